@@ -1,0 +1,391 @@
+"""The schema of a run: frozen dataclasses, checked before anything starts.
+
+A config file is a short Python file whose `get_config()` returns an `ml_collections.ConfigDict`
+with any subset of the fields below, and, for a study, whose `points()` returns a mapping from
+point id to overrides (`{"depth4": {"model.depth": 4}}`). Defaults live here and nowhere else.
+This module imports neither JAX nor any other part of rfjax but the errors.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rfjax.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A backbone. Width and heads follow from the depth (SD3 paper, section 5.3)."""
+
+    backbone: str = "mmdit"
+    depth: int = 15
+    width_per_depth: int = 64  # hidden = width_per_depth * depth, unless `hidden` is given
+    hidden: int | None = None
+    head_size: int = 64  # heads = hidden / head_size
+    mlp_ratio: float = 4.0
+    patch_size: int = 2
+    qk_norm: bool = False  # RMSNorm with learnable scale on queries and keys, per head
+    dual_attention_blocks: int = 0  # image-only second attention in the first n blocks (SD3.5-M: 13)
+    weight_sets: int = 2  # 3: the context's first `first_text_tokens` tokens get their own weights
+    first_text_tokens: int = 77
+    time_embedding_size: int = 256
+    position_grid: int = 192  # side, in tokens, of the stored grid that is centre-cropped
+    position_tokens: int = 16  # tokens per side at the training resolution
+    position_span: float = 16.0  # a square of position_tokens spans [0, position_span)
+
+    @property
+    def width(self) -> int:
+        return self.hidden if self.hidden is not None else self.width_per_depth * self.depth
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A corpus. The sizes are used by `random`; the embedded corpora know their own."""
+
+    corpus: str = "shapes"  # shapes | digits | random
+    image_size: int = 16  # side of a latent, in latent pixels
+    channels: int = 3
+    context_tokens: int = 16
+    context_size: int = 96
+    pooled_size: int = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    steps: int = 2000
+    batch_size: int = 64
+    accumulate: int = 1  # microbatches a step
+    learning_rate: float = 1e-4
+    schedule: str = "constant"  # constant | cosine | wsd (warm-up, stable, decay)
+    warmup_steps: int = 1000
+    decay_fraction: float = 0.2  # wsd: the last part of the steps over which the rate falls
+    final_learning_rate_fraction: float = 0.0  # cosine and wsd: where the rate ends
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # 0 turns clipping off
+    ema_decay: float = 0.99
+    ema_every: int = 100  # steps between updates of the average
+    compute_dtype: str = "float32"  # float32 | bfloat16
+    matmul_precision: str = "default"  # default | high | highest
+    remat: str = "none"  # none | full | attention | dots: what the backward pass recomputes
+    condition_dropout: float = 0.464  # each text encoder's output zeroed independently
+    max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
+    log_every: int = 20
+    checkpoint_every: int = 500
+    keep_last: int = 2
+    keep_every: int = 0  # a checkpoint at each multiple is kept for good; 0: only evaluated ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each axis; -1 takes what is left. Their product is the device count."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    method: str = "euler"  # euler | heun
+    steps: int = 50
+    guidance_scale: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    examples: int = 512
+    batch_size: int = 128
+    grid: str = "paper"  # paper: i/8 for i=1..8, mean without t=1 | mlperf: 0/8..7/8 | midpoints
+    levels: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenEvalConfig:
+    prompts_per_task: int = 40  # 0 turns the evaluation off
+    images_per_prompt: int = 4
+    batch_size: int = 120
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    weights: tuple[str, ...] = ("ema", "raw")
+    every: int = 0  # validate checkpoints at each multiple of this step; 0: the last only
+    geneval_every: int = 0  # the same for GenEval; 0: the last only
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    geneval: GenEvalConfig = field(default_factory=GenEvalConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    name: str = "run"
+    seed: int = 0
+    formulation: str = "rf/lognorm(0.00,1.00)"
+    timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.backbone": ("mmdit",),
+    "model.weight_sets": (2, 3),
+    "data.corpus": ("shapes", "digits", "random"),
+    "train.schedule": ("constant", "cosine", "wsd"),
+    "train.compute_dtype": ("float32", "bfloat16"),
+    "train.matmul_precision": ("default", "high", "highest"),
+    "train.remat": ("none", "full", "attention", "dots"),
+    "evaluation.sampler.method": ("euler", "heun"),
+    "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),
+}
+
+# (field, smallest value allowed)
+MINIMA: tuple[tuple[str, float], ...] = (
+    ("model.depth", 1),
+    ("model.head_size", 1),
+    ("model.patch_size", 1),
+    ("model.dual_attention_blocks", 0),
+    ("data.image_size", 1),
+    ("data.channels", 1),
+    ("train.steps", 1),
+    ("train.batch_size", 1),
+    ("train.accumulate", 1),
+    ("train.learning_rate", 0.0),
+    ("train.warmup_steps", 0),
+    ("train.clip_norm", 0.0),
+    ("train.ema_every", 1),
+    ("train.max_skipped_in_row", 1),
+    ("train.log_every", 1),
+    ("train.checkpoint_every", 1),
+    ("train.keep_last", 1),
+    ("train.keep_every", 0),
+    ("evaluation.sampler.steps", 1),
+    ("evaluation.validation.examples", 2),
+    ("evaluation.validation.batch_size", 1),
+    ("evaluation.validation.levels", 2),
+    ("evaluation.geneval.prompts_per_task", 0),
+    ("evaluation.geneval.images_per_prompt", 1),
+    ("evaluation.geneval.batch_size", 1),
+)
+
+
+def from_dict(values: typing.Mapping) -> Config:
+    """The checked config of a nested mapping (a `ConfigDict` or what `to_dict` gave).
+
+    Raises `ConfigError` naming the key and the nearest valid one, or the field, its value and
+    what it may be.
+    """
+    config = _build(Config, values, prefix="")
+    _check(config)
+    return config
+
+
+def to_dict(config: Config) -> dict:
+    """A nested dict of plain values, fit for JSON; `from_dict` reads it back unchanged."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The dotted keys whose values differ, sorted."""
+    flat_a, flat_b = _flatten(to_dict(a)), _flatten(to_dict(b))
+    return sorted(key for key in flat_a if flat_a[key] != flat_b[key])
+
+
+def apply_overrides(config: Config, overrides: typing.Mapping[str, object]) -> Config:
+    """`config` with dotted keys replaced; string values are read by the field's type."""
+    nested = to_dict(config)
+    for key, value in overrides.items():
+        annotation = _annotation(key)
+        if isinstance(value, str):
+            value = _parse(key, value, annotation)
+        *sections, last = key.split(".")
+        target = nested
+        for section in sections:
+            target = target[section]
+        target[last] = value
+    return from_dict(nested)
+
+
+def load_file(path: str | Path) -> types.ModuleType:
+    """The config file as a module, with `get_config()` and, for a study, `points()`."""
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"no config file at {path}{hint}")
+    spec = importlib.util.spec_from_file_location(f"rfjax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"config file {path} failed: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, "get_config", None)):
+        raise ConfigError(f"config file {path} has no get_config(); it must return a ConfigDict")
+    return module
+
+
+def load(path: str | Path, overrides: typing.Mapping[str, object] | None = None) -> Config:
+    """The checked config of a file, with dotted overrides applied."""
+    return apply_overrides(from_dict(load_file(path).get_config()), overrides or {})
+
+
+def _build(cls, values, prefix):
+    values = values.to_dict() if hasattr(values, "to_dict") else values
+    if not isinstance(values, typing.Mapping):
+        raise ConfigError(f"config.{prefix.rstrip('.')} is {values!r}; it must be a section with fields")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(_unknown(prefix + key))
+    arguments = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]):
+            arguments[key] = _build(hints[key], value, f"{prefix}{key}.")
+        else:
+            arguments[key] = _convert(prefix + key, value, hints[key])
+    return cls(**arguments)
+
+
+def _convert(key, value, annotation):
+    """`value` as the annotated type, without lossy conversions."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(key, value, next(a for a in args if a is not type(None)))
+    if origin is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return float(value)
+    elif annotation is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif annotation in (bool, str) and isinstance(value, annotation):
+        return value
+    raise ConfigError(f"config.{key} is {value!r}; it must be {_describe(annotation)}")
+
+
+def _parse(key, text, annotation):
+    """A command-line string as a value of the annotated type."""
+    if annotation is str:
+        return text
+    if annotation == tuple[str, ...]:
+        return tuple(part.strip() for part in text.strip("()[]").split(",") if part.strip())
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        raise ConfigError(f"config.{key} is {text!r}; it must be {_describe(annotation)}") from None
+
+
+def _annotation(key):
+    cls = Config
+    parts = key.split(".")
+    for index, part in enumerate(parts):
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        if part not in hints:
+            raise ConfigError(_unknown(key))
+        cls = hints[part]
+        if dataclasses.is_dataclass(cls) and index == len(parts) - 1:
+            raise ConfigError(f"config.{key} is a section; name one of its fields: {', '.join(typing.get_type_hints(cls))}")
+    return cls
+
+
+def _unknown(key):
+    keys = list(_flatten(to_dict(Config())))
+    near = difflib.get_close_matches(key, keys, 1, 0.5)
+    if not near:  # a right name in the wrong section
+        leaf = key.rsplit(".", 1)[-1]
+        near = difflib.get_close_matches(leaf, [k.rsplit(".", 1)[-1] for k in keys], 1, 0.6)
+        near = [k for k in keys if near and k.rsplit(".", 1)[-1] == near[0]][:1]
+    hint = f"; did you mean config.{near[0]}?" if near else f"; the fields are: {', '.join(keys)}"
+    return f"unknown config key config.{key}{hint}"
+
+
+def _describe(annotation):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " or ".join("none" if a is type(None) else _describe(a) for a in typing.get_args(annotation))
+    return {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}.get(
+        annotation, "a list of texts"
+    )
+
+
+def _flatten(nested, prefix=""):
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _check(config):
+    flat = _flatten(to_dict(config))
+    for key, allowed in CHOICES.items():
+        if flat[key] not in allowed:
+            near = difflib.get_close_matches(str(flat[key]), [str(a) for a in allowed], 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"config.{key} is {flat[key]!r}; it must be one of {', '.join(map(str, allowed))}{hint}")
+    for key, minimum in MINIMA:
+        if flat[key] < minimum:
+            raise ConfigError(f"config.{key} is {flat[key]}; it must be at least {minimum}")
+    model, data, train = config.model, config.data, config.train
+    if model.width % model.head_size:
+        raise ConfigError(
+            f"the hidden size {model.width} (config.model.depth={model.depth}) is not divisible by "
+            f"config.model.head_size={model.head_size}; choose a head size that divides it"
+        )
+    if model.width % 4:
+        raise ConfigError(f"the hidden size {model.width} is not divisible by 4, which the 2-D position embedding needs")
+    if data.image_size % model.patch_size:
+        raise ConfigError(
+            f"config.data.image_size={data.image_size} is not divisible by config.model.patch_size={model.patch_size}"
+        )
+    if data.image_size // model.patch_size > model.position_grid:
+        raise ConfigError(
+            f"an image has {data.image_size // model.patch_size} tokens a side, more than "
+            f"config.model.position_grid={model.position_grid}"
+        )
+    if model.dual_attention_blocks >= model.depth + 1:
+        raise ConfigError(
+            f"config.model.dual_attention_blocks={model.dual_attention_blocks} exceeds config.model.depth={model.depth}"
+        )
+    if model.weight_sets == 3 and not 0 < model.first_text_tokens < data.context_tokens:
+        raise ConfigError(
+            f"config.model.first_text_tokens={model.first_text_tokens} must lie inside the "
+            f"{data.context_tokens} context tokens when config.model.weight_sets=3"
+        )
+    if train.batch_size % train.accumulate:
+        raise ConfigError(
+            f"config.train.batch_size={train.batch_size} is not divisible by config.train.accumulate={train.accumulate}"
+        )
+    if not 0 <= train.condition_dropout <= 1:
+        raise ConfigError(f"config.train.condition_dropout is {train.condition_dropout}; it must lie in [0, 1]")
+    if not 0 <= train.ema_decay < 1:
+        raise ConfigError(f"config.train.ema_decay is {train.ema_decay}; it must lie in [0, 1)")
+    if config.timestep_shift <= 0:
+        raise ConfigError(f"config.timestep_shift is {config.timestep_shift}; it must be positive")
+    unknown = set(config.evaluation.weights) - {"ema", "raw"}
+    if unknown or not config.evaluation.weights:
+        raise ConfigError(f"config.evaluation.weights is {config.evaluation.weights}; it must list ema, raw or both")

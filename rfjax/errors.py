@@ -1,0 +1,29 @@
+"""The errors a user can meet, and the exit status of each.
+
+Every message names the thing, its value and the remedy. The command line prints the message
+alone and exits with the class's status; launchers requeue on `Preempted.exit_status` only.
+"""
+
+
+class RfjaxError(Exception):
+    """A failure the user can act on."""
+
+    exit_status = 1
+
+
+class ConfigError(RfjaxError):
+    """A config, an option or an input file that cannot be used as given."""
+
+    exit_status = 2
+
+
+class Preempted(RfjaxError):
+    """The run was told to stop, has saved what it could, and should be started again."""
+
+    exit_status = 75  # EX_TEMPFAIL: what batch systems requeue on
+
+
+class Diverged(RfjaxError):
+    """Training met too many non-finite steps in a row; starting it again cannot help."""
+
+    exit_status = 65  # EX_DATAERR: outside what any launcher requeues on

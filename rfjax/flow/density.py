@@ -1,0 +1,145 @@
+"""Densities of the timestep t in training (SD3 section 3.1), each with an exact sampler.
+
+A density is sampled by its quantile function applied to u ~ U(0, 1), so that one uniform number
+per example decides t whatever the density. `pdf` and `cdf` are for tests, weights and plots.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rfjax.errors import ConfigError
+
+MODE_SCALE_MAX = 2.0 / (math.pi - 2.0)  # f_mode stays monotone up to here (SD3, below eq. 20)
+
+
+class TimeDensity(Protocol):
+    def quantile(self, u: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """t in [0, 1] with P(T <= t) = u."""
+
+    def pdf(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]: ...
+    def cdf(self, t: Float[Array, "*n"]) -> Float[Array, "*n"]: ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    def quantile(self, u):
+        return u
+
+    def pdf(self, t):
+        return jnp.ones_like(t)
+
+    def cdf(self, t):
+        return t
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """t = sigmoid(x), x ~ N(mean, scale^2)  (SD3 eq. 19). A negative mean favours the data."""
+
+    mean: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if not self.scale > 0:
+            raise ConfigError(f"lognorm scale is {self.scale}; it must be positive")
+
+    def quantile(self, u):
+        return jax.nn.sigmoid(self.mean + self.scale * jax.scipy.special.ndtri(u))
+
+    def pdf(self, t):
+        x = (jax.scipy.special.logit(t) - self.mean) / self.scale
+        return jnp.exp(-0.5 * x * x) / (self.scale * math.sqrt(2 * math.pi) * t * (1 - t))
+
+    def cdf(self, t):
+        return jax.scipy.special.ndtr((jax.scipy.special.logit(t) - self.mean) / self.scale)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """t = 1 - u' - s (cos^2(pi u'/2) - 1 + u'), u' ~ U(0, 1)  (SD3 eq. 20); heavy tails.
+
+    Valid for -1 <= s <= 2/(pi - 2), where the map is monotone (decreasing in u').
+    """
+
+    scale: float
+
+    def __post_init__(self):
+        if not -1.0 <= self.scale <= MODE_SCALE_MAX:
+            raise ConfigError(f"mode scale is {self.scale}; it must lie in [-1, {MODE_SCALE_MAX:.4f}]")
+
+    def _map(self, v):
+        return 1.0 - v - self.scale * (jnp.cos(0.5 * jnp.pi * v) ** 2 - 1.0 + v)
+
+    def _inverse(self, t):
+        """v with _map(v) = t, by bisection: exact to float precision where the map is flat too."""
+
+        def halve(_, bounds):
+            low, high = bounds
+            middle = 0.5 * (low + high)
+            above = self._map(middle) > t  # the map falls, so the root lies to the right
+            return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+        low, high = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(t), jnp.ones_like(t)))
+        return 0.5 * (low + high)
+
+    def quantile(self, u):
+        return self._map(1.0 - u)  # the map falls in v, so v = 1 - u makes t rise with u
+
+    def pdf(self, t):
+        v = self._inverse(t)
+        return 1.0 / (1.0 + self.scale - 0.5 * jnp.pi * self.scale * jnp.sin(jnp.pi * v))
+
+    def cdf(self, t):
+        return 1.0 - self._inverse(t)
+
+
+@dataclass(frozen=True)
+class CosMap:
+    """The density under which rectified flow has the log-SNR of the cosine schedule:
+    t = 1 - 1/(tan(pi u/2) + 1)  (SD3 eq. 21)."""
+
+    def quantile(self, u):
+        # sin/(sin + cos) is the same map without the pole of tan at u = 1.
+        angle = 0.5 * jnp.pi * u
+        return jnp.sin(angle) / (jnp.sin(angle) + jnp.cos(angle))
+
+    def pdf(self, t):
+        return 2.0 / (jnp.pi - 2.0 * jnp.pi * t + 2.0 * jnp.pi * t * t)
+
+    def cdf(self, t):
+        return 2.0 / jnp.pi * jnp.arctan2(t, 1.0 - t)
+
+
+def shift_time(t: Float[Array, "*n"], alpha: float) -> Float[Array, "*n"]:
+    """The timestep at another resolution with the same uncertainty (SD3 eq. 23):
+    t' = alpha t / (1 + (alpha - 1) t), alpha = sqrt(m/n) for pixel counts n -> m.
+
+    Training and sampling both call this function, so that they can't disagree. A shifted
+    logit-normal(m, s) is a logit-normal(m + ln alpha, s).
+    """
+    return alpha * t / (1.0 + (alpha - 1.0) * t)
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """A density after `shift_time`."""
+
+    base: TimeDensity
+    alpha: float
+
+    def quantile(self, u):
+        return shift_time(self.base.quantile(u), self.alpha)
+
+    def pdf(self, t):
+        jacobian = (1.0 / self.alpha) / (1.0 + (1.0 / self.alpha - 1.0) * t) ** 2
+        return self.base.pdf(shift_time(t, 1.0 / self.alpha)) * jacobian
+
+    def cdf(self, t):
+        return self.base.cdf(shift_time(t, 1.0 / self.alpha))
