@@ -367,9 +367,10 @@ def _check(config):
             f"an image has {data.image_size // model.patch_size} tokens a side, more than "
             f"config.model.position_grid={model.position_grid}"
         )
-    if model.dual_attention_blocks >= model.depth + 1:
+    if model.dual_attention_blocks >= model.depth:
         raise ConfigError(
-            f"config.model.dual_attention_blocks={model.dual_attention_blocks} exceeds config.model.depth={model.depth}"
+            f"config.model.dual_attention_blocks={model.dual_attention_blocks} must be below "
+            f"config.model.depth={model.depth}: the last block has none"
         )
     if model.weight_sets == 3 and not 0 < model.first_text_tokens < data.context_tokens:
         raise ConfigError(

@@ -1,0 +1,62 @@
+"""The one interface of all networks: parameters in, prediction out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rfjax.config import ModelConfig
+from rfjax.data.batch import BatchShapes
+from rfjax.models.mmdit import MMDiT
+
+
+class Backbone(NamedTuple):
+    """A network as two pure functions.
+
+    `init(key) -> params`, a nested dict of float32 arrays.
+    `apply(params, z, t, context, pooled) -> prediction`: z [batch, height, width, channels] at
+    times t [batch] in [0, 1], context [batch, tokens, size], pooled [batch, size]; the
+    prediction has z's shape and is float32.
+    """
+
+    init: Callable
+    apply: Callable
+
+
+def _mmdit(config, shapes, dtype, remat, unroll):
+    return MMDiT(config, dtype, shapes.context[1], shapes.pooled[0], remat, unroll)
+
+
+MODULES = {"mmdit": _mmdit}
+
+
+def make_backbone(
+    config: ModelConfig,
+    shapes: BatchShapes,
+    *,
+    compute_dtype: str = "float32",
+    remat: str = "none",
+    unroll: int = 1,
+) -> Backbone:
+    """The network that `config` names, for batches of these shapes."""
+    module = MODULES[config.backbone](config, shapes, jnp.dtype(compute_dtype), remat, unroll)
+
+    def init(key):
+        z = jnp.zeros((1, *shapes.latents))
+        context, pooled = jnp.zeros((1, *shapes.context)), jnp.zeros((1, *shapes.pooled))
+        return module.init(key, z, jnp.zeros((1,)), context, pooled)["params"]
+
+    def apply(params, z, t, context, pooled):
+        return module.apply({"params": params}, z, t, context, pooled)
+
+    return Backbone(init, apply)
+
+
+def parameter_count(backbone: Backbone) -> int:
+    """Trainable parameters, from shapes alone: nothing is allocated."""
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

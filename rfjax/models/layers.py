@@ -1,0 +1,113 @@
+"""The pieces that the backbones share: linear maps, norms, embeddings, patches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+NORM_EPSILON = 1e-6
+
+
+def xavier_uniform(inputs: int) -> Callable:
+    """Glorot's uniform initialiser for a kernel whose first `inputs` axes are inputs."""
+
+    def initialise(key, shape, dtype=jnp.float32):
+        fan_in, fan_out = math.prod(shape[:inputs]), math.prod(shape[inputs:])
+        limit = math.sqrt(6.0 / (fan_in + fan_out))
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return initialise
+
+
+class Linear(nn.Module):
+    """x W + b from the last axes of `x` (shape `source`) to axes of shape `target`.
+
+    Kernels keep their axes apart, such as [hidden, 3, heads, head_size] for queries, keys and
+    values, so that a sharding can name the heads. Parameters are float32; products run in `dtype`.
+    """
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+    dtype: jnp.dtype
+    kernel_init: Callable | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        init = self.kernel_init or xavier_uniform(len(self.source))
+        kernel = self.param("kernel", init, self.source + self.target)
+        bias = self.param("bias", nn.initializers.zeros, self.target)
+        n = len(self.source)
+        axes = tuple(range(x.ndim - n, x.ndim)), tuple(range(n))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (axes, ((), ())))
+        return y + bias.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, in float32: the paper's QK-norm."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (self.size,))
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + NORM_EPSILON)
+        return (y * scale).astype(x.dtype)
+
+
+def layer_norm(x: Float[Array, "... size"]) -> Float[Array, "... size"]:
+    """Layer norm without parameters, in float32: adaLN supplies the scale and the shift."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + NORM_EPSILON)
+    return y.astype(x.dtype)
+
+
+def modulate(
+    x: Float[Array, "batch tokens size"], shift: Float[Array, "batch size"], scale: Float[Array, "batch size"]
+) -> Float[Array, "batch tokens size"]:
+    """LN(x) (1 + scale) + shift, one shift and scale per example."""
+    return layer_norm(x) * (1.0 + scale[:, None]) + shift[:, None]
+
+
+def timestep_features(t: Float[Array, "batch"], size: int) -> Float[Array, "batch size"]:
+    """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32."""
+    half = size // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = 1000.0 * t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class ConditionMLP(nn.Module):
+    """Linear, SiLU, linear: the embedder of the timestep and that of the pooled text."""
+
+    source: int
+    width: int
+    dtype: jnp.dtype
+    kernel_init: Callable | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = Linear((self.source,), (self.width,), self.dtype, self.kernel_init, name="in")(x)
+        return Linear((self.width,), (self.width,), self.dtype, self.kernel_init, name="out")(nn.silu(x))
+
+
+def patchify(x: Float[Array, "batch height width channels"], patch: int) -> Float[Array, "batch tokens patch_values"]:
+    """Tokens in row-major order; inside one the order is (row, column, channel), channel fastest."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, (h // patch) * (w // patch), patch * patch * c)
+
+
+def unpatchify(
+    x: Float[Array, "batch tokens patch_values"], patch: int, height: int, width: int
+) -> Float[Array, "batch height width channels"]:
+    """The inverse of `patchify`."""
+    rows, columns = height // patch, width // patch
+    x = x.reshape(x.shape[0], rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(x.shape[0], height, width, -1)

@@ -1,0 +1,197 @@
+"""MM-DiT: text and image tokens in streams with their own weights, joined in attention
+(SD3 section 4 and figure 2; dual attention as in SD3.5-Medium).
+
+Stacked blocks run under a scan, so that compile time does not grow with the depth. The last
+block is apart: its context streams feed attention and end there.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from rfjax.config import ModelConfig
+from rfjax.models.attention import attention
+from rfjax.models.layers import ConditionMLP, Linear, RMSNorm, modulate, patchify, timestep_features, unpatchify
+from rfjax.models.positions import cropped_positions
+
+# What the backward pass finds saved; the rest of a block is computed again.
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
+    "dots": jax.checkpoint_policies.save_only_these_names("qkv", "attention", "proj", "mlp_in", "mlp_out"),
+}
+
+
+def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
+    """The text streams by name: one weight set for all tokens, or two (SD3 section 5.2.3)."""
+    if config.weight_sets == 2:
+        return {"context": slice(0, context_tokens)}
+    return {
+        "context_first": slice(0, config.first_text_tokens),
+        "context": slice(config.first_text_tokens, context_tokens),
+    }
+
+
+class StreamBlock(nn.Module):
+    """One stream's weights in one block: `attend_inputs` before the joint attention, `finish` after."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    dual: bool  # a second attention among the image's own tokens
+    final: bool  # a context stream in the last block: queries, keys and values only
+
+    def setup(self):
+        c = self.config
+        width, heads, size = c.width, c.heads, c.head_size
+        mlp = int(c.mlp_ratio * width)
+        chunks = 2 if self.final else 9 if self.dual else 6
+        self.modulation = Linear((width,), (chunks, width), self.dtype, nn.initializers.zeros)
+        self.qkv = Linear((width,), (3, heads, size), self.dtype)
+        if c.qk_norm:
+            self.query_norm, self.key_norm = RMSNorm(size), RMSNorm(size)
+        if self.dual:
+            self.qkv2 = Linear((width,), (3, heads, size), self.dtype)
+            self.proj2 = Linear((heads, size), (width,), self.dtype)
+            if c.qk_norm:
+                self.query_norm2, self.key_norm2 = RMSNorm(size), RMSNorm(size)
+        if not self.final:
+            self.proj = Linear((heads, size), (width,), self.dtype)
+            self.mlp_in = Linear((width,), (mlp,), self.dtype)
+            self.mlp_out = Linear((mlp,), (width,), self.dtype)
+
+    def modulations(self, condition):
+        """The chunks, in the order shift, scale, gate of attention, of the MLP, of the second attention."""
+        return jnp.moveaxis(self.modulation(condition), 1, 0)
+
+    def _queries_keys_values(self, linear, x, query_norm, key_norm):
+        q, k, v = jnp.moveaxis(checkpoint_name(linear(x), "qkv"), 2, 0)
+        if self.config.qk_norm:
+            q, k = query_norm(q), key_norm(k)
+        return q, k, v
+
+    def attend_inputs(self, x, chunks):
+        norms = (self.query_norm, self.key_norm) if self.config.qk_norm else (None, None)
+        return self._queries_keys_values(self.qkv, modulate(x, chunks[0], chunks[1]), *norms)
+
+    def second_attention(self, x, chunks):
+        """The image-only attention; it reads the same `x` as the joint one."""
+        norms = (self.query_norm2, self.key_norm2) if self.config.qk_norm else (None, None)
+        q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms)
+        return chunks[8][:, None] * self.proj2(checkpoint_name(attention(q, k, v), "attention"))
+
+    def finish(self, x, attended, chunks):
+        update = chunks[2][:, None] * checkpoint_name(self.proj(attended), "proj")
+        if self.dual:
+            update = update + self.second_attention(x, chunks)
+        x = x + update
+        hidden = checkpoint_name(self.mlp_in(modulate(x, chunks[3], chunks[4])), "mlp_in")
+        return x + chunks[5][:, None] * checkpoint_name(self.mlp_out(nn.gelu(hidden, approximate=True)), "mlp_out")
+
+
+class JointBlock(nn.Module):
+    """All streams through one joint attention; called as (carry, condition) for the scan."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    streams: tuple[str, ...]  # text streams first, "image" last
+    dual: bool = False
+    final: bool = False
+
+    @nn.compact
+    def __call__(self, carry, condition):
+        blocks = {
+            name: StreamBlock(
+                self.config,
+                self.dtype,
+                dual=self.dual and name == "image",
+                final=self.final and name != "image",
+                name=name,
+            )
+            for name in self.streams
+        }
+        chunks = {name: block.modulations(condition) for name, block in blocks.items()}
+        inputs = [block.attend_inputs(carry[name], chunks[name]) for name, block in blocks.items()]
+        q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*inputs))
+        attended = checkpoint_name(attention(q, k, v), "attention")
+        result, start = {}, 0
+        for name, block in blocks.items():
+            stop = start + carry[name].shape[1]
+            if not block.final:
+                result[name] = block.finish(carry[name], attended[:, start:stop], chunks[name])
+            start = stop
+        return result, None
+
+
+class FinalLayer(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+    patch_values: int
+
+    @nn.compact
+    def __call__(self, x, condition):
+        width = self.config.width
+        zeros = nn.initializers.zeros
+        shift, scale = jnp.moveaxis(Linear((width,), (2, width), self.dtype, zeros, name="modulation")(condition), 1, 0)
+        return Linear((width,), (self.patch_values,), self.dtype, zeros, name="linear")(modulate(x, shift, scale))
+
+
+class MMDiT(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+    context_size: int
+    pooled_size: int
+    remat: str = "none"
+    unroll: int = 1  # blocks per iteration of the scan
+
+    def _scan(self, length, streams, **block):
+        kind = JointBlock
+        if self.remat != "none":
+            kind = nn.remat(kind, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        scanned = nn.scan(
+            kind,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=length,
+            unroll=min(self.unroll, length),
+        )
+        return scanned(self.config, self.dtype, streams, **block)
+
+    @nn.compact
+    def __call__(self, z, t, context, pooled):
+        c, dtype = self.config, self.dtype
+        height, width, channels = z.shape[1:]
+        patch_values = c.patch_size**2 * channels
+        small = nn.initializers.normal(0.02)  # DiT's initialiser of the timestep embedder
+
+        image = Linear((patch_values,), (c.width,), dtype, name="patch_embed")(patchify(z, c.patch_size))
+        image = image + cropped_positions(
+            height // c.patch_size,
+            width // c.patch_size,
+            grid=c.position_grid,
+            tokens=c.position_tokens,
+            span=c.position_span,
+            channels=c.width,
+        ).astype(dtype)
+        text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
+
+        features = timestep_features(t, c.time_embedding_size)
+        condition = ConditionMLP(c.time_embedding_size, c.width, dtype, small, name="time_embed")(features)
+        condition = condition + ConditionMLP(self.pooled_size, c.width, dtype, name="pooled_embed")(pooled)
+        condition = nn.silu(condition)  # every modulation starts with it
+
+        slices = text_streams(c, context.shape[1])
+        carry = {name: text[:, part] for name, part in slices.items()} | {"image": image}
+        names = (*slices, "image")
+        plain = c.depth - 1 - c.dual_attention_blocks
+        if c.dual_attention_blocks:
+            carry, _ = self._scan(c.dual_attention_blocks, names, dual=True, name="dual_blocks")(carry, condition)
+        if plain:
+            carry, _ = self._scan(plain, names, name="blocks")(carry, condition)
+        last = nn.remat(JointBlock, policy=REMAT_POLICIES[self.remat]) if self.remat != "none" else JointBlock
+        carry, _ = last(c, dtype, names, final=True, name="last_block")(carry, condition)
+        out = FinalLayer(c, dtype, patch_values, name="final")(carry["image"], condition)
+        return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)

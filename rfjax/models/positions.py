@@ -1,0 +1,43 @@
+"""Fixed two-dimensional sine-cosine positions on a centre-cropped grid (SD3 section 5.3.2)."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.errors import ConfigError
+
+
+def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, "grid"]:
+    """Positions of a whole axis of `grid` tokens, of which a training square crops `tokens`.
+
+    (p - (grid - tokens)/2) * span/tokens: the square spans [0, span) whatever its resolution
+    (span is 16 in the paper: 256 px over 16 px a token); longer sides extrapolate on both ends.
+    """
+    return (np.arange(grid) - (grid - tokens) / 2) * (span / tokens)
+
+
+def sincos(positions: Float[np.ndarray, "n"], channels: int) -> Float[np.ndarray, "n channels"]:
+    """[sin(x w), cos(x w)] with w_i = 10000^(-i / (channels/2))."""
+    frequencies = 10000.0 ** (-np.arange(channels // 2) / (channels / 2))
+    angles = positions[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def cropped_positions(
+    height: int, width: int, *, grid: int, tokens: int, span: float, channels: int
+) -> Float[np.ndarray, "height*width channels"]:
+    """The positions of an image of height x width tokens: the centre of the grid, row-major.
+
+    The first half of the channels encodes the column, the second the row.
+    """
+    if max(height, width) > grid:
+        raise ConfigError(
+            f"an image of {height}x{width} tokens does not fit the position grid of {grid}x{grid}; "
+            f"raise config.model.position_grid"
+        )
+    top, left = (grid - height) // 2, (grid - width) // 2
+    axis = sincos(axis_positions(grid, tokens, span), channels // 2)
+    columns = np.broadcast_to(axis[None, left : left + width], (height, width, channels // 2))
+    rows = np.broadcast_to(axis[top : top + height, None], (height, width, channels // 2))
+    return np.concatenate([columns, rows], axis=2).reshape(height * width, channels).astype(np.float32)
