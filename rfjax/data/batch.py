@@ -1,0 +1,41 @@
+"""What the trainer sees of a corpus: arrays with a leading batch axis, and their shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Float, UInt32
+from numpy import ndarray
+
+
+class Batch(NamedTuple):
+    """Examples of one step, or a slice of them."""
+
+    latents: Float[ndarray, "batch height width channels"]
+    context: Float[ndarray, "batch tokens context_size"]
+    pooled: Float[ndarray, "batch pooled_size"]
+    example_ids: UInt32[ndarray, "batch"]  # place in the split; validation noise is keyed by it
+
+
+@dataclass(frozen=True)
+class EncoderSlot:
+    """The part of `context` and `pooled` that one text encoder fills, as (start, stop) pairs.
+
+    Condition dropout zeroes each slot independently. A slot may be empty along an axis.
+    """
+
+    name: str
+    tokens: tuple[int, int]
+    channels: tuple[int, int]
+    pooled: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BatchShapes:
+    """The shapes of one example."""
+
+    latents: tuple[int, int, int]  # height, width, channels
+    context: tuple[int, int]  # tokens, size
+    pooled: int
+    encoders: tuple[EncoderSlot, ...]

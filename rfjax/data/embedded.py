@@ -1,0 +1,106 @@
+"""What the corpora of drawn scenes share: scenes and words to batches, prompts and latents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from rfjax.data import grammar, hashing, scenes, text
+from rfjax.data.batch import Batch, BatchShapes
+from rfjax.data.scenes import Contents, Layout, Vocabulary
+from rfjax.errors import ConfigError
+
+SPLITS = ("train", "validation")
+GROUND_TRUTH = "validation"  # whose pictures ground truth is drawn with
+
+
+@dataclass(frozen=True)
+class SceneCorpus:
+    """A corpus whose examples are scenes drawn by `render`; see `corpus.Corpus` for the methods.
+
+    The splits are separate streams of one generator; neither ever shows a held-out pair.
+    """
+
+    name: str
+    version: str  # raised whenever the data of a seed change
+    seed: int
+    image_size: int
+    vocabulary: Vocabulary
+    mean: tuple[float, float, float]  # per channel over training images, in [0, 1]
+    std: tuple[float, float, float]
+    render: Callable[[Layout, str], Float[np.ndarray, "n h w 3"]]  # given the split
+
+    @property
+    def shapes(self) -> BatchShapes:
+        return BatchShapes(
+            latents=(self.image_size, self.image_size, 3),
+            context=(text.CONTEXT_TOKENS, text.CONTEXT_SIZE),
+            pooled=text.POOLED_SIZE,
+            encoders=(text.SLOT,),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        facts = (self.name, self.version, self.seed, self.image_size, self.vocabulary, self.mean, self.std)
+        return hashlib.sha256(f"{facts!r}|{self._encoder.fingerprint}".encode()).hexdigest()
+
+    @property
+    def _encoder(self) -> text.TextEncoder:
+        return _encoder(self.vocabulary)
+
+    def scenes(self, indices: Integer[np.ndarray, "n"], split: str) -> tuple[Contents, Layout, list[str]]:
+        """Contents, layout and captions of examples."""
+        if split not in SPLITS:
+            raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
+        key = hashing.key(self.name, self.version, self.seed, split)
+        slots = (scenes.CONTENT_SLOTS, scenes.LAYOUT_SLOTS, grammar.WORDING_SLOTS)
+        content, layout, wording = np.split(hashing.uniforms(key, indices, sum(slots)), np.cumsum(slots)[:-1], axis=1)
+        contents = scenes.draw_contents(self.vocabulary, content)
+        return contents, scenes.place(contents, layout), grammar.captions(self.vocabulary, contents, wording)
+
+    def examples(self, indices: Integer[np.ndarray, "n"], split: str) -> Batch:
+        indices = np.asarray(indices, np.uint64)
+        _, layout, captions = self.scenes(indices, split)
+        context, pooled = self.encode(captions)
+        return Batch(self.to_latents(self.render(layout, split)), context, pooled, indices.astype(np.uint32))
+
+    def captions(self, indices: Integer[np.ndarray, "n"], split: str) -> list[str]:
+        return self.scenes(np.asarray(indices, np.uint64), split)[2]
+
+    def encode(self, captions: Sequence[str]):
+        return self._encoder(captions)
+
+    def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
+        return grammar.evaluation_prompts(self.vocabulary, prompts_per_task, seed)
+
+    def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "h w 3"]:
+        u = hashing.uniforms(hashing.key("ground truth", row["prompt"]), np.array([seed]), 4 + scenes.LAYOUT_SLOTS)
+        contents = grammar.contents_of_row(self.vocabulary, row, u[0, :4])
+        return self.render(scenes.place(contents, u[:, 4:]), GROUND_TRUTH)[0].astype(np.float32)
+
+    def to_images(self, latents: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
+        images = np.asarray(latents, np.float32) * np.float32(self.std) + np.float32(self.mean)
+        return np.clip(images, 0.0, 1.0)
+
+    def to_latents(self, images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
+        return ((np.asarray(images, np.float32) - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _encoder(vocabulary):
+    """Trained once a process; it takes a few hundredths of a second."""
+    return text.TextEncoder.fit(list(grammar.specimens(vocabulary)))
+
+
+def check_image_size(name: str, image_size: int, smallest: int, largest: int) -> None:
+    """Raises `ConfigError` unless the scene's four cells come out whole and large enough."""
+    if image_size % 2 or not smallest <= image_size <= largest:
+        raise ConfigError(
+            f"config.data.image_size is {image_size}; the {name} corpus needs an even number "
+            f"from {smallest} to {largest}"
+        )

@@ -1,0 +1,113 @@
+"""The corpus `random`: Gaussian latents and features of any size, for benchmarks and dry runs.
+
+Nothing can be learnt from it. Its sizes are the config's, so that it can stand in for the latents
+and text features of a corpus that is not at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from rfjax.config import DataConfig
+from rfjax.data import hashing
+from rfjax.data.batch import Batch, BatchShapes, EncoderSlot
+from rfjax.errors import ConfigError
+
+VERSION = "random-1"
+
+# (context_tokens, context_size, pooled_size) -> how the text encoders share them. SD3 puts the two
+# CLIP models side by side over the first 77 tokens and T5 after them (Esser et al. 2024, fig. 2).
+ENCODERS = {
+    (154, 4096, 2048): (
+        EncoderSlot("clip_l", (0, 77), (0, 768), (0, 768)),
+        EncoderSlot("clip_g", (0, 77), (768, 2048), (768, 2048)),
+        EncoderSlot("t5", (77, 154), (0, 4096), (0, 0)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RandomCorpus:
+    """Independent standard normals; see `corpus.Corpus` for the methods."""
+
+    seed: int
+    shapes: BatchShapes
+    name: str = "random"
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr((VERSION, self.seed, self.shapes)).encode()).hexdigest()
+
+    def examples(self, indices: Integer[np.ndarray, "n"], split: str) -> Batch:
+        indices = np.asarray(indices, np.uint64)
+        stream = hashing.key(VERSION, self.seed, split)
+        latents = _normals(stream, indices, self.shapes.latents)
+        context, pooled = self.encode(self.captions(indices, split))
+        return Batch(latents, context, pooled, indices.astype(np.uint32))
+
+    def captions(self, indices: Integer[np.ndarray, "n"], split: str) -> list[str]:
+        return [f"{split} example {index} of seed {self.seed}" for index in np.asarray(indices).tolist()]
+
+    def encode(self, captions: Sequence[str]):
+        """Features hashed from the caption; in each slot of an encoder, and zero outside them."""
+        keys = np.array([hashing.key(VERSION, caption) for caption in captions], np.uint64)
+        drawn_context = _normals(1, keys, self.shapes.context)
+        drawn_pooled = _normals(2, keys, (self.shapes.pooled,))
+        context, pooled = np.zeros_like(drawn_context), np.zeros_like(drawn_pooled)
+        for slot in self.shapes.encoders:
+            tokens, channels = slice(*slot.tokens), slice(*slot.channels)
+            context[:, tokens, channels] = drawn_context[:, tokens, channels]
+            pooled[:, slice(*slot.pooled)] = drawn_pooled[:, slice(*slot.pooled)]
+        return context, pooled
+
+    def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
+        return []
+
+    def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "h w 3"]:
+        raise ConfigError("the random corpus has no scenes to render; set config.data.corpus to shapes or digits")
+
+    def to_images(self, latents: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
+        """The first three channels, with +-2 standard deviations spanning [0, 1]."""
+        first = np.asarray(latents, np.float32)[..., [0, 1 % self.shapes.latents[2], 2 % self.shapes.latents[2]]]
+        return np.clip(0.5 + 0.25 * first, 0.0, 1.0)
+
+    def to_latents(self, images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
+        raise ConfigError("the random corpus has no images to encode; set config.data.corpus to shapes or digits")
+
+
+def _normals(stream: int, keys: np.ndarray, shape: tuple[int, ...]) -> Float[np.ndarray, "n *shape"]:
+    """Float32 normals by Philox (Salmon et al. 2011), one counter-based stream per example.
+
+    Sizes here reach a million numbers an example, where a generator each costs nothing beside them.
+    """
+    out = np.empty((len(keys), *shape), np.float32)
+    for row, key in zip(out, keys):
+        bits = np.random.Philox(key=np.array([stream, key], np.uint64))
+        np.random.Generator(bits).standard_normal(dtype=np.float32, out=row)
+    return out
+
+
+def make(data: DataConfig, seed: int) -> RandomCorpus:
+    for field, value in (
+        ("context_tokens", data.context_tokens),
+        ("context_size", data.context_size),
+        ("pooled_size", data.pooled_size),
+    ):
+        if value < 1:
+            raise ConfigError(f"config.data.{field} is {value}; it must be at least 1")
+    sizes = (data.context_tokens, data.context_size, data.pooled_size)
+    one = (EncoderSlot("text", (0, sizes[0]), (0, sizes[1]), (0, sizes[2])),)
+    return RandomCorpus(
+        seed=seed,
+        shapes=BatchShapes(
+            latents=(data.image_size, data.image_size, data.channels),
+            context=sizes[:2],
+            pooled=sizes[2],
+            encoders=ENCODERS.get(sizes, one),
+        ),
+    )

@@ -1,0 +1,139 @@
+"""Scenes of one to four objects on a grid of two by two cells: what is in them, and where.
+
+The numbers only: words are in `grammar`, pixels in the corpora. A scene is drawn for one of
+GenEval's six tasks, so that a caption of that task is true of it under GenEval's rules (Ghosh et
+al. 2023, "GenEval: an object-focused framework for evaluating text-to-image alignment").
+Everything is vectorised over a leading scene axis `n`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")  # official order
+RELATIONS = ("left of", "right of", "above", "below")  # of the subject to the target
+MAX_OBJECTS = 4
+
+# How often each task is trained on. Counting, position and attribution are the hard ones, and
+# their scenes also teach what the easy ones need.
+PROPORTIONS = (0.10, 0.15, 0.20, 0.15, 0.20, 0.20)
+COUNTS = (1, 2, 0, 1, 2, 2)  # objects per task; 0: two to four, drawn
+
+# (relation, lane) -> cells of target and subject. Cells: 0 1 over 2 3. In one row or column, so
+# that exactly one relation holds.
+_POSITION_CELLS = np.array(
+    [
+        [[1, 0], [3, 2]],  # subject left of target
+        [[0, 1], [2, 3]],
+        [[2, 0], [3, 1]],  # subject above target
+        [[0, 2], [1, 3]],
+    ]
+)
+
+CONTENT_SLOTS = 8
+LAYOUT_SLOTS = 22
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of a corpus and the (class, colour) pairs that training never shows."""
+
+    classes: tuple[str, ...]
+    plurals: tuple[str, ...]
+    colors: tuple[str, ...]  # among GenEval's ten
+    palette: tuple[tuple[float, float, float], ...]  # RGB in [0, 1] of each colour
+    held_out: tuple[int, ...]  # per class, the colour it never has in training or validation
+
+    def seen(self) -> Bool[np.ndarray, "classes colors"]:
+        """Which pairs training may show."""
+        return np.arange(len(self.colors)) != np.array(self.held_out)[:, None]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What scenes hold, in the order a caption names it: for `position`, the target first."""
+
+    task: Int[np.ndarray, "n"]  # index in TASKS
+    count: Int[np.ndarray, "n"]  # how many of the four objects exist
+    classes: Int[np.ndarray, "n 4"]
+    colors: Int[np.ndarray, "n 4"]
+    relation: Int[np.ndarray, "n"]  # index in RELATIONS; means something for `position` only
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are: one entry per cell, in reading order."""
+
+    present: Bool[np.ndarray, "n 4"]
+    classes: Int[np.ndarray, "n 4"]
+    colors: Int[np.ndarray, "n 4"]
+    offset: Float[np.ndarray, "n 4 2"]  # (x, y) in [-1, 1), in units of the room that is left
+    size: Float[np.ndarray, "n 4"]  # in [0, 1): from the smallest to the largest
+    variant: Float[np.ndarray, "n 4"]  # in [0, 1): which of a class's pictures
+    background: Float[np.ndarray, "n"]  # in [0, 1): from the darkest to the lightest
+
+
+def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Contents:
+    """Scenes as training shows them, from `CONTENT_SLOTS` uniforms each."""
+    task = np.searchsorted(np.cumsum(PROPORTIONS)[:-1], u[:, 0], side="right")
+    counting = task == TASKS.index("counting")
+    count = np.where(counting, 2 + (3 * u[:, 1]).astype(int), np.array(COUNTS)[task])
+
+    first = (len(vocabulary.classes) * u[:, 2]).astype(int)
+    step = 1 + ((len(vocabulary.classes) - 1) * u[:, 3]).astype(int)
+    second = (first + step) % len(vocabulary.classes)
+
+    seen = vocabulary.seen()
+    first_color = pick(seen[first], u[:, 4])
+    other = np.arange(len(vocabulary.colors)) != first_color[:, None]
+    attribution = task == TASKS.index("color_attr")  # its two colours differ, as in the official prompts
+    second_color = pick(seen[second] & (other | ~attribution[:, None]), u[:, 5])
+
+    def pair(a, b):
+        return np.where(counting[:, None], a[:, None], np.stack([a, b, b, b], axis=1))
+
+    relation = (len(RELATIONS) * u[:, 6]).astype(int)
+    return Contents(task, count, pair(first, second), pair(first_color, second_color), relation)
+
+
+def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """One allowed choice per row, uniformly; every row must allow one."""
+    rank = (u * allowed.sum(axis=1)).astype(int) + 1
+    return np.argmax(np.cumsum(allowed, axis=1) == rank[:, None], axis=1)
+
+
+def place(contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
+    """Objects put into cells, from `LAYOUT_SLOTS` uniforms each, so that the relations hold."""
+    n = len(contents.task)
+    cells = np.argsort(u[:, 0:4], axis=1)
+    lane = (2 * u[:, 4]).astype(int)
+    related = _POSITION_CELLS[contents.relation, lane]
+    rest = np.array([[c for c in range(4) if c not in pair] for pair in related.tolist()]).reshape(n, 2)
+    position = contents.task == TASKS.index("position")
+    cells = np.where(position[:, None], np.concatenate([related, rest], axis=1), cells)
+
+    def by_cell(values):
+        out = np.empty_like(values)
+        np.put_along_axis(out, cells, values, axis=1)
+        return out
+
+    present = by_cell(np.arange(MAX_OBJECTS) < contents.count[:, None])
+    return Layout(
+        present=present,
+        classes=by_cell(contents.classes),
+        colors=by_cell(contents.colors),
+        offset=2.0 * u[:, 5:13].reshape(n, 4, 2) - 1.0,
+        size=u[:, 13:17],
+        variant=u[:, 17:21],
+        background=u[:, 21],
+    )
+
+
+def assemble(patches: Float[np.ndarray, "n 4 cell cell c"]) -> Float[np.ndarray, "n side side c"]:
+    """The image of four square cells in reading order."""
+    n, _, cell, _, channels = patches.shape
+    grid = patches.reshape(n, 2, 2, cell, cell, channels).transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(n, 2 * cell, 2 * cell, channels)

@@ -1,0 +1,130 @@
+"""The corpus `shapes`: scenes of one to four coloured shapes, drawn with anti-aliasing.
+
+The six shapes were chosen to be far apart at six pixels: the normalised squared difference of
+any two, centred, is at least 0.3 (a disc and a square would be at 0.1). A shape is the set where
+its signed distance is negative, and a pixel's coverage is 1/2 minus the distance from the pixel's
+centre to the edge, in pixels, clipped to [0, 1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.config import DataConfig
+from rfjax.data.embedded import SceneCorpus, check_image_size
+from rfjax.data.scenes import Layout, Vocabulary, assemble
+
+CLASSES = ("square", "triangle", "cross", "ring", "bar", "pillar")
+PALETTE = {
+    "red": (0.95, 0.10, 0.10),
+    "yellow": (1.00, 0.90, 0.05),
+    "green": (0.05, 0.80, 0.15),
+    "blue": (0.10, 0.30, 1.00),
+    "purple": (0.75, 0.05, 0.90),
+    "white": (1.00, 1.00, 1.00),
+}
+VOCABULARY = Vocabulary(
+    classes=CLASSES,
+    plurals=("squares", "triangles", "crosses", "rings", "bars", "pillars"),
+    colors=tuple(PALETTE),
+    palette=tuple(PALETTE.values()),
+    held_out=(0, 1, 2, 3, 4, 5),  # red square, yellow triangle, green cross, blue ring, purple bar, white pillar
+)
+
+# Half the side of the box a shape fills, as a share of its cell's side; and the empty margin
+# that keeps two shapes apart by at least a pixel at 16 x 16 wherever they are jittered to.
+RADII = (0.325, 0.41)
+MARGIN = 0.0625
+BACKGROUNDS = (0.12, 0.32)  # shades of grey, darker than every colour of the palette is bright
+
+# Over training images; measured once, so that latents have zero mean and unit variance.
+MEAN = (0.285, 0.269, 0.270)
+STD = (0.203, 0.178, 0.192)
+
+
+def signed_distance(
+    name: str, x: Float[np.ndarray, "*shape"], y: Float[np.ndarray, "*shape"], radius: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape"]:
+    """Distance to a shape's edge at (x right, y down) from its centre, negative inside; pixels."""
+    return SIGNED_DISTANCES[name](x, y, radius)
+
+
+def _square(x, y, r):
+    return np.maximum(np.abs(x), np.abs(y)) - 0.92 * r
+
+
+def _triangle(x, y, r):
+    """Apex up: below the slopes x = +-(y + r) / 2, above the base."""
+    slope = (2.0 * np.abs(x) - (y + r)) / np.sqrt(5.0)
+    return np.maximum(y - 0.92 * r, slope)
+
+
+def _cross(x, y, r):
+    x, y = np.abs(x), np.abs(y)
+    return np.minimum(np.maximum(x - r, y - 0.34 * r), np.maximum(y - r, x - 0.34 * r))
+
+
+def _ring(x, y, r):
+    return np.abs(np.hypot(x, y) - 0.73 * r) - 0.27 * r
+
+
+def _bar(x, y, r):
+    return np.maximum(np.abs(x) - r, np.abs(y) - 0.42 * r)
+
+
+def _pillar(x, y, r):
+    return _bar(y, x, r)
+
+
+SIGNED_DISTANCES = {
+    "square": _square,
+    "triangle": _triangle,
+    "cross": _cross,
+    "ring": _ring,
+    "bar": _bar,
+    "pillar": _pillar,
+}
+
+
+def coverage(name: str, x, y, radius) -> Float[np.ndarray, "*shape"]:
+    """The share of each pixel that a shape covers, from the pixel centres' offsets."""
+    return np.clip(0.5 - signed_distance(name, x, y, radius), 0.0, 1.0)
+
+
+def renderer(image_size: int):
+    """A function from layouts to images of the given side; the split makes no difference."""
+    cell = image_size // 2
+
+    def render(layout: Layout, split: str) -> Float[np.ndarray, "n h w 3"]:
+        low, high = RADII
+        radius = cell * (low + (high - low) * layout.size)
+        room = cell * (0.5 - MARGIN) - radius
+        centre = cell / 2 + layout.offset * room[..., None]
+        grid = np.arange(cell) + 0.5
+        x = (grid - centre[..., 0:1])[..., None, :]
+        y = (grid - centre[..., 1:2])[..., :, None]
+        alpha = np.zeros((*radius.shape, cell, cell))
+        for index, name in enumerate(CLASSES):
+            mine = layout.present & (layout.classes == index)
+            alpha[mine] = coverage(name, x[mine], y[mine], radius[mine][:, None, None])
+        low, high = BACKGROUNDS
+        background = (low + (high - low) * layout.background)[:, None, None, None, None]
+        color = np.array(VOCABULARY.palette)[layout.colors][:, :, None, None, :]
+        return assemble(background + alpha[..., None] * (color - background)).astype(np.float32)
+
+    return render
+
+
+def make(data: DataConfig, seed: int) -> SceneCorpus:
+    check_image_size("shapes", data.image_size, 16, 32)
+    return SceneCorpus(
+        name="shapes",
+        version="shapes-1",
+        seed=seed,
+        image_size=data.image_size,
+        vocabulary=VOCABULARY,
+        mean=MEAN,
+        std=STD,
+        render=renderer(data.image_size),
+    )
