@@ -1,0 +1,38 @@
+"""Detectors of the embedded corpora's objects: pixels in, GenEval's terms out.
+
+A detector is a function of images [n, h, w, 3] in [0, 1] that returns one dict per image,
+
+    {"detections": {class: [[x1, y1, x2, y2, score], ...]}, "colors": {class: [color, ...]}}
+
+with boxes in pixels, scores in (0, 1] and colours aligned with the boxes. It sees nothing but
+the pixels: neither the prompt nor the layout.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from jaxtyping import Float
+from numpy import ndarray
+
+from rfjax.data.corpus import Corpus
+from rfjax.errors import ConfigError
+
+Detector = Callable[[Float[ndarray, "n h w 3"]], list[dict]]
+
+# corpus -> module whose `detect` knows its objects; imported when asked for
+DETECTORS = {
+    "shapes": "rfjax.evaluation.detectors.shapes",
+    "digits": "rfjax.evaluation.detectors.digits",
+}
+
+
+def detector_for(corpus: Corpus) -> Detector:
+    """The detector of a corpus. Raises `ConfigError` for a corpus that has none."""
+    if corpus.name not in DETECTORS:
+        raise ConfigError(
+            f"the {corpus.name} corpus has no detector, so GenEval cannot score it; set "
+            f"config.evaluation.geneval.prompts_per_task=0, or config.data.corpus to one of {', '.join(DETECTORS)}"
+        )
+    return importlib.import_module(DETECTORS[corpus.name]).detect

@@ -1,0 +1,75 @@
+"""The detector of `shapes`: blobs matched against the six shapes by least squares.
+
+A blob's area gives the radius each shape would have, and its centroid where that shape would
+sit, so that one template per shape is compared and nothing is searched for. The score is a
+softmax over the six errors and the constant error of "none of these", so it falls both when a
+blob resembles nothing and when it resembles two shapes alike.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.data.shapes import CLASSES, RADII, VOCABULARY, coverage
+from rfjax.evaluation.detectors.segmentation import Blobs, collect, find_blobs
+
+REJECT_ERROR = 0.25  # the squared error, per unit of area, at which a match is worth nothing
+TEMPERATURE = 0.035
+SIZE_TOLERANCE = 1.15  # how far outside the drawn sizes a radius may lie before it costs
+SIZE_WEIGHT = 4.0
+SMALLEST_SCORE = 0.05
+
+
+def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
+    """Shapes in images in [0, 1], 16 to 32 pixels a side; see the package for the result."""
+    images = np.asarray(images)
+    cell = images.shape[1] // 2
+    blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4)
+    errors = match_errors(blobs, cell)
+    logits = np.concatenate([-errors, np.full((len(errors), 1), -REJECT_ERROR)], axis=1) / TEMPERATURE
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = weights[:, :-1] / weights.sum(axis=1, keepdims=True)
+    best = np.argmin(errors, axis=1)
+    score = scores[np.arange(len(best)), best]
+    return collect(len(images), blobs, best, score, CLASSES, VOCABULARY.colors, SMALLEST_SCORE)
+
+
+def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
+    """Squared error of each blob against each shape, in units of the blob's area.
+
+    To the error of the picture come the colour's residual and a penalty on impossible sizes.
+    """
+    side = blobs.window.shape[1]
+    grid = np.arange(side) + 0.5
+    errors = np.empty((len(blobs.image), len(CLASSES)))
+    low, high = RADII[0] * cell / SIZE_TOLERANCE, RADII[1] * cell * SIZE_TOLERANCE
+    local = blobs.centroid - blobs.origin
+    for index, (name, (area, fall)) in enumerate(zip(CLASSES, _moments(cell))):
+        radius = np.sqrt(blobs.area / area)
+        x = grid[None, None, :] - local[:, 0, None, None]
+        y = grid[None, :, None] - (local[:, 1] - fall * radius)[:, None, None]
+        template = coverage(name, x, y, np.maximum(radius, 1e-3)[:, None, None])
+        picture = np.sum((blobs.window - template) ** 2, axis=(1, 2)) / np.maximum(blobs.area, 1e-9)
+        misfit = np.log(np.maximum(radius, 1e-3) / np.clip(radius, low, high))
+        errors[:, index] = picture + SIZE_WEIGHT * misfit**2
+    return errors + blobs.residual[:, None]
+
+
+@cache
+def _moments(cell: int) -> tuple[tuple[float, float], ...]:
+    """Per shape of radius r: its area / r^2, and how far below the centre its centroid lies / r.
+
+    Measured on a fine grid at the middle radius, as anti-aliasing rounds corners off.
+    """
+    radius = cell * sum(RADII) / 2
+    fine = (np.arange(cell * 16) + 0.5) / 16 - cell / 2
+    x, y = fine[None, :], fine[:, None]
+    result = []
+    for name in CLASSES:
+        alpha = coverage(name, x, y, radius)
+        total = alpha.sum()
+        result.append((float(total / 256 / radius**2), float((alpha * y).sum() / total / radius)))
+    return tuple(result)
