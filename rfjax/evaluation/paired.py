@@ -1,0 +1,117 @@
+"""What a validation loss is: levels of t, a loss per example and level, and its uncertainty.
+
+Every example is seen at every level with noise that depends on the example, the level and the
+validation seed alone, so two models' losses differ by the models and not by the draw, and
+their difference is judged over the same examples, pair by pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt32
+
+from rfjax.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Levels t_i = (i + offset) / L for i = first, ..., first + L - 1."""
+
+    first: int
+    offset: float = 0.0
+    last_left_out: int = 0  # how many of the last levels stay out of the average
+
+    def numbers(self, levels: int) -> tuple[int, ...]:
+        """The i of each level. Noise is keyed by it: equal t of two grids have equal noise."""
+        return tuple(range(self.first, self.first + levels))
+
+    def times(self, levels: int) -> tuple[float, ...]:
+        """The t of each level, from data (0) to noise (1)."""
+        return tuple((number + self.offset) / levels for number in self.numbers(levels))
+
+    def counts(self, levels: int) -> tuple[bool, ...]:
+        """Whether each level enters the average."""
+        return tuple(index < levels - self.last_left_out for index in range(levels))
+
+
+GRIDS = {
+    # SD3 paper, section 5.3.3: equidistant levels, averaged over all but the last (t = 1)
+    "paper": Grid(first=1, last_left_out=1),
+    # MLPerf Training, text-to-image: 0/8 ... 7/8
+    "mlperf": Grid(first=0),
+    "midpoints": Grid(first=0, offset=0.5),
+}
+
+
+def grid_name(grid: str, levels: int) -> str:
+    """How a record names the grid, as in "paper-8"."""
+    return f"{grid}-{levels}"
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationLoss:
+    """Unweighted mean squared error of the velocity per element, by example and level.
+
+    Rows are in the order of the example ids. Averages over examples are taken in float64, then
+    over the levels that count; nothing is a mean of batch means.
+    """
+
+    grid: str  # as grid_name gives it
+    seed: int
+    levels: tuple[float, ...]  # t of each level
+    averaged: tuple[bool, ...]  # whether the level enters `loss`
+    example_ids: UInt32[np.ndarray, "n"]
+    per_example: Float32[np.ndarray, "n levels"]
+
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return len(self.example_ids)
+
+    @property
+    def example_losses(self) -> Float64[np.ndarray, "n"]:
+        """Each example's mean over the levels that count."""
+        return self.per_example[:, np.array(self.averaged)].astype(np.float64).mean(1)
+
+    @property
+    def loss(self) -> float:
+        """The headline: the mean over examples and over the levels that count."""
+        return float(self.example_losses.mean())
+
+    @property
+    def stderr(self) -> float:
+        """The standard error of `loss` over examples."""
+        return _stderr(self.example_losses)
+
+    @property
+    def level_losses(self) -> tuple[float, ...]:
+        """The mean over examples at each level."""
+        return tuple(self.per_example.astype(np.float64).mean(0).tolist())
+
+    @property
+    def level_stderrs(self) -> tuple[float, ...]:
+        """The standard error over examples at each level."""
+        return tuple(_stderr(losses) for losses in self.per_example.astype(np.float64).T)
+
+
+def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, float]:
+    """The mean of a's loss less b's over the examples they share, and its standard error.
+
+    Raises `ConfigError` where grid, seed or examples differ: the noise is then not the same
+    and the difference is not a paired one.
+    """
+    for name, ours, theirs in (("grid", a.grid, b.grid), ("seed", a.seed, b.seed), ("examples", a.n, b.n)):
+        if ours != theirs:
+            raise ConfigError(f"validation losses of {name} {ours} and {theirs} are not paired; evaluate both with one")
+    if not np.array_equal(a.example_ids, b.example_ids):
+        raise ConfigError("validation losses of different example ids are not paired; evaluate both on one corpus")
+    differences = a.example_losses - b.example_losses
+    return float(differences.mean()), _stderr(differences)
+
+
+def _stderr(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan

@@ -1,0 +1,255 @@
+"""Evaluation records: what one evaluation of one checkpoint found, one JSON file each.
+
+A run writes its own, in `<workdir>/evaluations/<sha1 of the key>.json`; a record with the key
+of an earlier one replaces it. The results table is merged from them. Nothing here needs JAX.
+
+    {"schema": 1,
+     "key": {"run", "step", "weights", "evaluation", "corpus", "sampler", "grid", "seed"},
+     "images": seen in training so far, lineage included (null where it does not apply),
+     "flops": training FLOPs so far, lineage included,
+     "seconds": wall time of this evaluation, "train_seconds": wall time of training so far,
+     "values": [{"metric", "item", "value", "stderr", "low", "high", "n"}, ...],
+     "extra": {...}}
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation.geneval import GenEvalScore
+from rfjax.evaluation.paired import ValidationLoss
+
+SCHEMA = 1
+KEY_FIELDS = {
+    "run": str,
+    "step": int,
+    "weights": str,
+    "evaluation": str,
+    "corpus": str,
+    "sampler": str,
+    "grid": str,
+    "seed": int,
+}
+RECORD_FIELDS = ("schema", "key", "images", "flops", "seconds", "train_seconds", "values", "extra")
+VALUE_FIELDS = ("metric", "item", "value", "stderr", "low", "high", "n")
+
+
+def record_key(
+    *,
+    run: str,
+    step: int,
+    evaluation: str,
+    corpus: str,
+    weights: str = "-",
+    sampler: str = "-",
+    grid: str = "-",
+    seed: int = 0,
+) -> dict:
+    """What tells a record from all others; "-" (step -1) where a field does not apply."""
+    return {
+        "run": run,
+        "step": step,
+        "weights": weights,
+        "evaluation": evaluation,
+        "corpus": corpus,
+        "sampler": sampler,
+        "grid": grid,
+        "seed": seed,
+    }
+
+
+def record_name(key: Mapping[str, object]) -> str:
+    """The file name of the record with this key: the SHA-1 of its canonical JSON."""
+    canonical = json.dumps(key, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha1(canonical.encode()).hexdigest() + ".json"
+
+
+def make_record(
+    key: Mapping[str, object],
+    values: list[dict],
+    *,
+    images: int | None = None,
+    flops: float | None = None,
+    seconds: float | None = None,
+    train_seconds: float | None = None,
+    extra: Mapping[str, object] | None = None,
+) -> dict:
+    """A record of any evaluation, from its values."""
+    return {
+        "schema": SCHEMA,
+        "key": dict(key),
+        "images": images,
+        "flops": flops,
+        "seconds": seconds,
+        "train_seconds": train_seconds,
+        "values": values,
+        "extra": dict(extra or {}),
+    }
+
+
+def validation_record(key: Mapping[str, object], result: ValidationLoss, **training) -> dict:
+    """The record of a validation loss; `training` is what `make_record` takes beside values.
+
+    Metric "loss": item "mean" and one item "t=..." per level, with intervals of 1.96 standard
+    errors over examples. `extra` keeps each example's loss (mean over the levels that count)
+    in the order of example ids, from which two runs are compared pair by pair, and a hash of
+    the ids that says whether they may be.
+    """
+    items = {"mean": (result.loss, result.stderr)}
+    for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs):
+        items[f"t={t:g}"] = (loss, stderr)
+    values = [
+        _value("loss", item, loss, stderr, loss - 1.96 * stderr, loss + 1.96 * stderr, result.n)
+        for item, (loss, stderr) in items.items()
+    ]
+    extra = {
+        "levels": list(result.levels),
+        "averaged": list(result.averaged),
+        "example_ids_sha1": hashlib.sha1(result.example_ids.astype("<u4").tobytes()).hexdigest(),
+        "example_losses": [_number(float(f"{loss:.8g}")) for loss in result.example_losses],
+    }
+    return make_record(key, values, **{**training, "extra": {**extra, **training.get("extra", {})}})
+
+
+def geneval_record(key: Mapping[str, object], scores: Mapping[str, GenEvalScore], **training) -> dict:
+    """The record of GenEval scores by metric: "geneval", and "geneval_held_out" and
+    "geneval_seen" where prompts are told apart; `training` as in `validation_record`.
+
+    Items: "overall" and the tasks that have images; n counts images. `extra` names, per metric,
+    the tasks without any, the prompts behind each item, and the plain fractions.
+    """
+    values, extra = [], {}
+    for metric, score in scores.items():
+        items = {"overall": score.overall, **score.tasks}
+        values += [
+            _value(metric, item, e.value, e.stderr, e.low, e.high, e.images) for item, e in items.items()
+        ]
+        extra[metric] = {
+            "missing_tasks": list(score.missing_tasks),
+            "prompts": {item: estimate.prompts for item, estimate in items.items()},
+            "correct_images": score.correct_images,
+            "correct_prompts": score.correct_prompts,
+        }
+    return make_record(key, values, **{**training, "extra": {**extra, **training.get("extra", {})}})
+
+
+def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Path:
+    """Put the record in the run's folder, replacing one with the same key; returns its path.
+
+    Raises `RfjaxError` on a record out of schema (a number that is not finite among them: give
+    null) and where the file cannot be written; an earlier record is then left as it was.
+    """
+    problem = _problem(record)
+    if problem:
+        raise RfjaxError(f"an evaluation record {problem}")
+    path = Path(workdir) / "evaluations" / record_name(record["key"])
+    try:
+        text = json.dumps(record, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        named = f"the evaluation record {dict(record['key'])}"
+        raise RfjaxError(f"{named} is not plain JSON: {error}; give null for nan") from None
+    write_whole({path: text + "\n"})
+    return path
+
+
+def read_records(workdir: str | os.PathLike) -> list[dict]:
+    """All records of a run's folder, in the order of their keys; none where it has none.
+
+    Raises `RfjaxError` naming a file that is damaged, of another schema, or misnamed.
+    """
+    records = []
+    for path in sorted((Path(workdir) / "evaluations").glob("*.json")):
+        remedy = f"in {path}; remove the file and evaluate the run again"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RfjaxError(f"damaged evaluation record ({error}) {remedy}") from None
+        problem = _problem(record)
+        if problem:
+            raise RfjaxError(f"an evaluation record {problem}, {remedy}")
+        if record_name(record["key"]) != path.name:
+            raise RfjaxError(f"an evaluation record whose key does not hash to its file name, {remedy}")
+        records.append(record)
+    return sorted(records, key=lambda record: [record["key"][name] for name in KEY_FIELDS])
+
+
+def write_whole(contents: Mapping[Path, str]) -> None:
+    """Write text files so that each is there whole or not at all, and none unless all could be
+    written. Raises `RfjaxError` naming the file that could not be.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for path in contents}
+    try:
+        for path, text in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():  # found out now, not after another file has been replaced
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with open(temporary[path], "x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            os.replace(temporary[path], path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RfjaxError(f"cannot write {path}: {reason}; check the folder and the space left") from None
+    finally:
+        for name in temporary.values():
+            try:
+                name.unlink()
+            except OSError:  # renamed, or never made
+                pass
+
+
+def _value(metric, item, value, stderr, low, high, n):
+    return {
+        "metric": metric,
+        "item": item,
+        "value": _number(value),
+        "stderr": _number(stderr),
+        "low": _number(low),
+        "high": _number(high),
+        "n": n,
+    }
+
+
+def _number(value):
+    """A float for JSON, which knows no nan: null."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _problem(record):
+    """What is wrong with a record's form; empty where nothing is."""
+    if not isinstance(record, Mapping):
+        return f"is {type(record).__name__}, not an object"
+    if record.get("schema") != SCHEMA:
+        return f"has schema {record.get('schema')!r}, not {SCHEMA}"
+    if set(record) != set(RECORD_FIELDS):
+        return f"has the fields {', '.join(sorted(record))}; they must be {', '.join(sorted(RECORD_FIELDS))}"
+    key = record["key"]
+    if not isinstance(key, Mapping) or set(key) != set(KEY_FIELDS):
+        return f"has the key {key!r}; its fields must be {', '.join(KEY_FIELDS)}"
+    for name, kind in KEY_FIELDS.items():
+        if not isinstance(key[name], kind) or isinstance(key[name], bool):
+            return f"has key field {name} {key[name]!r}; it must be {kind.__name__}"
+    values = record["values"]
+    if not isinstance(values, list) or not isinstance(record["extra"], Mapping):
+        return "has values that are no list or extra that is no object"
+    for value in values:
+        if not isinstance(value, Mapping) or set(value) != set(VALUE_FIELDS):
+            return f"has the value {value!r}; its fields must be {', '.join(VALUE_FIELDS)}"
+        if not all(isinstance(value[name], str) for name in VALUE_FIELDS[:2]):
+            return f"has the value {value!r}; metric and item must be text"
+        if not all(value[name] is None or type(value[name]) in (int, float) for name in VALUE_FIELDS[2:]):
+            return f"has the value {value!r}; what is measured must be numbers or null"
+    names = [(value["metric"], value["item"]) for value in values]
+    if len(set(names)) != len(names):
+        return "has a metric and item twice"
+    return ""

@@ -1,0 +1,146 @@
+"""The paired validation loss: the same examples, levels and noise for every model.
+
+Noise is a function of (validation seed, example id, level), so neither the batch size, the
+order of the examples, the devices nor the model changes it, and no random stream of training
+is touched. Levels are plain t: the timestep shift is not applied to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Float32, UInt32
+
+from rfjax.config import ValidationConfig
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation.paired import GRIDS, ValidationLoss, grid_name
+from rfjax.flow.path import Path, RectifiedFlow, interpolate, velocity_target
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationStep:
+    """A compiled loss of one batch, for one model and any number of its checkpoints.
+
+    `losses(params, batch)` gives Float[batch levels]; the batch is (latents, context, pooled,
+    example ids), of `config.batch_size` examples.
+    """
+
+    config: ValidationConfig
+    batch_sharding: NamedSharding | None
+    losses: Callable
+
+
+def validation_noise(
+    seed: int, example_ids: UInt32[Array, "batch"], level: UInt32[Array, ""] | int, shape: tuple[int, ...]
+) -> Float32[Array, "batch ..."]:
+    """Standard normal noise of each example at a level (its number in the grid).
+
+    The generator is named, so that the noise does not follow JAX's configured default.
+    """
+    root = jax.random.key(seed, impl="threefry2x32")
+
+    def one(example_id):
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(root, example_id), level), shape, jnp.float32)
+
+    return jax.vmap(one)(example_ids)
+
+
+def make_validation_step(
+    velocity_fn: Callable,
+    config: ValidationConfig,
+    *,
+    path: Path = RectifiedFlow(),
+    batch_sharding: NamedSharding | None = None,
+) -> ValidationStep:
+    """The step that `validation_loss` calls; make it once per model and use it for every checkpoint.
+
+    `velocity_fn(params, z, t, context, pooled)` predicts dz/dt, with z Float[batch h w c] and t
+    Float[batch] in [0, 1]. `batch_sharding` splits the leading axis of every input over a
+    mesh; the losses come back whole on every process. Levels are computed one after another,
+    so memory is that of one batch at one level.
+    Raises `ConfigError` where the batch cannot be split evenly.
+    """
+    if batch_sharding is not None:
+        _check_divisible(config, batch_sharding)
+    grid = GRIDS[config.grid]
+    numbers = jnp.array(grid.numbers(config.levels), jnp.uint32)
+    times = jnp.array(grid.times(config.levels), jnp.float32)
+
+    def losses(params, batch):
+        latents, context, pooled, example_ids = batch
+
+        def at_level(level):
+            number, time = level
+            noise = validation_noise(config.seed, example_ids, number, latents.shape[1:])
+            t = jnp.full(latents.shape[0], time)
+            z = interpolate(path, latents, noise, t)
+            velocity = velocity_fn(params, z, t, context, pooled).astype(jnp.float32)
+            error = jnp.square(velocity - velocity_target(path, latents, noise, t))
+            return error.reshape(error.shape[0], -1).mean(1)
+
+        return jax.lax.map(at_level, (numbers, times)).T
+
+    whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
+    return ValidationStep(config, batch_sharding, jax.jit(losses, out_shardings=whole))
+
+
+def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
+    """The loss of `params` on the first `config.examples` validation examples of the corpus.
+
+    Conditions are whole (no dropout). The last batch is filled up by repeating its last example,
+    and the repeats are dropped. `params` stay where they are, sharded or not.
+    Raises `RfjaxError` where the corpus gives another number of examples than asked for.
+    """
+    config, size = step.config, step.config.batch_size
+    ids, rows, pending = [], [], None
+    for start in range(0, config.examples, size):
+        indices = np.arange(start, start + size, dtype=np.uint64).clip(max=config.examples - 1)
+        real = min(size, config.examples - start)
+        batch = corpus.examples(indices, "validation")
+        if len(batch.example_ids) != size:
+            given = f"{len(batch.example_ids)} validation examples"
+            raise RfjaxError(f"corpus {corpus.name} gave {given} where {size} were asked for; check its examples()")
+        ids.append(np.asarray(batch.example_ids[:real], np.uint32))
+        losses = step.losses(params, _place(batch, step.batch_sharding))
+        if pending is not None:  # fetched one batch late, so that devices need not wait for the host
+            rows.append(np.asarray(pending[0])[: pending[1]])
+        pending = losses, real
+    rows.append(np.asarray(pending[0])[: pending[1]])
+    example_ids, per_example = np.concatenate(ids), np.concatenate(rows)
+    assert len(example_ids) == len(per_example) == config.examples, "an example was lost or counted twice"
+    order = np.argsort(example_ids, kind="stable")
+    grid = GRIDS[config.grid]
+    return ValidationLoss(
+        grid=grid_name(config.grid, config.levels),
+        seed=config.seed,
+        levels=grid.times(config.levels),
+        averaged=grid.counts(config.levels),
+        example_ids=example_ids[order],
+        per_example=per_example[order],
+    )
+
+
+def _place(batch, sharding):
+    """The batch's arrays where the step wants them; each process places only its own part."""
+    arrays = [np.asarray(a, np.float32) for a in (batch.latents, batch.context, batch.pooled)]
+    arrays.append(np.asarray(batch.example_ids, np.uint32))
+    if sharding is None:
+        return tuple(arrays)
+    return tuple(jax.make_array_from_callback(a.shape, sharding, lambda index, a=a: a[index]) for a in arrays)
+
+
+def _check_divisible(config, sharding):
+    axes = sharding.spec[0] if len(sharding.spec) else ()
+    axes = () if axes is None else (axes,) if isinstance(axes, str) else axes
+    parts = math.prod(sharding.mesh.shape[axis] for axis in axes)
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"config.evaluation.validation.batch_size={config.batch_size} is not divisible by the {parts} parts "
+            f"of the mesh axes {', '.join(axes)}; choose a multiple of {parts}"
+        )

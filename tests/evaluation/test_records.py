@@ -1,0 +1,182 @@
+"""Evaluation records: one file per key, whole or absent, and damage named."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from rfjax.errors import RfjaxError
+from rfjax.evaluation.geneval import ImageResult, score
+from rfjax.evaluation.paired import ValidationLoss
+from rfjax.evaluation.records import (
+    geneval_record,
+    make_record,
+    read_records,
+    record_key,
+    record_name,
+    validation_record,
+    write_record,
+)
+
+
+def key(**changes):
+    return record_key(**{"run": "d4-s0", "step": 200, "evaluation": "validation", "corpus": "shapes", **changes})
+
+
+def record(value=0.1, **changes):
+    values = [{"metric": "loss", "item": "mean", "value": value, "stderr": None, "low": None, "high": None, "n": 3}]
+    return make_record(key(**changes), values, images=12_800, flops=1.5e12, seconds=2.0, train_seconds=60.0)
+
+
+def test_records_are_read_back_in_the_order_of_their_keys(tmp_path):
+    assert read_records(tmp_path) == [] == read_records(tmp_path / "absent")
+    later, earlier = record(step=1000), record(step=200)
+    for one in (later, earlier):
+        path = write_record(tmp_path, one)
+        assert path == tmp_path / "evaluations" / record_name(one["key"]) and path.is_file()
+    assert read_records(tmp_path) == [earlier, later]
+
+
+def test_a_repeated_key_replaces_the_old_record(tmp_path):
+    write_record(tmp_path, record(0.1))
+    write_record(tmp_path, record(0.2))
+    assert [one["values"][0]["value"] for one in read_records(tmp_path)] == [0.2]
+    assert len(os.listdir(tmp_path / "evaluations")) == 1
+
+
+def test_every_field_of_the_key_tells_records_apart(tmp_path):
+    changes = {"run": "b", "step": 201, "weights": "raw", "evaluation": "geneval", "corpus": "digits"}
+    changes |= {"sampler": "euler-20-cfg4-shift1", "grid": "paper-8", "seed": 1}
+    assert set(changes) == set(key())
+    names = {record_name(key())} | {record_name(key(**{field: value})) for field, value in changes.items()}
+    assert len(names) == 9
+    assert record_name(dict(reversed(key().items()))) == record_name(key())  # the order of fields does not
+
+
+def test_the_name_of_a_key_stays_what_it_is():
+    """The SHA-1 of canonical JSON, by hand: another name would orphan what is on disk."""
+    import hashlib
+
+    text = '{"corpus":"shapes","evaluation":"validation","grid":"-","run":"d4-s0",'
+    text += '"sampler":"-","seed":0,"step":200,"weights":"-"}'
+    assert record_name(key()) == hashlib.sha1(text.encode()).hexdigest() + ".json"
+
+
+def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
+    write_record(tmp_path, record(0.1))
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RfjaxError, match="cannot write .*No space left on device"):
+            write_record(tmp_path, record(0.2))
+    assert read_records(tmp_path) == [record(0.1)]
+    assert len(os.listdir(tmp_path / "evaluations")) == 1
+
+
+def test_a_write_that_was_killed_halfway_is_not_read(tmp_path):
+    path = write_record(tmp_path, record())
+    path.with_name(f".{path.name}.0123.tmp").write_text('{"schema": 1')
+    assert read_records(tmp_path) == [record()]
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda text: text[:40], "damaged evaluation record"),
+        (lambda text: "", "damaged evaluation record"),
+        (lambda text: "[]", "is list, not an object"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2'), "has schema 2, not 1"),
+        (lambda text: text.replace('"flops"', '"flop"'), "has the fields"),
+        (lambda text: text.replace('"step": 200', '"step": "200"'), "key field step '200'; it must be int"),
+        (lambda text: text.replace('"step": 200', '"step": 201'), "does not hash to its file name"),
+        (lambda text: text.replace('"n": 3', '"m": 3'), "has the value"),
+        (lambda text: text.replace("0.1", '"low"'), "must be numbers or null"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, damage, message):
+    path = write_record(tmp_path, record())
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(RfjaxError, match=rf"{message}.*{path.name}; remove the file"):
+        read_records(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_damage(tmp_path):
+    path = write_record(tmp_path, record())
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RfjaxError, match=f"damaged .*{path.name}"):
+        read_records(tmp_path)
+
+
+def test_records_out_of_schema_are_not_written(tmp_path):
+    for wrong, message in (
+        ({**record(), "schema": 2}, "schema"),
+        ({**record(), "more": 1}, "fields"),
+        ({**record(), "key": {"run": "a"}}, "key"),
+        ({**record(), "key": {**key(), "seed": True}}, "seed"),
+        ({**record(), "values": record()["values"] * 2}, "twice"),
+        (record(float("nan")), "not plain JSON"),
+        ({**record(), "extra": {"array": np.zeros(2)}}, "not plain JSON"),
+    ):
+        with pytest.raises(RfjaxError, match=message):
+            write_record(tmp_path, wrong)
+    assert not (tmp_path / "evaluations").exists()
+
+
+LOSS = ValidationLoss(
+    grid="paper-4",
+    seed=0,
+    levels=(0.25, 0.5, 0.75, 1.0),
+    averaged=(True, True, True, False),
+    example_ids=np.arange(3, dtype=np.uint32),
+    per_example=np.array([[1, 2, 3, 9], [2, 3, 4, 9], [3, 4, 5, 9]], np.float32),
+)
+
+
+def test_a_validation_loss_as_a_record(tmp_path):
+    made = validation_record(key(grid="paper-4"), LOSS, images=5, flops=2.0, extra={"note": "x"})
+    write_record(tmp_path, made)
+    (read,) = read_records(tmp_path)
+    assert read == made and read["images"] == 5 and read["flops"] == 2.0 and read["seconds"] is None
+    values = {value["item"]: value for value in read["values"]}
+    assert {value["metric"] for value in read["values"]} == {"loss"}
+    assert list(values) == ["mean", "t=0.25", "t=0.5", "t=0.75", "t=1"]
+    stderr = 1 / np.sqrt(3)
+    assert values["mean"] == pytest.approx(
+        {"metric": "loss", "item": "mean", "value": 3.0, "stderr": stderr}
+        | {"low": 3 - 1.96 * stderr, "high": 3 + 1.96 * stderr, "n": 3}
+    )
+    assert [values[item]["value"] for item in list(values)[1:]] == [2.0, 3.0, 4.0, 9.0]
+    assert read["extra"]["example_losses"] == [2.0, 3.0, 4.0] and read["extra"]["note"] == "x"
+    assert read["extra"]["averaged"] == [True, True, True, False]
+
+
+def test_a_loss_that_is_not_finite_is_recorded_as_null(tmp_path):
+    spoilt = ValidationLoss(**{**LOSS.__dict__, "per_example": np.full((3, 4), np.nan, np.float32)})
+    write_record(tmp_path, validation_record(key(), spoilt))
+    assert read_records(tmp_path)[0]["values"][0]["value"] is None
+
+
+def test_geneval_scores_as_a_record(tmp_path):
+    def images(tag, outcomes):
+        return [ImageResult({"tag": tag, "prompt": str(i)}, bool(o), "", {}) for i, o in enumerate(outcomes)]
+
+    seen = score(images("single_object", [1, 1, 0, 1]) + images("colors", [1, 0]))
+    held_out = score(images("colors", [0]))
+    made = geneval_record(key(evaluation="geneval"), {"geneval": seen, "geneval_held_out": held_out}, seconds=3.0)
+    write_record(tmp_path, made)
+    (read,) = read_records(tmp_path)
+    values = {(value["metric"], value["item"]): value for value in read["values"]}
+    assert list(values) == [("geneval", item) for item in ("overall", "single_object", "colors")] + [
+        ("geneval_held_out", "overall"),
+        ("geneval_held_out", "colors"),
+    ]
+    overall = values["geneval", "overall"]
+    assert overall["value"] == 0.625 and overall["n"] == 6 and overall["low"] < 0.625 < overall["high"]
+    assert values["geneval_held_out", "colors"]["stderr"] is None  # one prompt has none
+    assert "counting" in read["extra"]["geneval"]["missing_tasks"]
+    assert read["extra"]["geneval"]["prompts"] == {"overall": 6, "single_object": 4, "colors": 2}
+    assert json.dumps(read, allow_nan=False)
