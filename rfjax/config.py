@@ -122,6 +122,7 @@ class GenEvalConfig:
     images_per_prompt: int = 4
     batch_size: int = 120
     seed: int = 0
+    weights: tuple[str, ...] = ("ema",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,6 +388,6 @@ def _check(config):
         raise ConfigError(f"config.train.ema_decay is {train.ema_decay}; it must lie in [0, 1)")
     if config.timestep_shift <= 0:
         raise ConfigError(f"config.timestep_shift is {config.timestep_shift}; it must be positive")
-    unknown = set(config.evaluation.weights) - {"ema", "raw"}
-    if unknown or not config.evaluation.weights:
-        raise ConfigError(f"config.evaluation.weights is {config.evaluation.weights}; it must list ema, raw or both")
+    for key in ("evaluation.weights", "evaluation.geneval.weights"):
+        if not flat[key] or set(flat[key]) - {"ema", "raw"}:
+            raise ConfigError(f"config.{key} is {tuple(flat[key])}; it must list ema, raw or both")

@@ -28,7 +28,7 @@ class Backbone(NamedTuple):
 
 
 def _mmdit(config, shapes, dtype, remat, unroll):
-    return MMDiT(config, dtype, shapes.context[1], shapes.pooled[0], remat, unroll)
+    return MMDiT(config, dtype, shapes.context[1], shapes.pooled, remat, unroll)
 
 
 MODULES = {"mmdit": _mmdit}
@@ -47,7 +47,7 @@ def make_backbone(
 
     def init(key):
         z = jnp.zeros((1, *shapes.latents))
-        context, pooled = jnp.zeros((1, *shapes.context)), jnp.zeros((1, *shapes.pooled))
+        context, pooled = jnp.zeros((1, *shapes.context)), jnp.zeros((1, shapes.pooled))
         return module.init(key, z, jnp.zeros((1,)), context, pooled)["params"]
 
     def apply(params, z, t, context, pooled):

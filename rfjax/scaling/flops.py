@@ -32,7 +32,7 @@ def _mmdit(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
     return {
         "embeddings": 2 * h * (image * patch_values + text * context_size)
         + 2 * h * (model.time_embedding_size + h)
-        + 2 * h * (shapes.pooled[0] + h),
+        + 2 * h * (shapes.pooled + h),
         "modulation": 2 * h * h * (6 * sets * (blocks - 1) + 3 * dual + 6 + 2 * (sets - 1)),
         "qkv": 2 * 3 * h * h * (joint * blocks + image * dual),
         "attention_logits": 2 * h * (joint * joint * blocks + image * image * dual),

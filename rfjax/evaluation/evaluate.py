@@ -1,0 +1,238 @@
+"""The evaluations of a run's checkpoints: which are due, and each one's record.
+
+A run's own folder receives them. An evaluation whose record is there is not done again, so a
+study that was stopped goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from tqdm import tqdm
+
+from rfjax.config import Config
+from rfjax.data.corpus import Corpus
+from rfjax.evaluation import geneval
+from rfjax.evaluation.detectors import detector_for
+from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids, sampler_name
+from rfjax.evaluation.paired import grid_name
+from rfjax.evaluation.pictures import write_strip
+from rfjax.evaluation.records import (
+    geneval_record,
+    make_record,
+    read_records,
+    record_key,
+    record_name,
+    validation_record,
+    write_record,
+)
+from rfjax.evaluation.validation import make_validation_step, validation_loss
+from rfjax.files import write_whole
+from rfjax.models import Backbone
+from rfjax.training.checkpoint import read_facts, restore_params
+from rfjax.training.mesh import BATCH, shardings
+
+RECORDS = "evaluations"
+SHOWN_PER_TASK = 2  # prompts of each task in the strip of samples
+CEILING_SEED = 1  # of the ground truth that the detector's ceiling is measured on
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One thing to measure: `kind` at `step` with `weights`, under the record's `key`."""
+
+    kind: str
+    step: int
+    weights: str
+    key: Mapping[str, object]
+
+
+def due_at(config: Config, run: str, step: int) -> list[Evaluation]:
+    """What the config asks to be measured at a step; the last step gets everything."""
+    evaluation, last = config.evaluation, step == config.train.steps
+
+    def asked(every):
+        return last or (every and step % every == 0)
+
+    common = {"run": run, "step": step, "corpus": config.data.corpus}
+    due = []
+    if asked(evaluation.every):
+        grid = grid_name(evaluation.validation.grid, evaluation.validation.levels)
+        for weights in evaluation.weights:
+            key = record_key(**common, weights=weights, evaluation="validation", grid=grid, seed=evaluation.validation.seed)
+            due.append(Evaluation("validation", step, weights, key))
+    if evaluation.geneval.prompts_per_task and asked(evaluation.geneval_every):
+        sampler = sampler_name(evaluation.sampler, config.timestep_shift)
+        for weights in evaluation.geneval.weights:
+            key = record_key(**common, weights=weights, evaluation="geneval", sampler=sampler, seed=evaluation.geneval.seed)
+            due.append(Evaluation("geneval", step, weights, key))
+    return due
+
+
+class Evaluator:
+    """Measures checkpoints of one run; what is compiled serves all of them."""
+
+    def __init__(
+        self, config: Config, workdir: Path, run: str, corpus: Corpus, backbone: Backbone, mesh: jax.sharding.Mesh
+    ):
+        self.config, self.workdir, self.run = config, Path(workdir), run
+        self.corpus, self.backbone, self.mesh = corpus, backbone, mesh
+        self._compiled: dict[object, Callable] = {}
+
+    def missing(self, steps: Sequence[int]) -> list[Evaluation]:
+        """The evaluations that are due at these steps and have no record yet."""
+        there = {record_name(record["key"]) for record in read_records(self.workdir)}
+        due = [one for step in steps for one in due_at(self.config, self.run, step)]
+        return [one for one in due if record_name(one.key) not in there]
+
+    def measure(self, evaluations: Sequence[Evaluation], params: Mapping[str, object] | None = None) -> None:
+        """Measures and records. `params` by weights ("ema", "raw"); by default from checkpoints."""
+        with jax.set_mesh(self.mesh), jax.default_matmul_precision(self.config.train.matmul_precision):
+            for one in evaluations:
+                weights = params[one.weights] if params else self._restore(one.step, one.weights)
+                facts = read_facts(self.workdir, one.step)
+                spent = {name: facts[name] for name in ("images", "flops", "train_seconds")}
+                getattr(self, f"_{one.kind}")(one, weights, spent)
+
+    def _restore(self, step, weights):
+        return restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
+
+    @property
+    def _batch_sharding(self):
+        return NamedSharding(self.mesh, BATCH) if self.mesh.size > 1 else None
+
+    def _once(self, key, make):
+        if key not in self._compiled:
+            self._compiled[key] = make()
+        return self._compiled[key]
+
+    def _validation(self, one, params, spent):
+        began = time.monotonic()
+        step = self._once(
+            "validation",
+            lambda: make_validation_step(
+                self.backbone.apply, self.config.evaluation.validation, batch_sharding=self._batch_sharding
+            ),
+        )
+        result = validation_loss(step, params, self.corpus)
+        record = validation_record(one.key, result, seconds=time.monotonic() - began, **spent)
+        write_record(self.workdir, record)
+
+    def _generator(self, guidance_scale):
+        sampler = dataclasses.replace(self.config.evaluation.sampler, guidance_scale=guidance_scale)
+        return self._once(
+            ("generator", guidance_scale),
+            lambda: make_generator(
+                self.backbone.apply,
+                sampler,
+                self.config.timestep_shift,
+                self.corpus.shapes.latents,
+                batch_size=self.config.evaluation.geneval.batch_size,
+                batch_sharding=self._batch_sharding,
+            ),
+        )
+
+    def _geneval(self, one, params, spent):
+        began = time.monotonic()
+        settings, sampler = self.config.evaluation.geneval, self.config.evaluation.sampler
+        prompts = self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
+        detect = detector_for(self.corpus)
+        ids = prompt_ids(len(prompts), settings.images_per_prompt)
+        context, pooled = self.corpus.encode([row["prompt"] for row in prompts])
+
+        def images_of(guidance_scale, rows, context, pooled, label):
+            with tqdm(total=len(rows), desc=f"{self.run} {one.step} {label}", unit="image", leave=False, disable=None) as bar:
+                latents = self._generator(guidance_scale)(
+                    params, settings.seed, rows, context, pooled, progress=lambda done, _: bar.update(done - bar.n)
+                )
+            return self.corpus.to_images(latents)
+
+        images = images_of(sampler.guidance_scale, ids, context[ids[:, 0]], pooled[ids[:, 0]], "GenEval")
+        found = detect(images)
+        own = ids[:, 0]
+        judged = judge_rows(found, [prompts[index] for index in own])
+        shuffled = judge_rows(found, [prompts[index] for index in other_prompts_of_task([p["tag"] for p in prompts])[own]])
+
+        # What a model gives that is told nothing: one image a prompt, from the same noise.
+        first = ids[ids[:, 1] == 0]
+        nothing = np.zeros((len(first), *context.shape[1:]), np.float32), np.zeros((len(first), pooled.shape[1]), np.float32)
+        null = judge_rows(detect(images_of(1.0, first, *nothing, "null condition")), prompts)
+
+        held_out = np.array([bool(row.get("held_out")) for row in prompts])[own]
+        scores = {"geneval": geneval.score(judged)}
+        for metric, mask in (("geneval_held_out", held_out), ("geneval_seen", ~held_out)):
+            if mask.any():
+                scores[metric] = geneval.score([result for result, chosen in zip(judged, mask) if chosen])
+        extra = {"prompt_scores": prompt_scores(judged, own, prompts), "images_per_prompt": settings.images_per_prompt}
+
+        self._write_detections(one, prompts, ids, found)
+        self._write_strip(one, prompts, ids, images, spent)
+        seconds = time.monotonic() - began
+        for name, results in (("geneval_floor_shuffled", shuffled), ("geneval_floor_null", null)):
+            record = geneval_record({**one.key, "evaluation": name}, {"geneval": geneval.score(results)}, **spent)
+            write_record(self.workdir, record)
+        self._ceiling(prompts, detect)
+        # Last, because its presence says that the whole evaluation is done.
+        write_record(self.workdir, geneval_record(one.key, scores, seconds=seconds, extra=extra, **spent))
+
+    def _ceiling(self, prompts, detect):
+        """The detector's own score on ground truth: no model can be measured above it."""
+        settings = self.config.evaluation.geneval
+        key = record_key(
+            run=self.run, step=-1, evaluation="geneval_ceiling", corpus=self.config.data.corpus, seed=settings.seed
+        )
+        if record_name(key) in {record_name(record["key"]) for record in read_records(self.workdir)}:
+            return
+        ids = prompt_ids(len(prompts), settings.images_per_prompt)
+        truth = np.stack([self.corpus.render_prompt(prompts[i], CEILING_SEED + j) for i, j in ids])
+        judged = judge_rows(detect(truth), [prompts[i] for i, _ in ids])
+        write_record(self.workdir, geneval_record(key, {"geneval": geneval.score(judged)}))
+
+    def _place(self, one):
+        return f"{one.step}-{one.weights}-{one.key['sampler']}-seed{one.key['seed']}"
+
+    def _write_detections(self, one, prompts, ids, found):
+        """The prompts and what was detected, as files that `rfjax geneval` scores again."""
+        folder = self.workdir / "geneval" / self._place(one)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found))
+        write_whole(
+            {
+                folder / "metadata.jsonl": "".join(json.dumps(row) + "\n" for row in prompts),
+                folder / "detections.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+            }
+        )
+
+    def _write_strip(self, one, prompts, ids, images, spent):
+        """A row of pictures for the report: the first image of the first prompts of each task."""
+        chosen = []
+        for tag in dict.fromkeys(row["tag"] for row in prompts):
+            chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:SHOWN_PER_TASK]
+        first = {int(i): n for n, (i, j) in enumerate(ids) if j == 0}
+        path = Path("samples") / f"{self._place(one)}.png"
+        tile = write_strip(self.workdir / path, images[[first[index] for index in chosen]])
+        shown = [prompts[index]["prompt"] for index in chosen]
+        extra = {"png": str(path), "prompts": shown, "tile": tile}
+        write_record(self.workdir, make_record({**one.key, "evaluation": "samples"}, [], extra=extra, **spent))
+
+
+def judge_rows(found: Sequence[Mapping], prompts: Sequence[Mapping]) -> list[geneval.ImageResult]:
+    """GenEval's judgement of each image's detections under the prompt beside it."""
+    return [
+        geneval.judge(geneval.Detections.from_lists(row["detections"], row["colors"]), prompt)
+        for row, prompt in zip(found, prompts, strict=True)
+    ]
+
+
+def prompt_scores(judged: Sequence[geneval.ImageResult], own: np.ndarray, prompts: Sequence[Mapping]) -> list[list]:
+    """[task, correct images, images] of every prompt: what a bootstrap over prompts needs."""
+    correct = np.array([result.correct for result in judged])
+    return [[row["tag"], int(correct[own == i].sum()), int((own == i).sum())] for i, row in enumerate(prompts)]

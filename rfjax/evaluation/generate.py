@@ -1,0 +1,95 @@
+"""Sampling for evaluation: captions in, latents out, the same noise for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rfjax.config import SamplerConfig
+from rfjax.flow.samplers import guided_velocity, integrate, sampling_times
+
+
+def sampler_name(sampler: SamplerConfig, timestep_shift: float) -> str:
+    """The sampler as it is recorded beside every score."""
+    return f"{sampler.method}-{sampler.steps}-cfg{sampler.guidance_scale:g}-shift{timestep_shift:g}"
+
+
+def noise_for(
+    seed: int, ids: Int[Array, "batch 2"], latent_shape: tuple[int, int, int]
+) -> Float[Array, "batch height width channels"]:
+    """Noise as a function of (seed, prompt index, sample): equal for all models and batch sizes."""
+    key = jax.random.key(seed)
+
+    def one(pair):
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1]), latent_shape)
+
+    return jax.vmap(one)(ids)
+
+
+def make_generator(
+    apply: Callable,
+    sampler: SamplerConfig,
+    timestep_shift: float,
+    latent_shape: tuple[int, int, int],
+    *,
+    batch_size: int,
+    batch_sharding: jax.sharding.Sharding | None = None,
+) -> Callable:
+    """`generate(params, seed, ids, context, pooled, negative=None) -> latents`, compiled once.
+
+    `apply` is a backbone's. ids [n, 2] are (prompt index, sample); n is free: batches of
+    `batch_size` are cut from it and the last is padded. `negative` is a (context, pooled) pair of
+    one row that stands against every prompt; by default the null condition, zeros.
+    """
+    times = sampling_times(sampler.steps, timestep_shift)
+
+    @jax.jit
+    def one_batch(params, seed, ids, context, pooled, negative_context, negative_pooled):
+        def velocity(z, t, c, p):
+            return apply(params, z, t, c, p)
+
+        negative = (
+            jnp.broadcast_to(negative_context, context.shape),
+            jnp.broadcast_to(negative_pooled, pooled.shape),
+        )
+        field = guided_velocity(velocity, sampler.guidance_scale, context, pooled, negative)
+        return integrate(field, noise_for(seed, ids, latent_shape), times, sampler.method)
+
+    def place(array):
+        return jax.device_put(array, batch_sharding) if batch_sharding is not None else array
+
+    def generate(params, seed, ids, context, pooled, negative=None, progress=None):
+        ids = np.asarray(ids, np.int32)
+        if negative is None:
+            negative = np.zeros((1, *context.shape[1:]), np.float32), np.zeros((1, *pooled.shape[1:]), np.float32)
+        parts = []
+        for start in range(0, len(ids), batch_size):
+            # Rows past the end repeat the last one, so that one compilation serves all batches.
+            rows = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
+            batch = (place(array[rows]) for array in (ids, context, pooled))
+            latents = one_batch(params, seed, *batch, *negative)
+            parts.append(np.asarray(latents)[: len(ids) - start])
+            if progress is not None:
+                progress(min(start + batch_size, len(ids)), len(ids))
+        return np.concatenate(parts)
+
+    return generate
+
+
+def prompt_ids(prompts: int, images_per_prompt: int) -> Int[np.ndarray, "images 2"]:
+    """(prompt index, sample) of every image, prompt by prompt."""
+    return np.stack([np.repeat(np.arange(prompts), images_per_prompt), np.tile(np.arange(images_per_prompt), prompts)], 1)
+
+
+def other_prompts_of_task(tags: Sequence[str]) -> Int[np.ndarray, "prompts"]:
+    """For each prompt the index of another one of its task: half the task's length further on."""
+    tags = np.asarray(tags)
+    other = np.arange(len(tags))
+    for tag in dict.fromkeys(tags):
+        members = np.flatnonzero(tags == tag)
+        other[members] = np.roll(members, -max(1, len(members) // 2))
+    return other
