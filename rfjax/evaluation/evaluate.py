@@ -6,7 +6,6 @@ study that was stopped goes on with what is missing.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +54,14 @@ class Evaluation:
     key: Mapping[str, object]
 
 
-def due_at(config: Config, run: str, step: int) -> list[Evaluation]:
-    """What the config asks to be measured at a step; the last step gets everything."""
-    evaluation, last = config.evaluation, step == config.train.steps
+def due_at(
+    config: Config, run: str, step: int, *, everything: bool = False, only: str | None = None
+) -> list[Evaluation]:
+    """What the config asks to be measured at a step; the last step, or `everything`, gets it all.
+
+    `only` names the one set of weights to measure, whatever the config lists.
+    """
+    evaluation, last = config.evaluation, everything or step == config.train.steps
 
     def asked(every):
         return last or (every and step % every == 0)
@@ -66,12 +70,12 @@ def due_at(config: Config, run: str, step: int) -> list[Evaluation]:
     due = []
     if asked(evaluation.every):
         grid = grid_name(evaluation.validation.grid, evaluation.validation.levels)
-        for weights in evaluation.weights:
+        for weights in (only,) if only else evaluation.weights:
             key = record_key(**common, weights=weights, evaluation="validation", grid=grid, seed=evaluation.validation.seed)
             due.append(Evaluation("validation", step, weights, key))
     if evaluation.geneval.prompts_per_task and asked(evaluation.geneval_every):
         sampler = sampler_name(evaluation.sampler, config.timestep_shift)
-        for weights in evaluation.geneval.weights:
+        for weights in (only,) if only else evaluation.geneval.weights:
             key = record_key(**common, weights=weights, evaluation="geneval", sampler=sampler, seed=evaluation.geneval.seed)
             due.append(Evaluation("geneval", step, weights, key))
     return due
@@ -126,13 +130,12 @@ class Evaluator:
         record = validation_record(one.key, result, seconds=time.monotonic() - began, **spent)
         write_record(self.workdir, record)
 
-    def _generator(self, guidance_scale):
-        sampler = dataclasses.replace(self.config.evaluation.sampler, guidance_scale=guidance_scale)
+    def _generator(self):
         return self._once(
-            ("generator", guidance_scale),
+            "generator",
             lambda: make_generator(
                 self.backbone.apply,
-                sampler,
+                self.config.evaluation.sampler,
                 self.config.timestep_shift,
                 self.corpus.shapes.latents,
                 batch_size=self.config.evaluation.geneval.batch_size,
@@ -142,29 +145,30 @@ class Evaluator:
 
     def _geneval(self, one, params, spent):
         began = time.monotonic()
-        settings, sampler = self.config.evaluation.geneval, self.config.evaluation.sampler
+        settings = self.config.evaluation.geneval
         prompts = self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
         detect = detector_for(self.corpus)
         ids = prompt_ids(len(prompts), settings.images_per_prompt)
         context, pooled = self.corpus.encode([row["prompt"] for row in prompts])
 
-        def images_of(guidance_scale, rows, context, pooled, label):
+        def images_of(rows, context, pooled, label):
             with tqdm(total=len(rows), desc=f"{self.run} {one.step} {label}", unit="image", leave=False, disable=None) as bar:
-                latents = self._generator(guidance_scale)(
+                latents = self._generator()(
                     params, settings.seed, rows, context, pooled, progress=lambda done, _: bar.update(done - bar.n)
                 )
             return self.corpus.to_images(latents)
 
-        images = images_of(sampler.guidance_scale, ids, context[ids[:, 0]], pooled[ids[:, 0]], "GenEval")
+        images = images_of(ids, context[ids[:, 0]], pooled[ids[:, 0]], "GenEval")
         found = detect(images)
         own = ids[:, 0]
         judged = judge_rows(found, [prompts[index] for index in own])
         shuffled = judge_rows(found, [prompts[index] for index in other_prompts_of_task([p["tag"] for p in prompts])[own]])
 
-        # What a model gives that is told nothing: one image a prompt, from the same noise.
+        # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
+        # of the null condition against itself changes nothing, so the compiled sampler serves.
         first = ids[ids[:, 1] == 0]
         nothing = np.zeros((len(first), *context.shape[1:]), np.float32), np.zeros((len(first), pooled.shape[1]), np.float32)
-        null = judge_rows(detect(images_of(1.0, first, *nothing, "null condition")), prompts)
+        null = judge_rows(detect(images_of(first, *nothing, "null condition")), prompts)
 
         held_out = np.array([bool(row.get("held_out")) for row in prompts])[own]
         scores = {"geneval": geneval.score(judged)}

@@ -1,0 +1,240 @@
+"""`rfjax`: one command, a verb per job. Wiring only; JAX is imported when a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from rfjax.errors import ConfigError, RfjaxError
+
+OVERRIDE = re.compile(r"--config\.([A-Za-z0-9_.]+)(?:=(.*))?", re.DOTALL)
+OVERRIDE_HELP = "any field of the config can be overridden: --config.model.depth=3 --config.train.steps=500"
+
+
+def _study(args, overrides):
+    from rfjax.scaling import study as studies
+
+    study = studies.load_study(args.config, overrides)
+    if args.dry_run:
+        print("\n".join(studies.dry_run_lines(study)))
+        return 0
+    root = Path(args.workdir or Path("runs") / study.name)
+    failed = []
+    if args.point:
+        studies.run_point(study, study.point(args.point), root)
+        print(f"point {args.point} is trained and evaluated in {root / args.point}; collect with: "
+              f"rfjax study --config={args.config} --workdir={root} --collect")
+        return 0
+    if not args.collect:
+        failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
+    runs = [root / point.id for point in study.points if (root / point.id / "run.json").exists()]
+    if not runs:
+        raise ConfigError(f"no point of {study.name} has been run in {root}; leave --collect out to run them")
+    _collect(runs, root)
+    for outcome in failed:
+        print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _collect(runs, root):
+    from rfjax.scaling.report import summary_lines, write_report
+    from rfjax.scaling.table import collect
+
+    collect(runs, root / "results")
+    numbers = write_report(root / "results", root / "report")
+    print("\n".join(summary_lines(numbers)))
+    print(f"\nresults: {root / 'results'}\nreport:  {root / 'report' / 'index.html'}")
+
+
+def _train(args, overrides):
+    from rfjax import config as configs
+    from rfjax.scaling.study import run_config
+
+    config = configs.load(args.config, overrides)
+    run_config(config, Path(args.workdir), init_from=args.init, evaluate=not args.no_evaluation)
+    print(f"trained: {args.workdir}")
+    return 0
+
+
+def _eval(args, overrides):
+    from rfjax.evaluation.reopen import evaluate_run, record_lines
+
+    print("\n".join(record_lines(evaluate_run(Path(args.run), overrides, step=args.step, weights=args.weights))))
+    return 0
+
+
+def _sample(args, overrides):
+    from rfjax.evaluation.reopen import sample_run
+
+    path = sample_run(
+        Path(args.run),
+        overrides,
+        prompts=args.prompt,
+        out=Path(args.out),
+        step=args.step,
+        weights=args.weights,
+        samples=args.samples,
+        negative=args.negative,
+        seed=args.seed,
+    )
+    print(f"samples: {path}")
+    return 0
+
+
+def _geneval(args, overrides):
+    from rfjax.evaluation import geneval_files
+
+    return geneval_files.run(args)
+
+
+def _fit(args, overrides):
+    from rfjax.scaling import fit_command
+
+    return fit_command.run(args)
+
+
+def _report(args, overrides):
+    from rfjax.scaling.report import summary_lines, write_report
+    from rfjax.scaling.table import collect, run_folders
+
+    source = Path(args.runs)
+    results = source if (source / "table.json").exists() else source / "results"
+    if not (results / "table.json").exists():
+        collect(run_folders(source), results)
+    numbers = write_report(results, Path(args.out) if args.out else results.parent / "report")
+    print("\n".join(summary_lines(numbers)))
+    return 0
+
+
+def _study_arguments(parser):
+    parser.add_argument("--config", required=True, metavar="FILE.py", help="get_config() and points()")
+    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<name of the study>")
+    parser.add_argument("--point", metavar="ID", help="train and evaluate this point only")
+    parser.add_argument("--collect", action="store_true", help="merge, fit and report what has been run; train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list the points with parameters, FLOPs and state bytes")
+
+
+def _train_arguments(parser):
+    parser.add_argument("--config", required=True, metavar="FILE.py", help="a file with get_config()")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder; the same command resumes it")
+    parser.add_argument("--init", metavar="RUN@STEP", help="start a new run from this checkpoint's weights")
+    parser.add_argument("--no-evaluation", action="store_true", help="leave validation and GenEval to `rfjax eval`")
+
+
+def _checkpoint_arguments(parser):
+    parser.add_argument("run", metavar="RUN", help="a run's folder")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the newest)")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
+
+
+def _sample_arguments(parser):
+    _checkpoint_arguments(parser)
+    parser.add_argument("--prompt", action="append", required=True, help="a caption; may be given several times")
+    parser.add_argument("--negative", metavar="TEXT", help='encoded negative prompt, "" too (default: the null condition, zeros)')
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    parser.add_argument("--out", default="samples.png", metavar="FILE.png", help="one row per prompt (default samples.png)")
+
+
+def _geneval_arguments(parser):
+    from rfjax.evaluation import geneval_files
+
+    geneval_files.add_arguments(parser)
+
+
+def _fit_arguments(parser):
+    from rfjax.scaling import fit_command
+
+    fit_command.add_arguments(parser)
+
+
+def _report_arguments(parser):
+    parser.add_argument("runs", metavar="RUNS", help="a study's folder, or its results folder")
+    parser.add_argument("--out", metavar="DIR", help="default: report, beside the results")
+
+
+# verb -> (what it does, its arguments, its action, takes --config.* overrides, computes with JAX)
+VERBS = {
+    "study": ("run a study: train every point, evaluate, fit, report", _study_arguments, _study, True, True),
+    "train": ("train one run, or resume it", _train_arguments, _train, True, True),
+    "eval": ("measure a checkpoint: validation loss and GenEval", _checkpoint_arguments, _eval, True, True),
+    "sample": ("make images from captions", _sample_arguments, _sample, True, True),
+    "geneval": ("score detections by GenEval's rules", _geneval_arguments, _geneval, False, False),
+    "fit": ("fit scaling laws to a results table", _fit_arguments, _fit, False, False),
+    "report": ("remake the report from a results table", _report_arguments, _report, False, False),
+}
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rfjax", description="Scaling studies of rectified-flow text-to-image transformers.", allow_abbrev=False
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, (text, arguments, _, overridable, _) in VERBS.items():
+        epilog = OVERRIDE_HELP if overridable else None
+        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog, allow_abbrev=False)
+        if name == verb:  # the others' arguments need not be imported
+            arguments(sub)
+    return parser
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without `--config.KEY=VALUE` (or `--config.KEY VALUE`), and those as a mapping."""
+    rest, overrides = [], {}
+    words = iter(argv)
+    for word in words:
+        match = OVERRIDE.fullmatch(word)
+        if not match:
+            rest.append(word)
+            continue
+        value = match[2] if match[2] is not None else next(words, None)
+        if value is None:
+            raise ConfigError(f"{word} has no value; write {word}=VALUE")
+        overrides[match[1]] = value
+    return rest, overrides
+
+
+def _with_huge_pages(argv: list[str]) -> None:
+    """Starts the process again with huge pages for the allocator, where glibc would not use them.
+
+    On a CPU the step's temporaries are mapped and unmapped each time; with 4 KiB pages the page
+    faults take a third of the step (analysis/benchmarks). The setting is read at start-up only.
+    """
+    setting = "glibc.malloc.hugetlb=1"
+    present = os.environ.get("GLIBC_TUNABLES", "")
+    if not sys.platform.startswith("linux") or "glibc.malloc.hugetlb" in present:
+        return
+    os.environ["GLIBC_TUNABLES"] = f"{present}:{setting}" if present else setting
+    os.execv(sys.executable, [sys.executable, "-m", "rfjax", *argv])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line; returns the exit status (`rfjax.errors` says which means what)."""
+    from_shell = argv is None
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        rest, overrides = split_overrides(argv)
+        verb = next((word for word in rest if not word.startswith("-")), None)
+        args = _parser(verb).parse_args(rest)
+        _, _, action, overridable, computes = VERBS[args.verb]
+        if overrides and not overridable:
+            raise ConfigError(f"rfjax {args.verb} reads no config; leave out --config.{next(iter(overrides))}")
+        if computes and from_shell:
+            _with_huge_pages(argv)
+        return action(args, overrides)
+    except RfjaxError as error:
+        print(f"rfjax: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("rfjax: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

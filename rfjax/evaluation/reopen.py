@@ -1,0 +1,135 @@
+"""A trained run opened again from its folder: to measure it, or to sample from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rfjax import config as configs
+from rfjax.config import Config
+from rfjax.data.corpus import Corpus, load_corpus
+from rfjax.errors import ConfigError
+from rfjax.evaluation.evaluate import Evaluator, due_at
+from rfjax.evaluation.generate import make_generator, prompt_ids, sampler_name
+from rfjax.evaluation.pictures import png_bytes, strip
+from rfjax.evaluation.records import read_records
+from rfjax.files import write_whole
+from rfjax.models import Backbone, make_backbone
+from rfjax.training.checkpoint import restore_params, steps_saved
+from rfjax.training.mesh import make_mesh
+
+# What may differ from the run's own config without making it another run.
+MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift")
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    workdir: Path
+    name: str
+    config: Config
+    corpus: Corpus
+    backbone: Backbone
+    mesh: jax.sharding.Mesh
+
+    def newest_or(self, step: int | None) -> int:
+        """`step`, or the newest checkpoint's. Raises `ConfigError` for one that is not there."""
+        saved = steps_saved(self.workdir)
+        if not saved:
+            raise ConfigError(f"{self.workdir} has no checkpoint; train the run first")
+        if step is not None and step not in saved:
+            raise ConfigError(f"{self.workdir} has no checkpoint of step {step}; it has {', '.join(map(str, saved))}")
+        return saved[-1] if step is None else step
+
+
+def open_run(workdir: Path, overrides: Mapping[str, object]) -> OpenRun:
+    """The run in a folder. Raises `ConfigError` where there is none, or an override would make
+    it another run."""
+    workdir = Path(workdir)
+    for name in ("config.json", "run.json"):
+        if not (workdir / name).is_file():
+            raise ConfigError(f"{workdir} is not a run's folder: it has no {name}; give the folder that was --workdir")
+    for key in overrides:
+        if not key.startswith(MAY_DIFFER):
+            raise ConfigError(
+                f"config.{key} belongs to the training of {workdir} and cannot be changed now; "
+                f"only {', '.join('config.' + name for name in MAY_DIFFER)} can"
+            )
+    config = configs.apply_overrides(configs.from_dict(json.loads((workdir / "config.json").read_text())), overrides)
+    corpus = load_corpus(config.data, config.seed)
+    backbone = make_backbone(config.model, corpus.shapes, compute_dtype=config.train.compute_dtype)
+    name = json.loads((workdir / "run.json").read_text())["run"]
+    return OpenRun(workdir, name, config, corpus, backbone, make_mesh(config.mesh))
+
+
+def evaluate_run(workdir: Path, overrides: Mapping[str, object], *, step: int | None, weights: str) -> list[dict]:
+    """Measures one checkpoint with everything its config asks for, again where it has been, and
+    returns the records."""
+    run = open_run(workdir, overrides)
+    step = run.newest_or(step)
+    evaluator = Evaluator(run.config, run.workdir, run.name, run.corpus, run.backbone, run.mesh)
+    due = [one for one in due_at(run.config, run.name, step, everything=True, only=weights)]
+    evaluator.measure(due)
+    keys = [dict(one.key) for one in due]
+    return [record for record in read_records(run.workdir) if record["key"] in keys]
+
+
+def record_lines(records: Sequence[Mapping]) -> list[str]:
+    """The measured values for a console, one a line."""
+    lines = []
+    for record in records:
+        key = record["key"]
+        settings = " ".join(str(key[name]) for name in ("grid", "sampler") if key[name] != "-")
+        lines.append(f"{key['run']} step {key['step']} {key['weights']}: {key['evaluation']} ({settings}, seed {key['seed']})")
+        for value in record["values"]:
+            interval = "" if value["low"] is None else f"  [{value['low']:.4f}, {value['high']:.4f}]"
+            lines.append(f"  {value['metric']:<18}{value['item']:<16}{value['value']:.4f}{interval}  n={value['n']}")
+    return lines
+
+
+def sample_run(
+    workdir: Path,
+    overrides: Mapping[str, object],
+    *,
+    prompts: Sequence[str],
+    out: Path,
+    step: int | None,
+    weights: str,
+    samples: int,
+    negative: str | None,
+    seed: int,
+) -> Path:
+    """Images of captions as one PNG, a row per caption, and what made them as JSON beside it."""
+    if samples < 1:
+        raise ConfigError(f"--samples is {samples}; it must be at least 1")
+    run = open_run(workdir, overrides)
+    step = run.newest_or(step)
+    sampler, shift = run.config.evaluation.sampler, run.config.timestep_shift
+    ids = prompt_ids(len(prompts), samples)
+    context, pooled = run.corpus.encode(list(prompts))
+    against = None if negative is None else run.corpus.encode([negative])
+    params, _ = restore_params(run.workdir, step, weights)
+    generate = make_generator(
+        run.backbone.apply, sampler, shift, run.corpus.shapes.latents, batch_size=min(len(ids), 64)
+    )
+    with jax.default_matmul_precision(run.config.train.matmul_precision):
+        latents = generate(params, seed, ids, context[ids[:, 0]], pooled[ids[:, 0]], against)
+    images = run.corpus.to_images(latents)
+    rows = [strip(images[i * samples : (i + 1) * samples], gap=2)[0] for i in range(len(prompts))]
+    picture = np.concatenate([np.pad(row, ((0, 2), (0, 0), (0, 0)), constant_values=1.0) for row in rows])
+    facts = {
+        "run": run.name,
+        "step": step,
+        "weights": weights,
+        "sampler": sampler_name(sampler, shift),
+        "negative": "null condition (zeros)" if negative is None else negative,
+        "seed": seed,
+        "samples": samples,
+        "prompts": list(prompts),
+    }
+    write_whole({out: png_bytes(picture), out.with_suffix(".json"): json.dumps(facts, indent=1) + "\n"})
+    return out

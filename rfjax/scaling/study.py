@@ -1,0 +1,240 @@
+"""Running a study: every point trained and evaluated, what is done skipped, failures carried past."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from rfjax import config as configs
+from rfjax.config import Config
+from rfjax.data.corpus import load_corpus
+from rfjax.errors import ConfigError, Preempted, RfjaxError
+from rfjax.evaluation.evaluate import Evaluator
+from rfjax.models import make_backbone, parameter_count
+from rfjax.scaling.flops import forward_flops, state_bytes, training_flops
+from rfjax.training import run_folder
+from rfjax.training.loop import evaluation_steps, train
+from rfjax.training.mesh import make_mesh
+from rfjax.training.run_folder import RunFacts
+
+POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RESERVED = ("results", "report")  # folders of a study that are no points
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a study: an id that names its folder, and its config."""
+
+    id: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str
+    points: tuple[Point, ...]
+
+    def point(self, id: str) -> Point:
+        for point in self.points:
+            if point.id == id:
+                return point
+        raise ConfigError(f"the study {self.name} has no point {id!r}; it has {', '.join(p.id for p in self.points)}")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a point costs, from shapes alone."""
+
+    params: int
+    flops_forward_per_image: int
+    flops_per_image: int
+    flops: float
+    images: int
+    state_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    point: Point
+    error: str | None  # None where the point is trained and evaluated
+    seconds: float
+
+
+def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) -> Study:
+    """The study of a config file; a file without `points()` is a study of one point, `main`.
+
+    A point's own overrides apply to the base config, and `overrides` to all of them, last.
+    """
+    module = configs.load_file(path)
+    base = configs.from_dict(module.get_config())
+    points = module.points() if callable(getattr(module, "points", None)) else {"main": {}}
+    if not points:
+        raise ConfigError(f"points() of {path} is empty; a study needs at least one point")
+    made = []
+    for id, changes in points.items():
+        if not POINT_ID.fullmatch(id) or id in RESERVED:
+            raise ConfigError(f"point id {id!r} of {path} cannot name a folder; use letters, digits, . _ -")
+        try:
+            made.append(Point(id, configs.apply_overrides(base, {**changes, **(overrides or {})})))
+        except ConfigError as error:
+            raise ConfigError(f"point {id}: {error}") from None
+    return Study(base.name, tuple(made))
+
+
+def size_of(config: Config) -> Size:
+    """Parameters, FLOPs and state of a point; nothing is allocated."""
+    shapes = load_corpus(config.data, config.seed).shapes
+    params = parameter_count(make_backbone(config.model, shapes))
+    images = config.train.steps * config.train.batch_size
+    per_image = training_flops(config.model, shapes)
+    return Size(
+        params=params,
+        flops_forward_per_image=forward_flops(config.model, shapes),
+        flops_per_image=per_image,
+        flops=float(per_image) * images,
+        images=images,
+        state_bytes=state_bytes(params),
+    )
+
+
+def run_point(study: Study, point: Point, root: Path, *, init_from: str | None = None) -> None:
+    """Trains and evaluates one point in `root/<id>`, from wherever it stands.
+
+    Each due checkpoint is evaluated as training passes it; what an earlier attempt left out is
+    measured from its stored checkpoint.
+    """
+    run_config(point.config, root / point.id, study=study.name, point=point.id, init_from=init_from)
+
+
+def run_config(
+    config: Config,
+    workdir: Path,
+    *,
+    study: str | None = None,
+    point: str | None = None,
+    init_from: str | None = None,
+    evaluate: bool = True,
+) -> None:
+    """Trains a config in a folder and, with `evaluate`, measures what it asks for."""
+    corpus = load_corpus(config.data, config.seed)
+    backbone = make_backbone(
+        config.model, corpus.shapes, compute_dtype=config.train.compute_dtype, remat=config.train.remat
+    )
+    facts = RunFacts(
+        study=study,
+        point=point,
+        flops_per_image=training_flops(config.model, corpus.shapes),
+        flops_forward_per_image=forward_flops(config.model, corpus.shapes),
+    )
+    run = run_folder.run_name(facts, workdir)
+    evaluator = Evaluator(config, workdir, run, corpus, backbone, make_mesh(config.mesh))
+
+    def on_checkpoint(step, state):
+        evaluator.measure(evaluator.missing([step]), {"ema": state.ema, "raw": state.params})
+
+    train(
+        config,
+        workdir,
+        corpus=corpus,
+        backbone=backbone,
+        facts=facts,
+        init_from=init_from,
+        on_checkpoint=on_checkpoint if evaluate else None,
+    )
+    if evaluate:
+        evaluator.measure(evaluator.missing(sorted(evaluation_steps(config))))
+
+
+def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
+    """Runs every point in turn. A failed one is noted and passed; being told to stop is not."""
+    outcomes = []
+    sizes = {point.id: size_of(point.config) for point in study.points}
+    total = sum(size.flops for size in sizes.values())
+    began, spent, skipped = time.monotonic(), 0.0, 0.0
+    for number, point in enumerate(study.points, 1):
+        size = sizes[point.id]
+        say(f"[{number}/{len(study.points)}] {describe(point, size)}{_time_left(began, spent, total - skipped)}")
+        start = time.monotonic()
+        error = None
+        try:
+            run_point(study, point, root)
+        except Preempted:
+            raise
+        except RfjaxError as failure:
+            error = str(failure)
+        except Exception as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            (root / point.id).mkdir(parents=True, exist_ok=True)
+            (root / point.id / "error.txt").write_text(traceback.format_exc())
+        if error:
+            say(f"    failed, going on with the next point: {error}")
+            _note_failure(root / point.id, error)
+        seconds = time.monotonic() - start
+        if seconds < 0.02 * (time.monotonic() - began):
+            skipped += size.flops  # done before: it says nothing about this machine's speed
+        else:
+            spent += size.flops
+        outcomes.append(Outcome(point, error, seconds))
+        jax.clear_caches()  # the next point's programs are others
+    return outcomes
+
+
+def _note_failure(workdir: Path, error: str) -> None:
+    """The trainer notes its own failures; one outside it is noted here, for the report."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    status = run_folder.read_status(workdir)
+    if status["state"] not in ("failed", "diverged"):
+        run_folder.write_status(workdir, "failed", status.get("step", 0), error)
+
+
+def describe(point: Point, size: Size) -> str:
+    model = point.config.model
+    return (
+        f"{point.id}: depth {model.depth}, width {model.width}, {size.params:,} parameters, "
+        f"{size.images:,} images, {size.flops:.3g} FLOPs"
+    )
+
+
+def _time_left(began, spent, total) -> str:
+    if not spent:
+        return ""
+    left = (time.monotonic() - began) * (total - spent) / spent
+    return f" (about {left / 60:.0f} min left)"
+
+
+def dry_run_lines(study: Study) -> Sequence[str]:
+    """A table of the study's points: what each would cost."""
+    rows = [("point", "depth", "width", "params", "steps", "batch", "GFLOPs/image", "FLOPs", "state")]
+    for point in study.points:
+        size, config = size_of(point.config), point.config
+        rows.append(
+            (
+                point.id,
+                str(config.model.depth),
+                str(config.model.width),
+                f"{size.params:,}",
+                f"{config.train.steps:,}",
+                f"{config.train.batch_size:,}",
+                f"{size.flops_per_image / 1e9:,.4g}",
+                f"{size.flops:.4g}",
+                _bytes(size.state_bytes),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+    note = "FLOPs: training, three forward passes an image. State: parameters, average and two moments in float32."
+    return [f"study {study.name}: {len(study.points)} points", *lines, note]
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    raise AssertionError
