@@ -97,7 +97,9 @@ def sentence(
 
 
 def with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    """The name with "a" or "an" before it, by sound: "an eight", but "a one"."""
+    vowel = name[0] in "aeiou" and not name.startswith("one")
+    return f"{'an' if vowel else 'a'} {name}"
 
 
 def row(vocabulary: Vocabulary, task: str, classes: Sequence[int], colors: Sequence[int], count: int, relation: int) -> dict:

@@ -33,6 +33,17 @@ _POSITION_CELLS = np.array(
     ]
 )
 
+# Colours far apart in RGB and from every background: names among GenEval's ten.
+PALETTE = {
+    "red": (0.95, 0.10, 0.10),
+    "yellow": (1.00, 0.90, 0.05),
+    "green": (0.05, 0.80, 0.15),
+    "blue": (0.10, 0.30, 1.00),
+    "purple": (0.75, 0.05, 0.90),
+    "white": (1.00, 1.00, 1.00),
+}
+BACKGROUNDS = (0.12, 0.32)  # the darkest and the lightest grey
+
 CONTENT_SLOTS = 8
 LAYOUT_SLOTS = 22
 
@@ -132,8 +143,15 @@ def place(contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
     )
 
 
-def assemble(patches: Float[np.ndarray, "n 4 cell cell c"]) -> Float[np.ndarray, "n side side c"]:
-    """The image of four square cells in reading order."""
-    n, _, cell, _, channels = patches.shape
-    grid = patches.reshape(n, 2, 2, cell, cell, channels).transpose(0, 1, 3, 2, 4, 5)
-    return grid.reshape(n, 2 * cell, 2 * cell, channels)
+def between(low: float, high: float, u: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    return low + (high - low) * u
+
+
+def paint(vocabulary: Vocabulary, layout: Layout, alpha: Float[np.ndarray, "n 4 cell cell"]) -> Float[np.ndarray, "n side side 3"]:
+    """Images in [0, 1]: each cell's colour over the background, mixed by `alpha`, 0 where absent."""
+    n, _, cell, _ = alpha.shape
+    background = between(*BACKGROUNDS, layout.background)[:, None, None, None, None]
+    color = np.array(vocabulary.palette)[layout.colors][:, :, None, None, :]
+    cells = background + alpha[..., None] * (color - background)
+    grid = cells.reshape(n, 2, 2, cell, cell, 3).transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(n, 2 * cell, 2 * cell, 3).astype(np.float32)

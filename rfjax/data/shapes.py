@@ -13,17 +13,9 @@ from jaxtyping import Float
 
 from rfjax.config import DataConfig
 from rfjax.data.embedded import SceneCorpus, check_image_size
-from rfjax.data.scenes import Layout, Vocabulary, assemble
+from rfjax.data.scenes import PALETTE, Layout, Vocabulary, between, paint
 
 CLASSES = ("square", "triangle", "cross", "ring", "bar", "pillar")
-PALETTE = {
-    "red": (0.95, 0.10, 0.10),
-    "yellow": (1.00, 0.90, 0.05),
-    "green": (0.05, 0.80, 0.15),
-    "blue": (0.10, 0.30, 1.00),
-    "purple": (0.75, 0.05, 0.90),
-    "white": (1.00, 1.00, 1.00),
-}
 VOCABULARY = Vocabulary(
     classes=CLASSES,
     plurals=("squares", "triangles", "crosses", "rings", "bars", "pillars"),
@@ -36,9 +28,8 @@ VOCABULARY = Vocabulary(
 # that keeps two shapes apart by at least a pixel at 16 x 16 wherever they are jittered to.
 RADII = (0.325, 0.41)
 MARGIN = 0.0625
-BACKGROUNDS = (0.12, 0.32)  # shades of grey, darker than every colour of the palette is bright
 
-# Over training images; measured once, so that latents have zero mean and unit variance.
+# Over training images of 16 pixels a side, so that latents have about zero mean and unit variance.
 MEAN = (0.285, 0.269, 0.270)
 STD = (0.203, 0.178, 0.192)
 
@@ -97,8 +88,7 @@ def renderer(image_size: int):
     cell = image_size // 2
 
     def render(layout: Layout, split: str) -> Float[np.ndarray, "n h w 3"]:
-        low, high = RADII
-        radius = cell * (low + (high - low) * layout.size)
+        radius = cell * between(*RADII, layout.size)
         room = cell * (0.5 - MARGIN) - radius
         centre = cell / 2 + layout.offset * room[..., None]
         grid = np.arange(cell) + 0.5
@@ -108,10 +98,7 @@ def renderer(image_size: int):
         for index, name in enumerate(CLASSES):
             mine = layout.present & (layout.classes == index)
             alpha[mine] = coverage(name, x[mine], y[mine], radius[mine][:, None, None])
-        low, high = BACKGROUNDS
-        background = (low + (high - low) * layout.background)[:, None, None, None, None]
-        color = np.array(VOCABULARY.palette)[layout.colors][:, :, None, None, :]
-        return assemble(background + alpha[..., None] * (color - background)).astype(np.float32)
+        return paint(VOCABULARY, layout, alpha)
 
     return render
 

@@ -1,7 +1,7 @@
 """From images to coloured blobs on a grey background: what both detectors start with.
 
 A pixel is taken to be background + alpha (colour - background), which anti-aliased drawing makes
-exact. Blobs are connected pixels of alpha above one half; each has one colour, the palette entry
+exact. Blobs are connected pixels of large enough alpha; each has one colour, the palette entry
 that explains its pixels best, and its alpha is then a picture of the object free of colour.
 """
 
@@ -13,7 +13,6 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Float, Int
 
-MASK_ALPHA = 0.5
 MIN_PIXELS = 4
 # What may be background: nearly grey, and not bright. Images with fewer such pixels hold nothing.
 GREY_SPREAD = 0.15
@@ -36,9 +35,9 @@ class Blobs:
 
 
 def find_blobs(
-    images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], side: int
+    images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], *, side: int, mask_alpha: float
 ) -> Blobs:
-    """All blobs of at least `MIN_PIXELS` pixels; windows are `side` pixels wide."""
+    """All blobs of at least `MIN_PIXELS` pixels of alpha above `mask_alpha`; windows are `side` pixels wide."""
     n, height, width, _ = images.shape
     images = np.asarray(images, np.float64)
     background, usable = estimate_background(images)
@@ -52,7 +51,7 @@ def find_blobs(
 
     nearest = np.argmin(residual, axis=-1)
     strength = np.take_along_axis(alpha, nearest[..., None], axis=-1)[..., 0].reshape(n, height, width)
-    mask = (strength > MASK_ALPHA) & usable[:, None, None]
+    mask = (strength > mask_alpha) & usable[:, None, None]
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = True
     labels, count = scipy.ndimage.label(mask, in_plane)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from rfjax.data.shapes import CLASSES, RADII, VOCABULARY, coverage
 from rfjax.evaluation.detectors.segmentation import Blobs, collect, find_blobs
 
+MASK_ALPHA = 0.5
 REJECT_ERROR = 0.25  # the squared error, per unit of area, at which a match is worth nothing
 TEMPERATURE = 0.035
 SIZE_TOLERANCE = 1.15  # how far outside the drawn sizes a radius may lie before it costs
@@ -27,7 +28,7 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
     """Shapes in images in [0, 1], 16 to 32 pixels a side; see the package for the result."""
     images = np.asarray(images)
     cell = images.shape[1] // 2
-    blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4)
+    blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)
     errors = match_errors(blobs, cell)
     logits = np.concatenate([-errors, np.full((len(errors), 1), -REJECT_ERROR)], axis=1) / TEMPERATURE
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -1,0 +1,106 @@
+"""The corpus `digits`: the scenes of `shapes` made of real handwriting.
+
+The objects are scikit-learn's bundled 1,797 scans of 8 x 8 pixels and 17 grey levels (the test
+part of Alpaydin & Kaynak 1998, "Optical recognition of handwritten digits", UCI), coloured and
+placed. A quarter of the scans is set aside by a fixed hash of the scan's number: training
+examples show the others only, validation examples and ground truth the set-aside ones only.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.config import DataConfig
+from rfjax.data import hashing
+from rfjax.data.embedded import SceneCorpus, check_image_size
+from rfjax.data.scenes import PALETTE, Layout, Vocabulary, paint
+
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+VOCABULARY = Vocabulary(
+    classes=CLASSES,
+    plurals=("zeros", "ones", "twos", "threes", "fours", "fives", "sixes", "sevens", "eights", "nines"),
+    colors=tuple(PALETTE),
+    palette=tuple(PALETTE.values()),
+    held_out=tuple(digit % len(PALETTE) for digit in range(10)),  # red zero, yellow one, green two, ...
+)
+
+SCAN_SIDE = 8
+VALIDATION_SHARE = 0.25
+
+# Over training images of 20 pixels a side, so that latents have about zero mean and unit variance.
+MEAN = (0.261, 0.249, 0.251)
+STD = (0.163, 0.141, 0.152)
+
+
+@cache
+def scans(split: str) -> tuple[Float[np.ndarray, "digit_scans 8 8"], ...]:
+    """Per digit, the scans of a split as coverage in [0, 1]."""
+    from sklearn.datasets import load_digits  # slow to import, and only this corpus wants it
+
+    bunch = load_digits()
+    u = hashing.uniforms(hashing.key("digits", "split"), np.arange(len(bunch.target)), 1)[:, 0]
+    chosen = (u < VALIDATION_SHARE) == (split == "validation")
+    return tuple(bunch.images[chosen & (bunch.target == digit)] / 16.0 for digit in range(10))
+
+
+def drawn_side(cell: int) -> int:
+    """Pixels a scan is drawn at in a cell: as scanned where the image is 20 pixels a side."""
+    return int(0.8 * cell + 0.7)
+
+
+@cache
+def drawn_scans(split: str, side: int) -> tuple[Float[np.ndarray, "digit_scans side side"], ...]:
+    """`scans` resampled to `side` pixels, bilinearly."""
+    matrix = resampling(np.full(1, SCAN_SIDE / 2), SCAN_SIDE, side, SCAN_SIDE / side)[0]
+    return tuple(matrix @ group @ matrix.T for group in scans(split))
+
+
+def resampling(
+    centre: Float[np.ndarray, "n"], source: int, target: int, step: float
+) -> Float[np.ndarray, "n target source"]:
+    """Matrices that sample `source` pixels at `target` places `step` pixels apart about `centre`.
+
+    Triangle filter of half-width max(step, 1), so that shrinking does not alias; beyond the edge
+    is zero. Coordinates put the first pixel's centre at 1/2.
+    """
+    places = centre[:, None] + (np.arange(target) + 0.5 - target / 2) * step
+    width = max(step, 1.0)
+    distance = np.abs(places[:, :, None] - (np.arange(source) + 0.5)) / width
+    return np.maximum(0.0, 1.0 - distance) / width
+
+
+def renderer(image_size: int):
+    """A function from layouts and a split to images of the given side."""
+    cell = image_size // 2
+    side = drawn_side(cell)
+    room = cell - 1 - side  # one empty line keeps two digits apart
+
+    def render(layout: Layout, split: str) -> Float[np.ndarray, "n h w 3"]:
+        groups = drawn_scans(split, side)
+        alpha = np.zeros((*layout.classes.shape, cell, cell))
+        # Whole pixels: a scan is moved, never blurred.
+        shift = ((room + 1) * (layout.offset + 1.0) / 2.0).astype(int)
+        for n, k in np.argwhere(layout.present).tolist():
+            group = groups[layout.classes[n, k]]
+            x, y = shift[n, k]
+            alpha[n, k, y : y + side, x : x + side] = group[int(layout.variant[n, k] * len(group))]
+        return paint(VOCABULARY, layout, alpha)
+
+    return render
+
+
+def make(data: DataConfig, seed: int) -> SceneCorpus:
+    check_image_size("digits", data.image_size, 16, 32)
+    return SceneCorpus(
+        name="digits",
+        version="digits-1",
+        seed=seed,
+        image_size=data.image_size,
+        vocabulary=VOCABULARY,
+        mean=MEAN,
+        std=STD,
+        render=renderer(data.image_size),
+    )

@@ -1,0 +1,108 @@
+"""The detector of `digits`: blobs against every training scan, by kernel ridge regression.
+
+A blob's picture is brought to the scans' scale and centred on its centroid to a fraction of a
+pixel. The training scans, drawn at the size the image has, go through the same and are joined by
+noisy and blurred copies, so that a clean drawing is not demanded. One Gaussian kernel between
+picture and scans gives both what a blob is, by regression on one-hot targets, and how much it
+resembles anything, by its nearest scan. The score is the product of two sigmoids, of the lead of
+the best class over the second and of the squared error against the nearest scan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import scipy.linalg
+import scipy.ndimage
+from jaxtyping import Float
+
+from rfjax.data import hashing
+from rfjax.data.digits import CLASSES, SCAN_SIDE, VOCABULARY, drawn_scans, drawn_side, resampling
+from rfjax.evaluation.detectors.segmentation import collect, find_blobs
+
+MASK_ALPHA = 0.3  # low, as thin strokes fall apart above it
+PICTURE_SIDE = 12
+KERNEL_SCALE = 0.3  # the kernel is exp(-KERNEL_SCALE * squared distance of pictures)
+RIDGE = 0.05
+NOISE = 0.15  # standard deviation of coverage in the noisy copies
+BLUR = 0.6  # pixels, in the blurred copies
+
+LEAD_TEMPERATURE = 0.015
+REJECT_ERROR = 0.25  # the squared error, per unit of area, that halves the score
+REJECT_TEMPERATURE = 0.035
+SMALLEST_SCORE = 0.05
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Known pictures and the regression's coefficients on the kernel to each."""
+
+    known: Float[np.ndarray, "k pixels"]
+    coefficients: Float[np.ndarray, "k 10"]
+
+    def __call__(self, pictures: Float[np.ndarray, "m pixels"]):
+        """Per class a value near 1 where it is the one [m, 10], and the distance^2 to the nearest [m]."""
+        distance = _squared_distances(pictures, self.known)
+        return np.exp(-KERNEL_SCALE * distance) @ self.coefficients, distance.min(axis=1)
+
+
+def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
+    """Digits in images in [0, 1], 16 to 32 pixels a side; see the package for the result."""
+    images = np.asarray(images)
+    cell = images.shape[1] // 2
+    blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)
+    pictures = canonical(blobs.window, blobs.centroid - blobs.origin, cell)
+    values, distance = classifier(cell)(pictures)
+    error = distance / np.maximum(pictures.sum(axis=1), 1e-9) + blobs.residual
+    second, first = np.sort(values, axis=1)[:, -2:].T
+    score = _sigmoid((first - second) / LEAD_TEMPERATURE) * _sigmoid((REJECT_ERROR - error) / REJECT_TEMPERATURE)
+    return collect(len(images), blobs, np.argmax(values, axis=1), score, CLASSES, VOCABULARY.colors, SMALLEST_SCORE)
+
+
+def canonical(
+    windows: Float[np.ndarray, "m side side"], centroid: Float[np.ndarray, "m 2"], cell: int
+) -> Float[np.ndarray, "m pixels"]:
+    """Pictures at the scans' scale, the centroid in the middle; `centroid` is (x, y) in the window."""
+    step = drawn_side(cell) / SCAN_SIDE
+    across = resampling(centroid[:, 0], windows.shape[2], PICTURE_SIDE, step)
+    down = resampling(centroid[:, 1], windows.shape[1], PICTURE_SIDE, step)
+    return (down @ windows @ across.transpose(0, 2, 1)).reshape(len(windows), PICTURE_SIDE**2)
+
+
+@cache
+def classifier(cell: int) -> Classifier:
+    """Fitted to the training scans alone, once a process and image size; takes a few seconds."""
+    groups = drawn_scans("train", drawn_side(cell))
+    targets = np.repeat(np.eye(len(CLASSES)), [len(group) for group in groups], axis=0)
+    margin = (cell + 4 - drawn_side(cell)) // 2
+    clean = np.pad(np.concatenate(groups), ((0, 0), (margin, margin), (margin, margin)))
+    copies = (clean, _noisy(clean), scipy.ndimage.gaussian_filter(clean, (0, BLUR, BLUR)))
+    known = np.concatenate([canonical(copy, _centroids(copy), cell) for copy in copies])
+    kernel = np.exp(-KERNEL_SCALE * _squared_distances(known, known))
+    kernel[np.diag_indices(len(kernel))] += RIDGE
+    factor = scipy.linalg.cho_factor(kernel, overwrite_a=True)
+    return Classifier(known, scipy.linalg.cho_solve(factor, np.tile(targets, (len(copies), 1))))
+
+
+def _noisy(windows):
+    """Noise where a blob could have pixels: on the scan and its rim."""
+    rim = scipy.ndimage.maximum_filter(windows, size=(1, 3, 3)) > MASK_ALPHA
+    noise = hashing.normals(hashing.key("digits", "noise"), np.arange(len(windows)), windows[0].size)
+    return np.clip(windows + NOISE * noise.reshape(windows.shape), 0.0, 1.0) * rim
+
+
+def _centroids(windows):
+    grid = np.arange(windows.shape[1]) + 0.5
+    moments = np.stack([windows.sum(axis=1) @ grid, windows.sum(axis=2) @ grid], axis=1)
+    return moments / windows.sum(axis=(1, 2))[:, None]
+
+
+def _squared_distances(a, b):
+    squares = np.sum(a**2, axis=1)[:, None] - 2.0 * a @ b.T + np.sum(b**2, axis=1)
+    return np.maximum(squares, 0.0)
+
+
+def _sigmoid(x):
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
