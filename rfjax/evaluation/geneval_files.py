@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rfjax.errors import ConfigError
+from rfjax.files import write_whole
 
 # The rules bring numpy along: they are imported where they are used, so that --help is quick.
 
@@ -95,7 +96,6 @@ def score_files(
     Raises `ConfigError` naming file, line and remedy on anything that cannot be used as given.
     """
     from rfjax.evaluation.geneval import GenEvalOptions, judge, score
-    from rfjax.evaluation.records import write_whole
 
     options = GenEvalOptions() if options is None else options
     outputs = (Path(out_path), summary_path(out_path))

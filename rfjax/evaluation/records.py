@@ -14,18 +14,17 @@ of an earlier one replaces it. The results table is merged from them. Nothing he
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from rfjax.errors import ConfigError, RfjaxError
+from rfjax.errors import RfjaxError
 from rfjax.evaluation.geneval import GenEvalScore
 from rfjax.evaluation.paired import ValidationLoss
+from rfjax.files import write_whole
 
 SCHEMA = 1
 KEY_FIELDS = {
@@ -179,33 +178,6 @@ def read_records(workdir: str | os.PathLike) -> list[dict]:
             raise RfjaxError(f"an evaluation record whose key does not hash to its file name, {remedy}")
         records.append(record)
     return sorted(records, key=lambda record: [record["key"][name] for name in KEY_FIELDS])
-
-
-def write_whole(contents: Mapping[Path, str]) -> None:
-    """Write text files so that each is there whole or not at all, and none unless all could be
-    written. Raises `RfjaxError` naming the file that could not be.
-    """
-    temporary = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for path in contents}
-    try:
-        for path, text in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():  # found out now, not after another file has been replaced
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            with open(temporary[path], "x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in contents:
-            os.replace(temporary[path], path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RfjaxError(f"cannot write {path}: {reason}; check the folder and the space left") from None
-    finally:
-        for name in temporary.values():
-            try:
-                name.unlink()
-            except OSError:  # renamed, or never made
-                pass
 
 
 def _value(metric, item, value, stderr, low, high, n):

@@ -69,8 +69,8 @@ def make_validation_step(
     if batch_sharding is not None:
         _check_divisible(config, batch_sharding)
     grid = GRIDS[config.grid]
-    numbers = jnp.array(grid.numbers(config.levels), jnp.uint32)
-    times = jnp.array(grid.times(config.levels), jnp.float32)
+    numbers = np.array(grid.numbers(config.levels), np.uint32)
+    times = np.array(grid.times(config.levels), np.float32)
 
     def losses(params, batch):
         latents, context, pooled, example_ids = batch
@@ -80,7 +80,7 @@ def make_validation_step(
             noise = validation_noise(config.seed, example_ids, number, latents.shape[1:])
             t = jnp.full(latents.shape[0], time)
             z = interpolate(path, latents, noise, t)
-            velocity = velocity_fn(params, z, t, context, pooled).astype(jnp.float32)
+            velocity = velocity_fn(params, z, t, context, pooled)
             error = jnp.square(velocity - velocity_target(path, latents, noise, t))
             return error.reshape(error.shape[0], -1).mean(1)
 

@@ -1,7 +1,12 @@
 """Evaluation records: one file per key, whole or absent, and damage named."""
 
+import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,8 +61,6 @@ def test_every_field_of_the_key_tells_records_apart(tmp_path):
 
 def test_the_name_of_a_key_stays_what_it_is():
     """The SHA-1 of canonical JSON, by hand: another name would orphan what is on disk."""
-    import hashlib
-
     text = '{"corpus":"shapes","evaluation":"validation","grid":"-","run":"d4-s0",'
     text += '"sampler":"-","seed":0,"step":200,"weights":"-"}'
     assert record_name(key()) == hashlib.sha1(text.encode()).hexdigest() + ".json"
@@ -77,10 +80,29 @@ def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
     assert len(os.listdir(tmp_path / "evaluations")) == 1
 
 
-def test_a_write_that_was_killed_halfway_is_not_read(tmp_path):
-    path = write_record(tmp_path, record())
-    path.with_name(f".{path.name}.0123.tmp").write_text('{"schema": 1')
-    assert read_records(tmp_path) == [record()]
+def test_a_reader_sees_the_old_record_or_the_new_one_whole(tmp_path):
+    path = write_record(tmp_path, record(0.1))
+    with open(path) as reader:
+        write_record(tmp_path, record(0.2))
+        assert json.load(reader) == record(0.1)
+
+
+KILLED_SCRIPT = """
+import json, os, signal, sys
+from rfjax.evaluation.records import write_record
+os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)  # the text is written, nothing more
+write_record(sys.argv[1], json.loads(sys.argv[2]))
+"""
+
+
+def test_a_write_that_is_killed_halfway_leaves_the_old_record(tmp_path):
+    write_record(tmp_path, record(0.1))
+    command = [sys.executable, "-c", KILLED_SCRIPT, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    for new in (record(0.2), record(step=300)):
+        assert subprocess.run([*command, json.dumps(new)], cwd=root).returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path / "evaluations")) == 3  # what the kills left over is not read
+    assert read_records(tmp_path) == [record(0.1)]
 
 
 @pytest.mark.parametrize(
