@@ -1,0 +1,292 @@
+"""Checkpoints of a run: asynchronous, atomic, pruned by rule and checked when read.
+
+All of Orbax is here. A checkpoint is a folder `checkpoints/<step>` with the state and a JSON of
+facts: what resuming needs beside arrays, and a checksum of every array. Checksums are computed
+on device and do not depend on the sharding, so a checkpoint written on one mesh is verified on
+any other. Reading falls back from a damaged checkpoint to the one before, and says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array, UInt32
+from orbax.checkpoint import checkpoint_managers as policies
+
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.training.mesh import path_name
+from rfjax.training.state import TrainState
+
+FOLDER = "checkpoints"
+ASIDE = "damaged"  # where a run moves checkpoints it cannot read, for a person to look at
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
+
+
+class Restored(NamedTuple):
+    step: int
+    tree: Any  # what was asked for, on the shardings asked for
+    facts: dict
+    messages: tuple[str, ...]  # one for each damaged checkpoint passed over
+    damaged: tuple[int, ...]  # their steps
+
+
+def steps_saved(workdir: Path) -> list[int]:
+    """The steps of the complete checkpoints, ascending; a torn one has another name."""
+    folder = Path(workdir) / FOLDER
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+# Checksums
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32[Array, ""]:
+    """Sum over positions of bits * odd(position), modulo 2^32.
+
+    Wraparound addition is associative, so no sharding can change the sum; an odd factor loses no
+    bit, so any single changed element changes it; factors that differ by position see swaps.
+    One program per shape, shared by all arrays of that shape, is quick to compile.
+    """
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+    position = jnp.full(bits.shape, salt, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(bits.ndim)):
+        index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        position += index * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    mixed = position * jnp.uint32(0x9E3779B1)
+    total = jnp.sum(bits * ((mixed ^ (mixed >> 16)) | 1), dtype=jnp.uint32)
+    return total if mesh is None else jax.lax.with_sharding_constraint(total, NamedSharding(mesh, P()))
+
+
+def checksums(tree) -> dict[str, int]:
+    """A uint32 checksum of each array's bits and their places, by path."""
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    sums = {
+        name: _checksum(leaf, np.uint32(zlib.crc32(name.encode())), getattr(leaf.sharding, "mesh", None))
+        for name, leaf in leaves.items()
+    }
+    return {name: int(value) for name, value in jax.device_get(sums).items()}
+
+
+# Reading
+
+
+def _reader() -> ocp.Checkpointer:
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "facts": ocp.JsonCheckpointHandler()}
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+
+
+def _path(workdir: Path, step: int) -> Path:
+    return Path(workdir).absolute() / FOLDER / str(step)  # Orbax refuses relative paths
+
+
+def read_facts(workdir: Path, step: int) -> dict:
+    """The facts of one checkpoint. Raises `RfjaxError` when they cannot be read."""
+    try:
+        with _reader() as reader:
+            return reader.restore(_path(workdir, step), args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+    except Exception as error:
+        raise RfjaxError(f"the facts of checkpoint {_path(workdir, step)} cannot be read: {_brief(error)}") from error
+
+
+def stored_shapes(workdir: Path, step: int) -> dict:
+    """The tree of a checkpoint's arrays as `ShapeDtypeStruct`s without shardings."""
+    try:
+        with _reader() as reader:
+            tree = reader.metadata(_path(workdir, step)).item_metadata["state"].tree
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    except Exception as error:
+        raise RfjaxError(f"checkpoint {_path(workdir, step)} cannot be read: {_brief(error)}") from error
+
+
+def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
+    """(tree, facts) of one checkpoint, verified.
+
+    `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted, never the stored ones;
+    it may be a part of what was saved. Raises `RfjaxError` when anything is missing, unreadable
+    or other than what was saved.
+    """
+    path = _path(workdir, step)
+    arguments = ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        ),
+        facts=ocp.args.JsonRestore(),
+    )
+    try:
+        with _reader() as reader:
+            restored = reader.restore(path, args=arguments)
+        tree, facts = restored.state, restored.facts
+        saved = facts["checksums"]
+        found = checksums(tree)
+    except Exception as error:  # Orbax, TensorStore and JSON each have their own
+        raise RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}") from error
+    wrong = [name for name, value in found.items() if saved.get(name) != value]
+    if wrong:
+        raise RfjaxError(f"checkpoint {path} is damaged: the checksum of {wrong[0]} differs ({len(wrong)} of {len(found)} arrays)")
+    return tree, facts
+
+
+def restore_newest(workdir: Path, abstract) -> Restored | None:
+    """The newest good checkpoint; None when there is none at all.
+
+    Raises `RfjaxError` when there are checkpoints but none can be restored.
+    """
+    messages, damaged = [], []
+    for step in reversed(steps_saved(workdir)):
+        try:
+            tree, facts = restore_step(workdir, step, abstract)
+            messages = [f"{message}; fell back to the checkpoint of step {step}" for message in messages]
+            return Restored(step, tree, facts, tuple(messages), tuple(damaged))
+        except RfjaxError as error:
+            messages.append(str(error))
+            damaged.append(step)
+    if messages:
+        raise RfjaxError(
+            f"none of the {len(messages)} checkpoints in {Path(workdir) / FOLDER} can be restored; the newest: "
+            f"{messages[0]}. Use another --workdir, or move that folder away to start afresh"
+        )
+    return None
+
+
+def restore_params(workdir: Path, step: int | None = None, weights: str = "ema", sharding=None) -> tuple[Any, dict]:
+    """(parameters, facts) of a checkpoint: the average (`ema`) or the `raw` weights alone.
+
+    The newest step by default, whose damage is then an error rather than a fallback: a result
+    must not silently be that of another step. `sharding` is one for all arrays, or a function
+    of their shapes' tree; the first device by default.
+    """
+    if weights not in ("ema", "raw"):
+        raise ConfigError(f"weights is {weights!r}; it must be ema or raw")
+    saved = steps_saved(workdir)
+    if not saved:
+        raise ConfigError(f"no checkpoint in {Path(workdir) / FOLDER}; train that run first")
+    step = saved[-1] if step is None else step
+    if step not in saved:
+        raise ConfigError(f"no checkpoint of step {step} in {Path(workdir) / FOLDER}; it has {', '.join(map(str, saved))}")
+    key = {"ema": "ema", "raw": "params"}[weights]
+    shapes = {key: stored_shapes(workdir, step)[key]}
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    targets = sharding(shapes) if callable(sharding) else jax.tree.map(lambda _: sharding, shapes)
+    abstract = jax.tree.map(lambda s, t: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=t), shapes, targets)
+    tree, facts = restore_step(workdir, step, abstract)
+    return tree[key], facts
+
+
+def set_aside(workdir: Path, steps: Sequence[int]) -> None:
+    """Moves damaged checkpoints to `damaged/`, so that their steps can be saved again."""
+    if jax.process_index() == 0:
+        for step in steps:
+            target = Path(workdir) / ASIDE / str(step)
+            target.parent.mkdir(exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(_path(workdir, step), target)
+    ocp.multihost.sync_global_processes("rfjax:set_aside")
+
+
+# Writing
+
+
+class _KeptForGood(policies.PreservationPolicy):
+    def __init__(self, kept: Callable[[int], bool]):
+        self._kept = kept
+
+    def should_preserve(self, checkpoints, *, context):
+        return [self._kept(checkpoint.step) for checkpoint in checkpoints]
+
+
+class Checkpoints:
+    """The writer of one run's checkpoints; a context manager, so that pending saves finish.
+
+    The last `keep_last` stay, and every step for which `kept` is true. An older checkpoint goes
+    only once a newer one is complete.
+    """
+
+    def __init__(self, workdir: Path, *, keep_last: int, kept: Callable[[int], bool]):
+        self._workdir = Path(workdir)
+        (self._workdir / FOLDER).mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_last), _KeptForGood(kept)]),
+            cleanup_tmp_directories=True,
+            save_root_metadata=False,
+        )
+        self._manager = ocp.CheckpointManager(_path(workdir, 0).parent, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            self._manager.close()
+        except Exception as error:
+            if kind is None:  # else the first error is the one to tell
+                raise self._failed(error) from error
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, step: int, facts: dict) -> None:
+        """Starts saving; returns once the device may overwrite `state`.
+
+        Raises `RfjaxError` when this save cannot start, or the one before it failed.
+        """
+        facts = facts | {"checksums": checksums(state._asdict())}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state._asdict()), facts=ocp.args.JsonSave(facts)
+                ),
+            )
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def check(self) -> None:
+        """Raises `RfjaxError` when a save in the background has failed."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Until what was saved is on disk. Raises `RfjaxError` when it could not be."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> RfjaxError:
+        folder = self._workdir / FOLDER
+        saved = steps_saved(self._workdir)
+        good = f"the last complete one is of step {saved[-1]}" if saved else "there is none yet"
+        free = shutil.disk_usage(folder).free / 2**30
+        return RfjaxError(
+            f"a checkpoint could not be written to {folder} ({free:.2f} GiB free): {_brief(error)}; {good}. "
+            f"Free some space, then give the same command again"
+        )
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error, shortened."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

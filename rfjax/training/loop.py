@@ -1,0 +1,274 @@
+"""Training a run to its last step, whatever happens on the way.
+
+The same call resumes from the newest good checkpoint. Everything a step does is a function of
+(config, step), so a run killed at any moment and started again ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from rfjax.config import Config
+from rfjax.data.corpus import Corpus
+from rfjax.data.loader import batches
+from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
+from rfjax.training import checkpoint, hardware, lineage, run_folder
+from rfjax.training.checkpoint import Checkpoints
+from rfjax.training.loss import make_loss, run_keys
+from rfjax.training.mesh import BATCH, make_mesh, shardings
+from rfjax.training.metrics import MetricsWriter
+from rfjax.training.monitor import Monitor, Spending
+from rfjax.training.optimizer import make_optimizer
+from rfjax.training.preemption import StopSignal
+from rfjax.training.progress import Progress
+from rfjax.training.run_folder import RunFacts
+from rfjax.training.state import TrainState, init_state, start_state
+from rfjax.training.step import make_train_step, parameter_groups
+
+OnCheckpoint = Callable[[int, TrainState], None]
+
+
+class TrainResult(NamedTuple):
+    step: int
+    state: TrainState | None  # None where the run was done before
+    images: int  # seen, ancestors' included
+    flops: float  # spent on training, ancestors' included
+    train_seconds: float
+    messages: tuple[str, ...]  # one for each damaged checkpoint passed over
+
+
+def evaluation_steps(config: Config) -> frozenset[int]:
+    """The steps whose checkpoints are evaluated, and therefore kept for good: the multiples of
+    each `every`, and the last."""
+    evaluation, steps = config.evaluation, config.train.steps
+    cadences = [every for every in (evaluation.every, evaluation.geneval_every) if every]
+    return frozenset(step for every in cadences for step in range(every, steps + 1, every)) | {steps}
+
+
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    corpus: Corpus,
+    backbone,
+    facts: RunFacts = RunFacts(),
+    init_from: str | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+    keep_steps: Collection[int] = (),
+    stop: Callable[[], bool] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    log_seconds: float = 30.0,
+) -> TrainResult:
+    """Trains `config` in `workdir` from wherever it stands, and returns when it is done.
+
+    `backbone` has `init(key)` and `apply(params, z, t, context, pooled)`. `init_from` is
+    `RUN@STEP`, whose weights a new run starts with. `on_checkpoint(step, state)` is called with
+    each evaluated step's checkpoint safely on disk; where it does not return, the next attempt
+    calls it again for that step. `keep_steps` are checkpoints to make and keep beside those
+    that the config asks for. `stop` is polled between steps; by default SIGTERM and SIGINT set
+    it. Where standard error is no terminal, progress is a line every `log_seconds`.
+
+    Raises `ConfigError` for a folder of another config, or a mesh that batch or parameters do
+    not fit; `Preempted` when told to stop, after saving; `Diverged` when too many steps in a
+    row were not finite, and at once in a folder where that has happened; `RfjaxError` when
+    checkpoints can be neither read nor written.
+    """
+    workdir = Path(workdir)
+    run_folder.claim(workdir, config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_folder.lock(workdir))
+        status = run_folder.read_status(workdir)
+        if status["state"] == "diverged":
+            raise Diverged(status["message"])
+        if status["state"] == "done" and config.train.steps in checkpoint.steps_saved(workdir):
+            return _done_before(workdir, config.train.steps)
+        stop = stop or stack.enter_context(StopSignal())
+        run = _Run(config, workdir, corpus, backbone, facts, init_from, keep_steps, devices)
+        try:
+            with jax.set_mesh(run.mesh), jax.default_matmul_precision(config.train.matmul_precision):
+                result = run.train(on_checkpoint, stop, log_seconds)
+        except BaseException as error:
+            # Another start of the same command goes on from all of these but divergence.
+            state = {Diverged: "diverged", Preempted: "running"}.get(type(error), "failed")
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                run_folder.write_status(workdir, state, run.step, str(error) or type(error).__name__)
+            if isinstance(error, OSError):
+                raise RfjaxError(f"{workdir} cannot be written ({error}); mend that, then give the same command again") from error
+            raise
+        run_folder.write_status(workdir, "done", result.step)
+        return result
+
+
+def _done_before(workdir, step) -> TrainResult:
+    saved = checkpoint.read_facts(workdir, step)
+    return TrainResult(step, None, saved["images"], saved["flops"], saved["train_seconds"], ())
+
+
+def _on_first_process(stack, make):
+    """`make()` entered on `stack` by process 0, None elsewhere: one process writes each file."""
+    return stack.enter_context(make()) if jax.process_index() == 0 else None
+
+
+class _Run:
+    """One attempt at a run: what its parts share."""
+
+    def __init__(self, config, workdir, corpus, backbone, facts, init_from, keep_steps, devices):
+        self.config, self.workdir, self.corpus, self.backbone = config, workdir, corpus, backbone
+        self.step = 0
+        self.mesh = make_mesh(config.mesh, devices)
+        self.evaluated = evaluation_steps(config)
+        self.kept = self.evaluated | set(keep_steps)
+        self.optimizer = make_optimizer(config.train)
+        shapes = jax.eval_shape(lambda key: init_state(backbone.init, self.optimizer, key), run_keys(config.seed)[0])
+        self.shardings = shardings(self.mesh, shapes)
+        self.abstract = jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+            shapes,
+            self.shardings,
+        )
+        record = run_folder.read_json(workdir / "run.json")
+        self.parent = self._parent(record, init_from)
+        self.stream_offset = lineage.stream_offset(self.parent, config.train.batch_size)
+        params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params))
+        parent = self.parent and self.parent._asdict()
+        self.record = record or run_folder.describe(config, facts, workdir, corpus, params, parent)
+        if self.record["corpus_fingerprint"] != corpus.fingerprint:
+            raise ConfigError(
+                f"{workdir} was trained on another version of the corpus {corpus.name} (fingerprint "
+                f"{self.record['corpus_fingerprint'][:12]}, now {corpus.fingerprint[:12]}); use another --workdir"
+            )
+
+    def _parent(self, record, init_from) -> lineage.Parent | None:
+        """The parent on record, else the one asked for; where there are both, they must agree."""
+        if record is None:
+            return lineage.read_parent(init_from) if init_from else None
+        recorded = lineage.Parent(**record["parent"]) if record["parent"] else None
+        if init_from and (recorded is None or not recorded.is_named_by(init_from)):
+            origin = f"started from {recorded.path}@{recorded.step}" if recorded else "not started from another"
+            raise ConfigError(f"--init={init_from}: the run in {self.workdir} was {origin}; use another --workdir")
+        return recorded
+
+    def train(self, on_checkpoint, stop, log_seconds) -> TrainResult:
+        state, saved, messages = self._first_state()
+        first, steps = self.step, self.config.train.steps
+        self.record = run_folder.started(self.record, first, self.mesh)
+        self._write_record(saved)
+        run_folder.write_status(self.workdir, "running", first)
+        with contextlib.ExitStack() as stack:
+            progress = _on_first_process(
+                stack, lambda: Progress(self.record["run"], first, steps, messages, every_seconds=log_seconds)
+            )
+            checkpoints = stack.enter_context(
+                Checkpoints(self.workdir, keep_last=self.config.train.keep_last, kept=self._keeps)
+            )
+            train_step, put = self._compile()
+            spending = Spending(self.config.train.batch_size, self.record["flops_per_image"], self.parent, saved.get("train_seconds", 0.0))
+            monitor = Monitor(
+                self.config.train,
+                self.workdir,
+                spending,
+                step=first,
+                groups=parameter_groups(state.params),
+                window=saved.get("window"),
+                peak_flops=hardware.peak_flops(self.mesh.devices.flatten()),
+                writer=_on_first_process(stack, lambda: MetricsWriter(self.workdir, first)),
+                progress=progress,
+            )
+
+            def evaluate():
+                if self.step in self.evaluated and on_checkpoint:
+                    checkpoints.wait()
+                    with spending.paused():
+                        on_checkpoint(self.step, state)
+
+            if first:
+                evaluate()  # an attempt may have ended between this save and its evaluation
+            pending = None
+            for batch in self._batches():
+                if stop():
+                    break
+                state, metrics = train_step(state, put(batch))
+                if pending is not None:
+                    monitor.observe(self.step, pending, state)  # a step late: the device is already at the next
+                pending, self.step = metrics, self.step + 1
+                if self._saves(self.step) or stop():
+                    monitor.observe(self.step, pending, state)
+                    pending = None
+                    self._save(state, checkpoints, monitor, spending)
+                    evaluate()
+            checkpoints.wait()
+        if self.step < steps:
+            raise Preempted(
+                f"told to stop at step {self.step} of {steps} in {self.workdir}; the same command goes on from there"
+            )
+        spent = spending.at(steps)
+        return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
+
+    def _first_state(self) -> tuple[TrainState, dict, tuple[str, ...]]:
+        """(state, its checkpoint's facts, messages): of the newest checkpoint, else with a
+        parent's weights, else new."""
+        restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
+        if restored is not None:
+            checkpoint.set_aside(self.workdir, restored.damaged)
+            self.step = restored.step
+            return TrainState(**restored.tree), restored.facts, restored.messages
+        if self.parent is not None:
+            weights = lineage.inherit(self.parent, self.abstract.params, self.abstract.ema)
+            make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
+        else:
+            make, inputs = lambda key: init_state(self.backbone.init, self.optimizer, key), run_keys(self.config.seed)[:1]
+        return jax.jit(make, out_shardings=self.shardings)(*inputs), {}, ()
+
+    def _compile(self):
+        """(the compiled step, a function that puts this process's part of a batch on its devices)."""
+        size, sharding = self.config.train.batch_size, NamedSharding(self.mesh, BATCH)
+        loss = make_loss(self.config, self.backbone.apply, self.corpus.shapes.encoders)
+        step = make_train_step(
+            loss, self.optimizer, self.config.train, self.mesh, self.abstract, stream_offset=self.stream_offset
+        )
+        example = self.corpus.examples(np.arange(1, dtype=np.uint64), "train")
+        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype, sharding=sharding), example)
+
+        def put(local):
+            if jax.process_count() == 1:
+                return jax.device_put(local, sharding)
+            return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), local)
+
+        return step.lower(self.abstract, batch).compile(), put
+
+    def _batches(self):
+        return batches(
+            self.corpus,
+            batch_size=self.config.train.batch_size,
+            start_step=self.step + self.stream_offset,
+            stop_step=self.config.train.steps + self.stream_offset,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+
+    def _saves(self, step: int) -> bool:
+        train = self.config.train
+        return step % train.checkpoint_every == 0 or self._keeps(step)
+
+    def _keeps(self, step: int) -> bool:
+        every = self.config.train.keep_every
+        return step in self.kept or (every > 0 and step % every == 0)
+
+    def _save(self, state, checkpoints, monitor, spending) -> None:
+        monitor.sync()  # rows first: a resumed run keeps those up to its checkpoint
+        facts = {"schema": 1, "step": self.step} | spending.at(self.step)
+        facts |= {"skipped_in_row": monitor.skipped_in_row, "window": monitor.window.sums()}
+        checkpoints.save(state, self.step, facts)
+        self._write_record(facts)
+
+    def _write_record(self, facts: dict) -> None:
+        spent = {key: facts[key] for key in ("images", "flops", "train_seconds") if key in facts}
+        self.record |= {"step": self.step} | spent
+        run_folder.write_json(self.workdir / "run.json", self.record)

@@ -1,0 +1,104 @@
+"""Where arrays live: the device mesh and the table that shards every parameter over it.
+
+`data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor`
+splits heads and MLP channels. Optimiser moments and averages follow their parameters, because
+rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel` is a `qkv/kernel`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+
+from rfjax.config import MeshConfig
+from rfjax.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))  # the leading axis of every array of a batch
+
+# the mesh axis that splits a named dimension of a parameter
+DIMENSION_AXIS = {"hidden": "fsdp", "heads": "tensor", "mlp": "tensor"}
+
+# (end of the parameter's path, its last dimensions: names that are split, None where whole).
+# The first match counts. Stacked blocks have the layer axis in front, which is never split: the
+# scan takes one layer's weights at a time. What no row matches (biases, norms) is replicated.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"/qkv2?/kernel$", ("hidden", None, "heads", None)),
+    (r"/proj2?/kernel$", ("heads", None, "hidden")),
+    (r"/mlp_in/kernel$", ("hidden", "mlp")),
+    (r"/mlp_out/kernel$", ("mlp", "hidden")),
+    (r"/modulation/kernel$", ("hidden", None, None)),
+    (r"(patch|context)_embed/kernel$", (None, "hidden")),
+    (r"(time|pooled)_embed/in/kernel$", (None, "hidden")),
+    (r"(time|pooled)_embed/out/kernel$", ("hidden", None)),
+    (r"final/linear/kernel$", ("hidden", None)),
+)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh (data, fsdp, tensor) over `devices` (all by default); -1 takes what is left.
+
+    Raises `ConfigError` when the axes' product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    described = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ConfigError(f"{described}: sizes must be positive, and at most one may be -1")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        raise ConfigError(
+            f"{described} takes {'a multiple of ' if free else ''}{fixed} devices, but there are "
+            f"{len(devices)}; change the sizes, or set one to -1 to take what is left"
+        )
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def path_name(path: tuple) -> str:
+    """A leaf's path in a tree as text: `blocks/image/qkv/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def dimensions(path: str) -> tuple[str | None, ...]:
+    """The names of a parameter's last dimensions by the first rule that matches its path."""
+    return next((names for pattern, names in RULES if re.search(pattern, "/" + path)), ())
+
+
+def shardings(mesh: Mesh, tree):
+    """A tree of `NamedSharding`s for a tree of arrays or shapes: parameters, or a whole state.
+
+    Raises `ConfigError` for a dimension that its mesh axis does not divide.
+    """
+
+    def sharding(path, leaf):
+        names = dimensions(path_name(path))[-leaf.ndim or None :] if leaf.ndim else ()
+        whole = leaf.ndim - len(names)
+        spec = [None] * whole + [DIMENSION_AXIS.get(name) for name in names]
+        for dimension, axis in enumerate(spec):
+            if axis and leaf.shape[dimension] % mesh.shape[axis]:
+                size, label = leaf.shape[dimension], path_name(path).removeprefix("params/")
+                raise ConfigError(
+                    f"the {names[dimension - whole]} size {size} of parameter {label} {list(leaf.shape)} is not "
+                    f"divisible by the mesh axis {axis}={mesh.shape[axis]}; set config.mesh.{axis} to a divisor of {size}"
+                )
+        return NamedSharding(mesh, P(*spec))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
+    """Raises `ConfigError` unless every device gets whole examples of every microbatch."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (ways * accumulate):
+        raise ConfigError(
+            f"config.train.batch_size={batch_size} is not divisible by data*fsdp*accumulate = "
+            f"{mesh.shape['data']}*{mesh.shape['fsdp']}*{accumulate} = {ways * accumulate}; "
+            f"choose a multiple of {ways * accumulate}"
+        )

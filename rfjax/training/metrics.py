@@ -1,0 +1,119 @@
+"""The training curve on disk: metrics.jsonl, and the same as TensorBoard events.
+
+Rows are exact under any interruption: a row is on disk before the checkpoint of its step, and
+resuming from a step drops the rows after it, which training then writes again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorboardX
+
+from rfjax.training.step import TIME_BINS, StepMetrics
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class Window:
+    """Means over the steps since the last row. Its sums travel in the checkpoint's facts, so
+    that a resumed run's rows are the uninterrupted run's."""
+
+    def __init__(self, groups: Sequence[str], sums: dict | None = None):
+        self._groups = list(groups)
+        self._sums = sums or _no_sums()
+
+    def sums(self) -> dict:
+        return self._sums
+
+    def add(self, metrics: StepMetrics) -> None:
+        """One step's metrics, fetched; a skipped step has no part in the means."""
+        if not metrics.skipped_in_row:
+            sums = self._sums
+            self._sums = {
+                "steps": sums["steps"] + 1,
+                "loss": sums["loss"] + float(metrics.loss),
+                "grad_norm": sums["grad_norm"] + float(metrics.grad_norm),
+                "bins": (np.asarray(sums["bins"]) + metrics.bin_losses).tolist(),
+                "counts": (np.asarray(sums["counts"]) + metrics.bin_counts).tolist(),
+            }
+
+    def close(self, last: StepMetrics) -> dict:
+        """The means as part of a row, with the last step's values; starts a new window.
+
+        `loss_by_t[i]` is over the examples with t in [i/10, (i+1)/10), null where there is none.
+        """
+        sums = self._sums
+        steps = sums["steps"]
+        row = {
+            "loss": sums["loss"] / steps if steps else None,
+            "grad_norm": sums["grad_norm"] / steps if steps else None,
+            "learning_rate": float(last.learning_rate),
+            "loss_by_t": [total / count if count else None for total, count in zip(sums["bins"], sums["counts"])],
+            "group_norms": {name: _finite(float(norm)) for name, norm in zip(self._groups, last.group_norms)},
+        }
+        self._sums = _no_sums()
+        return row
+
+
+def _no_sums() -> dict:
+    return {"steps": 0, "loss": 0.0, "grad_norm": 0.0, "bins": [0.0] * TIME_BINS, "counts": [0.0] * TIME_BINS}
+
+
+def truncate(path: Path, step: int) -> None:
+    """Drops the rows after `step`, and a torn last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+class MetricsWriter:
+    """Appends rows to `workdir`, from `step` on; a context manager. For process 0."""
+
+    def __init__(self, workdir: Path, step: int):
+        path = Path(workdir) / "metrics.jsonl"
+        truncate(path, step)
+        self._file = open(path, "a", buffering=1)
+        # Viewers then hide what an interrupted run had written beyond the step.
+        self._events = tensorboardX.SummaryWriter(
+            str(Path(workdir) / "tensorboard"), purge_step=step + 1, write_to_disk=True
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._events.close()
+
+    def write(self, row: dict) -> None:
+        """One row with its "step"; values are numbers, null, or lists and mappings of them."""
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        for name, value in row.items():
+            if isinstance(value, list):
+                value = {f"{index / len(value):.1f}": item for index, item in enumerate(value)}
+            values = {f"{name}/{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+            for key, item in values.items():
+                if item is not None and key != "step":
+                    self._events.add_scalar(key, item, row["step"])
+
+    def sync(self) -> None:
+        """Until the rows are on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())

@@ -1,0 +1,146 @@
+"""Watching a run: what each step measured becomes rows, progress, and the verdict to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from rfjax.config import TrainConfig
+from rfjax.errors import Diverged, RfjaxError
+from rfjax.training import checkpoint
+from rfjax.training.lineage import Parent
+from rfjax.training.metrics import MetricsWriter, Window
+from rfjax.training.progress import Progress
+from rfjax.training.state import TrainState
+from rfjax.training.step import StepMetrics, parameter_groups
+
+
+class Spending:
+    """Images, FLOPs and training seconds at a step, ancestors' and earlier attempts' included."""
+
+    def __init__(self, batch_size: int, flops_per_image: float, parent: Parent | None, seconds: float):
+        self._batch_size, self.flops_per_image = batch_size, flops_per_image
+        self._images = parent.images if parent else 0
+        self._flops = parent.flops if parent else 0.0
+        self._zero = time.monotonic() - seconds
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Evaluation is not training time."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._zero += time.monotonic() - began
+
+    def at(self, step: int) -> dict:
+        images = step * self._batch_size
+        return {
+            "images": self._images + images,
+            "flops": self._flops + images * self.flops_per_image,
+            "train_seconds": time.monotonic() - self._zero,
+        }
+
+
+class Monitor:
+    """Takes every step's metrics in turn. `writer` and `progress` are None but on process 0."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        workdir: Path,
+        spending: Spending,
+        *,
+        step: int,
+        groups: Sequence[str],
+        window: dict | None,
+        peak_flops: float | None,
+        writer: MetricsWriter | None,
+        progress: Progress | None,
+    ):
+        self._config, self._workdir, self._spending, self._peak = config, workdir, spending, peak_flops
+        self._groups, self._writer, self._progress = groups, writer, progress
+        self.window = Window(groups, window)
+        self.skipped_in_row = 0
+        self._row_step = step
+        self._rate_from = step, spending.at(step)["train_seconds"]
+
+    def observe(self, step: int, metrics: StepMetrics, state: TrainState) -> None:
+        """The metrics of the update that ended at `step`; `state` is any later one.
+
+        Waits for the device to have finished that step. Raises `Diverged`.
+        """
+        metrics = jax.device_get(metrics)
+        self.window.add(metrics)
+        self.skipped_in_row = int(metrics.skipped_in_row)
+        if self.skipped_in_row:
+            self._note(f"step {step}: loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}: skipped")
+        if self.skipped_in_row >= self._config.max_skipped_in_row:
+            raise self._diverged(step, metrics, state)
+        if step % self._config.log_every == 0 or step == self._config.steps:
+            self._row(step, metrics)
+        if self._progress:
+            self._progress.step(step)
+
+    def sync(self) -> None:
+        """Until every row so far is on disk."""
+        if self._writer:
+            self._writer.sync()
+
+    def _note(self, text):
+        if self._progress:
+            self._progress.note(text)
+
+    def _row(self, step, metrics):
+        spent = self._spending.at(step)
+        since_step, since = self._rate_from
+        steps_per_second = (step - since_step) / max(spent["train_seconds"] - since, 1e-9)
+        self._rate_from = step, spent["train_seconds"]
+        images_per_second = steps_per_second * self._config.batch_size
+        flops_per_second = images_per_second * self._spending.flops_per_image or None
+        row = {"step": step} | self.window.close(metrics) | {"skipped": int(metrics.skipped)} | spent
+        row |= {
+            "steps_per_second": steps_per_second,
+            "images_per_second": images_per_second,
+            "flops_per_second": flops_per_second,
+            "mfu": flops_per_second / self._peak if flops_per_second and self._peak else None,
+        }
+        if self._writer:
+            self._writer.write(row)
+        if self._progress:
+            self._progress.row(row)
+
+    def _diverged(self, step, metrics, state) -> Diverged:
+        # Parameters are as they were before the first of these steps: their norms tell apart
+        # groups whose gradients are all beyond measure.
+        sizes = jax.jit(lambda params: [optax.tree.norm(params[group]) for group in self._groups])(state.params)
+        norms = [norm if math.isfinite(norm) else math.inf for norm in metrics.group_norms.tolist()]
+        norm, _, group = max(zip(norms, map(float, sizes), self._groups))
+        good = last_good(self._workdir)
+        rate = self._config.learning_rate
+        remedy = (
+            f"last good checkpoint: step {good}. Start a new run from it with a lower rate: --workdir=ANOTHER "
+            f"--init={self._workdir}@{good} --config.train.learning_rate={rate / 2:g}"
+            if good is not None
+            else f"no checkpoint was saved before. Start anew: --workdir=ANOTHER --config.train.learning_rate={rate / 2:g}"
+        )
+        return Diverged(
+            f"training diverged: {self.skipped_in_row} non-finite steps in a row up to step {step}; the largest "
+            f"gradient norm is that of parameter group {group} ({norm:g}); {remedy}"
+        )
+
+
+def last_good(workdir: Path) -> int | None:
+    """The newest readable checkpoint that was not saved amid non-finite steps."""
+    for step in reversed(checkpoint.steps_saved(workdir)):
+        with contextlib.suppress(RfjaxError):
+            if checkpoint.read_facts(workdir, step)["skipped_in_row"] == 0:
+                return step
+    return None

@@ -1,0 +1,88 @@
+"""What a person sees of a run: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+def engineering(value: float, unit: str) -> str:
+    """1.23e12, "FLOP/s" -> "1.23 TFLOP/s"."""
+    for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+
+
+class Progress:
+    """Shows step, loss, images/s, FLOP/s, MFU where known, and time left; a context manager."""
+
+    def __init__(
+        self,
+        name: str,
+        step: int,
+        steps: int,
+        messages: Sequence[str] = (),
+        *,
+        every_seconds: float = 30.0,
+        file: TextIO | None = None,
+    ):
+        self._name, self._steps, self._every = name, steps, every_seconds
+        self._file = sys.stderr if file is None else file
+        self._said = time.monotonic()
+        terminal = self._file.isatty()
+        self._bar = (
+            tqdm(total=steps, initial=step, desc=name, unit="step", file=self._file, dynamic_ncols=True, mininterval=0.5)
+            if terminal
+            else None
+        )
+        for message in messages:
+            self.note(message)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._file)
+        else:
+            print(text, file=self._file, flush=True)
+
+    def step(self, step: int) -> None:
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def row(self, row: dict) -> None:
+        """What a metrics row says."""
+        rate = row["images_per_second"]
+        parts = [f"loss {row['loss']:.4f}" if row["loss"] is not None else "loss -"]
+        if rate:
+            parts.append(f"{rate:.4g} images/s")
+        if row["flops_per_second"]:
+            parts.append(engineering(row["flops_per_second"], "FLOP/s"))
+        if row["mfu"] is not None:
+            parts.append(f"MFU {100 * row['mfu']:.1f}%")
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(parts), refresh=False)  # the bar itself shows the time left
+            return
+        now = time.monotonic()
+        if now - self._said >= self._every or row["step"] == self._steps:
+            self._said = now
+            if row["steps_per_second"]:
+                parts.append(f"{_duration((self._steps - row['step']) / row['steps_per_second'])} left")
+            self.note(f"{self._name}: step {row['step']}/{self._steps}, {', '.join(parts)}")

@@ -1,0 +1,167 @@
+"""The files of a run that are not arrays: config.json, run.json, status.json, and its lock."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+import rfjax
+from rfjax import config as schema
+from rfjax.config import Config
+from rfjax.data.corpus import Corpus
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.training import hardware
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two trainers in one folder are then not noticed
+    fcntl = None
+
+# A run may go on with another mesh: it changes where arrays live, not what is computed.
+_MAY_CHANGE = ("mesh.",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What run.json records beside the config and what the trainer knows itself."""
+
+    study: str | None = None
+    point: str | None = None
+    flops_per_image: float = 0.0  # training: forward and backward
+    flops_forward_per_image: float = 0.0
+
+
+def write_json(path: Path, value) -> None:
+    """Writes the file whole or not at all. Only process 0 writes."""
+    if jax.process_index() != 0:
+        return
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(value, file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def read_json(path: Path) -> dict | None:
+    """The file's object, None where there is no file; `RfjaxError` where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RfjaxError(f"{path} cannot be read ({error}); restore it, or use another --workdir") from error
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Makes `workdir` this config's folder, or checks that it already is.
+
+    Raises `ConfigError` naming the keys that differ from the config it holds.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    held = read_json(workdir / "config.json")
+    if held is None:
+        if any(workdir.glob("checkpoints/*")):
+            raise ConfigError(f"{workdir} holds checkpoints but no config.json; use another --workdir")
+        write_json(workdir / "config.json", schema.to_dict(config))
+        return
+    keys = [key for key in schema.differences(schema.from_dict(held), config) if not key.startswith(_MAY_CHANGE)]
+    if keys:
+        raise ConfigError(
+            f"{workdir} holds a run of another config; it differs in {', '.join('config.' + key for key in keys)}. "
+            f"Use another --workdir, with --init={workdir} to start from this run's weights"
+        )
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keeps a second trainer out of the folder; the system drops it when the process ends."""
+    if fcntl is None or jax.process_index() != 0:
+        yield
+        return
+    with open(workdir / "lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RfjaxError(f"another process is training in {workdir}; wait for it, or use another --workdir") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def read_status(workdir: Path) -> dict:
+    """{"state": "running" | "done" | "failed" | "diverged" | "new", "step", "message"}."""
+    return read_json(workdir / "status.json") or {"state": "new", "step": 0, "message": ""}
+
+
+def write_status(workdir: Path, state: str, step: int, message: str = "") -> None:
+    write_json(workdir / "status.json", {"state": state, "step": step, "message": message})
+
+
+@functools.cache
+def code_hash() -> str:
+    """A hash of the package's sources: runs with equal hashes ran the same code."""
+    root = Path(rfjax.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def run_name(facts: RunFacts, workdir: Path) -> str:
+    """What a run is called in every table: study/point, or its folder's name."""
+    named = "/".join(part for part in (facts.study, facts.point) if part)
+    return named or Path(workdir).absolute().name
+
+
+def describe(config: Config, facts: RunFacts, workdir: Path, corpus: Corpus, params: int, parent: dict | None) -> dict:
+    """run.json as it is first written. `parent` is null, or the run, step, images and FLOPs that
+    this run's weights come with."""
+    return {
+        "schema": 1,
+        "run": run_name(facts, workdir),
+        "study": facts.study,
+        "point": facts.point,
+        "depth": config.model.depth,
+        "hidden": config.model.width,
+        "heads": config.model.heads,
+        "seed": config.seed,
+        "learning_rate": config.train.learning_rate,
+        "params": params,
+        "flops_per_image": facts.flops_per_image,
+        "flops_forward_per_image": facts.flops_forward_per_image,
+        "batch_size": config.train.batch_size,
+        "steps": config.train.steps,
+        "corpus": corpus.name,
+        "corpus_fingerprint": corpus.fingerprint,
+        "parent": parent,
+        "starts": [],
+    }
+
+
+def started(record: dict, step: int, mesh: Mesh) -> dict:
+    """`record` with one more start: on what, and by which code."""
+    on = {
+        "code_hash": code_hash(),
+        "hardware": hardware.describe(mesh.devices.flatten().tolist()),
+        "jax_version": jax.__version__,
+    }
+    at = {"step": step, "time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "mesh": dict(mesh.shape)}
+    return record | on | {"starts": [*record["starts"], at | on]}

@@ -1,0 +1,34 @@
+"""Everything a run carries from step to step, as one pytree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+Params = Any  # nested dict of float32 arrays
+
+
+class TrainState(NamedTuple):
+    step: Int[Array, ""]  # completed steps, skipped ones included: the clock
+    params: Params
+    ema: Params  # exponential moving average of the parameters
+    opt_state: optax.OptState
+    skipped: Int[Array, ""]  # steps whose loss or gradient was not finite
+    skipped_in_row: Int[Array, ""]  # those up to now without a finite one between
+
+
+def start_state(params: Params, ema: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Step 0 from given parameters and average, with a fresh optimiser."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, ema, optimizer.init(params), zero, zero)
+
+
+def init_state(init: Callable[[Array], Params], optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """Step 0 of a model's `init`; the average starts at the parameters."""
+    params = init(key)
+    return start_state(params, jax.tree.map(jnp.copy, params), optimizer)  # a donated state shares no buffer

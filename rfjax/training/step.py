@@ -1,0 +1,138 @@
+"""One jitted training step: gradients, update, average, and what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from rfjax.config import TrainConfig
+from rfjax.training.loss import ExampleLosses, LossFn
+from rfjax.training.mesh import BATCH, check_batch, shardings
+from rfjax.training.optimizer import learning_rate
+from rfjax.training.state import TrainState
+
+TIME_BINS = 10  # equal bins of t in [0, 1] that the training loss is reported by
+
+
+class StepMetrics(NamedTuple):
+    """Measured by one step, on device; `groups` are the params' top-level keys, sorted."""
+
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]  # before clipping
+    learning_rate: Float[Array, ""]
+    skipped: Int[Array, ""]  # so far
+    skipped_in_row: Int[Array, ""]  # above zero where this step was skipped
+    group_norms: Float[Array, "groups"]  # gradient norm of each parameter group
+    bin_losses: Float[Array, "bins"]  # sum of the example losses in each bin of t
+    bin_counts: Float[Array, "bins"]
+
+
+def parameter_groups(params) -> list[str]:
+    """The names of `StepMetrics.group_norms`."""
+    return sorted(params)
+
+
+def _bins(aux: ExampleLosses):
+    """(sums, counts) of the example losses over the bins of t."""
+    index = jnp.clip(jnp.floor(aux.t * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
+    member = jax.nn.one_hot(index, TIME_BINS)
+    # `where`, not a product: one infinite loss must not spoil the other bins.
+    sums = jnp.sum(jnp.where(member > 0, aux.losses[:, None], 0.0), axis=0)
+    return sums, jnp.sum(member, axis=0)
+
+
+def _microbatches(mesh, array, accumulate):
+    """[batch, ...] -> [accumulate, batch / accumulate, ...] without moving data between devices.
+
+    Microbatch i takes every accumulate-th example, so that each device splits its own part.
+    """
+    split = array.reshape(-1, accumulate, *array.shape[1:]).swapaxes(0, 1)
+    return jax.lax.with_sharding_constraint(split, NamedSharding(mesh, P(None, *BATCH)))
+
+
+def _gradients(loss_fn, params, batch, step, config, mesh):
+    """(gradients, loss, bins) of the whole batch, in `config.accumulate` parts."""
+    places = jnp.arange(config.batch_size, dtype=jnp.int32)
+    places = jax.lax.with_sharding_constraint(places, NamedSharding(mesh, BATCH))
+
+    def part(batch, places):
+        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, step, places)
+        return grads, loss, _bins(aux)
+
+    if config.accumulate == 1:
+        return part(batch, places)
+    parts = jax.tree.map(lambda array: _microbatches(mesh, array, config.accumulate), (batch, places))
+    shapes = jax.eval_shape(part, *jax.tree.map(lambda array: array[0], parts))
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+    def add(total, microbatch):
+        return jax.tree.map(jnp.add, total, part(*microbatch)), None
+
+    (grads, loss, bins), _ = jax.lax.scan(add, zeros, parts)
+    grads, loss = jax.tree.map(lambda total: total / config.accumulate, (grads, loss))
+    return grads, loss, bins
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    mesh: Mesh,
+    abstract_state: TrainState,
+    *,
+    stream_offset: int = 0,
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """The jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
+
+    A step whose loss or gradient is not finite changes nothing but the step and the counters.
+    The random numbers are those of step `state.step + stream_offset`. Raises `ConfigError` for
+    a batch or a parameter that the mesh does not divide.
+    """
+    check_batch(mesh, config.batch_size, config.accumulate)
+    state_shardings = shardings(mesh, abstract_state)
+    rate = learning_rate(config)
+    groups = parameter_groups(abstract_state.params)
+
+    def step(state, batch):
+        grads, loss, (bin_losses, bin_counts) = _gradients(
+            loss_fn, state.params, batch, state.step + stream_offset, config, mesh
+        )
+        grads = jax.lax.with_sharding_constraint(grads, state_shardings.params)
+        group_norms = jnp.stack([optax.tree.norm(grads[group]) for group in groups])
+        grad_norm = jnp.sqrt(jnp.sum(jnp.square(group_norms)))
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        lr = rate(state.step)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+        )
+
+        averaging = finite & ((state.step + 1) % config.ema_every == 0)
+        decay = config.ema_decay
+        ema = jax.lax.cond(  # a branch, not a select: most steps need not touch the average's memory
+            averaging,
+            lambda ema, params: jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params),
+            lambda ema, params: ema,
+            state.ema,
+            params,
+        )
+        bad = (~finite).astype(jnp.int32)
+        skipped_in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
+        skipped = state.skipped + bad
+        metrics = StepMetrics(loss, grad_norm, lr, skipped, skipped_in_row, group_norms, bin_losses, bin_counts)
+        return TrainState(state.step + 1, params, ema, opt_state, skipped, skipped_in_row), metrics
+
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, NamedSharding(mesh, BATCH)),
+        out_shardings=(state_shardings, NamedSharding(mesh, P())),
+        donate_argnums=0,
+    )

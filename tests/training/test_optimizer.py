@@ -1,0 +1,66 @@
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfjax.config import TrainConfig
+from rfjax.training.optimizer import decayed, learning_rate, make_optimizer
+
+PEAK, STEPS, WARMUP, END = 3e-3, 100, 10, 0.1
+
+
+def closed_form(schedule, step):
+    warm = min(1.0, (step + 1) / WARMUP)
+    if schedule == "constant":
+        shape = 1.0
+    elif schedule == "cosine":
+        progress = max(0.0, (step - WARMUP) / (STEPS - WARMUP))
+        shape = END + (1 - END) * (1 + math.cos(math.pi * progress)) / 2
+    else:  # the last quarter falls along a line
+        shape = 1.0 if step < 75 else 1.0 - (1 - END) * (step - 75) / 25
+    return PEAK * warm * shape
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])
+def test_schedules_are_their_closed_forms(schedule):
+    config = TrainConfig(
+        schedule=schedule, learning_rate=PEAK, steps=STEPS, warmup_steps=WARMUP,
+        final_learning_rate_fraction=END, decay_fraction=0.25,
+    )  # fmt: skip
+    rate = learning_rate(config)
+    got = [float(rate(jnp.int32(step))) for step in range(STEPS)]
+    np.testing.assert_allclose(got, [closed_form(schedule, step) for step in range(STEPS)], rtol=1e-5)
+
+
+def test_no_warmup_starts_at_the_peak():
+    rate = learning_rate(TrainConfig(learning_rate=PEAK, warmup_steps=0))
+    assert float(rate(jnp.int32(0))) == pytest.approx(PEAK)
+
+
+def test_updates_are_adamw_after_clipping():
+    config = TrainConfig(clip_norm=1.0, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1)
+    rng = np.random.default_rng(0)
+    # stacked biases are matrices by rank, which must not make them decay
+    params = {"a": {"kernel": rng.normal(size=(2, 3, 4)), "bias": rng.normal(size=(2, 4))}}
+    params = {"a": {name: value.astype(np.float32) for name, value in params["a"].items()}}
+    optimizer = make_optimizer(config)
+    state = optimizer.init(params)
+    mean = {name: 0.0 for name in params["a"]}
+    square = dict(mean)
+    for count in range(1, 4):
+        grads = {name: (10.0 * rng.normal(size=value.shape)).astype(np.float32) for name, value in params["a"].items()}
+        norm = math.sqrt(sum(float(np.sum(np.square(g))) for g in grads.values()))
+        updates, state = optimizer.update({"a": grads}, state, params)
+        for name, grad in grads.items():
+            grad = grad / max(1.0, norm)
+            mean[name] = 0.9 * mean[name] + 0.1 * grad
+            square[name] = 0.99 * square[name] + 0.01 * grad**2
+            expected = mean[name] / (1 - 0.9**count) / (np.sqrt(square[name] / (1 - 0.99**count)) + 1e-8)
+            expected = expected + (0.1 * params["a"][name] if name == "kernel" else 0.0)
+            np.testing.assert_allclose(updates["a"][name], expected, rtol=2e-4, atol=1e-5)
+
+
+def test_decay_spares_biases_and_norm_scales():
+    tree = {"blocks": {"qkv": {"kernel": 0, "bias": 0}, "query_norm": {"scale": 0}}}
+    assert decayed(tree) == {"blocks": {"qkv": {"kernel": True, "bias": False}, "query_norm": {"scale": False}}}

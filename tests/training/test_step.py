@@ -1,0 +1,151 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rfjax.data.corpus import load_corpus
+from rfjax.data.loader import batch_of_step
+from rfjax.errors import ConfigError
+from rfjax.training.loss import ExampleLosses, make_loss, run_keys
+from rfjax.training.mesh import make_mesh
+from rfjax.training.optimizer import learning_rate, make_optimizer
+from rfjax.training.state import init_state
+from rfjax.training.step import make_train_step, parameter_groups
+from training_tiny import tiny_backbone, tiny_config
+
+
+class Trainer:
+    """The parts of a run, without its files."""
+
+    def __init__(self, overrides=None, **options):
+        self.config = tiny_config(overrides)
+        self.train = self.config.train
+        self.corpus = load_corpus(self.config.data, self.config.seed)
+        self.backbone = tiny_backbone(self.config)
+        self.optimizer = make_optimizer(self.train)
+        self.loss = make_loss(self.config, self.backbone.apply, self.corpus.shapes.encoders)
+        self.mesh = make_mesh(self.config.mesh, jax.devices()[:1])
+        self.start = jax.jit(lambda: init_state(self.backbone.init, self.optimizer, run_keys(self.config.seed)[0]))
+        self.step = make_train_step(self.loss, self.optimizer, self.train, self.mesh, jax.eval_shape(self.start), **options)
+
+    def batch(self, step):
+        return batch_of_step(self.corpus, step, batch_size=self.train.batch_size)
+
+
+def poisoned(batch):
+    latents = batch.latents.copy()
+    latents[3] = np.nan
+    return batch._replace(latents=latents)
+
+
+def equal(a, b):
+    return jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(a), jax.device_get(b)))
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer({"train.weight_decay": 0.0, "train.ema_every": 3, "train.ema_decay": 0.75})
+
+
+def test_accumulation_is_the_full_batch(trainer):
+    parts = Trainer({"train.weight_decay": 0.0, "train.accumulate": 4})
+    state_a, state_b = trainer.start(), parts.start()
+    for step in range(3):
+        state_a, a = trainer.step(state_a, trainer.batch(step))
+        state_b, b = parts.step(state_b, trainer.batch(step))
+        np.testing.assert_allclose(a.loss, b.loss, rtol=1e-6)
+        np.testing.assert_allclose(a.group_norms, b.group_norms, rtol=1e-5)
+        # the very same t for every example, whatever microbatch it fell into
+        np.testing.assert_array_equal(a.bin_counts, b.bin_counts)
+        np.testing.assert_allclose(a.bin_losses, b.bin_losses, rtol=1e-5)
+
+
+def test_the_update_is_the_gradient_of_the_mean_loss(trainer):
+    start, batch = trainer.start(), jax.tree.map(jnp.asarray, trainer.batch(0))
+    value_and_grad = jax.jit(jax.value_and_grad(trainer.loss, has_aux=True))
+    (loss, aux), grads = value_and_grad(start.params, batch, jnp.int32(0), jnp.arange(trainer.train.batch_size))
+    state, metrics = trainer.step(trainer.start(), batch)
+    rate = float(learning_rate(trainer.train)(0))
+    assert rate == pytest.approx(float(metrics.learning_rate))
+    for new, old, grad in zip(*map(jax.tree.leaves, (state.params, start.params, grads))):
+        sure = np.abs(grad) > 1e-3  # Adam's first update is the gradient's sign, but for eps
+        np.testing.assert_allclose((new - old)[sure], (-rate * np.sign(grad))[sure], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(metrics.loss, loss, rtol=1e-6)
+    np.testing.assert_allclose(metrics.grad_norm, optax.tree.norm(grads), rtol=1e-5)
+    norms = [float(optax.tree.norm(grads[group])) for group in parameter_groups(start.params)]
+    np.testing.assert_allclose(metrics.group_norms, norms, rtol=1e-5)
+    np.testing.assert_array_equal(metrics.bin_counts, np.histogram(aux.t, 10, (0, 1))[0])
+    np.testing.assert_allclose(metrics.bin_losses, np.histogram(aux.t, 10, (0, 1), weights=aux.losses)[0], rtol=1e-5)
+
+
+def test_a_non_finite_step_changes_the_clock_and_the_counters_alone(trainer):
+    state = trainer.start()
+    for step in range(2):
+        state, _ = trainer.step(state, trainer.batch(step))
+    before = jax.device_get(state)
+    for count in (1, 2):  # the first of them would update the average
+        state, metrics = trainer.step(state, poisoned(trainer.batch(count)))
+        assert not np.isfinite(metrics.loss)
+        assert (int(metrics.skipped), int(metrics.skipped_in_row)) == (count, count)
+        assert int(state.step) == 2 + count
+    for name in ("params", "ema", "opt_state"):
+        assert equal(getattr(state, name), getattr(before, name)), name
+    state, metrics = trainer.step(state, trainer.batch(4))
+    # the schedule went on, the optimiser's own count did not
+    assert float(metrics.learning_rate) == pytest.approx(float(learning_rate(trainer.train)(4)))
+    assert int(state.opt_state[1].count) == 3
+    assert (int(state.skipped), int(state.skipped_in_row)) == (2, 0)
+    assert not equal(state.params, before.params)
+
+
+def toy_step(trainer, loss, **options):
+    """A train step with `loss(params, step)` in the place of the network's."""
+
+    def loss_fn(params, batch, step, places):
+        value = loss(params, step)
+        return value, ExampleLosses(jnp.zeros(places.shape), jnp.broadcast_to(value, places.shape))
+
+    shapes = jax.eval_shape(trainer.start)
+    return make_train_step(loss_fn, trainer.optimizer, trainer.train, trainer.mesh, shapes, **options)
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_skipped(trainer):
+    step = toy_step(trainer, lambda params, step: jnp.sqrt(params["final"]["linear"]["bias"][0]))  # infinite slope at 0
+    state, metrics = step(trainer.start(), trainer.batch(0))
+    assert np.isfinite(metrics.loss) and int(metrics.skipped) == 1
+    assert equal(state.params, trainer.start().params)
+
+
+def test_ema_is_its_closed_form(trainer):
+    state = trainer.start()
+    expected = jax.device_get(state.params)
+    for step in range(7):
+        state, _ = trainer.step(state, trainer.batch(step))
+        if (step + 1) % 3 == 0:
+            expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * np.asarray(p), expected, state.params)
+    jax.tree.map(lambda e, got: np.testing.assert_allclose(got, e, rtol=1e-6, atol=1e-7), expected, state.ema)
+    assert not equal(state.ema, state.params)
+
+
+def test_noise_follows_the_step_and_the_stream_offset(trainer):
+    batch = trainer.batch(0)
+    losses = [float(trainer.step(trainer.start()._replace(step=jnp.int32(step)), batch)[1].loss) for step in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]
+    step = toy_step(trainer, lambda params, step: step * jnp.sum(params["final"]["linear"]["bias"] + 1.0), stream_offset=40)
+    size = trainer.start().params["final"]["linear"]["bias"].size
+    assert float(step(trainer.start()._replace(step=jnp.int32(2)), batch)[1].loss) == 42 * size
+
+
+def test_the_state_is_donated(trainer):
+    state = trainer.start()
+    trainer.step(state, trainer.batch(0))
+    assert state.params["final"]["linear"]["kernel"].is_deleted()
+
+
+def test_a_batch_that_microbatches_do_not_divide_is_refused(trainer):
+    train = dataclasses.replace(trainer.train, accumulate=3)
+    with pytest.raises(ConfigError, match="batch_size=8 .*accumulate"):
+        make_train_step(trainer.loss, trainer.optimizer, train, trainer.mesh, jax.eval_shape(trainer.start))

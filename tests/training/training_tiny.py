@@ -1,0 +1,127 @@
+"""A run small enough to train in seconds: a toy backbone with the real one's parameter paths.
+
+As a script it trains in a process of its own, for tests that kill it:
+`python training_tiny.py WORKDIR '{"overrides": {...}, "bad_steps": [...], "pause": 0.0}'`.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rfjax.config import apply_overrides, from_dict
+from rfjax.data.corpus import load_corpus
+from rfjax.errors import RfjaxError
+from rfjax.models import Backbone
+from rfjax.training.loop import train
+
+BASE = {
+    "model": {"depth": 2, "hidden": 16, "head_size": 8},
+    "data": {"corpus": "random", "image_size": 4, "context_tokens": 2, "context_size": 8, "pooled_size": 8},
+    "train": {
+        "steps": 30,
+        "batch_size": 8,
+        "warmup_steps": 4,
+        "learning_rate": 1e-2,
+        "ema_every": 3,
+        "log_every": 4,
+        "checkpoint_every": 6,
+        "keep_last": 2,
+        "max_skipped_in_row": 3,
+    },
+}
+
+
+def tiny_config(overrides=None):
+    return apply_overrides(from_dict(BASE), overrides or {})
+
+
+def tiny_backbone(config):
+    """An MLP over flattened latents, pooled text and t; its layers are stacked and scanned."""
+    data, hidden, layers = config.data, config.model.width, config.model.depth
+    values = data.image_size**2 * data.channels
+
+    def init(key):
+        keys = iter(jax.random.split(key, 5))
+        kernel = lambda *shape: 0.3 * jax.random.normal(next(keys), shape)
+        image = {
+            "mlp_in": {"kernel": kernel(layers, hidden, 2 * hidden), "bias": jnp.zeros((layers, 2 * hidden))},
+            "mlp_out": {"kernel": kernel(layers, 2 * hidden, hidden), "bias": jnp.zeros((layers, hidden))},
+        }
+        if config.model.qk_norm:
+            image["query_norm"] = {"scale": jnp.full((layers, hidden), 1.0)}
+        return {
+            "patch_embed": {"kernel": kernel(values, hidden), "bias": jnp.zeros(hidden)},
+            "pooled_embed": {"in": {"kernel": kernel(data.pooled_size, hidden)}},
+            "blocks": {"image": image},
+            "final": {"linear": {"kernel": kernel(hidden, values), "bias": jnp.zeros(values)}},
+        }
+
+    def apply(params, z, t, context, pooled):
+        x = z.reshape(z.shape[0], -1) @ params["patch_embed"]["kernel"] + params["patch_embed"]["bias"]
+        x = x + pooled @ params["pooled_embed"]["in"]["kernel"] + t[:, None] + context.mean(axis=(1, 2))[:, None]
+
+        def block(x, layer):
+            y = jnp.tanh(x * layer["query_norm"]["scale"] if "query_norm" in layer else x)
+            y = jax.nn.gelu(y @ layer["mlp_in"]["kernel"] + layer["mlp_in"]["bias"])
+            return x + y @ layer["mlp_out"]["kernel"] + layer["mlp_out"]["bias"], None
+
+        x, _ = jax.lax.scan(block, x, params["blocks"]["image"])
+        out = x @ params["final"]["linear"]["kernel"] + params["final"]["linear"]["bias"]
+        return out.reshape(z.shape)
+
+    return Backbone(init, apply)
+
+
+class PoisonedCorpus:
+    """A corpus whose batches of `bad_steps` are not finite, and which takes `pause` seconds each."""
+
+    def __init__(self, corpus, batch_size, bad_steps=(), pause=0.0):
+        self._corpus, self._batch_size, self._bad, self._pause = corpus, batch_size, set(bad_steps), pause
+
+    def __getattr__(self, name):
+        return getattr(self._corpus, name)
+
+    def examples(self, indices, split):
+        time.sleep(self._pause)
+        batch = self._corpus.examples(indices, split)
+        bad = np.isin(np.asarray(indices) // self._batch_size, list(self._bad))
+        return batch._replace(latents=np.where(bad[:, None, None, None], np.nan, batch.latents).astype(np.float32))
+
+
+def tiny_train(workdir, overrides=None, *, bad_steps=(), pause=0.0, **arguments):
+    config = tiny_config(overrides)
+    corpus = PoisonedCorpus(load_corpus(config.data, config.seed), config.train.batch_size, bad_steps, pause)
+    return train(config, workdir, corpus=corpus, backbone=tiny_backbone(config), **arguments)
+
+
+def rows(workdir):
+    """The metrics rows, without what depends on the clock."""
+    timed = {"train_seconds", "steps_per_second", "images_per_second", "flops_per_second", "mfu"}
+    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+
+
+def environment(**more):
+    """For a process of its own, which compiles much and computes little."""
+    root = str(Path(__file__).parents[2])
+    return os.environ | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | more
+
+
+def main():
+    arguments = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    try:
+        tiny_train(sys.argv[1], log_seconds=0.0, **arguments)
+    except RfjaxError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
