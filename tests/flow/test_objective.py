@@ -1,0 +1,68 @@
+"""The objective: its value, its random numbers, its condition dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfjax.data.batch import EncoderSlot
+from rfjax.flow.formulation import parse_formulation
+from rfjax.flow.objective import Draws, draw, drop_conditions, flow_matching_loss
+
+SLOTS = (
+    EncoderSlot(name="clip", tokens=(0, 3), channels=(0, 4), pooled=(0, 2)),
+    EncoderSlot(name="t5", tokens=(3, 5), channels=(0, 6), pooled=(2, 2)),
+)
+
+
+def draws(places, step=5, dropout=0.4):
+    formulation = parse_formulation("rf/lognorm(0.00,1.00)")
+    return draw(formulation, jax.random.key(1), step, places, (4, 4, 2), len(SLOTS), dropout)
+
+
+def test_a_place_draws_the_same_whoever_shares_its_batch():
+    whole, part = draws(jnp.arange(16)), draws(jnp.array([9, 3]))
+    for a, b in zip(whole, part):
+        np.testing.assert_array_equal(np.asarray(a)[[9, 3]], b)
+
+
+def test_places_and_steps_draw_differently():
+    t = np.concatenate([draws(jnp.arange(50), step).t for step in range(4)])
+    assert len(np.unique(t)) == 200
+    a, b = draws(jnp.arange(2), 0).noise, draws(jnp.arange(2), 1).noise
+    assert abs(np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]) < 0.3
+    assert not np.allclose(a[0], a[1])
+
+
+def test_dropout_has_its_rate_and_is_independent_of_t_and_between_encoders():
+    many = draws(jnp.arange(20_000), dropout=0.4)
+    keep = np.asarray(many.keep)
+    np.testing.assert_allclose(keep.mean(0), 0.6, atol=0.015)
+    correlations = np.corrcoef(np.column_stack([keep, many.t]).T)
+    assert np.abs(correlations[np.triu_indices(3, 1)]).max() < 0.03
+
+
+def test_dropping_zeroes_an_encoders_part_and_nothing_else():
+    context, pooled = jnp.ones((2, 5, 6)), jnp.ones((2, 3))
+    dropped, dropped_pooled = drop_conditions(context, pooled, jnp.array([[0.0, 1.0], [1.0, 0.0]]), SLOTS)
+    want = np.ones((2, 5, 6))
+    want[0, :3, :4] = 0
+    want[1, 3:] = 0
+    np.testing.assert_array_equal(dropped, want)
+    np.testing.assert_array_equal(dropped_pooled, [[0, 0, 1], [1, 1, 1]])
+
+
+@pytest.mark.parametrize("t", (0.2, 0.9))
+def test_loss_is_the_mean_square_of_the_velocity_error(t):
+    rng = np.random.default_rng(0)
+    data, noise = np.float32(rng.standard_normal((2, 3, 4, 4, 2)))
+    formulation = parse_formulation("rf")
+    fixed = Draws(jnp.full(3, t), jnp.asarray(noise), jnp.ones((3, 0)))
+    offset = np.float32(rng.standard_normal((3, 4, 4, 2)))
+
+    def nearly_right(z, time, context, pooled):
+        np.testing.assert_allclose(z, (1 - t) * data + t * noise, atol=1e-6)
+        return noise - data + offset
+
+    got = flow_matching_loss(nearly_right, formulation, fixed, data, None, None)
+    np.testing.assert_allclose(got, (offset**2).mean((1, 2, 3)), rtol=1e-5)

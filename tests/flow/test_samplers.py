@@ -1,0 +1,74 @@
+"""Samplers on a flow whose velocity and solution are known exactly."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfjax.flow.path import RectifiedFlow, data_and_noise_from_velocity, interpolate, velocity_target
+from rfjax.flow.samplers import METHODS, guided_velocity, integrate, sampling_times
+
+MEAN, STD = 0.7, 0.3
+
+
+def gaussian_velocity(z, t):
+    """E[eps - x0 | z_t = z] for data N(MEAN, STD^2): the optimal rectified-flow velocity."""
+    variance = (1 - t) ** 2 * STD**2 + t**2
+    centred = z - (1 - t) * MEAN
+    return t / variance * centred - (MEAN + (1 - t) * STD**2 / variance * centred)
+
+
+@pytest.mark.parametrize(("method", "order"), (("euler", 1), ("heun", 2)))
+def test_order_of_convergence(method, order):
+    """The exact flow maps noise z to MEAN + STD z: errors fall as steps^-order."""
+    noise = jnp.linspace(-2.0, 2.0, 41)
+    errors = []
+    for steps in (16, 32, 64):
+        got = integrate(gaussian_velocity, noise, sampling_times(steps), method)
+        errors.append(float(jnp.abs(got - (MEAN + STD * noise)).max()))
+    slopes = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+    np.testing.assert_allclose(slopes, order, atol=0.15)
+
+
+def test_every_method_has_its_order_tested():
+    assert set(METHODS) == {"euler", "heun"}
+
+
+def test_times_run_from_noise_to_data():
+    np.testing.assert_allclose(sampling_times(4), [1, 0.75, 0.5, 0.25, 0])
+    shifted = sampling_times(4, 3.0)
+    assert shifted[0] == 1 and shifted[-1] == 0
+    np.testing.assert_allclose(shifted[1:-1], [0.9, 0.75, 0.5])
+
+
+def test_guidance():
+    """v_null + s (v_text - v_null), the null condition being zeros unless a negative is given."""
+
+    def velocity(z, t, context, pooled):
+        return z + t[:, None] + context.sum((1, 2))[:, None] + 10 * pooled.sum(1)[:, None]
+
+    z, t = jnp.ones((2, 3)), 0.5
+    context, pooled = jnp.ones((2, 1, 1)), jnp.array([[0.0], [1.0]])
+    text = np.array([1.0, 11.0])[:, None]
+    np.testing.assert_allclose(guided_velocity(velocity, 4.0, context, pooled)(z, t), 1.5 + 4 * text * np.ones((2, 3)))
+    np.testing.assert_allclose(guided_velocity(velocity, 1.0, context, pooled)(z, t), 1.5 + text * np.ones((2, 3)))
+    negative = (2 * jnp.ones((2, 1, 1)), jnp.zeros((2, 1)))
+    np.testing.assert_allclose(
+        guided_velocity(velocity, 4.0, context, pooled, negative)(z, t), 1.5 + 2 + 4 * (text - 2) * np.ones((2, 3))
+    )
+
+
+def test_path_target_is_the_slope_and_inverts():
+    path = RectifiedFlow()
+    rng = np.random.default_rng(0)
+    data, noise = rng.standard_normal((2, 5, 4))
+    t = np.linspace(0.1, 0.9, 5)
+    h = 1e-6
+    slope = (interpolate(path, data, noise, t + h) - interpolate(path, data, noise, t - h)) / (2 * h)
+    velocity = velocity_target(path, data, noise, t)
+    np.testing.assert_allclose(velocity, slope, atol=1e-8)
+    z = interpolate(path, data, noise, t)
+    x0, eps = data_and_noise_from_velocity(path, z, velocity, t)
+    np.testing.assert_allclose(x0, data, atol=1e-12)
+    np.testing.assert_allclose(eps, noise, atol=1e-12)
+    np.testing.assert_array_equal(interpolate(path, data, noise, np.zeros(5)), data)  # t=0 is data
+    np.testing.assert_array_equal(interpolate(path, data, noise, np.ones(5)), noise)

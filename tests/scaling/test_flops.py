@@ -1,0 +1,79 @@
+"""The FLOPs formula against the traced program and against the compiler."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rfjax.config import ModelConfig
+from rfjax.data.batch import BatchShapes
+from rfjax.models import make_backbone
+from rfjax.scaling.flops import forward_flops, recompute_flops, training_flops
+
+SHAPES = BatchShapes(latents=(16, 8, 3), context=(20, 40), pooled=24, encoders=())
+VARIANTS = {
+    "plain": {},
+    "patch1": {"patch_size": 1},
+    "dual": {"dual_attention_blocks": 2, "qk_norm": True},
+    "three_sets": {"weight_sets": 3, "first_text_tokens": 7},
+    "one_block": {"depth": 1},
+    "wide_mlp": {"mlp_ratio": 3.0},
+}
+
+
+def abstract_inputs(shapes):
+    sizes = (1, *shapes.latents), (1,), (1, *shapes.context), (1, shapes.pooled)
+    return [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
+
+
+def products(jaxpr) -> int:
+    """Operations of all dots in a traced program, scans counted as often as they run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        assert "conv" not in equation.primitive.name or equation.primitive.name == "convert_element_type"
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += times * products(inner)
+    return total
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_formula_equals_the_dots_of_the_forward_pass(name):
+    model = ModelConfig(**{"depth": 4, "hidden": 64, "head_size": 16, **VARIANTS[name]})
+    backbone = make_backbone(model, SHAPES)
+    params = jax.eval_shape(backbone.init, jax.random.key(0))
+    traced = jax.make_jaxpr(backbone.apply)(params, *abstract_inputs(SHAPES))
+    assert products(traced.jaxpr) == forward_flops(model, SHAPES)
+
+
+def test_the_papers_sizes():
+    """Independently counted GFLOPs an image: 256 image and 154 text tokens."""
+    paper = BatchShapes(latents=(32, 32, 16), context=(154, 4096), pooled=2048, encoders=())
+    for depth, giga in {15: 145, 18: 247, 21: 390, 24: 579, 30: 1122, 38: 2266}.items():
+        assert round(forward_flops(ModelConfig(depth=depth), paper) / 1e9) == giga
+        assert training_flops(ModelConfig(depth=depth), paper) == 3 * forward_flops(ModelConfig(depth=depth), paper)
+
+
+@pytest.mark.parametrize("remat", ("none", "full"))
+def test_within_one_percent_of_the_compiler(remat):
+    """Forward and training at width 960, unrolled, as the compiler counts (elementwise work too)."""
+    model = ModelConfig(depth=3, hidden=960)
+    shapes = BatchShapes(latents=(16, 16, 16), context=(48, 256), pooled=128, encoders=())
+    backbone = make_backbone(model, shapes, unroll=3, remat=remat)
+    params = jax.eval_shape(backbone.init, jax.random.key(0))
+    batch = abstract_inputs(shapes)
+
+    def counted(function):
+        return jax.jit(function).lower(params, *batch).compile().cost_analysis()["flops"]
+
+    assert counted(backbone.apply) == pytest.approx(forward_flops(model, shapes), rel=0.01)
+    training = counted(jax.grad(lambda p, *x: jnp.sum(jnp.square(backbone.apply(p, *x)))))
+    formula = training_flops(model, shapes) + recompute_flops(model, shapes, remat)
+    assert training == pytest.approx(formula, rel=0.01)
