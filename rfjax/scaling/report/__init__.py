@@ -1,0 +1,71 @@
+"""The report: one HTML page, its figures, and a JSON of every number, from a results folder alone.
+
+<out>/index.html        self-contained: no request leaves it
+<out>/report.json       `rfjax.scaling.report.numbers`
+<out>/figures/*.{svg,png}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rfjax.files import write_whole
+from rfjax.scaling import results
+from rfjax.scaling.report import figures, page
+from rfjax.scaling.report.findings import warnings
+from rfjax.scaling.report.formats import analysis_lines, count, interval, loss, p_value, power, score
+from rfjax.scaling.report.numbers import report_numbers
+
+
+def write_report(results_folder: str | Path, out: str | Path, *, resamples: int = 1000, seed: int = 0) -> dict:
+    """Write the report of a results folder into `out`, whole or not at all; return its numbers.
+
+    `resamples` of the fits' bootstraps and their `seed` decide the intervals' last digits. Raises
+    `ConfigError` when the table is damaged (naming the file and the remedy) or has nothing to
+    show, and `RfjaxError` when the disk refuses.
+    """
+    table = results.read(results_folder)
+    numbers = report_numbers(table, resamples=resamples, seed=seed)
+    drawn = figures.draw(numbers)
+    svgs = {name: figures.to_bytes(figure, "svg") for name, figure in drawn.items()}
+    sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in numbers["samples"]["rows"]}
+    out = Path(out)
+    contents: dict[Path, str | bytes] = {
+        out / "index.html": page.render(numbers, svgs, sheets),
+        out / "report.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n",
+    }
+    for name, figure in drawn.items():
+        contents[out / "figures" / f"{name}.svg"] = svgs[name]
+        contents[out / "figures" / f"{name}.png"] = figures.to_bytes(figure, "png")
+    write_whole(contents)
+    return numbers
+
+
+def summary_lines(numbers: Mapping) -> list[str]:
+    """The report in a terminal: final table, law, held-out prediction, correlation, warnings."""
+    rows = [("run", "depth", "params", "FLOPs", "loss", "GenEval overall")]
+    for run in numbers["runs"]:
+        end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else run["state"]
+        rows.append((run["run"], count(run["depth"]), count(run["params"]), power(run["flops"]), end, score(run)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    lines += ["", *analysis_lines(numbers["analysis"]), *correlation_lines(numbers["correlation"])]
+    return lines + warnings(numbers)
+
+
+def correlation_lines(correlations: Mapping) -> list[str]:
+    """Loss against overall GenEval."""
+    found = correlations.get("overall")
+    if not found:
+        return []
+    if not found["coefficients"]:
+        return [f"no correlation of loss with GenEval: {found['reason']}"]
+    shown = "; ".join(
+        f"{c['name']} {interval(c['value'], c['low'], c['high'])} p = {p_value(c['p'])}"
+        for c in found["coefficients"]
+    )
+    return [f"loss against GenEval over {found['n']} runs ({found['p_method']}): {shown}"]

@@ -1,0 +1,73 @@
+"""What the report's figures share: their style, the look of a depth, points, logarithmic axes.
+
+Depth is an ordered quantity and gets an ordered, colour-blind-safe scale (viridis, without its
+pale end) and a marker of its own; kinds of line get Okabe and Ito's colours. Hollow markers are
+points that a fit leaves out.
+"""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+MARKERS = "osD^vPX*<>"
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+WIDTH = 7.2  # inches: the text width of the page
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "rfjax",  # the same numbers give the same file
+    "figure.constrained_layout.use": True,
+}
+
+
+def looks(depths):
+    """Depth -> (colour, marker)."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.82, max(len(depths), 2)))
+    return {d: (matplotlib.colors.to_hex(colours[i]), MARKERS[i % len(MARKERS)]) for i, d in enumerate(depths)}
+
+
+def point(axis, x, value, low, high, *, color, marker, hollow=False, ms=5, zorder=3):
+    """A point with its interval, where it has one."""
+    if low is not None and high is not None:
+        axis.plot([x, x], [low, high], color=color, lw=1, zorder=zorder - 0.1, solid_capstyle="butt")
+    axis.plot(x, value, marker=marker, color=color, mfc="white" if hollow else color, ms=ms, lw=0, zorder=zorder)
+
+
+def depth_handles(look, rows):
+    depths = sorted({row["depth"] for row in rows})
+    return [Line2D([], [], color=look[d][0], marker=look[d][1], lw=0, label=f"depth {d}") for d in depths]
+
+
+def log_scale(axes, which, values):
+    """A logarithmic x or y with plain decimal labels; on a short range also between the decades."""
+    span = max(values) / min(values) if values else 1.0
+    subs = (1,) if span > 300 else (1, 2, 5) if span > 12 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())

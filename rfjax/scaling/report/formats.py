@@ -1,0 +1,129 @@
+"""Numbers as a reader wants them: powers of ten, units of size and time, intervals, p-values; fits
+in a terminal."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+NONE = "–"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def text(value: object) -> str:
+    """Anything from outside, made safe for HTML."""
+    return html.escape(str(value), quote=True)
+
+
+def power(value: float | None, digits: int = 3) -> str:
+    """1.23 × 10¹⁵; plain between 0.001 and 10,000."""
+    if value is None:
+        return NONE
+    if 1e3 <= abs(value) < 1e4:
+        return minus(f"{value:,.0f}")
+    if value == 0 or 1e-3 <= abs(value) < 1e3:
+        return minus(f"{value:.{digits}g}")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{minus(mantissa)} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def count(value: float | None) -> str:
+    """1,234 up to 99,999; beyond that 1.23 M, 4.56 B."""
+    if value is None:
+        return NONE
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e5, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.3g} {unit}"
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """12 s, 3 min 20 s, 2 h 05 min."""
+    if seconds is None:
+        return NONE
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def loss(value: float | None, stderr: float | None = None) -> str:
+    """0.0731 ± 0.0004: a loss with its standard error."""
+    if value is None:
+        return NONE
+    return f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr is not None else "")
+
+
+def interval(value: float | None, low: float | None, high: float | None, form: str = ".2f") -> str:
+    """0.31 [0.28, 0.34]."""
+    if value is None:
+        return NONE
+    shown = minus(f"{value:{form}}")
+    return (
+        shown if low is None or high is None else f"{shown} [{minus(f'{low:{form}}')}, {minus(f'{high:{form}}')}]"
+    )
+
+
+def score(run: Mapping) -> str:
+    """The overall score of a row of `runs` or `depths` with its interval."""
+    return interval(run["score"], run["score_low"], run["score_high"])
+
+
+# Parameters that are losses or exponents; coefficients span decades and are shown as powers of ten.
+_PARAMETER_FORMS = {"E": ".4f", "b": ".3f", "alpha": ".3f", "beta": ".3f"}
+
+
+def parameter(name: str, estimate: Mapping) -> str:
+    """A law's parameter with its interval."""
+    ends = [estimate[key] for key in ("value", "low", "high")]
+    if name in _PARAMETER_FORMS:
+        return interval(*ends, _PARAMETER_FORMS[name])
+    return f"{power(ends[0])} [{power(ends[1])}, {power(ends[2])}]"
+
+
+def p_value(p: float | None) -> str:
+    """Two digits, never a 0 that was not measured."""
+    if p is None:
+        return NONE
+    return f"{p:.2g}" if p >= 1e-4 else power(p, 2)
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A fraction as a signed percentage."""
+    return NONE if value is None else minus(f"{100 * value:+.{digits}f} %")
+
+
+def minus(shown: str) -> str:
+    """With a true minus sign, and none before a zero."""
+    if not shown.strip("-+0., %"):
+        shown = shown.lstrip("-")
+    return shown.replace("-", "−")
+
+
+def fit_lines(fit: Mapping) -> list[str]:
+    """One fit in a terminal, from `Fit.to_json`."""
+    if not fit["identifiable"]:
+        return [f"{fit['law']} law: not fitted: {fit['reason']}"]
+    shown = ", ".join(f"{name} = {parameter(name, e)}" for name, e in fit["parameters"].items())
+    return [
+        f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs: {shown}",
+        *(f"    {warning}" for warning in fit["warnings"]),
+    ]
+
+
+def analysis_lines(analysis: Mapping) -> list[str]:
+    """The headline law and the held-out prediction in a terminal, from `Analysis.to_json`."""
+    lines = fit_lines(analysis["fits"][analysis["headline"]]) if analysis["headline"] else []
+    if analysis["headline_reason"]:
+        lines.append(f"{'note' if analysis['headline'] else 'no law'}: {analysis['headline_reason']}")
+    for p in (analysis["held_out"] or {"predictions": ()})["predictions"]:
+        lines.append(
+            f"held out depth {analysis['held_out']['depth']} ({p['run']}): predicted "
+            f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error {percent(p['relative_error'])}, "
+            f"{'inside' if p['covered'] else 'OUTSIDE'} the 95 % interval"
+        )
+    if analysis["held_out_reason"]:
+        lines.append(f"nothing held out: {analysis['held_out_reason']}")
+    return lines

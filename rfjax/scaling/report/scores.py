@@ -1,0 +1,122 @@
+"""The report's numbers of GenEval: scores between floor and ceiling, and their correlation with loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from rfjax.scaling import correlation
+from rfjax.scaling.columns import STATISTICS
+
+OVERALL = "overall"
+# Tasks in GenEval's own order; others follow as they come.
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+REFERENCES = {"ceiling": "geneval_ceiling", "shuffled": "geneval_floor_shuffled", "null": "geneval_floor_null"}
+
+
+def geneval(results, points, settings):
+    """Scores per task and run, between the detector's ceiling and the floors."""
+    items = _items(points.columns)
+    if not items:
+        return {"items": [], "runs": [], "ceiling": {}, "reason": "no finished run has a GenEval score"}
+    long = results.long[results.long["corpus"] == settings.corpus]
+    ceiling_rows = long[(long["evaluation"] == REFERENCES["ceiling"]) & (long["metric"] == "geneval")]
+    ceiling = {row["item"]: _estimate(row) for row in ceiling_rows.drop_duplicates("item").to_dict("records")}
+    runs = []
+    for _, row in points.iterrows():
+        if pd.isna(row.get(f"geneval_{OVERALL}", np.nan)):
+            continue
+        at = long[
+            (long["run"] == row["run"]) & (long["step"] == row["step"]) & (long["weights"] == settings.weights)
+        ]
+        scores = {item: statistics(row, f"geneval_{item}", "value") for item in items}
+        floors = {
+            floor: {
+                r["item"]: _estimate(r)
+                for r in at[(at["evaluation"] == name) & (at["metric"] == "geneval")].to_dict("records")
+            }
+            for floor, name in REFERENCES.items()
+            if floor != "ceiling"
+        }
+        pairs = {
+            kind: {
+                item: statistics(row, f"geneval_{kind}_{item}", "value")
+                for item in items
+                if f"geneval_{kind}_{item}" in row
+            }
+            for kind in ("held_out", "seen")
+        }
+        # Above the floor: the score's whole interval above the whole of either floor's.
+        above = {
+            item: all(scores[item]["low"] > floors[f][item]["high"] for f in floors if item in floors[f])
+            if any(item in floors[f] for f in floors) else None
+            for item in items
+        }  # fmt: skip
+        runs.append(
+            {"run": row["run"], "depth": row["depth"], "params": row["params"], "flops": row["flops"],
+             "loss": row["loss"], "loss_low": row["loss_low"], "loss_high": row["loss_high"], "frontier": row["frontier"],
+             "scores": scores, "floors": floors, "above_floor": above, **pairs}
+        )  # fmt: skip
+    best = {}
+    for run in runs:
+        if run["depth"] not in best or run["loss"] < best[run["depth"]]["loss"]:
+            best[run["depth"]] = run
+    for run in runs:
+        run["best_of_depth"] = best[run["depth"]] is run
+    return {"items": items, "runs": runs, "ceiling": ceiling, "reason": ""}
+
+
+def correlations(results, points, settings, *, resamples, seed):
+    """Loss against the overall score and against each task's, over finished runs."""
+    output = {}
+    for item in _items(points.columns):
+        have = points[points[f"geneval_{item}"].notna()]
+        redrawn = _redrawn(results.prompts, have, settings, resamples, seed)
+        found = correlation.correlate(
+            have["loss"], have[f"geneval_{item}"], redrawn=redrawn.get(item), resamples=resamples, seed=seed
+        )
+        output[item] = found.to_json()
+    return output
+
+
+def _redrawn(prompts, points, settings, resamples, seed):
+    """Scores under redraws of the prompts, or {} unless every run was scored on the same ones."""
+    own = prompts[
+        (prompts["weights"] == settings.weights) & (prompts["corpus"] == settings.corpus)
+        & (prompts["sampler"] == settings.sampler) & (prompts["evaluation_seed"] == settings.sampler_seed)
+    ]  # fmt: skip
+    final = points[["run", "step"]].merge(own, on=["run", "step"])
+    correct = final.pivot(index="run", columns="prompt", values="correct").reindex(points["run"])
+    images = final.pivot(index="run", columns="prompt", values="samples").reindex(points["run"])
+    tasks = final.groupby("prompt")["task"].agg(["first", "nunique"])
+    if final.empty or correct.isna().any(axis=None) or (tasks["nunique"] > 1).any():
+        return {}
+    return correlation.redraw_prompts(
+        tasks["first"].tolist(), correct.to_numpy(float), images.to_numpy(float), resamples=resamples, seed=seed
+    )
+
+
+def _items(columns: Iterable[str]) -> list[str]:
+    """GenEval items of the points: overall, the six tasks in their order, then any other."""
+    prefix = "geneval_"
+    other = ("held_out_", "seen_", "floor_", "ceiling_")
+    suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)
+    found = [
+        c.removeprefix(prefix) for c in columns
+        if c.startswith(prefix) and not c.endswith(suffixes) and not c.removeprefix(prefix).startswith(other)
+    ]  # fmt: skip
+    order = {name: place for place, name in enumerate((OVERALL, *TASKS))}
+    return sorted(found, key=lambda name: (order.get(name, len(order)), name))
+
+
+def statistics(row, name, label=None):
+    """Value, standard error, interval and count of a measured number, under `label`."""
+    label = name if label is None else label
+    keys = ("value", "stderr", "low", "high", "n") if label == "value" else tuple(label + s for _, s in STATISTICS)
+    return {key: row.get(name + suffix) for key, (_, suffix) in zip(keys, STATISTICS, strict=True)}
+
+
+def _estimate(row):
+    return {statistic: row[statistic] for statistic, _ in STATISTICS}
