@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Integer
 from numpy import ndarray
@@ -16,6 +16,7 @@ from rfjax.errors import ConfigError
 Split = Literal["train", "validation"]
 
 
+@runtime_checkable
 class Corpus(Protocol):
     """An unlimited source of examples with random access.
 

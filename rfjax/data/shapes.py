@@ -34,11 +34,8 @@ MEAN = (0.285, 0.269, 0.270)
 STD = (0.203, 0.178, 0.192)
 
 
-def signed_distance(
-    name: str, x: Float[np.ndarray, "*shape"], y: Float[np.ndarray, "*shape"], radius: Float[np.ndarray, "*shape"]
-) -> Float[np.ndarray, "*shape"]:
-    """Distance to a shape's edge at (x right, y down) from its centre, negative inside; pixels."""
-    return SIGNED_DISTANCES[name](x, y, radius)
+# Signed distances, in pixels, at (x right, y down) from the centre of a shape whose box has half
+# side r; negative inside.
 
 
 def _square(x, y, r):
@@ -78,9 +75,14 @@ SIGNED_DISTANCES = {
 }
 
 
-def coverage(name: str, x, y, radius) -> Float[np.ndarray, "*shape"]:
-    """The share of each pixel that a shape covers, from the pixel centres' offsets."""
-    return np.clip(0.5 - signed_distance(name, x, y, radius), 0.0, 1.0)
+def coverage(
+    name: str,
+    x: Float[np.ndarray, "*#shape"],
+    y: Float[np.ndarray, "*#shape"],
+    radius: Float[np.ndarray, "*#shape"] | float,
+) -> Float[np.ndarray, "*shape"]:
+    """The share of each pixel that a shape covers, from the pixel centres' offsets; broadcasts."""
+    return np.clip(0.5 - SIGNED_DISTANCES[name](x, y, radius), 0.0, 1.0)
 
 
 def renderer(image_size: int):

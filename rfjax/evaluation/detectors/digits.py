@@ -22,7 +22,7 @@ from rfjax.data import hashing
 from rfjax.data.digits import CLASSES, SCAN_SIDE, VOCABULARY, drawn_scans, drawn_side, resampling
 from rfjax.evaluation.detectors.segmentation import collect, find_blobs
 
-MASK_ALPHA = 0.3  # low, as thin strokes fall apart above it
+MASK_ALPHA = 0.25  # low, as thin strokes fall apart above it
 PICTURE_SIDE = 12
 KERNEL_SCALE = 0.3  # the kernel is exp(-KERNEL_SCALE * squared distance of pictures)
 RIDGE = 0.05

@@ -41,7 +41,7 @@ def find_blobs(
     n, height, width, _ = images.shape
     images = np.asarray(images, np.float64)
     background, usable = estimate_background(images)
-    difference = (images - background[:, None, None, :]).reshape(n, -1, 3)
+    difference = (images - background[:, None, None, :]).reshape(n, height * width, 3)
     directions = palette[None] - background[:, None, :]
     lengths = np.sum(directions**2, axis=-1)
     alpha = np.clip(difference @ directions.transpose(0, 2, 1) / lengths[:, None, :], 0.0, 1.0)
@@ -67,7 +67,7 @@ def find_blobs(
     error = np.stack([per_blob(residual[..., k]) for k in range(len(palette))], axis=1)
     color = np.argmin(error, axis=1)
     blob_color = np.concatenate([[0], color])[grown]
-    own = np.take_along_axis(alpha, blob_color.reshape(n, -1, 1), axis=-1)[..., 0].reshape(n, height, width)
+    own = np.take_along_axis(alpha, blob_color.reshape(n, height * width, 1), axis=-1)[..., 0].reshape(n, height, width)
     own = np.where(grown > 0, own, 0.0)
     area = per_blob(own)
     y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
@@ -101,7 +101,7 @@ def find_blobs(
 
 def estimate_background(images: Float[np.ndarray, "n h w 3"]):
     """The median colour of the dark grey pixels [n, 3], and whether there are enough of them [n]."""
-    pixels = images.reshape(len(images), -1, 3)
+    pixels = images.reshape(len(images), images.shape[1] * images.shape[2], 3)
     level = pixels.mean(axis=-1)
     grey = (np.ptp(pixels, axis=-1) < GREY_SPREAD) & (GREY_RANGE[0] <= level) & (level <= GREY_RANGE[1])
     count = grey.sum(axis=1)

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from rfjax.config import DataConfig
+from rfjax.data.corpus import load_corpus
+from rfjax.data.loader import batches
+from rfjax.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus(DataConfig(), 0)
+
+
+def assert_equal(a, b):
+    for left, right in zip(a, b, strict=True):
+        assert np.array_equal(left, right)
+
+
+def test_a_step_holds_its_own_examples(corpus):
+    steps = list(batches(corpus, batch_size=6, start_step=0, stop_step=9))
+    assert np.concatenate([batch.example_ids for batch in steps]).tolist() == list(range(54))
+    assert_equal(steps[7], corpus.examples(np.arange(42, 48), "train"))
+
+
+def test_resuming_gives_the_same_batches(corpus):
+    whole = list(batches(corpus, batch_size=4, start_step=0, stop_step=8))
+    resumed = list(batches(corpus, batch_size=4, start_step=5, stop_step=8))
+    assert len(resumed) == 3
+    for a, b in zip(whole[5:], resumed):
+        assert_equal(a, b)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shards_put_together_are_the_batch(corpus, count):
+    whole = list(batches(corpus, batch_size=8, start_step=3, stop_step=5))
+    shards = [list(batches(corpus, batch_size=8, start_step=3, stop_step=5, shard=(i, count))) for i in range(count)]
+    for step, batch in enumerate(whole):
+        assert_equal(batch, [np.concatenate(parts) for parts in zip(*(shard[step] for shard in shards))])
+
+
+def test_unequal_shards_are_refused(corpus):
+    for shard in ((0, 3), (2, 2), (-1, 2)):
+        with pytest.raises(ConfigError, match="batch_size=8"):
+            batches(corpus, batch_size=8, start_step=0, stop_step=1, shard=shard)
+
+
+def test_nothing_left_to_do(corpus):
+    assert list(batches(corpus, batch_size=8, start_step=5, stop_step=5)) == []
+
+
+def test_it_can_be_left_early(corpus):
+    iterator = batches(corpus, batch_size=4, start_step=0, stop_step=10**9)
+    assert next(iterator).example_ids.tolist() == [0, 1, 2, 3]
