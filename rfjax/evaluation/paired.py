@@ -8,7 +8,6 @@ their difference is judged over the same examples, pair by pair.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,5 +112,5 @@ def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, floa
     return float(differences.mean()), _stderr(differences)
 
 
-def _stderr(values: Sequence[float]) -> float:
+def _stderr(values: Float64[np.ndarray, "n"]) -> float:
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
