@@ -191,19 +191,20 @@ class _Run:
 
             if first:
                 evaluate()  # an attempt may have ended between this save and its evaluation
-            pending = None
-            for batch in self._batches():
-                if stop():
-                    break
+            pending, stopping = None, stop()
+            for batch in () if stopping else self._batches():
                 state, metrics = train_step(state, put(batch))
                 if pending is not None:
                     monitor.observe(self.step, pending, state)  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
-                if self._saves(self.step) or stop():
+                stopping = stop()
+                if stopping or self._saves(self.step):
                     monitor.observe(self.step, pending, state)
                     pending = None
                     self._save(state, checkpoints, monitor, spending)
                     evaluate()
+                if stopping:
+                    break
             checkpoints.wait()
         if self.step < steps:
             raise Preempted(

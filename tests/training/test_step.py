@@ -10,7 +10,7 @@ from rfjax.data.corpus import load_corpus
 from rfjax.data.loader import batch_of_step
 from rfjax.errors import ConfigError
 from rfjax.training.loss import ExampleLosses, make_loss, run_keys
-from rfjax.training.mesh import make_mesh
+from rfjax.training.mesh import make_mesh, shardings
 from rfjax.training.optimizer import learning_rate, make_optimizer
 from rfjax.training.state import init_state
 from rfjax.training.step import make_train_step, parameter_groups
@@ -28,8 +28,10 @@ class Trainer:
         self.optimizer = make_optimizer(self.train)
         self.loss = make_loss(self.config, self.backbone.apply, self.corpus.shapes.encoders)
         self.mesh = make_mesh(self.config.mesh, jax.devices()[:1])
-        self.start = jax.jit(lambda: init_state(self.backbone.init, self.optimizer, run_keys(self.config.seed)[0]))
-        self.step = make_train_step(self.loss, self.optimizer, self.train, self.mesh, jax.eval_shape(self.start), **options)
+        start = lambda: init_state(self.backbone.init, self.optimizer, run_keys(self.config.seed)[0])
+        self.abstract = jax.eval_shape(start)
+        self.start = jax.jit(start, out_shardings=shardings(self.mesh, self.abstract))
+        self.step = make_train_step(self.loss, self.optimizer, self.train, self.mesh, self.abstract, **options)
 
     def batch(self, step):
         return batch_of_step(self.corpus, step, batch_size=self.train.batch_size)
@@ -108,8 +110,7 @@ def toy_step(trainer, loss, **options):
         value = loss(params, step)
         return value, ExampleLosses(jnp.zeros(places.shape), jnp.broadcast_to(value, places.shape))
 
-    shapes = jax.eval_shape(trainer.start)
-    return make_train_step(loss_fn, trainer.optimizer, trainer.train, trainer.mesh, shapes, **options)
+    return make_train_step(loss_fn, trainer.optimizer, trainer.train, trainer.mesh, trainer.abstract, **options)
 
 
 def test_an_infinite_gradient_of_a_finite_loss_is_skipped(trainer):
@@ -132,11 +133,16 @@ def test_ema_is_its_closed_form(trainer):
 
 def test_noise_follows_the_step_and_the_stream_offset(trainer):
     batch = trainer.batch(0)
-    losses = [float(trainer.step(trainer.start()._replace(step=jnp.int32(step)), batch)[1].loss) for step in (0, 1, 0)]
+
+    def at(step):
+        state = trainer.start()
+        return state._replace(step=jax.device_put(jnp.int32(step), state.step.sharding))
+
+    losses = [float(trainer.step(at(step), batch)[1].loss) for step in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
     step = toy_step(trainer, lambda params, step: step * jnp.sum(params["final"]["linear"]["bias"] + 1.0), stream_offset=40)
     size = trainer.start().params["final"]["linear"]["bias"].size
-    assert float(step(trainer.start()._replace(step=jnp.int32(2)), batch)[1].loss) == 42 * size
+    assert float(step(at(2), batch)[1].loss) == 42 * size
 
 
 def test_the_state_is_donated(trainer):
@@ -148,4 +154,4 @@ def test_the_state_is_donated(trainer):
 def test_a_batch_that_microbatches_do_not_divide_is_refused(trainer):
     train = dataclasses.replace(trainer.train, accumulate=3)
     with pytest.raises(ConfigError, match="batch_size=8 .*accumulate"):
-        make_train_step(trainer.loss, trainer.optimizer, train, trainer.mesh, jax.eval_shape(trainer.start))
+        make_train_step(trainer.loss, trainer.optimizer, train, trainer.mesh, trainer.abstract)

@@ -42,33 +42,32 @@ def tiny_config(overrides=None):
 
 
 def tiny_backbone(config):
-    """An MLP over flattened latents, pooled text and t; its layers are stacked and scanned."""
+    """An MLP over flattened latents, with t and text added; its layers are stacked and scanned."""
     data, hidden, layers = config.data, config.model.width, config.model.depth
     values = data.image_size**2 * data.channels
 
     def init(key):
-        keys = iter(jax.random.split(key, 5))
+        keys = iter(jax.random.split(key, 4))
         kernel = lambda *shape: 0.3 * jax.random.normal(next(keys), shape)
         image = {
-            "mlp_in": {"kernel": kernel(layers, hidden, 2 * hidden), "bias": jnp.zeros((layers, 2 * hidden))},
+            "mlp_in": {"kernel": kernel(layers, hidden, 2 * hidden)},
             "mlp_out": {"kernel": kernel(layers, 2 * hidden, hidden), "bias": jnp.zeros((layers, hidden))},
         }
         if config.model.qk_norm:
             image["query_norm"] = {"scale": jnp.full((layers, hidden), 1.0)}
         return {
-            "patch_embed": {"kernel": kernel(values, hidden), "bias": jnp.zeros(hidden)},
-            "pooled_embed": {"in": {"kernel": kernel(data.pooled_size, hidden)}},
+            "patch_embed": {"kernel": kernel(values, hidden)},
             "blocks": {"image": image},
             "final": {"linear": {"kernel": kernel(hidden, values), "bias": jnp.zeros(values)}},
         }
 
     def apply(params, z, t, context, pooled):
-        x = z.reshape(z.shape[0], -1) @ params["patch_embed"]["kernel"] + params["patch_embed"]["bias"]
-        x = x + pooled @ params["pooled_embed"]["in"]["kernel"] + t[:, None] + context.mean(axis=(1, 2))[:, None]
+        x = z.reshape(z.shape[0], -1) @ params["patch_embed"]["kernel"]
+        x = x + (t + pooled.mean(axis=1) + context.mean(axis=(1, 2)))[:, None]
 
         def block(x, layer):
             y = jnp.tanh(x * layer["query_norm"]["scale"] if "query_norm" in layer else x)
-            y = jax.nn.gelu(y @ layer["mlp_in"]["kernel"] + layer["mlp_in"]["bias"])
+            y = jax.nn.gelu(y @ layer["mlp_in"]["kernel"])
             return x + y @ layer["mlp_out"]["kernel"] + layer["mlp_out"]["bias"], None
 
         x, _ = jax.lax.scan(block, x, params["blocks"]["image"])

@@ -1,0 +1,194 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.training import checkpoint
+from rfjax.training.checkpoint import Checkpoints, checksums, restore_newest, restore_params, restore_step, steps_saved
+from rfjax.training.state import TrainState
+from training_tiny import environment
+
+
+def state_at(step, shape=(64, 33)):
+    """A state whose every number depends on the step."""
+    numbers = lambda salt: jax.random.normal(jax.random.key(1000 * step + salt), shape)
+    tree = lambda salt: {"blocks": {"kernel": numbers(salt), "bias": jnp.full(7, step + 0.5)}}
+    opt_state = ((), {"count": jnp.int32(step), "mu": tree(2), "half": numbers(3).astype(jnp.bfloat16)})
+    return TrainState(jnp.int32(step), tree(0), tree(1), opt_state, jnp.int32(0), jnp.int32(0))
+
+
+def abstract(tree):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
+
+
+def save(workdir, steps, *, keep_last=10, kept=lambda step: False):
+    with Checkpoints(workdir, keep_last=keep_last, kept=kept) as checkpoints:
+        for step in steps:
+            checkpoints.save(state_at(step), step, {"images": 8 * step})
+
+
+def restored(workdir):
+    return restore_newest(workdir, abstract(state_at(0)._asdict()))
+
+
+def same(a, b):
+    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(
+        jax.tree.map(lambda x, y: x.dtype == y.dtype and np.array_equal(x, y), jax.device_get(a), jax.device_get(b))
+    )
+
+
+def largest_file(workdir, step):
+    return max((p for p in (workdir / "checkpoints" / str(step)).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    assert restored(tmp_path) is None
+    save(tmp_path, [3, 11])
+    found = restored(tmp_path)
+    assert (found.step, found.facts["images"], found.messages) == (11, 88, ())
+    assert same(TrainState(**found.tree), state_at(11))
+    ema, facts = restore_params(tmp_path, 3, "ema")
+    assert facts["images"] == 24 and same(ema, state_at(3).ema)
+    assert same(restore_params(tmp_path, weights="raw")[0], state_at(11).params)
+
+
+def test_a_relative_folder_will_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(Path("runs/a"), [1])
+    assert same(restore_params(Path("runs/a"))[0], state_at(1).ema)
+
+
+def test_pruning_keeps_the_last_and_those_for_good(tmp_path):
+    save(tmp_path, range(1, 10), keep_last=2, kept=lambda step: step % 4 == 0)
+    assert steps_saved(tmp_path) == [4, 8, 9]
+
+
+def test_saving_goes_on_while_the_state_is_overwritten(tmp_path):
+    advance = jax.jit(lambda s: jax.tree.map(lambda a: a + 1, s), donate_argnums=0)
+    state = state_at(5, shape=(1000, 1000))
+    expected = jax.device_get(state)
+    with Checkpoints(tmp_path, keep_last=1, kept=lambda step: False) as checkpoints:
+        checkpoints.save(state, 5, {})
+        for _ in range(5):
+            state = advance(state)
+        jax.block_until_ready(state)
+    assert same(TrainState(**restore_step(tmp_path, 5, abstract(state._asdict()))[0]), expected)
+
+
+def missing_file(workdir, step):
+    largest_file(workdir, step).unlink()
+
+
+def flipped_bit(workdir, step):
+    flip_a_bit(largest_file(workdir, step))
+
+
+def truncated_facts(workdir, step):
+    path = workdir / "checkpoints" / str(step) / "facts" / "metadata"
+    path.write_text(path.read_text()[:20])
+
+
+def exchanged_arrays(workdir, step):
+    """Readable, complete and wrong: only a checksum can tell."""
+    path = workdir / "checkpoints" / str(step)
+    (path / "state").rename(path.parent / "aside")
+    (path.parent / str(step - 10) / "state").rename(path / "state")
+    (path.parent / "aside").rename(path.parent / str(step - 10) / "state")
+
+
+@pytest.mark.parametrize("damage", [missing_file, flipped_bit, truncated_facts])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
+    save(tmp_path, [10, 20])
+    damage(tmp_path, 20)
+    found = restored(tmp_path)
+    assert found.step == 10 and found.damaged == (20,) and same(TrainState(**found.tree), state_at(10))
+    (message,) = found.messages
+    assert "checkpoints/20" in message and "fell back to the checkpoint of step 10" in message
+    checkpoint.set_aside(tmp_path, found.damaged)
+    assert steps_saved(tmp_path) == [10] and (tmp_path / "damaged" / "20").is_dir()
+    save(tmp_path, [20])  # the step can be saved again
+    assert restored(tmp_path).step == 20
+
+
+def test_arrays_that_are_not_those_saved_are_found_by_checksum(tmp_path):
+    save(tmp_path, [10, 20])
+    exchanged_arrays(tmp_path, 20)
+    with pytest.raises(RfjaxError, match="is damaged: the checksum of .* differs"):
+        restore_step(tmp_path, 20, abstract(state_at(0)._asdict()))
+    with pytest.raises(RfjaxError, match="none of the 2 checkpoints in .* can be restored"):
+        restored(tmp_path)
+
+
+def test_results_are_never_those_of_another_step(tmp_path):
+    save(tmp_path, [10, 20])
+    missing_file(tmp_path, 20)
+    with pytest.raises(RfjaxError, match="checkpoints/20"):
+        restore_params(tmp_path)
+    with pytest.raises(ConfigError, match="no checkpoint of step 15 .* it has 10, 20"):
+        restore_params(tmp_path, 15)
+    with pytest.raises(ConfigError, match="train that run first"):
+        restore_params(tmp_path / "empty")
+
+
+def test_a_checksum_sees_every_bit_and_every_place():
+    array = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    base = checksums({"a": jnp.asarray(array)})
+    assert base == checksums({"a": jnp.asarray(array)})
+    changed = []
+    for index in np.ndindex(array.shape):
+        for bit in (0, 31):
+            bits = array.copy().view(np.uint32)
+            bits[index] ^= np.uint32(1 << bit)
+            changed.append(bits.view(np.float32))
+    swapped = array.copy()
+    swapped[0, 0], swapped[3, 2] = array[3, 2], array[0, 0]
+    changed += [swapped, array.reshape(6, 5).T.copy(), np.roll(array, 1)]
+    sums = [checksums({"a": jnp.asarray(other)})["a"] for other in changed]
+    assert base["a"] not in sums
+    other_name = checksums({"b": jnp.asarray(array)})
+    assert other_name["b"] != base["a"]  # arrays exchanged between names
+
+
+FULL_DISK = """
+import json, sys
+sys.path.insert(0, sys.argv[2])
+from test_checkpoint import *
+import resource
+workdir = Path(sys.argv[1])
+with Checkpoints(workdir, keep_last=2, kept=lambda step: False) as checkpoints:
+    checkpoints.save(state_at(1), 1, {})
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file may grow further
+    try:
+        checkpoints.save(state_at(2), 2, {})
+        checkpoints.wait()
+    except RfjaxError as error:
+        print(json.dumps(str(error)))
+    try:
+        checkpoints.check()
+    except RfjaxError:
+        pass
+"""
+
+
+def test_a_full_disk_is_a_clear_error_and_keeps_the_last_good_checkpoint(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    message = json.loads(ended.stdout)
+    assert f"could not be written to {tmp_path}/checkpoints" in message and "GiB free" in message
+    assert "the last complete one is of step 1" in message
+    found = restored(tmp_path)
+    assert found.step == 1 and not found.messages and same(TrainState(**found.tree), state_at(1))

@@ -1,0 +1,163 @@
+import json
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import training_tiny
+from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
+from rfjax.training import checkpoint, run_folder
+from rfjax.training.loop import evaluation_steps
+from training_tiny import environment, rows, tiny_config, tiny_train
+
+STEPS = 30  # of the tiny run, which saves every 6 and logs every 4
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """(folder, result) of a run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return workdir, tiny_train(workdir)
+
+
+def saved(workdir, step=STEPS):
+    return checkpoint.read_facts(workdir, step)["checksums"]
+
+
+def stop_at(step):
+    """A `stop` that turns true after so many steps."""
+    calls = iter(range(10**6))
+    return lambda: next(calls) >= step  # asked before the first step and after each
+
+
+def test_a_run_leaves_its_files(undisturbed):
+    workdir, result = undisturbed
+    assert (result.step, result.images, int(result.state.step)) == (STEPS, STEPS * 8, STEPS)
+    assert [row["step"] for row in rows(workdir)] == [4, 8, 12, 16, 20, 24, 28, 30]
+    assert rows(workdir)[-1]["loss"] < 0.7 * rows(workdir)[0]["loss"]
+    assert checkpoint.steps_saved(workdir) == [24, 30]
+    record = json.loads((workdir / "run.json").read_text())
+    assert record["run"] == "undisturbed" and record["images"] == STEPS * 8 and record["parent"] is None
+    assert record["hardware"]["platform"] == "cpu" and len(record["code_hash"]) == 16
+    assert json.loads((workdir / "status.json").read_text())["state"] == "done"
+    first = next((workdir / "metrics.jsonl").open())
+    assert json.loads(first)["train_seconds"] > 0 and json.loads(first)["mfu"] is None
+
+
+def test_a_run_that_is_done_returns_at_once(undisturbed):
+    workdir, result = undisturbed
+    before = (workdir / "run.json").stat().st_mtime_ns
+    again = tiny_train(workdir, on_checkpoint=lambda step, state: pytest.fail("evaluated again"))
+    assert again.state is None and again.images == result.images
+    assert (workdir / "run.json").stat().st_mtime_ns == before
+
+
+def test_stopped_runs_resume_to_the_same_bits_and_rows(tmp_path, undisturbed):
+    for _ in range(3):
+        with pytest.raises(Preempted, match="the same command goes on") as told:
+            tiny_train(tmp_path, stop=stop_at(8))
+        assert told.value.exit_status == 75
+    status = run_folder.read_status(tmp_path)
+    assert status["state"] == "running" and "told to stop" in status["message"]
+    result = tiny_train(tmp_path)
+    assert saved(tmp_path) == saved(undisturbed[0])
+    assert rows(tmp_path) == rows(undisturbed[0])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(result.state), jax.device_get(undisturbed[1].state))
+    assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 4
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, undisturbed, capsys):
+    with pytest.raises(Preempted):
+        tiny_train(tmp_path, stop=stop_at(15))
+    newest = checkpoint.steps_saved(tmp_path)[-1]
+    (tmp_path / "checkpoints" / str(newest) / "state" / "manifest.ocdbt").unlink()
+    result = tiny_train(tmp_path)
+    (message,) = result.messages
+    assert f"checkpoints/{newest} cannot be read" in message and "fell back to the checkpoint of step 12" in message
+    assert message in capsys.readouterr().err
+    assert saved(tmp_path) == saved(undisturbed[0])
+    assert rows(tmp_path) == rows(undisturbed[0])
+
+
+def test_another_config_is_refused_by_its_keys(undisturbed):
+    workdir, _ = undisturbed
+    with pytest.raises(ConfigError, match=r"config.train.learning_rate, config.train.schedule\. .*--workdir.*--init"):
+        tiny_train(workdir, {"train.learning_rate": 1.0, "train.schedule": "wsd"})
+    tiny_train(workdir, {"mesh.fsdp": 1, "mesh.data": 1})  # where arrays live is no part of it
+
+
+def test_evaluation_sees_saved_checkpoints_and_is_made_up_for(tmp_path):
+    overrides = {"evaluation.every": 10, "train.steps": 20, "train.keep_last": 1}
+    assert evaluation_steps(tiny_config(overrides)) == {10, 20}
+    seen = []
+
+    def evaluate(step, state):
+        seen.append(step)
+        assert int(state.step) == step and step in checkpoint.steps_saved(tmp_path)
+        if len(seen) in (1, 3):
+            raise Preempted("stopped while evaluating")
+
+    for _ in range(2):
+        with pytest.raises(Preempted):
+            tiny_train(tmp_path, overrides, on_checkpoint=evaluate)
+    tiny_train(tmp_path, overrides, on_checkpoint=evaluate)
+    assert seen == [10, 10, 20, 20]
+    assert checkpoint.steps_saved(tmp_path) == [10, 20]  # evaluated ones are kept for good
+
+
+def test_non_finite_steps_in_a_row_end_the_run_for_good(tmp_path):
+    bad = [9, 15, 16, 17]
+    with pytest.raises(Diverged) as error:
+        tiny_train(tmp_path, bad_steps=bad)
+    message = str(error.value)
+    assert "3 non-finite steps in a row up to step 18" in message
+    assert "parameter group blocks" in message  # of several without a finite gradient, the largest
+    assert f"--init={tmp_path}@12 --config.train.learning_rate=0.005" in message
+    assert error.value.exit_status == 65
+    assert rows(tmp_path)[-1]["skipped"] == 2  # up to step 16
+    status = run_folder.read_status(tmp_path)
+    assert (status["state"], status["message"]) == ("diverged", message)
+    with pytest.raises(Diverged) as again:
+        tiny_train(tmp_path)
+    assert str(again.value) == message
+
+
+def test_scattered_non_finite_steps_are_counted_and_passed(tmp_path):
+    result = tiny_train(tmp_path, {"train.steps": 12}, bad_steps=[3, 7, 8])
+    assert (int(result.state.skipped), int(result.state.skipped_in_row), int(result.state.step)) == (3, 0, 12)
+    assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_two_trainers_in_one_folder_are_refused(tmp_path):
+    def evaluate(step, state):
+        with pytest.raises(RfjaxError, match="another process is training"):
+            tiny_train(tmp_path, {"train.steps": 6})
+
+    tiny_train(tmp_path, {"train.steps": 6}, on_checkpoint=evaluate)
+
+
+def test_sigterm_saves_and_exits_with_the_requeue_status(tmp_path, undisturbed):
+    command = [sys.executable, training_tiny.__file__, str(tmp_path), '{"pause": 0.1}']
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "step 8/" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        said = process.stderr.read()
+        assert process.wait(60) == 75, said
+    step = checkpoint.steps_saved(tmp_path)[-1]
+    assert 8 <= step < STEPS and f"told to stop at step {step} of {STEPS}" in said
+    tiny_train(tmp_path)
+    assert saved(tmp_path) == saved(undisturbed[0])
+    assert rows(tmp_path) == rows(undisturbed[0])
+
+
+def test_a_corpus_that_changed_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(Preempted):
+        tiny_train(tmp_path, stop=stop_at(2))
+    monkeypatch.setattr("rfjax.data.random.VERSION", "other")
+    with pytest.raises(ConfigError, match="another version of the corpus random"):
+        tiny_train(tmp_path)
