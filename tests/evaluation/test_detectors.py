@@ -147,6 +147,32 @@ def test_scores_fall_with_damage(corpus):
     assert kept[1] > 0.4 * kept[0] and kept[3] < 0.05 * kept[0]
 
 
+def test_a_little_damage_is_forgiven(corpus):
+    _, layout, _ = corpus.scenes(np.arange(300), "validation")
+    images = corpus.to_images(corpus.examples(np.arange(300), "validation").latents)
+    noise = np.random.default_rng(0).normal(size=images.shape)
+    half = corpus.image_size // 2
+    damages = (scipy.ndimage.gaussian_filter(images, (0, 0.8, 0.8, 0)), np.clip(images + 0.07 * noise, 0, 1))
+    for damaged, least in zip(damages, (0.9, 0.95)):
+        found = set()
+        for i, result in enumerate(detector_for(corpus)(damaged)):
+            for name, boxes in result["detections"].items():
+                cells = [2 * int(y1 + y2 >= 2 * half) + int(x1 + x2 >= 2 * half) for x1, y1, x2, y2, s in boxes if s > 0.3]
+                found |= {(i, cell) for cell in cells if corpus.vocabulary.classes[layout.classes[i, cell]] == name}
+        assert len(found) >= least * layout.present.sum()
+
+
+def test_a_scene_needs_a_background():
+    corpus = load("shapes")
+    row = next(row for row in corpus.evaluation_prompts(6, 0) if row["prompt"] == "a photo of a pillar")
+    image = corpus.render_prompt(row, 0)
+    (box,) = detector_for(corpus)(image[None])[0]["detections"]["pillar"]
+    x, y = (8 * int(box[0] >= 8), 8 * int(box[1] >= 8))
+    alone = np.broadcast_to([0.95, 0.1, 0.1], image.shape).copy()
+    alone[y : y + 8, x : x + 8] = image[y : y + 8, x : x + 8]
+    assert detector_for(corpus)(alone[None])[0]["detections"] == {}
+
+
 def test_half_an_object_is_not_one():
     corpus = load("shapes")
     row = next(row for row in corpus.evaluation_prompts(6, 0) if row["prompt"] == "a photo of a square")

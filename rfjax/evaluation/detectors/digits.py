@@ -2,7 +2,7 @@
 
 A blob's picture is brought to the scans' scale and centred on its centroid to a fraction of a
 pixel. The training scans, drawn at the size the image has, go through the same and are joined by
-noisy and blurred copies, so that a clean drawing is not demanded. One Gaussian kernel between
+blurred copies, so that a crisp drawing is not demanded. One Gaussian kernel between
 picture and scans gives both what a blob is, by regression on one-hot targets, and how much it
 resembles anything, by its nearest scan. The score is the product of two sigmoids, of the lead of
 the best class over the second and of the squared error against the nearest scan.
@@ -18,7 +18,6 @@ import scipy.linalg
 import scipy.ndimage
 from jaxtyping import Float
 
-from rfjax.data import hashing
 from rfjax.data.digits import CLASSES, SCAN_SIDE, VOCABULARY, drawn_scans, drawn_side, resampling
 from rfjax.evaluation.detectors.segmentation import collect, find_blobs
 
@@ -26,8 +25,7 @@ MASK_ALPHA = 0.25  # low, as thin strokes fall apart above it
 PICTURE_SIDE = 12
 KERNEL_SCALE = 0.3  # the kernel is exp(-KERNEL_SCALE * squared distance of pictures)
 RIDGE = 0.05
-NOISE = 0.15  # standard deviation of coverage in the noisy copies
-BLUR = 0.6  # pixels, in the blurred copies
+BLUR = 0.6  # pixels, of the blurred copies
 
 LEAD_TEMPERATURE = 0.015
 REJECT_ERROR = 0.25  # the squared error, per unit of area, that halves the score
@@ -78,19 +76,12 @@ def classifier(cell: int) -> Classifier:
     targets = np.repeat(np.eye(len(CLASSES)), [len(group) for group in groups], axis=0)
     margin = (cell + 4 - drawn_side(cell)) // 2
     clean = np.pad(np.concatenate(groups), ((0, 0), (margin, margin), (margin, margin)))
-    copies = (clean, _noisy(clean), scipy.ndimage.gaussian_filter(clean, (0, BLUR, BLUR)))
+    copies = (clean, scipy.ndimage.gaussian_filter(clean, (0, BLUR, BLUR)))
     known = np.concatenate([canonical(copy, _centroids(copy), cell) for copy in copies])
     kernel = np.exp(-KERNEL_SCALE * _squared_distances(known, known))
     kernel[np.diag_indices(len(kernel))] += RIDGE
     factor = scipy.linalg.cho_factor(kernel, overwrite_a=True)
     return Classifier(known, scipy.linalg.cho_solve(factor, np.tile(targets, (len(copies), 1))))
-
-
-def _noisy(windows):
-    """Noise where a blob could have pixels: on the scan and its rim."""
-    rim = scipy.ndimage.maximum_filter(windows, size=(1, 3, 3)) > MASK_ALPHA
-    noise = hashing.normals(hashing.key("digits", "noise"), np.arange(len(windows)), windows[0].size)
-    return np.clip(windows + NOISE * noise.reshape(windows.shape), 0.0, 1.0) * rim
 
 
 def _centroids(windows):

@@ -14,10 +14,11 @@ import scipy.ndimage
 from jaxtyping import Float, Int
 
 MIN_PIXELS = 4
-# What may be background: nearly grey, and not bright. Images with fewer such pixels hold nothing.
+# What may be background: nearly grey, and not bright. An image with a smaller share of such
+# pixels holds nothing; the fullest scene leaves a third.
 GREY_SPREAD = 0.15
 GREY_RANGE = (0.02, 0.5)
-GREY_SHARE = 0.15
+GREY_SHARE = 0.2
 
 
 @dataclass(frozen=True)
