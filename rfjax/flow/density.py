@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from rfjax.errors import ConfigError
 MODE_SCALE_MAX = 2.0 / (math.pi - 2.0)  # f_mode stays monotone up to here (SD3, below eq. 20)
 
 
+@runtime_checkable
 class TimeDensity(Protocol):
     def quantile(self, u: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """t in [0, 1] with P(T <= t) = u."""

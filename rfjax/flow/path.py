@@ -6,11 +6,12 @@ Time runs from data (t=0) to noise (t=1): z_t = a(t) x0 + b(t) eps  (SD3 eq. 2).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Path(Protocol):
     """The coefficients of z_t = a(t) x0 + b(t) eps and their derivatives in t."""
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.flow.density import MODE_SCALE_MAX, CosMap, LogitNormal, Mode, Shifted, Uniform, shift_time
@@ -22,7 +22,6 @@ DENSITIES = {
     "lognorm shifted": Shifted(LogitNormal(0.5, 1.0), 3.0),
     "mode shifted": Shifted(Mode(0.83), 2.0),
 }
-GRID = np.linspace(0.002, 0.998, 500)
 
 
 @pytest.mark.parametrize("name", DENSITIES)
@@ -31,13 +30,14 @@ def test_quantile_cdf_and_pdf_agree(name):
     u = np.linspace(0.01, 0.99, 99).astype(np.float32)
     np.testing.assert_allclose(density.cdf(density.quantile(u)), u, atol=2e-5)
     with jax.enable_x64(True):
-        total = integrate.quad(lambda t: float(density.pdf(jnp.float64(t))), 1e-9, 1 - 1e-9, limit=400)[0]
+        midpoints = (jnp.arange(100_000, dtype=jnp.float64) + 0.5) / 100_000
+        total = float(density.pdf(midpoints).mean())
         slope = jax.vmap(jax.grad(lambda t: density.quantile(t)))(jnp.asarray(u, jnp.float64))
         at = density.quantile(jnp.asarray(u, jnp.float64))
         inside = np.asarray(slope) > 1e-3  # where the quantile is flat (mode, s = -1) the density is a pole
         # dt/du = 1/pdf(t): the sampler's own slope against the closed form
         np.testing.assert_allclose((density.pdf(at) * slope)[inside], 1.0, rtol=1e-5)
-    if name != "mode(-1)":  # integrable poles at both ends, which quadrature cannot close on
+    if name != "mode(-1)":  # integrable poles at both ends, which the midpoint rule cannot close on
         assert total == pytest.approx(1.0, abs=1e-5)
 
 

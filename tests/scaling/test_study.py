@@ -1,0 +1,166 @@
+"""The study runner: points trained and evaluated once, failures carried past, kills survived."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.records import read_records
+from rfjax.scaling.study import load_study, run_config, run_point, run_study, size_of
+
+ROOT = Path(__file__).parent.parent.parent
+
+TINY = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({
+        "name": "tiny",
+        "model": {"depth": 1, "hidden": 32, "head_size": 16, "patch_size": 4, "position_tokens": 4,
+                  "position_span": 4.0, "position_grid": 8},
+        "train": {"steps": 6, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 2, "condition_dropout": 0.1,
+                  "ema_every": 1, "ema_decay": 0.5, "checkpoint_every": 2, "log_every": 2},
+        "evaluation": {"every": 3, "sampler": {"steps": 2, "guidance_scale": 2.0},
+                       "validation": {"examples": 12, "batch_size": 8, "levels": 4},
+                       "geneval": {"prompts_per_task": 2, "images_per_prompt": 2, "batch_size": 16}},
+    })
+
+def points():
+    return {
+        "depth1": {"model.depth": 1},
+        "broken": {"mesh.fsdp": 7},
+        "depth2": {"model.depth": 2},
+    }
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY)
+    return path
+
+
+def evaluations(workdir):
+    return sorted((r["key"]["evaluation"], r["key"]["step"], r["key"]["weights"]) for r in read_records(workdir))
+
+
+def test_a_study_runs_once_and_carries_on_past_a_failed_point(tiny, tmp_path, capsys):
+    study, root = load_study(tiny), tmp_path / "runs"
+    outcomes = run_study(study, root)
+    assert [(o.point.id, o.error is None) for o in outcomes] == [("depth1", True), ("broken", False), ("depth2", True)]
+    assert "7" in outcomes[1].error
+    assert json.loads((root / "broken" / "status.json").read_text())["state"] == "failed"
+    # step 3 by the cadence, step 6 as the last, both sets of weights; GenEval at the last only
+    want = [("validation", step, weights) for step in (3, 6) for weights in ("ema", "raw")]
+    found = evaluations(root / "depth2")
+    assert [e for e in found if e[0] == "validation"] == want
+    scored = {e[0] for e in found if e[1] != 3} - {"validation"}
+    assert scored == {"geneval", "geneval_ceiling", "geneval_floor_null", "geneval_floor_shuffled", "samples"}
+
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and "broken" not in p.parts}
+    run_study(study, root)
+    after = {p: p.stat().st_mtime_ns for p in before}
+    assert {p for p in before if before[p] != after[p]} == set()  # nothing done is done again
+
+
+def test_a_lost_evaluation_is_measured_again_from_its_checkpoint(tiny, tmp_path):
+    study = load_study(tiny)
+    run_point(study, study.point("depth1"), tmp_path)
+    records = {p.name: json.loads(p.read_text()) for p in (tmp_path / "depth1" / "evaluations").glob("*.json")}
+    lost = [name for name, r in records.items() if r["key"]["evaluation"] == "validation" and r["key"]["step"] == 3]
+    for name in lost:
+        (tmp_path / "depth1" / "evaluations" / name).unlink()
+    run_point(study, study.point("depth1"), tmp_path)
+    for name in lost:
+        again = json.loads((tmp_path / "depth1" / "evaluations" / name).read_text())
+        assert again["values"] == records[name]["values"]  # paired noise: the very same numbers
+
+
+def test_kill_the_command_and_give_it_again(tiny, tmp_path):
+    """SIGKILL during a point, then the same command: the results are those of an undisturbed study."""
+    tiny.write_text(TINY.replace('"broken": {"mesh.fsdp": 7},', ""))
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+    def command(root):
+        return [sys.executable, "-m", "rfjax", "study", f"--config={tiny}", f"--workdir={root}"]
+
+    with subprocess.Popen(command(tmp_path / "killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "killed" / "depth1" / "evaluations").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    done = subprocess.run(command(tmp_path / "killed"), env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "killed" / "report" / "index.html").exists()
+    run_study(load_study(tiny), tmp_path / "calm")
+    for point in ("depth1", "depth2"):
+        killed, calm = (
+            {json.dumps(r["key"]): r["values"] for r in read_records(tmp_path / name / point)} for name in ("killed", "calm")
+        )
+        assert killed == calm
+
+
+def test_points_run_anywhere_and_are_collected_together(tiny, tmp_path):
+    from rfjax.cli import main
+
+    study = load_study(tiny)
+    for id in ("depth1", "depth2"):
+        assert main(["study", f"--config={tiny}", f"--workdir={tmp_path / 'w'}", f"--point={id}"]) == 0
+    assert main(["study", f"--config={tiny}", f"--workdir={tmp_path / 'w'}", "--collect"]) == 0
+    numbers = json.loads((tmp_path / "w" / "report" / "report.json").read_text())
+    assert "depth2" in json.dumps(numbers)
+    # and the verbs that open a run
+    assert main(["eval", str(tmp_path / "w" / "depth1"), "--step=6", "--config.evaluation.validation.grid=midpoints"]) == 0
+    grids = {r["key"]["grid"] for r in read_records(tmp_path / "w" / "depth1")}
+    assert {"paper-4", "midpoints-4"} <= grids
+    out = tmp_path / "s.png"
+    assert main(["sample", str(tmp_path / "w" / "depth2"), "--prompt", "a photo of a red square", f"--out={out}", "--negative", ""]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG") and json.loads(out.with_suffix(".json").read_text())["negative"] == ""
+    assert study.points  # the config was not touched by any of it
+
+
+def test_bad_studies_are_refused(tmp_path):
+    path = tmp_path / "s.py"
+    path.write_text("def get_config():\n    return {}\ndef points():\n    return {'a/b': {}}\n")
+    with pytest.raises(ConfigError, match="cannot name a folder"):
+        load_study(path)
+    path.write_text("def get_config():\n    return {}\ndef points():\n    return {'a': {'model.dpth': 3}}\n")
+    with pytest.raises(ConfigError, match=r"point a: unknown config key config.model.dpth; did you mean config.model.depth\?"):
+        load_study(path)
+
+
+def test_the_papers_smallest_point_takes_a_step_on_tiny_dimensions(tmp_path):
+    """configs/sd3_depth.py as it is but for its sizes: bfloat16, full remat, three encoder slots."""
+    study = load_study(
+        ROOT / "configs" / "sd3_depth.py",
+        {
+            "model.depth": 2,
+            "model.hidden": 32,
+            "model.head_size": 16,
+            "data.image_size": 4,
+            "train.batch_size": 4,
+            "train.steps": 1,
+            "evaluation.validation.examples": 4,
+            "evaluation.validation.batch_size": 4,
+        },
+    )
+    run_config(study.point("depth15").config, tmp_path / "run")
+    losses = {r["key"]["weights"]: r["values"][0]["value"] for r in read_records(tmp_path / "run")}
+    # Zero-initialised, one warm-up step of 1e-7: the loss of a zero velocity, 1 + 1.
+    assert losses["raw"] == pytest.approx(2.0, abs=0.4)
+
+
+def test_sizes_of_a_point():
+    study = load_study(ROOT / "configs" / "sd3_depth.py")
+    size = size_of(study.point("depth38").config)
+    assert size.params == 8_056_617_792 and size.state_bytes == 16 * size.params
+    assert size.images == 500_000 * 4096
+    np.testing.assert_allclose(size.flops, 1.392e22, rtol=1e-3)

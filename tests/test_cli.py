@@ -1,0 +1,71 @@
+"""The command line: quick help, clear refusals, exit statuses."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rfjax.cli import VERBS, main, split_overrides
+from rfjax.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_verb_answers_help_without_jax_or_pandas():
+    """JAX takes seconds to import; what --help does not need must not be imported for it."""
+    for verb in VERBS:
+        script = (
+            "import sys\n"
+            "for name in ('jax', 'pandas', 'scipy', 'matplotlib', 'flax'): sys.modules[name] = None\n"
+            f"from rfjax.cli import main\nmain(['{verb}', '--help'])"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 0, (verb, done.stderr[-500:])
+        assert "usage: rfjax " + verb in done.stdout
+
+
+def test_overrides_are_taken_apart():
+    rest, overrides = split_overrides(["train", "--config=a.py", "--config.model.depth=3", "--config.name", "x=y", "--init", "r@5"])
+    assert rest == ["train", "--config=a.py", "--init", "r@5"]
+    assert overrides == {"model.depth": "3", "name": "x=y"}
+    with pytest.raises(ConfigError, match="--config.seed has no value"):
+        split_overrides(["train", "--config.seed"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "--config=configs/shaps.py"], "did you mean configs/shapes.py?"),
+        (["study", "--config=configs/shapes.py", "--dry-run", "--config.model.dpeth=3"], "did you mean config.model.depth?"),
+        (["study", "--config=configs/shapes.py", "--dry-run", "--config.train.steps=x"], "must be an integer"),
+        (["study", "--config=configs/shapes.py", "--point=nothing"], "has no point 'nothing'"),
+        (["study", "--config=configs/shapes.py", "--workdir=nowhere", "--collect"], "no point of shapes has been run in nowhere"),
+        (["eval", "nowhere"], "nowhere is not a run's folder"),
+        (["sample", "nowhere", "--prompt=a"], "nowhere is not a run's folder"),
+        (["geneval", "--metadata=no.jsonl", "--detections=no.jsonl", "--out=o", "--config.seed=1"], "reads no config"),
+    ],
+)
+def test_refusals_name_the_remedy(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(ROOT / "configs", tmp_path / "configs")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1  # one line, no traceback
+
+
+def test_unknown_verbs_and_options_exit_with_two(capsys):
+    for arguments in (["stduy"], ["train", "--confg=x"], []):
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        assert exit.value.code == 2
+
+
+def test_dry_run_lists_the_papers_sweep(capsys):
+    assert main(["study", f"--config={ROOT}/configs/sd3_depth.py", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for text in ("496,066,624", "856,159,552", "1,358,950,720", "3,962,392,384", "8,056,617,792", "1.392e+22", "120.1 GiB"):
+        assert text in out

@@ -1,0 +1,95 @@
+"""Configs: every field checked by name before anything runs."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from rfjax import config as configs
+from rfjax.config import Config, from_dict, to_dict
+from rfjax.errors import ConfigError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.dpeth": "3"}, r"unknown config key config.model.dpeth; did you mean config.model.depth\?"),
+        ({"depth": "3"}, r"did you mean config.model.depth\?"),
+        ({"train.learning_rat": "1"}, r"did you mean config.train.learning_rate\?"),
+        ({"model": "3"}, "config.model is a section"),
+        ({"train.steps": "many"}, "config.train.steps is 'many'; it must be an integer"),
+        ({"train.steps": "1.5"}, "config.train.steps is 1.5; it must be an integer"),
+        ({"train.steps": "True"}, "config.train.steps is True; it must be an integer"),
+        ({"train.learning_rate": "nan"}, "config.train.learning_rate is 'nan'; it must be a finite number"),
+        ({"train.learning_rate": "1e999"}, "it must be a finite number"),
+        ({"model.qk_norm": "1"}, "config.model.qk_norm is 1; it must be true or false"),
+        ({"train.steps": "0"}, "config.train.steps is 0; it must be at least 1"),
+        ({"data.corpus": "shaps"}, r"config.data.corpus is 'shaps'.*did you mean shapes\?"),
+        ({"model.head_size": "48", "model.depth": "2"}, "hidden size 128 .* is not divisible by config.model.head_size=48"),
+        ({"data.image_size": "15"}, "config.data.image_size=15 is not divisible by config.model.patch_size=2"),
+        ({"train.batch_size": "30", "train.accumulate": "4"}, "batch_size=30 is not divisible by config.train.accumulate=4"),
+        ({"model.dual_attention_blocks": "15"}, "must be below config.model.depth=15"),
+        ({"model.weight_sets": "3", "data.context_tokens": "16"}, "first_text_tokens=77 must lie inside the 16"),
+        ({"evaluation.weights": "ema,best"}, "must list ema, raw or both"),
+        ({"timestep_shift": "0"}, "config.timestep_shift is 0.0; it must be positive"),
+    ],
+)
+def test_bad_values_are_refused_by_name(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        configs.apply_overrides(Config(), overrides)
+
+
+def test_unknown_keys_in_a_file_are_refused_too():
+    with pytest.raises(ConfigError, match=r"config.train.lr; did you mean|unknown config key config.train.lr"):
+        from_dict(ConfigDict({"train": {"lr": 1e-3}}))
+    with pytest.raises(ConfigError, match="config.train is 3; it must be a section"):
+        from_dict({"train": 3})
+
+
+def test_overrides_take_the_fields_type():
+    made = configs.apply_overrides(
+        Config(),
+        {"train.learning_rate": "3", "model.hidden": "96", "model.head_size": "32", "evaluation.weights": "raw", "name": "7"},
+    )
+    assert made.train.learning_rate == 3.0 and isinstance(made.train.learning_rate, float)
+    assert made.model.hidden == 96 and made.name == "7" and made.evaluation.weights == ("raw",)
+    assert configs.apply_overrides(made, {"model.hidden": "none"}).model.hidden is None
+
+
+def test_round_trip_and_differences():
+    one = configs.apply_overrides(Config(), {"model.depth": 18, "evaluation.weights": "raw"})
+    assert from_dict(to_dict(one)) == one
+    assert configs.differences(one, Config()) == ["evaluation.weights", "model.depth"]
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1
+
+
+def test_width_and_heads_follow_the_depth():
+    model = configs.apply_overrides(Config(), {"model.depth": 24}).model
+    assert (model.width, model.heads) == (1536, 24)
+
+
+def test_missing_and_broken_files(tmp_path):
+    (tmp_path / "good.py").write_text("def get_config():\n    return {'model': {'depth': 3}}\n")
+    assert configs.load(tmp_path / "good.py", {"seed": "4"}).seed == 4
+    with pytest.raises(ConfigError, match=r"no config file at .*goood.py; did you mean .*good.py\?"):
+        configs.load(tmp_path / "goood.py")
+    (tmp_path / "bad.py").write_text("def get_config(:\n")
+    with pytest.raises(ConfigError, match="bad.py failed: SyntaxError"):
+        configs.load(tmp_path / "bad.py")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="has no get_config"):
+        configs.load(tmp_path / "empty.py")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_in_the_repository_is_valid(path):
+    from rfjax.scaling.study import load_study
+
+    assert load_study(path).points

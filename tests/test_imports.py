@@ -1,0 +1,80 @@
+"""The direction of imports: a value goes one way, and nothing reads what lies to its right."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rfjax
+
+ROOT = Path(rfjax.__file__).parent
+ORDER = ("errors", "files", "config", "data", "models", "flow", "training", "evaluation", "scaling", "interop")
+APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
+# Readable in a notebook, or by the command's --help, without JAX.
+WITHOUT_JAX = (
+    "rfjax.cli",
+    "rfjax.config",
+    "rfjax.files",
+    "rfjax.evaluation.geneval",
+    "rfjax.evaluation.geneval_files",
+    "rfjax.evaluation.records",
+    "rfjax.scaling.correlation",
+    "rfjax.scaling.fits",
+    "rfjax.scaling.flops",
+    "rfjax.scaling.report",
+    "rfjax.scaling.table",
+)
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names if node.module == "rfjax"]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name for name in names if name.startswith("rfjax.")}
+    return found
+
+
+def test_packages_import_only_what_stands_before_them():
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if own in ("cli", "__main__", "__init__"):
+            continue
+        for module in imports(path):
+            other = package_of(module)
+            if other != own and (ORDER.index(other) > ORDER.index(own) or (own, other) in APART):
+                wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not wrong, wrong
+
+
+def test_only_models_import_flax_and_only_the_loader_grain():
+    for library, home in (("flax", "models"), ("grain", "data"), ("orbax", "training"), ("optax", "training")):
+        for path in ROOT.rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+            names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+            if any(name.split(".")[0] == library for name in names):
+                assert path.relative_to(ROOT).parts[0] == home, f"{path} imports {library}"
+
+
+@pytest.mark.parametrize("module", WITHOUT_JAX)
+def test_imports_without_jax(module):
+    script = f"import sys; sys.modules['jax'] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_training_never_imports_torch():
+    for path in ROOT.rglob("*.py"):
+        assert "import torch" not in path.read_text(), path
