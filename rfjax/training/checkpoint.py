@@ -230,7 +230,17 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             save_root_metadata=False,
         )
-        self._manager = ocp.CheckpointManager(_path(workdir, 0).parent, options=options)
+        # A replicated array is written by all who hold it, a slice each, where that pays for
+        # compiling the slicing. Stored shardings are never read.
+        arrays = ocp.type_handlers.ArrayHandler(
+            min_slice_bytes_for_replica_parallel=2**20, enable_write_sharding_file=False
+        )
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+            "facts": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(_path(workdir, 0).parent, options=options, item_handlers=handlers)
 
     def __enter__(self):
         return self
