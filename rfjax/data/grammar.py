@@ -102,7 +102,9 @@ def with_article(name: str) -> str:
     return f"{'an' if vowel else 'a'} {name}"
 
 
-def row(vocabulary: Vocabulary, task: str, classes: Sequence[int], colors: Sequence[int], count: int, relation: int) -> dict:
+def row(
+    vocabulary: Vocabulary, task: str, classes: Sequence[int], colors: Sequence[int], count: int, relation: int
+) -> dict:
     """A metadata row in the official wording and schema, with "held_out" added.
 
     "held_out" is true where the prompt names a (class, colour) pair that training never shows.
@@ -139,9 +141,7 @@ def all_rows(vocabulary: Vocabulary, task: str) -> list[dict]:
         "counting": lambda: (((a,), (), n, 0) for n in range(2, MAX_OBJECTS + 1) for a in kinds),
         "colors": lambda: (((a,), (c,), 1, 0) for a in kinds for c in shades),
         "position": lambda: ((pair, (), 2, r) for pair in pairs for r in range(len(RELATIONS))),
-        "color_attr": lambda: (
-            (pair, shade, 2, 0) for pair in pairs for shade in itertools.permutations(shades, 2)
-        ),
+        "color_attr": lambda: ((pair, shade, 2, 0) for pair in pairs for shade in itertools.permutations(shades, 2)),
     }
     return [row(vocabulary, task, *arguments) for arguments in table[task]()]
 
@@ -176,8 +176,7 @@ def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, "slo
     relation = next((RELATIONS.index(item["position"][0]) for item in include if "position" in item), 0)
     free = pick(vocabulary.seen()[classes], u[: len(classes)])
     colors = [
-        vocabulary.colors.index(item["color"]) if "color" in item else int(drawn)
-        for item, drawn in zip(include, free)
+        vocabulary.colors.index(item["color"]) if "color" in item else int(drawn) for item, drawn in zip(include, free)
     ]
     return Contents(
         task=np.array([task]),

@@ -147,7 +147,9 @@ def between(low: float, high: float, u: Float[np.ndarray, "*shape"]) -> Float[np
     return low + (high - low) * u
 
 
-def paint(vocabulary: Vocabulary, layout: Layout, alpha: Float[np.ndarray, "n 4 cell cell"]) -> Float[np.ndarray, "n side side 3"]:
+def paint(
+    vocabulary: Vocabulary, layout: Layout, alpha: Float[np.ndarray, "n 4 cell cell"]
+) -> Float[np.ndarray, "n side side 3"]:
     """Images in [0, 1]: each cell's colour over the background, mixed by `alpha`, 0 where absent."""
     n, _, cell, _ = alpha.shape
     background = between(*BACKGROUNDS, layout.background)[:, None, None, None, None]

@@ -37,7 +37,11 @@ def test_images_show_their_splits_scans_as_scanned(split):
 
 def test_ground_truth_uses_validation_scans():
     corpus = load_corpus(DataConfig(corpus="digits", image_size=20), 0)
-    row = {"tag": "colors", "include": [{"class": "six", "count": 1, "color": "white"}], "prompt": "a photo of a white six"}
+    row = {
+        "tag": "colors",
+        "include": [{"class": "six", "count": 1, "color": "white"}],
+        "prompt": "a photo of a white six",
+    }
     pool = {as_bytes(scan) for scan in scans("validation")[6]}
     for seed in range(10):
         image = corpus.render_prompt(row, seed)[..., 0]
@@ -50,6 +54,8 @@ def test_ground_truth_uses_validation_scans():
 def test_resampling_keeps_ink_and_place(side):
     for scan, drawn in zip(scans("train")[4][:5], drawn_scans("train", side)[4][:5]):
         assert drawn.sum() / side**2 == pytest.approx(scan.sum() / 64, rel=0.12)
-        centroid = [(image.sum(axis=0) @ (np.arange(len(image)) + 0.5)) / image.sum() / len(image) for image in (scan, drawn)]
+        centroid = [
+            (image.sum(axis=0) @ (np.arange(len(image)) + 0.5)) / image.sum() / len(image) for image in (scan, drawn)
+        ]
         assert centroid[0] == pytest.approx(centroid[1], abs=0.02)
     assert np.allclose(resampling(np.full(1, 4.0), 8, 8, 1.0)[0], np.eye(8))

@@ -69,7 +69,9 @@ def test_seed_and_size_decide_data_and_fingerprint(corpus):
 
 
 def test_splits_share_no_image(corpus):
-    images = {split: corpus.examples(np.arange(1500), split).latents.reshape(1500, -1) for split in ("train", "validation")}
+    images = {
+        split: corpus.examples(np.arange(1500), split).latents.reshape(1500, -1) for split in ("train", "validation")
+    }
     seen = {row.tobytes() for row in images["train"]}
     assert not any(row.tobytes() in seen for row in images["validation"])
     with pytest.raises(ConfigError, match="'test'.*train, validation"):

@@ -43,7 +43,14 @@ def test_ceiling_on_ground_truth(name, size):
     assert min(reached.values()) >= CEILINGS[name], reached
 
 
-RELATION = {"left": "left of", "right": "right of", "above": "above", "over": "above", "below": "below", "under": "below"}
+RELATION = {
+    "left": "left of",
+    "right": "right of",
+    "above": "above",
+    "over": "above",
+    "below": "below",
+    "under": "below",
+}
 NUMBERS = {"two": 2, "three": 3, "four": 4}
 
 
@@ -142,7 +149,9 @@ def test_scores_fall_with_damage(corpus):
     detect = detector_for(corpus)
     images = corpus.to_images(corpus.examples(np.arange(150), "validation").latents)
     noise = np.random.default_rng(0).normal(size=images.shape)
-    kept = [sum(s > 0.9 for f in detect(np.clip(images + sd * noise, 0, 1)) for s in scores(f)) for sd in (0, 0.1, 0.2, 0.3)]
+    kept = [
+        sum(s > 0.9 for f in detect(np.clip(images + sd * noise, 0, 1)) for s in scores(f)) for sd in (0, 0.1, 0.2, 0.3)
+    ]
     assert kept[0] > kept[1] > kept[2] >= kept[3]
     assert kept[1] > 0.4 * kept[0] and kept[3] < 0.05 * kept[0]
 
@@ -157,7 +166,9 @@ def test_a_little_damage_is_forgiven(corpus):
         found = set()
         for i, result in enumerate(detector_for(corpus)(damaged)):
             for name, boxes in result["detections"].items():
-                cells = [2 * int(y1 + y2 >= 2 * half) + int(x1 + x2 >= 2 * half) for x1, y1, x2, y2, s in boxes if s > 0.3]
+                cells = [
+                    2 * int(y1 + y2 >= 2 * half) + int(x1 + x2 >= 2 * half) for x1, y1, x2, y2, s in boxes if s > 0.3
+                ]
                 found |= {(i, cell) for cell in cells if corpus.vocabulary.classes[layout.classes[i, cell]] == name}
         assert len(found) >= least * layout.present.sum()
 

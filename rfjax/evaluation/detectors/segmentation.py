@@ -14,6 +14,7 @@ import scipy.ndimage
 from jaxtyping import Float, Int
 
 MIN_PIXELS = 4
+_EIGHT_NEIGHBOURS = np.array([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], bool)  # within an image
 # What may be background: nearly grey, and not bright. An image with a smaller share of such
 # pixels holds nothing; the fullest scene leaves a third.
 GREY_SPREAD = 0.15
@@ -39,65 +40,73 @@ def find_blobs(
     images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], *, side: int, mask_alpha: float
 ) -> Blobs:
     """All blobs of at least `MIN_PIXELS` pixels of alpha above `mask_alpha`; windows are `side` pixels wide."""
-    n, height, width, _ = images.shape
     images = np.asarray(images, np.float64)
     background, usable = estimate_background(images)
-    difference = (images - background[:, None, None, :]).reshape(n, height * width, 3)
-    directions = palette[None] - background[:, None, :]
-    lengths = np.sum(directions**2, axis=-1)
-    alpha = np.clip(difference @ directions.transpose(0, 2, 1) / lengths[:, None, :], 0.0, 1.0)
-    # |difference - alpha direction|^2, expanded so that no [n, pixels, colors, 3] array is made
-    residual = np.sum(difference**2, axis=-1)[..., None] - 2.0 * alpha * (difference @ directions.transpose(0, 2, 1))
-    residual = (residual + alpha**2 * lengths[:, None, :]) / lengths[:, None, :]
-
-    nearest = np.argmin(residual, axis=-1)
-    strength = np.take_along_axis(alpha, nearest[..., None], axis=-1)[..., 0].reshape(n, height, width)
+    alpha, residual = unmix(images, palette, background)
+    strength = _chosen(alpha, np.argmin(residual, axis=-1))
     mask = (strength > mask_alpha) & usable[:, None, None]
-    in_plane = np.zeros((3, 3, 3), bool)
-    in_plane[1] = True
-    labels, count = scipy.ndimage.label(mask, in_plane)
-    if count == 0:
-        return _none(side)
+    labels, count = scipy.ndimage.label(mask, _EIGHT_NEIGHBOURS)
     # A blob's anti-aliased rim: the unlabelled pixels next to it.
     grown = np.where(labels > 0, labels, scipy.ndimage.maximum_filter(labels, size=(1, 3, 3)))
-    flat = grown.reshape(-1)
 
-    def per_blob(values):
-        return np.bincount(flat, values.reshape(-1), minlength=count + 1)[1:]
+    def total(values):
+        return np.bincount(grown.ravel(), values.ravel(), minlength=count + 1)
 
-    error = np.stack([per_blob(residual[..., k]) for k in range(len(palette))], axis=1)
+    error = np.stack([total(residual[..., k]) for k in range(len(palette))], axis=1)
     color = np.argmin(error, axis=1)
-    blob_color = np.concatenate([[0], color])[grown]
-    own = np.take_along_axis(alpha, blob_color.reshape(n, height * width, 1), axis=-1)[..., 0].reshape(n, height, width)
-    own = np.where(grown > 0, own, 0.0)
-    area = per_blob(own)
-    y, x = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
-    centroid = np.stack([per_blob(own * x), per_blob(own * y)], axis=1) / np.maximum(area, 1e-9)[:, None]
+    own = np.where(grown > 0, _chosen(alpha, color[grown]), 0.0)
+    area = np.maximum(total(own), 1e-9)
+    y, x = np.meshgrid(*(np.arange(size) + 0.5 for size in images.shape[1:3]), indexing="ij")
+    centroid = np.stack([total(own * x), total(own * y)], axis=1) / area[:, None]
 
-    pixels = np.bincount(labels.reshape(-1), minlength=count + 1)[1:]
-    keep = np.flatnonzero(pixels >= MIN_PIXELS)
-    slices = scipy.ndimage.find_objects(labels)
-    found = [slices[i] for i in keep]
-    box = np.array([[s[2].start, s[1].start, s[2].stop, s[1].stop] for s in found], float).reshape(-1, 4)
-    image = np.array([s[0].start for s in found], int)
-
+    pixels = np.bincount(labels.ravel(), minlength=count + 1)
+    keep = 1 + np.flatnonzero(pixels[1:] >= MIN_PIXELS)
+    slices = scipy.ndimage.find_objects(labels) if count else []
+    image = np.array([slices[label - 1][0].start for label in keep], int)
+    corners = [(s[2].start, s[1].start, s[2].stop, s[1].stop) for s in (slices[label - 1] for label in keep)]
     origin = np.floor(centroid[keep]).astype(int) - side // 2
-    padded = np.pad(own, ((0, 0), (side, side), (side, side)))
-    padded_labels = np.pad(grown, ((0, 0), (side, side), (side, side)))
-    rows = origin[:, 1, None, None] + side + np.arange(side)[None, :, None]
-    columns = origin[:, 0, None, None] + side + np.arange(side)[None, None, :]
-    index = (image[:, None, None], rows, columns)
-    window = np.where(padded_labels[index] == keep[:, None, None] + 1, padded[index], 0.0)
     return Blobs(
         image=image,
         color=color[keep],
-        box=box,
+        box=np.array(corners, float).reshape(-1, 4),
         area=area[keep],
         centroid=centroid[keep],
-        residual=error[keep, color[keep]] / np.maximum(area[keep], 1e-9),
-        window=window,
+        residual=error[keep, color[keep]] / area[keep],
+        window=_windows(own, grown, image, keep, origin, side),
         origin=origin,
     )
+
+
+def unmix(
+    images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], background: Float[np.ndarray, "n 3"]
+) -> tuple[Float[np.ndarray, "n h w colors"], Float[np.ndarray, "n h w colors"]]:
+    """Per pixel and colour: how much of the colour is in it, and the squared part that it leaves.
+
+    Alpha is the least-squares one within [0, 1]; the residual is in units of the squared distance
+    between colour and background.
+    """
+    difference = images - background[:, None, None, :]
+    directions = palette[None] - background[:, None, :]
+    lengths = np.sum(directions**2, axis=-1)[:, None, None, :]
+    along = np.einsum("nhwc,nkc->nhwk", difference, directions, optimize=True) / lengths
+    alpha = np.clip(along, 0.0, 1.0)
+    # |difference - alpha direction|^2, expanded so that no [n, h, w, colors, 3] array is made
+    residual = np.sum(difference**2, axis=-1)[..., None] / lengths - 2.0 * alpha * along + alpha**2
+    return alpha, residual
+
+
+def _chosen(alpha, color):
+    return np.take_along_axis(alpha, color[..., None], axis=-1)[..., 0]
+
+
+def _windows(own, labels, image, keep, origin, side):
+    """Each blob's alpha in a square of its image that may reach over the edge."""
+    margin = ((0, 0), (side, side), (side, side))
+    rows = origin[:, 1, None, None] + side + np.arange(side)[None, :, None]
+    columns = origin[:, 0, None, None] + side + np.arange(side)[None, None, :]
+    index = (image[:, None, None], rows, columns)
+    mine = np.pad(labels, margin)[index] == keep[:, None, None]
+    return np.where(mine, np.pad(own, margin)[index], 0.0)
 
 
 def estimate_background(images: Float[np.ndarray, "n h w 3"]):
@@ -110,19 +119,6 @@ def estimate_background(images: Float[np.ndarray, "n h w 3"]):
     middle = ordered[np.arange(len(images)), count // 2 - (count > 0) * (count % 2 == 0)]
     usable = count >= GREY_SHARE * pixels.shape[1]
     return np.where(usable[:, None], middle, 0.0), usable
-
-
-def _none(side):
-    return Blobs(
-        image=np.zeros(0, int),
-        color=np.zeros(0, int),
-        box=np.zeros((0, 4)),
-        area=np.zeros(0),
-        centroid=np.zeros((0, 2)),
-        residual=np.zeros(0),
-        window=np.zeros((0, side, side)),
-        origin=np.zeros((0, 2), int),
-    )
 
 
 def collect(
