@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -182,6 +183,19 @@ def test_a_scene_needs_a_background():
     alone = np.broadcast_to([0.95, 0.1, 0.1], image.shape).copy()
     alone[y : y + 8, x : x + 8] = image[y : y + 8, x : x + 8]
     assert detector_for(corpus)(alone[None])[0]["detections"] == {}
+
+
+def test_an_object_of_two_colors_is_none(corpus):
+    """Each object's right half drawn in another colour."""
+    _, layout, _ = corpus.scenes(np.arange(80), "validation")
+    recolored = dataclasses.replace(layout, colors=(layout.colors + 1) % len(corpus.vocabulary.colors))
+    images, others = corpus.render(layout, "validation"), corpus.render(recolored, "validation")
+    half = corpus.image_size // 2
+    for centre in (half // 2, half + half // 2):
+        images[:, :, centre : centre + half // 2] = others[:, :, centre : centre + half // 2]
+    counted = [sum(score > 0.9 for score in scores(found)) for found in detector_for(corpus)(images)]
+    # A thin object may lie on one side of the cut, and some colours are neighbours.
+    assert sum(counted) < 0.33 * layout.present.sum()
 
 
 def test_half_an_object_is_not_one():
