@@ -20,7 +20,8 @@ from scipy import stats
 from rfjax.errors import ConfigError
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
-PERMUTATIONS = 100_000  # beyond that
+PERMUTATIONS = 20_000  # beyond that
+CHUNK = 1_000_000  # pairs of runs compared at a time, to bound memory
 RESAMPLES = 2000
 LEVEL = 0.95
 MIN_RUNS = 3
@@ -29,7 +30,8 @@ MIN_RUNS_FOR_INTERVAL = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """One correlation. `low` and `high` are None where there are too few runs for an interval."""
+    """One correlation. `low` and `high` are None where runs are too few, or too
+    often alike, for an interval."""
 
     name: str
     value: float
@@ -130,13 +132,17 @@ def correlate(
         x, y = of_loss(loss), of_score(score)
         value = float(coefficient(x, y))
         # Ties count: an order as extreme as the one seen is evidence against it too.
-        as_extreme = np.abs(coefficient(x[None], y[orders])) >= abs(value) - 1e-12
+        pieces = np.array_split(orders, max(1, len(orders) * n * n // CHUNK))
+        reordered = np.concatenate([coefficient(x[None], y[piece]) for piece in pieces])
+        as_extreme = np.abs(reordered) >= abs(value) - 1e-12
         exact = len(orders) == math.factorial(n)
         p = float(as_extreme.mean() if exact else (as_extreme.sum() + 1) / (len(orders) + 1))
         low = high = None
         if resampled is not None:
             drawn = coefficient(of_loss(resampled[0]), of_score(resampled[1]))
-            low, high = (float(q) for q in np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+            drawn = drawn[np.isfinite(drawn)]  # resamples whose runs all score the same have none
+            if len(drawn) > resamples / 2:
+                low, high = (float(q) for q in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
         coefficients.append(Coefficient(name=name, value=value, p=p, low=low, high=high))
     return Correlation(n=n, coefficients=tuple(coefficients), p_method=p_method, interval_method=interval_method)
 

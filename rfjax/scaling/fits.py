@@ -35,7 +35,10 @@ MIN_RUNS_TO_RESAMPLE = 8
 UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
 # Two starts agree when their objectives do to this relative (or, near 0, absolute) tolerance.
 AGREEMENT = 1e-6
-# sqrt of the condition number of the scaled normal equations beyond which digits are noise.
+# Of log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
+# is already no knowledge at all, and more of it would only overflow.
+MAX_NOISE = 1.0
+# Condition number of the scaled Jacobian beyond which digits are noise.
 MAX_CONDITION = 1e7
 
 
@@ -149,7 +152,7 @@ def fit(
     runs = tuple(str(run) for run in table["run"])
     log_x = _log_columns(law, {name: table[name].to_numpy(float) for name in law.variables})
     log_loss = np.log(table[loss].to_numpy(float))
-    reason = _refusal(law, log_x)
+    reason = _refusal(law, log_x, log_loss)
     if reason:
         return Fit(law=law, runs=runs, identifiable=False, reason=reason, delta=delta, seed=seed)
 
@@ -188,13 +191,11 @@ def _draw(law, inner, z, log_loss, residual_sd, delta, resamples, seed):
     n, k = len(log_loss), len(law.parameters)
     freedom = n - k
     # The scatter is itself known only to `freedom` degrees of freedom.
-    noise = residual_sd * np.sqrt(freedom / rng.chisquare(freedom, resamples))
+    noise = np.minimum(residual_sd * np.sqrt(freedom / rng.chisquare(freedom, resamples)), MAX_NOISE)
     if n >= MIN_RUNS_TO_RESAMPLE:
-        weights = _resampled_counts(rng, z, k, resamples)
+        weights = _resampled_counts(rng, law, z, resamples)
         data = np.broadcast_to(log_loss, (resamples, n))
-        method = (
-            f"bootstrap over runs, {resamples:,} resamples with more distinct runs than the law has parameters"
-        )
+        method = f"bootstrap over runs, {resamples:,} resamples (those that cannot decide the law drawn again)"
     else:
         weights = np.ones((resamples, n))
         data = law.log_loss(inner, z)[None] + noise[:, None] * rng.standard_normal((resamples, n))
@@ -217,13 +218,19 @@ def _draw(law, inner, z, log_loss, residual_sd, delta, resamples, seed):
     return draws, noise, method
 
 
-def _resampled_counts(rng, z, k, resamples):
-    """How often each point occurs in each resample [resamples, n]; always more than k distinct."""
-    n = len(z)
+def _resampled_counts(rng, law, z, resamples):
+    """How often each point occurs in each resample [resamples, n]; only such as decide the law."""
+    n, k = len(z), len(law.parameters)
+    # Which rows hold each distinct value, of every variable and of all of them together.
+    columns = [z[:, [column]] for column in range(z.shape[1])] + [z]
+    groups = [np.unique(np.round(values, 9), axis=0, return_inverse=True)[1].ravel() for values in columns]
+    members = [np.eye(group.max() + 1)[group] for group in groups]
+    needed = [_distinct_needed(law)] * z.shape[1] + [k]
     counts = np.empty((0, n))
     while len(counts) < resamples:
         drawn = rng.multinomial(n, np.full(n, 1 / n), resamples)
-        counts = np.concatenate([counts, drawn[(drawn > 0).sum(axis=1) > k]])
+        enough = [((drawn @ m) > 0).sum(axis=1) >= least for m, least in zip(members, needed, strict=True)]
+        counts = np.concatenate([counts, drawn[np.all([*enough, (drawn > 0).sum(axis=1) > k], axis=0)]])
     return counts[:resamples]
 
 
@@ -243,12 +250,14 @@ def _estimates(law, parameters, draws, n):
     return estimates
 
 
-def _refusal(law, log_x):
+def _refusal(law, log_x, log_loss):
     """Why these points cannot decide the law, before fitting; "" if they may."""
     n, k = len(log_x), len(law.parameters)
     if n <= k:
-        return f"{n} runs are too few for {k} parameters; at least {k + 1} are needed"
-    needed = 3 if law.offset or len(law.terms) > 1 else 2
+        return f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
+    if np.ptp(log_loss) == 0 and n > 1:
+        return "the loss is the same for every run"
+    needed = _distinct_needed(law)
     for column, name in enumerate(law.variables):
         distinct = len(np.unique(np.round(log_x[:, column], 9)))
         if distinct < needed:
@@ -257,6 +266,11 @@ def _refusal(law, log_x):
     if distinct < k:
         return f"the runs have {distinct} distinct settings of {', '.join(law.variables)}; {k} parameters need {k}"
     return ""
+
+
+def _distinct_needed(law):
+    """Values of each variable that pin its A and e down: one more where something is added to them."""
+    return 3 if law.offset or len(law.terms) > 1 else 2
 
 
 def _verdict(law, minimum, best, z, inner, freedom):

@@ -51,13 +51,13 @@ def bounds(law: Law) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
 
 
 def starts(
-    law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarray, " n"], per_exponent: int = 7
+    law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "starts k"]:
     """A grid of starts in the law's own parameters: exponents by decades, E from 0 to near min L.
 
     Each coefficient is set so that the terms share what E leaves of the mean loss equally.
     """
-    grid = np.geomspace(0.02, 2.0, per_exponent)
+    grid = np.geomspace(0.02, 2.0, 7 if len(law.terms) == 1 else 5)
     shares = np.array([0.0, 0.3, 0.6, 0.9]) if law.offset else np.array([0.0])
     axes = np.meshgrid(shares, *[grid] * len(law.terms), indexing="ij")
     flat = np.stack([axis.ravel() for axis in axes], axis=-1)

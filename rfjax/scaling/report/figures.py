@@ -225,7 +225,7 @@ def learning_rates(numbers, look):
     sweeps = numbers["learning_rates"]
     if not sweeps:
         return None
-    figure = Figure(figsize=(WIDTH * 0.62, 2.9))
+    figure = Figure(figsize=(WIDTH, 2.9))
     axis = figure.subplots()
     for sweep in sweeps:
         colour, marker = look[sweep["depth"]]
@@ -244,7 +244,7 @@ def learning_rates(numbers, look):
         Line2D([], [], marker="o", ms=9, mfc="none", mec=GREEN, lw=0, label="best, inside the grid"),
         Line2D([], [], marker="o", ms=9, mfc="none", mec=VERMILION, lw=0, label="best, at the grid's edge"),
     ]
-    axis.legend(handles=handles, fontsize=7)
+    figure.legend(handles=handles, loc="outside right center")
     return figure
 
 
@@ -260,4 +260,6 @@ FIGURES: dict[str, Callable] = {
 
 
 def _clip(name, length=24):
-    return name if len(name) <= length else name[: length - 1] + "…"
+    """A run's name in a figure: short, and with no `$` that would start a formula."""
+    name = name if len(name) <= length else name[: length - 1] + "…"
+    return name.replace("$", r"\$")

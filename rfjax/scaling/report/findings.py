@@ -35,6 +35,11 @@ def findings(numbers: Mapping, *_) -> str:
     """The findings, one sentence each."""
     points = []
     depths, trends = numbers["depths"], numbers["trends"]
+    if len(depths) == 1:
+        shown = f", overall GenEval {score(depths[0])}" if depths[0]["score"] is not None else ""
+        points.append(
+            f"Depth {depths[0]['depth']}: validation loss {loss(depths[0]['loss'], depths[0]['loss_stderr'])}{shown}."
+        )
     if len(depths) > 1:
         first, last = depths[0], depths[-1]
         line = (
@@ -47,6 +52,7 @@ def findings(numbers: Mapping, *_) -> str:
                 f"Overall GenEval goes from {score(first)} to {score(last)} "
                 f"(Spearman with depth: {_signed(trends['score']['best_per_depth'])}). {_standing(numbers)}"
             )
+        points += _pairs_sentence(numbers)
     analysis = numbers["analysis"]
     if analysis["headline"]:
         points.append(_law_sentence(analysis["fits"][analysis["headline"]]))
@@ -109,6 +115,18 @@ def _standing(numbers):
         f"At depth {runs[-1]['depth']} its interval is {where} the intervals of both floors overall, and above them in "
         f"{sum(above.values())} of {len(above)} tasks."
     )
+
+
+def _pairs_sentence(numbers):
+    """How the largest depth does on pairs it has never seen."""
+    runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
+    pairs = [runs[-1][kind].get("overall") for kind in ("held_out", "seen")] if runs else [None]
+    if any(pair is None or pair["value"] is None for pair in pairs):
+        return []
+    new, old = (interval(pair["value"], pair["low"], pair["high"]) for pair in pairs)
+    return [
+        f"On prompts with (colour, shape) pairs never trained on, depth {runs[-1]['depth']} scores {new}; on the others {old}."
+    ]
 
 
 def _law_sentence(fit):

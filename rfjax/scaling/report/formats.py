@@ -15,6 +15,11 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def sentence(value: str) -> str:
+    """Safe for HTML, with a capital at its start."""
+    return text(value[:1].upper() + value[1:])
+
+
 def power(value: float | None, digits: int = 3) -> str:
     """1.23 × 10¹⁵; plain between 0.001 and 10,000."""
     if value is None:
@@ -90,9 +95,9 @@ def p_value(p: float | None) -> str:
     return f"{p:.2g}" if p >= 1e-4 else power(p, 2)
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction as a signed percentage."""
-    return NONE if value is None else minus(f"{100 * value:+.{digits}f} %")
+def percent(value: float | None, *, signed: bool = True) -> str:
+    """A fraction as a percentage with two digits."""
+    return NONE if value is None else minus(f"{100 * value:{'+' if signed else ''}.2f} %")
 
 
 def minus(shown: str) -> str:
@@ -120,7 +125,7 @@ def analysis_lines(analysis: Mapping) -> list[str]:
         lines.append(f"{'note' if analysis['headline'] else 'no law'}: {analysis['headline_reason']}")
     for p in (analysis["held_out"] or {"predictions": ()})["predictions"]:
         lines.append(
-            f"held out depth {analysis['held_out']['depth']} ({p['run']}): predicted "
+            f"held out depth {analysis['held_out']['depth']} ({p['run']}): the {analysis['held_out']['fit']['law']} law predicted "
             f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error {percent(p['relative_error'])}, "
             f"{'inside' if p['covered'] else 'OUTSIDE'} the 95 % interval"
         )

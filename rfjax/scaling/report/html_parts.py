@@ -21,11 +21,15 @@ class Captions:
     def figure(self, content: str, caption: str) -> str:
         return f"<figure>{content}<figcaption>{self._label('Figure')} {caption}</figcaption></figure>"
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, left: int = 1) -> str:
-        """A table of cells that are already safe HTML; the first `left` columns are words."""
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
+    ) -> str:
+        """A table of cells that are already safe HTML; the columns `words` are words, the others numbers."""
 
         def cells(row, tag):
-            return "".join(f"<{tag}{'' if i >= left else ' class=w'}>{cell}</{tag}>" for i, cell in enumerate(row))
+            return "".join(
+                f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row)
+            )
 
         body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
         return (

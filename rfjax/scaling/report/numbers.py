@@ -193,7 +193,7 @@ def _curves(results, rows):
     for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable")["run"]:
         train = results.curves[results.curves["run"] == run]
         validation = rows[(rows["run"] == run) & rows["loss"].notna()].sort_values("step")
-        if train.empty and validation.empty:
+        if pd.isna(facts.loc[run, "depth"]) or (train.empty and validation.empty):
             continue
         per_step = float(facts.loc[run, "flops_per_image"]) * float(_or(facts.loc[run, "batch_size"], math.nan))
         start = _or(_number(facts.loc[run, "parent_flops"]), 0.0)

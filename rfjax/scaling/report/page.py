@@ -59,6 +59,7 @@ td { vertical-align: top; }
 .w { text-align: left; white-space: normal; overflow-wrap: break-word; }
 th:first-child, td:first-child { padding-left: 0; } th:last-child, td:last-child { padding-right: 0; }
 tbody tr + tr td { border-top: .5px solid #ececec; }
+sup { line-height: 0; }
 small { color: var(--soft); font-size: .88em; }
 dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap: .15rem .9rem; font-size: .84rem; margin: 1rem 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }

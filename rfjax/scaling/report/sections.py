@@ -14,15 +14,19 @@ from rfjax.scaling.report.formats import (
     duration,
     interval,
     loss,
-    p_value,
     parameter,
     percent,
     power,
     score,
+    sentence,
     text,
 )
-from rfjax.scaling.report.html_parts import picture
-from rfjax.scaling.report.score_figures import task_title
+from rfjax.scaling.report.score_sections import (
+    correlation_section,
+    geneval_section,
+    pairs_section,
+    samples_section,
+)
 
 FIGURE_TITLES = {
     "loss_against_compute": "Validation loss against training FLOPs",
@@ -33,7 +37,7 @@ FIGURE_TITLES = {
     "loss_against_geneval": "Validation loss against GenEval",
     "learning_rates": "Validation loss against learning rate",
 }
-NARROW = ("loss_against_geneval", "learning_rates")  # figures of less than the page's width
+NARROW = ("loss_against_geneval",)  # figures of less than the page's width
 
 
 def _what_ran(numbers, drawn, sheets, captions):
@@ -80,24 +84,16 @@ def _compute(numbers, drawn, sheets, captions):
             caption += f" Line: <i>L</i> = {formula(fit)}; bands: 95 % intervals of the law, and of the loss of a new run."
             caption += " Below: the same in per cent of the law."
         parts.append(captions.figure(drawn["loss_against_compute"], caption))
-    if analysis["headline_reason"]:
-        parts.append(f"<p class=warn>{text(analysis['headline_reason'].capitalize())}.</p>")
+    if analysis["headline"] and analysis["headline_reason"]:
+        parts.append(f"<p class=warn>{sentence(analysis['headline_reason'])}.</p>")
     rows = []
     for fit in analysis["fits"].values():
         name = f"{text(fit['law'])}: {formula(fit)}"
         if fit["identifiable"]:
             shown = "<br>".join(f"<i>{_greek(n)}</i> = {parameter(n, e)}" for n, e in fit["parameters"].items())
             agree = f"{fit['starts_agreeing']}/{fit['starts']}"
-            rows.append(
-                [
-                    name,
-                    shown,
-                    str(fit["n"]),
-                    percent_plain(fit["residual_sd_of_log_loss"]),
-                    agree,
-                    "; ".join(map(text, fit["warnings"])) or "–",
-                ]
-            )
+            scatter = percent(fit["residual_sd_of_log_loss"], signed=False)
+            rows.append([name, shown, str(fit["n"]), scatter, agree, "; ".join(map(text, fit["warnings"])) or "–"])
         else:
             rows.append([name, "not fitted", str(fit["n"]), "–", "–", text(fit["reason"])])
     parts.append(
@@ -107,7 +103,7 @@ def _compute(numbers, drawn, sheets, captions):
             "Fits. C: training FLOPs, N: parameters, D: images seen. Scatter: standard deviation of log residuals with n − k "
             "degrees of freedom. Starts: how many of the optimiser's starts reach the same minimum. Laws of C are fitted on "
             "the frontier, the law of N and D on every run at its best learning rate.",
-            left=2,
+            words=(0, 1, 5),
         )  # fmt: skip
     )
     held = analysis["held_out"]
@@ -128,10 +124,6 @@ def _compute(numbers, drawn, sheets, captions):
     else:
         parts.append(f"<p class=warn>Nothing was held out and predicted: {text(analysis['held_out_reason'])}.</p>")
     return "".join(parts)
-
-
-def percent_plain(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def _greek(name):
@@ -158,141 +150,6 @@ def _levels(numbers, drawn, sheets, captions):
     )
 
 
-def _geneval(numbers, drawn, sheets, captions):
-    geneval = numbers["geneval"]
-    if "geneval_against_depth" not in drawn:
-        return f"<p class=warn>Nothing to show: {text(geneval.get('reason') or 'no scores')}.</p>"
-    best = [run for run in geneval["runs"] if run["best_of_depth"]]
-    rows = [
-        [f"depth {run['depth']} ({text(run['run'])})"]
-        + [
-            _estimate(run["scores"][item], "<sup>*</sup>" if run["above_floor"].get(item) else "")
-            for item in geneval["items"]
-        ]
-        for run in best
-    ]
-    for floor, label in (("shuffled", "floor: other prompts"), ("null", "floor: null condition")):
-        rows.append(
-            [f"{label}, depth {best[-1]['depth']}"]
-            + [_estimate(best[-1]["floors"][floor].get(item)) for item in geneval["items"]]
-        )
-    rows.append(["detector's ceiling"] + [_estimate(geneval["ceiling"].get(item)) for item in geneval["items"]])
-    return captions.figure(
-        drawn["geneval_against_depth"],
-        "GenEval per task against depth. Ceiling: the detector on rendered ground truth. Floors: the same images scored "
-        "against other prompts of the same task, and samples of the null condition. Bars and shades: 95 % intervals "
-        "clustered by prompt.",
-    ) + captions.table(
-        ["", *(text(task_title(item)) for item in geneval["items"])], rows,
-        "GenEval of the best run of each depth, with 95 % intervals clustered by prompt. *: the interval lies above those of both floors.",
-    )  # fmt: skip
-
-
-def _estimate(estimate, mark=""):
-    if not estimate or estimate["value"] is None:
-        return "–"
-    value, _, ends = interval(estimate["value"], estimate["low"], estimate["high"]).partition(" ")
-    return f"{mark}{value}<br><small>{ends}</small>" if ends else mark + value
-
-
-def _pairs(numbers, drawn, sheets, captions):
-    if "held_out_pairs" not in drawn:
-        return ""
-    return captions.figure(
-        drawn["held_out_pairs"],
-        "Composition: GenEval on prompts that name a (colour, shape) pair which never occurs in training, and on the other "
-        "prompts. Best run of each depth; 95 % intervals clustered by prompt.",
-    )
-
-
-def _correlation(numbers, drawn, sheets, captions):
-    found = {item: c for item, c in numbers["correlation"].items()}
-    if not found:
-        return ""
-    parts = []
-    if "loss_against_geneval" in drawn:
-        parts.append(
-            captions.figure(
-                drawn["loss_against_geneval"],
-                "Validation loss against overall GenEval, final checkpoints; 95 % intervals.",
-            )
-        )
-    overall = found.get("overall")
-    if overall and overall["coefficients"]:
-        rows = [
-            [text(c["name"]), interval(c["value"], c["low"], c["high"]), p_value(c["p"])]
-            for c in overall["coefficients"]
-        ]
-        caption = (
-            f"Validation loss and overall GenEval over {overall['n']} runs. p: {text(overall['p_method'])}. Intervals: "
-            f"{text(overall['interval_method'])}; where the order is perfect, an interval that ends at ±1 says little, and p "
-            "says what can be said."
-        )
-        parts.append(captions.table(["coefficient", "value, 95 % interval", "p"], rows, caption))
-    else:
-        parts.append(f"<p class=warn>No correlation: {text((overall or {}).get('reason') or 'no scores')}.</p>")
-    rows = []
-    for item, c in found.items():
-        rank = next((x for x in c["coefficients"] if x["name"] == "Spearman"), None)
-        if item != "overall" and rank:
-            rows.append(
-                [text(task_title(item)), interval(rank["value"], rank["low"], rank["high"]), p_value(rank["p"])]
-            )
-    if rows:
-        parts.append(
-            captions.table(
-                ["task", "Spearman, 95 % interval", "p"],
-                rows,
-                "Validation loss and GenEval, task by task. The p-values are not corrected for there being several.",
-            )
-        )
-    return "".join(parts)
-
-
-def _samples(numbers, drawn, sheets, captions):
-    samples = numbers["samples"]
-    rows = [row for row in samples["rows"] if row["png"] in sheets]
-    if not rows:
-        return ""
-    shared = (
-        f"Columns share prompt and initial noise (sampler {text(samples['sampler'])}, seed {samples['seed']})."
-    )
-    across = [row for row in sorted(rows, key=lambda row: row["depth"]) if row["best_of_depth"]]
-    parts = []
-    if len(across) > 1:
-        labels = [f"depth {row['depth']}<br><small>{text(row['run'])}</small>" for row in across]
-        parts.append(
-            captions.figure(
-                _sheet(samples["prompts"], across, labels, sheets),
-                f"Across depths: the best run of each. {shared}",
-            )
-        )
-    if len(rows) > len(across) or not parts:
-        labels = [
-            f"{power(row['flops'], 2)}<br><small>{text(row['run'])}"
-            + ("" if row["final"] else f", step {row['step']:,}")
-            + "</small>"
-            for row in rows
-        ]
-        parts.append(
-            captions.figure(
-                _sheet(samples["prompts"], rows, labels, sheets),
-                f"Across compute: every sheet in order of training FLOPs. {shared}",
-            )
-        )
-    return "".join(parts)
-
-
-def _sheet(prompts, rows, labels, sheets):
-    """Strips under one another; a strip's tiles are equally wide, so headings align with columns."""
-    heads = "".join(f"<div>{text(prompt)}</div>" for prompt in prompts)
-    lines = "".join(
-        f"<div class=who>{label}</div>{picture(sheets[row['png']], 'image/png', 'samples of ' + row['run'])}"
-        for row, label in zip(rows, labels, strict=True)
-    )
-    return f'<div class=sheet style="--n:{max(len(prompts), 1)}"><div></div><div class=heads>{heads}</div>{lines}</div>'
-
-
 def _rates(numbers, drawn, sheets, captions):
     if "learning_rates" not in drawn:
         return ""
@@ -307,30 +164,23 @@ def _rates(numbers, drawn, sheets, captions):
         drawn["learning_rates"],
         "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum.",
     ) + captions.table(
-        ["", "rate: loss", "best", "in the grid"], rows, "The learning rates tried and the best of each.", left=2
+        ["", "rate: loss", "best", "in the grid"],
+        rows,
+        "The learning rates tried and the best of each.",
+        words=(0, 1),
     )
 
 
 def _failed(numbers, drawn, sheets, captions):
-    rows = [
-        [
-            text(run["run"]),
-            count(run["depth"]),
-            text(run["state"]),
-            count(run["last_step"]),
-            text(run["message"] or "–"),
+    runs = [*numbers["failures"], *numbers["unfinished"]]
+    parts = ["<p>Every run finished.</p>"]
+    if runs:
+        rows = [
+            [text(r["run"]), count(r["depth"]), text(r["state"]), count(r["last_step"]), text(r["message"] or "–")]
+            for r in runs
         ]
-        for run in (*numbers["failures"], *numbers["unfinished"])
-    ]
-    parts = (
-        [
-            captions.table(
-                ["run", "depth", "state", "step", "message"], rows, "Runs without a final checkpoint.", left=9
-            )
-        ]
-        if rows
-        else ["<p>Every run finished.</p>"]
-    )
+        caption = "Runs that failed, or had not finished when the table was made."
+        parts = [captions.table(["run", "depth", "state", "step", "message"], rows, caption, words=range(5))]
     if numbers["notes"]:
         parts.append(
             "<p>Left out when the table was merged:</p><ul>"
@@ -361,8 +211,7 @@ def _methods(numbers, drawn, sheets, captions):
         f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, annealed checkpoints are "
         "fitted, one point per run. The frontier holds the runs that no other beats in both loss and FLOPs; runs that differ in "
         "the seed alone are judged by their mean.",
-        "<b>Intervals</b> are at 95 %. "
-        + " ".join(text(m[0].upper() + m[1:]) + "." for m in dict.fromkeys(methods)),
+        "<b>Intervals</b> are at 95 %. " + " ".join(sentence(m) + "." for m in dict.fromkeys(methods)),
         "<b>GenEval</b>: the official rules; a score is the fraction of images that are correct, overall is the unweighted mean of "
         "the tasks, and intervals keep the images of a prompt together. The detectors work from pixels and are not those of the "
         "official benchmark: scores compare runs of this study, not models elsewhere.",
@@ -387,10 +236,10 @@ SECTIONS: tuple[tuple[str, Callable], ...] = (
     ("Loss against compute", _compute),
     ("Loss against steps", _steps),
     ("Loss per level of t", _levels),
-    ("GenEval against depth", _geneval),
-    ("Held-out pairs", _pairs),
-    ("Loss against GenEval", _correlation),
-    ("Samples", _samples),
+    ("GenEval against depth", geneval_section),
+    ("Held-out pairs", pairs_section),
+    ("Loss against GenEval", correlation_section),
+    ("Samples", samples_section),
     ("Learning rates", _rates),
     ("What failed", _failed),
     ("Method", _methods),

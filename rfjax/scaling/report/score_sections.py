@@ -1,0 +1,142 @@
+"""The sections on what the models draw: GenEval, its correlation with the loss, samples."""
+
+from __future__ import annotations
+
+from rfjax.scaling.report.formats import interval, p_value, power, text
+from rfjax.scaling.report.html_parts import picture
+from rfjax.scaling.report.score_figures import task_title
+
+
+def geneval_section(numbers, drawn, sheets, captions):
+    geneval = numbers["geneval"]
+    if "geneval_against_depth" not in drawn:
+        return f"<p class=warn>Nothing to show: {text(geneval.get('reason') or 'no scores')}.</p>"
+    best = [run for run in geneval["runs"] if run["best_of_depth"]]
+    rows = [
+        [f"depth {run['depth']}<br><small>{text(run['run'])}</small>"]
+        + [
+            _estimate(run["scores"][item], "<sup>*</sup>" if run["above_floor"].get(item) else "")
+            for item in geneval["items"]
+        ]
+        for run in best
+    ]
+    for floor, label in (("shuffled", "floor: other prompts"), ("null", "floor: null condition")):
+        rows.append(
+            [f"{label}, depth {best[-1]['depth']}"]
+            + [_estimate(best[-1]["floors"][floor].get(item)) for item in geneval["items"]]
+        )
+    rows.append(["detector's ceiling"] + [_estimate(geneval["ceiling"].get(item)) for item in geneval["items"]])
+    return captions.figure(
+        drawn["geneval_against_depth"],
+        "GenEval per task against depth. Ceiling: the detector on rendered ground truth. Floors: the same images scored "
+        "against other prompts of the same task, and samples of the null condition. Bars and shades: 95 % intervals "
+        "clustered by prompt.",
+    ) + captions.table(
+        ["", *(text(task_title(item)) for item in geneval["items"])], rows,
+        "GenEval of the best run of each depth, with 95 % intervals clustered by prompt. *: the interval lies above those of both floors.",
+    )  # fmt: skip
+
+
+def _estimate(estimate, mark=""):
+    if not estimate or estimate["value"] is None:
+        return "–"
+    value, _, ends = interval(estimate["value"], estimate["low"], estimate["high"]).partition(" ")
+    return f"{mark}{value}<br><small>{ends}</small>" if ends else mark + value
+
+
+def pairs_section(numbers, drawn, sheets, captions):
+    if "held_out_pairs" not in drawn:
+        return ""
+    return captions.figure(
+        drawn["held_out_pairs"],
+        "Composition: GenEval on prompts that name a (colour, shape) pair which never occurs in training, and on the other "
+        "prompts. Best run of each depth; 95 % intervals clustered by prompt.",
+    )
+
+
+def correlation_section(numbers, drawn, sheets, captions):
+    found = {item: c for item, c in numbers["correlation"].items()}
+    if not found:
+        return ""
+    parts = []
+    if "loss_against_geneval" in drawn:
+        parts.append(
+            captions.figure(
+                drawn["loss_against_geneval"],
+                "Validation loss against overall GenEval, final checkpoints; 95 % intervals.",
+            )
+        )
+    overall = found.get("overall")
+    if overall and overall["coefficients"]:
+        rows = [
+            [text(c["name"]), interval(c["value"], c["low"], c["high"]), p_value(c["p"])]
+            for c in overall["coefficients"]
+        ]
+        caption = (
+            f"Validation loss and overall GenEval over {overall['n']} runs. p: {text(overall['p_method'])}. Intervals: "
+            f"{text(overall['interval_method'])}; where the order is perfect, an interval that ends at ±1 says little, and p "
+            "says what can be said."
+        )
+        parts.append(captions.table(["coefficient", "value, 95 % interval", "p"], rows, caption))
+    else:
+        parts.append(f"<p class=warn>No correlation: {text((overall or {}).get('reason') or 'no scores')}.</p>")
+    rows = []
+    for item, c in found.items():
+        rank = next((x for x in c["coefficients"] if x["name"] == "Spearman"), None)
+        if item != "overall" and rank:
+            rows.append(
+                [text(task_title(item)), interval(rank["value"], rank["low"], rank["high"]), p_value(rank["p"])]
+            )
+    if rows:
+        parts.append(
+            captions.table(
+                ["task", "Spearman, 95 % interval", "p"],
+                rows,
+                "Validation loss and GenEval, task by task. The p-values are not corrected for there being several.",
+            )
+        )
+    return "".join(parts)
+
+
+def samples_section(numbers, drawn, sheets, captions):
+    samples = numbers["samples"]
+    rows = [row for row in samples["rows"] if row["png"] in sheets]
+    if not rows:
+        return ""
+    shared = (
+        f"Columns share prompt and initial noise (sampler {text(samples['sampler'])}, seed {samples['seed']})."
+    )
+    across = [row for row in sorted(rows, key=lambda row: row["depth"]) if row["best_of_depth"]]
+    parts = []
+    if len(across) > 1:
+        labels = [f"depth {row['depth']}<br><small>{text(row['run'])}</small>" for row in across]
+        parts.append(
+            captions.figure(
+                _sheet(samples["prompts"], across, labels, sheets),
+                f"Across depths: the best run of each. {shared}",
+            )
+        )
+    if len(rows) > len(across) or not parts:
+        labels = [
+            f"{power(row['flops'], 2)}<br><small>{text(row['run'])}"
+            + ("" if row["final"] else f", step {row['step']:,}")
+            + "</small>"
+            for row in rows
+        ]
+        parts.append(
+            captions.figure(
+                _sheet(samples["prompts"], rows, labels, sheets),
+                f"Across compute: every sheet in order of training FLOPs. {shared}",
+            )
+        )
+    return "".join(parts)
+
+
+def _sheet(prompts, rows, labels, sheets):
+    """Strips under one another; a strip's tiles are equally wide, so headings align with columns."""
+    heads = "".join(f"<div>{text(prompt)}</div>" for prompt in prompts)
+    lines = "".join(
+        f"<div class=who>{label}</div>{picture(sheets[row['png']], 'image/png', 'samples of ' + row['run'])}"
+        for row, label in zip(rows, labels, strict=True)
+    )
+    return f'<div class=sheet style="--n:{max(len(prompts), 1)}"><div></div><div class=heads>{heads}</div>{lines}</div>'
