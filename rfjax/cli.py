@@ -30,19 +30,20 @@ def _study(args, overrides):
         return 0
     if not args.collect:
         failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
-    runs = [root / point.id for point in study.points if (root / point.id / "run.json").exists()]
-    if not runs:
-        raise ConfigError(f"no point of {study.name} has been run in {root}; leave --collect out to run them")
-    _collect(runs, root)
+    _collect(study, root)
     for outcome in failed:
         print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _collect(runs, root):
+def _collect(study, root):
     from rfjax.scaling.report import summary_lines, write_report
-    from rfjax.scaling.table import collect
+    from rfjax.scaling.table import collect, run_folders
 
+    known = {point.id for point in study.points}
+    runs = [folder for folder in run_folders(root) if folder.name in known] if root.is_dir() else []
+    if not runs:
+        raise ConfigError(f"no point of {study.name} has been run in {root}; leave --collect out to run them")
     collect(runs, root / "results")
     numbers = write_report(root / "results", root / "report")
     print("\n".join(summary_lines(numbers)))

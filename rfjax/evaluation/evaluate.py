@@ -41,7 +41,7 @@ from rfjax.training.mesh import BATCH, shardings
 
 RECORDS = "evaluations"
 SHOWN_PER_TASK = 2  # prompts of each task in the strip of samples
-CEILING_SEED = 1  # of the ground truth that the detector's ceiling is measured on
+CEILING_IMAGES = 8  # per prompt: ground truth costs little, and the ceiling should be sharp
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Evaluator:
         found = detect(images)
         own = ids[:, 0]
         judged = judge_rows(found, [prompts[index] for index in own])
-        shuffled = judge_rows(found, [prompts[index] for index in other_prompts_of_task([p["tag"] for p in prompts])[own]])
+        shuffled = judge_rows(found, [prompts[index] for index in other_prompts_of_task(prompts)[own]])
 
         # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
         # of the null condition against itself changes nothing, so the compiled sampler serves.
@@ -175,7 +175,7 @@ class Evaluator:
         for metric, mask in (("geneval_held_out", held_out), ("geneval_seen", ~held_out)):
             if mask.any():
                 scores[metric] = geneval.score([result for result, chosen in zip(judged, mask) if chosen])
-        extra = {"prompt_scores": prompt_scores(judged, own, prompts), "images_per_prompt": settings.images_per_prompt}
+        extra = {"prompt_scores": prompt_scores(judged), "images_per_prompt": settings.images_per_prompt}
 
         self._write_detections(one, prompts, ids, found)
         self._write_strip(one, prompts, ids, images, spent)
@@ -195,8 +195,9 @@ class Evaluator:
         )
         if record_name(key) in {record_name(record["key"]) for record in read_records(self.workdir)}:
             return
-        ids = prompt_ids(len(prompts), settings.images_per_prompt)
-        truth = np.stack([self.corpus.render_prompt(prompts[i], CEILING_SEED + j) for i, j in ids])
+        ids = prompt_ids(len(prompts), CEILING_IMAGES)
+        # A seed for each image: prompts may repeat, and must not repeat their picture.
+        truth = np.stack([self.corpus.render_prompt(prompts[i], n) for n, (i, _) in enumerate(ids)])
         judged = judge_rows(detect(truth), [prompts[i] for i, _ in ids])
         write_record(self.workdir, geneval_record(key, {"geneval": geneval.score(judged)}))
 
@@ -236,7 +237,11 @@ def judge_rows(found: Sequence[Mapping], prompts: Sequence[Mapping]) -> list[gen
     ]
 
 
-def prompt_scores(judged: Sequence[geneval.ImageResult], own: np.ndarray, prompts: Sequence[Mapping]) -> list[list]:
-    """[task, correct images, images] of every prompt: what a bootstrap over prompts needs."""
-    correct = np.array([result.correct for result in judged])
-    return [[row["tag"], int(correct[own == i].sum()), int((own == i).sum())] for i, row in enumerate(prompts)]
+def prompt_scores(judged: Sequence[geneval.ImageResult]) -> list[list]:
+    """[task, correct images, images] of every distinct prompt: what a bootstrap over prompts needs."""
+    scores: dict[str, list] = {}
+    for result in judged:
+        row = scores.setdefault(json.dumps(result.metadata), [result.metadata["tag"], 0, 0])
+        row[1] += result.correct
+        row[2] += 1
+    return list(scores.values())

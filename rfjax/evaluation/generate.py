@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rfjax.config import SamplerConfig
+from rfjax.errors import ConfigError
 from rfjax.flow.samplers import guided_velocity, integrate, sampling_times
 
 
@@ -85,11 +86,21 @@ def prompt_ids(prompts: int, images_per_prompt: int) -> Int[np.ndarray, "images 
     return np.stack([np.repeat(np.arange(prompts), images_per_prompt), np.tile(np.arange(images_per_prompt), prompts)], 1)
 
 
-def other_prompts_of_task(tags: Sequence[str]) -> Int[np.ndarray, "prompts"]:
-    """For each prompt the index of another one of its task: half the task's length further on."""
-    tags = np.asarray(tags)
-    other = np.arange(len(tags))
-    for tag in dict.fromkeys(tags):
-        members = np.flatnonzero(tags == tag)
-        other[members] = np.roll(members, -max(1, len(members) // 2))
+def other_prompts_of_task(prompts: Sequence[Mapping]) -> Int[np.ndarray, "prompts"]:
+    """For each prompt the index of the next one of its task that asks for something else.
+
+    Prompts may repeat. Raises `ConfigError` for a task that asks for one thing only.
+    """
+    other = np.arange(len(prompts))
+    for index, row in enumerate(prompts):
+        following = (*range(index + 1, len(prompts)), *range(index))
+        try:
+            other[index] = next(
+                i for i in following if prompts[i]["tag"] == row["tag"] and prompts[i]["prompt"] != row["prompt"]
+            )
+        except StopIteration:
+            raise ConfigError(
+                f"GenEval's task {row['tag']} has no prompt but {row['prompt']!r}, so its floor cannot be measured; "
+                "raise config.evaluation.geneval.prompts_per_task"
+            ) from None
     return other

@@ -1,0 +1,65 @@
+"""The default study: a depth sweep on procedurally drawn shapes, in minutes on two CPU cores.
+
+Four depths; the two smaller ones also with half the steps, annealed, so that five runs remain to
+fit a law when the largest depth is held out. A 4x4 patch holds 48 numbers, so the width starts
+well above that (a network narrower than its patch cannot carry the noise): 64 + 32 depth.
+"""
+
+from ml_collections import ConfigDict
+
+# depth -> (learning rate, training steps of each run)
+RUNS = {
+    1: (4e-3, (700, 1500)),
+    2: (3e-3, (700, 1400)),
+    3: (2.5e-3, (1000,)),
+    4: (2e-3, (1000,)),
+}
+
+
+def get_config():
+    return ConfigDict(
+        {
+            "name": "shapes",
+            "formulation": "rf/lognorm(0.00,1.00)",
+            "model": {
+                "head_size": 32,
+                "patch_size": 4,
+                "position_tokens": 4,
+                "position_span": 4.0,
+                "position_grid": 16,
+            },
+            "data": {"corpus": "shapes", "image_size": 16},
+            "train": {
+                "batch_size": 64,
+                "schedule": "wsd",
+                "warmup_steps": 100,
+                "decay_fraction": 0.3,
+                "b2": 0.99,
+                "weight_decay": 0.0,
+                "condition_dropout": 0.1,
+                "ema_decay": 0.99,
+                "ema_every": 1,
+                "checkpoint_every": 500,
+                "log_every": 50,
+            },
+            "evaluation": {
+                "every": 250,
+                "sampler": {"method": "euler", "steps": 20, "guidance_scale": 4.0},
+                "validation": {"examples": 512, "batch_size": 128},
+                "geneval": {"prompts_per_task": 40, "images_per_prompt": 2, "batch_size": 120},
+            },
+        }
+    )
+
+
+def points():
+    return {
+        f"depth{depth}-steps{steps}": {
+            "model.depth": depth,
+            "model.hidden": 64 + 32 * depth,
+            "train.learning_rate": rate,
+            "train.steps": steps,
+        }
+        for depth, (rate, all_steps) in RUNS.items()
+        for steps in all_steps
+    }
