@@ -27,10 +27,10 @@ PEAK_FLOPS: dict[str, tuple[float, str]] = {
 }
 
 
-def peak_flops(devices: Sequence[jax.Device]) -> float | None:
-    """Peak dense bf16 FLOP/s of all `devices` together; None where it is unknown."""
-    known = [PEAK_FLOPS[device.device_kind][0] for device in devices if device.device_kind in PEAK_FLOPS]
-    return sum(known) if len(known) == len(devices) else None
+def peak_flops(device_kinds: Sequence[str]) -> float | None:
+    """Peak dense bf16 FLOP/s of devices of these kinds together; None where one is unknown."""
+    known = [PEAK_FLOPS[kind][0] for kind in device_kinds if kind in PEAK_FLOPS]
+    return sum(known) if len(known) == len(device_kinds) else None
 
 
 def describe(devices: Sequence[jax.Device]) -> dict:

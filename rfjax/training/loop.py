@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
@@ -23,7 +24,7 @@ from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.training import checkpoint, hardware, lineage, run_folder
 from rfjax.training.checkpoint import Checkpoints
 from rfjax.training.loss import make_loss, run_keys
-from rfjax.training.mesh import BATCH, make_mesh, shardings
+from rfjax.training.mesh import BATCH, check_batch, make_mesh, shardings
 from rfjax.training.metrics import MetricsWriter
 from rfjax.training.monitor import Monitor, Spending
 from rfjax.training.optimizer import make_optimizer
@@ -82,7 +83,8 @@ def train(
     checkpoints can be neither read nor written.
     """
     workdir = Path(workdir)
-    run_folder.claim(workdir, config)
+    run_folder.check_config(workdir, config)
+    workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_folder.lock(workdir))
         status = run_folder.read_status(workdir)
@@ -124,6 +126,7 @@ class _Run:
         self.config, self.workdir, self.corpus, self.backbone = config, workdir, corpus, backbone
         self.step = 0
         self.mesh = make_mesh(config.mesh, devices)
+        check_batch(self.mesh, config.train.batch_size, config.train.accumulate)
         self.evaluated = evaluation_steps(config)
         self.kept = self.evaluated | set(keep_steps)
         self.optimizer = make_optimizer(config.train)
@@ -159,6 +162,8 @@ class _Run:
     def train(self, on_checkpoint, stop, log_seconds) -> TrainResult:
         state, saved, messages = self._first_state()
         first, steps = self.step, self.config.train.steps
+        if not (self.workdir / "config.json").exists():  # all that can be refused has been
+            run_folder.write_json(self.workdir / "config.json", schema.to_dict(self.config))
         self.record = run_folder.started(self.record, first, self.mesh)
         self._write_record(saved)
         run_folder.write_status(self.workdir, "running", first)
@@ -178,7 +183,7 @@ class _Run:
                 step=first,
                 groups=parameter_groups(state.params),
                 window=saved.get("window"),
-                peak_flops=hardware.peak_flops(self.mesh.devices.flatten()),
+                peak_flops=hardware.peak_flops([device.device_kind for device in self.mesh.devices.flat]),
                 writer=_on_first_process(stack, lambda: MetricsWriter(self.workdir, first)),
                 progress=progress,
             )
@@ -198,6 +203,8 @@ class _Run:
                     monitor.observe(self.step, pending, state)  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
+                if self.step % self.config.train.log_every == 0:
+                    checkpoints.check()
                 if stopping or self._saves(self.step):
                     monitor.observe(self.step, pending, state)
                     pending = None

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from rfjax.config import MeshConfig
 from rfjax.errors import ConfigError
@@ -71,7 +71,7 @@ def dimensions(path: str) -> tuple[str | None, ...]:
     return next((names for pattern, names in RULES if re.search(pattern, "/" + path)), ())
 
 
-def shardings(mesh: Mesh, tree):
+def shardings(mesh: Mesh | AbstractMesh, tree):
     """A tree of `NamedSharding`s for a tree of arrays or shapes: parameters, or a whole state.
 
     Raises `ConfigError` for a dimension that its mesh axis does not divide.
@@ -93,7 +93,7 @@ def shardings(mesh: Mesh, tree):
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
+def check_batch(mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int) -> None:
     """Raises `ConfigError` unless every device gets whole examples of every microbatch."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (ways * accumulate):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Sequence
-from typing import TextIO
 
 from tqdm import tqdm
 
@@ -35,7 +35,7 @@ class Progress:
         messages: Sequence[str] = (),
         *,
         every_seconds: float = 30.0,
-        file: TextIO | None = None,
+        file: io.TextIOBase | None = None,
     ):
         self._name, self._steps, self._every = name, steps, every_seconds
         self._file = sys.stderr if file is None else file

@@ -70,17 +70,12 @@ def read_json(path: Path) -> dict | None:
         raise RfjaxError(f"{path} cannot be read ({error}); restore it, or use another --workdir") from error
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Makes `workdir` this config's folder, or checks that it already is.
-
-    Raises `ConfigError` naming the keys that differ from the config it holds.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
+def check_config(workdir: Path, config: Config) -> None:
+    """Raises `ConfigError` naming the keys in which `config` differs from that of the run in `workdir`."""
     held = read_json(workdir / "config.json")
     if held is None:
         if any(workdir.glob("checkpoints/*")):
             raise ConfigError(f"{workdir} holds checkpoints but no config.json; use another --workdir")
-        write_json(workdir / "config.json", schema.to_dict(config))
         return
     keys = [key for key in schema.differences(schema.from_dict(held), config) if not key.startswith(_MAY_CHANGE)]
     if keys:

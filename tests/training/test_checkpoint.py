@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_arrays_that_are_not_those_saved_are_found_by_checksum(tmp_path):
 
 def test_results_are_never_those_of_another_step(tmp_path):
     save(tmp_path, [10, 20])
-    missing_file(tmp_path, 20)
+    shutil.rmtree(tmp_path / "checkpoints" / "20" / "state")
     with pytest.raises(RfjaxError, match="checkpoints/20"):
         restore_params(tmp_path)
     with pytest.raises(ConfigError, match="no checkpoint of step 15 .* it has 10, 20"):

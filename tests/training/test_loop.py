@@ -71,12 +71,12 @@ def test_stopped_runs_resume_to_the_same_bits_and_rows(tmp_path, undisturbed):
 
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, undisturbed, capsys):
     with pytest.raises(Preempted):
-        tiny_train(tmp_path, stop=stop_at(15))
-    newest = checkpoint.steps_saved(tmp_path)[-1]
-    (tmp_path / "checkpoints" / str(newest) / "state" / "manifest.ocdbt").unlink()
+        tiny_train(tmp_path, stop=stop_at(12))
+    (tmp_path / "checkpoints" / "12" / "state" / "manifest.ocdbt").unlink()
     result = tiny_train(tmp_path)
     (message,) = result.messages
-    assert f"checkpoints/{newest} cannot be read" in message and "fell back to the checkpoint of step 12" in message
+    assert "checkpoints/12 cannot be read" in message and "fell back to the checkpoint of step 6" in message
+    assert (tmp_path / "damaged" / "12").is_dir()
     assert message in capsys.readouterr().err
     assert saved(tmp_path) == saved(undisturbed[0])
     assert rows(tmp_path) == rows(undisturbed[0])
@@ -87,6 +87,12 @@ def test_another_config_is_refused_by_its_keys(undisturbed):
     with pytest.raises(ConfigError, match=r"config.train.learning_rate, config.train.schedule\. .*--workdir.*--init"):
         tiny_train(workdir, {"train.learning_rate": 1.0, "train.schedule": "wsd"})
     tiny_train(workdir, {"mesh.fsdp": 1, "mesh.data": 1})  # where arrays live is no part of it
+
+
+def test_a_refused_start_leaves_the_folder_free(tmp_path):
+    with pytest.raises(ConfigError, match="no checkpoint in"):
+        tiny_train(tmp_path, init_from=str(tmp_path / "nowhere"))
+    tiny_train(tmp_path, {"train.steps": 4})
 
 
 def test_evaluation_sees_saved_checkpoints_and_is_made_up_for(tmp_path):
