@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 # depth -> (learning rate, training steps of each run)
 RUNS = {
-    1: (4e-3, (700, 1500)),
-    2: (3e-3, (700, 1400)),
-    3: (2.5e-3, (1000,)),
-    4: (2e-3, (1000,)),
+    1: (4e-3, (1400, 3000)),
+    2: (3e-3, (1400, 2800)),
+    3: (2.5e-3, (2000,)),
+    4: (2e-3, (2000,)),
 }
 
 
@@ -30,20 +30,20 @@ def get_config():
             },
             "data": {"corpus": "shapes", "image_size": 16},
             "train": {
-                "batch_size": 64,
+                "batch_size": 32,
                 "schedule": "wsd",
-                "warmup_steps": 100,
+                "warmup_steps": 200,
                 "decay_fraction": 0.3,
                 "b2": 0.99,
                 "weight_decay": 0.0,
                 "condition_dropout": 0.1,
                 "ema_decay": 0.99,
                 "ema_every": 1,
-                "checkpoint_every": 500,
-                "log_every": 50,
+                "checkpoint_every": 1000,
+                "log_every": 100,
             },
             "evaluation": {
-                "every": 250,
+                "every": 500,
                 "sampler": {"method": "euler", "steps": 20, "guidance_scale": 4.0},
                 "validation": {"examples": 512, "batch_size": 128},
                 "geneval": {"prompts_per_task": 40, "images_per_prompt": 2, "batch_size": 120},

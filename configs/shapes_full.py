@@ -1,8 +1,7 @@
 """Shapes for about an hour on one GPU: the paper's family, hidden = 64 depth, heads = depth.
 
 Two learning rates per depth, so that the report can say whether the optimum is at the grid's
-edge; three budgets for the smaller depths. The hour is reckoned, not measured: 6e17 FLOPs, at
-200 TFLOP/s of bfloat16.
+edge. The hour is reckoned, not measured: 3.1e17 FLOPs at 100 TFLOP/s of bfloat16.
 """
 
 from ml_collections import ConfigDict
