@@ -142,7 +142,8 @@ def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
         raise RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}") from error
     wrong = [name for name, value in found.items() if saved.get(name) != value]
     if wrong:
-        raise RfjaxError(f"checkpoint {path} is damaged: the checksum of {wrong[0]} differs ({len(wrong)} of {len(found)} arrays)")
+        of = f"{len(wrong)} of {len(found)} arrays"
+        raise RfjaxError(f"checkpoint {path} is damaged: the checksum of {wrong[0]} differs ({of})")
     return tree, facts
 
 
@@ -182,7 +183,8 @@ def restore_params(workdir: Path, step: int | None = None, weights: str = "ema",
         raise ConfigError(f"no checkpoint in {Path(workdir) / FOLDER}; train that run first")
     step = saved[-1] if step is None else step
     if step not in saved:
-        raise ConfigError(f"no checkpoint of step {step} in {Path(workdir) / FOLDER}; it has {', '.join(map(str, saved))}")
+        known = ", ".join(map(str, saved))
+        raise ConfigError(f"no checkpoint of step {step} in {Path(workdir) / FOLDER}; it has {known}")
     key = {"ema": "ema", "raw": "params"}[weights]
     shapes = {key: stored_shapes(workdir, step)[key]}
     if sharding is None:
@@ -262,12 +264,8 @@ class Checkpoints:
         """
         facts = facts | {"checksums": checksums(state._asdict())}
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state._asdict()), facts=ocp.args.JsonSave(facts)
-                ),
-            )
+            items = {"state": ocp.args.PyTreeSave(state._asdict()), "facts": ocp.args.JsonSave(facts)}
+            self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise self._failed(error) from error
 

@@ -46,7 +46,8 @@ def parse_init(text: str) -> tuple[Path, int]:
     folder, at, step = _split(text)
     saved = checkpoint.steps_saved(Path(folder))
     if not saved:
-        raise ConfigError(f"--init={text}: no checkpoint in {Path(folder) / checkpoint.FOLDER}; name a run's folder as RUN@STEP")
+        where = Path(folder) / checkpoint.FOLDER
+        raise ConfigError(f"--init={text}: no checkpoint in {where}; name a run's folder as RUN@STEP")
     if at and not step.isdigit():
         raise ConfigError(f"--init={text}: {step!r} is no step; write RUN@STEP, such as {folder}@{saved[-1]}")
     chosen = int(step) if at else saved[-1]
@@ -76,13 +77,16 @@ def inherit(parent: Parent, params, ema):
     where = f"--init={parent.path}@{parent.step}"
     missing = sorted(name for name in asked.keys() - given.keys() if not _NEW_SCALE.search(name))
     if missing:
-        raise ConfigError(f"{where}: that run has no parameter {missing[0]}; its model config must be this run's but for qk_norm")
+        remedy = "but for qk_norm, config.model must be as it was there"
+        raise ConfigError(f"{where}: that run has no parameter {missing[0]}; {remedy}")
     extra = sorted(given.keys() - asked.keys())
     if extra:
-        raise ConfigError(f"{where}: this run has no parameter {extra[0]} that the checkpoint has; set config.model as it was there")
+        remedy = "set config.model as it was there"
+        raise ConfigError(f"{where}: this run has no parameter {extra[0]}, which the checkpoint has; {remedy}")
     for name, shape in asked.items():
         if name in given and tuple(given[name]) != tuple(shape):
-            raise ConfigError(f"{where}: parameter {name} is {list(given[name])} there and {list(shape)} here; their model and data configs must agree")
+            shapes = f"{list(given[name])} there and {list(shape)} here"
+            raise ConfigError(f"{where}: parameter {name} is {shapes}; set config.model and config.data as they were")
 
     new = asked.keys() - given.keys()
     found, _ = checkpoint.restore_step(Path(parent.path), parent.step, _without(wanted, new))

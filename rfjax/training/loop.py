@@ -7,6 +7,7 @@ The same call resumes from the newest good checkpoint. Everything a step does is
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from rfjax.training.progress import Progress
 from rfjax.training.run_folder import RunFacts
 from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import make_train_step, parameter_groups
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 OnCheckpoint = Callable[[int, TrainState], None]
 
@@ -102,8 +105,9 @@ def train(
             state = {Diverged: "diverged", Preempted: "running"}.get(type(error), "failed")
             with contextlib.suppress(OSError):  # the disk may be what failed
                 run_folder.write_status(workdir, state, run.step, str(error) or type(error).__name__)
-            if isinstance(error, OSError):
-                raise RfjaxError(f"{workdir} cannot be written ({error}); mend that, then give the same command again") from error
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                remedy = "make room or mend the disk, then give the same command again"
+                raise RfjaxError(f"{workdir} cannot be written ({error}); {remedy}") from error
             raise
         run_folder.write_status(workdir, "done", result.step)
         return result
@@ -175,11 +179,17 @@ class _Run:
                 Checkpoints(self.workdir, keep_last=self.config.train.keep_last, kept=self._keeps)
             )
             train_step, put = self._compile()
-            spending = Spending(self.config.train.batch_size, self.record["flops_per_image"], self.parent, saved.get("train_seconds", 0.0))
+            spending = Spending(
+                self.config.train.batch_size,
+                self.record["flops_per_image"],
+                self.parent,
+                saved.get("train_seconds", 0.0),
+            )
             monitor = Monitor(
                 self.config.train,
                 self.workdir,
                 spending,
+                checkpoints,
                 step=first,
                 groups=parameter_groups(state.params),
                 window=saved.get("window"),
@@ -203,17 +213,15 @@ class _Run:
                     monitor.observe(self.step, pending, state)  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
-                if self.step % self.config.train.log_every == 0:
-                    checkpoints.check()
                 if stopping or self._saves(self.step):
                     monitor.observe(self.step, pending, state)
                     pending = None
                     self._save(state, checkpoints, monitor, spending)
-                    evaluate()
                 if stopping:
                     break
+                evaluate()
             checkpoints.wait()
-        if self.step < steps:
+        if stopping and (self.step < steps or on_checkpoint):
             raise Preempted(
                 f"told to stop at step {self.step} of {steps} in {self.workdir}; the same command goes on from there"
             )
@@ -232,7 +240,8 @@ class _Run:
             weights = lineage.inherit(self.parent, self.abstract.params, self.abstract.ema)
             make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
         else:
-            make, inputs = lambda key: init_state(self.backbone.init, self.optimizer, key), run_keys(self.config.seed)[:1]
+            key, _ = run_keys(self.config.seed)
+            make, inputs = lambda key: init_state(self.backbone.init, self.optimizer, key), (key,)
         return jax.jit(make, out_shardings=self.shardings)(*inputs), {}, ()
 
     def _compile(self):

@@ -86,7 +86,8 @@ def shardings(mesh: Mesh | AbstractMesh, tree):
                 size, label = leaf.shape[dimension], path_name(path).removeprefix("params/")
                 raise ConfigError(
                     f"the {names[dimension - whole]} size {size} of parameter {label} {list(leaf.shape)} is not "
-                    f"divisible by the mesh axis {axis}={mesh.shape[axis]}; set config.mesh.{axis} to a divisor of {size}"
+                    f"divisible by the mesh axis {axis}={mesh.shape[axis]}; "
+                    f"set config.mesh.{axis} to a divisor of {size}"
                 )
         return NamedSharding(mesh, P(*spec))
 

@@ -108,10 +108,10 @@ class MetricsWriter:
         for name, value in row.items():
             if isinstance(value, list):
                 value = {f"{index / len(value):.1f}": item for index, item in enumerate(value)}
-            values = {f"{name}/{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-            for key, item in values.items():
-                if item is not None and key != "step":
-                    self._events.add_scalar(key, item, row["step"])
+            value = value if isinstance(value, dict) else {"": value}
+            for key, item in value.items():
+                if item is not None and name != "step":
+                    self._events.add_scalar(f"{name}/{key}".rstrip("/"), item, row["step"])
 
     def sync(self) -> None:
         """Until the rows are on disk."""

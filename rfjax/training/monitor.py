@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 import optax
 
 from rfjax.config import TrainConfig
 from rfjax.errors import Diverged, RfjaxError
 from rfjax.training import checkpoint
+from rfjax.training.checkpoint import Checkpoints
 from rfjax.training.lineage import Parent
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.progress import Progress
 from rfjax.training.state import TrainState
-from rfjax.training.step import StepMetrics, parameter_groups
+from rfjax.training.step import StepMetrics
 
 
 class Spending:
@@ -57,6 +57,7 @@ class Monitor:
         config: TrainConfig,
         workdir: Path,
         spending: Spending,
+        checkpoints: Checkpoints,
         *,
         step: int,
         groups: Sequence[str],
@@ -66,6 +67,7 @@ class Monitor:
         progress: Progress | None,
     ):
         self._config, self._workdir, self._spending, self._peak = config, workdir, spending, peak_flops
+        self._checkpoints = checkpoints
         self._groups, self._writer, self._progress = groups, writer, progress
         self.window = Window(groups, window)
         self.skipped_in_row = 0
@@ -75,7 +77,8 @@ class Monitor:
     def observe(self, step: int, metrics: StepMetrics, state: TrainState) -> None:
         """The metrics of the update that ended at `step`; `state` is any later one.
 
-        Waits for the device to have finished that step. Raises `Diverged`.
+        Waits for the device to have finished that step. Raises `Diverged`, and `RfjaxError` where
+        a save in the background has failed.
         """
         metrics = jax.device_get(metrics)
         self.window.add(metrics)
@@ -112,6 +115,7 @@ class Monitor:
             "flops_per_second": flops_per_second,
             "mfu": flops_per_second / self._peak if flops_per_second and self._peak else None,
         }
+        self._checkpoints.check()
         if self._writer:
             self._writer.write(row)
         if self._progress:
@@ -123,13 +127,16 @@ class Monitor:
         sizes = jax.jit(lambda params: [optax.tree.norm(params[group]) for group in self._groups])(state.params)
         norms = [norm if math.isfinite(norm) else math.inf for norm in metrics.group_norms.tolist()]
         norm, _, group = max(zip(norms, map(float, sizes), self._groups))
+        with contextlib.suppress(RfjaxError):
+            self._checkpoints.wait()  # the newest may still be on its way to the disk
         good = last_good(self._workdir)
         rate = self._config.learning_rate
         remedy = (
             f"last good checkpoint: step {good}. Start a new run from it with a lower rate: --workdir=ANOTHER "
             f"--init={self._workdir}@{good} --config.train.learning_rate={rate / 2:g}"
             if good is not None
-            else f"no checkpoint was saved before. Start anew: --workdir=ANOTHER --config.train.learning_rate={rate / 2:g}"
+            else "no checkpoint was saved before. Start anew with a lower rate: --workdir=ANOTHER "
+            f"--config.train.learning_rate={rate / 2:g}"
         )
         return Diverged(
             f"training diverged: {self.skipped_in_row} non-finite steps in a row up to step {step}; the largest "

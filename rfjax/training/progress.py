@@ -40,12 +40,10 @@ class Progress:
         self._name, self._steps, self._every = name, steps, every_seconds
         self._file = sys.stderr if file is None else file
         self._said = time.monotonic()
-        terminal = self._file.isatty()
-        self._bar = (
-            tqdm(total=steps, initial=step, desc=name, unit="step", file=self._file, dynamic_ncols=True, mininterval=0.5)
-            if terminal
-            else None
-        )
+        self._bar = None
+        if self._file.isatty():
+            about = {"total": steps, "initial": step, "desc": name, "unit": "step", "mininterval": 0.5}
+            self._bar = tqdm(**about, file=self._file, dynamic_ncols=True)
         for message in messages:
             self.note(message)
 

@@ -95,7 +95,8 @@ def lock(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RfjaxError(f"another process is training in {workdir}; wait for it, or use another --workdir") from None
+            remedy = "wait for it, or use another --workdir"
+            raise RfjaxError(f"another process is training in {workdir}; {remedy}") from None
         except OSError:
             pass  # a file system without locks
         yield

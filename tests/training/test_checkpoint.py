@@ -45,7 +45,8 @@ def same(a, b):
 
 
 def largest_file(workdir, step):
-    return max((p for p in (workdir / "checkpoints" / str(step)).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    files = [path for path in (workdir / "checkpoints" / str(step)).rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
 
 
 def flip_a_bit(path):

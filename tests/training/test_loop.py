@@ -82,6 +82,15 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, undisturbed, 
     assert rows(tmp_path) == rows(undisturbed[0])
 
 
+def test_told_to_stop_at_the_last_step_it_is_evaluated_next_time(tmp_path):
+    seen, overrides = [], {"train.steps": 6}
+    with pytest.raises(Preempted, match="step 6 of 6"):
+        tiny_train(tmp_path, overrides, stop=stop_at(6), on_checkpoint=lambda step, state: seen.append(step))
+    assert not seen
+    tiny_train(tmp_path, overrides, on_checkpoint=lambda step, state: seen.append(step))
+    assert seen == [6] and run_folder.read_status(tmp_path)["state"] == "done"
+
+
 def test_another_config_is_refused_by_its_keys(undisturbed):
     workdir, _ = undisturbed
     with pytest.raises(ConfigError, match=r"config.train.learning_rate, config.train.schedule\. .*--workdir.*--init"):
@@ -115,15 +124,15 @@ def test_evaluation_sees_saved_checkpoints_and_is_made_up_for(tmp_path):
 
 
 def test_non_finite_steps_in_a_row_end_the_run_for_good(tmp_path):
-    bad = [9, 15, 16, 17]
+    bad = [9, 12, 13, 14]  # the last three right after a save
     with pytest.raises(Diverged) as error:
         tiny_train(tmp_path, bad_steps=bad)
     message = str(error.value)
-    assert "3 non-finite steps in a row up to step 18" in message
-    assert "parameter group blocks" in message  # of several without a finite gradient, the largest
+    assert "3 non-finite steps in a row up to step 15" in message
+    assert "parameter group blocks (inf)" in message  # of several without a finite gradient, the largest
     assert f"--init={tmp_path}@12 --config.train.learning_rate=0.005" in message
     assert error.value.exit_status == 65
-    assert rows(tmp_path)[-1]["skipped"] == 2  # up to step 16
+    assert [row["skipped"] for row in rows(tmp_path)] == [0, 0, 1]
     status = run_folder.read_status(tmp_path)
     assert (status["state"], status["message"]) == ("diverged", message)
     with pytest.raises(Diverged) as again:
@@ -135,6 +144,19 @@ def test_scattered_non_finite_steps_are_counted_and_passed(tmp_path):
     result = tiny_train(tmp_path, {"train.steps": 12}, bad_steps=[3, 7, 8])
     assert (int(result.state.skipped), int(result.state.skipped_in_row), int(result.state.step)) == (3, 0, 12)
     assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, undisturbed):
+    """A limit on the size of files, which holds for one process, stands in for the disk's."""
+    command = [sys.executable, training_tiny.__file__, str(tmp_path), '{"file_limit": 16384}']
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    message = ended.stderr.splitlines()[-1]
+    assert f"could not be written to {tmp_path}/checkpoints" in message and "GiB free" in message
+    assert run_folder.read_status(tmp_path)["state"] == "failed"
+    tiny_train(tmp_path)
+    assert saved(tmp_path) == saved(undisturbed[0])
+    assert rows(tmp_path) == rows(undisturbed[0])
 
 
 def test_two_trainers_in_one_folder_are_refused(tmp_path):

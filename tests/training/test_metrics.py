@@ -66,7 +66,8 @@ def test_an_unknown_device_has_no_peak():
 
 def test_progress_is_lines_where_there_is_no_terminal():
     out = io.StringIO()
-    row = {"step": 50, "loss": 0.5, "images_per_second": 812.0, "steps_per_second": 2.0, "flops_per_second": 2.5e12, "mfu": None}
+    row = {"step": 50, "loss": 0.5, "mfu": None}
+    row |= {"images_per_second": 812.0, "steps_per_second": 2.0, "flops_per_second": 2.5e12}
     with Progress("a", 0, 170, every_seconds=0.0, file=out) as progress:
         progress.step(50)
         progress.row(row)

@@ -140,7 +140,8 @@ def test_noise_follows_the_step_and_the_stream_offset(trainer):
 
     losses = [float(trainer.step(at(step), batch)[1].loss) for step in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
-    step = toy_step(trainer, lambda params, step: step * jnp.sum(params["final"]["linear"]["bias"] + 1.0), stream_offset=40)
+    clock = lambda params, step: step * jnp.sum(params["final"]["linear"]["bias"] + 1.0)
+    step = toy_step(trainer, clock, stream_offset=40)
     size = trainer.start().params["final"]["linear"]["bias"].size
     assert float(step(at(2), batch)[1].loss) == 42 * size
 

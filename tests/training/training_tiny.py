@@ -1,11 +1,13 @@
 """A run small enough to train in seconds: a toy backbone with the real one's parameter paths.
 
 As a script it trains in a process of its own, for tests that kill it:
-`python training_tiny.py WORKDIR '{"overrides": {...}, "bad_steps": [...], "pause": 0.0}'`.
+`python training_tiny.py WORKDIR '{"overrides": {...}, "bad_steps": [...], "pause": 0.0}'`;
+"file_limit" is the size in bytes beyond which no file can grow.
 """
 
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -114,6 +116,9 @@ def environment(**more):
 
 def main():
     arguments = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    limit = arguments.pop("file_limit", None)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         tiny_train(sys.argv[1], log_seconds=0.0, **arguments)
     except RfjaxError as error:
