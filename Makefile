@@ -10,8 +10,10 @@ PYTEST := $(BIN)/python -m pytest
 
 .PHONY: study test test-full clean
 
+# Two simulated devices: each core then does the elementwise work of half a batch
+# (analysis/benchmarks). They say nothing about a GPU, which JAX uses if it has one.
 study: $(STAMP)
-	$(BIN)/rfjax study --config=configs/shapes.py --workdir=runs/shapes
+	XLA_FLAGS="--xla_force_host_platform_device_count=2 $$XLA_FLAGS" $(BIN)/rfjax study --config=configs/shapes.py --workdir=runs/shapes
 
 test: $(STAMP)
 	$(PYTEST) -m "not full" -n 2 --dist worksteal

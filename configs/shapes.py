@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 # depth -> (learning rate, training steps of each run)
 RUNS = {
-    1: (4e-3, (1400, 3000)),
+    1: (4e-3, (1000, 2400)),
     2: (3e-3, (1400, 2800)),
     3: (2.5e-3, (2000,)),
     4: (2e-3, (2000,)),
@@ -46,7 +46,7 @@ def get_config():
                 "every": 500,
                 "sampler": {"method": "euler", "steps": 20, "guidance_scale": 4.0},
                 "validation": {"examples": 512, "batch_size": 128},
-                "geneval": {"prompts_per_task": 40, "images_per_prompt": 2, "batch_size": 120},
+                "geneval": {"prompts_per_task": 40, "images_per_prompt": 4, "batch_size": 120},
             },
         }
     )
