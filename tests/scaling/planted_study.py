@@ -171,7 +171,7 @@ def write_run(
             value("geneval", item, 0.99 + 0.001 * i, 0.002, 240) for i, item in enumerate(("overall", *TASKS))
         ]
         put(folder, run, -1, "geneval_ceiling", ceiling)
-        for floor, level in (("shuffled", 0.08), ("null", 0.05)):
+        for floor, level in (("shuffled", 0.2), ("null", 0.05)):
             put(folder, run, step, f"geneval_floor_{floor}", score_values("geneval", level), **at)
         if samples:
             (folder / "samples").mkdir(exist_ok=True)

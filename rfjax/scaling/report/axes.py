@@ -36,7 +36,8 @@ STYLE = {
     "lines.linewidth": 1.2,
     "lines.markersize": 5,
     "legend.fontsize": 7.5,
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
     "figure.dpi": 100,
     "savefig.dpi": 200,
     "svg.hashsalt": "rfjax",  # the same numbers give the same file

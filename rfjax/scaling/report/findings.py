@@ -15,6 +15,7 @@ from rfjax.scaling.report.formats import (
     percent,
     power,
     score,
+    sentence,
     text,
 )
 
@@ -131,7 +132,7 @@ def _pairs_sentence(numbers):
 
 def _law_sentence(fit):
     shown = [f"<i>{name}</i> = {parameter(name, e)}" for name, e in fit["parameters"].items()]
-    tail = f" {text(' '.join(w + '.' for w in fit['warnings']))}" if fit["warnings"] else ""
+    tail = "".join(f" {sentence(warning)}." for warning in fit["warnings"])
     return f"Loss against compute C (in FLOPs) over {fit['n']} runs: <i>L</i> = {formula(fit)}, with {', '.join(shown)} (95 % intervals).{tail}"
 
 

@@ -7,6 +7,7 @@ import html
 from collections.abc import Mapping
 
 NONE = "–"
+NBSP = "\u00a0"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -29,7 +30,7 @@ def power(value: float | None, digits: int = 3) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e3:
         return minus(f"{value:.{digits}g}")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{minus(mantissa)} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return f"{minus(mantissa)}{NBSP}×{NBSP}10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
 def count(value: float | None) -> str:

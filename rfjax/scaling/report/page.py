@@ -38,7 +38,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink);
   font: 16px/1.55 "Charter", "Bitstream Charter", "Iowan Old Style", "Palatino Linotype", Georgia, "DejaVu Serif", serif; }
-main { max-width: 54rem; margin: 0 auto; padding: 3.2rem 1.6rem 4rem; }
+main { max-width: 58rem; margin: 0 auto; padding: 3.2rem 1.6rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; font-weight: 600; }
 .subtitle { color: var(--soft); margin: 0 0 2.2rem; padding-bottom: 1.2rem; border-bottom: 1px solid var(--ink); }
 h2 { font-size: 1.2rem; font-weight: 600; margin: 2.6rem 0 .8rem; }
@@ -68,6 +68,9 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
   max-width: calc(7.5rem + var(--n) * 6.6rem); margin: 0 auto;
   font: .74rem/1.3 system-ui, "DejaVu Sans", sans-serif; }
 .sheet img { width: 100%; image-rendering: pixelated; }
+.strip { position: relative; line-height: 0; }
+.strip::after { content: ""; position: absolute; inset: 0; /* gutters between the tiles */
+  background: repeating-linear-gradient(to right, #fff 0 1px, transparent 1px calc(100% / var(--n) - 1px), #fff calc(100% / var(--n) - 1px) calc(100% / var(--n))); }
 .heads { display: grid; grid-template-columns: repeat(var(--n), 1fr); gap: 0; align-items: end; margin-bottom: 3px; }
 .heads div { padding: 0 3px; font-size: .66rem; text-align: center; color: var(--soft); overflow-wrap: anywhere; hyphens: auto; }
 .who { text-align: right; }

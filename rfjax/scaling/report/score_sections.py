@@ -136,7 +136,8 @@ def _sheet(prompts, rows, labels, sheets):
     """Strips under one another; a strip's tiles are equally wide, so headings align with columns."""
     heads = "".join(f"<div>{text(prompt)}</div>" for prompt in prompts)
     lines = "".join(
-        f"<div class=who>{label}</div>{picture(sheets[row['png']], 'image/png', 'samples of ' + row['run'])}"
+        f"<div class=who>{label}</div>"
+        f"<div class=strip>{picture(sheets[row['png']], 'image/png', 'samples of ' + row['run'])}</div>"
         for row, label in zip(rows, labels, strict=True)
     )
     return f'<div class=sheet style="--n:{max(len(prompts), 1)}"><div></div><div class=heads>{heads}</div>{lines}</div>'

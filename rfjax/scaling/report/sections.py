@@ -67,11 +67,17 @@ def _what_ran(numbers, drawn, sheets, captions):
         "platform": "platform", "device_kind": "device", "devices": "devices", "jax_version": "JAX", "code_hash": "code",
     }  # fmt: skip
     facts = [
-        f"<dt>{label}</dt><dd>{text(', '.join(map(str, numbers['environment'][name])))}</dd>"
+        f"<dt>{label}</dt><dd>{text(', '.join(_short(value) for value in numbers['environment'][name]))}</dd>"
         for name, label in labels.items()
         if numbers["environment"][name]
     ]
     return table + f"<dl>{''.join(facts)}</dl>"
+
+
+def _short(value, length=24):
+    """The start of a long hash; report.json has all of it."""
+    shown = str(value)
+    return shown if len(shown) <= length else shown[:16] + "…"
 
 
 def _compute(numbers, drawn, sheets, captions):
