@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from rfjax.errors import ConfigError
@@ -95,8 +96,8 @@ COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable]] = {
 
 
 def correlate(
-    loss: Sequence[float],
-    score: Sequence[float],
+    loss: ArrayLike,
+    score: ArrayLike,
     *,
     redrawn: Float[np.ndarray, "resamples runs"] | None = None,
     resamples: int = RESAMPLES,
@@ -147,7 +148,7 @@ def correlate(
     return Correlation(n=n, coefficients=tuple(coefficients), p_method=p_method, interval_method=interval_method)
 
 
-def _orders(n, rng) -> tuple[Float[np.ndarray, "orders n"], str]:
+def _orders(n, rng) -> tuple[Int[np.ndarray, "orders n"], str]:
     if n <= MAX_ENUMERATED:
         orders = np.array(list(itertools.permutations(range(n))))
         return orders, f"two-sided, exact over all {len(orders):,} orders"

@@ -78,7 +78,7 @@ class Law:
         return np.logaddexp.reduce(logs, axis=-1)
 
     def recentred(
-        self, parameters: Float[np.ndarray, "*batch k"], log_shift: Float[np.ndarray, "*batch v"]
+        self, parameters: Float[np.ndarray, "*batch k"], log_shift: Float[np.ndarray, "*#batch v"]
     ) -> Float[np.ndarray, "*batch k"]:
         """The same law in terms of log x + log_shift: log A_k grows by e_k * log_shift_k.
 

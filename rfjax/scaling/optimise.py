@@ -74,8 +74,8 @@ def starts(
 def minimise(
     law: Law,
     start: Float[np.ndarray, "batch k"],
-    log_x: Float[np.ndarray, "batch n v"],
-    log_loss: Float[np.ndarray, "batch n"],
+    log_x: Float[np.ndarray, "#batch n v"],
+    log_loss: Float[np.ndarray, "#batch n"],
     delta: float,
     *,
     weights: Float[np.ndarray, "batch n"] | None = None,

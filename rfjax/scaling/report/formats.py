@@ -21,7 +21,7 @@ def sentence(value: str) -> str:
     return text(value[:1].upper() + value[1:])
 
 
-def power(value: float | None, digits: int = 3) -> str:
+def power(value: float | int | None, digits: int = 3) -> str:
     """1.23 × 10¹⁵; plain between 0.001 and 10,000."""
     if value is None:
         return NONE
@@ -33,7 +33,7 @@ def power(value: float | None, digits: int = 3) -> str:
     return f"{minus(mantissa)}{NBSP}×{NBSP}10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
-def count(value: float | None) -> str:
+def count(value: float | int | None) -> str:
     """1,234 up to 99,999; beyond that 1.23 M, 4.56 B."""
     if value is None:
         return NONE
@@ -43,7 +43,7 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float | int | None) -> str:
     """12 s, 3 min 20 s, 2 h 05 min."""
     if seconds is None:
         return NONE
@@ -55,14 +55,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def loss(value: float | None, stderr: float | None = None) -> str:
+def loss(value: float | int | None, stderr: float | None = None) -> str:
     """0.0731 ± 0.0004: a loss with its standard error."""
     if value is None:
         return NONE
     return f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr is not None else "")
 
 
-def interval(value: float | None, low: float | None, high: float | None, form: str = ".2f") -> str:
+def interval(value: float | int | None, low: float | None, high: float | None, form: str = ".2f") -> str:
     """0.31 [0.28, 0.34]."""
     if value is None:
         return NONE
@@ -96,7 +96,7 @@ def p_value(p: float | None) -> str:
     return f"{p:.2g}" if p >= 1e-4 else power(p, 2)
 
 
-def percent(value: float | None, *, signed: bool = True) -> str:
+def percent(value: float | int | None, *, signed: bool = True) -> str:
     """A fraction as a percentage with two digits."""
     return NONE if value is None else minus(f"{100 * value:{'+' if signed else ''}.2f} %")
 

@@ -75,7 +75,11 @@ def correlations(results, points, settings, *, resamples, seed):
         have = points[points[f"geneval_{item}"].notna()]
         redrawn = _redrawn(results.prompts, have, settings, resamples, seed)
         found = correlation.correlate(
-            have["loss"], have[f"geneval_{item}"], redrawn=redrawn.get(item), resamples=resamples, seed=seed
+            have["loss"].to_numpy(float),
+            have[f"geneval_{item}"].to_numpy(float),
+            redrawn=redrawn.get(item),
+            resamples=resamples,
+            seed=seed,
         )
         output[item] = found.to_json()
     return output
