@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,13 +49,21 @@ def tiny(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(config file, folder, outcomes) of the tiny study, run once for all tests that read it."""
+    folder = tmp_path_factory.mktemp("study")
+    path = folder / "tiny.py"
+    path.write_text(TINY)
+    return path, folder / "runs", run_study(load_study(path), folder / "runs")
+
+
 def evaluations(workdir):
     return sorted((r["key"]["evaluation"], r["key"]["step"], r["key"]["weights"]) for r in read_records(workdir))
 
 
-def test_a_study_runs_once_and_carries_on_past_a_failed_point(tiny, tmp_path, capsys):
-    study, root = load_study(tiny), tmp_path / "runs"
-    outcomes = run_study(study, root)
+def test_a_study_carries_on_past_a_failed_point(finished):
+    _, root, outcomes = finished
     assert [(o.point.id, o.error is None) for o in outcomes] == [("depth1", True), ("broken", False), ("depth2", True)]
     assert "7" in outcomes[1].error
     assert json.loads((root / "broken" / "status.json").read_text())["state"] == "failed"
@@ -65,25 +74,26 @@ def test_a_study_runs_once_and_carries_on_past_a_failed_point(tiny, tmp_path, ca
     scored = {e[0] for e in found if e[1] != 3} - {"validation"}
     assert scored == {"geneval", "geneval_ceiling", "geneval_floor_null", "geneval_floor_shuffled", "samples"}
 
-    before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and "broken" not in p.parts}
-    run_study(study, root)
-    after = {p: p.stat().st_mtime_ns for p in before}
-    assert {p for p in before if before[p] != after[p]} == set()  # nothing done is done again
 
-
-def test_a_lost_evaluation_is_measured_again_from_its_checkpoint(tiny, tmp_path):
-    study = load_study(tiny)
-    run_point(study, study.point("depth1"), tmp_path)
-    records = {p.name: json.loads(p.read_text()) for p in (tmp_path / "depth1" / "evaluations").glob("*.json")}
+def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path):
+    path, root, _ = finished
+    copy = tmp_path / "runs"
+    shutil.copytree(root / "depth1", copy / "depth1")
+    records = {p.name: json.loads(p.read_text()) for p in (copy / "depth1" / "evaluations").glob("*.json")}
     lost = [name for name, r in records.items() if r["key"]["evaluation"] == "validation" and r["key"]["step"] == 3]
     for name in lost:
-        (tmp_path / "depth1" / "evaluations" / name).unlink()
-    run_point(study, study.point("depth1"), tmp_path)
+        (copy / "depth1" / "evaluations" / name).unlink()
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()}
+    study = load_study(path)
+    run_point(study, study.point("depth1"), copy)
+    assert {p for p in before if p.stat().st_mtime_ns != before[p]} <= {copy / "depth1" / "lock"}
     for name in lost:
-        again = json.loads((tmp_path / "depth1" / "evaluations" / name).read_text())
+        again = json.loads((copy / "depth1" / "evaluations" / name).read_text())
         assert again["values"] == records[name]["values"]  # paired noise: the very same numbers
+    assert len(lost) == 2
 
 
+@pytest.mark.full
 def test_kill_the_command_and_give_it_again(tiny, tmp_path):
     """SIGKILL during a point, then the same command: the results are those of an undisturbed study."""
     tiny.write_text(TINY.replace('"broken": {"mesh.fsdp": 7},', ""))
@@ -108,23 +118,38 @@ def test_kill_the_command_and_give_it_again(tiny, tmp_path):
         assert killed == calm
 
 
-def test_points_run_anywhere_and_are_collected_together(tiny, tmp_path):
+def test_a_point_runs_alone_and_points_are_collected_together(finished, tmp_path):
     from rfjax.cli import main
 
-    study = load_study(tiny)
-    for id in ("depth1", "depth2"):
-        assert main(["study", f"--config={tiny}", f"--workdir={tmp_path / 'w'}", f"--point={id}"]) == 0
-    assert main(["study", f"--config={tiny}", f"--workdir={tmp_path / 'w'}", "--collect"]) == 0
-    numbers = json.loads((tmp_path / "w" / "report" / "report.json").read_text())
-    assert "depth2" in json.dumps(numbers)
-    # and the verbs that open a run
-    assert main(["eval", str(tmp_path / "w" / "depth1"), "--step=6", "--config.evaluation.validation.grid=midpoints"]) == 0
-    grids = {r["key"]["grid"] for r in read_records(tmp_path / "w" / "depth1")}
-    assert {"paper-4", "midpoints-4"} <= grids
+    path, root, _ = finished
+    workdir = tmp_path / "w"
+    shutil.copytree(root / "depth2", workdir / "depth2")  # as if another machine had made it
+    assert main(["study", f"--config={path}", f"--workdir={workdir}", "--point=depth1"]) == 0
+    assert main(["study", f"--config={path}", f"--workdir={workdir}", "--collect"]) == 0
+    numbers = json.loads((workdir / "report" / "report.json").read_text())
+    assert {run["run"].split("/")[-1] for run in numbers["runs"]} == {"depth1", "depth2"}
+    # the same numbers wherever a point ran
+    there, here = ({json.dumps(r["key"]): r["values"] for r in read_records(d / "depth1")} for d in (root, workdir))
+    assert there == here
+
+
+def test_a_finished_run_is_opened_again(finished, tmp_path):
+    from rfjax.cli import main
+
+    run = tmp_path / "depth2"
+    shutil.copytree(finished[1] / "depth2", run)
+    before = {json.dumps(r["key"]): r["values"] for r in read_records(run)}
+    off = "--config.evaluation.geneval.prompts_per_task=0"
+    assert main(["eval", str(run), "--step=6", off, "--config.evaluation.validation.grid=midpoints"]) == 0
+    after = {json.dumps(r["key"]): r["values"] for r in read_records(run)}
+    assert {key: after[key] for key in before} == before  # another grid is another record
+    assert {json.loads(key)["grid"] for key in set(after) - set(before)} == {"midpoints-4"}
     out = tmp_path / "s.png"
-    assert main(["sample", str(tmp_path / "w" / "depth2"), "--prompt", "a photo of a red square", f"--out={out}", "--negative", ""]) == 0
+    assert main(["sample", str(run), "--prompt", "a photo of a red square", f"--out={out}", "--negative", ""]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and json.loads(out.with_suffix(".json").read_text())["negative"] == ""
-    assert study.points  # the config was not touched by any of it
+    with pytest.raises(SystemExit):
+        main(["sample", str(run)])
+    assert main(["eval", str(run), "--config.model.depth=3"]) == 2
 
 
 def test_bad_studies_are_refused(tmp_path):
