@@ -18,6 +18,8 @@ def _study(args, overrides):
     from rfjax.scaling import study as studies
 
     study = studies.load_study(args.config, overrides)
+    if args.point:
+        study.point(args.point)  # known, also for a dry run
     if args.dry_run:
         print("\n".join(studies.dry_run_lines(study)))
         return 0
@@ -30,9 +32,13 @@ def _study(args, overrides):
         return 0
     if not args.collect:
         failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
-    _collect(study, root)
-    for outcome in failed:
-        print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
+    try:
+        _collect(study, root)
+    finally:  # what failed is said even where there is nothing to collect
+        for outcome in failed:
+            print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
+    for note in studies.strangers(study, root) if args.collect else ():
+        print(f"note: {note}", file=sys.stderr)
     return 1 if failed else 0
 
 

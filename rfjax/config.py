@@ -162,6 +162,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # (field, smallest value allowed)
 MINIMA: tuple[tuple[str, float], ...] = (
+    ("seed", 0),
+    ("model.position_grid", 1),
+    ("model.position_tokens", 1),
+    ("model.time_embedding_size", 2),
+    ("data.context_tokens", 1),
+    ("data.context_size", 1),
+    ("data.pooled_size", 1),
+    ("train.weight_decay", 0.0),
+    ("evaluation.every", 0),
+    ("evaluation.geneval_every", 0),
+    ("evaluation.validation.seed", 0),
+    ("evaluation.geneval.seed", 0),
     ("model.depth", 1),
     ("model.head_size", 1),
     ("model.patch_size", 1),
@@ -188,6 +200,17 @@ MINIMA: tuple[tuple[str, float], ...] = (
     ("evaluation.geneval.images_per_prompt", 1),
     ("evaluation.geneval.batch_size", 1),
 )
+
+
+OPEN_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("timestep_shift", 0, math.inf),
+    ("model.mlp_ratio", 0, math.inf),
+    ("model.position_span", 0, math.inf),
+    ("train.eps", 0, math.inf),
+)
+UNIT_RANGES = ("train.condition_dropout", "train.decay_fraction", "train.final_learning_rate_fraction")
+HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
+SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed")
 
 
 def from_dict(values: typing.Mapping) -> Config:
@@ -247,7 +270,15 @@ def load_file(path: str | Path) -> types.ModuleType:
 
 def load(path: str | Path, overrides: typing.Mapping[str, object] | None = None) -> Config:
     """The checked config of a file, with dotted overrides applied."""
-    return apply_overrides(from_dict(load_file(path).get_config()), overrides or {})
+    return apply_overrides(from_dict(call(load_file(path), "get_config", path)), overrides or {})
+
+
+def call(module: types.ModuleType, function: str, path: str | Path):
+    """What a config file's function returns; an exception inside it is a `ConfigError`."""
+    try:
+        return getattr(module, function)()
+    except Exception as error:
+        raise ConfigError(f"{function}() of {path} failed: {type(error).__name__}: {error}") from error
 
 
 def _build(cls, values, prefix):
@@ -292,7 +323,7 @@ def _parse(key, text, annotation):
     if annotation is str:
         return text
     if annotation == tuple[str, ...]:
-        return tuple(part.strip() for part in text.strip("()[]").split(",") if part.strip())
+        return tuple(part.strip(" '\"") for part in text.strip("()[]").split(",") if part.strip())
     try:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
@@ -352,6 +383,25 @@ def _check(config):
         if flat[key] < minimum:
             raise ConfigError(f"config.{key} is {flat[key]}; it must be at least {minimum}")
     model, data, train = config.model, config.data, config.train
+    if model.width < 1 or int(model.mlp_ratio * model.width) < 1:
+        raise ConfigError(
+            f"the hidden size is {model.width} and config.model.mlp_ratio {model.mlp_ratio}; the hidden size and "
+            "their product must be at least 1"
+        )
+    if model.time_embedding_size % 2:
+        raise ConfigError(f"config.model.time_embedding_size is {model.time_embedding_size}; it must be even")
+    for key, low, high in OPEN_RANGES:
+        if not low < flat[key] < high:
+            raise ConfigError(f"config.{key} is {flat[key]}; it must lie between {low:g} and {high:g}")
+    for key in UNIT_RANGES:
+        if not 0 <= flat[key] <= 1:
+            raise ConfigError(f"config.{key} is {flat[key]}; it must lie in [0, 1]")
+    for key in HALF_OPEN_RANGES:
+        if not 0 <= flat[key] < 1:
+            raise ConfigError(f"config.{key} is {flat[key]}; it must lie in [0, 1)")
+    for key in SEEDS:  # the generator's keys are made of 32 bits: two larger seeds could be one
+        if flat[key] >= 2**32:
+            raise ConfigError(f"config.{key} is {flat[key]}; it must be below 2^32")
     if model.width % model.head_size:
         raise ConfigError(
             f"the hidden size {model.width} (config.model.depth={model.depth}) is not divisible by "
@@ -382,12 +432,12 @@ def _check(config):
         raise ConfigError(
             f"config.train.batch_size={train.batch_size} is not divisible by config.train.accumulate={train.accumulate}"
         )
-    if not 0 <= train.condition_dropout <= 1:
-        raise ConfigError(f"config.train.condition_dropout is {train.condition_dropout}; it must lie in [0, 1]")
-    if not 0 <= train.ema_decay < 1:
-        raise ConfigError(f"config.train.ema_decay is {train.ema_decay}; it must lie in [0, 1)")
-    if config.timestep_shift <= 0:
-        raise ConfigError(f"config.timestep_shift is {config.timestep_shift}; it must be positive")
     for key in ("evaluation.weights", "evaluation.geneval.weights"):
         if not flat[key] or set(flat[key]) - {"ema", "raw"}:
             raise ConfigError(f"config.{key} is {tuple(flat[key])}; it must list ema, raw or both")
+    unvalidated = set(config.evaluation.geneval.weights) - set(config.evaluation.weights)
+    if config.evaluation.geneval.prompts_per_task and unvalidated:
+        raise ConfigError(
+            f"config.evaluation.geneval.weights lists {', '.join(unvalidated)}, which config.evaluation.weights does not: "
+            "a score without its validation loss can be compared with nothing"
+        )

@@ -34,7 +34,17 @@ CONFIGS = Path(__file__).parent.parent / "configs"
         ({"model.dual_attention_blocks": "15"}, "must be below config.model.depth=15"),
         ({"model.weight_sets": "3", "data.context_tokens": "16"}, "first_text_tokens=77 must lie inside the 16"),
         ({"evaluation.weights": "ema,best"}, "must list ema, raw or both"),
-        ({"timestep_shift": "0"}, "config.timestep_shift is 0.0; it must be positive"),
+        ({"model.hidden": "0"}, "the hidden size is 0"),
+        ({"model.time_embedding_size": "33"}, "time_embedding_size is 33; it must be even"),
+        ({"model.mlp_ratio": "0.0001"}, "must be at least 1"),
+        ({"train.b1": "1.0"}, r"config.train.b1 is 1.0; it must lie in \[0, 1\)"),
+        ({"train.eps": "0"}, "config.train.eps is 0.0; it must lie between 0 and inf"),
+        ({"train.decay_fraction": "-1"}, "config.train.decay_fraction is -1.0"),
+        ({"train.weight_decay": "-5"}, "config.train.weight_decay is -5.0; it must be at least 0"),
+        ({"seed": "-1"}, "config.seed is -1; it must be at least 0"),
+        ({"evaluation.geneval.seed": "5000000000"}, "must be below 2"),
+        ({"evaluation.weights": "raw"}, "config.evaluation.geneval.weights lists ema"),
+        ({"timestep_shift": "0"}, "config.timestep_shift is 0.0; it must lie between 0 and inf"),
     ],
 )
 def test_bad_values_are_refused_by_name(overrides, message):
@@ -52,7 +62,8 @@ def test_unknown_keys_in_a_file_are_refused_too():
 def test_overrides_take_the_fields_type():
     made = configs.apply_overrides(
         Config(),
-        {"train.learning_rate": "3", "model.hidden": "96", "model.head_size": "32", "evaluation.weights": "raw", "name": "7"},
+        {"train.learning_rate": "3", "model.hidden": "96", "model.head_size": "32", "name": "7",
+         "evaluation.weights": "('raw',)", "evaluation.geneval.weights": "raw"},
     )
     assert made.train.learning_rate == 3.0 and isinstance(made.train.learning_rate, float)
     assert made.model.hidden == 96 and made.name == "7" and made.evaluation.weights == ("raw",)
@@ -60,7 +71,7 @@ def test_overrides_take_the_fields_type():
 
 
 def test_round_trip_and_differences():
-    one = configs.apply_overrides(Config(), {"model.depth": 18, "evaluation.weights": "raw"})
+    one = configs.apply_overrides(Config(), {"model.depth": 18, "evaluation.weights": ("ema",)})
     assert from_dict(to_dict(one)) == one
     assert configs.differences(one, Config()) == ["evaluation.weights", "model.depth"]
 

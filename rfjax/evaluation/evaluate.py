@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
+from rfjax.errors import ConfigError, Preempted
 from rfjax.evaluation import geneval
 from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids, sampler_name
@@ -69,12 +70,14 @@ def due_at(
     common = {"run": run, "step": step, "corpus": config.data.corpus}
     due = []
     if asked(evaluation.every):
-        grid = grid_name(evaluation.validation.grid, evaluation.validation.levels)
+        # The number of examples belongs to the grid: a loss over others is not comparable.
+        grid = f"{grid_name(evaluation.validation.grid, evaluation.validation.levels)}-n{evaluation.validation.examples}"
         for weights in (only,) if only else evaluation.weights:
             key = record_key(**common, weights=weights, evaluation="validation", grid=grid, seed=evaluation.validation.seed)
             due.append(Evaluation("validation", step, weights, key))
     if evaluation.geneval.prompts_per_task and asked(evaluation.geneval_every):
-        sampler = sampler_name(evaluation.sampler, config.timestep_shift)
+        images = f"{evaluation.geneval.prompts_per_task}x{evaluation.geneval.images_per_prompt}"
+        sampler = f"{sampler_name(evaluation.sampler, config.timestep_shift)}-{images}"
         for weights in (only,) if only else evaluation.geneval.weights:
             key = record_key(**common, weights=weights, evaluation="geneval", sampler=sampler, seed=evaluation.geneval.seed)
             due.append(Evaluation("geneval", step, weights, key))
@@ -90,6 +93,21 @@ class Evaluator:
         self.config, self.workdir, self.run = config, Path(workdir), run
         self.corpus, self.backbone, self.mesh = corpus, backbone, mesh
         self._compiled: dict[object, Callable] = {}
+        self._check()
+
+    def _check(self):
+        """Refuses before training what could not be measured after it."""
+        settings, parts = self.config.evaluation.geneval, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        self._validation_step()
+        if not settings.prompts_per_task:
+            return
+        if settings.batch_size % parts:
+            raise ConfigError(
+                f"config.evaluation.geneval.batch_size={settings.batch_size} is not divisible by the {parts} devices "
+                "that a batch is split over (data x fsdp)"
+            )
+        detector_for(self.corpus)
+        other_prompts_of_task(self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
 
     def missing(self, steps: Sequence[int]) -> list[Evaluation]:
         """The evaluations that are due at these steps and have no record yet."""
@@ -97,10 +115,21 @@ class Evaluator:
         due = [one for step in steps for one in due_at(self.config, self.run, step)]
         return [one for one in due if record_name(one.key) not in there]
 
-    def measure(self, evaluations: Sequence[Evaluation], params: Mapping[str, object] | None = None) -> None:
-        """Measures and records. `params` by weights ("ema", "raw"); by default from checkpoints."""
+    def measure(
+        self,
+        evaluations: Sequence[Evaluation],
+        params: Mapping[str, object] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Measures and records. `params` by weights ("ema", "raw"); by default from checkpoints.
+
+        `stop` is polled before each evaluation; told to stop, it raises `Preempted`, and the
+        next attempt finds the rest missing.
+        """
         with jax.set_mesh(self.mesh), jax.default_matmul_precision(self.config.train.matmul_precision):
             for one in evaluations:
+                if stop():
+                    raise Preempted(f"told to stop while measuring {self.workdir}; the same command goes on from there")
                 weights = params[one.weights] if params else self._restore(one.step, one.weights)
                 facts = read_facts(self.workdir, one.step)
                 spent = {name: facts[name] for name in ("images", "flops", "train_seconds")}
@@ -118,15 +147,17 @@ class Evaluator:
             self._compiled[key] = make()
         return self._compiled[key]
 
-    def _validation(self, one, params, spent):
-        began = time.monotonic()
-        step = self._once(
+    def _validation_step(self):
+        return self._once(
             "validation",
             lambda: make_validation_step(
                 self.backbone.apply, self.config.evaluation.validation, batch_sharding=self._batch_sharding
             ),
         )
-        result = validation_loss(step, params, self.corpus)
+
+    def _validation(self, one, params, spent):
+        began = time.monotonic()
+        result = validation_loss(self._validation_step(), params, self.corpus)
         record = validation_record(one.key, result, seconds=time.monotonic() - began, **spent)
         write_record(self.workdir, record)
 
@@ -191,7 +222,12 @@ class Evaluator:
         """The detector's own score on ground truth: no model can be measured above it."""
         settings = self.config.evaluation.geneval
         key = record_key(
-            run=self.run, step=-1, evaluation="geneval_ceiling", corpus=self.config.data.corpus, seed=settings.seed
+            run=self.run,
+            step=-1,
+            evaluation="geneval_ceiling",
+            corpus=self.config.data.corpus,
+            sampler=f"ground truth-{settings.prompts_per_task}x{CEILING_IMAGES}",
+            seed=settings.seed,
         )
         if record_name(key) in {record_name(record["key"]) for record in read_records(self.workdir)}:
             return

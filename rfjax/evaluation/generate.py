@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
@@ -20,10 +20,10 @@ def sampler_name(sampler: SamplerConfig, timestep_shift: float) -> str:
 
 
 def noise_for(
-    seed: int, ids: Int[Array, "batch 2"], latent_shape: tuple[int, int, int]
+    seed: int | UInt32[Array, ""], ids: Int[Array, "batch 2"], latent_shape: tuple[int, int, int]
 ) -> Float[Array, "batch height width channels"]:
     """Noise as a function of (seed, prompt index, sample): equal for all models and batch sizes."""
-    key = jax.random.key(seed)
+    key = jax.random.key(seed, impl="threefry2x32")
 
     def one(pair):
         return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1]), latent_shape)
@@ -72,7 +72,7 @@ def make_generator(
             # Rows past the end repeat the last one, so that one compilation serves all batches.
             rows = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
             batch = (place(array[rows]) for array in (ids, context, pooled))
-            latents = one_batch(params, seed, *batch, *negative)
+            latents = one_batch(params, np.uint32(seed), *batch, *negative)
             parts.append(np.asarray(latents)[: len(ids) - start])
             if progress is not None:
                 progress(min(start + batch_size, len(ids)), len(ids))

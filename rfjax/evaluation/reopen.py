@@ -87,7 +87,8 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
         lines.append(f"{key['run']} step {key['step']} {key['weights']}: {key['evaluation']} ({settings}, seed {key['seed']})")
         for value in record["values"]:
             interval = "" if value["low"] is None else f"  [{value['low']:.4f}, {value['high']:.4f}]"
-            lines.append(f"  {value['metric']:<18}{value['item']:<16}{value['value']:.4f}{interval}  n={value['n']}")
+            measured = "not finite" if value["value"] is None else f"{value['value']:.4f}"
+            lines.append(f"  {value['metric']:<18}{value['item']:<16}{measured}{interval}  n={value['n']}")
     return lines
 
 
@@ -106,6 +107,8 @@ def sample_run(
     """Images of captions as one PNG, a row per caption, and what made them as JSON beside it."""
     if samples < 1:
         raise ConfigError(f"--samples is {samples}; it must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed is {seed}; it must lie in [0, 2^32)")
     run = open_run(workdir, overrides)
     step = run.newest_or(step)
     sampler, shift = run.config.evaluation.sampler, run.config.timestep_shift

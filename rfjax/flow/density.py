@@ -48,8 +48,10 @@ class LogitNormal:
     scale: float = 1.0
 
     def __post_init__(self):
-        if not self.scale > 0:
+        if not 0 < self.scale < math.inf:
             raise ConfigError(f"lognorm scale is {self.scale}; it must be positive")
+        if not math.isfinite(self.mean):
+            raise ConfigError(f"lognorm mean is {self.mean}; it must be a finite number")
 
     def quantile(self, u):
         return jax.nn.sigmoid(self.mean + self.scale * jax.scipy.special.ndtri(u))

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 # Batch and heads lead in every product, so that each is a plain batched matrix product.
@@ -44,8 +45,10 @@ def _forward(queries, keys, values):
     output = jnp.einsum(_OUTPUT, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
     # Dividing after the product touches head_size numbers a row instead of `tokens`.
     output = output / jnp.swapaxes(total, 1, 2)
-    log_sum_exp = maximum + jnp.log(total)
-    output = output.astype(queries.dtype)
+    # Named here, where the backward pass takes them from: a policy that saves "attention" then
+    # spares the backward pass the whole forward one.
+    log_sum_exp = checkpoint_name(maximum + jnp.log(total), "attention")
+    output = checkpoint_name(output.astype(queries.dtype), "attention")
     return output, (queries, keys, values, output, log_sum_exp)
 
 

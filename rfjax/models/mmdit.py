@@ -80,7 +80,7 @@ class StreamBlock(nn.Module):
         """The image-only attention; it reads the same `x` as the joint one."""
         norms = (self.query_norm2, self.key_norm2) if self.config.qk_norm else (None, None)
         q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms)
-        return chunks[8][:, None] * self.proj2(checkpoint_name(attention(q, k, v), "attention"))
+        return chunks[8][:, None] * checkpoint_name(self.proj2(attention(q, k, v)), "proj")
 
     def finish(self, x, attended, chunks):
         update = chunks[2][:, None] * checkpoint_name(self.proj(attended), "proj")
@@ -115,7 +115,7 @@ class JointBlock(nn.Module):
         chunks = {name: block.modulations(condition) for name, block in blocks.items()}
         inputs = [block.attend_inputs(carry[name], chunks[name]) for name, block in blocks.items()]
         q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*inputs))
-        attended = checkpoint_name(attention(q, k, v), "attention")
+        attended = attention(q, k, v)
         result, start = {}, 0
         for name, block in blocks.items():
             stop = start + carry[name].shape[1]

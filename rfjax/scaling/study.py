@@ -16,11 +16,13 @@ from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
+from rfjax.flow.formulation import parse_formulation
 from rfjax.models import make_backbone, parameter_count
 from rfjax.scaling.flops import forward_flops, state_bytes, training_flops
 from rfjax.training import run_folder
 from rfjax.training.loop import evaluation_steps, train
 from rfjax.training.mesh import make_mesh
+from rfjax.training.preemption import StopSignal
 from rfjax.training.run_folder import RunFacts
 
 POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -72,23 +74,24 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
     A point's own overrides apply to the base config, and `overrides` to all of them, last.
     """
     module = configs.load_file(path)
-    base = configs.from_dict(module.get_config())
-    points = module.points() if callable(getattr(module, "points", None)) else {"main": {}}
-    if not points:
-        raise ConfigError(f"points() of {path} is empty; a study needs at least one point")
+    base = configs.from_dict(configs.call(module, "get_config", path))
+    points = configs.call(module, "points", path) if callable(getattr(module, "points", None)) else {"main": {}}
+    if not isinstance(points, Mapping) or not points:
+        raise ConfigError(f"points() of {path} must return a mapping of at least one id to its overrides")
     made = []
     for id, changes in points.items():
-        if not POINT_ID.fullmatch(id) or id in RESERVED:
+        if not isinstance(id, str) or not POINT_ID.fullmatch(id) or id in RESERVED:
             raise ConfigError(f"point id {id!r} of {path} cannot name a folder; use letters, digits, . _ -")
         try:
             made.append(Point(id, configs.apply_overrides(base, {**changes, **(overrides or {})})))
         except ConfigError as error:
             raise ConfigError(f"point {id}: {error}") from None
-    return Study(base.name, tuple(made))
+    return Study(made[0].config.name, tuple(made))
 
 
 def size_of(config: Config) -> Size:
     """Parameters, FLOPs and state of a point; nothing is allocated."""
+    parse_formulation(config.formulation, config.timestep_shift)
     shapes = load_corpus(config.data, config.seed).shapes
     params = parameter_count(make_backbone(config.model, shapes))
     images = config.train.steps * config.train.batch_size
@@ -103,13 +106,13 @@ def size_of(config: Config) -> Size:
     )
 
 
-def run_point(study: Study, point: Point, root: Path, *, init_from: str | None = None) -> None:
+def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:
     """Trains and evaluates one point in `root/<id>`, from wherever it stands.
 
     Each due checkpoint is evaluated as training passes it; what an earlier attempt left out is
     measured from its stored checkpoint.
     """
-    run_config(point.config, root / point.id, study=study.name, point=point.id, init_from=init_from)
+    run_config(point.config, root / point.id, study=study.name, point=point.id, stop=stop)
 
 
 def run_config(
@@ -120,8 +123,16 @@ def run_config(
     point: str | None = None,
     init_from: str | None = None,
     evaluate: bool = True,
+    stop: Callable[[], bool] | None = None,
 ) -> None:
-    """Trains a config in a folder and, with `evaluate`, measures what it asks for."""
+    """Trains a config in a folder and, with `evaluate`, measures what it asks for.
+
+    `stop` is polled between steps and evaluations; by default SIGTERM and SIGINT set it.
+    """
+    if stop is None:
+        with StopSignal() as came:
+            return run_config(config, workdir, study=study, point=point, init_from=init_from, evaluate=evaluate, stop=came)
+    parse_formulation(config.formulation, config.timestep_shift)  # refused before the folder is claimed
     corpus = load_corpus(config.data, config.seed)
     backbone = make_backbone(
         config.model, corpus.shapes, compute_dtype=config.train.compute_dtype, remat=config.train.remat
@@ -132,11 +143,12 @@ def run_config(
         flops_per_image=training_flops(config.model, corpus.shapes),
         flops_forward_per_image=forward_flops(config.model, corpus.shapes),
     )
-    run = run_folder.run_name(facts, workdir)
-    evaluator = Evaluator(config, workdir, run, corpus, backbone, make_mesh(config.mesh))
+    # A run keeps its name, whatever its folder is called by now.
+    run = (run_folder.read_json(workdir / "run.json") or {}).get("run") or run_folder.run_name(facts, workdir)
+    evaluator = Evaluator(config, workdir, run, corpus, backbone, make_mesh(config.mesh)) if evaluate else None
 
     def on_checkpoint(step, state):
-        evaluator.measure(evaluator.missing([step]), {"ema": state.ema, "raw": state.params})
+        evaluator.measure(evaluator.missing([step]), {"ema": state.ema, "raw": state.params}, stop)
 
     train(
         config,
@@ -146,13 +158,21 @@ def run_config(
         facts=facts,
         init_from=init_from,
         on_checkpoint=on_checkpoint if evaluate else None,
+        stop=stop,
     )
     if evaluate:
-        evaluator.measure(evaluator.missing(sorted(evaluation_steps(config))))
+        evaluator.measure(evaluator.missing(sorted(evaluation_steps(config))), stop=stop)
 
 
 def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
-    """Runs every point in turn. A failed one is noted and passed; being told to stop is not."""
+    """Runs every point in turn. A failed one is noted and passed; being told to stop is not:
+    SIGTERM or SIGINT at any time raises `Preempted` with everything saved.
+    """
+    with StopSignal() as stop:
+        return _run_points(study, root, say, stop)
+
+
+def _run_points(study, root, say, stop):
     outcomes = []
     sizes = {point.id: size_of(point.config) for point in study.points}
     total = sum(size.flops for size in sizes.values())
@@ -162,8 +182,10 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
         say(f"[{number}/{len(study.points)}] {describe(point, size)}{_time_left(began, spent, total - skipped)}")
         start = time.monotonic()
         error = None
+        if stop():
+            raise Preempted(f"told to stop before point {point.id}; the same command goes on from there")
         try:
-            run_point(study, point, root)
+            run_point(study, point, root, stop=stop)
         except Preempted:
             raise
         except RfjaxError as failure:
@@ -186,11 +208,29 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
 
 
 def _note_failure(workdir: Path, error: str) -> None:
-    """The trainer notes its own failures; one outside it is noted here, for the report."""
+    """The trainer notes its own failures; one before it is noted here, for the report.
+
+    A folder that has a state keeps it: refusing a command must not harm a run that is done, or
+    that another process is training.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
-    status = run_folder.read_status(workdir)
-    if status["state"] not in ("failed", "diverged"):
-        run_folder.write_status(workdir, "failed", status.get("step", 0), error)
+    if run_folder.read_status(workdir)["state"] == "new":
+        run_folder.write_status(workdir, "failed", 0, error)
+
+
+def strangers(study: Study, root: Path) -> list[str]:
+    """What a reader of the collected results should know: points that have not been run, and
+    folders whose run has another config than its point."""
+    notes = []
+    for point in study.points:
+        try:
+            if not (root / point.id / "config.json").is_file():
+                notes.append(f"not run: {point.id}")
+            else:
+                run_folder.check_config(root / point.id, point.config)
+        except ConfigError as error:
+            notes.append(str(error))
+    return notes
 
 
 def describe(point: Point, size: Size) -> str:

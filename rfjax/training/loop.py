@@ -221,6 +221,7 @@ class _Run:
                     break
                 evaluate()
             checkpoints.wait()
+            stopping = stopping or stop()  # the last evaluation may have been told to stop
         if stopping and (self.step < steps or on_checkpoint):
             raise Preempted(
                 f"told to stop at step {self.step} of {steps} in {self.workdir}; the same command goes on from there"

@@ -61,6 +61,23 @@ def test_the_papers_sizes():
         assert training_flops(ModelConfig(depth=depth), paper) == 3 * forward_flops(ModelConfig(depth=depth), paper)
 
 
+@pytest.mark.parametrize("name", ("plain", "dual", "three_sets"))
+def test_remat_computes_again_what_the_formula_says(name):
+    """The dots of the traced gradient beyond those without rematerialisation, policy by policy."""
+    model = ModelConfig(**{"depth": 4, "hidden": 64, "head_size": 16, **VARIANTS[name]})
+
+    def gradient_products(remat):
+        backbone = make_backbone(model, SHAPES, remat=remat)
+        params = jax.eval_shape(backbone.init, jax.random.key(0))
+        loss = lambda p, *batch: jnp.sum(jnp.square(backbone.apply(p, *batch)))  # noqa: E731
+        return products(jax.make_jaxpr(jax.grad(loss))(params, *abstract_inputs(SHAPES)).jaxpr)
+
+    plain, plain_formula = gradient_products("none"), recompute_flops(model, SHAPES, "none")
+    for remat in ("dots", "attention", "full"):
+        extra = recompute_flops(model, SHAPES, remat) - plain_formula
+        assert gradient_products(remat) - plain == extra > 0, remat
+
+
 @pytest.mark.parametrize("remat", ("none", "full"))
 def test_within_one_percent_of_the_compiler(remat):
     """Forward and training at width 960, unrolled, as the compiler counts (elementwise work too)."""

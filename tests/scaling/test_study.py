@@ -143,7 +143,7 @@ def test_a_finished_run_is_opened_again(finished, tmp_path):
     assert main(["eval", str(run), "--step=6", off, "--config.evaluation.validation.grid=midpoints"]) == 0
     after = {json.dumps(r["key"]): r["values"] for r in read_records(run)}
     assert {key: after[key] for key in before} == before  # another grid is another record
-    assert {json.loads(key)["grid"] for key in set(after) - set(before)} == {"midpoints-4"}
+    assert {json.loads(key)["grid"] for key in set(after) - set(before)} == {"midpoints-4-n12"}
     out = tmp_path / "s.png"
     assert main(["sample", str(run), "--prompt", "a photo of a red square", f"--out={out}", "--negative", ""]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and json.loads(out.with_suffix(".json").read_text())["negative"] == ""
