@@ -26,7 +26,7 @@ def sincos(positions: Float[np.ndarray, "n"], channels: int) -> Float[np.ndarray
 
 def cropped_positions(
     height: int, width: int, *, grid: int, tokens: int, span: float, channels: int
-) -> Float[np.ndarray, "height*width channels"]:
+) -> Float[np.ndarray, "tokens channels"]:
     """The positions of an image of height x width tokens: the centre of the grid, row-major.
 
     The first half of the channels encodes the column, the second the row.

@@ -35,10 +35,10 @@ KEY = (
         "sampler",
         "text",
         "",
-        "method, steps, guidance and shift, as `euler-20-cfg4-shift1`; `-` without one",
+        "method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; `-` without one",
         True,
     ),
-    Column("grid", "text", "", "levels of t of the validation loss, as `paper-8`; `-` without one", True),
+    Column("grid", "text", "", "levels of t of the validation loss and number of examples, as `paper-8-n512`; `-` without one", True),
     Column(
         "evaluation_seed",
         "integer",
