@@ -37,6 +37,7 @@ def main() -> int:
     record.write_text(
         f"{now:%Y-%m-%d %H:%M} UTC, commit {commit}{' with uncommitted changes' if dirty else ''}\n"
         f"Python {platform.python_version()}, {versions}, {platform.machine()}\n"
+        f"{' '.join(['pytest', *command[command.index('pytest') + 1 :]])}\n"
         f"exit status {process.returncode} after {minutes:.1f} minutes\n\n{''.join(tail)}"
     )
     print(f"record: {record}")

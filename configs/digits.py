@@ -20,7 +20,9 @@ def get_config():
         {
             "name": "digits",
             "formulation": "rf/lognorm(0.00,1.00)",
-            "model": {
+            "model": {  # without a point: the largest
+                "depth": 4,
+                "hidden": 192,
                 "head_size": 32,
                 "patch_size": 4,
                 "position_tokens": 5,
@@ -29,6 +31,8 @@ def get_config():
             },
             "data": {"corpus": "digits", "image_size": 20},
             "train": {
+                "steps": 2000,
+                "learning_rate": 2e-3,
                 "batch_size": 32,
                 "schedule": "wsd",
                 "warmup_steps": 200,

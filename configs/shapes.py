@@ -21,7 +21,9 @@ def get_config():
         {
             "name": "shapes",
             "formulation": "rf/lognorm(0.00,1.00)",
-            "model": {
+            "model": {  # without a point: the largest
+                "depth": 4,
+                "hidden": 192,
                 "head_size": 32,
                 "patch_size": 4,
                 "position_tokens": 4,
@@ -30,6 +32,8 @@ def get_config():
             },
             "data": {"corpus": "shapes", "image_size": 16},
             "train": {
+                "steps": 2000,
+                "learning_rate": 2e-3,
                 "batch_size": 32,
                 "schedule": "wsd",
                 "warmup_steps": 200,

@@ -15,7 +15,8 @@ def get_config():
         {
             "name": "shapes_full",
             "formulation": "rf/lognorm(0.00,1.00)",
-            "model": {
+            "model": {  # without a point: the smallest
+                "depth": 2,
                 "patch_size": 2,
                 "position_tokens": 8,
                 "position_span": 8.0,
@@ -25,6 +26,7 @@ def get_config():
             "data": {"corpus": "shapes", "image_size": 16},
             "train": {
                 "steps": 10_000,
+                "learning_rate": 1e-3,
                 "batch_size": 256,
                 "compute_dtype": "bfloat16",
                 "schedule": "wsd",
