@@ -30,6 +30,7 @@ def _study(args, overrides):
         print(f"point {args.point} is trained and evaluated in {root / args.point}; collect with: "
               f"rfjax study --config={args.config} --workdir={root} --collect")
         return 0
+    notes = studies.strangers(study, root) if args.collect else []
     if not args.collect:
         failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
     try:
@@ -37,7 +38,7 @@ def _study(args, overrides):
     finally:  # what failed is said even where there is nothing to collect
         for outcome in failed:
             print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
-    for note in studies.strangers(study, root) if args.collect else ():
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return 1 if failed else 0
 
@@ -58,9 +59,10 @@ def _collect(study, root):
 
 def _train(args, overrides):
     from rfjax import config as configs
-    from rfjax.scaling.study import run_config
+    from rfjax.scaling.study import Point, describe, run_config, size_of
 
     config = configs.load(args.config, overrides)
+    print(describe(Point(args.workdir, config), size_of(config)), flush=True)
     run_config(config, Path(args.workdir), init_from=args.init, evaluate=not args.no_evaluation)
     print(f"trained: {args.workdir}")
     return 0
@@ -171,7 +173,7 @@ VERBS = {
     "sample": ("make images from captions", _sample_arguments, _sample, True, True),
     "geneval": ("score detections by GenEval's rules", _geneval_arguments, _geneval, False, False),
     "fit": ("fit scaling laws to a results table", _fit_arguments, _fit, False, False),
-    "report": ("remake the report from a results table", _report_arguments, _report, False, False),
+    "report": ("remake the report: from a results folder alone, or from the runs in a folder", _report_arguments, _report, False, False),
 }
 
 

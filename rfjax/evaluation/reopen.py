@@ -107,6 +107,8 @@ def sample_run(
     """Images of captions as one PNG, a row per caption, and what made them as JSON beside it."""
     if samples < 1:
         raise ConfigError(f"--samples is {samples}; it must be at least 1")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out is {out}; pictures are written as PNG, so its name must end in .png")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed is {seed}; it must lie in [0, 2^32)")
     run = open_run(workdir, overrides)
@@ -122,7 +124,7 @@ def sample_run(
     with jax.default_matmul_precision(run.config.train.matmul_precision):
         latents = generate(params, seed, ids, context[ids[:, 0]], pooled[ids[:, 0]], against)
     images = run.corpus.to_images(latents)
-    rows = [strip(images[i * samples : (i + 1) * samples], gap=2)[0] for i in range(len(prompts))]
+    rows = [strip(images[i * samples : (i + 1) * samples], gap=2, side=128)[0] for i in range(len(prompts))]
     picture = np.concatenate([np.pad(row, ((0, 2), (0, 0), (0, 0)), constant_values=1.0) for row in rows])
     facts = {
         "run": run.name,

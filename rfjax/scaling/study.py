@@ -219,17 +219,23 @@ def _note_failure(workdir: Path, error: str) -> None:
 
 
 def strangers(study: Study, root: Path) -> list[str]:
-    """What a reader of the collected results should know: points that have not been run, and
-    folders whose run has another config than its point."""
+    """The points that have not been run, for a reader of the collected results.
+
+    Raises `ConfigError` for a folder whose run has another config than its point: its results
+    would be shown under a config that did not make them.
+    """
     notes = []
     for point in study.points:
-        try:
-            if not (root / point.id / "config.json").is_file():
-                notes.append(f"not run: {point.id}")
-            else:
-                run_folder.check_config(root / point.id, point.config)
-        except ConfigError as error:
-            notes.append(str(error))
+        held = run_folder.read_json(root / point.id / "config.json")
+        if held is None:
+            notes.append(f"not run: {point.id}")
+            continue
+        keys = [key for key in configs.differences(configs.from_dict(held), point.config) if not key.startswith("mesh.")]
+        if keys:
+            raise ConfigError(
+                f"{root / point.id} was trained with another config than {study.name} now gives it; it differs in "
+                f"{', '.join('config.' + key for key in keys)}. Collect with the config that it was trained with"
+            )
     return notes
 
 

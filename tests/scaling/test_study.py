@@ -128,6 +128,9 @@ def test_a_point_runs_alone_and_points_are_collected_together(finished, tmp_path
     assert main(["study", f"--config={path}", f"--workdir={workdir}", "--collect"]) == 0
     numbers = json.loads((workdir / "report" / "report.json").read_text())
     assert {run["run"].split("/")[-1] for run in numbers["runs"]} == {"depth1", "depth2"}
+    # results are not shown under a config that did not make them
+    wrong = "--config.train.learning_rate=0.5"
+    assert main(["study", f"--config={path}", f"--workdir={workdir}", "--collect", wrong]) == 2
     # the same numbers wherever a point ran
     there, here = ({json.dumps(r["key"]): r["values"] for r in read_records(d / "depth1")} for d in (root, workdir))
     assert there == here
