@@ -226,12 +226,10 @@ def strangers(study: Study, root: Path) -> list[str]:
     """
     notes = []
     for point in study.points:
-        held = run_folder.read_json(root / point.id / "config.json")
-        if held is None:
+        keys = run_folder.changed_keys(root / point.id, point.config)
+        if keys is None:
             notes.append(f"not run: {point.id}")
-            continue
-        keys = [key for key in configs.differences(configs.from_dict(held), point.config) if not key.startswith("mesh.")]
-        if keys:
+        elif keys:
             raise ConfigError(
                 f"{root / point.id} was trained with another config than {study.name} now gives it; it differs in "
                 f"{', '.join('config.' + key for key in keys)}. Collect with the config that it was trained with"

@@ -70,14 +70,21 @@ def read_json(path: Path) -> dict | None:
         raise RfjaxError(f"{path} cannot be read ({error}); restore it, or use another --workdir") from error
 
 
-def check_config(workdir: Path, config: Config) -> None:
-    """Raises `ConfigError` naming the keys in which `config` differs from that of the run in `workdir`."""
+def changed_keys(workdir: Path, config: Config) -> list[str] | None:
+    """The keys in which `config` would make another run than the one in `workdir`; None where there is none."""
     held = read_json(workdir / "config.json")
     if held is None:
+        return None
+    return [key for key in schema.differences(schema.from_dict(held), config) if not key.startswith(_MAY_CHANGE)]
+
+
+def check_config(workdir: Path, config: Config) -> None:
+    """Raises `ConfigError` naming the keys in which `config` differs from that of the run in `workdir`."""
+    keys = changed_keys(workdir, config)
+    if keys is None:
         if any(workdir.glob("checkpoints/*")):
             raise ConfigError(f"{workdir} holds checkpoints but no config.json; use another --workdir")
         return
-    keys = [key for key in schema.differences(schema.from_dict(held), config) if not key.startswith(_MAY_CHANGE)]
     if keys:
         raise ConfigError(
             f"{workdir} holds a run of another config; it differs in {', '.join('config.' + key for key in keys)}. "
