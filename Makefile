@@ -2,31 +2,40 @@
 #   make study   sets up, then trains, scores and fits the default study (runs/shapes/report/index.html)
 #   make test    sets up, then runs the tests
 PYTHON ?= python3
+comma := ,
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-# torch and what needs it live in tests marked `torch`; elsewhere this is the same suite.
-PYTEST := $(BIN)/python -m pytest
+# The comparisons with PyTorch are a set of their own. TORCH=no installs and runs all the others, for
+# a Python that has no small build of it.
+TORCH ?= yes
+TEST_EXTRAS := $(if $(filter no,$(TORCH)),[test],[test$(comma)torch])
+PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore=tests/interop/with_torch)
+INSTALLED := $(VENV)/.installed
+TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)
 
 .PHONY: study test test-full clean
 
 # Two simulated devices: each core then does the elementwise work of half a batch
 # (analysis/benchmarks). They say nothing about a GPU, which JAX uses if it has one.
-study: $(STAMP)
+study: $(INSTALLED)
 	XLA_FLAGS="--xla_force_host_platform_device_count=2 $$XLA_FLAGS" $(BIN)/rfjax study --config=configs/shapes.py --workdir=runs/shapes
 
-test: $(STAMP)
+test: $(TESTS_INSTALLED)
 	$(PYTEST) -m "not full" -n 2 --dist worksteal
 
 # What is long or needs a system service; leaves a dated record.
-test-full: $(STAMP)
+test-full: $(TESTS_INSTALLED)
 	$(BIN)/python analysis/record_tests.py -- $(PYTEST) -n 2 --dist worksteal
 
-$(STAMP): pyproject.toml
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rfjax needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[test]'
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(TESTS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.$(TEST_EXTRAS)'
 	touch $@
 
 clean:

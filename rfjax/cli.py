@@ -78,6 +78,8 @@ def _eval(args, overrides):
 def _sample(args, overrides):
     from rfjax.evaluation.reopen import sample_run
 
+    if args.sigmas:
+        overrides = {**overrides, "evaluation.sampler.sigmas": args.sigmas}
     path = sample_run(
         Path(args.run),
         overrides,
@@ -90,6 +92,32 @@ def _sample(args, overrides):
         seed=args.seed,
     )
     print(f"samples: {path}")
+    return 0
+
+
+def _export(args, overrides):
+    from rfjax.interop.exporting import export_run
+
+    path = export_run(
+        Path(args.run),
+        layout=args.format,
+        out=Path(args.out),
+        step=args.step,
+        weights=args.weights,
+        dtype=args.dtype,
+        max_shard_bytes=int(args.max_shard_gb * 1e9),
+    )
+    print(f"exported: {path}")
+    return 0
+
+
+def _import(args, overrides):
+    from rfjax import config as configs
+    from rfjax.interop.importing import import_checkpoint, lines
+
+    base = configs.load(args.config) if args.config else None
+    imported = import_checkpoint(Path(args.source), Path(args.out), base=base, overrides=overrides)
+    print("\n".join(lines(imported, Path(args.out))))
     return 0
 
 
@@ -143,9 +171,35 @@ def _sample_arguments(parser):
     _checkpoint_arguments(parser)
     parser.add_argument("--prompt", action="append", required=True, help="a caption; may be given several times")
     parser.add_argument("--negative", metavar="TEXT", help='encoded negative prompt, "" too (default: the null condition, zeros)')
+    parser.add_argument(
+        "--sigmas",
+        choices=("uniform", "diffusers"),
+        help="the times of the steps: equal ones, or those of diffusers' FlowMatchEulerDiscreteScheduler "
+        "(default: config.evaluation.sampler.sigmas)",
+    )
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     parser.add_argument("--out", default="samples.png", metavar="FILE.png", help="one row per prompt (default samples.png)")
+
+
+def _export_arguments(parser):
+    _checkpoint_arguments(parser)
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=("diffusers", "sd3", "plain"),
+        help="diffusers: a folder for SD3Transformer2DModel; sd3: the single file of SD3 and SD3.5; "
+        "plain: our names, and a PyTorch module that reads them, for every model",
+    )
+    parser.add_argument("--out", required=True, metavar="PATH", help="a folder, or for sd3 a file .safetensors")
+    parser.add_argument("--dtype", choices=("f32", "bf16", "f16"), default="f32", help="default: f32, as trained")
+    parser.add_argument("--max-shard-gb", type=float, default=10.0, metavar="GB", help="split files at this size (default 10)")
+
+
+def _import_arguments(parser):
+    parser.add_argument("source", metavar="SOURCE", help="a folder of safetensors, or one such file")
+    parser.add_argument("--out", required=True, metavar="RUN", help="the run's folder, to be made")
+    parser.add_argument("--config", metavar="FILE.py", help="corpus, training and evaluation (default: as exported)")
 
 
 def _geneval_arguments(parser):
@@ -171,6 +225,8 @@ VERBS = {
     "train": ("train one run, or resume it", _train_arguments, _train, True, True),
     "eval": ("measure a checkpoint: validation loss and GenEval", _checkpoint_arguments, _eval, True, True),
     "sample": ("make images from captions", _sample_arguments, _sample, True, True),
+    "export": ("write a checkpoint for PyTorch", _export_arguments, _export, False, True),
+    "import": ("make a run of a PyTorch checkpoint", _import_arguments, _import, True, True),
     "geneval": ("score detections by GenEval's rules", _geneval_arguments, _geneval, False, False),
     "fit": ("fit scaling laws to a results table", _fit_arguments, _fit, False, False),
     "report": ("remake the report: from a results folder alone, or from the runs in a folder", _report_arguments, _report, False, False),

@@ -41,6 +41,7 @@ class ModelConfig:
     position_grid: int = 192  # side, in tokens, of the stored grid that is centre-cropped
     position_tokens: int = 16  # tokens per side at the training resolution
     position_span: float = 16.0  # a square of position_tokens spans [0, position_span)
+    positions: str = "formula"  # formula | stored: the grid itself is in the checkpoint, as imported, and frozen
 
     @property
     def width(self) -> int:
@@ -105,6 +106,7 @@ class SamplerConfig:
     method: str = "euler"  # euler | heun
     steps: int = 50
     guidance_scale: float = 5.0
+    sigmas: str = "uniform"  # uniform: 1, 1-1/n, ... 0 | diffusers: FlowMatchEulerDiscreteScheduler's own; then shifted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +153,14 @@ class Config:
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.backbone": ("mmdit",),
     "model.weight_sets": (2, 3),
+    "model.positions": ("formula", "stored"),
     "data.corpus": ("shapes", "digits", "random"),
     "train.schedule": ("constant", "cosine", "wsd"),
     "train.compute_dtype": ("float32", "bfloat16"),
     "train.matmul_precision": ("default", "high", "highest"),
     "train.remat": ("none", "full", "attention", "dots"),
     "evaluation.sampler.method": ("euler", "heun"),
+    "evaluation.sampler.sigmas": ("uniform", "diffusers"),
     "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),
 }
 
@@ -229,9 +233,14 @@ def to_dict(config: Config) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def flatten(config: Config) -> dict[str, object]:
+    """Every field's plain value by its dotted key."""
+    return _flatten(to_dict(config))
+
+
 def differences(a: Config, b: Config) -> list[str]:
     """The dotted keys whose values differ, sorted."""
-    flat_a, flat_b = _flatten(to_dict(a)), _flatten(to_dict(b))
+    flat_a, flat_b = flatten(a), flatten(b)
     return sorted(key for key in flat_a if flat_a[key] != flat_b[key])
 
 
@@ -269,8 +278,19 @@ def load_file(path: str | Path) -> types.ModuleType:
 
 
 def load(path: str | Path, overrides: typing.Mapping[str, object] | None = None) -> Config:
-    """The checked config of a file, with dotted overrides applied."""
-    return apply_overrides(from_dict(call(load_file(path), "get_config", path)), overrides or {})
+    """The checked config of a file, with dotted overrides applied.
+
+    A file `.json` is what a run keeps as its config.json.
+    """
+    values = _read_json(Path(path)) if str(path).endswith(".json") else call(load_file(path), "get_config", path)
+    return apply_overrides(from_dict(values), overrides or {})
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from None
 
 
 def call(module: types.ModuleType, function: str, path: str | Path):
@@ -344,7 +364,7 @@ def _annotation(key):
 
 
 def _unknown(key):
-    keys = list(_flatten(to_dict(Config())))
+    keys = list(flatten(Config()))
     near = difflib.get_close_matches(key, keys, 1, 0.5)
     if not near:  # a right name in the wrong section
         leaf = key.rsplit(".", 1)[-1]
@@ -373,7 +393,7 @@ def _flatten(nested, prefix=""):
 
 
 def _check(config):
-    flat = _flatten(to_dict(config))
+    flat = flatten(config)
     for key, allowed in CHOICES.items():
         if flat[key] not in allowed:
             near = difflib.get_close_matches(str(flat[key]), [str(a) for a in allowed], 1)

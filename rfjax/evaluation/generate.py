@@ -16,7 +16,8 @@ from rfjax.flow.samplers import guided_velocity, integrate, sampling_times
 
 def sampler_name(sampler: SamplerConfig, timestep_shift: float) -> str:
     """The sampler as it is recorded beside every score."""
-    return f"{sampler.method}-{sampler.steps}-cfg{sampler.guidance_scale:g}-shift{timestep_shift:g}"
+    sigmas = "" if sampler.sigmas == "uniform" else f"-{sampler.sigmas}"
+    return f"{sampler.method}-{sampler.steps}-cfg{sampler.guidance_scale:g}-shift{timestep_shift:g}{sigmas}"
 
 
 def noise_for(
@@ -46,7 +47,7 @@ def make_generator(
     `batch_size` are cut from it and the last is padded. `negative` is a (context, pooled) pair of
     one row that stands against every prompt; by default the null condition, zeros.
     """
-    times = sampling_times(sampler.steps, timestep_shift)
+    times = sampling_times(sampler.steps, timestep_shift, sampler.sigmas)
 
     @jax.jit
     def one_batch(params, seed, ids, context, pooled, negative_context, negative_pooled):

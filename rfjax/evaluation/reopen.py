@@ -46,24 +46,30 @@ class OpenRun:
         return saved[-1] if step is None else step
 
 
-def open_run(workdir: Path, overrides: Mapping[str, object]) -> OpenRun:
-    """The run in a folder. Raises `ConfigError` where there is none, or an override would make
-    it another run."""
+def read_run(workdir: Path) -> tuple[Config, str]:
+    """(config, name) of the run in a folder. Raises `ConfigError` where there is none."""
     workdir = Path(workdir)
     for name in ("config.json", "run.json"):
         if not (workdir / name).is_file():
             raise ConfigError(f"{workdir} is not a run's folder: it has no {name}; give the folder that was --workdir")
+    config = configs.from_dict(json.loads((workdir / "config.json").read_text()))
+    return config, json.loads((workdir / "run.json").read_text())["run"]
+
+
+def open_run(workdir: Path, overrides: Mapping[str, object]) -> OpenRun:
+    """The run in a folder. Raises `ConfigError` where there is none, or an override would make
+    it another run."""
+    config, name = read_run(workdir)
     for key in overrides:
         if not key.startswith(MAY_DIFFER):
             raise ConfigError(
                 f"config.{key} belongs to the training of {workdir} and cannot be changed now; "
                 f"only {', '.join('config.' + name for name in MAY_DIFFER)} can"
             )
-    config = configs.apply_overrides(configs.from_dict(json.loads((workdir / "config.json").read_text())), overrides)
+    config = configs.apply_overrides(config, overrides)
     corpus = load_corpus(config.data, config.seed)
     backbone = make_backbone(config.model, corpus.shapes, compute_dtype=config.train.compute_dtype)
-    name = json.loads((workdir / "run.json").read_text())["run"]
-    return OpenRun(workdir, name, config, corpus, backbone, make_mesh(config.mesh))
+    return OpenRun(Path(workdir), name, config, corpus, backbone, make_mesh(config.mesh))
 
 
 def evaluate_run(workdir: Path, overrides: Mapping[str, object], *, step: int | None, weights: str) -> list[dict]:

@@ -14,9 +14,22 @@ from rfjax.flow.density import shift_time
 TimeVelocity = Callable[[Float[Array, "batch ..."], Float[Array, ""]], Float[Array, "batch ..."]]
 
 
-def sampling_times(steps: int, timestep_shift: float = 1.0) -> Float[np.ndarray, "times"]:
-    """Equal steps from 1 to 0, shifted as in training (SD3 eq. 23). First 1, last 0 exactly."""
-    return np.asarray(shift_time(np.linspace(1.0, 0.0, steps + 1), timestep_shift))
+def _uniform(steps, shift):
+    return np.linspace(1.0, 0.0, steps + 1)
+
+
+def _diffusers(steps, shift):
+    """What diffusers' FlowMatchEulerDiscreteScheduler takes: equal steps down to the least of its
+    1,000 training times, which has been shifted already; then 0."""
+    return np.append(np.linspace(1.0, shift_time(np.float64(1e-3), shift), steps), 0.0)
+
+
+SIGMAS = {"uniform": _uniform, "diffusers": _diffusers}  # times before the shift, which is sigma = t
+
+
+def sampling_times(steps: int, timestep_shift: float = 1.0, sigmas: str = "uniform") -> Float[np.ndarray, "times"]:
+    """steps + 1 times from 1 to 0, shifted as in training (SD3 eq. 23). First 1, last 0 exactly."""
+    return np.asarray(shift_time(SIGMAS[sigmas](steps, timestep_shift), timestep_shift))
 
 
 def _euler(velocity, z, t, t_next):

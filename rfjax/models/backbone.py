@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
-from rfjax.models.mmdit import MMDiT
+from rfjax.models.mmdit import POSITIONS, MMDiT
 
 
 class Backbone(NamedTuple):
@@ -57,6 +57,6 @@ def make_backbone(
 
 
 def parameter_count(backbone: Backbone) -> int:
-    """Trainable parameters, from shapes alone: nothing is allocated."""
+    """Trainable parameters, from shapes alone: nothing is allocated. Stored positions are none."""
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    return sum(math.prod(leaf.shape) for name, part in shapes.items() if name != POSITIONS for leaf in jax.tree.leaves(part))

@@ -8,7 +8,10 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from rfjax.errors import ConfigError
 
 NORM_EPSILON = 1e-6
 
@@ -76,9 +79,14 @@ def modulate(
 
 
 def timestep_features(t: Float[Array, "batch"], size: int) -> Float[Array, "batch size"]:
-    """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32."""
+    """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32.
+
+    The frequencies are constants whose exponents are rounded to float32, as in the PyTorch code that
+    the released weights were trained with, and whose exponential is exact: times 1000, an ulp shows.
+    """
     half = size // 2
-    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = 1000.0 * t.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -98,8 +106,16 @@ class ConditionMLP(nn.Module):
 
 
 def patchify(x: Float[Array, "batch height width channels"], patch: int) -> Float[Array, "batch tokens patch_values"]:
-    """Tokens in row-major order; inside one the order is (row, column, channel), channel fastest."""
+    """Tokens in row-major order; inside one the order is (row, column, channel), channel fastest.
+
+    Raises `ConfigError` for a side that `patch` does not divide.
+    """
     b, h, w, c = x.shape
+    if h % patch or w % patch:
+        raise ConfigError(
+            f"latents of {h}x{w} cannot be cut into patches of {patch}x{patch}; both sides must be multiples of "
+            f"config.model.patch_size={patch}"
+        )
     x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, (h // patch) * (w // patch), patch * patch * c)
 

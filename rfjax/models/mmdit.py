@@ -7,6 +7,8 @@ block is apart: its context streams feed attention and end there.
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 from rfjax.config import ModelConfig
 from rfjax.models.attention import attention
 from rfjax.models.layers import ConditionMLP, Linear, RMSNorm, modulate, patchify, timestep_features, unpatchify
-from rfjax.models.positions import cropped_positions
+from rfjax.models.positions import centre_crop, cropped_positions
+
+POSITIONS = "positions"  # the one leaf of the parameters that no step changes
 
 # What the backward pass finds saved; the rest of a block is computed again.
 REMAT_POLICIES = {
@@ -160,6 +164,18 @@ class MMDiT(nn.Module):
         )
         return scanned(self.config, self.dtype, streams, **block)
 
+    def _positions(self, rows, columns):
+        """[tokens, width] by the formula, or from a grid that is stored with the weights and stays as it is."""
+        c = self.config
+        grid = c.position_grid
+        cut = functools.partial(
+            cropped_positions, grid=grid, tokens=c.position_tokens, span=c.position_span, channels=c.width
+        )
+        if c.positions == "formula":
+            return cut(rows, columns)
+        stored = self.param(POSITIONS, lambda _: jnp.asarray(cut(grid, grid).reshape(grid, grid, c.width)))
+        return centre_crop(jax.lax.stop_gradient(stored), rows, columns)
+
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
@@ -168,14 +184,7 @@ class MMDiT(nn.Module):
         small = nn.initializers.normal(0.02)  # DiT's initialiser of the timestep embedder
 
         image = Linear((patch_values,), (c.width,), dtype, name="patch_embed")(patchify(z, c.patch_size))
-        image = image + cropped_positions(
-            height // c.patch_size,
-            width // c.patch_size,
-            grid=c.position_grid,
-            tokens=c.position_tokens,
-            span=c.position_span,
-            channels=c.width,
-        ).astype(dtype)
+        image = image + self._positions(height // c.patch_size, width // c.patch_size).astype(dtype)
         text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
 
         features = timestep_features(t, c.time_embedding_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from rfjax.errors import ConfigError
 
@@ -31,13 +31,23 @@ def cropped_positions(
 
     The first half of the channels encodes the column, the second the row.
     """
+    top, left = _corner(height, width, grid)
+    axis = sincos(axis_positions(grid, tokens, span), channels // 2).astype(np.float32)
+    columns = np.broadcast_to(axis[None, left : left + width], (height, width, channels // 2))
+    rows = np.broadcast_to(axis[top : top + height, None], (height, width, channels // 2))
+    return np.concatenate([columns, rows], axis=2).reshape(height * width, channels)
+
+
+def centre_crop(positions: Float[Array, "grid grid channels"], height: int, width: int) -> Float[Array, "tokens channels"]:
+    """The positions of an image of height x width tokens, cut from a whole grid as above."""
+    top, left = _corner(height, width, positions.shape[0])
+    return positions[top : top + height, left : left + width].reshape(height * width, -1)
+
+
+def _corner(height, width, grid):
     if max(height, width) > grid:
         raise ConfigError(
             f"an image of {height}x{width} tokens does not fit the position grid of {grid}x{grid}; "
             f"raise config.model.position_grid"
         )
-    top, left = (grid - height) // 2, (grid - width) // 2
-    axis = sincos(axis_positions(grid, tokens, span), channels // 2)
-    columns = np.broadcast_to(axis[None, left : left + width], (height, width, channels // 2))
-    rows = np.broadcast_to(axis[top : top + height, None], (height, width, channels // 2))
-    return np.concatenate([columns, rows], axis=2).reshape(height * width, channels).astype(np.float32)
+    return (grid - height) // 2, (grid - width) // 2

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Shaped, UInt32
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rfjax.errors import ConfigError, RfjaxError
@@ -33,6 +33,13 @@ FOLDER = "checkpoints"
 ASIDE = "damaged"  # where a run moves checkpoints it cannot read, for a person to look at
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
+
+
+class Weights(NamedTuple):
+    """A checkpoint without an optimiser's state, as an import makes one."""
+
+    params: Any
+    ema: Any
 
 
 class Restored(NamedTuple):
@@ -123,7 +130,11 @@ def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
     it may be a part of what was saved. Raises `RfjaxError` when anything is missing, unreadable
     or other than what was saved.
     """
-    path = _path(workdir, step)
+    with _reader() as reader:
+        return _restore(reader, _path(workdir, step), abstract)
+
+
+def _restore(reader, path, abstract) -> tuple[Any, dict]:
     arguments = ocp.args.Composite(
         state=ocp.args.PyTreeRestore(
             item=abstract,
@@ -133,8 +144,7 @@ def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
         facts=ocp.args.JsonRestore(),
     )
     try:
-        with _reader() as reader:
-            restored = reader.restore(path, args=arguments)
+        restored = reader.restore(path, args=arguments)
         tree, facts = restored.state, restored.facts
         saved = facts["checksums"]
         found = checksums(tree)
@@ -145,6 +155,29 @@ def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
         of = f"{len(wrong)} of {len(found)} arrays"
         raise RfjaxError(f"checkpoint {path} is damaged: the checksum of {wrong[0]} differs ({of})")
     return tree, facts
+
+
+def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shaped[np.ndarray, "..."]]]:
+    """(path, array) of each array of `params` or `ema`, one at a time in host memory, verified.
+
+    Raises `RfjaxError` as `restore_step` does.
+    """
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    shapes = stored_shapes(workdir, step)[key]
+    with _reader() as reader:
+        for path, shape in jax.tree_util.tree_leaves_with_path(shapes):
+            tree = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=here)
+            for part in reversed(path):
+                tree = {part.key: tree}
+            tree, _ = _restore(reader, _path(workdir, step), {key: tree})
+            (leaf,) = jax.tree.leaves(tree)
+            del tree
+            yield path_name(path), np.asarray(leaf)
+
+
+def weights_alone(workdir: Path) -> bool:
+    """Whether there is nothing but weights to start from: an import that has not been trained on."""
+    return steps_saved(workdir) == [0] and bool(read_facts(workdir, 0).get("weights_alone"))
 
 
 def restore_newest(workdir: Path, abstract) -> Restored | None:
@@ -257,7 +290,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, step: int, facts: dict) -> None:
+    def save(self, state: TrainState | Weights, step: int, facts: dict) -> None:
         """Starts saving; returns once the device may overwrite `state`.
 
         Raises `RfjaxError` when this save cannot start, or the one before it failed.

@@ -21,6 +21,7 @@ from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
+from rfjax.models import parameter_count
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.training import checkpoint, hardware, lineage, run_folder
 from rfjax.training.checkpoint import Checkpoints
@@ -144,7 +145,7 @@ class _Run:
         record = run_folder.read_json(workdir / "run.json")
         self.parent = self._parent(record, init_from)
         self.stream_offset = lineage.stream_offset(self.parent, config.train.batch_size)
-        params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params))
+        params = parameter_count(backbone)
         parent = self.parent and self.parent._asdict()
         self.record = record or run_folder.describe(config, facts, workdir, corpus, params, parent)
         if self.record["corpus_fingerprint"] != corpus.fingerprint:
@@ -230,15 +231,19 @@ class _Run:
         return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
 
     def _first_state(self) -> tuple[TrainState, dict, tuple[str, ...]]:
-        """(state, its checkpoint's facts, messages): of the newest checkpoint, else with a
-        parent's weights, else new."""
-        restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
+        """(state, its checkpoint's facts, messages): of the newest checkpoint, else with imported
+        or a parent's weights, else new."""
+        origin, restored = self.parent, None
+        if checkpoint.weights_alone(self.workdir):  # the import itself is what a first start begins from
+            origin = lineage.Parent(str(self.workdir), self.record["run"], 0, self.parent.images, self.parent.flops)
+        else:
+            restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
         if restored is not None:
             checkpoint.set_aside(self.workdir, restored.damaged)
             self.step = restored.step
             return TrainState(**restored.tree), restored.facts, restored.messages
-        if self.parent is not None:
-            weights = lineage.inherit(self.parent, self.abstract.params, self.abstract.ema)
+        if origin is not None:
+            weights = lineage.inherit(origin, self.abstract.params, self.abstract.ema)
             make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
         else:
             key, _ = run_keys(self.config.seed)

@@ -119,7 +119,8 @@ def make_train_step(
         decay = config.ema_decay
         ema = jax.lax.cond(  # a branch, not a select: most steps need not touch the average's memory
             averaging,
-            lambda ema, params: jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params),
+            # In this form an average stays exactly what the parameters stay at.
+            lambda ema, params: jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema, params),
             lambda ema, params: ema,
             state.ema,
             params,

@@ -1,0 +1,1 @@
+"""Checkpoints for PyTorch, and from there: layouts as tables of names, export, import."""

@@ -1,0 +1,252 @@
+"""A run's checkpoint written as PyTorch code reads it.
+
+One array of the checkpoint is in memory at a time, whatever the model's size. Everything is
+written under a temporary name and moved when whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from rfjax import config as schema
+from rfjax.config import Config, ModelConfig
+from rfjax.data.batch import BatchShapes
+from rfjax.data.corpus import load_corpus
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation.reopen import read_run
+from rfjax.interop import expressible, names
+from rfjax.interop.layouts import LAYOUTS, Layout, positions_shape, sources, tensor_shapes
+from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
+from rfjax.models import make_backbone
+from rfjax.models.mmdit import POSITIONS
+from rfjax.models.positions import cropped_positions
+from rfjax.training import checkpoint
+from rfjax.training.mesh import path_name
+
+FORMATS = tuple(LAYOUTS)
+MAX_SHARD_BYTES = 10 * 10**9  # diffusers' default
+
+
+class Origin(NamedTuple):
+    """The checkpoint that is exported."""
+
+    workdir: Path
+    run: str
+    step: int
+    weights: str  # "ema" or "raw"
+    config: Config
+    shapes: BatchShapes
+
+
+def parameter_shapes(model: ModelConfig, shapes: BatchShapes) -> dict[str, tuple[int, ...]]:
+    """Every parameter's shape by its path; nothing is allocated."""
+    tree = jax.eval_shape(make_backbone(model, shapes).init, jax.random.key(0))
+    return {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def formula_positions(model: ModelConfig) -> Float[np.ndarray, "1 tokens channels"]:
+    """The buffer of positions as training with `config.model.positions=formula` computes it."""
+    grid, tokens, span = model.position_grid, model.position_tokens, model.position_span
+    return cropped_positions(grid, grid, grid=grid, tokens=tokens, span=span, channels=model.width)[None]
+
+
+def export_run(
+    workdir: Path,
+    *,
+    layout: str,
+    out: Path,
+    step: int | None = None,
+    weights: str = "ema",
+    dtype: str = "f32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file.
+
+    Raises `ConfigError` for what the layout cannot express and for an `out` that exists;
+    `RfjaxError` for a damaged checkpoint and a disk that is full. Nothing is left behind then.
+    """
+    origin = _origin(Path(workdir), step, weights)
+    expressible.check(layout, origin.config, origin.shapes)
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(f"--out {out} exists; remove it, or name another")
+    if (out.suffix == ".safetensors") != (layout == "sd3"):
+        what = "one file, whose name must end in .safetensors" if layout == "sd3" else "a folder; give it another name"
+        raise ConfigError(f"--out is {out}; the {layout} layout is {what}")
+    with _moved_when_whole(out, single=layout == "sd3") as folder:
+        target = folder / out.name if layout == "sd3" else folder
+        sha256 = _write_tensors(origin, LAYOUTS[layout], target, dtype, max_shard_bytes)
+        for path, text in _side_files(origin, layout, target).items():
+            path.write_text(text)
+        manifest = _manifest(origin, layout, dtype, sha256)
+        names.manifest_of(target).write_text(json.dumps(manifest, indent=1) + "\n")
+    return out
+
+
+def _origin(workdir, step, weights) -> Origin:
+    config, run = read_run(workdir)
+    saved = checkpoint.steps_saved(workdir)
+    if not saved or step not in (None, *saved):
+        have = f"it has {', '.join(map(str, saved))}" if saved else "it has none; train the run first"
+        raise ConfigError(f"{workdir} has no checkpoint{'' if step is None else f' of step {step}'}; {have}")
+    shapes = load_corpus(config.data, config.seed).shapes
+    return Origin(workdir, run, saved[-1] if step is None else step, weights, config, shapes)
+
+
+@contextlib.contextmanager
+def _moved_when_whole(out: Path, single: bool) -> Iterator[Path]:
+    """A folder beside `out`, which becomes it, or whose files do; removed after an error."""
+    temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if not single:
+            temporary.rename(out)
+        else:  # what says that the export is whole comes last
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == out.name):
+                path.rename(out.with_name(path.name))
+    except OSError as error:
+        raise RfjaxError(f"cannot write {out}: {error.strerror or error}; check the folder and the space left") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes) -> dict[str, str]:
+    model = origin.config.model
+    ours = parameter_shapes(model, origin.shapes)
+    shapes = tensor_shapes(layout, model, ours)
+    itemsize = DTYPES[dtype].itemsize
+    if layout.name == "sd3":
+        files = {target: shapes}
+    else:
+        parts = split_by_size(shapes, itemsize, max_shard_bytes)
+        files = dict(zip((target / name for name in names.shard_names(layout.name, len(parts))), parts))
+    total = sum(int(np.prod(shape)) for shape in shapes.values()) * itemsize
+    by_leaf: dict[str, list] = {}
+    for source in sources(layout, model, ours):
+        by_leaf.setdefault(source.leaf, []).append(source)
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for path, part in files.items():
+            writer = stack.enter_context(Writer(path, part, dtype, {"format": "pt"}))
+            writers |= dict.fromkeys(part, writer)
+        bar = stack.enter_context(
+            tqdm(total=total, desc=f"export {origin.run}", unit="B", unit_scale=True, disable=None, leave=False)
+        )
+
+        def write(name, array):
+            writers[name].write(name, array)
+            bar.update(array.size * itemsize)
+
+        buffer = layout.prefix + layout.positions
+        if model.positions == "formula":
+            write(buffer, formula_positions(model))
+        key = {"ema": "ema", "raw": "params"}[origin.weights]
+        for leaf, array in checkpoint.read_arrays(origin.workdir, origin.step, key):
+            leaf = leaf.removeprefix(key + "/")
+            if leaf == POSITIONS:
+                write(buffer, array.reshape(positions_shape(model)))
+            for source in by_leaf.get(leaf, ()):
+                layer = array if source.layer is None else array[source.layer]
+                for name, tensor in zip(source.names, source.transform.out(leaf.rsplit("/", 1)[1], layer)):
+                    write(name, tensor)
+            del array
+        sha256 = {name: digest for writer in dict.fromkeys(writers.values()) for name, digest in writer.sha256.items()}
+    if layout.name != "sd3" and len(files) > 1:
+        index = {
+            "metadata": {"total_size": total},
+            "weight_map": {name: path.name for path, part in files.items() for name in part},
+        }
+        names.index_of(target, layout.name).write_text(json.dumps(index, indent=1) + "\n")
+    return sha256
+
+
+def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
+    """What SD3Transformer2DModel is built from."""
+    model = config.model
+    return {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": shapes.latents[0],
+        "patch_size": model.patch_size,
+        "in_channels": shapes.latents[2],
+        "out_channels": shapes.latents[2],
+        "num_layers": model.depth,
+        "attention_head_dim": model.head_size,
+        "num_attention_heads": model.heads,
+        "joint_attention_dim": shapes.context[1],
+        "caption_projection_dim": model.width,
+        "pooled_projection_dim": shapes.pooled,
+        "pos_embed_max_size": model.position_grid,
+        "qk_norm": "rms_norm" if model.qk_norm else None,
+        "dual_attention_layers": list(range(model.dual_attention_blocks)),
+    }
+
+
+def scheduler_config(config: Config) -> dict[str, object]:
+    """diffusers' sampler for a rectified flow, with the timestep shift of training."""
+    return {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "num_train_timesteps": 1000,
+        "shift": config.timestep_shift,
+    }
+
+
+def _side_files(origin, layout, target) -> Mapping[Path, str]:
+    """The JSON, and for `plain` the PyTorch module, that go with the weights."""
+
+    def text(value):
+        return json.dumps(value, indent=2) + "\n"
+
+    if layout == "diffusers":
+        return {
+            target / "config.json": text(diffusers_config(origin.config, origin.shapes)),
+            target / "scheduler_config.json": text(scheduler_config(origin.config)),
+        }
+    if layout == "plain":
+        model, shapes = origin.config.model, origin.shapes
+        settings = {
+            "depth": model.depth,
+            "hidden": model.width,
+            "heads": model.heads,
+            "mlp": int(model.mlp_ratio * model.width),
+            "patch_size": model.patch_size,
+            "channels": shapes.latents[2],
+            "context_size": shapes.context[1],
+            "pooled_size": shapes.pooled,
+            "time_embedding_size": model.time_embedding_size,
+            "position_grid": model.position_grid,
+            "qk_norm": model.qk_norm,
+            "dual_attention_blocks": model.dual_attention_blocks,
+            "first_text_tokens": model.first_text_tokens if model.weight_sets == 3 else None,
+        }
+        module = f"{model.backbone}.py"
+        source = resources.files("rfjax.interop").joinpath("torch_modules", module).read_text()
+        return {target / "config.json": text(settings), target / module: source}
+    return {}
+
+
+def _manifest(origin, layout, dtype, sha256) -> dict[str, object]:
+    facts = checkpoint.read_facts(origin.workdir, origin.step)
+    return {
+        "schema": 1,
+        "layout": layout,
+        "dtype": dtype,
+        "run": origin.run,
+        "step": origin.step,
+        "weights": origin.weights,
+        **{name: facts[name] for name in ("images", "flops", "train_seconds")},
+        "config": schema.to_dict(origin.config),
+        "sha256": sha256,
+    }

@@ -1,0 +1,71 @@
+"""What each layout's readers can express, as a table of settings and the values they must have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rfjax.config import Config
+from rfjax.data.batch import BatchShapes
+from rfjax.errors import ConfigError
+
+
+class Demand(NamedTuple):
+    field: str
+    value: Callable[[Config, BatchShapes], object]
+    wanted: Callable[[Config, BatchShapes], object]
+    why: str
+
+
+def _is(field, value, wanted, why) -> Demand:
+    return Demand(field, value, lambda config, shapes: wanted, why)
+
+
+# A text-conditioned MM-DiT with two weight sets that predicts a rectified flow's velocity.
+_MMDIT = (
+    _is("model.backbone", lambda c, s: c.model.backbone, "mmdit", "it is an MM-DiT"),
+    _is("formulation", lambda c, s: c.formulation.split("/")[0], "rf", "its samplers expect a rectified flow's velocity"),
+)
+_BOTH = (
+    *_MMDIT,
+    _is("model.weight_sets", lambda c, s: c.model.weight_sets, 2, "it has one weight set for text, one for the image"),
+    _is("model.mlp_ratio", lambda c, s: c.model.mlp_ratio, 4.0, "its MLPs have 4 x hidden channels"),
+    _is("model.time_embedding_size", lambda c, s: c.model.time_embedding_size, 256, "it embeds t in 256 numbers"),
+)
+# Readers of the single file infer the rest from the width.
+_WIDTH = "its readers take the depth from the width, hidden / 64"
+DEMANDS: dict[str, tuple[Demand, ...]] = {
+    "diffusers": _BOTH,
+    "sd3": (
+        *_BOTH,
+        Demand("model.hidden", lambda c, s: c.model.width, lambda c, s: 64 * c.model.depth, _WIDTH),
+        _is("model.head_size", lambda c, s: c.model.head_size, 64, "its readers have heads of 64"),
+        _is("model.patch_size", lambda c, s: c.model.patch_size, 2, "its readers have patches of 2x2"),
+        _is("data.channels", lambda c, s: s.latents[2], 16, "its readers have latents of 16 channels"),
+        _is("data.context_size", lambda c, s: s.context[1], 4096, "its readers have text features of T5's size"),
+        _is("data.pooled_size", lambda c, s: s.pooled, 2048, "its readers have the two CLIPs' pooled features"),
+        Demand(
+            "model.qk_norm",
+            lambda c, s: c.model.qk_norm,
+            lambda c, s: c.model.qk_norm or c.model.dual_attention_blocks > 0,
+            "its readers find the dual attention by its QK-norm",
+        ),
+    ),
+    "plain": _MMDIT[:1],
+}
+_OTHERWISE = {
+    "sd3": "use --format diffusers, or --format plain with the PyTorch module that is written beside it",
+    "diffusers": "use --format plain: safetensors with our names, and a PyTorch module that reads them",
+    "plain": "there is no PyTorch module for it yet",
+}
+
+
+def check(layout: str, config: Config, shapes: BatchShapes) -> None:
+    """Raises `ConfigError` naming the first setting that the layout cannot express, and what can."""
+    for demand in DEMANDS[layout]:
+        value, wanted = demand.value(config, shapes), demand.wanted(config, shapes)
+        if value != wanted:
+            raise ConfigError(
+                f"config.{demand.field} is {value}, and the {layout} layout needs {wanted}: {demand.why}; "
+                f"{_OTHERWISE[layout]}"
+            )

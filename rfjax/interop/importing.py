@@ -1,0 +1,305 @@
+"""A PyTorch checkpoint made a run: to train on, to sample from, to evaluate.
+
+Safetensors only: a pickle can run any code, and is refused unread.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from rfjax import config as schema
+from rfjax.config import Config
+from rfjax.data.batch import BatchShapes
+from rfjax.data.corpus import load_corpus
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.interop import names
+from rfjax.interop.exporting import formula_positions, parameter_shapes
+from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
+from rfjax.interop.recognise import compare, network_of, recognise
+from rfjax.interop.safetensors_files import Reader, sha256_of
+from rfjax.models import make_backbone, parameter_count
+from rfjax.models.mmdit import POSITIONS
+from rfjax.scaling.flops import forward_flops, training_flops
+from rfjax.training import checkpoint, run_folder
+from rfjax.training.run_folder import RunFacts
+
+# (position_tokens, position_span) of the released models: 1024 px spans [0, 16) (SD3 section 5.3.2).
+RELEASED_POSITIONS = (64, 16.0)
+
+
+class Source(NamedTuple):
+    """A checkpoint on disk, as found."""
+
+    path: Path
+    files: tuple[Path, ...]
+    manifest: Mapping[str, object]  # of `rfjax export`; empty for anybody else's
+    settings: Mapping[str, object]  # diffusers' config.json; empty where there is none
+
+
+class Imported(NamedTuple):
+    config: Config
+    layout: str
+    params: int
+    ignored: int  # tensors of the file that are not the network's: an autoencoder, text encoders
+    said: tuple[str, ...]  # what a user should know
+
+
+def import_checkpoint(
+    path: Path, out: Path, *, base: Config | None = None, overrides: Mapping[str, object] = {}
+) -> Imported:
+    """Makes the run folder `out` of a checkpoint: step 0, its weights both raw and average.
+
+    `base` gives everything that is not the network's: by default what the export's manifest
+    says, else the corpus `random` of the right sizes. Raises `ConfigError` for what is not
+    recognised, and where `base` or `overrides` contradict the tensors; `RfjaxError` for a damaged
+    file. Nothing is left behind then.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(f"--out {out} exists; remove it, or name another")
+    source = find(Path(path))
+    with Reader(source.files) as reader:
+        layout, prefix, found = _layout(source, reader)
+        ignored = len(reader.tensors) - len(found)
+        config = _config(source, layout, found, base, overrides)
+        shapes = load_corpus(config.data, config.seed).shapes
+        _check_data(config, layout, found, shapes)
+        ours = parameter_shapes(config.model, shapes)
+        compare(_expected(layout, config, ours), found, str(source.path))
+        get = _Verified(reader, prefix, layout, source.manifest)
+        grid = get(layout.positions)
+        said = []
+        if np.array_equal(formula_positions(config.model).astype(grid.dtype), grid):
+            stored = None
+        else:
+            said.append(
+                "its positions are not those of config.model.position_tokens and position_span: they are kept as they "
+                "are (config.model.positions=stored)"
+            )
+            model = {**schema.to_dict(config)["model"], "positions": "stored"}
+            config = schema.from_dict({**schema.to_dict(config), "model": model})
+            ours = parameter_shapes(config.model, shapes)
+            stored = np.asarray(grid, np.float32).reshape(ours[POSITIONS])
+        params = _parameters(layout, config, ours, get, stored)
+    _write_run(out, source, config, params)
+    count = parameter_count(make_backbone(config.model, shapes))
+    return Imported(config, layout.name, count, ignored, tuple(said))
+
+
+def lines(imported: Imported, out: Path) -> list[str]:
+    """What was found, and what can be done with it, for a console."""
+    model, data = imported.config.model, imported.config.data
+    extras = [f"dual attention in the first {model.dual_attention_blocks} blocks"] if model.dual_attention_blocks else []
+    extras += ["QK-norm"] if model.qk_norm else []
+    found = [
+        f"{imported.layout} layout: depth {model.depth}, width {model.width}, {model.heads} heads"
+        + "".join(f", {extra}" for extra in extras),
+        f"{imported.params:,} parameters; corpus {data.corpus}",
+        *(f"note: {text}" for text in imported.said),
+    ]
+    if imported.ignored:
+        found.append(f"note: {imported.ignored} tensors beside the network (autoencoder, text encoders) were left out")
+    return [
+        *found,
+        f"imported: {out}",
+        f"train on:   rfjax train --config={out}/config.json --workdir={out}",
+        f"or, with another config: rfjax train --config=FILE.py --workdir=NEW --init={out}",
+    ]
+
+
+def find(path: Path) -> Source:
+    """The files of a checkpoint: a folder, a pipeline's folder, or one file. Nothing is read but JSON."""
+    if path.suffix in names.PICKLES:
+        raise ConfigError(
+            f"{path} is a pickle, which can run any code when it is read; get the safetensors file of the same "
+            "weights, or convert it where you trust it"
+        )
+    if path.is_file():
+        return Source(path, (path,), _json(names.manifest_of(path)), {})
+    if not path.is_dir():
+        raise ConfigError(f"no file or folder at {path}; name a folder with safetensors files, or one such file")
+    if (path / "transformer").is_dir():
+        path = path / "transformer"
+    for layout in names.WEIGHTS:
+        index = names.index_of(path, layout)
+        if index.is_file():
+            files = sorted(set(_json(index)["weight_map"].values()))
+            if any(Path(name).name != name for name in files):
+                raise ConfigError(f"{index} names files outside its folder; it cannot be trusted")
+        else:
+            files = [name for name in names.shard_names(layout, 1) if (path / name).is_file()]
+        if files:
+            paths = tuple(path / name for name in files)
+            return Source(path, paths, _json(path / names.MANIFEST), _json(path / "config.json"))
+    pickles = [file.name for file in path.iterdir() if file.suffix in names.PICKLES]
+    also = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
+    wanted = " or ".join(f"{stem}.safetensors" for stem in names.WEIGHTS.values())
+    raise ConfigError(f"{path} holds no {wanted}{also}")
+
+
+def _json(path):
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RfjaxError(f"{path} cannot be read ({error}); fetch it again") from error
+
+
+def _layout(source, reader) -> tuple[Layout, str, dict[str, tuple[int, ...]]]:
+    """(layout, prefix, shapes by name without the prefix)."""
+    shapes = {name: tensor.shape for name, tensor in reader.tensors.items()}
+    if source.manifest:
+        if source.manifest.get("schema") != 1 or source.manifest.get("layout") not in LAYOUTS:
+            raise ConfigError(
+                f"{names.manifest_of(source.path)} is no manifest that this version reads; remove it to import the "
+                "tensors for what they are"
+            )
+        layout = LAYOUTS[source.manifest["layout"]]
+        prefix = layout.prefix
+    else:
+        layout, prefix = recognise(shapes)
+    return layout, prefix, {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
+
+
+def _expected(layout, config, ours) -> dict[str, tuple[int, ...]]:
+    tensors = tensor_shapes(layout, config.model, ours)
+    return {name.removeprefix(layout.prefix): shape for name, shape in tensors.items()}
+
+
+def _config(source, layout, found, base, overrides) -> Config:
+    manifest = source.manifest.get("config")
+    if layout.name == "plain":  # only ours, and only with its manifest
+        fixed = {f"model.{key}": value for key, value in manifest["model"].items()}
+    else:
+        network = network_of(layout, found, source.settings.get("attention_head_dim"))
+        fixed = {f"model.{key}": value for key, value in network.model.items()}
+        fixed |= {f"data.{key}": value for key, value in network.data.items()}
+    if base is not None:
+        config = base
+    elif manifest:
+        config = schema.from_dict(manifest)
+    else:
+        config = schema.from_dict(_foreign(source, network))
+    config = schema.apply_overrides(config, overrides)
+    have = schema.flatten(config)
+    sizes_are_free = config.data.corpus == "random"
+    wrong = {
+        key: value
+        for key, value in fixed.items()
+        if (key.startswith("model.") or sizes_are_free) and not _agree(key, have, config, value)
+    }
+    if wrong:
+        told = ", ".join(f"config.{key} is {have[key]} and should be {value}" for key, value in wrong.items())
+        raise ConfigError(f"the config given does not fit the tensors of {source.path}: {told}")
+    return config
+
+
+def _agree(key, have, config, value) -> bool:
+    return (config.model.width if key == "model.hidden" else have[key]) == value
+
+
+def _foreign(source, network) -> dict:
+    """A config for somebody else's network: the corpus `random`, of the sizes that it was trained on."""
+    tokens, span = RELEASED_POSITIONS
+    patch, grid = network.model["patch_size"], network.model["position_grid"]
+    if grid < tokens:
+        tokens, span = grid, float(grid)
+    side = source.settings.get("sample_size") or tokens * patch
+    released = network.data["context_size"] == 4096
+    return {
+        "name": source.path.stem,
+        "model": {**network.model, "position_tokens": tokens, "position_span": span},
+        "data": {**network.data, "corpus": "random", "image_size": side, "context_tokens": 154 if released else 77},
+        "timestep_shift": 3.0 if released else 1.0,
+        "evaluation": {"geneval": {"prompts_per_task": 0}},
+    }
+
+
+def _check_data(config, layout, found, shapes: BatchShapes) -> None:
+    """That the corpus gives what the network takes."""
+    if layout.name == "plain":
+        return  # the shapes are compared with the manifest's below
+    network = network_of(layout, found, None).data
+    given = {"channels": shapes.latents[2], "context_size": shapes.context[1], "pooled_size": shapes.pooled}
+    wrong = [f"{key} is {given[key]} there and {network[key]} here" for key in given if given[key] != network[key]]
+    if wrong:
+        raise ConfigError(
+            f"the corpus {config.data.corpus} is not what this network was trained on: {', '.join(wrong)}; "
+            "choose another with --config.data.corpus"
+        )
+
+
+class _Verified:
+    """Tensors by name, each compared with the manifest's checksum where there is one."""
+
+    def __init__(self, reader, prefix, layout, manifest):
+        self._reader, self._prefix = reader, prefix
+        self._sha256 = {name.removeprefix(layout.prefix): value for name, value in manifest.get("sha256", {}).items()}
+
+    def __call__(self, name):
+        array = self._reader.read(self._prefix + name)
+        wanted = self._sha256.get(name)
+        if wanted is not None and sha256_of(array) != wanted:
+            raise RfjaxError(f"{name} is not what was exported: its checksum differs; fetch the checkpoint again")
+        return array
+
+
+def _parameters(layout, config, ours, get, stored):
+    """The nested tree of float32 parameters; one tensor of theirs at a time beside it."""
+    leaves = {leaf: np.empty(shape, np.float32) for leaf, shape in ours.items() if leaf != POSITIONS}
+    entries = sources(layout, config.model, ours)
+    for source in tqdm(entries, desc="import", unit="array", disable=None, leave=False):
+        tensors = [get(name.removeprefix(layout.prefix)) for name in source.names]
+        target = leaves[source.leaf]
+        whole = target if source.layer is None else target[source.layer]
+        whole[...] = source.transform.back(source.leaf.rsplit("/", 1)[1], tensors, whole.shape)
+    if stored is not None:
+        leaves[POSITIONS] = stored
+    tree: dict = {}
+    for leaf, array in leaves.items():
+        *parents, last = leaf.split("/")
+        place = tree
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = jnp.asarray(array)
+    return tree
+
+
+def _write_run(out, source, config, params) -> None:
+    """The run's folder: made under another name, and moved when whole."""
+    manifest = source.manifest
+    spent = {name: manifest.get(name, 0) for name in ("images", "flops")}
+    parent = {"path": str(source.path), "run": manifest.get("run", source.path.stem), "step": manifest.get("step", 0), **spent}
+    temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        corpus = load_corpus(config.data, config.seed)
+        count = parameter_count(make_backbone(config.model, corpus.shapes))
+        record = run_folder.describe(config, _facts(config, corpus), out, corpus, count, parent)
+        facts = {"schema": 1, "step": 0, **spent, "train_seconds": manifest.get("train_seconds", 0.0)}
+        with checkpoint.Checkpoints(temporary, keep_last=1, kept=lambda step: False) as saving:
+            saving.save(checkpoint.Weights(params, params), 0, facts | {"weights_alone": True})
+        run_folder.write_json(temporary / "run.json", record | {"step": 0})
+        run_folder.write_json(temporary / "config.json", schema.to_dict(config))
+        temporary.rename(out)
+    except OSError as error:
+        raise RfjaxError(f"cannot write {out}: {error.strerror or error}; check the folder and the space left") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _facts(config, corpus) -> RunFacts:
+    return RunFacts(
+        flops_per_image=training_flops(config.model, corpus.shapes),
+        flops_forward_per_image=forward_flops(config.model, corpus.shapes),
+    )

@@ -1,0 +1,195 @@
+"""The layouts that PyTorch code reads, each a table from our modules to their names.
+
+`diffusers` is SD3Transformer2DModel (0.42); `sd3` is the single file of Stability's reference
+code and ComfyUI, SD3 and SD3.5 alike; `plain` is our own names in PyTorch's orientation, read by
+the module in `torch_modules/`. Which tensors there are follows from our parameters' shapes, so
+QK-norm, dual attention or a third weight set need no branch: a row that no parameter asks for
+is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from rfjax.config import ModelConfig
+from rfjax.interop.transforms import Linear, Patches, Same, Transform
+from rfjax.models.mmdit import POSITIONS
+
+SUFFIX = {"kernel": ".weight", "bias": ".bias", "scale": ".weight"}
+STACKS = ("dual_blocks", "blocks", "last_block")  # in the order of the network
+
+
+class Row(NamedTuple):
+    """One of our modules: the names of theirs that hold it, and how its arrays become theirs."""
+
+    names: tuple[str, ...]
+    transform: Transform | None  # None: the patch embedding, whose transform needs the patch size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    name: str
+    prefix: str = ""  # of every tensor
+    block: str  # of a block's tensors, with the block's number
+    positions: str  # the buffer [1, grid * grid, channels]
+    outside: Mapping[str, Row]
+    blocks: Mapping[str, Row]
+    last: Mapping[str, Row] = field(default_factory=dict)  # where the last block differs
+
+
+class Source(NamedTuple):
+    """Where a layer's tensors come from: a leaf of our parameters, whole or one layer of a stack."""
+
+    leaf: str  # blocks/image/qkv/kernel
+    layer: int | None
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    transform: Transform
+
+
+def _one(name: str, **linear) -> Row:
+    return Row((name,), Linear(**linear))
+
+
+def _norm(name: str) -> Row:
+    return Row((name,), Same())
+
+
+DIFFUSERS = Layout(
+    name="diffusers",
+    block="transformer_blocks.{}.",
+    positions="pos_embed.pos_embed",
+    outside={
+        "patch_embed": Row(("pos_embed.proj",), None),
+        "time_embed/in": _one("time_text_embed.timestep_embedder.linear_1"),
+        "time_embed/out": _one("time_text_embed.timestep_embedder.linear_2"),
+        "pooled_embed/in": _one("time_text_embed.text_embedder.linear_1"),
+        "pooled_embed/out": _one("time_text_embed.text_embedder.linear_2"),
+        "context_embed": _one("context_embedder"),
+        "final/modulation": _one("norm_out.linear", swapped=True),
+        "final/linear": _one("proj_out"),
+    },
+    blocks={
+        "image/modulation": _one("norm1.linear"),
+        "image/qkv": Row(("attn.to_q", "attn.to_k", "attn.to_v"), Linear(parts=3)),
+        "image/query_norm": _norm("attn.norm_q"),
+        "image/key_norm": _norm("attn.norm_k"),
+        "image/proj": _one("attn.to_out.0", inputs=2),
+        "image/qkv2": Row(("attn2.to_q", "attn2.to_k", "attn2.to_v"), Linear(parts=3)),
+        "image/query_norm2": _norm("attn2.norm_q"),
+        "image/key_norm2": _norm("attn2.norm_k"),
+        "image/proj2": _one("attn2.to_out.0", inputs=2),
+        "image/mlp_in": _one("ff.net.0.proj"),
+        "image/mlp_out": _one("ff.net.2"),
+        "context/modulation": _one("norm1_context.linear"),
+        "context/qkv": Row(("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"), Linear(parts=3)),
+        "context/query_norm": _norm("attn.norm_added_q"),
+        "context/key_norm": _norm("attn.norm_added_k"),
+        "context/proj": _one("attn.to_add_out", inputs=2),
+        "context/mlp_in": _one("ff_context.net.0.proj"),
+        "context/mlp_out": _one("ff_context.net.2"),
+    },
+    last={"context/modulation": _one("norm1_context.linear", swapped=True)},
+)
+
+SD3 = Layout(
+    name="sd3",
+    prefix="model.diffusion_model.",
+    block="joint_blocks.{}.",
+    positions="pos_embed",
+    outside={
+        "patch_embed": Row(("x_embedder.proj",), None),
+        "time_embed/in": _one("t_embedder.mlp.0"),
+        "time_embed/out": _one("t_embedder.mlp.2"),
+        "pooled_embed/in": _one("y_embedder.mlp.0"),
+        "pooled_embed/out": _one("y_embedder.mlp.2"),
+        "context_embed": _one("context_embedder"),
+        "final/modulation": _one("final_layer.adaLN_modulation.1"),
+        "final/linear": _one("final_layer.linear"),
+    },
+    blocks={
+        f"{ours}/{module}": row
+        for ours, theirs in (("image", "x_block"), ("context", "context_block"))
+        for module, row in {
+            "modulation": _one(f"{theirs}.adaLN_modulation.1"),
+            "qkv": _one(f"{theirs}.attn.qkv"),
+            "query_norm": _norm(f"{theirs}.attn.ln_q"),
+            "key_norm": _norm(f"{theirs}.attn.ln_k"),
+            "proj": _one(f"{theirs}.attn.proj", inputs=2),
+            "qkv2": _one(f"{theirs}.attn2.qkv"),
+            "query_norm2": _norm(f"{theirs}.attn2.ln_q"),
+            "key_norm2": _norm(f"{theirs}.attn2.ln_k"),
+            "proj2": _one(f"{theirs}.attn2.proj", inputs=2),
+            "mlp_in": _one(f"{theirs}.mlp.fc1"),
+            "mlp_out": _one(f"{theirs}.mlp.fc2"),
+        }.items()
+    },
+)
+
+
+def _own(paths) -> dict[str, Row]:
+    """Rows that keep our names."""
+    return {
+        path: Row((path.replace("/", "."),), Same() if "norm" in path else Linear(inputs=2 if "proj" in path else 1))
+        for path in paths
+    }
+
+
+PLAIN = Layout(
+    name="plain",
+    block="blocks.{}.",
+    positions="positions",
+    outside=_own(DIFFUSERS.outside),
+    blocks=_own([*SD3.blocks, *(path.replace("context/", "context_first/") for path in SD3.blocks if "context/" in path)]),
+)
+
+LAYOUTS = {layout.name: layout for layout in (DIFFUSERS, SD3, PLAIN)}
+
+
+def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[Source]:
+    """Every tensor of the layout but the positions, by the leaf of our parameters that it comes from.
+
+    `shapes` are those of our parameters by path. Raises `KeyError` naming a module that the
+    layout has no row for.
+    """
+    found = []
+    for leaf, shape in shapes.items():
+        if leaf == POSITIONS:
+            continue
+        module, kind = leaf.rsplit("/", 1)
+        stack, _, inner = module.partition("/")
+        if stack not in STACKS:
+            found.append(_source(layout.outside[module], leaf, None, "", shape, model))
+        elif stack == "last_block":
+            row = (layout.blocks | layout.last)[inner]
+            found.append(_source(row, leaf, None, layout.block.format(model.depth - 1), shape, model))
+        else:
+            first = 0 if stack == "dual_blocks" else model.dual_attention_blocks
+            for layer in range(shape[0]):
+                block = layout.block.format(first + layer)
+                found.append(_source(layout.blocks[inner], leaf, layer, block, shape[1:], model))
+    return [
+        source._replace(names=tuple(layout.prefix + name for name in source.names)) for source in found
+    ]
+
+
+def _source(row, leaf, layer, block, shape, model) -> Source:
+    kind = leaf.rsplit("/", 1)[1]
+    transform = row.transform or Patches(model.patch_size)
+    names = tuple(f"{block}{name}{SUFFIX[kind]}" for name in row.names)
+    return Source(leaf, layer, names, tuple(map(tuple, transform.shapes(kind, tuple(shape)))), transform)
+
+
+def positions_shape(model: ModelConfig) -> tuple[int, int, int]:
+    """Of the buffer that every layout has: [1, grid * grid, channels]."""
+    return 1, model.position_grid**2, model.width
+
+
+def tensor_shapes(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the layout with its shape, in the order of the network."""
+    tensors = {layout.prefix + layout.positions: positions_shape(model)}
+    for source in sources(layout, model, shapes):
+        tensors |= dict(zip(source.names, source.shapes))
+    return tensors

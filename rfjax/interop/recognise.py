@@ -1,0 +1,119 @@
+"""Which layout a checkpoint has, and which network it is: read off the tensors themselves."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rfjax.errors import ConfigError
+from rfjax.interop.layouts import DIFFUSERS, SD3, Layout
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+SHOWN = 8  # names in an error message
+
+
+class Network(NamedTuple):
+    """The settings of config.model and config.data that the tensors fix."""
+
+    model: dict[str, object]
+    data: dict[str, object]
+
+
+def recognise(shapes: Shapes) -> tuple[Layout, str]:
+    """(layout, the prefix that its names have here) of a foreign checkpoint.
+
+    A single file may come with the prefix `model.diffusion_model.` or without. Raises
+    `ConfigError` for tensors of no layout.
+    """
+    for layout in (DIFFUSERS, SD3):
+        for prefix in dict.fromkeys((layout.prefix, "")):
+            anchors = [prefix + layout.positions, prefix + _name(layout, "patch_embed", "weight")]
+            if all(anchor in shapes for anchor in anchors):
+                return layout, prefix
+    raise ConfigError(
+        f"no layout known here has such tensors: {_some(shapes)}; what can be imported are diffusers' "
+        "SD3Transformer2DModel, the single file of SD3 and SD3.5, and what `rfjax export` wrote"
+    )
+
+
+def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network:
+    """The network of tensors in a layout, their prefix removed.
+
+    `head_size` is what a file beside the tensors says; with QK-norm the tensors themselves do.
+    Raises `ConfigError` naming a tensor that is missing or of a shape that no MM-DiT has.
+    """
+
+    def shape(module, rank, suffix="weight", block=None):
+        name = _name(layout, module, suffix, block)
+        if name not in shapes:
+            raise ConfigError(f"the checkpoint has no tensor {name}, so it is no whole {layout.name} checkpoint")
+        if len(shapes[name]) != rank:
+            raise ConfigError(f"{name} has the shape {list(shapes[name])}; an MM-DiT's has {rank} dimensions")
+        return shapes[name]
+
+    pattern = re.compile(re.escape(layout.block).replace(r"\{\}", r"(\d+)"))
+    blocks = [int(match[1]) for match in map(pattern.match, shapes) if match]
+    depth = max(blocks, default=-1) + 1
+    if not depth:
+        raise ConfigError(f"the checkpoint has no block {layout.block.format(0)}, so it is no MM-DiT")
+    dual = [i for i in range(depth) if _name(layout, "image/qkv2", "weight", i) in shapes]
+    if dual != list(range(len(dual))) or len(dual) == depth:
+        raise ConfigError(
+            f"the blocks {dual} have a second attention; here they must be the first ones, and not the last of {depth}"
+        )
+    qk_norm = _name(layout, "image/query_norm", "weight", 0) in shapes
+    hidden, channels, patch, _ = shape("patch_embed", 4)
+    (_, places, _) = shapes[layout.positions]
+    heads_of = shape("image/query_norm", 1, block=0)[0] if qk_norm else head_size or 64
+    model = {
+        "backbone": "mmdit",
+        "depth": depth,
+        "hidden": hidden,
+        "head_size": heads_of,
+        "mlp_ratio": shape("image/mlp_in", 2, block=0)[0] / hidden,
+        "patch_size": patch,
+        "qk_norm": qk_norm,
+        "dual_attention_blocks": len(dual),
+        "weight_sets": 2,
+        "time_embedding_size": shape("time_embed/in", 2)[1],
+        "position_grid": math.isqrt(places),
+    }
+    data = {
+        "channels": channels,
+        "context_size": shape("context_embed", 2)[1],
+        "pooled_size": shape("pooled_embed/in", 2)[1],
+    }
+    return Network(model, data)
+
+
+def compare(expected: Shapes, found: Shapes, what: str) -> None:
+    """Raises `ConfigError` listing the tensors that are missing, unexpected or of another shape."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    reshaped = [
+        f"{name} is {list(found[name])}, not {list(expected[name])}"
+        for name in expected
+        if name in found and tuple(found[name]) != tuple(expected[name])
+    ]
+    parts = [
+        f"{len(names)} {label}: {_some(names)}"
+        for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if names
+    ]
+    if parts:
+        raise ConfigError(f"{what} is not a checkpoint that can be imported. " + "; ".join(parts))
+
+
+def _name(layout, module, suffix, block=None):
+    if block is None:
+        return f"{layout.outside[module].names[0]}.{suffix}"
+    return f"{layout.block.format(block)}{layout.blocks[module].names[0]}.{suffix}"
+
+
+def _some(names) -> str:
+    names = sorted(names)
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest

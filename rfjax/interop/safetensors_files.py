@@ -1,0 +1,147 @@
+"""Safetensors files: written a tensor at a time, read a tensor at a time.
+
+The library's own writer wants all tensors in memory at once; a model of 8B parameters is written
+here with one of them there. The format is a length, a JSON header and the bytes
+(github.com/huggingface/safetensors, "Format"); reading is the library's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+
+from rfjax.errors import ConfigError, RfjaxError
+
+DTYPES = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+_CODES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+READABLE = {code: DTYPES[name] for name, code in _CODES.items()}
+
+
+class Writer:
+    """One file being written in any order of its tensors; a context manager.
+
+    The file is at its full length from the start, so that a full disk is found at once. Left by
+    an exception it is removed.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, metadata: Mapping[str, str]):
+        self.path, self.dtype, self.sha256 = path, DTYPES[dtype], {}
+        header, offset, self._places = {"__metadata__": dict(metadata)}, 0, {}
+        for name, shape in shapes.items():
+            end = offset + math.prod(shape) * self.dtype.itemsize
+            header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+            self._places[name] = (offset, tuple(shape))
+            offset = end
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self._start = 8 + len(text)
+        self._file = open(path, "xb")
+        try:
+            os.posix_fallocate(self._file.fileno(), 0, self._start + offset)
+            self._file.write(struct.pack("<Q", len(text)) + text)
+        except BaseException:
+            self._file.close()
+            path.unlink()
+            raise
+
+    def write(self, name: str, array: Shaped[np.ndarray, "..."]) -> None:
+        """Casts and writes one tensor. Raises `ConfigError` where the cast loses finite numbers."""
+        offset, shape = self._places[name]
+        if array.shape != shape:
+            raise ValueError(f"{name} is {array.shape}, planned as {shape}")
+        with np.errstate(over="ignore"):  # told below, by name
+            cast = np.ascontiguousarray(array).astype(self.dtype, copy=False)
+        if self.dtype == DTYPES["f16"] and not np.isfinite(cast).all() and np.isfinite(array).all():
+            largest = float(np.abs(array).max())
+            raise ConfigError(f"{name} holds {largest:g}, which float16 cannot; use --dtype bf16 or f32")
+        data = cast.reshape(-1).view(np.uint8)
+        self.sha256[name] = hashlib.sha256(data).hexdigest()
+        self._file.seek(self._start + offset)
+        self._file.write(data)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            missing = self._places.keys() - self.sha256.keys()
+            if missing:
+                raise ValueError(f"{self.path} was closed without {sorted(missing)[0]}")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+        if kind is not None:
+            self.path.unlink(missing_ok=True)
+
+
+class Tensor(NamedTuple):
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Reader:
+    """Several files as one mapping from names to tensors; nothing but headers is read at first.
+
+    Raises `RfjaxError` naming a file that is damaged or truncated, `ConfigError` one that is missing
+    or holds numbers that are not floats.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self._stack, self._files, self.tensors, self.metadata = ExitStack(), {}, {}, {}
+        for path in paths:
+            if not path.is_file():
+                raise ConfigError(f"{path} is missing; get all files of the checkpoint, then import again")
+            try:
+                file = self._stack.enter_context(safe_open(path, "np"))
+                self.metadata |= file.metadata() or {}
+                for name in file.keys():
+                    part = file.get_slice(name)
+                    self.tensors[name] = Tensor(path, tuple(part.get_shape()), part.get_dtype())
+            except (SafetensorError, OSError) as error:
+                raise RfjaxError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
+            self._files[path] = file
+
+    def read(self, name: str) -> Shaped[np.ndarray, "..."]:
+        tensor = self.tensors[name]
+        if tensor.dtype not in READABLE:
+            raise ConfigError(
+                f"{name} in {tensor.file} is of type {tensor.dtype}; only {', '.join(READABLE)} can be imported"
+            )
+        return self._files[tensor.file].get_tensor(name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._stack.close()
+
+
+def sha256_of(array: Shaped[np.ndarray, "..."]) -> str:
+    """Of a tensor's bytes, as the manifest has them."""
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+
+
+def split_by_size(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int) -> list[dict[str, tuple[int, ...]]]:
+    """The tensors in files of at most `limit` bytes each; a larger tensor has a file of its own."""
+    files, used = [{}], 0
+    for name, shape in shapes.items():
+        size = math.prod(shape) * itemsize
+        if files[-1] and used + size > limit:
+            files.append({})
+            used = 0
+        files[-1][name] = shape
+        used += size
+    return files

@@ -1,0 +1,190 @@
+"""Damaged and foreign files, and disks that are full: a clear error, and nothing half-written."""
+
+import errno
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from random_runs import SD3_DATA, SD3_MODEL, make_config, make_run
+from safetensors.numpy import load_file, save_file
+
+from rfjax.cli import main
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.interop.exporting import export_run
+from rfjax.interop.importing import import_checkpoint
+from rfjax.interop.safetensors_files import Writer
+
+
+@pytest.fixture(scope="module")
+def folder(runs, tmp_path_factory):
+    """A diffusers folder in several shards."""
+    out = tmp_path_factory.mktemp("bad") / "out"
+    export_run(runs("plain").folder, layout="diffusers", out=out, max_shard_bytes=2 * 10**6)
+    assert len(list(out.glob("*.safetensors"))) > 2
+    return out
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "damaged")
+
+
+def refused(source, tmp_path, match, kind=RfjaxError):
+    with pytest.raises(kind, match=match):
+        import_checkpoint(source, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir() if "run" in path.name] == []
+
+
+def test_a_truncated_file(damaged, tmp_path):
+    shard = sorted(damaged.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-1])
+    refused(damaged, tmp_path, f"{shard.name} is no whole safetensors file")
+
+
+def test_a_missing_shard(damaged, tmp_path):
+    shard = sorted(damaged.glob("*.safetensors"))[1]
+    shard.unlink()
+    refused(damaged, tmp_path, f"{shard.name} is missing", ConfigError)
+
+
+def test_a_flipped_bit_in_our_own_export(damaged, tmp_path):
+    shard = sorted(damaged.glob("*.safetensors"))[-1]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    refused(damaged, tmp_path, "its checksum differs")
+
+
+def rewritten(folder, tmp_path, change):
+    """The folder as somebody else's: in one file, without our manifest, its tensors changed."""
+    tensors = {}
+    for shard in folder.glob("*.safetensors"):
+        tensors |= load_file(shard)
+    change(tensors)
+    out = tmp_path / "theirs"
+    out.mkdir()
+    save_file(tensors, out / "diffusion_pytorch_model.safetensors")
+    shutil.copy(folder / "config.json", out)
+    return out
+
+
+def test_a_tensor_of_another_shape(folder, tmp_path):
+    name = "transformer_blocks.1.ff.net.2.weight"
+
+    def change(tensors):
+        tensors[name] = tensors[name][:, :-1].copy()
+
+    refused(rewritten(folder, tmp_path, change), tmp_path, rf"{name} is \[128, 511\], not \[128, 512\]", ConfigError)
+
+
+def test_missing_and_unexpected_tensors_are_listed(folder, tmp_path):
+    def change(tensors):
+        tensors["transformer_blocks.1.ff.net.9.weight"] = tensors.pop("transformer_blocks.1.ff.net.2.weight")
+
+    match = r"1 missing: transformer_blocks.1.ff.net.2.weight; 1 unexpected: transformer_blocks.1.ff.net.9.weight"
+    refused(rewritten(folder, tmp_path, change), tmp_path, match, ConfigError)
+
+
+def test_tensors_of_no_known_layout(tmp_path):
+    save_file({"down_blocks.0.weight": np.zeros(3, np.float32)}, tmp_path / "unet.safetensors")
+    refused(tmp_path / "unet.safetensors", tmp_path, "no layout known here has such tensors: down_blocks.0.weight", ConfigError)
+
+
+def test_integers_are_no_weights(folder, tmp_path):
+    def change(tensors):
+        tensors["proj_out.bias"] = tensors["proj_out.bias"].astype(np.int32)
+
+    refused(rewritten(folder, tmp_path, change), tmp_path, "proj_out.bias .* is of type I32", ConfigError)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "pytorch_model.bin"])
+def test_a_pickle_is_refused_unread(tmp_path, name):
+    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch here'\ntR.")
+    refused(tmp_path / name, tmp_path, "is a pickle, which can run any code", ConfigError)
+
+
+def test_a_folder_with_a_pickle_alone(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/diffusion_pytorch_model.bin").write_bytes(b"")
+    refused(tmp_path / "theirs", tmp_path, "diffusion_pytorch_model.bin is a pickle and is not read", ConfigError)
+
+
+def test_an_index_that_points_outside(damaged, tmp_path):
+    index = damaged / "diffusion_pytorch_model.safetensors.index.json"
+    facts = json.loads(index.read_text())
+    facts["weight_map"]["proj_out.bias"] = "../../secret.safetensors"
+    index.write_text(json.dumps(facts))
+    refused(damaged, tmp_path, "names files outside its folder", ConfigError)
+
+
+def test_a_full_disk_leaves_nothing_behind(runs, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RfjaxError, match="No space left on device; check the folder and the space left"):
+        export_run(runs("plain").folder, layout="diffusers", out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_nothing_behind(runs, tmp_path, monkeypatch):
+    """The disk fails in the middle: the first shards are whole, the export is not."""
+    write, calls = Writer.write, []
+
+    def fails(self, name, array):
+        calls.append(name)
+        if len(calls) == 40:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        write(self, name, array)
+
+    monkeypatch.setattr(Writer, "write", fails)
+    with pytest.raises(RfjaxError, match="Input/output error"):
+        export_run(runs("plain").folder, layout="diffusers", out=tmp_path / "out", max_shard_bytes=10**6)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(runs, folder, tmp_path):
+    run = runs("plain").folder
+    with pytest.raises(ConfigError, match="exists; remove it, or name another"):
+        export_run(run, layout="diffusers", out=folder)
+    with pytest.raises(ConfigError, match="exists; remove it, or name another"):
+        import_checkpoint(folder, run)
+
+
+def test_float16_does_not_make_infinities(tmp_path):
+    with Writer(tmp_path / "a", {"x": (2,)}, "f16", {}) as writer:
+        writer.write("x", np.array([1.0, 65504.0], np.float32))
+    with pytest.raises(ConfigError, match="x holds 70000, which float16 cannot; use --dtype bf16 or f32"):
+        with Writer(tmp_path / "b", {"x": (2,)}, "f16", {}) as writer:
+            writer.write("x", np.array([1.0, 70000.0], np.float32))
+    assert not (tmp_path / "b").exists()
+
+
+SD3_REFUSALS = {
+    "model.hidden": ({"hidden": 128}, {}, "config.model.hidden is 128, .* needs 192"),
+    "model.head_size": ({"head_size": 32}, {}, "config.model.head_size is 32, .* needs 64"),
+    "model.patch_size": ({"patch_size": 4}, {}, "config.model.patch_size is 4, .* needs 2"),
+    "data.channels": ({}, {"channels": 4}, "config.data.channels is 4, .* needs 16"),
+    "data.context_size": ({}, {"context_size": 768}, "config.data.context_size is 768, .* needs 4096"),
+    "data.pooled_size": ({}, {"pooled_size": 768}, "config.data.pooled_size is 768, .* needs 2048"),
+    "model.weight_sets": ({"weight_sets": 3, "first_text_tokens": 2}, {}, "config.model.weight_sets is 3, .* needs 2"),
+    "model.qk_norm": ({"dual_attention_blocks": 1}, {}, "config.model.qk_norm is False, .* needs True"),
+}
+
+
+@pytest.mark.parametrize("field", SD3_REFUSALS)
+def test_the_single_file_refuses_what_its_readers_would_misread(tmp_path, field):
+    model, data, match = SD3_REFUSALS[field]
+    run = make_run(tmp_path / "run", make_config(SD3_MODEL | model, SD3_DATA | data))
+    with pytest.raises(ConfigError, match=match + ".*use --format diffusers"):
+        export_run(run.folder, layout="sd3", out=tmp_path / "out.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_command_says_it_in_one_line(tmp_path, capsys):
+    (tmp_path / "model.ckpt").write_bytes(b"")
+    assert main(["import", str(tmp_path / "model.ckpt"), "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rfjax: ") and error.count("\n") == 1

@@ -1,0 +1,126 @@
+"""What an import is good for: a run to train on, to sample from and to evaluate; and one's own exports."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from random_runs import DATA, MODEL, make_config, make_run
+
+from rfjax import config as schema
+from rfjax.cli import main
+from rfjax.errors import ConfigError
+from rfjax.evaluation.reopen import evaluate_run
+from rfjax.interop.exporting import export_run
+from rfjax.interop.importing import import_checkpoint
+from rfjax.scaling.study import run_config
+from rfjax.training.checkpoint import restore_params, steps_saved
+from rfjax.training.lineage import read_parent
+
+TRAIN = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1, "learning_rate": 1e-3, "ema_every": 1}
+EVALUATION = {"geneval": {"prompts_per_task": 0}, "validation": {"examples": 4, "batch_size": 4}}
+SHAPES = {"corpus": "shapes", "image_size": 16}
+SMALL = MODEL | {"depth": 2, "patch_size": 4, "position_grid": 6, "position_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """(the run that was exported, its import): the default corpus, so that there are captions to sample."""
+    folder = tmp_path_factory.mktemp("imported")
+    config = make_config(SMALL, SHAPES, train=TRAIN, evaluation=EVALUATION)
+    run = make_run(folder / "run", config)
+    export_run(run.folder, layout="plain", out=folder / "out", max_shard_bytes=10**6)
+    assert len(list((folder / "out").glob("model-*.safetensors"))) > 1
+    assert import_checkpoint(folder / "out", folder / "back").config == config
+    return run, folder / "back"
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def test_our_own_export_comes_back_bit_by_bit(imported):
+    """Shards read in the wrong order; raw weights exported for the average."""
+    run, back = imported
+    for weights in ("ema", "raw"):
+        params, facts = restore_params(back, 0, weights)
+        assert all(map(np.array_equal, leaves(params), leaves(run.params)))
+    assert (facts["images"], facts["flops"]) == (96, 1e6)
+
+
+def test_raw_weights_are_exported_when_asked_for(imported, tmp_path):
+    """--weights ignored."""
+    run, _ = imported
+    export_run(run.folder, layout="plain", out=tmp_path / "raw", weights="raw")
+    import_checkpoint(tmp_path / "raw", tmp_path / "back")
+    params, _ = restore_params(tmp_path / "back", 0, "ema")
+    assert all(map(np.array_equal, leaves(params), leaves(run.raw)))
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("bf16", 8), ("f16", 11)])
+def test_smaller_types_round_and_come_back_as_written(imported, tmp_path, dtype, bits):
+    """A cast that truncates, or a file that says one type and holds another."""
+    run, _ = imported
+    export_run(run.folder, layout="diffusers", out=tmp_path / "out", dtype=dtype)
+    import_checkpoint(tmp_path / "out", tmp_path / "back")
+    params, _ = restore_params(tmp_path / "back", 0, "ema")
+    for rounded, exact in zip(leaves(params), leaves(run.params)):
+        np.testing.assert_allclose(rounded, exact, rtol=2.0**-bits, atol=1e-7)
+    export_run(tmp_path / "back", layout="diffusers", out=tmp_path / "again", dtype=dtype)
+    digests = [json.loads((tmp_path / name / "rfjax.json").read_text())["sha256"] for name in ("out", "again")]
+    assert digests[0] == digests[1]
+
+
+def test_training_goes_on_from_an_import_and_counts_what_it_has_seen(imported):
+    """A start from fresh weights; images of the life before the import lost, and its data seen again."""
+    run, back = imported
+    assert main(["train", f"--config={back}/config.json", f"--workdir={back}"]) == 0
+    assert steps_saved(back)[-1] == 2
+    record = json.loads((back / "run.json").read_text())
+    assert record["images"] == 96 + 2 * TRAIN["batch_size"]
+    moved = [np.abs(new - old).max() for new, old in zip(leaves(restore_params(back, 2, "raw")[0]), leaves(run.params))]
+    assert 0 < max(moved) < 0.1  # two steps away from the imported weights, not from random ones
+    assert read_parent(str(back)).images == 96 + 2 * TRAIN["batch_size"]
+
+
+def test_an_import_is_sampled_and_evaluated(imported, tmp_path):
+    """A folder that training understands and the other verbs do not."""
+    run, _ = imported
+    export_run(run.folder, layout="diffusers", out=tmp_path / "out")
+    assert main(["import", str(tmp_path / "out"), "--out", str(tmp_path / "back")]) == 0
+    picture = tmp_path / "samples.png"
+    words = ["sample", str(tmp_path / "back"), "--prompt", "a photo of a red circle", "--samples", "1", "--sigmas", "diffusers"]
+    assert main([*words, "--out", str(picture), "--config.evaluation.sampler.steps=2"]) == 0
+    assert json.loads(picture.with_suffix(".json").read_text())["sampler"] == "euler-2-cfg5-shift1-diffusers"
+    records = evaluate_run(tmp_path / "back", {}, step=None, weights="ema")
+    assert [record["key"]["evaluation"] for record in records] == ["validation"]
+    assert records[0]["images"] == 96
+
+
+def test_stored_positions_stay_as_they_are(tmp_path):
+    """Positions trained, decayed, averaged or clipped: an imported grid must be that of the import."""
+    model = SMALL | {"positions": "stored"}
+    run = make_run(tmp_path / "run", make_config(model, SHAPES, train=TRAIN | {"weight_decay": 0.1}, evaluation=EVALUATION))
+    export_run(run.folder, layout="diffusers", out=tmp_path / "out")
+    back = tmp_path / "back"
+    imported = import_checkpoint(tmp_path / "out", back)
+    assert imported.config.model.positions == "stored"
+    run_config(imported.config, back, evaluate=False)
+    for weights in ("ema", "raw"):
+        params, _ = restore_params(back, 2, weights)
+        np.testing.assert_array_equal(params["positions"], run.params["positions"])
+        assert not np.array_equal(params["patch_embed"]["kernel"], run.params["patch_embed"]["kernel"])
+
+
+def test_a_config_that_contradicts_the_tensors_is_refused_by_name(imported, tmp_path):
+    """An import that trains another network than it read."""
+    run, _ = imported
+    export_run(run.folder, layout="diffusers", out=tmp_path / "out")
+    other = schema.apply_overrides(run.config, {"model.depth": 3})
+    with pytest.raises(ConfigError, match="config.model.depth is 3 and should be 2"):
+        import_checkpoint(tmp_path / "out", tmp_path / "back", base=other)
+    with pytest.raises(ConfigError, match="context_size is .* there and .* here; choose another with --config.data.corpus"):
+        foreign = make_run(tmp_path / "foreign", make_config(SMALL, DATA | {"channels": 3}))
+        export_run(foreign.folder, layout="diffusers", out=tmp_path / "foreign_out")
+        import_checkpoint(tmp_path / "foreign_out", tmp_path / "back", overrides={"data.corpus": "shapes"})
+    assert not (tmp_path / "back").exists()
