@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -30,6 +31,7 @@ from rfjax.training.mesh import path_name
 from rfjax.training.state import TrainState
 
 FOLDER = "checkpoints"
+CHUNK_BYTES = 2**26  # of an array on disk; a reader holds whole chunks beside the array
 ASIDE = "damaged"  # where a run moves checkpoints it cannot read, for a person to look at
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
@@ -92,6 +94,19 @@ def checksums(tree) -> dict[str, int]:
     return {name: int(value) for name, value in jax.device_get(sums).items()}
 
 
+def _host_checksums(tree) -> dict[str, int]:
+    """As `checksums`, of NumPy arrays, in parts along the first axis: beside a large one there may be
+    no room for the intermediate values of all of it."""
+    sums = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name, leaf = path_name(path), np.atleast_1d(leaf)
+        salt, stride = zlib.crc32(name.encode()), math.prod(leaf.shape[1:])
+        parts = leaf[None] if leaf.ndim == 1 else leaf  # the salt of a part is the position of its first element
+        totals = [_checksum(part, np.uint32((salt + i * stride) % 2**32), None) for i, part in enumerate(parts)]
+        sums[name] = sum(map(int, totals)) % 2**32
+    return sums
+
+
 # Reading
 
 
@@ -134,13 +149,10 @@ def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
         return _restore(reader, _path(workdir, step), abstract)
 
 
-def _restore(reader, path, abstract) -> tuple[Any, dict]:
+def _restore(reader, path, abstract, restore_args=None, checksums=checksums) -> tuple[Any, dict]:
+    restore_args = restore_args or ocp.checkpoint_utils.construct_restore_args(abstract)
     arguments = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-            item=abstract,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-            partial_restore=True,
-        ),
+        state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True),
         facts=ocp.args.JsonRestore(),
     )
     try:
@@ -162,17 +174,16 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
 
     Raises `RfjaxError` as `restore_step` does.
     """
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     shapes = stored_shapes(workdir, step)[key]
+    on_host = ocp.RestoreArgs(restore_type=np.ndarray)
     with _reader() as reader:
         for path, shape in jax.tree_util.tree_leaves_with_path(shapes):
-            tree = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=here)
+            tree, arguments = {key: shape}, {key: on_host}
             for part in reversed(path):
-                tree = {part.key: tree}
-            tree, _ = _restore(reader, _path(workdir, step), {key: tree})
-            (leaf,) = jax.tree.leaves(tree)
-            del tree
-            yield path_name(path), np.asarray(leaf)
+                tree[key], arguments[key] = {part.key: tree[key]}, {part.key: arguments[key]}
+            tree, _ = _restore(reader, _path(workdir, step), tree, arguments, _host_checksums)
+            yield path_name(path), jax.tree.leaves(tree)[0]
+            del tree  # or two arrays would be there at once
 
 
 def weights_alone(workdir: Path) -> bool:
@@ -297,7 +308,9 @@ class Checkpoints:
         """
         facts = facts | {"checksums": checksums(state._asdict())}
         try:
-            items = {"state": ocp.args.PyTreeSave(state._asdict()), "facts": ocp.args.JsonSave(facts)}
+            tree = state._asdict()
+            chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
+            items = {"state": ocp.args.PyTreeSave(tree, save_args=chunks), "facts": ocp.args.JsonSave(facts)}
             self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise self._failed(error) from error

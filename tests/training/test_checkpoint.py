@@ -11,7 +11,7 @@ import pytest
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint
-from rfjax.training.checkpoint import Checkpoints, checksums, restore_newest, restore_params, restore_step, steps_saved
+from rfjax.training.checkpoint import Checkpoints, _host_checksums, checksums, restore_newest, restore_params, restore_step, steps_saved
 from rfjax.training.state import TrainState
 from training_tiny import environment
 
@@ -194,3 +194,11 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_last_good_checkpoint(tmp_pat
     assert "the last complete one is of step 1" in message
     found = restored(tmp_path)
     assert found.step == 1 and not found.messages and same(TrainState(**found.tree), state_at(1))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (1, 3), (4, 3), (3, 2, 5)])
+def test_checksums_in_parts_are_those_of_the_whole(shape):
+    """A part that starts at another position than its own: every good checkpoint would be refused."""
+    array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    tree = {"params": {"a": array}}
+    assert _host_checksums(tree) == checksums(jax.tree.map(jnp.asarray, tree))
