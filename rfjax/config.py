@@ -16,8 +16,11 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from rfjax.errors import ConfigError
 
@@ -213,7 +216,7 @@ HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
 SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed")
 
 
-def from_dict(values: typing.Mapping) -> Config:
+def from_dict(values: Mapping | ConfigDict) -> Config:
     """The checked config of a nested mapping (a `ConfigDict` or what `to_dict` gave).
 
     Raises `ConfigError` naming the key and the nearest valid one, or the field, its value and
@@ -235,7 +238,7 @@ def differences(a: Config, b: Config) -> list[str]:
     return sorted(key for key in flat_a if flat_a[key] != flat_b[key])
 
 
-def apply_overrides(config: Config, overrides: typing.Mapping[str, object]) -> Config:
+def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
     """`config` with dotted keys replaced; string values are read by the field's type."""
     nested = to_dict(config)
     for key, value in overrides.items():
@@ -268,7 +271,7 @@ def load_file(path: str | Path) -> types.ModuleType:
     return module
 
 
-def load(path: str | Path, overrides: typing.Mapping[str, object] | None = None) -> Config:
+def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
     """The checked config of a file, with dotted overrides applied."""
     return apply_overrides(from_dict(call(load_file(path), "get_config", path)), overrides or {})
 
@@ -283,7 +286,7 @@ def call(module: types.ModuleType, function: str, path: str | Path):
 
 def _build(cls, values, prefix):
     values = values.to_dict() if hasattr(values, "to_dict") else values
-    if not isinstance(values, typing.Mapping):
+    if not isinstance(values, Mapping):
         raise ConfigError(f"config.{prefix.rstrip('.')} is {values!r}; it must be a section with fields")
     hints = typing.get_type_hints(cls)
     for key in values:

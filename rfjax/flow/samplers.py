@@ -16,7 +16,7 @@ TimeVelocity = Callable[[Float[Array, "batch ..."], Float[Array, ""]], Float[Arr
 
 def sampling_times(steps: int, timestep_shift: float = 1.0) -> Float[np.ndarray, "times"]:
     """Equal steps from 1 to 0, shifted as in training (SD3 eq. 23). First 1, last 0 exactly."""
-    return np.asarray(shift_time(np.linspace(1.0, 0.0, steps + 1), timestep_shift))
+    return shift_time(np.linspace(1.0, 0.0, steps + 1), timestep_shift)
 
 
 def _euler(velocity, z, t, t_next):
@@ -36,7 +36,7 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 def integrate(
     velocity: TimeVelocity,
     noise: Float[Array, "batch ..."],
-    times: Float[Array, "times"],
+    times: Float[Array | np.ndarray, "times"],
     method: str = "euler",
 ) -> Float[Array, "batch ..."]:
     """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1)."""

@@ -38,8 +38,8 @@ class RunFacts:
 
     study: str | None = None
     point: str | None = None
-    flops_per_image: float = 0.0  # training: forward and backward
-    flops_forward_per_image: float = 0.0
+    flops_per_image: int = 0  # training: forward and backward
+    flops_forward_per_image: int = 0
 
 
 def write_json(path: Path, value) -> None:
