@@ -87,6 +87,9 @@ def train(
     """
     workdir = Path(workdir)
     run_folder.check_config(workdir, config)
+    if init_from and not (workdir / "run.json").exists():  # refused before the folder is touched
+        params = jax.eval_shape(backbone.init, jax.random.key(0))
+        lineage.check_fits(lineage.read_parent(init_from), config, params)
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_folder.lock(workdir))

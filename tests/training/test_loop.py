@@ -99,9 +99,11 @@ def test_another_config_is_refused_by_its_keys(undisturbed):
 
 
 def test_a_refused_start_leaves_the_folder_free(tmp_path):
+    workdir = tmp_path / "run"
     with pytest.raises(ConfigError, match="no checkpoint in"):
-        tiny_train(tmp_path, init_from=str(tmp_path / "nowhere"))
-    tiny_train(tmp_path, {"train.steps": 4})
+        tiny_train(workdir, init_from=str(tmp_path / "nowhere"))
+    assert not workdir.exists()
+    tiny_train(workdir, {"train.steps": 4})
 
 
 def test_evaluation_sees_saved_checkpoints_and_is_made_up_for(tmp_path):
