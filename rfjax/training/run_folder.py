@@ -110,7 +110,10 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def read_status(workdir: Path) -> dict:
-    """{"state": "running" | "done" | "failed" | "diverged" | "new", "step", "message"}."""
+    """{"state": "new" | "running" | "stopped" | "done" | "failed" | "diverged", "step", "message"}.
+
+    "running" in a folder where nothing runs is that of a killed process; it resumes as "stopped" does.
+    """
     return read_json(workdir / "status.json") or {"state": "new", "step": 0, "message": ""}
 
 

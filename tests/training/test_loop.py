@@ -61,7 +61,7 @@ def test_stopped_runs_resume_to_the_same_bits_and_rows(tmp_path, undisturbed):
             tiny_train(tmp_path, stop=stop_at(8))
         assert told.value.exit_status == 75
     status = run_folder.read_status(tmp_path)
-    assert status["state"] == "running" and "told to stop" in status["message"]
+    assert status["state"] == "stopped" and "told to stop" in status["message"]
     result = tiny_train(tmp_path)
     assert saved(tmp_path) == saved(undisturbed[0])
     assert rows(tmp_path) == rows(undisturbed[0])
