@@ -181,6 +181,8 @@ class _Run:
             checkpoints = stack.enter_context(
                 Checkpoints(self.workdir, keep_last=self.config.train.keep_last, kept=self._keeps)
             )
+            if progress:
+                self._announce(progress)
             train_step, put = self._compile()
             spending = Spending(
                 self.config.train.batch_size,
@@ -247,6 +249,15 @@ class _Run:
             key, _ = run_keys(self.config.seed)
             make, inputs = lambda key: init_state(self.backbone.init, self.optimizer, key), (key,)
         return jax.jit(make, out_shardings=self.shardings)(*inputs), {}, ()
+
+    def _announce(self, progress) -> None:
+        """Where the run stands, before the wait for the compiler."""
+        name, steps = self.record["run"], self.config.train.steps
+        if self.step:
+            progress.note(f"{name}: resumed at step {self.step} of {steps}")
+        elif self.parent:
+            progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")
+        progress.note(f"{name}: compiling the training step")
 
     def _compile(self):
         """(the compiled step, a function that puts this process's part of a batch on its devices)."""

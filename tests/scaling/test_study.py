@@ -75,7 +75,7 @@ def test_a_study_carries_on_past_a_failed_point(finished):
     assert scored == {"geneval", "geneval_ceiling", "geneval_floor_null", "geneval_floor_shuffled", "samples"}
 
 
-def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path):
+def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path, capsys):
     path, root, _ = finished
     copy = tmp_path / "runs"
     shutil.copytree(root / "depth1", copy / "depth1")
@@ -86,6 +86,8 @@ def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()}
     study = load_study(path)
     run_point(study, study.point("depth1"), copy)
+    # It takes time and shows nothing else where standard error is no terminal.
+    assert capsys.readouterr().err == "tiny/depth1: evaluating step 3: validation of ema, validation of raw\n"
     assert {p for p in before if p.stat().st_mtime_ns != before[p]} <= {copy / "depth1" / "lock"}
     for name in lost:
         again = json.loads((copy / "depth1" / "evaluations" / name).read_text())

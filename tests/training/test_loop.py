@@ -82,6 +82,18 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, undisturbed, 
     assert rows(tmp_path) == rows(undisturbed[0])
 
 
+def test_what_takes_time_before_the_first_row_is_said(tmp_path, capsys):
+    """A start is otherwise silent until a row is logged: minutes, for a large network."""
+    name = tmp_path.name
+    with pytest.raises(Preempted):
+        tiny_train(tmp_path, stop=stop_at(6), log_seconds=1e6)
+    assert capsys.readouterr().err.splitlines() == [f"{name}: compiling the training step"]
+    tiny_train(tmp_path, {}, stop=lambda: False, log_seconds=1e6)
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [f"{name}: resumed at step 6 of 30", f"{name}: compiling the training step"]
+    assert len(said) == 3 and said[2].startswith(f"{name}: step 30/30")
+
+
 def test_told_to_stop_at_the_last_step_it_is_evaluated_next_time(tmp_path):
     seen, overrides = [], {"train.steps": 6}
     with pytest.raises(Preempted, match="step 6 of 6"):
