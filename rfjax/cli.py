@@ -34,16 +34,21 @@ def _study(args, overrides):
     if not args.collect:
         failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
     try:
-        _collect(study, root)
+        notes += _collect(study, root)
     finally:  # what failed is said even where there is nothing to collect
         for outcome in failed:
             print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    _print_notes(notes)
     return 1 if failed else 0
 
 
+def _print_notes(notes):
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
 def _collect(study, root):
+    """Prints what the study's runs say; returns notes on what was left out."""
     from rfjax.scaling.report import summary_lines, write_report
     from rfjax.scaling.table import collect, run_folders
 
@@ -51,10 +56,11 @@ def _collect(study, root):
     runs = [folder for folder in run_folders(root) if folder.name in known] if root.is_dir() else []
     if not runs:
         raise ConfigError(f"no point of {study.name} has been run in {root}; leave --collect out to run them")
-    collect(runs, root / "results")
+    table = collect(runs, root / "results")
     numbers = write_report(root / "results", root / "report")
     print("\n".join(summary_lines(numbers)))
     print(f"\nresults: {root / 'results'}\nreport:  {root / 'report' / 'index.html'}")
+    return table.notes
 
 
 def _train(args, overrides):
@@ -112,7 +118,7 @@ def _report(args, overrides):
     source = Path(args.runs)
     results = source if (source / "table.json").exists() else source / "results"
     if not (results / "table.json").exists():
-        collect(run_folders(source), results)
+        _print_notes(collect(run_folders(source), results).notes)
     numbers = write_report(results, Path(args.out) if args.out else results.parent / "report")
     print("\n".join(summary_lines(numbers)))
     return 0

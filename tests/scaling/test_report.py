@@ -184,6 +184,21 @@ def test_a_learning_rate_at_the_edge_of_its_grid_is_flagged(tmp_path):
     assert [run["run"] for run in numbers["runs"] if run["frontier"]] == ["d1-0.002", "d2-0.004"]
 
 
+def test_what_is_left_out_or_unfinished_is_said_on_the_console_and_the_page(tmp_path, capsys):
+    """A run missing from a table without a word is a wrong table; a stopped run is no failure."""
+    good, damaged, stopped, _ = planted_study.write_study(tmp_path / "runs", finished=planted_study.FINISHED[:3])
+    record = next((damaged / "evaluations").glob("*.json"))
+    record.write_text("{")
+    planted_study.write_json(stopped / "status.json", {"state": "stopped", "step": 100, "message": "told to stop"})
+    assert cli.main(["report", str(tmp_path / "runs")]) == 0
+    assert f"note: the run in {damaged} was left out: damaged evaluation record" in capsys.readouterr().err
+    numbers = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
+    assert {run["run"] for run in numbers["runs"]} == {good.name, stopped.name, "depth5"}
+    assert [run["run"] for run in numbers["unfinished"]] == [stopped.name]
+    assert [run["run"] for run in numbers["failures"]] == ["depth5"]
+    assert record.name in (tmp_path / "runs" / "report" / "index.html").read_text()
+
+
 def test_the_command_line_reports_and_fits_from_the_results_alone(study, tmp_path, capsys):
     shutil.copytree(study, tmp_path / "results")
     assert cli.main(["fit", str(tmp_path), "--resamples", "100", "--out", str(tmp_path / "fit.json")]) == 0
