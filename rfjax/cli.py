@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
 import os
 import re
 import sys
@@ -183,17 +185,44 @@ VERBS = {
 }
 
 
-def _parser(verb: str | None) -> argparse.ArgumentParser:
+class _VerbParser(argparse.ArgumentParser):
+    """A parser that knows the options it was given."""
+
+    def __init__(self, *arguments, **settings):
+        self.options: list[str] = []
+        super().__init__(*arguments, **settings)
+
+    def add_argument(self, *names, **settings):
+        action = super().add_argument(*names, **settings)
+        self.options += action.option_strings
+        return action
+
+    def check_options(self, words: list[str]) -> None:
+        """Raises `ConfigError` with the nearest option for one that is unknown.
+
+        argparse names no other, and where a required option is the misspelt one it asks for that.
+        """
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            option = word.split("=")[0]
+            if option.startswith("--") and option not in self.options:
+                start, _, field = option.partition(".")
+                near = difflib.get_close_matches(start, ["--config"] if field else self.options, 1)
+                hint = f"did you mean {'.'.join([*near, *filter(None, [field])])}?" if near else f"{self.prog} --help lists them"
+                raise ConfigError(f"{self.prog} has no option {option}; {hint}")
+
+
+def _parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbParser]]:
+    """The parser of the command line, and by name those of the verbs; of these, `verb`'s alone is whole."""
     parser = argparse.ArgumentParser(
         prog="rfjax", description="Scaling studies of rectified-flow text-to-image transformers.", allow_abbrev=False
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_VerbParser)
     for name, (text, arguments, _, overridable, _) in VERBS.items():
         epilog = OVERRIDE_HELP if overridable else None
         sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog, allow_abbrev=False)
         if name == verb:  # the others' arguments need not be imported
             arguments(sub)
-    return parser
+    return parser, verbs.choices
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -233,7 +262,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rest, overrides = split_overrides(argv)
         verb = next((word for word in rest if not word.startswith("-")), None)
-        args = _parser(verb).parse_args(rest)
+        parser, verbs = _parsers(verb)
+        if verb in verbs:
+            verbs[verb].check_options(rest)
+        args = parser.parse_args(rest)
         _, _, action, overridable, computes = VERBS[args.verb]
         if overrides and not overridable:
             raise ConfigError(f"rfjax {args.verb} reads no config; leave out --config.{next(iter(overrides))}")
