@@ -56,7 +56,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A corpus. The sizes are used by `random`; the embedded corpora know their own."""
+    """A corpus. `random` takes any sizes; the embedded corpora know their own, and refuse others."""
 
     corpus: str = "shapes"  # shapes | digits | random
     image_size: int = 16  # side of a latent, in latent pixels

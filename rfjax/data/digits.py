@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from rfjax.config import DataConfig
 from rfjax.data import hashing
-from rfjax.data.embedded import SceneCorpus, check_image_size
+from rfjax.data.embedded import SceneCorpus, check_sizes
 from rfjax.data.scenes import PALETTE, Layout, Vocabulary, paint
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -93,7 +93,7 @@ def renderer(image_size: int):
 
 
 def make(data: DataConfig, seed: int) -> SceneCorpus:
-    check_image_size("digits", data.image_size, 16, 32)
+    check_sizes(data, 16, 32)
     return SceneCorpus(
         name="digits",
         version="digits-1",

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Integer
 
+from rfjax.config import DataConfig
 from rfjax.data import grammar, hashing, scenes, text
 from rfjax.data.batch import Batch, BatchShapes
 from rfjax.data.scenes import Contents, Layout, Vocabulary
@@ -97,10 +98,23 @@ def _encoder(vocabulary):
     return text.TextEncoder.fit(list(grammar.specimens(vocabulary)))
 
 
-def check_image_size(name: str, image_size: int, smallest: int, largest: int) -> None:
-    """Raises `ConfigError` unless the scene's four cells come out whole and large enough."""
-    if image_size % 2 or not smallest <= image_size <= largest:
+def check_sizes(data: DataConfig, smallest: int, largest: int) -> None:
+    """Raises `ConfigError` unless the scene's four cells come out whole and large enough, and for
+    another size that is not the corpus's own: it would be ignored."""
+    if data.image_size % 2 or not smallest <= data.image_size <= largest:
         raise ConfigError(
-            f"config.data.image_size is {image_size}; the {name} corpus needs an even number "
+            f"config.data.image_size is {data.image_size}; the {data.corpus} corpus needs an even number "
             f"from {smallest} to {largest}"
         )
+    own = {
+        "channels": 3,
+        "context_tokens": text.CONTEXT_TOKENS,
+        "context_size": text.CONTEXT_SIZE,
+        "pooled_size": text.POOLED_SIZE,
+    }
+    for field, value in own.items():
+        if getattr(data, field) != value:
+            raise ConfigError(
+                f"config.data.{field} is {getattr(data, field)}; the {data.corpus} corpus has {value}: leave it out, "
+                f"or set config.data.corpus=random, which takes any"
+            )

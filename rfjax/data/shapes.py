@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rfjax.config import DataConfig
-from rfjax.data.embedded import SceneCorpus, check_image_size
+from rfjax.data.embedded import SceneCorpus, check_sizes
 from rfjax.data.scenes import PALETTE, Layout, Vocabulary, between, paint
 
 CLASSES = ("square", "triangle", "cross", "ring", "bar", "pillar")
@@ -106,7 +106,7 @@ def renderer(image_size: int):
 
 
 def make(data: DataConfig, seed: int) -> SceneCorpus:
-    check_image_size("shapes", data.image_size, 16, 32)
+    check_sizes(data, 16, 32)
     return SceneCorpus(
         name="shapes",
         version="shapes-1",

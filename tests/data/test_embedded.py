@@ -139,3 +139,12 @@ def test_unusable_sizes_are_refused(corpus, size):
 def test_unknown_corpus_is_refused():
     with pytest.raises(ConfigError, match="'coco'.*shapes, digits, random"):
         load_corpus(DataConfig(corpus="coco"), 0)
+
+
+@pytest.mark.parametrize(("field", "own"), [("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)])
+def test_sizes_that_are_not_the_corpuss_own_are_refused(field, own):
+    """Ignored, a run would record channels or features that it never had."""
+    for name, size in SIZES.items():
+        load_corpus(DataConfig(corpus=name, image_size=size, **{field: own}), 0)
+        with pytest.raises(ConfigError, match=f"config.data.{field} is 100; the {name} corpus has {own}: leave it out"):
+            load_corpus(DataConfig(corpus=name, image_size=size, **{field: 100}), 0)
