@@ -76,6 +76,10 @@ class SceneCorpus:
     def encode(self, captions: Sequence[str]):
         return self._encoder(captions)
 
+    def unknown_words(self, captions: Sequence[str]) -> list[str]:
+        known = _words(self.vocabulary)
+        return list(dict.fromkeys(word for caption in captions for word in caption.split() if word.casefold() not in known))
+
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return grammar.evaluation_prompts(self.vocabulary, prompts_per_task, seed)
 
@@ -96,6 +100,11 @@ class SceneCorpus:
 def _encoder(vocabulary):
     """Trained once a process; it takes a few hundredths of a second."""
     return text.TextEncoder.fit(list(grammar.specimens(vocabulary)))
+
+
+@lru_cache(maxsize=8)
+def _words(vocabulary):
+    return grammar.words(vocabulary)
 
 
 def check_sizes(data: DataConfig, smallest: int, largest: int) -> None:

@@ -22,6 +22,7 @@ from rfjax.files import write_whole
 from rfjax.models import Backbone, make_backbone
 from rfjax.training.checkpoint import restore_params, steps_saved
 from rfjax.training.mesh import make_mesh
+from rfjax.training.progress import note
 
 # What may differ from the run's own config without making it another run.
 MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift")
@@ -115,6 +116,10 @@ def sample_run(
     step = run.newest_or(step)
     sampler, shift = run.config.evaluation.sampler, run.config.timestep_shift
     ids = prompt_ids(len(prompts), samples)
+    unknown = run.corpus.unknown_words([*prompts, negative or ""])
+    if unknown:
+        note(f"warning: the corpus {run.corpus.name} has no caption with {', '.join(map(repr, unknown))}; "
+             "the network has never been told what that means")
     context, pooled = run.corpus.encode(list(prompts))
     against = None if negative is None else run.corpus.encode([negative])
     params, _ = restore_params(run.workdir, step, weights)

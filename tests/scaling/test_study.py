@@ -138,7 +138,7 @@ def test_a_point_runs_alone_and_points_are_collected_together(finished, tmp_path
     assert there == here
 
 
-def test_a_finished_run_is_opened_again(finished, tmp_path):
+def test_a_finished_run_is_opened_again(finished, tmp_path, capsys):
     from rfjax.cli import main
 
     run = tmp_path / "depth2"
@@ -152,6 +152,9 @@ def test_a_finished_run_is_opened_again(finished, tmp_path):
     out = tmp_path / "s.png"
     assert main(["sample", str(run), "--prompt", "a photo of a red square", f"--out={out}", "--negative", ""]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and json.loads(out.with_suffix(".json").read_text())["negative"] == ""
+    assert "warning" not in capsys.readouterr().err
+    assert main(["sample", str(run), "--prompt", "a photo of a Red sqare", f"--out={out}", "--negative", "blurry"]) == 0
+    assert "the corpus shapes has no caption with 'sqare', 'blurry'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["sample", str(run)])
     assert main(["eval", str(run), "--config.model.depth=3"]) == 2
