@@ -121,7 +121,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenEvalConfig:
-    prompts_per_task: int = 40  # 0 turns the evaluation off
+    prompts_per_task: int = 40  # a task with fewer repeats its own; 0 turns the evaluation off
     images_per_prompt: int = 4
     batch_size: int = 120
     seed: int = 0

@@ -125,7 +125,7 @@ CURVE = (
 # GenEval prompt by prompt: what a bootstrap over prompts needs.
 PROMPT = (
     *(column for column in KEY if column.name not in ("evaluation", "grid")),
-    Column("prompt", "integer", "", "0-based place among the evaluation's prompts", True),
+    Column("prompt", "integer", "", "0-based place among the evaluation's distinct prompts", True),
     Column("task", "text", "", "the prompt's task", True),
     Column("correct", "integer", "images", "images of the prompt that are correct", True),
     Column("samples", "integer", "images", "images of the prompt", True),
