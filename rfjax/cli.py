@@ -115,12 +115,12 @@ def _fit(args, overrides):
 
 def _report(args, overrides):
     from rfjax.scaling.report import summary_lines, write_report
+    from rfjax.scaling.results import find
     from rfjax.scaling.table import collect, run_folders
 
-    source = Path(args.runs)
-    results = source if (source / "table.json").exists() else source / "results"
+    results = find(args.runs)
     if not (results / "table.json").exists():
-        _print_notes(collect(run_folders(source), results).notes)
+        _print_notes(collect(run_folders(args.runs), results).notes)
     numbers = write_report(results, Path(args.out) if args.out else results.parent / "report")
     print("\n".join(summary_lines(numbers)))
     return 0

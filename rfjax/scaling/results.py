@@ -91,6 +91,20 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     return replace(table, samples=tuple(samples), notes=tuple(notes))
 
 
+def find(folder: str | Path) -> Path:
+    """The results folder that `folder` is, or as a study's folder holds; it need not be there yet.
+
+    Raises `ConfigError` for the folder of a single run, whose table is the study's above it.
+    """
+    folder = Path(folder)
+    if (folder / "table.json").exists():
+        return folder
+    if (folder / "run.json").exists() and not (folder / "results").exists():
+        above = folder.absolute().parent
+        raise ConfigError(f"{folder} is the folder of a single run; name the one above it, {above}, which holds its study")
+    return folder / "results"
+
+
 def read(folder: str | Path) -> Results:
     """The results table of a folder, verified.
 

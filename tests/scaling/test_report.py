@@ -199,6 +199,15 @@ def test_what_is_left_out_or_unfinished_is_said_on_the_console_and_the_page(tmp_
     assert record.name in (tmp_path / "runs" / "report" / "index.html").read_text()
 
 
+@pytest.mark.parametrize("verb", ["fit", "report"])
+def test_the_folder_of_a_single_run_is_answered_with_the_one_above(verb, tmp_path, capsys):
+    """Its own lack of a table says nothing of where the table is."""
+    planted_study.write_run(tmp_path / "runs" / "a", "a", 1, 500)
+    assert cli.main([verb, str(tmp_path / "runs" / "a")]) == 2
+    assert f"single run; name the one above it, {tmp_path / 'runs'}," in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "a" / "results").exists()
+
+
 def test_the_command_line_reports_and_fits_from_the_results_alone(study, tmp_path, capsys):
     shutil.copytree(study, tmp_path / "results")
     assert cli.main(["fit", str(tmp_path), "--resamples", "100", "--out", str(tmp_path / "fit.json")]) == 0
