@@ -155,6 +155,16 @@ def test_a_sample_sheet_that_is_gone_is_noted(tmp_path, run):
     assert found.samples == () and "sample sheet of step 500" in found.notes[0]
 
 
+def test_sheets_of_an_earlier_table_are_removed(tmp_path, run):
+    """They would pass for the table's own to whoever opens the folder."""
+    planted_study.write_run(tmp_path / "b", "b", 1, 500)
+    table.collect([run, tmp_path / "b"], tmp_path / "results")
+    assert len(list((tmp_path / "results/samples").iterdir())) == 2
+    (sheet,) = table.collect([run], tmp_path / "results").samples
+    assert [f"samples/{path.name}" for path in (tmp_path / "results/samples").iterdir()] == [sheet.png]
+    results.read(tmp_path / "results")
+
+
 def test_two_folders_of_one_run_are_refused(tmp_path, run):
     planted_study.write_run(tmp_path / "b", "a", 1, 500)
     with pytest.raises(ConfigError, match="run 'a' is in both"):
