@@ -106,7 +106,7 @@ def train(
         except BaseException as error:
             # Another start of the same command goes on from all of these but divergence.
             state = {Diverged: "diverged", Preempted: "stopped"}.get(type(error), "failed")
-            with contextlib.suppress(OSError):  # the disk may be what failed
+            with contextlib.suppress(RfjaxError):  # the disk may be what failed
                 run_folder.write_status(workdir, state, run.step, str(error) or type(error).__name__)
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 remedy = "make room or mend the disk, then give the same command again"

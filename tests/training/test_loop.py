@@ -174,6 +174,18 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, undistu
     assert rows(tmp_path) == rows(undisturbed[0])
 
 
+def test_a_status_that_cannot_be_written_hides_no_error(tmp_path):
+    """What ended the run is what is told, though its state cannot be noted."""
+
+    def evaluate(step, state):
+        (tmp_path / "status.json").unlink()
+        (tmp_path / "status.json").mkdir()
+        raise ArithmeticError("of the evaluation")
+
+    with pytest.raises(ArithmeticError, match="of the evaluation"):
+        tiny_train(tmp_path, {"train.steps": 6}, on_checkpoint=evaluate)
+
+
 def test_two_trainers_in_one_folder_are_refused(tmp_path):
     def evaluate(step, state):
         with pytest.raises(RfjaxError, match="another process is training"):
