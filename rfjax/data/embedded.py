@@ -18,6 +18,13 @@ from rfjax.errors import ConfigError
 
 SPLITS = ("train", "validation")
 GROUND_TRUTH = "validation"  # whose pictures ground truth is drawn with
+IMAGE_SIZES = (16, 32)  # the smallest and the largest that the scenes can be told apart at
+OWN_SIZES = {
+    "channels": 3,
+    "context_tokens": text.CONTEXT_TOKENS,
+    "context_size": text.CONTEXT_SIZE,
+    "pooled_size": text.POOLED_SIZE,
+}
 
 
 @dataclass(frozen=True)
@@ -107,23 +114,25 @@ def _words(vocabulary):
     return grammar.words(vocabulary)
 
 
-def check_sizes(data: DataConfig, smallest: int, largest: int) -> None:
-    """Raises `ConfigError` unless the scene's four cells come out whole and large enough, and for
-    another size that is not the corpus's own: it would be ignored."""
+def scene_corpus(
+    data: DataConfig, seed: int, *, name: str, renderer: Callable[[int], Callable], **facts
+) -> SceneCorpus:
+    """The corpus `name` at the config's image size, drawn by `renderer(image_size)`.
+
+    `facts` are the other fields of `SceneCorpus`. Raises `ConfigError` unless the scene's four
+    cells come out whole and large enough, and for any other size that is not the corpus's own:
+    it would be ignored.
+    """
+    smallest, largest = IMAGE_SIZES
     if data.image_size % 2 or not smallest <= data.image_size <= largest:
         raise ConfigError(
-            f"config.data.image_size is {data.image_size}; the {data.corpus} corpus needs an even number "
+            f"config.data.image_size is {data.image_size}; the {name} corpus needs an even number "
             f"from {smallest} to {largest}"
         )
-    own = {
-        "channels": 3,
-        "context_tokens": text.CONTEXT_TOKENS,
-        "context_size": text.CONTEXT_SIZE,
-        "pooled_size": text.POOLED_SIZE,
-    }
-    for field, value in own.items():
-        if getattr(data, field) != value:
+    for field, own in OWN_SIZES.items():
+        if getattr(data, field) != own:
             raise ConfigError(
-                f"config.data.{field} is {getattr(data, field)}; the {data.corpus} corpus has {value}: leave it out, "
+                f"config.data.{field} is {getattr(data, field)}; the {name} corpus has {own}: leave it out, "
                 f"or set config.data.corpus=random, which takes any"
             )
+    return SceneCorpus(name=name, seed=seed, image_size=data.image_size, render=renderer(data.image_size), **facts)
