@@ -205,9 +205,9 @@ class _VerbParser(argparse.ArgumentParser):
         for word in itertools.takewhile(lambda word: word != "--", words):
             option = word.split("=")[0]
             if option.startswith("--") and option not in self.options:
-                start, _, field = option.partition(".")
-                near = difflib.get_close_matches(start, ["--config"] if field else self.options, 1)
-                hint = f"did you mean {'.'.join([*near, *filter(None, [field])])}?" if near else f"{self.prog} --help lists them"
+                start = option.split(".")[0]  # of a field of the config
+                near = difflib.get_close_matches(start, self.options if start == option else ["--config"], 1)
+                hint = f"did you mean {option.replace(start, near[0], 1)}?" if near else f"{self.prog} --help lists them"
                 raise ConfigError(f"{self.prog} has no option {option}; {hint}")
 
 

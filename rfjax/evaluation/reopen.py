@@ -118,8 +118,8 @@ def sample_run(
     ids = prompt_ids(len(prompts), samples)
     unknown = run.corpus.unknown_words([*prompts, negative or ""])
     if unknown:
-        note(f"warning: the corpus {run.corpus.name} has no caption with {', '.join(map(repr, unknown))}; "
-             "the network has never been told what that means")
+        words = ", ".join(map(repr, unknown))
+        note(f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what that means")
     context, pooled = run.corpus.encode(list(prompts))
     against = None if negative is None else run.corpus.encode([negative])
     params, _ = restore_params(run.workdir, step, weights)
