@@ -27,7 +27,7 @@ from rfjax.files import write_whole
 from rfjax.interop.exporting import export_run
 from rfjax.training.checkpoint import restore_params
 
-PROMPTS = ["a photo of a red circle", "a photo of a blue cross", "a photo of two green rings", "a photo of a yellow square"]
+PROMPTS = ["a photo of a red ring", "a photo of a blue cross", "a photo of two green rings", "a photo of a yellow square"]
 
 
 def draw_in_pytorch(folder, noise, context, pooled, steps, guidance):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
 import os
 import re
 import sys
@@ -34,16 +36,21 @@ def _study(args, overrides):
     if not args.collect:
         failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
     try:
-        _collect(study, root)
+        notes += _collect(study, root)
     finally:  # what failed is said even where there is nothing to collect
         for outcome in failed:
             print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    _print_notes(notes)
     return 1 if failed else 0
 
 
+def _print_notes(notes):
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
 def _collect(study, root):
+    """Prints what the study's runs say; returns notes on what was left out."""
     from rfjax.scaling.report import summary_lines, write_report
     from rfjax.scaling.table import collect, run_folders
 
@@ -51,10 +58,11 @@ def _collect(study, root):
     runs = [folder for folder in run_folders(root) if folder.name in known] if root.is_dir() else []
     if not runs:
         raise ConfigError(f"no point of {study.name} has been run in {root}; leave --collect out to run them")
-    collect(runs, root / "results")
+    table = collect(runs, root / "results")
     numbers = write_report(root / "results", root / "report")
     print("\n".join(summary_lines(numbers)))
     print(f"\nresults: {root / 'results'}\nreport:  {root / 'report' / 'index.html'}")
+    return table.notes
 
 
 def _train(args, overrides):
@@ -135,12 +143,12 @@ def _fit(args, overrides):
 
 def _report(args, overrides):
     from rfjax.scaling.report import summary_lines, write_report
+    from rfjax.scaling.results import find
     from rfjax.scaling.table import collect, run_folders
 
-    source = Path(args.runs)
-    results = source if (source / "table.json").exists() else source / "results"
+    results = find(args.runs)
     if not (results / "table.json").exists():
-        collect(run_folders(source), results)
+        _print_notes(collect(run_folders(args.runs), results).notes)
     numbers = write_report(results, Path(args.out) if args.out else results.parent / "report")
     print("\n".join(summary_lines(numbers)))
     return 0
@@ -233,17 +241,44 @@ VERBS = {
 }
 
 
-def _parser(verb: str | None) -> argparse.ArgumentParser:
+class _VerbParser(argparse.ArgumentParser):
+    """A parser that knows the options it was given."""
+
+    def __init__(self, *arguments, **settings):
+        self.options: list[str] = []
+        super().__init__(*arguments, **settings)
+
+    def add_argument(self, *names, **settings):
+        action = super().add_argument(*names, **settings)
+        self.options += action.option_strings
+        return action
+
+    def check_options(self, words: list[str]) -> None:
+        """Raises `ConfigError` with the nearest option for one that is unknown.
+
+        argparse names no other, and where a required option is the misspelt one it asks for that.
+        """
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            option = word.split("=")[0]
+            if option.startswith("--") and option not in self.options:
+                start = option.split(".")[0]  # of a field of the config
+                near = difflib.get_close_matches(start, self.options if start == option else ["--config"], 1)
+                hint = f"did you mean {option.replace(start, near[0], 1)}?" if near else f"{self.prog} --help lists them"
+                raise ConfigError(f"{self.prog} has no option {option}; {hint}")
+
+
+def _parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbParser]]:
+    """The parser of the command line, and by name those of the verbs; of these, `verb`'s alone is whole."""
     parser = argparse.ArgumentParser(
         prog="rfjax", description="Scaling studies of rectified-flow text-to-image transformers.", allow_abbrev=False
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_VerbParser)
     for name, (text, arguments, _, overridable, _) in VERBS.items():
         epilog = OVERRIDE_HELP if overridable else None
         sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog, allow_abbrev=False)
         if name == verb:  # the others' arguments need not be imported
             arguments(sub)
-    return parser
+    return parser, verbs.choices
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -283,7 +318,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rest, overrides = split_overrides(argv)
         verb = next((word for word in rest if not word.startswith("-")), None)
-        args = _parser(verb).parse_args(rest)
+        parser, verbs = _parsers(verb)
+        if verb in verbs:
+            verbs[verb].check_options(rest)
+        args = parser.parse_args(rest)
         _, _, action, overridable, computes = VERBS[args.verb]
         if overrides and not overridable:
             raise ConfigError(f"rfjax {args.verb} reads no config; leave out --config.{next(iter(overrides))}")

@@ -16,8 +16,11 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from rfjax.errors import ConfigError
 
@@ -54,7 +57,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A corpus. The sizes are used by `random`; the embedded corpora know their own."""
+    """A corpus. `random` takes any sizes; the embedded corpora know their own, and refuse others."""
 
     corpus: str = "shapes"  # shapes | digits | random
     image_size: int = 16  # side of a latent, in latent pixels
@@ -120,7 +123,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenEvalConfig:
-    prompts_per_task: int = 40  # 0 turns the evaluation off
+    prompts_per_task: int = 40  # a task with fewer repeats its own; 0 turns the evaluation off
     images_per_prompt: int = 4
     batch_size: int = 120
     seed: int = 0
@@ -217,7 +220,7 @@ HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
 SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed")
 
 
-def from_dict(values: typing.Mapping) -> Config:
+def from_dict(values: Mapping | ConfigDict) -> Config:
     """The checked config of a nested mapping (a `ConfigDict` or what `to_dict` gave).
 
     Raises `ConfigError` naming the key and the nearest valid one, or the field, its value and
@@ -244,7 +247,7 @@ def differences(a: Config, b: Config) -> list[str]:
     return sorted(key for key in flat_a if flat_a[key] != flat_b[key])
 
 
-def apply_overrides(config: Config, overrides: typing.Mapping[str, object]) -> Config:
+def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
     """`config` with dotted keys replaced; string values are read by the field's type."""
     nested = to_dict(config)
     for key, value in overrides.items():
@@ -277,7 +280,7 @@ def load_file(path: str | Path) -> types.ModuleType:
     return module
 
 
-def load(path: str | Path, overrides: typing.Mapping[str, object] | None = None) -> Config:
+def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
     """The checked config of a file, with dotted overrides applied.
 
     A file `.json` is what a run keeps as its config.json.
@@ -303,7 +306,7 @@ def call(module: types.ModuleType, function: str, path: str | Path):
 
 def _build(cls, values, prefix):
     values = values.to_dict() if hasattr(values, "to_dict") else values
-    if not isinstance(values, typing.Mapping):
+    if not isinstance(values, Mapping):
         raise ConfigError(f"config.{prefix.rstrip('.')} is {values!r}; it must be a section with fields")
     hints = typing.get_type_hints(cls)
     for key in values:

@@ -44,6 +44,10 @@ def test_overrides_are_taken_apart():
         (["study", "--config=configs/shapes.py", "--dry-run", "--config.train.steps=x"], "must be an integer"),
         (["study", "--config=configs/shapes.py", "--point=nothing"], "has no point 'nothing'"),
         (["study", "--config=configs/shapes.py", "--workdir=nowhere", "--collect"], "no point of shapes has been run in nowhere"),
+        (["train", "--config=configs/shapes.py", "--workdirr=a"], "rfjax train has no option --workdirr; did you mean --workdir?"),
+        (["study", "--dry-runs", "--config=configs/shapes.py"], "no option --dry-runs; did you mean --dry-run?"),
+        (["eval", "nowhere", "--confg.seed=3"], "no option --confg.seed; did you mean --config.seed?"),
+        (["fit", "nowhere", "--zzz"], "no option --zzz; rfjax fit --help lists them"),
         (["eval", "nowhere"], "nowhere is not a run's folder"),
         (["sample", "nowhere", "--prompt=a"], "nowhere is not a run's folder"),
         (["geneval", "--metadata=no.jsonl", "--detections=no.jsonl", "--out=o", "--config.seed=1"], "reads no config"),
@@ -58,7 +62,7 @@ def test_refusals_name_the_remedy(arguments, message, capsys, monkeypatch, tmp_p
 
 
 def test_unknown_verbs_and_options_exit_with_two(capsys):
-    for arguments in (["stduy"], ["train", "--confg=x"], []):
+    for arguments in (["stduy"], ["train", "-c=x"], []):
         with pytest.raises(SystemExit) as exit:
             main(arguments)
         assert exit.value.code == 2

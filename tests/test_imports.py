@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
 
 import rfjax
@@ -78,3 +80,11 @@ def test_imports_without_jax(module):
 def test_nothing_imports_torch_but_the_modules_that_are_given_away():
     for path in set(ROOT.rglob("*.py")) - set((ROOT / "interop/torch_modules").glob("*.py")):
         assert "import torch" not in path.read_text(), path
+
+
+def test_annotations_are_checked_at_every_call_in_these_tests():
+    """An option lost from pyproject.toml, or a package it no longer reaches, would check nothing."""
+    from rfjax.models.positions import sincos
+
+    with pytest.raises(jaxtyping.TypeCheckError, match="n=2"):
+        sincos(np.zeros((2, 3)), 4)

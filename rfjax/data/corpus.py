@@ -39,6 +39,9 @@ class Corpus(Protocol):
     ) -> tuple[Float[ndarray, "n tokens context_size"], Float[ndarray, "n pooled_size"]]:
         """Text features, float32. `ConfigError` for a caption that does not fit."""
 
+    def unknown_words(self, captions: Sequence[str]) -> list[str]:
+        """The words that no training caption holds, once each: a network has learnt nothing of them."""
+
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         """GenEval metadata rows, tasks in the official order, with "held_out" added.
 

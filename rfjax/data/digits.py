@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from rfjax.config import DataConfig
 from rfjax.data import hashing
-from rfjax.data.embedded import SceneCorpus, check_image_size
+from rfjax.data.embedded import SceneCorpus, scene_corpus
 from rfjax.data.scenes import PALETTE, Layout, Vocabulary, paint
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -93,14 +93,4 @@ def renderer(image_size: int):
 
 
 def make(data: DataConfig, seed: int) -> SceneCorpus:
-    check_image_size("digits", data.image_size, 16, 32)
-    return SceneCorpus(
-        name="digits",
-        version="digits-1",
-        seed=seed,
-        image_size=data.image_size,
-        vocabulary=VOCABULARY,
-        mean=MEAN,
-        std=STD,
-        render=renderer(data.image_size),
-    )
+    return scene_corpus(data, seed, name="digits", version="digits-1", vocabulary=VOCABULARY, mean=MEAN, std=STD, renderer=renderer)

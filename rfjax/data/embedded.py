@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Integer
 
+from rfjax.config import DataConfig
 from rfjax.data import grammar, hashing, scenes, text
 from rfjax.data.batch import Batch, BatchShapes
 from rfjax.data.scenes import Contents, Layout, Vocabulary
@@ -17,6 +18,13 @@ from rfjax.errors import ConfigError
 
 SPLITS = ("train", "validation")
 GROUND_TRUTH = "validation"  # whose pictures ground truth is drawn with
+IMAGE_SIZES = (16, 32)  # the smallest and the largest that the scenes can be told apart at
+OWN_SIZES = {
+    "channels": 3,
+    "context_tokens": text.CONTEXT_TOKENS,
+    "context_size": text.CONTEXT_SIZE,
+    "pooled_size": text.POOLED_SIZE,
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,10 @@ class SceneCorpus:
     def encode(self, captions: Sequence[str]):
         return self._encoder(captions)
 
+    def unknown_words(self, captions: Sequence[str]) -> list[str]:
+        known = _words(self.vocabulary)
+        return list(dict.fromkeys(word for caption in captions for word in caption.split() if word.casefold() not in known))
+
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return grammar.evaluation_prompts(self.vocabulary, prompts_per_task, seed)
 
@@ -97,10 +109,30 @@ def _encoder(vocabulary):
     return text.TextEncoder.fit(list(grammar.specimens(vocabulary)))
 
 
-def check_image_size(name: str, image_size: int, smallest: int, largest: int) -> None:
-    """Raises `ConfigError` unless the scene's four cells come out whole and large enough."""
-    if image_size % 2 or not smallest <= image_size <= largest:
+@lru_cache(maxsize=8)
+def _words(vocabulary):
+    return grammar.words(vocabulary)
+
+
+def scene_corpus(
+    data: DataConfig, seed: int, *, name: str, renderer: Callable[[int], Callable], **facts
+) -> SceneCorpus:
+    """The corpus `name` at the config's image size, drawn by `renderer(image_size)`.
+
+    `facts` are the other fields of `SceneCorpus`. Raises `ConfigError` unless the scene's four
+    cells come out whole and large enough, and for any other size that is not the corpus's own:
+    it would be ignored.
+    """
+    smallest, largest = IMAGE_SIZES
+    if data.image_size % 2 or not smallest <= data.image_size <= largest:
         raise ConfigError(
-            f"config.data.image_size is {image_size}; the {name} corpus needs an even number "
+            f"config.data.image_size is {data.image_size}; the {name} corpus needs an even number "
             f"from {smallest} to {largest}"
         )
+    for field, own in OWN_SIZES.items():
+        if getattr(data, field) != own:
+            raise ConfigError(
+                f"config.data.{field} is {getattr(data, field)}; the {name} corpus has {own}: leave it out, "
+                f"or set config.data.corpus=random, which takes any"
+            )
+    return SceneCorpus(name=name, seed=seed, image_size=data.image_size, render=renderer(data.image_size), **facts)

@@ -191,6 +191,11 @@ def _four(values):
     return list(values) + [values[-1]] * (MAX_OBJECTS - len(values))
 
 
+def words(vocabulary: Vocabulary) -> frozenset[str]:
+    """Every word that a caption of this grammar can hold, in lower case."""
+    return frozenset(word for caption in specimens(vocabulary) for word in caption.split())
+
+
 def specimens(vocabulary: Vocabulary) -> Iterator[str]:
     """Captions that together hold every word of the grammar, for training a tokenizer."""
     relations = [phrase for phrases in RELATION_PHRASES.values() for phrase in phrases]

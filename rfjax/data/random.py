@@ -65,6 +65,9 @@ class RandomCorpus:
             pooled[:, slice(*slot.pooled)] = drawn_pooled[:, slice(*slot.pooled)]
         return context, pooled
 
+    def unknown_words(self, captions: Sequence[str]) -> list[str]:
+        return []  # any text is as random as any other
+
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return []
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rfjax.config import DataConfig
-from rfjax.data.embedded import SceneCorpus, check_image_size
+from rfjax.data.embedded import SceneCorpus, scene_corpus
 from rfjax.data.scenes import PALETTE, Layout, Vocabulary, between, paint
 
 CLASSES = ("square", "triangle", "cross", "ring", "bar", "pillar")
@@ -106,14 +106,4 @@ def renderer(image_size: int):
 
 
 def make(data: DataConfig, seed: int) -> SceneCorpus:
-    check_image_size("shapes", data.image_size, 16, 32)
-    return SceneCorpus(
-        name="shapes",
-        version="shapes-1",
-        seed=seed,
-        image_size=data.image_size,
-        vocabulary=VOCABULARY,
-        mean=MEAN,
-        std=STD,
-        render=renderer(data.image_size),
-    )
+    return scene_corpus(data, seed, name="shapes", version="shapes-1", vocabulary=VOCABULARY, mean=MEAN, std=STD, renderer=renderer)

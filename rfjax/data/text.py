@@ -8,7 +8,7 @@ A token's features are four blocks side by side:
     right      the same of what stands after it
     position   a random vector of the token's place
 
-so that "circle" in "red circle left of a square" carries its colour, its relation and its
+so that "ring" in "red ring left of a square" carries its colour, its relation and its
 partner, as the output of a contextual encoder would. w(p) = a / (a + frequency of p) is the
 smooth inverse frequency of Arora, Liang & Ma 2017 ("A simple but tough-to-beat baseline for
 sentence embeddings"); it keeps "a photo of a" from drowning the words that matter. `pooled` is a

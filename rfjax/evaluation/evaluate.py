@@ -6,6 +6,7 @@ study that was stopped goes on with what is missing.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ from rfjax.files import write_whole
 from rfjax.models import Backbone
 from rfjax.training.checkpoint import read_facts, restore_params
 from rfjax.training.mesh import BATCH, shardings
+from rfjax.training.progress import note
 
 RECORDS = "evaluations"
 SHOWN_PER_TASK = 2  # prompts of each task in the strip of samples
@@ -127,13 +129,19 @@ class Evaluator:
         next attempt finds the rest missing.
         """
         with jax.set_mesh(self.mesh), jax.default_matmul_precision(self.config.train.matmul_precision):
-            for one in evaluations:
-                if stop():
-                    raise Preempted(f"told to stop while measuring {self.workdir}; the same command goes on from there")
-                weights = params[one.weights] if params else self._restore(one.step, one.weights)
-                facts = read_facts(self.workdir, one.step)
-                spent = {name: facts[name] for name in ("images", "flops", "train_seconds")}
-                getattr(self, f"_{one.kind}")(one, weights, spent)
+            for step, due in itertools.groupby(evaluations, key=lambda one: one.step):
+                self._measure_checkpoint(step, list(due), params, stop)
+
+    def _measure_checkpoint(self, step, due, params, stop):
+        for index, one in enumerate(due):
+            if stop():
+                raise Preempted(f"told to stop while measuring {self.workdir}; the same command goes on from there")
+            if index == 0 and jax.process_index() == 0:
+                note(f"{self.run}: evaluating step {step}: {', '.join(f'{one.kind} of {one.weights}' for one in due)}")
+            weights = params[one.weights] if params else self._restore(one.step, one.weights)
+            facts = read_facts(self.workdir, one.step)
+            spent = {name: facts[name] for name in ("images", "flops", "train_seconds")}
+            getattr(self, f"_{one.kind}")(one, weights, spent)
 
     def _restore(self, step, weights):
         return restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]

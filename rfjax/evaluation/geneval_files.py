@@ -109,9 +109,8 @@ def score_files(
     missing_prompts, missing_images = _missing(found, len(rows), expected)
     if (missing_prompts or missing_images) and not allow_missing:
         raise ConfigError(
-            f"{detections_path}: {_listed('prompt', missing_prompts)} without any image and "
-            f"{_listed('image', [f'{prompt}/{sample}' for prompt, sample in missing_images])} of other prompts missing, "
-            f"of {len(rows)} prompts x {expected} images; add them, or pass --allow-missing"
+            f"{detections_path} lacks {_lacking(missing_prompts, missing_images)}; {len(rows)} metadata rows x "
+            f"{expected} images are expected. Add them, or pass --allow-missing"
         )
     places = sorted(found)
     results = [judge(found[place], rows[place[0]], options) for place in places]
@@ -119,6 +118,8 @@ def score_files(
         "schema": SCHEMA,
         "metadata_file": str(metadata_path),
         "detections_file": str(detections_path),
+        "metadata_rows": len(rows),
+        "repeated_rows": len(rows) - len({json.dumps(row) for row in rows}),
         "images_per_prompt": expected,
         **score_summary(score(results, seed=seed)),
         "missing_prompts": missing_prompts,
@@ -163,8 +164,14 @@ def score_summary(score) -> dict:
 def summary_text(summary: Mapping[str, object]) -> str:
     """The summary of `score_files` to be read by people."""
     overall = summary["overall"]
+    repeated = ""
+    if summary["repeated_rows"]:
+        repeated = (
+            f" ({summary['repeated_rows']} of the {summary['metadata_rows']} metadata rows repeat an earlier one; "
+            "equal rows are one prompt)"
+        )
     lines = [
-        f"{overall['images']} images of {overall['prompts']} prompts: {summary['correct_images']:.2%} of images and "
+        f"{overall['images']} images of {overall['prompts']} prompts{repeated}: {summary['correct_images']:.2%} of images and "
         f"{summary['correct_prompts']:.2%} of prompts (any image) are correct",
         f"{'task':<16}{'score':>9}   95 % interval      images  prompts",
     ]
@@ -178,11 +185,7 @@ def summary_text(summary: Mapping[str, object]) -> str:
             f"{', '.join(summary['missing_tasks'])}"
         )
     if summary["missing_prompts"] or summary["missing_images"]:
-        images = [f"{prompt}/{sample}" for prompt, sample in summary["missing_images"]]
-        lines.append(
-            f"missing, and left out: {_listed('prompt', summary['missing_prompts'])} without any image, "
-            f"{_listed('image', images)} of other prompts"
-        )
+        lines.append(f"missing, and left out: {_lacking(summary['missing_prompts'], summary['missing_images'])}")
     if summary["classes_never_detected"]:
         names = ", ".join(summary["classes_never_detected"])
         lines.append(f"never detected: {names}; are they named as the prompts name them?")
@@ -355,7 +358,7 @@ def _check_colors(place, colors, known):
 
 
 def _missing(found, prompts, expected):
-    """(prompts without any image, (prompt, sample) missing of the others)."""
+    """(rows of the metadata without any image, (row, sample) missing of the others)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]
@@ -369,10 +372,15 @@ def _never_detected(rows, found):
     return sorted(asked - seen)
 
 
+def _lacking(rows, images):
+    """What is missing, in words: whole rows of the metadata, and single images of others."""
+    whole = [f"every image of {_listed('metadata row', rows)}"] if rows else []
+    single = [_listed("single image", [f"{row}/{sample}" for row, sample in images]) + ", as row/sample"] if images else []
+    return " and ".join(whole + single)
+
+
 def _listed(noun, things):
-    """"3 prompts (0, 4, 7)", naming the first few."""
-    if not things:
-        return f"no {noun}"
+    """"3 metadata rows (0, 4, 7)", naming the first few."""
     names = ", ".join(map(str, things[:LISTED])) + (", ..." if len(things) > LISTED else "")
     return f"{len(things)} {noun}{'s' if len(things) > 1 else ''} ({names})"
 

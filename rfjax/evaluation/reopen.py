@@ -22,6 +22,7 @@ from rfjax.files import write_whole
 from rfjax.models import Backbone, make_backbone
 from rfjax.training.checkpoint import restore_params, steps_saved
 from rfjax.training.mesh import make_mesh
+from rfjax.training.progress import note
 
 # What may differ from the run's own config without making it another run.
 MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift")
@@ -121,6 +122,10 @@ def sample_run(
     step = run.newest_or(step)
     sampler, shift = run.config.evaluation.sampler, run.config.timestep_shift
     ids = prompt_ids(len(prompts), samples)
+    unknown = run.corpus.unknown_words([*prompts, negative or ""])
+    if unknown:
+        words = ", ".join(map(repr, unknown))
+        note(f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what that means")
     context, pooled = run.corpus.encode(list(prompts))
     against = None if negative is None else run.corpus.encode([negative])
     params, _ = restore_params(run.workdir, step, weights)

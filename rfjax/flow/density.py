@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rfjax.errors import ConfigError
@@ -120,7 +121,7 @@ class CosMap:
         return 2.0 / jnp.pi * jnp.arctan2(t, 1.0 - t)
 
 
-def shift_time(t: Float[Array, "*n"], alpha: float) -> Float[Array, "*n"]:
+def shift_time(t: Float[Array | np.ndarray, "*n"], alpha: float) -> Float[Array | np.ndarray, "*n"]:
     """The timestep at another resolution with the same uncertainty (SD3 eq. 23):
     t' = alpha t / (1 + (alpha - 1) t), alpha = sqrt(m/n) for pixel counts n -> m.
 

@@ -21,7 +21,7 @@ def _uniform(steps, shift):
 def _diffusers(steps, shift):
     """What diffusers' FlowMatchEulerDiscreteScheduler takes: equal steps down to the least of its
     1,000 training times, which has been shifted already; then 0."""
-    return np.append(np.linspace(1.0, shift_time(np.float64(1e-3), shift), steps), 0.0)
+    return np.append(np.linspace(1.0, float(shift_time(np.asarray(1e-3), shift)), steps), 0.0)
 
 
 SIGMAS = {"uniform": _uniform, "diffusers": _diffusers}  # times before the shift, which is sigma = t
@@ -29,7 +29,7 @@ SIGMAS = {"uniform": _uniform, "diffusers": _diffusers}  # times before the shif
 
 def sampling_times(steps: int, timestep_shift: float = 1.0, sigmas: str = "uniform") -> Float[np.ndarray, "times"]:
     """steps + 1 times from 1 to 0, shifted as in training (SD3 eq. 23). First 1, last 0 exactly."""
-    return np.asarray(shift_time(SIGMAS[sigmas](steps, timestep_shift), timestep_shift))
+    return shift_time(SIGMAS[sigmas](steps, timestep_shift), timestep_shift)
 
 
 def _euler(velocity, z, t, t_next):
@@ -49,7 +49,7 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 def integrate(
     velocity: TimeVelocity,
     noise: Float[Array, "batch ..."],
-    times: Float[Array, "times"],
+    times: Float[Array | np.ndarray, "times"],
     method: str = "euler",
 ) -> Float[Array, "batch ..."]:
     """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1)."""

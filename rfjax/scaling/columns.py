@@ -107,7 +107,7 @@ OUTCOME = (
     Column("devices", "integer", "", "devices used"),
     Column("processes", "integer", "", "processes used"),
     Column("jax_version", "text", "", "version of JAX"),
-    Column("state", "text", "", "`done`, `running`, `failed`, `diverged`, or `unknown` without a status file"),
+    Column("state", "text", "", "`done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file"),
     Column("last_step", "integer", "steps", "the step the status file names"),
     Column("message", "text", "", "what a failed or diverged run said"),
     Column("train_seconds", "number", "s", "wall time of training, as of the last evaluated checkpoint"),
@@ -125,7 +125,7 @@ CURVE = (
 # GenEval prompt by prompt: what a bootstrap over prompts needs.
 PROMPT = (
     *(column for column in KEY if column.name not in ("evaluation", "grid")),
-    Column("prompt", "integer", "", "0-based place among the evaluation's prompts", True),
+    Column("prompt", "integer", "", "0-based place among the evaluation's distinct prompts", True),
     Column("task", "text", "", "the prompt's task", True),
     Column("correct", "integer", "images", "images of the prompt that are correct", True),
     Column("samples", "integer", "images", "images of the prompt", True),

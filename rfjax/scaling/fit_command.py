@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resamples < 100:
         raise ConfigError(f"--resamples is {args.resamples}; 95 % intervals need at least 100")
-    folder = Path(args.table)
-    table = results.read(folder if (folder / "table.json").exists() else folder / "results")
+    table = results.read(results.find(args.table))
     settings = frontier.primary_settings(table)
     points = frontier.final_points(frontier.checkpoints(table, settings))
     analysis = frontier.analyse(points, resamples=args.resamples, seed=args.seed).to_json()

@@ -8,6 +8,7 @@ samples/*.png
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -24,6 +25,7 @@ from rfjax.files import write_whole
 from rfjax.scaling.columns import FILES, SCHEMA, STATISTICS, Column, measure_columns
 
 REMEDY = "remake the table with `rfjax study --collect`"
+SHEETS = "samples"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -62,7 +64,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     """Write `table` into its folder, with the pictures of `sheets` (sheet, source) copied in.
 
     Returns the table with `samples` as written. A picture that is gone or is no PNG is left out
-    with a note. Raises `RfjaxError` when the disk refuses.
+    with a note; pictures of an earlier table are removed. Raises `RfjaxError` when the disk refuses.
     """
     folder, notes, samples, contents = table.folder, list(table.notes), [], {}
     for sheet, source in sheets:
@@ -73,7 +75,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
             )
             continue
         key = json.dumps([sheet.run, sheet.step, sheet.weights, sheet.sampler, sheet.seed])
-        name = f"samples/{hashlib.sha1(key.encode()).hexdigest()[:16]}.png"  # run names may hold anything
+        name = f"{SHEETS}/{hashlib.sha1(key.encode()).hexdigest()[:16]}.png"  # run names may hold anything
         samples.append(replace(sheet, png=name))
         contents[name] = data
     files = {}
@@ -88,7 +90,25 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     }  # fmt: skip
     contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
     write_whole({folder / name: data for name, data in contents.items()})
+    for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # of runs or settings no longer in the table
+        if f"{SHEETS}/{path.name}" not in contents:
+            with contextlib.suppress(OSError):
+                path.unlink()
     return replace(table, samples=tuple(samples), notes=tuple(notes))
+
+
+def find(folder: str | Path) -> Path:
+    """The results folder that `folder` is, or as a study's folder holds; it need not be there yet.
+
+    Raises `ConfigError` for the folder of a single run, whose table is the study's above it.
+    """
+    folder = Path(folder)
+    if (folder / "table.json").exists():
+        return folder
+    if (folder / "run.json").exists() and not (folder / "results").exists():
+        above = folder.absolute().parent
+        raise ConfigError(f"{folder} is the folder of a single run; name the one above it, {above}, which holds its study")
+    return folder / "results"
 
 
 def read(folder: str | Path) -> Results:

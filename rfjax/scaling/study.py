@@ -276,7 +276,7 @@ def dry_run_lines(study: Study) -> Sequence[str]:
     return [f"study {study.name}: {len(study.points)} points", *lines, note]
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: int) -> str:
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if count < 1024 or unit == "TiB":
             return f"{count:.4g} {unit}"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rfjax.errors import ConfigError
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.records import read_records, record_name
 from rfjax.scaling import columns as schema
 from rfjax.scaling import results
@@ -29,6 +29,7 @@ from rfjax.scaling.columns import CURVE, FILES, KEY, LONG, MEASURE, PROMPT, RUN,
 
 RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
+RUN_FILES = ("run.json", "status.json")  # a folder with one of them is a run's
 
 # A record's key calls it `seed`, as a run's facts do theirs.
 KEY_FIELDS = {"evaluation_seed": "seed"}
@@ -65,20 +66,22 @@ def collect(
     """Merge run folders into `results_folder`, written whole, and return what was written.
 
     `references` are folders with an `evaluations/` of records that belong to no run (key.run `-`).
+    A run with a file that is damaged, lacks a field or has another schema version is left out
+    whole, and the table's notes say so and why.
 
-    Raises `ConfigError` naming the file when a run's record is damaged, lacks a field or has
-    another schema version, when two folders hold the same run, and when there is nothing at all.
+    Raises `ConfigError` for a folder that is no run's, when two folders hold the same run, and
+    when there is no run that can be read.
     """
     folders = [Path(folder) for folder in run_folders]
-    runs = [read_run(folder) for folder in folders]
-    if not runs:
+    if not folders:
         raise ConfigError(f"no run folders to collect into {results_folder}; train a point first")
+    runs, left_out = _readable(folders)
     owners: dict[str, Path] = {}
-    for folder, run in zip(folders, runs, strict=True):
+    for run in runs:
         name = run.facts["run"]
         if name in owners:
-            raise ConfigError(f"run {name!r} is in both {owners[name]} and {folder}; collect one of them")
-        owners[name] = folder
+            raise ConfigError(f"run {name!r} is in both {owners[name]} and {run.folder}; collect one of them")
+        owners[name] = run.folder
     shared = [(Path(folder), record) for folder in references for record in _records(Path(folder), run="-")]
     long = long_frame(runs, [record for _, record in shared])
     table = results.Results(
@@ -88,7 +91,7 @@ def collect(
         prompts=prompts_frame(runs),
         curves=_typed(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
         samples=(),
-        notes=tuple(note for run in runs for note in run.notes),
+        notes=(*left_out, *(note for run in runs for note in run.notes)),
         folder=Path(results_folder),
     )
     owned = [(run.folder, record) for run in runs for record in run.records]
@@ -96,18 +99,40 @@ def collect(
     return results.write(table, sheets)
 
 
+def _readable(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
+    """What the run folders say, and a note for each that cannot be trusted."""
+    for folder in folders:
+        _check_run_folder(folder)
+    runs, notes, errors = [], [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except RfjaxError as error:
+            errors.append(error)
+            notes.append(f"the run in {folder} was left out: {error}")
+    if not runs:
+        raise errors[0]
+    return runs, notes
+
+
+def _check_run_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"no run folder at {folder}")
+    if not any((folder / name).exists() for name in RUN_FILES):
+        raise ConfigError(f"{folder} has neither {' nor '.join(RUN_FILES)}; it is not a run folder")
+
+
 def run_folders(study_folder: str | Path) -> list[Path]:
     """The run folders of a study: those inside it with a run.json or a status.json, by name."""
     folder = Path(study_folder)
     if not folder.is_dir():
         raise ConfigError(f"no folder at {folder}; name a study's folder, or its results folder")
-    return sorted(p for p in folder.iterdir() if any((p / name).is_file() for name in ("run.json", "status.json")))
+    return sorted(p for p in folder.iterdir() if any((p / name).is_file() for name in RUN_FILES))
 
 
 def read_run(folder: Path) -> RunRecords:
     """What one run folder says. A run that failed before it wrote run.json has its status alone."""
-    if not folder.is_dir():
-        raise ConfigError(f"no run folder at {folder}")
+    _check_run_folder(folder)
     status = _read_json(folder / "status.json") if (folder / "status.json").exists() else {}
     notes = []
     if (folder / "run.json").exists():
@@ -122,10 +147,8 @@ def read_run(folder: Path) -> RunRecords:
         for column in (*KEY[:1], *RUN):
             if column.required and facts[column.name] is None:
                 raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
-    elif status:
-        facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
     else:
-        raise ConfigError(f"{folder} has neither run.json nor status.json; it is not a run folder")
+        facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
     facts |= {
         "state": status.get("state", "unknown"),
         "last_step": status.get("step"),

@@ -8,6 +8,7 @@ any other. Reading falls back from a damaged checkpoint to the one before, and s
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import math
@@ -333,14 +334,29 @@ class Checkpoints:
         folder = self._workdir / FOLDER
         saved = steps_saved(self._workdir)
         good = f"the last complete one is of step {saved[-1]}" if saved else "there is none yet"
-        free = shutil.disk_usage(folder).free / 2**30
+        remedy = "Mend that"
+        if _disk_is_full(error):
+            remedy = f"Free some space there, where {shutil.disk_usage(folder).free / 2**30:.2f} GiB are left"
         return RfjaxError(
-            f"a checkpoint could not be written to {folder} ({free:.2f} GiB free): {_brief(error)}; {good}. "
-            f"Free some space, then give the same command again"
+            f"a checkpoint could not be written to {folder}: {_brief(error)}; {good}. "
+            f"{remedy}, then give the same command again"
         )
 
 
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, is about space or a quota.
+
+    TensorStore gives no errno, but the system's text for it.
+    """
+    full = (errno.ENOSPC, errno.EDQUOT)
+    while error is not None:
+        if getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _brief(error: Exception) -> str:
-    """The first line of an error, shortened."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+    """The first line of an error, shortened in the middle: what was done comes first, and why it failed last."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line if len(line) <= 360 else f'{line[:120]} ... {line[-240:]}'}"

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 import re
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rfjax.errors import ConfigError
+from rfjax import config as schema
+from rfjax.config import Config
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.mesh import path_name
 
 # Scales that start at one and so leave the network as it was: a child may have them anew.
 _NEW_SCALE = re.compile(r"(query|key)_norm2?/scale$")
+
+# Fields of config.model and config.data that no parameter's shape depends on.
+_SHAPE_NOTHING = (
+    "data.corpus", "data.image_size", "data.context_tokens", "model.position_", "model.first_text_tokens",
+)  # fmt: skip
+_REMEDY = "Set config.model and config.data as they are there; only config.model.qk_norm may be turned on anew"
 
 
 class Parent(NamedTuple):
@@ -64,30 +73,32 @@ def read_parent(text: str) -> Parent:
     return Parent(str(folder), run, step, facts["images"], facts["flops"])
 
 
+def check_fits(parent: Parent, config: Config, params) -> None:
+    """Raises `ConfigError` where a run of `config` could not `inherit` the parent's weights.
+
+    `params` are the run's, as `ShapeDtypeStruct`s. The error names the keys in which the two
+    configs' models differ, with both values, or a parameter where the parent's config says nothing.
+    """
+    given, asked = _stored_shapes(parent), _shapes(params)
+    problem = _mismatch(given, asked)
+    if problem:
+        raise ConfigError(
+            f"--init={parent.path}@{parent.step}: its weights do not fit this run's model: "
+            f"{'; '.join(_differences(parent, config)) or problem}. {_REMEDY}"
+        )
+
+
 def inherit(parent: Parent, params, ema):
     """(params, ema) of the parent's checkpoint, for `ShapeDtypeStruct`s with shardings.
 
     QK-norm scales that the parent lacks start at one. Raises `ConfigError` naming any other
     parameter that only one of the two has, or whose shape differs.
     """
-    stored = checkpoint.stored_shapes(Path(parent.path), parent.step)
     wanted = {"params": params, "ema": ema}
-    given = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(stored["params"])}
-    asked = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    where = f"--init={parent.path}@{parent.step}"
-    missing = sorted(name for name in asked.keys() - given.keys() if not _NEW_SCALE.search(name))
-    if missing:
-        remedy = "but for qk_norm, config.model must be as it was there"
-        raise ConfigError(f"{where}: that run has no parameter {missing[0]}; {remedy}")
-    extra = sorted(given.keys() - asked.keys())
-    if extra:
-        remedy = "set config.model as it was there"
-        raise ConfigError(f"{where}: this run has no parameter {extra[0]}, which the checkpoint has; {remedy}")
-    for name, shape in asked.items():
-        if name in given and tuple(given[name]) != tuple(shape):
-            shapes = f"{list(given[name])} there and {list(shape)} here"
-            raise ConfigError(f"{where}: parameter {name} is {shapes}; set config.model and config.data as they were")
-
+    given, asked = _stored_shapes(parent), _shapes(params)
+    problem = _mismatch(given, asked)
+    if problem:
+        raise ConfigError(f"--init={parent.path}@{parent.step}: {problem}. {_REMEDY}")
     new = asked.keys() - given.keys()
     found, _ = checkpoint.restore_step(Path(parent.path), parent.step, _without(wanted, new))
     found = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
@@ -105,6 +116,41 @@ def inherit(parent: Parent, params, ema):
 def stream_offset(parent: Parent | None, batch_size: int) -> int:
     """The step whose data and noise a child's step 0 uses: the first beyond what its line has seen."""
     return math.ceil(parent.images / batch_size) if parent else 0
+
+
+def _shapes(params) -> dict[str, tuple[int, ...]]:
+    return {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _stored_shapes(parent: Parent) -> dict[str, tuple[int, ...]]:
+    return _shapes(checkpoint.stored_shapes(Path(parent.path), parent.step)["params"])
+
+
+def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...]]) -> str:
+    """What of `asked` the parameters `given` cannot fill, or the other way; empty where they fit."""
+    missing = sorted(name for name in asked.keys() - given.keys() if not _NEW_SCALE.search(name))
+    if missing:
+        return f"that run has no parameter {missing[0]}"
+    extra = sorted(given.keys() - asked.keys())
+    if extra:
+        return f"this run has no parameter {extra[0]}, which the checkpoint has"
+    other = next((name for name in asked if name in given and asked[name] != given[name]), None)
+    return f"parameter {other} is {list(given[other])} there and {list(asked[other])} here" if other else ""
+
+
+def _differences(parent: Parent, config: Config) -> list[str]:
+    """What differs in the keys that shape parameters; nothing where the parent's config is not to be had."""
+    try:
+        held = run_folder.read_json(Path(parent.path) / "config.json")
+        theirs = schema.from_dict(held) if held else config
+    except RfjaxError:
+        return []
+    fits_anyway = (*_SHAPE_NOTHING, *(() if theirs.model.qk_norm else ("model.qk_norm",)))
+    return [
+        f"config.{key} is {attrgetter(key)(theirs)} there and {attrgetter(key)(config)} here"
+        for key in schema.differences(theirs, config)
+        if key.startswith(("model.", "data.")) and not key.startswith(fits_anyway)
+    ]
 
 
 def _without(tree: dict, names: set[str], prefix: str = "") -> dict:

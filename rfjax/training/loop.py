@@ -88,6 +88,9 @@ def train(
     """
     workdir = Path(workdir)
     run_folder.check_config(workdir, config)
+    if init_from and not (workdir / "run.json").exists():  # refused before the folder is touched
+        params = jax.eval_shape(backbone.init, jax.random.key(0))
+        lineage.check_fits(lineage.read_parent(init_from), config, params)
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_folder.lock(workdir))
@@ -103,8 +106,8 @@ def train(
                 result = run.train(on_checkpoint, stop, log_seconds)
         except BaseException as error:
             # Another start of the same command goes on from all of these but divergence.
-            state = {Diverged: "diverged", Preempted: "running"}.get(type(error), "failed")
-            with contextlib.suppress(OSError):  # the disk may be what failed
+            state = {Diverged: "diverged", Preempted: "stopped"}.get(type(error), "failed")
+            with contextlib.suppress(RfjaxError):  # the disk may be what failed
                 run_folder.write_status(workdir, state, run.step, str(error) or type(error).__name__)
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 remedy = "make room or mend the disk, then give the same command again"
@@ -179,6 +182,8 @@ class _Run:
             checkpoints = stack.enter_context(
                 Checkpoints(self.workdir, keep_last=self.config.train.keep_last, kept=self._keeps)
             )
+            if progress:
+                self._announce(progress)
             train_step, put = self._compile()
             spending = Spending(
                 self.config.train.batch_size,
@@ -249,6 +254,15 @@ class _Run:
             key, _ = run_keys(self.config.seed)
             make, inputs = lambda key: init_state(self.backbone.init, self.optimizer, key), (key,)
         return jax.jit(make, out_shardings=self.shardings)(*inputs), {}, ()
+
+    def _announce(self, progress) -> None:
+        """Where the run stands, before the wait for the compiler."""
+        name, steps = self.record["run"], self.config.train.steps
+        if self.step:
+            progress.note(f"{name}: resumed at step {self.step} of {steps}")
+        elif self.parent:
+            progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")
+        progress.note(f"{name}: compiling the training step")
 
     def _compile(self):
         """(the compiled step, a function that puts this process's part of a batch on its devices)."""

@@ -25,7 +25,7 @@ from rfjax.training.step import StepMetrics
 class Spending:
     """Images, FLOPs and training seconds at a step, ancestors' and earlier attempts' included."""
 
-    def __init__(self, batch_size: int, flops_per_image: float, parent: Parent | None, seconds: float):
+    def __init__(self, batch_size: int, flops_per_image: int, parent: Parent | None, seconds: float):
         self._batch_size, self.flops_per_image = batch_size, flops_per_image
         self._images = parent.images if parent else 0
         self._flops = parent.flops if parent else 0.0

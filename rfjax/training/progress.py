@@ -24,6 +24,11 @@ def _duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
 
 
+def note(text: str) -> None:
+    """A line of its own on standard error, above whatever bar is there."""
+    tqdm.write(text, file=sys.stderr)
+
+
 class Progress:
     """Shows step, loss, images/s, FLOP/s, MFU where known, and time left; a context manager."""
 

@@ -6,8 +6,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,6 +19,7 @@ from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.files import write_whole
 from rfjax.training import hardware
 
 try:
@@ -38,26 +37,14 @@ class RunFacts:
 
     study: str | None = None
     point: str | None = None
-    flops_per_image: float = 0.0  # training: forward and backward
-    flops_forward_per_image: float = 0.0
+    flops_per_image: int = 0  # training: forward and backward
+    flops_forward_per_image: int = 0
 
 
 def write_json(path: Path, value) -> None:
-    """Writes the file whole or not at all. Only process 0 writes."""
-    if jax.process_index() != 0:
-        return
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    """Writes the file whole or not at all; `RfjaxError` where it cannot. Only process 0 writes."""
+    if jax.process_index() == 0:
+        write_whole({path: json.dumps(value, indent=1, allow_nan=False) + "\n"})
 
 
 def read_json(path: Path) -> dict | None:
@@ -110,7 +97,10 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def read_status(workdir: Path) -> dict:
-    """{"state": "running" | "done" | "failed" | "diverged" | "new", "step", "message"}."""
+    """{"state": "new" | "running" | "stopped" | "done" | "failed" | "diverged", "step", "message"}.
+
+    "running" in a folder where nothing runs is that of a killed process; it resumes as "stopped" does.
+    """
     return read_json(workdir / "status.json") or {"state": "new", "step": 0, "message": ""}
 
 

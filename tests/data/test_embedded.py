@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rfjax.config import DataConfig
+from rfjax.data import grammar
 from rfjax.data.corpus import load_corpus
 from rfjax.data.scenes import MAX_OBJECTS, PROPORTIONS, TASKS
 from rfjax.errors import ConfigError
@@ -139,3 +140,21 @@ def test_unusable_sizes_are_refused(corpus, size):
 def test_unknown_corpus_is_refused():
     with pytest.raises(ConfigError, match="'coco'.*shapes, digits, random"):
         load_corpus(DataConfig(corpus="coco"), 0)
+
+
+def test_every_word_of_the_captions_is_known_and_others_are_named(corpus):
+    """A word left out of the vocabulary would warn about what training shows; one too many would hide a slip."""
+    captions = corpus.captions(np.arange(3000), "train") + [row["prompt"] for row in corpus.evaluation_prompts(40, 0)]
+    assert corpus.unknown_words(captions) == []
+    seen = {word for caption in captions for word in caption.split()}
+    assert corpus.unknown_words(["A Photo of a dog", "a dog, red"]) == ["dog", "dog,"]
+    assert grammar.words(corpus.vocabulary) == seen
+
+
+@pytest.mark.parametrize(("field", "own"), [("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)])
+def test_sizes_that_are_not_the_corpuss_own_are_refused(field, own):
+    """Ignored, a run would record channels or features that it never had."""
+    for name, size in SIZES.items():
+        load_corpus(DataConfig(corpus=name, image_size=size, **{field: own}), 0)
+        with pytest.raises(ConfigError, match=f"config.data.{field} is 100; the {name} corpus has {own}: leave it out"):
+            load_corpus(DataConfig(corpus=name, image_size=size, **{field: 100}), 0)

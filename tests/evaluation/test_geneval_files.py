@@ -148,18 +148,30 @@ def test_needs_no_jax():
 def test_missing_images_are_an_error_or_reported(files, capsys):
     rows = [row for row in images() if row["prompt_index"] != 5 and (row["prompt_index"], row["sample"]) != (7, 1)]
     write_lines(files[1], rows)
-    with pytest.raises(ConfigError, match=r"1 prompt \(5\) without any image and 1 image \(7/1\).*--allow-missing"):
+    with pytest.raises(ConfigError, match=r"lacks every image of 1 metadata row \(5\) and 1 single image \(7/1\), as row/sample; 24 metadata rows x 2 .*--allow-missing"):
         score_files(*files)
     assert not files[2].exists() and not summary_path(files[2]).exists()
     summary = score_files(*files, allow_missing=True)
     assert summary["missing_prompts"] == [5] and summary["missing_images"] == [[7, 1]]
     assert summary["overall"]["images"] == 45 and summary["overall"]["value"] == 1.0
     text = geneval_files.summary_text(summary)
-    assert "1 prompt (5)" in text and "1 image (7/1)" in text
+    assert "left out: every image of 1 metadata row (5) and 1 single image (7/1), as row/sample" in text
+    write_lines(files[1], [*rows, *(row for row in images() if row["prompt_index"] == 5)])
+    with pytest.raises(ConfigError, match=r"lacks 1 single image \(7/1\), as row/sample;"):  # no word of whole rows
+        score_files(*files)
+
+
+def test_repeated_rows_are_one_prompt_and_said_so(files):
+    """Otherwise the summary counts 24 prompts where the metadata has 48 rows, and nothing says why."""
+    assert "repeat" not in geneval_files.summary_text(score_files(*files))
+    write_lines(files[0], [*METADATA, *METADATA])
+    write_lines(files[1], images(metadata=[*METADATA, *METADATA]))
+    text = geneval_files.summary_text(score_files(*files))
+    assert text.startswith("96 images of 24 prompts (24 of the 48 metadata rows repeat an earlier one; equal rows are one prompt): ")
 
 
 def test_images_per_prompt_says_how_many_are_expected(files):
-    with pytest.raises(ConfigError, match=r"24 images \(0/2, 1/2,.*\.\.\.\).*24 prompts x 3 images"):
+    with pytest.raises(ConfigError, match=r"24 single images \(0/2, 1/2,.*\.\.\.\).*24 metadata rows x 3 images"):
         score_files(*files, images_per_prompt=3)
     with pytest.raises(ConfigError, match="detections.jsonl:2: sample is 1"):
         score_files(*files, images_per_prompt=1)

@@ -17,7 +17,7 @@ SLOTS = (
 
 def draws(places, step=5, dropout=0.4):
     formulation = parse_formulation("rf/lognorm(0.00,1.00)")
-    return draw(formulation, jax.random.key(1), step, places, (4, 4, 2), len(SLOTS), dropout)
+    return draw(formulation, jax.random.key(1), jnp.int32(step), places, (4, 4, 2), len(SLOTS), dropout)
 
 
 def test_a_place_draws_the_same_whoever_shares_its_batch():
@@ -55,14 +55,15 @@ def test_dropping_zeroes_an_encoders_part_and_nothing_else():
 @pytest.mark.parametrize("t", (0.2, 0.9))
 def test_loss_is_the_mean_square_of_the_velocity_error(t):
     rng = np.random.default_rng(0)
-    data, noise = np.float32(rng.standard_normal((2, 3, 4, 4, 2)))
+    data, noise = jnp.float32(rng.standard_normal((2, 3, 4, 4, 2)))
     formulation = parse_formulation("rf")
-    fixed = Draws(jnp.full(3, t), jnp.asarray(noise), jnp.ones((3, 0)))
+    fixed = Draws(jnp.full(3, t), noise, jnp.ones((3, 0)))
+    conditions = jnp.zeros((3, 1, 1)), jnp.zeros((3, 1))
     offset = np.float32(rng.standard_normal((3, 4, 4, 2)))
 
     def nearly_right(z, time, context, pooled):
         np.testing.assert_allclose(z, (1 - t) * data + t * noise, atol=1e-6)
         return noise - data + offset
 
-    got = flow_matching_loss(nearly_right, formulation, fixed, data, None, None)
+    got = flow_matching_loss(nearly_right, formulation, fixed, data, *conditions)
     np.testing.assert_allclose(got, (offset**2).mean((1, 2, 3)), rtol=1e-5)

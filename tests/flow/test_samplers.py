@@ -1,5 +1,6 @@
 """Samplers on a flow whose velocity and solution are known exactly."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,15 +61,16 @@ def test_guidance():
 def test_path_target_is_the_slope_and_inverts():
     path = RectifiedFlow()
     rng = np.random.default_rng(0)
-    data, noise = rng.standard_normal((2, 5, 4))
-    t = np.linspace(0.1, 0.9, 5)
-    h = 1e-6
-    slope = (interpolate(path, data, noise, t + h) - interpolate(path, data, noise, t - h)) / (2 * h)
-    velocity = velocity_target(path, data, noise, t)
-    np.testing.assert_allclose(velocity, slope, atol=1e-8)
-    z = interpolate(path, data, noise, t)
-    x0, eps = data_and_noise_from_velocity(path, z, velocity, t)
-    np.testing.assert_allclose(x0, data, atol=1e-12)
-    np.testing.assert_allclose(eps, noise, atol=1e-12)
-    np.testing.assert_array_equal(interpolate(path, data, noise, np.zeros(5)), data)  # t=0 is data
-    np.testing.assert_array_equal(interpolate(path, data, noise, np.ones(5)), noise)
+    with jax.enable_x64(True):
+        data, noise = jnp.asarray(rng.standard_normal((2, 5, 4)))
+        t = jnp.linspace(0.1, 0.9, 5)
+        h = 1e-6
+        slope = (interpolate(path, data, noise, t + h) - interpolate(path, data, noise, t - h)) / (2 * h)
+        velocity = velocity_target(path, data, noise, t)
+        np.testing.assert_allclose(velocity, slope, atol=1e-8)
+        z = interpolate(path, data, noise, t)
+        x0, eps = data_and_noise_from_velocity(path, z, velocity, t)
+        np.testing.assert_allclose(x0, data, atol=1e-12)
+        np.testing.assert_allclose(eps, noise, atol=1e-12)
+        np.testing.assert_array_equal(interpolate(path, data, noise, jnp.zeros(5)), data)  # t=0 is data
+        np.testing.assert_array_equal(interpolate(path, data, noise, jnp.ones(5)), noise)

@@ -89,7 +89,7 @@ def test_an_import_is_sampled_and_evaluated(imported, tmp_path):
     export_run(run.folder, layout="diffusers", out=tmp_path / "out")
     assert main(["import", str(tmp_path / "out"), "--out", str(tmp_path / "back")]) == 0
     picture = tmp_path / "samples.png"
-    words = ["sample", str(tmp_path / "back"), "--prompt", "a photo of a red circle", "--samples", "1", "--sigmas", "diffusers"]
+    words = ["sample", str(tmp_path / "back"), "--prompt", "a photo of a green square", "--samples", "1", "--sigmas", "diffusers"]
     assert main([*words, "--out", str(picture), "--config.evaluation.sampler.steps=2"]) == 0
     assert json.loads(picture.with_suffix(".json").read_text())["sampler"] == "euler-2-cfg5-shift1-diffusers"
     records = evaluate_run(tmp_path / "back", {}, step=None, weights="ema")

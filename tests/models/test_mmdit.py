@@ -63,7 +63,7 @@ def inputs(batch=2, seed=1):
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((batch, *SMALL.latents))
     context, pooled = rng.standard_normal((batch, *SMALL.context)), rng.standard_normal((batch, SMALL.pooled))
-    return tuple(map(np.float32, (z, rng.uniform(size=batch), context, pooled)))
+    return tuple(map(jnp.float32, (z, rng.uniform(size=batch), context, pooled)))
 
 
 def linear(p, x):
@@ -195,7 +195,8 @@ def test_forward_pass_equals_the_equations(name):
     z, t, context, pooled = inputs()
     with jax.default_matmul_precision("highest"):
         got = backbone.apply(params, z, t, context, pooled)
-    want = np.stack([reference(config, params, *example) for example in zip(z, t, context, pooled)])
+    examples = zip(*map(np.asarray, (z, t, context, pooled)))
+    want = np.stack([reference(config, params, *example) for example in examples])
     assert np.abs(want).mean() > 0.1  # the comparison sees something
     np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
 
@@ -239,7 +240,7 @@ def test_every_parameter_matters():
 
 
 def test_patches_put_the_channel_fastest_and_come_back():
-    x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
     tokens = patchify(x, 2)
     assert tokens.shape == (2, 6, 12)
     np.testing.assert_array_equal(tokens[1, 4], x[1, 2:4, 2:4].reshape(-1))

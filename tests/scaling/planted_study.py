@@ -18,7 +18,7 @@ TASKS = ("single_object", "two_object", "counting", "colors", "position", "color
 SAMPLER = "euler-20-cfg4-shift1"
 LEVELS = tuple(i / 8 for i in range(1, 9))
 PROMPTS = (
-    "a photo of a red circle",
+    "a photo of a green square",
     "a photo of two blue squares",
     "a photo of a star left of a ring",
     'a photo of a <b>cross</b> & a "heart"',

@@ -184,6 +184,30 @@ def test_a_learning_rate_at_the_edge_of_its_grid_is_flagged(tmp_path):
     assert [run["run"] for run in numbers["runs"] if run["frontier"]] == ["d1-0.002", "d2-0.004"]
 
 
+def test_what_is_left_out_or_unfinished_is_said_on_the_console_and_the_page(tmp_path, capsys):
+    """A run missing from a table without a word is a wrong table; a stopped run is no failure."""
+    good, damaged, stopped, _ = planted_study.write_study(tmp_path / "runs", finished=planted_study.FINISHED[:3])
+    record = next((damaged / "evaluations").glob("*.json"))
+    record.write_text("{")
+    planted_study.write_json(stopped / "status.json", {"state": "stopped", "step": 100, "message": "told to stop"})
+    assert cli.main(["report", str(tmp_path / "runs")]) == 0
+    assert f"note: the run in {damaged} was left out: damaged evaluation record" in capsys.readouterr().err
+    numbers = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
+    assert {run["run"] for run in numbers["runs"]} == {good.name, stopped.name, "depth5"}
+    assert [run["run"] for run in numbers["unfinished"]] == [stopped.name]
+    assert [run["run"] for run in numbers["failures"]] == ["depth5"]
+    assert record.name in (tmp_path / "runs" / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("verb", ["fit", "report"])
+def test_the_folder_of_a_single_run_is_answered_with_the_one_above(verb, tmp_path, capsys):
+    """Its own lack of a table says nothing of where the table is."""
+    planted_study.write_run(tmp_path / "runs" / "a", "a", 1, 500)
+    assert cli.main([verb, str(tmp_path / "runs" / "a")]) == 2
+    assert f"single run; name the one above it, {tmp_path / 'runs'}," in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "a" / "results").exists()
+
+
 def test_the_command_line_reports_and_fits_from_the_results_alone(study, tmp_path, capsys):
     shutil.copytree(study, tmp_path / "results")
     assert cli.main(["fit", str(tmp_path), "--resamples", "100", "--out", str(tmp_path / "fit.json")]) == 0

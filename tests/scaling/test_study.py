@@ -75,7 +75,7 @@ def test_a_study_carries_on_past_a_failed_point(finished):
     assert scored == {"geneval", "geneval_ceiling", "geneval_floor_null", "geneval_floor_shuffled", "samples"}
 
 
-def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path):
+def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path, capsys):
     path, root, _ = finished
     copy = tmp_path / "runs"
     shutil.copytree(root / "depth1", copy / "depth1")
@@ -86,6 +86,8 @@ def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()}
     study = load_study(path)
     run_point(study, study.point("depth1"), copy)
+    # It takes time and shows nothing else where standard error is no terminal.
+    assert capsys.readouterr().err == "tiny/depth1: evaluating step 3: validation of ema, validation of raw\n"
     assert {p for p in before if p.stat().st_mtime_ns != before[p]} <= {copy / "depth1" / "lock"}
     for name in lost:
         again = json.loads((copy / "depth1" / "evaluations" / name).read_text())
@@ -136,7 +138,7 @@ def test_a_point_runs_alone_and_points_are_collected_together(finished, tmp_path
     assert there == here
 
 
-def test_a_finished_run_is_opened_again(finished, tmp_path):
+def test_a_finished_run_is_opened_again(finished, tmp_path, capsys):
     from rfjax.cli import main
 
     run = tmp_path / "depth2"
@@ -150,6 +152,9 @@ def test_a_finished_run_is_opened_again(finished, tmp_path):
     out = tmp_path / "s.png"
     assert main(["sample", str(run), "--prompt", "a photo of a red square", f"--out={out}", "--negative", ""]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and json.loads(out.with_suffix(".json").read_text())["negative"] == ""
+    assert "warning" not in capsys.readouterr().err
+    assert main(["sample", str(run), "--prompt", "a photo of a Red sqare", f"--out={out}", "--negative", "blurry"]) == 0
+    assert "the corpus shapes has no caption with 'sqare', 'blurry'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["sample", str(run)])
     assert main(["eval", str(run), "--config.model.depth=3"]) == 2

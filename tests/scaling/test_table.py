@@ -155,6 +155,16 @@ def test_a_sample_sheet_that_is_gone_is_noted(tmp_path, run):
     assert found.samples == () and "sample sheet of step 500" in found.notes[0]
 
 
+def test_sheets_of_an_earlier_table_are_removed(tmp_path, run):
+    """They would pass for the table's own to whoever opens the folder."""
+    planted_study.write_run(tmp_path / "b", "b", 1, 500)
+    table.collect([run, tmp_path / "b"], tmp_path / "results")
+    assert len(list((tmp_path / "results/samples").iterdir())) == 2
+    (sheet,) = table.collect([run], tmp_path / "results").samples
+    assert [f"samples/{path.name}" for path in (tmp_path / "results/samples").iterdir()] == [sheet.png]
+    results.read(tmp_path / "results")
+
+
 def test_two_folders_of_one_run_are_refused(tmp_path, run):
     planted_study.write_run(tmp_path / "b", "a", 1, 500)
     with pytest.raises(ConfigError, match="run 'a' is in both"):
@@ -177,11 +187,32 @@ def test_a_record_in_the_wrong_folder_is_refused(tmp_path, run):
         ("status.json", "", "cannot be read"),
     ],
 )
-def test_a_damaged_run_is_named(tmp_path, run, file, content, words):
+def test_a_damaged_run_is_named_and_left_out(tmp_path, run, file, content, words):
+    """One unreadable file must neither hide the other runs nor go unsaid."""
     (run / file).write_text(content)
     with pytest.raises(ConfigError) as error:
         table.collect([run], tmp_path / "results")
     assert words in str(error.value) and file in str(error.value)
+    planted_study.write_run(tmp_path / "b", "b", 1, 500)
+    found = table.collect([run, tmp_path / "b"], tmp_path / "results")
+    assert set(found.long["run"]) == set(found.runs["run"]) == {"b"}
+    assert found.notes == (f"the run in {run} was left out: {error.value}",)
+    assert results.read(tmp_path / "results").notes == found.notes  # whence the report has them
+
+
+def test_a_run_with_a_damaged_evaluation_is_left_out_whole(tmp_path, run):
+    planted_study.write_run(tmp_path / "b", "b", 1, 500)
+    record = next((run / "evaluations").glob("*.json"))
+    record.write_text(record.read_text()[:100])
+    found = table.collect([run, tmp_path / "b"], tmp_path / "results")
+    assert set(found.long["run"]) - {"-"} == set(found.runs["run"]) == {"b"}
+    (note,) = found.notes
+    assert note.startswith(f"the run in {run} was left out: damaged evaluation record") and record.name in note
+
+
+def test_a_folder_that_is_no_run_is_refused_beside_runs_too(tmp_path, run):
+    with pytest.raises(ConfigError, match="no run folder at"):
+        table.collect([run, tmp_path / "misspelt"], tmp_path / "results")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -190,7 +192,8 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_last_good_checkpoint(tmp_pat
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     message = json.loads(ended.stdout)
-    assert f"could not be written to {tmp_path}/checkpoints" in message and "GiB free" in message
+    assert f"could not be written to {tmp_path}/checkpoints" in message
+    assert "File too large" in message and "space" not in message.split("; the last complete")[1]
     assert "the last complete one is of step 1" in message
     found = restored(tmp_path)
     assert found.step == 1 and not found.messages and same(TrainState(**found.tree), state_at(1))
@@ -202,3 +205,26 @@ def test_checksums_in_parts_are_those_of_the_whole(shape):
     array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     tree = {"params": {"a": array}}
     assert _host_checksums(tree) == checksums(jax.tree.map(jnp.asarray, tree))
+
+
+def chained(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), True),
+        (ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes: No space left on device [os_error_code='28']"), True),
+        (chained(RuntimeError("commit failed"), OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))), True),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), False),
+        (ValueError("NaN"), False),
+    ],
+)
+def test_space_is_asked_for_only_where_it_is_lacking(tmp_path, error, full):
+    """Freeing space mends no permission; TensorStore tells a full disk by its text alone."""
+    with Checkpoints(tmp_path, keep_last=1, kept=lambda step: False) as checkpoints:
+        message = str(checkpoints._failed(error))
+    assert ("Free some space" in message and "GiB" in message) == full
+    assert ("space" in message.split("; there is none yet")[1]) == full

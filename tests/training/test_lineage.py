@@ -78,7 +78,7 @@ def test_a_run_without_a_parent_gets_none_later(parent, tmp_path):
         tiny_train(tmp_path / "run", SHORT, init_from=f"{parent}@6")
 
 
-def test_new_qk_norm_scales_are_ones_and_other_leaves_are_named(parent, tmp_path):
+def test_new_qk_norm_scales_are_ones_and_what_else_differs_is_named(parent, tmp_path):
     child = tmp_path / "normed"
     overrides = SHORT | QK_NORM | {"train.learning_rate": 0.0, "train.weight_decay": 0.0}
     result = tiny_train(child, overrides, init_from=f"{parent}@12")
@@ -87,10 +87,28 @@ def test_new_qk_norm_scales_are_ones_and_other_leaves_are_named(parent, tmp_path
     expected, _ = checkpoint.restore_params(parent, 12, "raw")
     final = result.state.params["final"]["linear"]["kernel"]
     np.testing.assert_array_equal(final, expected["final"]["linear"]["kernel"])
-    with pytest.raises(ConfigError, match="this run has no parameter blocks/image/query_norm/scale"):
+    with pytest.raises(ConfigError, match="config.model.qk_norm is True there and False here. Set"):
         tiny_train(tmp_path / "unnormed", SHORT, init_from=f"{child}@4")
-    with pytest.raises(ConfigError, match=r"blocks/image/mlp_in/kernel is \[2, 16, 32\] there and \[3, 16, 32\] here"):
-        tiny_train(tmp_path / "deeper", SHORT | {"model.depth": 3}, init_from=f"{parent}@12")
+    assert not (tmp_path / "unnormed").exists()
+
+
+def test_a_parent_of_other_sizes_is_refused_by_the_keys_that_differ(parent, tmp_path):
+    """Parameter paths say nothing to who gave config keys; nor do keys that shape no parameter help."""
+    child = tmp_path / "deeper"
+    overrides = SHORT | QK_NORM | {"model.depth": 3, "model.hidden": 24, "model.position_grid": 64}
+    with pytest.raises(ConfigError) as error:
+        tiny_train(child, overrides, init_from=f"{parent}@12")
+    said = "model: config.model.depth is 2 there and 3 here; config.model.hidden is 16 there and 24 here. Set"
+    assert said in str(error.value)
+    assert not child.exists()  # neither a lock nor a status is left behind
+    config = parent / "config.json"
+    kept = config.read_text()
+    config.unlink()
+    try:
+        with pytest.raises(ConfigError, match=r"blocks/image/mlp_in/kernel is \[2, 16, 32\] there and \[3, 24, 48\] here"):
+            tiny_train(child, overrides, init_from=f"{parent}@12")
+    finally:
+        config.write_text(kept)
 
 
 def test_a_parameter_the_parent_lacks_is_named(parent):

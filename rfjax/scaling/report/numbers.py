@@ -62,7 +62,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "other_settings": _other_settings(results, settings),
             "samples": _samples(results, settings, points),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
-            "unfinished": [run for run in runs if run["state"] in ("running", "unknown", "new")],
+            "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
             "notes": list(results.notes),
         }
     )

@@ -17,7 +17,7 @@ from rfjax.interop.exporting import export_run
 
 # The sizes of the default study's models.
 MODEL = {"depth": 2, "hidden": 128, "head_size": 32, "patch_size": 4, "position_tokens": 4, "position_span": 4.0, "position_grid": 12}
-PROMPTS = ["a photo of a red circle", "a photo of two blue squares"]
+PROMPTS = ["a photo of a green square", "a photo of two blue squares"]
 GUIDANCE = 4.0
 
 
