@@ -86,5 +86,5 @@ def test_annotations_are_checked_at_every_call_in_these_tests():
     """An option lost from pyproject.toml, or a package it no longer reaches, would check nothing."""
     from rfjax.models.positions import sincos
 
-    with pytest.raises(jaxtyping.TypeCheckError, match="n=2"):
+    with pytest.raises(jaxtyping.TypeCheckError, match="checking the parameters of rfjax.models.positions.sincos"):
         sincos(np.zeros((2, 3)), 4)

@@ -10,6 +10,8 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -18,6 +20,7 @@ import numpy as np
 
 from rfjax.config import apply_overrides, from_dict
 from rfjax.data.corpus import load_corpus
+from rfjax.data.random import RandomCorpus
 from rfjax.errors import RfjaxError
 from rfjax.models import Backbone
 from rfjax.training.loop import train
@@ -79,25 +82,26 @@ def tiny_backbone(config):
     return Backbone(init, apply)
 
 
-class PoisonedCorpus:
+@dataclass(frozen=True, kw_only=True)
+class PoisonedCorpus(RandomCorpus):
     """A corpus whose batches of `bad_steps` are not finite, and which takes `pause` seconds each."""
 
-    def __init__(self, corpus, batch_size, bad_steps=(), pause=0.0):
-        self._corpus, self._batch_size, self._bad, self._pause = corpus, batch_size, set(bad_steps), pause
-
-    def __getattr__(self, name):
-        return getattr(self._corpus, name)
+    batch_size: int
+    bad_steps: Collection[int]
+    pause: float
 
     def examples(self, indices, split):
-        time.sleep(self._pause)
-        batch = self._corpus.examples(indices, split)
-        bad = np.isin(np.asarray(indices) // self._batch_size, list(self._bad))
+        time.sleep(self.pause)
+        batch = super().examples(indices, split)
+        bad = np.isin(np.asarray(indices) // self.batch_size, list(self.bad_steps))
         return batch._replace(latents=np.where(bad[:, None, None, None], np.nan, batch.latents).astype(np.float32))
 
 
 def tiny_train(workdir, overrides=None, *, bad_steps=(), pause=0.0, **arguments):
     config = tiny_config(overrides)
-    corpus = PoisonedCorpus(load_corpus(config.data, config.seed), config.train.batch_size, bad_steps, pause)
+    plain = load_corpus(config.data, config.seed)
+    poison = {"batch_size": config.train.batch_size, "bad_steps": bad_steps, "pause": pause}
+    corpus = PoisonedCorpus(plain.seed, plain.shapes, **poison)
     return train(config, workdir, corpus=corpus, backbone=tiny_backbone(config), **arguments)
 
 
