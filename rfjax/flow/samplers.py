@@ -21,7 +21,7 @@ def _uniform(steps, shift):
 def _diffusers(steps, shift):
     """What diffusers' FlowMatchEulerDiscreteScheduler takes: equal steps down to the least of its
     1,000 training times, which has been shifted already; then 0."""
-    return np.append(np.linspace(1.0, float(shift_time(np.asarray(1e-3), shift)), steps), 0.0)
+    return np.append(np.linspace(1.0, shift_time(np.array([1e-3]), shift)[0], steps), 0.0)
 
 
 SIGMAS = {"uniform": _uniform, "diffusers": _diffusers}  # times before the shift, which is sigma = t

@@ -5,6 +5,7 @@ Safetensors only: a pickle can run any code, and is refused unread.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import uuid
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rfjax import config as schema
-from rfjax.config import Config
+from rfjax.config import Config, DataConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, RfjaxError
@@ -190,6 +191,8 @@ def _config(source, layout, found, base, overrides) -> Config:
         config = schema.from_dict(manifest)
     else:
         config = schema.from_dict(_foreign(source, network))
+    if overrides.get("data.corpus", config.data.corpus) != config.data.corpus:
+        config = dataclasses.replace(config, data=DataConfig())  # the other corpus's sizes mean nothing to this one
     config = schema.apply_overrides(config, overrides)
     have = schema.flatten(config)
     sizes_are_free = config.data.corpus == "random"
