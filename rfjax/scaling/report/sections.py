@@ -98,7 +98,7 @@ def _compute(numbers, drawn, sheets, captions):
         if fit["identifiable"]:
             shown = "<br>".join(f"<i>{_greek(n)}</i> = {parameter(n, e)}" for n, e in fit["parameters"].items())
             agree = f"{fit['starts_agreeing']}/{fit['starts']}"
-            scatter = percent(fit["residual_sd_of_log_loss"], signed=False)
+            scatter = percent(fit["residual_sd"], signed=False)
             rows.append([name, shown, str(fit["n"]), scatter, agree, "; ".join(map(text, fit["warnings"])) or "–"])
         else:
             rows.append([name, "not fitted", str(fit["n"]), "–", "–", text(fit["reason"])])
