@@ -77,6 +77,8 @@ class Fit:
     noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
     left_out: LeftOut | None = None
     largest_out: LargestOut | None = None
+    log_x: Float[np.ndarray, "n v"] | None = None  # what was fitted, in the order of `runs`
+    log_loss: Float[np.ndarray, " n"] | None = None
 
     @property
     def n(self) -> int:
@@ -104,7 +106,7 @@ class Fit:
         return low, high
 
     def to_json(self) -> dict:
-        """Every number of the fit but the draws, as plain values."""
+        """Every number of the fit but the data and the draws, as plain values."""
         estimates = self.estimates or {}
         return {
             "law": self.law.name,
@@ -166,7 +168,7 @@ def fit(
     runs = tuple(str(run) for run in table["run"])
     log_x = log_columns(law.variables, {name: table[name].to_numpy(float) for name in law.variables})
     log_loss = np.log(table[column].to_numpy(float))
-    common = dict(law=law, loss=loss, runs=runs, excluded=excluded, seed=seed)
+    common = dict(law=law, loss=loss, runs=runs, excluded=excluded, seed=seed, log_x=log_x, log_loss=log_loss)
     reason = identifiability.refusal(law, log_x, log_loss)
     if reason:
         return Fit(identifiable=False, reason=reason, **common)
