@@ -109,7 +109,8 @@ def optimum(
 def exponent_draws(fit: Fit, cost: Cost) -> Float[np.ndarray, " draws"]:
     """a = beta / (alpha + eta beta) of each draw of the fit."""
     alpha, beta = fit.draws[:, 2], fit.draws[:, 4]
-    return beta / (alpha + cost.eta * beta)
+    with np.errstate(invalid="ignore"):  # a draw with both at 0 has no optimum
+        return beta / (alpha + cost.eta * beta)
 
 
 def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_IMAGES) -> Allocation:
@@ -139,6 +140,9 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         for name, value, column in (("params", n[0], seen["params"]), ("images", d[0], seen["images"]))
         if value > FAR * column.max() or value < column.min() / FAR
     ]
+    undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < 1e-6]
+    if undecided:
+        warnings.append(f"the interval of {' and '.join(undecided)} reaches 0: these runs do not decide how to divide a budget")
     if cost.worst > 0.1:
         warnings.append(f"FLOPs are not kappa·params^eta·images: off by up to {100 * cost.worst:.0f} % over the runs")
     return Allocation(
@@ -152,7 +156,7 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
 def _loss(parameters, params, images):
     """log loss of each row of parameters at its own params and images."""
     e, log_a, alpha, log_b, beta = parameters.T
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.logaddexp.reduce([np.log(e), log_a - alpha * np.log(params), log_b - beta * np.log(images)], axis=0)
 
 

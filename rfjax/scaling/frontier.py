@@ -155,14 +155,15 @@ def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
     return (mean == best).to_numpy(bool)
 
 
-def analyse(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Analysis:
+def analyse(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, **how) -> Analysis:
     """Every fit of the study, from `final_points`.
 
     Loss against compute is fitted to the runs on the compute frontier; loss against parameters
     and images to every run at its best learning rate. The saturating law is the headline; where
-    the points cannot decide it, the pure power law stands in, and the reason is kept.
+    the points cannot decide it, the pure power law stands in, and the reason is kept. `how` goes to
+    `rfjax.scaling.fits.fit`.
     """
-    options = {"resamples": resamples, "seed": seed}
+    options = {"resamples": resamples, "seed": seed, **how}
     frontier = points[points["frontier"]]
     fits = {law.name: fit(frontier, law, **options) for law in (SATURATING, POWER)}
     fits[PARAMETRIC.name] = fit(points[points["best_rate"]], PARAMETRIC, **options)
@@ -174,7 +175,7 @@ def analyse(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
     )  # fmt: skip
 
 
-def hold_out_largest(points: pd.DataFrame, options: Mapping[str, int]) -> tuple[HeldOut | None, str]:
+def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tuple[HeldOut | None, str]:
     """The largest depth predicted from the frontier of the others: (result, why there is none).
 
     Its runs on the frontier of the whole study are predicted (the law is of the frontier); if
@@ -185,7 +186,7 @@ def hold_out_largest(points: pd.DataFrame, options: Mapping[str, int]) -> tuple[
     depth = int(points["depth"].max())
     rest = points[points["depth"] < depth]
     rest = rest[on_frontier(rest)]
-    fits = [fit(rest, law, **options) for law in (SATURATING, POWER)]
+    fits = [fit(rest, law, held_out=False, **options) for law in (SATURATING, POWER)]
     chosen, reason = _headline(*fits)
     if not chosen:
         return None, f"without depth {depth}: {reason}"

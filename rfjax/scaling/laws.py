@@ -73,14 +73,14 @@ class PowerTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenTerm:
-    """b x^-c0 (1 + (x/d)^(1/f))^(-c1 f): a power of slope -c0 that bends to -(c0 + c1) about x = d.
+    """a x^-c0 (1 + (x/d)^(1/f))^(-c1 f): a power of slope -c0 that bends to -(c0 + c1) about x = d.
 
-    Parameters (log b, c0, c1, log d, log f); f is the width of the bend in units of log x.
+    Parameters (log a, c0, c1, log d, log f); f is the width of the bend in units of log x.
     Caballero et al. 2022, eq. 1, with one break.
     """
 
     variable: str
-    coefficient: str = "b"
+    coefficient: str = "a"
     exponent: str = "c0"
 
     logarithmic = (True, False, False, True, True)

@@ -54,7 +54,7 @@ def random_law(law, rng):
         if law is BROKEN:
             truth |= {"c1": rng.uniform(0.2, 0.5), "d": np.exp(rng.uniform(*np.log((1e15, 1e17)))), "f": rng.uniform(0.4, 1)}
             truth["c0"] = exponent = rng.uniform(0.05, 0.2)
-            truth["b"] = level * np.exp(np.log(x).mean()) ** exponent
+            truth["a"] = level * np.exp(np.log(x).mean()) ** exponent
             shape = x**-exponent * (1 + (x / truth["d"]) ** (1 / truth["f"])) ** (-truth["c1"] * truth["f"])
         loss += truth[term.coefficient] * shape
     return frame(loss, **columns), truth

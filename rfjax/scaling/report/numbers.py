@@ -18,6 +18,7 @@ from rfjax.errors import ConfigError
 from rfjax.scaling import frontier
 from rfjax.scaling.columns import STATISTICS
 from rfjax.scaling.frontier import Analysis
+from rfjax.scaling.plain import plain
 from rfjax.scaling.report import scores
 from rfjax.scaling.results import Results
 
@@ -41,7 +42,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     points = frontier.final_points(rows)
     analysis = frontier.analyse(points, resamples=resamples, seed=seed)
     runs = _runs(results.runs, points, ids)
-    return _plain(
+    return plain(
         {
             "schema": REPORT_SCHEMA,
             "table_sha256": hashlib.sha256((folder / "table.json").read_bytes()).hexdigest(),
@@ -310,18 +311,3 @@ def _or(value, default):
 
 def _number(value):
     return None if value is None or pd.isna(value) else float(value)
-
-
-def _plain(value):
-    """JSON-ready: numpy scalars and missing values become Python's own, NaN becomes None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or value is pd.NA:
-        return None
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
