@@ -270,13 +270,33 @@ def _profile_lines(profiles):
 
 def _metric(args, source, metric):
     """(lines, JSON): one score against the loss."""
+    import pandas as pd
+
     from rfjax.errors import ConfigError
     from rfjax.scaling.correlation import correlate
-    from rfjax.scaling.report.terminal import correlation_line
+    from rfjax.scaling.levels import by_level
+    from rfjax.scaling.links import LINKS, fit_link, predict_largest
+    from rfjax.scaling.points import check
+    from rfjax.scaling.report.terminal import correlation_line, prediction_lines
 
     column = metric if metric in source.final else f"geneval_{metric}"
     if column not in source.final:
         raise ConfigError(f"the table has no column {metric!r} to set against the loss; it has {', '.join(map(str, source.final.columns))}")
-    have = source.final[source.final[column].notna()]
-    found = correlate(have["loss"].to_numpy(float), have[column].to_numpy(float), resamples=args.resamples, seed=args.seed)
-    return [correlation_line(metric, found.to_json())], {"correlation": found.to_json()}
+    check(source.final, ("loss",))
+    values = pd.to_numeric(source.final[column], errors="coerce")
+    have = source.final[values.notna()]
+    loss, score = have["loss"].to_numpy(float), values[values.notna()].to_numpy(float)
+    if len(score) and not (0 <= score.min() and score.max() <= 1):
+        raise ConfigError(f"{metric} goes from {score.min():g} to {score.max():g}; scores are fractions from 0 to 1 (divide percentages by 100)")
+    options = {"resamples": args.resamples, "seed": args.seed}
+    found = correlate(loss, score, **options).to_json()
+    size = next((name for name in ("params", "flops", "images") if name in have), "loss")
+    predicted = [vars(one) for one in predict_largest(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)]
+    levels = {float(c.removeprefix("loss@t=")): have[c].to_numpy(float) for c in have
+              if str(c).startswith("loss@t=") and "_" not in c and have[c].notna().all()}  # fmt: skip
+    content = {
+        "correlation": found, "largest_predicted": predicted, "size": size,
+        "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
+        "levels": [one.to_json() for one in by_level(levels, score, **options)],
+    }  # fmt: skip
+    return [correlation_line(metric, found), *prediction_lines(metric, predicted)], content

@@ -90,6 +90,25 @@ def test_profiles_and_other_losses(table):
     assert profile["method"].startswith("profile likelihood, F(1, 15)") and profile["low"] < 0.3 < profile["high"]
 
 
+def test_scores_are_set_against_the_loss(tmp_path, capsys):
+    loss = np.linspace(0.4, 0.2, 6)
+    frame = pd.DataFrame({"run": list("abcdef"), "params": np.geomspace(1e6, 1e8, 6), "flops": np.geomspace(1e12, 1e15, 6),
+                          "loss": loss, "geneval": 1 / (1 + np.exp((loss - 0.25) / 0.05)), "percent": 100 * loss})  # fmt: skip
+    for t, wobble in ((0.25, 0.03), (0.5, 0.0)):
+        frame[f"loss@t={t}"] = loss + wobble * np.array([1, -1, 1, -1, 1, -1])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    _, found = fit_json(tmp_path / "t.csv", "--law", "power", "--metric", "geneval")
+    scores = found["metrics"]["geneval"]
+    rank = {c["name"]: c for c in scores["correlation"]["coefficients"]}["Spearman"]
+    assert rank["value"] == pytest.approx(-1) and rank["p"] == pytest.approx(2 / 720)
+    predicted = {p["link"]: p for p in scores["largest_predicted"]}["logistic"]
+    assert predicted["run"] == "f" and predicted["error"] == pytest.approx(0, abs=1e-6)
+    assert {level["t"]: level["share_first"] for level in scores["levels"]}[0.5] > 0.8
+    assert "geneval of f from its loss, by the logistic link over the 5 others" in capsys.readouterr().out
+    assert cli.main(["fit", str(tmp_path / "t.csv"), "--metric", "percent"]) == 2
+    assert "scores are fractions from 0 to 1" in capsys.readouterr().err
+
+
 def test_approach_2_answers_too(tmp_path, capsys):
     from test_approaches import isoflop
 

@@ -17,7 +17,7 @@ from rfjax.scaling.report import figures, page
 from rfjax.scaling.report.findings import warnings
 from rfjax.scaling.report.formats import count, loss, power, score
 from rfjax.scaling.report.numbers import report_numbers
-from rfjax.scaling.report.terminal import analysis_lines, correlation_line
+from rfjax.scaling.report.terminal import analysis_lines, correlation_line, prediction_lines
 
 
 def write_report(results_folder: str | Path, out: str | Path, *, resamples: int = 1000, seed: int = 0) -> dict:
@@ -56,5 +56,6 @@ def summary_lines(numbers: Mapping) -> list[str]:
     ]
     lines += ["", *analysis_lines(numbers["analysis"])]
     if "overall" in numbers["correlation"]:
-        lines.append(correlation_line("GenEval", numbers["correlation"]["overall"]))
+        found = numbers["correlation"]["overall"]
+        lines += [correlation_line("GenEval", found), *prediction_lines("GenEval", found["largest_predicted"])]
     return lines + warnings(numbers)

@@ -22,7 +22,7 @@ from rfjax.scaling.plain import plain
 from rfjax.scaling.report import scores
 from rfjax.scaling.results import Results
 
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # how far beyond the data the law is drawn, as a factor of compute
 
@@ -59,6 +59,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "levels": _levels(points, settings),
             "geneval": scores.geneval(results, points, settings),
             "correlation": scores.correlations(results, points, settings, resamples=2 * resamples, seed=seed),
+            "score_levels": scores.score_levels(results, points, settings, resamples=resamples, seed=seed),
             "learning_rates": _learning_rates(points),
             "other_settings": _other_settings(results, settings),
             "samples": _samples(results, settings, points),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rfjax.scaling.report.formats import count, interval, loss, minus, p_value, parameter, percent, power
 
@@ -112,6 +112,18 @@ def correlation_line(name: str, found: Mapping) -> str:
         f"{c['name']} {interval(c['value'], c['low'], c['high'])} p = {p_value(c['p'])}" for c in found["coefficients"]
     )
     return f"loss against {name} over {found['n']} runs ({found['p_method']}): {shown}"
+
+
+def prediction_lines(name: str, predicted: Sequence[Mapping]) -> list[str]:
+    """The largest run's score predicted by the links from the others, from `vars(ScorePrediction)`."""
+    return [
+        f"{name} of {p['run']} from its loss, by the {p['link']} link over the {p['n']} others: "
+        f"{interval(p['predicted'], p['low'], p['high'])}, got {interval(p['actual'], None, None)}, "
+        f"{'inside' if p['covered'] else 'OUTSIDE'} the 95 % interval"
+        if p["predicted"] is not None
+        else f"{name} of {p['run']} is not predicted by the {p['link']} link: {p['reason']}"
+        for p in predicted
+    ]
 
 
 def analysis_lines(analysis: Mapping) -> list[str]:
