@@ -23,6 +23,7 @@ from rfjax.scaling.fits import LEVEL, Estimate, Fit
 from rfjax.scaling.laws import PARAMETRIC
 
 SD3_IMAGES = 500_000 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
+UNDECIDED = 1e-6  # an exponent whose interval comes below this decides nothing
 FAR = 10.0  # extrapolation by more than this factor is warned of
 
 
@@ -140,7 +141,7 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         for name, value, column in (("params", n[0], seen["params"]), ("images", d[0], seen["images"]))
         if value > FAR * column.max() or value < column.min() / FAR
     ]
-    undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < 1e-6]
+    undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
     if undecided:
         warnings.append(f"the interval of {' and '.join(undecided)} reaches 0: these runs do not decide how to divide a budget")
     if cost.worst > 0.1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,14 @@ PROMPT = (
     Column("samples", "integer", "images", "images of the prompt", True),
 )
 
+# How the validation losses of two final checkpoints move together: they share their examples.
+PAIR = (
+    *(column for column in KEY if column.name not in ("evaluation", "sampler")),
+    Column("other_run", "text", "", "the other run; the run itself for its variance", True),
+    Column("covariance", "number", "loss squared", "of the two mean losses over the examples they share", True),
+    Column("n", "integer", "", "examples", True),
+)
+
 # The wide view's key: the evaluations of a checkpoint that need no sampler, joined with those that
 # do. A checkpoint with two grids and two samplers has four rows.
 WIDE_KEY = (
@@ -153,6 +161,7 @@ FILES = {
     "wide.csv": (WIDE_KEY + WIDE_PROGRESS + RUN, "one row per checkpoint and evaluation settings"),
     "runs.csv": (RUNS, "one row per run, failed ones too"),
     "prompts.csv": (PROMPT, "one row per checkpoint and GenEval prompt"),
+    "pairs.csv": (PAIR, "one row per two finished runs whose validation losses share their examples, and one per run"),
     "curves.csv": (CURVE, "training loss against steps"),
 }
 

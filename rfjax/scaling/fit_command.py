@@ -43,10 +43,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resamples < 100:
         raise ConfigError(f"--resamples is {args.resamples}; 95 % intervals need at least 100")
+    for budget in args.budget:
+        _positive(budget)
+    if args.fixed_images is not None and not args.fixed_images > 0:
+        raise ConfigError(f"--fixed-images is {args.fixed_images:g}; it must be positive")
     source = _source(args)
+    scores = {metric: _scores(source, metric) for metric in args.metric}
     lines, content = (_study if source.analysable and not args.law else _laws)(args, source)
-    for metric in args.metric:
-        said, content.setdefault("metrics", {})[metric] = _metric(args, source, metric)
+    for metric, have in scores.items():
+        said, content.setdefault("metrics", {})[metric] = _metric(args, have, metric)
         lines += said
     print("\n".join(lines))
     if args.out:
@@ -58,9 +63,13 @@ def run(args: argparse.Namespace) -> int:
 class _Source:
     """Where the points are from: `final` has one row per run, `curves` every checkpoint."""
 
-    def __init__(self, final, curves, described, analysable, excluded=()):
-        self.final, self.curves, self.described = final, curves, described
-        self.analysable, self.excluded = analysable, excluded
+    def __init__(self, final, curves, described, pairs, excluded=()):
+        self.final, self.curves, self.described, self.pairs, self.excluded = final, curves, described, pairs, excluded
+
+    @property
+    def analysable(self):
+        """Whether this is a study of ours, whole."""
+        return self.pairs is not None and not self.excluded
 
     def of(self, law):
         """The rows that a law is fitted to: a study's compute laws follow its frontier."""
@@ -79,6 +88,7 @@ def _source(args):
     folder = path if (path / "table.json").exists() else path / "results"
     if path.name in ("wide.csv", "long.csv") and (path.parent / "table.json").exists():
         folder = path.parent
+    pairs = None
     if path.is_dir() or folder == path.parent:
         given = [name for name, value in (("--rename", rename), ("--flops-per-param-image", args.flops_per_param_image)) if value]
         if given:
@@ -87,6 +97,7 @@ def _source(args):
         settings = frontier.primary_settings(table)
         curves = frontier.checkpoints(table, settings)
         final = frontier.final_points(curves)
+        pairs = frontier.pairs_of(table, settings)
         described = {"results": folder.name, "settings": vars(settings)}
         curves = curves[curves["loss"].notna()]
     else:
@@ -102,7 +113,7 @@ def _source(args):
         dropped = {one.run for one in excluded}
         curves = curves[~curves["run"].astype(str).isin(dropped)]
         described["excluded"] = [vars(one) for one in excluded]
-    return _Source(final, curves, described, analysable="frontier" in final and path.is_dir() and not excluded, excluded=excluded)
+    return _Source(final, curves, described, pairs, excluded)
 
 
 def _renames(words):
@@ -138,19 +149,17 @@ def _fit_options(args, source):
 def _study(args, source):
     """A study's own analysis: the frontier's law, the largest depth held out."""
     from rfjax.scaling import frontier
-    from rfjax.scaling.heldout import compare
     from rfjax.scaling.report.terminal import analysis_lines, comparison_line, fit_lines
 
     options = {name: value for name, value in _fit_options(args, source).items() if name != "excluded"}
-    found = frontier.analyse(source.final, **options)
+    found = frontier.analyse(source.final, pairs=source.pairs, **options)
     analysis = found.to_json()
     others = [fit for name, fit in analysis["fits"].items() if name != analysis["headline"]]
     lines = [*analysis_lines(analysis), *(line for fit in others for line in fit_lines(fit))]
-    comparison = compare({name: found.fits[name] for name in ("saturating", "power")})
-    lines += [line for line in [comparison_line(comparison)] if line]
+    lines += [line for line in [comparison_line(analysis["comparison"])] if line]
     said, budgets = _budgets(args, source, found.fits, required=False)
     profiles = _profiles(args, found.fits)
-    return lines + said + _profile_lines(profiles), {**analysis, "comparison": comparison, "budgets": budgets, "profiles": profiles}
+    return lines + said + _profile_lines(profiles), {**analysis, "budgets": budgets, "profiles": profiles}
 
 
 def _laws(args, source):
@@ -196,7 +205,7 @@ def _approach(args, source):
         found = approach2(source.final, resamples=args.resamples, seed=args.seed)
     lines, budgets = approach_lines(found.to_json()), []
     for budget in args.budget:
-        params, images = found.at(_positive(budget))
+        params, images = found.at(budget)
         budgets.append({"budget_flops": budget, "approach": args.law, "params": vars(params), "images": vars(images)})
         lines.append(approach_budget_line(budgets[-1]))
     return lines, {"approaches": {args.law: plain(found.to_json())}, "budgets": budgets}
@@ -205,9 +214,8 @@ def _approach(args, source):
 def _positive(budget):
     from rfjax.errors import ConfigError
 
-    if not budget > 0 or budget == float("inf"):
+    if not 0 < budget < float("inf"):
         raise ConfigError(f"--budget is {budget:g} FLOPs; it must be positive")
-    return budget
 
 
 def _budgets(args, source, fits, *, required):
@@ -217,7 +225,6 @@ def _budgets(args, source, fits, *, required):
 
     lines, found = [], []
     for budget in args.budget:
-        _positive(budget)
         parametric = fits.get("parametric")
         if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):
             rows = source.of(parametric.law)
@@ -248,13 +255,14 @@ def _cost(rows, args):
 
 
 def _profiles(args, fits):
-    from rfjax.scaling.profile import profile
+    from rfjax.scaling.profile import profile, profiled_parameters
 
     found = {}
     for name, one in fits.items() if args.profile else ():
         if one.identifiable:
-            wanted = [one.law.parameters[i] for i in (*([0] if one.law.offset else []), *one.law.exponents)]
-            found[name] = {parameter: profile(one, parameter, seed=args.seed).to_json() for parameter in wanted}
+            found[name] = {
+                parameter: profile(one, parameter, seed=args.seed).to_json() for parameter in profiled_parameters(one.law)
+            }
     return found
 
 
@@ -268,26 +276,32 @@ def _profile_lines(profiles):
     ]
 
 
-def _metric(args, source, metric):
-    """(lines, JSON): one score against the loss."""
+def _scores(source, metric):
+    """The rows that have this score, as the column `score`."""
     import pandas as pd
 
     from rfjax.errors import ConfigError
-    from rfjax.scaling.correlation import correlate
-    from rfjax.scaling.levels import by_level
-    from rfjax.scaling.links import LINKS, fit_link, predict_largest
     from rfjax.scaling.points import check
-    from rfjax.scaling.report.terminal import correlation_line, prediction_lines
 
     column = metric if metric in source.final else f"geneval_{metric}"
     if column not in source.final:
         raise ConfigError(f"the table has no column {metric!r} to set against the loss; it has {', '.join(map(str, source.final.columns))}")
     check(source.final, ("loss",))
     values = pd.to_numeric(source.final[column], errors="coerce")
-    have = source.final[values.notna()]
-    loss, score = have["loss"].to_numpy(float), values[values.notna()].to_numpy(float)
-    if len(score) and not (0 <= score.min() and score.max() <= 1):
-        raise ConfigError(f"{metric} goes from {score.min():g} to {score.max():g}; scores are fractions from 0 to 1 (divide percentages by 100)")
+    have = source.final.assign(score=values.astype(float))[values.notna()]
+    if len(have) and not have["score"].between(0, 1).all():
+        raise ConfigError(f"{metric} goes from {have['score'].min():g} to {have['score'].max():g}; scores are fractions from 0 to 1 (divide percentages by 100)")
+    return have
+
+
+def _metric(args, have, metric):
+    """(lines, JSON): one score against the loss."""
+    from rfjax.scaling.correlation import correlate
+    from rfjax.scaling.levels import by_level
+    from rfjax.scaling.links import LINKS, fit_link, predict_largest
+    from rfjax.scaling.report.terminal import correlation_line, prediction_lines
+
+    loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
     options = {"resamples": args.resamples, "seed": args.seed}
     found = correlate(loss, score, **options).to_json()
     size = next((name for name in ("params", "flops", "images") if name in have), "loss")

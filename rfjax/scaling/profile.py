@@ -22,13 +22,14 @@ from scipy import stats
 from rfjax.errors import ConfigError
 from rfjax.scaling.fits import LEVEL, Fit
 from rfjax.scaling.heldout import MANY
-from rfjax.scaling.laws import MAX_EXPONENT
+from rfjax.scaling.laws import MAX_EXPONENT, Law
 from rfjax.scaling.optimise import minimise, starts
 from rfjax.scaling.resampling import MIN_RUNS_TO_RESAMPLE, with_noise
 
 SIMULATIONS = 1000
 REACH = np.geomspace(0.02, 50.0, 33)  # in half-widths of the bootstrap's interval
 REFINEMENTS, PIECES = 4, 9
+ELSEWHERE = 12  # starts besides the fit's own minimum, for few points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,11 @@ class Profile:
         return vars(self) | {"at_bound": list(self.at_bound)} | arrays
 
 
+def profiled_parameters(law: Law) -> tuple[str, ...]:
+    """The parameters that have a profile: E and the exponents."""
+    return tuple(law.parameters[i] for i in (*([0] if law.offset else []), *law.exponents))
+
+
 def profile(
     fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0
 ) -> Profile:
@@ -62,7 +68,7 @@ def profile(
     law = fit.law
     if not fit.identifiable:
         raise ConfigError(f"the {law.name} law was not fitted ({fit.reason}); it has no profile")
-    allowed = [law.parameters[i] for i in (*([0] if law.offset else []), *law.exponents)]
+    allowed = profiled_parameters(law)
     if name not in allowed:
         raise ConfigError(f"there is a profile for {', '.join(allowed)}, not for {name!r}")
     index = law.parameters.index(name)
@@ -71,10 +77,12 @@ def profile(
     freedom = fit.n - len(law.parameters)
     critical, method = _critical(fit, z, best, index, freedom, level, simulations, seed)
     least = fit.objective
+    elsewhere = starts(law, z, fit.log_loss)
+    elsewhere = elsewhere[:: max(1, len(elsewhere) // ELSEWHERE)]
 
     def statistic(values):
         grid = np.asarray(values, float)
-        start = best[None] if fit.n > MANY else np.concatenate([best[None], starts(law, z, fit.log_loss)])
+        start = best[None] if fit.n > MANY else np.concatenate([best[None], elsewhere])
         rows = np.tile(start, (len(grid), 1))
         rows[:, index] = np.repeat(grid, len(start))
         found = minimise(law, rows, z, fit.log_loss, fit.loss, fixed=(index,))

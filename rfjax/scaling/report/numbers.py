@@ -40,7 +40,9 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     settings = frontier.primary_settings(results)
     rows = frontier.checkpoints(results, settings)
     points = frontier.final_points(rows)
-    analysis = frontier.analyse(points, resamples=resamples, seed=seed)
+    analysis = frontier.analyse(
+        points, resamples=resamples, seed=seed, pairs=frontier.pairs_of(results, settings), profiles=True
+    )
     runs = _runs(results.runs, points, ids)
     return plain(
         {
@@ -84,6 +86,7 @@ def _with_short_names(results):
     return replace(
         results, long=renamed(results.long), wide=renamed(results.wide), runs=renamed(runs),
         prompts=renamed(results.prompts), curves=renamed(results.curves),
+        pairs=renamed(results.pairs).assign(other_run=results.pairs["other_run"].map(lambda run: shown.get(run, run))),
         samples=tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples),
     )  # fmt: skip
 
