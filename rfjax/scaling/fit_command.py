@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     scores = {metric: _scores(source, metric) for metric in args.metric}
     lines, content = (_study if source.analysable and not args.law else _laws)(args, source)
     for metric, have in scores.items():
-        said, content.setdefault("metrics", {})[metric] = _metric(args, have, metric)
+        said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
         lines += said
     print("\n".join(lines))
     if args.out:
@@ -63,13 +63,26 @@ def run(args: argparse.Namespace) -> int:
 class _Source:
     """Where the points are from: `final` has one row per run, `curves` every checkpoint."""
 
-    def __init__(self, final, curves, described, pairs, excluded=()):
-        self.final, self.curves, self.described, self.pairs, self.excluded = final, curves, described, pairs, excluded
+    def __init__(self, final, curves, described, study=None, excluded=()):
+        self.final, self.curves, self.described, self.study, self.excluded = final, curves, described, study, excluded
+
+    @property
+    def pairs(self):
+        """Covariances of the runs' losses over the examples they share; None for another's table."""
+        from rfjax.scaling import frontier
+
+        return None if self.study is None else frontier.pairs_of(*self.study)
+
+    def redrawn(self, rows, *, resamples, seed):
+        """Scores per task under redraws of the prompts, which only our results keep."""
+        from rfjax.scaling.report.scores import redrawn_scores
+
+        return {} if self.study is None else redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed)
 
     @property
     def analysable(self):
         """Whether this is a study of ours, whole."""
-        return self.pairs is not None and not self.excluded
+        return self.study is not None and not self.excluded
 
     def of(self, law):
         """The rows that a law is fitted to: a study's compute laws follow its frontier."""
@@ -88,7 +101,7 @@ def _source(args):
     folder = path if (path / "table.json").exists() else path / "results"
     if path.name in ("wide.csv", "long.csv") and (path.parent / "table.json").exists():
         folder = path.parent
-    pairs = None
+    study = None
     if path.is_dir() or folder == path.parent:
         given = [name for name, value in (("--rename", rename), ("--flops-per-param-image", args.flops_per_param_image)) if value]
         if given:
@@ -97,7 +110,7 @@ def _source(args):
         settings = frontier.primary_settings(table)
         curves = frontier.checkpoints(table, settings)
         final = frontier.final_points(curves)
-        pairs = frontier.pairs_of(table, settings)
+        study = (table, settings)
         described = {"results": folder.name, "settings": vars(settings)}
         curves = curves[curves["loss"].notna()]
     else:
@@ -113,7 +126,7 @@ def _source(args):
         dropped = {one.run for one in excluded}
         curves = curves[~curves["run"].astype(str).isin(dropped)]
         described["excluded"] = [vars(one) for one in excluded]
-    return _Source(final, curves, described, pairs, excluded)
+    return _Source(final, curves, described, study, excluded)
 
 
 def _renames(words):
@@ -294,7 +307,7 @@ def _scores(source, metric):
     return have
 
 
-def _metric(args, have, metric):
+def _metric(args, source, have, metric):
     """(lines, JSON): one score against the loss."""
     from rfjax.scaling.correlation import correlate
     from rfjax.scaling.levels import by_level
@@ -303,7 +316,8 @@ def _metric(args, have, metric):
 
     loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
     options = {"resamples": args.resamples, "seed": args.seed}
-    found = correlate(loss, score, **options).to_json()
+    redrawn = source.redrawn(have, **options).get(metric.removeprefix("geneval_"))
+    found = correlate(loss, score, redrawn=redrawn, **options).to_json()
     size = next((name for name in ("params", "flops", "images") if name in have), "loss")
     predicted = [vars(one) for one in predict_largest(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)]
     levels = {float(c.removeprefix("loss@t=")): have[c].to_numpy(float) for c in have
@@ -311,6 +325,6 @@ def _metric(args, have, metric):
     content = {
         "correlation": found, "largest_predicted": predicted, "size": size,
         "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
-        "levels": [one.to_json() for one in by_level(levels, score, **options)],
+        "levels": [one.to_json() for one in by_level(levels, score, redrawn=redrawn, **options)],
     }  # fmt: skip
     return [correlation_line(metric, found), *prediction_lines(metric, predicted)], content
