@@ -222,6 +222,9 @@ where *name* is the metric, followed by the item unless that is `mean`:
 | `geneval_held_out_overall`, `geneval_seen_overall`, ... | the same over prompts with, and without, a (colour, shape) pair that never occurs in training |
 | `geneval_floor_shuffled_overall`, ... | the same images scored against other prompts of the same task |
 | `geneval_floor_null_overall`, ... | samples of the null condition |
+| `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), in a row of its own |
+| `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
+| `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over images |
 
 Records that belong to no checkpoint (step -1: the detector's ceiling on rendered ground truth) are
 in `long.csv` only.

@@ -21,6 +21,7 @@ from rfjax.scaling.frontier import Analysis
 from rfjax.scaling.plain import plain
 from rfjax.scaling.report import scores
 from rfjax.scaling.results import Results
+from rfjax.scaling.step_efficiency import step_counts
 
 REPORT_SCHEMA = 2
 BAND_POINTS = 121
@@ -62,6 +63,9 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "geneval": scores.geneval(results, points, settings),
             "correlation": scores.correlations(results, points, settings, resamples=2 * resamples, seed=seed),
             "score_levels": scores.score_levels(results, points, settings, resamples=resamples, seed=seed),
+            "sampling_steps": [
+                vars(one) for one in step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
+            ],
             "learning_rates": _learning_rates(points),
             "other_settings": _other_settings(results, settings),
             "samples": _samples(results, settings, points),

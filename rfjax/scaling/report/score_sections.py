@@ -139,6 +139,30 @@ def _levels_table(levels, captions):
     )  # fmt: skip
 
 
+def steps_section(numbers, drawn, sheets, captions):
+    """Scores at few sampling steps, as in the paper's table 6."""
+    rows = [
+        [f"depth {one['depth']}<br><small>{text(one['run'])}</small>", str(one["steps"]),
+         interval(one["score"], one["score_low"], one["score_high"]),
+         NONE if one["steps"] == one["reference"] or one["drop"] is None else _drop(one),
+         f"{one['path_length']:.2f}", f"{one['distance']:.4f}"]
+        for one in numbers["sampling_steps"]
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return captions.table(
+        ["", "steps", "GenEval overall", "drop", "path length", "distance"], rows,
+        "Sampling with fewer steps: the same prompts and noise at every count. Drop: relative, from the most steps, paired by "
+        "prompt, with its 95 % interval. Path length: sum over steps of the norm of a latent's move, mean over images. "
+        "Distance: of the latents from those of the most steps, root mean square.",
+    )  # fmt: skip
+
+
+def _drop(one):
+    ends = "" if one["drop_low"] is None else f" [{percent(one['drop_low'])}, {percent(one['drop_high'])}]"
+    return percent(one["drop"]) + ends
+
+
 def samples_section(numbers, drawn, sheets, captions):
     samples = numbers["samples"]
     rows = [row for row in samples["rows"] if row["png"] in sheets]

@@ -24,6 +24,7 @@ from rfjax.scaling.report.score_sections import (
     geneval_section,
     pairs_section,
     samples_section,
+    steps_section,
 )
 
 FIGURE_TITLES = {
@@ -187,6 +188,7 @@ SECTIONS: tuple[tuple[str, Callable], ...] = (
     ("GenEval against depth", geneval_section),
     ("Held-out pairs", pairs_section),
     ("Loss against GenEval", correlation_section),
+    ("Sampling steps", steps_section),
     ("Samples", samples_section),
     ("Learning rates", _rates),
     ("What failed", _failed),
