@@ -22,7 +22,7 @@ from rfjax.errors import ConfigError
 from rfjax.scaling.fits import LEVEL, Estimate, Fit
 from rfjax.scaling.laws import PARAMETRIC
 
-SD3_IMAGES = 500_000 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
+SD3_IMAGES = 500_000.0 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
 UNDECIDED = 1e-6  # an exponent whose interval comes below this decides nothing
 FAR = 10.0  # extrapolation by more than this factor is warned of
 
@@ -104,7 +104,7 @@ def optimum(
         log_g = (np.log(alpha) + log_a - np.log(cost.eta * beta) - log_b) / total
         log_spent = np.log(budget / cost.kappa)
         log_n = log_g + beta / total * log_spent
-        return np.exp(log_n), np.exp(log_spent - cost.eta * log_n)
+        return np.asarray(np.exp(log_n)), np.asarray(np.exp(log_spent - cost.eta * log_n))
 
 
 def exponent_draws(fit: Fit, cost: Cost) -> Float[np.ndarray, " draws"]:

@@ -10,7 +10,6 @@ to the same runs, without noise, at the same sizes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -230,7 +229,7 @@ def _along(curve, grid, column):
     return np.where((grid >= log_c[0] - 1e-12) & (grid <= log_c[-1] + 1e-12), np.exp(values), np.nan)
 
 
-def _envelope(chosen: Sequence[int], grid, sizes, losses, images):
+def _envelope(chosen, grid, sizes, losses, images):
     optima = []
     for column in range(len(grid)):
         here = [i for i in chosen if np.isfinite(losses[i, column])]

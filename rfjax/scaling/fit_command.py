@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--drop-largest-losses", type=int, default=0, metavar="K", help="leave out rows whose loss is at least the K-th largest")
     add("--max-loss", type=float, metavar="L", help="leave out rows with a larger loss")
     add("--profile", action="store_true", help="profile likelihoods of E and the exponents too")
-    add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help="bootstrap over runs, or parametric (default: over runs from 8 runs on)")
+    add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help="bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)")
     add("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
     add("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     add("--out", metavar="FILE.json", help="write every number of the fits here")

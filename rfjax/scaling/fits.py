@@ -153,7 +153,7 @@ def fit(
 
     Columns: `run` (distinct names), `loss` (positive; `column` names another) and each of
     `law.variables` (positive, in `UNITS`). The order of rows does not matter. `intervals` are
-    "auto" (over runs, parametric below 8), "runs" or "parametric". `held_out` also refits without
+    "auto" (over runs; parametric below 8, or below k + 5), "runs" or "parametric". `held_out` also refits without
     each run and without the largest. `excluded` is written down with the fit.
     `examples_covariance` is that of the runs' mean losses over the validation examples they share,
     in the order of rows.

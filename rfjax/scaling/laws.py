@@ -55,7 +55,7 @@ class PowerTerm:
         return None
 
     def shifted(
-        self, theta: Float[np.ndarray, "*batch p"], log_shift: Float[np.ndarray, ""]
+        self, theta: Float[np.ndarray, "*batch p"], log_shift: float
     ) -> Float[np.ndarray, "*batch p"]:
         """The same term as a function of log x + log_shift."""
         result = np.array(theta, dtype=float)
@@ -131,7 +131,7 @@ class BrokenTerm:
         return result
 
     def shifted(
-        self, theta: Float[np.ndarray, "*batch p"], log_shift: Float[np.ndarray, ""]
+        self, theta: Float[np.ndarray, "*batch p"], log_shift: float
     ) -> Float[np.ndarray, "*batch p"]:
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift

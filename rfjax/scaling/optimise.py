@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 
 from rfjax.scaling.laws import Law
 from rfjax.scaling.losses import Loss, rho
@@ -90,10 +90,10 @@ def minimise(
     law: Law,
     start: Float[np.ndarray, "batch k"],
     log_x: Float[np.ndarray, "n v"],
-    log_loss: Float[np.ndarray, "#batch n"],
+    log_loss: Float[np.ndarray, "*#rows n"],
     loss: Loss,
     *,
-    weights: Float[np.ndarray, "#batch n"] | None = None,
+    weights: Num[np.ndarray, "*#rows n"] | None = None,
     fixed: Sequence[int] = (),
     gradual: bool = False,
     iterations: int = ITERATIONS,

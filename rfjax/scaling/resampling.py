@@ -1,7 +1,7 @@
 """Refits of resampled data: what the intervals of a fit are made from.
 
-With 8 runs or more, runs are resampled. Below that a resample has too few distinct points, and the
-bootstrap is parametric: the law plus normal noise of the residual scatter, whose own uncertainty at
+With 8 runs or more, and 5 more than parameters, runs are resampled. Below that a resample has too
+few distinct points, and the bootstrap is parametric: the law plus normal noise of the residual scatter, whose own uncertainty at
 n - k degrees of freedom is drawn along (a t distribution). Coverage of both is tested.
 """
 
@@ -19,6 +19,8 @@ from rfjax.scaling.losses import Loss
 from rfjax.scaling.optimise import minimise
 
 MIN_RUNS_TO_RESAMPLE = 8
+# Nine runs and five parameters: resampled runs cover an exponent 85 times in 100.
+MIN_FREEDOM_TO_RESAMPLE = 5
 # Of log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
 # is already no knowledge at all, and more of it would only overflow.
 MAX_NOISE = 1.0
@@ -54,11 +56,13 @@ def draw(
     freedom = n - k
     # The scatter is itself known only to `freedom` degrees of freedom.
     noise = residual_sd * np.sqrt(freedom / rng.chisquare(freedom, resamples))
-    if method == "runs" or (method == "auto" and n >= MIN_RUNS_TO_RESAMPLE):
+    many = n >= MIN_RUNS_TO_RESAMPLE and freedom >= MIN_FREEDOM_TO_RESAMPLE
+    if method == "runs" or (method == "auto" and many):
         weights, data = resampled_counts(rng, law, log_x, resamples), log_loss
         said = f"bootstrap over runs, {resamples:,} resamples (those that cannot decide the law drawn again)"
     else:
-        few = f" (fewer than {MIN_RUNS_TO_RESAMPLE} runs are too few to resample)" if method == "auto" else ""
+        least = max(MIN_RUNS_TO_RESAMPLE, k + MIN_FREEDOM_TO_RESAMPLE)
+        few = f" (fewer than {least} runs are too few to resample)" if method == "auto" else ""
         weights, data = None, simulate(law, parameters, log_x, noise, loss, rng)
         said = (
             f"parametric bootstrap, {resamples:,} resamples{few}: normal noise of the residual scatter, "

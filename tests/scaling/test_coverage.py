@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from rfjax.scaling.fits import fit
+from rfjax.scaling.laws import PARAMETRIC
 
 # The default study's six runs, the last held out, and its law; noise from that of seeds (0.5 %) to
 # the scatter of runs that are off the optimal shape (5 %).
@@ -54,3 +55,29 @@ def test_intervals_cover_as_often_as_they_say(flops, held, noise):
     covered = studies(flops, held, noise, 200, 400)
     assert len(covered) >= 180
     assert ((covered.mean(axis=0) >= 0.90) & (covered.mean(axis=0) <= 0.99)).all(), covered.mean(axis=0)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sizes", [(3, 3), (4, 3), (5, 4)], ids=["nine", "twelve", "twenty"])
+def test_intervals_of_the_parametric_law_cover_too(sizes):
+    """E, alpha, beta and a larger run. Nine runs leave four degrees of freedom, where runs that are
+    resampled cover beta 85 times in 100, and the parametric bootstrap takes over."""
+    params, images = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, sizes[0]), np.geomspace(1e8, 1e10, sizes[1])))
+    rng, covered = np.random.default_rng(0), []
+
+    def law(n, d):
+        return 0.4 + 60 * n**-0.3 + 90 * d**-0.25
+
+    for _ in range(200):
+        loss = law(params, images) * np.exp(0.005 * rng.standard_normal(len(params)))
+        table = pd.DataFrame({"run": [f"r{i:02d}" for i in range(len(params))], "params": params, "images": images, "loss": loss})
+        found = fit(table, PARAMETRIC, resamples=400, held_out=False)
+        if not found.identifiable:
+            continue
+        low, high = found.interval({"params": [3e9], "images": [2e10]}, new_run=True)
+        actual = law(3e9, 2e10) * np.exp(0.005 * rng.standard_normal())
+        e = found.estimates
+        truths = ((e["E"], 0.4), (e["alpha"], 0.3), (e["beta"], 0.25))
+        covered.append([one.low <= truth <= one.high for one, truth in truths] + [low[0] <= actual <= high[0]])
+    share = np.mean(covered, axis=0)
+    assert len(covered) >= 180 and (share >= 0.90).all() and (share <= 0.995).all(), share
