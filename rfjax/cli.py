@@ -79,6 +79,12 @@ def _train(args, overrides):
 def _eval(args, overrides):
     from rfjax.evaluation.reopen import evaluate_run, record_lines
 
+    if args.sampling_steps:
+        from rfjax.evaluation.sampling_steps import measure_sampling_steps, parse_steps
+
+        counts = parse_steps(args.sampling_steps)
+        print("\n".join(record_lines(measure_sampling_steps(Path(args.run), overrides, counts, step=args.step, weights=args.weights))))
+        return 0
     print("\n".join(record_lines(evaluate_run(Path(args.run), overrides, step=args.step, weights=args.weights))))
     return 0
 
@@ -175,6 +181,11 @@ def _checkpoint_arguments(parser):
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
 
 
+def _eval_arguments(parser):
+    _checkpoint_arguments(parser)
+    parser.add_argument("--sampling-steps", metavar="N,N,...", help="instead: GenEval, path length and distance at these counts of sampling steps, the most being the reference")
+
+
 def _sample_arguments(parser):
     _checkpoint_arguments(parser)
     parser.add_argument("--prompt", action="append", required=True, help="a caption; may be given several times")
@@ -231,7 +242,7 @@ def _report_arguments(parser):
 VERBS = {
     "study": ("run a study: train every point, evaluate, fit, report", _study_arguments, _study, True, True),
     "train": ("train one run, or resume it", _train_arguments, _train, True, True),
-    "eval": ("measure a checkpoint: validation loss and GenEval", _checkpoint_arguments, _eval, True, True),
+    "eval": ("measure a checkpoint: validation loss and GenEval", _eval_arguments, _eval, True, True),
     "sample": ("make images from captions", _sample_arguments, _sample, True, True),
     "export": ("write a checkpoint for PyTorch", _export_arguments, _export, False, True),
     "import": ("make a run of a PyTorch checkpoint", _import_arguments, _import, True, True),

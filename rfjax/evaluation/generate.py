@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
-from rfjax.flow.samplers import guided_velocity, integrate, sampling_times
+from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_times
 
 
 def sampler_name(sampler: SamplerConfig, timestep_shift: float) -> str:
@@ -40,13 +40,16 @@ def make_generator(
     *,
     batch_size: int,
     batch_sharding: jax.sharding.Sharding | None = None,
+    path_length: bool = False,
 ) -> Callable:
     """`generate(params, seed, ids, context, pooled, negative=None) -> latents`, compiled once.
 
     `apply` is a backbone's. ids [n, 2] are (prompt index, sample); n is free: batches of
     `batch_size` are cut from it and the last is padded. `negative` is a (context, pooled) pair of
-    one row that stands against every prompt; by default the null condition, zeros.
+    one row that stands against every prompt; by default the null condition, zeros. With
+    `path_length` it returns (latents, length of each one's path) instead.
     """
+    solve = integrate_with_length if path_length else integrate
     times = sampling_times(sampler.steps, timestep_shift, sampler.sigmas)
 
     @jax.jit
@@ -59,7 +62,7 @@ def make_generator(
             jnp.broadcast_to(negative_pooled, pooled.shape),
         )
         field = guided_velocity(velocity, sampler.guidance_scale, context, pooled, negative)
-        return integrate(field, noise_for(seed, ids, latent_shape), times, sampler.method)
+        return solve(field, noise_for(seed, ids, latent_shape), times, sampler.method)
 
     def place(array):
         return jax.device_put(array, batch_sharding) if batch_sharding is not None else array
@@ -73,11 +76,11 @@ def make_generator(
             # Rows past the end repeat the last one, so that one compilation serves all batches.
             rows = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
             batch = (place(array[rows]) for array in (ids, context, pooled))
-            latents = one_batch(params, np.uint32(seed), *batch, *negative)
-            parts.append(np.asarray(latents)[: len(ids) - start])
+            made = one_batch(params, np.uint32(seed), *batch, *negative)
+            parts.append(jax.tree.map(lambda array: np.asarray(array)[: len(ids) - start], made))
             if progress is not None:
                 progress(min(start + batch_size, len(ids)), len(ids))
-        return np.concatenate(parts)
+        return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
     return generate
 

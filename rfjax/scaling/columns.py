@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,14 @@ PROMPT = (
     Column("samples", "integer", "images", "images of the prompt", True),
 )
 
+# How the validation losses of two final checkpoints move together: they share their examples.
+PAIR = (
+    *(column for column in KEY if column.name not in ("evaluation", "sampler")),
+    Column("other_run", "text", "", "the other run; the run itself for its variance", True),
+    Column("covariance", "number", "loss squared", "of the two mean losses over the examples they share", True),
+    Column("n", "integer", "", "examples", True),
+)
+
 # The wide view's key: the evaluations of a checkpoint that need no sampler, joined with those that
 # do. A checkpoint with two grids and two samplers has four rows.
 WIDE_KEY = (
@@ -153,6 +161,7 @@ FILES = {
     "wide.csv": (WIDE_KEY + WIDE_PROGRESS + RUN, "one row per checkpoint and evaluation settings"),
     "runs.csv": (RUNS, "one row per run, failed ones too"),
     "prompts.csv": (PROMPT, "one row per checkpoint and GenEval prompt"),
+    "pairs.csv": (PAIR, "one row per two finished runs whose validation losses share their examples, and one per run"),
     "curves.csv": (CURVE, "training loss against steps"),
 }
 
@@ -213,6 +222,9 @@ where *name* is the metric, followed by the item unless that is `mean`:
 | `geneval_held_out_overall`, `geneval_seen_overall`, ... | the same over prompts with, and without, a (colour, shape) pair that never occurs in training |
 | `geneval_floor_shuffled_overall`, ... | the same images scored against other prompts of the same task |
 | `geneval_floor_null_overall`, ... | samples of the null condition |
+| `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), in a row of its own |
+| `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
+| `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over images |
 
 Records that belong to no checkpoint (step -1: the detector's ceiling on rendered ground truth) are
 in `long.csv` only.

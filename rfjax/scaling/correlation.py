@@ -184,12 +184,17 @@ def _resample(loss, score, redrawn, resamples, rng):
     n = len(loss)
     if n < MIN_RUNS_FOR_INTERVAL:
         return None, f"none: {n} runs are too few to resample"
-    chosen = np.empty((0, n), int)
-    while len(chosen) < resamples:  # two distinct runs always correlate perfectly: they say nothing
-        drawn = rng.integers(n, size=(resamples, n))
-        chosen = np.concatenate([chosen, drawn[(np.diff(np.sort(drawn), axis=1) > 0).sum(axis=1) >= 2]])
-    chosen = chosen[:resamples]
+    chosen = resampled_runs(n, resamples, rng)
     if redrawn is None:
         return (loss[chosen], score[chosen]), f"bootstrap over {n} runs, {resamples:,} resamples"
     method = f"two-level bootstrap over {n} runs and over the prompts they share, {resamples:,} resamples"
     return (loss[chosen], np.take_along_axis(redrawn, chosen, axis=1)), method
+
+
+def resampled_runs(n: int, resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "resamples n"]:
+    """Places of resampled runs, at least three of them distinct: two always correlate perfectly."""
+    chosen = np.empty((0, n), int)
+    while len(chosen) < resamples:
+        drawn = rng.integers(n, size=(resamples, n))
+        chosen = np.concatenate([chosen, drawn[(np.diff(np.sort(drawn), axis=1) > 0).sum(axis=1) >= 2]])
+    return chosen[:resamples]

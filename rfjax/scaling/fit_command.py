@@ -1,4 +1,4 @@
-"""`rfjax fit`: the laws of a results table on the console, and as JSON."""
+"""`rfjax fit`: the laws of a table of runs on the console, and as JSON."""
 
 from __future__ import annotations
 
@@ -6,35 +6,325 @@ import argparse
 import json
 from pathlib import Path
 
+LAW_NAMES = ("power", "saturating", "parametric", "broken", "approach1", "approach2")
+LOSS_NAMES = ("huber", "squares-log", "squares-raw", "l1")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments. Nothing heavy is imported for `--help`."""
-    parser.add_argument("table", metavar="TABLE", help="a results folder, or a study's folder that holds one")
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-    parser.add_argument("--out", metavar="FILE.json", help="write every number of the fits here")
+    add = parser.add_argument
+    add("table", metavar="TABLE", help="a CSV or Parquet file with a row per run (columns run, loss, and flops or params and images), or a results folder, or a study's folder that holds one")
+    add("--law", choices=LAW_NAMES, help="default: all that the columns allow")
+    add("--budget", type=float, action="append", default=[], metavar="FLOPS", help="divide this budget (parametric, approach1, approach2), or predict its loss; may be given several times")
+    add("--fixed-images", type=float, metavar="N", help="images of every run in the fixed-steps design to compare with (default: the most that a run of the table has seen)")
+    add("--loss", choices=LOSS_NAMES, default="huber", help="what is minimised (default huber, of log residuals)")
+    add("--delta", type=float, metavar="D", help="of Huber's loss (default 0.001)")
+    add("--metric", action="append", default=[], metavar="COLUMN", help="a score to correlate with the loss and to predict from it; may be given several times")
+    add("--rename", action="append", default=[], metavar="OURS=THEIRS", help='a column by another name, as "params=Model Size"')
+    add("--flops-per-param-image", type=float, metavar="K", help="images (or flops) from flops = K * params * images")
+    add("--drop-largest-losses", type=int, default=0, metavar="K", help="leave out rows whose loss is at least the K-th largest")
+    add("--max-loss", type=float, metavar="L", help="leave out rows with a larger loss")
+    add("--profile", action="store_true", help="profile likelihoods of E and the exponents too")
+    add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help="bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)")
+    add("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
+    add("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    add("--out", metavar="FILE.json", help="write every number of the fits here")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit the laws of compute and of parameters and images; predict the largest depth; say so.
+    """Fit, compare by held-out error, divide budgets, relate scores to the loss; say so.
 
-    Raises `ConfigError` for a table that is damaged or has no validation loss.
+    Raises `ConfigError` for a table that is damaged, lacks a column or has a bad value, for a law
+    asked for that the runs cannot decide, and for options that contradict each other.
     """
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
-    from rfjax.scaling import frontier, results
-    from rfjax.scaling.report.formats import analysis_lines, fit_lines
+    from rfjax.scaling.plain import plain
 
     if args.resamples < 100:
         raise ConfigError(f"--resamples is {args.resamples}; 95 % intervals need at least 100")
-    table = results.read(results.find(args.table))
-    settings = frontier.primary_settings(table)
-    points = frontier.final_points(frontier.checkpoints(table, settings))
-    analysis = frontier.analyse(points, resamples=args.resamples, seed=args.seed).to_json()
-    others = [fit for name, fit in analysis["fits"].items() if name != analysis["headline"]]
-    print("\n".join([*analysis_lines(analysis), *(line for fit in others for line in fit_lines(fit))]))
+    for budget in args.budget:
+        _positive(budget)
+    if args.fixed_images is not None and not args.fixed_images > 0:
+        raise ConfigError(f"--fixed-images is {args.fixed_images:g}; it must be positive")
+    source = _source(args)
+    scores = {metric: _scores(source, metric) for metric in args.metric}
+    lines, content = (_study if source.analysable and not args.law else _laws)(args, source)
+    for metric, have in scores.items():
+        said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
+        lines += said
+    print("\n".join(lines))
     if args.out:
-        content = {"settings": vars(settings), **analysis}
-        write_whole({Path(args.out): json.dumps(content, indent=1, allow_nan=False) + "\n"})
+        write_whole({Path(args.out): json.dumps(plain({"source": source.described, **content}), indent=1, allow_nan=False) + "\n"})
         print(f"fits: {args.out}")
     return 0
+
+
+class _Source:
+    """Where the points are from: `final` has one row per run, `curves` every checkpoint."""
+
+    def __init__(self, final, curves, described, study=None, excluded=()):
+        self.final, self.curves, self.described, self.study, self.excluded = final, curves, described, study, excluded
+
+    @property
+    def pairs(self):
+        """Covariances of the runs' losses over the examples they share; None for another's table."""
+        from rfjax.scaling import frontier
+
+        return None if self.study is None else frontier.pairs_of(*self.study)
+
+    def redrawn(self, rows, *, resamples, seed):
+        """Scores per task under redraws of the prompts, which only our results keep."""
+        from rfjax.scaling.report.scores import redrawn_scores
+
+        return {} if self.study is None else redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed)
+
+    @property
+    def analysable(self):
+        """Whether this is a study of ours, whole."""
+        return self.study is not None and not self.excluded
+
+    def of(self, law):
+        """The rows that a law is fitted to: a study's compute laws follow its frontier."""
+        if not self.analysable:
+            return self.final
+        return self.final[self.final["best_rate" if "params" in law.variables else "frontier"]]
+
+
+def _source(args):
+    from rfjax.errors import ConfigError
+    from rfjax.scaling import frontier, read_table, results
+    from rfjax.scaling.points import check, exclude
+
+    rename = _renames(args.rename)
+    path = Path(args.table)
+    folder = results.find(path) if path.is_dir() else path
+    if path.name in ("wide.csv", "long.csv") and (path.parent / "table.json").exists():
+        folder = path.parent
+    study = None
+    if path.is_dir() or folder == path.parent:
+        given = [name for name, value in (("--rename", rename), ("--flops-per-param-image", args.flops_per_param_image)) if value]
+        if given:
+            raise ConfigError(f"{given[0]} is for tables of other sources; {folder} has its own columns")
+        table = results.read(folder)
+        settings = frontier.primary_settings(table)
+        curves = frontier.checkpoints(table, settings)
+        final = frontier.final_points(curves)
+        study = (table, settings)
+        described = {"results": folder.name, "settings": vars(settings)}
+        curves = curves[curves["loss"].notna()]
+    else:
+        final = read_table.read_table(path, rename=rename, flops_per_param_image=args.flops_per_param_image)
+        described = {"table": path.name, "sha256": read_table.sha256(path), "rows": len(final), "renamed": rename,
+                     "flops_per_param_image": args.flops_per_param_image}  # fmt: skip
+        if args.law != "approach1":  # which alone takes several rows a run
+            check(final, ("loss",))
+        curves = final
+    excluded = ()
+    if args.drop_largest_losses or args.max_loss is not None:
+        final, excluded = exclude(final, largest_losses=args.drop_largest_losses, max_loss=args.max_loss)
+        dropped = {one.run for one in excluded}
+        curves = curves[~curves["run"].astype(str).isin(dropped)]
+        described["excluded"] = [vars(one) for one in excluded]
+    return _Source(final, curves, described, study, excluded)
+
+
+def _renames(words):
+    from rfjax.errors import ConfigError
+
+    rename = {}
+    for word in words:
+        ours, sign, theirs = word.partition("=")
+        if not (ours and sign and theirs):
+            raise ConfigError(f'--rename {word!r} must be OURS=THEIRS, as "params=Model Size"')
+        rename[ours] = theirs
+    return rename
+
+
+def _loss(args):
+    from dataclasses import replace
+
+    from rfjax.errors import ConfigError
+    from rfjax.scaling.losses import LOSSES
+
+    if args.delta is None:
+        return LOSSES[args.loss]
+    if args.loss != "huber":
+        raise ConfigError(f"--delta is of Huber's loss; leave it out with --loss {args.loss}")
+    return replace(LOSSES["huber"], delta=args.delta)
+
+
+def _fit_options(args, source):
+    return {"loss": _loss(args), "resamples": args.resamples, "seed": args.seed, "intervals": args.intervals,
+            "excluded": source.excluded}  # fmt: skip
+
+
+def _study(args, source):
+    """A study's own analysis: the frontier's law, the largest depth held out."""
+    from rfjax.scaling import frontier
+    from rfjax.scaling.report.terminal import analysis_lines, comparison_line, fit_lines
+
+    options = {name: value for name, value in _fit_options(args, source).items() if name != "excluded"}
+    found = frontier.analyse(source.final, pairs=source.pairs, **options)
+    analysis = found.to_json()
+    others = [fit for name, fit in analysis["fits"].items() if name != analysis["headline"]]
+    lines = [*analysis_lines(analysis), *(line for fit in others for line in fit_lines(fit))]
+    lines += [line for line in [comparison_line(analysis["comparison"])] if line]
+    said, budgets = _budgets(args, source, found.fits, required=False)
+    profiles = _profiles(args, found.fits)
+    return lines + said + _profile_lines(profiles), {**analysis, "budgets": budgets, "profiles": profiles}
+
+
+def _laws(args, source):
+    """One law, or all that the columns allow."""
+    from rfjax.errors import ConfigError
+    from rfjax.scaling.fits import fit
+    from rfjax.scaling.heldout import compare
+    from rfjax.scaling.laws import LAWS
+    from rfjax.scaling.report.terminal import comparison_line, fit_lines
+
+    if args.law in ("approach1", "approach2"):
+        return _approach(args, source)
+    if args.law:
+        chosen = [LAWS[args.law]]
+    else:
+        chosen = [law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= set(source.final.columns)]
+        if not chosen:
+            raise ConfigError(f"no law can be fitted without flops, or params and images; the table has {', '.join(source.final.columns)}")
+    fits = {law.name: fit(source.of(law), law, **_fit_options(args, source)) for law in chosen}
+    for law in chosen:
+        if "flops" in source.final and args.law and law.name == "saturating":  # the comparator, with its error
+            fits["power"] = fit(source.of(law), LAWS["power"], **_fit_options(args, source))
+    if not any(found.identifiable for name, found in fits.items() if not args.law or name == args.law):
+        raise ConfigError("; ".join(f"the {name} law was not fitted: {found.reason}" for name, found in fits.items()))
+    lines = [line for found in fits.values() for line in fit_lines(found.to_json())]
+    comparison = compare({name: found for name, found in fits.items() if "flops" in found.law.variables})
+    lines += [line for line in [comparison_line(comparison)] if line]
+    said, budgets = _budgets(args, source, fits, required=True)
+    profiles = _profiles(args, fits)
+    content = {"fits": {name: found.to_json() for name, found in fits.items()}, "comparison": comparison,
+               "budgets": budgets, "profiles": profiles}  # fmt: skip
+    return lines + said + _profile_lines(profiles), content
+
+
+def _approach(args, source):
+    from rfjax.scaling.approaches import approach1, approach2
+    from rfjax.scaling.plain import plain
+    from rfjax.scaling.report.terminal import approach_budget_line, approach_lines
+
+    if args.law == "approach1":
+        found = approach1(source.curves, resamples=args.resamples, seed=args.seed)
+    else:
+        found = approach2(source.final, resamples=args.resamples, seed=args.seed)
+    lines, budgets = approach_lines(found.to_json()), []
+    for budget in args.budget:
+        params, images = found.at(budget)
+        budgets.append({"budget_flops": budget, "approach": args.law, "params": vars(params), "images": vars(images)})
+        lines.append(approach_budget_line(budgets[-1]))
+    return lines, {"approaches": {args.law: plain(found.to_json())}, "budgets": budgets}
+
+
+def _positive(budget):
+    from rfjax.errors import ConfigError
+
+    if not 0 < budget < float("inf"):
+        raise ConfigError(f"--budget is {budget:g} FLOPs; it must be positive")
+
+
+def _budgets(args, source, fits, *, required):
+    """(lines, JSON): the parametric law divides each budget, or a law of compute predicts its loss."""
+    from rfjax.scaling.allocation import allocate
+    from rfjax.scaling.report.terminal import allocation_lines, prediction_line
+
+    lines, found = [], []
+    for budget in args.budget:
+        parametric = fits.get("parametric")
+        if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):
+            rows = source.of(parametric.law)
+            fixed = args.fixed_images or float(rows["images"].max())
+            found.append(allocate(parametric, budget, _cost(rows, args), fixed_images=fixed).to_json())
+            lines += allocation_lines(found[-1])
+        elif parametric is not None:
+            lines.append(f"budget {budget:g}: not divided: {parametric.reason}")
+        for name, one in fits.items():
+            if "flops" not in one.law.variables or not one.identifiable:
+                continue
+            x = {"flops": [budget]}
+            (low,), (high,) = one.interval(x, new_run=False)
+            (new_low,), (new_high,) = one.interval(x, new_run=True)
+            largest = float(source.of(one.law)["flops"].max())
+            found.append({"budget_flops": budget, "law": name, "loss": float(one.predict(x)[0]), "low": float(low), "high": float(high),
+                          "new_run_low": float(new_low), "new_run_high": float(new_high), "beyond": budget / largest})  # fmt: skip
+            lines.append(prediction_line(found[-1]))
+    return lines, found
+
+
+def _cost(rows, args):
+    from rfjax.scaling.allocation import Cost, measure_cost
+
+    if args.flops_per_param_image:
+        return Cost(kappa=args.flops_per_param_image, eta=1.0, source="as given")
+    return measure_cost(rows)
+
+
+def _profiles(args, fits):
+    from rfjax.scaling.profile import profile, profiled_parameters
+
+    found = {}
+    for name, one in fits.items() if args.profile else ():
+        if one.identifiable:
+            found[name] = {
+                parameter: profile(one, parameter, seed=args.seed).to_json() for parameter in profiled_parameters(one.law)
+            }
+    return found
+
+
+def _profile_lines(profiles):
+    from rfjax.scaling.report.formats import interval
+
+    return [
+        f"{law} law, {p['method']}: {name} = {interval(p['value'], p['low'], p['high'], '.4f')}"
+        for law, found in profiles.items()
+        for name, p in found.items()
+    ]
+
+
+def _scores(source, metric):
+    """The rows that have this score, as the column `score`."""
+    import pandas as pd
+
+    from rfjax.errors import ConfigError
+    from rfjax.scaling.points import check
+
+    column = metric if metric in source.final else f"geneval_{metric}"
+    if column not in source.final:
+        raise ConfigError(f"the table has no column {metric!r} to set against the loss; it has {', '.join(map(str, source.final.columns))}")
+    check(source.final, ("loss",))
+    values = pd.to_numeric(source.final[column], errors="coerce")
+    have = source.final.assign(score=values.astype(float))[values.notna()]
+    if len(have) and not have["score"].between(0, 1).all():
+        raise ConfigError(f"{metric} goes from {have['score'].min():g} to {have['score'].max():g}; scores are fractions from 0 to 1 (divide percentages by 100)")
+    return have
+
+
+def _metric(args, source, have, metric):
+    """(lines, JSON): one score against the loss."""
+    from rfjax.scaling.correlation import correlate
+    from rfjax.scaling.levels import by_level
+    from rfjax.scaling.links import LINKS, fit_link, predict_largest
+    from rfjax.scaling.report.terminal import correlation_line, prediction_lines
+
+    loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
+    options = {"resamples": args.resamples, "seed": args.seed}
+    redrawn = source.redrawn(have, **options).get(metric.removeprefix("geneval_"))
+    found = correlate(loss, score, redrawn=redrawn, **options).to_json()
+    size = next((name for name in ("params", "flops", "images") if name in have), "loss")
+    predicted = [vars(one) for one in predict_largest(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)]
+    levels = {float(c.removeprefix("loss@t=")): have[c].to_numpy(float) for c in have
+              if str(c).startswith("loss@t=") and "_" not in c and have[c].notna().all()}  # fmt: skip
+    content = {
+        "correlation": found, "largest_predicted": predicted, "size": size,
+        "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
+        "levels": [one.to_json() for one in by_level(levels, score, redrawn=redrawn, **options)],
+    }  # fmt: skip
+    return [correlation_line(metric, found), *prediction_lines(metric, predicted)], content

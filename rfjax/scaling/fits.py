@@ -1,18 +1,20 @@
-"""Fit a law to a table: point estimate, intervals, bands, and a verdict on whether to believe it.
+"""Fit a law to a table: point estimate, intervals, bands, held-out error, and a verdict.
 
 `fit(table, law)` takes any table with one row per run and named columns (`run`, `loss` and the
 law's variables) and needs no JAX. Conventions, all from the literature on how such fits go wrong
 (Hoffmann et al. 2022, section 3.3; Besiroglu et al. 2024):
 
-* residuals are of log loss, under Huber's loss with delta = 1e-3, summed;
+* residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.scaling.losses`
+  has the others);
 * log x is centred before fitting; many starts, and the count of those that agree is reported;
 * n <= k points, a variable with too few distinct values, or parameters the data cannot tell
-  apart: the fit says so, and refuses to predict;
-* intervals are over runs. With 8 runs or more, runs are resampled. Below that a resample has too
-  few distinct points, and the bootstrap is parametric: the law plus normal noise of the residual
-  scatter, whose own uncertainty at n - k degrees of freedom is drawn along (a t distribution).
-  The standard error of a validation loss over its examples is not that noise: examples are
-  shared by all runs, so most of it moves every run alike.
+  apart: the fit says so, and refuses to predict (`rfjax.scaling.identifiability`);
+* intervals are over runs (`rfjax.scaling.resampling`; `rfjax.scaling.profile` has likelihoods).
+  The standard error of a validation loss over its examples is not that noise: examples are shared
+  by all runs, so most of it moves every run alike. It is carried through apart, as
+  `examples_stderr`;
+* the headline is how well runs are predicted that the fit has not seen: each left out in turn, and
+  the largest from all the others.
 """
 
 from __future__ import annotations
@@ -25,31 +27,29 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
-from rfjax.scaling import optimise
+from rfjax.scaling import identifiability, optimise, points
+from rfjax.scaling.heldout import LargestOut, LeftOut, leave_one_out
 from rfjax.scaling.laws import SATURATING, Law
+from rfjax.scaling.losses import HUBER, Loss
+from rfjax.scaling.points import UNITS, Exclusion, log_columns
+from rfjax.scaling.resampling import draw, with_noise
 
-DELTA = 1e-3
 LEVEL = 0.95
 RESAMPLES = 1000
-MIN_RUNS_TO_RESAMPLE = 8
-UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
 # Two starts agree when their objectives do to this relative (or, near 0, absolute) tolerance.
 AGREEMENT = 1e-6
-# Of log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
-# is already no knowledge at all, and more of it would only overflow.
-MAX_NOISE = 1.0
-# Condition number of the scaled Jacobian beyond which digits are noise.
-MAX_CONDITION = 1e7
+EXAMPLE_DRAWS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number with its interval at `LEVEL`; `low` and `high` are None where there is none."""
+    """A number with its interval at `LEVEL`; None where there is none."""
 
     value: float
     low: float | None = None
     high: float | None = None
     stderr: float | None = None
+    examples_stderr: float | None = None  # what other validation examples, as many, would change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,14 @@ class Fit:
     """What `fit` found. Only an `identifiable` fit has parameters and predicts."""
 
     law: Law
+    loss: Loss
     runs: tuple[str, ...]
     identifiable: bool
     reason: str  # why not identifiable, or ""
     warnings: tuple[str, ...] = ()
-    delta: float = DELTA
-    objective: float | None = None  # sum of Huber's rho over log residuals
-    residual_sd: float | None = None  # of log loss, with n - k degrees of freedom
+    excluded: tuple[Exclusion, ...] = ()
+    objective: float | None = None
+    residual_sd: float | None = None  # of log (or raw) loss, with n - k degrees of freedom
     starts: int = 0
     starts_agreeing: int = 0
     converged: bool = False
@@ -71,9 +72,13 @@ class Fit:
     seed: int = 0
     estimates: Mapping[str, Estimate] | None = None
     residuals: tuple[float, ...] = ()  # log fitted loss minus log loss, in the order of `runs`
-    parameters: Float[np.ndarray, " k"] | None = None  # the law's own array (log coefficients)
+    parameters: Float[np.ndarray, " k"] | None = None  # the law's own array (logs of coefficients)
     draws: Float[np.ndarray, "draws k"] | None = None
     noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
+    left_out: LeftOut | None = None
+    largest_out: LargestOut | None = None
+    log_x: Float[np.ndarray, "n v"] | None = None  # what was fitted, in the order of `runs`
+    log_loss: Float[np.ndarray, " n"] | None = None
 
     @property
     def n(self) -> int:
@@ -86,23 +91,22 @@ class Fit:
         """
         if not self.identifiable:
             raise ConfigError(f"the {self.law.name} law was not fitted ({self.reason}); it cannot predict")
-        return np.exp(self.law.log_loss(self.parameters, _log_columns(self.law, x)))
+        return np.exp(self.law.log_loss(self.parameters, log_columns(self.law.variables, x)))
 
     def interval(
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """Lower and upper end at each `x`: of the law itself, or of the loss a new run would get."""
         self.predict(x)  # refuses when it must
-        log_x = np.broadcast_to(_log_columns(self.law, x), (len(self.draws), *_log_columns(self.law, x).shape))
-        log_loss = self.law.log_loss(self.draws, log_x)
+        log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
-            noise = np.random.default_rng(self.seed + 1).standard_normal(len(self.draws))
-            log_loss = log_loss + (noise * self.noise_draws)[:, None]
+            normal = np.random.default_rng(self.seed + 1).standard_normal(len(self.draws))
+            log_loss = with_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low, high
 
     def to_json(self) -> dict:
-        """Every number of the fit but the draws, as plain values."""
+        """Every number of the fit but the data and the draws, as plain values."""
         estimates = self.estimates or {}
         return {
             "law": self.law.name,
@@ -110,14 +114,15 @@ class Fit:
             "source": self.law.source,
             "units": {name: UNITS[name] for name in self.law.variables},
             "runs": list(self.runs),
+            "excluded": [vars(one) for one in self.excluded],
             "n": self.n,
             "k": len(self.law.parameters),
             "identifiable": self.identifiable,
             "reason": self.reason,
             "warnings": list(self.warnings),
-            "loss_function": f"sum of Huber(delta={self.delta:g}) of log residuals",
+            "loss_function": str(self.loss),
             "objective": self.objective,
-            "residual_sd_of_log_loss": self.residual_sd,
+            "residual_sd": self.residual_sd,
             "residuals_of_log_loss": dict(zip(self.runs, self.residuals, strict=False)),
             "starts": self.starts,
             "starts_agreeing": self.starts_agreeing,
@@ -126,6 +131,8 @@ class Fit:
             "interval_method": self.method,
             "seed": self.seed,
             "parameters": {name: vars(estimate) for name, estimate in estimates.items()},
+            "leave_one_out": None if self.left_out is None else self.left_out.to_json(),
+            "leave_largest_out": None if self.largest_out is None else self.largest_out.to_json(),
         }
 
 
@@ -133,205 +140,116 @@ def fit(
     table: pd.DataFrame,
     law: Law = SATURATING,
     *,
-    loss: str = "loss",
-    delta: float = DELTA,
+    loss: Loss = HUBER,
+    column: str = "loss",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    intervals: str = "auto",
+    held_out: bool = True,
+    excluded: tuple[Exclusion, ...] = (),
+    examples_covariance: Float[np.ndarray, "runs runs"] | None = None,
 ) -> Fit:
     """Fit `law` to a table with one row per run.
 
-    Columns: `run` (distinct names), `loss` (positive; the name can be changed) and each of
-    `law.variables` (positive, in `UNITS`). The order of rows does not matter.
+    Columns: `run` (distinct names), `loss` (positive; `column` names another) and each of
+    `law.variables` (positive, in `UNITS`). The order of rows does not matter. `intervals` are
+    "auto" (over runs; parametric below 8, or below k + 5), "runs" or "parametric". `held_out` also refits without
+    each run and without the largest. `excluded` is written down with the fit.
+    `examples_covariance` is that of the runs' mean losses over the validation examples they share,
+    in the order of rows.
 
     Raises `ConfigError` for a missing column, a missing or non-positive value, or a run that
     occurs twice (checkpoints of one run are not independent points). Under-identified data are no
     error: the result says `identifiable=False` and why.
     """
-    _check(table, law, loss)
-    table = table.sort_values("run", kind="stable")  # so that draws do not depend on row order
+    points.check(table, (column, *law.variables))
+    order = np.argsort(table["run"].astype(str).to_numpy(), kind="stable")  # draws do not depend on row order
+    table = table.iloc[order]
     runs = tuple(str(run) for run in table["run"])
-    log_x = _log_columns(law, {name: table[name].to_numpy(float) for name in law.variables})
-    log_loss = np.log(table[loss].to_numpy(float))
-    reason = _refusal(law, log_x, log_loss)
+    log_x = log_columns(law.variables, {name: table[name].to_numpy(float) for name in law.variables})
+    log_loss = np.log(table[column].to_numpy(float))
+    common = dict(law=law, loss=loss, runs=runs, excluded=excluded, seed=seed, log_x=log_x, log_loss=log_loss)
+    reason = identifiability.refusal(law, log_x, log_loss)
     if reason:
-        return Fit(law=law, runs=runs, identifiable=False, reason=reason, delta=delta, seed=seed)
+        return Fit(identifiable=False, reason=reason, **common)
 
     centre = log_x.mean(axis=0)
     z = log_x - centre
     start = optimise.starts(law, z, log_loss)
-    minimum = optimise.minimise(law, start, z[None], log_loss[None], delta)
+    minimum = optimise.minimise(law, start, z, log_loss, loss, gradual=True)
     best = int(np.argmin(minimum.objective))
     objective = float(minimum.objective[best])
     agreeing = int((minimum.objective <= objective * (1 + AGREEMENT) + 1e-14 * len(runs)).sum())
     inner = minimum.parameters[best]
-    residuals = law.log_loss(inner, z) - log_loss
-    freedom = len(runs) - len(law.parameters)
-    residual_sd = float(np.sqrt((residuals**2).sum() / freedom))
-    reason, warnings = _verdict(law, minimum, best, z, inner, freedom)
-    common = dict(
-        law=law, runs=runs, delta=delta, seed=seed, objective=objective, residual_sd=residual_sd,
-        starts=len(start), starts_agreeing=agreeing, converged=bool(minimum.converged[best]),
-        residuals=tuple(float(r) for r in residuals), warnings=warnings,
+    log_model = law.log_loss(inner, z)
+    own_residuals = log_model - log_loss if loss.logarithmic else np.exp(log_model) - np.exp(log_loss)
+    residual_sd = float(np.sqrt((own_residuals**2).sum() / (len(runs) - len(law.parameters))))
+    reason, warnings = identifiability.verdict(law, minimum, best, z, agreeing)
+    common |= dict(
+        objective=objective, residual_sd=residual_sd, starts=len(start), starts_agreeing=agreeing,
+        converged=bool(minimum.converged[best]), residuals=tuple((log_model - log_loss).tolist()),
     )  # fmt: skip
     if reason:
-        return Fit(identifiable=False, reason=reason, **common)
+        return Fit(identifiable=False, reason=reason, warnings=warnings, **common)
 
-    draws, noise, method = _draw(law, inner, z, log_loss, residual_sd, delta, resamples, seed)
-    parameters = law.recentred(inner, centre)
-    draws = law.recentred(draws, centre)
+    drawn = draw(law, inner, z, log_loss, residual_sd, loss, resamples=resamples, seed=seed, method=intervals)
+    if drawn.unconverged > resamples / 100:
+        warnings += (f"{drawn.unconverged} of {resamples} refits of the bootstrap did not converge",)
+    of_examples = None
+    if examples_covariance is not None:
+        covariance = np.asarray(examples_covariance, float)[np.ix_(order, order)]
+        of_examples = law.recentred(_redraw_examples(law, inner, z, log_loss, covariance, loss, seed), centre)
+    parameters, draws = law.recentred(inner, centre), law.recentred(drawn.parameters, centre)
+    left_out = largest_out = None
+    if held_out:
+        left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
+        largest_out = _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals)
     return Fit(
-        identifiable=True, reason="", method=method, parameters=parameters, draws=draws,
-        noise_draws=noise, estimates=_estimates(law, parameters, draws, len(runs)), **common,
+        identifiable=True, reason="", warnings=warnings, method=drawn.method, parameters=parameters, draws=draws,
+        noise_draws=drawn.noise, estimates=_estimates(law, parameters, draws, of_examples, drawn.method),
+        left_out=left_out, largest_out=largest_out, **common,
     )  # fmt: skip
 
 
-def _draw(law, inner, z, log_loss, residual_sd, delta, resamples, seed):
-    """Refits of resampled data: parameters [draws, k], residual sd [draws], the method's name."""
-    rng = np.random.default_rng(seed)
-    n, k = len(log_loss), len(law.parameters)
-    freedom = n - k
-    # The scatter is itself known only to `freedom` degrees of freedom.
-    noise = np.minimum(residual_sd * np.sqrt(freedom / rng.chisquare(freedom, resamples)), MAX_NOISE)
-    if n >= MIN_RUNS_TO_RESAMPLE:
-        weights = _resampled_counts(rng, law, z, resamples)
-        data = np.broadcast_to(log_loss, (resamples, n))
-        method = f"bootstrap over runs, {resamples:,} resamples (those that cannot decide the law drawn again)"
-    else:
-        weights = np.ones((resamples, n))
-        data = law.log_loss(inner, z)[None] + noise[:, None] * rng.standard_normal((resamples, n))
-        method = (
-            f"parametric bootstrap, {resamples:,} resamples (fewer than {MIN_RUNS_TO_RESAMPLE} runs are too few to resample): "
-            "normal noise of the residual scatter, itself drawn with its n − k degrees of freedom"
-        )
-    # A second start besides the optimum: with it about 1 % of resamples end above their minimum,
-    # which moves no quantile that is reported.
-    mean = float(np.log(np.mean(np.exp(log_loss))))
-    share = 0.5 * law.offset
-    term = [mean + np.log1p(-share) - np.log(len(law.terms)), 0.3]
-    middle = np.array([share * np.exp(log_loss.min())] * law.offset + term * len(law.terms))
-    refits = [
-        optimise.minimise(law, np.tile(start, (resamples, 1)), z[None], data, delta, weights=weights)
-        for start in (inner, middle)
-    ]
-    choice = np.argmin([refit.objective for refit in refits], axis=0)
-    draws = np.stack([refit.parameters for refit in refits])[choice, np.arange(resamples)]
-    return draws, noise, method
-
-
-def _resampled_counts(rng, law, z, resamples):
-    """How often each point occurs in each resample [resamples, n]; only such as decide the law."""
-    n, k = len(z), len(law.parameters)
-    # Which rows hold each distinct value, of every variable and of all of them together.
-    columns = [z[:, [column]] for column in range(z.shape[1])] + [z]
-    groups = [np.unique(np.round(values, 9), axis=0, return_inverse=True)[1].ravel() for values in columns]
-    members = [np.eye(group.max() + 1)[group] for group in groups]
-    needed = [_distinct_needed(law)] * z.shape[1] + [k]
-    counts = np.empty((0, n))
-    while len(counts) < resamples:
-        drawn = rng.multinomial(n, np.full(n, 1 / n), resamples)
-        enough = [((drawn @ m) > 0).sum(axis=1) >= least for m, least in zip(members, needed, strict=True)]
-        counts = np.concatenate([counts, drawn[np.all([*enough, (drawn > 0).sum(axis=1) > k], axis=0)]])
-    return counts[:resamples]
-
-
-def _estimates(law, parameters, draws, n):
+def _estimates(law, parameters, draws, of_examples, method):
     """Intervals by percentile. Draws with t-distributed noise may have no standard deviation."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     estimates = {}
     for index, name in enumerate(law.parameters):
+        natural = np.exp if law.logarithmic[index] else np.asarray
         with np.errstate(over="ignore"):
-            natural = np.exp if law.is_coefficient(index) else np.asarray
-            sample = natural(draws[:, index])
-            values = [float(natural(v[index])) for v in (parameters, low, high)]
-        estimates[name] = Estimate(
-            value=values[0], low=values[1], high=values[2],
-            stderr=float(np.std(sample, ddof=1)) if n >= MIN_RUNS_TO_RESAMPLE else None,
-        )  # fmt: skip
+            value, lower, upper = (float(natural(v[index])) for v in (parameters, low, high))
+            spread = float(np.std(natural(draws[:, index]), ddof=1)) if method.startswith("bootstrap") else None
+            examples = None if of_examples is None else float(np.std(natural(of_examples[:, index]), ddof=1))
+        estimates[name] = Estimate(value=value, low=lower, high=upper, stderr=spread, examples_stderr=examples)
     return estimates
 
 
-def _refusal(law, log_x, log_loss):
-    """Why these points cannot decide the law, before fitting; "" if they may."""
-    n, k = len(log_x), len(law.parameters)
-    if n <= k:
-        return f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
-    if np.ptp(log_loss) == 0 and n > 1:
-        return "the loss is the same for every run"
-    needed = _distinct_needed(law)
-    for column, name in enumerate(law.variables):
-        distinct = len(np.unique(np.round(log_x[:, column], 9)))
-        if distinct < needed:
-            return f"{name} takes {distinct} distinct value{'s'[: distinct != 1]}; the law needs at least {needed}"
-    distinct = len(np.unique(np.round(log_x, 9), axis=0))
-    if distinct < k:
-        return f"the runs have {distinct} distinct settings of {', '.join(law.variables)}; {k} parameters need {k}"
-    return ""
+def _redraw_examples(law, inner, z, log_loss, covariance, loss, seed):
+    """Refits after the mean losses have moved as with other examples: normal with their covariance."""
+    mean = np.exp(log_loss)
+    values, vectors = np.linalg.eigh(covariance / np.outer(mean, mean))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    moved = np.random.default_rng(seed + 2).standard_normal((EXAMPLE_DRAWS, len(mean))) @ root.T
+    start = np.tile(inner, (EXAMPLE_DRAWS, 1))
+    return optimise.minimise(law, start, z, log_loss + moved, loss).parameters
 
 
-def _distinct_needed(law):
-    """Values of each variable that pin its A and e down: one more where something is added to them."""
-    return 3 if law.offset or len(law.terms) > 1 else 2
-
-
-def _verdict(law, minimum, best, z, inner, freedom):
-    """(why the fitted parameters mean nothing, or ""; warnings)."""
-    lower, upper = minimum.at_lower[best], minimum.at_upper[best]
-    warnings = []
-    if not minimum.converged[best]:
-        return "the optimiser did not converge", ()
-    for index, name in enumerate(law.parameters):
-        exponent = index >= law.offset and not law.is_coefficient(index)
-        if exponent and lower[index]:
-            variable = law.variables[(index - law.offset) // 2]
-            return f"the loss does not fall with {variable}: {name} is at its bound 0", ()
-        if exponent and upper[index]:
-            return f"{name} is at its bound {optimise.MAX_EXPONENT:g}", ()
-    if law.offset and upper[0]:
-        return "E is at its upper bound, the smallest loss", ()
-    if law.offset and lower[0]:
-        warnings.append("E is at its bound 0: the data do not ask for an offset, and the law is a pure power")
-    if freedom == 1:
-        warnings.append("one degree of freedom: the scatter, and so every interval, rests on a single residual")
-    condition = _condition(law, z, inner, held=law.offset and lower[0])
-    if condition > MAX_CONDITION:
-        return f"the data cannot tell the parameters apart (condition number {condition:.1e})", ()
-    return "", tuple(warnings)
-
-
-def _condition(law, z, inner, held):
-    """Condition number of the Jacobian of log loss with unit columns, without a held offset."""
-    log_loss = law.log_loss(inner, z)
-    shares = np.exp(law.log_terms(inner, z) - log_loss[:, None])
-    columns = [inner[0] / np.exp(log_loss)] if law.offset and not held else []
-    for term in range(len(law.terms)):
-        columns += [shares[:, term], shares[:, term] * z[:, term]]
-    jacobian = np.stack(columns, axis=1)
-    norms = np.linalg.norm(jacobian, axis=0)
-    return np.inf if (norms == 0).any() else float(np.linalg.cond(jacobian / norms))
-
-
-def _log_columns(law, x):
-    columns = [np.log(np.atleast_1d(np.asarray(x[name], dtype=float))) for name in law.variables]
-    return np.stack(columns, axis=-1)
-
-
-def _check(table, law, loss):
-    for name in ("run", loss, *law.variables):
-        if name not in table.columns:
-            raise ConfigError(
-                f"the {law.name} law needs the column {name!r}; the table has {', '.join(map(str, table.columns))}"
-            )
-    repeated = table["run"][table["run"].duplicated()].unique()
-    if len(repeated):
-        raise ConfigError(
-            f"run {repeated[0]!r} occurs more than once; a fit takes one row per run (its final checkpoint)"
-        )
-    for name in (loss, *law.variables):
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(float)
-        bad = ~(np.isfinite(values) & (values > 0))
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise ConfigError(
-                f"{name} of run {table['run'].iloc[row]!r} is {table[name].iloc[row]}; it must be positive and "
-                "finite (drop the row, or mend it)"
-            )
+def _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals):
+    """The largest run (all of them, where several are as large) predicted from the others."""
+    size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
+    largest = size >= size.max() * (1 - 1e-9)
+    rest = fit(
+        table[~largest], law, loss=loss, column=column, resamples=resamples, seed=seed, intervals=intervals,
+        held_out=False,
+    ) if not largest.all() else None  # fmt: skip
+    runs = tuple(table["run"][largest].astype(str))
+    if rest is None or not rest.identifiable:
+        reason = rest.reason if rest else "all runs are as large"
+        return LargestOut(runs=runs, actual=tuple(np.exp(log_loss[largest])), reason=f"without the largest: {reason}")
+    x = {name: table[name].to_numpy(float)[largest] for name in law.variables}
+    low, high = rest.interval(x, new_run=True)
+    return LargestOut(
+        runs=runs, actual=tuple(np.exp(log_loss[largest]).tolist()), predicted=tuple(rest.predict(x).tolist()),
+        low=tuple(low.tolist()), high=tuple(high.tolist()),
+    )  # fmt: skip

@@ -6,21 +6,25 @@ checkpoints are neither annealed nor independent of the final one, and are never
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from rfjax.errors import ConfigError
+from rfjax.scaling.allocation import UNDECIDED, Allocation, allocate, measure_cost
 from rfjax.scaling.fits import RESAMPLES, Fit, fit
+from rfjax.scaling.heldout import compare
 from rfjax.scaling.laws import PARAMETRIC, POWER, SATURATING
+from rfjax.scaling.profile import Profile, profile, profiled_parameters
 from rfjax.scaling.results import Results
 from rfjax.scaling.table import wide_frame
 
 # Preferred where several settings cover as many runs: the weights one samples with, the paper's grid.
 PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
+PLANNED = 10.0  # the plan is for a budget this many times the largest run's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,9 @@ class Analysis:
     headline_reason: str  # why it is not the saturating law, or ""
     held_out: HeldOut | None
     held_out_reason: str  # why there is none, or ""
+    profiles: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)  # by law and parameter
+    plan: Allocation | None = None  # of ten times the largest run's FLOPs
+    plan_reason: str = ""  # why there is none, or ""
 
     def to_json(self) -> dict:
         held = self.held_out
@@ -79,6 +86,10 @@ class Analysis:
                 "depth": held.depth, "fit": held.fit.to_json(), "predictions": [vars(p) for p in held.predictions],
             },
             "held_out_reason": self.held_out_reason,
+            "comparison": compare({name: f for name, f in self.fits.items() if "flops" in f.law.variables}),
+            "profiles": {law: {name: one.to_json() for name, one in found.items()} for law, found in self.profiles.items()},
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "plan_reason": self.plan_reason,
             "frontier_runs": self.points.loc[self.points["frontier"], "run"].tolist(),
             "dominated_runs": self.points.loc[~self.points["frontier"], "run"].tolist(),
         }  # fmt: skip
@@ -155,26 +166,76 @@ def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
     return (mean == best).to_numpy(bool)
 
 
-def analyse(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Analysis:
+def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
+    """The covariances of final validation losses at these settings."""
+    pairs = results.pairs
+    at = (pairs["weights"] == settings.weights) & (pairs["corpus"] == settings.corpus) & (pairs["grid"] == settings.grid)
+    return pairs[at & (pairs["evaluation_seed"] == settings.grid_seed).fillna(False).astype(bool)]
+
+
+def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
+    """The covariance matrix of these runs' mean losses, or None unless every two share their examples."""
+    if pairs is None:
+        return None
+    known = {frozenset((row.run, row.other_run)): row.covariance for row in pairs.itertuples()}
+    try:
+        return np.array([[known[frozenset((a, b))] for b in runs] for a in runs])
+    except KeyError:
+        return None
+
+
+def analyse(
+    points: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    pairs: pd.DataFrame | None = None,
+    profiles: bool = False,
+    **how,
+) -> Analysis:
     """Every fit of the study, from `final_points`.
 
     Loss against compute is fitted to the runs on the compute frontier; loss against parameters
     and images to every run at its best learning rate. The saturating law is the headline; where
-    the points cannot decide it, the pure power law stands in, and the reason is kept.
+    the points cannot decide it, the pure power law stands in, and the reason is kept. `pairs` (of
+    `pairs_of`) carries the noise of the validation examples through; `profiles` adds those of the
+    laws of compute. `how` goes to `rfjax.scaling.fits.fit`.
     """
-    options = {"resamples": resamples, "seed": seed}
-    frontier = points[points["frontier"]]
-    fits = {law.name: fit(frontier, law, **options) for law in (SATURATING, POWER)}
-    fits[PARAMETRIC.name] = fit(points[points["best_rate"]], PARAMETRIC, **options)
+    options = {"resamples": resamples, "seed": seed, **how}
+
+    def fitted(rows, law):
+        covariance = examples_covariance(pairs, rows["run"].tolist()) if len(rows) else None
+        return fit(rows, law, examples_covariance=covariance, **options)
+
+    frontier, best = points[points["frontier"]], points[points["best_rate"]]
+    fits = {law.name: fitted(frontier, law) for law in (SATURATING, POWER)}
+    fits[PARAMETRIC.name] = fitted(best, PARAMETRIC)
     headline, reason = _headline(fits[SATURATING.name], fits[POWER.name])
     held_out, held_out_reason = hold_out_largest(points, options)
+    plan, plan_reason = _plan(fits[PARAMETRIC.name], best)
+    profiled = {
+        name: {p: profile(fits[name], p, simulations=resamples, seed=seed) for p in profiled_parameters(fits[name].law)}
+        for name in (SATURATING.name, POWER.name)
+        if profiles and fits[name].identifiable
+    }
     return Analysis(
-        points=points, fits=fits, headline=headline, headline_reason=reason,
-        held_out=held_out, held_out_reason=held_out_reason,
+        points=points, fits=fits, headline=headline, headline_reason=reason, held_out=held_out,
+        held_out_reason=held_out_reason, profiles=profiled, plan=plan, plan_reason=plan_reason,
     )  # fmt: skip
 
 
-def hold_out_largest(points: pd.DataFrame, options: Mapping[str, int]) -> tuple[HeldOut | None, str]:
+def _plan(parametric, rows):
+    """(allocation of ten times the largest run's FLOPs, why there is none)."""
+    if not parametric.identifiable:
+        return None, f"the parametric law was not fitted: {parametric.reason}"
+    undecided = [name for name in ("alpha", "beta") if parametric.estimates[name].low < UNDECIDED]
+    if undecided:
+        return None, f"the runs do not decide it: the interval of {' and '.join(undecided)} reaches 0"
+    largest = rows["images"].to_numpy(float).max()
+    return allocate(parametric, PLANNED * float(rows["flops"].max()), measure_cost(rows), fixed_images=largest), ""
+
+
+def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tuple[HeldOut | None, str]:
     """The largest depth predicted from the frontier of the others: (result, why there is none).
 
     Its runs on the frontier of the whole study are predicted (the law is of the frontier); if
@@ -185,7 +246,7 @@ def hold_out_largest(points: pd.DataFrame, options: Mapping[str, int]) -> tuple[
     depth = int(points["depth"].max())
     rest = points[points["depth"] < depth]
     rest = rest[on_frontier(rest)]
-    fits = [fit(rest, law, **options) for law in (SATURATING, POWER)]
+    fits = [fit(rest, law, held_out=False, **options) for law in (SATURATING, POWER)]
     chosen, reason = _headline(*fits)
     if not chosen:
         return None, f"without depth {depth}: {reason}"

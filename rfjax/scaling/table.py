@@ -25,7 +25,7 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.records import read_records, record_name
 from rfjax.scaling import columns as schema
 from rfjax.scaling import results
-from rfjax.scaling.columns import CURVE, FILES, KEY, LONG, MEASURE, PROMPT, RUN, RUNS
+from rfjax.scaling.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, RUN, RUNS
 
 RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
@@ -89,6 +89,7 @@ def collect(
         wide=wide_frame(long),
         runs=runs_frame(runs, long),
         prompts=prompts_frame(runs),
+        pairs=pairs_frame(runs),
         curves=_typed(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
         samples=(),
         notes=(*left_out, *(note for run in runs for note in run.notes)),
@@ -271,6 +272,34 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=[column.name for column in PROMPT])
     order = [column.name for column in PROMPT[:-3]]
     return _typed(frame, PROMPT).sort_values(order, kind="stable", ignore_index=True)
+
+
+def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
+    """Covariances of the mean validation losses of finished runs that share their examples.
+
+    From the losses per example that the records keep; those of other examples, or without any, are
+    left out.
+    """
+    alike: dict[tuple, list] = {}
+    for run in runs:
+        for record in run.records:
+            key, extra = record["key"], record["extra"]
+            losses = extra.get("example_losses")
+            if losses and None not in losses and key["step"] == run.facts.get("steps"):
+                name = (key["weights"], key["corpus"], key["grid"], key["seed"], extra.get("example_ids_sha1"), len(losses))
+                alike.setdefault(name, []).append((key, losses))
+    rows = []
+    for members in alike.values():
+        members = sorted(members, key=lambda member: member[0]["run"])
+        covariance = np.atleast_2d(np.cov(np.array([losses for _, losses in members], float)))
+        for i, (key, losses) in enumerate(members):
+            common = {column.name: key.get(KEY_FIELDS.get(column.name, column.name)) for column in PAIR}
+            rows += [
+                common | {"other_run": other["run"], "covariance": float(covariance[i, j] / len(losses)), "n": len(losses)}
+                for j, (other, _) in enumerate(members[i:], start=i)
+            ]
+    frame = pd.DataFrame(rows, columns=[column.name for column in PAIR])
+    return _typed(frame, PAIR).sort_values([column.name for column in PAIR[:-2]], kind="stable", ignore_index=True)
 
 
 def _pivot(rows, checkpoint, setting, setting_seed):

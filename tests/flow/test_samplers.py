@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rfjax.flow.path import RectifiedFlow, data_and_noise_from_velocity, interpolate, velocity_target
-from rfjax.flow.samplers import METHODS, guided_velocity, integrate, sampling_times
+from rfjax.flow.samplers import METHODS, guided_velocity, integrate, integrate_with_length, sampling_times
 
 MEAN, STD = 0.7, 0.3
 
@@ -39,6 +39,20 @@ def test_times_run_from_noise_to_data():
     shifted = sampling_times(4, 3.0)
     assert shifted[0] == 1 and shifted[-1] == 0
     np.testing.assert_allclose(shifted[1:-1], [0.9, 0.75, 0.5])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_path_is_as_long_as_it_is(method):
+    """A turn by two radians about the origin is an arc of twice the radius, whatever the batch's other
+    member does; a norm over the batch, or of the displacement from start to end, is not."""
+
+    def turning(z, t):
+        return 2.0 * jnp.stack([-z[:, 1], z[:, 0]], axis=1)
+
+    start = jnp.array([[3.0, 0.0], [0.0, 0.5]])
+    end, length = integrate_with_length(turning, start, sampling_times(400), method)
+    np.testing.assert_allclose(length, [6.0, 1.0], rtol=6e-3)
+    np.testing.assert_allclose(end, integrate(turning, start, sampling_times(400), method), rtol=1e-6)
 
 
 def test_guidance():

@@ -99,6 +99,13 @@ def loss_values(mean):
     return [value("loss", "mean", float(mean), 0.004 * mean, 512), *levels]
 
 
+def example_losses(mean, n=64, spread=0.3):
+    """Losses per example of which every run has the same easy and hard ones."""
+    share = np.random.default_rng(0).standard_normal(n)
+    share = spread * (share - share.mean()) / share.std(ddof=1)
+    return {"example_ids_sha1": "same", "example_losses": (mean * (1 + share)).tolist()}
+
+
 def score_values(metric, overall, n=40):
     hardness = (1.6, 1.1, 0.8, 1.3, 0.5, 0.7)
     scores = [float(np.clip(overall * h, 0, 1)) for h in hardness]
@@ -156,6 +163,7 @@ def write_run(
                 loss_values(loss * factor),
                 weights=weights,
                 grid="paper-8",
+                extra=example_losses(loss * factor),
                 **common,
             )
         if step != steps:

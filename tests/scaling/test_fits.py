@@ -1,14 +1,18 @@
 """Fits recover planted laws, cover them, and refuse what they cannot know."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize, special
 
 from rfjax.errors import ConfigError
-from rfjax.scaling import optimise
-from rfjax.scaling.fits import MIN_RUNS_TO_RESAMPLE, fit
-from rfjax.scaling.laws import LAWS, PARAMETRIC, POWER, SATURATING
+from rfjax.scaling import resampling
+from rfjax.scaling.fits import fit
+from rfjax.scaling.heldout import compare
+from rfjax.scaling.laws import BROKEN, LAWS, PARAMETRIC, POWER, SATURATING
+from rfjax.scaling.losses import HUBER, LOSSES
+from rfjax.scaling.resampling import MIN_RUNS_TO_RESAMPLE
 
 TRUTH = {"E": 0.045, "a": 2.0e3, "b": 0.34}
 
@@ -32,8 +36,10 @@ def planted(n, noise=0.0, rng=None, *, offset=TRUTH["E"], low=1e12, high=2e14):
 
 def random_law(law, rng):
     """(table without noise, true parameters by name) for a law with everything drawn."""
-    n = 12 if len(law.terms) == 1 else 30
+    n = {1: 12, 2: 30}[len(law.terms)] if law is not BROKEN else 40
     ranges = {"flops": (1e12, 1e16), "params": (1e5, 1e8), "images": (1e4, 1e7)}
+    if law is BROKEN:
+        ranges["flops"] = (1e12, 1e20)
     columns = {v: np.exp(rng.uniform(*np.log(ranges[v]), n)) for v in law.variables}
     truth, loss = {}, np.zeros(n)
     if law.offset:
@@ -44,43 +50,28 @@ def random_law(law, rng):
         exponent, level = rng.uniform(0.15, 0.6), rng.uniform(0.05, 0.3)
         truth[term.exponent] = exponent
         truth[term.coefficient] = level * np.exp(np.log(x).mean()) ** exponent
-        loss += truth[term.coefficient] * x**-exponent
+        shape = x**-exponent
+        if law is BROKEN:
+            truth |= {"c1": rng.uniform(0.2, 0.5), "d": np.exp(rng.uniform(*np.log((1e15, 1e17)))), "f": rng.uniform(0.4, 1)}
+            truth["c0"] = exponent = rng.uniform(0.05, 0.2)
+            truth["a"] = level * np.exp(np.log(x).mean()) ** exponent
+            shape = x**-exponent * (1 + (x / truth["d"]) ** (1 / truth["f"])) ** (-truth["c1"] * truth["f"])
+        loss += truth[term.coefficient] * shape
     return frame(loss, **columns), truth
 
 
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_noise_free_laws_come_back(law):
-    # Would fail for a wrong derivative, a start grid that misses, or centring not undone.
-    for seed in range(20):
+def test_noise_free_laws_come_back(law, loss):
+    # Would fail for a wrong derivative, a start grid that misses, or centring not undone. Other
+    # losses than the default have fewer seeds: the laws are the same.
+    for seed in range(20 if loss is HUBER else 3):
         table, truth = random_law(law, np.random.default_rng(seed))
-        found = fit(table, law, resamples=4)
-        assert found.identifiable, found.reason
-        assert found.converged and found.objective < 1e-20
+        found = fit(table, law, loss=loss, resamples=4, held_out=False)
+        assert found.identifiable, (seed, found.reason)
+        assert found.converged
         for name, value in truth.items():
             assert found.estimates[name].value == pytest.approx(value, rel=1e-6), (seed, name)
-
-
-def test_no_other_optimiser_goes_lower():
-    # The objective written again from scipy's own pieces, minimised by scipy from our optimum and
-    # from elsewhere: a wrong Huber loss, or a minimum that is none, would show.
-    rng = np.random.default_rng(3)
-    table, _ = random_law(PARAMETRIC, rng)
-    table["loss"] *= np.exp(0.01 * rng.standard_t(3, len(table)))
-    found = fit(table, PARAMETRIC, resamples=4)
-    x, y = np.log(table[["params", "images"]].to_numpy()), np.log(table["loss"].to_numpy())
-
-    def objective(theta):
-        log_e, log_a, alpha, log_b, beta = theta
-        logs = np.stack([np.full(len(y), log_e), log_a - alpha * x[:, 0], log_b - beta * x[:, 1]])
-        return special.huber(1e-3, special.logsumexp(logs, axis=0) - y).sum()
-
-    e, *rest = found.parameters
-    ours = np.array([np.log(e), *rest])
-    assert objective(ours) == pytest.approx(found.objective, rel=1e-9)
-    for start in (ours, ours + 0.3 * rng.standard_normal(5)):
-        options = {"xatol": 1e-10, "fatol": 1e-16, "maxiter": 20_000, "maxfev": 20_000}
-        theirs = optimize.minimize(objective, start, method="Nelder-Mead", options=options)
-        assert theirs.fun > found.objective * (1 - 1e-6)
 
 
 def test_units_of_compute_change_nothing_but_the_coefficient():
@@ -102,6 +93,29 @@ def test_units_of_compute_change_nothing_but_the_coefficient():
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_units_of_params_and_images_change_nothing_but_the_coefficients():
+    # Both variables in other units at once: a shift applied to the wrong term would show.
+    table, _ = random_law(PARAMETRIC, np.random.default_rng(5))
+    table["loss"] *= np.exp(0.01 * np.random.default_rng(6).standard_normal(len(table)))
+    scaled = table.assign(params=table["params"] / 1e9, images=table["images"] * 256)
+    here, there = (fit(t, PARAMETRIC, resamples=50, held_out=False) for t in (table, scaled))
+    for name in ("E", "alpha", "beta"):
+        for end in ("value", "low", "high"):
+            assert getattr(there.estimates[name], end) == pytest.approx(getattr(here.estimates[name], end), rel=1e-6)
+
+
+def test_sum_and_mean_of_the_misfit_have_the_same_minimum():
+    # A mean shrinks the objective below a careless tolerance: that is how a published fit went wrong.
+    table, _ = random_law(PARAMETRIC, np.random.default_rng(7))
+    table["loss"] *= np.exp(0.01 * np.random.default_rng(8).standard_t(3, len(table)))
+    for loss in LOSSES.values():
+        by_sum = fit(table, PARAMETRIC, loss=loss, resamples=20, held_out=False)
+        by_mean = fit(table, PARAMETRIC, loss=replace(loss, reduction="mean"), resamples=20, held_out=False)
+        assert by_mean.objective == pytest.approx(by_sum.objective / len(table), rel=1e-9)
+        for name in PARAMETRIC.parameters:
+            assert by_mean.estimates[name].value == pytest.approx(by_sum.estimates[name].value, rel=1e-6)
+
+
 def test_order_of_rows_changes_nothing():
     table = planted(9, 0.01, np.random.default_rng(0))
     here, there = fit(table, resamples=50), fit(table.iloc[::-1], resamples=50)
@@ -112,7 +126,7 @@ def test_order_of_rows_changes_nothing():
 def test_one_wild_run_does_not_bend_the_law():
     table = planted(20)
     table.loc[11, "loss"] *= 1.5
-    robust, squares = fit(table, resamples=4), fit(table, delta=np.inf, resamples=4)
+    robust, squares = fit(table, resamples=4), fit(table, loss=LOSSES["squares-log"], resamples=4)
     assert robust.estimates["b"].value == pytest.approx(TRUTH["b"], rel=0.01)
     assert abs(squares.estimates["b"].value - TRUTH["b"]) > 5 * abs(robust.estimates["b"].value - TRUTH["b"])
 
@@ -122,7 +136,7 @@ def test_one_wild_run_does_not_bend_the_law():
     [
         (planted(3), SATURATING, "3 runs cannot decide 3 parameters; at least 4"),
         (planted(2), POWER, "2 runs cannot decide 2 parameters"),
-        (planted(6).assign(flops=1e12), SATURATING, "flops takes 1 distinct value;"),
+        (planted(6).assign(flops=1e12), SATURATING, "flops takes 1 distinct value over the 6 runs"),
         (planted(6).assign(flops=[1e12] * 3 + [1e13] * 3), SATURATING, "flops takes 2 distinct values"),
         (planted(8).assign(params=np.geomspace(1e5, 1e7, 8), images=1e5), PARAMETRIC, "images takes 1 distinct"),
         (planted(8).assign(loss=0.1), SATURATING, "the loss is the same for every run"),
@@ -147,23 +161,6 @@ def test_pure_power_law_reaches_an_offset_of_zero():
     assert all(low_at_zero)
 
 
-def test_intervals_cover():
-    # Studies of five runs, where n - k is 2 and a bootstrap with a fixed noise scale (normal
-    # instead of t) covers four times in five.
-    rng = np.random.default_rng(1)
-    covered = []
-    for _ in range(40):
-        table = planted(6, 0.004, rng)
-        held = table.iloc[-1]
-        found = fit(table.iloc[:-1], resamples=150)
-        low, high = found.interval({"flops": [held["flops"]]}, new_run=True)
-        e, b = found.estimates["E"], found.estimates["b"]
-        covered.append(
-            [e.low <= TRUTH["E"] <= e.high, b.low <= TRUTH["b"] <= b.high, low[0] <= held["loss"] <= high[0]]
-        )
-    assert np.sum(covered) >= 106 and (np.sum(covered, axis=0) >= 34).all(), np.sum(covered, axis=0)
-
-
 def test_a_new_run_is_less_certain_than_the_law():
     found = fit(planted(7, 0.01, np.random.default_rng(1)), resamples=300)
     x = {"flops": np.geomspace(1e12, 1e15, 5)}
@@ -171,27 +168,6 @@ def test_a_new_run_is_less_certain_than_the_law():
     new_low, new_high = found.interval(x, new_run=True)
     assert (new_high - new_low > high - low).all()
     assert ((low < found.predict(x)) & (found.predict(x) < high)).all()
-
-
-def test_resampling_weights_are_repeated_runs():
-    # A bootstrap that ignored its weights, or used the wrong rows, would give the unweighted fit.
-    table = planted(8, 0.02, np.random.default_rng(2))
-    counts = np.array([2, 0, 1, 1, 2, 0, 1, 1])
-    x, y = np.log(table[["flops"]].to_numpy()), np.log(table["loss"].to_numpy())
-    start = optimise.starts(SATURATING, x - x.mean(), y)
-    weighted = optimise.minimise(
-        SATURATING,
-        start,
-        (x - x.mean())[None],
-        y[None],
-        1e-3,
-        weights=np.tile(counts.astype(float), (len(start), 1)),
-    )
-    rows = np.repeat(np.arange(8), counts)
-    repeated = optimise.minimise(SATURATING, start, (x - x.mean())[rows][None], y[rows][None], 1e-3)
-    assert weighted.objective.min() == pytest.approx(repeated.objective.min(), rel=1e-9)
-    plain = optimise.minimise(SATURATING, start, (x - x.mean())[None], y[None], 1e-3)
-    assert abs(weighted.objective.min() / plain.objective.min() - 1) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -208,21 +184,65 @@ def test_replicated_seeds_never_leave_an_undecidable_resample(monkeypatch):
     # Eight runs at three computes: most resamples would lose one of the computes, and with it E.
     flops = np.repeat([1e12, 1e13, 1e14], [6, 1, 1])
     loss = planted_loss(flops) * np.exp(0.002 * np.random.default_rng(0).standard_normal(8))
-    seen, minimise = [], optimise.minimise
-    monkeypatch.setattr(optimise, "minimise", lambda *a, **k: seen.append(k.get("weights")) or minimise(*a, **k))
-    assert fit(frame(loss, flops=flops), resamples=100).identifiable
+    seen, minimise = [], resampling.minimise
+    monkeypatch.setattr(resampling, "minimise", lambda *a, **k: seen.append(k.get("weights")) or minimise(*a, **k))
+    assert fit(frame(loss, flops=flops), resamples=100, held_out=False).identifiable
     counts = seen[-1]
     assert counts.shape == (100, 8) and (counts.sum(axis=1) == 8).all()
     assert (counts[:, 6:] > 0).all() and (counts[:, :6].sum(axis=1) > 0).all()
+
+
+def test_noise_without_a_trend_is_flagged():
+    # A constant loss with scatter: a law would find some E and some exponent in it. The chance of
+    # a trend that passes is a tenth; a fit that never looked would be identifiable half of the time.
+    rng = np.random.default_rng(11)
+    tables = [planted(8).assign(loss=0.1 * np.exp(0.01 * rng.standard_normal(8))) for _ in range(40)]
+    believed = [fit(table, resamples=4, held_out=False).identifiable for table in tables]
+    assert sum(believed) <= 8
+
+
+def test_held_out_errors_are_those_of_separate_fits():
+    # Refits by weights, against fits of tables without the row: a leak of the row left out would show.
+    table = planted(9, 0.01, np.random.default_rng(4))
+    found = fit(table, resamples=50)
+    for i in (0, 4, 8):
+        rest = fit(table.drop(index=i), resamples=4, held_out=False)
+        expected = rest.predict({"flops": [table["flops"][i]]})[0] / table["loss"][i] - 1
+        assert found.left_out.relative_errors[i] == pytest.approx(expected, abs=1e-7)
+    assert found.left_out.rms == pytest.approx(np.sqrt(np.mean(np.square(found.left_out.relative_errors))))
+    assert found.largest_out.runs == ("run008",)
+    assert found.largest_out.relative_error == pytest.approx(found.left_out.relative_errors[8], abs=1e-7)
+    low, high = fit(table.drop(index=8), resamples=50, held_out=False).interval({"flops": [2e14]}, new_run=True)
+    assert (found.largest_out.low[0], found.largest_out.high[0]) == pytest.approx((low[0], high[0]))
+
+
+def test_models_are_compared_by_held_out_error():
+    with_offset = planted(9, 0.002, np.random.default_rng(0), offset=0.1)
+    fits = {law.name: fit(with_offset, law, resamples=20) for law in (SATURATING, POWER)}
+    compared = compare(fits)
+    assert compared["preferred"] == "saturating"
+    assert compared["laws"]["power"]["leave_one_out_rms"] > 3 * compared["laws"]["saturating"]["leave_one_out_rms"]
+
+
+def test_the_noise_of_the_examples_is_carried_through():
+    # All runs share their examples, which move every loss alike by 3 %: E and a move by 3 % with
+    # them, and b not at all. Taken for independent noise, b would move most.
+    table = planted(9, 0.001, np.random.default_rng(0))
+    loss = table["loss"].to_numpy()
+    shared = 0.03**2 * np.outer(loss, loss)
+    estimates = fit(table, resamples=20, held_out=False, examples_covariance=shared).estimates
+    assert estimates["E"].examples_stderr == pytest.approx(0.03 * estimates["E"].value, rel=0.1)
+    assert estimates["a"].examples_stderr == pytest.approx(0.03 * estimates["a"].value, rel=0.1)
+    assert estimates["b"].examples_stderr < 1e-4
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda t: t.drop(columns="flops"), "needs the column 'flops'; the table has run, loss"),
-        (lambda t: t.assign(loss=t["loss"].where(t.index != 2, -0.1)), "loss of run 'run002' is -0.1"),
-        (lambda t: t.assign(flops=t["flops"].where(t.index != 4)), "flops of run 'run004' is nan"),
-        (lambda t: t.assign(run="same"), "run 'same' occurs more than once"),
+        (lambda t: t.assign(loss=t["loss"].where(t.index != 2, -0.1)), "loss of run 'run002' (row 3) is -0.1"),
+        (lambda t: t.assign(flops=t["flops"].where(t.index != 4)), "flops of run 'run004' (row 5) is nan"),
+        (lambda t: t.assign(run="same"), "run 'same' occurs more than once (rows 1, 2, 3, 4, 5, ...)"),
     ],
 )
 def test_bad_tables_are_refused_by_name(change, words):

@@ -100,6 +100,28 @@ def test_the_numbers_are_those_that_were_planted(report):
     ]
 
 
+def test_the_report_says_how_well_its_laws_predict(report):
+    """Held-out errors, profile intervals and the share of the validation examples come from the fits:
+    the planted examples move all losses by one factor, 0.3/sqrt(64), so E and a move by it and b not."""
+    folder, numbers = report
+    analysis = numbers["analysis"]
+    fit = analysis["fits"]["saturating"]
+    assert 0 < fit["leave_one_out"]["rms_relative_error"] < 0.03 and fit["leave_largest_out"]["runs"] == ["depth4"]
+    assert analysis["comparison"]["preferred"] == "saturating"
+    profile = analysis["profiles"]["saturating"]["E"]
+    assert profile["low"] < planted_study.E < profile["high"]
+    e, b = fit["parameters"]["E"], fit["parameters"]["b"]
+    assert e["examples_stderr"] == pytest.approx(0.3 / 8 * e["value"], rel=0.15) and b["examples_stderr"] < 1e-3
+    levels = numbers["score_levels"]
+    assert [level["t"] for level in levels] == [i / 8 for i in range(1, 9)]
+    assert sum(level["share_first"] for level in levels) == pytest.approx(1)
+    predicted = {p["link"]: p for p in numbers["correlation"]["overall"]["largest_predicted"]}
+    assert predicted["logistic"]["run"] == "depth4" and abs(predicted["logistic"]["error"]) < 0.1
+    html = (folder / "index.html").read_text()
+    assert "predicted from its validation loss by links" in html and "at each noise level" in html
+    assert "By leave-one-out error the saturating law predicts best" in html
+
+
 def test_what_failed_is_told_and_what_users_named_is_escaped(report, tmp_path):
     html = (report[0] / "index.html").read_text()
     assert "norm: &lt;blocks/image/attention&gt;" in html and "<blocks" not in html

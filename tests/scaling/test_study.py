@@ -197,3 +197,23 @@ def test_sizes_of_a_point():
     assert size.params == 8_056_617_792 and size.state_bytes == 16 * size.params
     assert size.images == 500_000 * 4096
     np.testing.assert_allclose(size.flops, 1.392e22, rtol=1e-3)
+
+
+def test_a_run_is_measured_at_several_counts_of_sampling_steps(finished, tmp_path, capsys):
+    """The reference is no distance from itself and the fewest steps the farthest; a run kept at its
+    config's own number of steps would give the same everywhere."""
+    from rfjax import cli
+    from rfjax.scaling import results, table
+    from rfjax.scaling.step_efficiency import step_counts
+
+    shutil.copytree(finished[1] / "depth1", tmp_path / "depth1")
+    assert cli.main(["eval", str(tmp_path / "depth1"), "--sampling-steps", "1,4,8"]) == 0
+    assert "sampling_path_length" in capsys.readouterr().out
+    table.collect([tmp_path / "depth1"], tmp_path / "results")
+    found = results.read(tmp_path / "results")
+    counts = step_counts(found.long, found.prompts)
+    assert [one.steps for one in counts] == [1, 4, 8] and {one.reference for one in counts} == {8}
+    assert counts[2].distance == 0 < counts[1].distance < counts[0].distance
+    assert all(one.path_length > 0 for one in counts)
+    assert cli.main(["eval", str(tmp_path / "depth1"), "--sampling-steps", "8"]) == 2
+    assert "give two or more counts" in capsys.readouterr().err

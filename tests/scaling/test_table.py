@@ -247,8 +247,8 @@ def without_column(text, name):
         ("table.json", lambda text: text[:100], "is damaged"),
         (
             "table.json",
-            lambda text: text.replace('"schema": 1', '"schema": 7'),
-            "schema version 7; this rfjax reads version 1",
+            lambda text: text.replace('"schema": 2', '"schema": 7'),
+            "schema version 7; this rfjax reads version 2",
         ),
         ("table.json", lambda text: text.replace('"notes"', '"nodes"'), "is damaged"),
     ],
@@ -299,3 +299,20 @@ def test_table_and_fits_need_no_jax():
         f"import sys; from rfjax.scaling import {modules}; sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_losses_that_share_their_examples_have_a_covariance(study):
+    """Of the means, from the records' losses per example: equal to numpy's over n, symmetric by
+    being stored once. A covariance of single examples, or of other checkpoints, would be larger."""
+    found = results.read(study).pairs
+    ema = found[found["weights"] == "ema"]
+    runs = sorted(set(ema["run"]))
+    assert len(runs) == 7 and len(ema) == 7 * 8 // 2 and set(ema["step"]) == {500, 1000, 1200, 2000}
+    at = ema.set_index(["run", "other_run"])
+    first, last = planted_study.example_losses(1.0)["example_losses"], planted_study.example_losses(1.0)["example_losses"]
+    unit = np.cov(first, last)[0, 1] / 64
+    wide = results.read(study).wide
+    loss = wide[(wide["weights"] == "ema") & (wide["final"] == 1)].drop_duplicates("run").set_index("run")["loss"]
+    for a, b in ((runs[0], runs[0]), (runs[0], runs[3])):
+        assert at.loc[(a, b), "covariance"] == pytest.approx(loss[a] * loss[b] * unit, rel=1e-9)
+        assert at.loc[(a, b), "n"] == 64

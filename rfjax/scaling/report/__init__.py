@@ -15,8 +15,9 @@ from rfjax.files import write_whole
 from rfjax.scaling import results
 from rfjax.scaling.report import figures, page
 from rfjax.scaling.report.findings import warnings
-from rfjax.scaling.report.formats import analysis_lines, count, interval, loss, p_value, power, score
+from rfjax.scaling.report.formats import count, loss, power, score
 from rfjax.scaling.report.numbers import report_numbers
+from rfjax.scaling.report.terminal import analysis_lines, correlation_line, prediction_lines
 
 
 def write_report(results_folder: str | Path, out: str | Path, *, resamples: int = 1000, seed: int = 0) -> dict:
@@ -53,19 +54,8 @@ def summary_lines(numbers: Mapping) -> list[str]:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    lines += ["", *analysis_lines(numbers["analysis"]), *correlation_lines(numbers["correlation"])]
+    lines += ["", *analysis_lines(numbers["analysis"])]
+    if "overall" in numbers["correlation"]:
+        found = numbers["correlation"]["overall"]
+        lines += [correlation_line("GenEval", found), *prediction_lines("GenEval", found["largest_predicted"])]
     return lines + warnings(numbers)
-
-
-def correlation_lines(correlations: Mapping) -> list[str]:
-    """Loss against overall GenEval."""
-    found = correlations.get("overall")
-    if not found:
-        return []
-    if not found["coefficients"]:
-        return [f"no correlation of loss with GenEval: {found['reason']}"]
-    shown = "; ".join(
-        f"{c['name']} {interval(c['value'], c['low'], c['high'])} p = {p_value(c['p'])}"
-        for c in found["coefficients"]
-    )
-    return [f"loss against GenEval over {found['n']} runs ({found['p_method']}): {shown}"]

@@ -1,5 +1,4 @@
-"""Numbers as a reader wants them: powers of ten, units of size and time, intervals, p-values; fits
-in a terminal."""
+"""Numbers as a reader wants them: powers of ten, units of size and time, intervals, p-values."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ def score(run: Mapping) -> str:
 
 
 # Parameters that are losses or exponents; coefficients span decades and are shown as powers of ten.
-_PARAMETER_FORMS = {"E": ".4f", "b": ".3f", "alpha": ".3f", "beta": ".3f"}
+_PARAMETER_FORMS = {"E": ".4f", "b": ".3f", "alpha": ".3f", "beta": ".3f", "c0": ".3f", "c1": ".3f", "f": ".3f"}
 
 
 def parameter(name: str, estimate: Mapping) -> str:
@@ -106,30 +105,3 @@ def minus(shown: str) -> str:
     if not shown.strip("-+0., %"):
         shown = shown.lstrip("-")
     return shown.replace("-", "−")
-
-
-def fit_lines(fit: Mapping) -> list[str]:
-    """One fit in a terminal, from `Fit.to_json`."""
-    if not fit["identifiable"]:
-        return [f"{fit['law']} law: not fitted: {fit['reason']}"]
-    shown = ", ".join(f"{name} = {parameter(name, e)}" for name, e in fit["parameters"].items())
-    return [
-        f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs: {shown}",
-        *(f"    {warning}" for warning in fit["warnings"]),
-    ]
-
-
-def analysis_lines(analysis: Mapping) -> list[str]:
-    """The headline law and the held-out prediction in a terminal, from `Analysis.to_json`."""
-    lines = fit_lines(analysis["fits"][analysis["headline"]]) if analysis["headline"] else []
-    if analysis["headline_reason"]:
-        lines.append(f"{'note' if analysis['headline'] else 'no law'}: {analysis['headline_reason']}")
-    for p in (analysis["held_out"] or {"predictions": ()})["predictions"]:
-        lines.append(
-            f"held out depth {analysis['held_out']['depth']} ({p['run']}): the {analysis['held_out']['fit']['law']} law predicted "
-            f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error {percent(p['relative_error'])}, "
-            f"{'inside' if p['covered'] else 'OUTSIDE'} the 95 % interval"
-        )
-    if analysis["held_out_reason"]:
-        lines.append(f"nothing held out: {analysis['held_out_reason']}")
-    return lines

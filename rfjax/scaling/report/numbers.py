@@ -18,10 +18,12 @@ from rfjax.errors import ConfigError
 from rfjax.scaling import frontier
 from rfjax.scaling.columns import STATISTICS
 from rfjax.scaling.frontier import Analysis
+from rfjax.scaling.plain import plain
 from rfjax.scaling.report import scores
 from rfjax.scaling.results import Results
+from rfjax.scaling.step_efficiency import step_counts
 
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # how far beyond the data the law is drawn, as a factor of compute
 
@@ -39,9 +41,11 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     settings = frontier.primary_settings(results)
     rows = frontier.checkpoints(results, settings)
     points = frontier.final_points(rows)
-    analysis = frontier.analyse(points, resamples=resamples, seed=seed)
+    analysis = frontier.analyse(
+        points, resamples=resamples, seed=seed, pairs=frontier.pairs_of(results, settings), profiles=True
+    )
     runs = _runs(results.runs, points, ids)
-    return _plain(
+    return plain(
         {
             "schema": REPORT_SCHEMA,
             "table_sha256": hashlib.sha256((folder / "table.json").read_bytes()).hexdigest(),
@@ -58,6 +62,10 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "levels": _levels(points, settings),
             "geneval": scores.geneval(results, points, settings),
             "correlation": scores.correlations(results, points, settings, resamples=2 * resamples, seed=seed),
+            "score_levels": scores.score_levels(results, points, settings, resamples=resamples, seed=seed),
+            "sampling_steps": [
+                vars(one) for one in step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
+            ],
             "learning_rates": _learning_rates(points),
             "other_settings": _other_settings(results, settings),
             "samples": _samples(results, settings, points),
@@ -82,6 +90,7 @@ def _with_short_names(results):
     return replace(
         results, long=renamed(results.long), wide=renamed(results.wide), runs=renamed(runs),
         prompts=renamed(results.prompts), curves=renamed(results.curves),
+        pairs=renamed(results.pairs).assign(other_run=results.pairs["other_run"].map(lambda run: shown.get(run, run))),
         samples=tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples),
     )  # fmt: skip
 
@@ -310,18 +319,3 @@ def _or(value, default):
 
 def _number(value):
     return None if value is None or pd.isna(value) else float(value)
-
-
-def _plain(value):
-    """JSON-ready: numpy scalars and missing values become Python's own, NaN becomes None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or value is pd.NA:
-        return None
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

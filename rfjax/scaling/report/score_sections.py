@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfjax.scaling.report.formats import interval, p_value, power, text
+from rfjax.scaling.report.formats import NONE, interval, minus, p_value, percent, power, text
 from rfjax.scaling.report.html_parts import picture
 from rfjax.scaling.report.score_figures import task_title
 
@@ -95,7 +95,72 @@ def correlation_section(numbers, drawn, sheets, captions):
                 "Validation loss and GenEval, task by task. The p-values are not corrected for there being several.",
             )
         )
+    parts += [_predicted_table(found, captions), _levels_table(numbers["score_levels"], captions)]
     return "".join(parts)
+
+
+def _predicted_table(found, captions):
+    """The largest run's scores as the links predict them from the other runs."""
+    rows, caption = [], ""
+    for item, c in found.items():
+        for p in c["largest_predicted"]:
+            if p["predicted"] is None:
+                continue
+            rows.append(
+                [f"{text(task_title(item))}", p["link"], interval(p["predicted"], p["low"], p["high"]),
+                 interval(p["actual"], None, None), minus(f"{p['error']:+.2f}"), "inside" if p["covered"] else "outside"]
+            )  # fmt: skip
+            caption = (
+                f"GenEval of the largest run ({text(p['run'])}) predicted from its validation loss by links fitted to the "
+                "others: exponential, ε − k·exp(γ·loss), and logistic. 95 % intervals of a new run's score, from the "
+                "residual scatter with its own degrees of freedom."
+            )
+    return captions.table(["task", "link", "predicted", "got", "error", "interval"], rows, caption) if rows else ""
+
+
+def _levels_table(levels, captions):
+    """Which noise level's loss the overall score follows most closely."""
+    levels = [level for level in levels if level["coefficients"]]
+    if not levels:
+        return ""
+    rows = []
+    for level in levels:
+        shown = {c["name"]: interval(c["value"], c["low"], c["high"], ".3f") for c in level["coefficients"]}
+        rows.append(
+            [f"{level['t']:g}", shown["Pearson of arcsine √score"], shown["Spearman"],
+             NONE if level["left_out_rms"] is None else f"{level['left_out_rms']:.3f}",
+             NONE if level["share_first"] is None else percent(level["share_first"], signed=False)]
+        )  # fmt: skip
+    return captions.table(
+        ["t", "Pearson of arcsine √score", "Spearman", "rms error, each run left out", "first in"], rows,
+        "Overall GenEval against the validation loss at each noise level. The error is of the score predicted by a "
+        "logistic link from the other runs; the last column is how often the level follows the score most closely when "
+        "runs and prompts are drawn again.",
+    )  # fmt: skip
+
+
+def steps_section(numbers, drawn, sheets, captions):
+    """Scores at few sampling steps, as in the paper's table 6."""
+    rows = [
+        [f"depth {one['depth']}<br><small>{text(one['run'])}</small>", str(one["steps"]),
+         interval(one["score"], one["score_low"], one["score_high"]),
+         NONE if one["steps"] == one["reference"] or one["drop"] is None else _drop(one),
+         f"{one['path_length']:.2f}", f"{one['distance']:.4f}"]
+        for one in numbers["sampling_steps"]
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return captions.table(
+        ["", "steps", "GenEval overall", "drop", "path length", "distance"], rows,
+        "Sampling with fewer steps: the same prompts and noise at every count. Drop: relative, from the most steps, paired by "
+        "prompt, with its 95 % interval. Path length: sum over steps of the norm of a latent's move, mean over images. "
+        "Distance: of the latents from those of the most steps, root mean square.",
+    )  # fmt: skip
+
+
+def _drop(one):
+    ends = "" if one["drop_low"] is None else f" [{percent(one['drop_low'])}, {percent(one['drop_high'])}]"
+    return percent(one["drop"]) + ends
 
 
 def samples_section(numbers, drawn, sheets, captions):

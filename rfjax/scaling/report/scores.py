@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from rfjax.scaling import correlation
+from rfjax.scaling import correlation, levels, links
 from rfjax.scaling.columns import STATISTICS
 
 OVERALL = "overall"
@@ -69,23 +69,37 @@ def geneval(results, points, settings):
 
 
 def correlations(results, points, settings, *, resamples, seed):
-    """Loss against the overall score and against each task's, over finished runs."""
+    """Loss against the overall score and against each task's, over finished runs: coefficients, the
+    links from loss to score, and the largest run's score predicted by them from the others."""
     output = {}
     for item in _items(points.columns):
         have = points[points[f"geneval_{item}"].notna()]
-        redrawn = _redrawn(results.prompts, have, settings, resamples, seed)
-        found = correlation.correlate(
-            have["loss"].to_numpy(float),
-            have[f"geneval_{item}"].to_numpy(float),
-            redrawn=redrawn.get(item),
-            resamples=resamples,
-            seed=seed,
+        loss, score = have["loss"].to_numpy(float), have[f"geneval_{item}"].to_numpy(float)
+        redrawn = redrawn_scores(results.prompts, have, settings, resamples, seed).get(item)
+        found = correlation.correlate(loss, score, redrawn=redrawn, resamples=resamples, seed=seed)
+        predicted = links.predict_largest(
+            loss, score, have["params"].to_numpy(float), have["run"].to_numpy(), resamples=resamples, seed=seed
         )
-        output[item] = found.to_json()
+        output[item] = found.to_json() | {
+            "links": [links.fit_link(loss, score, link, resamples=2).to_json() for link in links.LINKS.values()],
+            "largest_predicted": [vars(one) for one in predicted],
+        }
     return output
 
 
-def _redrawn(prompts, points, settings, resamples, seed):
+def score_levels(results, points, settings, *, resamples, seed):
+    """The overall score against the loss at each level of t."""
+    if f"geneval_{OVERALL}" not in points:
+        return []
+    have = points[points[f"geneval_{OVERALL}"].notna()]
+    names = {float(c.removeprefix("loss@t=")): c for c in points.columns if c.startswith("loss@t=") and "_" not in c}
+    losses = {t: have[c].to_numpy(float) for t, c in names.items() if have[c].notna().all()}
+    redrawn = redrawn_scores(results.prompts, have, settings, resamples, seed).get(OVERALL)
+    found = levels.by_level(losses, have[f"geneval_{OVERALL}"].to_numpy(float), redrawn=redrawn, resamples=resamples, seed=seed)
+    return [one.to_json() for one in found]
+
+
+def redrawn_scores(prompts, points, settings, resamples, seed):
     """Scores under redraws of the prompts, or {} unless every run was scored on the same ones."""
     own = prompts[
         (prompts["weights"] == settings.weights) & (prompts["corpus"] == settings.corpus)

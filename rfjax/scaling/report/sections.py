@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rfjax.scaling.report.findings import findings, formula
+from rfjax.scaling.report.findings import findings
+from rfjax.scaling.report.fit_sections import compute_section
 from rfjax.scaling.report.formats import (
     count,
     duration,
-    interval,
     loss,
-    parameter,
-    percent,
     power,
     score,
     sentence,
@@ -26,6 +24,7 @@ from rfjax.scaling.report.score_sections import (
     geneval_section,
     pairs_section,
     samples_section,
+    steps_section,
 )
 
 FIGURE_TITLES = {
@@ -78,62 +77,6 @@ def _short(value, length=24):
     """The start of a long hash; report.json has all of it."""
     shown = str(value)
     return shown if len(shown) <= length else shown[:16] + "…"
-
-
-def _compute(numbers, drawn, sheets, captions):
-    analysis = numbers["analysis"]
-    parts = []
-    if "loss_against_compute" in drawn:
-        caption = "Validation loss of final checkpoints against training compute."
-        if analysis["headline"]:
-            fit = analysis["fits"][analysis["headline"]]
-            caption += f" Line: <i>L</i> = {formula(fit)}; bands: 95 % intervals of the law, and of the loss of a new run."
-            caption += " Below: the same in per cent of the law."
-        parts.append(captions.figure(drawn["loss_against_compute"], caption))
-    if analysis["headline"] and analysis["headline_reason"]:
-        parts.append(f"<p class=warn>{sentence(analysis['headline_reason'])}.</p>")
-    rows = []
-    for fit in analysis["fits"].values():
-        name = f"{text(fit['law'])}: {formula(fit)}"
-        if fit["identifiable"]:
-            shown = "<br>".join(f"<i>{_greek(n)}</i> = {parameter(n, e)}" for n, e in fit["parameters"].items())
-            agree = f"{fit['starts_agreeing']}/{fit['starts']}"
-            scatter = percent(fit["residual_sd_of_log_loss"], signed=False)
-            rows.append([name, shown, str(fit["n"]), scatter, agree, "; ".join(map(text, fit["warnings"])) or "–"])
-        else:
-            rows.append([name, "not fitted", str(fit["n"]), "–", "–", text(fit["reason"])])
-    parts.append(
-        captions.table(
-            ["law", "parameters, 95 % intervals", "n", "scatter", "starts", "remarks"],
-            rows,
-            "Fits. C: training FLOPs, N: parameters, D: images seen. Scatter: standard deviation of log residuals with n − k "
-            "degrees of freedom. Starts: how many of the optimiser's starts reach the same minimum. Laws of C are fitted on "
-            "the frontier, the law of N and D on every run at its best learning rate.",
-            words=(0, 1, 5),
-        )  # fmt: skip
-    )
-    held = analysis["held_out"]
-    if held:
-        rows = [
-            [text(p["run"]), power(p["flops"]), interval(p["predicted"], p["low"], p["high"], ".4f"), loss(p["actual"]),
-             percent(p["relative_error"]), "yes" if p["covered"] else "<b>no</b>"]
-            for p in held["predictions"]
-        ]  # fmt: skip
-        parts.append(
-            captions.table(
-                ["run", "FLOPs", "predicted, 95 % interval", "measured", "error", "inside"],
-                rows,
-                f"Depth {held['depth']} held out and predicted by the {text(held['fit']['law'])} law of the other "
-                f"{held['fit']['n']} runs on their own frontier. The interval is for the loss of a new run.",
-            )  # fmt: skip
-        )
-    else:
-        parts.append(f"<p class=warn>Nothing was held out and predicted: {text(analysis['held_out_reason'])}.</p>")
-    return "".join(parts)
-
-
-def _greek(name):
-    return {"alpha": "α", "beta": "β"}.get(name, text(name))
 
 
 def _steps(numbers, drawn, sheets, captions):
@@ -239,12 +182,13 @@ def _methods(numbers, drawn, sheets, captions):
 SECTIONS: tuple[tuple[str, Callable], ...] = (
     ("Findings", findings),
     ("What ran", _what_ran),
-    ("Loss against compute", _compute),
+    ("Loss against compute", compute_section),
     ("Loss against steps", _steps),
     ("Loss per level of t", _levels),
     ("GenEval against depth", geneval_section),
     ("Held-out pairs", pairs_section),
     ("Loss against GenEval", correlation_section),
+    ("Sampling steps", steps_section),
     ("Samples", samples_section),
     ("Learning rates", _rates),
     ("What failed", _failed),

@@ -1,0 +1,231 @@
+"""From validation loss to score: links fitted over runs, and the largest run predicted by them.
+
+    exponential   score = eps - k exp(gamma loss)        k, gamma >= 0
+    logistic      score = 1 / (1 + exp((loss - middle) / width))
+
+by least squares in units of the score. Both fall with the loss; an isotonic (merely falling) fit
+beside them shows what of the scatter no falling curve could follow. Intervals of a predicted score
+are parametric: normal noise of the residual scatter, itself drawn with its n - k degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy import optimize
+
+from rfjax.errors import ConfigError
+
+LEVEL = 0.95
+RESAMPLES = 1000
+FINE, COARSE = 400, 120  # values of a link's nonlinear parameters that are tried
+CHUNK = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A curve of score against loss. Inside, loss is in units of its range: x from 0 to 1."""
+
+    name: str
+    formula: str
+    parameters: tuple[str, ...]
+    curve: Callable  # (inner parameters [..., k], x [n]) -> [..., n]
+    solve: Callable  # (x [n], scores [b, n]) -> inner parameters [b, k], by a grid
+    natural: Callable  # (inner parameters [k], lowest loss, range of loss) -> parameters by name
+
+
+def _exponential(theta, x):
+    # eps - k exp(gamma (x - 1)): k is the drop at the largest loss, so that nothing overflows.
+    return theta[..., 0:1] - theta[..., 1:2] * np.exp(theta[..., 2:3] * (x - 1))
+
+
+def _solve_exponential(x, scores):
+    gammas = np.geomspace(0.02, 60.0, FINE)
+    basis = np.exp(gammas[:, None] * (x - 1))
+    centred = basis - basis.mean(axis=1, keepdims=True)
+    y = scores - scores.mean(axis=1, keepdims=True)
+    norm = (centred**2).sum(axis=1)
+    slope = np.minimum(y @ centred.T / norm, 0.0)  # -k: never rising with the loss
+    best = (slope**2 * norm).argmax(axis=1)
+    k = -slope[np.arange(len(y)), best]
+    return np.stack([scores.mean(axis=1) + k * basis[best].mean(axis=1), k, gammas[best]], axis=1)
+
+
+def _natural_exponential(theta, low, span):
+    gamma = theta[2] / span
+    return {"eps": float(theta[0]), "k": float(theta[1] * np.exp(-theta[2] - gamma * low)), "gamma": float(gamma)}
+
+
+def _logistic(theta, x):
+    with np.errstate(over="ignore"):
+        return 1.0 / (1.0 + np.exp(np.exp(theta[..., 1:2]) * (x - theta[..., 0:1])))
+
+
+def _solve_logistic(x, scores):
+    middles, steeps = np.meshgrid(np.linspace(-4.0, 5.0, COARSE), np.linspace(np.log(0.05), np.log(60.0), COARSE))
+    grid = np.stack([middles.ravel(), steeps.ravel()], axis=1)
+    curves = _logistic(grid, x)
+    norm = 0.5 * (curves**2).sum(axis=1)
+    rows = max(1, CHUNK // len(grid))
+    best = [(norm - scores[a : a + rows] @ curves.T).argmin(axis=1) for a in range(0, len(scores), rows)]
+    return grid[np.concatenate(best)]
+
+
+def _natural_logistic(theta, low, span):
+    return {"middle": float(low + span * theta[0]), "width": float(span * np.exp(-theta[1]))}
+
+
+LINKS = {
+    link.name: link
+    for link in (
+        Link(name="exponential", formula="eps - k·exp(gamma·loss)", parameters=("eps", "k", "gamma"),
+             curve=_exponential, solve=_solve_exponential, natural=_natural_exponential),
+        Link(name="logistic", formula="1 / (1 + exp((loss - middle)/width))", parameters=("middle", "width"),
+             curve=_logistic, solve=_solve_logistic, natural=_natural_logistic),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkFit:
+    """A link over n runs; `reason` says why there is none, or ""."""
+
+    link: Link
+    n: int
+    parameters: Mapping[str, float]
+    rms: float | None  # of score, with n - k degrees of freedom
+    isotonic_rms: float | None  # of the best merely falling curve, over n
+    reason: str = ""
+    inner: Float[np.ndarray, " k"] | None = None
+    draws: Float[np.ndarray, "draws k"] | None = None
+    noise_draws: Float[np.ndarray, " draws"] | None = None
+    low: float = 0.0  # smallest loss, and the range of the losses
+    span: float = 1.0
+
+    def predict(self, loss: ArrayLike) -> Float[np.ndarray, " m"]:
+        """The score at these losses. Raises `ConfigError` where there is no fit."""
+        if self.inner is None:
+            raise ConfigError(f"the {self.link.name} link was not fitted ({self.reason}); it cannot predict")
+        return self.link.curve(self.inner, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span)
+
+    def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+        """95 % ends at these losses: of the curve, or of a new run's score; within [0, 1]."""
+        self.predict(loss)
+        scores = self.link.curve(self.draws, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span)
+        if new_run:
+            normal = np.random.default_rng(1).standard_normal(len(self.draws))
+            scores = scores + (normal * self.noise_draws)[:, None]
+        low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        return np.clip(low, 0, 1), np.clip(high, 0, 1)
+
+    def to_json(self) -> dict:
+        return {"link": self.link.name, "formula": self.link.formula, "n": self.n, "parameters": dict(self.parameters),
+                "rms": self.rms, "isotonic_rms": self.isotonic_rms, "reason": self.reason}  # fmt: skip
+
+
+def fit_link(
+    loss: ArrayLike, score: ArrayLike, link: Link = LINKS["exponential"], *, resamples: int = RESAMPLES, seed: int = 0
+) -> LinkFit:
+    """Fit `link` to one loss and one score (a fraction) per run.
+
+    Raises `ConfigError` for arrays of different length or values that are not finite. Too few runs,
+    or runs all alike, are no error: the result says why there is no fit.
+    """
+    loss, score = np.asarray(loss, float), np.asarray(score, float)
+    if loss.shape != score.shape or loss.ndim != 1:
+        raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
+    if not (np.isfinite(loss).all() and np.isfinite(score).all()):
+        raise ConfigError("a loss or score is not finite; drop that run first")
+    n, k = len(loss), len(link.parameters)
+    reason = ""
+    if n <= k:
+        reason = f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
+    elif np.ptp(loss) == 0 or np.ptp(score) == 0:
+        reason = f"all runs have the same {'loss' if np.ptp(loss) == 0 else 'score'}"
+    if reason:
+        return LinkFit(link=link, n=n, parameters={}, rms=None, isotonic_rms=None, reason=reason)
+    low, span = float(loss.min()), float(np.ptp(loss))
+    x = (loss - low) / span
+    inner = _polish(link, link.solve(x, score[None])[0], x, score)
+    fitted = link.curve(inner, x)
+    rms = float(np.sqrt(((fitted - score) ** 2).sum() / (n - k)))
+    if np.ptp(fitted) < 1e-9:
+        reason = "the score does not fall with the loss"
+        return LinkFit(link=link, n=n, parameters={}, rms=rms, isotonic_rms=_isotonic_rms(loss, score), reason=reason)
+    rng = np.random.default_rng(seed)
+    noise = rms * np.sqrt((n - k) / rng.chisquare(n - k, resamples))
+    drawn = fitted + np.minimum(noise, 1.0)[:, None] * rng.standard_normal((resamples, n))
+    return LinkFit(
+        link=link, n=n, parameters=link.natural(inner, low, span), rms=rms, isotonic_rms=_isotonic_rms(loss, score),
+        inner=inner, draws=link.solve(x, drawn), noise_draws=np.minimum(noise, 1.0), low=low, span=span,
+    )  # fmt: skip
+
+
+def _polish(link, start, x, score):
+    """The grid's best, moved to the minimum. A step that leaves k >= 0 or gamma >= 0 is not taken."""
+    found = optimize.least_squares(lambda theta: link.curve(theta, x) - score, start, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    falling = np.all(np.diff(link.curve(found.x, np.linspace(0, 1, 5))) <= 1e-12)
+    better = ((link.curve(start, x) - score) ** 2).sum() >= (found.fun**2).sum()
+    return found.x if falling and better else start
+
+
+def _isotonic_rms(loss, score):
+    order = np.argsort(loss, kind="stable")
+    fitted = optimize.isotonic_regression(score[order], increasing=False).x
+    return float(np.sqrt(((fitted - score[order]) ** 2).mean()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePrediction:
+    """The largest run's score, predicted from its loss by a link fitted to the others."""
+
+    link: str
+    run: str
+    n: int
+    predicted: float | None
+    low: float | None = None
+    high: float | None = None
+    actual: float | None = None
+    error: float | None = None  # predicted - actual, in units of the score
+    covered: bool | None = None
+    reason: str = ""
+
+
+def predict_largest(
+    loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[ScorePrediction, ...]:
+    """The run of largest `size` (parameters, then the order given) predicted by each link."""
+    loss, score, size = (np.asarray(values, float) for values in (loss, score, size))
+    if not len(loss):
+        return ()
+    largest = int(np.lexsort((np.arange(len(size)), size))[-1])
+    rest = np.arange(len(loss)) != largest
+    found = []
+    for link in LINKS.values():
+        fitted = fit_link(loss[rest], score[rest], link, resamples=resamples, seed=seed)
+        name, actual = str(np.asarray(runs)[largest]), float(score[largest])
+        if fitted.reason:
+            found.append(ScorePrediction(link=link.name, run=name, n=fitted.n, predicted=None, actual=actual, reason=fitted.reason))
+            continue
+        value = float(fitted.predict(loss[largest])[0])
+        low, high = (float(end[0]) for end in fitted.interval(loss[largest], new_run=True))
+        found.append(ScorePrediction(link=link.name, run=name, n=fitted.n, predicted=value, low=low, high=high, actual=actual,
+                                     error=value - actual, covered=low <= actual <= high))  # fmt: skip
+    return tuple(found)
+
+
+def left_out_rms(loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic"]) -> float | None:
+    """Root mean square error of each run's score predicted from all other runs; None for too few."""
+    loss, score = np.asarray(loss, float), np.asarray(score, float)
+    errors = []
+    for i in range(len(loss)):
+        rest = np.arange(len(loss)) != i
+        fitted = fit_link(loss[rest], score[rest], link, resamples=2)
+        if fitted.reason:
+            return None
+        errors.append(fitted.predict(loss[i])[0] - score[i])
+    return float(np.sqrt(np.mean(np.square(errors)))) if errors else None

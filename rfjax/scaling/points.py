@@ -1,0 +1,98 @@
+"""The points of a fit: one row per run, checked, with every exclusion written down.
+
+A table has named columns: `run`, `loss` and a law's variables, in the units of `UNITS`. What is
+wrong with one is said with the row and the column, and nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from rfjax.errors import ConfigError
+
+UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
+NAMED = 5  # rows that an error names before it only counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """A run left out of a fit, and the rule that did it."""
+
+    run: str
+    rule: str
+
+
+def check(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raises `ConfigError` where `run` or one of `columns` is missing, a run occurs twice, or a
+    value is missing, not a number, not finite or not positive; names rows and columns."""
+    lacking = [name for name in ("run", *columns) if name not in table.columns]
+    if lacking:
+        raise ConfigError(
+            f"the fit needs the column{'s'[: len(lacking) != 1]} {', '.join(map(repr, lacking))}; "
+            f"the table has {', '.join(map(str, table.columns))}"
+        )
+    if table.empty:
+        raise ConfigError("the table has no rows to fit")
+    repeated = table["run"][table["run"].duplicated()].unique()
+    if len(repeated):
+        places = _rows(table, (table["run"] == repeated[0]).to_numpy())
+        raise ConfigError(
+            f"run {repeated[0]!r} occurs more than once ({places}); a fit takes one row per run (its final checkpoint)"
+        )
+    for name in columns:
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            first = int(np.argmax(bad))
+            more = f" (and {int(bad.sum()) - 1} more: {_rows(table, bad)})" if bad.sum() > 1 else ""
+            raise ConfigError(
+                f"{name} of run {table['run'].iloc[first]!r} ({_rows(table, np.arange(len(table)) == first)}) is "
+                f"{table[name].iloc[first]}{more}; it must be positive and finite (drop the row, or mend it)"
+            )
+
+
+def exclude(
+    table: pd.DataFrame, *, largest_losses: int = 0, max_loss: float | None = None, column: str = "loss"
+) -> tuple[pd.DataFrame, tuple[Exclusion, ...]]:
+    """The table without outliers by stated rules, and what they took.
+
+    `largest_losses` drops every row whose loss is at least the k-th largest (ties with it go too);
+    `max_loss` every row above it.
+    """
+    out, kept = [], np.ones(len(table), bool)
+    losses = table[column].to_numpy(float)
+    if largest_losses < 0 or largest_losses >= len(table) > 0:
+        raise ConfigError(f"cannot drop the {largest_losses} largest losses of {len(table)} rows")
+    rules = []
+    if largest_losses:
+        rules.append((losses >= np.sort(losses)[-largest_losses], f"{largest_losses} largest losses"))
+    if max_loss is not None:
+        rules.append((losses > max_loss, f"loss above {max_loss:g}"))
+    for taken, rule in rules:
+        out += [Exclusion(run=str(run), rule=rule) for run in table["run"][taken & kept]]
+        kept &= ~taken
+    return table[kept], tuple(out)
+
+
+def log_columns(variables: Sequence[str], x: object) -> Float[np.ndarray, "n v"]:
+    """Natural logarithms of the variables, from a mapping or a table."""
+    columns = [np.log(np.atleast_1d(np.asarray(x[name], dtype=float))) for name in variables]
+    return np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+
+def _rows(table, chosen):
+    """The rows by the table's own index: 1-based places, or the lines of the file it was read from."""
+    index = table.index[chosen]
+    if table.index.name == "line":
+        return _named("line", index)
+    return _named("row", np.flatnonzero(chosen) + 1)
+
+
+def _named(word, places):
+    shown = ", ".join(str(place) for place in places[:NAMED]) + (", ..." if len(places) > NAMED else "")
+    return f"{word}{'s'[: len(places) != 1]} {shown}"

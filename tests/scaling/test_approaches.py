@@ -1,0 +1,94 @@
+"""Approaches 1 and 2 on surfaces whose optimum is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rfjax.errors import ConfigError
+from rfjax.scaling.allocation import Cost, optimum
+from rfjax.scaling.approaches import approach1, approach2
+from rfjax.scaling.laws import PARAMETRIC
+
+HOFFMANN = np.array([1.69, np.log(406.4), 0.34, np.log(410.7), 0.28])
+A = 0.28 / 0.62
+
+
+def loss_at(params, images):
+    x = np.broadcast_arrays(params, images)
+    return np.exp(PARAMETRIC.log_loss(HOFFMANN, np.log(np.stack(x, axis=-1))))
+
+
+def isoflop(half_width, sizes=11, noise=0.0, off_centre=1.0):
+    rng = np.random.default_rng(0)
+    pieces = []
+    for budget in np.geomspace(1e18, 1e21, 4):
+        best, _ = optimum(HOFFMANN, budget, Cost())
+        params = best * off_centre * np.geomspace(1 / half_width, half_width, sizes)
+        images = budget / 6 / params
+        loss = loss_at(params, images) * np.exp(noise * rng.standard_normal(sizes))
+        pieces.append(pd.DataFrame({"flops": budget, "params": params, "images": images, "loss": loss}))
+    table = pd.concat(pieces, ignore_index=True)
+    return table.assign(run=[f"r{i:03d}" for i in range(len(table))])
+
+
+@pytest.mark.parametrize(("half_width", "bias"), [(2, 0.003), (4, 0.014), (16, 0.056)])
+def test_parabolas_have_their_known_bias(half_width, bias):
+    """On a noise-free surface with centred sizes the exponent is exact and N is off by +0.3, 1.4 and
+    5.6 % for half-widths of 2, 4 and 16 (11 sizes). A parabola in N, or of log loss, has others."""
+    found = approach2(isoflop(half_width), resamples=20)
+    assert found.a.value == pytest.approx(A, abs=1e-9)
+    off = [one.params / optimum(HOFFMANN, one.flops, Cost())[0] - 1 for one in found.optima]
+    assert off == pytest.approx([bias] * 4, abs=0.0006)
+    assert found.bias["params_relative"] == pytest.approx(off, abs=1e-6)  # and it knows its bias
+    assert found.bias["exponent"] == pytest.approx(0, abs=1e-6)
+
+
+def test_intervals_hold_the_exponent_and_a_budget_is_divided():
+    found = approach2(isoflop(4, sizes=9, noise=0.002), resamples=200)
+    assert found.a.low < A < found.a.high and "parametric bootstrap" in found.method
+    params, images = found.at(1e22)
+    assert params.low < optimum(HOFFMANN, 1e22, Cost())[0] < params.high
+    assert 6 * params.value * images.value == pytest.approx(1e22, rel=0.02)
+
+
+def test_budgets_without_a_minimum_among_their_sizes_are_left_out_by_name():
+    table = isoflop(3, sizes=5)
+    wrong = isoflop(3, sizes=5, off_centre=10.0)
+    wrong = wrong[wrong["flops"] == wrong["flops"].max()].assign(run=lambda t: "off-" + t["run"])
+    both = pd.concat([table[table["flops"] < 5e20], wrong])
+    found = approach2(both, resamples=20, bias=False)
+    assert len(found.optima) == 3 and "1e+21 FLOPs (5 runs): the minimum" in found.notes[0]
+    assert found.a.value == pytest.approx(A, abs=1e-9)
+    refused = approach2(wrong, resamples=20)
+    assert refused.a is None and "0 budgets with a minimum" in refused.reason
+    with pytest.raises(ConfigError, match="found no line"):
+        refused.at(1e22)
+
+
+def curves(sizes=9, points=60):
+    """Training curves whose loss at D images is that of the law: the envelope is then exact."""
+    rows = []
+    for number, params in enumerate(np.geomspace(3e7, 3e10, sizes)):
+        images = np.geomspace(1e8, 1e13, points)
+        rows.append(pd.DataFrame({"run": f"size{number}", "params": params, "images": images,
+                                  "flops": 6 * params * images, "loss": loss_at(params, images)}))  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_the_envelope_follows_the_best_size():
+    """Many sizes: the winner at each budget is the nearest to the optimum, and the line its own."""
+    table = curves(sizes=120)
+    table = table[(table["flops"] > 1e19) & (table["flops"] < 1e22)]
+    found = approach1(table, resamples=20)
+    assert found.a.value == pytest.approx(A, abs=0.005)
+    for one in found.optima[10:-10:20]:
+        assert abs(np.log(one.params / optimum(HOFFMANN, one.flops, Cost())[0])) < np.log(1000) / 119
+    assert found.a.low <= found.a.value <= found.a.high
+
+
+def test_an_envelope_needs_curves_that_cross():
+    assert "needs training curves" in approach1(isoflop(4)).reason
+    table = curves(sizes=2)
+    assert "one size is best at every budget" in approach1(table[table["images"] > 1e12]).reason
+    with pytest.raises(ConfigError, match="loss of run 'size0, checkpoint 1' .* is -1"):
+        approach1(table.assign(loss=-1.0))

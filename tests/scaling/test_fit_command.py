@@ -1,0 +1,177 @@
+"""`rfjax fit` on anybody's table: what it reads, what it refuses, and what it answers."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_allocation import study as parametric_study
+
+from rfjax import cli
+from rfjax.errors import ConfigError
+from rfjax.scaling.read_table import read_table
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "runs.csv"
+    parametric_study(noise=0.003).to_csv(path, index=False)
+    return path
+
+
+def fit_json(*words):
+    out = words[0].parent / "fit.json"
+    status = cli.main(["fit", *map(str, words), "--resamples", "100", "--out", str(out)])
+    return status, json.loads(out.read_text()) if out.exists() else None
+
+
+def test_all_laws_that_the_columns_allow(table, capsys):
+    status, found = fit_json(table)
+    assert status == 0 and set(found["fits"]) == {"power", "saturating", "parametric"}
+    said = capsys.readouterr().out
+    assert "parametric law: loss = E + A·params^-alpha" in said and "each run left out in turn: rms error" in said
+    assert found["source"]["rows"] == 20 and len(found["source"]["sha256"]) == 64
+    parametric = found["fits"]["parametric"]["parameters"]
+    assert parametric["alpha"]["low"] < 0.3 < parametric["alpha"]["high"]
+
+
+def test_a_budget_is_divided_on_the_console_and_in_json(table, capsys):
+    status, found = fit_json(table, "--law", "parametric", "--budget", "1e19")
+    said = capsys.readouterr().out
+    assert status == 0 and "budget 1.00" in said and "fixed steps (10 B images for every size)" in said
+    budget = found["budgets"][0]
+    best = budget["optimal"]
+    assert best["params"]["low"] < best["params"]["value"] < best["params"]["high"]
+    assert 3.0 * best["params"]["value"] ** 0.9 * best["images"]["value"] == pytest.approx(1e19, rel=1e-6)
+    assert budget["fixed_steps"]["images_of_every_run"] == pytest.approx(1e10)
+
+
+def test_a_law_of_compute_predicts_a_budget(table):
+    _, found = fit_json(table, "--law", "saturating", "--budget", "1e20")
+    budget = found["budgets"][0]
+    assert budget["law"] == "saturating" and budget["new_run_low"] < budget["low"] < budget["loss"] < budget["high"]
+    assert set(found["fits"]) == {"saturating", "power"} and found["comparison"]["preferred"] in found["fits"]
+
+
+def test_csv_and_parquet_say_the_same(table, tmp_path):
+    frame = pd.read_csv(table).rename(columns={"images": "samples"})
+    frame.to_parquet(tmp_path / "runs.parquet")
+    _, one = fit_json(table, "--law", "parametric")
+    _, other = fit_json(tmp_path / "runs.parquet", "--law", "parametric")
+    assert one["fits"] == other["fits"]
+
+
+def test_other_names_and_a_known_cost(table, tmp_path):
+    frame = pd.read_csv(table)
+    frame = frame.assign(flops=6 * frame["params"] * frame["images"]).drop(columns=["images", "run"])
+    frame.rename(columns={"params": "Model Size", "flops": "Training FLOP"}).to_csv(tmp_path / "theirs.csv", index=False)
+    words = ("--rename", "params=Model Size", "--rename", "flops=Training FLOP", "--flops-per-param-image", "6")
+    _, one = fit_json(tmp_path / "theirs.csv", *words, "--law", "parametric")
+    _, other = fit_json(table, "--law", "parametric")
+    for name, estimate in other["fits"]["parametric"]["parameters"].items():
+        assert one["fits"]["parametric"]["parameters"][name]["value"] == pytest.approx(estimate["value"], rel=1e-6)
+    assert one["fits"]["parametric"]["runs"][0] == "line 10"  # rows without a name are called by their line
+
+
+def test_outliers_go_by_rule_and_on_record(table, tmp_path, capsys):
+    frame = pd.read_csv(table)
+    frame.loc[3, "loss"] = 9.0
+    frame.to_csv(tmp_path / "wild.csv", index=False)
+    _, found = fit_json(tmp_path / "wild.csv", "--law", "parametric", "--max-loss", "5")
+    assert found["fits"]["parametric"]["excluded"] == [{"run": "r03", "rule": "loss above 5"}]
+    assert "left out before fitting: 1 runs (loss above 5)" in capsys.readouterr().out
+    assert "r03" not in found["fits"]["parametric"]["runs"]
+
+
+def test_profiles_and_other_losses(table):
+    _, found = fit_json(table, "--law", "parametric", "--loss", "squares-log", "--profile")
+    assert found["fits"]["parametric"]["loss_function"] == "sum of squares of log residuals"
+    profile = found["profiles"]["parametric"]["alpha"]
+    assert profile["method"].startswith("profile likelihood, F(1, 15)") and profile["low"] < 0.3 < profile["high"]
+
+
+def test_scores_are_set_against_the_loss(tmp_path, capsys):
+    loss = np.linspace(0.4, 0.2, 6)
+    frame = pd.DataFrame({"run": list("abcdef"), "params": np.geomspace(1e6, 1e8, 6), "flops": np.geomspace(1e12, 1e15, 6),
+                          "loss": loss, "geneval": 1 / (1 + np.exp((loss - 0.25) / 0.05)), "percent": 100 * loss})  # fmt: skip
+    for t, wobble in ((0.25, 0.03), (0.5, 0.0)):
+        frame[f"loss@t={t}"] = loss + wobble * np.array([1, -1, 1, -1, 1, -1])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    _, found = fit_json(tmp_path / "t.csv", "--law", "power", "--metric", "geneval")
+    scores = found["metrics"]["geneval"]
+    rank = {c["name"]: c for c in scores["correlation"]["coefficients"]}["Spearman"]
+    assert rank["value"] == pytest.approx(-1) and rank["p"] == pytest.approx(2 / 720)
+    predicted = {p["link"]: p for p in scores["largest_predicted"]}["logistic"]
+    assert predicted["run"] == "f" and predicted["error"] == pytest.approx(0, abs=1e-6)
+    assert {level["t"]: level["share_first"] for level in scores["levels"]}[0.5] > 0.8
+    assert "geneval of f from its loss, by the logistic link over the 5 others" in capsys.readouterr().out
+    assert cli.main(["fit", str(tmp_path / "t.csv"), "--metric", "percent"]) == 2
+    assert "scores are fractions from 0 to 1" in capsys.readouterr().err
+
+
+def test_approach_2_answers_too(tmp_path, capsys):
+    from test_approaches import isoflop
+
+    isoflop(4, sizes=9, noise=0.001).to_csv(tmp_path / "iso.csv", index=False)
+    status, found = fit_json(tmp_path / "iso.csv", "--law", "approach2", "--budget", "1e22")
+    said = capsys.readouterr().out
+    assert status == 0 and "approach2: N grows as C^0.4" in said and "its bias, on the parametric law" in said
+    assert found["budgets"][0]["params"]["low"] < found["budgets"][0]["params"]["high"]
+
+
+def changed(frame, **cells):
+    for name, (row, value) in cells.items():
+        frame[name] = frame[name].astype(object)
+        frame.loc[row, name] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "said"),
+    [
+        (lambda t: t.drop(columns="loss"), (), "the fit needs the column 'loss'; the table has run, params"),
+        (lambda t: t.drop(columns="flops"), ("--law", "saturating"), "the fit needs the column 'flops'"),
+        (lambda t: changed(t, loss=(2, -0.1)), (), "loss of run 'r02' (line 4) is -0.1; it must be positive"),
+        (lambda t: changed(t, loss=(5, np.nan)), (), "loss of run 'r05' (line 7) is nan"),
+        (lambda t: changed(t, flops=(0, 0)), (), "flops of run 'r00' (line 2) is 0"),
+        (lambda t: changed(t, params=(7, "big")), (), "params in line 9 of"),
+        (lambda t: t.assign(run="same"), (), "run 'same' occurs more than once (lines 2, 3, 4, 5, 6, ...)"),
+        (lambda t: t.assign(flops=1e18), ("--law", "saturating"), "flops takes 1 distinct value over the 20 runs (1e+18)"),
+        (lambda t: t.head(3), ("--law", "saturating"), "3 runs cannot decide 3 parameters; at least 4"),
+        (lambda t: t.head(0), (), "the table has no rows to fit"),
+        (lambda t: t, ("--rename", "params=Param"), "no column 'Param' to be renamed 'params'; did you mean 'params'?"),
+        (lambda t: t, ("--rename", "params"), "must be OURS=THEIRS"),
+        (lambda t: t, ("--flops-per-param-image", "6"), "would contradict it"),
+        (lambda t: t, ("--delta", "0.1", "--loss", "l1"), "--delta is of Huber's loss"),
+        (lambda t: t, ("--budget", "-1"), "--budget is -1 FLOPs; it must be positive"),
+        (lambda t: t, ("--metric", "geneval"), "the table has no column 'geneval'"),
+        (lambda t: t.rename(columns={"flops": "f", "params": "p"}), (), "no law can be fitted without flops, or params and images"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_by_row_and_column(change, words, said, tmp_path, capsys):
+    path = tmp_path / "bad.csv"
+    change(parametric_study(noise=0.003)).to_csv(path, index=False)
+    assert cli.main(["fit", str(path), *words, "--out", str(tmp_path / "fit.json")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "fit.json").exists()
+
+
+def test_files_that_are_no_tables(tmp_path):
+    with pytest.raises(ConfigError, match="no table at"):
+        read_table(tmp_path / "none.csv")
+    (tmp_path / "no.parquet").write_text("run,loss\n")
+    with pytest.raises(ConfigError, match="cannot be read as Parquet"):
+        read_table(tmp_path / "no.parquet")
+    (tmp_path / "no.csv").write_text("")
+    with pytest.raises(ConfigError, match="cannot be read as CSV"):
+        read_table(tmp_path / "no.csv")
+
+
+def test_parquet_without_its_library_names_the_remedy(tmp_path, monkeypatch):
+    def missing(path):
+        raise ImportError("no engine")
+
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr(pd, "read_parquet", missing)
+    with pytest.raises(ConfigError, match="pip install 'rfjax\\[parquet\\]'"):
+        read_table(tmp_path / "t.parquet")
