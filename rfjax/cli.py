@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import itertools
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -112,15 +114,16 @@ def _sample(args, overrides):
 def _export(args, overrides):
     from rfjax.interop.exporting import export_run
 
-    path = export_run(
-        Path(args.run),
-        layout=args.format,
-        out=Path(args.out),
-        step=args.step,
-        weights=args.weights,
-        dtype=args.dtype,
-        max_shard_bytes=int(args.max_shard_gb * 1e9),
-    )
+    with _tidy_when_terminated():
+        path = export_run(
+            Path(args.run),
+            layout=args.format,
+            out=Path(args.out),
+            step=args.step,
+            weights=args.weights,
+            dtype=args.dtype,
+            max_shard_bytes=args.max_shard_gb * 1e9,
+        )
     print(f"exported: {path}")
     return 0
 
@@ -130,9 +133,20 @@ def _import(args, overrides):
     from rfjax.interop.importing import import_checkpoint, lines
 
     base = configs.load(args.config) if args.config else None
-    imported = import_checkpoint(Path(args.source), Path(args.out), base=base, overrides=overrides)
+    with _tidy_when_terminated():
+        imported = import_checkpoint(Path(args.source), Path(args.out), base=base, overrides=overrides)
     print("\n".join(lines(imported, Path(args.out))))
     return 0
+
+
+@contextlib.contextmanager
+def _tidy_when_terminated():
+    """Makes SIGTERM an exit that runs what must be run on the way out, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _geneval(args, overrides):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,7 @@ from rfjax.training import checkpoint
 from rfjax.training.mesh import path_name
 
 FORMATS = tuple(LAYOUTS)
-MAX_SHARD_BYTES = 10 * 10**9  # diffusers' default
+MAX_SHARD_BYTES = 10e9  # diffusers' default
 
 
 class Origin(NamedTuple):
@@ -70,7 +71,7 @@ def export_run(
     step: int | None = None,
     weights: str = "ema",
     dtype: str = "f32",
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_shard_bytes: int | float = MAX_SHARD_BYTES,
 ) -> Path:
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file.
 
@@ -80,8 +81,11 @@ def export_run(
     origin = _origin(Path(workdir), step, weights)
     expressible.check(layout, origin.config, origin.shapes)
     out = Path(out)
-    if out.exists():
-        raise ConfigError(f"--out {out} exists; remove it, or name another")
+    for path in (out, names.manifest_of(out)) if layout == "sd3" else (out,):
+        if path.exists():
+            raise ConfigError(f"{path} exists; remove it, or name another with --out")
+    if not 0 < max_shard_bytes < math.inf:
+        raise ConfigError(f"files of {max_shard_bytes} bytes cannot be; give --max-shard-gb a positive number")
     if (out.suffix == ".safetensors") != (layout == "sd3"):
         what = "one file, whose name must end in .safetensors" if layout == "sd3" else "a folder; give it another name"
         raise ConfigError(f"--out is {out}; the {layout} layout is {what}")

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +45,8 @@ class Source(NamedTuple):
     files: tuple[Path, ...]
     manifest: Mapping[str, object]  # of `rfjax export`; empty for anybody else's
     settings: Mapping[str, object]  # diffusers' config.json; empty where there is none
+    shift: float | None = None  # of the scheduler beside the network; None where there is none
+    name: str = ""
 
 
 class Imported(NamedTuple):
@@ -66,7 +69,7 @@ def import_checkpoint(
     """
     out = Path(out)
     if out.exists():
-        raise ConfigError(f"--out {out} exists; remove it, or name another")
+        raise ConfigError(f"{out} exists; remove it, or name another with --out")
     source = find(Path(path))
     with Reader(source.files) as reader:
         layout, prefix, found = _layout(source, reader)
@@ -75,10 +78,13 @@ def import_checkpoint(
         shapes = load_corpus(config.data, config.seed).shapes
         _check_data(config, layout, found, shapes)
         ours = parameter_shapes(config.model, shapes)
+        said = []
+        trained_on = source.manifest.get("config", {}).get("data", {}).get("corpus")
+        if trained_on not in (None, config.data.corpus):
+            said.append(f"it was trained on the corpus {trained_on}, whose words are not those of {config.data.corpus}")
         compare(_expected(layout, config, ours), found, str(source.path))
         get = _Verified(reader, prefix, layout, source.manifest)
         grid = get(layout.positions)
-        said = []
         if np.array_equal(formula_positions(config.model).astype(grid.dtype), grid):
             stored = None
         else:
@@ -124,43 +130,65 @@ def find(path: Path) -> Source:
             f"{path} is a pickle, which can run any code when it is read; get the safetensors file of the same "
             "weights, or convert it where you trust it"
         )
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ConfigError(f"{path} is no safetensors file; name a folder with such files, or one of them")
     if path.is_file():
-        return Source(path, (path,), _json(names.manifest_of(path)), {})
+        named = {f"{stem}.safetensors" for stem in names.WEIGHTS.values()}
+        if path.name in named and any((path.parent / name).is_file() for name in ("config.json", names.MANIFEST)):
+            return find(path.parent)  # what stands beside it says more than the tensors do
+        return Source(path, (path,), _json(names.manifest_of(path)), {}, None, path.stem)
     if not path.is_dir():
         raise ConfigError(f"no file or folder at {path}; name a folder with safetensors files, or one such file")
+    if (path / "run.json").is_file() and (path / "checkpoints").is_dir():
+        raise ConfigError(f"{path} is a run already: train on there, or start another from it with --init={path}")
+    name, schedulers = path.name, [path / "scheduler_config.json"]
     if (path / "transformer").is_dir():
+        schedulers = [path / "scheduler" / "scheduler_config.json"]
         path = path / "transformer"
+    shift = _json(schedulers[0]).get("shift")
     for layout in names.WEIGHTS:
         index = names.index_of(path, layout)
         if index.is_file():
-            files = sorted(set(_json(index)["weight_map"].values()))
+            listed = _json(index).get("weight_map")
+            if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+                raise RfjaxError(f"{index} has no weight_map; fetch it again")
+            files = sorted(set(listed.values()))
             if any(Path(name).name != name for name in files):
                 raise ConfigError(f"{index} names files outside its folder; it cannot be trusted")
         else:
             files = [name for name in names.shard_names(layout, 1) if (path / name).is_file()]
         if files:
             paths = tuple(path / name for name in files)
-            return Source(path, paths, _json(path / names.MANIFEST), _json(path / "config.json"))
+            return Source(path, paths, _json(path / names.MANIFEST), _json(path / "config.json"), shift, name)
     pickles = [file.name for file in path.iterdir() if file.suffix in names.PICKLES]
     also = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
     wanted = " or ".join(f"{stem}.safetensors" for stem in names.WEIGHTS.values())
+    others = sorted(file.name for file in path.glob("*.safetensors"))
+    also += f"; it has {', '.join(others[:4])}: name the file" if others else ""
     raise ConfigError(f"{path} holds no {wanted}{also}")
 
 
-def _json(path):
+def _json(path) -> dict:
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise RfjaxError(f"{path} cannot be read ({error}); fetch it again") from error
+    if not isinstance(value, dict):
+        raise RfjaxError(f"{path} holds {type(value).__name__}, not an object with fields; fetch it again")
+    return value
 
 
 def _layout(source, reader) -> tuple[Layout, str, dict[str, tuple[int, ...]]]:
     """(layout, prefix, shapes by name without the prefix)."""
     shapes = {name: tensor.shape for name, tensor in reader.tensors.items()}
+    kind = source.settings.get("_class_name", "SD3Transformer2DModel")
+    if kind != "SD3Transformer2DModel":
+        raise ConfigError(f"{source.path / 'config.json'} is of a {kind}; only SD3Transformer2DModel can be imported")
     if source.manifest:
-        if source.manifest.get("schema") != 1 or source.manifest.get("layout") not in LAYOUTS:
+        known = source.manifest.get("schema") == 1 and source.manifest.get("layout") in LAYOUTS
+        if not known or not all(isinstance(source.manifest.get(part), dict) for part in ("config", "sha256")):
             raise ConfigError(
                 f"{names.manifest_of(source.path)} is no manifest that this version reads; remove it to import the "
                 "tensors for what they are"
@@ -182,7 +210,7 @@ def _config(source, layout, found, base, overrides) -> Config:
     if layout.name == "plain":  # only ours, and only with its manifest
         fixed = {f"model.{key}": value for key, value in manifest["model"].items()}
     else:
-        network = network_of(layout, found, source.settings.get("attention_head_dim"))
+        network = network_of(layout, found, _head_size(source, base, overrides))
         fixed = {f"model.{key}": value for key, value in network.model.items()}
         fixed |= {f"data.{key}": value for key, value in network.data.items()}
     if base is not None:
@@ -207,6 +235,14 @@ def _config(source, layout, found, base, overrides) -> Config:
     return config
 
 
+def _head_size(source, base, overrides) -> int | None:
+    """What is known of it beside the tensors; the first that says it."""
+    manifest = source.manifest.get("config", {}).get("model", {})
+    given = schema.apply_overrides(Config(), {"model.head_size": overrides["model.head_size"]}) if "model.head_size" in overrides else base
+    said = (manifest.get("head_size"), source.settings.get("attention_head_dim"), given and given.model.head_size)
+    return next((size for size in said if isinstance(size, int)), None)
+
+
 def _agree(key, have, config, value) -> bool:
     return (config.model.width if key == "model.hidden" else have[key]) == value
 
@@ -220,10 +256,10 @@ def _foreign(source, network) -> dict:
     side = source.settings.get("sample_size") or tokens * patch
     released = network.data["context_size"] == 4096
     return {
-        "name": source.path.stem,
+        "name": source.name,
         "model": {**network.model, "position_tokens": tokens, "position_span": span},
         "data": {**network.data, "corpus": "random", "image_size": side, "context_tokens": 154 if released else 77},
-        "timestep_shift": 3.0 if released else 1.0,
+        "timestep_shift": float(source.shift or (3.0 if released else 1.0)),
         "evaluation": {"geneval": {"prompts_per_task": 0}},
     }
 
@@ -232,7 +268,7 @@ def _check_data(config, layout, found, shapes: BatchShapes) -> None:
     """That the corpus gives what the network takes."""
     if layout.name == "plain":
         return  # the shapes are compared with the manifest's below
-    network = network_of(layout, found, None).data
+    network = network_of(layout, found, config.model.head_size).data
     given = {"channels": shapes.latents[2], "context_size": shapes.context[1], "pooled_size": shapes.pooled}
     wrong = [f"{key} is {given[key]} there and {network[key]} here" for key in given if given[key] != network[key]]
     if wrong:
@@ -251,9 +287,13 @@ class _Verified:
 
     def __call__(self, name):
         array = self._reader.read(self._prefix + name)
-        wanted = self._sha256.get(name)
-        if wanted is not None and sha256_of(array) != wanted:
-            raise RfjaxError(f"{name} is not what was exported: its checksum differs; fetch the checkpoint again")
+        if self._sha256 and self._sha256.get(name) != sha256_of(array):
+            raise RfjaxError(
+                f"{name} is not what was exported: its checksum differs. Fetch the checkpoint again; or, where it was "
+                f"changed on purpose, remove {names.MANIFEST} and give --config"
+            )
+        if not np.isfinite(array).all():
+            raise ConfigError(f"{name} holds numbers that are not finite; no network comes of it")
         return array
 
 
@@ -282,10 +322,14 @@ def _write_run(out, source, config, params) -> None:
     """The run's folder: made under another name, and moved when whole."""
     manifest = source.manifest
     spent = {name: manifest.get(name, 0) for name in ("images", "flops")}
-    parent = {"path": str(source.path), "run": manifest.get("run", source.path.stem), "step": manifest.get("step", 0), **spent}
+    parent = {"path": str(source.path.absolute()), "run": manifest.get("run", source.name), "step": manifest.get("step", 0), **spent}
     temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # raw and average
     try:
         temporary.mkdir(parents=True)
+        free = shutil.disk_usage(temporary).free
+        if free < needed:
+            raise RfjaxError(f"{out} needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; make room first")
         corpus = load_corpus(config.data, config.seed)
         count = parameter_count(make_backbone(config.model, corpus.shapes))
         record = run_folder.describe(config, _facts(config, corpus), out, corpus, count, parent)
@@ -297,6 +341,8 @@ def _write_run(out, source, config, params) -> None:
         temporary.rename(out)
     except OSError as error:
         raise RfjaxError(f"cannot write {out}: {error.strerror or error}; check the folder and the space left") from error
+    except RfjaxError as error:
+        raise RfjaxError(str(error).replace(str(temporary), str(out))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

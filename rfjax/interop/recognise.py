@@ -42,12 +42,13 @@ def recognise(shapes: Shapes) -> tuple[Layout, str]:
 def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network:
     """The network of tensors in a layout, their prefix removed.
 
-    `head_size` is what a file beside the tensors says; with QK-norm the tensors themselves do.
-    Raises `ConfigError` naming a tensor that is missing or of a shape that no MM-DiT has.
+    `head_size` is what is known from elsewhere; with QK-norm the tensors themselves say it, and in the
+    single file it is 64. Raises `ConfigError` naming a tensor that is missing or of a shape that no
+    MM-DiT has, and where nothing says the head size: a wrong one would compute something else.
     """
 
     def shape(module, rank, suffix="weight", block=None):
-        name = _name(layout, module, suffix, block)
+        name = _name(layout, module, suffix, block) if module else layout.positions
         if name not in shapes:
             raise ConfigError(f"the checkpoint has no tensor {name}, so it is no whole {layout.name} checkpoint")
         if len(shapes[name]) != rank:
@@ -56,9 +57,9 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
 
     pattern = re.compile(re.escape(layout.block).replace(r"\{\}", r"(\d+)"))
     blocks = [int(match[1]) for match in map(pattern.match, shapes) if match]
-    depth = max(blocks, default=-1) + 1
-    if not depth:
-        raise ConfigError(f"the checkpoint has no block {layout.block.format(0)}, so it is no MM-DiT")
+    depth = len(set(blocks))
+    if not depth or max(blocks) != depth - 1:
+        raise ConfigError(f"the checkpoint's blocks are {_some(set(map(str, blocks))) or 'none'}; an MM-DiT's are 0, 1, 2 …")
     dual = [i for i in range(depth) if _name(layout, "image/qkv2", "weight", i) in shapes]
     if dual != list(range(len(dual))) or len(dual) == depth:
         raise ConfigError(
@@ -66,20 +67,30 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
         )
     qk_norm = _name(layout, "image/query_norm", "weight", 0) in shapes
     hidden, channels, patch, _ = shape("patch_embed", 4)
-    (_, places, _) = shapes[layout.positions]
-    heads_of = shape("image/query_norm", 1, block=0)[0] if qk_norm else head_size or 64
+    grid = math.isqrt(shape(None, 3)[1])
+    if qk_norm:
+        head_size = shape("image/query_norm", 1, block=0)[0]
+    elif layout is SD3:
+        head_size = 64
+    if head_size is None:
+        raise ConfigError(
+            "nothing says the size of a head: neither tensors, without QK-norm, nor a config.json beside them; "
+            "give it with --config.model.head_size=N"
+        )
+    if head_size < 1 or hidden < 1 or hidden % head_size:
+        raise ConfigError(f"heads of {head_size} do not divide the hidden size {hidden}")
     model = {
         "backbone": "mmdit",
         "depth": depth,
         "hidden": hidden,
-        "head_size": heads_of,
+        "head_size": head_size,
         "mlp_ratio": shape("image/mlp_in", 2, block=0)[0] / hidden,
         "patch_size": patch,
         "qk_norm": qk_norm,
         "dual_attention_blocks": len(dual),
         "weight_sets": 2,
         "time_embedding_size": shape("time_embed/in", 2)[1],
-        "position_grid": math.isqrt(places),
+        "position_grid": grid,
     }
     data = {
         "channels": channels,

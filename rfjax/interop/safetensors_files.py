@@ -49,7 +49,10 @@ class Writer:
         self._start = 8 + len(text)
         self._file = open(path, "xb")
         try:
-            os.posix_fallocate(self._file.fileno(), 0, self._start + offset)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._file.fileno(), 0, self._start + offset)
+            else:  # macOS: a full disk is then found while writing
+                self._file.truncate(self._start + offset)
             self._file.write(struct.pack("<Q", len(text)) + text)
         except BaseException:
             self._file.close()
@@ -108,6 +111,8 @@ class Reader:
                 file = self._stack.enter_context(safe_open(path, "np"))
                 self.metadata |= file.metadata() or {}
                 for name in file.keys():
+                    if name in self.tensors:
+                        raise RfjaxError(f"{name} is in {self.tensors[name].file} and in {path}; one must be the right one")
                     part = file.get_slice(name)
                     self.tensors[name] = Tensor(path, tuple(part.get_shape()), part.get_dtype())
             except (SafetensorError, OSError) as error:
@@ -134,7 +139,7 @@ def sha256_of(array: Shaped[np.ndarray, "..."]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
 
 
-def split_by_size(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int) -> list[dict[str, tuple[int, ...]]]:
+def split_by_size(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int | float) -> list[dict[str, tuple[int, ...]]]:
     """The tensors in files of at most `limit` bytes each; a larger tensor has a file of its own."""
     files, used = [{}], 0
     for name, shape in shapes.items():

@@ -47,7 +47,7 @@ class Weights(NamedTuple):
 
 class Restored(NamedTuple):
     step: int
-    tree: Any  # what was asked for, on the shardings asked for
+    tree: Any  # what was asked for, on the shardings asked for; None where there are weights alone
     facts: dict
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
     damaged: tuple[int, ...]  # their steps
@@ -187,20 +187,20 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
             del tree  # or two arrays would be there at once
 
 
-def weights_alone(workdir: Path) -> bool:
-    """Whether there is nothing but weights to start from: an import that has not been trained on."""
-    return steps_saved(workdir) == [0] and bool(read_facts(workdir, 0).get("weights_alone"))
-
-
 def restore_newest(workdir: Path, abstract) -> Restored | None:
-    """The newest good checkpoint; None when there is none at all.
+    """The newest good checkpoint; None when there is none at all. That of an import has no tree: there
+    are weights alone to start from.
 
     Raises `RfjaxError` when there are checkpoints but none can be restored.
     """
     messages, damaged = [], []
     for step in reversed(steps_saved(workdir)):
         try:
-            tree, facts = restore_step(workdir, step, abstract)
+            facts = read_facts(workdir, step) if step == 0 else {}
+            if facts.get("weights_alone"):
+                tree = None
+            else:
+                tree, facts = restore_step(workdir, step, abstract)
             messages = [f"{message}; fell back to the checkpoint of step {step}" for message in messages]
             return Restored(step, tree, facts, tuple(messages), tuple(damaged))
         except RfjaxError as error:

@@ -238,22 +238,21 @@ class _Run:
     def _first_state(self) -> tuple[TrainState, dict, tuple[str, ...]]:
         """(state, its checkpoint's facts, messages): of the newest checkpoint, else with imported
         or a parent's weights, else new."""
-        origin, restored = self.parent, None
-        if checkpoint.weights_alone(self.workdir):  # the import itself is what a first start begins from
-            origin = lineage.Parent(str(self.workdir), self.record["run"], 0, self.parent.images, self.parent.flops)
-        else:
-            restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
+        origin, facts, messages = self.parent, {}, ()
+        restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
         if restored is not None:
             checkpoint.set_aside(self.workdir, restored.damaged)
-            self.step = restored.step
-            return TrainState(**restored.tree), restored.facts, restored.messages
+            self.step, facts, messages = restored.step, restored.facts, restored.messages
+            if restored.tree is not None:
+                return TrainState(**restored.tree), facts, messages
+            origin = lineage.Parent(str(self.workdir), self.record["run"], 0, self.parent.images, self.parent.flops)
         if origin is not None:
             weights = lineage.inherit(origin, self.abstract.params, self.abstract.ema)
             make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
         else:
             key, _ = run_keys(self.config.seed)
             make, inputs = lambda key: init_state(self.backbone.init, self.optimizer, key), (key,)
-        return jax.jit(make, out_shardings=self.shardings)(*inputs), {}, ()
+        return jax.jit(make, out_shardings=self.shardings)(*inputs), facts, messages
 
     def _announce(self, progress) -> None:
         """Where the run stands, before the wait for the compiler."""

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -188,3 +190,65 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys):
     assert main(["import", str(tmp_path / "model.ckpt"), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("rfjax: ") and error.count("\n") == 1
+
+
+def test_no_room_for_an_import(folder, tmp_path, monkeypatch):
+    """A checkpoint begun on a disk that cannot hold it."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    refused(folder, tmp_path, "run needs .* GiB and 0.00 GiB are free; make room first")
+
+
+MALFORMED = {
+    "positions": (lambda tensors: tensors.update({"pos_embed.pos_embed": np.zeros((4, 8), np.float32)}), r"pos_embed.pos_embed has the shape \[4, 8\]"),
+    "numbers": (lambda tensors: tensors["proj_out.bias"].fill(np.nan), "proj_out.bias holds numbers that are not finite"),
+    "blocks": (
+        lambda tensors: tensors.update({"transformer_blocks.999999999.x": np.zeros(1, np.float32)}),
+        "blocks are 0, 1, 2, 3, 999999999; an MM-DiT's are 0, 1, 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_tensors_that_no_network_has(folder, tmp_path, what):
+    change, match = MALFORMED[what]
+    refused(rewritten(folder, tmp_path, change), tmp_path, match, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("config.json", "[1]", "holds list, not an object"),
+        ("config.json", '{"_class_name": "FluxTransformer2DModel"}', "is of a FluxTransformer2DModel"),
+        ("rfjax.json", '{"schema": 1, "layout": "diffusers", "sha256": null, "config": {}}', "is no manifest that this version reads"),
+        ("diffusion_pytorch_model.safetensors.index.json", "{}", "has no weight_map"),
+    ],
+)
+def test_malformed_json_beside_the_tensors(damaged, tmp_path, name, text, match):
+    (damaged / name).write_text(text)
+    refused(damaged, tmp_path, match)
+
+
+def test_a_runs_own_folder_and_other_files_are_not_imported(runs, damaged, tmp_path):
+    refused(runs("plain").folder, tmp_path, "is a run already.*--init", ConfigError)
+    refused(damaged / "config.json", tmp_path, "is no safetensors file", ConfigError)
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, float("nan"), float("inf")])
+def test_sizes_of_files_that_cannot_be(runs, tmp_path, size):
+    with pytest.raises(ConfigError, match="give --max-shard-gb a positive number"):
+        export_run(runs("plain").folder, layout="diffusers", out=tmp_path / "out", max_shard_bytes=size)
+
+
+def test_a_terminated_export_leaves_nothing_behind(runs, tmp_path):
+    """SIGTERM's default ends the process at once, and gigabytes stay under a hidden name."""
+    code = (
+        "import os, signal, sys\n"
+        "from rfjax.interop.safetensors_files import Writer\n"
+        "Writer.write = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from rfjax.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = ["export", str(runs("plain").folder), "--format", "diffusers", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert list(tmp_path.iterdir()) == []

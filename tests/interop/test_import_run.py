@@ -9,7 +9,7 @@ from random_runs import DATA, MODEL, make_config, make_run
 
 from rfjax import config as schema
 from rfjax.cli import main
-from rfjax.errors import ConfigError
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.reopen import evaluate_run
 from rfjax.interop.exporting import export_run
 from rfjax.interop.importing import import_checkpoint
@@ -20,7 +20,7 @@ from rfjax.training.lineage import read_parent
 TRAIN = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1, "learning_rate": 1e-3, "ema_every": 1}
 EVALUATION = {"geneval": {"prompts_per_task": 0}, "validation": {"examples": 4, "batch_size": 4}}
 SHAPES = {"corpus": "shapes", "image_size": 16}
-SMALL = MODEL | {"depth": 2, "patch_size": 4, "position_grid": 6, "position_tokens": 4}
+SMALL = MODEL | {"depth": 2, "head_size": 32, "patch_size": 4, "position_grid": 6, "position_tokens": 4}
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +124,60 @@ def test_a_config_that_contradicts_the_tensors_is_refused_by_name(imported, tmp_
         export_run(foreign.folder, layout="diffusers", out=tmp_path / "foreign_out")
         import_checkpoint(tmp_path / "foreign_out", tmp_path / "back", overrides={"data.corpus": "shapes"})
     assert not (tmp_path / "back").exists()
+
+
+def test_the_file_inside_a_folder_is_read_as_the_folder(imported, tmp_path):
+    """Heads of 64 taken for granted: another network of the same tensors, and no error."""
+    run, _ = imported
+    out = export_run(run.folder, layout="diffusers", out=tmp_path / "out")
+    (out / "rfjax.json").unlink()
+    sizes = {"data.corpus": "shapes"}
+    weights = out / "diffusion_pytorch_model.safetensors"
+    assert import_checkpoint(weights, tmp_path / "with", overrides=sizes).config.model.heads == 4
+    (out / "config.json").unlink()
+    with pytest.raises(ConfigError, match="nothing says the size of a head.*--config.model.head_size=N"):
+        import_checkpoint(weights, tmp_path / "without", overrides=sizes)
+    told = import_checkpoint(weights, tmp_path / "told", overrides=sizes | {"model.head_size": "32"})
+    assert told.config.model.heads == 4
+
+
+def test_a_schedulers_shift_is_taken_over(imported, tmp_path):
+    """Samples drawn at other times than the model was trained for."""
+    run, _ = imported
+    pipeline = tmp_path / "pipeline"
+    export_run(run.folder, layout="diffusers", out=pipeline / "transformer")
+    (pipeline / "scheduler").mkdir()
+    (pipeline / "scheduler/scheduler_config.json").write_text('{"shift": 2.5}')
+    (pipeline / "transformer/rfjax.json").unlink()
+    config = import_checkpoint(pipeline, tmp_path / "back").config
+    assert (config.timestep_shift, config.name) == (2.5, "pipeline")
+
+
+def test_a_damaged_checkpoint_of_an_import_falls_back_to_the_import(imported, tmp_path, capfd):
+    """A run that cannot go on though the weights it began with are whole."""
+    run, _ = imported
+    export_run(run.folder, layout="plain", out=tmp_path / "out")
+    back = tmp_path / "back"
+    config = import_checkpoint(tmp_path / "out", back, overrides={"train.checkpoint_every": 2}).config
+    run_config(config, back, evaluate=False)
+    before = leaves(restore_params(back, 2, "raw")[0])
+    assert steps_saved(back) == [0, 2]
+    for file in (back / "checkpoints/2").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"\xff" * 64)
+    (back / "status.json").unlink()
+    run_config(config, back, evaluate=False)
+    assert "fell back to the checkpoint of step 0" in capfd.readouterr().err
+    assert all(map(np.array_equal, before, leaves(restore_params(back, 2, "raw")[0])))
+
+
+def test_a_damaged_checkpoint_is_not_exported(tmp_path):
+    """Weights that nobody trained, under a manifest that vouches for them."""
+    run = make_run(tmp_path / "run", make_config(SMALL, SHAPES))
+    facts = next(path for path in (run.folder / "checkpoints/3/facts").rglob("*") if path.is_file() and "checksums" in path.read_text())
+    content = json.loads(facts.read_text())
+    content["checksums"]["ema/final/linear/bias"] ^= 1
+    facts.write_text(json.dumps(content))
+    with pytest.raises(RfjaxError, match="is damaged: the checksum of ema/final/linear/bias differs"):
+        export_run(run.folder, layout="plain", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -139,10 +139,13 @@ class MMDiT(nn.Module):
         self.final = Final(hidden, values)
 
     def forward(self, latents, t, context, pooled):
-        """Latents [batch, channels, height, width] at times t [batch] in [0, 1], context [batch, tokens,
+        """Latents [batch, channels, height, width] at times t [batch], or one number, in [0, 1], context [batch, tokens,
         size], pooled [batch, size]; the velocity has the latents' shape."""
         c, p = self.c, self.c["patch_size"]
         batch, channels, height, width = latents.shape
+        if height % p or width % p or max(height, width) > p * c["position_grid"]:
+            raise ValueError(f"latents of {height}x{width}: sides must be multiples of {p}, at most {p * c['position_grid']}")
+        t = torch.as_tensor(t, dtype=torch.float32, device=latents.device).expand(batch)
         rows, columns, grid = height // p, width // p, c["position_grid"]
         x = latents.reshape(batch, channels, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
         top, left = (grid - rows) // 2, (grid - columns) // 2

@@ -57,3 +57,12 @@ def test_diffusers_refuses_three_weight_sets_and_says_what_to_use(tmp_path):
     with pytest.raises(ConfigError, match=r"config.model.weight_sets is 3, .* diffusers layout needs 2.*--format plain"):
         export_run(run.folder, layout="diffusers", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_module_refuses_what_it_would_cut_off(exported_plain):
+    """Rows dropped in silence, or a raw error of reshape."""
+    run, folder = exported_plain
+    _, _, context, pooled = map(torch.from_numpy, inputs(run.config, 16, 16))
+    with pytest.raises(ValueError, match="sides must be multiples of"):
+        load(folder)(torch.zeros(2, 4, 15, 16), 0.5, context, pooled)
+    assert load(folder)(torch.zeros(2, 4, 16, 16), 0.5, context, pooled).shape == (2, 4, 16, 16)

@@ -88,6 +88,7 @@ def test_a_foreign_single_file_becomes_a_run(single, tmp_path, prefix):
     imported = import_checkpoint(tmp_path / "foreign.safetensors", tmp_path / "run", overrides=sizes)
     assert (imported.layout, imported.ignored) == ("sd3", len(beside))
     model = imported.config.model
+    assert imported.config.timestep_shift == 3.0  # the released models', where nothing else says it
     assert (model.depth, model.width, model.dual_attention_blocks, model.qk_norm) == (3, 192, 2, True)
     export_run(tmp_path / "run", layout="sd3", out=tmp_path / "again.safetensors")
     again = load_file(tmp_path / "again.safetensors")
