@@ -65,7 +65,7 @@ def integrate(
 def integrate_with_length(
     velocity: TimeVelocity,
     noise: Float[Array, "batch ..."],
-    times: Float[Array, "times"],
+    times: Float[Array | np.ndarray, "times"],
     method: str = "euler",
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
     """`integrate`, and how long each example's way was: the sum over steps of the norm of its move,

@@ -301,6 +301,10 @@ def _scores(source, metric):
         raise ConfigError(f"the table has no column {metric!r} to set against the loss; it has {', '.join(map(str, source.final.columns))}")
     check(source.final, ("loss",))
     values = pd.to_numeric(source.final[column], errors="coerce")
+    words = source.final.loc[values.isna() & source.final[column].notna(), ["run", column]]
+    if len(words):
+        run, word = words.iloc[0]
+        raise ConfigError(f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing where there is none")
     have = source.final.assign(score=values.astype(float))[values.notna()]
     if len(have) and not have["score"].between(0, 1).all():
         raise ConfigError(f"{metric} goes from {have['score'].min():g} to {have['score'].max():g}; scores are fractions from 0 to 1 (divide percentages by 100)")
@@ -318,11 +322,12 @@ def _metric(args, source, have, metric):
     options = {"resamples": args.resamples, "seed": args.seed}
     redrawn = source.redrawn(have, **options).get(metric.removeprefix("geneval_"))
     found = correlate(loss, score, redrawn=redrawn, **options).to_json()
-    size = next((name for name in ("params", "flops", "images") if name in have), "loss")
+    size = next((name for name in ("params", "flops", "images") if name in have and have[name].notna().all()), "loss")
     predicted = [vars(one) for one in predict_largest(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)]
     levels = {float(c.removeprefix("loss@t=")): have[c].to_numpy(float) for c in have
               if str(c).startswith("loss@t=") and "_" not in c and have[c].notna().all()}  # fmt: skip
     content = {
+        "without_score": sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str))),
         "correlation": found, "largest_predicted": predicted, "size": size,
         "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
         "levels": [one.to_json() for one in by_level(levels, score, redrawn=redrawn, **options)],

@@ -24,6 +24,9 @@ LEVEL = 0.95
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # values of a link's nonlinear parameters that are tried
 CHUNK = 4_000_000
+# Of the inner parameters, where the range of the losses is 1: from a straight line to a step.
+GAMMAS = (0.02, 60.0)
+MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Link:
     parameters: tuple[str, ...]
     curve: Callable  # (inner parameters [..., k], x [n]) -> [..., n]
     solve: Callable  # (x [n], scores [b, n]) -> inner parameters [b, k], by a grid
+    bounds: tuple[tuple[float, float], ...]  # of each inner parameter
     natural: Callable  # (inner parameters [k], lowest loss, range of loss) -> parameters by name
 
 
@@ -44,7 +48,7 @@ def _exponential(theta, x):
 
 
 def _solve_exponential(x, scores):
-    gammas = np.geomspace(0.02, 60.0, FINE)
+    gammas = np.geomspace(*GAMMAS, FINE)
     basis = np.exp(gammas[:, None] * (x - 1))
     centred = basis - basis.mean(axis=1, keepdims=True)
     y = scores - scores.mean(axis=1, keepdims=True)
@@ -61,12 +65,11 @@ def _natural_exponential(theta, low, span):
 
 
 def _logistic(theta, x):
-    with np.errstate(over="ignore"):
-        return 1.0 / (1.0 + np.exp(np.exp(theta[..., 1:2]) * (x - theta[..., 0:1])))
+    return 0.5 * (1.0 - np.tanh(0.5 * np.exp(theta[..., 1:2]) * (x - theta[..., 0:1])))
 
 
 def _solve_logistic(x, scores):
-    middles, steeps = np.meshgrid(np.linspace(-4.0, 5.0, COARSE), np.linspace(np.log(0.05), np.log(60.0), COARSE))
+    middles, steeps = np.meshgrid(np.linspace(*MIDDLES, COARSE), np.linspace(*LOG_STEEPS, COARSE))
     grid = np.stack([middles.ravel(), steeps.ravel()], axis=1)
     curves = _logistic(grid, x)
     norm = 0.5 * (curves**2).sum(axis=1)
@@ -83,9 +86,10 @@ LINKS = {
     link.name: link
     for link in (
         Link(name="exponential", formula="eps - k·exp(gamma·loss)", parameters=("eps", "k", "gamma"),
-             curve=_exponential, solve=_solve_exponential, natural=_natural_exponential),
+             curve=_exponential, solve=_solve_exponential, natural=_natural_exponential,
+             bounds=((-np.inf, np.inf), (0.0, np.inf), GAMMAS)),
         Link(name="logistic", formula="1 / (1 + exp((loss - middle)/width))", parameters=("middle", "width"),
-             curve=_logistic, solve=_solve_logistic, natural=_natural_logistic),
+             curve=_logistic, solve=_solve_logistic, natural=_natural_logistic, bounds=(MIDDLES, LOG_STEEPS)),
     )
 }  # fmt: skip
 
@@ -107,10 +111,10 @@ class LinkFit:
     span: float = 1.0
 
     def predict(self, loss: ArrayLike) -> Float[np.ndarray, " m"]:
-        """The score at these losses. Raises `ConfigError` where there is no fit."""
+        """The score at these losses, within [0, 1]. Raises `ConfigError` where there is no fit."""
         if self.inner is None:
             raise ConfigError(f"the {self.link.name} link was not fitted ({self.reason}); it cannot predict")
-        return self.link.curve(self.inner, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span)
+        return np.clip(self.link.curve(self.inner, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span), 0, 1)
 
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """95 % ends at these losses: of the curve, or of a new run's score; within [0, 1]."""
@@ -150,7 +154,7 @@ def fit_link(
         return LinkFit(link=link, n=n, parameters={}, rms=None, isotonic_rms=None, reason=reason)
     low, span = float(loss.min()), float(np.ptp(loss))
     x = (loss - low) / span
-    inner = _polish(link, link.solve(x, score[None])[0], x, score)
+    inner = _polish(link, link.solve(x, score[None]), x, score[None])[0]
     fitted = link.curve(inner, x)
     rms = float(np.sqrt(((fitted - score) ** 2).sum() / (n - k)))
     if np.ptp(fitted) < 1e-9:
@@ -161,16 +165,42 @@ def fit_link(
     drawn = fitted + np.minimum(noise, 1.0)[:, None] * rng.standard_normal((resamples, n))
     return LinkFit(
         link=link, n=n, parameters=link.natural(inner, low, span), rms=rms, isotonic_rms=_isotonic_rms(loss, score),
-        inner=inner, draws=link.solve(x, drawn), noise_draws=np.minimum(noise, 1.0), low=low, span=span,
+        inner=inner, draws=_polish(link, link.solve(x, drawn), x, drawn), noise_draws=np.minimum(noise, 1.0), low=low, span=span,
     )  # fmt: skip
 
 
-def _polish(link, start, x, score):
-    """The grid's best, moved to the minimum. A step that leaves k >= 0 or gamma >= 0 is not taken."""
-    found = optimize.least_squares(lambda theta: link.curve(theta, x) - score, start, xtol=1e-15, ftol=1e-15, gtol=1e-15)
-    falling = np.all(np.diff(link.curve(found.x, np.linspace(0, 1, 5))) <= 1e-12)
-    better = ((link.curve(start, x) - score) ** 2).sum() >= (found.fun**2).sum()
-    return found.x if falling and better else start
+def _polish(link, theta, x, scores, iterations=100):
+    """The grid's best parameters [b, k] moved to the minimum inside the link's bounds, all rows at once.
+
+    Levenberg and Marquardt's steps; a parameter at a bound that its gradient points beyond stays there.
+    The fit and its draws go through here alike: draws left on the grid would make intervals of its mesh.
+    """
+    lower, upper = (np.array(ends) for ends in zip(*link.bounds))
+    theta, damping = np.clip(theta, lower, upper), np.full(len(theta), 1e-3)
+    residual = link.curve(theta, x) - scores
+    cost = (residual**2).sum(axis=1)
+    unit = np.eye(theta.shape[1])
+    for _ in range(iterations):
+        # Derivatives by a complex step (Squire and Trapp 1998), exact to rounding.
+        slopes = np.stack([link.curve(theta + 1e-30j * row, x).imag / 1e-30 for row in unit], axis=2)
+        gradient = np.einsum("bnk,bn->bk", slopes, residual)
+        free = ~(((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0)))
+        normal = np.einsum("bnk,bnl->bkl", slopes, slopes) * (free[:, :, None] & free[:, None, :])
+        scale = np.einsum("bkk->bk", normal)
+        normal = normal + unit * np.where(free, damping[:, None] * scale + 1e-14, 1.0)[:, None, :]
+        step = -np.linalg.solve(normal, (gradient * free)[..., None])[..., 0]
+        trial = np.clip(theta + step, lower, upper)
+        left = link.curve(trial, x) - scores
+        tried = (left**2).sum(axis=1)
+        better = tried <= cost
+        theta = np.where(better[:, None], trial, theta)
+        residual = np.where(better[:, None], left, residual)
+        moved = np.abs(step).max(axis=1) * better
+        cost = np.where(better, tried, cost)
+        damping = np.clip(np.where(better, damping / 5, damping * 8), 1e-12, 1e12)
+        if (moved[better] < 1e-12).all() and better.any():
+            break
+    return theta
 
 
 def _isotonic_rms(loss, score):
@@ -198,11 +228,17 @@ class ScorePrediction:
 def predict_largest(
     loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[ScorePrediction, ...]:
-    """The run of largest `size` (parameters, then the order given) predicted by each link."""
+    """The run of largest `size`, among equals the last by name, predicted by each link.
+
+    Raises `ConfigError` for a size that is not finite: it could be the largest.
+    """
     loss, score, size = (np.asarray(values, float) for values in (loss, score, size))
     if not len(loss):
         return ()
-    largest = int(np.lexsort((np.arange(len(size)), size))[-1])
+    if not np.isfinite(size).all():
+        unknown = ", ".join(str(run) for run in np.asarray(runs)[~np.isfinite(size)])
+        raise ConfigError(f"the size of {unknown} is not finite, so no run is known to be the largest")
+    largest = int(np.lexsort((np.asarray(runs).astype(str), size))[-1])
     rest = np.arange(len(loss)) != largest
     found = []
     for link in LINKS.values():

@@ -31,16 +31,48 @@ def test_noise_free_links_come_back(name, curve, truth):
     assert found.rms < 1e-8 and found.isotonic_rms < 1e-12
 
 
+@pytest.mark.parametrize("noise", [0.001, 0.02])
 @pytest.mark.parametrize(("name", "curve"), [("exponential", exponential), ("logistic", logistic)])
-def test_intervals_of_a_new_run_cover(name, curve):
-    """Six runs with noise of 0.02: normal instead of t quantiles would cover four times in five."""
+def test_intervals_of_a_new_run_cover(name, curve, noise):
+    """Six runs: normal instead of t quantiles would cover four times in five; draws left on a grid, at
+    little noise, hardly ever."""
     rng = np.random.default_rng(0)
-    held, covered = 0.17, []
+    held, covered, inside = 0.17, [], []
     for _ in range(150):
-        found = fit_link(LOSS, curve(LOSS) + 0.02 * rng.standard_normal(6), LINKS[name], resamples=300)
+        found = fit_link(LOSS, curve(LOSS) + noise * rng.standard_normal(6), LINKS[name], resamples=300)
         low, high = found.interval([held], new_run=True)
-        covered.append(low[0] <= curve(held) + 0.02 * rng.standard_normal() <= high[0])
+        covered.append(low[0] <= curve(held) + noise * rng.standard_normal() <= high[0])
+        low, high = found.interval([held], new_run=False)
+        inside.append(low[0] <= found.predict([held])[0] <= high[0])
     assert 0.89 <= np.mean(covered) <= 0.995
+    assert np.mean(inside) > 0.97  # the point belongs to its own interval
+
+
+@pytest.mark.parametrize(("name", "curve"), [("exponential", exponential), ("logistic", logistic)])
+def test_without_noise_an_interval_is_its_point(name, curve):
+    found = fit_link(LOSS, curve(LOSS), LINKS[name], resamples=50)
+    low, high = found.interval([0.15], new_run=False)
+    assert low == pytest.approx(curve(0.15), abs=1e-6) and high == pytest.approx(curve(0.15), abs=1e-6)
+
+
+def test_a_straight_line_is_the_edge_of_the_exponential():
+    """Parameters that run off to infinity, and an interval that leaves the point outside."""
+    score = 0.9 - 1.5 * (LOSS - 0.1)
+    found = fit_link(LOSS, score, LINKS["exponential"], resamples=50)
+    assert abs(found.parameters["eps"]) < 50
+    low, high = found.interval([0.15], new_run=True)
+    assert low[0] <= found.predict([0.15])[0] <= high[0]
+
+
+def test_the_largest_does_not_depend_on_the_order_of_rows():
+    """Among runs of equal size the last row chosen; a size that is not known taken for the largest."""
+    runs, size, score = np.array([f"r{i}" for i in range(6)]), np.array([1, 1, 2, 2, 4, 4]), logistic(LOSS)
+    order = np.arange(6)[::-1]
+    forward = predict_largest(LOSS, score, size, runs, resamples=10)
+    backward = predict_largest(LOSS[order], score[order], size[order], runs[order], resamples=10)
+    assert [one.run for one in forward] == [one.run for one in backward] == ["r5", "r5"]
+    with pytest.raises(ConfigError, match="the size of r2 is not finite"):
+        predict_largest(LOSS, score, [1, 1, np.nan, 2, 4, 4], runs, resamples=10)
 
 
 def test_the_largest_is_predicted_from_the_others_alone():
