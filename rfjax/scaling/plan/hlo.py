@@ -226,7 +226,7 @@ def _fusion_bytes(instruction, computation, program) -> int:
         parameter, read = parameters.get(number), None
         if parameter is not None:
             users = [i for i in body.values() if parameter.name in i.operands]
-            if users and all(i.opcode == "dynamic-slice" for i in users):
+            if users and all(i.opcode == "dynamic-slice" and i.operands[0] == parameter.name for i in users):
                 read = sum(i.bytes for i in users)
             elif users and all(i.opcode == "dynamic-update-slice" and i.operands[0] == parameter.name for i in users):
                 read = 0  # updated in place
