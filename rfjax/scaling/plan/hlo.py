@@ -75,6 +75,7 @@ class Counts:
     hbm_bytes: int  # operands and results of every kernel: an upper bound, as if nothing stayed on the chip
     collectives: tuple[Collective, ...]
     unknown_loops: int  # whose trip count could not be read, counted once
+    repeated_flops: int = 0  # of `flops`, those that the compiler of its own accord computes again
 
     @property
     def largest_all_gather(self) -> int:
@@ -186,6 +187,9 @@ def _convolution_flops(instruction, computation):
     return total
 
 
+_PRODUCTS = {"dot": _dot_flops, "convolution": _convolution_flops}
+
+
 def _ways(attributes: str, devices: int) -> int:
     """Devices of one group of an exchange, in any of the three ways of writing groups."""
     mesh = re.search(r"replica_groups=(?:@?\w*)?mesh\[([^\]]*)\].*?\{((?:'[^}]*)?)\}", attributes)
@@ -258,14 +262,14 @@ def count(text: str, devices: int) -> Counts:
     Raises `RfjaxError` for a text that is no HLO module.
     """
     program = parse(text)
-    flops = bytes_moved = unknown = 0
+    flops = bytes_moved = unknown = repeated = 0
     collectives: list[Collective] = []
-    for name, times, fused, scattered in _visits(program):
+    for name, times, fused, scattered, again in _visits(program):
         for instruction in (computation := program.computations[name]).values():
-            if instruction.opcode == "dot":
-                flops += times * _dot_flops(instruction, computation)
-            elif instruction.opcode == "convolution":
-                flops += times * _convolution_flops(instruction, computation)
+            if instruction.opcode in _PRODUCTS:
+                operations = times * _PRODUCTS[instruction.opcode](instruction, computation)
+                flops += operations
+                repeated += operations if again else 0
             elif instruction.opcode == "while":
                 unknown += trip_count(program, instruction) is None
             exchange = _collective(instruction, devices, times, scattered)
@@ -273,27 +277,28 @@ def count(text: str, devices: int) -> Counts:
                 collectives.append(exchange)
             if not fused:
                 bytes_moved += times * _kernel_bytes(instruction, computation, program)
-    return Counts(flops, bytes_moved, tuple(collectives), unknown)
+    return Counts(flops, bytes_moved, tuple(collectives), unknown, repeated)
 
 
-def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool]]:
-    """(computation, how often it runs, inside a kernel?, a TPU's reduce-scatter?), from the entry on."""
-    waiting = [(program.entry, 1, False, False)]
+def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:
+    """(computation, how often it runs, inside a kernel?, a TPU's reduce-scatter?, a repetition?), from the entry on."""
+    waiting = [(program.entry, 1, False, False, False)]
     while waiting:
-        name, times, fused, scattered = waiting.pop()
-        yield name, times, fused, scattered
+        name, times, fused, scattered, again = waiting.pop()
+        yield name, times, fused, scattered, again
         for instruction in program.computations[name].values():
             if instruction.opcode == "while":
                 body = instruction.attribute("body")
-                waiting.append((body, times * (trip_count(program, instruction) or 1), fused, False))
+                waiting.append((body, times * (trip_count(program, instruction) or 1), fused, False, again))
             elif instruction.opcode == "conditional":
                 branches = re.findall(r"%([\w.\-]+)", (re.search(r"branch_computations=\{([^}]*)", instruction.attributes) or [""])[0])
-                waiting += [(branch, times, fused, False) for branch in branches or instruction.called]
+                waiting += [(branch, times, fused, False, again) for branch in branches or instruction.called]
             elif instruction.opcode in ("fusion", "call", "async-start", "custom-call"):
                 inside = fused or instruction.opcode != "call"
+                repeated = again or ".remat" in instruction.name  # the compiler's own rematerialisation
                 # A TPU's reduce-scatter is a fusion of an all-reduce and a slice, known by its name.
                 waiting += [
-                    (called, times, inside, called.startswith("all-reduce-scatter"))
+                    (called, times, inside, called.startswith("all-reduce-scatter"), repeated)
                     for called in instruction.called
                     if called in program.computations
                 ]
