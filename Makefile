@@ -8,10 +8,13 @@ BIN := $(VENV)/bin
 # The comparisons with PyTorch are a set of their own. TORCH=no installs and runs all the others, for
 # a Python that has no small build of it.
 TORCH ?= yes
-TEST_EXTRAS := $(if $(filter no,$(TORCH)),[test],[test$(comma)torch])
-PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore=tests/interop/with_torch)
+# LIBTPU=yes installs the TPU's compiler, 210 MB, and compiles for a slice of it, too.
+LIBTPU ?= no
+TEST_EXTRAS := [test$(if $(filter no,$(TORCH)),,$(comma)torch)$(if $(filter no,$(LIBTPU)),,$(comma)tpu-plan)]
+PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore=tests/interop/with_torch) \
+	$(if $(filter no,$(LIBTPU)),--ignore=tests/scaling/plan/with_libtpu)
 INSTALLED := $(VENV)/.installed
-TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)
+TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)-libtpu-$(LIBTPU)
 
 .PHONY: study test test-full clean
 

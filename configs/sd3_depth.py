@@ -37,6 +37,8 @@ def get_config():
                 "ema_every": 100,
                 "checkpoint_every": 10_000,
             },
+            # 16 divides the width of every depth; wider axes make gradients whole (docs/plan.md)
+            "mesh": {"data": -1, "fsdp": 16},
             "evaluation": {
                 "every": 50_000,
                 "sampler": {"steps": 50, "guidance_scale": 5.0},

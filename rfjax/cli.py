@@ -161,6 +161,12 @@ def _fit(args, overrides):
     return fit_command.run(args)
 
 
+def _plan(args, overrides):
+    from rfjax.scaling.plan import command
+
+    return command.run(args, overrides)
+
+
 def _report(args, overrides):
     from rfjax.scaling.report import summary_lines, write_report
     from rfjax.scaling.results import find
@@ -247,6 +253,12 @@ def _fit_arguments(parser):
     fit_command.add_arguments(parser)
 
 
+def _plan_arguments(parser):
+    from rfjax.scaling.plan import command
+
+    command.add_arguments(parser)
+
+
 def _report_arguments(parser):
     parser.add_argument("runs", metavar="RUNS", help="a study's folder, or its results folder")
     parser.add_argument("--out", metavar="DIR", help="default: report, beside the results")
@@ -254,6 +266,7 @@ def _report_arguments(parser):
 
 # verb -> (what it does, its arguments, its action, takes --config.* overrides, computes with JAX)
 VERBS = {
+    "plan": ("what a study takes on a TPU slice or GPU nodes, before paying", _plan_arguments, _plan, True, True),
     "study": ("run a study: train every point, evaluate, fit, report", _study_arguments, _study, True, True),
     "train": ("train one run, or resume it", _train_arguments, _train, True, True),
     "eval": ("measure a checkpoint: validation loss and GenEval", _eval_arguments, _eval, True, True),

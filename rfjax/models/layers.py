@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rfjax.errors import ConfigError
+from rfjax.models import sharding
 
 NORM_EPSILON = 1e-6
 
@@ -45,8 +46,8 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, self.source + self.target)
         bias = self.param("bias", nn.initializers.zeros, self.target)
         n = len(self.source)
-        axes = tuple(range(x.ndim - n, x.ndim)), tuple(range(n))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (axes, ((), ())))
+        names = sharding.dimensions("/".join((*self.path, "kernel")))
+        y = sharding.product(x.astype(self.dtype), kernel.astype(self.dtype), n, names)
         return y + bias.astype(self.dtype)
 
 

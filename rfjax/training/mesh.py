@@ -1,50 +1,31 @@
-"""Where arrays live: the device mesh and the table that shards every parameter over it.
+"""Where arrays live: the device mesh, and the sharding of a whole state over it.
 
-`data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor`
-splits heads and MLP channels. Optimiser moments and averages follow their parameters, because
-rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel` is a `qkv/kernel`.
+Which axis splits what is the table of `models/sharding.py`. Optimiser moments and averages follow
+their parameters, because rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel`
+is a `qkv/kernel`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from rfjax.config import MeshConfig
 from rfjax.errors import ConfigError
+from rfjax.models.sharding import AXES, BATCH_AXES, DIMENSION_AXIS, dimensions
 
-AXES = ("data", "fsdp", "tensor")
-BATCH = P(("data", "fsdp"))  # the leading axis of every array of a batch
-
-# the mesh axis that splits a named dimension of a parameter
-DIMENSION_AXIS = {"hidden": "fsdp", "heads": "tensor", "mlp": "tensor"}
-
-# (end of the parameter's path, its last dimensions: names that are split, None where whole).
-# The first match counts. Stacked blocks have the layer axis in front, which is never split: the
-# scan takes one layer's weights at a time. What no row matches (biases, norms) is replicated.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"/qkv2?/kernel$", ("hidden", None, "heads", None)),
-    (r"/proj2?/kernel$", ("heads", None, "hidden")),
-    (r"/mlp_in/kernel$", ("hidden", "mlp")),
-    (r"/mlp_out/kernel$", ("mlp", "hidden")),
-    (r"/modulation/kernel$", ("hidden", None, None)),
-    (r"(patch|context)_embed/kernel$", (None, "hidden")),
-    (r"(time|pooled)_embed/in/kernel$", (None, "hidden")),
-    (r"(time|pooled)_embed/out/kernel$", ("hidden", None)),
-    (r"final/linear/kernel$", ("hidden", None)),
-)
+BATCH = P(BATCH_AXES)  # the leading axis of every array of a batch
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh (data, fsdp, tensor) over `devices` (all by default); -1 takes what is left.
+def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
+    """The devices along each axis of a mesh over `devices`; -1 takes what is left.
 
     Raises `ConfigError` when the axes' product is not the number of devices.
     """
-    devices = jax.devices() if devices is None else list(devices)
     sizes = {axis: getattr(config, axis) for axis in AXES}
     described = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
     free = [axis for axis, size in sizes.items() if size == -1]
@@ -52,23 +33,31 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         raise ConfigError(f"{described}: sizes must be positive, and at most one may be -1")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
-        sizes[free[0]] = len(devices) // fixed
-    if math.prod(sizes.values()) != len(devices):
+        sizes[free[0]] = devices // fixed
+    if math.prod(sizes.values()) != devices:
         raise ConfigError(
             f"{described} takes {'a multiple of ' if free else ''}{fixed} devices, but there are "
-            f"{len(devices)}; change the sizes, or set one to -1 to take what is left"
+            f"{devices}; change the sizes, or set one to -1 to take what is left"
         )
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return sizes
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh (data, fsdp, tensor) over `devices` (all by default).
+
+    Raises `ConfigError` when the axes' product is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = mesh_sizes(config, len(devices))
+    shape, types = tuple(sizes.values()), (AxisType.Auto,) * 3
+    if devices[0].platform == "tpu":  # an axis may take a part of a slice's side, which make_mesh refuses
+        return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES, axis_types=types)
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
 
 
 def path_name(path: tuple) -> str:
     """A leaf's path in a tree as text: `blocks/image/qkv/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def dimensions(path: str) -> tuple[str | None, ...]:
-    """The names of a parameter's last dimensions by the first rule that matches its path."""
-    return next((names for pattern, names in RULES if re.search(pattern, "/" + path)), ())
 
 
 def shardings(mesh: Mesh | AbstractMesh, tree):

@@ -179,6 +179,7 @@ def test_the_papers_smallest_point_takes_a_step_on_tiny_dimensions(tmp_path):
             "model.hidden": 32,
             "model.head_size": 16,
             "data.image_size": 4,
+            "mesh.fsdp": 1,
             "train.batch_size": 4,
             "train.steps": 1,
             "evaluation.validation.examples": 4,

@@ -6,7 +6,8 @@ from rfjax.config import MeshConfig, from_dict
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.models import make_backbone
-from rfjax.training.mesh import AXES, check_batch, dimensions, make_mesh, path_name, shardings
+from rfjax.models.sharding import AXES, dimensions
+from rfjax.training.mesh import check_batch, make_mesh, path_name, shardings
 
 MESH = AbstractMesh((2, 4, 2), AXES)
 

@@ -1,0 +1,113 @@
+"""Which mesh axis splits which dimension: of every parameter, and of what a layer computes.
+
+Two tables. A parameter's dimensions have names by a rule over its path; a name has a mesh axis.
+`data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor`
+splits heads and MLP channels. Inside a layer the compiler is told three things, without which it
+prefers to exchange activations, which are larger: a weight is made whole over `fsdp` where it is
+used (so under a scan one layer's at a time), its gradient goes back split, and activations stay
+split by example. Outside a mesh these functions do nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+
+import jax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# the mesh axis that splits a named dimension of a parameter
+DIMENSION_AXIS = {"hidden": "fsdp", "heads": "tensor", "mlp": "tensor"}
+
+# (end of the parameter's path, its last dimensions: names that are split, None where whole).
+# The first match counts. Stacked blocks have the layer axis in front, which is never split: the
+# scan takes one layer's weights at a time. What no row matches (biases, norms) is replicated.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"/qkv2?/kernel$", ("hidden", None, "heads", None)),
+    (r"/proj2?/kernel$", ("heads", None, "hidden")),
+    (r"/mlp_in/kernel$", ("hidden", "mlp")),
+    (r"/mlp_out/kernel$", ("mlp", "hidden")),
+    (r"/modulation/kernel$", ("hidden", None, None)),
+    (r"(patch|context)_embed/kernel$", (None, "hidden")),
+    (r"(time|pooled)_embed/in/kernel$", (None, "hidden")),
+    (r"(time|pooled)_embed/out/kernel$", ("hidden", None)),
+    (r"final/linear/kernel$", ("hidden", None)),
+)
+
+
+def dimensions(path: str) -> tuple[str | None, ...]:
+    """The names of a parameter's last dimensions by the first rule that matches its path."""
+    return next((names for pattern, names in RULES if re.search(pattern, "/" + path)), ())
+
+
+def _mesh():
+    """The ambient mesh (of `jax.set_mesh`), or None where there is nothing to split over."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if mesh.axis_names == AXES and mesh.size > 1 else None
+
+
+def _axes(names) -> list[str | None]:
+    return [DIMENSION_AXIS.get(name) for name in names]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _placed(x, forward, backward):
+    return jax.lax.with_sharding_constraint(x, forward)
+
+
+_placed.defvjp(
+    lambda x, forward, backward: (_placed(x, forward, backward), None),
+    lambda forward, backward, _, gradient: (jax.lax.with_sharding_constraint(gradient, backward),),
+)
+
+
+def gathered(kernel: Float[Array, "..."], names: tuple[str | None, ...]) -> Float[Array, "..."]:
+    """`kernel` whole over `fsdp`, still split over `tensor`; its gradient is split like the parameter.
+
+    A plain constraint would make the gradient whole too, and the reduce-scatter an all-reduce.
+    """
+    if _mesh() is None:
+        return kernel
+    stored = _axes(names)
+    # Pinned before it is gathered, or the compiler gathers the float32 of which it is a cast.
+    kernel = _placed(kernel, P(*stored), P(*stored))
+    return _placed(kernel, P(*(axis if axis == "tensor" else None for axis in stored)), P(*stored))
+
+
+def by_example(x: Float[Array, "batch ..."], names: tuple[str | None, ...]) -> Float[Array, "batch ..."]:
+    """`x` and its gradient split by example, and over `tensor` where its last dimensions `names` say so.
+
+    A batch that the mesh does not divide (that of initialisation is one example) is left alone.
+    """
+    mesh = _mesh()
+    if mesh is None or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+        return x
+    last = [axis if axis == "tensor" else None for axis in _axes(names)]
+    spec = P(BATCH_AXES, *[None] * (x.ndim - 1 - len(last)), *last)
+    return _placed(x, spec, spec)
+
+
+def product(
+    x: Float[Array, "batch ..."], kernel: Float[Array, "..."], inputs: int, names: tuple[str | None, ...]
+) -> Float[Array, "batch ..."]:
+    """`x` contracted over its last `inputs` axes with the first axes of a parameter's `kernel`.
+
+    Over a mesh whose `tensor` axis is 1 the kernel is one matrix: of gradients with more axes the
+    TPU compiler makes an all-reduce, twice the bytes of a reduce-scatter.
+    """
+    mesh, target = _mesh(), kernel.shape[inputs:]
+    if mesh is not None and mesh.shape["tensor"] == 1 and names:
+        first = kernel.shape[:inputs]
+        kernel = kernel.reshape(math.prod(first), math.prod(target))
+        x = x.reshape(*x.shape[: x.ndim - inputs], math.prod(first))
+        names = tuple("hidden" if "hidden" in part else None for part in (names[:inputs], names[inputs:]))
+        inputs = 1
+    axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
+    x = by_example(x, names[:inputs])
+    y = by_example(jax.lax.dot_general(x, gathered(kernel, names), (axes, ((), ()))), names[inputs:])
+    return y.reshape(*y.shape[: x.ndim - inputs], *target)

@@ -1,0 +1,109 @@
+"""`rfjax plan`: what a study takes on hardware that is not there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments. Nothing heavy is imported for `--help`."""
+    parser.add_argument("--config", required=True, metavar="FILE.py", help="a study or a run")
+    parser.add_argument("--target", required=True, metavar="NAME", help="v4-128, v5p-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64 (GPUs)")
+    parser.add_argument("--point", action="append", metavar="ID", help="plan this point only; may be given several times")
+    parser.add_argument("--price", type=float, metavar="P", help="of a chip-hour; gives a cost in the same currency")
+    parser.add_argument("--no-compile", action="store_true", help="formulas alone: seconds, and memory is an estimate")
+    parser.add_argument("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
+    parser.add_argument("--optimisation", choices=("O0", "O1", "default"), default="default", help="of the compiler; lower is faster (default: default)")
+    parser.add_argument("--out", metavar="FILE.json", help="write every number of the plan here")
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Plans the points of a study; returns 0, or 1 where a point fits in no layout."""
+    from rfjax.errors import ConfigError
+    from rfjax.files import write_whole
+    from rfjax.scaling.plan.chips import parse_target
+    from rfjax.scaling.plan.compiled import why_not
+    from rfjax.scaling.plan.points import plan_point
+    from rfjax.scaling.study import load_study
+
+    if args.price is not None and not 0 <= args.price < float("inf"):
+        raise ConfigError(f"--price is {args.price}; it must be a number that is not negative")
+    target = parse_target(args.target)
+    study = load_study(args.config, overrides)
+    points = [study.point(id) for id in args.point] if args.point else list(study.points)
+    reason = why_not(target)
+    if reason and target.chip.topology and not args.no_compile:
+        raise ConfigError(f"{reason}: pip install 'rfjax[tpu-plan]' to compile for {target.name}, or give --no-compile")
+    compiles = not (args.no_compile or reason)
+    print(target.describe(), flush=True)
+    plans = []
+    for point in points:
+        plans.append(
+            plan_point(
+                point, target, compiles=compiles, optimisation=args.optimisation, search=args.search, price=args.price,
+                say=lambda line: print(line, flush=True),
+            )  # fmt: skip
+        )
+    print("\n".join(["", *lines(plans, target, compiles, args.optimisation, reason)]))
+    if args.out:
+        content = {
+            "schema": 1, "study": study.name, "target": target.name, "chips": target.chips, "cores": target.cores,
+            "source": target.chip.source, "compiled": compiles, "price": args.price,
+            "points": [plan.to_json() for plan in plans],
+        }  # fmt: skip
+        write_whole({Path(args.out): json.dumps(content, indent=1, allow_nan=False) + "\n"})
+        print(f"plan: {args.out}")
+    return 0 if all(plan.fits for plan in plans) else 1
+
+
+HEADER = (
+    "point", "params", "FLOPs", "mesh", "remat", "micro", "state", "peak", "fits",
+    "compute", "memory", "links", "slowest", "days", "chip-hours", "cost",
+)  # fmt: skip
+
+
+def _row(plan) -> tuple[str, ...]:
+    gib = lambda count: "-" if count is None else f"{count / 2**30:.2f}"  # noqa: E731
+    estimated, limits, spent, train = plan.estimate, plan.limits, plan.cost, plan.config.train
+    mesh = "x".join(map(str, estimated.mesh.values())) if estimated else "-"
+    row = (plan.point, f"{plan.size.params:,}", f"{plan.size.flops:.3g}", mesh, train.remat, str(train.accumulate))
+    row += (gib(estimated and estimated.state_bytes), gib(plan.peak_bytes), "yes" if plan.fits else "NO")
+    if limits is None:
+        return row + ("-",) * 7
+    times = tuple(f"{1e3 * seconds:,.0f}" for seconds in (limits.compute, limits.memory, limits.links))
+    money = "-" if spent.money is None else f"{spent.money:,.0f}"
+    return row + times + (limits.slowest, f"{spent.days:.1f}", f"{spent.chip_hours:,.0f}", money)
+
+
+def lines(plans: Sequence, target, compiles: bool, optimisation: str, reason: str | None) -> list[str]:
+    """The plan as a table for the console, with what the numbers mean under it."""
+    rows = [HEADER, *(_row(plan) for plan in plans)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    table = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+    how = (
+        f"Peak memory, operations and exchanges are those of the program compiled for {target.name} (level {optimisation})."
+        if compiles
+        else f"Nothing was compiled ({reason or '--no-compile'}): peak memory and traffic are estimates."
+    )
+    notes = [
+        how + " Attention is XLA's, as in a run.",
+        f"GiB per device, of {target.chip.hbm_bytes / 2**30:.2f}; milliseconds of a step by each limit; mesh is data x fsdp x tensor.",
+        "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
+    ]
+    for plan in plans:
+        notes += [f"{plan.point}: {note}" for note in plan.notes]
+        if plan.compiled and plan.compiled.counts:
+            counts = plan.compiled.counts
+            kinds = sorted({item.kind for item in counts.collectives})
+            sent = ", ".join(
+                f"{kind} {sum(c.sent for c in counts.collectives if c.kind == kind) / 1e9:.2f} GB" for kind in kinds
+            )
+            notes.append(
+                f"{plan.point}: arguments {plan.compiled.argument_bytes / 2**30:.2f} GiB, temporaries "
+                f"{plan.compiled.temporary_bytes / 2**30:.2f}; a device sends {sent}; largest all-gather "
+                f"{counts.largest_all_gather / 2**20:.1f} MiB; compiled operations over the formula's {counts.flops / plan.estimate.flops:.4f}"
+            )
+    return [*table, *notes]
