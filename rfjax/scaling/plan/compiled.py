@@ -30,7 +30,6 @@ _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-OPTIMISATION = ("O0", "O1", "default")
 
 
 @dataclass(frozen=True)
