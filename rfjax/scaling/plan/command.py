@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Plans the points of a study; returns 0, or 1 where a point fits in no layout."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: no accelerator is to be taken, or missed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.scaling.plan.chips import parse_target

@@ -9,6 +9,7 @@ from rfjax import config as configs
 from rfjax.cli import main
 from rfjax.scaling.flops import recompute_flops, training_flops
 from rfjax.scaling.plan.chips import GIB, parse_target
+from rfjax.scaling.plan.compiled import Compiled
 from rfjax.scaling.plan.estimate import estimate
 from rfjax.scaling.plan.points import plan_point
 from rfjax.scaling.plan.search import candidates
@@ -64,6 +65,23 @@ def test_a_search_finds_the_cheapest_that_fits_and_changes_only_the_layout():
     assert set(changed) <= {"mesh.data", "mesh.fsdp", "mesh.tensor", "train.remat", "train.accumulate"} and changed
     steps = [found.roofline.step for _, found in candidates(config, target, slack=1.0)]
     assert plan.limits.step == pytest.approx(min(steps), rel=0.01)
+
+
+def test_a_search_expects_of_the_next_layout_what_the_last_one_took(monkeypatch):
+    """Catches minutes of compiling layouts that must fail as the one before did: here all take 1.3
+    times their estimates, so only those that leave as much room are worth compiling."""
+    target = parse_target("v5e-256")
+    asked = []
+
+    def compile_step(config, target, optimisation):
+        asked.append(estimate(config, target).peak_bytes)
+        took = int(1.3 * asked[-1])
+        return Compiled(took <= target.chip.hbm_bytes, took, None, None, None, 1.0, 1, optimisation)
+
+    monkeypatch.setattr("rfjax.scaling.plan.points.compile_step", compile_step)
+    plan = plan_point(point("depth38"), target, compiles=True, search=True, say=lambda line: None)
+    assert plan.fits and len(asked) > 1
+    assert 1.3 * asked[0] > target.chip.hbm_bytes and all(1.3 * peak <= target.chip.hbm_bytes for peak in asked[1:])
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
