@@ -8,11 +8,17 @@ import resource
 import sys
 import time
 
+from rfjax.scaling.plan.gpu_description import H100, text_proto
+
 
 def topology_devices(target):
-    """The devices of a slice that is not there."""
+    """The devices of a slice, or of nodes, that are not there."""
     from jax.experimental import topologies
 
+    if target.chip.topology == "cuda":
+        nodes, gpus = target.shape
+        description = text_proto(H100)
+        return list(topologies.get_topology_desc("", "cuda", topology=f"1x{nodes}x{gpus}", target_config=description).devices)
     settings = {"num_slices": 1}
     if len(target.shape) == 3:
         settings |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
