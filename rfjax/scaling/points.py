@@ -27,9 +27,10 @@ class Exclusion:
     rule: str
 
 
-def check(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raises `ConfigError` where `run` or one of `columns` is missing, a run occurs twice, or a
-    value is missing, not a number, not finite or not positive; names rows and columns."""
+def check(table: pd.DataFrame, columns: Sequence[str], *, one_row_per_run: bool = True) -> None:
+    """Raises `ConfigError` where `run` or one of `columns` is missing, a run has no name or (where
+    `one_row_per_run`) occurs twice, or a value is missing, not a number, not finite or not positive;
+    names rows and columns."""
     lacking = [name for name in ("run", *columns) if name not in table.columns]
     if lacking:
         raise ConfigError(
@@ -38,8 +39,11 @@ def check(table: pd.DataFrame, columns: Sequence[str]) -> None:
         )
     if table.empty:
         raise ConfigError("the table has no rows to fit")
+    nameless = table["run"].isna().to_numpy()
+    if nameless.any():
+        raise ConfigError(f"the run in {_rows(table, nameless)} has no name; give every row one, or leave the column out")
     repeated = table["run"][table["run"].duplicated()].unique()
-    if len(repeated):
+    if len(repeated) and one_row_per_run:
         places = _rows(table, (table["run"] == repeated[0]).to_numpy())
         raise ConfigError(
             f"run {repeated[0]!r} occurs more than once ({places}); a fit takes one row per run (its final checkpoint)"
