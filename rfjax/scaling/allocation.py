@@ -19,6 +19,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
+from rfjax.scaling import points
 from rfjax.scaling.fits import LEVEL, Estimate, Fit
 from rfjax.scaling.laws import PARAMETRIC
 
@@ -76,11 +77,12 @@ class Allocation:
 def measure_cost(table: pd.DataFrame) -> Cost:
     """kappa and eta of a table's `flops`, `params` and `images`, by least squares in logs.
 
-    With one size, eta is 1. Raises `ConfigError` when a column is missing.
+    With one size, eta is 1. Raises `ConfigError` when a column is missing or a value not positive.
     """
     for name in ("flops", "params", "images"):
         if name not in table:
             raise ConfigError(f"the cost of training needs the column {name!r}; the table has {', '.join(table.columns)}")
+    points.check(table, ("flops", "params", "images"), one_row_per_run=False)
     params, per_image = table["params"].to_numpy(float), (table["flops"] / table["images"]).to_numpy(float)
     x, y = np.log(params), np.log(per_image)
     if np.ptp(x) < 1e-9:

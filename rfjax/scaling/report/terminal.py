@@ -15,14 +15,18 @@ def fit_lines(fit: Mapping) -> list[str]:
     lines = [f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs: {shown}"]
     held = held_out_text(fit)
     lines += [f"    {held}"] if held else []
-    if fit["excluded"]:
-        rules = dict.fromkeys(one["rule"] for one in fit["excluded"])
-        lines.append(f"    left out before fitting: {len(fit['excluded'])} runs ({'; '.join(rules)})")
+    lines += excluded_lines(fit["excluded"])
     examples = {n: e["examples_stderr"] for n, e in fit["parameters"].items() if e.get("examples_stderr") is not None}
     if examples:
         said = ", ".join(f"{name} ± {power(value)}" for name, value in examples.items())
         lines.append(f"    other validation examples, as many, would move: {said}")
     return lines + [f"    {warning}" for warning in fit["warnings"]]
+
+
+def excluded_lines(excluded: Sequence[Mapping]) -> list[str]:
+    """How many rows went before a fit, and by what rules, from `vars(Exclusion)`."""
+    rules = dict.fromkeys(one["rule"] for one in excluded)
+    return [f"    left out before fitting: {len(excluded)} row{'s'[: len(excluded) != 1]} ({'; '.join(rules)})"] if excluded else []
 
 
 def held_out_text(fit: Mapping) -> str:
@@ -71,7 +75,7 @@ def prediction_line(found: Mapping) -> str:
     return (
         f"budget {power(found['budget_flops'])} FLOPs: loss {interval(found['loss'], found['low'], found['high'], '.4f')} by the "
         f"{found['law']} law; a new run {interval(found['loss'], found['new_run_low'], found['new_run_high'], '.4f')}"
-        + (f"; {found['beyond']:.3g} times beyond the largest run" if found["beyond"] > 1 else "")
+        + _beyond(found["beyond"], "the largest run")
     )
 
 
@@ -100,7 +104,7 @@ def approach_budget_line(found: Mapping) -> str:
     """What approach 1's or 2's line gives a budget."""
     return (
         f"budget {power(found['budget_flops'])} FLOPs by {found['approach']}: {_sized(found['params'])} parameters, "
-        f"{_sized(found['images'])} images"
+        f"{_sized(found['images'])} images{_beyond(found['beyond'], 'the largest budget with a best size')}"
     )
 
 
@@ -140,6 +144,10 @@ def analysis_lines(analysis: Mapping) -> list[str]:
     if analysis["held_out_reason"]:
         lines.append(f"nothing held out: {analysis['held_out_reason']}")
     return lines
+
+
+def _beyond(factor, what):
+    return f"; {factor:.3g} times {what}" if factor > 1.005 else ""
 
 
 def _estimate(estimate, form):
