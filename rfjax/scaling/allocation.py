@@ -12,6 +12,7 @@ and the whole budget goes into N; what that costs is stated beside the optimum.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,7 @@ class Allocation:
     fixed: Design  # all of the budget into the size, with the fixed number of images
     fixed_images: float
     excess_loss: Estimate  # loss of the fixed design over the optimum's, relative
+    beyond: Mapping[str, float]  # budget, sizes and images in units of the largest run's
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict:
@@ -70,7 +72,7 @@ class Allocation:
             "budget_flops": self.budget, "cost": vars(self.cost), "interval_level": LEVEL,
             "exponent_a": vars(self.exponent), "optimal": plain(self.optimal),
             "fixed_steps": plain(self.fixed) | {"images_of_every_run": self.fixed_images},
-            "excess_loss_of_fixed_steps": vars(self.excess_loss), "warnings": list(self.warnings),
+            "excess_loss_of_fixed_steps": vars(self.excess_loss), "beyond": dict(self.beyond), "warnings": list(self.warnings),
         }  # fmt: skip
 
 
@@ -137,11 +139,16 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
     fixed_loss = np.exp(_loss(every, fixed_n, fixed_images))
     exponent = np.concatenate([[fit.parameters[4] / (fit.parameters[2] + cost.eta * fit.parameters[4])], exponent_draws(fit, cost)])
     seen = dict(zip(fit.law.variables, np.exp(fit.log_x).T, strict=True))
+    spent = cost.kappa * seen["params"] ** cost.eta * seen["images"]
+    asked = {
+        "params": (n[0], seen["params"]), "images": (d[0], seen["images"]), "budget": (budget, spent),
+        "fixed_params": (fixed_n, seen["params"]), "fixed_images": (fixed_images, seen["images"]),
+    }  # fmt: skip
     warnings = [
-        f"{name} {value:.3g} is {max(value / column.max(), column.min() / value):.3g} times beyond the runs "
-        f"({column.min():.3g} to {column.max():.3g})"
-        for name, value, column in (("params", n[0], seen["params"]), ("images", d[0], seen["images"]))
-        if value > FAR * column.max() or value < column.min() / FAR
+        f"{name.replace('fixed_', 'fixed steps: ')} {value:.3g} is {max(value / column.max(), column.min() / value):.3g} times beyond "
+        f"the runs ({column.min():.3g} to {column.max():.3g})"
+        for name, (value, column) in asked.items()
+        if name != "budget" and (value > FAR * column.max() or value < column.min() / FAR)
     ]
     undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
     if undecided:
@@ -152,7 +159,8 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         budget=float(budget), cost=cost, exponent=_estimate(exponent), fixed_images=float(fixed_images),
         optimal=Design(params=_estimate(n), images=_estimate(d), loss=_estimate(loss)),
         fixed=Design(params=Estimate(value=fixed_n), images=Estimate(value=float(fixed_images)), loss=_estimate(fixed_loss)),
-        excess_loss=_estimate(fixed_loss / loss - 1), warnings=tuple(warnings),
+        excess_loss=_estimate(fixed_loss / loss - 1),
+        beyond={name: float(value / column.max()) for name, (value, column) in asked.items()}, warnings=tuple(warnings),
     )  # fmt: skip
 
 

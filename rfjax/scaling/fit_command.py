@@ -226,13 +226,15 @@ def _profiles(args, fits):
 
 
 def _profile_lines(profiles):
-    from rfjax.scaling.report.formats import interval
+    from rfjax.scaling.report.formats import parameter
 
-    return [
-        f"{law} law, {p['method']}: {name} = {interval(p['value'], p['low'], p['high'], '.4f')}"
-        for law, found in profiles.items()
-        for name, p in found.items()
-    ]
+    lines = []
+    for law, found in profiles.items():
+        for name, p in found.items():
+            ends = zip(("lower", "upper"), ("low", "high"), p["at_bound"], strict=True)
+            open_ends = "".join(f"; no {word} end: {p[end]:.4g} is not excluded either" for word, end, at_bound in ends if at_bound)
+            lines.append(f"{law} law, {p['method']}: {name} = {parameter(name, p)}{open_ends}")
+    return lines
 
 
 def _scores(source, metric):
@@ -251,14 +253,33 @@ def _scores(source, metric):
     if len(words):
         run, word = words.iloc[0]
         raise ConfigError(f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing where there is none")
-    have = source.final.assign(score=values.astype(float))[values.notna()]
-    if len(have) and not have["score"].between(0, 1).all():
-        raise ConfigError(f"{metric} goes from {have['score'].min():g} to {have['score'].max():g}; scores are fractions from 0 to 1 (divide percentages by 100)")
-    return have
+    return source.final.assign(score=values.astype(float))[values.notna()]
+
+
+def _levels(have):
+    """The loss at each level of t, from the columns `loss@t=T` that have all rows."""
+    import pandas as pd
+
+    from rfjax.errors import ConfigError
+
+    found = {}
+    for column in have:
+        level = str(column).removeprefix("loss@t=")
+        if level == str(column) or "_" in level:
+            continue
+        t = pd.to_numeric(level, errors="coerce")
+        if not 0 <= t <= 1:
+            raise ConfigError(f"column {column!r} is named as the loss at a level of t, and {level!r} is none (0 to 1); give it another name")
+        losses = pd.to_numeric(have[column], errors="coerce").to_numpy(float)
+        if len(words := have.loc[pd.isna(losses) & have[column].notna(), column]):
+            raise ConfigError(f"column {column!r} holds {words.iloc[0]!r}, which is no number")
+        if not pd.isna(losses).any():
+            found[float(t)] = losses
+    return found
 
 
 def _metric(args, source, have, metric):
-    """(lines, JSON): one score against the loss."""
+    """(lines, JSON): one score against the loss; what needs a fraction is left out for others, and said."""
     from rfjax.scaling.correlation import correlate
     from rfjax.scaling.levels import by_level
     from rfjax.scaling.links import LINKS, fit_link, predict_largest
@@ -268,14 +289,20 @@ def _metric(args, source, have, metric):
     options = {"resamples": args.resamples, "seed": args.seed}
     redrawn = source.redrawn(have, **options).get(metric.removeprefix("geneval_"))
     found = correlate(loss, score, redrawn=redrawn, **options).to_json()
+    without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
+    content = {"without_score": without, "correlation": found, "no_fraction": ""}
+    lines = [correlation_line(metric, found)]
+    if len(score) and not ((score >= 0) & (score <= 1)).all():
+        content["no_fraction"] = (
+            f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the links that predict the "
+            "largest run's score, and the levels of t, which need one from 0 to 1 (divide percentages by 100)"
+        )
+        return [*lines, f"    {content['no_fraction']}"], content
     size = next((name for name in ("params", "flops", "images") if name in have and have[name].notna().all()), "loss")
     predicted = [vars(one) for one in predict_largest(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)]
-    levels = {float(c.removeprefix("loss@t=")): have[c].to_numpy(float) for c in have
-              if str(c).startswith("loss@t=") and "_" not in c and have[c].notna().all()}  # fmt: skip
-    content = {
-        "without_score": sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str))),
-        "correlation": found, "largest_predicted": predicted, "size": size,
+    content |= {
+        "largest_predicted": predicted, "size": size,
         "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
-        "levels": [one.to_json() for one in by_level(levels, score, redrawn=redrawn, **options)],
+        "levels": [one.to_json() for one in by_level(_levels(have), score, redrawn=redrawn, **options)],
     }  # fmt: skip
-    return [correlation_line(metric, found), *prediction_lines(metric, predicted)], content
+    return lines + prediction_lines(metric, predicted), content

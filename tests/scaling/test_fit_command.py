@@ -108,8 +108,47 @@ def test_scores_are_set_against_the_loss(tmp_path, capsys):
     assert predicted["run"] == "f" and predicted["error"] == pytest.approx(0, abs=1e-6)
     assert {level["t"]: level["share_first"] for level in scores["levels"]}[0.5] > 0.8
     assert "geneval of f from its loss, by the logistic link over the 5 others" in capsys.readouterr().out
-    assert cli.main(["fit", str(tmp_path / "t.csv"), "--metric", "percent"]) == 2
-    assert "scores are fractions from 0 to 1" in capsys.readouterr().err
+    frame.rename(columns={"loss@t=0.5": "loss@t=abc"}).to_csv(tmp_path / "t.csv", index=False)
+    assert cli.main(["fit", str(tmp_path / "t.csv"), "--law", "power", "--metric", "geneval"]) == 2
+    assert "column 'loss@t=abc' is named as the loss at a level of t, and 'abc' is none" in capsys.readouterr().err
+
+
+def test_a_metric_that_is_no_fraction_is_correlated_and_no_more(tmp_path, capsys):
+    """FID was refused. Its ranks and plain Pearson need no fraction; a link to [0, 1] would be a wrong number."""
+    loss = np.linspace(0.4, 0.2, 6)
+    fid = np.array([80.0, 61, 50, 33, 20, 12])
+    frame = pd.DataFrame({"run": list("abcdef"), "flops": np.geomspace(1e12, 1e15, 6), "loss": loss, "fid": fid, "loss@t=0.5": loss})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    status, found = fit_json(tmp_path / "t.csv", "--law", "power", "--metric", "fid")
+    scores = found["metrics"]["fid"]
+    values = {c["name"]: c["value"] for c in scores["correlation"]["coefficients"]}
+    assert status == 0 and set(values) == {"Pearson", "Spearman", "Kendall"} and values["Spearman"] == pytest.approx(1)
+    assert values["Pearson"] == pytest.approx(np.corrcoef(loss, fid)[0, 1])
+    assert not {"links", "levels", "largest_predicted"} & set(scores)
+    assert "fid goes from 12 to 80 and is no fraction: without arcsine √score, the links" in capsys.readouterr().out
+
+
+def test_a_missing_headline_is_explained(table, tmp_path, capsys):
+    """Four runs decide the saturating law and three do not: the held-out errors were missing without a word."""
+    pd.read_csv(table).iloc[[0, 6, 12, 19]].to_csv(tmp_path / "four.csv", index=False)
+    status, found = fit_json(tmp_path / "four.csv", "--law", "saturating")
+    said = capsys.readouterr().out
+    why = "4 of 4 runs cannot be predicted from the others (without r00: 3 runs cannot decide 3 parameters; at least 4 are needed)"
+    assert status == 0 and f"no error of each run left out in turn: {why}" in said
+    assert "the largest (r19) is not predicted: without the largest: 3 runs cannot decide 3 parameters" in said
+    assert found["fits"]["saturating"]["leave_one_out"]["reason"] == why
+
+
+def test_profiles_are_shown_as_parameters_and_open_ends_as_open(tmp_path, capsys):
+    """Without an offset in the data E is not bounded from below; the bound was shown as an end of its interval."""
+    flops = np.geomspace(1e15, 1e19, 8)
+    loss = 30 * flops**-0.08 * np.exp(0.01 * np.random.default_rng(1).standard_normal(8))
+    pd.DataFrame({"run": list("abcdefgh"), "flops": flops, "loss": loss}).to_csv(tmp_path / "t.csv", index=False)
+    fit_json(tmp_path / "t.csv", "--law", "saturating", "--profile", "--loss", "squares-log")
+    said = [line for line in capsys.readouterr().out.splitlines() if "profile likelihood" in line]
+    (offset,) = (line for line in said if ": E = " in line)
+    assert offset.endswith("; no lower end: 0 is not excluded either")
+    assert any(": b = 0.0" in line and "no upper" not in line for line in said)
 
 
 def test_approach_2_answers_too(tmp_path, capsys):

@@ -30,12 +30,16 @@ def excluded_lines(excluded: Sequence[Mapping]) -> list[str]:
 
 
 def held_out_text(fit: Mapping) -> str:
-    """Leave-one-out and leave-largest-out error of a fit; "" where it has neither."""
+    """Leave-one-out and leave-largest-out error of a fit, or why there is none; "" where none was asked for."""
     parts = []
     left, largest = fit.get("leave_one_out"), fit.get("leave_largest_out")
-    if left and left["rms_relative_error"] is not None:
+    if left and left["reason"]:
+        parts.append(f"no error of each run left out in turn: {left['reason']}")
+    elif left:
         parts.append(f"each run left out in turn: rms error {percent(left['rms_relative_error'], signed=False)}")
-    if largest and largest["predicted"]:
+    if largest and largest["reason"]:
+        parts.append(f"the largest ({', '.join(largest['runs'])}) is not predicted: {largest['reason']}")
+    elif largest:
         where = "inside" if largest["covered"] else "OUTSIDE"
         parts.append(
             f"largest ({', '.join(largest['runs'])}) from the others: error {percent(largest['relative_error'])}, {where} "
@@ -61,10 +65,12 @@ def allocation_lines(found: Mapping) -> list[str]:
     best, fixed = found["optimal"], found["fixed_steps"]
     lines = [
         f"budget {power(found['budget_flops'])} FLOPs: {_sized(best['params'])} parameters, {_sized(best['images'])} images, "
-        f"loss {_estimate(best['loss'], '.4f')}; the size grows as C^{_estimate(found['exponent_a'], '.3f')}",
+        f"loss {_estimate(best['loss'], '.4f')}; the size grows as C^{_estimate(found['exponent_a'], '.3f')}"
+        + _beyond(found["beyond"]["budget"], "the FLOPs of the largest run"),
         f"    fixed steps ({count(fixed['images_of_every_run'])} images for every size): {count(fixed['params']['value'])} "
         f"parameters, loss {_estimate(fixed['loss'], '.4f')}, {percent(found['excess_loss_of_fixed_steps']['value'])} "
-        "of the optimum's",
+        f"of the optimum's{_beyond(found['beyond']['fixed_params'], 'the largest size')}"
+        f"{_beyond(found['beyond']['fixed_images'], 'the most images')}",
         f"    cost: {power(found['cost']['kappa'])} · params^{found['cost']['eta']:.3f} · images FLOPs ({found['cost']['source']})",
     ]
     return lines + [f"    {warning}" for warning in found["warnings"]]
