@@ -40,7 +40,8 @@ class Cost:
 
     def params(self, flops: float, images: float) -> float:
         """The size that these FLOPs pay for, over so many images."""
-        return float((flops / (self.kappa * images)) ** (1 / self.eta))
+        with np.errstate(over="ignore"):
+            return float(np.exp((np.log(flops) - np.log(self.kappa) - np.log(images)) / self.eta))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +146,10 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         "fixed_params": (fixed_n, seen["params"]), "fixed_images": (fixed_images, seen["images"]),
     }  # fmt: skip
     warnings = [
-        f"{name.replace('fixed_', 'fixed steps: ')} {value:.3g} is {max(value / column.max(), column.min() / value):.3g} times beyond "
-        f"the runs ({column.min():.3g} to {column.max():.3g})"
+        f"{name.replace('fixed_', 'fixed steps: ')} {value:.3g} is {max(value / column.max(), column.min() / max(value, 1e-300)):.3g} "
+        f"times beyond the runs ({column.min():.3g} to {column.max():.3g})"
         for name, (value, column) in asked.items()
-        if name != "budget" and (value > FAR * column.max() or value < column.min() / FAR)
+        if name != "budget" and (value > FAR * column.max() or value < column.min() / FAR)  # the budget's factor is always said
     ]
     undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
     if undecided:

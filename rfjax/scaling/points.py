@@ -39,7 +39,7 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
         )
     if table.empty:
         raise ConfigError("the table has no rows to fit")
-    nameless = table["run"].isna().to_numpy()
+    nameless = (table["run"].isna() | (table["run"].astype(str).str.strip() == "")).to_numpy()
     if nameless.any():
         raise ConfigError(f"the run in {_rows(table, nameless)} has no name; give every row one, or leave the column out")
     repeated = table["run"][table["run"].duplicated()].unique()

@@ -66,6 +66,7 @@ def test_what_lies_beyond_the_runs_is_said_and_by_what_factor():
     assert any(line.startswith("fixed steps: params 3.57e+10 is 35.7 times beyond the runs") for line in found.warnings)
     first, second, *_ = allocation_lines(found.to_json())
     assert first.endswith("; 25 times the FLOPs of the largest run") and second.endswith("; 35.7 times the largest size")
+    assert Cost(kappa=3.0, eta=0.9).params(1e308, 1.0) == np.inf  # absurd, and no traceback
     within = allocation_lines(allocate(fitted, largest / 2, Cost(kappa=3.0, eta=0.9), fixed_images=1e10).to_json())
     assert not any("times" in line for line in within)
 

@@ -195,6 +195,7 @@ def changed(frame, **cells):
         (lambda t: changed(t, flops=(4, np.nan)), ("--law", "parametric", "--budget", "1e19"), "flops of run 'r04' (line 6) is nan"),
         (lambda t: changed(t, flops=(4, -1e18)), ("--law", "parametric"), "flops of run 'r04' (line 6) is -1e+18"),
         (lambda t: changed(t, run=(4, np.nan)), (), "the run in line 6 has no name"),
+        (lambda t: changed(t, run=(4, " ")), (), "the run in line 6 has no name"),
         (lambda t: pd.concat([t, t.iloc[[1]]]).drop(columns="run"), (), "repeats line 3 in every column; leave one"),
         (lambda t: t.assign(samples=t["images"] / 2), (), "has both images and samples"),
         (lambda t: t, ("--metric", "geneval"), "the table has no column 'geneval'"),
