@@ -87,8 +87,7 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     Where the envelope passes from one size to another the two are equally good, and the optimum is
     between them: their geometric mean. Winners themselves, as in the paper, know N in steps of the
     sizes, and those of the smallest and the largest size say only that the optimum may lie beyond:
-    a line through them is too flat, and off by as much as the sizes are apart. Curves are
-    interpolated in log-log; intervals are over whole runs. Checkpoints before the learning rate's
+    a line through them is off in its slope and in N. Curves are interpolated in log-log; intervals are over whole runs. Checkpoints before the learning rate's
     end stand above the curve that a run of their own length would give; the envelope inherits that.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
