@@ -28,6 +28,7 @@ WITHOUT_JAX = (
     "rfjax.scaling.approaches",
     "rfjax.scaling.correlation",
     "rfjax.scaling.fit_command",
+    "rfjax.scaling.fit_source",
     "rfjax.scaling.fits",
     "rfjax.scaling.flops",
     "rfjax.scaling.frontier",

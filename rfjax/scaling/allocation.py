@@ -12,6 +12,7 @@ and the whole budget goes into N; what that costs is stated beside the optimum.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
+from rfjax.scaling import points
 from rfjax.scaling.fits import LEVEL, Estimate, Fit
 from rfjax.scaling.laws import PARAMETRIC
 
@@ -38,7 +40,8 @@ class Cost:
 
     def params(self, flops: float, images: float) -> float:
         """The size that these FLOPs pay for, over so many images."""
-        return float((flops / (self.kappa * images)) ** (1 / self.eta))
+        with np.errstate(over="ignore"):
+            return float(np.exp((np.log(flops) - np.log(self.kappa) - np.log(images)) / self.eta))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,7 @@ class Allocation:
     fixed: Design  # all of the budget into the size, with the fixed number of images
     fixed_images: float
     excess_loss: Estimate  # loss of the fixed design over the optimum's, relative
+    beyond: Mapping[str, float]  # budget, sizes and images in units of the largest run's
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict:
@@ -69,18 +73,19 @@ class Allocation:
             "budget_flops": self.budget, "cost": vars(self.cost), "interval_level": LEVEL,
             "exponent_a": vars(self.exponent), "optimal": plain(self.optimal),
             "fixed_steps": plain(self.fixed) | {"images_of_every_run": self.fixed_images},
-            "excess_loss_of_fixed_steps": vars(self.excess_loss), "warnings": list(self.warnings),
+            "excess_loss_of_fixed_steps": vars(self.excess_loss), "beyond": dict(self.beyond), "warnings": list(self.warnings),
         }  # fmt: skip
 
 
 def measure_cost(table: pd.DataFrame) -> Cost:
     """kappa and eta of a table's `flops`, `params` and `images`, by least squares in logs.
 
-    With one size, eta is 1. Raises `ConfigError` when a column is missing.
+    With one size, eta is 1. Raises `ConfigError` when a column is missing or a value not positive.
     """
     for name in ("flops", "params", "images"):
         if name not in table:
             raise ConfigError(f"the cost of training needs the column {name!r}; the table has {', '.join(table.columns)}")
+    points.check(table, ("flops", "params", "images"), one_row_per_run=False)
     params, per_image = table["params"].to_numpy(float), (table["flops"] / table["images"]).to_numpy(float)
     x, y = np.log(params), np.log(per_image)
     if np.ptp(x) < 1e-9:
@@ -135,11 +140,16 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
     fixed_loss = np.exp(_loss(every, fixed_n, fixed_images))
     exponent = np.concatenate([[fit.parameters[4] / (fit.parameters[2] + cost.eta * fit.parameters[4])], exponent_draws(fit, cost)])
     seen = dict(zip(fit.law.variables, np.exp(fit.log_x).T, strict=True))
+    spent = cost.kappa * seen["params"] ** cost.eta * seen["images"]
+    asked = {
+        "params": (n[0], seen["params"]), "images": (d[0], seen["images"]), "budget": (budget, spent),
+        "fixed_params": (fixed_n, seen["params"]), "fixed_images": (fixed_images, seen["images"]),
+    }  # fmt: skip
     warnings = [
-        f"{name} {value:.3g} is {max(value / column.max(), column.min() / value):.3g} times beyond the runs "
-        f"({column.min():.3g} to {column.max():.3g})"
-        for name, value, column in (("params", n[0], seen["params"]), ("images", d[0], seen["images"]))
-        if value > FAR * column.max() or value < column.min() / FAR
+        f"{name.replace('fixed_', 'fixed steps: ')} {value:.3g} is {max(value / column.max(), column.min() / max(value, 1e-300)):.3g} "
+        f"times beyond the runs ({column.min():.3g} to {column.max():.3g})"
+        for name, (value, column) in asked.items()
+        if name != "budget" and (value > FAR * column.max() or value < column.min() / FAR)  # the budget's factor is always said
     ]
     undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
     if undecided:
@@ -150,7 +160,8 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         budget=float(budget), cost=cost, exponent=_estimate(exponent), fixed_images=float(fixed_images),
         optimal=Design(params=_estimate(n), images=_estimate(d), loss=_estimate(loss)),
         fixed=Design(params=Estimate(value=fixed_n), images=Estimate(value=float(fixed_images)), loss=_estimate(fixed_loss)),
-        excess_loss=_estimate(fixed_loss / loss - 1), warnings=tuple(warnings),
+        excess_loss=_estimate(fixed_loss / loss - 1),
+        beyond={name: float(value / column.max()) for name, (value, column) in asked.items()}, warnings=tuple(warnings),
     )  # fmt: skip
 
 

@@ -3,14 +3,15 @@
 Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and
 D = H C^b (Hoffmann et al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the
 training curves; approach 2 the vertex of a parabola of the loss in log N at each budget (IsoFLOP).
-A parabola is not the shape of the valley: its vertex is off where the sizes reach far to the sides
-or stand off centre. `approach2` reports how far, by applying itself to the parametric law fitted
-to the same runs, without noise, at the same sizes.
+A budget won by the smallest or the largest size that competes does not bracket its optimum, and
+neither uses it. Neither is exact either: a valley is no parabola, and its bottom is off the middle
+between two sizes. Both report how far, by applying themselves to the parametric law fitted to the
+same runs, without noise, at the same sizes and budgets.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,8 @@ from rfjax.scaling.laws import PARAMETRIC
 
 SAME_BUDGET = 0.02  # budgets this close (relative) are one IsoFLOP curve
 ENVELOPE_POINTS = 200
+BIAS_POINTS = 200  # checkpoints, at most, to which the law behind an envelope's bias is fitted
+LISTED = 3  # budgets left out for one reason that are named one by one
 COLUMNS = ("loss", "flops", "params", "images")
 
 
@@ -51,7 +54,7 @@ class Line:
     method: str = ""  # how the intervals were made
     notes: tuple[str, ...] = ()
     reason: str = ""
-    bias: dict | None = None  # approach 2: of the exponent and of N, on the fitted parametric law
+    bias: dict | None = None  # of the exponent and of N, on the fitted parametric law
     draws: Float[np.ndarray, "draws 4"] | None = None  # log G, a, log H, b
 
     def at(self, flops: float) -> tuple[Estimate, Estimate]:
@@ -78,18 +81,18 @@ class Line:
         }  # fmt: skip
 
 
-def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Line:
+def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, bias: bool = True) -> Line:
     """The envelope of training curves: `table` has a row per checkpoint, several per run.
 
-    At budgets between the smallest and the largest at which runs of two sizes compete, the run with
-    the lowest loss (interpolated along its own curve in log-log) gives the best size. Intervals are
-    over whole runs. Checkpoints before the learning rate's end stand above the curve that a run of
-    their own length would give; the envelope inherits that.
+    Where the envelope passes from one size to another the two are equally good, and the optimum is
+    between them: their geometric mean. Winners themselves, as in the paper, know N in steps of the
+    sizes, and those of the smallest and the largest size say only that the optimum may lie beyond:
+    a line through them is off in its slope and in N. Curves are interpolated in log-log; intervals are over whole runs. Checkpoints before the learning rate's
+    end stand above the curve that a run of their own length would give; the envelope inherits that.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
-    points.check(table.assign(run=[f"{run}, checkpoint {i + 1}" for i, run in enumerate(table.get("run", []))])
-                 if "run" in table else table, COLUMNS)  # fmt: skip
+    points.check(table, COLUMNS, one_row_per_run=False)
     curves = [group.sort_values("flops") for _, group in table.groupby("run", sort=True) if len(group) > 1]
     if len({float(curve["params"].iloc[0]) for curve in curves}) < 2:
         return Line(approach="approach1", optima=(), reason="an envelope needs training curves (several rows a run) of two sizes")
@@ -98,18 +101,17 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0)
     sizes = np.array([float(curve["params"].iloc[0]) for curve in curves])
     on_grid = np.stack([_along(curve, grid, "loss") for curve in curves])
     images = np.stack([_along(curve, grid, "images") for curve in curves])
-    optima = _envelope(np.arange(len(curves)), grid, sizes, on_grid, images)
-    if len({one.params for one in optima}) < 2:
-        return Line(approach="approach1", optima=optima, reason="one size is best at every budget: the curves cross nowhere")
-    point = _line(optima)
+    optima, notes = _crossings(np.arange(len(curves)), grid, sizes, on_grid, images)
+    if len(optima) < 2:
+        reason = f"curves of different sizes cross {('nowhere', 'between two sizes only')[len(optima)]} on the envelope; a line needs 2 crossings"
+        return Line(approach="approach1", optima=optima, notes=notes, reason=reason)
     rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(resamples):
-        drawn = _envelope(np.unique(rng.integers(len(curves), size=len(curves))), grid, sizes, on_grid, images)
-        if len({one.params for one in drawn}) > 1:
-            draws.append(_line(drawn))
-    method = f"bootstrap over runs, {len(draws):,} resamples in which sizes cross"
-    return _with_intervals("approach1", optima, point, np.array(draws) if len(draws) > resamples / 2 else None, method)
+    drawn = (np.unique(rng.integers(len(curves), size=len(curves))) for _ in range(resamples))
+    found = [crossings for chosen in drawn if len(crossings := _crossings(chosen, grid, sizes, on_grid, images)[0]) > 1]
+    draws = np.array([_line(crossings) for crossings in found]) if len(found) > resamples / 2 else None
+    method = f"bootstrap over runs, {len(found):,} resamples in which sizes cross"
+    result = _with_intervals("approach1", optima, _line(optima), draws, method, notes)
+    return replace(result, bias=_bias_of_envelope(pd.concat(curves), grid, sizes, images) if bias else None)
 
 
 def approach2(
@@ -124,29 +126,48 @@ def approach2(
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
     points.check(table, COLUMNS)
-    groups = _budgets(table, same_budget)
-    optima, notes, used = [], [], []
-    for group in groups:
+    optima, left_out, used = [], [], []
+    for group in _budgets(table, same_budget):
         one, why = _vertex(group, group["loss"].to_numpy(float))
         if one is None:
-            notes.append(f"{group['flops'].mean():.3g} FLOPs ({len(group)} runs): {why}")
+            left_out.append((float(group["flops"].mean()), len(group), why))
         else:
             optima.append(one)
             used.append(group)
+    notes = _notes(left_out)
     if len(optima) < 2:
-        return Line(approach="approach2", optima=tuple(optima), notes=tuple(notes),
+        return Line(approach="approach2", optima=tuple(optima), notes=notes,
                     reason=f"{len(optima)} budget{'s'[: len(optima) != 1]} with a minimum among the sizes tried; at least 2 are needed")  # fmt: skip
     point = _line(optima)
     draws, method = _redrawn_parabolas(used, resamples, seed)
-    found = _with_intervals("approach2", optima, point, draws, method, tuple(notes))
-    return Line(**(vars(found) | {"bias": _bias(table, used, point) if bias else None}))
+    found = _with_intervals("approach2", optima, point, draws, method, notes)
+    return replace(found, bias=_bias_of_parabolas(table, used) if bias else None)
+
+
+def _notes(left_out):
+    """Budgets left out, from (FLOPs, runs, why): one by one where they are few, by reason where many."""
+    reasons: dict[str, list] = {}
+    for flops, runs, why in left_out:
+        reasons.setdefault(why, []).append((flops, runs))
+    notes = []
+    for why, budgets in reasons.items():
+        if len(budgets) <= LISTED:
+            notes += [f"{flops:.3g} FLOPs ({runs} run{'s'[: runs != 1]}): {why}" for flops, runs in budgets]
+        else:
+            ends = [end(flops for flops, _ in budgets) for end in (min, max)]
+            notes.append(f"{len(budgets)} budgets of {ends[0]:.3g} to {ends[1]:.3g} FLOPs: {why}")
+    return tuple(notes)
 
 
 def _budgets(table, same_budget):
-    """Rows by budget: neighbours closer than `same_budget` are one."""
+    """Rows by budget: those within `same_budget` of the smallest of them are one."""
     table = table.sort_values(["flops", "params", "run"], kind="stable")
-    log_c = np.log(table["flops"].to_numpy(float))
-    group = np.concatenate([[0], np.cumsum(np.diff(log_c) > np.log1p(same_budget))])
+    group, first = np.zeros(len(table), int), 0
+    flops = table["flops"].to_numpy(float)
+    for row in range(1, len(table)):  # from the first of each: from row to row, close budgets would chain
+        if flops[row] > flops[first] * (1 + same_budget):
+            first = row
+        group[row] = first
     return [rows for _, rows in table.groupby(group)]
 
 
@@ -159,9 +180,8 @@ def _design(group):
 
 def _vertex(group, loss):
     """(optimum of one budget, why there is none)."""
-    sizes = group["params"].nunique()
-    if sizes < 3:
-        return None, f"{sizes} size{'s'[: sizes != 1]}; a parabola needs 3"
+    if group["params"].nunique() < 3:
+        return None, "fewer than the 3 sizes that a parabola needs"
     design, centre = _design(group)
     c, b, curvature = np.linalg.lstsq(design, loss, rcond=None)[0]
     if curvature <= 0:
@@ -169,7 +189,7 @@ def _vertex(group, loss):
     x = centre - b / (2 * curvature)
     params = np.log(group["params"].to_numpy(float))
     if not params.min() <= x <= params.max():
-        return None, f"the minimum, {np.exp(x):.3g} parameters, is outside the sizes tried"
+        return None, f"the minimum lies {'below' if x < params.min() else 'above'} the sizes tried"
     order = np.argsort(params, kind="stable")
     images = np.exp(np.interp(x, params[order], np.log(group["images"].to_numpy(float))[order]))
     flops = float(np.exp(np.log(group["flops"].to_numpy(float)).mean()))
@@ -198,12 +218,11 @@ def _redrawn_parabolas(groups, resamples, seed):
     return (np.array(draws) if len(draws) > resamples / 2 else None), method
 
 
-def _bias(table, groups, point):
-    """The approach on the noise-free parametric law of the same runs, against that law's own optimum."""
-    fitted = fit(table, PARAMETRIC, resamples=100, held_out=False)
+def _bias_of_parabolas(table, groups):
+    """Approach 2 on the noise-free parametric law of the same runs, against that law's own optimum."""
+    fitted, cost = _surface(table)
     if not fitted.identifiable:
         return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
-    cost = measure_cost(table)
     optima = []
     for group in groups:
         x = {name: group[name].to_numpy(float) for name in ("params", "images")}
@@ -212,11 +231,35 @@ def _bias(table, groups, point):
             optima.append(one)
     if len(optima) < 2:
         return {"reason": "the fitted parametric law has no minimum among the sizes tried"}
+    return _bias(fitted, cost, optima)
+
+
+def _bias_of_envelope(table, grid, sizes, images):
+    """Approach 1 likewise; the law is fitted to all checkpoints, as the envelope takes them for runs."""
+    thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
+    fitted, cost = _surface(thin)
+    if not fitted.identifiable:
+        return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
+    there = np.isfinite(images)
+    losses = np.full(images.shape, np.nan)
+    losses[there] = fitted.predict({"params": np.broadcast_to(sizes[:, None], images.shape)[there], "images": images[there]})
+    optima, _ = _crossings(np.arange(len(sizes)), grid, sizes, losses, images)
+    if len(optima) < 2:
+        return {"reason": "the curves of the fitted parametric law do not cross twice"}
+    return _bias(fitted, cost, optima)
+
+
+def _surface(table):
+    """(the parametric law of these rows, what training costs)."""
+    return fit(table, PARAMETRIC, resamples=100, held_out=False), measure_cost(table)
+
+
+def _bias(fitted, cost, optima):
+    """Optima, and the exponent of their line, against those of the law they were found on."""
     exact = np.array([optimum(fitted.parameters, one.flops, cost)[0] for one in optima])
-    line = _line(optima)
-    _, log_a, alpha, log_b, beta = fitted.parameters
+    _, _, alpha, _, beta = fitted.parameters
     return {
-        "exponent": float(line[1] - beta / (alpha + cost.eta * beta)),
+        "exponent": float(_line(optima)[1] - beta / (alpha + cost.eta * beta)),
         "params_relative": [float(one.params / n - 1) for one, n in zip(optima, exact, strict=True)],
         "flops": [one.flops for one in optima], "reason": "",
     }  # fmt: skip
@@ -229,18 +272,36 @@ def _along(curve, grid, column):
     return np.where((grid >= log_c[0] - 1e-12) & (grid <= log_c[-1] + 1e-12), np.exp(values), np.nan)
 
 
-def _envelope(chosen, grid, sizes, losses, images):
-    optima = []
-    for column in range(len(grid)):
-        here = [i for i in chosen if np.isfinite(losses[i, column])]
-        if len({sizes[i] for i in here}) < 2:
+def _crossings(chosen, grid, sizes, losses, images):
+    """(where the best of the chosen curves passes from one size to another, notes)."""
+    distinct, columns = np.unique(sizes[chosen]), np.arange(len(grid))
+    loss, seen = np.full((2, len(distinct), len(grid)), np.inf)
+    for row, size in enumerate(distinct):  # the best run of each size
+        mine = chosen[sizes[chosen] == size]
+        all_losses = np.where(np.isfinite(losses[mine]), losses[mine], np.inf)
+        best = all_losses.argmin(axis=0)
+        loss[row], seen[row] = all_losses[best, columns], images[mine[best], columns]
+    best, competing = loss.argmin(axis=0), np.isfinite(loss)
+    pairs: dict[tuple, list] = {}
+    jumps = 0
+    for left in np.flatnonzero(best[1:] != best[:-1]):
+        i, k = sorted((best[left], best[left + 1]))
+        ends = slice(left, left + 2)
+        if not competing[[i, k], ends].all():
+            jumps += bool(competing[:, ends].any(axis=0).all())
             continue
-        best = min(here, key=lambda i: losses[i, column])
-        optima.append(
-            Optimum(flops=float(np.exp(grid[column])), params=float(sizes[best]), images=float(images[best, column]),
-                    loss=float(losses[best, column]), runs=len(here))
-        )  # fmt: skip
-    return tuple(optima)
+        gap = np.log(loss[i, ends] / loss[k, ends])
+        share = gap[0] / (gap[0] - gap[1])
+        logs = np.stack([grid[ends], np.full(2, np.log(distinct[[i, k]]).mean()), np.log(seen[[i, k], ends]).mean(axis=0),
+                         np.log(loss[[i, k], ends]).mean(axis=0)])  # fmt: skip
+        pairs.setdefault((i, k), []).append([*(logs[:, 0] + share * (logs[:, 1] - logs[:, 0])), competing[:, left].sum()])
+    optima = []
+    for crossings in pairs.values():  # curves with noise cross several times: once for each pair of sizes
+        *logs, runs = np.mean(crossings, axis=0)
+        flops, params, at, low = (float(value) for value in np.exp(logs))
+        optima.append(Optimum(flops=flops, params=params, images=at, loss=low, runs=int(runs)))
+    note = f"{jumps} budget{'s'[: jumps != 1]} where a curve begins or ends below all others, which is no crossing"
+    return tuple(sorted(optima, key=lambda one: one.flops)), (note,) if jumps else ()
 
 
 def _line(optima):

@@ -1,7 +1,8 @@
 """How validation loss and a score go together over runs, honestly for a handful of points.
 
 p-values are two-sided and by permutation, over all n! orders where that can be done: with four
-runs in perfect order p is 2/4! = 0.083, where a normal approximation would print 0.0. Intervals
+runs in perfect order p of a rank correlation is 2/4! = 0.083, where a normal approximation would
+print 0.0 (of Pearson's it may be 1/4!: the reverse order need not be as extreme). Intervals
 are by bootstrap over runs; where prompt-level results are at hand it has two levels: the prompts,
 which all runs share, are redrawn too, once for all runs, with their images kept together.
 """
@@ -95,6 +96,9 @@ COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable]] = {
 }
 
 
+FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out for a score that leaves [0, 1]
+
+
 def correlate(
     loss: ArrayLike,
     score: ArrayLike,
@@ -103,7 +107,7 @@ def correlate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Correlation:
-    """Correlate `loss` with `score` (a fraction in [0, 1]), one value of each per run.
+    """Correlate `loss` with `score` (a fraction, or any other number such as FID), one of each per run.
 
     `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the
     second level of the bootstrap. Raises `ConfigError` for arrays of different length or values
@@ -129,7 +133,10 @@ def correlate(
         raise ConfigError(f"redrawn scores have shape {redrawn.shape}; they must be {(resamples, n)}")
     resampled, interval_method = _resample(loss, score, redrawn, resamples, rng)
     coefficients = []
+    fraction = bool((score >= 0).all() and (score <= 1).all())
     for name, (of_loss, of_score, coefficient) in COEFFICIENTS.items():
+        if name in FRACTIONS_ONLY and not fraction:
+            continue
         x, y = of_loss(loss), of_score(score)
         value = float(coefficient(x, y))
         # Ties count: an order as extreme as the one seen is evidence against it too.

@@ -43,90 +43,33 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resamples < 100:
         raise ConfigError(f"--resamples is {args.resamples}; 95 % intervals need at least 100")
-    for budget in args.budget:
-        _positive(budget)
-    if args.fixed_images is not None and not args.fixed_images > 0:
-        raise ConfigError(f"--fixed-images is {args.fixed_images:g}; it must be positive")
+    for option, value in [("--budget", budget) for budget in args.budget] + [("--fixed-images", args.fixed_images), ("--max-loss", args.max_loss)]:
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"{option} is {value:g}; it must be positive and finite")
+    if args.seed < 0:
+        raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
+    if args.out and Path(args.out).is_dir():
+        raise ConfigError(f"--out {args.out} is a folder; name the file to be written, as {Path(args.out) / 'fits.json'}")
     source = _source(args)
     scores = {metric: _scores(source, metric) for metric in args.metric}
-    lines, content = (_study if source.analysable and not args.law else _laws)(args, source)
+    lines, content = (_study if source.study and not args.law else _laws)(args, source)
     for metric, have in scores.items():
         said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
         lines += said
-    print("\n".join(lines))
+    print("\n".join(([source.chosen_line()] if source.study and args.law != "approach1" else []) + lines))
     if args.out:
         write_whole({Path(args.out): json.dumps(plain({"source": source.described, **content}), indent=1, allow_nan=False) + "\n"})
         print(f"fits: {args.out}")
     return 0
 
 
-class _Source:
-    """Where the points are from: `final` has one row per run, `curves` every checkpoint."""
-
-    def __init__(self, final, curves, described, study=None, excluded=()):
-        self.final, self.curves, self.described, self.study, self.excluded = final, curves, described, study, excluded
-
-    @property
-    def pairs(self):
-        """Covariances of the runs' losses over the examples they share; None for another's table."""
-        from rfjax.scaling import frontier
-
-        return None if self.study is None else frontier.pairs_of(*self.study)
-
-    def redrawn(self, rows, *, resamples, seed):
-        """Scores per task under redraws of the prompts, which only our results keep."""
-        from rfjax.scaling.report.scores import redrawn_scores
-
-        return {} if self.study is None else redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed)
-
-    @property
-    def analysable(self):
-        """Whether this is a study of ours, whole."""
-        return self.study is not None and not self.excluded
-
-    def of(self, law):
-        """The rows that a law is fitted to: a study's compute laws follow its frontier."""
-        if not self.analysable:
-            return self.final
-        return self.final[self.final["best_rate" if "params" in law.variables else "frontier"]]
-
-
 def _source(args):
-    from rfjax.errors import ConfigError
-    from rfjax.scaling import frontier, read_table, results
-    from rfjax.scaling.points import check, exclude
+    from rfjax.scaling.fit_source import read_source
 
-    rename = _renames(args.rename)
-    path = Path(args.table)
-    folder = results.find(path) if path.is_dir() else path
-    if path.name in ("wide.csv", "long.csv") and (path.parent / "table.json").exists():
-        folder = path.parent
-    study = None
-    if path.is_dir() or folder == path.parent:
-        given = [name for name, value in (("--rename", rename), ("--flops-per-param-image", args.flops_per_param_image)) if value]
-        if given:
-            raise ConfigError(f"{given[0]} is for tables of other sources; {folder} has its own columns")
-        table = results.read(folder)
-        settings = frontier.primary_settings(table)
-        curves = frontier.checkpoints(table, settings)
-        final = frontier.final_points(curves)
-        study = (table, settings)
-        described = {"results": folder.name, "settings": vars(settings)}
-        curves = curves[curves["loss"].notna()]
-    else:
-        final = read_table.read_table(path, rename=rename, flops_per_param_image=args.flops_per_param_image)
-        described = {"table": path.name, "sha256": read_table.sha256(path), "rows": len(final), "renamed": rename,
-                     "flops_per_param_image": args.flops_per_param_image}  # fmt: skip
-        if args.law != "approach1":  # which alone takes several rows a run
-            check(final, ("loss",))
-        curves = final
-    excluded = ()
-    if args.drop_largest_losses or args.max_loss is not None:
-        final, excluded = exclude(final, largest_losses=args.drop_largest_losses, max_loss=args.max_loss)
-        dropped = {one.run for one in excluded}
-        curves = curves[~curves["run"].astype(str).isin(dropped)]
-        described["excluded"] = [vars(one) for one in excluded]
-    return _Source(final, curves, described, study, excluded)
+    return read_source(
+        Path(args.table), rename=_renames(args.rename), flops_per_param_image=args.flops_per_param_image,
+        curves=args.law == "approach1", largest_losses=args.drop_largest_losses, max_loss=args.max_loss,
+    )  # fmt: skip
 
 
 def _renames(words):
@@ -137,6 +80,8 @@ def _renames(words):
         ours, sign, theirs = word.partition("=")
         if not (ours and sign and theirs):
             raise ConfigError(f'--rename {word!r} must be OURS=THEIRS, as "params=Model Size"')
+        if ours in rename:
+            raise ConfigError(f"--rename gives {ours!r} twice, from {rename[ours]!r} and from {theirs!r}; give it once")
         rename[ours] = theirs
     return rename
 
@@ -164,8 +109,7 @@ def _study(args, source):
     from rfjax.scaling import frontier
     from rfjax.scaling.report.terminal import analysis_lines, comparison_line, fit_lines
 
-    options = {name: value for name, value in _fit_options(args, source).items() if name != "excluded"}
-    found = frontier.analyse(source.final, pairs=source.pairs, **options)
+    found = frontier.analyse(source.final, pairs=source.pairs, **_fit_options(args, source))
     analysis = found.to_json()
     others = [fit for name, fit in analysis["fits"].items() if name != analysis["headline"]]
     lines = [*analysis_lines(analysis), *(line for fit in others for line in fit_lines(fit))]
@@ -179,6 +123,7 @@ def _laws(args, source):
     """One law, or all that the columns allow."""
     from rfjax.errors import ConfigError
     from rfjax.scaling.fits import fit
+    from rfjax.scaling.frontier import examples_covariance
     from rfjax.scaling.heldout import compare
     from rfjax.scaling.laws import LAWS
     from rfjax.scaling.report.terminal import comparison_line, fit_lines
@@ -191,44 +136,45 @@ def _laws(args, source):
         chosen = [law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= set(source.final.columns)]
         if not chosen:
             raise ConfigError(f"no law can be fitted without flops, or params and images; the table has {', '.join(source.final.columns)}")
-    fits = {law.name: fit(source.of(law), law, **_fit_options(args, source)) for law in chosen}
+    if args.law == "saturating":  # the comparator, with its error, and what is left where the law refuses
+        chosen.append(LAWS["power"])
+    fits, pairs = {}, source.pairs
     for law in chosen:
-        if "flops" in source.final and args.law and law.name == "saturating":  # the comparator, with its error
-            fits["power"] = fit(source.of(law), LAWS["power"], **_fit_options(args, source))
-    if not any(found.identifiable for name, found in fits.items() if not args.law or name == args.law):
+        rows = source.of(law)
+        covariance = examples_covariance(pairs, rows["run"].tolist())
+        fits[law.name] = fit(rows, law, examples_covariance=covariance, **_fit_options(args, source))
+    if not any(found.identifiable for found in fits.values()):
         raise ConfigError("; ".join(f"the {name} law was not fitted: {found.reason}" for name, found in fits.items()))
+    instead = "power" if args.law == "saturating" and not fits[args.law].identifiable else ""
     lines = [line for found in fits.values() for line in fit_lines(found.to_json())]
+    if instead:
+        lines.append(f"instead of the {args.law} law, which these runs cannot decide: the pure power law, without an offset")
     comparison = compare({name: found for name, found in fits.items() if "flops" in found.law.variables})
     lines += [line for line in [comparison_line(comparison)] if line]
     said, budgets = _budgets(args, source, fits, required=True)
     profiles = _profiles(args, fits)
     content = {"fits": {name: found.to_json() for name, found in fits.items()}, "comparison": comparison,
-               "budgets": budgets, "profiles": profiles}  # fmt: skip
+               "instead": instead, "budgets": budgets, "profiles": profiles}  # fmt: skip
     return lines + said + _profile_lines(profiles), content
 
 
 def _approach(args, source):
     from rfjax.scaling.approaches import approach1, approach2
+    from rfjax.scaling.laws import PARAMETRIC
     from rfjax.scaling.plain import plain
-    from rfjax.scaling.report.terminal import approach_budget_line, approach_lines
+    from rfjax.scaling.report.terminal import approach_budget_line, approach_lines, excluded_lines
 
     if args.law == "approach1":
         found = approach1(source.curves, resamples=args.resamples, seed=args.seed)
     else:
-        found = approach2(source.final, resamples=args.resamples, seed=args.seed)
-    lines, budgets = approach_lines(found.to_json()), []
+        found = approach2(source.of(PARAMETRIC), resamples=args.resamples, seed=args.seed)
+    lines, budgets = approach_lines(found.to_json()) + excluded_lines([vars(one) for one in source.excluded]), []
     for budget in args.budget:
         params, images = found.at(budget)
-        budgets.append({"budget_flops": budget, "approach": args.law, "params": vars(params), "images": vars(images)})
+        beyond = budget / max(one.flops for one in found.optima)
+        budgets.append({"budget_flops": budget, "approach": args.law, "params": vars(params), "images": vars(images), "beyond": beyond})
         lines.append(approach_budget_line(budgets[-1]))
     return lines, {"approaches": {args.law: plain(found.to_json())}, "budgets": budgets}
-
-
-def _positive(budget):
-    from rfjax.errors import ConfigError
-
-    if not 0 < budget < float("inf"):
-        raise ConfigError(f"--budget is {budget:g} FLOPs; it must be positive")
 
 
 def _budgets(args, source, fits, *, required):
@@ -280,13 +226,15 @@ def _profiles(args, fits):
 
 
 def _profile_lines(profiles):
-    from rfjax.scaling.report.formats import interval
+    from rfjax.scaling.report.formats import parameter
 
-    return [
-        f"{law} law, {p['method']}: {name} = {interval(p['value'], p['low'], p['high'], '.4f')}"
-        for law, found in profiles.items()
-        for name, p in found.items()
-    ]
+    lines = []
+    for law, found in profiles.items():
+        for name, p in found.items():
+            ends = zip(("lower", "upper"), ("low", "high"), p["at_bound"], strict=True)
+            open_ends = "".join(f"; no {word} end: {p[end]:.4g} is not excluded either" for word, end, at_bound in ends if at_bound)
+            lines.append(f"{law} law, {p['method']}: {name} = {parameter(name, p)}{open_ends}")
+    return lines
 
 
 def _scores(source, metric):
@@ -305,14 +253,33 @@ def _scores(source, metric):
     if len(words):
         run, word = words.iloc[0]
         raise ConfigError(f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing where there is none")
-    have = source.final.assign(score=values.astype(float))[values.notna()]
-    if len(have) and not have["score"].between(0, 1).all():
-        raise ConfigError(f"{metric} goes from {have['score'].min():g} to {have['score'].max():g}; scores are fractions from 0 to 1 (divide percentages by 100)")
-    return have
+    return source.final.assign(score=values.astype(float))[values.notna()]
+
+
+def _levels(have):
+    """The loss at each level of t, from the columns `loss@t=T` that have all rows."""
+    import pandas as pd
+
+    from rfjax.errors import ConfigError
+
+    found = {}
+    for column in have:
+        level = str(column).removeprefix("loss@t=")
+        if level == str(column) or "_" in level:
+            continue
+        t = pd.to_numeric(level, errors="coerce")
+        if not 0 <= t <= 1:
+            raise ConfigError(f"column {column!r} is named as the loss at a level of t, and {level!r} is none (0 to 1); give it another name")
+        losses = pd.to_numeric(have[column], errors="coerce").to_numpy(float)
+        if len(words := have.loc[pd.isna(losses) & have[column].notna(), column]):
+            raise ConfigError(f"column {column!r} holds {words.iloc[0]!r}, which is no number")
+        if not pd.isna(losses).any():
+            found[float(t)] = losses
+    return found
 
 
 def _metric(args, source, have, metric):
-    """(lines, JSON): one score against the loss."""
+    """(lines, JSON): one score against the loss; what needs a fraction is left out for others, and said."""
     from rfjax.scaling.correlation import correlate
     from rfjax.scaling.levels import by_level
     from rfjax.scaling.links import LINKS, fit_link, predict_largest
@@ -322,14 +289,20 @@ def _metric(args, source, have, metric):
     options = {"resamples": args.resamples, "seed": args.seed}
     redrawn = source.redrawn(have, **options).get(metric.removeprefix("geneval_"))
     found = correlate(loss, score, redrawn=redrawn, **options).to_json()
+    without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
+    content = {"without_score": without, "correlation": found, "no_fraction": ""}
+    lines = [correlation_line(metric, found)]
+    if len(score) and not ((score >= 0) & (score <= 1)).all():
+        content["no_fraction"] = (
+            f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the links that predict the "
+            "largest run's score, and the levels of t, which need one from 0 to 1 (divide percentages by 100)"
+        )
+        return [*lines, f"    {content['no_fraction']}"], content
     size = next((name for name in ("params", "flops", "images") if name in have and have[name].notna().all()), "loss")
     predicted = [vars(one) for one in predict_largest(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)]
-    levels = {float(c.removeprefix("loss@t=")): have[c].to_numpy(float) for c in have
-              if str(c).startswith("loss@t=") and "_" not in c and have[c].notna().all()}  # fmt: skip
-    content = {
-        "without_score": sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str))),
-        "correlation": found, "largest_predicted": predicted, "size": size,
+    content |= {
+        "largest_predicted": predicted, "size": size,
         "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
-        "levels": [one.to_json() for one in by_level(levels, score, redrawn=redrawn, **options)],
+        "levels": [one.to_json() for one in by_level(_levels(have), score, redrawn=redrawn, **options)],
     }  # fmt: skip
-    return [correlation_line(metric, found), *prediction_lines(metric, predicted)], content
+    return lines + prediction_lines(metric, predicted), content

@@ -158,11 +158,12 @@ def fit(
     `examples_covariance` is that of the runs' mean losses over the validation examples they share,
     in the order of rows.
 
-    Raises `ConfigError` for a missing column, a missing or non-positive value, or a run that
-    occurs twice (checkpoints of one run are not independent points). Under-identified data are no
-    error: the result says `identifiable=False` and why.
+    Raises `ConfigError` for a missing column, a missing or non-positive value (of `flops` too, which
+    say what run is the largest), or a run that occurs twice (checkpoints of one run are not
+    independent points). Under-identified data are no error: the result says `identifiable=False`
+    and why.
     """
-    points.check(table, (column, *law.variables))
+    points.check(table, dict.fromkeys((column, *law.variables, *({"flops"} & set(table.columns)))))
     order = np.argsort(table["run"].astype(str).to_numpy(), kind="stable")  # draws do not depend on row order
     table = table.iloc[order]
     runs = tuple(str(run) for run in table["run"])

@@ -141,8 +141,13 @@ def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
 
 def final_points(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per finished run that has a loss, with the columns `frontier` and `best_rate`."""
-    points = rows[(rows["final"] == 1) & rows["loss"].notna()].reset_index(drop=True)
-    return points.assign(frontier=on_frontier(points), best_rate=at_best_rate(points))
+    return marked(rows[(rows["final"] == 1) & rows["loss"].notna()].reset_index(drop=True))
+
+
+def marked(points: pd.DataFrame) -> pd.DataFrame:
+    """The points with the columns `frontier` and `best_rate`, as they are among these points."""
+    marks = pd.DataFrame({"frontier": on_frontier(points), "best_rate": at_best_rate(points)}, points.index)
+    return pd.concat([points.drop(columns=list(marks), errors="ignore"), marks], axis=1)
 
 
 def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
@@ -175,7 +180,7 @@ def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
 
 def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
     """The covariance matrix of these runs' mean losses, or None unless every two share their examples."""
-    if pairs is None:
+    if pairs is None or not len(runs):
         return None
     known = {frozenset((row.run, row.other_run)): row.covariance for row in pairs.itertuples()}
     try:
@@ -204,8 +209,7 @@ def analyse(
     options = {"resamples": resamples, "seed": seed, **how}
 
     def fitted(rows, law):
-        covariance = examples_covariance(pairs, rows["run"].tolist()) if len(rows) else None
-        return fit(rows, law, examples_covariance=covariance, **options)
+        return fit(rows, law, examples_covariance=examples_covariance(pairs, rows["run"].tolist()), **options)
 
     frontier, best = points[points["frontier"]], points[points["best_rate"]]
     fits = {law.name: fitted(frontier, law) for law in (SATURATING, POWER)}

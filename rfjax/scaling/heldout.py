@@ -31,6 +31,7 @@ class LeftOut:
 
     runs: tuple[str, ...]
     relative_errors: tuple[float | None, ...]  # predicted / actual - 1
+    reason: str = ""  # why some are None, or ""
 
     @property
     def rms(self) -> float | None:
@@ -41,7 +42,7 @@ class LeftOut:
 
     def to_json(self) -> dict:
         errors = dict(zip(self.runs, self.relative_errors, strict=True))
-        return {"rms_relative_error": self.rms, "relative_errors": errors}
+        return {"rms_relative_error": self.rms, "relative_errors": errors, "reason": self.reason}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +87,9 @@ def leave_one_out(
 ) -> LeftOut:
     """Refits without each run; `log_x` centred as the fitted `parameters` are."""
     n = len(runs)
-    decidable = np.array([not refusal(law, np.delete(log_x, i, 0), np.delete(log_loss, i)) for i in range(n)])
+    refusals = [refusal(law, np.delete(log_x, i, 0), np.delete(log_loss, i)) for i in range(n)]
     errors: list[float | None] = [None] * n
-    chosen = np.flatnonzero(decidable)
+    chosen = np.flatnonzero([not why for why in refusals])
     if len(chosen):
         start = parameters[None]
         if n <= MANY:
@@ -101,7 +102,12 @@ def leave_one_out(
         for row, i in enumerate(chosen):
             if np.isfinite(objective[row, best[row]]):
                 errors[i] = float(np.exp(law.log_loss(refitted[row], log_x[i : i + 1])[0] - log_loss[i]) - 1)
-    return LeftOut(runs=tuple(runs), relative_errors=tuple(errors))
+    missing = [i for i, error in enumerate(errors) if error is None]
+    reason = ""
+    if missing:
+        why = refusals[missing[0]] or "the optimiser did not converge"
+        reason = f"{len(missing)} of {n} runs cannot be predicted from the others (without {runs[missing[0]]}: {why})"
+    return LeftOut(runs=tuple(runs), relative_errors=tuple(errors), reason=reason)
 
 
 def compare(fits: Mapping[str, Fit]) -> dict:

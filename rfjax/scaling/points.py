@@ -6,7 +6,7 @@ wrong with one is said with the row and the column, and nothing is dropped in si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +21,16 @@ NAMED = 5  # rows that an error names before it only counts
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """A run left out of a fit, and the rule that did it."""
+    """A run (or row of one) left out of a fit, and the rule that did it."""
 
     run: str
     rule: str
 
 
-def check(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raises `ConfigError` where `run` or one of `columns` is missing, a run occurs twice, or a
-    value is missing, not a number, not finite or not positive; names rows and columns."""
+def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool = True) -> None:
+    """Raises `ConfigError` where `run` or one of `columns` is missing, a run has no name or (where
+    `one_row_per_run`) occurs twice, or a value is missing, not a number, not finite or not positive;
+    names rows and columns."""
     lacking = [name for name in ("run", *columns) if name not in table.columns]
     if lacking:
         raise ConfigError(
@@ -38,8 +39,11 @@ def check(table: pd.DataFrame, columns: Sequence[str]) -> None:
         )
     if table.empty:
         raise ConfigError("the table has no rows to fit")
+    nameless = (table["run"].isna() | (table["run"].astype(str).str.strip() == "")).to_numpy()
+    if nameless.any():
+        raise ConfigError(f"the run in {_rows(table, nameless)} has no name; give every row one, or leave the column out")
     repeated = table["run"][table["run"].duplicated()].unique()
-    if len(repeated):
+    if len(repeated) and one_row_per_run:
         places = _rows(table, (table["run"] == repeated[0]).to_numpy())
         raise ConfigError(
             f"run {repeated[0]!r} occurs more than once ({places}); a fit takes one row per run (its final checkpoint)"
@@ -62,9 +66,14 @@ def exclude(
     """The table without outliers by stated rules, and what they took.
 
     `largest_losses` drops every row whose loss is at least the k-th largest (ties with it go too);
-    `max_loss` every row above it.
+    `max_loss` every row above it. Raises `ConfigError` for rules that mean nothing.
     """
+    if max_loss is not None and not max_loss > 0:
+        raise ConfigError(f"the largest loss to be kept is {max_loss:g}; it must be positive")
     out, kept = [], np.ones(len(table), bool)
+    names = table["run"].astype(str).to_numpy()
+    if table["run"].duplicated().any():  # checkpoints: a name is not enough
+        names = np.array([f"{name} ({_rows(table, np.arange(len(table)) == i)})" for i, name in enumerate(names)])
     losses = table[column].to_numpy(float)
     if largest_losses < 0 or largest_losses >= len(table) > 0:
         raise ConfigError(f"cannot drop the {largest_losses} largest losses of {len(table)} rows")
@@ -74,7 +83,7 @@ def exclude(
     if max_loss is not None:
         rules.append((losses > max_loss, f"loss above {max_loss:g}"))
     for taken, rule in rules:
-        out += [Exclusion(run=str(run), rule=rule) for run in table["run"][taken & kept]]
+        out += [Exclusion(run=str(run), rule=rule) for run in names[taken & kept]]
         kept &= ~taken
     return table[kept], tuple(out)
 

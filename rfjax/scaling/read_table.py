@@ -5,13 +5,16 @@
     flops    training FLOPs         params   trainable parameters
     images   training images seen (or `samples`)         anything else: metrics
 
-Columns of other names are renamed by the caller, never guessed.
+Columns of other names are renamed by the caller, never guessed. A column named so takes the place
+of one that already has the name.
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,14 +32,18 @@ def read_table(
     """The file as a frame whose index, "line", is where a row stands in it (Parquet: its row, from 1).
 
     `rename` maps our names to the file's. `flops_per_param_image` gives images = flops / (it *
-    params), or flops from params and images, where one of them is lacking.
+    params), or flops from params and images, where one of them is lacking. Without a column `run`
+    no row may repeat another: nothing else would tell a run that stands there twice.
 
     Raises `ConfigError` naming the file, and the column or line, for what cannot be read.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"no table at {path}; name a CSV or Parquet file, or a results folder")
-    table = _parquet(path) if path.suffix in (".parquet", ".pq") else _csv(path)
+    table = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
+    again = [theirs for place, theirs in enumerate((rename or {}).values()) if theirs in list(rename.values())[:place]]
+    if again:
+        raise ConfigError(f"column {again[0]!r} of {path} cannot have two names; rename it once")
     for ours, theirs in (rename or {}).items():
         if theirs not in table:
             near = difflib.get_close_matches(theirs, map(str, table.columns), 1)
@@ -44,13 +51,21 @@ def read_table(
             raise ConfigError(f"{path} has no column {theirs!r} to be renamed {ours!r}{hint}")
     names = {theirs: ours for ours, theirs in (rename or {}).items()}
     table = table.drop(columns=[ours for ours in names.values() if ours in table and ours not in names]).rename(columns=names)
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
-        raise ConfigError(f"{path} has the column {twice[0]!r} more than once; leave one")
-    if "samples" in table and "images" not in table:
-        table = table.rename(columns={"samples": "images"})
+    _distinct(table.columns, path)
+    if "samples" in table and "images" in table:
+        raise ConfigError(f"{path} has both images and samples, which are the same; leave one, or give one another name")
+    table = table.rename(columns={"samples": "images"})
     if "run" not in table:
-        table.insert(0, "run", [f"{table.index.name} {place}" for place in table.index])
+        repeated = table.duplicated()
+        if repeated.any():
+            row = table[repeated].iloc[0]
+            first = table.index[(table.eq(row) | (table.isna() & row.isna())).all(axis=1)][0]
+            raise ConfigError(
+                f"{table.index.name} {row.name} of {path} repeats {table.index.name} {first} in every column; leave one, "
+                "or tell them apart by a column run"
+            )
+        names = pd.Series([f"{table.index.name} {place}" for place in table.index], table.index, dtype=object, name="run")
+        table = pd.concat([names, table], axis=1)
     for name in NUMBERS:
         if name in table:
             numbers = pd.to_numeric(table[name], errors="coerce")
@@ -83,12 +98,39 @@ def _with_cost(table, flops_per_param_image):
 
 
 def _csv(path):
+    """Blank lines are passed over, and count as lines: a row is where an editor shows it."""
     try:
-        table = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError, OSError) as error:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader, rows, lines, end = csv.reader(file), [], [], 0
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    rows.append(row)
+                    lines.append(end + 1)  # a row with a quoted line break ends further down
+                end = reader.line_num
+    except (ValueError, csv.Error, OSError) as error:
         raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
-    table.index = pd.RangeIndex(2, len(table) + 2, name="line")  # line 1 is the header
-    return table
+    if not rows:
+        raise ConfigError(f"{path} cannot be read as CSV: it is empty")
+    width = len(rows[0])
+    for line, row in zip(lines, rows, strict=True):
+        if any(cell.strip() for cell in row[width:]):
+            raise ConfigError(f"line {line} of {path} has {len(row)} cells and the header {width} columns; name every column, or quote a cell with a comma")
+    _distinct(pd.Index([name for name in rows[0] if name]), path)
+    text = io.StringIO()
+    csv.writer(text).writerows(row[:width] for row in rows)
+    text.seek(0)
+    try:
+        table = pd.read_csv(text, index_col=False, skip_blank_lines=False)
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
+    table.index = pd.Index(lines[1:], name="line", dtype=int)
+    return table.copy()  # in one piece: of many columns each would be another
+
+
+def _distinct(columns, path):
+    twice = columns[columns.duplicated()]
+    if len(twice):
+        raise ConfigError(f"{path} has the column {twice[0]!r} more than once; leave one")
 
 
 def _parquet(path):
@@ -98,5 +140,7 @@ def _parquet(path):
         raise ConfigError(f"reading {path} needs pyarrow: pip install 'rfjax[parquet]', or give a CSV") from None
     except Exception as error:  # pyarrow's own classes, which may not be imported here
         raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
+    if any(name is not None for name in table.index.names):  # pandas keeps a named index apart
+        table = table.reset_index()
     table.index = pd.RangeIndex(1, len(table) + 1, name="row")
-    return table
+    return table.copy()

@@ -9,6 +9,7 @@ from rfjax.errors import ConfigError
 from rfjax.scaling.allocation import Cost, allocate, measure_cost, optimum
 from rfjax.scaling.fits import fit
 from rfjax.scaling.laws import PARAMETRIC
+from rfjax.scaling.report.terminal import allocation_lines
 
 HOFFMANN = np.array([1.69, np.log(406.4), 0.34, np.log(410.7), 0.28])
 
@@ -53,6 +54,21 @@ def test_a_study_is_allocated_with_intervals_that_hold_the_planted_optimum():
     assert found.excess_loss.low > 0
     far = allocate(fit(table, PARAMETRIC, resamples=50, held_out=False), 1e24, cost)
     assert "params" in far.warnings[0] and "times beyond the runs (1e+07 to 1e+09)" in far.warnings[0]
+
+
+def test_what_lies_beyond_the_runs_is_said_and_by_what_factor():
+    """A fixed-steps design puts the whole budget into the size, and leaves the runs long before the optimum does."""
+    fitted = fit(study(noise=0.003), PARAMETRIC, resamples=50, held_out=False)
+    largest = 3.0 * 1e9**0.9 * 1e10
+    found = allocate(fitted, 25 * largest, Cost(kappa=3.0, eta=0.9), fixed_images=1e10)
+    assert found.beyond["budget"] == pytest.approx(25) and found.beyond["fixed_params"] == pytest.approx(25 ** (1 / 0.9))
+    assert found.beyond["fixed_images"] == pytest.approx(1)
+    assert any(line.startswith("fixed steps: params 3.57e+10 is 35.7 times beyond the runs") for line in found.warnings)
+    first, second, *_ = allocation_lines(found.to_json())
+    assert first.endswith("; 25 times the FLOPs of the largest run") and second.endswith("; 35.7 times the largest size")
+    assert Cost(kappa=3.0, eta=0.9).params(1e308, 1.0) == np.inf  # absurd, and no traceback
+    within = allocation_lines(allocate(fitted, largest / 2, Cost(kappa=3.0, eta=0.9), fixed_images=1e10).to_json())
+    assert not any("times" in line for line in within)
 
 
 def test_noise_free_runs_give_the_closed_form():

@@ -161,6 +161,16 @@ def test_pure_power_law_reaches_an_offset_of_zero():
     assert all(low_at_zero)
 
 
+def test_a_parametric_law_without_an_offset_is_no_pure_power():
+    """Two powers remain: the remark named another law."""
+    rng = np.random.default_rng(12)
+    params, images = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e8, 1e10, 4)))
+    shape = (60 * params**-0.1 + 90 * images**-0.12) * np.exp(0.004 * rng.standard_normal((40, 20)))
+    tables = (pd.DataFrame({"run": [f"r{i:02d}" for i in range(20)], "params": params, "images": images, "loss": loss}) for loss in shape)
+    found = next(one for table in tables if (one := fit(table, PARAMETRIC, resamples=20, held_out=False)).estimates["E"].value == 0)
+    assert found.warnings == ("E is at its bound 0: the data do not ask for an offset, and the law has none",)
+
+
 def test_a_new_run_is_less_certain_than_the_law():
     found = fit(planted(7, 0.01, np.random.default_rng(1)), resamples=300)
     x = {"flops": np.geomspace(1e12, 1e15, 5)}

@@ -251,6 +251,7 @@ def test_the_command_line_reports_and_fits_from_the_results_alone(study, tmp_pat
         (formats.power(0), "0"),
         (formats.count(56_064), "56,064"),
         (formats.count(8_056_617_792), "8.06 B"),
+        (formats.count(2.048e12), "2.05 T"),
         (formats.duration(59.7), "1 min 00 s"),
         (formats.duration(7500), "2 h 05 min"),
         (formats.loss(0.0731, 0.0004), "0.0731 ± 0.0004"),

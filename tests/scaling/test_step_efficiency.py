@@ -1,5 +1,7 @@
 """Sampling steps: drops paired by prompt, and a real run measured at several counts."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import planted_study
@@ -7,14 +9,16 @@ import pytest
 
 from rfjax.scaling import results, table
 from rfjax.scaling.report import write_report
+from rfjax.scaling.report.axes import looks
+from rfjax.scaling.report.score_figures import score_against_steps
 from rfjax.scaling.step_efficiency import step_counts
 
 COUNTS = {2: (0.30, 12.0, 0.4), 10: (0.42, 13.0, 0.1), 50: (0.45, 13.5, 0.0)}  # score, length, distance
 
 
-def add_records(folder, run, step):
+def add_records(folder, run, step, seed=0):
     """Records of three counts of steps: at two, every prompt loses an image where it can."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     right = rng.binomial(4, 0.5, 60)
     for steps, (_, length, distance) in COUNTS.items():
         correct = np.maximum(right - (steps == 2), 0)
@@ -54,6 +58,31 @@ def test_the_report_has_a_section_and_the_study_is_otherwise_the_same(measured, 
     assert [one["steps"] for one in numbers["sampling_steps"]] == [2, 10, 50]
     assert numbers["settings"]["sampler"] == planted_study.SAMPLER and numbers["correlation"]["overall"]["n"] == 7
     assert "Sampling with fewer steps" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_the_report_sets_depths_side_by_side_as_table_6(tmp_path):
+    """A row for each run and a column for each count. A drop under the wrong heading, or of another run,
+    reads as well as the right one: each cell is computed here from the planted prompts."""
+    folders = planted_study.write_study(tmp_path / "runs", samples=False)
+    right = {run: add_records(tmp_path / "runs" / run, run, 2000, seed=seed) for seed, run in enumerate(("depth2", "depth4"))}
+    table.collect(folders, tmp_path / "results")
+    numbers = write_report(tmp_path / "results", tmp_path / "report", resamples=100)
+    html = (tmp_path / "report" / "index.html").read_text()
+    start = html.index("<table", html.index("Sampling with fewer steps"))
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in html[start : html.index("</table>", start)].split("<tr>")[1:]]
+    assert [cells[1:] for cells in rows][0] == ["validation loss", "2/50", "10/50", "path length"]
+    losses = {run["run"]: run["loss"] for run in numbers["runs"]}
+    for cells, (run, correct) in zip(rows[1:], right.items(), strict=True):
+        lost = 1 - np.maximum(correct - 1, 0).sum() / correct.sum()
+        assert f"<small>{run}<br>euler-cfg4-shift1-10x4</small>" in cells[0] and cells[1] == f"{losses[run]:.4f}"
+        assert cells[2].startswith(f"+{100 * lost:.2f} % [+") and cells[3] == "+0.00 % [+0.00 %, +0.00 %]" and cells[4] == "13.50"
+    look = looks([1, 2, 3, 4, 5])
+    score, drop, length = score_against_steps(numbers, look).axes
+    first = numbers["sampling_steps"][:3]
+    assert [one["depth"] for one in numbers["sampling_steps"]] == [2] * 3 + [4] * 3
+    assert list(score.lines[0].get_xdata()) == [2, 10, 50] and list(score.lines[0].get_ydata()) == [one["score"] for one in first]
+    assert list(drop.lines[0].get_ydata()) == [100 * one["drop"] for one in first] and list(length.lines[0].get_ydata()) == [12, 13, 13.5]
+    assert score.lines[0].get_color() == look[2][0] and (tmp_path / "report/figures/score_against_steps.svg").exists()
 
 
 def test_a_table_without_such_records_has_none(study):

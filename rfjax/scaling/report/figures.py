@@ -22,7 +22,7 @@ from rfjax.scaling.report.axes import (
     looks,
     point,
 )  # fmt: skip
-from rfjax.scaling.report.score_figures import geneval_against_depth, held_out_pairs, loss_against_geneval
+from rfjax.scaling.report.score_figures import geneval_against_depth, held_out_pairs, loss_against_geneval, score_against_steps
 
 ASIDE = 0.93  # a prediction is drawn beside the point it is about, this factor of compute below
 
@@ -255,6 +255,7 @@ FIGURES: dict[str, Callable] = {
     "geneval_against_depth": geneval_against_depth,
     "held_out_pairs": held_out_pairs,
     "loss_against_geneval": loss_against_geneval,
+    "score_against_steps": score_against_steps,
     "learning_rates": learning_rates,
 }
 

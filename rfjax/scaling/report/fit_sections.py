@@ -27,7 +27,9 @@ def compute_section(numbers, drawn, sheets, captions):
             shown = "<br>".join(f"<i>{_greek(n)}</i> = {_shown(n, e, profiles.get(n))}" for n, e in fit["parameters"].items())
             agree = f"{fit['starts_agreeing']}/{fit['starts']}"
             scatter = percent(fit["residual_sd"], signed=False)
-            rows.append([name, shown, str(fit["n"]), scatter, _left_out(fit), agree, "; ".join(map(text, fit["warnings"])) or "–"])
+            gaps = [fit[name]["reason"] for name in ("leave_one_out", "leave_largest_out") if fit[name] and fit[name]["reason"]]
+            remarks = "; ".join(map(text, [*fit["warnings"], *gaps])) or "–"
+            rows.append([name, shown, str(fit["n"]), scatter, _left_out(fit), agree, remarks])
         else:
             rows.append([name, "not fitted", str(fit["n"]), "–", "–", "–", text(fit["reason"])])
     parts.append(

@@ -33,10 +33,10 @@ def power(value: float | int | None, digits: int = 3) -> str:
 
 
 def count(value: float | int | None) -> str:
-    """1,234 up to 99,999; beyond that 1.23 M, 4.56 B."""
+    """1,234 up to 99,999; beyond that 1.23 M, 4.56 B, 7.89 T."""
     if value is None:
         return NONE
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e5, "k")):
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.3g} {unit}"
     return f"{value:,.0f}"

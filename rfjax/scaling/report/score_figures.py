@@ -1,4 +1,4 @@
-"""The report's figures of GenEval: tasks against depth, held-out pairs, loss against score."""
+"""The report's figures of GenEval: tasks against depth, held-out pairs, loss against score, sampling steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from rfjax.scaling.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, log_scale, point
 
@@ -158,6 +158,40 @@ def loss_against_geneval(numbers, look):
         rank = found["Spearman"]
         text = f"Spearman {rank['value']:.2f}, p = {rank['p']:.2g}, n = {len(runs)}".replace("-", "−")
         axis.text(0.03, 0.04, text, transform=axis.transAxes, fontsize=7.5, color=GREY)
+    return figure
+
+
+# What is drawn against the sampling steps: (column, its ends, label, factor).
+STEP_PANELS = (
+    ("score", ("score_low", "score_high"), "GenEval, overall", 1),
+    ("drop", ("drop_low", "drop_high"), "drop from the most steps (%)", 100),
+    ("path_length", None, "path length", 1),
+)
+
+
+def score_against_steps(numbers, look):
+    """Score, its drop and the path length against sampling steps, a line for each run."""
+    counts = [one for one in numbers["sampling_steps"] if one["depth"] in look]
+    if not counts:
+        return None
+    lines: dict[tuple, list] = {}
+    for one in counts:
+        lines.setdefault((one["run"], one["settings"], one["reference"]), []).append(one)
+    figure = Figure(figsize=(WIDTH, 2.5))
+    for axis, (name, ends, label, factor) in zip(figure.subplots(1, len(STEP_PANELS)), STEP_PANELS, strict=True):
+        for line in lines.values():
+            shown = [one for one in line if one[name] is not None]
+            colour, marker = look[line[0]["depth"]]
+            axis.plot([one["steps"] for one in shown], [factor * one[name] for one in shown], color=colour, lw=0.8)
+            for one in shown:
+                low, high = (None if ends is None or one[end] is None else factor * one[end] for end in ends or (None, None))
+                point(axis, one["steps"], factor * one[name], low, high, color=colour, marker=marker, ms=4.5)
+        axis.set_xscale("log")
+        axis.set_xticks(sorted({one["steps"] for one in counts}), [str(steps) for steps in sorted({one["steps"] for one in counts})])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlabel("sampling steps")
+        axis.set_ylabel(label)
+    figure.axes[0].legend(handles=depth_handles(look, counts), loc="lower right")
     return figure
 
 

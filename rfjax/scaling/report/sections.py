@@ -34,6 +34,7 @@ FIGURE_TITLES = {
     "geneval_against_depth": "GenEval per task against depth",
     "held_out_pairs": "GenEval on held-out and seen pairs",
     "loss_against_geneval": "Validation loss against GenEval",
+    "score_against_steps": "GenEval and path length against sampling steps",
     "learning_rates": "Validation loss against learning rate",
 }
 NARROW = ("loss_against_geneval",)  # figures of less than the page's width

@@ -15,9 +15,7 @@ def fit_lines(fit: Mapping) -> list[str]:
     lines = [f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs: {shown}"]
     held = held_out_text(fit)
     lines += [f"    {held}"] if held else []
-    if fit["excluded"]:
-        rules = dict.fromkeys(one["rule"] for one in fit["excluded"])
-        lines.append(f"    left out before fitting: {len(fit['excluded'])} runs ({'; '.join(rules)})")
+    lines += excluded_lines(fit["excluded"])
     examples = {n: e["examples_stderr"] for n, e in fit["parameters"].items() if e.get("examples_stderr") is not None}
     if examples:
         said = ", ".join(f"{name} ± {power(value)}" for name, value in examples.items())
@@ -25,13 +23,23 @@ def fit_lines(fit: Mapping) -> list[str]:
     return lines + [f"    {warning}" for warning in fit["warnings"]]
 
 
+def excluded_lines(excluded: Sequence[Mapping]) -> list[str]:
+    """How many rows went before a fit, and by what rules, from `vars(Exclusion)`."""
+    rules = dict.fromkeys(one["rule"] for one in excluded)
+    return [f"    left out before fitting: {len(excluded)} row{'s'[: len(excluded) != 1]} ({'; '.join(rules)})"] if excluded else []
+
+
 def held_out_text(fit: Mapping) -> str:
-    """Leave-one-out and leave-largest-out error of a fit; "" where it has neither."""
+    """Leave-one-out and leave-largest-out error of a fit, or why there is none; "" where none was asked for."""
     parts = []
     left, largest = fit.get("leave_one_out"), fit.get("leave_largest_out")
-    if left and left["rms_relative_error"] is not None:
+    if left and left["reason"]:
+        parts.append(f"no error of each run left out in turn: {left['reason']}")
+    elif left:
         parts.append(f"each run left out in turn: rms error {percent(left['rms_relative_error'], signed=False)}")
-    if largest and largest["predicted"]:
+    if largest and largest["reason"]:
+        parts.append(f"the largest ({', '.join(largest['runs'])}) is not predicted: {largest['reason']}")
+    elif largest:
         where = "inside" if largest["covered"] else "OUTSIDE"
         parts.append(
             f"largest ({', '.join(largest['runs'])}) from the others: error {percent(largest['relative_error'])}, {where} "
@@ -57,10 +65,12 @@ def allocation_lines(found: Mapping) -> list[str]:
     best, fixed = found["optimal"], found["fixed_steps"]
     lines = [
         f"budget {power(found['budget_flops'])} FLOPs: {_sized(best['params'])} parameters, {_sized(best['images'])} images, "
-        f"loss {_estimate(best['loss'], '.4f')}; the size grows as C^{_estimate(found['exponent_a'], '.3f')}",
+        f"loss {_estimate(best['loss'], '.4f')}; the size grows as C^{_estimate(found['exponent_a'], '.3f')}"
+        + _beyond(found["beyond"]["budget"], "the FLOPs of the largest run"),
         f"    fixed steps ({count(fixed['images_of_every_run'])} images for every size): {count(fixed['params']['value'])} "
         f"parameters, loss {_estimate(fixed['loss'], '.4f')}, {percent(found['excess_loss_of_fixed_steps']['value'])} "
-        "of the optimum's",
+        f"of the optimum's{_beyond(found['beyond']['fixed_params'], 'the largest size')}"
+        f"{_beyond(found['beyond']['fixed_images'], 'the most images')}",
         f"    cost: {power(found['cost']['kappa'])} · params^{found['cost']['eta']:.3f} · images FLOPs ({found['cost']['source']})",
     ]
     return lines + [f"    {warning}" for warning in found["warnings"]]
@@ -71,7 +81,7 @@ def prediction_line(found: Mapping) -> str:
     return (
         f"budget {power(found['budget_flops'])} FLOPs: loss {interval(found['loss'], found['low'], found['high'], '.4f')} by the "
         f"{found['law']} law; a new run {interval(found['loss'], found['new_run_low'], found['new_run_high'], '.4f')}"
-        + (f"; {found['beyond']:.3g} times beyond the largest run" if found["beyond"] > 1 else "")
+        + _beyond(found["beyond"], "the largest run")
     )
 
 
@@ -100,7 +110,7 @@ def approach_budget_line(found: Mapping) -> str:
     """What approach 1's or 2's line gives a budget."""
     return (
         f"budget {power(found['budget_flops'])} FLOPs by {found['approach']}: {_sized(found['params'])} parameters, "
-        f"{_sized(found['images'])} images"
+        f"{_sized(found['images'])} images{_beyond(found['beyond'], 'the largest budget with a best size')}"
     )
 
 
@@ -140,6 +150,10 @@ def analysis_lines(analysis: Mapping) -> list[str]:
     if analysis["held_out_reason"]:
         lines.append(f"nothing held out: {analysis['held_out_reason']}")
     return lines
+
+
+def _beyond(factor, what):
+    return f"; {factor:.3g} times {what}" if factor > 1.005 else ""
 
 
 def _estimate(estimate, form):

@@ -1,0 +1,94 @@
+"""Where the points of `rfjax fit` come from: anybody's table, or a results folder of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from rfjax.errors import ConfigError
+from rfjax.scaling import frontier, read_table, results
+from rfjax.scaling.laws import Law
+from rfjax.scaling.points import Exclusion, check, exclude
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """`final` has one row per run, `curves` every checkpoint; `study` is (results, settings) of ours."""
+
+    final: pd.DataFrame
+    curves: pd.DataFrame
+    described: dict  # for the record of the fits
+    study: tuple | None = None
+    excluded: tuple[Exclusion, ...] = field(default=())
+
+    @property
+    def pairs(self) -> pd.DataFrame | None:
+        """Covariances of the runs' losses over the examples they share; None for another's table."""
+        return None if self.study is None else frontier.pairs_of(*self.study)
+
+    def redrawn(self, rows: pd.DataFrame, *, resamples: int, seed: int) -> dict:
+        """Scores per task under redraws of the prompts, which only our results keep."""
+        from rfjax.scaling.report.scores import redrawn_scores
+
+        return {} if self.study is None else redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed)
+
+    def of(self, law: Law) -> pd.DataFrame:
+        """The rows that a law is fitted to: a study's compute laws follow its frontier."""
+        if self.study is None:
+            return self.final
+        return self.final[self.final["best_rate" if "params" in law.variables else "frontier"]]
+
+    def chosen_line(self) -> str:
+        """What of a study is fitted, in words; "" for another's table."""
+        if self.study is None:
+            return ""
+        on, best = (int(self.final[name].sum()) for name in ("frontier", "best_rate"))
+        return (
+            f"of {len(self.final)} finished runs{' that are left' if self.excluded else ''}, laws of compute are fitted to the {on} on "
+            f"the frontier, those of size and images to the {best} at the best rate of their size and images"
+        )
+
+
+def read_source(
+    path: Path, *, rename: dict[str, str], flops_per_param_image: float | None, curves: bool, largest_losses: int, max_loss: float | None
+) -> Source:
+    """The points of a table or folder, without outliers by rule. `curves`: several rows a run are wanted.
+
+    Of another's curves single rows are left out, of a study whole runs, by their final loss; its
+    frontier and best rates are then those of the runs that are left.
+
+    Raises `ConfigError` for what cannot be read or is no loss, and for options that do not go together.
+    """
+    folder = results.find(path) if path.is_dir() else path
+    if path.name in ("wide.csv", "long.csv") and (path.parent / "table.json").exists():
+        folder = path.parent
+    rules = {"largest_losses": largest_losses, "max_loss": max_loss} if largest_losses or max_loss is not None else {}
+    if not path.is_dir() and folder != path.parent:
+        rows = read_table.read_table(path, rename=rename, flops_per_param_image=flops_per_param_image)
+        described = {"table": path.name, "sha256": read_table.sha256(path), "rows": len(rows), "renamed": rename,
+                     "flops_per_param_image": flops_per_param_image}  # fmt: skip
+        check(rows, ("loss",), one_row_per_run=not curves)
+        rows, excluded = exclude(rows, **rules) if rules else (rows, ())
+        return Source(final=rows, curves=rows, described=described | _recorded(excluded), excluded=excluded)
+    given = [name for name, value in (("--rename", rename), ("--flops-per-param-image", flops_per_param_image)) if value]
+    if given:
+        raise ConfigError(f"{given[0]} is for tables of other sources; {folder} has its own columns")
+    table = results.read(folder)
+    settings = frontier.primary_settings(table)
+    rows = frontier.checkpoints(table, settings)
+    final, excluded = frontier.final_points(rows), ()
+    rows = rows[rows["loss"].notna()]
+    if rules:
+        final, excluded = exclude(final, **rules)
+        final = frontier.marked(final.reset_index(drop=True))
+        rows = rows[~rows["run"].astype(str).isin({one.run for one in excluded})]
+    described = {"results": folder.name, "settings": vars(settings),
+                 "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
+                 "best_rate_runs": final.loc[final["best_rate"], "run"].tolist()}  # fmt: skip
+    return Source(final=final, curves=rows, described=described | _recorded(excluded), study=(table, settings), excluded=excluded)
+
+
+def _recorded(excluded):
+    return {"excluded": [vars(one) for one in excluded]} if excluded else {}
