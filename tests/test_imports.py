@@ -13,7 +13,7 @@ import pytest
 import rfjax
 
 ROOT = Path(rfjax.__file__).parent
-ORDER = ("errors", "files", "config", "data", "models", "flow", "training", "evaluation", "scaling", "interop")
+ORDER = ("errors", "files", "config", "data", "models", "flow", "training", "evaluation", "scaling", "interop", "launch")
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
 # Readable in a notebook, or by the command's --help, without JAX.
 WITHOUT_JAX = (

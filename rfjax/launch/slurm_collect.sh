@@ -1,0 +1,7 @@
+#!/bin/bash
+@directives@
+# Made by `rfjax launch`: what the points have left is merged, fitted and reported.
+set -u
+export JAX_PLATFORMS=cpu
+@setup@
+exec @command@
