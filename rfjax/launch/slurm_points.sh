@@ -7,11 +7,13 @@ case "${SLURM_ARRAY_TASK_ID:?this script is for sbatch --array}" in
 *) echo "no point has the array index $SLURM_ARRAY_TASK_ID" >&2; exit 2 ;;
 esac
 @setup@
+# Never by $SLURM_JOB_ID: one task of an array has the array's own number, which names all of them.
+task="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 # Told to stop, by SLURM before the time limit or by a user's `scancel --signal=TERM --batch`: the
 # signal goes to the processes on every node, which save and exit with @preempted@. srun, sent it,
 # would kill them.
 told=
-trap 'told=yes; scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null' TERM
+trap 'told=yes; scancel --signal=TERM "$task" 2>/dev/null' TERM
 echo "$(date -Is) point $SLURM_ARRAY_TASK_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)): ${command[*]}"
 [ -z "${SLURM_CPUS_PER_TASK-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"  # not handed on since SLURM 22.05
 srun --wait=@grace@ "${command[@]}" &
@@ -23,9 +25,9 @@ case "$status" in
 @preempted@ | 143) told=yes ;;  # 143: before it could save
 esac
 # RUNNING: nobody has cancelled or requeued it meanwhile.
-if [ -n "$told" ] && [ "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+if [ -n "$told" ] && [ "$(squeue --noheader --job="$task" --format=%T)" = RUNNING ]; then
   echo "$(date -Is) told to stop (status $status): back into the queue"
   trap '' TERM
-  scontrol requeue "$SLURM_JOB_ID"
+  scontrol requeue "$task"
 fi
 exit "$status"

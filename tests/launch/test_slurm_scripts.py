@@ -42,7 +42,7 @@ def run_script(script, bin, index=0, **more):
     for name in ("scontrol", "scancel"):
         if not (bin / name).exists():
             stand_in(bin, name)
-    env = path_with(bin) | {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": "77"} | more
+    env = path_with(bin) | {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "77"} | more
     return subprocess.Popen(["bash", str(script)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -90,16 +90,17 @@ def test_every_word_of_a_task_reaches_rfjax_as_it_was_given(here, capsys):
     ],
 )
 def test_only_a_run_told_to_stop_is_requeued(here, monkeypatch, status, state, requeued):
-    """Catches a loop of failures, and a job that its owner cannot cancel."""
+    """Catches a loop of failures, a job that its owner cannot cancel, and one task speaking for its whole array."""
     bin = here / "bin"
     stand_in(bin, "sbatch", "print(5)\n")
     stand_in(bin, "srun", f"sys.exit({status})\n")
-    stand_in(bin, "squeue", f"print({state!r})\n")
+    # as SLURM does, all tasks of an array where the array's number is given
+    stand_in(bin, "squeue", f"print({state!r} if '--job=77_0' in sys.argv else 'RUNNING\\nRUNNING')\n")
     monkeypatch.setenv("PATH", path_with(bin)["PATH"])
     assert launch("--gpus-per-node=0") == 0
     task = run_script(here / "runs/tiny/launch/tiny.sh", bin)
     assert task.wait() == status
-    assert (["scontrol", "requeue", "77"] in calls(bin)) == requeued, task.stdout.read()
+    assert (["scontrol", "requeue", "77_0"] in calls(bin)) == requeued, task.stdout.read()
 
 
 def test_sigterm_to_the_script_reaches_the_processes_and_waits_for_them(here, monkeypatch):
@@ -126,8 +127,8 @@ def test_sigterm_to_the_script_reaches_the_processes_and_waits_for_them(here, mo
         assert task.wait() == 75
     assert (here / "saved").exists()
     assert [call for call in calls(bin) if call[0] in ("scancel", "scontrol")] == [
-        ["scancel", "--signal=TERM", "77"],
-        ["scontrol", "requeue", "77"],
+        ["scancel", "--signal=TERM", "77_0"],
+        ["scontrol", "requeue", "77_0"],
     ]
 
 
