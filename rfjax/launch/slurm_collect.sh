@@ -1,7 +1,6 @@
 #!/bin/bash
 @directives@
 # Made by `rfjax launch`: what the points have left is merged, fitted and reported.
-set -u
 export JAX_PLATFORMS=cpu
 @setup@
 exec @command@

@@ -1,6 +1,7 @@
 """A study of two points for the launchers, and stand-ins for the programs that they call."""
 
 import os
+import sys
 from pathlib import Path
 
 STUDY = """
@@ -25,11 +26,11 @@ def points():
 WEIRD = """it's a $(study) of "50%" `x`"""  # nothing of this may be read by a shell, by sbatch or by Kubernetes
 
 # What each stand-in is called with, one JSON list a line, in calls.jsonl beside it.
-RECORD = """#!/usr/bin/env -S python3 -ES
+RECORD = f"""#!{sys.executable} -ES
 import json, os, sys
 here = os.path.dirname(os.path.abspath(__file__))
 with open(os.path.join(here, "calls.jsonl"), "a") as file:
-    file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+    file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + chr(10))
 """
 
 

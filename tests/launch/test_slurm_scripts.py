@@ -46,6 +46,12 @@ def run_script(script, bin, index=0, **more):
     return subprocess.Popen(["bash", str(script)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def wait_for(path, task):
+    while not path.exists():
+        assert task.poll() is None, task.stdout.read()
+        time.sleep(0.01)
+
+
 SRUN = "command = [a for a in sys.argv[1:] if not a.startswith('--wait')]\nos.execvp(command[0], command)\n"
 
 
@@ -120,9 +126,7 @@ def test_sigterm_to_the_script_reaches_the_processes_and_waits_for_them(here, mo
     )
     stand_in(bin, "squeue", "print('RUNNING')\n")
     with run_script(here / "runs/tiny/launch/tiny.sh", bin) as task:
-        while not (here / "ready").exists():
-            assert task.poll() is None, task.stdout.read()
-            time.sleep(0.01)
+        wait_for(here / "ready", task)
         task.send_signal(signal.SIGTERM)
         assert task.wait() == 75
     assert (here / "saved").exists()
@@ -130,6 +134,22 @@ def test_sigterm_to_the_script_reaches_the_processes_and_waits_for_them(here, mo
         ["scancel", "--signal=TERM", "77_0"],
         ["scontrol", "requeue", "77_0"],
     ]
+
+
+def test_sigterm_during_setup_requeues_without_a_start(here, monkeypatch):
+    bin = here / "bin"
+    stand_in(bin, "sbatch", "print(5)\n")
+    stand_in(bin, "srun")
+    stand_in(bin, "squeue", "print('RUNNING')\n")
+    monkeypatch.setenv("PATH", path_with(bin)["PATH"])
+    assert launch("--gpus-per-node=0", "--setup=touch ready; until [ -e go ]; do sleep 0.05; done") == 0
+    with run_script(here / "runs/tiny/launch/tiny.sh", bin) as task:
+        wait_for(here / "ready", task)
+        task.send_signal(signal.SIGTERM)
+        (here / "go").touch()
+        assert task.wait() == 143
+    names = [call[0] for call in calls(bin)]
+    assert "scontrol" in names and "srun" not in names
 
 
 def test_an_array_for_each_size_then_the_job_that_collects(here, monkeypatch, capsys):
