@@ -20,6 +20,7 @@ WITHOUT_JAX = (
     "rfjax.cli",
     "rfjax.config",
     "rfjax.files",
+    "rfjax.launch.command",
     "rfjax.evaluation.geneval",
     "rfjax.evaluation.geneval_files",
     "rfjax.evaluation.records",

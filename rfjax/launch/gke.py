@@ -18,7 +18,6 @@ EXECUTABLE = "kubectl"
 MOUNT = "/rfjax"  # where the shared volume is in every container
 CONFIGS = "/etc/rfjax"  # where the config file is
 KUBECTL = "registry.k8s.io/kubectl:v1.34.0"  # waits for the JobSets
-COORDINATOR_PORT = 8482
 CONTAINER = "rfjax"
 
 
@@ -43,7 +42,7 @@ def plan(launch: Launch, args: argparse.Namespace, out: Path, config: Path) -> P
     for task in launch.points:
         check_layout(task.point, target.chips, target.describe())
     volume = _volume(args.volume)
-    objects = [_config_map(launch, config), *_permissions(launch, args)]
+    objects = [_config_map(launch, config), *_permissions(launch, target, args)]
     objects += [_job_set(launch, task, target, args, volume) for task in launch.points]
     objects.append(_collect(launch, args, volume))
     path = out / f"{launch.name}.yaml"
@@ -96,10 +95,16 @@ def _account(launch: Launch, args) -> str:
     return args.service_account or launch.name
 
 
-def _permissions(launch: Launch, args) -> list[dict]:
-    """What the collecting Job needs: to see when the JobSets have ended."""
+def _permissions(launch: Launch, target, args) -> list[dict]:
+    """To see when the JobSets have ended; and on GPU nodes what JAX asks to bring a JobSet's pods together.
+
+    On TPUs GKE itself tells the pods of each other.
+    """
     name = launch.name
     rules = [{"apiGroups": ["jobset.x-k8s.io"], "resources": ["jobsets"], "verbs": ["get", "list", "watch"]}]
+    if target.chip.name == "h100" and machines(target) > 1:
+        rules.append({"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]})
+        rules.append({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list"]})
     subject = {"kind": "ServiceAccount", "name": _account(launch, args)}
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
     objects = [
@@ -130,7 +135,7 @@ def _job_set(launch: Launch, task: Task, target, args, volume) -> dict:
         {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [PREEMPTED]}},
         {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ]
-    container = _container(task, args) | {"resources": _resources(target), "env": _processes(task, target)}
+    container = _container(task, args) | {"resources": _resources(target)}
     pod = _pod(launch, args, volume, container) | {"restartPolicy": "Never", "nodeSelector": _nodes(target, args.spot)}
     if args.spot:
         pod["tolerations"] = [{"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
@@ -208,14 +213,3 @@ def _nodes(target, spot) -> dict:
         labels = {"cloud.google.com/gke-tpu-accelerator": cloud.label, "cloud.google.com/gke-tpu-topology": shape}
     return labels | ({"cloud.google.com/gke-spot": "true"} if spot else {})
 
-
-def _processes(task: Task, target) -> list[dict]:
-    """How the pods of GPU nodes find each other; on TPUs GKE itself says so."""
-    if target.chip.name != "h100" or machines(target) == 1:
-        return []
-    index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
-    return [
-        {"name": "JAX_COORDINATOR_ADDRESS", "value": f"{task.name}-workers-0-0.{task.name}:{COORDINATOR_PORT}"},
-        {"name": "JAX_NUM_PROCESSES", "value": str(machines(target))},
-        {"name": "JAX_PROCESS_ID", "valueFrom": index},
-    ]

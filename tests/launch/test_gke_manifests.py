@@ -117,6 +117,19 @@ def test_a_preemption_restarts_without_counting_and_a_failure_counts(capsys):
     assert job["template"]["spec"]["terminationGracePeriodSeconds"] == 90
 
 
+def test_gpu_pods_may_ask_what_jax_asks(capsys):
+    """JAX finds a JobSet's pods by reading its own pod and Job (jax/_src/clusters/k8s_cluster.py);
+    forbidden, eight nodes would each train alone or not at all."""
+    for accelerator, asks in (("h100x16", True), ("h100x8", False), ("v5p-256", False)):
+        objects = manifests(capsys, f"--accelerator={accelerator}", "--volume=pvc:c", "--point=depth15", "--service-account=me", "--config.mesh.fsdp=4")
+        (role,), (binding,) = kinds(objects, "Role"), kinds(objects, "RoleBinding")
+        allowed = {(group, resource) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]}
+        assert allowed == {("jobset.x-k8s.io", "jobsets")} | ({("", "pods"), ("batch", "jobs")} if asks else set())
+        assert binding["subjects"][0]["name"] == "me" and binding["roleRef"]["name"] == role["metadata"]["name"]
+        (job_set,) = kinds(objects, "JobSet")
+        assert job_set["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["serviceAccountName"] == "me"
+
+
 def expanded(word, variables):
     """A word of a container's command as Kubernetes hands it on: $(NAME) is a variable, $$ a dollar."""
     return re.sub(r"\$\$|\$\((\w+)\)", lambda m: "$" if m[0] == "$$" else variables.get(m[1], m[0]), word)
