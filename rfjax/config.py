@@ -3,7 +3,7 @@
 A config file is a short Python file whose `get_config()` returns an `ml_collections.ConfigDict`
 with any subset of the fields below, and, for a study, whose `points()` returns a mapping from
 point id to overrides (`{"depth4": {"model.depth": 4}}`). Defaults live here and nowhere else.
-This module imports neither JAX nor any other part of rfjax but the errors.
+What a field may be is in `limits.py`. This module imports neither JAX nor a later part of rfjax.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from rfjax import limits
 from rfjax.errors import ConfigError
 
 
@@ -153,73 +154,6 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "model.backbone": ("mmdit",),
-    "model.weight_sets": (2, 3),
-    "model.positions": ("formula", "stored"),
-    "data.corpus": ("shapes", "digits", "random"),
-    "train.schedule": ("constant", "cosine", "wsd"),
-    "train.compute_dtype": ("float32", "bfloat16"),
-    "train.matmul_precision": ("default", "high", "highest"),
-    "train.remat": ("none", "full", "attention", "dots"),
-    "evaluation.sampler.method": ("euler", "heun"),
-    "evaluation.sampler.sigmas": ("uniform", "diffusers"),
-    "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),
-}
-
-# (field, smallest value allowed)
-MINIMA: tuple[tuple[str, float], ...] = (
-    ("seed", 0),
-    ("model.position_grid", 1),
-    ("model.position_tokens", 1),
-    ("model.time_embedding_size", 2),
-    ("data.context_tokens", 1),
-    ("data.context_size", 1),
-    ("data.pooled_size", 1),
-    ("train.weight_decay", 0.0),
-    ("evaluation.every", 0),
-    ("evaluation.geneval_every", 0),
-    ("evaluation.validation.seed", 0),
-    ("evaluation.geneval.seed", 0),
-    ("model.depth", 1),
-    ("model.head_size", 1),
-    ("model.patch_size", 1),
-    ("model.dual_attention_blocks", 0),
-    ("data.image_size", 1),
-    ("data.channels", 1),
-    ("train.steps", 1),
-    ("train.batch_size", 1),
-    ("train.accumulate", 1),
-    ("train.learning_rate", 0.0),
-    ("train.warmup_steps", 0),
-    ("train.clip_norm", 0.0),
-    ("train.ema_every", 1),
-    ("train.max_skipped_in_row", 1),
-    ("train.log_every", 1),
-    ("train.checkpoint_every", 1),
-    ("train.keep_last", 1),
-    ("train.keep_every", 0),
-    ("evaluation.sampler.steps", 1),
-    ("evaluation.validation.examples", 2),
-    ("evaluation.validation.batch_size", 1),
-    ("evaluation.validation.levels", 2),
-    ("evaluation.geneval.prompts_per_task", 0),
-    ("evaluation.geneval.images_per_prompt", 1),
-    ("evaluation.geneval.batch_size", 1),
-)
-
-
-OPEN_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("timestep_shift", 0, math.inf),
-    ("model.mlp_ratio", 0, math.inf),
-    ("model.position_span", 0, math.inf),
-    ("train.eps", 0, math.inf),
-)
-UNIT_RANGES = ("train.condition_dropout", "train.decay_fraction", "train.final_learning_rate_fraction")
-HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
-SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed")
-
-
 def from_dict(values: Mapping | ConfigDict) -> Config:
     """The checked config of a nested mapping (a `ConfigDict` or what `to_dict` gave).
 
@@ -227,7 +161,7 @@ def from_dict(values: Mapping | ConfigDict) -> Config:
     what it may be.
     """
     config = _build(Config, values, prefix="")
-    _check(config)
+    limits.check(config, flatten(config))
     return config
 
 
@@ -393,74 +327,3 @@ def _flatten(nested, prefix=""):
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _check(config):
-    flat = flatten(config)
-    for key, allowed in CHOICES.items():
-        if flat[key] not in allowed:
-            near = difflib.get_close_matches(str(flat[key]), [str(a) for a in allowed], 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"config.{key} is {flat[key]!r}; it must be one of {', '.join(map(str, allowed))}{hint}")
-    for key, minimum in MINIMA:
-        if flat[key] < minimum:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must be at least {minimum}")
-    model, data, train = config.model, config.data, config.train
-    if model.width < 1 or int(model.mlp_ratio * model.width) < 1:
-        raise ConfigError(
-            f"the hidden size is {model.width} and config.model.mlp_ratio {model.mlp_ratio}; the hidden size and "
-            "their product must be at least 1"
-        )
-    if model.time_embedding_size % 2:
-        raise ConfigError(f"config.model.time_embedding_size is {model.time_embedding_size}; it must be even")
-    for key, low, high in OPEN_RANGES:
-        if not low < flat[key] < high:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must lie between {low:g} and {high:g}")
-    for key in UNIT_RANGES:
-        if not 0 <= flat[key] <= 1:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must lie in [0, 1]")
-    for key in HALF_OPEN_RANGES:
-        if not 0 <= flat[key] < 1:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must lie in [0, 1)")
-    for key in SEEDS:  # the generator's keys are made of 32 bits: two larger seeds could be one
-        if flat[key] >= 2**32:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must be below 2^32")
-    if model.width % model.head_size:
-        raise ConfigError(
-            f"the hidden size {model.width} (config.model.depth={model.depth}) is not divisible by "
-            f"config.model.head_size={model.head_size}; choose a head size that divides it"
-        )
-    if model.width % 4:
-        raise ConfigError(f"the hidden size {model.width} is not divisible by 4, which the 2-D position embedding needs")
-    if data.image_size % model.patch_size:
-        raise ConfigError(
-            f"config.data.image_size={data.image_size} is not divisible by config.model.patch_size={model.patch_size}"
-        )
-    if data.image_size // model.patch_size > model.position_grid:
-        raise ConfigError(
-            f"an image has {data.image_size // model.patch_size} tokens a side, more than "
-            f"config.model.position_grid={model.position_grid}"
-        )
-    if model.dual_attention_blocks >= model.depth:
-        raise ConfigError(
-            f"config.model.dual_attention_blocks={model.dual_attention_blocks} must be below "
-            f"config.model.depth={model.depth}: the last block has none"
-        )
-    if model.weight_sets == 3 and not 0 < model.first_text_tokens < data.context_tokens:
-        raise ConfigError(
-            f"config.model.first_text_tokens={model.first_text_tokens} must lie inside the "
-            f"{data.context_tokens} context tokens when config.model.weight_sets=3"
-        )
-    if train.batch_size % train.accumulate:
-        raise ConfigError(
-            f"config.train.batch_size={train.batch_size} is not divisible by config.train.accumulate={train.accumulate}"
-        )
-    for key in ("evaluation.weights", "evaluation.geneval.weights"):
-        if not flat[key] or set(flat[key]) - {"ema", "raw"}:
-            raise ConfigError(f"config.{key} is {tuple(flat[key])}; it must list ema, raw or both")
-    unvalidated = set(config.evaluation.geneval.weights) - set(config.evaluation.weights)
-    if config.evaluation.geneval.prompts_per_task and unvalidated:
-        raise ConfigError(
-            f"config.evaluation.geneval.weights lists {', '.join(unvalidated)}, which config.evaluation.weights does not: "
-            "a score without its validation loss can be compared with nothing"
-        )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rfjax.errors import RfjaxError
@@ -37,3 +39,27 @@ def write_whole(contents: Mapping[Path, str | bytes]) -> None:
                 name.unlink()
             except OSError:  # renamed, or never made
                 pass
+
+
+@contextlib.contextmanager
+def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `out`, which becomes it; or whose files, with `files_of`, go where
+    the file `out` is to be, that one last. Removed after an error.
+
+    Raises `RfjaxError` naming `out` where it could not be written.
+    """
+    temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if not files_of:
+            temporary.rename(out)
+        else:  # what says that it is whole comes last
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == out.name):
+                path.rename(out.with_name(path.name))
+    except OSError as error:
+        raise RfjaxError(f"cannot write {out}: {error.strerror or error}; check the folder and the space left") from error
+    except RfjaxError as error:  # it names what the user named
+        raise type(error)(str(error).replace(str(temporary), str(out))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

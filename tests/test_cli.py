@@ -1,10 +1,8 @@
 """The command line: quick help, clear refusals, exit statuses."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest

@@ -38,7 +38,7 @@ from rfjax.evaluation.records import (
 from rfjax.evaluation.validation import make_validation_step, validation_loss
 from rfjax.files import write_whole
 from rfjax.models import Backbone
-from rfjax.training.checkpoint import read_facts, restore_params
+from rfjax.training.checkpoint import read_facts, restore_params, spent
 from rfjax.training.mesh import BATCH, shardings
 from rfjax.training.progress import note
 
@@ -140,8 +140,8 @@ class Evaluator:
                 note(f"{self.run}: evaluating step {step}: {', '.join(f'{one.kind} of {one.weights}' for one in due)}")
             weights = params[one.weights] if params else self._restore(one.step, one.weights)
             facts = read_facts(self.workdir, one.step)
-            spent = {name: facts[name] for name in ("images", "flops", "train_seconds")}
-            getattr(self, f"_{one.kind}")(one, weights, spent)
+            cost = spent(facts)
+            getattr(self, f"_{one.kind}")(one, weights, cost)
 
     def _restore(self, step, weights):
         return restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]

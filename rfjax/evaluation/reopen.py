@@ -20,7 +20,7 @@ from rfjax.evaluation.pictures import png_bytes, strip
 from rfjax.evaluation.records import read_records
 from rfjax.files import write_whole
 from rfjax.models import Backbone, make_backbone
-from rfjax.training.checkpoint import restore_params, steps_saved
+from rfjax.training.checkpoint import choose_step, restore_params
 from rfjax.training.mesh import make_mesh
 from rfjax.training.progress import note
 
@@ -36,15 +36,6 @@ class OpenRun:
     corpus: Corpus
     backbone: Backbone
     mesh: jax.sharding.Mesh
-
-    def newest_or(self, step: int | None) -> int:
-        """`step`, or the newest checkpoint's. Raises `ConfigError` for one that is not there."""
-        saved = steps_saved(self.workdir)
-        if not saved:
-            raise ConfigError(f"{self.workdir} has no checkpoint; train the run first")
-        if step is not None and step not in saved:
-            raise ConfigError(f"{self.workdir} has no checkpoint of step {step}; it has {', '.join(map(str, saved))}")
-        return saved[-1] if step is None else step
 
 
 def read_run(workdir: Path) -> tuple[Config, str]:
@@ -77,7 +68,7 @@ def evaluate_run(workdir: Path, overrides: Mapping[str, object], *, step: int | 
     """Measures one checkpoint with everything its config asks for, again where it has been, and
     returns the records."""
     run = open_run(workdir, overrides)
-    step = run.newest_or(step)
+    step = choose_step(run.workdir, step)
     evaluator = Evaluator(run.config, run.workdir, run.name, run.corpus, run.backbone, run.mesh)
     due = [one for one in due_at(run.config, run.name, step, everything=True, only=weights)]
     evaluator.measure(due)
@@ -119,7 +110,7 @@ def sample_run(
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed is {seed}; it must lie in [0, 2^32)")
     run = open_run(workdir, overrides)
-    step = run.newest_or(step)
+    step = choose_step(run.workdir, step)
     sampler, shift = run.config.evaluation.sampler, run.config.timestep_shift
     ids = prompt_ids(len(prompts), samples)
     unknown = run.corpus.unknown_words([*prompts, negative or ""])

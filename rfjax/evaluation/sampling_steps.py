@@ -23,7 +23,7 @@ from rfjax.evaluation.evaluate import judge_rows, prompt_scores
 from rfjax.evaluation.generate import make_generator, prompt_ids, sampler_name
 from rfjax.evaluation.records import geneval_record, record_key, write_record
 from rfjax.evaluation.reopen import open_run
-from rfjax.training.checkpoint import read_facts, restore_params
+from rfjax.training.checkpoint import choose_step, read_facts, restore_params, spent
 from rfjax.training.mesh import shardings
 
 EVALUATION = "sampling_steps"
@@ -51,7 +51,7 @@ def measure_sampling_steps(
     the latent's difference from the reference's, mean over images).
     """
     run = open_run(workdir, overrides)
-    step = run.newest_or(step)
+    step = choose_step(run.workdir, step)
     evaluation, reference = run.config.evaluation, max(counts)
     settings = evaluation.geneval
     if not settings.prompts_per_task:
@@ -60,8 +60,7 @@ def measure_sampling_steps(
     ids = prompt_ids(len(prompts), settings.images_per_prompt)
     context, pooled = run.corpus.encode([row["prompt"] for row in prompts])
     detect = detector_for(run.corpus)
-    facts = read_facts(run.workdir, step)
-    spent = {name: facts[name] for name in ("images", "flops", "train_seconds")}
+    cost = spent(read_facts(run.workdir, step))
     images = f"{settings.prompts_per_task}x{settings.images_per_prompt}"
     records, target = [], None
     with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
@@ -87,7 +86,7 @@ def measure_sampling_steps(
             )  # fmt: skip
             record = geneval_record(
                 key, {"sampling": geneval.score(judged)}, extra={"prompt_scores": prompt_scores(judged)},
-                seconds=time.monotonic() - began, **spent,
+                seconds=time.monotonic() - began, **cost,
             )  # fmt: skip
             record["values"] += [_mean("sampling_path_length", lengths), _mean("sampling_distance", distances)]
             write_record(run.workdir, record)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, UInt32
+from jaxtyping import Array, Float32, UInt32
 
 from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError, RfjaxError

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +23,9 @@ from rfjax import config as schema
 from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
-from rfjax.errors import ConfigError, RfjaxError
+from rfjax.errors import ConfigError
 from rfjax.evaluation.reopen import read_run
+from rfjax.files import folder_moved_when_whole
 from rfjax.interop import expressible, names
 from rfjax.interop.layouts import LAYOUTS, Layout, positions_shape, sources, tensor_shapes
 from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
@@ -36,7 +35,6 @@ from rfjax.models.positions import cropped_positions
 from rfjax.training import checkpoint
 from rfjax.training.mesh import path_name
 
-FORMATS = tuple(LAYOUTS)
 MAX_SHARD_BYTES = 10e9  # diffusers' default
 
 
@@ -89,7 +87,7 @@ def export_run(
     if (out.suffix == ".safetensors") != (layout == "sd3"):
         what = "one file, whose name must end in .safetensors" if layout == "sd3" else "a folder; give it another name"
         raise ConfigError(f"--out is {out}; the {layout} layout is {what}")
-    with _moved_when_whole(out, single=layout == "sd3") as folder:
+    with folder_moved_when_whole(out, files_of=layout == "sd3") as folder:
         target = folder / out.name if layout == "sd3" else folder
         sha256 = _write_tensors(origin, LAYOUTS[layout], target, dtype, max_shard_bytes)
         for path, text in _side_files(origin, layout, target).items():
@@ -101,30 +99,8 @@ def export_run(
 
 def _origin(workdir, step, weights) -> Origin:
     config, run = read_run(workdir)
-    saved = checkpoint.steps_saved(workdir)
-    if not saved or step not in (None, *saved):
-        have = f"it has {', '.join(map(str, saved))}" if saved else "it has none; train the run first"
-        raise ConfigError(f"{workdir} has no checkpoint{'' if step is None else f' of step {step}'}; {have}")
-    shapes = load_corpus(config.data, config.seed).shapes
-    return Origin(workdir, run, saved[-1] if step is None else step, weights, config, shapes)
-
-
-@contextlib.contextmanager
-def _moved_when_whole(out: Path, single: bool) -> Iterator[Path]:
-    """A folder beside `out`, which becomes it, or whose files do; removed after an error."""
-    temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if not single:
-            temporary.rename(out)
-        else:  # what says that the export is whole comes last
-            for path in sorted(temporary.iterdir(), key=lambda path: path.name == out.name):
-                path.rename(out.with_name(path.name))
-    except OSError as error:
-        raise RfjaxError(f"cannot write {out}: {error.strerror or error}; check the folder and the space left") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    step = checkpoint.choose_step(workdir, step)
+    return Origin(workdir, run, step, weights, config, load_corpus(config.data, config.seed).shapes)
 
 
 def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes) -> dict[str, str]:
@@ -250,7 +226,7 @@ def _manifest(origin, layout, dtype, sha256) -> dict[str, object]:
         "run": origin.run,
         "step": origin.step,
         "weights": origin.weights,
-        **{name: facts[name] for name in ("images", "flops", "train_seconds")},
+        **checkpoint.spent(facts),
         "config": schema.to_dict(origin.config),
         "sha256": sha256,
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from rfjax.config import Config, DataConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.files import folder_moved_when_whole
 from rfjax.interop import names
 from rfjax.interop.exporting import formula_positions, parameter_shapes
 from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
@@ -30,9 +30,8 @@ from rfjax.interop.recognise import compare, network_of, recognise
 from rfjax.interop.safetensors_files import Reader, sha256_of
 from rfjax.models import make_backbone, parameter_count
 from rfjax.models.mmdit import POSITIONS
-from rfjax.scaling.flops import forward_flops, training_flops
+from rfjax.scaling.study import run_facts
 from rfjax.training import checkpoint, run_folder
-from rfjax.training.run_folder import RunFacts
 
 # (position_tokens, position_span) of the released models: 1024 px spans [0, 16) (SD3 section 5.3.2).
 RELEASED_POSITIONS = (64, 16.0)
@@ -75,7 +74,8 @@ def import_checkpoint(
         layout, prefix, found = _layout(source, reader)
         ignored = len(reader.tensors) - len(found)
         config = _config(source, layout, found, base, overrides)
-        shapes = load_corpus(config.data, config.seed).shapes
+        corpus = load_corpus(config.data, config.seed)
+        shapes = corpus.shapes
         _check_data(config, layout, found, shapes)
         ours = parameter_shapes(config.model, shapes)
         said = []
@@ -97,8 +97,8 @@ def import_checkpoint(
             ours = parameter_shapes(config.model, shapes)
             stored = np.asarray(grid, np.float32).reshape(ours[POSITIONS])
         params = _parameters(layout, config, ours, get, stored)
-    _write_run(out, source, config, params)
     count = parameter_count(make_backbone(config.model, shapes))
+    _write_run(out, source, config, corpus, params, count)
     return Imported(config, layout.name, count, ignored, tuple(said))
 
 
@@ -318,37 +318,19 @@ def _parameters(layout, config, ours, get, stored):
     return tree
 
 
-def _write_run(out, source, config, params) -> None:
+def _write_run(out, source, config, corpus, params, count) -> None:
     """The run's folder: made under another name, and moved when whole."""
     manifest = source.manifest
     spent = {name: manifest.get(name, 0) for name in ("images", "flops")}
     parent = {"path": str(source.path.absolute()), "run": manifest.get("run", source.name), "step": manifest.get("step", 0), **spent}
-    temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # raw and average
-    try:
-        temporary.mkdir(parents=True)
+    with folder_moved_when_whole(out) as temporary:
         free = shutil.disk_usage(temporary).free
         if free < needed:
             raise RfjaxError(f"{out} needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; make room first")
-        corpus = load_corpus(config.data, config.seed)
-        count = parameter_count(make_backbone(config.model, corpus.shapes))
-        record = run_folder.describe(config, _facts(config, corpus), out, corpus, count, parent)
+        record = run_folder.describe(config, run_facts(config, corpus.shapes), out, corpus, count, parent)
         facts = {"schema": 1, "step": 0, **spent, "train_seconds": manifest.get("train_seconds", 0.0)}
         with checkpoint.Checkpoints(temporary, keep_last=1, kept=lambda step: False) as saving:
             saving.save(checkpoint.Weights(params, params), 0, facts | {"weights_alone": True})
         run_folder.write_json(temporary / "run.json", record | {"step": 0})
         run_folder.write_json(temporary / "config.json", schema.to_dict(config))
-        temporary.rename(out)
-    except OSError as error:
-        raise RfjaxError(f"cannot write {out}: {error.strerror or error}; check the folder and the space left") from error
-    except RfjaxError as error:
-        raise RfjaxError(str(error).replace(str(temporary), str(out))) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _facts(config, corpus) -> RunFacts:
-    return RunFacts(
-        flops_per_image=training_flops(config.model, corpus.shapes),
-        flops_forward_per_image=forward_flops(config.model, corpus.shapes),
-    )

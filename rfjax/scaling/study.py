@@ -13,6 +13,7 @@ import jax
 
 from rfjax import config as configs
 from rfjax.config import Config
+from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
@@ -106,6 +107,16 @@ def size_of(config: Config) -> Size:
     )
 
 
+def run_facts(config: Config, shapes: BatchShapes, study: str | None = None, point: str | None = None) -> RunFacts:
+    """What run.json says of a run beside its config."""
+    return RunFacts(
+        study=study,
+        point=point,
+        flops_per_image=training_flops(config.model, shapes),
+        flops_forward_per_image=forward_flops(config.model, shapes),
+    )
+
+
 def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:
     """Trains and evaluates one point in `root/<id>`, from wherever it stands.
 
@@ -137,12 +148,7 @@ def run_config(
     backbone = make_backbone(
         config.model, corpus.shapes, compute_dtype=config.train.compute_dtype, remat=config.train.remat
     )
-    facts = RunFacts(
-        study=study,
-        point=point,
-        flops_per_image=training_flops(config.model, corpus.shapes),
-        flops_forward_per_image=forward_flops(config.model, corpus.shapes),
-    )
+    facts = run_facts(config, corpus.shapes, study, point)
     # A run keeps its name, whatever its folder is called by now.
     run = (run_folder.read_json(workdir / "run.json") or {}).get("run") or run_folder.run_name(facts, workdir)
     evaluator = Evaluator(config, workdir, run, corpus, backbone, make_mesh(config.mesh)) if evaluate else None

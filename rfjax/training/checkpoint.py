@@ -59,6 +59,17 @@ def steps_saved(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
 
+def choose_step(workdir: Path, step: int | None) -> int:
+    """`step`, or the newest checkpoint's. Raises `ConfigError` for one that is not there."""
+    saved = steps_saved(workdir)
+    if not saved:
+        raise ConfigError(f"no checkpoint in {Path(workdir) / FOLDER}; train that run first")
+    if step not in (None, *saved):
+        known = ", ".join(map(str, saved))
+        raise ConfigError(f"no checkpoint of step {step} in {Path(workdir) / FOLDER}; it has {known}")
+    return saved[-1] if step is None else step
+
+
 # Checksums
 
 
@@ -118,6 +129,11 @@ def _reader() -> ocp.Checkpointer:
 
 def _path(workdir: Path, step: int) -> Path:
     return Path(workdir).absolute() / FOLDER / str(step)  # Orbax refuses relative paths
+
+
+def spent(facts: dict) -> dict[str, int | float]:
+    """What training has cost up to a checkpoint, of its facts."""
+    return {name: facts[name] for name in ("images", "flops", "train_seconds")}
 
 
 def read_facts(workdir: Path, step: int) -> dict:
@@ -223,13 +239,7 @@ def restore_params(workdir: Path, step: int | None = None, weights: str = "ema",
     """
     if weights not in ("ema", "raw"):
         raise ConfigError(f"weights is {weights!r}; it must be ema or raw")
-    saved = steps_saved(workdir)
-    if not saved:
-        raise ConfigError(f"no checkpoint in {Path(workdir) / FOLDER}; train that run first")
-    step = saved[-1] if step is None else step
-    if step not in saved:
-        known = ", ".join(map(str, saved))
-        raise ConfigError(f"no checkpoint of step {step} in {Path(workdir) / FOLDER}; it has {known}")
+    step = choose_step(workdir, step)
     key = {"ema": "ema", "raw": "params"}[weights]
     shapes = {key: stored_shapes(workdir, step)[key]}
     if sharding is None:

@@ -8,33 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding
 
 from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
-from rfjax.models import parameter_count
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
+from rfjax.models import parameter_count
 from rfjax.training import checkpoint, hardware, lineage, run_folder
 from rfjax.training.checkpoint import Checkpoints
-from rfjax.training.loss import make_loss, run_keys
-from rfjax.training.mesh import BATCH, check_batch, make_mesh, shardings
+from rfjax.training.loss import run_keys
+from rfjax.training.mesh import BATCH, check_batch, make_mesh
 from rfjax.training.metrics import MetricsWriter
 from rfjax.training.monitor import Monitor, Spending
 from rfjax.training.optimizer import make_optimizer
 from rfjax.training.preemption import StopSignal
+from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
 from rfjax.training.run_folder import RunFacts
 from rfjax.training.state import TrainState, init_state, start_state
-from rfjax.training.step import make_train_step, parameter_groups
+from rfjax.training.step import parameter_groups
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -138,13 +137,8 @@ class _Run:
         self.evaluated = evaluation_steps(config)
         self.kept = self.evaluated | set(keep_steps)
         self.optimizer = make_optimizer(config.train)
-        shapes = jax.eval_shape(lambda key: init_state(backbone.init, self.optimizer, key), run_keys(config.seed)[0])
-        self.shardings = shardings(self.mesh, shapes)
-        self.abstract = jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-            shapes,
-            self.shardings,
-        )
+        self.abstract = abstract_state(config, backbone, self.mesh)
+        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         record = run_folder.read_json(workdir / "run.json")
         self.parent = self._parent(record, init_from)
         self.stream_offset = lineage.stream_offset(self.parent, config.train.batch_size)
@@ -265,20 +259,17 @@ class _Run:
 
     def _compile(self):
         """(the compiled step, a function that puts this process's part of a batch on its devices)."""
-        size, sharding = self.config.train.batch_size, NamedSharding(self.mesh, BATCH)
-        loss = make_loss(self.config, self.backbone.apply, self.corpus.shapes.encoders)
-        step = make_train_step(
-            loss, self.optimizer, self.config.train, self.mesh, self.abstract, stream_offset=self.stream_offset
+        lowered = lower_train_step(
+            self.config, self.corpus, self.backbone, self.mesh, stream_offset=self.stream_offset
         )
-        example = self.corpus.examples(np.arange(1, dtype=np.uint64), "train")
-        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype, sharding=sharding), example)
+        sharding = NamedSharding(self.mesh, BATCH)
 
         def put(local):
             if jax.process_count() == 1:
                 return jax.device_put(local, sharding)
             return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), local)
 
-        return step.lower(self.abstract, batch).compile(), put
+        return lowered.compile(), put
 
     def _batches(self):
         return batches(
@@ -305,6 +296,5 @@ class _Run:
         self._write_record(facts)
 
     def _write_record(self, facts: dict) -> None:
-        spent = {key: facts[key] for key in ("images", "flops", "train_seconds") if key in facts}
-        self.record |= {"step": self.step} | spent
+        self.record |= {"step": self.step} | (checkpoint.spent(facts) if facts else {})
         run_folder.write_json(self.workdir / "run.json", self.record)

@@ -29,7 +29,7 @@ class Chip:
     link_bandwidth: float  # one link, one direction
     shapes: tuple[tuple[int, ...], ...]  # of the slices or nodes that can be had
     torus_side: int  # a side of this multiple closes into a ring
-    topology: str  # the compiler's name of the family; empty where plans are not compiled
+    topology: str  # the compiler's name of the family
     source: str
 
 
@@ -68,7 +68,7 @@ CHIPS: dict[str, Chip] = {
         ),
         Chip(
             name="h100", cores=1, peak_flops=989e12, hbm_bytes=80_000_000_000, hbm_bandwidth=3350e9,
-            link_bandwidth=50e9, shapes=_NODES, torus_side=1, topology="",
+            link_bandwidth=50e9, shapes=_NODES, torus_side=1, topology="cuda",
             source="NVIDIA H100 SXM datasheet, without sparsity; DGX H100: 400 Gb/s of network a GPU, NVLink 900 GB/s both ways",
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,11 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-compile", action="store_true", help="formulas alone: seconds, and memory is an estimate")
     parser.add_argument("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
     parser.add_argument("--optimisation", choices=("O0", "O1", "default"), default="default", help="of the compiler; lower is faster (default: default)")
-    parser.add_argument("--out", metavar="FILE.json", help="write every number of the plan here")
+    parser.add_argument("--out", metavar="FILE.json", help="write every number of the plan here, and a page beside it (FILE.html)")
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Plans the points of a study; returns 0, or 1 where a point fits in no layout."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: no accelerator is to be taken, or missed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.scaling.plan.chips import parse_target
@@ -31,13 +33,15 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     if args.price is not None and not 0 <= args.price < float("inf"):
         raise ConfigError(f"--price is {args.price}; it must be a number that is not negative")
+    if args.out and not args.out.endswith(".json"):
+        raise ConfigError(f"--out is {args.out}; its name must end in .json, and the page's ends in .html")
     target = parse_target(args.target)
     study = load_study(args.config, overrides)
     points = [study.point(id) for id in args.point] if args.point else list(study.points)
     reason = why_not(target)
-    if reason and target.chip.topology and not args.no_compile:
-        raise ConfigError(f"{reason}: pip install 'rfjax[tpu-plan]' to compile for {target.name}, or give --no-compile")
-    compiles = not (args.no_compile or reason)
+    if reason and not args.no_compile:
+        raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
+    compiles = not args.no_compile
     print(target.describe(), flush=True)
     plans = []
     for point in points:
@@ -47,15 +51,20 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
                 say=lambda line: print(line, flush=True),
             )  # fmt: skip
         )
-    print("\n".join(["", *lines(plans, target, compiles, args.optimisation, reason)]))
+    said = notes(plans, target, compiles, args.optimisation)
+    print("\n".join(["", *table(plans), *said]))
     if args.out:
+        from rfjax.scaling.plan.page import render
+
         content = {
             "schema": 1, "study": study.name, "target": target.name, "chips": target.chips, "cores": target.cores,
-            "source": target.chip.source, "compiled": compiles, "price": args.price,
+            "hbm_bytes": target.chip.hbm_bytes, "source": target.chip.source, "compiled": compiles, "price": args.price,
             "points": [plan.to_json() for plan in plans],
         }  # fmt: skip
-        write_whole({Path(args.out): json.dumps(content, indent=1, allow_nan=False) + "\n"})
-        print(f"plan: {args.out}")
+        out, page = Path(args.out), Path(args.out).with_suffix(".html")
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        write_whole({out: text, page: render(content, target.describe(), said)})
+        print(f"plan: {out}, {page}")
     return 0 if all(plan.fits for plan in plans) else 1
 
 
@@ -78,32 +87,36 @@ def _row(plan) -> tuple[str, ...]:
     return row + times + (limits.slowest, f"{spent.days:.1f}", f"{spent.chip_hours:,.0f}", money)
 
 
-def lines(plans: Sequence, target, compiles: bool, optimisation: str, reason: str | None) -> list[str]:
-    """The plan as a table for the console, with what the numbers mean under it."""
+def table(plans: Sequence) -> list[str]:
+    """The plan as a table for the console."""
     rows = [HEADER, *(_row(plan) for plan in plans)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    table = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+    return ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+
+
+def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
+    """What the numbers of a plan mean, and what was found on the way."""
     how = (
         f"Peak memory, operations and exchanges are those of the program compiled for {target.name} (level {optimisation})."
         if compiles
-        else f"Nothing was compiled ({reason or '--no-compile'}): peak memory and traffic are estimates."
+        else "Nothing was compiled (--no-compile): peak memory and traffic are estimates."
     )
-    notes = [
+    said = [
         how + " Attention is XLA's, as in a run.",
         f"GiB per device, of {target.chip.hbm_bytes / 2**30:.2f}; milliseconds of a step by each limit; mesh is data x fsdp x tensor.",
         "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
     ]
     for plan in plans:
-        notes += [f"{plan.point}: {note}" for note in plan.notes]
+        said += [f"{plan.point}: {note}" for note in plan.notes]
         if plan.compiled and plan.compiled.counts:
             counts = plan.compiled.counts
             kinds = sorted({item.kind for item in counts.collectives})
             sent = ", ".join(
                 f"{kind} {sum(c.sent for c in counts.collectives if c.kind == kind) / 1e9:.2f} GB" for kind in kinds
             )
-            notes.append(
+            said.append(
                 f"{plan.point}: arguments {plan.compiled.argument_bytes / 2**30:.2f} GiB, temporaries "
                 f"{plan.compiled.temporary_bytes / 2**30:.2f}; a device sends {sent}; largest all-gather "
                 f"{counts.largest_all_gather / 2**20:.1f} MiB; compiled operations over the formula's {counts.flops / plan.estimate.flops:.4f}"
             )
-    return [*table, *notes]
+    return said

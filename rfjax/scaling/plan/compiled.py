@@ -30,7 +30,6 @@ _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-OPTIMISATION = ("O0", "O1", "default")
 
 
 @dataclass(frozen=True)
@@ -49,22 +48,29 @@ class Compiled:
 
 def why_not(target: Target) -> str | None:
     """Why plans for a target cannot be compiled here; None where they can."""
-    if not target.chip.topology:
-        return f"{target.chip.name} has no ahead-of-time compiler here; memory and traffic are estimates"
-    if importlib.util.find_spec("libtpu") is None:
-        return "libtpu is not installed"
+    package, extra = _compiler(target)
+    if importlib.util.find_spec(package) is None:
+        return f"{package} is not installed: pip install 'rfjax[{extra}]'"
     return None
+
+
+def _compiler(target: Target) -> tuple[str, str]:
+    """(package that compiles for a target, the extra that installs it)."""
+    return ("jax_cuda13_plugin", "gpu-plan") if target.chip.topology == "cuda" else ("libtpu", "tpu-plan")
 
 
 def compile_step(config: Config, target: Target | None, optimisation: str = "default", *, cpu_devices: int = 0) -> Compiled:
     """Compiles a config's train step for a target, or for `cpu_devices` simulated CPU devices.
 
-    Raises `ConfigError` where libtpu is missing, `RfjaxError` with the compiler's words where it fails
+    Raises `ConfigError` where the compiler is missing, `RfjaxError` with the compiler's words where it fails
     otherwise than for want of memory.
     """
     if target is not None and (reason := why_not(target)):
-        raise ConfigError(f"cannot compile for {target.name}: {reason}; pip install 'rfjax[tpu-plan]', or give --no-compile")
+        raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
     environment = {**os.environ, **_ENVIRONMENT}
+    if target is not None and target.chip.topology == "cuda":
+        # Without a device nothing can be tuned, and Triton's products have no default tiling.
+        environment["XLA_FLAGS"] = "--xla_gpu_enable_triton_gemm=false"
     if target is None:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={cpu_devices}"
     request = {

@@ -21,10 +21,8 @@ from rfjax.models.sharding import AXES
 from rfjax.scaling.flops import PARTS, RECOMPUTED, recompute_flops, training_flops
 from rfjax.scaling.plan.chips import Target
 from rfjax.scaling.plan.roofline import Collective, Roofline, roofline
-from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
-from rfjax.training.optimizer import make_optimizer
-from rfjax.training.state import init_state
+from rfjax.training.program import state_shapes
 
 UNSPLIT = ("embeddings", "modulation", "final")  # parts of the network that `tensor` does not split
 
@@ -55,10 +53,7 @@ class Estimate:
 def _state(config: Config):
     """(shapes of a batch, abstract state) of a config's network and optimiser; nothing is allocated."""
     shapes = load_corpus(config.data, config.seed).shapes
-    backbone = make_backbone(config.model, shapes)
-    optimizer = make_optimizer(config.train)
-    state = jax.eval_shape(lambda key: init_state(backbone.init, optimizer, key), run_keys(config.seed)[0])
-    return shapes, state
+    return shapes, state_shapes(config, make_backbone(config.model, shapes))
 
 
 def _bytes(tree, places) -> int:

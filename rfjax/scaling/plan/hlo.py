@@ -187,7 +187,16 @@ def _convolution_flops(instruction, computation):
     return total
 
 
-_PRODUCTS = {"dot": _dot_flops, "convolution": _convolution_flops}
+def _library_flops(instruction, computation):
+    """A GPU's matrix products are calls of a library, their dimensions noted as JSON."""
+    if "__cublas$" not in instruction.attributes:
+        return 0
+    contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)[1]
+    left = computation[instruction.operands[0]].outputs[0].shape
+    return 2 * math.prod(instruction.outputs[0].shape) * math.prod(left[int(d)] for d in re.findall(r"\d+", contracted))
+
+
+_PRODUCTS = {"dot": _dot_flops, "convolution": _convolution_flops, "custom-call": _library_flops}
 
 
 def _ways(attributes: str, devices: int) -> int:
@@ -209,7 +218,7 @@ def _collective(instruction, devices, times, scattered) -> Collective | None:
     if kind not in PASSES:
         return None
     outputs = instruction.outputs
-    if instruction.opcode == "all-gather-start":  # a tuple of the inputs and then the outputs
+    if instruction.opcode in ("all-gather-start", "reduce-scatter-start"):  # a tuple of the inputs and then the outputs
         outputs = outputs[len(outputs) // 2 :]
     elif instruction.opcode == "collective-permute-start":
         outputs = outputs[1:2]

@@ -56,23 +56,32 @@ def plan_point(
 ) -> PointPlan:
     """Plans a point: as it is, and where that does not fit (or with `search`) in the cheapest layout that does.
 
-    With `compiles`, at most `attempts` layouts of a search are compiled, and memory, operations and
-    exchanges are the compiled program's; without, they are estimates.
+    With `compiles`, at most `attempts` layouts of a search are compiled, each of those that should
+    fit by what the ones before took; memory, operations and exchanges are the compiled program's.
+    Without, they are estimates.
     """
     size, notes = size_of(point.config), []
     own = None if search else _tried(point.id, point.config, target, compiles, optimisation, say, notes)
     if own and own[3]:
         return _planned(point, target, size, own, False, price, notes)
     found = candidates(point.config, target, slack=SLACK if compiles else 1.0)
-    for config, estimated in found[:attempts]:
+    failed = 0
+    excess = max(1 / SLACK, _excess(own)) if compiles else 1.0
+    for config, estimated in found:
+        if failed == attempts or estimated.peak_bytes * excess > target.chip.hbm_bytes:
+            continue
         tried = _tried(point.id, config, target, compiles, optimisation, say, notes, estimated)
-        if tried and tried[3]:
+        if tried[3]:
             return _planned(point, target, size, tried, True, price, notes)
-    notes.append(
-        f"none of {min(len(found), attempts)} layouts fits {target.name}" if found else f"no layout should fit {target.name}"
-    )
+        failed, excess = failed + 1, max(excess, _excess(tried))
+    notes.append(f"none of {failed} layouts fits {target.name}" if failed else f"no layout should fit {target.name}")
     config, estimated, compiled, _ = own or (point.config, None, None, False)
     return PointPlan(point.id, config, size, False, True, estimated, compiled, None, None, tuple(notes))
+
+
+def _excess(tried) -> float:
+    """How much more than its estimate a compiled layout took: those after it are expected to do the same."""
+    return tried[2].peak_bytes / tried[1].peak_bytes if tried and tried[2] else 0.0
 
 
 def _tried(id, config, target, compiles, optimisation, say, notes, estimated=None):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rfjax import config as configs
-from rfjax.config import CHOICES, Config
+from rfjax.config import Config
 from rfjax.errors import ConfigError
+from rfjax.limits import CHOICES
 from rfjax.scaling.plan.chips import Target
 from rfjax.scaling.plan.estimate import WIDEST_SCATTER, Estimate, estimate
 

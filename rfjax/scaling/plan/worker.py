@@ -8,11 +8,17 @@ import resource
 import sys
 import time
 
+from rfjax.scaling.plan.gpu_description import H100, text_proto
+
 
 def topology_devices(target):
-    """The devices of a slice that is not there."""
+    """The devices of a slice, or of nodes, that are not there."""
     from jax.experimental import topologies
 
+    if target.chip.topology == "cuda":
+        nodes, gpus = target.shape
+        description = text_proto(H100)
+        return list(topologies.get_topology_desc("", "cuda", topology=f"1x{nodes}x{gpus}", target_config=description).devices)
     settings = {"num_slices": 1}
     if len(target.shape) == 3:
         settings |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
@@ -25,36 +31,15 @@ def topology_devices(target):
 
 
 def lower(config, devices):
-    """The lowered train step of a config on a mesh over `devices`, exactly as the trainer makes it."""
-    import jax
-    import numpy as np
-    from jax.sharding import NamedSharding
-
+    """The lowered train step of a config on a mesh over `devices`, as the trainer runs it."""
     from rfjax.data.corpus import load_corpus
     from rfjax.models import make_backbone
-    from rfjax.training.loss import make_loss, run_keys
-    from rfjax.training.mesh import BATCH, make_mesh, shardings
-    from rfjax.training.optimizer import make_optimizer
-    from rfjax.training.state import init_state
-    from rfjax.training.step import make_train_step
+    from rfjax.training.mesh import make_mesh
+    from rfjax.training.program import lower_train_step
 
-    mesh = make_mesh(config.mesh, devices)
-    corpus = load_corpus(config.data, config.seed)
-    train = config.train
+    corpus, train = load_corpus(config.data, config.seed), config.train
     backbone = make_backbone(config.model, corpus.shapes, compute_dtype=train.compute_dtype, remat=train.remat)
-    optimizer = make_optimizer(train)
-    state = jax.eval_shape(lambda key: init_state(backbone.init, optimizer, key), run_keys(config.seed)[0])
-    state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings(mesh, state)
-    )
-    example = corpus.examples(np.arange(1, dtype=np.uint64), "train")
-    place = NamedSharding(mesh, BATCH)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((train.batch_size, *a.shape[1:]), a.dtype, sharding=place), example)
-    with jax.set_mesh(mesh), jax.default_matmul_precision(train.matmul_precision):
-        step = make_train_step(
-            make_loss(config, backbone.apply, corpus.shapes.encoders), optimizer, train, mesh, state
-        )  # fmt: skip
-        return step.lower(state, batch)
+    return lower_train_step(config, corpus, backbone, make_mesh(config.mesh, devices))
 
 
 def main() -> None:

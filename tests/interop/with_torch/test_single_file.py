@@ -7,16 +7,14 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers as their_converter
-from random_runs import SD3_DATA, SD3_MODEL, VARIANTS, inputs, our_velocity
+from random_runs import VARIANTS, inputs, our_velocity
 from safetensors.torch import load_file, save_file
 from torch_reference import their_velocity
 
-from rfjax.evaluation.reopen import open_run
 from rfjax.interop import layouts
 from rfjax.interop.exporting import export_run
 from rfjax.interop.importing import import_checkpoint
 from rfjax.interop.transforms import Linear
-from rfjax.training.checkpoint import restore_params
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -110,3 +110,28 @@ def test_other_ways_to_write_groups():
 def test_text_that_is_no_program_is_refused():
     with pytest.raises(RfjaxError, match="no entry"):
         count("nothing", 1)
+
+
+GPU_PROGRAM = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (x: bf16[4096,960], w: bf16[960,2880]) -> bf16[120,2880] {
+  %x = bf16[4096,960]{1,0} parameter(0)
+  %w = bf16[960,2880]{0,1} parameter(1)
+  %custom-call.1 = (bf16[4096,2880]{1,0}, s8[4194304]{0}) custom-call(%x, %w), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}
+  %y = bf16[4096,2880]{1,0} get-tuple-element(%custom-call.1), index=0
+  %workspace = s8[4194304]{0} get-tuple-element(%custom-call.1), index=1
+  %other = bf16[8] custom-call(%y), custom_call_target="Sharding"
+  %reduce-scatter-start = ((bf16[960,2880]{1,0}, bf16[960,960]{1,0}), (bf16[120,2880]{1,0}, bf16[120,960]{1,0})) reduce-scatter-start(%y, %x), channel_id=3, replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_1'}, dimensions={0}
+  %reduce-scatter-done = (bf16[120,2880]{1,0}, bf16[120,960]{1,0}) reduce-scatter-done(%reduce-scatter-start)
+  ROOT %part = bf16[120,2880]{1,0} get-tuple-element(%reduce-scatter-done), index=0
+}
+"""
+
+
+def test_a_gpu_calls_a_library_for_products_and_combines_its_exchanges():
+    """Catches operations of a GPU's program that count as nothing, a workspace or another call that
+    counts as a product, and an exchange whose inputs count as outputs."""
+    counts = count(GPU_PROGRAM, 16)
+    assert counts.flops == 2 * 4096 * 2880 * 960
+    (exchange,) = counts.collectives
+    assert (exchange.kind, exchange.ways, exchange.bytes) == ("reduce-scatter", 8, 2 * 8 * (120 * 2880 + 120 * 960))

@@ -9,6 +9,7 @@ from rfjax import config as configs
 from rfjax.cli import main
 from rfjax.scaling.flops import recompute_flops, training_flops
 from rfjax.scaling.plan.chips import GIB, parse_target
+from rfjax.scaling.plan.compiled import Compiled
 from rfjax.scaling.plan.estimate import estimate
 from rfjax.scaling.plan.points import plan_point
 from rfjax.scaling.plan.search import candidates
@@ -66,6 +67,23 @@ def test_a_search_finds_the_cheapest_that_fits_and_changes_only_the_layout():
     assert plan.limits.step == pytest.approx(min(steps), rel=0.01)
 
 
+def test_a_search_expects_of_the_next_layout_what_the_last_one_took(monkeypatch):
+    """Catches minutes of compiling layouts that must fail as the one before did: here all take 1.3
+    times their estimates, so only those that leave as much room are worth compiling."""
+    target = parse_target("v5e-256")
+    asked = []
+
+    def compile_step(config, target, optimisation):
+        asked.append(estimate(config, target).peak_bytes)
+        took = int(1.3 * asked[-1])
+        return Compiled(took <= target.chip.hbm_bytes, took, None, None, None, 1.0, 1, optimisation)
+
+    monkeypatch.setattr("rfjax.scaling.plan.points.compile_step", compile_step)
+    plan = plan_point(point("depth38"), target, compiles=True, search=True, say=lambda line: None)
+    assert plan.fits and len(asked) > 1
+    assert 1.3 * asked[0] > target.chip.hbm_bytes and all(1.3 * peak <= target.chip.hbm_bytes for peak in asked[1:])
+
+
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
     out = tmp_path / "plan.json"
     command = ["plan", f"--config={PAPER}", "--target=v5p-256", "--no-compile", "--price=2", f"--out={out}"]
@@ -77,6 +95,8 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     assert found["cost"]["money"] == 2 * found["cost"]["chip_hours"]
     assert found["limits"]["compute"] == pytest.approx(0.634, rel=0.01)  # 2.909e14 operations of 459e12 a second
     assert f"{found['peak_bytes'] / GIB:.2f}" in printed
+    page = out.with_suffix(".html").read_text()
+    assert f"<td>{found['peak_bytes'] / GIB:.2f}</td>" in page and f"<b>{1e3 * found['limits']['compute']:,.0f}</b>" in page
 
 
 def test_what_fits_nowhere_ends_with_status_one(capsys):
