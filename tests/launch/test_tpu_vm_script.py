@@ -1,6 +1,7 @@
 """The script for TPU VMs, run against a stand-in for gcloud that keeps slices in files."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -72,6 +73,15 @@ def run(path, here, **settings):
     return subprocess.Popen(["bash", path], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings)
 
 
+def ended(process):
+    """All that it printed; killed where it goes on for ever."""
+    try:
+        return process.communicate(timeout=120)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("the script has not ended in two minutes")
+
+
 def calls(here):
     return [json.loads(line) for line in (here / "bin/calls.jsonl").read_text().splitlines()]
 
@@ -86,8 +96,8 @@ def test_slices_are_asked_for_used_and_given_back(here, capsys):
     """Catches words that two shells read, a config that workers lack, a slice that is kept, and a
     collect before the points have ended."""
     path = script(here, capsys, "--spot", "--project=p", f"--config.name={WEIRD}", f"--workdir=/mnt/{WEIRD}", "--setup=export A=1", config="my study.py")
-    done = run(path, here)
-    out = done.communicate()[0]
+    done = run(path, here, start_new_session=True)
+    out = ended(done)
     assert done.returncode == 0, out
     base = ["rfjax", "study", "--config=my study.py", f"--config.name={WEIRD}"]
     workdir = f"--workdir=/mnt/{WEIRD}"
@@ -121,8 +131,8 @@ def test_slices_are_asked_for_used_and_given_back(here, capsys):
 def test_a_slice_that_is_taken_is_asked_for_again(here, capsys, fate, expected, status):
     path = script(here, capsys, "--point=depth1")
     (here / "bin/plan.json").write_text(json.dumps({"tiny-depth1": fate}))
-    done = run(path, here)
-    out = done.communicate()[0]
+    done = run(path, here, start_new_session=True)
+    out = ended(done)
     assert verbs(here, "tiny-depth1") == expected, out
     assert done.returncode == status
     assert [call[-1] for call in calls(here) if call[0] == "rfjax"][-1] == "--collect"  # what there is, is reported
