@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,7 @@ elif verb == "ssh":
         open(slice, "w").write("SUSPENDED")
         sys.exit(255)
     if fate == ["hang"]:
+        open(os.path.join(here, "hanging"), "w").write(str(os.getpid()) + "\\n")
         time.sleep(60)
     if fate == [0]:
         sys.exit(subprocess.call(["bash", "-c", option("--command")], env=os.environ | {"PATH": here + ":" + os.environ["PATH"]}))
@@ -140,16 +142,21 @@ def test_a_slice_that_is_taken_is_asked_for_again(here, capsys, fate, expected, 
 
 
 def test_stopping_the_script_ends_its_tasks_and_says_what_still_costs(here, capsys):
-    """Catches sessions that live on unseen, and slices that are paid for unnoticed."""
+    """Catches runs that go on unseen, and slices that are paid for unnoticed."""
     path = script(here, capsys, "--point=depth1")
     (here / "bin/plan.json").write_text(json.dumps({"tiny-depth1": ["hang"]}))
     with run(path, here, start_new_session=True) as process:
-        while not (here / "bin/runs-tiny-depth1").exists():
+        hanging = here / "bin/hanging"
+        while not (hanging.exists() and hanging.read_text().endswith("\n")):
             assert process.poll() is None
             time.sleep(0.05)
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        out = process.communicate(timeout=30)[0]  # the pipe ends when the last task has
-    assert process.returncode == 143 and time.monotonic() - began < 30
+        out = process.communicate(timeout=30)[0]
+    assert process.returncode == 143
+    task = Path("/proc") / hanging.read_text().strip()
+    deadline = time.monotonic() + 20
+    while task.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not task.exists()
     assert "tiny-depth1" in out and "costs money" in out and "queued-resources delete" in out
     assert (here / "bin/slice-tiny-depth1").exists()
