@@ -167,6 +167,12 @@ def _plan(args, overrides):
     return command.run(args, overrides)
 
 
+def _launch(args, overrides):
+    from rfjax.launch import command
+
+    return command.run(args, overrides)
+
+
 def _report(args, overrides):
     from rfjax.scaling.report import summary_lines, write_report
     from rfjax.scaling.results import find
@@ -259,6 +265,12 @@ def _plan_arguments(parser):
     command.add_arguments(parser)
 
 
+def _launch_arguments(parser):
+    from rfjax.launch import command
+
+    command.add_arguments(parser)
+
+
 def _report_arguments(parser):
     parser.add_argument("runs", metavar="RUNS", help="a study's folder, or its results folder")
     parser.add_argument("--out", metavar="DIR", help="default: report, beside the results")
@@ -268,6 +280,7 @@ def _report_arguments(parser):
 VERBS = {
     "plan": ("what a study takes on a TPU slice or GPU nodes, before paying", _plan_arguments, _plan, True, True),
     "study": ("run a study: train every point, evaluate, fit, report", _study_arguments, _study, True, True),
+    "launch": ("run a study's points on SLURM, TPU VMs or GKE", _launch_arguments, _launch, True, False),
     "train": ("train one run, or resume it", _train_arguments, _train, True, True),
     "eval": ("measure a checkpoint: validation loss and GenEval", _eval_arguments, _eval, True, True),
     "sample": ("make images from captions", _sample_arguments, _sample, True, True),
@@ -282,14 +295,9 @@ VERBS = {
 class _VerbParser(argparse.ArgumentParser):
     """A parser that knows the options it was given."""
 
-    def __init__(self, *arguments, **settings):
-        self.options: list[str] = []
-        super().__init__(*arguments, **settings)
-
-    def add_argument(self, *names, **settings):
-        action = super().add_argument(*names, **settings)
-        self.options += action.option_strings
-        return action
+    @property
+    def options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]  # those of groups, too
 
     def check_options(self, words: list[str]) -> None:
         """Raises `ConfigError` with the nearest option for one that is unknown.

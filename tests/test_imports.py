@@ -13,13 +13,16 @@ import pytest
 import rfjax
 
 ROOT = Path(rfjax.__file__).parent
-ORDER = ("errors", "files", "limits", "config", "data", "models", "flow", "training", "evaluation", "scaling", "interop")
+ORDER = (
+    "errors", "files", "limits", "config", "data", "models", "flow", "training", "evaluation", "scaling", "interop", "launch",
+)  # fmt: skip
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
 # Readable in a notebook, or by the command's --help, without JAX.
 WITHOUT_JAX = (
     "rfjax.cli",
     "rfjax.config",
     "rfjax.files",
+    "rfjax.launch.command",
     "rfjax.limits",
     "rfjax.evaluation.geneval",
     "rfjax.evaluation.geneval_files",

@@ -27,7 +27,7 @@ from rfjax.training.preemption import StopSignal
 from rfjax.training.run_folder import RunFacts
 
 POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-RESERVED = ("results", "report")  # folders of a study that are no points
+RESERVED = ("results", "report", "launch")  # folders of a study that are no points
 
 
 @dataclass(frozen=True)

@@ -129,28 +129,28 @@ def tensorcores(chip: Chip) -> int:
     return chip.cores
 
 
-def parse_target(name: str) -> Target:
+def parse_target(name: str, option: str = "--target") -> Target:
     """`v5p-256`, `v5e-256`, `v6e-64`, `v4-128` by the vendor's count, or `h100x8` by GPUs.
 
-    Raises `ConfigError` for an unknown chip, with the nearest, and for a size that is not sold.
+    `option` is what the user gave it with. Raises `ConfigError` for an unknown chip, with the nearest, and for a size that is not sold.
     """
     match = re.fullmatch(r"([a-z]+\d*[a-z]*)(?:-(\d+)|x(\d+))", name.lower())
     known = ", ".join(_example(chip) for chip in CHIPS.values())
     if not match:
         near = difflib.get_close_matches(name.lower(), [_example(chip) for chip in CHIPS.values()], 1, 0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"--target is {name!r}; write the chip and the size as its vendor does: {known}{hint}")
+        raise ConfigError(f"{option} is {name!r}; write the chip and the size as its vendor does: {known}{hint}")
     family, size = match[1], int(match[2] or match[3])
     if family not in CHIPS:
         near = difflib.get_close_matches(family, CHIPS, 1, 0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"--target {name}: unknown chip {family!r}: its peak and its links are not known{hint} Known: {known}")
+        raise ConfigError(f"{option} {name}: unknown chip {family!r}: its peak and its links are not known{hint} Known: {known}")
     chip = CHIPS[family]
     sizes = {math.prod(shape) * chip.cores: shape for shape in chip.shapes}
     if size not in sizes:
         counted = "TensorCores, two a chip" if chip.cores == 2 else "chips"
         raise ConfigError(
-            f"--target {name}: there is no {family} of {size} {counted}; the sizes are {', '.join(map(str, sizes))}"
+            f"{option} {name}: there is no {family} of {size} {counted}; the sizes are {', '.join(map(str, sizes))}"
         )
     return Target(_example(chip, size), chip, sizes[size])
 

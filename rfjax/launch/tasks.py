@@ -1,0 +1,109 @@
+"""What a launch runs, whatever runs it: one `rfjax study --point` a task, then `--collect`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from jax.sharding import AbstractMesh
+
+from rfjax.config import Config
+from rfjax.data.corpus import load_corpus
+from rfjax.errors import ConfigError, Diverged, Preempted
+from rfjax.models import make_backbone
+from rfjax.models.sharding import AXES
+from rfjax.scaling.study import Point, Study
+from rfjax.training.mesh import check_batch, mesh_sizes, shardings
+
+PREEMPTED = Preempted.exit_status  # start it again
+HOPELESS = (ConfigError.exit_status, Diverged.exit_status)  # starting it again cannot help
+LONGEST_NAME = 40  # of 63 that Kubernetes and Cloud allow; both append to it
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command somewhere; `name` fits every scheduler."""
+
+    name: str
+    command: tuple[str, ...]
+    point: Point | None  # None: collects
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A study's tasks: the points, and what comes after them all."""
+
+    study: str
+    name: str
+    points: tuple[Task, ...]
+    collect: Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch does on one target: files to write, then commands as they are shown, in order."""
+
+    summary: tuple[str, ...]
+    files: Mapping[Path, str]
+    commands: tuple[str, ...]
+
+
+def make_launch(
+    study: Study, config: str | Path, overrides: Mapping[str, str], workdir: str, points: Sequence[str] = ()
+) -> Launch:
+    """The tasks of a study, or of the points named, in the study's order.
+
+    `config` is the path of the config file where the tasks run, and `overrides` are the command
+    line's. Raises `ConfigError` for a point that there is not.
+    """
+    chosen = {study.point(id).id for id in points} or {point.id for point in study.points}
+    base = ("rfjax", "study", f"--config={config}", *(f"--config.{key}={value}" for key, value in overrides.items()))
+    after = f"--workdir={workdir}"
+    tasks = tuple(
+        Task(scheduler_name(f"{study.name}-{point.id}"), (*base, f"--point={point.id}", after), point)
+        for point in study.points
+        if point.id in chosen
+    )
+    collect = Task(scheduler_name(f"{study.name}/collect"), (*base, after, "--collect"), None)
+    return Launch(study.name, scheduler_name(study.name), tasks, collect)
+
+
+def scheduler_name(text: str) -> str:
+    """A name of lower-case letters, digits and hyphens that begins with a letter (RFC 1035).
+
+    What had to be changed for that is told apart by a hash of the text.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    plain = plain if plain[:1].isalpha() else f"r-{plain}".rstrip("-")
+    if plain == text and len(plain) <= LONGEST_NAME:
+        return plain
+    mark = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"{plain[: LONGEST_NAME - 7].rstrip('-')}-{mark}"
+
+
+def check_layout(point: Point, devices: int, where: str) -> None:
+    """Raises `ConfigError` unless the point's mesh, batch and parameters divide over `devices`."""
+    try:
+        config = point.config
+        mesh = AbstractMesh(tuple(mesh_sizes(config.mesh, devices).values()), AXES)
+        check_batch(mesh, config.train.batch_size, config.train.accumulate)
+        shardings(mesh, _parameter_shapes(config))
+    except ConfigError as error:
+        raise ConfigError(f"point {point.id} on {where}: {error}") from None
+
+
+def _parameter_shapes(config: Config):
+    backbone = make_backbone(config.model, load_corpus(config.data, config.seed).shapes)
+    return jax.eval_shape(backbone.init, jax.random.key(0))
+
+
+def executable(name: str) -> str:
+    """The program's name; `ConfigError` where it is not on the PATH."""
+    if shutil.which(name) is None:
+        raise ConfigError(f"there is no {name} on the PATH: install it, or run this where it is; --dry-run shows what would be run")
+    return name

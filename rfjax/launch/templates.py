@@ -1,0 +1,14 @@
+"""Scripts with places to fill: `@name@`, which no shell reads otherwise."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+
+def fill(template: str, **values: str) -> str:
+    """The package's file `template` with every `@name@` replaced; each value must have its place."""
+    text = resources.files("rfjax.launch").joinpath(template).read_text()
+    places = set(re.findall(r"@(\w+)@", text))
+    assert places == set(values), (template, places ^ set(values))
+    return re.sub(r"@(\w+)@", lambda place: values[place[1]], text)
