@@ -86,6 +86,7 @@ def _read(answer, optimisation) -> Compiled:
     if "too_large" in answer:
         return Compiled(False, _asked_for(answer["too_large"]), None, None, None, **common)
     counts = answer["counts"]
+    counts["unknown_kernels"] = tuple(counts["unknown_kernels"])
     counts["collectives"] = tuple(Collective(**item) for item in counts["collectives"])
     return Compiled(
         True, answer["peak"], answer["arguments"], answer["temporaries"], Counts(**counts), **common

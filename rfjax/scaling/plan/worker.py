@@ -25,14 +25,18 @@ def topology_devices(target):
 
 
 def lower(config, devices):
-    """The lowered train step of a config on a mesh over `devices`, as the trainer runs it."""
+    """The lowered train step of a config on a mesh over `devices`, with the attention that a run there uses."""
     from rfjax.data.corpus import load_corpus
     from rfjax.models import make_backbone
+    from rfjax.models.attention import platform_of
     from rfjax.training.mesh import make_mesh
     from rfjax.training.program import lower_train_step
 
     corpus, train = load_corpus(config.data, config.seed), config.train
-    backbone = make_backbone(config.model, corpus.shapes, compute_dtype=train.compute_dtype, remat=train.remat)
+    backbone = make_backbone(
+        config.model, corpus.shapes, compute_dtype=train.compute_dtype, remat=train.remat, attention=train.attention,
+        platform=platform_of(devices[0]),
+    )  # fmt: skip
     return lower_train_step(config, corpus, backbone, make_mesh(config.mesh, devices))
 
 
