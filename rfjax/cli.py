@@ -173,6 +173,12 @@ def _launch(args, overrides):
     return command.run(args, overrides)
 
 
+def _bench(args, overrides):
+    from rfjax.scaling.bench import command
+
+    return command.run(args, overrides)
+
+
 def _report(args, overrides):
     from rfjax.scaling.report import summary_lines, write_report
     from rfjax.scaling.results import find
@@ -271,6 +277,12 @@ def _launch_arguments(parser):
     command.add_arguments(parser)
 
 
+def _bench_arguments(parser):
+    from rfjax.scaling.bench import command
+
+    command.add_arguments(parser)
+
+
 def _report_arguments(parser):
     parser.add_argument("runs", metavar="RUNS", help="a study's folder, or its results folder")
     parser.add_argument("--out", metavar="DIR", help="default: report, beside the results")
@@ -279,6 +291,7 @@ def _report_arguments(parser):
 # verb -> (what it does, its arguments, its action, takes --config.* overrides, computes with JAX)
 VERBS = {
     "plan": ("what a study takes on a TPU slice or GPU nodes, before paying", _plan_arguments, _plan, True, True),
+    "bench": ("time a config's training step on the devices here, part by part", _bench_arguments, _bench, True, True),
     "study": ("run a study: train every point, evaluate, fit, report", _study_arguments, _study, True, True),
     "launch": ("run a study's points on SLURM, TPU VMs or GKE", _launch_arguments, _launch, True, False),
     "train": ("train one run, or resume it", _train_arguments, _train, True, True),

@@ -88,6 +88,7 @@ class TrainConfig:
     compute_dtype: str = "float32"  # float32 | bfloat16
     matmul_precision: str = "default"  # default | high | highest
     remat: str = "none"  # none | full | attention | dots: what the backward pass recomputes
+    attention: str = "auto"  # auto | xla | splash (TPU) | cudnn (NVIDIA GPU): what computes it; auto goes by the platform
     condition_dropout: float = 0.464  # each text encoder's output zeroed independently
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20

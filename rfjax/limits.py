@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.compute_dtype": ("float32", "bfloat16"),
     "train.matmul_precision": ("default", "high", "highest"),
     "train.remat": ("none", "full", "attention", "dots"),
+    "train.attention": ("auto", "xla", "splash", "cudnn"),
     "evaluation.sampler.method": ("euler", "heun"),
     "evaluation.sampler.sigmas": ("uniform", "diffusers"),
     "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),

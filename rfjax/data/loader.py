@@ -6,6 +6,7 @@ run resumed at a step, or one spread over other hosts, sees the very same data.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import grain.python as grain
@@ -35,10 +36,12 @@ def batches(
     stop_step: int,
     shard: tuple[int, int] = (0, 1),
     read_ahead: int = 4,
+    threads: int | None = None,
 ) -> Iterator[Batch]:
     """`batch_of_step` for every step from `start_step` up to `stop_step`, exclusive.
 
-    A thread prepares up to `read_ahead` batches while earlier ones are in use. Raises
+    `threads` (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead`
+    batches while earlier ones are in use; their number changes neither batches nor order. Raises
     `ConfigError` where the shards do not divide the batch.
     """
     index, count = shard
@@ -53,5 +56,6 @@ def batches(
     def load(step):
         return batch_of_step(corpus, int(step), batch_size=batch_size, shard=shard)
 
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=read_ahead)
+    threads = threads or max(1, min(read_ahead, (os.cpu_count() or 1) // 4))  # the step needs the other cores
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
     return iter(grain.MapDataset.range(start_step, stop_step).map(load).to_iter_dataset(options))

@@ -25,7 +25,7 @@ from rfjax.training.mesh import make_mesh
 from rfjax.training.progress import note
 
 # What may differ from the run's own config without making it another run.
-MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift")
+MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ def open_run(workdir: Path, overrides: Mapping[str, object]) -> OpenRun:
             )
     config = configs.apply_overrides(config, overrides)
     corpus = load_corpus(config.data, config.seed)
-    backbone = make_backbone(config.model, corpus.shapes, compute_dtype=config.train.compute_dtype)
+    backbone = make_backbone(
+        config.model, corpus.shapes, compute_dtype=config.train.compute_dtype, attention=config.train.attention
+    )
     return OpenRun(Path(workdir), name, config, corpus, backbone, make_mesh(config.mesh))
 
 

@@ -1,69 +1,106 @@
-"""Joint softmax attention without a mask, behind one function."""
+"""Joint softmax attention without a mask: one function, and the table of what can compute it.
+
+Which row computes is decided before anything is traced, by the platform of the devices that will
+run it or by `config.train.attention`; the network is built with the row's name.
+"""
 
 from __future__ import annotations
 
-import math
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-# Batch and heads lead in every product, so that each is a plain batched matrix product.
-_LOGITS = "bqhd,bkhd->bhqk"
-_OUTPUT = "bhqk,bkhd->bqhd"
+from rfjax.errors import ConfigError
+from rfjax.models import sharding
+from rfjax.models.attention_kernels import cudnn_attention, splash_attention
+from rfjax.models.attention_xla import xla_attention
+
+ALL_PLATFORMS = ("tpu", "cuda", "rocm", "cuda_before_ampere", "cpu")
 
 
-def _scale(queries):
-    return 1.0 / math.sqrt(queries.shape[-1])
+@dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """One way to compute attention, and where it runs."""
+
+    name: str
+    function: Callable  # (queries, keys, values) -> output, all [batch, tokens, heads, head_size]
+    platforms: tuple[str, ...]
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of queries, keys and values
+    head_size_multiple: int = 1
+    largest_head_size: int | None = None
+    partitioned: bool = False  # the compiler splits it over a mesh; what it cannot look into is split by hand
+
+    def why_not(self, platform: str, dtype: str, head_size: int) -> str | None:
+        """Why it does not run there; None where it does."""
+        if platform not in self.platforms:
+            return f"it runs on {' and '.join(self.platforms)}, and this is {platform}"
+        if dtype not in self.dtypes:
+            return f"it computes in {' or '.join(self.dtypes)}, and config.train.compute_dtype is {dtype}"
+        if head_size % self.head_size_multiple or head_size > (self.largest_head_size or head_size):
+            limit = f" up to {self.largest_head_size}" if self.largest_head_size else ""
+            return f"it takes head sizes that are multiples of {self.head_size_multiple}{limit}, and this one is {head_size}"
+        return None
 
 
-def _logits(queries, keys):
-    return jnp.einsum(_LOGITS, queries, keys, preferred_element_type=jnp.float32) * _scale(queries)
+# In order of preference: `auto` is the first that runs.
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    row.name: row
+    for row in (
+        Implementation(name="splash", function=splash_attention, platforms=("tpu",)),
+        # cuDNN's fused attention: half precision alone, and the limits of its training kernels
+        Implementation(
+            name="cudnn", function=cudnn_attention, platforms=("cuda",), dtypes=("bfloat16",),
+            head_size_multiple=8, largest_head_size=128,
+        ),
+        Implementation(name="xla", function=xla_attention, platforms=ALL_PLATFORMS, partitioned=True),
+    )
+}  # fmt: skip
 
 
-@jax.custom_vjp
+def platform_of(device: jax.Device) -> str:
+    """One of `ALL_PLATFORMS`. JAX calls every GPU `gpu`; fused kernels need an NVIDIA one from Ampere on."""
+    if device.platform not in ("gpu", "cuda", "rocm"):
+        return device.platform
+    if device.platform == "rocm" or "rocm" in device.client.platform_version.lower():
+        return "rocm"
+    return "cuda" if float(getattr(device, "compute_capability", 0)) >= 8.0 else "cuda_before_ampere"
+
+
+def choose(requested: str, platform: str, *, dtype: str, head_size: int) -> str:
+    """The name of the row that computes on `platform`: `requested`, or the first that runs for `auto`.
+
+    Raises `ConfigError` for one that does not run there, naming those that do.
+    """
+    able = [row.name for row in IMPLEMENTATIONS.values() if row.why_not(platform, dtype, head_size) is None]
+    if requested == "auto":
+        return able[0]
+    if requested not in IMPLEMENTATIONS:
+        near = difflib.get_close_matches(requested, IMPLEMENTATIONS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"config.train.attention is {requested!r}; it must be one of auto, {', '.join(IMPLEMENTATIONS)}{hint}")
+    reason = IMPLEMENTATIONS[requested].why_not(platform, dtype, head_size)
+    if reason:
+        raise ConfigError(
+            f"config.train.attention is {requested!r}, which cannot run here: {reason}; "
+            f"use {' or '.join(able)}, or auto, which takes {able[0]}"
+        )
+    return requested
+
+
 def attention(
     queries: Float[Array, "batch tokens heads head_size"],
     keys: Float[Array, "batch tokens heads head_size"],
     values: Float[Array, "batch tokens heads head_size"],
+    implementation: str = "xla",
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """softmax(q k^T / sqrt(head_size)) v, every token attending to every token.
+    """softmax(q k^T / sqrt(head_size)) v, every token attending to every token, by a row of the table.
 
-    The backward pass keeps the output and the log-sum-exp and recomputes the probabilities
-    (Dao et al. 2022, algorithm 4, in one tile): stacking a [tokens, tokens] array per layer
-    costs more in memory traffic than the products that rebuild it. Logits are float32.
+    Over a mesh each device attends its own examples and heads.
     """
-    return _forward(queries, keys, values)[0]
-
-
-def _forward(queries, keys, values):
-    logits = _logits(queries, keys)
-    maximum = jnp.max(logits, axis=-1, keepdims=True)
-    weights = jnp.exp(logits - maximum)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    output = jnp.einsum(_OUTPUT, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    # Dividing after the product touches head_size numbers a row instead of `tokens`.
-    output = output / jnp.swapaxes(total, 1, 2)
-    # Named here, where the backward pass takes them from: a policy that saves "attention" then
-    # spares the backward pass the whole forward one.
-    log_sum_exp = checkpoint_name(maximum + jnp.log(total), "attention")
-    output = checkpoint_name(output.astype(queries.dtype), "attention")
-    return output, (queries, keys, values, output, log_sum_exp)
-
-
-def _backward(residuals, gradient):
-    queries, keys, values, output, log_sum_exp = residuals
-    probabilities = jnp.exp(_logits(queries, keys) - log_sum_exp)
-    low = probabilities.astype(values.dtype)
-    d_values = jnp.einsum("bhqk,bqhd->bkhd", low, gradient, preferred_element_type=jnp.float32)
-    d_probabilities = jnp.einsum("bqhd,bkhd->bhqk", gradient, values, preferred_element_type=jnp.float32)
-    # sum_k p dp = <gradient, output>: a row sum over head_size instead of over tokens.
-    row = jnp.sum(gradient.astype(jnp.float32) * output.astype(jnp.float32), axis=-1)
-    d_logits = (probabilities * (d_probabilities - jnp.swapaxes(row, 1, 2)[..., None])).astype(queries.dtype)
-    d_queries = jnp.einsum("bhqk,bkhd->bqhd", d_logits, keys, preferred_element_type=jnp.float32) * _scale(queries)
-    d_keys = jnp.einsum("bhqk,bqhd->bkhd", d_logits, queries, preferred_element_type=jnp.float32) * _scale(queries)
-    return d_queries.astype(queries.dtype), d_keys.astype(keys.dtype), d_values.astype(values.dtype)
-
-
-attention.defvjp(_forward, _backward)
+    row = IMPLEMENTATIONS[implementation]
+    if row.partitioned:
+        return row.function(queries, keys, values)
+    return sharding.by_head(row.function, queries, keys, values)

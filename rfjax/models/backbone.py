@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
+from rfjax.models.attention import choose, platform_of
 from rfjax.models.mmdit import POSITIONS, MMDiT
 
 
@@ -27,8 +28,8 @@ class Backbone(NamedTuple):
     apply: Callable
 
 
-def _mmdit(config, shapes, dtype, remat, unroll):
-    return MMDiT(config, dtype, shapes.context[1], shapes.pooled, remat, unroll)
+def _mmdit(config, shapes, dtype, remat, unroll, attention):
+    return MMDiT(config, dtype, shapes.context[1], shapes.pooled, remat, unroll, attention)
 
 
 MODULES = {"mmdit": _mmdit}
@@ -41,9 +42,17 @@ def make_backbone(
     compute_dtype: str = "float32",
     remat: str = "none",
     unroll: int = 1,
+    attention: str = "auto",
+    platform: str | None = None,
 ) -> Backbone:
-    """The network that `config` names, for batches of these shapes."""
-    module = MODULES[config.backbone](config, shapes, jnp.dtype(compute_dtype), remat, unroll)
+    """The network that `config` names, for batches of these shapes.
+
+    `attention` is `config.train.attention`; `platform` is where it will run, if not on JAX's
+    default device. Raises `ConfigError` for an attention that does not run there.
+    """
+    platform = platform or platform_of(jax.devices()[0])
+    attention = choose(attention, platform, dtype=compute_dtype, head_size=config.head_size)
+    module = MODULES[config.backbone](config, shapes, jnp.dtype(compute_dtype), remat, unroll, attention)
 
     def init(key):
         z = jnp.zeros((1, *shapes.latents))

@@ -46,6 +46,7 @@ class StreamBlock(nn.Module):
     dtype: jnp.dtype
     dual: bool  # a second attention among the image's own tokens
     final: bool  # a context stream in the last block: queries, keys and values only
+    attention: str  # a row of `attention.IMPLEMENTATIONS`
 
     def setup(self):
         c = self.config
@@ -84,7 +85,7 @@ class StreamBlock(nn.Module):
         """The image-only attention; it reads the same `x` as the joint one."""
         norms = (self.query_norm2, self.key_norm2) if self.config.qk_norm else (None, None)
         q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms)
-        return chunks[8][:, None] * checkpoint_name(self.proj2(attention(q, k, v)), "proj")
+        return chunks[8][:, None] * checkpoint_name(self.proj2(attention(q, k, v, self.attention)), "proj")
 
     def finish(self, x, attended, chunks):
         update = chunks[2][:, None] * checkpoint_name(self.proj(attended), "proj")
@@ -101,6 +102,7 @@ class JointBlock(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     streams: tuple[str, ...]  # text streams first, "image" last
+    attention: str
     dual: bool = False
     final: bool = False
 
@@ -112,6 +114,7 @@ class JointBlock(nn.Module):
                 self.dtype,
                 dual=self.dual and name == "image",
                 final=self.final and name != "image",
+                attention=self.attention,
                 name=name,
             )
             for name in self.streams
@@ -119,7 +122,7 @@ class JointBlock(nn.Module):
         chunks = {name: block.modulations(condition) for name, block in blocks.items()}
         inputs = [block.attend_inputs(carry[name], chunks[name]) for name, block in blocks.items()]
         q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*inputs))
-        attended = attention(q, k, v)
+        attended = attention(q, k, v, self.attention)
         result, start = {}, 0
         for name, block in blocks.items():
             stop = start + carry[name].shape[1]
@@ -149,6 +152,7 @@ class MMDiT(nn.Module):
     pooled_size: int
     remat: str = "none"
     unroll: int = 1  # blocks per iteration of the scan
+    attention: str = "xla"
 
     def _scan(self, length, streams, **block):
         kind = JointBlock
@@ -162,7 +166,7 @@ class MMDiT(nn.Module):
             length=length,
             unroll=min(self.unroll, length),
         )
-        return scanned(self.config, self.dtype, streams, **block)
+        return scanned(self.config, self.dtype, streams, self.attention, **block)
 
     def _positions(self, rows, columns):
         """[tokens, width] by the formula, or from a grid that is stored with the weights and stays as it is."""
@@ -201,6 +205,6 @@ class MMDiT(nn.Module):
         if plain:
             carry, _ = self._scan(plain, names, name="blocks")(carry, condition)
         last = nn.remat(JointBlock, policy=REMAT_POLICIES[self.remat]) if self.remat != "none" else JointBlock
-        carry, _ = last(c, dtype, names, final=True, name="last_block")(carry, condition)
+        carry, _ = last(c, dtype, names, self.attention, final=True, name="last_block")(carry, condition)
         out = FinalLayer(c, dtype, patch_values, name="final")(carry["image"], condition)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Callable
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -90,6 +91,25 @@ def by_example(x: Float[Array, "batch ..."], names: tuple[str | None, ...]) -> F
     last = [axis if axis == "tensor" else None for axis in _axes(names)]
     spec = P(BATCH_AXES, *[None] * (x.ndim - 1 - len(last)), *last)
     return _placed(x, spec, spec)
+
+
+def by_head(function: Callable, *arrays: Float[Array, "batch tokens heads head_size"]) -> Float[Array, "batch tokens heads head_size"]:
+    """`function` of each device's own examples and heads: for kernels, which the compiler cannot split.
+
+    A batch that the mesh does not divide is computed whole on every device.
+    """
+    mesh = _mesh()
+    if mesh is None:
+        return function(*arrays)
+    batch, _, heads, _ = arrays[0].shape
+    spec = P(
+        BATCH_AXES if batch % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0 else None,
+        None,
+        "tensor" if heads % mesh.shape["tensor"] == 0 else None,
+        None,
+    )
+    # A kernel does not say over which axes its result varies, so that is not checked.
+    return jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)
 
 
 def product(

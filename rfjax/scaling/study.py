@@ -146,7 +146,11 @@ def run_config(
     parse_formulation(config.formulation, config.timestep_shift)  # refused before the folder is claimed
     corpus = load_corpus(config.data, config.seed)
     backbone = make_backbone(
-        config.model, corpus.shapes, compute_dtype=config.train.compute_dtype, remat=config.train.remat
+        config.model,
+        corpus.shapes,
+        compute_dtype=config.train.compute_dtype,
+        remat=config.train.remat,
+        attention=config.train.attention,
     )
     facts = run_facts(config, corpus.shapes, study, point)
     # A run keeps its name, whatever its folder is called by now.

@@ -27,8 +27,8 @@ try:
 except ImportError:  # not a POSIX system: two trainers in one folder are then not noticed
     fcntl = None
 
-# A run may go on with another mesh: it changes where arrays live, not what is computed.
-_MAY_CHANGE = ("mesh.",)
+# A run may go on with another mesh or attention: they change where and how fast, not what is computed.
+_MAY_CHANGE = ("mesh.", "train.attention")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,14 @@ def _gradients(loss_fn, params, batch, step, config, mesh):
     return grads, loss, bins
 
 
-def make_train_step(
+class StepParts(NamedTuple):
+    """The two halves of a step, which `make_train_step` compiles as one and a benchmark on their own."""
+
+    gradients: Callable  # (params, batch, step) -> (gradients, loss, bins)
+    update: Callable  # (state, gradients, loss, bins) -> (state, metrics)
+
+
+def step_parts(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
@@ -87,23 +94,19 @@ def make_train_step(
     abstract_state: TrainState,
     *,
     stream_offset: int = 0,
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
-    """The jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
-
-    A step whose loss or gradient is not finite changes nothing but the step and the counters.
-    The random numbers are those of step `state.step + stream_offset`. Raises `ConfigError` for
-    a batch or a parameter that the mesh does not divide.
-    """
+) -> StepParts:
+    """A step's gradients and its update, not compiled; arguments and errors are `make_train_step`'s."""
     check_batch(mesh, config.batch_size, config.accumulate)
-    state_shardings = shardings(mesh, abstract_state)
+    split = shardings(mesh, abstract_state.params)
     rate = learning_rate(config)
     groups = parameter_groups(abstract_state.params)
 
-    def step(state, batch):
-        grads, loss, (bin_losses, bin_counts) = _gradients(
-            loss_fn, state.params, batch, state.step + stream_offset, config, mesh
-        )
-        grads = jax.lax.with_sharding_constraint(grads, state_shardings.params)
+    def gradients(params, batch, step):
+        grads, loss, bins = _gradients(loss_fn, params, batch, step + stream_offset, config, mesh)
+        return jax.lax.with_sharding_constraint(grads, split), loss, bins
+
+    def update(state, grads, loss, bins):
+        bin_losses, bin_counts = bins
         group_norms = jnp.stack([optax.tree.norm(grads[group]) for group in groups])
         grad_norm = jnp.sqrt(jnp.sum(jnp.square(group_norms)))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -130,6 +133,30 @@ def make_train_step(
         skipped = state.skipped + bad
         metrics = StepMetrics(loss, grad_norm, lr, skipped, skipped_in_row, group_norms, bin_losses, bin_counts)
         return TrainState(state.step + 1, params, ema, opt_state, skipped, skipped_in_row), metrics
+
+    return StepParts(gradients, update)
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    mesh: Mesh,
+    abstract_state: TrainState,
+    *,
+    stream_offset: int = 0,
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """The jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
+
+    A step whose loss or gradient is not finite changes nothing but the step and the counters.
+    The random numbers are those of step `state.step + stream_offset`. Raises `ConfigError` for
+    a batch or a parameter that the mesh does not divide.
+    """
+    parts = step_parts(loss_fn, optimizer, config, mesh, abstract_state, stream_offset=stream_offset)
+    state_shardings = shardings(mesh, abstract_state)
+
+    def step(state, batch):
+        return parts.update(state, *parts.gradients(state.params, batch, state.step))
 
     return jax.jit(
         step,

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,23 @@ def test_resuming_gives_the_same_batches(corpus):
     assert len(resumed) == 3
     for a, b in zip(whole[5:], resumed):
         assert_equal(a, b)
+
+
+def test_threads_change_neither_batches_nor_order(corpus):
+    """Catches batches handed out as they get ready: many threads load steps of very unequal cost."""
+
+    class Slow:
+        name, shapes, fingerprint = corpus.name, corpus.shapes, corpus.fingerprint
+        captions, encode, unknown_words = corpus.captions, corpus.encode, corpus.unknown_words
+        evaluation_prompts, render_prompt = corpus.evaluation_prompts, corpus.render_prompt
+        to_images, to_latents = corpus.to_images, corpus.to_latents
+
+        def examples(self, indices, split):
+            time.sleep(0.03 if indices[0] % 8 == 0 else 0.0)
+            return corpus.examples(indices, split)
+
+    found = list(batches(Slow(), batch_size=4, start_step=0, stop_step=12, threads=4))
+    assert np.concatenate([batch.example_ids for batch in found]).tolist() == list(range(48))
 
 
 @pytest.mark.parametrize("count", [2, 4])

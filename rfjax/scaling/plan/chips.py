@@ -94,6 +94,11 @@ class Target:
         return self.chips * self.chip.cores
 
     @property
+    def platform(self) -> str:
+        """As `models/attention.py` names it."""
+        return "cuda" if self.chip.name == "h100" else "tpu"
+
+    @property
     def closed(self) -> tuple[bool, ...]:
         """Which sides of a TPU slice are rings. A 3D slice closes only where it is made of whole cubes."""
         sides = [side % self.chip.torus_side == 0 for side in self.shape]

@@ -87,6 +87,19 @@ def _row(plan) -> tuple[str, ...]:
     return row + times + (limits.slowest, f"{spent.days:.1f}", f"{spent.chip_hours:,.0f}", money)
 
 
+def _attention_note(plans, target, compiles: bool) -> str:
+    """Which attention a run would use, and which the numbers are of."""
+    from rfjax.scaling.plan.compiled import COMPILED_INSTEAD
+
+    names = ", ".join(sorted({plan.attention for plan in plans}))
+    if compiles:
+        other = ", ".join(sorted({COMPILED_INSTEAD[plan.attention] for plan in plans if plan.attention in COMPILED_INSTEAD}))
+        if other:
+            return f"Attention of a run on {target.name}: {names}, which cannot be compiled without its library; {other} was, an upper bound of memory and traffic."
+        return f"Attention is that of a run on {target.name}: {names}."
+    return f"Attention of a run on {target.name}: {names}; the estimates of memory and traffic are those of xla, an upper bound."
+
+
 def table(plans: Sequence) -> list[str]:
     """The plan as a table for the console."""
     rows = [HEADER, *(_row(plan) for plan in plans)]
@@ -102,7 +115,7 @@ def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[st
         else "Nothing was compiled (--no-compile): peak memory and traffic are estimates."
     )
     said = [
-        how + " Attention is XLA's, as in a run.",
+        f"{how} {_attention_note(plans, target, compiles)}",
         f"GiB per device, of {target.chip.hbm_bytes / 2**30:.2f}; milliseconds of a step by each limit; mesh is data x fsdp x tensor.",
         "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
     ]
@@ -114,9 +127,11 @@ def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[st
             sent = ", ".join(
                 f"{kind} {sum(c.sent for c in counts.collectives if c.kind == kind) / 1e9:.2f} GB" for kind in kinds
             )
+            kernels = f"; {counts.kernel_flops / counts.flops:.1%} of them in {plan.attention} kernels, padding included"
             said.append(
                 f"{plan.point}: arguments {plan.compiled.argument_bytes / 2**30:.2f} GiB, temporaries "
                 f"{plan.compiled.temporary_bytes / 2**30:.2f}; a device sends {sent}; largest all-gather "
-                f"{counts.largest_all_gather / 2**20:.1f} MiB; compiled operations over the formula's {counts.flops / plan.estimate.flops:.4f}"
+                f"{counts.largest_all_gather / 2**20:.1f} MiB; compiled operations over the formula's "
+                f"{counts.flops / plan.estimate.flops:.4f}{kernels if counts.kernel_flops else ''}"
             )
     return said

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.models.attention import choose
 from rfjax.scaling.plan.chips import GIB, Target
 from rfjax.scaling.plan.hlo import Counts
 from rfjax.scaling.plan.roofline import Collective
@@ -30,6 +31,10 @@ _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+
+
+# What is compiled instead of an attention whose library must be there: cuDNN's needs cuDNN and a GPU.
+COMPILED_INSTEAD = {"cudnn": "xla"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ def _compiler(target: Target) -> tuple[str, str]:
     return ("jax_cuda13_plugin", "gpu-plan") if target.chip.topology == "cuda" else ("libtpu", "tpu-plan")
 
 
+def attention_of(config: Config, target: Target) -> str:
+    """The attention of a run on the target. Raises `ConfigError` where the config asks for one that does not run there."""
+    dtype = config.train.compute_dtype
+    return choose(config.train.attention, target.platform, dtype=dtype, head_size=config.model.head_size)
+
+
 def compile_step(config: Config, target: Target | None, optimisation: str = "default", *, cpu_devices: int = 0) -> Compiled:
     """Compiles a config's train step for a target, or for `cpu_devices` simulated CPU devices.
 
@@ -73,8 +84,10 @@ def compile_step(config: Config, target: Target | None, optimisation: str = "def
         environment["XLA_FLAGS"] = "--xla_gpu_enable_triton_gemm=false"
     if target is None:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={cpu_devices}"
+    attention = attention_of(config, target) if target else "xla"
+    attention = COMPILED_INSTEAD.get(attention, attention)
     request = {
-        "config": configs.to_dict(config),
+        "config": configs.to_dict(configs.apply_overrides(config, {"train.attention": attention})),
         "target": target.name if target else None,
         "optimisation": optimisation,
     }
@@ -93,6 +106,7 @@ def _read(answer, optimisation) -> Compiled:
     if "too_large" in answer:
         return Compiled(False, _asked_for(answer["too_large"]), None, None, None, **common)
     counts = answer["counts"]
+    counts["unknown_kernels"] = tuple(counts["unknown_kernels"])
     counts["collectives"] = tuple(Collective(**item) for item in counts["collectives"])
     return Compiled(
         True, answer["peak"], answer["arguments"], answer["temporaries"], Counts(**counts), **common

@@ -76,6 +76,8 @@ class Counts:
     collectives: tuple[Collective, ...]
     unknown_loops: int  # whose trip count could not be read, counted once
     repeated_flops: int = 0  # of `flops`, those that the compiler of its own accord computes again
+    kernel_flops: int = 0  # of `flops`, those of kernels the compiler does not look into, by formula, padding included
+    unknown_kernels: tuple[str, ...] = ()  # names of such kernels without a formula; their operations are not counted
 
     @property
     def largest_all_gather(self) -> int:
@@ -109,11 +111,23 @@ def _instruction(root, name, rest) -> Instruction | None:
     return Instruction(name, outputs, opcode[0], operands, rest[end:], arguments, bool(root))
 
 
+def _whole_lines(text: str) -> Iterator[str]:
+    """The lines, those of an instruction whose attributes go over several (a kernel's metadata) put together."""
+    whole, inside = "", False
+    for line in text.splitlines():
+        if inside and line and not line.startswith(" ") and line != "}":
+            whole += line
+            continue
+        yield whole
+        whole, inside = line, line != "}" and (inside or bool(_HEADER.match(line)))
+    yield whole
+
+
 def parse(text: str) -> Program:
     """The computations of an HLO module's text. Raises `RfjaxError` where it has no entry."""
     computations: dict[str, Computation] = {}
     entry, current = None, None
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if not line.startswith(" "):
             header = _HEADER.match(line)
             current = computations.setdefault(header[2], {}) if header else None
@@ -198,6 +212,26 @@ def _library_flops(instruction, computation):
 
 _PRODUCTS = {"dot": _dot_flops, "convolution": _convolution_flops, "custom-call": _library_flops}
 
+# The start of a Pallas kernel's name -> matrix products of [queries, keys, head_size] for each example
+# and head: logits and output forward; in the fused backward kernel the logits again, the gradient of
+# the probabilities, and those of queries, keys and values.
+_KERNELS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
+_PALLAS = 'custom_call_target="tpu_custom_call"'
+
+
+def _kernel_flops(instruction, computation) -> int | None:
+    """Operations of a Pallas kernel by its name and its queries' and keys' shapes; None where not known.
+
+    Of a kernel's floating-point operands the first two are queries and keys, [..., tokens, head_size].
+    """
+    products = next((count for start, count in _KERNELS.items() if instruction.name.startswith(start)), None)
+    arrays = [computation[name].outputs[0] for name in instruction.operands if name in computation]
+    floating = [array.shape for array in arrays if array.dtype in ("f32", "bf16", "f16") and len(array.shape) >= 3]
+    if products is None or len(floating) < 2:
+        return None
+    queries, keys = floating[:2]
+    return products * 2 * math.prod(queries) * keys[-2]
+
 
 def _ways(attributes: str, devices: int) -> int:
     """Devices of one group of an exchange, in any of the three ways of writing groups."""
@@ -271,11 +305,18 @@ def count(text: str, devices: int) -> Counts:
     Raises `RfjaxError` for a text that is no HLO module.
     """
     program = parse(text)
-    flops = bytes_moved = unknown = repeated = 0
+    flops = bytes_moved = unknown = repeated = kernels = 0
+    strange: set[str] = set()
     collectives: list[Collective] = []
     for name, times, fused, scattered, again in _visits(program):
         for instruction in (computation := program.computations[name]).values():
-            if instruction.opcode in _PRODUCTS:
+            if instruction.opcode == "custom-call" and _PALLAS in instruction.attributes:
+                operations = _kernel_flops(instruction, computation)
+                if operations is None:
+                    strange.add(instruction.name)
+                kernels += times * (operations or 0)
+                repeated += times * (operations or 0) if again or ".remat" in instruction.name else 0
+            elif instruction.opcode in _PRODUCTS:
                 operations = times * _PRODUCTS[instruction.opcode](instruction, computation)
                 flops += operations
                 repeated += operations if again else 0
@@ -286,7 +327,7 @@ def count(text: str, devices: int) -> Counts:
                 collectives.append(exchange)
             if not fused:
                 bytes_moved += times * _kernel_bytes(instruction, computation, program)
-    return Counts(flops, bytes_moved, tuple(collectives), unknown, repeated)
+    return Counts(flops + kernels, bytes_moved, tuple(collectives), unknown, repeated, kernels, tuple(sorted(strange)))
 
 
 def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:

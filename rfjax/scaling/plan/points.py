@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rfjax.config import Config
 from rfjax.errors import ConfigError
 from rfjax.scaling.plan.chips import GIB, Target
-from rfjax.scaling.plan.compiled import Compiled, compile_step
+from rfjax.scaling.plan.compiled import Compiled, attention_of, compile_step
 from rfjax.scaling.plan.estimate import Estimate, estimate
 from rfjax.scaling.plan.roofline import Cost, Roofline, cost, roofline
 from rfjax.scaling.plan.search import SLACK, candidates
@@ -29,6 +29,7 @@ class PointPlan:
     compiled: Compiled | None
     limits: Roofline | None
     cost: Cost | None
+    attention: str  # what a run on the target computes it with
     notes: tuple[str, ...]
 
     @property
@@ -61,6 +62,7 @@ def plan_point(
     Without, they are estimates.
     """
     size, notes = size_of(point.config), []
+    attention_of(point.config, target)  # refused before anything is compiled
     own = None if search else _tried(point.id, point.config, target, compiles, optimisation, say, notes)
     if own and own[3]:
         return _planned(point, target, size, own, False, price, notes)
@@ -76,7 +78,8 @@ def plan_point(
         failed, excess = failed + 1, max(excess, _excess(tried))
     notes.append(f"none of {failed} layouts fits {target.name}" if failed else f"no layout should fit {target.name}")
     config, estimated, compiled, _ = own or (point.config, None, None, False)
-    return PointPlan(point.id, config, size, False, True, estimated, compiled, None, None, tuple(notes))
+    attention = attention_of(config, target)
+    return PointPlan(point.id, config, size, False, True, estimated, compiled, None, None, attention, tuple(notes))
 
 
 def _excess(tried) -> float:
@@ -100,6 +103,8 @@ def _tried(id, config, target, compiles, optimisation, say, notes, estimated=Non
         fits = compiled.fits and compiled.peak_bytes <= target.chip.hbm_bytes
         word = "fits" if fits else "does not fit"
         say(f"{id}: {word}: peak {compiled.peak_bytes / GIB:.2f} GiB; {compiled.seconds:.0f} s, {compiled.host_bytes / GIB:.1f} GiB of host memory")
+        if compiled.counts and compiled.counts.unknown_kernels:
+            notes.append(f"operations of the kernels {', '.join(compiled.counts.unknown_kernels)} are not counted")
         if compiled.counts and compiled.counts.unknown_loops:
             notes.append(f"{compiled.counts.unknown_loops} loops of the program have no known length and count once")
     if not fits:
@@ -115,7 +120,8 @@ def _planned(point, target, size, tried, searched, price, notes) -> PointPlan:
         counts = compiled.counts
         limits = roofline(target, counts.flops, counts.hbm_bytes, counts.collectives)
     spent = cost(target, limits.step, config.train.steps, price)
-    return PointPlan(point.id, config, size, fits, searched, estimated, compiled, limits, spent, tuple(notes))
+    attention = attention_of(config, target)
+    return PointPlan(point.id, config, size, fits, searched, estimated, compiled, limits, spent, attention, tuple(notes))
 
 
 def layout(config: Config, estimated: Estimate) -> str:

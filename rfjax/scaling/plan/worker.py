@@ -30,15 +30,18 @@ def topology_devices(target):
     return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices)
 
 
-def lower(config, devices):
-    """The lowered train step of a config on a mesh over `devices`, as the trainer runs it."""
+def lower(config, devices, platform: str):
+    """The lowered train step of a config on a mesh over `devices`; `platform` is as `models/attention.py` names it."""
     from rfjax.data.corpus import load_corpus
     from rfjax.models import make_backbone
     from rfjax.training.mesh import make_mesh
     from rfjax.training.program import lower_train_step
 
     corpus, train = load_corpus(config.data, config.seed), config.train
-    backbone = make_backbone(config.model, corpus.shapes, compute_dtype=train.compute_dtype, remat=train.remat)
+    backbone = make_backbone(
+        config.model, corpus.shapes, compute_dtype=train.compute_dtype, remat=train.remat, attention=train.attention,
+        platform=platform,
+    )  # fmt: skip
     return lower_train_step(config, corpus, backbone, make_mesh(config.mesh, devices))
 
 
@@ -52,9 +55,10 @@ def main() -> None:
 
     if request["optimisation"] != "default":
         jax.config.update("jax_optimization_level", request["optimisation"])
-    devices = topology_devices(parse_target(request["target"])) if request["target"] else jax.devices()
+    target = parse_target(request["target"]) if request["target"] else None
+    devices = topology_devices(target) if target else jax.devices()
     began = time.monotonic()
-    lowered = lower(configs.from_dict(request["config"]), devices)
+    lowered = lower(configs.from_dict(request["config"]), devices, target.platform if target else "cpu")
     answer = {}
     try:
         compiled = lowered.compile()

@@ -99,6 +99,25 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     assert f"<td>{found['peak_bytes'] / GIB:.2f}</td>" in page and f"<b>{1e3 * found['limits']['compute']:,.0f}</b>" in page
 
 
+@pytest.mark.parametrize(
+    "target, settings, attention",
+    [("v5p-256", {}, "splash"), ("v5p-256", {"train__attention": "xla"}, "xla"), ("h100x64", {}, "cudnn")],
+)
+def test_the_plan_says_which_attention_a_run_uses(target, settings, attention, capsys):
+    """Catches a plan made of what this machine would choose: here that is always xla."""
+    plan = plan_point(point("depth15", **settings), parse_target(target), compiles=False)
+    assert plan.attention == plan.to_json()["attention"] == attention
+    overrides = [f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    main(["plan", f"--config={PAPER}", f"--target={target}", "--no-compile", "--point=depth15", *overrides])
+    assert f"Attention of a run on {target}: {attention}; the estimates" in capsys.readouterr().out
+
+
+def test_an_attention_that_the_target_does_not_have_is_refused(capsys):
+    command = ["plan", f"--config={PAPER}", "--target=v5p-256", "--no-compile", "--config.train.attention=cudnn"]
+    assert main(command) == 2
+    assert "it runs on cuda, and this is tpu; use splash or xla" in capsys.readouterr().err
+
+
 def test_what_fits_nowhere_ends_with_status_one(capsys):
     command = ["plan", f"--config={PAPER}", "--target=v5e-4", "--no-compile", "--point=depth38"]
     assert main(command) == 1

@@ -19,6 +19,9 @@ def test_the_smallest_point_compiles_for_a_small_slice():
     counts = compiled.counts
     assert compiled.fits and compiled.peak_bytes < target.chip.hbm_bytes
     assert counts.unknown_loops == 0
+    # Splash pads 410 tokens to 512; forward twice (remat is full) and backward once: 2 + 2 + 5 products.
+    each = 9 * 2 * 512**2 * config.model.width * config.model.depth
+    assert counts.kernel_flops == each * config.train.batch_size // target.chips and not counts.unknown_kernels
     assert counts.flops > 0.98 * estimate(config, target).flops  # above the formula by a fifth here; which products is not known
     assert counts.largest_all_gather == 2 * 6 * config.model.width**2  # a layer's modulation kernel, bfloat16
     assert not [c for c in counts.collectives if c.kind == "all-to-all"]

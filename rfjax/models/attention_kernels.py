@@ -1,0 +1,100 @@
+"""Attention by kernels that JAX ships for one kind of hardware: splash on TPUs, cuDNN's on GPUs.
+
+Neither is given a mask or a bias: cuDNN's gradients with one have been wrong or not finite, and a
+mask is read from memory for nothing. JAX has an older TPU kernel, `flash_attention`, that is not
+here: its backward pass makes an array of [tokens, tokens] in float32 for each head.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rfjax.models.attention_xla import scale
+
+LANES = 128  # a TPU's vectors: tokens come in multiples of it
+LARGEST_BLOCK = 1024  # tokens that a kernel holds at once, in blocks of [tokens, tokens] float32
+
+
+def block_sizes(tokens: int) -> tuple[int, int]:
+    """(tokens after padding, tokens of a block): as few equal blocks as there can be, then as little padding."""
+    lanes = -(-tokens // LANES)
+    count = -(-lanes * LANES // LARGEST_BLOCK)
+    block = -(-lanes // count) * LANES
+    return count * block, block
+
+
+@functools.cache
+def _splash_kernel(tokens: int, heads: int, interpret: bool):
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # a quarter of a second, on TPUs alone
+
+    padded, block = block_sizes(tokens)
+    sizes = splash.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block,
+        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+        use_fused_bwd_kernel=True,  # one kernel for all three gradients: the logits are computed again once
+    )  # fmt: skip
+
+    def build():
+        kernel = splash.make_splash_mha(
+            splash.MultiHeadMask([splash.FullMask((padded, padded))] * heads),
+            block_sizes=sizes,
+            head_shards=1,
+            q_seq_shards=1,
+            residual_checkpoint_name="attention",  # as in attention_xla: what a policy saves
+            interpret=interpret,
+        )
+        return jax.tree.map(np.asarray, kernel)
+
+    # The kernel's tables are kept for later traces, on other devices, too: nothing of this trace may
+    # be in them. In a thread of its own there is none; Flax's scan reaches into
+    # `jax.ensure_compile_time_eval`.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as outside:
+        return outside.submit(build).result()
+
+
+def splash_attention(
+    queries: Float[Array, "batch tokens heads head_size"],
+    keys: Float[Array, "batch tokens heads head_size"],
+    values: Float[Array, "batch tokens heads head_size"],
+    *,
+    interpret: bool = False,
+) -> Float[Array, "batch tokens heads head_size"]:
+    """JAX's Pallas kernel for TPUs, on one device's examples and heads.
+
+    Tokens are padded to whole blocks. Padding is a segment of its own, so no token attends to it,
+    and it gets no gradient: the result is that of the tokens alone. `interpret` runs the kernel
+    step by step on any platform, for tests.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
+
+    tokens, heads = queries.shape[1:3]
+    padded, _ = block_sizes(tokens)
+
+    def prepared(x):  # [batch, heads, padded tokens, head_size]
+        return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, padded - tokens), (0, 0)))
+
+    segments = (jnp.arange(padded) >= tokens).astype(jnp.int32)
+    kernel = _splash_kernel(tokens, heads, interpret)
+    scaled = (queries.astype(jnp.float32) * scale(queries)).astype(queries.dtype)
+    run = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=SegmentIds(segments, segments)))
+    output = run(prepared(scaled), prepared(keys), prepared(values))
+    return jnp.swapaxes(output[:, :, :tokens], 1, 2).astype(queries.dtype)
+
+
+def cudnn_attention(
+    queries: Float[Array, "batch tokens heads head_size"],
+    keys: Float[Array, "batch tokens heads head_size"],
+    values: Float[Array, "batch tokens heads head_size"],
+) -> Float[Array, "batch tokens heads head_size"]:
+    """cuDNN's fused attention, on one device's examples and heads, without padding.
+
+    What its backward pass needs has no name that a rematerialisation policy could save, so under
+    every policy but `none` its forward kernel runs twice.
+    """
+    return jax.nn.dot_product_attention(queries, keys, values, scale=scale(queries), implementation="cudnn")

@@ -1,0 +1,70 @@
+"""Joint softmax attention in plain JAX, for any platform: what XLA makes of it."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+# Batch and heads lead in every product, so that each is a plain batched matrix product.
+_LOGITS = "bqhd,bkhd->bhqk"
+_OUTPUT = "bhqk,bkhd->bqhd"
+
+
+def scale(queries) -> float:
+    """Of the logits: 1 / sqrt(head_size)."""
+    return 1.0 / math.sqrt(queries.shape[-1])
+
+
+def _logits(queries, keys):
+    return jnp.einsum(_LOGITS, queries, keys, preferred_element_type=jnp.float32) * scale(queries)
+
+
+@jax.custom_vjp
+def xla_attention(
+    queries: Float[Array, "batch tokens heads head_size"],
+    keys: Float[Array, "batch tokens heads head_size"],
+    values: Float[Array, "batch tokens heads head_size"],
+) -> Float[Array, "batch tokens heads head_size"]:
+    """softmax(q k^T / sqrt(head_size)) v, every token attending to every token.
+
+    The backward pass keeps the output and the log-sum-exp and recomputes the probabilities
+    (Dao et al. 2022, algorithm 4, in one tile): stacking a [tokens, tokens] array per layer
+    costs more in memory traffic than the products that rebuild it. Logits are float32.
+    """
+    return _forward(queries, keys, values)[0]
+
+
+def _forward(queries, keys, values):
+    logits = _logits(queries, keys)
+    maximum = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(logits - maximum)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    output = jnp.einsum(_OUTPUT, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    # Dividing after the product touches head_size numbers a row instead of `tokens`.
+    output = output / jnp.swapaxes(total, 1, 2)
+    # Named here, where the backward pass takes them from: a policy that saves "attention" then
+    # spares the backward pass the whole forward one.
+    log_sum_exp = checkpoint_name(maximum + jnp.log(total), "attention")
+    output = checkpoint_name(output.astype(queries.dtype), "attention")
+    return output, (queries, keys, values, output, log_sum_exp)
+
+
+def _backward(residuals, gradient):
+    queries, keys, values, output, log_sum_exp = residuals
+    probabilities = jnp.exp(_logits(queries, keys) - log_sum_exp)
+    low = probabilities.astype(values.dtype)
+    d_values = jnp.einsum("bhqk,bqhd->bkhd", low, gradient, preferred_element_type=jnp.float32)
+    d_probabilities = jnp.einsum("bqhd,bkhd->bhqk", gradient, values, preferred_element_type=jnp.float32)
+    # sum_k p dp = <gradient, output>: a row sum over head_size instead of over tokens.
+    row = jnp.sum(gradient.astype(jnp.float32) * output.astype(jnp.float32), axis=-1)
+    d_logits = (probabilities * (d_probabilities - jnp.swapaxes(row, 1, 2)[..., None])).astype(queries.dtype)
+    d_queries = jnp.einsum("bhqk,bkhd->bqhd", d_logits, keys, preferred_element_type=jnp.float32) * scale(queries)
+    d_keys = jnp.einsum("bhqk,bqhd->bkhd", d_logits, queries, preferred_element_type=jnp.float32) * scale(queries)
+    return d_queries.astype(queries.dtype), d_keys.astype(keys.dtype), d_values.astype(values.dtype)
+
+
+xla_attention.defvjp(_forward, _backward)

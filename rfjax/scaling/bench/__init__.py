@@ -1,0 +1,1 @@
+"""`rfjax bench`: the speed of a config's training step on the devices that are here."""

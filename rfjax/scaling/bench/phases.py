@@ -1,0 +1,153 @@
+"""The time of a training step and of its parts, each part as a program of its own.
+
+Programs that are compiled apart do not fuse or overlap as one does, so the parts do not add up to
+the step; what is missing, or too much, is reported as the remainder and hidden in none of them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from rfjax.config import Config
+from rfjax.data.corpus import Corpus
+from rfjax.data.loader import batches
+from rfjax.training.loss import make_loss, run_keys
+from rfjax.training.mesh import BATCH
+from rfjax.training.optimizer import make_optimizer
+from rfjax.training.program import abstract_batch, abstract_state, lower_train_step
+from rfjax.training.state import TrainState, init_state
+from rfjax.training.step import TIME_BINS, step_parts
+
+WARMUP = 2  # steps before those that are timed
+
+
+class Loop(NamedTuple):
+    """Seconds of each timed step, and of its parts in which the host does nothing but wait or copy."""
+
+    step: list[float]
+    waiting_for_data: list[float]
+    placing: list[float]  # a batch on the devices
+    waiting_for_metrics: list[float]  # of the step before: while the devices are busy, no stall
+
+
+def _timed(function: Callable, rounds: int) -> float:
+    """Median seconds of a call, results waited for; the first, untimed one warms up."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def _first_state(config: Config, backbone, mesh) -> TrainState:
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, backbone, mesh))
+    optimizer = make_optimizer(config.train)
+    return jax.jit(lambda key: init_state(backbone.init, optimizer, key), out_shardings=places)(run_keys(config.seed)[0])
+
+
+def _batches(config: Config, corpus: Corpus, steps: int):
+    return batches(corpus, batch_size=config.train.batch_size, start_step=0, stop_step=steps)
+
+
+def loader_seconds(config: Config, corpus: Corpus, steps: int) -> float:
+    """Seconds that the loader takes for a batch when nothing else runs."""
+    iterator = _batches(config, corpus, steps + 1)
+    next(iterator)
+    began = time.perf_counter()
+    for _ in iterator:
+        pass
+    return (time.perf_counter() - began) / steps
+
+
+def run_loop(config: Config, corpus: Corpus, backbone, mesh, steps: int, trace: Path | None = None) -> Loop:
+    """Times `steps` steps of training as the trainer runs them: read ahead, metrics read a step late.
+
+    `trace` is a folder for a profile of them.
+    """
+    step = lower_train_step(config, corpus, backbone, mesh).compile()
+    state, place, pending = _first_state(config, backbone, mesh), NamedSharding(mesh, BATCH), None
+    loop = Loop([], [], [], [])
+    iterator = _batches(config, corpus, steps + WARMUP)
+    for number in range(steps + WARMUP):
+        if number == WARMUP:
+            jax.block_until_ready(state)
+            if trace:
+                jax.profiler.start_trace(str(trace))
+        marks = [time.perf_counter()]
+        batch = next(iterator)
+        marks.append(time.perf_counter())
+        batch = jax.device_put(batch, place)
+        marks.append(time.perf_counter())
+        state, metrics = step(state, batch)
+        dispatched = time.perf_counter()
+        if pending is not None:
+            jax.device_get(pending)
+        pending, marks = metrics, [*marks, dispatched, time.perf_counter()]
+        if number >= WARMUP:
+            loop.step.append(marks[4] - marks[0])
+            loop.waiting_for_data.append(marks[1] - marks[0])
+            loop.placing.append(marks[2] - marks[1])
+            loop.waiting_for_metrics.append(marks[4] - marks[3])
+    jax.block_until_ready(state)
+    if trace:
+        jax.profiler.stop_trace()
+    return loop
+
+
+def part_seconds(config: Config, corpus: Corpus, backbone, mesh, rounds: int) -> dict[str, float | str]:
+    """Median seconds of the forward pass, of forward and backward, and of the optimiser, each compiled alone.
+
+    A part that does not fit in the devices' memory on its own has the compiler's words in place of seconds.
+    """
+    abstract, batch_shapes = abstract_state(config, backbone, mesh), abstract_batch(config, corpus, mesh)
+    loss_fn = make_loss(config, backbone.apply, corpus.shapes.encoders)
+    parts = step_parts(loss_fn, make_optimizer(config.train), config.train, mesh, abstract)
+    state = _first_state(config, backbone, mesh)
+    examples = corpus.examples(np.arange(config.train.batch_size, dtype=np.uint64), "train")
+    batch = jax.device_put(examples, jax.tree.map(lambda leaf: leaf.sharding, batch_shapes))
+    places = jax.device_put(np.arange(config.train.batch_size, dtype=np.int32), NamedSharding(mesh, BATCH))
+    split = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    whole = NamedSharding(mesh, P())
+
+    def forward(params, batch, places, step):
+        if config.train.accumulate == 1:
+            return loss_fn(params, batch, step, places)[0]
+        # A microbatch at a time, as in the step, so that it fits in the memory that the step fits in.
+        parted = jax.tree.map(lambda a: a.reshape(-1, config.train.accumulate, *a.shape[1:]).swapaxes(0, 1), (batch, places))
+        return jax.lax.map(lambda part: loss_fn(params, part[0], step, part[1])[0], parted)
+
+    found: dict[str, float | str] = {}
+
+    def measure(name, function, arguments, call=lambda program, *arguments: program(*arguments), **settings):
+        try:
+            program = jax.jit(function, **settings).lower(*arguments).compile()
+            found[name] = _timed(lambda: call(program, *arguments), rounds)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            found[name] = f"does not fit alone: {str(error).splitlines()[0]}"
+
+    measure("forward", forward, (state.params, batch, places, state.step), out_shardings=whole)
+    outputs = (split.params, whole, (whole, whole))
+    measure("forward_backward", parts.gradients, (state.params, batch, state.step), out_shardings=outputs)
+    gradients = jax.tree.map(lambda p: 1e-3 * p, state.params)
+    bins = (np.zeros(TIME_BINS, np.float32), np.zeros(TIME_BINS, np.float32))
+    held = [state]  # given up to the program and replaced by its result, as in the step
+
+    def optimise(program, _, *rest):
+        held[0], metrics = program(held[0], *rest)
+        return held[0], metrics
+
+    arguments = (state, gradients, np.float32(1.0), bins)
+    measure("optimiser", parts.update, arguments, call=optimise, out_shardings=(split, whole), donate_argnums=0)
+    return found
