@@ -2,7 +2,8 @@
 
 As a script it trains in a process of its own, for tests that kill it:
 `python training_tiny.py WORKDIR '{"overrides": {...}, "bad_steps": [...], "pause": 0.0}'`;
-"file_limit" is the size in bytes beyond which no file can grow.
+"file_limit" is the size in bytes beyond which no file can grow, and "job" [port, processes,
+process id] makes it one of many.
 """
 
 import json
@@ -23,6 +24,8 @@ from rfjax.data.corpus import load_corpus
 from rfjax.data.random import RandomCorpus
 from rfjax.errors import RfjaxError
 from rfjax.models import Backbone
+from rfjax.training import distributed
+from rfjax.training.cluster import Job
 from rfjax.training.loop import train
 
 BASE = {
@@ -123,12 +126,17 @@ def main():
     limit = arguments.pop("file_limit", None)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    job = arguments.pop("job", None)
+    status = 0
     try:
+        if job:
+            port, processes, process_id = job
+            distributed.join(Job("the test", processes, process_id, f"127.0.0.1:{port}"), heartbeat_seconds=10)
         tiny_train(sys.argv[1], log_seconds=0.0, **arguments)
     except RfjaxError as error:
         print(error, file=sys.stderr)
-        return error.exit_status
-    return 0
+        status = error.exit_status
+    return distributed.leave(status)
 
 
 if __name__ == "__main__":
