@@ -215,9 +215,14 @@ def _process_arguments(parser):
         "many processes",
         "the same command in every process; under SLURM (srun), on Kubernetes and on TPUs nothing need be given",
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to listen")
-    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0 to N-1")
+    added = (
+        group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to listen"),
+        group.add_argument("--processes", type=int, metavar="N", help="how many there are"),
+        group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0 to N-1"),
+        group.add_argument("--lost-after", type=int, default=60, metavar="SECONDS",
+                           help="a process not heard of for so long is lost, and ends the job (default 60)"),
+    )  # fmt: skip
+    parser.options += [option for action in added for option in action.option_strings]
 
 
 def _checkpoint_arguments(parser):
@@ -410,8 +415,14 @@ def _together(args, act, from_shell) -> int:
             return act()
         from rfjax.training import cluster, distributed
 
+        if args.lost_after < 5:
+            raise ConfigError(f"--lost-after is {args.lost_after}; a busy machine is silent for a few seconds: give at least 5")
         try:
-            distributed.join(cluster.find_job(args.coordinator, args.processes, args.process_id))
+            job = cluster.find_job(args.coordinator, args.processes, args.process_id)
+            distributed.join(job, heartbeat_seconds=args.lost_after)
+            if job:
+                who = f"process {job.process_id} of {job.processes}, by {job.origin}"
+                print(f"rfjax: {who}: all have come together at {job.coordinator}", file=sys.stderr, flush=True)
             status = act()
         except BaseException as error:
             if not distributed.many():
