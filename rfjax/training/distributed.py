@@ -13,6 +13,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -254,7 +255,7 @@ def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
             _client().wait_at_barrier(f"rfjax/never/{job.process_id}", _FOREVER_MS)
         except Exception as error:
             if not _leaving.is_set() or "heartbeat" in str(error):
-                _lost.append(_who(str(error), heartbeat_seconds))
+                _lost.append(_who(str(error), job, heartbeat_seconds))
 
     global _listener
     _listener = threading.Thread(target=listen, daemon=True, name="rfjax-peers")
@@ -285,11 +286,13 @@ def _on_abort(do: Callable[[], None] | None) -> None:
     install(signal.SIGABRT, ctypes.cast(_kept, ctypes.c_void_p) if _kept else None)
 
 
-def _who(error: str, heartbeat_seconds: int) -> str:
-    index = error.find("Task ")
-    number = error[index + 5 :].split(" ")[0] if index >= 0 else ""
-    if number.isdigit():
-        return f"process {number} has not been heard of for {heartbeat_seconds} s"
+def _who(error: str, job: Job, heartbeat_seconds: int) -> str:
+    """Which process is gone, by the service's error."""
+    lost = re.search(r"Task (\d+) heartbeat", error)
+    if lost:
+        return f"process {lost[1]} has not been heard of for {heartbeat_seconds} s"
+    if "leader" in error and job.process_id:
+        return f"process 0, the coordinator at {job.coordinator}, is gone or cannot be reached"
     return f"another process is gone ({error.splitlines()[0]})"
 
 

@@ -20,7 +20,7 @@ from rfjax.errors import Preempted
 @dataclass
 class _Progress:
     at: float = field(default_factory=time.monotonic)
-    doing: list[str] = field(default_factory=lambda: ["starting"])
+    doing: list[str] = field(default_factory=lambda: ["training"])
 
 
 _progress = _Progress()
