@@ -440,7 +440,7 @@ def _together(args, act, from_shell) -> int:
         except BaseException as error:
             if not distributed.many():
                 raise
-            status = _ended(distributed.explained(error))
+            return distributed.leave(_ended(distributed.explained(error)), alone=True)
         return distributed.leave(status)
 
 

@@ -344,11 +344,12 @@ def _is_of_connections(error: BaseException | None) -> bool:
 # Leaving
 
 
-def leave(status: int, *, patience_seconds: float = 10.0) -> int:
-    """Ends the job in this process with its exit status, which is returned where all leave alike.
+def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -> int:
+    """Ends the job in this process with its exit status, which is returned once all leave.
 
-    After success it waits for all. After an error it waits briefly: where the others do not come, they
-    may be in a collective that waits for this process, whose death alone can tell them.
+    It waits for all, as process 0 may have a report to write. After an error that this process may
+    have `alone` it waits briefly: where the others do not come, they may be in a collective that waits
+    for this process, whose death alone can tell them.
     """
     if _job is None:
         return status
@@ -356,7 +357,7 @@ def leave(status: int, *, patience_seconds: float = 10.0) -> int:
     sys.stderr.flush()
     _leaving.set()
     try:
-        _client().wait_at_barrier(f"rfjax/left/{status}", int(1000 * patience_seconds) if status else _FOREVER_MS)
+        _client().wait_at_barrier("rfjax/left", int(1000 * patience_seconds) if alone else _FOREVER_MS)
         _on_abort(None)
         jax.distributed.shutdown()
         _listener.join()  # its wait ends as the service does; Python's end must not find it in C++

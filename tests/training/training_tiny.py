@@ -186,7 +186,7 @@ def main():
     except RfjaxError as error:
         print(error, file=sys.stderr)
         status = error.exit_status
-    return distributed.leave(status)
+    return distributed.leave(status, alone=bool(status))
 
 
 if __name__ == "__main__":
