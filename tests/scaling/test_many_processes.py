@@ -34,7 +34,12 @@ def command(*arguments, timeout=900):
     finally:
         for process in running:
             process.kill()
-    return [(process.returncode, *words) for process, words in zip(running, said)]
+    return [(process.returncode, _ours(out), error) for process, (out, error) in zip(running, said)]
+
+
+def _ours(text: str) -> str:
+    """Without what the library of CPU collectives says by itself, on standard output."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("[Gloo]"))
 
 
 def values(folder: Path, point: str) -> dict:
