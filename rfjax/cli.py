@@ -10,9 +10,10 @@ import os
 import re
 import signal
 import sys
+import traceback
 from pathlib import Path
 
-from rfjax.errors import ConfigError, RfjaxError
+from rfjax.errors import ConfigError, Preempted, RfjaxError
 
 OVERRIDE = re.compile(r"--config\.([A-Za-z0-9_.]+)(?:=(.*))?", re.DOTALL)
 OVERRIDE_HELP = "any field of the config can be overridden: --config.model.depth=3 --config.train.steps=500"
@@ -31,12 +32,14 @@ def _study(args, overrides):
     failed = []
     if args.point:
         studies.run_point(study, study.point(args.point), root)
-        print(f"point {args.point} is trained and evaluated in {root / args.point}; collect with: "
+        _say(f"point {args.point} is trained and evaluated in {root / args.point}; collect with: "
               f"rfjax study --config={args.config} --workdir={root} --collect")
         return 0
     notes = studies.strangers(study, root) if args.collect else []
     if not args.collect:
         failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
+    if not _is_first():
+        return 1 if failed else 0
     try:
         notes += _collect(study, root)
     finally:  # what failed is said even where there is nothing to collect
@@ -44,6 +47,18 @@ def _study(args, overrides):
             print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
     _print_notes(notes)
     return 1 if failed else 0
+
+
+def _is_first() -> bool:
+    from rfjax.training import distributed
+
+    return distributed.is_first()
+
+
+def _say(text: str) -> None:
+    """On standard output, by one process."""
+    if _is_first():
+        print(text, flush=True)
 
 
 def _print_notes(notes):
@@ -72,9 +87,9 @@ def _train(args, overrides):
     from rfjax.scaling.study import Point, describe, run_config, size_of
 
     config = configs.load(args.config, overrides)
-    print(describe(Point(args.workdir, config), size_of(config)), flush=True)
+    _say(describe(Point(args.workdir, config), size_of(config)))
     run_config(config, Path(args.workdir), init_from=args.init, evaluate=not args.no_evaluation)
-    print(f"trained: {args.workdir}")
+    _say(f"trained: {args.workdir}")
     return 0
 
 
@@ -85,9 +100,9 @@ def _eval(args, overrides):
         from rfjax.evaluation.sampling_steps import measure_sampling_steps, parse_steps
 
         counts = parse_steps(args.sampling_steps)
-        print("\n".join(record_lines(measure_sampling_steps(Path(args.run), overrides, counts, step=args.step, weights=args.weights))))
+        _say("\n".join(record_lines(measure_sampling_steps(Path(args.run), overrides, counts, step=args.step, weights=args.weights))))
         return 0
-    print("\n".join(record_lines(evaluate_run(Path(args.run), overrides, step=args.step, weights=args.weights))))
+    _say("\n".join(record_lines(evaluate_run(Path(args.run), overrides, step=args.step, weights=args.weights))))
     return 0
 
 
@@ -107,7 +122,7 @@ def _sample(args, overrides):
         negative=args.negative,
         seed=args.seed,
     )
-    print(f"samples: {path}")
+    _say(f"samples: {path}")
     return 0
 
 
@@ -205,6 +220,21 @@ def _train_arguments(parser):
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder; the same command resumes it")
     parser.add_argument("--init", metavar="RUN@STEP", help="start a new run from this checkpoint's weights")
     parser.add_argument("--no-evaluation", action="store_true", help="leave validation and GenEval to `rfjax eval`")
+
+
+def _process_arguments(parser):
+    group = parser.add_argument_group(
+        "many processes",
+        "the same command in every process; under SLURM (srun), on Kubernetes and on TPUs nothing need be given",
+    )
+    added = (
+        group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to listen"),
+        group.add_argument("--processes", type=int, metavar="N", help="how many there are"),
+        group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0 to N-1"),
+        group.add_argument("--lost-after", type=int, default=60, metavar="SECONDS",
+                           help="a process not heard of for so long is lost, and ends the job (default 60)"),
+    )  # fmt: skip
+    parser.options += [option for action in added for option in action.option_strings]
 
 
 def _checkpoint_arguments(parser):
@@ -305,6 +335,10 @@ VERBS = {
 }
 
 
+TOGETHER = ("study", "train", "eval", "sample")  # what many processes may do as one
+RESUMES = ("study", "train")  # what goes on where it was told to stop
+
+
 class _VerbParser(argparse.ArgumentParser):
     """A parser that knows the options it was given."""
 
@@ -337,6 +371,8 @@ def _parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _Verb
         sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog, allow_abbrev=False)
         if name == verb:  # the others' arguments need not be imported
             arguments(sub)
+            if name in TOGETHER:
+                _process_arguments(sub)
     return parser, verbs.choices
 
 
@@ -354,6 +390,18 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
             raise ConfigError(f"{word} has no value; write {word}=VALUE")
         overrides[match[1]] = value
     return rest, overrides
+
+
+def _with_threads_for_simulated_devices() -> None:
+    """Gives XLA's CPU client one thread more than there are simulated devices.
+
+    JAX 0.10 runs devices and the parts of their matrix products in one pool of as many threads as cores
+    or devices. Where all devices but one wait in a collective, the last one's product waits for a
+    free thread that never comes: a deadlock, which two devices on two busy cores do meet.
+    """
+    simulated = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if simulated and int(simulated[1]) > 1:
+        os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, int(simulated[1]) + 1)))  # read as the client starts
 
 
 def _with_huge_pages(argv: list[str]) -> None:
@@ -385,9 +433,58 @@ def main(argv: list[str] | None = None) -> int:
         if overrides and not overridable:
             raise ConfigError(f"rfjax {args.verb} reads no config; leave out --config.{next(iter(overrides))}")
         if computes and from_shell:
+            _with_threads_for_simulated_devices()
             _with_huge_pages(argv)
-        return action(args, overrides)
-    except RfjaxError as error:
+        if args.verb not in TOGETHER:
+            return action(args, overrides)
+        return _together(args, lambda: action(args, overrides), from_shell)
+    except (RfjaxError, KeyboardInterrupt, BrokenPipeError) as error:
+        return _ended(error)
+
+
+def _together(args, act, from_shell) -> int:
+    """`act()` with the processes of this job, if there are others; its exit status, or its error's."""
+    with _told_early() if from_shell and args.verb in RESUMES else contextlib.nullcontext():
+        if getattr(args, "dry_run", False) or getattr(args, "collect", False):
+            return act()
+        from rfjax.training import cluster, distributed
+
+        if args.lost_after < 5:
+            raise ConfigError(f"--lost-after is {args.lost_after}; a busy machine is silent for a few seconds: give at least 5")
+        try:
+            job = cluster.find_job(args.coordinator, args.processes, args.process_id)
+            distributed.join(job, heartbeat_seconds=args.lost_after)
+            if job:
+                who = f"process {job.process_id} of {job.processes}, by {job.origin}"
+                print(f"rfjax: {who}: all have come together at {job.coordinator}", file=sys.stderr, flush=True)
+            status = act()
+        except BaseException as error:
+            if not distributed.many():
+                raise
+            return distributed.leave(_ended(distributed.explained(error)), alone=True)
+        return distributed.leave(status)
+
+
+@contextlib.contextmanager
+def _told_early():
+    """Makes SIGTERM the end that schedulers requeue on, also while nothing polls for it: during imports,
+    or while the other processes are awaited."""
+
+    def stop(*_):
+        raise Preempted("told to stop before anything was begun, or after it was done; give the same command again")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ended(error: BaseException) -> int:
+    """Says how it ended, and gives the exit status."""
+    try:
+        raise error
+    except RfjaxError:
         print(f"rfjax: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
@@ -396,6 +493,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        return 1
 
 
 if __name__ == "__main__":

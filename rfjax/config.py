@@ -94,6 +94,7 @@ class TrainConfig:
     log_every: int = 20
     checkpoint_every: int = 500
     keep_last: int = 2
+    stall_seconds: float = 3600.0  # without any progress, compilation included, that end a run; 0: for ever
     keep_every: int = 0  # a checkpoint at each multiple is kept for good; 0: only evaluated ones
 
 

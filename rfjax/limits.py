@@ -55,6 +55,7 @@ MINIMA: tuple[tuple[str, float], ...] = (
     ("train.checkpoint_every", 1),
     ("train.keep_last", 1),
     ("train.keep_every", 0),
+    ("train.stall_seconds", 0.0),
     ("evaluation.sampler.steps", 1),
     ("evaluation.validation.examples", 2),
     ("evaluation.validation.batch_size", 1),

@@ -11,21 +11,19 @@ from collections.abc import Iterator
 
 import grain.python as grain
 import numpy as np
+from jaxtyping import Int
 
 from rfjax.data.batch import Batch
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
 
-def batch_of_step(corpus: Corpus, step: int, *, batch_size: int, shard: tuple[int, int] = (0, 1)) -> Batch:
-    """The training examples step*batch_size .. (step+1)*batch_size - 1, or shard (i, n)'s slice of them.
-
-    Shards are contiguous and equal: shard i of n holds rows i*batch_size/n .. (i+1)*batch_size/n - 1.
-    """
-    index, count = shard
-    size = batch_size // count
-    start = step * batch_size + index * size
-    return corpus.examples(np.arange(start, start + size, dtype=np.uint64), "train")
+def batch_of_step(
+    corpus: Corpus, step: int, *, batch_size: int, places: Int[np.ndarray, "rows"] | None = None
+) -> Batch:
+    """The training examples step*batch_size + place, for the `places` given or all of the batch's."""
+    places = np.arange(batch_size) if places is None else places
+    return corpus.examples(np.uint64(step * batch_size) + places.astype(np.uint64), "train")
 
 
 def batches(
@@ -34,27 +32,24 @@ def batches(
     batch_size: int,
     start_step: int,
     stop_step: int,
-    shard: tuple[int, int] = (0, 1),
+    places: Int[np.ndarray, "rows"] | None = None,
     read_ahead: int = 4,
     threads: int | None = None,
 ) -> Iterator[Batch]:
     """`batch_of_step` for every step from `start_step` up to `stop_step`, exclusive.
 
     `threads` (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead`
-    batches while earlier ones are in use; their number changes neither batches nor order. Raises
-    `ConfigError` where the shards do not divide the batch.
+    batches while earlier ones are in use; their number changes neither batches nor order. `places` are
+    those of the global batch that this process's devices hold: any of them, for a mesh may give a process
+    rows that do not follow each other, or two processes the same.
     """
-    index, count = shard
-    if not 0 <= index < count or batch_size % count:
-        raise ConfigError(
-            f"shard {index} of {count} cannot take an equal part of config.train.batch_size={batch_size}; "
-            "the number of shards must divide it"
-        )
+    if places is not None and not (np.all(places >= 0) and np.all(places < batch_size)):
+        raise ConfigError(f"the places {places.tolist()} are not all among a batch of config.train.batch_size={batch_size}")
     if start_step >= stop_step:
         return iter(())
 
     def load(step):
-        return batch_of_step(corpus, int(step), batch_size=batch_size, shard=shard)
+        return batch_of_step(corpus, int(step), batch_size=batch_size, places=places)
 
     threads = threads or max(1, min(read_ahead, (os.cpu_count() or 1) // 4))  # the step needs the other cores
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
-from rfjax.errors import ConfigError, Preempted
+from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation import geneval
 from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids, sampler_name
@@ -38,6 +38,7 @@ from rfjax.evaluation.records import (
 from rfjax.evaluation.validation import make_validation_step, validation_loss
 from rfjax.files import write_whole
 from rfjax.models import Backbone
+from rfjax.training import distributed, watch
 from rfjax.training.checkpoint import read_facts, restore_params, spent
 from rfjax.training.mesh import BATCH, shardings
 from rfjax.training.progress import note
@@ -113,7 +114,7 @@ class Evaluator:
 
     def missing(self, steps: Sequence[int]) -> list[Evaluation]:
         """The evaluations that are due at these steps and have no record yet."""
-        there = {record_name(record["key"]) for record in read_records(self.workdir)}
+        there = set(distributed.from_first(lambda: [record_name(record["key"]) for record in read_records(self.workdir)]))
         due = [one for step in steps for one in due_at(self.config, self.run, step)]
         return [one for one in due if record_name(one.key) not in there]
 
@@ -136,12 +137,27 @@ class Evaluator:
         for index, one in enumerate(due):
             if stop():
                 raise Preempted(f"told to stop while measuring {self.workdir}; the same command goes on from there")
-            if index == 0 and jax.process_index() == 0:
+            if index == 0 and distributed.is_first():
                 note(f"{self.run}: evaluating step {step}: {', '.join(f'{one.kind} of {one.weights}' for one in due)}")
             weights = params[one.weights] if params else self._restore(one.step, one.weights)
             facts = read_facts(self.workdir, one.step)
             cost = spent(facts)
-            getattr(self, f"_{one.kind}")(one, weights, cost)
+            with watch.doing(f"measuring step {one.step} ({one.kind})"):
+                failure = self._recorded(getattr(self, f"_{one.kind}")(one, weights, cost))
+            if failure:
+                raise RfjaxError(failure)
+
+    def _recorded(self, write) -> str | None:
+        """Calls `write`, in process 0 alone, for every file is written by one; its failure, in all of them."""
+        failure = None
+        try:
+            if distributed.is_first():
+                write()
+        except Exception as error:
+            if not distributed.many():
+                raise
+            failure = error
+        return distributed.first_failure(failure)
 
     def _restore(self, step, weights):
         return restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
@@ -149,6 +165,8 @@ class Evaluator:
     @property
     def _batch_sharding(self):
         return NamedSharding(self.mesh, BATCH) if self.mesh.size > 1 else None
+
+    # Each evaluation is computed by all processes, and returns what writes its records.
 
     def _once(self, key, make):
         if key not in self._compiled:
@@ -167,7 +185,7 @@ class Evaluator:
         began = time.monotonic()
         result = validation_loss(self._validation_step(), params, self.corpus)
         record = validation_record(one.key, result, seconds=time.monotonic() - began, **spent)
-        write_record(self.workdir, record)
+        return lambda: write_record(self.workdir, record)
 
     def _generator(self):
         return self._once(
@@ -186,28 +204,38 @@ class Evaluator:
         began = time.monotonic()
         settings = self.config.evaluation.geneval
         prompts = self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
-        detect = detector_for(self.corpus)
         ids = prompt_ids(len(prompts), settings.images_per_prompt)
         context, pooled = self.corpus.encode([row["prompt"] for row in prompts])
 
         def images_of(rows, context, pooled, label):
-            with tqdm(total=len(rows), desc=f"{self.run} {one.step} {label}", unit="image", leave=False, disable=None) as bar:
+            hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
+            with tqdm(total=len(rows), desc=f"{self.run} {one.step} {label}", unit="image", leave=False, disable=hidden) as bar:
                 latents = self._generator()(
                     params, settings.seed, rows, context, pooled, progress=lambda done, _: bar.update(done - bar.n)
                 )
             return self.corpus.to_images(latents)
 
         images = images_of(ids, context[ids[:, 0]], pooled[ids[:, 0]], "GenEval")
+        # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
+        # of the null condition against itself changes nothing, so the compiled sampler serves.
+        first = ids[ids[:, 1] == 0]
+        nothing = np.zeros((len(first), *context.shape[1:]), np.float32), np.zeros((len(first), pooled.shape[1]), np.float32)
+        unconditional = images_of(first, *nothing, "null condition")
+
+        def write():
+            self._write_geneval(one, prompts, ids, images, unconditional, spent, began)
+
+        return write
+
+    def _write_geneval(self, one, prompts, ids, images, unconditional, spent, began):
+        """Detects, judges and records: the host's part, which needs no other process."""
+        settings, detect = self.config.evaluation.geneval, detector_for(self.corpus)
         found = detect(images)
         own = ids[:, 0]
         judged = judge_rows(found, [prompts[index] for index in own])
         shuffled = judge_rows(found, [prompts[index] for index in other_prompts_of_task(prompts)[own]])
 
-        # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
-        # of the null condition against itself changes nothing, so the compiled sampler serves.
-        first = ids[ids[:, 1] == 0]
-        nothing = np.zeros((len(first), *context.shape[1:]), np.float32), np.zeros((len(first), pooled.shape[1]), np.float32)
-        null = judge_rows(detect(images_of(first, *nothing, "null condition")), prompts)
+        null = judge_rows(detect(unconditional), prompts)
 
         held_out = np.array([bool(row.get("held_out")) for row in prompts])[own]
         scores = {"geneval": geneval.score(judged)}

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt32
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
 from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_times
+from rfjax.training import distributed, watch
 
 
 def sampler_name(sampler: SamplerConfig, timestep_shift: float) -> str:
@@ -39,7 +41,7 @@ def make_generator(
     latent_shape: tuple[int, int, int],
     *,
     batch_size: int,
-    batch_sharding: jax.sharding.Sharding | None = None,
+    batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
     """`generate(params, seed, ids, context, pooled, negative=None) -> latents`, compiled once.
@@ -52,8 +54,7 @@ def make_generator(
     solve = integrate_with_length if path_length else integrate
     times = sampling_times(sampler.steps, timestep_shift, sampler.sigmas)
 
-    @jax.jit
-    def one_batch(params, seed, ids, context, pooled, negative_context, negative_pooled):
+    def make_batch(params, seed, ids, context, pooled, negative_context, negative_pooled):
         def velocity(z, t, c, p):
             return apply(params, z, t, c, p)
 
@@ -64,8 +65,14 @@ def make_generator(
         field = guided_velocity(velocity, sampler.guidance_scale, context, pooled, negative)
         return solve(field, noise_for(seed, ids, latent_shape), times, sampler.method)
 
+    # Every process gets every image: no array may stay where another process cannot read it.
+    whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
+    one_batch = distributed.compiled_at_first_call("the sampler", jax.jit(make_batch, out_shardings=whole))
+
     def place(array):
-        return jax.device_put(array, batch_sharding) if batch_sharding is not None else array
+        if batch_sharding is None:
+            return array
+        return jax.make_array_from_callback(array.shape, batch_sharding, lambda index: array[index])
 
     def generate(params, seed, ids, context, pooled, negative=None, progress=None):
         ids = np.asarray(ids, np.int32)
@@ -78,6 +85,7 @@ def make_generator(
             batch = (place(array[rows]) for array in (ids, context, pooled))
             made = one_batch(params, np.uint32(seed), *batch, *negative)
             parts.append(jax.tree.map(lambda array: np.asarray(array)[: len(ids) - start], made))
+            watch.beat()
             if progress is not None:
                 progress(min(start + batch_size, len(ids)), len(ids))
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from rfjax import config as configs
 from rfjax.config import Config
@@ -20,8 +21,10 @@ from rfjax.evaluation.pictures import png_bytes, strip
 from rfjax.evaluation.records import read_records
 from rfjax.files import write_whole
 from rfjax.models import Backbone, make_backbone
+from rfjax.training import distributed
 from rfjax.training.checkpoint import choose_step, restore_params
-from rfjax.training.mesh import make_mesh
+from rfjax.training.mesh import BATCH, make_mesh, shardings
+from rfjax.training.preemption import StopSignal
 from rfjax.training.progress import note
 
 # What may differ from the run's own config without making it another run.
@@ -70,12 +73,13 @@ def evaluate_run(workdir: Path, overrides: Mapping[str, object], *, step: int | 
     """Measures one checkpoint with everything its config asks for, again where it has been, and
     returns the records."""
     run = open_run(workdir, overrides)
-    step = choose_step(run.workdir, step)
+    step = distributed.from_first(lambda: choose_step(run.workdir, step))
     evaluator = Evaluator(run.config, run.workdir, run.name, run.corpus, run.backbone, run.mesh)
     due = [one for one in due_at(run.config, run.name, step, everything=True, only=weights)]
-    evaluator.measure(due)
+    with StopSignal() as stop:
+        evaluator.measure(due, stop=stop)
     keys = [dict(one.key) for one in due]
-    return [record for record in read_records(run.workdir) if record["key"] in keys]
+    return distributed.from_first(lambda: [record for record in read_records(run.workdir) if record["key"] in keys])
 
 
 def record_lines(records: Sequence[Mapping]) -> list[str]:
@@ -112,21 +116,28 @@ def sample_run(
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed is {seed}; it must lie in [0, 2^32)")
     run = open_run(workdir, overrides)
-    step = choose_step(run.workdir, step)
+    step = distributed.from_first(lambda: choose_step(run.workdir, step))
     sampler, shift = run.config.evaluation.sampler, run.config.timestep_shift
     ids = prompt_ids(len(prompts), samples)
     unknown = run.corpus.unknown_words([*prompts, negative or ""])
-    if unknown:
+    if unknown and distributed.is_first():
         words = ", ".join(map(repr, unknown))
         note(f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what that means")
     context, pooled = run.corpus.encode(list(prompts))
     against = None if negative is None else run.corpus.encode([negative])
-    params, _ = restore_params(run.workdir, step, weights)
+    size, spread, batch_sharding = min(len(ids), 64), None, None  # one process needs one device only
+    if distributed.many():
+        parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+        size, batch_sharding = -(-size // parts) * parts, NamedSharding(run.mesh, BATCH)
+        spread = lambda shapes: shardings(run.mesh, shapes)
+    params, _ = restore_params(run.workdir, step, weights, spread)
     generate = make_generator(
-        run.backbone.apply, sampler, shift, run.corpus.shapes.latents, batch_size=min(len(ids), 64)
+        run.backbone.apply, sampler, shift, run.corpus.shapes.latents, batch_size=size, batch_sharding=batch_sharding
     )
     with jax.default_matmul_precision(run.config.train.matmul_precision):
         latents = generate(params, seed, ids, context[ids[:, 0]], pooled[ids[:, 0]], against)
+    if not distributed.is_first():
+        return out
     images = run.corpus.to_images(latents)
     rows = [strip(images[i * samples : (i + 1) * samples], gap=2, side=128)[0] for i in range(len(prompts))]
     picture = np.concatenate([np.pad(row, ((0, 2), (0, 0), (0, 0)), constant_values=1.0) for row in rows])

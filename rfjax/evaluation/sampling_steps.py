@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from tqdm import tqdm
 
 from rfjax.errors import ConfigError
@@ -23,8 +24,9 @@ from rfjax.evaluation.evaluate import judge_rows, prompt_scores
 from rfjax.evaluation.generate import make_generator, prompt_ids, sampler_name
 from rfjax.evaluation.records import geneval_record, record_key, write_record
 from rfjax.evaluation.reopen import open_run
+from rfjax.training import distributed
 from rfjax.training.checkpoint import choose_step, read_facts, restore_params, spent
-from rfjax.training.mesh import shardings
+from rfjax.training.mesh import BATCH, shardings
 
 EVALUATION = "sampling_steps"
 
@@ -51,11 +53,18 @@ def measure_sampling_steps(
     the latent's difference from the reference's, mean over images).
     """
     run = open_run(workdir, overrides)
-    step = choose_step(run.workdir, step)
+    step = distributed.from_first(lambda: choose_step(run.workdir, step))
     evaluation, reference = run.config.evaluation, max(counts)
     settings = evaluation.geneval
     if not settings.prompts_per_task:
         raise ConfigError("config.evaluation.geneval.prompts_per_task is 0: there are no prompts to sample")
+    batch_sharding = NamedSharding(run.mesh, BATCH) if distributed.many() else None
+    parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"] if distributed.many() else 1
+    if settings.batch_size % parts:
+        raise ConfigError(
+            f"config.evaluation.geneval.batch_size={settings.batch_size} is not divisible by the {parts} devices "
+            "that a batch is split over (data x fsdp)"
+        )
     prompts = run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
     ids = prompt_ids(len(prompts), settings.images_per_prompt)
     context, pooled = run.corpus.encode([row["prompt"] for row in prompts])
@@ -70,9 +79,9 @@ def measure_sampling_steps(
             sampler = replace(evaluation.sampler, steps=count)
             generate = make_generator(
                 run.backbone.apply, sampler, run.config.timestep_shift, run.corpus.shapes.latents,
-                batch_size=settings.batch_size, path_length=True,
+                batch_size=settings.batch_size, batch_sharding=batch_sharding, path_length=True,
             )  # fmt: skip
-            with tqdm(total=len(ids), desc=f"{run.name} {count} steps", unit="image", leave=False, disable=None) as bar:
+            with tqdm(total=len(ids), desc=f"{run.name} {count} steps", unit="image", leave=False, disable=None if distributed.is_first() else True) as bar:
                 latents, lengths = generate(
                     params, settings.seed, ids, context[ids[:, 0]], pooled[ids[:, 0]],
                     progress=lambda done, _, bar=bar: bar.update(done - bar.n),
@@ -89,7 +98,8 @@ def measure_sampling_steps(
                 seconds=time.monotonic() - began, **cost,
             )  # fmt: skip
             record["values"] += [_mean("sampling_path_length", lengths), _mean("sampling_distance", distances)]
-            write_record(run.workdir, record)
+            if distributed.is_first():
+                write_record(run.workdir, record)
             records.append(record)
     return records[::-1]
 

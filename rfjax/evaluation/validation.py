@@ -21,6 +21,7 @@ from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired import GRIDS, ValidationLoss, grid_name
 from rfjax.flow.path import Path, RectifiedFlow, interpolate, velocity_target
+from rfjax.training import distributed, watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,8 @@ def make_validation_step(
         return jax.lax.map(at_level, (numbers, times)).T
 
     whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
-    return ValidationStep(config, batch_sharding, jax.jit(losses, out_shardings=whole))
+    compiled = distributed.compiled_at_first_call("validation", jax.jit(losses, out_shardings=whole))
+    return ValidationStep(config, batch_sharding, compiled)
 
 
 def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
@@ -107,6 +109,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
             given = f"{len(batch.example_ids)} validation examples"
             raise RfjaxError(f"corpus {corpus.name} gave {given} where {size} were asked for; check its examples()")
         ids.append(np.asarray(batch.example_ids[:real], np.uint32))
+        watch.beat()
         losses = step.losses(params, _place(batch, step.batch_sharding))
         if pending is not None:  # fetched one batch late, so that devices need not wait for the host
             rows.append(np.asarray(pending[0])[: pending[1]])

@@ -20,7 +20,7 @@ from rfjax.evaluation.evaluate import Evaluator
 from rfjax.flow.formulation import parse_formulation
 from rfjax.models import make_backbone, parameter_count
 from rfjax.scaling.flops import forward_flops, state_bytes, training_flops
-from rfjax.training import run_folder
+from rfjax.training import distributed, run_folder
 from rfjax.training.loop import evaluation_steps, train
 from rfjax.training.mesh import make_mesh
 from rfjax.training.preemption import StopSignal
@@ -154,7 +154,8 @@ def run_config(
     )
     facts = run_facts(config, corpus.shapes, study, point)
     # A run keeps its name, whatever its folder is called by now.
-    run = (run_folder.read_json(workdir / "run.json") or {}).get("run") or run_folder.run_name(facts, workdir)
+    recorded = distributed.from_first(lambda: (run_folder.read_json(workdir / "run.json") or {}).get("run"))
+    run = recorded or run_folder.run_name(facts, workdir)
     evaluator = Evaluator(config, workdir, run, corpus, backbone, make_mesh(config.mesh)) if evaluate else None
 
     def on_checkpoint(step, state):
@@ -176,8 +177,10 @@ def run_config(
 
 def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
     """Runs every point in turn. A failed one is noted and passed; being told to stop is not:
-    SIGTERM or SIGINT at any time raises `Preempted` with everything saved.
+    SIGTERM or SIGINT at any time raises `Preempted` with everything saved. Many processes go from
+    point to point together, and hear of each other's failures.
     """
+    say = say if distributed.is_first() else lambda text: None
     with StopSignal() as stop:
         return _run_points(study, root, say, stop)
 
@@ -191,19 +194,24 @@ def _run_points(study, root, say, stop):
         size = sizes[point.id]
         say(f"[{number}/{len(study.points)}] {describe(point, size)}{_time_left(began, spent, total - skipped)}")
         start = time.monotonic()
-        error = None
+        error = failure = None
         if stop():
             raise Preempted(f"told to stop before point {point.id}; the same command goes on from there")
         try:
             run_point(study, point, root, stop=stop)
         except Preempted:
             raise
-        except RfjaxError as failure:
-            error = str(failure)
-        except Exception as failure:
-            error = f"{type(failure).__name__}: {failure}"
-            (root / point.id).mkdir(parents=True, exist_ok=True)
-            (root / point.id / "error.txt").write_text(traceback.format_exc())
+        except RfjaxError as raised:
+            failure = raised
+        except Exception as raised:
+            failure = distributed.explained(raised)
+            if isinstance(failure, Preempted):
+                raise failure from raised
+            if distributed.is_first():
+                (root / point.id).mkdir(parents=True, exist_ok=True)
+                (root / point.id / "error.txt").write_text(traceback.format_exc())
+            failure = RfjaxError(f"{type(failure).__name__}: {failure}")
+        error = distributed.point_ended(number, failure)
         if error:
             say(f"    failed, going on with the next point: {error}")
             _note_failure(root / point.id, error)
@@ -223,6 +231,8 @@ def _note_failure(workdir: Path, error: str) -> None:
     A folder that has a state keeps it: refusing a command must not harm a run that is done, or
     that another process is training.
     """
+    if not distributed.is_first():
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     if run_folder.read_status(workdir)["state"] == "new":
         run_folder.write_status(workdir, "failed", 0, error)

@@ -8,6 +8,7 @@ any other. Reading falls back from a damaged checkpoint to the one before, and s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -28,6 +29,7 @@ from jaxtyping import Array, Shaped, UInt32
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.training import distributed, watch
 from rfjax.training.mesh import path_name
 from rfjax.training.state import TrainState
 
@@ -123,8 +125,13 @@ def _host_checksums(tree) -> dict[str, int]:
 
 
 def _reader() -> ocp.Checkpointer:
-    handlers = {"state": ocp.PyTreeCheckpointHandler(), "facts": ocp.JsonCheckpointHandler()}
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+    """One that waits for no other process: each reads what its own devices need, and may fail alone."""
+    index = jax.process_index()
+    processes = ocp.options.MultiprocessingOptions(index, {index}, f"reader{index}")
+    alone = {"multiprocessing_options": processes if distributed.many() else ocp.options.MultiprocessingOptions()}
+    handlers = {"state": ocp.PyTreeCheckpointHandler(**alone), "facts": ocp.JsonCheckpointHandler(**alone)}
+    options = ocp.CompositeOptions(**alone)
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=options, **handlers), **alone)
 
 
 def _path(workdir: Path, step: int) -> Path:
@@ -160,24 +167,33 @@ def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
 
     `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted, never the stored ones;
     it may be a part of what was saved. Raises `RfjaxError` when anything is missing, unreadable
-    or other than what was saved.
+    or other than what was saved; in all processes, where one finds so.
     """
     with _reader() as reader:
         return _restore(reader, _path(workdir, step), abstract)
 
 
-def _restore(reader, path, abstract, restore_args=None, checksums=checksums) -> tuple[Any, dict]:
+def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agree=True) -> tuple[Any, dict]:
     restore_args = restore_args or ocp.checkpoint_utils.construct_restore_args(abstract)
     arguments = ocp.args.Composite(
         state=ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=True),
         facts=ocp.args.JsonRestore(),
     )
+    failure = None
     try:
         restored = reader.restore(path, args=arguments)
         tree, facts = restored.state, restored.facts
         saved = facts["checksums"]
-        found = checksums(tree)
     except Exception as error:  # Orbax, TensorStore and JSON each have their own
+        failure = RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}")
+        failure.__cause__ = error
+    if agree and (told := distributed.first_failure(failure)) and failure is None:
+        failure = RfjaxError(told)
+    if failure is not None:
+        raise failure
+    try:
+        found = checksums(tree)
+    except Exception as error:
         raise RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}") from error
     wrong = [name for name, value in found.items() if saved.get(name) != value]
     if wrong:
@@ -198,7 +214,7 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
             tree, arguments = {key: shape}, {key: on_host}
             for part in reversed(path):
                 tree[key], arguments[key] = {part.key: tree[key]}, {part.key: arguments[key]}
-            tree, _ = _restore(reader, _path(workdir, step), tree, arguments, _host_checksums)
+            tree, _ = _restore(reader, _path(workdir, step), tree, arguments, _host_checksums, agree=False)
             yield path_name(path), jax.tree.leaves(tree)[0]
             del tree  # or two arrays would be there at once
 
@@ -210,9 +226,9 @@ def restore_newest(workdir: Path, abstract) -> Restored | None:
     Raises `RfjaxError` when there are checkpoints but none can be restored.
     """
     messages, damaged = [], []
-    for step in reversed(steps_saved(workdir)):
+    for step in reversed(distributed.from_first(lambda: steps_saved(workdir))):
         try:
-            facts = read_facts(workdir, step) if step == 0 else {}
+            facts = distributed.from_first(lambda: read_facts(workdir, 0)) if step == 0 else {}
             if facts.get("weights_alone"):
                 tree = None
             else:
@@ -239,7 +255,7 @@ def restore_params(workdir: Path, step: int | None = None, weights: str = "ema",
     """
     if weights not in ("ema", "raw"):
         raise ConfigError(f"weights is {weights!r}; it must be ema or raw")
-    step = choose_step(workdir, step)
+    step = distributed.from_first(lambda: choose_step(workdir, step))
     key = {"ema": "ema", "raw": "params"}[weights]
     shapes = {key: stored_shapes(workdir, step)[key]}
     if sharding is None:
@@ -252,13 +268,13 @@ def restore_params(workdir: Path, step: int | None = None, weights: str = "ema",
 
 def set_aside(workdir: Path, steps: Sequence[int]) -> None:
     """Moves damaged checkpoints to `damaged/`, so that their steps can be saved again."""
-    if jax.process_index() == 0:
+    if distributed.is_first():
         for step in steps:
             target = Path(workdir) / ASIDE / str(step)
             target.parent.mkdir(exist_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(_path(workdir, step), target)
-    ocp.multihost.sync_global_processes("rfjax:set_aside")
+    distributed.together("damaged checkpoints set aside")
 
 
 # Writing
@@ -272,6 +288,12 @@ class _KeptForGood(policies.PreservationPolicy):
         return [self._kept(checkpoint.step) for checkpoint in checkpoints]
 
 
+class SaveFailed(RfjaxError):
+    """A checkpoint could not be written; `may_pass` where trying again may help."""
+
+    may_pass = True
+
+
 class Checkpoints:
     """The writer of one run's checkpoints; a context manager, so that pending saves finish.
 
@@ -280,10 +302,16 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, *, keep_last: int, kept: Callable[[int], bool]):
-        self._workdir = Path(workdir)
-        (self._workdir / FOLDER).mkdir(parents=True, exist_ok=True)
+        self._workdir, self._step = Path(workdir), 0
+        self._policy = policies.AnyPreservationPolicy([policies.LatestN(keep_last), _KeptForGood(kept)])
+        if distributed.is_first():
+            (self._workdir / FOLDER).mkdir(parents=True, exist_ok=True)
+        distributed.together("the folder of checkpoints")
+        self._open()
+
+    def _open(self) -> None:
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_last), _KeptForGood(kept)]),
+            preservation_policy=self._policy,
             cleanup_tmp_directories=True,
             save_root_metadata=False,
         )
@@ -297,14 +325,18 @@ class Checkpoints:
             "state": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
             "facts": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(_path(workdir, 0).parent, options=options, item_handlers=handlers)
+        folder = _path(self._workdir, 0).parent
+        self._manager = ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
+        if kind is not None and distributed.many():
+            return  # the others may not come to close theirs; a save that they do not finish is a torn one
         try:
-            self._manager.close()
+            with self._saving():
+                self._manager.close()
         except Exception as error:
             if kind is None:  # else the first error is the one to tell
                 raise self._failed(error) from error
@@ -315,52 +347,69 @@ class Checkpoints:
     def save(self, state: TrainState | Weights, step: int, facts: dict) -> None:
         """Starts saving; returns once the device may overwrite `state`.
 
-        Raises `RfjaxError` when this save cannot start, or the one before it failed.
+        Raises `SaveFailed` when this save cannot start, or the one before it failed.
         """
         facts = facts | {"checksums": checksums(state._asdict())}
         try:
-            tree = state._asdict()
-            chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
-            items = {"state": ocp.args.PyTreeSave(tree, save_args=chunks), "facts": ocp.args.JsonSave(facts)}
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            with self._saving():  # the one before must be on disk first
+                tree = state._asdict()
+                chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
+                items = {"state": ocp.args.PyTreeSave(tree, save_args=chunks), "facts": ocp.args.JsonSave(facts)}
+                self._step = step
+                self._manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise self._failed(error) from error
 
     def check(self) -> None:
-        """Raises `RfjaxError` when a save in the background has failed."""
+        """Raises `SaveFailed` when a save in the background has failed."""
         try:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failed(error) from error
 
     def wait(self) -> None:
-        """Until what was saved is on disk. Raises `RfjaxError` when it could not be."""
+        """Until what was saved is on disk. Raises `SaveFailed` when it could not be."""
         try:
-            self._manager.wait_until_finished()
+            with self._saving():
+                self._manager.wait_until_finished()
         except Exception as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: Exception) -> RfjaxError:
+    def open_again(self) -> None:
+        """After a failure: drops what it left, so that the same step can be saved again."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._open()
+
+    def _saving(self):
+        return watch.doing(f"saving the checkpoint of step {self._step} to {self._workdir / FOLDER}")
+
+    def _failed(self, error: Exception) -> SaveFailed:
         folder = self._workdir / FOLDER
         saved = steps_saved(self._workdir)
         good = f"the last complete one is of step {saved[-1]}" if saved else "there is none yet"
         remedy = "Mend that"
-        if _disk_is_full(error):
+        if _is_of(error, _FULL):
             remedy = f"Free some space there, where {shutil.disk_usage(folder).free / 2**30:.2f} GiB are left"
-        return RfjaxError(
+        failed = SaveFailed(
             f"a checkpoint could not be written to {folder}: {_brief(error)}; {good}. "
             f"{remedy}, then give the same command again"
         )
+        failed.may_pass = not _is_of(error, _WILL_NOT_PASS)
+        return failed
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, is about space or a quota.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_WILL_NOT_PASS = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _is_of(error: BaseException | None, numbers: Sequence[int]) -> bool:
+    """Whether an error, or one that it came of, is one of these of the system's.
 
     TensorStore gives no errno, but the system's text for it.
     """
-    full = (errno.ENOSPC, errno.EDQUOT)
     while error is not None:
-        if getattr(error, "errno", None) in full or any(os.strerror(number) in str(error) for number in full):
+        if getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from jax.sharding import NamedSharding
 
 from rfjax import config as schema
 from rfjax.config import Config
@@ -21,10 +22,10 @@ from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.models import parameter_count
-from rfjax.training import checkpoint, hardware, lineage, run_folder
-from rfjax.training.checkpoint import Checkpoints
+from rfjax.training import checkpoint, distributed, hardware, lineage, run_folder, watch
+from rfjax.training.checkpoint import Checkpoints, SaveFailed
 from rfjax.training.loss import run_keys
-from rfjax.training.mesh import BATCH, check_batch, make_mesh
+from rfjax.training.mesh import check_batch, make_mesh, places_here, put_batch
 from rfjax.training.metrics import MetricsWriter
 from rfjax.training.monitor import Monitor, Spending
 from rfjax.training.optimizer import make_optimizer
@@ -36,6 +37,8 @@ from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+SAVE_AGAIN_SECONDS = (1.0, 5.0, 25.0)  # pauses before trying again to write a checkpoint
 
 OnCheckpoint = Callable[[int, TrainState], None]
 
@@ -86,34 +89,50 @@ def train(
     checkpoints can be neither read nor written.
     """
     workdir = Path(workdir)
-    run_folder.check_config(workdir, config)
-    if init_from and not (workdir / "run.json").exists():  # refused before the folder is touched
-        params = jax.eval_shape(backbone.init, jax.random.key(0))
-        lineage.check_fits(lineage.read_parent(init_from), config, params)
-    workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run_folder.lock(workdir))
-        status = run_folder.read_status(workdir)
-        if status["state"] == "diverged":
-            raise Diverged(status["message"])
-        if status["state"] == "done" and config.train.steps in checkpoint.steps_saved(workdir):
+        # In one place for all processes, and refused before the folder is touched.
+        done = distributed.from_first(lambda: _begin(stack, config, workdir, backbone, init_from))
+        if done:
             return _done_before(workdir, config.train.steps)
+        remedy = f"look at that, then give the same command again; it goes on from the last checkpoint in {workdir}"
+        stack.enter_context(watch.over(config.train.stall_seconds, f"{workdir}{_which_process()}", remedy))
         stop = stop or stack.enter_context(StopSignal())
         run = _Run(config, workdir, corpus, backbone, facts, init_from, keep_steps, devices)
         try:
             with jax.set_mesh(run.mesh), jax.default_matmul_precision(config.train.matmul_precision):
                 result = run.train(on_checkpoint, stop, log_seconds)
         except BaseException as error:
+            told = distributed.explained(error)
             # Another start of the same command goes on from all of these but divergence.
-            state = {Diverged: "diverged", Preempted: "stopped"}.get(type(error), "failed")
+            state = "diverged" if isinstance(told, Diverged) else "stopped" if isinstance(told, Preempted) else "failed"
             with contextlib.suppress(RfjaxError):  # the disk may be what failed
-                run_folder.write_status(workdir, state, run.step, str(error) or type(error).__name__)
+                run_folder.write_status(workdir, state, run.step, str(told) or type(told).__name__)
+            if told is not error:
+                raise told from error
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 remedy = "make room or mend the disk, then give the same command again"
                 raise RfjaxError(f"{workdir} cannot be written ({error}); {remedy}") from error
             raise
         run_folder.write_status(workdir, "done", result.step)
         return result
+
+
+def _begin(stack, config, workdir, backbone, init_from) -> bool:
+    """Claims the folder for this attempt; whether the run in it is done. Raises what `train` refuses."""
+    run_folder.check_config(workdir, config)
+    if init_from and not (workdir / "run.json").exists():
+        params = jax.eval_shape(backbone.init, jax.random.key(0))
+        lineage.check_fits(lineage.read_parent(init_from), config, params)
+    workdir.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(run_folder.lock(workdir))
+    status = run_folder.read_status(workdir)
+    if status["state"] == "diverged":
+        raise Diverged(status["message"])
+    return status["state"] == "done" and config.train.steps in checkpoint.steps_saved(workdir)
+
+
+def _which_process() -> str:
+    return f" (process {jax.process_index()} of {jax.process_count()})" if distributed.many() else ""
 
 
 def _done_before(workdir, step) -> TrainResult:
@@ -123,7 +142,7 @@ def _done_before(workdir, step) -> TrainResult:
 
 def _on_first_process(stack, make):
     """`make()` entered on `stack` by process 0, None elsewhere: one process writes each file."""
-    return stack.enter_context(make()) if jax.process_index() == 0 else None
+    return stack.enter_context(make()) if distributed.is_first() else None
 
 
 class _Run:
@@ -134,12 +153,13 @@ class _Run:
         self.step = 0
         self.mesh = make_mesh(config.mesh, devices)
         check_batch(self.mesh, config.train.batch_size, config.train.accumulate)
+        self.places = places_here(self.mesh, config.train.batch_size)
         self.evaluated = evaluation_steps(config)
         self.kept = self.evaluated | set(keep_steps)
         self.optimizer = make_optimizer(config.train)
         self.abstract = abstract_state(config, backbone, self.mesh)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        record = run_folder.read_json(workdir / "run.json")
+        record = distributed.from_first(lambda: run_folder.read_json(workdir / "run.json"))
         self.parent = self._parent(record, init_from)
         self.stream_offset = lineage.stream_offset(self.parent, config.train.batch_size)
         params = parameter_count(backbone)
@@ -164,7 +184,7 @@ class _Run:
     def train(self, on_checkpoint, stop, log_seconds) -> TrainResult:
         state, saved, messages = self._first_state()
         first, steps = self.step, self.config.train.steps
-        if not (self.workdir / "config.json").exists():  # all that can be refused has been
+        if distributed.is_first() and not (self.workdir / "config.json").exists():  # all that can be refused has been
             run_folder.write_json(self.workdir / "config.json", schema.to_dict(self.config))
         self.record = run_folder.started(self.record, first, self.mesh)
         self._write_record(saved)
@@ -200,7 +220,7 @@ class _Run:
 
             def evaluate():
                 if self.step in self.evaluated and on_checkpoint:
-                    checkpoints.wait()
+                    self._until_saved(state, checkpoints, monitor, spending)
                     with spending.paused():
                         on_checkpoint(self.step, state)
 
@@ -213,14 +233,14 @@ class _Run:
                     monitor.observe(self.step, pending, state)  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
-                if stopping or self._saves(self.step):
+                if stopping or self._saves(self.step) or self._must_save_again(checkpoints):
                     monitor.observe(self.step, pending, state)
                     pending = None
                     self._save(state, checkpoints, monitor, spending)
                 if stopping:
                     break
                 evaluate()
-            checkpoints.wait()
+            self._until_saved(state, checkpoints, monitor, spending)
             stopping = stopping or stop()  # the last evaluation may have been told to stop
         if stopping and (self.step < steps or on_checkpoint):
             raise Preempted(
@@ -246,7 +266,8 @@ class _Run:
         else:
             key, _ = run_keys(self.config.seed)
             make, inputs = lambda key: init_state(self.backbone.init, self.optimizer, key), (key,)
-        return jax.jit(make, out_shardings=self.shardings)(*inputs), facts, messages
+        made = distributed.compiled("the first state", jax.jit(make, out_shardings=self.shardings).lower(*inputs))
+        return made(*inputs), facts, messages
 
     def _announce(self, progress) -> None:
         """Where the run stands, before the wait for the compiler."""
@@ -262,14 +283,8 @@ class _Run:
         lowered = lower_train_step(
             self.config, self.corpus, self.backbone, self.mesh, stream_offset=self.stream_offset
         )
-        sharding = NamedSharding(self.mesh, BATCH)
-
-        def put(local):
-            if jax.process_count() == 1:
-                return jax.device_put(local, sharding)
-            return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), local)
-
-        return lowered.compile(), put
+        put = functools.partial(put_batch, self.mesh, self.config.train.batch_size, self.places)
+        return distributed.compiled("the training step", lowered), put
 
     def _batches(self):
         return batches(
@@ -277,7 +292,7 @@ class _Run:
             batch_size=self.config.train.batch_size,
             start_step=self.step + self.stream_offset,
             stop_step=self.config.train.steps + self.stream_offset,
-            shard=(jax.process_index(), jax.process_count()),
+            places=self.places,
         )
 
     def _saves(self, step: int) -> bool:
@@ -292,8 +307,41 @@ class _Run:
         monitor.sync()  # rows first: a resumed run keeps those up to its checkpoint
         facts = {"schema": 1, "step": self.step} | spending.at(self.step)
         facts |= {"skipped_in_row": monitor.skipped_in_row, "window": monitor.window.sums()}
-        checkpoints.save(state, self.step, facts)
+        for pause in (*SAVE_AGAIN_SECONDS, None):
+            try:
+                checkpoints.save(state, self.step, facts)
+                if pause != SAVE_AGAIN_SECONDS[0]:
+                    checkpoints.wait()
+                break
+            except SaveFailed as error:
+                # Of many processes some may have saved their part: all start again from what is whole.
+                if pause is None or not error.may_pass or distributed.many():
+                    raise
+                monitor.note(f"{error}. Trying again in {pause:g} s")
+                time.sleep(pause)
+                checkpoints.open_again()
         self._write_record(facts)
+
+    def _must_save_again(self, checkpoints) -> bool:
+        """Whether a save in the background has failed: the present state is then saved in its place."""
+        if distributed.many() or self.step % self.config.train.log_every:
+            return False
+        try:
+            checkpoints.check()
+        except SaveFailed:
+            return True
+        return False
+
+    def _until_saved(self, state, checkpoints, monitor, spending) -> None:
+        try:
+            checkpoints.wait()
+        except SaveFailed as error:
+            if distributed.many() or not error.may_pass:
+                raise
+            monitor.note(str(error))
+            checkpoints.open_again()
+            self._save(state, checkpoints, monitor, spending)
+            checkpoints.wait()
 
     def _write_record(self, facts: dict) -> None:
         self.record |= {"step": self.step} | (checkpoint.spent(facts) if facts else {})

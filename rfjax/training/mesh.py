@@ -11,8 +11,10 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Int
 
 from rfjax.config import MeshConfig
 from rfjax.errors import ConfigError
@@ -81,6 +83,30 @@ def shardings(mesh: Mesh | AbstractMesh, tree):
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "rows"]:
+    """The places of the global batch that this process's devices hold, ascending.
+
+    They need not follow each other, and where `tensor` spans processes several hold the same.
+    """
+    slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
+
+
+def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, "rows"], local):
+    """The global batch from each process's rows, those of its `places_here`, as a tree of arrays."""
+    sharding = NamedSharding(mesh, BATCH)
+
+    def put(array):
+        def rows(index):
+            wanted = np.arange(batch_size)[index[0]]
+            first = np.searchsorted(places, wanted[0])
+            return array[first : first + len(wanted)]  # a device's rows do follow each other
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, rows)
+
+    return jax.device_put(local, sharding) if sharding.is_fully_addressable else jax.tree.map(put, local)
 
 
 def check_batch(mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int) -> None:

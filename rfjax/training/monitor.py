@@ -77,14 +77,13 @@ class Monitor:
     def observe(self, step: int, metrics: StepMetrics, state: TrainState) -> None:
         """The metrics of the update that ended at `step`; `state` is any later one.
 
-        Waits for the device to have finished that step. Raises `Diverged`, and `RfjaxError` where
-        a save in the background has failed.
+        Waits for the device to have finished that step. Raises `Diverged`.
         """
         metrics = jax.device_get(metrics)
         self.window.add(metrics)
         self.skipped_in_row = int(metrics.skipped_in_row)
         if self.skipped_in_row:
-            self._note(f"step {step}: loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}: skipped")
+            self.note(f"step {step}: loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}: skipped")
         if self.skipped_in_row >= self._config.max_skipped_in_row:
             raise self._diverged(step, metrics, state)
         if step % self._config.log_every == 0 or step == self._config.steps:
@@ -97,7 +96,8 @@ class Monitor:
         if self._writer:
             self._writer.sync()
 
-    def _note(self, text):
+    def note(self, text: str) -> None:
+        """A line for whoever follows the run."""
         if self._progress:
             self._progress.note(text)
 
@@ -115,7 +115,6 @@ class Monitor:
             "flops_per_second": flops_per_second,
             "mfu": flops_per_second / self._peak if flops_per_second and self._peak else None,
         }
-        self._checkpoints.check()
         if self._writer:
             self._writer.write(row)
         if self._progress:

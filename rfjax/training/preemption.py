@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+
+from rfjax.training import distributed, watch
 
 
 class StopSignal:
     """True when called, once SIGTERM or SIGINT has come; a context manager.
 
     A second SIGINT interrupts at once. Outside the main thread, where Python handles no
-    signals, it never fires.
+    signals, it never fires. Where there are many processes, a signal to any one makes the same call
+    true in all of them: SIGTERM then belongs to JAX, and SIGINT is passed on as one.
     """
 
     def __init__(self):
@@ -18,11 +22,12 @@ class StopSignal:
         self._before: dict[int, object] = {}
 
     def __call__(self) -> bool:
-        return self._came
+        watch.beat()
+        return distributed.stop_agreed() if distributed.many() else self._came
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGINT,) if distributed.many() else (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -34,3 +39,5 @@ class StopSignal:
         if self._came and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._came = True
+        if distributed.many():
+            os.kill(os.getpid(), signal.SIGTERM)

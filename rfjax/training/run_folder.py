@@ -20,7 +20,7 @@ from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
-from rfjax.training import hardware
+from rfjax.training import distributed, hardware
 
 try:
     import fcntl
@@ -28,7 +28,7 @@ except ImportError:  # not a POSIX system: two trainers in one folder are then n
     fcntl = None
 
 # A run may go on with another mesh or attention: they change where and how fast, not what is computed.
-_MAY_CHANGE = ("mesh.", "train.attention")
+_MAY_CHANGE = ("mesh.", "train.attention", "train.stall_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class RunFacts:
 
 def write_json(path: Path, value) -> None:
     """Writes the file whole or not at all; `RfjaxError` where it cannot. Only process 0 writes."""
-    if jax.process_index() == 0:
+    if distributed.is_first():
         write_whole({path: json.dumps(value, indent=1, allow_nan=False) + "\n"})
 
 
@@ -82,7 +82,7 @@ def check_config(workdir: Path, config: Config) -> None:
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
     """Keeps a second trainer out of the folder; the system drops it when the process ends."""
-    if fcntl is None or jax.process_index() != 0:
+    if fcntl is None or not distributed.is_first():
         yield
         return
     with open(workdir / "lock", "a") as file:

@@ -50,18 +50,19 @@ def test_threads_change_neither_batches_nor_order(corpus):
     assert np.concatenate([batch.example_ids for batch in found]).tolist() == list(range(48))
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_shards_put_together_are_the_batch(corpus, count):
+@pytest.mark.parametrize("places", [[0, 1, 2, 3], [2, 3, 6, 7], [5]])
+def test_places_are_rows_of_the_batch(corpus, places):
+    """Catches rows counted from the process's own first, which only contiguous parts survive."""
     whole = list(batches(corpus, batch_size=8, start_step=3, stop_step=5))
-    shards = [list(batches(corpus, batch_size=8, start_step=3, stop_step=5, shard=(i, count))) for i in range(count)]
-    for step, batch in enumerate(whole):
-        assert_equal(batch, [np.concatenate(parts) for parts in zip(*(shard[step] for shard in shards))])
+    parts = list(batches(corpus, batch_size=8, start_step=3, stop_step=5, places=np.array(places)))
+    for batch, part in zip(whole, parts, strict=True):
+        assert_equal(part, [np.asarray(array)[places] for array in batch])
 
 
-def test_unequal_shards_are_refused(corpus):
-    for shard in ((0, 3), (2, 2), (-1, 2)):
+def test_places_outside_the_batch_are_refused(corpus):
+    for places in ([8], [-1, 0]):
         with pytest.raises(ConfigError, match="batch_size=8"):
-            batches(corpus, batch_size=8, start_step=0, stop_step=1, shard=shard)
+            batches(corpus, batch_size=8, start_step=0, stop_step=1, places=np.array(places))
 
 
 def test_nothing_left_to_do(corpus):

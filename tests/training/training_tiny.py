@@ -2,12 +2,16 @@
 
 As a script it trains in a process of its own, for tests that kill it:
 `python training_tiny.py WORKDIR '{"overrides": {...}, "bad_steps": [...], "pause": 0.0}'`;
-"file_limit" is the size in bytes beyond which no file can grow.
+"file_limit" is the size in bytes beyond which no file can grow; "job" [port, processes, process
+id] makes it one of many; "order" [2, 0, ...] are the devices of its mesh; with "copy_to" it only
+writes what it restores to another folder.
 """
 
 import json
 import os
 import resource
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Collection
@@ -23,7 +27,12 @@ from rfjax.data.corpus import load_corpus
 from rfjax.data.random import RandomCorpus
 from rfjax.errors import RfjaxError
 from rfjax.models import Backbone
+from rfjax.training import checkpoint, distributed
+from rfjax.training.cluster import Job
 from rfjax.training.loop import train
+from rfjax.training.mesh import make_mesh
+from rfjax.training.program import abstract_state
+from rfjax.training.state import TrainState
 
 BASE = {
     "model": {"depth": 2, "hidden": 16, "head_size": 8},
@@ -84,23 +93,25 @@ def tiny_backbone(config):
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonedCorpus(RandomCorpus):
-    """A corpus whose batches of `bad_steps` are not finite, and which takes `pause` seconds each."""
+    """A corpus whose batches of `bad_steps` are not finite from one place on, and which takes `pause` seconds each."""
 
     batch_size: int
     bad_steps: Collection[int]
+    bad_from: int
     pause: float
 
     def examples(self, indices, split):
         time.sleep(self.pause)
         batch = super().examples(indices, split)
-        bad = np.isin(np.asarray(indices) // self.batch_size, list(self.bad_steps))
+        step, place = np.divmod(np.asarray(indices).astype(int), self.batch_size)
+        bad = np.isin(step, list(self.bad_steps)) & (place >= self.bad_from)
         return batch._replace(latents=np.where(bad[:, None, None, None], np.nan, batch.latents).astype(np.float32))
 
 
-def tiny_train(workdir, overrides=None, *, bad_steps=(), pause=0.0, **arguments):
+def tiny_train(workdir, overrides=None, *, bad_steps=(), bad_from=0, pause=0.0, **arguments):
     config = tiny_config(overrides)
     plain = load_corpus(config.data, config.seed)
-    poison = {"batch_size": config.train.batch_size, "bad_steps": bad_steps, "pause": pause}
+    poison = {"batch_size": config.train.batch_size, "bad_steps": bad_steps, "bad_from": bad_from, "pause": pause}
     corpus = PoisonedCorpus(plain.seed, plain.shapes, **poison)
     return train(config, workdir, corpus=corpus, backbone=tiny_backbone(config), **arguments)
 
@@ -118,17 +129,64 @@ def environment(**more):
     return os.environ | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | more
 
 
+def start_processes(workdir, count, devices=1, **arguments):
+    """The run in `count` processes of so many simulated devices each; what each says is in its .said file."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for index in range(count):
+        mine = arguments | ({"job": [port, count, index]} if count > 1 else {})
+        command = [sys.executable, __file__, str(workdir), json.dumps(mine)]
+        said = Path(f"{workdir}.{index}.said").open("w+")
+        more = environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}", NPROC=str(devices + 2))
+        process = subprocess.Popen(command, env=more, stdout=said, stderr=said)
+        process.said = said
+        started.append(process)
+    return started
+
+
+def ended(started, timeout=300):
+    """[(exit status, what it said)] of processes that end by themselves; kills them after an error."""
+    try:
+        statuses = [process.wait(timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(status, Path(process.said.name).read_text()) for status, process in zip(statuses, started)]
+
+
+def copy(workdir, target, overrides):
+    """Restores the newest checkpoint on this process's mesh, and saves it again elsewhere."""
+    config = tiny_config(overrides)
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        restored = checkpoint.restore_newest(Path(workdir), abstract_state(config, tiny_backbone(config), mesh)._asdict())
+        with checkpoint.Checkpoints(Path(target), keep_last=1, kept=lambda step: False) as checkpoints:
+            checkpoints.save(TrainState(**restored.tree), restored.step, restored.facts)
+
+
 def main():
     arguments = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     limit = arguments.pop("file_limit", None)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    job = arguments.pop("job", None)
+    status = 0
     try:
-        tiny_train(sys.argv[1], log_seconds=0.0, **arguments)
+        if job:
+            port, processes, process_id = job
+            distributed.join(Job("the test", processes, process_id, f"127.0.0.1:{port}"), heartbeat_seconds=10)
+        if "order" in arguments:
+            arguments["devices"] = [jax.devices()[index] for index in arguments.pop("order")]
+        if "copy_to" in arguments:
+            copy(sys.argv[1], arguments["copy_to"], arguments.get("overrides"))
+        else:
+            tiny_train(sys.argv[1], log_seconds=0.0, **arguments)
     except RfjaxError as error:
         print(error, file=sys.stderr)
-        return error.exit_status
-    return 0
+        status = error.exit_status
+    return distributed.leave(status, alone=bool(status))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""Which job of many processes this one belongs to, if any. Nothing is contacted but a cluster's metadata.
+
+Flags come first. Otherwise JAX's own detection says: SLURM, Kubernetes, TPU metadata, Open MPI. A
+job of one process is none: it waits for nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rfjax.errors import ConfigError, RfjaxError
+
+CONNECT_SECONDS = 300  # nodes of a job start minutes apart
+
+
+@dataclass(frozen=True)
+class Job:
+    """What JAX needs to know to bring processes together."""
+
+    origin: str  # who said so, for a person
+    processes: int
+    process_id: int
+    coordinator: str  # HOST:PORT of process 0
+    local_device_ids: tuple[int, ...] | None = None  # all, where None
+
+
+def find_job(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Job | None:
+    """The job that the flags describe, else the one that this process was started in; None for one process.
+
+    Raises `ConfigError` for flags that are incomplete or contradict each other, and `RfjaxError`
+    where the cluster's metadata cannot be read.
+    """
+    if (coordinator, processes, process_id) != (None, None, None):
+        return _from_flags(coordinator, processes, process_id)
+    if "SLURM_STEP_NUM_TASKS" in environ:
+        return _from_slurm(environ)
+    if "SLURM_JOB_ID" in environ:  # the script of a batch job is no task, though it has a task's variables
+        return None
+    return _from_cluster(environ)
+
+
+def _from_flags(coordinator, processes, process_id) -> Job | None:
+    given = {"--coordinator": coordinator, "--processes": processes, "--process-id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        there = ", ".join(name for name, value in given.items() if value is not None)
+        raise ConfigError(
+            f"{there} given without {' and '.join(missing)}; many processes take all three, as "
+            "--coordinator=HOST:PORT --processes=N --process-id=I, with I from 0 to N-1"
+        )
+    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}", coordinator) or int(coordinator.rpartition(":")[2]) > 65535:
+        raise ConfigError(f"--coordinator is {coordinator!r}; it must be HOST:PORT of process 0, such as node001:41234")
+    if processes < 1:
+        raise ConfigError(f"--processes is {processes}; it must be at least 1")
+    if not 0 <= process_id < processes:
+        raise ConfigError(f"--process-id is {process_id}; with --processes={processes} it must be from 0 to {processes - 1}")
+    return Job("the flags", processes, process_id, coordinator) if processes > 1 else None
+
+
+def _from_slurm(environ) -> Job | None:
+    """A task of a step that `srun` started. The step's own count of tasks is what counts: a shell in an
+    allocation, and a step of one task, have the whole job's in SLURM_NTASKS."""
+    processes = int(environ["SLURM_STEP_NUM_TASKS"])
+    if processes == 1:
+        return None
+    address = _kind("slurm").get_coordinator_address(CONNECT_SECONDS, environ.get("JAX_COORDINATOR_PORT"))
+    return Job("SLURM", processes, int(environ["SLURM_PROCID"]), address, _slurm_devices(environ))
+
+
+def _slurm_devices(environ) -> tuple[int, ...] | None:
+    """The GPUs of this task among those it sees: an equal share each.
+
+    JAX's rule, the one of the task's own number, leaves seven of eight GPUs idle under one task per
+    node, and finds none where each task sees its own alone. None where SLURM does not say.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    count = len([word for word in visible.split(",") if word]) if visible else int(environ.get("SLURM_GPUS_ON_NODE", 0) or 0)
+    tasks = _tasks_on_node(environ)
+    if not count or not tasks:
+        return None
+    if count < tasks:  # each sees its own alone
+        return tuple(range(count))
+    share, place = count // tasks, int(environ["SLURM_LOCALID"])
+    return tuple(range(place * share, (place + 1) * share))
+
+
+def _tasks_on_node(environ) -> int | None:
+    """Of SLURM_STEP_TASKS_PER_NODE, such as "2(x3),1": tasks on each node in turn."""
+    counts = []
+    for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        counts += [int(number)] * int(times or 1)
+    node = int(environ.get("SLURM_NODEID", 0))
+    return counts[node] if node < len(counts) else None
+
+
+def _from_cluster(environ) -> Job | None:
+    """What JAX detects. A pod on Kubernetes counts only where it is one of an indexed job's."""
+    passed_over = {"slurm"} | (set() if "JOB_COMPLETION_INDEX" in environ else {"k8s"})
+    for kind in _kinds():
+        if kind.opt_in_only_method or kind.name in passed_over or not kind.is_env_present():
+            continue
+        try:
+            processes = kind.get_process_count()
+            if processes == 1:
+                return None
+            address = kind.get_coordinator_address(CONNECT_SECONDS, environ.get("JAX_COORDINATOR_PORT"))
+            local = kind.get_local_process_id()
+            return Job(kind.name, processes, kind.get_process_id(), address, None if local is None else (local,))
+        except Exception as error:  # requests, kubernetes and sockets each have their own
+            raise RfjaxError(
+                f"this is one of a job's processes by {kind.name}, but the others could not be found "
+                f"({type(error).__name__}: {error}); give --coordinator, --processes and --process-id"
+            ) from error
+    return None
+
+
+def _kinds():
+    from jax._src import clusters  # how many there are must be known before joining; no public name tells it
+
+    return clusters.ClusterEnv._cluster_types
+
+
+def _kind(name):
+    return next(kind for kind in _kinds() if kind.name == name)

@@ -1,0 +1,74 @@
+"""A watch over progress: a run that stands still for too long is ended with a word on what it was doing.
+
+Neither a hung file system nor a collective whose other side is stuck raises anything. The watch is a
+thread, which runs on while the main one waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rfjax.errors import Preempted
+
+
+@dataclass
+class _Progress:
+    at: float = field(default_factory=time.monotonic)
+    doing: list[str] = field(default_factory=lambda: ["training"])
+
+
+_progress = _Progress()
+
+
+def beat() -> None:
+    """Something was done: a step, a batch."""
+    _progress.at = time.monotonic()
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Names what is being done, for the message; beginning and end are progress."""
+    _progress.doing.append(what)
+    beat()
+    try:
+        yield
+    finally:
+        _progress.doing.pop()
+        beat()
+
+
+@contextlib.contextmanager
+def over(seconds: float, name: str, remedy: str) -> Iterator[None]:
+    """Ends the process where nothing `beat` for `seconds`; 0 is for ever."""
+    if not seconds:
+        yield
+        return
+    done = threading.Event()
+
+    def look():
+        while not done.wait(min(5.0, seconds / 4)):
+            idle = time.monotonic() - _progress.at
+            if idle > seconds:
+                _end(f"{name}: no progress for {idle:.0f} s while {_progress.doing[-1]}; {remedy}")
+
+    beat()
+    thread = threading.Thread(target=look, daemon=True, name="rfjax-progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _end(message: str) -> None:
+    """At once: what hangs would hang a tidy end too. What is on disk is whole, and resumes."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os.write(2, f"rfjax: {message}\n".encode())
+    os._exit(Preempted.exit_status)
