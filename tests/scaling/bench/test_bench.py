@@ -4,13 +4,14 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import pytest
 
+from rfjax import config as configs
 from rfjax.cli import main
 from rfjax.data.corpus import load_corpus
 from rfjax.scaling.bench.report import COLLECTIVES_ALONE, COLLECTIVES_UNKNOWN, lines, summary
 from rfjax.scaling.flops import recompute_flops, training_flops
-from rfjax import config as configs
 
 CONFIG = Path(__file__).parents[3] / "configs" / "shapes.py"
 SMALL = {"model.depth": "2", "model.hidden": "32", "model.head_size": "16", "train.batch_size": "4"}
@@ -50,7 +51,14 @@ def test_what_is_not_known_is_null_with_its_reason():
     assert phases["remainder"]["seconds"] is None and phases["forward"]["seconds"] == 0.01
 
 
-def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch, quick_compilation):
     """A small network from end to end: operations by the formula, every phase a number, JSON without
     what JSON does not have."""
     from rfjax.scaling.bench import peak
