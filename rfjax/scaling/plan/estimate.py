@@ -7,6 +7,7 @@ numbers replace them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import AbstractMesh
 
-from rfjax.config import Config
+from rfjax.config import Config, MeshConfig
 from rfjax.data.corpus import load_corpus
 from rfjax.models import make_backbone
 from rfjax.models.sharding import AXES
@@ -49,6 +50,12 @@ class Estimate:
     roofline: Roofline
 
 
+def _without_layout(config: Config) -> Config:
+    """`config` with one layout for all: a search's hundreds of layouts have one state."""
+    train = dataclasses.replace(config.train, remat="none", accumulate=1)
+    return dataclasses.replace(config, mesh=MeshConfig(), train=train)
+
+
 @functools.cache
 def _state(config: Config):
     """(shapes of a batch, abstract state) of a config's network and optimiser; nothing is allocated."""
@@ -69,7 +76,7 @@ def estimate(config: Config, target: Target) -> Estimate:
     sizes = mesh_sizes(config.mesh, target.chips)
     mesh = AbstractMesh(tuple(sizes.values()), AXES)
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
-    shapes, state = _state(config)
+    shapes, state = _state(_without_layout(config))
     places = shardings(mesh, state)
     state_bytes = _bytes(state, places)
     gradient_bytes = _bytes(state.params, places.params)
