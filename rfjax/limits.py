@@ -18,7 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.matmul_precision": ("default", "high", "highest"),
     "train.remat": ("none", "full", "attention", "dots"),
     "evaluation.sampler.method": ("euler", "heun"),
-    "evaluation.sampler.sigmas": ("uniform", "diffusers"),
+    "evaluation.sampler.sigmas": ("uniform", "matched", "diffusers"),
     "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),
 }
 

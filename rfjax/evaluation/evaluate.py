@@ -37,6 +37,8 @@ from rfjax.evaluation.records import (
 )
 from rfjax.evaluation.validation import make_validation_step, validation_loss
 from rfjax.files import write_whole
+from rfjax.flow.formulation import parse_formulation
+from rfjax.flow.samplers import sampling_levels
 from rfjax.models import Backbone
 from rfjax.training.checkpoint import read_facts, restore_params, spent
 from rfjax.training.mesh import BATCH, shardings
@@ -94,6 +96,7 @@ class Evaluator:
     ):
         self.config, self.workdir, self.run = config, Path(workdir), run
         self.corpus, self.backbone, self.mesh = corpus, backbone, mesh
+        self.formulation = parse_formulation(config.formulation, config.timestep_shift)
         self._compiled: dict[object, Callable] = {}
         self._check()
 
@@ -101,6 +104,7 @@ class Evaluator:
         """Refuses before training what could not be measured after it."""
         settings, parts = self.config.evaluation.geneval, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self._validation_step()
+        sampling_levels(self.formulation, self.config.evaluation.sampler.steps, self.config.evaluation.sampler.sigmas)
         if not settings.prompts_per_task:
             return
         if settings.batch_size % parts:
@@ -159,7 +163,10 @@ class Evaluator:
         return self._once(
             "validation",
             lambda: make_validation_step(
-                self.backbone.apply, self.config.evaluation.validation, batch_sharding=self._batch_sharding
+                self.backbone.apply,
+                self.config.evaluation.validation,
+                formulation=self.formulation,
+                batch_sharding=self._batch_sharding,
             ),
         )
 
@@ -175,7 +182,7 @@ class Evaluator:
             lambda: make_generator(
                 self.backbone.apply,
                 self.config.evaluation.sampler,
-                self.config.timestep_shift,
+                self.formulation,
                 self.corpus.shapes.latents,
                 batch_size=self.config.evaluation.geneval.batch_size,
                 batch_sharding=self._batch_sharding,

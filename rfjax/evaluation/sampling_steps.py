@@ -69,7 +69,7 @@ def measure_sampling_steps(
             began = time.monotonic()
             sampler = replace(evaluation.sampler, steps=count)
             generate = make_generator(
-                run.backbone.apply, sampler, run.config.timestep_shift, run.corpus.shapes.latents,
+                run.backbone.apply, sampler, run.formulation, run.corpus.shapes.latents,
                 batch_size=settings.batch_size, path_length=True,
             )  # fmt: skip
             with tqdm(total=len(ids), desc=f"{run.name} {count} steps", unit="image", leave=False, disable=None) as bar:

@@ -7,7 +7,7 @@ import pytest
 
 from rfjax.data.batch import EncoderSlot
 from rfjax.flow.formulation import parse_formulation
-from rfjax.flow.objective import Draws, draw, drop_conditions, flow_matching_loss
+from rfjax.flow.objective import Draws, draw, drop_conditions, example_losses
 
 SLOTS = (
     EncoderSlot(name="clip", tokens=(0, 3), channels=(0, 4), pooled=(0, 2)),
@@ -65,5 +65,5 @@ def test_loss_is_the_mean_square_of_the_velocity_error(t):
         np.testing.assert_allclose(z, (1 - t) * data + t * noise, atol=1e-6)
         return noise - data + offset
 
-    got = flow_matching_loss(nearly_right, formulation, fixed, data, *conditions)
+    got = example_losses(nearly_right, formulation, fixed, data, *conditions)
     np.testing.assert_allclose(got, (offset**2).mean((1, 2, 3)), rtol=1e-5)
