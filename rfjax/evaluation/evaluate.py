@@ -38,6 +38,7 @@ from rfjax.evaluation.records import (
 from rfjax.evaluation.validation import make_validation_step, validation_loss
 from rfjax.files import write_whole
 from rfjax.flow.formulation import parse_formulation
+from rfjax.flow.matched import own_loss_ratio
 from rfjax.flow.samplers import sampling_levels
 from rfjax.models import Backbone
 from rfjax.training.checkpoint import read_facts, restore_params, spent
@@ -173,8 +174,13 @@ class Evaluator:
     def _validation(self, one, params, spent):
         began = time.monotonic()
         result = validation_loss(self._validation_step(), params, self.corpus)
-        record = validation_record(one.key, result, seconds=time.monotonic() - began, **spent)
+        extra = {} if self.formulation.is_rectified_flow else {"own_loss_ratio": self._own_loss_ratio(result.levels)}
+        record = validation_record(one.key, result, seconds=time.monotonic() - began, extra=extra, **spent)
         write_record(self.workdir, record)
+
+    def _own_loss_ratio(self, levels):
+        """By which each level's loss is to be multiplied to be the formulation's own."""
+        return own_loss_ratio(self.formulation, np.array(levels)).tolist()
 
     def _generator(self):
         return self._once(

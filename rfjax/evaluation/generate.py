@@ -13,7 +13,7 @@ from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.matched import as_rectified_flow
-from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_levels, solver
+from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_levels
 
 
 def sampler_name(sampler: SamplerConfig, timestep_shift: float) -> str:
@@ -66,7 +66,7 @@ def make_generator(
         )
         field = guided_velocity(velocity, sampler.guidance_scale, context, pooled, negative)
         start = np.float32(levels[0]) * noise_for(seed, ids, latent_shape)
-        return solve(field, start, levels, **solver(formulation, sampler.method))
+        return solve(field, start, levels, sampler.method)
 
     def place(array):
         return jax.device_put(array, batch_sharding) if batch_sharding is not None else array

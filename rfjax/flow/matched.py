@@ -35,7 +35,7 @@ def as_rectified_flow(formulation: Formulation, apply: Callable) -> Callable:
         z = (mixing.a + mixing.b) * y
         seen = prediction.input_scale(mixing.a, mixing.b) * z
         predicted = apply(params, seen, path.condition(t), context, pooled)
-        data, noise = data_and_noise(mixing, z, predicted.astype(jnp.float32))
+        data, noise = data_and_noise(mixing, z, predicted.astype(y.dtype))
         return noise - data
 
     return velocity

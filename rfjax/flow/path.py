@@ -216,7 +216,7 @@ class OptimalTransport:
         return 0.0 * t + (1.0 - self.sigma_min)
 
     def time_at(self, s):
-        return ((1.0 + self.sigma_min) * s - self.sigma_min) / (1.0 - self.sigma_min)
+        return ((1.0 + self.sigma_min) * s - self.sigma_min) / (1.0 - self.sigma_min + self.sigma_min * s)
 
     def condition(self, t):
         return t

@@ -62,7 +62,8 @@ def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform
 
     For rectified flow, `sampling_times`. For others "uniform" is the usual spacing of that path (for
     edm Karras's 80 to 0.002, else even in t) and "matched" an even one in s. Sampling starts from
-    N(0, b^2), which at the first level is s times unit noise.
+    N(0, b^2), which at the first level is s times unit noise. Where the network knows no sigma = 0, Heun's
+    last evaluation takes the point for one at the least sigma that it knows.
     Raises `ConfigError` for "diffusers", whose scheduler is rectified flow's.
     """
     if formulation.is_rectified_flow:
@@ -102,20 +103,15 @@ def integrate(
     noise: Float[Array, "batch ..."],
     times: Float[Array | np.ndarray, "times"],
     method: str = "euler",
-    last_method: str | None = None,
 ) -> Float[Array, "batch ..."]:
-    """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1).
+    """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1)."""
+    step = METHODS[method]
+    times = jnp.asarray(times, jnp.result_type(float))
 
-    `last_method` takes the last step, where it is another: Euler's asks no network at times[-1].
-    """
+    def body(z, pair):
+        return step(velocity, z, pair[0], pair[1]), None
 
-    def step(method):
-        def body(z, pair):
-            return METHODS[method](velocity, z, pair[0], pair[1]), None
-
-        return body
-
-    return _over(times, noise, step, method, last_method)
+    return jax.lax.scan(body, noise, jnp.stack([times[:-1], times[1:]], axis=1))[0]
 
 
 def integrate_with_length(
@@ -123,37 +119,20 @@ def integrate_with_length(
     noise: Float[Array, "batch ..."],
     times: Float[Array | np.ndarray, "times"],
     method: str = "euler",
-    last_method: str | None = None,
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
     """`integrate`, and how long each example's way was: the sum over steps of the norm of its move,
     over all elements. With Euler's method sum ||v dt||, as in SD3 table 6."""
+    step = METHODS[method]
+    times = jnp.asarray(times, jnp.result_type(float))
 
-    def step(method):
-        def body(carry, pair):
-            z, length = carry
-            moved = METHODS[method](velocity, z, pair[0], pair[1])
-            square = jnp.square((moved - z).astype(jnp.float32)).reshape(z.shape[0], -1).sum(axis=1)
-            return (moved, length + jnp.sqrt(square)), None
+    def body(carry, pair):
+        z, length = carry
+        moved = step(velocity, z, pair[0], pair[1])
+        square = jnp.square((moved - z).astype(jnp.float32)).reshape(z.shape[0], -1).sum(axis=1)
+        return (moved, length + jnp.sqrt(square)), None
 
-        return body
-
-    return _over(times, (noise, jnp.zeros(noise.shape[0], jnp.float32)), step, method, last_method)
-
-
-def _over(times, start, step, method, last_method):
-    """`start` carried over the steps between the times."""
-    times = jnp.asarray(times, jnp.float32)
-    pairs = jnp.stack([times[:-1], times[1:]], axis=1)
-    if last_method in (None, method):
-        return jax.lax.scan(step(method), start, pairs)[0]
-    before = jax.lax.scan(step(method), start, pairs[:-1])[0]
-    return step(last_method)(before, pairs[-1])[0]
-
-
-def solver(formulation: Formulation, method: str) -> dict[str, str]:
-    """`integrate`'s methods for a formulation. Rectified flow's network knows t = 0; of others none is
-    asked at sigma = 0, so the last step is Euler's, as in Karras 2022 (algorithm 1)."""
-    return {"method": method} if formulation.is_rectified_flow else {"method": method, "last_method": "euler"}
+    start = (noise, jnp.zeros(noise.shape[0], jnp.float32))
+    return jax.lax.scan(body, start, jnp.stack([times[:-1], times[1:]], axis=1))[0]
 
 
 def guided_velocity(
