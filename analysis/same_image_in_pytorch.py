@@ -58,7 +58,7 @@ def main() -> None:
     context, pooled = (array[ids[:, 0]] for array in run.corpus.encode(PROMPTS))
     sampler = SamplerConfig(steps=args.steps, guidance_scale=args.guidance, sigmas="diffusers")
     generate = make_generator(
-        run.backbone.apply, sampler, run.config.timestep_shift, run.corpus.shapes.latents, batch_size=len(ids)
+        run.backbone.apply, sampler, run.formulation, run.corpus.shapes.latents, batch_size=len(ids)
     )
     with jax.default_matmul_precision("highest"):
         ours = run.corpus.to_images(generate(params, 0, ids, context, pooled))

@@ -112,7 +112,9 @@ class SamplerConfig:
     method: str = "euler"  # euler | heun
     steps: int = 50
     guidance_scale: float = 5.0
-    sigmas: str = "uniform"  # uniform: 1, 1-1/n, ... 0 | diffusers: FlowMatchEulerDiscreteScheduler's own; then shifted
+    # uniform: 1, 1-1/n, ... 0, or for a formulation that is not rf the usual steps of its path | matched: rf's
+    # steps for every formulation | diffusers: FlowMatchEulerDiscreteScheduler's own; shifted all
+    sigmas: str = "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)

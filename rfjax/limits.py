@@ -19,7 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.remat": ("none", "full", "attention", "dots"),
     "train.attention": ("auto", "xla", "splash", "cudnn"),
     "evaluation.sampler.method": ("euler", "heun"),
-    "evaluation.sampler.sigmas": ("uniform", "diffusers"),
+    "evaluation.sampler.sigmas": ("uniform", "matched", "diffusers"),
     "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),
 }
 

@@ -37,6 +37,9 @@ from rfjax.evaluation.records import (
 )
 from rfjax.evaluation.validation import make_validation_step, validation_loss
 from rfjax.files import write_whole
+from rfjax.flow.formulation import parse_formulation
+from rfjax.flow.matched import own_loss_ratio
+from rfjax.flow.samplers import sampling_levels
 from rfjax.models import Backbone
 from rfjax.training import distributed, watch
 from rfjax.training.checkpoint import read_facts, restore_params, spent
@@ -95,6 +98,7 @@ class Evaluator:
     ):
         self.config, self.workdir, self.run = config, Path(workdir), run
         self.corpus, self.backbone, self.mesh = corpus, backbone, mesh
+        self.formulation = parse_formulation(config.formulation, config.timestep_shift)
         self._compiled: dict[object, Callable] = {}
         self._check()
 
@@ -102,6 +106,7 @@ class Evaluator:
         """Refuses before training what could not be measured after it."""
         settings, parts = self.config.evaluation.geneval, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self._validation_step()
+        sampling_levels(self.formulation, self.config.evaluation.sampler.steps, self.config.evaluation.sampler.sigmas)
         if not settings.prompts_per_task:
             return
         if settings.batch_size % parts:
@@ -177,15 +182,23 @@ class Evaluator:
         return self._once(
             "validation",
             lambda: make_validation_step(
-                self.backbone.apply, self.config.evaluation.validation, batch_sharding=self._batch_sharding
+                self.backbone.apply,
+                self.config.evaluation.validation,
+                formulation=self.formulation,
+                batch_sharding=self._batch_sharding,
             ),
         )
 
     def _validation(self, one, params, spent):
         began = time.monotonic()
         result = validation_loss(self._validation_step(), params, self.corpus)
-        record = validation_record(one.key, result, seconds=time.monotonic() - began, **spent)
+        extra = {} if self.formulation.is_rectified_flow else {"own_loss_ratio": self._own_loss_ratio(result.levels)}
+        record = validation_record(one.key, result, seconds=time.monotonic() - began, extra=extra, **spent)
         return lambda: write_record(self.workdir, record)
+
+    def _own_loss_ratio(self, levels):
+        """By which each level's loss is to be multiplied to be the formulation's own."""
+        return own_loss_ratio(self.formulation, np.array(levels)).tolist()
 
     def _generator(self):
         return self._once(
@@ -193,7 +206,7 @@ class Evaluator:
             lambda: make_generator(
                 self.backbone.apply,
                 self.config.evaluation.sampler,
-                self.config.timestep_shift,
+                self.formulation,
                 self.corpus.shapes.latents,
                 batch_size=self.config.evaluation.geneval.batch_size,
                 batch_sharding=self._batch_sharding,

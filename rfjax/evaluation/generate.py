@@ -12,7 +12,9 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
-from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_times
+from rfjax.flow.formulation import Formulation
+from rfjax.flow.matched import as_rectified_flow
+from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_levels
 from rfjax.training import distributed, watch
 
 
@@ -37,7 +39,7 @@ def noise_for(
 def make_generator(
     apply: Callable,
     sampler: SamplerConfig,
-    timestep_shift: float,
+    formulation: Formulation,
     latent_shape: tuple[int, int, int],
     *,
     batch_size: int,
@@ -46,24 +48,26 @@ def make_generator(
 ) -> Callable:
     """`generate(params, seed, ids, context, pooled, negative=None) -> latents`, compiled once.
 
-    `apply` is a backbone's. ids [n, 2] are (prompt index, sample); n is free: batches of
+    `apply` is a backbone's, trained on the formulation, whose timestep shift is the sampler's. ids [n, 2] are (prompt index, sample); n is free: batches of
     `batch_size` are cut from it and the last is padded. `negative` is a (context, pooled) pair of
     one row that stands against every prompt; by default the null condition, zeros. With
     `path_length` it returns (latents, length of each one's path) instead.
     """
     solve = integrate_with_length if path_length else integrate
-    times = sampling_times(sampler.steps, timestep_shift, sampler.sigmas)
+    levels = sampling_levels(formulation, sampler.steps, sampler.sigmas)
+    rectified = as_rectified_flow(formulation, apply)
 
     def make_batch(params, seed, ids, context, pooled, negative_context, negative_pooled):
         def velocity(z, t, c, p):
-            return apply(params, z, t, c, p)
+            return rectified(params, z, t, c, p)
 
         negative = (
             jnp.broadcast_to(negative_context, context.shape),
             jnp.broadcast_to(negative_pooled, pooled.shape),
         )
         field = guided_velocity(velocity, sampler.guidance_scale, context, pooled, negative)
-        return solve(field, noise_for(seed, ids, latent_shape), times, sampler.method)
+        start = np.float32(levels[0]) * noise_for(seed, ids, latent_shape)
+        return solve(field, start, levels, sampler.method)
 
     # Every process gets every image: no array may stay where another process cannot read it.
     whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())

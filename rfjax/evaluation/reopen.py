@@ -20,6 +20,7 @@ from rfjax.evaluation.generate import make_generator, prompt_ids, sampler_name
 from rfjax.evaluation.pictures import png_bytes, strip
 from rfjax.evaluation.records import read_records
 from rfjax.files import write_whole
+from rfjax.flow.formulation import Formulation, parse_formulation
 from rfjax.models import Backbone, make_backbone
 from rfjax.training import distributed
 from rfjax.training.checkpoint import choose_step, restore_params
@@ -39,6 +40,10 @@ class OpenRun:
     corpus: Corpus
     backbone: Backbone
     mesh: jax.sharding.Mesh
+
+    @property
+    def formulation(self) -> Formulation:
+        return parse_formulation(self.config.formulation, self.config.timestep_shift)
 
 
 def read_run(workdir: Path) -> tuple[Config, str]:
@@ -62,6 +67,7 @@ def open_run(workdir: Path, overrides: Mapping[str, object]) -> OpenRun:
                 f"only {', '.join('config.' + name for name in MAY_DIFFER)} can"
             )
     config = configs.apply_overrides(config, overrides)
+    parse_formulation(config.formulation, config.timestep_shift)  # a shift that it cannot have is refused
     corpus = load_corpus(config.data, config.seed)
     backbone = make_backbone(
         config.model, corpus.shapes, compute_dtype=config.train.compute_dtype, attention=config.train.attention
@@ -132,7 +138,7 @@ def sample_run(
         spread = lambda shapes: shardings(run.mesh, shapes)
     params, _ = restore_params(run.workdir, step, weights, spread)
     generate = make_generator(
-        run.backbone.apply, sampler, shift, run.corpus.shapes.latents, batch_size=size, batch_sharding=batch_sharding
+        run.backbone.apply, sampler, run.formulation, run.corpus.shapes.latents, batch_size=size, batch_sharding=batch_sharding
     )
     with jax.default_matmul_precision(run.config.train.matmul_precision):
         latents = generate(params, seed, ids, context[ids[:, 0]], pooled[ids[:, 0]], against)

@@ -78,7 +78,7 @@ def measure_sampling_steps(
             began = time.monotonic()
             sampler = replace(evaluation.sampler, steps=count)
             generate = make_generator(
-                run.backbone.apply, sampler, run.config.timestep_shift, run.corpus.shapes.latents,
+                run.backbone.apply, sampler, run.formulation, run.corpus.shapes.latents,
                 batch_size=settings.batch_size, batch_sharding=batch_sharding, path_length=True,
             )  # fmt: skip
             with tqdm(total=len(ids), desc=f"{run.name} {count} steps", unit="image", leave=False, disable=None if distributed.is_first() else True) as bar:

@@ -3,6 +3,10 @@
 Noise is a function of (validation seed, example id, level), so neither the batch size, the
 order of the examples, the devices nor the model changes it, and no random stream of training
 is touched. Levels are plain t: the timestep shift is not applied to them.
+
+Every formulation is measured as a rectified flow's velocity on the straight path, at the log-SNR of
+rectified flow's t (`rfjax.flow.matched`): the same points and the same target for all of them.
+A level outside the noise that a formulation knows is moved to the nearest that it does.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from jaxtyping import Array, Float32, UInt32
 from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired import GRIDS, ValidationLoss, grid_name
-from rfjax.flow.path import Path, RectifiedFlow, interpolate, velocity_target
+from rfjax.flow.formulation import Formulation, parse_formulation
+from rfjax.flow.matched import as_rectified_flow
+from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
 from rfjax.training import distributed, watch
 
 
@@ -53,16 +59,16 @@ def validation_noise(
 
 
 def make_validation_step(
-    velocity_fn: Callable,
+    apply: Callable,
     config: ValidationConfig,
     *,
-    path: Path = RectifiedFlow(),
+    formulation: Formulation = parse_formulation("rf"),
     batch_sharding: NamedSharding | None = None,
 ) -> ValidationStep:
     """The step that `validation_loss` calls; make it once per model and use it for every checkpoint.
 
-    `velocity_fn(params, z, t, context, pooled)` predicts dz/dt, with z Float[batch h w c] and t
-    Float[batch] in [0, 1]. `batch_sharding` splits the leading axis of every input over a
+    `apply(params, z, t, context, pooled)` predicts what the formulation says, with z Float[batch h w c]
+    and t Float[batch]. `batch_sharding` splits the leading axis of every input over a
     mesh; the losses come back whole on every process. Levels are computed one after another,
     so memory is that of one batch at one level.
     Raises `ConfigError` where the batch cannot be split evenly.
@@ -71,7 +77,8 @@ def make_validation_step(
         _check_divisible(config, batch_sharding)
     grid = GRIDS[config.grid]
     numbers = np.array(grid.numbers(config.levels), np.uint32)
-    times = np.array(grid.times(config.levels), np.float32)
+    times = np.array(grid.times(config.levels), np.float32).clip(*formulation.rectified_span)
+    path, velocity_fn = RectifiedFlow(), as_rectified_flow(formulation, apply)
 
     def losses(params, batch):
         latents, context, pooled, example_ids = batch

@@ -42,8 +42,46 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class UniformAbove:
+    """Uniform on [first, 1], for a path whose velocity is infinite at t = 0."""
+
+    first: float
+
+    def quantile(self, u):
+        return self.first + (1.0 - self.first) * u
+
+    def pdf(self, t):
+        return jnp.where(t >= self.first, 1.0 / (1.0 - self.first), 0.0)
+
+    def cdf(self, t):
+        return jnp.clip((t - self.first) / (1.0 - self.first), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Uniform on the levels n / steps, n = 1, ..., steps, of a discrete schedule.
+
+    `pdf` is the probability of a level times their number: what a mean over them weighs it by.
+    """
+
+    steps: int = 1000
+
+    def quantile(self, u):
+        return (jnp.clip(jnp.floor(u * self.steps), 0, self.steps - 1) + 1.0) / self.steps
+
+    def pdf(self, t):
+        return jnp.ones_like(t)
+
+    def cdf(self, t):
+        return jnp.floor(t * self.steps + 1e-3) / self.steps  # n / steps is not exact in float32
+
+
+@dataclass(frozen=True)
 class LogitNormal:
-    """t = sigmoid(x), x ~ N(mean, scale^2)  (SD3 eq. 19). A negative mean favours the data."""
+    """t = sigmoid(x), x ~ N(mean, scale^2)  (SD3 eq. 19). A negative mean favours the data.
+
+    Where sigma = t / (1 - t), ln(sigma) ~ N(mean, scale^2): EDM's density of the noise level.
+    """
 
     mean: float = 0.0
     scale: float = 1.0

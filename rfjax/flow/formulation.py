@@ -1,7 +1,8 @@
-"""A formulation by name: what is learnt, and where along t the effort is spent.
+"""A formulation by name: path x prediction x density of t x weight.
 
-Names are the paper's: `rf` (uniform t), `rf/lognorm(m,s)`, `rf/mode(s)`, `rf/cosmap`.
-A formulation is a path and a density of t; the network predicts the velocity.
+`FAMILIES` is the one table: the 61 formulations that SD3 compares (section 5.1), named as there, the
+paths of Lipman 2023 (`fm/...`), and data prediction (`x/...`). `PAPER` lists the 61. Equations and
+the readings chosen where the paper leaves a choice are in docs/formulations.md.
 """
 
 from __future__ import annotations
@@ -9,49 +10,163 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
 
 from rfjax.errors import ConfigError
-from rfjax.flow.density import CosMap, LogitNormal, Mode, Shifted, TimeDensity, Uniform
-from rfjax.flow.path import Path, RectifiedFlow
+from rfjax.flow.density import CosMap, Discrete, LogitNormal, Mode, Shifted, TimeDensity, Uniform, UniformAbove
+from rfjax.flow.path import (
+    Cosine,
+    LatentDiffusionLinear,
+    OptimalTransport,
+    Path,
+    RectifiedFlow,
+    VarianceExploding,
+    VarianceExplodingEDM,
+    VariancePreserving,
+    rectified_time,
+)
+from rfjax.flow.prediction import AngularVelocity, Data, EDMPrediction, Noise, Prediction, Velocity
+from rfjax.flow.weight import Unit, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Formulation:
+    """What is learnt, and where along t the effort is spent."""
+
     name: str
     path: Path
     density: TimeDensity
+    prediction: Prediction = Velocity()
+    weight: Weight = Unit()
+    span: tuple[float, float] | None = None  # t within which the network is asked; by default the path's
+    timestep_shift: float = 1.0  # the sampler's; training's is in the density
+
+    @property
+    def is_rectified_flow(self) -> bool:
+        """Whether the network is a rectified flow's velocity as it stands, whatever t's density."""
+        return isinstance(self.path, RectifiedFlow) and isinstance(self.prediction, Velocity)
+
+    @property
+    def rectified_span(self) -> tuple[float, float]:
+        """`span` in the time of rectified flow."""
+        first, last = rectified_time(self.path, np.array(self.span or self.path.span))
+        return float(first), float(last)
 
 
-# name before the parentheses -> (number of arguments, density)
-_RECTIFIED_FLOW: dict[str, tuple[int, Callable[..., TimeDensity]]] = {
-    "rf": (0, Uniform),
-    "rf/lognorm": (2, LogitNormal),
-    "rf/mode": (1, Mode),
-    "rf/cosmap": (0, CosMap),
+class Family(NamedTuple):
+    example: str
+    numbers: tuple[str, ...]  # what the numbers in parentheses are
+    make: Callable[..., dict]  # them -> the fields of a Formulation
+
+
+def _rf(density) -> Callable[..., dict]:
+    return lambda *numbers: {"path": RectifiedFlow(), "density": density(*numbers)}
+
+
+def _edm(density) -> Callable[..., dict]:
+    return lambda *numbers: {
+        "path": VarianceExplodingEDM(), "prediction": EDMPrediction(), "density": density(*numbers)
+    }  # fmt: skip
+
+
+def _fixed(**pieces) -> Callable[..., dict]:
+    return lambda: pieces
+
+
+_LINEAR, _DISCRETE = LatentDiffusionLinear(), Discrete(LatentDiffusionLinear().steps)
+_EARLY = 0.999  # eps/cos starts here: at t = 1 its network says nothing of the data
+_VP = VariancePreserving()
+
+FAMILIES: dict[str, Family] = {
+    "rf": Family("rf", (), _rf(Uniform)),
+    "rf/lognorm": Family("rf/lognorm(0.00,1.00)", ("m", "s"), _rf(LogitNormal)),
+    "rf/mode": Family("rf/mode(1.29)", ("s",), _rf(Mode)),
+    "rf/cosmap": Family("rf/cosmap", (), _rf(CosMap)),
+    "eps/linear": Family("eps/linear", (), _fixed(path=_LINEAR, prediction=Noise(), density=_DISCRETE)),
+    "v/linear": Family("v/linear", (), _fixed(path=_LINEAR, prediction=AngularVelocity(), density=_DISCRETE)),
+    "x/linear": Family("x/linear", (), _fixed(path=_LINEAR, prediction=Data(), density=_DISCRETE)),
+    "eps/cos": Family(
+        "eps/cos", (), _fixed(path=Cosine(), prediction=Noise(), density=Uniform(), span=(0.0, _EARLY))
+    ),
+    "v/cos": Family("v/cos", (), _fixed(path=Cosine(), prediction=AngularVelocity(), density=Uniform())),
+    "x/cos": Family(
+        "x/cos", (), _fixed(path=Cosine(), prediction=Data(), density=Uniform(), span=(1.0 - _EARLY, 1.0))
+    ),
+    # ln(sigma) ~ N(P_m, P_s^2): t = sigma / (1 + sigma) is logit-normal(P_m, P_s)
+    "edm": Family("edm(-1.20,1.20)", ("P_m", "P_s"), _edm(LogitNormal)),
+    # the log-SNR of rf, and of the cosine path, at uniform t
+    "edm/rf": Family("edm/rf", (), _edm(Uniform)),
+    "edm/cos": Family("edm/cos", (), _edm(CosMap)),
+    "fm/ot": Family(
+        "fm/ot(0.00001)", ("sigma_min",), lambda s: {"path": OptimalTransport(s), "density": Uniform()}
+    ),
+    "fm/vp": Family("fm/vp", (), _fixed(path=_VP, density=UniformAbove(_VP.span[0]))),
+    "fm/ve": Family("fm/ve", (), _fixed(path=VarianceExploding(), density=Uniform())),
 }
 
-_EXAMPLES = ("rf", "rf/lognorm(0.00,1.00)", "rf/mode(1.29)", "rf/cosmap")
+_MODE_SCALES = (-1.0, -0.54, -0.08, 0.38, 0.83, 1.0, 1.29, 1.75)  # linspace(-1, 1.75, 7) as printed, and 1
+_LOGNORM_MEANS, _LOGNORM_SCALES = (-1.0, -0.5, 0.0, 0.5, 1.0), (0.2, 0.6, 1.0, 1.4, 1.8, 2.2)
+_EDM_MEANS, _EDM_SCALES = (-1.2, -0.6, 0.0, 0.6, 1.2), (0.6, 1.2, 1.8)
+
+# SD3 section 5.1, in its order of families.
+PAPER: tuple[str, ...] = (
+    "eps/linear",
+    "v/linear",
+    "eps/cos",
+    "v/cos",
+    "rf",
+    *(f"rf/mode({s:.2f})" for s in _MODE_SCALES),
+    *(f"rf/lognorm({m:.2f},{s:.2f})" for m in _LOGNORM_MEANS for s in _LOGNORM_SCALES),
+    "rf/cosmap",
+    *(f"edm({m:.2f},{s:.2f})" for m in _EDM_MEANS for s in _EDM_SCALES),
+    "edm/rf",
+    "edm/cos",
+)
+
+
+def _unknown(name: str) -> ConfigError:
+    known = (*PAPER, *(family.example for family in FAMILIES.values()))
+    text = name.lower().replace(" ", "")
+    # First the family, so that a number more or less does not lead to another one.
+    near = difflib.get_close_matches(text.split("(")[0], FAMILIES, 1, 0.5)
+    within = [one for one in known if near and one.split("(")[0] == near[0]] or known
+    best = difflib.get_close_matches(text, within, 1, 0.0)[0]
+    examples = ", ".join(family.example for family in FAMILIES.values())
+    return ConfigError(f"unknown formulation {name!r}; did you mean {best}? There are {examples}")
 
 
 def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
     """The formulation of a name such as `rf/lognorm(0.00,1.00)`, its density shifted by alpha.
 
-    Raises `ConfigError` with the nearest name for one that is unknown.
+    Raises `ConfigError` with the nearest name for one that is unknown, and for a shift of what is
+    not rectified flow: SD3's eq. 23 is about its t.
     """
     match = re.fullmatch(r"([a-z/]+)(?:\(([^()]*)\))?", name.replace(" ", ""))
-    family, arguments = (match[1], match[2].split(",") if match[2] else []) if match else (None, [])
-    if family not in _RECTIFIED_FLOW:
-        near = difflib.get_close_matches(name, _EXAMPLES, 1, 0.3) or _EXAMPLES[1:2]
-        raise ConfigError(f"unknown formulation {name!r}; did you mean {near[0]}? There are {', '.join(_EXAMPLES)}")
-    count, make = _RECTIFIED_FLOW[family]
-    if len(arguments) != count:
-        example = next(e for e in _EXAMPLES if e.split("(")[0] == family)
-        raise ConfigError(f"formulation {name!r} has {len(arguments)} numbers, {family} takes {count}, as in {example}")
+    family_name, arguments = (match[1], match[2].split(",") if match[2] else []) if match else (None, [])
+    if family_name not in FAMILIES:
+        raise _unknown(name)
+    family = FAMILIES[family_name]
+    if len(arguments) != len(family.numbers):
+        raise ConfigError(
+            f"formulation {name!r} has {len(arguments)} numbers, {family_name} takes {len(family.numbers)}, "
+            f"as in {family.example}"
+        )
     try:
-        density = make(*map(float, arguments))
+        numbers = [float(argument) for argument in arguments]
     except ValueError:
         raise ConfigError(f"formulation {name!r} has an argument that is no number") from None
-    if timestep_shift != 1.0:
-        density = Shifted(density, timestep_shift)
-    return Formulation(name=name, path=RectifiedFlow(), density=density)
+    try:
+        formulation = Formulation(name=name, **family.make(*numbers))
+    except ConfigError as error:
+        raise ConfigError(f"formulation {name!r}: {error}") from None
+    if timestep_shift == 1.0:
+        return formulation
+    if not formulation.is_rectified_flow:
+        raise ConfigError(
+            f"config.timestep_shift is {timestep_shift:g}, which shifts rectified flow's t, and formulation {name!r} "
+            "has another; set it to 1"
+        )
+    return replace(formulation, density=Shifted(formulation.density, timestep_shift), timestep_shift=timestep_shift)

@@ -1,4 +1,4 @@
-"""The training objective: conditional flow matching at a random t (SD3 eqs. 8 and 13)."""
+"""The training objective of every formulation: a squared error at a random t (SD3 eqs. 8 to 13)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from rfjax.flow.formulation import Formulation
-from rfjax.flow.path import interpolate, velocity_target
+from rfjax.flow.path import Path, Times, expand_time
 
-VelocityFn = Callable[..., Float[Array, "batch height width channels"]]
+NetworkFn = Callable[..., Float[Array, "batch height width channels"]]
 
 
 class Draws(NamedTuple):
@@ -70,19 +70,43 @@ def drop_conditions(
     return context, pooled
 
 
-def flow_matching_loss(
-    velocity: VelocityFn,
+def example_losses(
+    network: NetworkFn,
     formulation: Formulation,
     draws: Draws,
     latents: Float[Array, "batch height width channels"],
     context: Float[Array, "batch tokens size"],
     pooled: Float[Array, "batch pooled"],
 ) -> Float[Array, "batch"]:
-    """Per-example mean squared velocity error, unweighted: t's density alone sets the weight.
+    """Each example's mean squared error of the prediction, times the formulation's weight at its t.
 
-    `velocity(z, t, context, pooled)` is the network; conditions are taken as given.
+    `network(z, condition, context, pooled)` predicts what the formulation says; conditions are
+    taken as given. For rf this is conditional flow matching (SD3 eqs. 8 and 13).
     """
-    z = interpolate(formulation.path, latents, draws.noise, draws.t)
-    target = velocity_target(formulation.path, latents, draws.noise, draws.t)
-    error = velocity(z, draws.t, context, pooled).astype(jnp.float32) - target
-    return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+    t = expand_time(draws.t, latents)
+    mixing = formulation.prediction.mixing(formulation.path, t)
+    z = mixing.a * latents + mixing.b * draws.noise
+    target = mixing.m * latents + mixing.n * draws.noise
+    seen = formulation.prediction.input_scale(mixing.a, mixing.b) * z
+    predicted = network(seen, formulation.path.condition(draws.t), context, pooled)
+    error = predicted.astype(jnp.float32) - target
+    return formulation.weight.at(draws.t) * jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+
+
+def log_snr(path: Path, t: Times) -> Times:
+    """log(a^2 / b^2)  (SD3 section 2)."""
+    return 2.0 * jnp.log(path.a(t) / path.b(t))
+
+
+def effective_weight(formulation: Formulation, t: Times) -> Times:
+    """w of SD3 eq. 12 at the log-SNR of t: the loss is, in expectation over t and eps,
+
+        L = 1/2 integral of w(lambda) ||eps_hat - eps||^2 d lambda,
+
+    so w is twice the example's factor on the noise error times the density of lambda in training.
+    """
+    mixing = formulation.prediction.mixing(formulation.path, t)
+    a, b = mixing.a, mixing.b
+    slope = 2.0 * (formulation.path.da(t) / a - formulation.path.db(t) / b)
+    factor = formulation.weight.at(t) * (mixing.determinant / a) ** 2
+    return 2.0 * factor * formulation.density.pdf(t) / jnp.abs(slope)

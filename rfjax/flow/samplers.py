@@ -1,4 +1,10 @@
-"""Integrating dz/dt = v(z, t) from noise (t=1) to data (t=0), with classifier-free guidance."""
+"""Integrating dz/dt = v(z, t) from noise (t=1) to data (t=0), with classifier-free guidance.
+
+Every formulation is sampled by this one integrator, in rectified flow's coordinates
+(`rfjax.flow.matched`): y = z / (a + b) and s = b / (a + b), in which dy/ds = eps_hat - x0_hat. An
+Euler step in them is a step of DDIM: from a x0_hat + b eps_hat to a' x0_hat + b' eps_hat. What a
+formulation decides is at which s the steps lie (`sampling_levels`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rfjax.errors import ConfigError
 from rfjax.flow.density import shift_time
+from rfjax.flow.formulation import Formulation
+from rfjax.flow.path import VarianceExplodingEDM, rectified_time
 
 TimeVelocity = Callable[[Float[Array, "batch ..."], Float[Array, ""]], Float[Array, "batch ..."]]
 
@@ -24,12 +33,55 @@ def _diffusers(steps, shift):
     return np.append(np.linspace(1.0, shift_time(np.array([1e-3]), shift)[0], steps), 0.0)
 
 
-SIGMAS = {"uniform": _uniform, "diffusers": _diffusers}  # times before the shift, which is sigma = t
+# times before the shift, which is sigma = t
+SIGMAS = {"uniform": _uniform, "matched": _uniform, "diffusers": _diffusers}
 
 
 def sampling_times(steps: int, timestep_shift: float = 1.0, sigmas: str = "uniform") -> Float[np.ndarray, "times"]:
     """steps + 1 times from 1 to 0, shifted as in training (SD3 eq. 23). First 1, last 0 exactly."""
     return shift_time(SIGMAS[sigmas](steps, timestep_shift), timestep_shift)
+
+
+def _even(steps, first, last):
+    return np.maximum(np.linspace(last, 0.0, steps + 1), first)
+
+
+def _karras(steps, first, last, rho=7.0):
+    """`steps` sigmas that fall evenly in sigma^(1/7), then 0 (Karras 2022, eq. 5), as t = sigma / (1 + sigma)."""
+    ends = [(t / (1.0 - t)) ** (1.0 / rho) for t in (last, first)]
+    sigma = np.linspace(*ends, steps) ** rho
+    return np.append(sigma / (1.0 + sigma), 0.0)
+
+
+# How the "uniform" steps of a path lie in its own t between the ends of its span; others lie evenly.
+OWN_STEPS = {VarianceExplodingEDM: _karras}
+
+
+def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform") -> Float[np.ndarray, "levels"]:
+    """steps + 1 levels s = sigma / (1 + sigma) from the formulation's noisiest to 0, exactly.
+
+    For rectified flow, `sampling_times`. For others "uniform" is the usual spacing of that path (for
+    edm Karras's 80 to 0.002, else even in t) and "matched" an even one in s. Sampling starts from
+    N(0, b^2), which at the first level is s times unit noise. Where the network knows no sigma = 0, Heun's
+    last evaluation takes the point for one at the least sigma that it knows.
+    Raises `ConfigError` for "diffusers", whose scheduler is rectified flow's.
+    """
+    if formulation.is_rectified_flow:
+        return sampling_times(steps, formulation.timestep_shift, sigmas)
+    first, last = formulation.span or formulation.path.span
+    if sigmas == "uniform":
+        times = OWN_STEPS.get(type(formulation.path), _even)(steps, first, last)
+        inside = np.clip(times, first, last)
+        levels = rectified_time(formulation.path, inside)
+    elif sigmas == "matched":
+        levels = np.linspace(formulation.rectified_span[1], 0.0, steps + 1)
+    else:
+        raise ConfigError(
+            f"config.evaluation.sampler.sigmas is {sigmas}, which is a scheduler of rectified flow, and the formulation is "
+            f"{formulation.name}; use uniform or matched"
+        )
+    levels[-1] = 0.0
+    return levels
 
 
 def _euler(velocity, z, t, t_next):
@@ -54,7 +106,7 @@ def integrate(
 ) -> Float[Array, "batch ..."]:
     """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1)."""
     step = METHODS[method]
-    times = jnp.asarray(times, jnp.float32)
+    times = jnp.asarray(times, jnp.result_type(float))
 
     def body(z, pair):
         return step(velocity, z, pair[0], pair[1]), None
@@ -71,7 +123,7 @@ def integrate_with_length(
     """`integrate`, and how long each example's way was: the sum over steps of the norm of its move,
     over all elements. With Euler's method sum ||v dt||, as in SD3 table 6."""
     step = METHODS[method]
-    times = jnp.asarray(times, jnp.float32)
+    times = jnp.asarray(times, jnp.result_type(float))
 
     def body(carry, pair):
         z, length = carry

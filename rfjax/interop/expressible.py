@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rfjax.config import Config
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError
+from rfjax.flow.formulation import parse_formulation
 
 
 class Demand(NamedTuple):
@@ -15,6 +16,7 @@ class Demand(NamedTuple):
     value: Callable[[Config, BatchShapes], object]
     wanted: Callable[[Config, BatchShapes], object]
     why: str
+    otherwise: str | None = None  # what to do instead, where it is not the layout's usual remedy
 
 
 def _is(field, value, wanted, why) -> Demand:
@@ -24,7 +26,14 @@ def _is(field, value, wanted, why) -> Demand:
 # A text-conditioned MM-DiT with two weight sets that predicts a rectified flow's velocity.
 _MMDIT = (
     _is("model.backbone", lambda c, s: c.model.backbone, "mmdit", "it is an MM-DiT"),
-    _is("formulation", lambda c, s: c.formulation.split("/")[0], "rf", "its samplers expect a rectified flow's velocity"),
+    Demand(
+        "formulation",
+        lambda c, s: c.formulation,
+        lambda c, s: c.formulation if parse_formulation(c.formulation).is_rectified_flow else "rf, with any density of t",
+        "its samplers expect a rectified flow's velocity",
+        "use --format plain, whose PyTorch module returns what the formulation predicts; docs/formulations.md says how "
+        "that becomes data and noise",
+    ),
 )
 _BOTH = (
     *_MMDIT,
@@ -67,5 +76,5 @@ def check(layout: str, config: Config, shapes: BatchShapes) -> None:
         if value != wanted:
             raise ConfigError(
                 f"config.{demand.field} is {value}, and the {layout} layout needs {wanted}: {demand.why}; "
-                f"{_OTHERWISE[layout]}"
+                f"{demand.otherwise or _OTHERWISE[layout]}"
             )

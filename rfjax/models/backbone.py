@@ -21,7 +21,8 @@ class Backbone(NamedTuple):
     `init(key) -> params`, a nested dict of float32 arrays.
     `apply(params, z, t, context, pooled) -> prediction`: z [batch, height, width, channels] at
     times t [batch] in [0, 1], context [batch, tokens, size], pooled [batch, size]; the
-    prediction has z's shape and is float32.
+    prediction has z's shape and is float32. What is predicted, how z is scaled and what stands for t
+    (EDM's ln(sigma) / 4 is not in [0, 1]) is the formulation's business.
     """
 
     init: Callable

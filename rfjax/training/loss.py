@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from rfjax.config import Config
 from rfjax.flow.formulation import parse_formulation
-from rfjax.flow.objective import draw, drop_conditions, flow_matching_loss
+from rfjax.flow.objective import draw, drop_conditions, example_losses
 
 
 class ExampleLosses(NamedTuple):
@@ -33,7 +33,7 @@ def run_keys(seed: int) -> tuple[Array, Array]:
 
 
 def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
-    """Rectified flow's training loss for a backbone's `apply`.
+    """The formulation's training loss for a backbone's `apply`.
 
     `encoders` are the corpus's `EncoderSlot`s, each dropped independently.
     """
@@ -44,7 +44,7 @@ def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
         _, key = run_keys(config.seed)
         draws = draw(formulation, key, step, places, batch.latents.shape[1:], len(encoders), dropout)
         context, pooled = drop_conditions(batch.context, batch.pooled, draws.keep, encoders)
-        losses = flow_matching_loss(
+        losses = example_losses(
             lambda *inputs: apply(params, *inputs), formulation, draws, batch.latents, context, pooled
         )
         return jnp.mean(losses), ExampleLosses(draws.t, losses)

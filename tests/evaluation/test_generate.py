@@ -9,6 +9,7 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.evaluate import prompt_scores
 from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids, sampler_name
 from rfjax.evaluation.geneval import Detections, judge
+from rfjax.flow.formulation import parse_formulation
 
 SHAPE = (4, 4, 2)
 
@@ -22,7 +23,7 @@ def generate(ids, batch_size, guidance=3.0, negative=None):
     rng = np.random.default_rng(0)
     context, pooled = np.float32(rng.standard_normal((20, 3, 2))), np.float32(rng.standard_normal((20, 5)))
     sampler = SamplerConfig(method="heun", steps=3, guidance_scale=guidance)
-    run = make_generator(apply, sampler, 2.0, SHAPE, batch_size=batch_size)
+    run = make_generator(apply, sampler, parse_formulation("rf", 2.0), SHAPE, batch_size=batch_size)
     return run(jnp.float32(0.3), 7, ids, context[ids[:, 0]], pooled[ids[:, 0]], negative)
 
 

@@ -18,6 +18,7 @@ from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired import GRIDS, ValidationLoss, paired_difference
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
+from rfjax.flow.formulation import parse_formulation
 
 SHAPE = (4, 4, 2)
 
@@ -112,6 +113,38 @@ def test_the_exact_velocity_has_no_loss():
         return (z - context.reshape(z.shape)) / t[:, None, None, None]
 
     assert max(measure(exact).level_losses) < 1e-10
+
+
+# (name, prediction of (a, b, x0, eps) and the path at a condition), by hand
+OTHER_FORMULATIONS = {
+    "v/cos": (lambda t: (jnp.cos(jnp.pi / 2 * t), jnp.sin(jnp.pi / 2 * t)), lambda a, b, x0, eps: a * eps - b * x0),
+    "x/cos": (lambda t: (jnp.cos(jnp.pi / 2 * t), jnp.sin(jnp.pi / 2 * t)), lambda a, b, x0, eps: x0),
+    "edm(-1.20,1.20)": (
+        lambda c: (jnp.ones_like(c), jnp.exp(4 * c)),
+        lambda a, b, x0, eps: (b * x0 / 0.5 - 0.5 * eps) / jnp.sqrt(b * b + 0.25),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMULATIONS)
+def test_every_formulation_is_measured_at_the_same_points(name):
+    """A network whose data is wrong by d has the rectified velocity wrong by d / t, whatever it predicts:
+    at the log-SNR of t, against the same noise. EDM knows no t = 1; its last level stands at sigma = 80."""
+    path, predict = OTHER_FORMULATIONS[name]
+    wrong = np.float32(np.random.default_rng(2).normal(0, 0.3, SHAPE))
+
+    def network(params, z, condition, context, pooled):
+        a, b = path(condition[:, None, None, None])
+        z = z * jnp.sqrt(b * b + 0.25) if name.startswith("edm") else z
+        data = context.reshape(z.shape) + wrong
+        return predict(a, b, data, (z - a * data) / b)
+
+    step = make_validation_step(network, config(), formulation=parse_formulation(name))
+    result = validation_loss(step, None, FakeCorpus())
+    t = np.array(result.levels)
+    t[-1] = parse_formulation(name).rectified_span[1]
+    expected = np.broadcast_to(np.square(wrong).mean() / t**2, result.per_example.shape)
+    np.testing.assert_allclose(result.per_example, expected, rtol=2e-3)
 
 
 def test_a_zero_network_loses_the_mean_square_of_the_target():

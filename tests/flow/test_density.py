@@ -7,12 +7,13 @@ import pytest
 from scipy import stats
 
 from rfjax.errors import ConfigError
-from rfjax.flow.density import MODE_SCALE_MAX, CosMap, LogitNormal, Mode, Shifted, Uniform, shift_time
+from rfjax.flow.density import MODE_SCALE_MAX, CosMap, LogitNormal, Mode, Shifted, Uniform, UniformAbove, shift_time
 from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.objective import draw
 
 DENSITIES = {
     "uniform": Uniform(),
+    "uniform above": UniformAbove(0.25),
     "lognorm(0,1)": LogitNormal(0.0, 1.0),
     "lognorm(-0.5,0.6)": LogitNormal(-0.5, 0.6),
     "mode(1.29)": Mode(1.29),

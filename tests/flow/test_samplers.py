@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfjax.flow.path import RectifiedFlow, data_and_noise_from_velocity, interpolate, velocity_target
+from rfjax.flow.path import RectifiedFlow, expand_time, interpolate, velocity_target
+from rfjax.flow.prediction import Velocity, data_and_noise
 from rfjax.flow.samplers import METHODS, guided_velocity, integrate, integrate_with_length, sampling_times
 
 MEAN, STD = 0.7, 0.3
@@ -83,7 +84,7 @@ def test_path_target_is_the_slope_and_inverts():
         velocity = velocity_target(path, data, noise, t)
         np.testing.assert_allclose(velocity, slope, atol=1e-8)
         z = interpolate(path, data, noise, t)
-        x0, eps = data_and_noise_from_velocity(path, z, velocity, t)
+        x0, eps = data_and_noise(Velocity().mixing(path, expand_time(t, z)), z, velocity)
         np.testing.assert_allclose(x0, data, atol=1e-12)
         np.testing.assert_allclose(eps, noise, atol=1e-12)
         np.testing.assert_array_equal(interpolate(path, data, noise, jnp.zeros(5)), data)  # t=0 is data

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from random_runs import SD3_DATA, SD3_MODEL, make_config, make_run
 from safetensors.numpy import load_file, save_file
 
 from rfjax.cli import main
+from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.interop.expressible import check
 from rfjax.interop.exporting import export_run
 from rfjax.interop.importing import import_checkpoint
 from rfjax.interop.safetensors_files import Writer
@@ -183,6 +186,20 @@ def test_the_single_file_refuses_what_its_readers_would_misread(tmp_path, field)
     with pytest.raises(ConfigError, match=match + ".*use --format diffusers"):
         export_run(run.folder, layout="sd3", out=tmp_path / "out.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("name", ("edm(-1.20,1.20)", "edm/rf", "eps/linear", "v/cos", "fm/ot(0.00001)"))
+def test_what_is_no_rectified_flow_is_refused_by_name(name):
+    """A prefix or the last part of the name taken for rf; a remedy that would be refused as well."""
+    config = make_config(SD3_MODEL, SD3_DATA, formulation=name)
+    shapes = load_corpus(config.data, 0).shapes
+    for layout in ("diffusers", "sd3"):
+        said = f"config.formulation is {re.escape(name)}, and the {layout} layout needs rf, .*; use --format plain, "
+        with pytest.raises(ConfigError, match=said):
+            check(layout, config, shapes)
+    check("plain", config, shapes)
+    for rectified in ("rf", "rf/mode(1.29)", "rf/cosmap"):
+        check("diffusers", make_config(SD3_MODEL, SD3_DATA, formulation=rectified), shapes)
 
 
 def test_the_command_says_it_in_one_line(tmp_path, capsys):

@@ -12,6 +12,7 @@ from random_runs import make_config, make_run
 from rfjax.config import SamplerConfig
 from rfjax.data.corpus import load_corpus
 from rfjax.evaluation.generate import make_generator, noise_for, prompt_ids
+from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.samplers import sampling_times
 from rfjax.interop.exporting import export_run
 
@@ -43,10 +44,11 @@ def test_diffusers_makes_our_image(exported_study_model, sigmas):
     """Anything between prompt and pixel: noise, guidance, its null condition, times, the sign of the step."""
     run, folder = exported_study_model
     corpus, shift = load_corpus(run.config.data, run.config.seed), run.config.timestep_shift
+    formulation = parse_formulation(run.config.formulation, shift)
     ids = prompt_ids(len(PROMPTS), 2)
     context, pooled = corpus.encode(PROMPTS)
     sampler = SamplerConfig(method="euler", steps=10, guidance_scale=GUIDANCE, sigmas=sigmas)
-    generate = make_generator(run.backbone.apply, sampler, shift, corpus.shapes.latents, batch_size=4)
+    generate = make_generator(run.backbone.apply, sampler, formulation, corpus.shapes.latents, batch_size=4)
     with jax.default_matmul_precision("highest"):
         ours = generate(run.params, 0, ids, context[ids[:, 0]], pooled[ids[:, 0]])
 
@@ -67,7 +69,7 @@ def test_diffusers_makes_our_image(exported_study_model, sigmas):
     assert np.abs(ours).max() > 0.5  # else equal images show nothing
     np.testing.assert_allclose(corpus.to_images(ours), corpus.to_images(theirs), rtol=0, atol=1e-3)
     other = dataclasses.replace(sampler, sigmas="uniform" if sigmas == "diffusers" else "diffusers")
-    different = make_generator(run.backbone.apply, other, shift, corpus.shapes.latents, batch_size=4)
+    different = make_generator(run.backbone.apply, other, formulation, corpus.shapes.latents, batch_size=4)
     wrong = different(run.params, 0, ids, context[ids[:, 0]], pooled[ids[:, 0]])
     assert np.abs(corpus.to_images(wrong) - corpus.to_images(theirs)).max() > 1e-3  # the bound can tell schedules apart
 

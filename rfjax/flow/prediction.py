@@ -1,0 +1,119 @@
+"""What a network predicts, and how any prediction becomes data, noise or another prediction.
+
+Every prediction in use is p = m x0 + n eps, with m and n functions of the path's a and b and their
+derivatives. Together with z = a x0 + b eps that is a linear system in (x0, eps), and solving it is
+the one conversion there is. With the error of p at a given z, eps_hat - eps = a (p_hat - p) / det.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from rfjax.flow.path import Path, Times
+
+
+class Mixing(NamedTuple):
+    """z = a x0 + b eps is the point, p = m x0 + n eps what is predicted there."""
+
+    a: Times
+    b: Times
+    m: Times
+    n: Times
+
+    @property
+    def determinant(self) -> Times:
+        """a n - b m; where it vanishes the prediction says nothing of the data that z does not."""
+        return self.a * self.n - self.b * self.m
+
+
+@runtime_checkable
+class Prediction(Protocol):
+    def mixing(self, path: Path, t: Times) -> Mixing:
+        """The point's and the prediction's coefficients at t."""
+
+    def input_scale(self, a: Times, b: Times) -> Times | float:
+        """What z is multiplied by before the network sees it."""
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """u = a' x0 + b' eps, the velocity of the path's own time (SD3 eq. 8); for rf, eps - x0."""
+
+    def mixing(self, path, t):
+        return Mixing(path.a(t), path.b(t), path.da(t), path.db(t))
+
+    def input_scale(self, a, b):
+        return 1.0
+
+
+@dataclass(frozen=True)
+class AngularVelocity:
+    """v = a eps - b x0 (Salimans and Ho 2022): the velocity in the angle arctan(b / a). On the cosine
+    path the velocity in t is pi/2 times it."""
+
+    def mixing(self, path, t):
+        a, b = path.a(t), path.b(t)
+        return Mixing(a, b, -b, a)
+
+    def input_scale(self, a, b):
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """eps (Ho 2020). Says nothing of the data where a = 0."""
+
+    def mixing(self, path, t):
+        a = path.a(t)
+        return Mixing(a, path.b(t), 0.0 * a, 0.0 * a + 1.0)
+
+    def input_scale(self, a, b):
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """x0. Says nothing of the noise where b = 0."""
+
+    def mixing(self, path, t):
+        a = path.a(t)
+        return Mixing(a, path.b(t), 0.0 * a + 1.0, 0.0 * a)
+
+    def input_scale(self, a, b):
+        return 1.0
+
+
+@dataclass(frozen=True)
+class EDMPrediction:
+    """EDM's F = (x0 - c_skip z) / c_out and its input c_in z (Karras 2022, table 1 and eq. 7).
+
+    Written for any a and b, not for a = 1 alone, and with r = sqrt(b^2 + sigma_data^2 a^2):
+    c_in = 1/r, F = (b / (sigma_data r)) x0 - (sigma_data a / r) eps, finite from sigma = 0 to infinity.
+    """
+
+    sigma_data: float = 0.5
+
+    def _r(self, a, b):
+        return (b * b + self.sigma_data**2 * a * a) ** 0.5
+
+    def mixing(self, path, t):
+        a, b = path.a(t), path.b(t)
+        r = self._r(a, b)
+        return Mixing(a, b, b / (self.sigma_data * r), -self.sigma_data * a / r)
+
+    def input_scale(self, a, b):
+        return 1.0 / self._r(a, b)
+
+
+def data_and_noise(
+    mixing: Mixing, z: Float[Array, "batch ..."], prediction: Float[Array, "batch ..."]
+) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
+    """The (x0, eps) that give both z and the prediction; the coefficients are of z's rank.
+
+    The determinant must not vanish.
+    """
+    a, b, m, n = mixing
+    return (n * z - b * prediction) / mixing.determinant, (a * prediction - m * z) / mixing.determinant
