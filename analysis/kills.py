@@ -31,8 +31,9 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "analysis" / "kill_records"
-TIMED = {"seconds", "train_seconds"}  # of a results table: what depends on the clock
+TIMED = {"seconds", "train_seconds", "code_hash"}  # of a results table: what depends on the clock, and on the last start
 TIMED_ROW = {"train_seconds", "steps_per_second", "images_per_second", "flops_per_second", "mfu"}
+EVERY = 50  # steps between evaluations
 LOST_AFTER, WAIT = 10, 120  # seconds: the job's heartbeat, and how long an attempt may take to end once it was killed
 STATUSES = {0, 75, -signal.SIGKILL, -signal.SIGTERM}  # what a process that was, or whose peer was, killed may end with
 
@@ -47,7 +48,7 @@ def get_config():
         "mesh": {"data": 1, "fsdp": 2},
         "train": {"steps": 200, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 20, "condition_dropout": 0.1,
                   "ema_every": 1, "ema_decay": 0.9, "checkpoint_every": 10, "log_every": 5},
-        "evaluation": {"every": 50, "sampler": {"steps": 2, "guidance_scale": 2.0},
+        "evaluation": {"every": EVERY, "sampler": {"steps": 2, "guidance_scale": 2.0},
                        "validation": {"examples": 12, "batch_size": 8, "levels": 4},
                        "geneval": {"prompts_per_task": 2, "images_per_prompt": 2, "batch_size": 16}},
     })
@@ -104,13 +105,14 @@ def trained_to(folder: Path) -> dict:
     for run in sorted(path for path in folder.iterdir() if (path / "run.json").exists()):
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         steps = checkpoint.steps_saved(run)
+        evaluated = [step for step in steps if step % EVERY == 0]  # beside these stays the last but one, a stop's perhaps
         for step in steps:  # each is read whole, and its checksums verified
             for key in ("params", "ema"):
                 for _ in checkpoint.read_arrays(run, step, key):
                     pass
         ends[run.name] = {
             "state": checkpoint.read_facts(run, steps[-1])["checksums"],
-            "steps": steps,
+            "evaluated": evaluated,
             "rows": [{key: value for key, value in row.items() if key not in TIMED_ROW} for row in rows],
             "unreadable": sorted(path.name for path in run.glob("damaged/*")),
             "torn": sorted(path.name for path in run.glob("checkpoints/*tmp*")),
@@ -141,7 +143,7 @@ def main() -> int:
     args.folder.mkdir(parents=True)
     sys.path.insert(0, str(ROOT))
     config, cache = args.folder / "killed.py", args.folder / "cache"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG.replace("EVERY", str(EVERY)))
     dice, began = random.Random(args.seed), time.monotonic()
 
     calm, lengths = {}, {}

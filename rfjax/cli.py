@@ -392,18 +392,6 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     return rest, overrides
 
 
-def _with_threads_for_simulated_devices() -> None:
-    """Gives XLA's CPU client one thread more than there are simulated devices.
-
-    JAX 0.10 runs devices and the parts of their matrix products in one pool of as many threads as cores
-    or devices. Where all devices but one wait in a collective, the last one's product waits for a
-    free thread that never comes: a deadlock, which two devices on two busy cores do meet.
-    """
-    simulated = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    if simulated and int(simulated[1]) > 1:
-        os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, int(simulated[1]) + 1)))  # read as the client starts
-
-
 def _with_huge_pages(argv: list[str]) -> None:
     """Starts the process again with huge pages for the allocator, where glibc would not use them.
 
@@ -433,7 +421,6 @@ def main(argv: list[str] | None = None) -> int:
         if overrides and not overridable:
             raise ConfigError(f"rfjax {args.verb} reads no config; leave out --config.{next(iter(overrides))}")
         if computes and from_shell:
-            _with_threads_for_simulated_devices()
             _with_huge_pages(argv)
         if args.verb not in TOGETHER:
             return action(args, overrides)

@@ -99,13 +99,16 @@ def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32
 
 
 def checksums(tree) -> dict[str, int]:
-    """A uint32 checksum of each array's bits and their places, by path."""
+    """A uint32 checksum of each array's bits and their places, by path.
+
+    Each is fetched before the next is asked for: XLA's CPU client admits 32 programs at a time to a
+    device, and many small ones with a sum over devices in each can so wait for each other for ever.
+    """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    sums = {
-        name: _checksum(leaf, np.uint32(zlib.crc32(name.encode())), getattr(leaf.sharding, "mesh", None))
+    return {
+        name: int(_checksum(leaf, np.uint32(zlib.crc32(name.encode())), getattr(leaf.sharding, "mesh", None)))
         for name, leaf in leaves.items()
     }
-    return {name: int(value) for name, value in jax.device_get(sums).items()}
 
 
 def _host_checksums(tree) -> dict[str, int]:

@@ -6,7 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from rfjax.training import checkpoint, run_folder
+from rfjax.errors import RfjaxError
+from rfjax.training import checkpoint, distributed, run_folder
+from rfjax.training.cluster import Job
 from training_tiny import ended, rows, start_processes, tiny_train
 
 BAD = {"bad_steps": [2], "bad_from": 7}  # one example, so in one process alone
@@ -106,6 +108,13 @@ def test_a_killed_process_ends_the_others_and_the_same_command_goes_on(tmp_path,
     ends = ended(start_processes(workdir, 2, **BAD))
     assert [status for status, _ in ends] == [0, 0], ends
     same_curve(workdir, undisturbed)
+
+
+def test_a_coordinator_that_is_not_there_is_named():
+    """Catches JAX's abort in its place, and a wait without an end."""
+    with pytest.raises(RfjaxError, match="the coordinator 127.0.0.1:9 was not reached in 1 s .*process 1 of 2"):
+        distributed.join(Job("the test", 2, 1, "127.0.0.1:9"), connect_seconds=1)
+    assert not distributed.many()
 
 
 @pytest.mark.full

@@ -139,7 +139,7 @@ def start_processes(workdir, count, devices=1, **arguments):
         mine = arguments | ({"job": [port, count, index]} if count > 1 else {})
         command = [sys.executable, __file__, str(workdir), json.dumps(mine)]
         said = Path(f"{workdir}.{index}.said").open("w+")
-        more = environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}", NPROC=str(devices + 2))
+        more = environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
         process = subprocess.Popen(command, env=more, stdout=said, stderr=said)
         process.said = said
         started.append(process)
