@@ -26,7 +26,7 @@ MEAN, STD = 0.7, 0.3
 # Formulations of one path, prediction and span are sampled alike.
 SAMPLED = ("rf", "eps/linear", "v/linear", "x/linear", "eps/cos", "v/cos", "x/cos", "edm/rf",
            "fm/ot(0.00001)", "fm/vp", "fm/ve")  # fmt: skip
-ALL = (*PAPER, *(set(SAMPLED) - set(PAPER)))
+ALL = tuple(dict.fromkeys((*PAPER, *SAMPLED)))
 
 
 def optimal(name):

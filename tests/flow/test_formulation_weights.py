@@ -212,9 +212,10 @@ def monte_carlo(name, batches):
     batch = type("Batch", (), {"latents": jnp.zeros((BATCH, *VALUES)), "context": jnp.zeros((BATCH, 1, 1)), "pooled": jnp.zeros((BATCH, 1))})
     one = jax.jit(lambda step: loss_fn(None, batch, step, jnp.arange(BATCH))[1])
     t, losses = (np.concatenate(part) for part in zip(*(jax.device_get(one(step)) for step in range(batches))))
-    # mode(-1) rounds to an end now and then, where z says nothing of the noise or of the data: out of the window.
+    # mode(-1) rounds to an end now and then, where z says nothing of the noise or of the data; one of linear's
+    # 1000 levels is an end. All are out of the window.
     ends = (t <= 0) | (t >= 1)
-    assert ends.mean() < 1e-3
+    assert ends.mean() < 2e-3
     losses = np.where(ends, 0.0, losses.astype(np.float64))
     return losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses))
 
