@@ -227,14 +227,11 @@ def _process_arguments(parser):
         "many processes",
         "the same command in every process; under SLURM (srun), on Kubernetes and on TPUs nothing need be given",
     )
-    added = (
-        group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to listen"),
-        group.add_argument("--processes", type=int, metavar="N", help="how many there are"),
-        group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0 to N-1"),
-        group.add_argument("--lost-after", type=int, default=60, metavar="SECONDS",
-                           help="a process not heard of for so long is lost, and ends the job (default 60)"),
-    )  # fmt: skip
-    parser.options += [option for action in added for option in action.option_strings]
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to listen")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0 to N-1")
+    group.add_argument("--lost-after", type=int, default=60, metavar="SECONDS",
+                       help="a process not heard of for so long is lost, and ends the job (default 60)")  # fmt: skip
 
 
 def _checkpoint_arguments(parser):
