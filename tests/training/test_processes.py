@@ -110,6 +110,18 @@ def test_a_killed_process_ends_the_others_and_the_same_command_goes_on(tmp_path,
     same_curve(workdir, undisturbed)
 
 
+@pytest.mark.full
+def test_a_process_that_fails_alone_ends_the_others_too(tmp_path, undisturbed):
+    """Catches: a failure that the others wait for in a collective, for ever; one whose reason is lost among theirs."""
+    workdir = tmp_path / "two"
+    ends = ended(start_processes(workdir, 2, damaged=[1, 20], **BAD))
+    assert ends[1][0] == 1 and "shard 3 is damaged" in ends[1][1], ends
+    assert ends[0][0] == 75 and "process 1" in ends[0][1], ends
+    ends = ended(start_processes(workdir, 2, **BAD))
+    assert [status for status, _ in ends] == [0, 0], ends
+    same_curve(workdir, undisturbed)
+
+
 def test_a_coordinator_that_is_not_there_is_named():
     """Catches JAX's abort in its place, and a wait without an end."""
     with pytest.raises(RfjaxError, match="the coordinator 127.0.0.1:9 was not reached in 1 s .*process 1 of 2"):

@@ -93,25 +93,29 @@ def tiny_backbone(config):
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonedCorpus(RandomCorpus):
-    """A corpus whose batches of `bad_steps` are not finite from one place on, and which takes `pause` seconds each."""
+    """A corpus whose batches of `bad_steps` are not finite from one place on, which takes `pause` seconds
+    each, and which in process `damaged[0]` cannot be read from step `damaged[1]` on."""
 
     batch_size: int
     bad_steps: Collection[int]
     bad_from: int
     pause: float
+    damaged: tuple[int, int] | None
 
     def examples(self, indices, split):
         time.sleep(self.pause)
         batch = super().examples(indices, split)
         step, place = np.divmod(np.asarray(indices).astype(int), self.batch_size)
+        if self.damaged and jax.process_index() == self.damaged[0] and step.max() >= self.damaged[1]:
+            raise RfjaxError("shard 3 is damaged; fetch it again")
         bad = np.isin(step, list(self.bad_steps)) & (place >= self.bad_from)
         return batch._replace(latents=np.where(bad[:, None, None, None], np.nan, batch.latents).astype(np.float32))
 
 
-def tiny_train(workdir, overrides=None, *, bad_steps=(), bad_from=0, pause=0.0, **arguments):
+def tiny_train(workdir, overrides=None, *, bad_steps=(), bad_from=0, pause=0.0, damaged=None, **arguments):
     config = tiny_config(overrides)
     plain = load_corpus(config.data, config.seed)
-    poison = {"batch_size": config.train.batch_size, "bad_steps": bad_steps, "bad_from": bad_from, "pause": pause}
+    poison = {"batch_size": config.train.batch_size, "bad_steps": bad_steps, "bad_from": bad_from, "pause": pause, "damaged": damaged}
     corpus = PoisonedCorpus(plain.seed, plain.shapes, **poison)
     return train(config, workdir, corpus=corpus, backbone=tiny_backbone(config), **arguments)
 
