@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rfjax.config import ModelConfig
+from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.models.attention import choose, platform_of
 from rfjax.models.mmdit import POSITIONS, MMDiT
@@ -64,6 +64,19 @@ def make_backbone(
         return module.apply({"params": params}, z, t, context, pooled)
 
     return Backbone(init, apply)
+
+
+def training_backbone(config: Config, shapes: BatchShapes, platform: str | None = None) -> Backbone:
+    """The network as a run of `config` computes it: its precision, what it recomputes, its attention."""
+    train = config.train
+    return make_backbone(
+        config.model,
+        shapes,
+        compute_dtype=train.compute_dtype,
+        remat=train.remat,
+        attention=train.attention,
+        platform=platform,
+    )
 
 
 def parameter_count(backbone: Backbone) -> int:

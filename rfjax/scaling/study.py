@@ -18,7 +18,7 @@ from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
 from rfjax.flow.formulation import parse_formulation
-from rfjax.models import make_backbone, parameter_count
+from rfjax.models import make_backbone, parameter_count, training_backbone
 from rfjax.scaling.flops import forward_flops, state_bytes, training_flops
 from rfjax.training import distributed, run_folder
 from rfjax.training.loop import evaluation_steps, train
@@ -145,13 +145,7 @@ def run_config(
             return run_config(config, workdir, study=study, point=point, init_from=init_from, evaluate=evaluate, stop=came)
     parse_formulation(config.formulation, config.timestep_shift)  # refused before the folder is claimed
     corpus = load_corpus(config.data, config.seed)
-    backbone = make_backbone(
-        config.model,
-        corpus.shapes,
-        compute_dtype=config.train.compute_dtype,
-        remat=config.train.remat,
-        attention=config.train.attention,
-    )
+    backbone = training_backbone(config, corpus.shapes)
     facts = run_facts(config, corpus.shapes, study, point)
     # A run keeps its name, whatever its folder is called by now.
     recorded = distributed.from_first(lambda: (run_folder.read_json(workdir / "run.json") or {}).get("run"))

@@ -97,12 +97,10 @@ def join(job: Job | None, *, heartbeat_seconds: int = HEARTBEAT_SECONDS, connect
 
 def _wait_for_coordinator(address, seconds, where) -> None:
     """Until process 0 listens. Done here, because JAX's own wait can neither be told to stop nor fail politely."""
-    host, _, port = address.rpartition(":")
     deadline = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            return
+            return _touch(address)
         except OSError as error:
             if time.monotonic() > deadline:
                 raise RfjaxError(
@@ -297,12 +295,17 @@ def _who(error: str, job: Job, heartbeat_seconds: int) -> str:
 
 
 def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        _touch(address)
         return True
     except OSError:
         return False
+
+
+def _touch(address: str) -> None:
+    """Raises `OSError` where nobody listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _end_as_lost() -> None:

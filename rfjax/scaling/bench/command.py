@@ -46,7 +46,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     from rfjax.config import to_dict
     from rfjax.data.corpus import load_corpus
     from rfjax.errors import ConfigError
-    from rfjax.models import make_backbone, parameter_count
+    from rfjax.models import parameter_count, training_backbone
     from rfjax.models.attention import choose, platform_of
     from rfjax.scaling.bench import phases
     from rfjax.scaling.bench.peak import matmul_flops_per_second
@@ -62,9 +62,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     platform = platform_of(devices[0])
     attention = choose(train.attention, platform, dtype=train.compute_dtype, head_size=config.model.head_size)
     corpus = load_corpus(config.data, config.seed)
-    backbone = make_backbone(
-        config.model, corpus.shapes, compute_dtype=train.compute_dtype, remat=train.remat, attention=attention, platform=platform
-    )
+    backbone = training_backbone(config, corpus.shapes, platform)
     with jax.set_mesh(mesh), jax.default_matmul_precision(train.matmul_precision):
         say(f"the peak of {train.compute_dtype} products on {len(devices)} device(s)")
         peak = matmul_flops_per_second(devices, train.compute_dtype)
