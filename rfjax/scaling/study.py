@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import traceback
@@ -182,11 +183,11 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
 def _run_points(study, root, say, stop):
     outcomes = []
     sizes = {point.id: size_of(point.config) for point in study.points}
-    total = sum(size.flops for size in sizes.values())
-    began, spent, skipped = time.monotonic(), 0.0, 0.0
+    ahead = {point.id: sizes[point.id].flops * (1.0 - _done_before(root / point.id, point.config)) for point in study.points}
+    began, spent, total = time.monotonic(), 0.0, sum(ahead.values())
     for number, point in enumerate(study.points, 1):
         size = sizes[point.id]
-        say(f"[{number}/{len(study.points)}] {describe(point, size)}{_time_left(began, spent, total - skipped)}")
+        say(f"[{number}/{len(study.points)}] {describe(point, size)}{_time_left(began, spent, total)}")
         start = time.monotonic()
         error = failure = None
         if stop():
@@ -209,12 +210,11 @@ def _run_points(study, root, say, stop):
         if error:
             say(f"    failed, going on with the next point: {error}")
             _note_failure(root / point.id, error)
-        seconds = time.monotonic() - start
-        if seconds < 0.02 * (time.monotonic() - began):
-            skipped += size.flops  # done before: it says nothing about this machine's speed
+        if error:
+            total -= ahead[point.id]
         else:
-            spent += size.flops
-        outcomes.append(Outcome(point, error, seconds))
+            spent += ahead[point.id]
+        outcomes.append(Outcome(point, error, time.monotonic() - start))
         jax.clear_caches()  # the next point's programs are others
     return outcomes
 
@@ -257,6 +257,15 @@ def describe(point: Point, size: Size) -> str:
         f"{point.id}: depth {model.depth}, width {model.width}, {size.params:,} parameters, "
         f"{size.images:,} images, {size.flops:.3g} FLOPs"
     )
+
+
+def _done_before(workdir: Path, config: Config) -> float:
+    """The part of a point's steps that earlier attempts have trained: it says nothing of this one's speed."""
+    with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
+        if run_folder.read_status(workdir)["state"] in ("done", "diverged"):
+            return 1.0
+        return min((run_folder.read_json(workdir / "run.json") or {}).get("step", 0) / config.train.steps, 1.0)
+    return 0.0
 
 
 def _time_left(began, spent, total) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import read_records
+from rfjax.scaling import study as studies
 from rfjax.scaling.study import load_study, run_config, run_point, run_study, size_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -218,3 +219,22 @@ def test_a_run_is_measured_at_several_counts_of_sampling_steps(finished, tmp_pat
     assert all(one.path_length > 0 for one in counts)
     assert cli.main(["eval", str(tmp_path / "depth1"), "--sampling-steps", "8"]) == 2
     assert "give two or more counts" in capsys.readouterr().err
+
+
+def test_the_time_left_is_told_by_what_this_attempt_has_trained(tiny, tmp_path, monkeypatch):
+    # The bug: a study taken up again counted the points done before as its own speed, and said "about 0 min left".
+    study = load_study(tiny)
+    flops = {point.id: size_of(point.config).flops for point in study.points}
+    folder = tmp_path / "depth1"  # two thirds of it trained by an earlier attempt
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"step": 4}))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "status.json").write_text(json.dumps({"state": "done", "step": 6, "message": ""}))
+    clock = [0.0]
+    monkeypatch.setattr(studies.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(studies, "run_point", lambda study, point, root, stop: clock.__setitem__(0, clock[0] + 600.0 * (point.id == "depth1")))
+    said = []
+    run_study(study, tmp_path, say=said.append)
+    left = 600.0 * flops["depth2"] / (flops["depth1"] / 3) / 60
+    assert said[0].endswith("FLOPs")  # nothing known yet
+    assert said[1].endswith(f"(about {left:.0f} min left)") and said[2].endswith(f"(about {left:.0f} min left)")
