@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
 from rfjax.flow.formulation import Formulation
-from rfjax.flow.matched import as_rectified_flow
+from rfjax.flow.matched import matched, velocity_of
 from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_levels
 from rfjax.training import distributed, watch
 
@@ -36,6 +36,38 @@ def noise_for(
     return jax.vmap(one)(ids)
 
 
+def compile_sampler(
+    apply: Callable,
+    sampler: SamplerConfig,
+    latent_shape: tuple[int, int, int],
+    *,
+    batch_sharding: NamedSharding | None = None,
+    path_length: bool = False,
+) -> Callable:
+    """The program of one batch, for a backbone's `apply` and every formulation, compiled at its first call.
+
+    `program(params, levels, at, seed, ids, context, pooled, negative_context, negative_pooled)`: levels
+    [steps + 1] are the sampler's and `at` what the formulation is there (`rfjax.flow.matched`).
+    """
+    solve = integrate_with_length if path_length else integrate
+
+    def make_batch(params, levels, at, seed, ids, context, pooled, negative_context, negative_pooled):
+        def velocity(z, at, c, p):
+            return velocity_of(apply, params, z, at, c, p)
+
+        negative = (
+            jnp.broadcast_to(negative_context, context.shape),
+            jnp.broadcast_to(negative_pooled, pooled.shape),
+        )
+        field = guided_velocity(velocity, sampler.guidance_scale, context, pooled, negative)
+        start = levels[0] * noise_for(seed, ids, latent_shape)
+        return solve(field, start, levels, sampler.method, at)
+
+    # Every process gets every image: no array may stay where another process cannot read it.
+    whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
+    return distributed.compiled_at_first_call("the sampler", jax.jit(make_batch, out_shardings=whole))
+
+
 def make_generator(
     apply: Callable,
     sampler: SamplerConfig,
@@ -45,33 +77,19 @@ def make_generator(
     batch_size: int,
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
+    program: Callable | None = None,
 ) -> Callable:
     """`generate(params, seed, ids, context, pooled, negative=None) -> latents`, compiled once.
 
     `apply` is a backbone's, trained on the formulation, whose timestep shift is the sampler's. ids [n, 2] are (prompt index, sample); n is free: batches of
     `batch_size` are cut from it and the last is padded. `negative` is a (context, pooled) pair of
     one row that stands against every prompt; by default the null condition, zeros. With
-    `path_length` it returns (latents, length of each one's path) instead.
+    `path_length` it returns (latents, length of each one's path) instead. `program` is
+    `compile_sampler`'s of the same arguments, where formulations share one.
     """
-    solve = integrate_with_length if path_length else integrate
+    program = program or compile_sampler(apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length)
     levels = sampling_levels(formulation, sampler.steps, sampler.sigmas)
-    rectified = as_rectified_flow(formulation, apply)
-
-    def make_batch(params, seed, ids, context, pooled, negative_context, negative_pooled):
-        def velocity(z, t, c, p):
-            return rectified(params, z, t, c, p)
-
-        negative = (
-            jnp.broadcast_to(negative_context, context.shape),
-            jnp.broadcast_to(negative_pooled, pooled.shape),
-        )
-        field = guided_velocity(velocity, sampler.guidance_scale, context, pooled, negative)
-        start = np.float32(levels[0]) * noise_for(seed, ids, latent_shape)
-        return solve(field, start, levels, sampler.method)
-
-    # Every process gets every image: no array may stay where another process cannot read it.
-    whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
-    one_batch = distributed.compiled_at_first_call("the sampler", jax.jit(make_batch, out_shardings=whole))
+    rows = jax.tree.map(np.float32, (levels, matched(formulation, levels)))
 
     def place(array):
         if batch_sharding is None:
@@ -85,9 +103,9 @@ def make_generator(
         parts = []
         for start in range(0, len(ids), batch_size):
             # Rows past the end repeat the last one, so that one compilation serves all batches.
-            rows = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
-            batch = (place(array[rows]) for array in (ids, context, pooled))
-            made = one_batch(params, np.uint32(seed), *batch, *negative)
+            chosen = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
+            batch = (place(array[chosen]) for array in (ids, context, pooled))
+            made = program(params, *rows, np.uint32(seed), *batch, *negative)
             parts.append(jax.tree.map(lambda array: np.asarray(array)[: len(ids) - start], made))
             watch.beat()
             if progress is not None:

@@ -25,7 +25,7 @@ from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired import GRIDS, ValidationLoss, grid_name
 from rfjax.flow.formulation import Formulation, parse_formulation
-from rfjax.flow.matched import as_rectified_flow
+from rfjax.flow.matched import Matched, matched, velocity_of
 from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
 from rfjax.training import distributed, watch
 
@@ -34,13 +34,14 @@ from rfjax.training import distributed, watch
 class ValidationStep:
     """A compiled loss of one batch, for one model and any number of its checkpoints.
 
-    `losses(params, batch)` gives Float[batch levels]; the batch is (latents, context, pooled,
-    example ids), of `config.batch_size` examples.
+    `program(params, at, batch)` gives Float[batch levels] for a formulation that is `at` at the levels;
+    the batch is (latents, context, pooled, example ids), of `config.batch_size` examples.
     """
 
     config: ValidationConfig
     batch_sharding: NamedSharding | None
-    losses: Callable
+    at: Matched
+    program: Callable
 
 
 def validation_noise(
@@ -64,39 +65,43 @@ def make_validation_step(
     *,
     formulation: Formulation = parse_formulation("rf"),
     batch_sharding: NamedSharding | None = None,
+    program: Callable | None = None,
 ) -> ValidationStep:
     """The step that `validation_loss` calls; make it once per model and use it for every checkpoint.
 
     `apply(params, z, t, context, pooled)` predicts what the formulation says, with z Float[batch h w c]
     and t Float[batch]. `batch_sharding` splits the leading axis of every input over a
     mesh; the losses come back whole on every process. Levels are computed one after another,
-    so memory is that of one batch at one level.
+    so memory is that of one batch at one level. `program` is another step's of the same arguments but
+    for the formulation, where several share one.
     Raises `ConfigError` where the batch cannot be split evenly.
     """
     if batch_sharding is not None:
         _check_divisible(config, batch_sharding)
-    grid = GRIDS[config.grid]
-    numbers = np.array(grid.numbers(config.levels), np.uint32)
-    times = np.array(grid.times(config.levels), np.float32).clip(*formulation.rectified_span)
-    path, velocity_fn = RectifiedFlow(), as_rectified_flow(formulation, apply)
+    times = np.array(GRIDS[config.grid].times(config.levels), np.float32).clip(*formulation.rectified_span)
+    at = jax.tree.map(np.float32, matched(formulation, times))
+    return ValidationStep(config, batch_sharding, at, program or _compile(apply, config, batch_sharding))
 
-    def losses(params, batch):
+
+def _compile(apply, config, batch_sharding):
+    numbers, path = np.array(GRIDS[config.grid].numbers(config.levels), np.uint32), RectifiedFlow()
+
+    def losses(params, at, batch):
         latents, context, pooled, example_ids = batch
 
         def at_level(level):
-            number, time = level
+            number, at = level
             noise = validation_noise(config.seed, example_ids, number, latents.shape[1:])
-            t = jnp.full(latents.shape[0], time)
+            t = jnp.full(latents.shape[0], at.time)
             z = interpolate(path, latents, noise, t)
-            velocity = velocity_fn(params, z, t, context, pooled)
+            velocity = velocity_of(apply, params, z, at, context, pooled)
             error = jnp.square(velocity - velocity_target(path, latents, noise, t))
             return error.reshape(error.shape[0], -1).mean(1)
 
-        return jax.lax.map(at_level, (numbers, times)).T
+        return jax.lax.map(at_level, (numbers, at)).T
 
     whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
-    compiled = distributed.compiled_at_first_call("validation", jax.jit(losses, out_shardings=whole))
-    return ValidationStep(config, batch_sharding, compiled)
+    return distributed.compiled_at_first_call("validation", jax.jit(losses, out_shardings=whole))
 
 
 def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
@@ -117,7 +122,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
             raise RfjaxError(f"corpus {corpus.name} gave {given} where {size} were asked for; check its examples()")
         ids.append(np.asarray(batch.example_ids[:real], np.uint32))
         watch.beat()
-        losses = step.losses(params, _place(batch, step.batch_sharding))
+        losses = step.program(params, step.at, _place(batch, step.batch_sharding))
         if pending is not None:  # fetched one batch late, so that devices need not wait for the host
             rows.append(np.asarray(pending[0])[: pending[1]])
         pending = losses, real

@@ -3,42 +3,69 @@
 Divided by a + b, a point z = a x0 + b eps of any path is the straight path's y = (1 - s) x0 + s eps
 at s = b / (a + b). There the network's prediction, as data and noise, is the velocity eps - x0. So
 one sampler integrates every formulation, and one validation loss compares them: both see (y, s) and
-a velocity. For a formulation of rectified flow nothing is done.
+a velocity. What a formulation is at a time is five numbers (`Matched`), so a compiled program takes
+them as arrays and serves every formulation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import Times, expand_time
-from rfjax.flow.prediction import data_and_noise
+
+
+class Matched(NamedTuple):
+    """A formulation's network at times s of the straight path; for rf (s, 1, s, 1, 0).
+
+    The network is given `scale` y and told `condition`; the velocity at y is `of_prediction` times
+    what it predicts plus `of_point` times y.
+    """
+
+    time: Times
+    scale: Times
+    condition: Times
+    of_prediction: Times
+    of_point: Times
+
+
+def matched(formulation: Formulation, s: Times) -> Matched:
+    """The numbers at times s in [0, 1]; outside `formulation.rectified_span` those of its nearer end.
+
+    With z = (a + b) y, the data and the noise that give z and the prediction p are (n z - b p) / det and
+    (a p - m z) / det (`rfjax.flow.prediction`), and their difference is the velocity.
+    """
+    if formulation.is_rectified_flow:
+        one = 0.0 * s + 1.0
+        return Matched(s, one, s, one, 0.0 * s)
+    path, prediction = formulation.path, formulation.prediction
+    t = path.time_at(s.clip(*formulation.rectified_span))
+    a, b, m, n = mixing = prediction.mixing(path, t)
+    total, determinant = a + b, mixing.determinant
+    scale = prediction.input_scale(a, b) * total
+    return Matched(s, scale, path.condition(t), total / determinant, -(m + n) * total / determinant)
+
+
+def velocity_of(
+    apply: Callable, params, y: Float[Array, "batch ..."], at: Matched, context, pooled
+) -> Float[Array, "batch ..."]:
+    """The velocity at y of a backbone's `apply`; the fields of `at` are numbers, or one per example."""
+    each = Matched(*(jnp.broadcast_to(jnp.asarray(field, y.dtype), y.shape[:1]) for field in at))
+    scale, of_prediction, of_point = (expand_time(f, y) for f in (each.scale, each.of_prediction, each.of_point))
+    return of_prediction * apply(params, scale * y, each.condition, context, pooled) + of_point * y
 
 
 def as_rectified_flow(formulation: Formulation, apply: Callable) -> Callable:
     """`velocity(params, y, s, context, pooled)` for a backbone's `apply` that was trained on the
-    formulation: y Float[batch ...] on the straight path at times s Float[batch].
-
-    Outside `formulation.rectified_span` a point is taken for one at the span's nearer end.
+    formulation: y Float[batch ...] on the straight path at times s Float[batch]. For rf it is `apply`.
     """
     if formulation.is_rectified_flow:
         return apply
-    path, prediction = formulation.path, formulation.prediction
-    low, high = formulation.rectified_span
-
-    def velocity(params, y: Float[Array, "batch ..."], s: Float[Array, "batch"], context, pooled):
-        t = path.time_at(jnp.clip(s, low, high))
-        mixing = prediction.mixing(path, expand_time(t, y))
-        z = (mixing.a + mixing.b) * y
-        seen = prediction.input_scale(mixing.a, mixing.b) * z
-        predicted = apply(params, seen, path.condition(t), context, pooled)
-        data, noise = data_and_noise(mixing, z, predicted.astype(y.dtype))
-        return noise - data
-
-    return velocity
+    return lambda params, y, s, context, pooled: velocity_of(apply, params, y, matched(formulation, s), context, pooled)
 
 
 def own_loss_ratio(formulation: Formulation, s: Times) -> Times:

@@ -11,20 +11,20 @@ from jaxtyping import Array, Float, Int, Key
 
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import Path, Times, expand_time
+from rfjax.flow.prediction import Mixing
 
 NetworkFn = Callable[..., Float[Array, "batch height width channels"]]
 
 
 class Draws(NamedTuple):
-    """The random numbers of one step."""
+    """The random numbers of one step: the same whatever the formulation, which decides t by u."""
 
-    t: Float[Array, "batch"]
+    u: Float[Array, "batch"]
     noise: Float[Array, "batch height width channels"]
     keep: Float[Array, "batch encoders"]  # 1 where an encoder's output is kept, 0 where dropped
 
 
 def draw(
-    formulation: Formulation,
     key: Key[Array, ""],
     step: Int[Array, ""],
     places: Int[Array, "batch"],
@@ -32,7 +32,8 @@ def draw(
     encoders: int,
     condition_dropout: float,
 ) -> Draws:
-    """Noise, t and condition dropout, each a function of (key, step, place in the global batch).
+    """A uniform number for t, noise and condition dropout, each a function of (key, step, place in
+    the global batch).
 
     A place's numbers do not depend on which other places are drawn with it, so neither the
     number of devices nor the microbatch size can change them.
@@ -45,7 +46,7 @@ def draw(
         u = jax.random.uniform(t_key, (), minval=jnp.finfo(jnp.float32).tiny, maxval=1.0)
         noise = jax.random.normal(noise_key, latent_shape)
         keep = jax.random.bernoulli(drop_key, 1.0 - condition_dropout, (encoders,))
-        return formulation.density.quantile(u), noise, keep.astype(jnp.float32)
+        return u, noise, keep.astype(jnp.float32)
 
     return Draws(*jax.vmap(one)(places))
 
@@ -70,10 +71,26 @@ def drop_conditions(
     return context, pooled
 
 
+class Examples(NamedTuple):
+    """What a formulation makes of examples at their times; a plain number is the same for all."""
+
+    mixing: Mixing
+    input_scale: Times | float
+    condition: Times  # what the network is told
+    weight: Times | float
+
+
+def examples_at(formulation: Formulation, t: Float[Array, "batch"]) -> Examples:
+    """The numbers that the objective needs of a formulation, for examples at times t."""
+    mixing = formulation.prediction.mixing(formulation.path, t)
+    scale = formulation.prediction.input_scale(mixing.a, mixing.b)
+    return Examples(mixing, scale, formulation.path.condition(t), formulation.weight.at(t))
+
+
 def example_losses(
     network: NetworkFn,
-    formulation: Formulation,
-    draws: Draws,
+    examples: Examples,
+    noise: Float[Array, "batch height width channels"],
     latents: Float[Array, "batch height width channels"],
     context: Float[Array, "batch tokens size"],
     pooled: Float[Array, "batch pooled"],
@@ -83,14 +100,13 @@ def example_losses(
     `network(z, condition, context, pooled)` predicts what the formulation says; conditions are
     taken as given. For rf this is conditional flow matching (SD3 eqs. 8 and 13).
     """
-    t = expand_time(draws.t, latents)
-    mixing = formulation.prediction.mixing(formulation.path, t)
-    z = mixing.a * latents + mixing.b * draws.noise
-    target = mixing.m * latents + mixing.n * draws.noise
-    seen = formulation.prediction.input_scale(mixing.a, mixing.b) * z
-    predicted = network(seen, formulation.path.condition(draws.t), context, pooled)
-    error = predicted.astype(jnp.float32) - target
-    return formulation.weight.at(draws.t) * jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+    mixing, scale, condition, weight = examples
+    a, b, m, n = (expand_time(coefficient, latents) for coefficient in mixing)
+    z = a * latents + b * noise
+    target = m * latents + n * noise
+    seen = (scale if isinstance(scale, float) else expand_time(scale, latents)) * z
+    error = network(seen, condition, context, pooled).astype(jnp.float32) - target
+    return weight * jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 
 def log_snr(path: Path, t: Times) -> Times:

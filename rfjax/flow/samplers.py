@@ -20,7 +20,7 @@ from rfjax.flow.density import shift_time
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import VarianceExplodingEDM, rectified_time
 
-TimeVelocity = Callable[[Float[Array, "batch ..."], Float[Array, ""]], Float[Array, "batch ..."]]
+TimeVelocity = Callable[..., Float[Array, "batch ..."]]  # of (z, time), or of (z, what stands at the time)
 
 
 def _uniform(steps, shift):
@@ -84,18 +84,25 @@ def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform
     return levels
 
 
-def _euler(velocity, z, t, t_next):
-    return z + (t_next - t) * velocity(z, t)
+def _euler(velocity, z, dt, now, then):
+    return z + dt * velocity(z, now)
 
 
-def _heun(velocity, z, t, t_next):
-    first = velocity(z, t)
-    second = velocity(z + (t_next - t) * first, t_next)
-    return z + (t_next - t) * 0.5 * (first + second)
+def _heun(velocity, z, dt, now, then):
+    first = velocity(z, now)
+    second = velocity(z + dt * first, then)
+    return z + dt * 0.5 * (first + second)
 
 
 METHODS = {"euler": _euler, "heun": _heun}  # order of convergence 1 and 2
 EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
+
+
+def _steps(times, at):
+    """(length of a step, what the velocity is asked at its beginning and its end), a row per step."""
+    times = jnp.asarray(times, jnp.result_type(float))
+    now, then = (jax.tree.map(lambda a: jnp.asarray(a, times.dtype)[part], times if at is None else at) for part in (slice(-1), slice(1, None)))
+    return times[1:] - times[:-1], now, then
 
 
 def integrate(
@@ -103,15 +110,19 @@ def integrate(
     noise: Float[Array, "batch ..."],
     times: Float[Array | np.ndarray, "times"],
     method: str = "euler",
+    at=None,
 ) -> Float[Array, "batch ..."]:
-    """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1)."""
+    """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1).
+
+    `velocity(z, at)` is asked at each time for what `at`, a tree of arrays [times], has there: by
+    default the time.
+    """
     step = METHODS[method]
-    times = jnp.asarray(times, jnp.result_type(float))
 
-    def body(z, pair):
-        return step(velocity, z, pair[0], pair[1]), None
+    def body(z, row):
+        return step(velocity, z, *row), None
 
-    return jax.lax.scan(body, noise, jnp.stack([times[:-1], times[1:]], axis=1))[0]
+    return jax.lax.scan(body, noise, _steps(times, at))[0]
 
 
 def integrate_with_length(
@@ -119,20 +130,20 @@ def integrate_with_length(
     noise: Float[Array, "batch ..."],
     times: Float[Array | np.ndarray, "times"],
     method: str = "euler",
+    at=None,
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
     """`integrate`, and how long each example's way was: the sum over steps of the norm of its move,
     over all elements. With Euler's method sum ||v dt||, as in SD3 table 6."""
     step = METHODS[method]
-    times = jnp.asarray(times, jnp.result_type(float))
 
-    def body(carry, pair):
+    def body(carry, row):
         z, length = carry
-        moved = step(velocity, z, pair[0], pair[1])
+        moved = step(velocity, z, *row)
         square = jnp.square((moved - z).astype(jnp.float32)).reshape(z.shape[0], -1).sum(axis=1)
         return (moved, length + jnp.sqrt(square)), None
 
     start = (noise, jnp.zeros(noise.shape[0], jnp.float32))
-    return jax.lax.scan(body, start, jnp.stack([times[:-1], times[1:]], axis=1))[0]
+    return jax.lax.scan(body, start, _steps(times, at))[0]
 
 
 def guided_velocity(
@@ -144,21 +155,17 @@ def guided_velocity(
 ) -> TimeVelocity:
     """v_neg + scale (v_pos - v_neg), both halves in one batch; scale 1 costs one half.
 
-    `velocity(z, t, context, pooled)` takes t of shape [batch]. The default negative is the null
-    condition that training knows: zeros.
+    `velocity(z, at, context, pooled)` is asked at what `integrate` gives. The default negative is the
+    null condition that training knows: zeros.
     """
-
-    def spread(t, z):
-        return jnp.full((z.shape[0],), t, jnp.float32)
-
     if guidance_scale == 1.0:
-        return lambda z, t: velocity(z, spread(t, z), context, pooled)
+        return lambda z, at: velocity(z, at, context, pooled)
     negative_context, negative_pooled = negative or (jnp.zeros_like(context), jnp.zeros_like(pooled))
     both_contexts = jnp.concatenate([context, negative_context])
     both_pooled = jnp.concatenate([pooled, negative_pooled])
 
-    def guided(z, t):
-        both = velocity(jnp.concatenate([z, z]), jnp.concatenate([spread(t, z)] * 2), both_contexts, both_pooled)
+    def guided(z, at):
+        both = velocity(jnp.concatenate([z, z]), at, both_contexts, both_pooled)
         positive, null = jnp.split(both, 2)
         return null + guidance_scale * (positive - null)
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rfjax.config import Config
+from rfjax.data.batch import Batch
 from rfjax.flow.formulation import parse_formulation
-from rfjax.flow.objective import draw, drop_conditions, example_losses
+from rfjax.flow.objective import draw, drop_conditions, example_losses, examples_at
 
 
 class ExampleLosses(NamedTuple):
@@ -32,21 +33,36 @@ def run_keys(seed: int) -> tuple[Array, Array]:
     return initial, noise
 
 
-def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
-    """The formulation's training loss for a backbone's `apply`.
+class StepInputs(NamedTuple):
+    """What a step's examples are trained on, whatever the formulation; u decides their t."""
+
+    u: Float[Array, "batch"]
+    noise: Float[Array, "batch height width channels"]
+    context: Float[Array, "batch tokens size"]
+    pooled: Float[Array, "batch pooled"]
+
+
+def step_inputs(config: Config, encoders: tuple, batch: Batch, step: Int[Array, ""], places: Int[Array, "batch"]) -> StepInputs:
+    """The random numbers of a run at a step, and the batch's conditions after dropout.
 
     `encoders` are the corpus's `EncoderSlot`s, each dropped independently.
     """
+    _, key = run_keys(config.seed)
+    draws = draw(key, step, places, batch.latents.shape[1:], len(encoders), config.train.condition_dropout)
+    return StepInputs(draws.u, draws.noise, *drop_conditions(batch.context, batch.pooled, draws.keep, encoders))
+
+
+def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
+    """The formulation's training loss for a backbone's `apply`; `encoders` as in `step_inputs`."""
     formulation = parse_formulation(config.formulation, config.timestep_shift)
-    dropout = config.train.condition_dropout
 
     def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, "batch"]):
-        _, key = run_keys(config.seed)
-        draws = draw(formulation, key, step, places, batch.latents.shape[1:], len(encoders), dropout)
-        context, pooled = drop_conditions(batch.context, batch.pooled, draws.keep, encoders)
+        inputs = step_inputs(config, encoders, batch, step, places)
+        t = formulation.density.quantile(inputs.u)
         losses = example_losses(
-            lambda *inputs: apply(params, *inputs), formulation, draws, batch.latents, context, pooled
-        )
-        return jnp.mean(losses), ExampleLosses(draws.t, losses)
+            lambda *given: apply(params, *given), examples_at(formulation, t), inputs.noise, batch.latents,
+            inputs.context, inputs.pooled,
+        )  # fmt: skip
+        return jnp.mean(losses), ExampleLosses(t, losses)
 
     return loss_fn

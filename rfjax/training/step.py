@@ -38,7 +38,7 @@ def parameter_groups(params) -> list[str]:
     return sorted(params)
 
 
-def _bins(aux: ExampleLosses):
+def time_bins(aux: ExampleLosses):
     """(sums, counts) of the example losses over the bins of t."""
     index = jnp.clip(jnp.floor(aux.t * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
     member = jax.nn.one_hot(index, TIME_BINS)
@@ -63,7 +63,7 @@ def _gradients(loss_fn, params, batch, step, config, mesh):
 
     def part(batch, places):
         (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, step, places)
-        return grads, loss, _bins(aux)
+        return grads, loss, time_bins(aux)
 
     if config.accumulate == 1:
         return part(batch, places)
@@ -98,12 +98,17 @@ def step_parts(
     """A step's gradients and its update, not compiled; arguments and errors are `make_train_step`'s."""
     check_batch(mesh, config.batch_size, config.accumulate)
     split = shardings(mesh, abstract_state.params)
-    rate = learning_rate(config)
-    groups = parameter_groups(abstract_state.params)
 
     def gradients(params, batch, step):
         grads, loss, bins = _gradients(loss_fn, params, batch, step + stream_offset, config, mesh)
         return jax.lax.with_sharding_constraint(grads, split), loss, bins
+
+    return StepParts(gradients, make_update(optimizer, config, parameter_groups(abstract_state.params)))
+
+
+def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, groups: list[str]) -> Callable:
+    """`update(state, gradients, loss, bins) -> (state, metrics)`; one that is not finite changes only the counters."""
+    rate = learning_rate(config)
 
     def update(state, grads, loss, bins):
         bin_losses, bin_counts = bins
@@ -134,7 +139,7 @@ def step_parts(
         metrics = StepMetrics(loss, grad_norm, lr, skipped, skipped_in_row, group_norms, bin_losses, bin_counts)
         return TrainState(state.step + 1, params, ema, opt_state, skipped, skipped_in_row), metrics
 
-    return StepParts(gradients, update)
+    return update
 
 
 def make_train_step(

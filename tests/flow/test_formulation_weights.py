@@ -13,6 +13,7 @@ from scipy import stats
 
 from rfjax.config import from_dict
 from rfjax.errors import ConfigError
+from rfjax.data.batch import Batch
 from rfjax.flow.density import CosMap, Discrete, Uniform
 from rfjax.flow.formulation import FAMILIES, PAPER, Formulation, parse_formulation
 from rfjax.flow.objective import effective_weight, log_snr
@@ -209,7 +210,7 @@ def monte_carlo(name, batches):
 
     config = from_dict({"formulation": name, "train": {"condition_dropout": 0.0}})
     loss_fn = make_loss(config, network, ())
-    batch = type("Batch", (), {"latents": jnp.zeros((BATCH, *VALUES)), "context": jnp.zeros((BATCH, 1, 1)), "pooled": jnp.zeros((BATCH, 1))})
+    batch = Batch(jnp.zeros((BATCH, *VALUES)), jnp.zeros((BATCH, 1, 1)), jnp.zeros((BATCH, 1)), jnp.zeros(BATCH, jnp.uint32))
     one = jax.jit(lambda step: loss_fn(None, batch, step, jnp.arange(BATCH))[1])
     t, losses = (np.concatenate(part) for part in zip(*(jax.device_get(one(step)) for step in range(batches))))
     # mode(-1) rounds to an end now and then, where z says nothing of the noise or of the data; one of linear's

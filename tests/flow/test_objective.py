@@ -8,7 +8,7 @@ import pytest
 from rfjax.data.batch import EncoderSlot
 from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.matched import as_rectified_flow
-from rfjax.flow.objective import Draws, draw, drop_conditions, example_losses
+from rfjax.flow.objective import draw, drop_conditions, example_losses, examples_at
 
 SLOTS = (
     EncoderSlot(name="clip", tokens=(0, 3), channels=(0, 4), pooled=(0, 2)),
@@ -18,7 +18,7 @@ SLOTS = (
 
 def draws(places, step=5, dropout=0.4):
     formulation = parse_formulation("rf/lognorm(0.00,1.00)")
-    return draw(formulation, jax.random.key(1), jnp.int32(step), places, (4, 4, 2), len(SLOTS), dropout)
+    return draw(jax.random.key(1), jnp.int32(step), places, (4, 4, 2), len(SLOTS), dropout)
 
 
 def test_a_place_draws_the_same_whoever_shares_its_batch():
@@ -28,7 +28,7 @@ def test_a_place_draws_the_same_whoever_shares_its_batch():
 
 
 def test_places_and_steps_draw_differently():
-    t = np.concatenate([draws(jnp.arange(50), step).t for step in range(4)])
+    t = np.concatenate([draws(jnp.arange(50), step).u for step in range(4)])
     assert len(np.unique(t)) == 200
     a, b = draws(jnp.arange(2), 0).noise, draws(jnp.arange(2), 1).noise
     assert abs(np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]) < 0.3
@@ -39,7 +39,7 @@ def test_dropout_has_its_rate_and_is_independent_of_t_and_between_encoders():
     many = draws(jnp.arange(20_000), dropout=0.4)
     keep = np.asarray(many.keep)
     np.testing.assert_allclose(keep.mean(0), 0.6, atol=0.015)
-    correlations = np.corrcoef(np.column_stack([keep, many.t]).T)
+    correlations = np.corrcoef(np.column_stack([keep, many.u]).T)
     assert np.abs(correlations[np.triu_indices(3, 1)]).max() < 0.03
 
 
@@ -60,7 +60,8 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
     formulation = parse_formulation(name)
     rng = np.random.default_rng(0)
     data = jnp.float32(rng.standard_normal((64, 4, 4, 2)))
-    drawn = draw(formulation, jax.random.key(3), jnp.int32(7), jnp.arange(64), (4, 4, 2), 1, 0.0)
+    drawn = draw(jax.random.key(3), jnp.int32(7), jnp.arange(64), (4, 4, 2), 1, 0.0)
+    times = formulation.density.quantile(drawn.u)
     conditions = jnp.zeros((64, 1, 1)), jnp.zeros((64, 1))
     weight = jnp.float32(rng.standard_normal((2, 2)))
 
@@ -68,14 +69,14 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
         return lambda z, t, context, pooled: jnp.tanh(z @ weight + t[:, None, None, None])
 
     def generic(weight):
-        losses = example_losses(network(weight), formulation, drawn, data, *conditions)
+        losses = example_losses(network(weight), examples_at(formulation, times), drawn.noise, data, *conditions)
         return losses.mean(), losses
 
     def plain(weight):
-        t = drawn.t.reshape(-1, 1, 1, 1)
+        t = times.reshape(-1, 1, 1, 1)
         z = (1.0 - t) * data + t * drawn.noise
         target = (0.0 * t - 1.0) * data + (0.0 * t + 1.0) * drawn.noise
-        losses = jnp.mean(jnp.square(network(weight)(z, drawn.t, *conditions) - target), axis=(1, 2, 3))
+        losses = jnp.mean(jnp.square(network(weight)(z, times, *conditions) - target), axis=(1, 2, 3))
         return losses.mean(), losses
 
     got, want = (jax.jit(jax.value_and_grad(one, has_aux=True))(weight) for one in (generic, plain))
@@ -88,7 +89,7 @@ def test_loss_is_the_mean_square_of_the_velocity_error(t):
     rng = np.random.default_rng(0)
     data, noise = jnp.float32(rng.standard_normal((2, 3, 4, 4, 2)))
     formulation = parse_formulation("rf")
-    fixed = Draws(jnp.full(3, t), noise, jnp.ones((3, 0)))
+    fixed = examples_at(formulation, jnp.full(3, t))
     conditions = jnp.zeros((3, 1, 1)), jnp.zeros((3, 1))
     offset = np.float32(rng.standard_normal((3, 4, 4, 2)))
 
@@ -96,5 +97,5 @@ def test_loss_is_the_mean_square_of_the_velocity_error(t):
         np.testing.assert_allclose(z, (1 - t) * data + t * noise, atol=1e-6)
         return noise - data + offset
 
-    got = example_losses(nearly_right, formulation, fixed, data, *conditions)
+    got = example_losses(nearly_right, fixed, noise, data, *conditions)
     np.testing.assert_allclose(got, (offset**2).mean((1, 2, 3)), rtol=1e-5)

@@ -60,7 +60,7 @@ def test_guidance():
     """v_null + s (v_text - v_null), the null condition being zeros unless a negative is given."""
 
     def velocity(z, t, context, pooled):
-        return z + t[:, None] + context.sum((1, 2))[:, None] + 10 * pooled.sum(1)[:, None]
+        return z + t + context.sum((1, 2))[:, None] + 10 * pooled.sum(1)[:, None]
 
     z, t = jnp.ones((2, 3)), 0.5
     context, pooled = jnp.ones((2, 1, 1)), jnp.array([[0.0], [1.0]])
