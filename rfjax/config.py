@@ -73,6 +73,7 @@ class TrainConfig:
     steps: int = 2000
     batch_size: int = 64
     accumulate: int = 1  # microbatches a step
+    together: int = 1  # so many points of a study that differ in their formulation alone are trained in one program
     learning_rate: float = 1e-4
     schedule: str = "constant"  # constant | cosine | wsd (warm-up, stable, decay)
     warmup_steps: int = 1000

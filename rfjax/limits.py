@@ -46,6 +46,7 @@ MINIMA: tuple[tuple[str, float], ...] = (
     ("train.steps", 1),
     ("train.batch_size", 1),
     ("train.accumulate", 1),
+    ("train.together", 1),
     ("train.learning_rate", 0.0),
     ("train.warmup_steps", 0),
     ("train.clip_norm", 0.0),
@@ -136,6 +137,13 @@ def check(config, flat: Mapping[str, object]) -> None:
         raise ConfigError(
             f"config.train.batch_size={train.batch_size} is not divisible by config.train.accumulate={train.accumulate}"
         )
+    alone = {"train.accumulate": train.accumulate, "mesh.fsdp": config.mesh.fsdp, "mesh.tensor": config.mesh.tensor}
+    for key, value in alone.items():
+        if train.together > 1 and value != 1:
+            raise ConfigError(
+                f"config.{key} is {value} and config.train.together {train.together}; runs that are trained together are "
+                "whole on one device each: set one of the two to 1"
+            )
     for key in ("evaluation.weights", "evaluation.geneval.weights"):
         if not flat[key] or set(flat[key]) - {"ema", "raw"}:
             raise ConfigError(f"config.{key} is {tuple(flat[key])}; it must list ema, raw or both")

@@ -18,12 +18,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 from tqdm import tqdm
 
-from rfjax.config import Config
+from rfjax.config import Config, SamplerConfig
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation import geneval
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids, sampler_name
+from rfjax.evaluation.generate import compile_sampler, make_generator, other_prompts_of_task, prompt_ids, sampler_name
 from rfjax.evaluation.paired import grid_name
 from rfjax.evaluation.pictures import write_strip
 from rfjax.evaluation.records import (
@@ -94,12 +94,21 @@ class Evaluator:
     """Measures checkpoints of one run; what is compiled serves all of them."""
 
     def __init__(
-        self, config: Config, workdir: Path, run: str, corpus: Corpus, backbone: Backbone, mesh: jax.sharding.Mesh
+        self,
+        config: Config,
+        workdir: Path,
+        run: str,
+        corpus: Corpus,
+        backbone: Backbone,
+        mesh: jax.sharding.Mesh,
+        programs: dict | None = None,
     ):
         self.config, self.workdir, self.run = config, Path(workdir), run
         self.corpus, self.backbone, self.mesh = corpus, backbone, mesh
         self.formulation = parse_formulation(config.formulation, config.timestep_shift)
         self._compiled: dict[object, Callable] = {}
+        # What runs that differ in their formulation alone share, where a dict for all of them is given.
+        self._programs = {} if programs is None else programs
         self._check()
 
     def _check(self):
@@ -179,15 +188,18 @@ class Evaluator:
         return self._compiled[key]
 
     def _validation_step(self):
-        return self._once(
-            "validation",
-            lambda: make_validation_step(
+        def make():
+            step = make_validation_step(
                 self.backbone.apply,
                 self.config.evaluation.validation,
                 formulation=self.formulation,
                 batch_sharding=self._batch_sharding,
-            ),
-        )
+                program=self._programs.get("validation"),
+            )
+            self._programs["validation"] = step.program
+            return step
+
+        return self._once("validation", make)
 
     def _validation(self, one, params, spent):
         began = time.monotonic()
@@ -200,18 +212,18 @@ class Evaluator:
         """By which each level's loss is to be multiplied to be the formulation's own."""
         return own_loss_ratio(self.formulation, np.array(levels)).tolist()
 
-    def _generator(self):
-        return self._once(
-            "generator",
-            lambda: make_generator(
-                self.backbone.apply,
-                self.config.evaluation.sampler,
-                self.formulation,
-                self.corpus.shapes.latents,
-                batch_size=self.config.evaluation.geneval.batch_size,
-                batch_sharding=self._batch_sharding,
-            ),
-        )
+    def _generator(self, sampler: SamplerConfig, batch_size: int):
+        """A generator by `sampler`, whose program is kept."""
+        apply, shape, split = self.backbone.apply, self.corpus.shapes.latents, self._batch_sharding
+
+        def make():
+            program = self._programs.get((sampler, batch_size)) or compile_sampler(apply, sampler, shape, batch_sharding=split)
+            self._programs[sampler, batch_size] = program
+            return make_generator(
+                apply, sampler, self.formulation, shape, batch_size=batch_size, batch_sharding=split, program=program
+            )
+
+        return self._once((sampler, batch_size), make)
 
     def _geneval(self, one, params, spent):
         began = time.monotonic()
@@ -223,7 +235,8 @@ class Evaluator:
         def images_of(rows, context, pooled, label):
             hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
             with tqdm(total=len(rows), desc=f"{self.run} {one.step} {label}", unit="image", leave=False, disable=hidden) as bar:
-                latents = self._generator()(
+                generate = self._generator(self.config.evaluation.sampler, settings.batch_size)
+                latents = generate(
                     params, settings.seed, rows, context, pooled, progress=lambda done, _: bar.update(done - bar.n)
                 )
             return self.corpus.to_images(latents)

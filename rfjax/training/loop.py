@@ -91,7 +91,7 @@ def train(
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         # In one place for all processes, and refused before the folder is touched.
-        done = distributed.from_first(lambda: _begin(stack, config, workdir, backbone, init_from))
+        done = distributed.from_first(lambda: claim(stack, config, workdir, backbone, init_from))
         if done:
             return _done_before(workdir, config.train.steps)
         remedy = f"look at that, then give the same command again; it goes on from the last checkpoint in {workdir}"
@@ -117,8 +117,8 @@ def train(
         return result
 
 
-def _begin(stack, config, workdir, backbone, init_from) -> bool:
-    """Claims the folder for this attempt; whether the run in it is done. Raises what `train` refuses."""
+def claim(stack: contextlib.ExitStack, config: Config, workdir: Path, backbone, init_from: str | None) -> bool:
+    """Claims the folder for this attempt, until `stack` ends; whether the run in it is done. Raises what `train` refuses."""
     run_folder.check_config(workdir, config)
     if init_from and not (workdir / "run.json").exists():
         params = jax.eval_shape(backbone.init, jax.random.key(0))

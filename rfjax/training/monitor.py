@@ -23,13 +23,16 @@ from rfjax.training.step import StepMetrics
 
 
 class Spending:
-    """Images, FLOPs and training seconds at a step, ancestors' and earlier attempts' included."""
+    """Images, FLOPs and training seconds at a step, ancestors' and earlier attempts' included.
 
-    def __init__(self, batch_size: int, flops_per_image: int, parent: Parent | None, seconds: float):
+    `share` is the part of the time that is this run's, where several are trained together.
+    """
+
+    def __init__(self, batch_size: int, flops_per_image: int, parent: Parent | None, seconds: float, share: float = 1.0):
         self._batch_size, self.flops_per_image = batch_size, flops_per_image
         self._images = parent.images if parent else 0
         self._flops = parent.flops if parent else 0.0
-        self._zero = time.monotonic() - seconds
+        self._share, self._zero = share, time.monotonic() - seconds / share
 
     @contextlib.contextmanager
     def paused(self):
@@ -45,7 +48,7 @@ class Spending:
         return {
             "images": self._images + images,
             "flops": self._flops + images * self.flops_per_image,
-            "train_seconds": time.monotonic() - self._zero,
+            "train_seconds": (time.monotonic() - self._zero) * self._share,
         }
 
 
@@ -57,7 +60,7 @@ class Monitor:
         config: TrainConfig,
         workdir: Path,
         spending: Spending,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None,
         *,
         step: int,
         groups: Sequence[str],
@@ -127,7 +130,8 @@ class Monitor:
         norms = [norm if math.isfinite(norm) else math.inf for norm in metrics.group_norms.tolist()]
         norm, _, group = max(zip(norms, map(float, sizes), self._groups))
         with contextlib.suppress(RfjaxError):
-            self._checkpoints.wait()  # the newest may still be on its way to the disk
+            if self._checkpoints:
+                self._checkpoints.wait()  # the newest may still be on its way to the disk
         good = last_good(self._workdir)
         rate = self._config.learning_rate
         remedy = (

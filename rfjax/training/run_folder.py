@@ -28,7 +28,7 @@ except ImportError:  # not a POSIX system: two trainers in one folder are then n
     fcntl = None
 
 # A run may go on with another mesh or attention: they change where and how fast, not what is computed.
-_MAY_CHANGE = ("mesh.", "train.attention", "train.stall_seconds")
+_MAY_CHANGE = ("mesh.", "train.attention", "train.stall_seconds", "train.together")
 
 
 @dataclass(frozen=True, kw_only=True)

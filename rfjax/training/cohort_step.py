@@ -1,0 +1,87 @@
+"""One training step of many runs that differ in their formulation alone, in one compiled program.
+
+The runs' states are stacked along a leading axis, which is split over the devices: a member is whole on
+one device, and no device waits for another. The batch, the noise, the condition dropout and the uniform
+number that decides t are the same for all members, as they are when each is trained alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+
+from rfjax.config import Config
+from rfjax.flow.formulation import parse_formulation
+from rfjax.flow.objective import example_losses, examples_at
+from rfjax.training.loss import ExampleLosses, step_inputs
+from rfjax.training.optimizer import make_optimizer
+from rfjax.training.state import TrainState
+from rfjax.training.step import make_update, parameter_groups, time_bins
+
+MEMBER = P("member")
+
+
+def cohort_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices along the one axis that members are split over."""
+    devices = jax.devices() if devices is None else list(devices)
+    return jax.make_mesh((len(devices),), ("member",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def lanes(members: int, mesh: Mesh) -> list[int]:
+    """The member that stands in each place of the stack: every device gets equally many, so the last
+    member fills the places left over, and what it does there is thrown away."""
+    return [min(place, members - 1) for place in range(-(-members // mesh.size) * mesh.size)]
+
+
+def stack(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
+    """The members' states along a new leading axis, split over the mesh."""
+    places = lanes(len(states), mesh)
+    host = jax.device_get(list(states))
+    whole = jax.tree.map(lambda *leaves: np.stack([leaves[place] for place in places]), *host)
+    return jax.device_put(whole, NamedSharding(mesh, MEMBER))
+
+
+def make_cohort_step(
+    configs: Sequence[Config], apply: Callable, encoders: tuple, mesh: Mesh, abstract_params
+) -> Callable:
+    """The jitted `step(states, batch, number) -> (states, metrics)`, each with the leading axis of `stack`;
+    `states` are donated.
+
+    `number` is the step that the random numbers are of; `abstract_params` is one member's. A member
+    whose loss or gradient is not finite keeps its parameters, and the others do not see it.
+    """
+    shared = configs[0]
+    formulations = [
+        parse_formulation(configs[place].formulation, configs[place].timestep_shift) for place in lanes(len(configs), mesh)
+    ]
+    update = make_update(make_optimizer(shared.train), shared.train, parameter_groups(abstract_params))
+
+    def member(state, t, examples, noise, latents, context, pooled):
+        def loss_fn(params):
+            losses = example_losses(
+                lambda *given: apply(params, *given), examples, noise, latents, context, pooled
+            )
+            return jnp.mean(losses), ExampleLosses(t, losses)
+
+        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return update(state, grads, loss, time_bins(aux))
+
+    members = jax.vmap(member, in_axes=(0, 0, 0, None, None, None, None))
+
+    def step(states, batch, number):
+        inputs = step_inputs(shared, encoders, batch, number, jnp.arange(shared.train.batch_size, dtype=jnp.int32))
+        times = [formulation.density.quantile(inputs.u) for formulation in formulations]
+        rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times)]
+        # What is the same for all examples of one formulation is not for all formulations.
+        rows = [jax.tree.map(lambda number, t=t: jnp.broadcast_to(jnp.float32(number), t.shape), row) for row, t in zip(rows, times)]
+        examples = jax.tree.map(lambda *values: jnp.stack(values), *rows)
+        split = jax.shard_map(
+            members, mesh=mesh, in_specs=(MEMBER, MEMBER, MEMBER, P(), P(), P(), P()), out_specs=MEMBER, check_vma=False
+        )
+        return split(states, jnp.stack(times), examples, inputs.noise, batch.latents, inputs.context, inputs.pooled)
+
+    return jax.jit(step, donate_argnums=0)
