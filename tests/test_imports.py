@@ -42,6 +42,8 @@ WITHOUT_JAX = (
     "rfjax.scaling.levels",
     "rfjax.scaling.links",
     "rfjax.scaling.profile",
+    "rfjax.scaling.ranking.summary",
+    "rfjax.scaling.ranking.tables",
     "rfjax.scaling.read_table",
     "rfjax.scaling.report",
     "rfjax.scaling.step_efficiency",

@@ -28,6 +28,7 @@ from rfjax.evaluation.records import geneval_record
 EVALUATION = "ranking"
 # Not "geneval", so that no reader of GenEval scores takes a control's for the run's own.
 ALIGNMENT, DISTANCE = "ranking_geneval", "ranking_frechet_distance"
+REPLICATES = {ALIGNMENT: "geneval", DISTANCE: "frechet_distance"}  # metric -> its name among a record's replicates
 RESAMPLES = 200
 TRUTH = "ground_truth"  # item of DISTANCE: pictures drawn for the very prompts, as many
 TRUTH_SETS = 8  # such sets, whose mean distance it is
@@ -108,8 +109,8 @@ def ranking_record(
             "images_per_prompt": int(np.bincount(ids[:, 0]).max()),
             "not_finite": int((~finite).sum()),
             "replicates": {
-                "geneval": _plain(_resampled_scores(correct, np.bincount(cluster), per_task, weights)),
-                "frechet_distance": _plain(distances),
+                REPLICATES[ALIGNMENT]: _plain(_resampled_scores(correct, np.bincount(cluster), per_task, weights)),
+                REPLICATES[DISTANCE]: _plain(distances),
             },
             "feature_map": features.NAME,
             "reference": {**reference.to_json(), "corpus_fingerprint": corpus.fingerprint},

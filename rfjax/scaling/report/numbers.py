@@ -89,7 +89,7 @@ def _with_short_names(results):
 
     return replace(
         results, long=renamed(results.long), wide=renamed(results.wide), runs=renamed(runs),
-        prompts=renamed(results.prompts), curves=renamed(results.curves),
+        prompts=renamed(results.prompts), curves=renamed(results.curves), replicates=renamed(results.replicates),
         pairs=renamed(results.pairs).assign(other_run=results.pairs["other_run"].map(lambda run: shown.get(run, run))),
         samples=tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples),
     )  # fmt: skip
