@@ -162,9 +162,10 @@ def _paired(long: pd.DataFrame, replicates: pd.DataFrame) -> list[dict]:
     """One row per variant and control: both measures and their replicates, checked to go together."""
     key = ["run", "step", "weights", "corpus", "sampler", "evaluation_seed"]
     kept = {tuple(row[name] for name in [*key, "metric"]): row for row in replicates.to_dict("records")}
-    rows, alike = [], {}
-    for place, group in long.groupby(key):
-        own = {row["metric"]: row for row in group.to_dict("records")}
+    rows, alike, records = [], {}, {}
+    for row in long[[*key, "metric", "variant", "seed", "n", "value", "low", "high"]].to_dict("records"):
+        records.setdefault(tuple(row[name] for name in key), {})[row["metric"]] = row
+    for place, own in records.items():
         found = {metric: kept.get((*place, metric)) for metric in (ALIGNMENT, DISTANCE)}
         if set(own) != set(found) or None in found.values():
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import stats
@@ -90,7 +90,7 @@ def _spearman(fixed, columns):
         return x @ y / np.sqrt((x @ x) * (y * y).sum(axis=0))
 
 
-def _estimate(value, resampled: Sequence[float]) -> dict:
+def _estimate(value, resampled):
     kept = np.asarray(resampled, float)
     kept = kept[np.isfinite(kept)]
     low, high = np.percentile(kept, (2.5, 97.5)) if len(kept) else (np.nan, np.nan)
