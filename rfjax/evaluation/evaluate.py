@@ -24,6 +24,7 @@ from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation import geneval
 from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import compile_sampler, make_generator, other_prompts_of_task, prompt_ids, sampler_name
+from rfjax.evaluation.judging import judge_rows, prompt_scores
 from rfjax.evaluation.paired import grid_name
 from rfjax.evaluation.pictures import write_strip
 from rfjax.evaluation.records import (
@@ -325,21 +326,3 @@ class Evaluator:
         shown = [prompts[index]["prompt"] for index in chosen]
         extra = {"png": str(path), "prompts": shown, "tile": tile}
         write_record(self.workdir, make_record({**one.key, "evaluation": "samples"}, [], extra=extra, **spent))
-
-
-def judge_rows(found: Sequence[Mapping], prompts: Sequence[Mapping]) -> list[geneval.ImageResult]:
-    """GenEval's judgement of each image's detections under the prompt beside it."""
-    return [
-        geneval.judge(geneval.Detections.from_lists(row["detections"], row["colors"]), prompt)
-        for row, prompt in zip(found, prompts, strict=True)
-    ]
-
-
-def prompt_scores(judged: Sequence[geneval.ImageResult]) -> list[list]:
-    """[task, correct images, images] of every distinct prompt: what a bootstrap over prompts needs."""
-    scores: dict[str, list] = {}
-    for result in judged:
-        row = scores.setdefault(json.dumps(result.metadata), [result.metadata["tag"], 0, 0])
-        row[1] += result.correct
-        row[2] += 1
-    return list(scores.values())

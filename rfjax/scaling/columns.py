@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ KEY = (
     Column("step", "integer", "steps", "optimiser steps of the checkpoint; -1 for what depends on none", True),
     Column("weights", "text", "", "`ema` or `raw`; `-` where neither applies", True),
     Column(
-        "evaluation", "text", "", "`validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, ...", True
+        "evaluation", "text", "", "`validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...", True
     ),
     Column("corpus", "text", "", "corpus evaluated on", True),
     Column(
@@ -88,6 +88,7 @@ RUN = (
     Column("batch_size", "integer", "images", "images per step"),
     Column("steps", "integer", "steps", "planned steps of this run", True),
     Column("formulation", "text", "", "path, prediction and density of t, as `rf/lognorm(0.00,1.00)`"),
+    Column("backbone", "text", "", "kind of network, as `mmdit`"),
     Column("schedule", "text", "", "schedule of the learning rate"),
     Column("train_corpus", "text", "", "corpus trained on"),
     Column("corpus_fingerprint", "text", "", "hash of all that decides the training data"),
@@ -139,6 +140,16 @@ PAIR = (
     Column("n", "integer", "", "examples", True),
 )
 
+# The measures that variants are ranked by, under resamples of prompts: resample b is the same in all runs.
+REPLICATE = (
+    *(column for column in KEY if column.name not in ("evaluation", "grid")),
+    Column("metric", "text", "", "`ranking_geneval` or `ranking_frechet_distance`", True),
+    Column("replicates", "text", "metric's own", "the overall measure under each resample, numbers separated by spaces; `nan` where there is none", True),
+    Column("prompts_sha1", "text", "", "of the tasks and numbers of images of the prompts: under another one resamples do not pair", True),
+    Column("feature_map", "text", "", "name and version of the features that distances are of", True),
+    Column("reference_sha1", "text", "", "of the real images that distances are from", True),
+)  # fmt: skip
+
 # The wide view's key: the evaluations of a checkpoint that need no sampler, joined with those that
 # do. A checkpoint with two grids and two samplers has four rows.
 WIDE_KEY = (
@@ -162,6 +173,7 @@ FILES = {
     "runs.csv": (RUNS, "one row per run, failed ones too"),
     "prompts.csv": (PROMPT, "one row per checkpoint and GenEval prompt"),
     "pairs.csv": (PAIR, "one row per two finished runs whose validation losses share their examples, and one per run"),
+    "replicates.csv": (REPLICATE, "one row per measure of a `ranking` record"),
     "curves.csv": (CURVE, "training loss against steps"),
 }
 
@@ -222,6 +234,8 @@ where *name* is the metric, followed by the item unless that is `mean`:
 | `geneval_held_out_overall`, `geneval_seen_overall`, ... | the same over prompts with, and without, a (colour, shape) pair that never occurs in training |
 | `geneval_floor_shuffled_overall`, ... | the same images scored against other prompts of the same task |
 | `geneval_floor_null_overall`, ... | samples of the null condition |
+| `ranking_geneval_overall`, ... | GenEval under one of a ranking's controls (docs/ranking.md) |
+| `ranking_frechet_distance_overall` | Frechet distance from real images under the control, in the square of the features' unit; `ranking_frechet_distance_ground_truth` that of as many pictures drawn for the prompts |
 | `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), in a row of its own |
 | `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
 | `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over images |

@@ -1,7 +1,7 @@
 """The results folder on disk: written whole or not at all, and verified when read.
 
 table.json   schema version, columns with units, SHA-256 of every file, sample sheets, notes
-long.csv  wide.csv  runs.csv  prompts.csv  pairs.csv  curves.csv    (`rfjax.scaling.columns` documents them)
+long.csv  wide.csv  runs.csv  prompts.csv  pairs.csv  replicates.csv  curves.csv    (`rfjax.scaling.columns` documents them)
 samples/*.png
 
 """
@@ -52,6 +52,7 @@ class Results:
     runs: pd.DataFrame
     prompts: pd.DataFrame
     pairs: pd.DataFrame
+    replicates: pd.DataFrame
     curves: pd.DataFrame
     samples: tuple[SampleSheet, ...]
     notes: tuple[str, ...]  # what the merge left out, and why

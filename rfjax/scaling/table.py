@@ -13,6 +13,7 @@ downstream looks at a run folder again. No JAX here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ import numpy as np
 import pandas as pd
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation import ranking
 from rfjax.evaluation.records import read_records, record_name
 from rfjax.scaling import columns as schema
 from rfjax.scaling import results
-from rfjax.scaling.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, RUN, RUNS
+from rfjax.scaling.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
 
 RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
@@ -38,6 +40,7 @@ KEY_FIELDS = {"evaluation_seed": "seed"}
 RUN_FIELDS = {
     "train_corpus": ("corpus",),
     "formulation": ("config", "formulation"),
+    "backbone": ("config", "model", "backbone"),
     "schedule": ("config", "train", "schedule"),
     "parent_run": ("parent", "run"),
     "parent_step": ("parent", "step"),
@@ -90,6 +93,7 @@ def collect(
         runs=runs_frame(runs, long),
         prompts=prompts_frame(runs),
         pairs=pairs_frame(runs),
+        replicates=replicates_frame(runs),
         curves=_typed(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
         samples=(),
         notes=(*left_out, *(note for run in runs for note in run.notes)),
@@ -264,7 +268,8 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     for run in runs:
         for record in run.records:
             key = {column.name: record["key"].get(KEY_FIELDS.get(column.name, column.name)) for column in PROMPT}
-            scores = record["extra"].get("prompt_scores", ())
+            # This file's key has no evaluation: a control may be sampled as the run's own GenEval is.
+            scores = () if record["key"]["evaluation"] == ranking.EVALUATION else record["extra"].get("prompt_scores", ())
             rows += [
                 key | {"prompt": index, "task": task, "correct": correct, "samples": samples}
                 for index, (task, correct, samples) in enumerate(scores)
@@ -300,6 +305,29 @@ def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
             ]
     frame = pd.DataFrame(rows, columns=[column.name for column in PAIR])
     return _typed(frame, PAIR).sort_values([column.name for column in PAIR[:-2]], kind="stable", ignore_index=True)
+
+
+def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
+    """One row per measure of a ranking's record: its value under each resample of prompts."""
+    rows = []
+    for run in runs:
+        for record in run.records:
+            key, extra = record["key"], record["extra"]
+            if key["evaluation"] != ranking.EVALUATION or "replicates" not in extra:
+                continue
+            prompts = json.dumps([[task, images] for task, _, images in extra["prompt_scores"]])
+            common = {column.name: key.get(KEY_FIELDS.get(column.name, column.name)) for column in REPLICATE} | {
+                "prompts_sha1": hashlib.sha1(prompts.encode()).hexdigest(),
+                "feature_map": extra["feature_map"],
+                "reference_sha1": extra["reference"]["sha1"],
+            }
+            rows += [
+                common | {"metric": metric, "replicates": " ".join("nan" if v is None else repr(v) for v in extra["replicates"][name])}
+                for metric, name in ranking.REPLICATES.items()
+            ]
+    frame = pd.DataFrame(rows, columns=[column.name for column in REPLICATE])
+    order = [column.name for column in REPLICATE[:-4]]
+    return _typed(frame, REPLICATE).sort_values(order, kind="stable", ignore_index=True)
 
 
 def _pivot(rows, checkpoint, setting, setting_seed):

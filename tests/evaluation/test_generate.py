@@ -6,9 +6,9 @@ import pytest
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
-from rfjax.evaluation.evaluate import prompt_scores
 from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids, sampler_name
 from rfjax.evaluation.geneval import Detections, judge
+from rfjax.evaluation.judging import prompt_scores
 from rfjax.flow.formulation import parse_formulation
 
 SHAPE = (4, 4, 2)

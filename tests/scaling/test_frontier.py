@@ -66,7 +66,7 @@ def test_settings_prefer_the_average_and_the_papers_grid(study):
     twice = results.Results(
         **{
             name: getattr(found, name)
-            for name in ("wide", "runs", "prompts", "pairs", "curves", "samples", "notes", "folder")
+            for name in ("wide", "runs", "prompts", "pairs", "replicates", "curves", "samples", "notes", "folder")
         },
         long=more,
     )

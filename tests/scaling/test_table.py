@@ -247,8 +247,8 @@ def without_column(text, name):
         ("table.json", lambda text: text[:100], "is damaged"),
         (
             "table.json",
-            lambda text: text.replace('"schema": 2', '"schema": 7'),
-            "schema version 7; this rfjax reads version 2",
+            lambda text: text.replace('"schema": 3', '"schema": 7'),
+            "schema version 7; this rfjax reads version 3",
         ),
         ("table.json", lambda text: text.replace('"notes"', '"nodes"'), "is damaged"),
     ],

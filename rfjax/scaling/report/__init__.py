@@ -3,6 +3,7 @@
 <out>/index.html        self-contained: no request leaves it
 <out>/report.json       `rfjax.scaling.report.numbers`
 <out>/figures/*.{svg,png}
+<out>/tables/*.{csv,tex} `rfjax.scaling.ranking.tables`, of a study that ranks variants
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from pathlib import Path
 
 from rfjax.files import write_whole
 from rfjax.scaling import results
+from rfjax.scaling.ranking.tables import ranking_files
 from rfjax.scaling.report import figures, page
 from rfjax.scaling.report.findings import warnings
 from rfjax.scaling.report.formats import count, loss, power, score
 from rfjax.scaling.report.numbers import report_numbers
+from rfjax.scaling.report.ranking_section import ranking_lines
 from rfjax.scaling.report.terminal import analysis_lines, correlation_line, prediction_lines
 
 
@@ -40,6 +43,8 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     for name, figure in drawn.items():
         contents[out / "figures" / f"{name}.svg"] = svgs[name]
         contents[out / "figures" / f"{name}.png"] = figures.to_bytes(figure, "png")
+    if numbers["ranking"]:
+        contents |= {out / "tables" / name: content for name, content in ranking_files(numbers["ranking"]).items()}
     write_whole(contents)
     return numbers
 
@@ -58,4 +63,5 @@ def summary_lines(numbers: Mapping) -> list[str]:
     if "overall" in numbers["correlation"]:
         found = numbers["correlation"]["overall"]
         lines += [correlation_line("GenEval", found), *prediction_lines("GenEval", found["largest_predicted"])]
+    lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
     return lines + warnings(numbers)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rfjax.scaling.ranking.figures import average_ranks, quality_against_steps
 from rfjax.scaling.report.axes import (
     BLUE,
     GREEN,
@@ -256,6 +257,8 @@ FIGURES: dict[str, Callable] = {
     "held_out_pairs": held_out_pairs,
     "loss_against_geneval": loss_against_geneval,
     "score_against_steps": score_against_steps,
+    "average_ranks": average_ranks,
+    "quality_against_steps": quality_against_steps,
     "learning_rates": learning_rates,
 }
 

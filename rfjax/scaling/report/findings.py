@@ -18,6 +18,7 @@ from rfjax.scaling.report.formats import (
     sentence,
     text,
 )
+from rfjax.scaling.report.ranking_section import ranking_sentence
 
 
 def subtitle(numbers: Mapping) -> str:
@@ -67,6 +68,8 @@ def findings(numbers: Mapping, *_) -> str:
             f"Validation loss and overall GenEval: Spearman {interval(rank['value'], rank['low'], rank['high'])}, "
             f"p = {p_value(rank['p'])} over {found['n']} runs."
         )
+    if numbers["ranking"]:
+        points.append(ranking_sentence(numbers["ranking"]))
     points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
     return "<ul class=findings>" + "".join(f"<li>{point}</li>" for point in points) + "</ul>"
 

@@ -19,11 +19,12 @@ from rfjax.scaling import frontier
 from rfjax.scaling.columns import STATISTICS
 from rfjax.scaling.frontier import Analysis
 from rfjax.scaling.plain import plain
+from rfjax.scaling.ranking.summary import ranking_numbers
 from rfjax.scaling.report import scores
 from rfjax.scaling.results import Results
 from rfjax.scaling.step_efficiency import step_counts
 
-REPORT_SCHEMA = 2
+REPORT_SCHEMA = 3
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # how far beyond the data the law is drawn, as a factor of compute
 
@@ -66,6 +67,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "sampling_steps": [
                 vars(one) for one in step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
             ],
+            "ranking": ranking_numbers(results, seed=seed),
             "learning_rates": _learning_rates(points),
             "other_settings": _other_settings(results, settings),
             "samples": _samples(results, settings, points),
@@ -89,7 +91,7 @@ def _with_short_names(results):
 
     return replace(
         results, long=renamed(results.long), wide=renamed(results.wide), runs=renamed(runs),
-        prompts=renamed(results.prompts), curves=renamed(results.curves),
+        prompts=renamed(results.prompts), curves=renamed(results.curves), replicates=renamed(results.replicates),
         pairs=renamed(results.pairs).assign(other_run=results.pairs["other_run"].map(lambda run: shown.get(run, run))),
         samples=tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples),
     )  # fmt: skip

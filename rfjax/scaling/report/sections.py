@@ -19,6 +19,7 @@ from rfjax.scaling.report.formats import (
     sentence,
     text,
 )
+from rfjax.scaling.report.ranking_section import ranking_section
 from rfjax.scaling.report.score_sections import (
     correlation_section,
     geneval_section,
@@ -35,6 +36,8 @@ FIGURE_TITLES = {
     "held_out_pairs": "GenEval on held-out and seen pairs",
     "loss_against_geneval": "Validation loss against GenEval",
     "score_against_steps": "GenEval and path length against sampling steps",
+    "average_ranks": "Average rank of every variant",
+    "quality_against_steps": "GenEval and distance against sampling steps",
     "learning_rates": "Validation loss against learning rate",
 }
 NARROW = ("loss_against_geneval",)  # figures of less than the page's width
@@ -190,6 +193,7 @@ SECTIONS: tuple[tuple[str, Callable], ...] = (
     ("Held-out pairs", pairs_section),
     ("Loss against GenEval", correlation_section),
     ("Sampling steps", steps_section),
+    ("Ranking of variants", ranking_section),
     ("Samples", samples_section),
     ("Learning rates", _rates),
     ("What failed", _failed),

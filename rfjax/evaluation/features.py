@@ -1,0 +1,92 @@
+"""A fixed description of small images, for distances between sets of them. No JAX here.
+
+It stands where a study of large images has a frozen network's features (SD3 compares formulations
+by distances of CLIP features). On images of 16 to 32 pixels a side no such network means anything,
+so the description is written down: what colours are where, how strong and how inclined the edges
+are, and how sharp. It is neither learnt nor tuned to a model, and a distance by it compares models
+of one study, on one corpus, with one another: it is no FID.
+
+`NAME` names the map and its version. Whatever changes a feature changes the name, and distances
+under different names are never compared.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from rfjax.errors import ConfigError
+
+NAME = "grid-colour-edge-1"
+FINE, COARSE = 4, 2  # cells a side: of luminance, and of everything else
+LUMINANCE = (0.299, 0.587, 0.114)  # of R, G, B
+# Red against green, yellow against blue.
+OPPONENTS = ((1.0, -1.0, 0.0), (0.5, 0.5, -1.0))
+
+# Feature groups in order, how many numbers a cell has, and what each is divided by: about its standard
+# deviation over scenes of `shapes`, so that no group rules the distance because of its unit.
+GROUPS = {
+    "luminance": (1, FINE, 0.10),  # mean
+    "opponents": (2, COARSE, 0.12),  # means
+    "edges": (2, COARSE, 0.06),  # root mean square slope along x, and along y
+    "inclination": (1, COARSE, 0.010),  # signed root of the mean product of the two slopes
+    "sharpness": (1, COARSE, 0.045),  # root mean square of the Laplacian: what a blur takes first
+    "colour edges": (2, COARSE, 0.10),  # root mean square slope of the opponents
+}
+SIZE = sum(numbers * cells * cells for numbers, cells, _ in GROUPS.values())
+
+
+def features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
+    """The description of each image, float64, d = `SIZE` = 48, of any height and width from 8.
+
+    Values 0 to 255 are taken as [0, 1]. A cell's mean is over its area, so that cells need not be
+    whole pixels; borders are continued by their last pixel. Raises `ConfigError` for smaller images.
+    """
+    if min(images.shape[1:3]) < 2 * FINE:
+        raise ConfigError(f"images are {images.shape[1]} x {images.shape[2]} pixels; the features need at least {2 * FINE} a side")
+    colours = images.astype(np.float64) / 255.0
+    luminance, opponents = colours @ np.array(LUMINANCE), colours @ np.array(OPPONENTS).T
+    x, y = _slopes(luminance)
+    along_x, along_y = _slopes(opponents)
+    found = {
+        "luminance": [_cells(luminance, FINE)],
+        "opponents": [_cells(opponents[..., i], COARSE) for i in range(len(OPPONENTS))],
+        "edges": [np.sqrt(_cells(slope**2, COARSE)) for slope in (x, y)],
+        "inclination": [_signed_root(_cells(x * y, COARSE))],
+        "sharpness": [np.sqrt(_cells(_laplacian(luminance) ** 2, COARSE))],
+        "colour edges": [np.sqrt(_cells((along_x**2 + along_y**2)[..., i], COARSE)) for i in range(len(OPPONENTS))],
+    }
+    return np.concatenate([part / GROUPS[name][2] for name, parts in found.items() for part in parts], axis=1)
+
+
+def _slopes(values):
+    """Central differences along x and y, in units of the value per pixel."""
+    padded = _padded(values)
+    return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+
+
+def _laplacian(values):
+    padded = _padded(values)
+    around = padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2] + padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1]
+    return around / 4 - values
+
+
+def _padded(values):
+    return np.pad(values, [(0, 0), (1, 1), (1, 1)] + [(0, 0)] * (values.ndim - 3), mode="edge")
+
+
+def _cells(values, cells):
+    """Means over cells x cells parts of equal area, in reading order: [n, cells²]."""
+    rows, columns = (_shares(size, cells) for size in values.shape[1:])
+    return (rows @ values @ columns.T).reshape(len(values), -1)
+
+
+def _shares(size, cells):
+    """[cells, size]: the share of each cell that each pixel is."""
+    edges = np.arange(cells + 1)[:, None] * size / cells
+    covered = np.clip(np.arange(1, size + 1), edges[:-1], edges[1:]) - np.clip(np.arange(size), edges[:-1], edges[1:])
+    return covered * cells / size
+
+
+def _signed_root(values):
+    return np.sign(values) * np.sqrt(np.abs(values))

@@ -1,0 +1,117 @@
+"""The Frechet distance between two sets of images, each summed up as a Gaussian of its features.
+
+    d = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
+
+(Dowson & Landau 1982; the squared 2-Wasserstein distance of the Gaussians.) The square roots are
+of symmetric matrices, by their eigenvalues: nothing complex can come up, and a singular
+covariance, as of a model that always draws the same, is as good as any. No JAX here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from rfjax.data.corpus import Corpus
+from rfjax.errors import ConfigError
+from rfjax.evaluation import features
+from rfjax.evaluation.geneval import TASKS
+
+REFERENCE_IMAGES = 4096  # the first of the validation split
+RENDERED_AT_ONCE = 1024
+
+
+class Moments(NamedTuple):
+    """A Gaussian, or several along leading axes."""
+
+    mean: Float[np.ndarray, "*sets d"]
+    covariance: Float[np.ndarray, "*sets d d"]
+
+
+def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, "n"] | None = None) -> Moments:
+    """Mean and covariance of rows, the divisor n - 1. Only the ratios of `weights` matter."""
+    weights = np.ones(len(values)) if weights is None else weights
+    shares = weights / weights.sum()
+    mean = shares @ values
+    centred = values - mean
+    return Moments(mean, (centred.T * shares) @ centred * len(values) / (len(values) - 1))
+
+
+def frechet_distance(a: Moments, b: Moments) -> Float[np.ndarray, "*sets"] | np.floating:
+    """The distance of `a` from `b`, in the square of the features' unit; 0 where they are equal.
+
+    `b` may be several Gaussians along leading axes; then so many distances.
+    """
+    root = _symmetric_root(a.covariance)
+    product = root @ b.covariance @ root
+    # Symmetric but for rounding; eigenvalues below zero are rounding too.
+    eigenvalues = np.linalg.eigvalsh((product + np.swapaxes(product, -1, -2)) / 2)
+    overlap = np.sqrt(np.clip(eigenvalues, 0.0, None)).sum(axis=-1)
+    traces = np.trace(a.covariance) + np.trace(b.covariance, axis1=-2, axis2=-1)
+    return np.maximum(np.square(a.mean - b.mean).sum(axis=-1) + traces - 2.0 * overlap, 0.0)
+
+
+def _symmetric_root(matrix):
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What samples are compared with: real images of a corpus, as a Gaussian."""
+
+    moments: Moments
+    split: str
+    n: int
+    sha1: str  # of the images' pixels and the weights they enter with
+
+    def to_json(self) -> dict:
+        return {"corpus_split": self.split, "n": self.n, "sha1": self.sha1}
+
+
+_references: dict[tuple, Reference] = {}
+
+
+def reference_of(corpus: Corpus, tasks: Sequence[str], n: int = REFERENCE_IMAGES) -> Reference:
+    """The Gaussian of the first `n` validation images, made once a process.
+
+    `tasks` are those of the prompts that the samples answer, one per prompt. A corpus does not draw
+    scenes of all tasks equally often, and prompts do not ask for them so: the images of a task enter
+    with the share that its prompts have, or a model that minds its prompts would be away from
+    the reference for that. Raises `ConfigError` where a task has no image among the `n`.
+    """
+    shares = tuple(round(tasks.count(task) / len(tasks), 12) for task in TASKS)
+    key = (corpus.fingerprint, shares, n)
+    if key not in _references:
+        _references[key] = _reference(corpus, np.array(shares), n)
+    return _references[key]
+
+
+def _reference(corpus, shares, n):
+    ids = np.arange(n)
+    own = corpus.scenes(ids, "validation")[0].task
+    there = np.bincount(own, minlength=len(TASKS))
+    lacking = [task for task, share, count in zip(TASKS, shares, there, strict=True) if share and not count]
+    if lacking:
+        raise ConfigError(f"none of the first {n} validation images of {corpus.name} is of the task {lacking[0]}; take more")
+    weights = (shares / np.maximum(there, 1))[own]
+    digest, found = hashlib.sha1(), []
+    for start in range(0, n, RENDERED_AT_ONCE):
+        latents = corpus.examples(ids[start : start + RENDERED_AT_ONCE], "validation").latents
+        images = as_uint8(corpus.to_images(latents))
+        digest.update(images.tobytes())
+        found.append(features.features(images))
+    digest.update(np.ascontiguousarray(weights, "<f8").tobytes())
+    return Reference(moments(np.concatenate(found), weights), "validation", n, digest.hexdigest())
+
+
+def as_uint8(images: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
+    """Pixels of [0, 1] as they would be kept in a file; uint8 as they are."""
+    if images.dtype == np.uint8:
+        return images
+    return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
