@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from rfjax.cli.arguments import parsers, split_overrides
-from rfjax.cli.environment import with_huge_pages
+from rfjax.cli.environment import settle
 from rfjax.cli.processes import ended, together
 from rfjax.cli.verbs import VERBS
 from rfjax.errors import ConfigError, RfjaxError
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         if overrides and not chosen.overridable:
             raise ConfigError(f"rfjax {args.verb} reads no config; leave out --config.{next(iter(overrides))}")
         if chosen.computes and from_shell:
-            with_huge_pages(argv)
+            settle(argv)
         if not chosen.together:
             return chosen.act(args, overrides)
         return together(args, lambda: chosen.act(args, overrides), from_shell, resumes=chosen.resumes)
