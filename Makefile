@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 # The comparisons with PyTorch are a set of their own. TORCH=no installs and runs all the others, for
 # a Python that has no small build of it.
 TORCH ?= yes
-# LIBTPU=yes installs the TPU's compiler, 210 MB, and compiles for a slice of it, too.
-LIBTPU ?= no
+# One test compiles for a TPU slice, which needs no TPU but its compiler, a download of 210 MB. LIBTPU=no
+# leaves both out, where that is too much, or where there is none: it is made for Linux on x86-64.
+LIBTPU ?= yes
 TEST_EXTRAS := [test$(if $(filter no,$(TORCH)),,$(comma)torch)$(if $(filter no,$(LIBTPU)),,$(comma)tpu-plan)]
 PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore=tests/interop/with_torch) \
 	$(if $(filter no,$(LIBTPU)),--ignore=tests/scaling/plan/with_libtpu)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rfjax.cli import VERBS, main, split_overrides
+from rfjax.cli import VERBS, environment, main, split_overrides
 from rfjax.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -71,3 +71,25 @@ def test_dry_run_lists_the_papers_sweep(capsys):
     out = capsys.readouterr().out
     for text in ("496,066,624", "856,159,552", "1,358,950,720", "3,962,392,384", "8,056,617,792", "1.392e+22", "120.1 GiB"):
         assert text in out
+
+
+@pytest.mark.parametrize(
+    ("environ", "installed", "vendors", "platforms"),
+    [
+        ({}, ["libtpu"], ["0x8086"], "cpu"),
+        ({}, ["libtpu"], ["0x8086", "0x1ae0"], None),  # a TPU, or a card of its cloud
+        ({}, ["libtpu"], None, None),  # unknown
+        ({}, ["libtpu", "jax_plugins"], ["0x8086", "0x10de"], None),  # a GPU's plugin
+        ({}, [], ["0x8086"], None),
+        ({"JAX_PLATFORMS": "tpu"}, ["libtpu"], ["0x8086"], "tpu"),
+    ],
+)
+def test_the_tpu_is_left_out_only_where_there_is_none(environ, installed, vendors, platforms, monkeypatch, tmp_path):
+    """Catches a run that computes on the CPU beside the accelerator it was meant for."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
+    for number, vendor in enumerate(vendors or []):
+        (tmp_path / "pci" / str(number)).mkdir(parents=True)
+        (tmp_path / "pci" / str(number) / "vendor").write_text(vendor + "\n")
+    environment.leave_out_absent_tpu(environ, tmp_path / "pci")
+    assert environ.get("JAX_PLATFORMS") == platforms

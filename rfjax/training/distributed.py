@@ -48,11 +48,16 @@ class PeerLost(Preempted):
     """Another process of the job is gone; started again, the job goes on."""
 
 
+class Apart(Preempted):
+    """The processes of a job did not come together in time; started again, they may."""
+
+
 def join(job: Job | None, *, heartbeat_seconds: int = HEARTBEAT_SECONDS, connect_seconds: int = CONNECT_SECONDS) -> None:
     """Brings this process together with the job's others; nothing for None. Before any other use of JAX.
 
     From then on a lost process ends this one within about `heartbeat_seconds`, with a message and
-    `Preempted`'s exit status. Raises `RfjaxError` where the others cannot be reached.
+    `Preempted`'s exit status. Raises `Apart` where the others do not come, as where their nodes start too
+    late, and `RfjaxError` where JAX refuses to bring them together.
     """
     global _job, _heartbeat
     if job is None:
@@ -84,13 +89,14 @@ def join(job: Job | None, *, heartbeat_seconds: int = HEARTBEAT_SECONDS, connect
 
     # A thread of its own, for Python answers signals between calls, and this call may last minutes. Where
     # the others stay away, JAX aborts instead of raising.
-    _on_abort(lambda: _end(f"{apart}. {remedy}", RfjaxError.exit_status))
+    _on_abort(lambda: _end(f"{apart}. {remedy}", Apart.exit_status))
     thread = threading.Thread(target=connect, daemon=True, name="rfjax-connect")
     thread.start()
     while thread.is_alive():
         thread.join(0.1)
     if failed:
-        raise RfjaxError(f"{apart}: {_first_line(failed[0])}. {remedy}") from failed[0]
+        kind = Apart if "DEADLINE_EXCEEDED" in str(failed[0]) else RfjaxError
+        raise kind(f"{apart}: {_first_line(failed[0])}. {remedy}") from failed[0]
     _job, _heartbeat = job, heartbeat_seconds
     _watch_over_peers(job, heartbeat_seconds)
 
@@ -103,7 +109,7 @@ def _wait_for_coordinator(address, seconds, where) -> None:
             return _touch(address)
         except OSError as error:
             if time.monotonic() > deadline:
-                raise RfjaxError(
+                raise Apart(
                     f"the coordinator {address} was not reached in {seconds} s ({error}; {where}). Process 0 must run "
                     "there, and the port must be free and open between the machines; see process 0's log"
                 ) from None

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from rfjax.errors import RfjaxError
+from rfjax.errors import Preempted
 from rfjax.training import checkpoint, distributed, run_folder
 from rfjax.training.cluster import Job
 from training_tiny import ended, rows, start_processes, tiny_train
@@ -123,8 +123,8 @@ def test_a_process_that_fails_alone_ends_the_others_too(tmp_path, undisturbed):
 
 
 def test_a_coordinator_that_is_not_there_is_named():
-    """Catches JAX's abort in its place, and a wait without an end."""
-    with pytest.raises(RfjaxError, match="the coordinator 127.0.0.1:9 was not reached in 1 s .*process 1 of 2"):
+    """Catches JAX's abort in its place, a wait without an end, and a status that no scheduler requeues on."""
+    with pytest.raises(Preempted, match="the coordinator 127.0.0.1:9 was not reached in 1 s .*process 1 of 2"):
         distributed.join(Job("the test", 2, 1, "127.0.0.1:9"), connect_seconds=1)
     assert not distributed.many()
 

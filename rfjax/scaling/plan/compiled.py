@@ -21,7 +21,8 @@ from rfjax.scaling.plan.chips import GIB, Target
 from rfjax.scaling.plan.hlo import Counts
 from rfjax.scaling.plan.roofline import Collective
 
-# Nothing here asks a metadata server or a lock for a TPU; the CPU is what constants are made on.
+# Nothing here asks a metadata server or a lock for a TPU, or writes libtpu's logs to where another user's
+# may be; the CPU is what constants are made on.
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -29,6 +30,7 @@ _ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any: it only keeps the library from looking for one
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
