@@ -137,6 +137,18 @@ class GenEvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankingConfig:
+    """The controls that variants are ranked under (SD3 section 5.1), at the last step."""
+
+    prompts_per_task: int = 0  # 0 turns the evaluation off
+    images_per_prompt: int = 2
+    batch_size: int = 120
+    seed: int = 0
+    weights: tuple[str, ...] = ("ema", "raw")
+    samplers: tuple[str, ...] = ("50@1", "50@2.5", "50@5", "5@5", "10@5", "25@5")  # steps@guidance scale
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     weights: tuple[str, ...] = ("ema", "raw")
     every: int = 0  # validate checkpoints at each multiple of this step; 0: the last only
@@ -144,6 +156,7 @@ class EvaluationConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     geneval: GenEvalConfig = field(default_factory=GenEvalConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +212,23 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
             target = target[section]
         target[last] = value
     return from_dict(nested)
+
+
+def sampler_setting(text: str) -> tuple[int, float]:
+    """(steps, guidance scale) of one of `config.evaluation.ranking.samplers`, such as 25@5.
+
+    Raises `ConfigError` for text that is none.
+    """
+    steps, _, guidance = text.partition("@")
+    try:
+        setting = int(steps), float(guidance)
+        if setting[0] < 1 or not math.isfinite(setting[1]):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"config.evaluation.ranking.samplers has {text!r}; a sampler is steps@guidance scale, as 25@5"
+        ) from None
+    return setting
 
 
 def load_file(path: str | Path) -> types.ModuleType:

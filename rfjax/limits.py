@@ -64,6 +64,10 @@ MINIMA: tuple[tuple[str, float], ...] = (
     ("evaluation.geneval.prompts_per_task", 0),
     ("evaluation.geneval.images_per_prompt", 1),
     ("evaluation.geneval.batch_size", 1),
+    ("evaluation.ranking.seed", 0),
+    ("evaluation.ranking.prompts_per_task", 0),
+    ("evaluation.ranking.images_per_prompt", 1),
+    ("evaluation.ranking.batch_size", 1),
 )
 
 OPEN_RANGES: tuple[tuple[str, float, float], ...] = (
@@ -74,7 +78,7 @@ OPEN_RANGES: tuple[tuple[str, float, float], ...] = (
 )
 UNIT_RANGES = ("train.condition_dropout", "train.decay_fraction", "train.final_learning_rate_fraction")
 HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
-SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed")
+SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed", "evaluation.ranking.seed")
 
 
 def check(config, flat: Mapping[str, object]) -> None:
@@ -144,12 +148,14 @@ def check(config, flat: Mapping[str, object]) -> None:
                 f"config.{key} is {value} and config.train.together {train.together}; runs that are trained together are "
                 "whole on one device each: set one of the two to 1"
             )
-    for key in ("evaluation.weights", "evaluation.geneval.weights"):
+    for key in ("evaluation.weights", "evaluation.geneval.weights", "evaluation.ranking.weights"):
         if not flat[key] or set(flat[key]) - {"ema", "raw"}:
             raise ConfigError(f"config.{key} is {tuple(flat[key])}; it must list ema, raw or both")
-    unvalidated = set(config.evaluation.geneval.weights) - set(config.evaluation.weights)
-    if config.evaluation.geneval.prompts_per_task and unvalidated:
-        raise ConfigError(
-            f"config.evaluation.geneval.weights lists {', '.join(unvalidated)}, which config.evaluation.weights does not: "
-            "a score without its validation loss can be compared with nothing"
-        )
+    for name in ("geneval", "ranking"):
+        scored = getattr(config.evaluation, name)
+        unvalidated = set(scored.weights) - set(config.evaluation.weights)
+        if scored.prompts_per_task and unvalidated:
+            raise ConfigError(
+                f"config.evaluation.{name}.weights lists {', '.join(unvalidated)}, which config.evaluation.weights does not: "
+                "a score without its validation loss can be compared with nothing"
+            )

@@ -10,7 +10,6 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -18,14 +17,14 @@ import numpy as np
 from jax.sharding import NamedSharding
 from tqdm import tqdm
 
-from rfjax.config import Config, SamplerConfig
+from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation import geneval
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.generate import compile_sampler, make_generator, other_prompts_of_task, prompt_ids, sampler_name
+from rfjax.evaluation.due import Evaluation, due_at
+from rfjax.evaluation.generate import compile_sampler, make_generator, other_prompts_of_task, prompt_ids
 from rfjax.evaluation.judging import judge_rows, prompt_scores
-from rfjax.evaluation.paired import grid_name
 from rfjax.evaluation.pictures import write_strip
 from rfjax.evaluation.records import (
     geneval_record,
@@ -36,7 +35,8 @@ from rfjax.evaluation.records import (
     validation_record,
     write_record,
 )
-from rfjax.evaluation.validation import make_validation_step, validation_loss
+from rfjax.evaluation.ranking import ranking_record
+from rfjax.evaluation.validation import compile_validation, make_validation_step, validation_loss
 from rfjax.files import write_whole
 from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.matched import own_loss_ratio
@@ -50,45 +50,6 @@ from rfjax.training.progress import note
 RECORDS = "evaluations"
 SHOWN_PER_TASK = 2  # prompts of each task in the strip of samples
 CEILING_IMAGES = 8  # per prompt: ground truth costs little, and the ceiling should be sharp
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One thing to measure: `kind` at `step` with `weights`, under the record's `key`."""
-
-    kind: str
-    step: int
-    weights: str
-    key: Mapping[str, object]
-
-
-def due_at(
-    config: Config, run: str, step: int, *, everything: bool = False, only: str | None = None
-) -> list[Evaluation]:
-    """What the config asks to be measured at a step; the last step, or `everything`, gets it all.
-
-    `only` names the one set of weights to measure, whatever the config lists.
-    """
-    evaluation, last = config.evaluation, everything or step == config.train.steps
-
-    def asked(every):
-        return last or (every and step % every == 0)
-
-    common = {"run": run, "step": step, "corpus": config.data.corpus}
-    due = []
-    if asked(evaluation.every):
-        # The number of examples belongs to the grid: a loss over others is not comparable.
-        grid = f"{grid_name(evaluation.validation.grid, evaluation.validation.levels)}-n{evaluation.validation.examples}"
-        for weights in (only,) if only else evaluation.weights:
-            key = record_key(**common, weights=weights, evaluation="validation", grid=grid, seed=evaluation.validation.seed)
-            due.append(Evaluation("validation", step, weights, key))
-    if evaluation.geneval.prompts_per_task and asked(evaluation.geneval_every):
-        images = f"{evaluation.geneval.prompts_per_task}x{evaluation.geneval.images_per_prompt}"
-        sampler = f"{sampler_name(evaluation.sampler, config.timestep_shift)}-{images}"
-        for weights in (only,) if only else evaluation.geneval.weights:
-            key = record_key(**common, weights=weights, evaluation="geneval", sampler=sampler, seed=evaluation.geneval.seed)
-            due.append(Evaluation("geneval", step, weights, key))
-    return due
 
 
 class Evaluator:
@@ -107,25 +68,28 @@ class Evaluator:
         self.config, self.workdir, self.run = config, Path(workdir), run
         self.corpus, self.backbone, self.mesh = corpus, backbone, mesh
         self.formulation = parse_formulation(config.formulation, config.timestep_shift)
-        self._compiled: dict[object, Callable] = {}
-        # What runs that differ in their formulation alone share, where a dict for all of them is given.
-        self._programs = {} if programs is None else programs
+        # Compiled programs by what they do; runs that differ in their formulation alone may be given one dict.
+        self._programs: dict[object, Callable] = {} if programs is None else programs
         self._check()
 
     def _check(self):
         """Refuses before training what could not be measured after it."""
-        settings, parts = self.config.evaluation.geneval, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        evaluation, parts = self.config.evaluation, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self._validation_step()
-        sampling_levels(self.formulation, self.config.evaluation.sampler.steps, self.config.evaluation.sampler.sigmas)
-        if not settings.prompts_per_task:
-            return
-        if settings.batch_size % parts:
-            raise ConfigError(
-                f"config.evaluation.geneval.batch_size={settings.batch_size} is not divisible by the {parts} devices "
-                "that a batch is split over (data x fsdp)"
-            )
-        detector_for(self.corpus)
-        other_prompts_of_task(self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
+        for one in due_at(self.config, self.run, self.config.train.steps):
+            if one.sampler:
+                sampling_levels(self.formulation, one.sampler.steps, one.sampler.sigmas)
+        for name in ("geneval", "ranking"):
+            settings = getattr(evaluation, name)
+            if not settings.prompts_per_task:
+                continue
+            if settings.batch_size % parts:
+                raise ConfigError(
+                    f"config.evaluation.{name}.batch_size={settings.batch_size} is not divisible by the {parts} devices "
+                    "that a batch is split over (data x fsdp)"
+                )
+            detector_for(self.corpus)
+            other_prompts_of_task(self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
 
     def missing(self, steps: Sequence[int]) -> list[Evaluation]:
         """The evaluations that are due at these steps and have no record yet."""
@@ -183,24 +147,15 @@ class Evaluator:
 
     # Each evaluation is computed by all processes, and returns what writes its records.
 
-    def _once(self, key, make):
-        if key not in self._compiled:
-            self._compiled[key] = make()
-        return self._compiled[key]
+    def _program(self, key, compile_it):
+        if key not in self._programs:
+            self._programs[key] = compile_it()
+        return self._programs[key]
 
     def _validation_step(self):
-        def make():
-            step = make_validation_step(
-                self.backbone.apply,
-                self.config.evaluation.validation,
-                formulation=self.formulation,
-                batch_sharding=self._batch_sharding,
-                program=self._programs.get("validation"),
-            )
-            self._programs["validation"] = step.program
-            return step
-
-        return self._once("validation", make)
+        apply, settings, split = self.backbone.apply, self.config.evaluation.validation, self._batch_sharding
+        program = self._program("validation", lambda: compile_validation(apply, settings, batch_sharding=split))
+        return make_validation_step(apply, settings, formulation=self.formulation, batch_sharding=split, program=program)
 
     def _validation(self, one, params, spent):
         began = time.monotonic()
@@ -213,41 +168,46 @@ class Evaluator:
         """By which each level's loss is to be multiplied to be the formulation's own."""
         return own_loss_ratio(self.formulation, np.array(levels)).tolist()
 
-    def _generator(self, sampler: SamplerConfig, batch_size: int):
-        """A generator by `sampler`, whose program is kept."""
-        apply, shape, split = self.backbone.apply, self.corpus.shapes.latents, self._batch_sharding
+    def _images(self, params, sampler, settings, ids, context, pooled, label):
+        """Images of the rows of `ids`, each from its own noise; `settings` are the evaluation's."""
+        apply, shape, split, size = self.backbone.apply, self.corpus.shapes.latents, self._batch_sharding, settings.batch_size
+        program = self._program((sampler, size), lambda: compile_sampler(apply, sampler, shape, batch_sharding=split))
+        generate = make_generator(
+            apply, sampler, self.formulation, shape, batch_size=size, batch_sharding=split, program=program
+        )
+        hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
+        with tqdm(total=len(ids), desc=label, unit="image", leave=False, disable=hidden) as bar:
+            latents = generate(params, settings.seed, ids, context, pooled, progress=lambda done, _: bar.update(done - bar.n))
+        return self.corpus.to_images(latents)
 
-        def make():
-            program = self._programs.get((sampler, batch_size)) or compile_sampler(apply, sampler, shape, batch_sharding=split)
-            self._programs[sampler, batch_size] = program
-            return make_generator(
-                apply, sampler, self.formulation, shape, batch_size=batch_size, batch_sharding=split, program=program
-            )
-
-        return self._once((sampler, batch_size), make)
-
-    def _geneval(self, one, params, spent):
-        began = time.monotonic()
-        settings = self.config.evaluation.geneval
+    def _prompts(self, settings):
+        """(prompts, (prompt, sample) of each image, context and pooled of each image)."""
         prompts = self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
         ids = prompt_ids(len(prompts), settings.images_per_prompt)
         context, pooled = self.corpus.encode([row["prompt"] for row in prompts])
+        return prompts, ids, context[ids[:, 0]], pooled[ids[:, 0]]
 
-        def images_of(rows, context, pooled, label):
-            hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
-            with tqdm(total=len(rows), desc=f"{self.run} {one.step} {label}", unit="image", leave=False, disable=hidden) as bar:
-                generate = self._generator(self.config.evaluation.sampler, settings.batch_size)
-                latents = generate(
-                    params, settings.seed, rows, context, pooled, progress=lambda done, _: bar.update(done - bar.n)
-                )
-            return self.corpus.to_images(latents)
+    def _ranking(self, one, params, spent):
+        began, settings = time.monotonic(), self.config.evaluation.ranking
+        prompts, ids, context, pooled = self._prompts(settings)
+        images = self._images(params, one.sampler, settings, ids, context, pooled, f"{self.run} {one.key['sampler']}")
 
-        images = images_of(ids, context[ids[:, 0]], pooled[ids[:, 0]], "GenEval")
+        def write():
+            record = ranking_record(one.key, images, ids, prompts, self.corpus, seed=settings.seed, **spent)
+            write_record(self.workdir, record | {"seconds": time.monotonic() - began})
+
+        return write
+
+    def _geneval(self, one, params, spent):
+        began, settings = time.monotonic(), self.config.evaluation.geneval
+        prompts, ids, context, pooled = self._prompts(settings)
+        named = f"{self.run} {one.step}"
+        images = self._images(params, one.sampler, settings, ids, context, pooled, f"{named} GenEval")
         # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
         # of the null condition against itself changes nothing, so the compiled sampler serves.
-        first = ids[ids[:, 1] == 0]
-        nothing = np.zeros((len(first), *context.shape[1:]), np.float32), np.zeros((len(first), pooled.shape[1]), np.float32)
-        unconditional = images_of(first, *nothing, "null condition")
+        first = ids[:, 1] == 0
+        nothing = np.zeros_like(context[first]), np.zeros_like(pooled[first])
+        unconditional = self._images(params, one.sampler, settings, ids[first], *nothing, f"{named} null condition")
 
         def write():
             self._write_geneval(one, prompts, ids, images, unconditional, spent, began)

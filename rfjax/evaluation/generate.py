@@ -18,12 +18,6 @@ from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_lengt
 from rfjax.training import distributed, watch
 
 
-def sampler_name(sampler: SamplerConfig, timestep_shift: float) -> str:
-    """The sampler as it is recorded beside every score."""
-    sigmas = "" if sampler.sigmas == "uniform" else f"-{sampler.sigmas}"
-    return f"{sampler.method}-{sampler.steps}-cfg{sampler.guidance_scale:g}-shift{timestep_shift:g}{sigmas}"
-
-
 def noise_for(
     seed: int | UInt32[Array, ""], ids: Int[Array, "batch 2"], latent_shape: tuple[int, int, int]
 ) -> Float[Array, "batch height width channels"]:

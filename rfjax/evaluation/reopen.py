@@ -15,8 +15,9 @@ from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.errors import ConfigError
-from rfjax.evaluation.evaluate import Evaluator, due_at
-from rfjax.evaluation.generate import make_generator, prompt_ids, sampler_name
+from rfjax.evaluation.due import due_at, sampler_name
+from rfjax.evaluation.evaluate import Evaluator
+from rfjax.evaluation.generate import make_generator, prompt_ids
 from rfjax.evaluation.pictures import png_bytes, strip
 from rfjax.evaluation.records import read_records
 from rfjax.files import write_whole

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from rfjax.errors import ConfigError
 from rfjax.evaluation import geneval
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.generate import make_generator, prompt_ids, sampler_name
+from rfjax.evaluation.due import sampler_name
+from rfjax.evaluation.generate import make_generator, prompt_ids
 from rfjax.evaluation.judging import judge_rows, prompt_scores
 from rfjax.evaluation.records import geneval_record, record_key, write_record
 from rfjax.evaluation.reopen import open_run

@@ -72,18 +72,21 @@ def make_validation_step(
     `apply(params, z, t, context, pooled)` predicts what the formulation says, with z Float[batch h w c]
     and t Float[batch]. `batch_sharding` splits the leading axis of every input over a
     mesh; the losses come back whole on every process. Levels are computed one after another,
-    so memory is that of one batch at one level. `program` is another step's of the same arguments but
-    for the formulation, where several share one.
+    so memory is that of one batch at one level. `program` is `compile_validation`'s of the same
+    arguments, where formulations share one.
     Raises `ConfigError` where the batch cannot be split evenly.
     """
     if batch_sharding is not None:
         _check_divisible(config, batch_sharding)
     times = np.array(GRIDS[config.grid].times(config.levels), np.float32).clip(*formulation.rectified_span)
     at = jax.tree.map(np.float32, matched(formulation, times))
-    return ValidationStep(config, batch_sharding, at, program or _compile(apply, config, batch_sharding))
+    return ValidationStep(config, batch_sharding, at, program or compile_validation(apply, config, batch_sharding=batch_sharding))
 
 
-def _compile(apply, config, batch_sharding):
+def compile_validation(
+    apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
+) -> Callable:
+    """The program of a `ValidationStep`, for a backbone's `apply` and every formulation."""
     numbers, path = np.array(GRIDS[config.grid].numbers(config.levels), np.uint32), RectifiedFlow()
 
     def losses(params, at, batch):

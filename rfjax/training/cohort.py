@@ -24,7 +24,7 @@ from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.models import parameter_count
-from rfjax.training import checkpoint, distributed, hardware, run_folder, watch
+from rfjax.training import checkpoint, hardware, run_folder, watch
 from rfjax.training.checkpoint import Checkpoints
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
 from rfjax.training.loop import claim, evaluation_steps

@@ -6,7 +6,8 @@ import pytest
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
-from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids, sampler_name
+from rfjax.evaluation.due import sampler_name
+from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids
 from rfjax.evaluation.geneval import Detections, judge
 from rfjax.evaluation.judging import prompt_scores
 from rfjax.flow.formulation import parse_formulation

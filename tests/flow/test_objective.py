@@ -17,7 +17,6 @@ SLOTS = (
 
 
 def draws(places, step=5, dropout=0.4):
-    formulation = parse_formulation("rf/lognorm(0.00,1.00)")
     return draw(jax.random.key(1), jnp.int32(step), places, (4, 4, 2), len(SLOTS), dropout)
 
 
