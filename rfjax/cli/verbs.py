@@ -77,7 +77,8 @@ def _collect(study, root):
 
 def _train(args, overrides):
     from rfjax import config as configs
-    from rfjax.scaling.study import Point, describe, run_config, size_of
+    from rfjax.scaling.run import run_config
+    from rfjax.scaling.study import Point, describe, size_of
 
     config = configs.load(args.config, overrides)
     _say(describe(Point(args.workdir, config), size_of(config)))

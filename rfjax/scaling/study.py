@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import time
 import traceback
@@ -14,18 +15,16 @@ import jax
 
 from rfjax import config as configs
 from rfjax.config import Config
-from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
-from rfjax.evaluation.evaluate import Evaluator
 from rfjax.flow.formulation import parse_formulation
-from rfjax.models import make_backbone, parameter_count, training_backbone
+from rfjax.models import make_backbone, parameter_count
+from rfjax.scaling.cohorts import cohorts, run_cohort
 from rfjax.scaling.flops import forward_flops, state_bytes, training_flops
+from rfjax.scaling.run import run_config
 from rfjax.training import distributed, run_folder
-from rfjax.training.loop import evaluation_steps, train
-from rfjax.training.mesh import make_mesh
+from rfjax.training.cohort import may_join
 from rfjax.training.preemption import StopSignal
-from rfjax.training.run_folder import RunFacts
 
 POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESERVED = ("results", "report", "launch")  # folders of a study that are no points
@@ -94,13 +93,11 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
 def size_of(config: Config) -> Size:
     """Parameters, FLOPs and state of a point; nothing is allocated."""
     parse_formulation(config.formulation, config.timestep_shift)
-    shapes = load_corpus(config.data, config.seed).shapes
-    params = parameter_count(make_backbone(config.model, shapes))
+    params, forward, per_image = _size_of_network(config.model, config.data, config.seed)
     images = config.train.steps * config.train.batch_size
-    per_image = training_flops(config.model, shapes)
     return Size(
         params=params,
-        flops_forward_per_image=forward_flops(config.model, shapes),
+        flops_forward_per_image=forward,
         flops_per_image=per_image,
         flops=float(per_image) * images,
         images=images,
@@ -108,14 +105,10 @@ def size_of(config: Config) -> Size:
     )
 
 
-def run_facts(config: Config, shapes: BatchShapes, study: str | None = None, point: str | None = None) -> RunFacts:
-    """What run.json says of a run beside its config."""
-    return RunFacts(
-        study=study,
-        point=point,
-        flops_per_image=training_flops(config.model, shapes),
-        flops_forward_per_image=forward_flops(config.model, shapes),
-    )
+@functools.lru_cache
+def _size_of_network(model, data, seed) -> tuple[int, int, int]:
+    shapes = load_corpus(data, seed).shapes
+    return parameter_count(make_backbone(model, shapes)), forward_flops(model, shapes), training_flops(model, shapes)
 
 
 def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:
@@ -125,49 +118,6 @@ def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool
     measured from its stored checkpoint.
     """
     run_config(point.config, root / point.id, study=study.name, point=point.id, stop=stop)
-
-
-def run_config(
-    config: Config,
-    workdir: Path,
-    *,
-    study: str | None = None,
-    point: str | None = None,
-    init_from: str | None = None,
-    evaluate: bool = True,
-    stop: Callable[[], bool] | None = None,
-) -> None:
-    """Trains a config in a folder and, with `evaluate`, measures what it asks for.
-
-    `stop` is polled between steps and evaluations; by default SIGTERM and SIGINT set it.
-    """
-    if stop is None:
-        with StopSignal() as came:
-            return run_config(config, workdir, study=study, point=point, init_from=init_from, evaluate=evaluate, stop=came)
-    parse_formulation(config.formulation, config.timestep_shift)  # refused before the folder is claimed
-    corpus = load_corpus(config.data, config.seed)
-    backbone = training_backbone(config, corpus.shapes)
-    facts = run_facts(config, corpus.shapes, study, point)
-    # A run keeps its name, whatever its folder is called by now.
-    recorded = distributed.from_first(lambda: (run_folder.read_json(workdir / "run.json") or {}).get("run"))
-    run = recorded or run_folder.run_name(facts, workdir)
-    evaluator = Evaluator(config, workdir, run, corpus, backbone, make_mesh(config.mesh)) if evaluate else None
-
-    def on_checkpoint(step, state):
-        evaluator.measure(evaluator.missing([step]), {"ema": state.ema, "raw": state.params}, stop)
-
-    train(
-        config,
-        workdir,
-        corpus=corpus,
-        backbone=backbone,
-        facts=facts,
-        init_from=init_from,
-        on_checkpoint=on_checkpoint if evaluate else None,
-        stop=stop,
-    )
-    if evaluate:
-        evaluator.measure(evaluator.missing(sorted(evaluation_steps(config))), stop=stop)
 
 
 def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
@@ -181,42 +131,67 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
 
 
 def _run_points(study, root, say, stop):
-    outcomes = []
+    outcomes: dict[str, Outcome] = {}
     sizes = {point.id: size_of(point.config) for point in study.points}
     ahead = {point.id: sizes[point.id].flops * (1.0 - _done_before(root / point.id, point.config)) for point in study.points}
     began, spent, total = time.monotonic(), 0.0, sum(ahead.values())
-    for number, point in enumerate(study.points, 1):
-        size = sizes[point.id]
-        say(f"[{number}/{len(study.points)}] {describe(point, size)}{_time_left(began, spent, total)}")
+    programs: dict = {}  # of evaluations, by what their points have in common
+    for ids in cohorts({point.id: point.config for point in study.points}):
+        points, place = [study.point(id) for id in ids], len(outcomes) + 1
+        number = f"{place}-{place + len(ids) - 1}" if len(ids) > 1 else f"{place}"
+        said = describe(points[0], sizes[ids[0]]) + (f", and so {len(ids) - 1} more to {ids[-1]}" if len(ids) > 1 else "")
+        say(f"[{number}/{len(study.points)}] {said}{_time_left(began, spent, total)}")
         start = time.monotonic()
-        error = failure = None
         if stop():
-            raise Preempted(f"told to stop before point {point.id}; the same command goes on from there")
-        try:
-            run_point(study, point, root, stop=stop)
-        except Preempted:
-            raise
-        except RfjaxError as raised:
-            failure = raised
-        except Exception as raised:
-            failure = distributed.explained(raised)
-            if isinstance(failure, Preempted):
-                raise failure from raised
-            if distributed.is_first():
-                (root / point.id).mkdir(parents=True, exist_ok=True)
-                (root / point.id / "error.txt").write_text(traceback.format_exc())
-            failure = RfjaxError(f"{type(failure).__name__}: {failure}")
-        error = distributed.point_ended(number, failure)
-        if error:
-            say(f"    failed, going on with the next point: {error}")
-            _note_failure(root / point.id, error)
-        if error:
-            total -= ahead[point.id]
-        else:
-            spent += ahead[point.id]
-        outcomes.append(Outcome(point, error, time.monotonic() - start))
+            raise Preempted(f"told to stop before point {ids[0]}; the same command goes on from there")
+        errors = _run_together(study, points, root, programs, stop) if len(ids) > 1 else _run_alone(study, points[0], root, place, stop)
+        for point in points:
+            error = errors.get(point.id)
+            if error:
+                say(f"    {point.id} failed, going on: {error}")
+                _note_failure(root / point.id, error)
+                total -= ahead[point.id]
+            else:
+                spent += ahead[point.id]
+            outcomes[point.id] = Outcome(point, error, (time.monotonic() - start) / len(ids))
         jax.clear_caches()  # the next point's programs are others
-    return outcomes
+    return [outcomes[point.id] for point in study.points]
+
+
+def _run_alone(study, point, root, number, stop) -> dict[str, str]:
+    """The failure of one point, by its id; all processes hear of it."""
+    failure = None
+    try:
+        run_point(study, point, root, stop=stop)
+    except Preempted:
+        raise
+    except RfjaxError as raised:
+        failure = raised
+    except Exception as raised:
+        failure = distributed.explained(raised)
+        if isinstance(failure, Preempted):
+            raise failure from raised
+        if distributed.is_first():
+            (root / point.id).mkdir(parents=True, exist_ok=True)
+            (root / point.id / "error.txt").write_text(traceback.format_exc())
+        failure = RfjaxError(f"{type(failure).__name__}: {failure}")
+    error = distributed.point_ended(number, failure)
+    return {point.id: error} if error else {}
+
+
+def _run_together(study, points, root, programs, stop) -> dict[str, str]:
+    """The failures of points that are trained in one program, by id."""
+    configs = {point.id: point.config for point in points}
+    shared = programs.setdefault(may_join(points[0].config), {})
+    try:
+        return run_cohort(configs, root, study.name, programs=shared, stop=stop)
+    except Preempted:
+        raise
+    except RfjaxError as raised:
+        return dict.fromkeys(configs, str(raised))
+    except Exception as raised:
+        (root / points[0].id / "error.txt").write_text(traceback.format_exc())
+        return dict.fromkeys(configs, f"{type(raised).__name__}: {raised}")
 
 
 def _note_failure(workdir: Path, error: str) -> None:

@@ -103,7 +103,7 @@ def _that_start_together(members: Sequence[Member]) -> list[list[Member]]:
     return [[m for m in members if newest[m] == step] for step in sorted(set(newest.values()))]
 
 
-class _Quiet:
+class _Quiet(Progress):
     """A member's progress: what must be said goes to the cohort's, with its name."""
 
     def __init__(self, name: str, progress: Progress):
@@ -214,9 +214,8 @@ class _Cohort:
                 metrics = jax.device_get(metrics)
                 for place in self.live:
                     own = jax.tree.map(lambda a: a[place], metrics)
-                    ending = own.skipped_in_row >= train.max_skipped_in_row
                     try:
-                        monitors[place].observe(self.step, own, self._member(states, place) if ending else None)
+                        monitors[place].observe(self.step, own, lambda place=place: self._params(states, place))
                     except Diverged as error:
                         self._ended(place, error, progress)
                 progress.step(self.step)
@@ -277,9 +276,8 @@ class _Cohort:
         target = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.alone)
         return jax.tree.map(target, self.abstract)._asdict()
 
-    def _member(self, states, place) -> TrainState:
-        """One member's state, whole on the first device."""
-        return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf[place]), states), self.alone)
+    def _params(self, states, place):
+        return jax.tree.map(lambda leaf: np.asarray(leaf[place]), states.params)
 
     def _batches(self):
         whole = NamedSharding(self.mesh, P())

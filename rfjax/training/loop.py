@@ -230,11 +230,11 @@ class _Run:
             for batch in () if stopping else self._batches():
                 state, metrics = train_step(state, put(batch))
                 if pending is not None:
-                    monitor.observe(self.step, pending, state)  # a step late: the device is already at the next
+                    monitor.observe(self.step, pending, lambda: state.params)  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
                 if stopping or self._saves(self.step) or self._must_save_again(checkpoints):
-                    monitor.observe(self.step, pending, state)
+                    monitor.observe(self.step, pending, lambda: state.params)
                     pending = None
                     self._save(state, checkpoints, monitor, spending)
                 if stopping:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -18,7 +18,7 @@ from rfjax.training.checkpoint import Checkpoints
 from rfjax.training.lineage import Parent
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.progress import Progress
-from rfjax.training.state import TrainState
+from rfjax.training.state import Params
 from rfjax.training.step import StepMetrics
 
 
@@ -77,8 +77,8 @@ class Monitor:
         self._row_step = step
         self._rate_from = step, spending.at(step)["train_seconds"]
 
-    def observe(self, step: int, metrics: StepMetrics, state: TrainState) -> None:
-        """The metrics of the update that ended at `step`; `state` is any later one.
+    def observe(self, step: int, metrics: StepMetrics, params: Callable[[], Params]) -> None:
+        """The metrics of the update that ended at `step`; `params` gives those of then or later.
 
         Waits for the device to have finished that step. Raises `Diverged`.
         """
@@ -88,7 +88,7 @@ class Monitor:
         if self.skipped_in_row:
             self.note(f"step {step}: loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}: skipped")
         if self.skipped_in_row >= self._config.max_skipped_in_row:
-            raise self._diverged(step, metrics, state)
+            raise self._diverged(step, metrics, params())
         if step % self._config.log_every == 0 or step == self._config.steps:
             self._row(step, metrics)
         if self._progress:
@@ -123,10 +123,10 @@ class Monitor:
         if self._progress:
             self._progress.row(row)
 
-    def _diverged(self, step, metrics, state) -> Diverged:
+    def _diverged(self, step, metrics, params) -> Diverged:
         # Parameters are as they were before the first of these steps: their norms tell apart
         # groups whose gradients are all beyond measure.
-        sizes = jax.jit(lambda params: [optax.tree.norm(params[group]) for group in self._groups])(state.params)
+        sizes = jax.jit(lambda params: [optax.tree.norm(params[group]) for group in self._groups])(params)
         norms = [norm if math.isfinite(norm) else math.inf for norm in metrics.group_norms.tolist()]
         norm, _, group = max(zip(norms, map(float, sizes), self._groups))
         with contextlib.suppress(RfjaxError):

@@ -13,7 +13,7 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.reopen import evaluate_run
 from rfjax.interop.exporting import export_run
 from rfjax.interop.importing import import_checkpoint
-from rfjax.scaling.study import run_config
+from rfjax.scaling.run import run_config
 from rfjax.training.checkpoint import restore_params, steps_saved
 from rfjax.training.lineage import read_parent
 

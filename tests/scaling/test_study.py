@@ -15,7 +15,8 @@ import pytest
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import read_records
 from rfjax.scaling import study as studies
-from rfjax.scaling.study import load_study, run_config, run_point, run_study, size_of
+from rfjax.scaling.run import run_config
+from rfjax.scaling.study import load_study, run_point, run_study, size_of
 
 ROOT = Path(__file__).parent.parent.parent
 
