@@ -34,12 +34,12 @@ def _study(args, overrides):
     if not _is_first():
         return 1 if failed else 0
     try:
-        notes += _collect(study, root)
+        table = _collect(study, root)
     finally:  # what failed is said even where there is nothing to collect
         for outcome in failed:
             print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
-    _print_notes(notes)
-    return 1 if failed else 0
+    _print_notes([*notes, *table.notes])
+    return 1 if failed or table.unreadable else 0
 
 
 def _is_first() -> bool:
@@ -60,7 +60,7 @@ def _print_notes(notes):
 
 
 def _collect(study, root):
-    """Prints what the study's runs say; returns notes on what was left out."""
+    """Prints what the study's runs say; returns their table."""
     from rfjax.scaling.report import summary_lines, write_report
     from rfjax.scaling.table import collect, run_folders
 
@@ -72,7 +72,7 @@ def _collect(study, root):
     numbers = write_report(root / "results", root / "report")
     print("\n".join(summary_lines(numbers)))
     print(f"\nresults: {root / 'results'}\nreport:  {root / 'report' / 'index.html'}")
-    return table.notes
+    return table
 
 
 def _train(args, overrides):
@@ -193,12 +193,14 @@ def _report(args, overrides):
     from rfjax.scaling.results import find
     from rfjax.scaling.table import collect, run_folders
 
-    results = find(args.runs)
+    results, unreadable = find(args.runs), 0
     if not (results / "table.json").exists():
-        _print_notes(collect(run_folders(args.runs), results).notes)
+        table = collect(run_folders(args.runs), results)
+        unreadable = table.unreadable
+        _print_notes(table.notes)
     numbers = write_report(results, Path(args.out) if args.out else results.parent / "report")
     print("\n".join(summary_lines(numbers)))
-    return 0
+    return 1 if unreadable else 0  # the report is of the others
 
 
 VERBS = {

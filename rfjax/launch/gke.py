@@ -165,12 +165,15 @@ def _job_set(launch: Launch, task: Task, target, args, volume) -> dict:
 
 
 def _collect(launch: Launch, args, volume) -> dict:
-    """The Job that waits until every JobSet has completed or failed, then collects."""
+    """The Job that waits until every JobSet has completed or failed, then collects: once, where it says
+    itself that it failed (a run that cannot be read stays so), and again where its pod is lost."""
     wait = ["wait", "--for=jsonpath={.status.terminalState}", "--timeout=8760h"]
     waiting = {"name": "wait", "image": KUBECTL, "args": [*wait, *(f"jobset/{task.name}" for task in launch.points)]}
     container = _container(launch.collect, args) | {"env": [{"name": "JAX_PLATFORMS", "value": "cpu"}]}
-    pod = _pod(launch, args, volume, container) | {"restartPolicy": "OnFailure", "initContainers": [waiting]}
-    job = {"backoffLimit": 20, "template": {"metadata": _annotations(volume), "spec": pod}}
+    pod = _pod(launch, args, volume, container) | {"restartPolicy": "Never", "initContainers": [waiting]}
+    statuses = [RfjaxError.exit_status, ConfigError.exit_status]
+    final = {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": statuses}}
+    job = {"backoffLimit": 20, "podFailurePolicy": {"rules": [final]}, "template": {"metadata": _annotations(volume), "spec": pod}}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(launch, launch.collect.name), "spec": job}
 
 

@@ -51,6 +51,15 @@ class Linear(nn.Module):
         return y + bias.astype(self.dtype)
 
 
+def rounded_kernels(params, dtype: str | jnp.dtype):
+    """`params` with every kernel in the type that `Linear` rounds it to: the network computes the same of them."""
+
+    def rounded(path, leaf):
+        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(rounded, params)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * scale over the last axis, in float32: the paper's QK-norm."""
 

@@ -56,6 +56,7 @@ class Results:
     curves: pd.DataFrame
     samples: tuple[SampleSheet, ...]
     notes: tuple[str, ...]  # what the merge left out, and why
+    unreadable: int = 0  # runs among that; of a merge just made, not of a table read
     folder: Path
 
     def frame(self, file: str) -> pd.DataFrame:

@@ -70,7 +70,7 @@ def collect(
 
     `references` are folders with an `evaluations/` of records that belong to no run (key.run `-`).
     A run with a file that is damaged, lacks a field or has another schema version is left out
-    whole, and the table's notes say so and why.
+    whole; the table's notes say so and why, and `unreadable` counts them.
 
     Raises `ConfigError` for a folder that is no run's, when two folders hold the same run, and
     when there is no run that can be read.
@@ -97,6 +97,7 @@ def collect(
         curves=_typed(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
         samples=(),
         notes=(*left_out, *(note for run in runs for note in run.notes)),
+        unreadable=len(left_out),
         folder=Path(results_folder),
     )
     owned = [(run.folder, record) for run in runs for record in run.records]

@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import logging
-import math
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from jaxtyping import Array, Shaped, UInt32
+from jaxtyping import Shaped
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import distributed, watch
+from rfjax.training.checksums import checksums, host_checksums
 from rfjax.training.mesh import path_name
 from rfjax.training.state import TrainState
 
@@ -70,58 +66,6 @@ def choose_step(workdir: Path, step: int | None) -> int:
         known = ", ".join(map(str, saved))
         raise ConfigError(f"no checkpoint of step {step} in {Path(workdir) / FOLDER}; it has {known}")
     return saved[-1] if step is None else step
-
-
-# Checksums
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32[Array, ""]:
-    """Sum over positions of bits * odd(position), modulo 2^32.
-
-    Wraparound addition is associative, so no sharding can change the sum; an odd factor loses no
-    bit, so any single changed element changes it; factors that differ by position see swaps.
-    One program per shape, shared by all arrays of that shape, is quick to compile.
-    """
-    if leaf.dtype == jnp.bool_:
-        leaf = leaf.astype(jnp.uint8)
-    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-    position = jnp.full(bits.shape, salt, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(bits.ndim)):
-        index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-        position += index * jnp.uint32(stride % 2**32)
-        stride *= bits.shape[axis]
-    mixed = position * jnp.uint32(0x9E3779B1)
-    total = jnp.sum(bits * ((mixed ^ (mixed >> 16)) | 1), dtype=jnp.uint32)
-    return total if mesh is None else jax.lax.with_sharding_constraint(total, NamedSharding(mesh, P()))
-
-
-def checksums(tree) -> dict[str, int]:
-    """A uint32 checksum of each array's bits and their places, by path.
-
-    Each is fetched before the next is asked for: XLA's CPU client admits 32 programs at a time to a
-    device, and many small ones with a sum over devices in each can so wait for each other for ever.
-    """
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    return {
-        name: int(_checksum(leaf, np.uint32(zlib.crc32(name.encode())), getattr(leaf.sharding, "mesh", None)))
-        for name, leaf in leaves.items()
-    }
-
-
-def _host_checksums(tree) -> dict[str, int]:
-    """As `checksums`, of NumPy arrays, in parts along the first axis: beside a large one there may be
-    no room for the intermediate values of all of it."""
-    sums = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name, leaf = path_name(path), np.atleast_1d(leaf)
-        salt, stride = zlib.crc32(name.encode()), math.prod(leaf.shape[1:])
-        parts = leaf[None] if leaf.ndim == 1 else leaf  # the salt of a part is the position of its first element
-        totals = [_checksum(part, np.uint32((salt + i * stride) % 2**32), None) for i, part in enumerate(parts)]
-        sums[name] = sum(map(int, totals)) % 2**32
-    return sums
 
 
 # Reading
@@ -217,7 +161,7 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
             tree, arguments = {key: shape}, {key: on_host}
             for part in reversed(path):
                 tree[key], arguments[key] = {part.key: tree[key]}, {part.key: arguments[key]}
-            tree, _ = _restore(reader, _path(workdir, step), tree, arguments, _host_checksums, agree=False)
+            tree, _ = _restore(reader, _path(workdir, step), tree, arguments, host_checksums, agree=False)
             yield path_name(path), jax.tree.leaves(tree)[0]
             del tree  # or two arrays would be there at once
 

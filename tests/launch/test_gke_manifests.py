@@ -160,6 +160,10 @@ def test_every_word_reaches_rfjax_as_it_was_given(capsys, tmp_path, monkeypatch,
         [*base, "--point=Depth_2", workdir],
         [*base, workdir, "--collect"],
     ]
+    # Catches a collection that is tried twenty times where a damaged run makes its status 1 each time.
+    (final,) = collect["spec"]["podFailurePolicy"]["rules"]
+    assert final["action"] == "FailJob" and final["onExitCodes"]["values"] == [1, 2]
+    assert collect["spec"]["template"]["spec"]["restartPolicy"] == "Never"  # or such a policy is refused
     waits = collect["spec"]["template"]["spec"]["initContainers"][0]["args"]
     assert [word for word in waits if word.startswith("jobset/")] == [f"jobset/{s['metadata']['name']}" for s in sets]
 

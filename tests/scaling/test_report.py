@@ -207,12 +207,13 @@ def test_a_learning_rate_at_the_edge_of_its_grid_is_flagged(tmp_path):
 
 
 def test_what_is_left_out_or_unfinished_is_said_on_the_console_and_the_page(tmp_path, capsys):
-    """A run missing from a table without a word is a wrong table; a stopped run is no failure."""
+    """A run missing from a table without a word is a wrong table, also to a script, which sees the exit
+    status alone; a stopped run is no failure."""
     good, damaged, stopped, _ = planted_study.write_study(tmp_path / "runs", finished=planted_study.FINISHED[:3])
     record = next((damaged / "evaluations").glob("*.json"))
     record.write_text("{")
     planted_study.write_json(stopped / "status.json", {"state": "stopped", "step": 100, "message": "told to stop"})
-    assert cli.main(["report", str(tmp_path / "runs")]) == 0
+    assert cli.main(["report", str(tmp_path / "runs")]) == 1
     assert f"note: the run in {damaged} was left out: damaged evaluation record" in capsys.readouterr().err
     numbers = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
     assert {run["run"] for run in numbers["runs"]} == {good.name, stopped.name, "depth5"}

@@ -122,7 +122,7 @@ def test_kill_the_command_and_give_it_again(tiny, tmp_path):
         assert killed == calm
 
 
-def test_a_point_runs_alone_and_points_are_collected_together(finished, tmp_path):
+def test_a_point_runs_alone_and_points_are_collected_together(finished, tmp_path, capsys):
     from rfjax.cli import main
 
     path, root, _ = finished
@@ -132,6 +132,16 @@ def test_a_point_runs_alone_and_points_are_collected_together(finished, tmp_path
     assert main(["study", f"--config={path}", f"--workdir={workdir}", "--collect"]) == 0
     numbers = json.loads((workdir / "report" / "report.json").read_text())
     assert {run["run"].split("/")[-1] for run in numbers["runs"]} == {"depth1", "depth2"}
+    # a run that is left out since it is damaged is told to scripts too, and the others are reported
+    record = next((workdir / "depth1" / "evaluations").glob("*.json"))
+    whole = record.read_text()
+    record.write_text("{")
+    capsys.readouterr()
+    assert main(["study", f"--config={path}", f"--workdir={workdir}", "--collect"]) == 1
+    assert f"the run in {workdir / 'depth1'} was left out" in capsys.readouterr().err
+    numbers = json.loads((workdir / "report" / "report.json").read_text())
+    assert {run["run"].split("/")[-1] for run in numbers["runs"]} == {"depth2"}
+    record.write_text(whole)
     # results are not shown under a config that did not make them
     wrong = "--config.train.learning_rate=0.5"
     assert main(["study", f"--config={path}", f"--workdir={workdir}", "--collect", wrong]) == 2

@@ -13,7 +13,8 @@ import pytest
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint
-from rfjax.training.checkpoint import Checkpoints, _host_checksums, checksums, restore_newest, restore_params, restore_step, steps_saved
+from rfjax.training.checkpoint import Checkpoints, restore_newest, restore_params, restore_step, steps_saved
+from rfjax.training.checksums import checksums, host_checksums
 from rfjax.training.state import TrainState
 from training_tiny import environment
 
@@ -204,7 +205,7 @@ def test_checksums_in_parts_are_those_of_the_whole(shape):
     """A part that starts at another position than its own: every good checkpoint would be refused."""
     array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     tree = {"params": {"a": array}}
-    assert _host_checksums(tree) == checksums(jax.tree.map(jnp.asarray, tree))
+    assert host_checksums(tree) == checksums(jax.tree.map(jnp.asarray, tree))
 
 
 def chained(error, cause):

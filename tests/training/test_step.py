@@ -9,29 +9,32 @@ import pytest
 from rfjax.data.corpus import load_corpus
 from rfjax.data.loader import batch_of_step
 from rfjax.errors import ConfigError
+from rfjax.models import training_backbone
 from rfjax.training.loss import ExampleLosses, make_loss, run_keys
 from rfjax.training.mesh import make_mesh, shardings
 from rfjax.training.optimizer import learning_rate, make_optimizer
 from rfjax.training.state import init_state
-from rfjax.training.step import make_train_step, parameter_groups
+from rfjax.training.step import make_train_step, parameter_groups, step_parts
 from training_tiny import tiny_backbone, tiny_config
 
 
 class Trainer:
     """The parts of a run, without its files."""
 
-    def __init__(self, overrides=None, **options):
+    def __init__(self, overrides=None, make=tiny_backbone, **options):
         self.config = tiny_config(overrides)
         self.train = self.config.train
         self.corpus = load_corpus(self.config.data, self.config.seed)
-        self.backbone = tiny_backbone(self.config)
+        self.backbone = make(self.config)
         self.optimizer = make_optimizer(self.train)
         self.loss = make_loss(self.config, self.backbone.apply, self.corpus.shapes.encoders)
         self.mesh = make_mesh(self.config.mesh, jax.devices()[:1])
         start = lambda: init_state(self.backbone.init, self.optimizer, run_keys(self.config.seed)[0])
         self.abstract = jax.eval_shape(start)
         self.start = jax.jit(start, out_shardings=shardings(self.mesh, self.abstract))
-        self.step = make_train_step(self.loss, self.optimizer, self.train, self.mesh, self.abstract, **options)
+        arguments = self.loss, self.optimizer, self.train, self.mesh, self.abstract
+        self.parts = step_parts(*arguments, **options)
+        self.step = make_train_step(*arguments, **options)
 
     def batch(self, step):
         return batch_of_step(self.corpus, step, batch_size=self.train.batch_size)
@@ -156,3 +159,53 @@ def test_a_batch_that_microbatches_do_not_divide_is_refused(trainer):
     train = dataclasses.replace(trainer.train, accumulate=3)
     with pytest.raises(ConfigError, match="batch_size=8 .*accumulate"):
         make_train_step(trainer.loss, trainer.optimizer, train, trainer.mesh, trainer.abstract)
+
+
+@pytest.fixture(scope="module")
+def low():
+    """A real network in bfloat16, in four parts a step."""
+    sizes = {"model.depth": 3, "model.hidden": 64, "model.head_size": 32, "model.qk_norm": True}
+    real = lambda config: training_backbone(config, load_corpus(config.data, config.seed).shapes, "cpu")
+    return Trainer(sizes | {"train.compute_dtype": "bfloat16", "train.accumulate": 4}, make=real)
+
+
+def test_parts_in_the_compute_type_are_summed_in_float32(low):
+    """Against the gradients of each part by float32 parameters, summed by hand.
+
+    Catches a sum in bfloat16, whose relative error is up to 2^-9 for each of the parts, and a leaf
+    that is rounded where the network would not.
+    """
+    params, batch = low.start().params, jax.tree.map(jnp.asarray, low.batch(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))  # its zeros would make most gradients zero
+    params = tree.unflatten([leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)])
+    found, loss, _ = jax.jit(low.parts.gradients)(params, batch, jnp.int32(0))
+    each = jax.jit(jax.value_and_grad(low.loss, has_aux=True))
+    places = jnp.arange(low.train.batch_size)
+    taken = [each(params, jax.tree.map(lambda array: array[i::4], batch), jnp.int32(0), places[i::4]) for i in range(4)]
+    np.testing.assert_allclose(loss, np.mean([part[0][0] for part in taken]), rtol=1e-6)
+    expected = jax.tree.map(lambda *grads: np.mean(grads, axis=0, dtype=np.float64), *[part[1] for part in taken])
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * np.max(np.abs(other)))
+
+
+def scans(jaxpr):
+    """All scans in a jaxpr, outer ones first."""
+    for equation in jaxpr.eqns:
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"))
+        if equation.primitive.name == "scan":
+            yield equation
+        for leaf in inner:
+            if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"):
+                yield from scans(getattr(leaf, "jaxpr", leaf))
+
+
+def test_a_part_s_stacked_gradients_are_of_the_compute_type(low):
+    """Catches float32 ones: of a network that fills its devices, half a copy of the parameters more on each."""
+    program = jax.make_jaxpr(low.step)(low.abstract, low.batch(0))
+    blocks = jax.tree_util.tree_leaves_with_path(low.abstract.params["blocks"])
+    stacked = {leaf.shape for path, leaf in blocks if path[-1].key == "kernel"}
+    outer = next(scan for scan in scans(program.jaxpr) if scan.params["length"] == 4)
+    made = [out.aval for scan in scans(outer.params["jaxpr"].jaxpr) for out in scan.outvars if out.aval.shape in stacked]
+    assert len(made) >= len(stacked) and {aval.dtype for aval in made} == {jnp.dtype("bfloat16")}
