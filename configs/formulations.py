@@ -51,7 +51,7 @@ def get_config():
             "evaluation": {
                 "validation": {"examples": 256, "batch_size": 128},
                 "geneval": {"prompts_per_task": 0},
-                "ranking": {"prompts_per_task": 20, "images_per_prompt": 2, "batch_size": 120},
+                "ranking": {"prompts_per_task": 24, "images_per_prompt": 1, "batch_size": 144},
             },
         }
     )

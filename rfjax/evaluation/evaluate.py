@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -117,7 +118,9 @@ class Evaluator:
             if stop():
                 raise Preempted(f"told to stop while measuring {self.workdir}; the same command goes on from there")
             if index == 0 and distributed.is_first():
-                note(f"{self.run}: evaluating step {step}: {', '.join(f'{one.kind} of {one.weights}' for one in due)}")
+                counts = Counter(f"{one.kind} of {one.weights}" for one in due)
+                said = (name + (f" under {n} samplers" if n > 1 else "") for name, n in counts.items())
+                note(f"{self.run}: evaluating step {step}: {', '.join(said)}")
             weights = params[one.weights] if params else self._restore(one.step, one.weights)
             facts = read_facts(self.workdir, one.step)
             cost = spent(facts)
