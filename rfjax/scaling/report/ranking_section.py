@@ -5,6 +5,8 @@ from __future__ import annotations
 from rfjax.scaling.ranking.summary import rank_of
 from rfjax.scaling.report.formats import NONE, interval, p_value, percent, text
 
+NAMED = 5  # controls or variants before they are only counted
+
 
 def ranking_section(numbers, drawn, sheets, captions):
     """Nothing where fewer than two variants were measured."""
@@ -32,10 +34,7 @@ def ranking_section(numbers, drawn, sheets, captions):
             )
         )
     parts.append(_paper_table(ranking, captions))
-    remarks = [text(note) + "." for note in ranking["notes"]] + [
-        f"{text(control)} does not count: no record of {text(', '.join(variants[:6]))}{f' and {len(variants) - 6} more' if len(variants) > 6 else ''}."
-        for control, variants in ranking["missing"].items()
-    ]
+    remarks = [text(line) + "." for line in _gaps(ranking)]
     if remarks:
         parts.append("<ul class=warn>" + "".join(f"<li>{remark}</li>" for remark in remarks) + "</ul>")
     return "".join(parts)
@@ -71,7 +70,19 @@ def ranking_lines(ranking) -> list[str]:
 
 
 def _gaps(ranking):
-    return list(ranking["notes"]) + [f"{control} does not count: no record of {', '.join(v)}" for control, v in ranking["missing"].items()]
+    """What was not ranked, and the controls that do not count: those that lack the same variants in one line."""
+    alike: dict[tuple, list[str]] = {}
+    for control, variants in ranking["missing"].items():
+        alike.setdefault(tuple(variants), []).append(control)
+    return list(ranking["notes"]) + [
+        f"{_some(controls, '; ')} do{'es'[: 2 * (len(controls) == 1)]} not count: no record of {_some(variants, ', ')}"
+        for variants, controls in alike.items()
+    ]
+
+
+def _some(names, between):
+    shown = between.join(names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
 def _ranks_table(ranking, columns, captions):

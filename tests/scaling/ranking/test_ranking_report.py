@@ -10,10 +10,11 @@ from planted_ranking import write_variant
 from scipy import stats
 
 from rfjax.scaling import report, table
-from rfjax.scaling.report import figures, page
 from rfjax.scaling.ranking import paper
 from rfjax.scaling.ranking.measures import family_of
 from rfjax.scaling.ranking.tables import latex
+from rfjax.scaling.report import figures, page
+from rfjax.scaling.report.ranking_section import _gaps
 
 # Ours in the paper's order but for one exchange; one that the paper does not print; and one with a name to be escaped.
 OURS = ["rf/lognorm(1.00,0.60)", "rf/lognorm(0.00,1.00)", *list(paper.AVERAGE_RANKS)[2:], "eps/cos", "rf/mode(0.38)", "a_b & 50%<i>$x$"]
@@ -113,6 +114,9 @@ def test_gaps_are_told(tmp_path):
     numbers = report.write_report(tmp_path / "results", tmp_path / "report", resamples=20)
     said = "shapes, raw, euler-25-cfg5-shift1-10x4 does not count: no record of v/cos"
     assert said in report.summary_lines(numbers) and said in (tmp_path / "report/index.html").read_text()
+    # Controls that lack the same are told together, and long lists are cut.
+    told = _gaps({"notes": ["n"], "missing": {f"c{i}": ["a"] for i in range(7)} | {"d": list("abcdefgh")}})
+    assert told == ["n", "c0; c1; c2; c3; c4 and 2 more do not count: no record of a", "d does not count: no record of a, b, c, d, e and 3 more"]
     # With nothing complete there is no table, and the reason.
     folders = write_variant(tmp_path / "b", "rf", quality(0), corpora=("shapes",)) + write_variant(tmp_path / "b", "v/cos", quality(1), corpora=("digits",))
     table.collect(folders, tmp_path / "b/results")

@@ -171,6 +171,7 @@ def test_of_several_seeds_each_is_a_control(tmp_path):
     measures = measures_of(collected(tmp_path, folders))
     assert measures.variants == ("rf", "v/cos") and len(measures.controls) == 24
     assert values(column(rank(measures), "all")) == {"rf": 1.5, "v/cos": 1.5}
+    assert len({control.name for control in measures.controls}) == 24
 
 
 @pytest.mark.parametrize(
