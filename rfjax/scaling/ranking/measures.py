@@ -106,7 +106,13 @@ def measures_of(results: Results) -> Measures | None:
     rows = _paired(long, names, seeds, results.replicates)
     controls = tuple(sorted({_control(row) for row in rows}))
     variants = tuple(sorted(set(names.values()), key=_by_family_and_numbers))
-    shape, resamples = (len(controls), len(variants)), max(len(row["replicates"][ALIGNMENT]) for row in rows)
+    lengths = {len(values) for row in rows for values in row["replicates"].values()}
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"the ranking records have {' and '.join(map(str, sorted(lengths)))} resamples of prompts; "
+            "evaluate the runs again with one version of rfjax"
+        )
+    shape, resamples = (len(controls), len(variants)), lengths.pop()
 
     present, truth = np.zeros(shape, bool), np.full(len(controls), np.nan)
     values = {metric: np.full(shape, np.nan) for metric in (ALIGNMENT, DISTANCE)}
@@ -179,12 +185,11 @@ def _paired(long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | No
             "replicates": {metric: np.array(found[metric]["replicates"].split(), float) for metric in found},
         }  # fmt: skip
         facts = tuple(found[DISTANCE][name] for name in ("feature_map", "reference_sha1", "prompts_sha1"))
-        facts += (len(row["replicates"][DISTANCE]),)
         first, theirs = alike.setdefault(_control(row), (place[0], facts))
         if theirs != facts:
             raise ConfigError(
                 f"runs {first!r} and {place[0]!r} cannot be ranked together under {_control(row).name}: they differ in features, "
-                "reference images, prompts or the number of resamples; evaluate them again with one version of rfjax and one corpus"
+                "reference images or prompts; evaluate them again with one version of rfjax and one corpus"
             )
         rows.append(row)
     return rows

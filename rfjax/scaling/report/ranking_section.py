@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rfjax.scaling.ranking.summary import rank_of
-from rfjax.scaling.report.formats import NONE, interval, p_value, percent, text
+from rfjax.scaling.report.formats import NONE, interval, p_value, text
 
 NAMED = 5  # controls or variants before they are only counted
 
@@ -48,7 +48,7 @@ def ranking_sentence(ranking) -> str:
     best = column["ranks"][0]
     return (
         f"Of {len(column['ranks'])} variants under {len(column['controls'])} controls, <i>{text(best['variant'])}</i> has the best average rank, "
-        f"{interval(best['value'], best['low'], best['high'])}; it comes first in {percent(best['first'], signed=False)} of the resamples of prompts."
+        f"{interval(best['value'], best['low'], best['high'])}; it comes first in {100 * best['first']:.0f} % of the resamples of prompts."
     )
 
 
@@ -104,7 +104,8 @@ def _ranks_table(ranking, columns, captions):
     caption = (
         "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both GenEval and distance "
         "get rank 1 and are removed, those that are left rank 2, and so on. Of each family the two best of each column. Brackets: 95 % "
-        "intervals by a bootstrap over prompts, the same resamples for all variants and controls."
+        "intervals by a bootstrap over prompts, the same resamples for all variants and controls of a corpus; another seed of training "
+        "would move ranks too."
     )
     if any(facts[variant]["diverged"] for variant in ranking["shown"]):
         caption += " †: diverged in a control, where its rank is the one after the last."
