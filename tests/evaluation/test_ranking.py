@@ -99,13 +99,14 @@ def test_replicates_are_the_measures_of_repeated_images(corpus, control, record)
 
 
 def test_resamples_depend_on_seed_and_prompts_alone_and_stay_within_tasks():
-    """Would catch a generator shared over tasks, with which an absent task changes the others' draws,
-    and so the pairing of runs."""
+    """Would catch a generator shared over tasks, with which an absent task changes the others' draws and so
+    the pairing of runs; and one seeded alike for all, which would draw tasks of equal size alike."""
     weights = resamples_of_prompts([6, 0, 8], 1, 50)
     assert weights.shape == (50, 14) and (weights[:, :6].sum(1) == 6).all() and (weights[:, 6:].sum(1) == 8).all()
     np.testing.assert_array_equal(weights, resamples_of_prompts([6, 0, 8], 1, 50))
     np.testing.assert_array_equal(weights[:, 6:], resamples_of_prompts([3, 5, 8], 1, 50)[:, 8:])
     assert (weights != resamples_of_prompts([6, 0, 8], 2, 50)).any()
+    assert (resamples_of_prompts([8, 8], 1, 50)[:, :8] != resamples_of_prompts([8, 8], 1, 50)[:, 8:]).any()
     assert weights.mean() == pytest.approx(1.0) and weights.var() > 0.5
 
 

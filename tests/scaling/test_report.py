@@ -36,6 +36,7 @@ def test_everything_is_written(report):
     pictures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")}
     assert names == {"index.html", "report.json"} | pictures
     assert json.loads((out / "report.json").read_text()) == numbers
+    assert numbers["ranking"] is None and "Ranking" not in (out / "index.html").read_text()  # nothing was ranked
 
 
 def test_the_results_folder_alone_gives_the_same_bytes(report, study, tmp_path):

@@ -30,7 +30,7 @@ class Control:
     weights: str
     sampler: str
     evaluation_seed: int
-    seed: int  # of training, where a variant has several; else 0
+    seed: int | None  # of training, where a variant has several
 
     @property
     def steps(self) -> int | None:
@@ -46,7 +46,8 @@ class Control:
 
     @property
     def name(self) -> str:
-        return f"{self.corpus}, {self.weights}, {self.sampler}"
+        seeds = {"evaluation seed": self.evaluation_seed or None, "seed": self.seed}
+        return f"{self.corpus}, {self.weights}, {self.sampler}" + "".join(f", {what} {n}" for what, n in seeds.items() if n is not None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,12 +102,17 @@ def measures_of(results: Results) -> Measures | None:
         return None
     repeated = pd.DataFrame({"variant": runs["run"].map(names), "corpus": runs["train_corpus"]}).duplicated().any()
     # One run of each variant has whatever seed it has; several are told apart by it.
-    seeds = dict(zip(runs["run"], runs["seed"].fillna(0).astype(int) if repeated else [0] * len(runs), strict=True))
-    long = long.assign(variant=long["run"].map(names), seed=long["run"].map(seeds))
-    rows = _paired(long, results.replicates)
+    seeds = dict(zip(runs["run"], runs["seed"].fillna(0).astype(int).tolist() if repeated else [None] * len(runs), strict=True))
+    rows = _paired(long, names, seeds, results.replicates)
     controls = tuple(sorted({_control(row) for row in rows}))
     variants = tuple(sorted(set(names.values()), key=_by_family_and_numbers))
-    shape, resamples = (len(controls), len(variants)), max(len(row["replicates"][ALIGNMENT]) for row in rows)
+    lengths = {len(values) for row in rows for values in row["replicates"].values()}
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"the ranking records have {' and '.join(map(str, sorted(lengths)))} resamples of prompts; "
+            "evaluate the runs again with one version of rfjax"
+        )
+    shape, resamples = (len(controls), len(variants)), lengths.pop()
 
     present, truth = np.zeros(shape, bool), np.full(len(controls), np.nan)
     values = {metric: np.full(shape, np.nan) for metric in (ALIGNMENT, DISTANCE)}
@@ -158,12 +164,12 @@ def _names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
     return dict(zip(runs["run"], names, strict=True)), "point"
 
 
-def _paired(long: pd.DataFrame, replicates: pd.DataFrame) -> list[dict]:
+def _paired(long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame) -> list[dict]:
     """One row per variant and control: both measures and their replicates, checked to go together."""
     key = ["run", "step", "weights", "corpus", "sampler", "evaluation_seed"]
     kept = {tuple(row[name] for name in [*key, "metric"]): row for row in replicates.to_dict("records")}
     rows, alike, records = [], {}, {}
-    for row in long[[*key, "metric", "variant", "seed", "n", "value", "low", "high"]].to_dict("records"):
+    for row in long[[*key, "metric", "n", "value", "low", "high"]].to_dict("records"):
         records.setdefault(tuple(row[name] for name in key), {})[row["metric"]] = row
     for place, own in records.items():
         found = {metric: kept.get((*place, metric)) for metric in (ALIGNMENT, DISTANCE)}
@@ -173,25 +179,24 @@ def _paired(long: pd.DataFrame, replicates: pd.DataFrame) -> list[dict]:
                 "delete it and evaluate the run again"
             )
         row = dict(zip(key, place, strict=True)) | {
-            "variant": own[DISTANCE]["variant"], "seed": own[DISTANCE]["seed"], "n": int(own[DISTANCE]["n"]),
+            "variant": names[place[0]], "seed": seeds[place[0]], "n": int(own[DISTANCE]["n"]),
             "value": {metric: own[metric]["value"] for metric in own},
             "ends": {metric: (own[metric]["low"], own[metric]["high"]) for metric in own},
             "replicates": {metric: np.array(found[metric]["replicates"].split(), float) for metric in found},
         }  # fmt: skip
         facts = tuple(found[DISTANCE][name] for name in ("feature_map", "reference_sha1", "prompts_sha1"))
-        facts += (len(row["replicates"][DISTANCE]),)
         first, theirs = alike.setdefault(_control(row), (place[0], facts))
         if theirs != facts:
             raise ConfigError(
                 f"runs {first!r} and {place[0]!r} cannot be ranked together under {_control(row).name}: they differ in features, "
-                "reference images, prompts or the number of resamples; evaluate them again with one version of rfjax and one corpus"
+                "reference images or prompts; evaluate them again with one version of rfjax and one corpus"
             )
         rows.append(row)
     return rows
 
 
 def _control(row) -> Control:
-    return Control(row["corpus"], row["weights"], row["sampler"], int(row["evaluation_seed"]), int(row["seed"]))
+    return Control(row["corpus"], row["weights"], row["sampler"], int(row["evaluation_seed"]), row["seed"])
 
 
 def _by_family_and_numbers(name: str) -> tuple:

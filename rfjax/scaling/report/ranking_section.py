@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rfjax.scaling.ranking.summary import rank_of
-from rfjax.scaling.report.formats import NONE, interval, p_value, percent, text
+from rfjax.scaling.report.formats import NONE, interval, p_value, text
+
+NAMED = 5  # controls or variants before they are only counted
 
 
 def ranking_section(numbers, drawn, sheets, captions):
@@ -32,10 +34,7 @@ def ranking_section(numbers, drawn, sheets, captions):
             )
         )
     parts.append(_paper_table(ranking, captions))
-    remarks = [text(note) + "." for note in ranking["notes"]] + [
-        f"{text(control)} does not count: no record of {text(', '.join(variants[:6]))}{f' and {len(variants) - 6} more' if len(variants) > 6 else ''}."
-        for control, variants in ranking["missing"].items()
-    ]
+    remarks = [text(line) + "." for line in _gaps(ranking)]
     if remarks:
         parts.append("<ul class=warn>" + "".join(f"<li>{remark}</li>" for remark in remarks) + "</ul>")
     return "".join(parts)
@@ -49,7 +48,7 @@ def ranking_sentence(ranking) -> str:
     best = column["ranks"][0]
     return (
         f"Of {len(column['ranks'])} variants under {len(column['controls'])} controls, <i>{text(best['variant'])}</i> has the best average rank, "
-        f"{interval(best['value'], best['low'], best['high'])}; it comes first in {percent(best['first'], signed=False)} of the resamples of prompts."
+        f"{interval(best['value'], best['low'], best['high'])}; it comes first in {100 * best['first']:.0f} % of the resamples of prompts."
     )
 
 
@@ -71,7 +70,19 @@ def ranking_lines(ranking) -> list[str]:
 
 
 def _gaps(ranking):
-    return list(ranking["notes"]) + [f"{control} does not count: no record of {', '.join(v)}" for control, v in ranking["missing"].items()]
+    """What was not ranked, and the controls that do not count: those that lack the same variants in one line."""
+    alike: dict[tuple, list[str]] = {}
+    for control, variants in ranking["missing"].items():
+        alike.setdefault(tuple(variants), []).append(control)
+    return list(ranking["notes"]) + [
+        f"{_some(controls, '; ')} do{'es'[: 2 * (len(controls) == 1)]} not count: no record of {_some(variants, ', ')}"
+        for variants, controls in alike.items()
+    ]
+
+
+def _some(names, between):
+    shown = between.join(names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
 def _ranks_table(ranking, columns, captions):
@@ -93,7 +104,8 @@ def _ranks_table(ranking, columns, captions):
     caption = (
         "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both GenEval and distance "
         "get rank 1 and are removed, those that are left rank 2, and so on. Of each family the two best of each column. Brackets: 95 % "
-        "intervals by a bootstrap over prompts, the same resamples for all variants and controls."
+        "intervals by a bootstrap over prompts, the same resamples for all variants and controls of a corpus; another seed of training "
+        "would move ranks too."
     )
     if any(facts[variant]["diverged"] for variant in ranking["shown"]):
         caption += " †: diverged in a control, where its rank is the one after the last."

@@ -12,7 +12,7 @@ from rfjax.evaluation.records import record_name, write_record
 from rfjax.scaling import results, table
 from rfjax.scaling.ranking.measures import measures_of
 from rfjax.scaling.ranking.nondominated import nondominated_ranks
-from rfjax.scaling.ranking.ranks import COLUMNS, rank, rank_interval
+from rfjax.scaling.ranking.ranks import COLUMNS, rank, rank_interval, resampled_ranks
 
 # A line of variants, each dominating the next, far apart beside the prompts' scatter.
 ORDER = {"rf/lognorm(0.00,1.00)": 0, "rf/lognorm(0.50,0.60)": 1, "rf": 2, "eps/linear": 3, "edm(-1.20,1.20)": 4}
@@ -43,8 +43,7 @@ def values(column):
 
 
 def test_a_planted_order_is_found_with_certainty(line, tmp_path):
-    """Would catch measures of one run given to another, and replicates that are not moved (they lie 0.7
-    farther away here, for all alike)."""
+    """Would catch measures of one run given to another, and samplers or weights taken for one control."""
     measures = measures_of(collected(tmp_path, line[1]))
     assert measures.named_by == "formulation" and len(measures.controls) == 24
     assert measures.variants == ("edm(-1.20,1.20)", "eps/linear", "rf", "rf/lognorm(0.00,1.00)", "rf/lognorm(0.50,0.60)")
@@ -56,6 +55,17 @@ def test_a_planted_order_is_found_with_certainty(line, tmp_path):
         assert all(r.low == r.value == r.high for r in one.ranks)
         assert [r.first for r in one.ranks] == [1.0, 0, 0, 0, 0]
     assert not ranking.missing and not measures.diverged
+
+
+def test_replicates_that_lie_farther_away_change_no_order(line, tmp_path):
+    """How much farther resamples lie depends on the variant: on how many directions its images fill. Would
+    catch raw replicates ranked, which would put the best here behind the next two."""
+    own = measures_of(collected(tmp_path, line[1]))
+    own.distance_replicates[:, own.variants.index("rf/lognorm(0.00,1.00)")] += 5.0
+    own.alignment_replicates[:] = own.alignment[..., None]
+    own.alignment_replicates[:, own.variants.index("rf/lognorm(0.00,1.00)")] = 0.5  # so that the distance decides
+    found = resampled_ranks(own, range(24))[:, own.variants.index("rf/lognorm(0.00,1.00)")]
+    assert (found == 1).all()
 
 
 def test_columns_average_over_their_controls_alone(tmp_path):
@@ -80,6 +90,13 @@ def test_variants_alike_have_intervals_that_say_so(tmp_path):
     blurred = {r.variant: r for r in column(rank(own), "all").ranks}
     assert blurred["a"].value == 1.0 and blurred["b"].value == 2.0
     assert blurred["a"].high > 1.1 and blurred["b"].low < 1.9 and 0.5 < blurred["a"].first <= 1
+    # The two corpora made equal are resampled apart all the same: other prompts are other luck.
+    assert [c.corpus for c in own.controls] == ["digits"] * 12 + ["shapes"] * 12
+    for array in (own.distance, own.alignment_replicates, own.distance_replicates):
+        array[12:] = array[:12]
+    found = resampled_ranks(own, range(24))
+    digits, shapes = found[:12], found[12:]
+    assert (digits != shapes).any() and (np.sort(digits) == np.sort(shapes)).all()
     # The same with the run's own scatter taken out: what is left is shared.
     common = own.__class__(**{
         **vars(own), "alignment_replicates": own.alignment_replicates[:, :1] + (own.alignment - own.alignment[:, :1])[..., None],
@@ -171,6 +188,7 @@ def test_of_several_seeds_each_is_a_control(tmp_path):
     measures = measures_of(collected(tmp_path, folders))
     assert measures.variants == ("rf", "v/cos") and len(measures.controls) == 24
     assert values(column(rank(measures), "all")) == {"rf": 1.5, "v/cos": 1.5}
+    assert len({control.name for control in measures.controls}) == 24
 
 
 @pytest.mark.parametrize(
@@ -183,14 +201,23 @@ def test_what_cannot_be_compared_is_refused(line, tmp_path, changes):
         measures_of(collected(tmp_path, list(line[1]) + more))
 
 
+def test_records_of_unlike_numbers_of_resamples_are_refused(line, tmp_path, monkeypatch):
+    monkeypatch.setattr(planted_ranking, "RESAMPLES", 150)
+    more = write_variant(tmp_path, "v/cos", in_line(5))
+    with pytest.raises(ConfigError, match="have 150 and 200 resamples"):
+        measures_of(collected(tmp_path, list(line[1]) + more))
+
+
 def test_of_several_steps_the_last_counts(line, tmp_path):
     root, folders = line
     (early,) = write_variant(tmp_path, "v/cos", in_line(-1), corpora=("shapes",), step=100)
-    (late,) = write_variant(tmp_path, "v/cos", in_line(9), corpora=("shapes",))
+    (late,) = write_variant(tmp_path, "v/cos", in_line(9), corpora=("shapes",), skip={("shapes", "raw", 10, 5.0)})
     assert early == late
     measures = measures_of(collected(tmp_path, [f for f in folders if "shapes" in f.name] + [late]))
     assert measures.notes == ("shapes-v_cos: measured at several steps; the last counts",)
-    assert values(column(rank(measures), "all"))["v/cos"] == 6.0
+    ranking = rank(measures)
+    assert values(column(ranking, "all"))["v/cos"] == 6.0
+    assert list(ranking.missing) == ["shapes, raw, euler-10-cfg5-shift1-10x4"]  # the early record does not fill the gap
 
 
 def test_readers_of_genevals_own_scores_see_none_of_this(line, tmp_path):
