@@ -1,0 +1,110 @@
+"""How much sooner variants are trained together than one after another, in one program of many members.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=2 python analysis/benchmarks/together.py [--members 16] [--out FILE.json]
+
+The first formulations of SD3's list in the small network of configs/formulations.py, on all devices that
+there are. Together: one program, members split over the devices. Alone: each one's own program, its batch
+split over the devices, as `rfjax study` trains a point. Rounds alternate, so that what else the machine
+does falls on both; compilation is measured once, and of three alone. The floor is the time of the
+formula's matrix products at the rate of square ones on the same devices, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from datetime import date
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rfjax.config import load
+from rfjax.data.corpus import load_corpus
+from rfjax.data.loader import batch_of_step
+from rfjax.flow.formulation import PAPER
+from rfjax.models import training_backbone
+from rfjax.scaling.bench.peak import matmul_flops_per_second
+from rfjax.scaling.flops import recompute_flops, training_flops
+from rfjax.training import hardware
+from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
+from rfjax.training.loss import run_keys
+from rfjax.training.mesh import make_mesh, places_here, put_batch, shardings
+from rfjax.training.optimizer import make_optimizer
+from rfjax.training.program import lower_train_step, state_shapes
+from rfjax.training.state import init_state
+
+CONFIG = Path(__file__).parents[2] / "configs" / "formulations.py"
+COMPILED_ALONE = 3
+
+
+def clocked(call) -> tuple[float, object]:
+    began = time.perf_counter()
+    result = call()
+    jax.block_until_ready(result)
+    return time.perf_counter() - began, result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10, help="of each, a round")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+
+    configs = [load(CONFIG, {"formulation": name}) for name in PAPER[: args.members]]
+    config, corpus = configs[0], load_corpus(configs[0].data, configs[0].seed)
+    backbone, size = training_backbone(config, corpus.shapes), config.train.batch_size
+    batch = batch_of_step(corpus, 0, batch_size=size)
+    make_state = jax.jit(lambda key: init_state(backbone.init, make_optimizer(config.train), key))
+    first = make_state(run_keys(config.seed)[0])
+
+    mesh = cohort_mesh()
+    states, whole = stack([first] * args.members, mesh), jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    program = make_cohort_step(configs, backbone.apply, corpus.shapes.encoders, mesh, state_shapes(config, backbone).params)
+    compile_together, program = clocked(lambda: program.lower(states, whole, np.int32(0)).compile())
+
+    alone_mesh = make_mesh(config.mesh)
+    put = put_batch(alone_mesh, size, places_here(alone_mesh, size), batch)
+    compiled = [clocked(lambda c=c: lower_train_step(c, corpus, backbone, alone_mesh).compile()) for c in configs[:COMPILED_ALONE]]
+    compile_alone = statistics.median(seconds for seconds, _ in compiled)
+    step, alone = compiled[0][1], jax.device_put(first, shardings(alone_mesh, first))
+
+    def together():
+        nonlocal states
+        for number in range(args.steps):
+            states, metrics = program(states, whole, np.int32(number))
+        return metrics
+
+    def one():
+        nonlocal alone
+        for _ in range(args.steps):
+            alone, metrics = step(alone, put)
+        return metrics
+
+    together(), one()
+    rounds = [(clocked(together)[0] / args.steps / args.members, clocked(one)[0] / args.steps) for _ in range(args.rounds)]
+    per_member, per_run = (statistics.median(times) for times in zip(*rounds))
+    steps = config.train.steps
+    total = [compile_together + steps * args.members * per_member, args.members * (compile_alone + steps * per_run)]
+    flops = size * (training_flops(config.model, corpus.shapes) + recompute_flops(config.model, corpus.shapes, config.train.remat))
+    peak = matmul_flops_per_second(jax.devices(), config.train.compute_dtype)["flops_per_second"]
+    record = {
+        "date": date.today().isoformat(), "jax": jax.__version__, "hardware": hardware.describe(jax.devices()),
+        "members": args.members, "batch_size": size, "steps_a_round": args.steps, "rounds": rounds,
+        "seconds_a_step_and_member": {"together": per_member, "alone": per_run, "alone_over_together": per_run / per_member},
+        "compile_seconds": {"together": compile_together, "one_alone": compile_alone},
+        f"seconds_of_{steps}_steps_of_all": {"together": total[0], "alone": total[1], "alone_over_together": total[1] / total[0]},
+        "floor_seconds_a_step_and_member": flops / peak,
+        "together_over_floor": per_member / (flops / peak),
+    }  # fmt: skip
+    print(json.dumps(record, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
