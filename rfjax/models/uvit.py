@@ -23,7 +23,7 @@ from rfjax.models.layers import NORM_EPSILON, Linear, check_patches, condition_v
 from rfjax.models.stack import single
 
 BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up (as in scaling/flops.py)
-LARGEST_GROUPS = 32  # of a group norm
+GROUPS, SMALLEST_GROUP = 32, 4  # of a group norm: how many, and the channels that each has at least
 ZEROS = nn.initializers.zeros
 
 
@@ -58,7 +58,8 @@ class GroupNorm(nn.Module):
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, (self.channels,))
         bias = self.param("bias", ZEROS, (self.channels,))
-        groups = math.gcd(LARGEST_GROUPS, self.channels)
+        # Groups of one channel would take away what the convolution's bias and the modulation say.
+        groups = math.gcd(GROUPS, max(1, self.channels // SMALLEST_GROUP), self.channels)
         y = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, -1)
         y = y - jnp.mean(y, axis=(1, 2, 4), keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=(1, 2, 4), keepdims=True) + NORM_EPSILON)
