@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from rfjax.errors import ConfigError
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "model.backbone": ("mmdit",),
+    "model.backbone": ("mmdit", "dit", "dit_class", "crossdit", "uvit"),
     "model.weight_sets": (2, 3),
     "model.positions": ("formula", "stored"),
     "data.corpus": ("shapes", "digits", "random"),
@@ -80,6 +80,14 @@ UNIT_RANGES = ("train.condition_dropout", "train.decay_fraction", "train.final_l
 HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
 SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed", "evaluation.ranking.seed")
 
+# (field, the value that leaves it unset, the backbones that have it): the others would not read it
+BACKBONES_OWN: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+    ("model.weight_sets", 2, ("mmdit",)),
+    ("model.dual_attention_blocks", 0, ("mmdit",)),
+    ("model.first_text_tokens", 77, ("mmdit",)),
+    ("model.positions", "formula", ("mmdit",)),
+)
+
 
 def check(config, flat: Mapping[str, object]) -> None:
     """Raises `ConfigError` naming the first field out of its limits; `flat` is `config` by dotted key."""
@@ -118,6 +126,22 @@ def check(config, flat: Mapping[str, object]) -> None:
         )
     if model.width % 4:
         raise ConfigError(f"the hidden size {model.width} is not divisible by 4, which the 2-D position embedding needs")
+    for key, unset, backbones in BACKBONES_OWN:
+        if model.backbone not in backbones and flat[key] != unset:
+            raise ConfigError(
+                f"config.{key} is {flat[key]}, which config.model.backbone={model.backbone} does not have; leave it at "
+                f"{unset}, or use the backbone {' or '.join(backbones)}"
+            )
+    if model.backbone == "uvit" and (model.patch_size < 2 or model.patch_size & (model.patch_size - 1)):
+        raise ConfigError(
+            f"config.model.patch_size is {model.patch_size}; config.model.backbone=uvit halves the resolution level by "
+            "level down to it, so it must be a power of two, at least 2"
+        )
+    if model.backbone == "uvit" and model.width % model.patch_size:
+        raise ConfigError(
+            f"the hidden size {model.width} is not divisible by config.model.patch_size={model.patch_size}, which "
+            "config.model.backbone=uvit needs: its channels halve with each level"
+        )
     if data.image_size % model.patch_size:
         raise ConfigError(
             f"config.data.image_size={data.image_size} is not divisible by config.model.patch_size={model.patch_size}"

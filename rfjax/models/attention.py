@@ -26,7 +26,7 @@ class Implementation:
     """One way to compute attention, and where it runs."""
 
     name: str
-    function: Callable  # (queries, keys, values) -> output, all [batch, tokens, heads, head_size]
+    function: Callable  # (queries, keys, values) -> output, all [batch, tokens, heads, head_size]; queries may be fewer or more
     platforms: tuple[str, ...]
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of queries, keys and values
     head_size_multiple: int = 1
@@ -92,8 +92,8 @@ def choose(requested: str, platform: str, *, dtype: str, head_size: int) -> str:
 
 def attention(
     queries: Float[Array, "batch tokens heads head_size"],
-    keys: Float[Array, "batch tokens heads head_size"],
-    values: Float[Array, "batch tokens heads head_size"],
+    keys: Float[Array, "batch attended heads head_size"],
+    values: Float[Array, "batch attended heads head_size"],
     implementation: str = "xla",
 ) -> Float[Array, "batch tokens heads head_size"]:
     """softmax(q k^T / sqrt(head_size)) v, every token attending to every token, by a row of the table.

@@ -30,19 +30,19 @@ def block_sizes(tokens: int) -> tuple[int, int]:
 
 
 @functools.cache
-def _splash_kernel(tokens: int, heads: int, interpret: bool):
+def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash  # a quarter of a second, on TPUs alone
 
-    padded, block = block_sizes(tokens)
+    (rows, block), (columns, block_kv) = block_sizes(tokens), block_sizes(attended)
     sizes = splash.BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=block,
-        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+        block_q=block, block_kv=block_kv, block_kv_compute=block_kv,
+        block_q_dkv=block, block_kv_dkv=block_kv, block_kv_dkv_compute=block_kv,
         use_fused_bwd_kernel=True,  # one kernel for all three gradients: the logits are computed again once
     )  # fmt: skip
 
     def build():
         kernel = splash.make_splash_mha(
-            splash.MultiHeadMask([splash.FullMask((padded, padded))] * heads),
+            splash.MultiHeadMask([splash.FullMask((rows, columns))] * heads),
             block_sizes=sizes,
             head_shards=1,
             q_seq_shards=1,
@@ -60,8 +60,8 @@ def _splash_kernel(tokens: int, heads: int, interpret: bool):
 
 def splash_attention(
     queries: Float[Array, "batch tokens heads head_size"],
-    keys: Float[Array, "batch tokens heads head_size"],
-    values: Float[Array, "batch tokens heads head_size"],
+    keys: Float[Array, "batch attended heads head_size"],
+    values: Float[Array, "batch attended heads head_size"],
     *,
     interpret: bool = False,
 ) -> Float[Array, "batch tokens heads head_size"]:
@@ -74,23 +74,26 @@ def splash_attention(
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
     tokens, heads = queries.shape[1:3]
-    padded, _ = block_sizes(tokens)
 
     def prepared(x):  # [batch, heads, padded tokens, head_size]
-        return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, padded - tokens), (0, 0)))
+        padding = block_sizes(x.shape[1])[0] - x.shape[1]
+        return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, padding), (0, 0)))
 
-    segments = (jnp.arange(padded) >= tokens).astype(jnp.int32)
-    kernel = _splash_kernel(tokens, heads, interpret)
+    def segments(count):
+        return (jnp.arange(block_sizes(count)[0]) >= count).astype(jnp.int32)
+
+    ids = SegmentIds(segments(tokens), segments(keys.shape[1]))
+    kernel = _splash_kernel(tokens, keys.shape[1], heads, interpret)
     scaled = (queries.astype(jnp.float32) * scale(queries)).astype(queries.dtype)
-    run = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=SegmentIds(segments, segments)))
+    run = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=ids))
     output = run(prepared(scaled), prepared(keys), prepared(values))
     return jnp.swapaxes(output[:, :, :tokens], 1, 2).astype(queries.dtype)
 
 
 def cudnn_attention(
     queries: Float[Array, "batch tokens heads head_size"],
-    keys: Float[Array, "batch tokens heads head_size"],
-    values: Float[Array, "batch tokens heads head_size"],
+    keys: Float[Array, "batch attended heads head_size"],
+    values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
     """cuDNN's fused attention, on one device's examples and heads, without padding.
 

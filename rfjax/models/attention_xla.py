@@ -26,8 +26,8 @@ def _logits(queries, keys):
 @jax.custom_vjp
 def xla_attention(
     queries: Float[Array, "batch tokens heads head_size"],
-    keys: Float[Array, "batch tokens heads head_size"],
-    values: Float[Array, "batch tokens heads head_size"],
+    keys: Float[Array, "batch attended heads head_size"],
+    values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
     """softmax(q k^T / sqrt(head_size)) v, every token attending to every token.
 

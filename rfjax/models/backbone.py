@@ -6,13 +6,17 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.models.attention import choose, platform_of
+from rfjax.models.crossdit import CrossDiT
+from rfjax.models.dit import ClassDiT, DiT
 from rfjax.models.mmdit import POSITIONS, MMDiT
+from rfjax.models.uvit import UViT
 
 
 class Backbone(NamedTuple):
@@ -29,11 +33,14 @@ class Backbone(NamedTuple):
     apply: Callable
 
 
-def _mmdit(config, shapes, dtype, remat, unroll, attention):
-    return MMDiT(config, dtype, shapes.context[1], shapes.pooled, remat, unroll, attention)
-
-
-MODULES = {"mmdit": _mmdit}
+# By `config.model.backbone`. All are made alike, and all have their FLOPs in `scaling/flops.py`: PARTS.
+MODULES: dict[str, type[nn.Module]] = {
+    "mmdit": MMDiT,
+    "dit": DiT,
+    "dit_class": ClassDiT,
+    "crossdit": CrossDiT,
+    "uvit": UViT,
+}
 
 
 def make_backbone(
@@ -53,7 +60,8 @@ def make_backbone(
     """
     platform = platform or platform_of(jax.devices()[0])
     attention = choose(attention, platform, dtype=compute_dtype, head_size=config.head_size)
-    module = MODULES[config.backbone](config, shapes, jnp.dtype(compute_dtype), remat, unroll, attention)
+    sizes = shapes.context[1], shapes.pooled
+    module = MODULES[config.backbone](config, jnp.dtype(compute_dtype), *sizes, remat, unroll, attention)
 
     def init(key):
         z = jnp.zeros((1, *shapes.latents))

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rfjax.config import ModelConfig
 from rfjax.errors import ConfigError
 from rfjax.models import sharding
+from rfjax.models.positions import cropped_positions
 
 NORM_EPSILON = 1e-6
 
@@ -108,11 +110,63 @@ class ConditionMLP(nn.Module):
     width: int
     dtype: jnp.dtype
     kernel_init: Callable | None = None
+    activation: Callable = nn.silu
 
     @nn.compact
     def __call__(self, x):
         x = Linear((self.source,), (self.width,), self.dtype, self.kernel_init, name="in")(x)
-        return Linear((self.width,), (self.width,), self.dtype, self.kernel_init, name="out")(nn.silu(x))
+        return Linear((self.width,), (self.width,), self.dtype, self.kernel_init, name="out")(self.activation(x))
+
+
+EMBEDDER_INIT = nn.initializers.normal(0.02)  # DiT's initialiser of the timestep and class embedders
+
+
+def timestep_embedding(t: Float[Array, "batch"], config: ModelConfig, dtype: jnp.dtype) -> Float[Array, "batch hidden"]:
+    """MLP(features of t), as module `time_embed` of the one that calls it."""
+    size = config.time_embedding_size
+    return ConditionMLP(size, config.width, dtype, EMBEDDER_INIT, name="time_embed")(timestep_features(t, size))
+
+
+def condition_vector(
+    t: Float[Array, "batch"],
+    pooled: Float[Array, "batch pooled_size"],
+    config: ModelConfig,
+    dtype: jnp.dtype,
+    pooled_size: int,
+) -> Float[Array, "batch hidden"]:
+    """y = MLP(t) + MLP(pooled text) (SD3 section 4), as modules `time_embed` and `pooled_embed` of the one that
+    calls it. Before the SiLU that modulations start with."""
+    time = timestep_embedding(t, config, dtype)
+    return time + ConditionMLP(pooled_size, config.width, dtype, name="pooled_embed")(pooled)
+
+
+def position_formula(config: ModelConfig, rows: int, columns: int) -> Float[np.ndarray, "tokens hidden"]:
+    """The fixed positions of an image of rows x columns tokens."""
+    return cropped_positions(
+        rows, columns, grid=config.position_grid, tokens=config.position_tokens, span=config.position_span,
+        channels=config.width,
+    )  # fmt: skip
+
+
+def patch_tokens(
+    z: Float[Array, "batch height width channels"],
+    positions: Float[np.ndarray | Array, "tokens hidden"],
+    config: ModelConfig,
+    dtype: jnp.dtype,
+) -> Float[Array, "batch tokens hidden"]:
+    """Embedded patches with their positions added, as module `patch_embed` of the one that calls it."""
+    patches = patchify(z, config.patch_size)
+    image = Linear((patches.shape[-1],), (config.width,), dtype, name="patch_embed")(patches)
+    return image + positions.astype(dtype)
+
+
+def check_patches(height: int, width: int, patch: int) -> None:
+    """Raises `ConfigError` for a side that `patch` does not divide."""
+    if height % patch or width % patch:
+        raise ConfigError(
+            f"latents of {height}x{width} cannot be cut into patches of {patch}x{patch}; both sides must be multiples of "
+            f"config.model.patch_size={patch}"
+        )
 
 
 def patchify(x: Float[Array, "batch height width channels"], patch: int) -> Float[Array, "batch tokens patch_values"]:
@@ -120,12 +174,8 @@ def patchify(x: Float[Array, "batch height width channels"], patch: int) -> Floa
 
     Raises `ConfigError` for a side that `patch` does not divide.
     """
+    check_patches(x.shape[1], x.shape[2], patch)
     b, h, w, c = x.shape
-    if h % patch or w % patch:
-        raise ConfigError(
-            f"latents of {h}x{w} cannot be cut into patches of {patch}x{patch}; both sides must be multiples of "
-            f"config.model.patch_size={patch}"
-        )
     x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, (h // patch) * (w // patch), patch * patch * c)
 

@@ -7,8 +7,6 @@ block is apart: its context streams feed attention and end there.
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,17 +14,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rfjax.config import ModelConfig
 from rfjax.models.attention import attention
-from rfjax.models.layers import ConditionMLP, Linear, RMSNorm, modulate, patchify, timestep_features, unpatchify
-from rfjax.models.positions import centre_crop, cropped_positions
+from rfjax.models.layers import Linear, RMSNorm, condition_vector, modulate, patch_tokens, position_formula, unpatchify
+from rfjax.models.positions import centre_crop
+from rfjax.models.stack import single, stacked
 
 POSITIONS = "positions"  # the one leaf of the parameters that no step changes
-
-# What the backward pass finds saved; the rest of a block is computed again.
-REMAT_POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-    "dots": jax.checkpoint_policies.save_only_these_names("qkv", "attention", "proj", "mlp_in", "mlp_out"),
-}
 
 
 def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
@@ -155,46 +147,26 @@ class MMDiT(nn.Module):
     attention: str = "xla"
 
     def _scan(self, length, streams, **block):
-        kind = JointBlock
-        if self.remat != "none":
-            kind = nn.remat(kind, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        scanned = nn.scan(
-            kind,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=length,
-            unroll=min(self.unroll, length),
-        )
+        scanned = stacked(JointBlock, length, remat=self.remat, unroll=self.unroll)
         return scanned(self.config, self.dtype, streams, self.attention, **block)
 
     def _positions(self, rows, columns):
         """[tokens, width] by the formula, or from a grid that is stored with the weights and stays as it is."""
         c = self.config
         grid = c.position_grid
-        cut = functools.partial(
-            cropped_positions, grid=grid, tokens=c.position_tokens, span=c.position_span, channels=c.width
-        )
         if c.positions == "formula":
-            return cut(rows, columns)
-        stored = self.param(POSITIONS, lambda _: jnp.asarray(cut(grid, grid).reshape(grid, grid, c.width)))
-        return centre_crop(jax.lax.stop_gradient(stored), rows, columns)
+            return position_formula(c, rows, columns)
+        whole = lambda _: jnp.asarray(position_formula(c, grid, grid).reshape(grid, grid, c.width))  # noqa: E731
+        return centre_crop(jax.lax.stop_gradient(self.param(POSITIONS, whole)), rows, columns)
 
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
         height, width, channels = z.shape[1:]
-        patch_values = c.patch_size**2 * channels
-        small = nn.initializers.normal(0.02)  # DiT's initialiser of the timestep embedder
-
-        image = Linear((patch_values,), (c.width,), dtype, name="patch_embed")(patchify(z, c.patch_size))
-        image = image + self._positions(height // c.patch_size, width // c.patch_size).astype(dtype)
+        positions = self._positions(height // c.patch_size, width // c.patch_size)
+        image = patch_tokens(z, positions, c, dtype)
         text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
-
-        features = timestep_features(t, c.time_embedding_size)
-        condition = ConditionMLP(c.time_embedding_size, c.width, dtype, small, name="time_embed")(features)
-        condition = condition + ConditionMLP(self.pooled_size, c.width, dtype, name="pooled_embed")(pooled)
-        condition = nn.silu(condition)  # every modulation starts with it
+        condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))  # every modulation starts with the SiLU
 
         slices = text_streams(c, context.shape[1])
         carry = {name: text[:, part] for name, part in slices.items()} | {"image": image}
@@ -204,7 +176,7 @@ class MMDiT(nn.Module):
             carry, _ = self._scan(c.dual_attention_blocks, names, dual=True, name="dual_blocks")(carry, condition)
         if plain:
             carry, _ = self._scan(plain, names, name="blocks")(carry, condition)
-        last = nn.remat(JointBlock, policy=REMAT_POLICIES[self.remat]) if self.remat != "none" else JointBlock
+        last = single(JointBlock, remat=self.remat)
         carry, _ = last(c, dtype, names, self.attention, final=True, name="last_block")(carry, condition)
-        out = FinalLayer(c, dtype, patch_values, name="final")(carry["image"], condition)
+        out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(carry["image"], condition)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)

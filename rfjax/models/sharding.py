@@ -30,14 +30,20 @@ DIMENSION_AXIS = {"hidden": "fsdp", "heads": "tensor", "mlp": "tensor"}
 # scan takes one layer's weights at a time. What no row matches (biases, norms) is replicated.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"/qkv2?/kernel$", ("hidden", None, "heads", None)),
-    (r"/proj2?/kernel$", ("heads", None, "hidden")),
+    (r"/(cross_)?proj2?/kernel$", ("heads", None, "hidden")),
+    (r"/cross_q/kernel$", ("hidden", "heads", None)),
+    (r"/cross_kv/kernel$", ("hidden", None, "heads", None)),
     (r"/mlp_in/kernel$", ("hidden", "mlp")),
     (r"/mlp_out/kernel$", ("mlp", "hidden")),
     (r"/modulation/kernel$", ("hidden", None, None)),
-    (r"(patch|context)_embed/kernel$", (None, "hidden")),
-    (r"(time|pooled)_embed/in/kernel$", (None, "hidden")),
-    (r"(time|pooled)_embed/out/kernel$", ("hidden", None)),
+    (r"(patch|context|class)_embed/kernel$", (None, "hidden")),
+    (r"(time|pooled|context)_embed/in/kernel$", (None, "hidden")),
+    (r"(time|pooled|context)_embed/out/kernel$", ("hidden", None)),
     (r"final/linear/kernel$", ("hidden", None)),
+    # convolutional levels, whose `hidden` is a fraction of the transformer's
+    (r"/stem/kernel$", (None, None, None, "hidden")),
+    (r"/(conv_in|conv_out|head)/kernel$", (None, None, "hidden", None)),
+    (r"/(down|up)\d+_linear/kernel$", ("hidden", None)),
 )
 
 
@@ -131,3 +137,14 @@ def product(
     x = by_example(x, names[:inputs])
     y = by_example(jax.lax.dot_general(x, gathered(kernel, names), (axes, ((), ()))), names[inputs:])
     return y.reshape(*y.shape[: x.ndim - inputs], *target)
+
+
+def convolution(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "rows columns channels targets"],
+    names: tuple[str | None, ...],
+) -> Float[Array, "batch height width targets"]:
+    """`x` convolved with a parameter's `kernel`, zeros around the edges. `tensor` does not split it."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(by_example(x, ()), gathered(kernel, names), (1, 1), "SAME", dimension_numbers=layout)
+    return by_example(y, ())

@@ -14,6 +14,8 @@ from random_runs import SD3_DATA, SD3_MODEL, make_config, make_run
 from safetensors.numpy import load_file, save_file
 
 from rfjax.cli import main
+from rfjax.config import Config, apply_overrides
+from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.interop.expressible import check
@@ -200,6 +202,16 @@ def test_what_is_no_rectified_flow_is_refused_by_name(name):
     check("plain", config, shapes)
     for rectified in ("rf", "rf/mode(1.29)", "rf/cosmap"):
         check("diffusers", make_config(SD3_MODEL, SD3_DATA, formulation=rectified), shapes)
+
+
+@pytest.mark.parametrize("layout", ("plain", "diffusers", "sd3"))
+@pytest.mark.parametrize("name", ("dit", "dit_class", "crossdit", "uvit"))
+def test_backbones_without_a_pytorch_module_are_refused_by_name(layout, name):
+    """Catches a folder of tensors that no module beside it reads."""
+    config = apply_overrides(Config(), {"model.backbone": name})
+    shapes = BatchShapes(latents=(16, 16, 16), context=(4, 8), pooled=8, encoders=())
+    with pytest.raises(ConfigError, match=f"config.model.backbone is {name}, and the {layout} layout needs mmdit"):
+        check(layout, config, shapes)
 
 
 def test_the_command_says_it_in_one_line(tmp_path, capsys):

@@ -92,6 +92,22 @@ def test_huge_logits_stay_finite(name):
     check_finite(HERE[name], jnp.float32)
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_queries_and_keys_may_differ_in_number(name):
+    """Attention across: 150 tokens attend to 40 and 40 to 150, each padded on its own for splash. Catches a
+    segment or a block of the other's size, and gradients of keys summed over too few queries."""
+    function = HERE[name]
+    for ours, theirs in ((150, 40), (40, 150)):
+        q, _, _, weight = arrays(tokens=ours)
+        _, k, v, _ = arrays(tokens=theirs)
+        with jax.default_matmul_precision("highest"):
+            np.testing.assert_allclose(jax.jit(function)(q, k, v), plain(q, k, v), atol=1e-5)
+            _, got = value_and_gradients(function, (q, k, v), weight)
+            _, want = value_and_gradients(plain, (q, k, v), weight)
+        for a, b in zip(got, want):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
 def test_several_blocks_equal_plain_attention(monkeypatch):
     """More tokens than a block holds: catches a gradient summed over one block alone."""
     from rfjax.models import attention_kernels

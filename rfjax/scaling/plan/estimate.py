@@ -25,7 +25,7 @@ from rfjax.scaling.plan.roofline import Collective, Roofline, roofline
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.program import state_shapes
 
-UNSPLIT = ("embeddings", "modulation", "final")  # parts of the network that `tensor` does not split
+UNSPLIT = ("embeddings", "modulation", "final", "conv_in", "conv_out", "levels")  # parts of the network that `tensor` does not split
 
 # Arrays of [tokens, hidden] that each block keeps for the backward pass, by `train.remat`.
 KEPT = {"full": 1, "attention": 2, "dots": 11, "none": 26}
@@ -88,7 +88,7 @@ def estimate(config: Config, target: Target) -> Estimate:
     parts = PARTS[model.backbone](model, shapes)
     whole = training_flops(model, shapes) + recompute_flops(model, shapes, train.remat)
     recomputed = RECOMPUTED[train.remat]
-    unsplit = sum(parts[name] * (3 + recomputed.count(name)) for name in UNSPLIT)
+    unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
     flops = examples * ((whole - unsplit) / tensor + unsplit)
 
     height, across, _ = shapes.latents

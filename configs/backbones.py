@@ -1,0 +1,58 @@
+"""MM-DiT against DiT, CrossDiT and U-ViT (SD3 section 5.2.3), everything else fixed; small enough for a CPU.
+
+The paper does not say what was held equal, so each contender runs twice: with the reference's
+parameters and with its FLOPs. `mmdit` is the reference, of 4 heads in two blocks; the others keep depth and
+heads, and their hidden size is the nearest that `rfjax.scaling.matching` finds (the tables below are
+its answers; docs/backbones.md has the mismatches). `dit_class` sees the pooled text alone.
+Training and evaluation are those of `shapes`, which is read from beside this file.
+"""
+
+from pathlib import Path
+
+from rfjax.config import load_file
+
+shapes = load_file(Path(__file__).with_name("shapes.py"))
+
+REFERENCE = {"model.depth": 2, "model.hidden": 128, "model.head_size": 32}
+HEADS = 4
+CONTENDERS = {
+    "mmdit3": {"model.weight_sets": 3, "model.first_text_tokens": 8},  # of 16
+    "dit": {"model.backbone": "dit"},
+    "dit_class": {"model.backbone": "dit_class"},
+    "crossdit": {"model.backbone": "crossdit"},
+    "uvit": {"model.backbone": "uvit"},
+}
+CORPORA = {  # side of a scene, and that in tokens
+    "shapes": {"data.image_size": 16, "model.position_tokens": 4, "model.position_span": 4.0, "model.position_grid": 16},
+    "digits": {"data.image_size": 20, "model.position_tokens": 5, "model.position_span": 5.0, "model.position_grid": 15},
+}
+PARAMETERS = {"mmdit3": 112, "dit": 160, "dit_class": 164, "crossdit": 156, "uvit": 124}
+HIDDEN = {
+    "shapes": {
+        "parameters": PARAMETERS,
+        "flops": {"mmdit3": 128, "dit": 128, "dit_class": 168, "crossdit": 140, "uvit": 64},
+    },
+    "digits": {
+        "parameters": PARAMETERS,
+        "flops": {"mmdit3": 128, "dit": 128, "dit_class": 156, "crossdit": 136, "uvit": 60},
+    },
+}
+
+
+def get_config():
+    config = shapes.get_config()
+    config.name = "backbones"
+    config.model.update({"depth": 2, "hidden": 128, "head_size": 32})
+    return config
+
+
+def points():
+    made = {}
+    for corpus, sides in CORPORA.items():
+        common = {"data.corpus": corpus, **sides, **REFERENCE}
+        made[f"{corpus}-mmdit"] = common
+        for by, sizes in HIDDEN[corpus].items():
+            for name, hidden in sizes.items():
+                heads = {"model.hidden": hidden, "model.head_size": hidden // HEADS}
+                made[f"{corpus}-{name}-{by}"] = common | CONTENDERS[name] | heads
+    return made

@@ -1,0 +1,115 @@
+"""CrossDiT: image tokens attend to themselves and, across, to the text (PixArt-alpha, Chen et al. 2023).
+
+SD3 (section 5.2.3) names it and gives no details; this is PixArt's block, with one addition: the
+pooled text is embedded and added to the embedded time, as in MM-DiT, so that all backbones
+are told the same. Without it (its embedder's output zero) the network is PixArt's.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from rfjax.config import ModelConfig
+from rfjax.models.attention import attention
+from rfjax.models.layers import (
+    EMBEDDER_INIT,
+    ConditionMLP,
+    Linear,
+    RMSNorm,
+    condition_vector,
+    modulate,
+    patch_tokens,
+    position_formula,
+    unpatchify,
+)
+from rfjax.models.stack import stacked
+
+ZEROS = nn.initializers.zeros
+gelu = functools.partial(nn.gelu, approximate=True)
+
+
+def _table(module, rows, width):
+    """A learnt [rows, width] that is added to what all blocks share: adaLN-single's part of a block."""
+    return module.param("modulation_table", nn.initializers.normal(1 / math.sqrt(width)), (rows, width))
+
+
+class CrossBlock(nn.Module):
+    """Self-attention, attention to the text, MLP; called as (image tokens, (shared modulation, text)) for the scan.
+
+    The attention to the text is neither normalised nor modulated nor gated, as in PixArt's code.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    attention: str
+
+    @nn.compact
+    def __call__(self, x, given):
+        shared, text = given  # [batch, 6, width], [batch, text_tokens, width]
+        c, dtype = self.config, self.dtype
+        width, heads, size, mlp = c.width, c.heads, c.head_size, int(c.mlp_ratio * c.width)
+        chunks = jnp.moveaxis(shared + _table(self, 6, width).astype(dtype), 1, 0)
+
+        def normed(queries, keys, prefix=""):
+            if not c.qk_norm:
+                return queries, keys
+            return RMSNorm(size, name=f"{prefix}query_norm")(queries), RMSNorm(size, name=f"{prefix}key_norm")(keys)
+
+        qkv = Linear((width,), (3, heads, size), dtype, name="qkv")(modulate(x, chunks[0], chunks[1]))
+        q, k, v = jnp.moveaxis(checkpoint_name(qkv, "qkv"), 2, 0)
+        attended = attention(*normed(q, k), v, self.attention)
+        attended = checkpoint_name(Linear((heads, size), (width,), dtype, name="proj")(attended), "proj")
+        x = x + chunks[2][:, None] * attended
+
+        q = checkpoint_name(Linear((width,), (heads, size), dtype, name="cross_q")(x), "qkv")
+        kv = checkpoint_name(Linear((width,), (2, heads, size), dtype, name="cross_kv")(text), "qkv")
+        k, v = jnp.moveaxis(kv, 2, 0)
+        crossed = attention(*normed(q, k, "cross_"), v, self.attention)
+        x = x + checkpoint_name(Linear((heads, size), (width,), dtype, ZEROS, name="cross_proj")(crossed), "proj")
+
+        hidden = Linear((width,), (mlp,), dtype, name="mlp_in")(modulate(x, chunks[3], chunks[4]))
+        out = Linear((mlp,), (width,), dtype, name="mlp_out")(gelu(checkpoint_name(hidden, "mlp_in")))
+        return x + chunks[5][:, None] * checkpoint_name(out, "mlp_out"), None
+
+
+class CrossFinal(nn.Module):
+    """The last norm is modulated by the embedded time itself plus a table: no linear map."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    patch_values: int
+
+    @nn.compact
+    def __call__(self, x, embedded):
+        width = self.config.width
+        shift, scale = jnp.moveaxis(embedded[:, None] + _table(self, 2, width).astype(self.dtype), 1, 0)
+        return Linear((width,), (self.patch_values,), self.dtype, ZEROS, name="linear")(modulate(x, shift, scale))
+
+
+class CrossDiT(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+    context_size: int
+    pooled_size: int
+    remat: str = "none"
+    unroll: int = 1  # blocks per iteration of the scan
+    attention: str = "xla"
+
+    @nn.compact
+    def __call__(self, z, t, context, pooled):
+        c, dtype = self.config, self.dtype
+        height, width, channels = z.shape[1:]
+        image = patch_tokens(z, position_formula(c, height // c.patch_size, width // c.patch_size), c, dtype)
+        text = ConditionMLP(self.context_size, c.width, dtype, EMBEDDER_INIT, gelu, name="context_embed")(context)
+        embedded = condition_vector(t, pooled, c, dtype, self.pooled_size)
+        # adaLN-single: computed once, not in each block
+        shared = Linear((c.width,), (6, c.width), dtype, EMBEDDER_INIT, name="modulation")(nn.silu(embedded))
+        blocks = stacked(CrossBlock, c.depth, remat=self.remat, unroll=self.unroll)
+        image, _ = blocks(c, dtype, self.attention, name="blocks")(image, (shared, text))
+        out = CrossFinal(c, dtype, c.patch_size**2 * channels, name="final")(image, embedded)
+        return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)

@@ -1,0 +1,121 @@
+"""DiT (Peebles and Xie 2023), of two kinds.
+
+`dit` is the SD3 paper's (section 5.2.3): text and image tokens are one sequence, every token goes
+through the same weights, and time and pooled text modulate all of them: an MM-DiT whose streams
+share their weights. `dit_class` is the original: image tokens alone, modulated by time and class.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rfjax.config import ModelConfig
+from rfjax.models.attention import attention
+from rfjax.models.layers import (
+    EMBEDDER_INIT,
+    Linear,
+    condition_vector,
+    patch_tokens,
+    position_formula,
+    timestep_embedding,
+    unpatchify,
+)
+from rfjax.models.mmdit import FinalLayer, StreamBlock
+from rfjax.models.stack import single, stacked
+
+
+class SharedBlock(nn.Module):
+    """A block of one weight set for all tokens; called as (tokens, condition) for the scan.
+
+    The first `ended` tokens are attended to, and end here: the text in the last block, whose own
+    output nothing reads.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    attention: str
+    ended: int = 0
+
+    @nn.compact
+    def __call__(self, tokens, condition):
+        block = StreamBlock(self.config, self.dtype, dual=False, final=False, attention=self.attention, name="tokens")
+        chunks = block.modulations(condition)
+        attended = attention(*block.attend_inputs(tokens, chunks), self.attention)
+        return block.finish(tokens[:, self.ended :], attended[:, self.ended :], chunks), None
+
+
+def shared_blocks(
+    image: Float[Array, "batch image_tokens width"],
+    text: Float[Array, "batch text_tokens width"],
+    condition: Float[Array, "batch width"],
+    config: ModelConfig,
+    dtype: jnp.dtype,
+    *,
+    remat: str,
+    unroll: int,
+    attention: str,
+) -> Float[Array, "batch image_tokens width"]:
+    """`config.depth` shared blocks over [text, image], as modules `blocks` and `last_block` of the one that calls it."""
+    tokens = jnp.concatenate([text, image], axis=1)
+    if config.depth > 1:
+        stack = stacked(SharedBlock, config.depth - 1, remat=remat, unroll=unroll)
+        tokens, _ = stack(config, dtype, attention, name="blocks")(tokens, condition)
+    last = single(SharedBlock, remat=remat)(config, dtype, attention, ended=text.shape[1], name="last_block")
+    return last(tokens, condition)[0]
+
+
+class DiT(nn.Module):
+    """Text and image tokens through one weight set."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    context_size: int
+    pooled_size: int
+    remat: str = "none"
+    unroll: int = 1  # blocks per iteration of the scan
+    attention: str = "xla"
+
+    @nn.compact
+    def __call__(self, z, t, context, pooled):
+        c, dtype = self.config, self.dtype
+        height, width, channels = z.shape[1:]
+        image = patch_tokens(z, position_formula(c, height // c.patch_size, width // c.patch_size), c, dtype)
+        text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
+        condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))
+        image = shared_blocks(
+            image, text, condition, c, dtype, remat=self.remat, unroll=self.unroll, attention=self.attention
+        )
+        out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(image, condition)
+        return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
+
+
+class ClassDiT(nn.Module):
+    """The original DiT: `pooled` is the class, `context` is not read.
+
+    A batch has no class, so the embedding table is a linear map of `pooled`. Its bias is the null
+    class's embedding, and row c plus the bias is that of class c: a one-hot `pooled` looks a class up,
+    zeros give the null class, as condition dropout does. Any other vector is embedded linearly.
+    The learnt variance is left out: the network returns its prediction alone.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    context_size: int
+    pooled_size: int
+    remat: str = "none"
+    unroll: int = 1
+    attention: str = "xla"
+
+    @nn.compact
+    def __call__(self, z, t, context, pooled):
+        c, dtype = self.config, self.dtype
+        height, width, channels = z.shape[1:]
+        image = patch_tokens(z, position_formula(c, height // c.patch_size, width // c.patch_size), c, dtype)
+        classes = Linear((self.pooled_size,), (c.width,), dtype, EMBEDDER_INIT, name="class_embed")(pooled)
+        condition = nn.silu(timestep_embedding(t, c, dtype) + classes)
+        blocks = stacked(SharedBlock, c.depth, remat=self.remat, unroll=self.unroll)
+        image, _ = blocks(c, dtype, self.attention, name="blocks")(image, condition)
+        out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(image, condition)
+        return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)

@@ -1,0 +1,43 @@
+"""Published sizes of networks, as tables. No JAX here: a config file may read them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rfjax.config import ModelConfig
+from rfjax.data.batch import BatchShapes
+
+
+class Size(NamedTuple):
+    depth: int
+    hidden: int
+    heads: int
+
+
+# Peebles and Xie 2023, table 1. Each comes with patches of 2, 4 and 8: "DiT-XL/2".
+DIT_SIZES: dict[str, Size] = {
+    "S": Size(12, 384, 6),
+    "B": Size(12, 768, 12),
+    "L": Size(24, 1024, 16),
+    "XL": Size(28, 1152, 16),
+}
+DIT_PATCHES = (2, 4, 8)
+
+# What they are trained on: ImageNet's classes, and latents of 256x256 images; no text.
+IMAGENET = BatchShapes(latents=(32, 32, 4), context=(1, 1), pooled=1000, encoders=())
+
+
+def dit_class(name: str) -> ModelConfig:
+    """The original DiT by its published name, such as `XL/2`. Its positions are those of a 32x32 latent.
+
+    Raises `KeyError` for a size or patch that there is none of.
+    """
+    size, patch = name.split("/")
+    depth, hidden, heads = DIT_SIZES[size]
+    if int(patch) not in DIT_PATCHES:
+        raise KeyError(name)
+    tokens = IMAGENET.latents[0] // int(patch)
+    return ModelConfig(
+        backbone="dit_class", depth=depth, hidden=hidden, head_size=hidden // heads, patch_size=int(patch),
+        position_grid=tokens, position_tokens=tokens, position_span=float(tokens),
+    )  # fmt: skip

@@ -1,0 +1,143 @@
+"""U-ViT (Hoogeboom et al. 2023, "simple diffusion"): convolutional levels around a transformer.
+
+Residual blocks and 2x2 pooling take the latent down to the resolution at which the other backbones
+have their tokens, so `patch_size` 2^n means n levels instead of patches; the transformer there is
+`dit`'s, text tokens and all; and the way up mirrors the way down, every residual block
+given the output of its partner. What the sources leave open and what was chosen: docs/backbones.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from rfjax.config import ModelConfig
+from rfjax.models import sharding
+from rfjax.models.dit import shared_blocks
+from rfjax.models.layers import NORM_EPSILON, Linear, check_patches, condition_vector, position_formula
+from rfjax.models.stack import single
+
+BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up (as in scaling/flops.py)
+GROUPS, SMALLEST_GROUP = 32, 4  # of a group norm: how many, and the channels that each has at least
+ZEROS = nn.initializers.zeros
+
+
+def level_channels(config: ModelConfig) -> tuple[int, ...]:
+    """Channels of the levels, the finest first: half of the next coarser one's, which ends in the transformer's width."""
+    levels = int(math.log2(config.patch_size))
+    return tuple(config.width >> (levels - level) for level in range(levels))
+
+
+class Convolution(nn.Module):
+    """3x3, zeros around the edges, as many places out as in."""
+
+    source: int
+    target: int
+    dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (3, 3, self.source, self.target))
+        bias = self.param("bias", ZEROS, (self.target,))
+        names = sharding.dimensions("/".join((*self.path, "kernel")))
+        return sharding.convolution(x.astype(self.dtype), kernel.astype(self.dtype), names) + bias.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Mean 0 and variance 1 over the places and channels of each group, in float32, then scale and bias a channel."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (self.channels,))
+        bias = self.param("bias", ZEROS, (self.channels,))
+        # Groups of one channel would take away what the convolution's bias and the modulation say.
+        groups = math.gcd(GROUPS, max(1, self.channels // SMALLEST_GROUP), self.channels)
+        y = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, -1)
+        y = y - jnp.mean(y, axis=(1, 2, 4), keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=(1, 2, 4), keepdims=True) + NORM_EPSILON)
+        return (y.reshape(x.shape) * scale + bias).astype(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift)), modulated by the condition.
+
+    With a partner's output `skip` its input is (x + skip) / sqrt(2), which keeps the variance.
+    """
+
+    channels: int
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, condition, skip=None):
+        size = self.channels
+        if skip is not None:
+            x = (x + skip) * math.sqrt(0.5)
+        modulation = Linear((self.width,), (2, size), self.dtype, ZEROS, name="modulation")(condition)
+        shift, scale = jnp.moveaxis(modulation, 1, 0)[:, :, None, None]
+        h = Convolution(size, size, self.dtype, name="conv_in")(nn.silu(GroupNorm(size, name="norm_in")(x)))
+        h = checkpoint_name(h, "conv_in")
+        h = GroupNorm(size, name="norm_out")(h) * (1.0 + scale) + shift
+        return x + Convolution(size, size, self.dtype, ZEROS, name="conv_out")(nn.silu(h))
+
+
+def _halved(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch half_height half_width channels"]:
+    """Means of 2x2 places."""
+    b, h, w, c = x.shape
+    return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+
+
+def _doubled(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch twice_height twice_width channels"]:
+    """Every place four times: nearest neighbours."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+class UViT(nn.Module):
+    config: ModelConfig
+    dtype: jnp.dtype
+    context_size: int
+    pooled_size: int
+    remat: str = "none"
+    unroll: int = 1  # transformer blocks per iteration of the scan
+    attention: str = "xla"
+
+    @nn.compact
+    def __call__(self, z, t, context, pooled):
+        c, dtype = self.config, self.dtype
+        batch, height, width, channels = z.shape
+        check_patches(height, width, c.patch_size)
+        rows, columns = height // c.patch_size, width // c.patch_size
+        condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))
+        sizes = (*level_channels(c), c.width)
+        levels = range(len(sizes) - 1)
+        residual = single(ResidualBlock, remat=self.remat)
+
+        x = Convolution(channels, sizes[0], dtype, name="stem")(z)
+        skips = []
+        for level in levels:
+            for block in range(BLOCKS):
+                x = residual(sizes[level], c.width, dtype, name=f"down{level}_{block}")(x, condition)
+                skips.append(x)
+            x = Linear((sizes[level],), (sizes[level + 1],), dtype, name=f"down{level}_linear")(_halved(x))
+
+        image = x.reshape(batch, rows * columns, c.width) + position_formula(c, rows, columns).astype(dtype)
+        text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
+        image = shared_blocks(
+            image, text, condition, c, dtype, remat=self.remat, unroll=self.unroll, attention=self.attention
+        )
+
+        x = image.reshape(batch, rows, columns, c.width)
+        for level in reversed(levels):
+            x = _doubled(Linear((sizes[level + 1],), (sizes[level],), dtype, name=f"up{level}_linear")(x))
+            for block in range(BLOCKS):
+                x = residual(sizes[level], c.width, dtype, name=f"up{level}_{block}")(x, condition, skips.pop())
+        x = nn.silu(GroupNorm(sizes[0], name="final_norm")(x))
+        return Convolution(sizes[0], channels, dtype, ZEROS, name="head")(x).astype(jnp.float32)
