@@ -4,7 +4,8 @@ The paper does not say what was held equal, so each contender runs twice: with t
 parameters and with its FLOPs. `mmdit` is the reference, of 4 heads in two blocks; the others keep depth and
 heads, and their hidden size is the nearest that `rfjax.scaling.matching` finds (the tables below are
 its answers; docs/backbones.md has the mismatches). `dit_class` sees the pooled text alone.
-Training and evaluation are those of `shapes`, which is read from beside this file.
+Training is that of `shapes`, which is read from beside this file; the variants are ranked as the
+formulations are.
 """
 
 from pathlib import Path
@@ -43,6 +44,8 @@ def get_config():
     config = shapes.get_config()
     config.name = "backbones"
     config.model.update({"depth": 2, "hidden": 128, "head_size": 32})
+    config.evaluation.geneval = {"prompts_per_task": 0}
+    config.evaluation.ranking = {"prompts_per_task": 24, "images_per_prompt": 1, "batch_size": 144}
     return config
 
 

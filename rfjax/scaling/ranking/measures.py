@@ -153,14 +153,16 @@ def _last_steps(long):
 
 
 def _names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
-    """Run -> the name of its variant: what differs between the runs, or the point where that does not tell
-    apart two runs of one corpus and seed; and what the names are of."""
+    """Run -> the name of its variant: what differs between the runs, or the point (without its corpus)
+    where that does not tell apart two runs of one corpus and seed; and what the names are of."""
     differing = [name for name in FACTS if runs[name].nunique() > 1] or list(FACTS[:1])
     names = runs[differing].agg(" ".join, axis=1)
     if not pd.concat([names, runs[["train_corpus", "seed"]]], axis=1).duplicated().any():
         return dict(zip(runs["run"], names, strict=True)), " and ".join(differing)
     names = runs["point"].where(runs["point"] != "", runs["run"])
     names = names if names.is_unique else runs["run"]
+    # A study of several corpora names its points corpus-variant.
+    names = [name.removeprefix(f"{corpus}-") for name, corpus in zip(names, runs["train_corpus"], strict=True)]
     return dict(zip(runs["run"], names, strict=True)), "point"
 
 

@@ -167,7 +167,18 @@ def test_variants_are_named_by_what_differs_and_by_the_point_where_that_is_not_e
     for folder in folders:
         (folder / "config.json").write_text(json.dumps({"formulation": "rf", "model": {"backbone": "mmdit"}}))
     measures = measures_of(collected(tmp_path, folders))
-    assert (measures.named_by, measures.variants) == ("point", ("shapes-rf", "shapes-v_cos"))
+    assert (measures.named_by, measures.variants) == ("point", ("rf", "v_cos"))
+
+
+def test_points_of_two_corpora_are_one_variant(tmp_path):
+    """Would catch a study of backbones, whose points are told apart by name alone, ranked as if no variant had
+    both corpora: no control would then have all of them, and there would be no ranks."""
+    folders = write_variant(tmp_path, "rf", in_line(0)) + write_variant(tmp_path, "v/cos", in_line(1))
+    for folder in folders:
+        (folder / "config.json").write_text(json.dumps({"formulation": "rf", "model": {"backbone": "mmdit"}}))
+    measures = measures_of(collected(tmp_path, folders))
+    assert measures.variants == ("rf", "v_cos") and {control.corpus for control in measures.controls} == {"shapes", "digits"}
+    assert values(column(rank(measures), "all")) == {"rf": 1.0, "v_cos": 2.0}
 
 
 def test_of_several_seeds_each_is_a_control(tmp_path):
