@@ -214,23 +214,6 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
     return from_dict(nested)
 
 
-def sampler_setting(text: str) -> tuple[int, float]:
-    """(steps, guidance scale) of one of `config.evaluation.ranking.samplers`, such as 25@5.
-
-    Raises `ConfigError` for text that is none.
-    """
-    steps, _, guidance = text.partition("@")
-    try:
-        setting = int(steps), float(guidance)
-        if setting[0] < 1 or not math.isfinite(setting[1]):
-            raise ValueError
-    except ValueError:
-        raise ConfigError(
-            f"config.evaluation.ranking.samplers has {text!r}; a sampler is steps@guidance scale, as 25@5"
-        ) from None
-    return setting
-
-
 def load_file(path: str | Path) -> types.ModuleType:
     """The config file as a module, with `get_config()` and, for a study, `points()`."""
     path = Path(path)

@@ -89,6 +89,23 @@ BACKBONES_OWN: tuple[tuple[str, object, tuple[str, ...]], ...] = (
 )
 
 
+def sampler_setting(text: str) -> tuple[int, float]:
+    """(steps, guidance scale) of one of `config.evaluation.ranking.samplers`, such as 25@5.
+
+    Raises `ConfigError` for text that is none.
+    """
+    steps, _, guidance = text.partition("@")
+    try:
+        setting = int(steps), float(guidance)
+        if setting[0] < 1 or not math.isfinite(setting[1]):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"config.evaluation.ranking.samplers has {text!r}; a sampler is steps@guidance scale, as 25@5"
+        ) from None
+    return setting
+
+
 def check(config, flat: Mapping[str, object]) -> None:
     """Raises `ConfigError` naming the first field out of its limits; `flat` is `config` by dotted key."""
     for key, allowed in CHOICES.items():
@@ -175,6 +192,9 @@ def check(config, flat: Mapping[str, object]) -> None:
     for key in ("evaluation.weights", "evaluation.geneval.weights", "evaluation.ranking.weights"):
         if not flat[key] or set(flat[key]) - {"ema", "raw"}:
             raise ConfigError(f"config.{key} is {tuple(flat[key])}; it must list ema, raw or both")
+    samplers = config.evaluation.ranking.samplers
+    if not samplers or len(set(map(sampler_setting, samplers))) < len(samplers):
+        raise ConfigError(f"config.evaluation.ranking.samplers is {samplers}; it must name one or more, each once")
     for name in ("geneval", "ranking"):
         scored = getattr(config.evaluation, name)
         unvalidated = set(scored.weights) - set(config.evaluation.weights)

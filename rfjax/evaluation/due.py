@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from rfjax.config import Config, SamplerConfig, sampler_setting
+from rfjax.config import Config, SamplerConfig
 from rfjax.evaluation.paired import grid_name
 from rfjax.evaluation.records import record_key
+from rfjax.limits import sampler_setting
 
 
 @dataclass(frozen=True)

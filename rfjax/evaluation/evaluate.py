@@ -90,7 +90,8 @@ class Evaluator:
                     "that a batch is split over (data x fsdp)"
                 )
             detector_for(self.corpus)
-            other_prompts_of_task(self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
+            if name == "geneval":  # its floor needs other prompts
+                other_prompts_of_task(self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
 
     def missing(self, steps: Sequence[int]) -> list[Evaluation]:
         """The evaluations that are due at these steps and have no record yet."""

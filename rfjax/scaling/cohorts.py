@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,16 +9,15 @@ import jax
 
 from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
-from rfjax.errors import ConfigError, Preempted, RfjaxError
+from rfjax.errors import Preempted, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
 from rfjax.flow.formulation import parse_formulation
 from rfjax.models import training_backbone
 from rfjax.scaling.run import run_facts
-from rfjax.training import distributed
+from rfjax.training import run_folder
 from rfjax.training.cohort import Member, may_join, train_cohort
 from rfjax.training.loop import evaluation_steps
 from rfjax.training.mesh import make_mesh, shardings
-from rfjax.training.run_folder import run_name
 
 
 def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
@@ -38,6 +36,14 @@ def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
     return sorted(parts, key=lambda part: order.index(part[0]))
 
 
+def told(error: Exception, workdir: Path) -> str:
+    """A failure in a line; an unforeseen one leaves its traceback in the folder."""
+    if isinstance(error, RfjaxError):
+        return str(error)
+    run_folder.note_traceback(workdir, error)
+    return f"{type(error).__name__}: {error}"
+
+
 def run_cohort(
     configs: Mapping[str, Config], root: Path, study: str, *, programs: dict, stop: Callable[[], bool]
 ) -> dict[str, str]:
@@ -46,11 +52,6 @@ def run_cohort(
     `programs` are what evaluation compiled for cohorts like this one, and grows. A failed evaluation ends
     its own point. Raises as `train_cohort` does, where all of them are concerned.
     """
-    if distributed.many():
-        raise ConfigError(
-            f"config.train.together is {len(configs)}, and runs that are trained together are one process's; give every "
-            "process points of its own with --point, or set config.train.together=1"
-        )
     shared = next(iter(configs.values()))
     corpus = load_corpus(shared.data, shared.seed)
     backbone, mesh = training_backbone(shared, corpus.shapes), make_mesh(shared.mesh)
@@ -60,7 +61,7 @@ def run_cohort(
         try:
             parse_formulation(config.formulation, config.timestep_shift)
             member = Member(config, workdir, run_facts(config, corpus.shapes, study, id))
-            run = run_name(member.facts, workdir)
+            run = run_folder.run_name(member.facts, workdir)
             evaluators[workdir] = Evaluator(config, workdir, run, corpus, backbone, mesh, programs)
             members.append(member)
         except RfjaxError as error:
@@ -70,16 +71,13 @@ def run_cohort(
         """Measures what is missing; its failure is this member's alone."""
         evaluator = evaluators[member.workdir]
         try:
-            missing = evaluator.missing(steps)
-            placed = params and jax.tree.map(jax.device_put, params(member), shardings(mesh, params(member)))
-            evaluator.measure(missing, placed, stop)
+            if missing := evaluator.missing(steps):
+                own = params and params(member)
+                evaluator.measure(missing, own and jax.tree.map(jax.device_put, own, shardings(mesh, own)), stop)
         except Preempted:
             raise
-        except RfjaxError as error:
-            failures[member.workdir.name] = str(error)
         except Exception as error:
-            (member.workdir / "error.txt").write_text(traceback.format_exc())
-            failures[member.workdir.name] = f"{type(error).__name__}: {error}"
+            failures[member.workdir.name] = told(error, member.workdir)
 
     def on_checkpoint(step, live, weights):
         for member in live:
@@ -87,7 +85,7 @@ def run_cohort(
                 measure(member, [step], weights)
 
     ended = train_cohort(members, corpus=corpus, backbone=backbone, on_checkpoint=on_checkpoint, stop=stop)
-    failures |= {workdir.name: str(error) for workdir, error in ended.items()}
+    failures |= {workdir.name: told(error, workdir) for workdir, error in ended.items()}
     for member in members:
         if member.workdir.name not in failures:
             measure(member, sorted(evaluation_steps(member.config)))

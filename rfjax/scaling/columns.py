@@ -72,7 +72,7 @@ PROGRESS = (
         "flops", "number", "FLOP", "training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward"
     ),
     Column("seconds", "number", "s", "wall time of this evaluation"),
-    Column("train_seconds", "number", "s", "wall time of training up to the checkpoint"),
+    Column("train_seconds", "number", "s", "wall time of training up to the checkpoint; of runs trained together, this one's share"),
 )
 
 # What the run is: the same on each of its rows. Read from run.json; a dot goes into a section.
@@ -111,7 +111,7 @@ OUTCOME = (
     Column("state", "text", "", "`done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file"),
     Column("last_step", "integer", "steps", "the step the status file names"),
     Column("message", "text", "", "what a failed or diverged run said"),
-    Column("train_seconds", "number", "s", "wall time of training, as of the last evaluated checkpoint"),
+    Column("train_seconds", "number", "s", "wall time of training, as of the last evaluated checkpoint; of runs trained together, this one's share"),
     Column("evaluation_seconds", "number", "s", "wall time of all the run's evaluations"),
 )
 

@@ -50,9 +50,7 @@ def run_config(
     corpus = load_corpus(config.data, config.seed)
     backbone = training_backbone(config, corpus.shapes)
     facts = run_facts(config, corpus.shapes, study, point)
-    # A run keeps its name, whatever its folder is called by now.
-    recorded = distributed.from_first(lambda: (run_folder.read_json(workdir / "run.json") or {}).get("run"))
-    run = recorded or run_folder.run_name(facts, workdir)
+    run = distributed.from_first(lambda: run_folder.run_name(facts, workdir))
     evaluator = Evaluator(config, workdir, run, corpus, backbone, make_mesh(config.mesh)) if evaluate else None
 
     def on_checkpoint(step, state):

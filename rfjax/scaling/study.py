@@ -6,7 +6,6 @@ import contextlib
 import functools
 import re
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.flow.formulation import parse_formulation
 from rfjax.models import make_backbone, parameter_count
-from rfjax.scaling.cohorts import cohorts, run_cohort
+from rfjax.scaling.cohorts import cohorts, run_cohort, told
 from rfjax.scaling.flops import forward_flops, state_bytes, training_flops
 from rfjax.scaling.run import run_config
 from rfjax.training import distributed, run_folder
@@ -126,6 +125,12 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
     point to point together, and hear of each other's failures.
     """
     say = say if distributed.is_first() else lambda text: None
+    together = max(point.config.train.together for point in study.points)
+    if together > 1 and distributed.many():
+        raise ConfigError(
+            f"config.train.together is {together}, and runs that are trained together are one process's; give every "
+            "process points of its own with --point, or set config.train.together=1"
+        )
     with StopSignal() as stop:
         return _run_points(study, root, say, stop)
 
@@ -135,11 +140,17 @@ def _run_points(study, root, say, stop):
     sizes = {point.id: size_of(point.config) for point in study.points}
     ahead = {point.id: sizes[point.id].flops * (1.0 - _done_before(root / point.id, point.config)) for point in study.points}
     began, spent, total = time.monotonic(), 0.0, sum(ahead.values())
-    programs: dict = {}  # of evaluations, by what their points have in common
+    programs: dict = {}  # of evaluations, of points that are alike
+    kind = None
     for ids in cohorts({point.id: point.config for point in study.points}):
+        config = study.point(ids[0]).config
+        before, kind = kind, may_join(config) if config.train.together > 1 else ids[0]
+        if kind != before:
+            jax.clear_caches()
+            programs.clear()
         points, place = [study.point(id) for id in ids], len(outcomes) + 1
         number = f"{place}-{place + len(ids) - 1}" if len(ids) > 1 else f"{place}"
-        said = describe(points[0], sizes[ids[0]]) + (f", and so {len(ids) - 1} more to {ids[-1]}" if len(ids) > 1 else "")
+        said = describe(points[0], sizes[ids[0]]) + (f"; with {len(ids) - 1} more, the last {ids[-1]}" if len(ids) > 1 else "")
         say(f"[{number}/{len(study.points)}] {said}{_time_left(began, spent, total)}")
         start = time.monotonic()
         if stop():
@@ -154,7 +165,6 @@ def _run_points(study, root, say, stop):
             else:
                 spent += ahead[point.id]
             outcomes[point.id] = Outcome(point, error, (time.monotonic() - start) / len(ids))
-        jax.clear_caches()  # the next point's programs are others
     return [outcomes[point.id] for point in study.points]
 
 
@@ -172,8 +182,7 @@ def _run_alone(study, point, root, number, stop) -> dict[str, str]:
         if isinstance(failure, Preempted):
             raise failure from raised
         if distributed.is_first():
-            (root / point.id).mkdir(parents=True, exist_ok=True)
-            (root / point.id / "error.txt").write_text(traceback.format_exc())
+            run_folder.note_traceback(root / point.id, raised)
         failure = RfjaxError(f"{type(failure).__name__}: {failure}")
     error = distributed.point_ended(number, failure)
     return {point.id: error} if error else {}
@@ -182,16 +191,12 @@ def _run_alone(study, point, root, number, stop) -> dict[str, str]:
 def _run_together(study, points, root, programs, stop) -> dict[str, str]:
     """The failures of points that are trained in one program, by id."""
     configs = {point.id: point.config for point in points}
-    shared = programs.setdefault(may_join(points[0].config), {})
     try:
-        return run_cohort(configs, root, study.name, programs=shared, stop=stop)
+        return run_cohort(configs, root, study.name, programs=programs, stop=stop)
     except Preempted:
         raise
-    except RfjaxError as raised:
-        return dict.fromkeys(configs, str(raised))
     except Exception as raised:
-        (root / points[0].id / "error.txt").write_text(traceback.format_exc())
-        return dict.fromkeys(configs, f"{type(raised).__name__}: {raised}")
+        return dict.fromkeys(configs, told(raised, root / points[0].id))
 
 
 def _note_failure(workdir: Path, error: str) -> None:

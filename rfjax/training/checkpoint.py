@@ -224,6 +224,13 @@ def set_aside(workdir: Path, steps: Sequence[int]) -> None:
     distributed.together("damaged checkpoints set aside")
 
 
+def drop(workdir: Path, step: int) -> None:
+    """Removes a checkpoint, whole: it is renamed first, so that what is left of a kill is a torn one."""
+    gone = _path(workdir, step).with_name(f"{step}.dropped")
+    os.replace(_path(workdir, step), gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 # Writing
 
 
@@ -303,7 +310,8 @@ class Checkpoints:
                 chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
                 items = {"state": ocp.args.PyTreeSave(tree, save_args=chunks), "facts": ocp.args.JsonSave(facts)}
                 self._step = step
-                self._manager.save(step, args=ocp.args.Composite(**items))
+                if not self._manager.save(step, args=ocp.args.Composite(**items)):
+                    raise RfjaxError(f"there is a checkpoint of a later step than {step}, or of this one")
         except Exception as error:
             raise self._failed(error) from error
 

@@ -24,15 +24,15 @@ from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.models import parameter_count
-from rfjax.training import checkpoint, hardware, run_folder, watch
-from rfjax.training.checkpoint import Checkpoints
+from rfjax.training import checkpoint, distributed, hardware, run_folder, watch
+from rfjax.training.checkpoint import Checkpoints, SaveFailed
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
-from rfjax.training.loop import claim, evaluation_steps
+from rfjax.training.loop import SAVE_AGAIN_SECONDS, claim, disk_trouble, evaluation_steps
 from rfjax.training.loss import run_keys
 from rfjax.training.metrics import MetricsWriter
 from rfjax.training.monitor import Monitor, Spending
 from rfjax.training.optimizer import make_optimizer
-from rfjax.training.progress import Progress
+from rfjax.training.progress import Progress, note
 from rfjax.training.run_folder import RunFacts
 from rfjax.training.state import TrainState, init_state
 from rfjax.training.step import parameter_groups
@@ -64,43 +64,81 @@ def train_cohort(
     on_checkpoint: OnCheckpoint,
     stop: Callable[[], bool],
     log_seconds: float = 30.0,
-) -> dict[Path, RfjaxError]:
+) -> dict[Path, Exception]:
     """Trains every member from wherever it stands to its last step; the failures by folder.
 
-    `on_checkpoint` is called at each evaluated step with all checkpoints on disk. Members that have no
-    checkpoint in common, as after a kill between two saves where one is kept, go on in parts.
+    `on_checkpoint` is called at each evaluated step with all checkpoints on disk. Members that do not stand
+    at one step (`_parts`) are trained in parts, one after another. What one member meets fails it alone
+    (another config in its folder, damage, divergence); what a part meets (a disk that is full) fails that part.
 
-    Raises `ConfigError` for a folder of another config, `Preempted` when told to stop, after saving,
-    and `RfjaxError` where checkpoints can be neither read nor written: the next start goes on from there.
+    Raises `Preempted` when told to stop, after saving: the next start goes on from there.
     """
     with contextlib.ExitStack() as folders:
-        failures, ahead = {}, []
+        failures: dict[Path, Exception] = {}
+        ahead: list[Member] = []
         for member in members:
             try:
                 done = claim(folders, member.config, member.workdir, backbone, None)
-            except (Diverged, ConfigError) as error:
+                _check_may_start(member, corpus)
+            except Preempted:
+                raise
+            except RfjaxError as error:
                 failures[member.workdir] = error
             else:
                 ahead += [] if done else [member]
         if not ahead:
             return failures
-        name = f"{len(ahead)} runs in {ahead[0].workdir.parent}"
         remedy = "look at that, then give the same command again; it goes on from the last checkpoints"
+        name = f"{len(ahead)} runs in {ahead[0].workdir.parent}"
         folders.enter_context(watch.over(ahead[0].config.train.stall_seconds, name, remedy))
-        for part in _that_start_together(ahead):
-            cohort = _Cohort(part, corpus, backbone)
-            with jax.default_matmul_precision(part[0].config.train.matmul_precision):
-                failures |= cohort.train(on_checkpoint, stop, log_seconds)
+        with jax.default_matmul_precision(ahead[0].config.train.matmul_precision):
+            while ahead:
+                if stop():
+                    raise Preempted(f"told to stop before {name} were done; the same command goes on from there")
+                part, step = _parts(ahead)[0]
+                cohort = _Cohort(part, step, corpus, backbone)
+                try:
+                    if not cohort.restore(failures):
+                        ahead = [member for member in ahead if member.workdir not in failures]
+                        continue  # a checkpoint was damaged: who stands where is another question now
+                    cohort.train(on_checkpoint, stop, log_seconds)
+                except Preempted:
+                    raise
+                except Exception as error:
+                    failures |= dict.fromkeys((member.workdir for member in cohort.live), disk_trouble(error, part[0].workdir) or error)
+                failures |= cohort.failures
+                ahead = [member for member in ahead if member not in part]
         return failures
 
 
-def _that_start_together(members: Sequence[Member]) -> list[list[Member]]:
-    """The members in parts, each with a checkpoint that all in it have, or none at all."""
-    saved = {member: frozenset(checkpoint.steps_saved(member.workdir)) for member in members}
-    if frozenset.intersection(*saved.values()) or not any(saved.values()):
-        return [list(members)]
-    newest = {member: max(steps, default=-1) for member, steps in saved.items()}
-    return [[m for m in members if newest[m] == step] for step in sorted(set(newest.values()))]
+def _check_may_start(member: Member, corpus: Corpus) -> None:
+    """Raises `ConfigError` for a run that can only be trained alone, or not at all."""
+    record = run_folder.read_json(member.workdir / "run.json")
+    if record and record["parent"]:
+        raise ConfigError(
+            f"{member.workdir} began with the weights of another run, and is to be trained alone: --config.train.together=1"
+        )
+    if record and record["corpus_fingerprint"] != corpus.fingerprint:
+        raise ConfigError(
+            f"{member.workdir} was trained on another version of the corpus {corpus.name}; use another --workdir"
+        )
+
+
+def _parts(members: Sequence[Member]) -> list[tuple[list[Member], int | None]]:
+    """The members by the checkpoint that they go on from (None: from the start), the earliest first.
+
+    A kill between two members' saves leaves some one save ahead. Those go back to the checkpoint before,
+    where they have it, so that all stay together; more than one save back is not worth it.
+    """
+    saved = {member: checkpoint.steps_saved(member.workdir) for member in members}
+    reach = members[0].config.train.checkpoint_every
+    parts: dict[int | None, list[Member]] = {}
+    for member in sorted(members, key=lambda member: max(saved[member], default=-1)):
+        newest = max(saved[member], default=None)
+        first = next((step for step in parts if step in saved[member] and newest - step <= reach), newest)
+        parts.setdefault(first, []).append(member)
+    order = {member: place for place, member in enumerate(members)}
+    return [(sorted(part, key=order.__getitem__), step) for step, part in parts.items()]
 
 
 class _Quiet(Progress):
@@ -117,83 +155,104 @@ class _Quiet(Progress):
 
 
 class _Cohort:
-    """One attempt at the runs that start at one step."""
+    """One attempt at the runs that go on from one step."""
 
-    def __init__(self, members, corpus, backbone):
+    def __init__(self, members, step, corpus, backbone):
         self.members, self.corpus, self.backbone = list(members), corpus, backbone
         self.config = self.members[0].config
         self.mesh = cohort_mesh()
-        self.step, self.failures = 0, {}
+        self.first, self.step, self.failures = step, step or 0, {}
         self.evaluated = evaluation_steps(self.config)
         optimizer = make_optimizer(self.config.train)
         self.init = lambda key: init_state(backbone.init, optimizer, key)
         self.abstract = jax.eval_shape(self.init, run_keys(self.config.seed)[0])
         self.alone = NamedSharding(cohort_mesh(jax.devices()[:1]), P())
-        self.records = {member: self._record(member) for member in self.members}
-
-    def _record(self, member):
-        record = run_folder.read_json(member.workdir / "run.json")
-        if record and record["parent"]:
-            raise ConfigError(
-                f"{member.workdir} began with the weights of another run, and is to be trained alone: --config.train.together=1"
-            )
-        record = record or run_folder.describe(
-            member.config, member.facts, member.workdir, self.corpus, parameter_count(self.backbone), None
-        )
-        if record["corpus_fingerprint"] != self.corpus.fingerprint:
-            raise ConfigError(
-                f"{member.workdir} was trained on another version of the corpus {self.corpus.name}; use another --workdir"
-            )
-        return record
+        self.records = [
+            run_folder.read_json(member.workdir / "run.json")
+            or run_folder.describe(member.config, member.facts, member.workdir, corpus, parameter_count(backbone), None)
+            for member in self.members
+        ]
 
     @property
-    def live(self) -> list[int]:
-        """The places of the members that go on."""
+    def places(self) -> list[int]:
+        """Where in the stack the members are that go on."""
         return [place for place, member in enumerate(self.members) if member.workdir not in self.failures]
 
-    def train(self, on_checkpoint, stop, log_seconds) -> dict[Path, RfjaxError]:
+    @property
+    def live(self) -> list[Member]:
+        return [self.members[place] for place in self.places]
+
+    def restore(self, failures: dict[Path, Exception]) -> bool:
+        """Reads every member's state. False where a checkpoint is damaged: it is then set aside, or, where the
+        member has no other, the member is put among the `failures`."""
+        if self.first is None:
+            key, _ = run_keys(self.config.seed)
+            self.states = stack([jax.jit(self.init)(key)] * len(self.members), self.mesh)
+            self.facts = [{}] * len(self.members)
+            return True
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.alone), self.abstract)
+        restored = []
+        for member in self.members:
+            try:
+                restored.append(checkpoint.restore_step(member.workdir, self.first, target._asdict()))
+            except RfjaxError as error:
+                if checkpoint.steps_saved(member.workdir) == [self.first]:
+                    failures[member.workdir] = RfjaxError(
+                        f"{error}. There is no other; move that run's folder away to start it afresh"
+                    )
+                else:
+                    note(f"{error}; it is set aside")
+                    checkpoint.set_aside(member.workdir, [self.first])
+                return False
+        for member in self.members:
+            for step in checkpoint.steps_saved(member.workdir):
+                if step > self.first:  # made again, with the rows between
+                    checkpoint.drop(member.workdir, step)
+        trees, self.facts = zip(*restored)
+        self.states = stack([TrainState(**tree) for tree in trees], self.mesh)
+        return True
+
+    def train(self, on_checkpoint, stop, log_seconds) -> None:
+        """Raises `Preempted`, and what fails them all; `failures` has those that diverged."""
         try:
             self._train(on_checkpoint, stop, log_seconds)
         except BaseException as error:
             state = "stopped" if isinstance(error, Preempted) else "failed"
-            for place in self.live:
+            for member in self.live:
                 with contextlib.suppress(RfjaxError):
-                    run_folder.write_status(self.members[place].workdir, state, self.step, str(error) or type(error).__name__)
+                    run_folder.write_status(member.workdir, state, self.step, str(error) or type(error).__name__)
             raise
-        for place in self.live:
-            run_folder.write_status(self.members[place].workdir, "done", self.step)
-        return self.failures
+        for member in self.live:
+            run_folder.write_status(member.workdir, "done", self.step)
 
     def _train(self, on_checkpoint, stop, log_seconds):
-        states, facts, messages = self._first_states()
-        train = self.config.train
+        train, count = self.config.train, len(self.members)
         for place, member in enumerate(self.members):
             if not (member.workdir / "config.json").exists():
                 run_folder.write_json(member.workdir / "config.json", schema.to_dict(member.config))
-            self.records[member] = run_folder.started(self.records[member], self.step, self.mesh) | {
-                "trained_together": len(self.members)
-            }
-            self._write_record(member, facts[place])
+            self.records[place] = run_folder.started(self.records[place], self.step, self.mesh, count)
+            self._write_record(place, self.facts[place])
             run_folder.write_status(member.workdir, "running", self.step)
         with contextlib.ExitStack() as stacked:
-            names = [self.records[member]["run"] for member in self.members]
-            title = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-            progress = stacked.enter_context(Progress(title, self.step, train.steps, messages, every_seconds=log_seconds))
+            names = [record["run"] for record in self.records]
+            title = names[0] if count == 1 else f"{names[0]} and {count - 1} more"
+            progress = stacked.enter_context(Progress(title, self.step, train.steps, every_seconds=log_seconds))
+            if self.step:
+                progress.note(f"{title}: resumed at step {self.step} of {train.steps}")
             progress.note(f"{title}: compiling the training step")
-            program = make_cohort_step(
-                [member.config for member in self.members], self.backbone.apply, self.corpus.shapes.encoders, self.mesh,
-                self.abstract.params,
-            )  # fmt: skip
+            program, states = self._compile(), self.states
+            self.states = None  # donated from here on
             spendings = [
-                Spending(train.batch_size, member.facts.flops_per_image, None, facts[place].get("train_seconds", 0.0),
-                         share=1 / len(self.members))
-                for place, member in enumerate(self.members)
-            ]  # fmt: skip
+                Spending(
+                    train.batch_size, member.facts.flops_per_image, None, facts.get("train_seconds", 0.0), share=1 / count
+                )
+                for member, facts in zip(self.members, self.facts)
+            ]
             peak = hardware.peak_flops([device.device_kind for device in self.mesh.devices.flat])
             monitors = [
                 Monitor(
                     train, member.workdir, spendings[place], None, step=self.step,
-                    groups=parameter_groups(self.abstract.params), window=facts[place].get("window"), peak_flops=peak,
+                    groups=parameter_groups(self.abstract.params), window=self.facts[place].get("window"), peak_flops=peak,
                     writer=stacked.enter_context(MetricsWriter(member.workdir, self.step)),
                     progress=_Quiet(names[place], progress),
                 )
@@ -202,17 +261,17 @@ class _Cohort:
             pace = _Pace(self.step, train.batch_size, self.members[0].facts.flops_per_image, peak)
 
             def evaluate():
-                if self.step in self.evaluated and self.live:
+                if self.step in self.evaluated and self.places:
                     host = jax.device_get({"ema": states.ema, "raw": states.params})
                     weights = lambda member: jax.tree.map(lambda a: a[self.members.index(member)], host)
                     with contextlib.ExitStack() as paused:
                         for spending in (*spendings, pace):
                             paused.enter_context(spending.paused())
-                        on_checkpoint(self.step, [self.members[place] for place in self.live], weights)
+                        on_checkpoint(self.step, self.live, weights)
 
             def observe(metrics):
                 metrics = jax.device_get(metrics)
-                for place in self.live:
+                for place in self.places:
                     own = jax.tree.map(lambda a: a[place], metrics)
                     try:
                         monitors[place].observe(self.step, own, lambda place=place: self._params(states, place))
@@ -220,10 +279,9 @@ class _Cohort:
                         self._ended(place, error, progress)
                 progress.step(self.step)
                 if self.step % train.log_every == 0 or self.step == train.steps:
-                    progress.row(pace.row(self.step, metrics.loss[self.live], len(self.live)))
+                    progress.row(pace.row(self.step, metrics.loss[self.places], len(self.places)))
 
             if self.step:
-                progress.note(f"{title}: resumed at step {self.step} of {train.steps}")
                 evaluate()
             pending, stopping = None, stop()
             for batch in () if stopping else self._batches():
@@ -235,46 +293,30 @@ class _Cohort:
                 if stopping or self.step % train.checkpoint_every == 0 or self._keeps(self.step):
                     observe(pending)
                     pending = None
-                    self._save(states, monitors, spendings)
-                if stopping or not self.live:
+                    self._save(states, monitors, spendings, progress)
+                if stopping or not self.places:
                     break
                 evaluate()
-        if stopping and self.live:
+        if stopping and self.places:
             raise Preempted(f"told to stop at step {self.step} of {train.steps}; the same command goes on from there")
 
     def _ended(self, place, error, progress):
-        member = self.members[place]
-        self.failures[member.workdir] = error
-        run_folder.write_status(member.workdir, "diverged", self.step, str(error))
-        progress.note(f"{self.records[member]['run']}: {error}")
+        workdir = self.members[place].workdir
+        self.failures[workdir] = error
+        run_folder.write_status(workdir, "diverged", self.step, str(error))
+        progress.note(f"{self.records[place]['run']}: {error}")
 
-    def _first_states(self):
-        """(stacked states, each member's facts, messages) of the newest checkpoint that all have, or new."""
-        messages, step = [], None
-        while step is None:
-            common = frozenset.intersection(*(frozenset(checkpoint.steps_saved(m.workdir)) for m in self.members))
-            if not common:
-                key, _ = run_keys(self.config.seed)
-                first = jax.jit(self.init)(key)
-                return stack([first] * len(self.members), self.mesh), [{}] * len(self.members), messages
-            step, restored = max(common), []
-            for member in self.members:
-                if checkpoint.read_facts(member.workdir, step).get("weights_alone"):
-                    raise ConfigError(f"{member.workdir} was imported, and is to be trained alone: --config.train.together=1")
-                try:
-                    restored.append(checkpoint.restore_step(member.workdir, step, self._target()))
-                except RfjaxError as error:
-                    checkpoint.set_aside(member.workdir, [step])
-                    messages.append(f"{error}; all {len(self.members)} fall back to an earlier checkpoint")
-                    step = None
-                    break
-        self.step = step
-        trees, facts = zip(*restored)
-        return stack([TrainState(**tree) for tree in trees], self.mesh), list(facts), messages
-
-    def _target(self):
-        target = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.alone)
-        return jax.tree.map(target, self.abstract)._asdict()
+    def _compile(self):
+        train, whole = self.config.train, NamedSharding(self.mesh, P())
+        step = make_cohort_step(
+            [member.config for member in self.members], self.backbone.apply, self.corpus.shapes.encoders, self.mesh,
+            self.abstract.params,
+        )  # fmt: skip
+        example = self.corpus.examples(np.arange(1, dtype=np.uint64), "train")
+        batch = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((train.batch_size, *a.shape[1:]), a.dtype, sharding=whole), example
+        )
+        return distributed.compiled("the training step", step.lower(self.states, batch, np.int32(0)))
 
     def _params(self, states, place):
         return jax.tree.map(lambda leaf: np.asarray(leaf[place]), states.params)
@@ -289,24 +331,29 @@ class _Cohort:
         every = self.config.train.keep_every
         return step in self.evaluated or (every > 0 and step % every == 0)
 
-    def _save(self, states, monitors, spendings):
+    def _save(self, states, monitors, spendings, progress):
         host = jax.device_get(states)
-        for place in self.live:
-            member = self.members[place]
-            monitors[place].sync()
+        for place in self.places:
+            monitors[place].sync()  # rows first: a resumed run keeps those up to its checkpoint
             facts = {"schema": 1, "step": self.step} | spendings[place].at(self.step)
             facts |= {"skipped_in_row": monitors[place].skipped_in_row, "window": monitors[place].window.sums()}
             watch.beat()
-            if self.step not in checkpoint.steps_saved(member.workdir):  # a member may be ahead after a kill
-                state = jax.device_put(jax.tree.map(lambda leaf: leaf[place], host), self.alone)
-                with Checkpoints(member.workdir, keep_last=self.config.train.keep_last, kept=self._keeps) as writer:
-                    writer.save(state, self.step, facts)
-                    writer.wait()
-            self._write_record(member, facts)
+            state = jax.device_put(jax.tree.map(lambda leaf: leaf[place], host), self.alone)
+            for pause in (*SAVE_AGAIN_SECONDS, None):
+                try:
+                    with Checkpoints(self.members[place].workdir, keep_last=self.config.train.keep_last, kept=self._keeps) as writer:
+                        writer.save(state, self.step, facts)
+                    break
+                except SaveFailed as error:
+                    if pause is None or not error.may_pass:
+                        raise
+                    progress.note(f"{error}. Trying again in {pause:g} s")
+                    time.sleep(pause)
+            self._write_record(place, facts)
 
-    def _write_record(self, member, facts):
-        self.records[member] |= {"step": self.step} | (checkpoint.spent(facts) if facts else {})
-        run_folder.write_json(member.workdir / "run.json", self.records[member])
+    def _write_record(self, place, facts):
+        self.records[place] |= {"step": self.step} | (checkpoint.spent(facts) if facts else {})
+        run_folder.write_json(self.members[place].workdir / "run.json", self.records[place])
 
 
 class _Pace:

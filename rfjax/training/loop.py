@@ -109,12 +109,19 @@ def train(
                 run_folder.write_status(workdir, state, run.step, str(told) or type(told).__name__)
             if told is not error:
                 raise told from error
-            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-                remedy = "make room or mend the disk, then give the same command again"
-                raise RfjaxError(f"{workdir} cannot be written ({error}); {remedy}") from error
+            if trouble := disk_trouble(error, workdir):
+                raise trouble from error
             raise
         run_folder.write_status(workdir, "done", result.step)
         return result
+
+
+def disk_trouble(error: BaseException, workdir: Path) -> RfjaxError | None:
+    """What to tell of an error that is the disk's; None of another."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        remedy = "make room or mend the disk, then give the same command again"
+        return RfjaxError(f"{workdir} cannot be written ({error}); {remedy}")
+    return None
 
 
 def claim(stack: contextlib.ExitStack, config: Config, workdir: Path, backbone, init_from: str | None) -> bool:

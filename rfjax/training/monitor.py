@@ -32,7 +32,7 @@ class Spending:
         self._batch_size, self.flops_per_image = batch_size, flops_per_image
         self._images = parent.images if parent else 0
         self._flops = parent.flops if parent else 0.0
-        self._share, self._zero = share, time.monotonic() - seconds / share
+        self.share, self._zero = share, time.monotonic() - seconds / share
 
     @contextlib.contextmanager
     def paused(self):
@@ -48,7 +48,7 @@ class Spending:
         return {
             "images": self._images + images,
             "flops": self._flops + images * self.flops_per_image,
-            "train_seconds": (time.monotonic() - self._zero) * self._share,
+            "train_seconds": (time.monotonic() - self._zero) * self.share,
         }
 
 
@@ -107,7 +107,8 @@ class Monitor:
     def _row(self, step, metrics):
         spent = self._spending.at(step)
         since_step, since = self._rate_from
-        steps_per_second = (step - since_step) / max(spent["train_seconds"] - since, 1e-9)
+        wall = (spent["train_seconds"] - since) / self._spending.share
+        steps_per_second = (step - since_step) / max(wall, 1e-9)
         self._rate_from = step, spent["train_seconds"]
         images_per_second = steps_per_second * self._config.batch_size
         flops_per_second = images_per_second * self._spending.flops_per_image or None

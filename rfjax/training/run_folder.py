@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -96,6 +97,13 @@ def lock(workdir: Path) -> Iterator[None]:
         yield
 
 
+def note_traceback(workdir: Path, error: BaseException) -> None:
+    """Leaves what Python says of an unforeseen error in `error.txt`, if that can be written."""
+    with contextlib.suppress(OSError):
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
+
+
 def read_status(workdir: Path) -> dict:
     """{"state": "new" | "running" | "stopped" | "done" | "failed" | "diverged", "step", "message"}.
 
@@ -119,7 +127,9 @@ def code_hash() -> str:
 
 
 def run_name(facts: RunFacts, workdir: Path) -> str:
-    """What a run is called in every table: study/point, or its folder's name."""
+    """What a run is called in every table: what it has been called before, else study/point or its folder's name."""
+    if recorded := (read_json(workdir / "run.json") or {}).get("run"):
+        return recorded  # a run keeps its name, whatever its folder is called by now
     named = "/".join(part for part in (facts.study, facts.point) if part)
     return named or Path(workdir).absolute().name
 
@@ -149,12 +159,12 @@ def describe(config: Config, facts: RunFacts, workdir: Path, corpus: Corpus, par
     }
 
 
-def started(record: dict, step: int, mesh: Mesh) -> dict:
-    """`record` with one more start: on what, and by which code."""
+def started(record: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
+    """`record` with one more start: on what, by which code, and of how many runs trained together."""
     on = {
         "code_hash": code_hash(),
         "hardware": hardware.describe(mesh.devices.flatten().tolist()),
         "jax_version": jax.__version__,
     }
-    at = {"step": step, "time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "mesh": dict(mesh.shape)}
+    at = {"step": step, "time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "mesh": dict(mesh.shape), "together": together}
     return record | on | {"starts": [*record["starts"], at | on]}

@@ -45,7 +45,7 @@ def finished(tmp_path_factory):
     said = []
     outcomes = run_study(load_study(path), folder / "runs", say=said.append)
     assert [o.error for o in outcomes] == [None] * 3 and [o.point.id for o in outcomes] == ["rf", "edm", "eps"]
-    assert len(said) == 1 and said[0].startswith("[1-3/3] rf: ") and said[0].endswith("and so 2 more to eps")
+    assert len(said) == 1 and said[0].startswith("[1-3/3] rf: ") and said[0].endswith("; with 2 more, the last eps")
     return path, folder / "runs"
 
 

@@ -12,20 +12,21 @@ import pytest
 
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Diverged, Preempted
-from rfjax.training import checkpoint, cohort_step, run_folder
+from rfjax.training import checkpoint, cohort, cohort_step, run_folder
 from rfjax.training.cohort import Member, may_join, train_cohort
 from rfjax.training.loop import train
 from rfjax.training.run_folder import RunFacts
 from training_tiny import environment, rows, tiny_backbone, tiny_config
 
 NAMES = ("rf/lognorm(0.00,1.00)", "edm(-1.20,1.20)", "eps/linear")
+SHIFTS = {"rf/lognorm(0.00,1.00)": 3.0}
 STEPS, EVERY = 16, 8
 
 
 def members(root, names=NAMES, **overrides):
     overrides = {"train.steps": STEPS, "train.checkpoint_every": EVERY, "evaluation.every": 0, "train.together": 16} | overrides
     return [
-        Member(tiny_config(overrides | {"formulation": name}), Path(root) / f"m{index}", RunFacts(flops_per_image=10))
+        Member(tiny_config(overrides | {"formulation": name, "timestep_shift": SHIFTS.get(name, 1.0)}), Path(root) / f"m{index}", RunFacts(flops_per_image=10))
         for index, name in enumerate(names)
     ]
 
@@ -123,7 +124,21 @@ def test_one_that_diverges_ends_alone(undisturbed, tmp_path, monkeypatch):
     assert list(again) == [tmp_path / "m1"]
 
 
+def left_running(root, tmp_path, *lost):
+    """A copy of a finished cohort as a kill leaves it, the last checkpoint of the members `lost` not yet written."""
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    for index in range(len(NAMES)):
+        if index in lost:
+            shutil.rmtree(tmp_path / f"m{index}" / "checkpoints" / str(STEPS))
+        run_folder.write_status(tmp_path / f"m{index}", "running", EVERY)
+
+
+def starts(root, count):
+    return [[start["step"] for start in run_folder.read_json(root / f"m{i}" / "run.json")["starts"]] for i in range(count)]
+
+
 def test_stopped_and_resumed_to_the_same_bits_and_rows(undisturbed, tmp_path):
+    """A member resumed with another's state, a batch repeated or left out, a row doubled."""
     root, _ = undisturbed
     for step in (3, 9):
         with pytest.raises(Preempted, match="the same command goes on"):
@@ -135,38 +150,83 @@ def test_stopped_and_resumed_to_the_same_bits_and_rows(undisturbed, tmp_path):
 
 
 def test_killed_between_two_members_saves(undisturbed, tmp_path):
-    """The newest checkpoint of one member is not that of all: they go on from the newest that all have."""
+    """The one a save ahead goes back with the others, and what it saved ahead is saved again: stopped before it,
+    all stand at the same step, and no row is missing."""
     root, _ = undisturbed
-    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
-    for index in (1, 2):
-        shutil.rmtree(tmp_path / f"m{index}" / "checkpoints" / str(STEPS))
-    for index in range(3):
-        run_folder.write_status(tmp_path / f"m{index}", "running", EVERY)
+    left_running(root, tmp_path, 1, 2)
+    with pytest.raises(Preempted):
+        run(tmp_path, stop=stop_at(4))  # at the start, before the part, and between steps
+    assert {max(checkpoint.steps_saved(tmp_path / f"m{i}")) for i in range(3)} == {EVERY + 3}
     assert run(tmp_path) == {}
-    assert sums(tmp_path) == sums(root)
-    assert rows(tmp_path / "m1") == rows(root / "m1")
+    assert sums(tmp_path) == sums(root) and starts(tmp_path, 3) == [[0, EVERY, EVERY + 3]] * 3
+    assert [rows(tmp_path / f"m{i}") for i in range(3)] == [rows(root / f"m{i}") for i in range(3)]
 
 
-def test_a_damaged_checkpoint_takes_all_back_to_the_one_before(undisturbed, tmp_path):
+@pytest.mark.parametrize("part", ("state", "facts"))
+def test_a_damaged_checkpoint_takes_all_back_to_the_one_before(undisturbed, tmp_path, part):
     root, _ = undisturbed
-    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
-    for index in range(3):
-        run_folder.write_status(tmp_path / f"m{index}", "running", EVERY)
-    shutil.rmtree(tmp_path / "m1" / "checkpoints" / str(STEPS) / "state")
+    left_running(root, tmp_path)
+    shutil.rmtree(tmp_path / "m1" / "checkpoints" / str(STEPS) / part)
     assert run(tmp_path) == {}
     assert sums(tmp_path) == sums(root)
     assert (tmp_path / "m1" / "damaged" / str(STEPS)).is_dir()
 
 
-def test_a_new_member_does_not_send_the_others_back(undisturbed, tmp_path):
+def test_a_member_whose_only_checkpoint_is_damaged_fails_alone(undisturbed, tmp_path):
+    """It must neither be begun anew without a word nor take the others back to the start."""
     root, _ = undisturbed
-    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
-    for index in range(3):
-        shutil.rmtree(tmp_path / f"m{index}" / "checkpoints" / str(STEPS))
-        run_folder.write_status(tmp_path / f"m{index}", "stopped", EVERY)
-    assert run(tmp_path, names=(*NAMES, "rf")) == {}
-    starts = [[start["step"] for start in run_folder.read_json(tmp_path / f"m{i}" / "run.json")["starts"]] for i in range(4)]
-    assert starts == [[0, EVERY]] * 3 + [[0]]
+    left_running(root, tmp_path, 0, 1, 2)
+    shutil.rmtree(tmp_path / "m1" / "checkpoints" / str(EVERY) / "state")
+    failures = run(tmp_path)
+    assert list(failures) == [tmp_path / "m1"] and "start it afresh" in str(failures[tmp_path / "m1"])
+    assert starts(tmp_path, 3) == [[0, EVERY], [0], [0, EVERY]]
+
+
+def test_with_one_checkpoint_kept_a_kill_parts_them(undisturbed, tmp_path):
+    """One that is ahead, and has nothing to go back to, is not sent to the start."""
+    root, _ = undisturbed
+    left_running(root, tmp_path, 1, 2)
+    shutil.rmtree(tmp_path / "m0" / "checkpoints" / str(EVERY))
+    assert run(tmp_path) == {}
+    assert starts(tmp_path, 3) == [[0, STEPS], [0, EVERY], [0, EVERY]]
+
+
+def test_a_newcomer_does_not_send_the_others_back(tmp_path):
+    """An old checkpoint that is kept for good, and that all have, is not where to go on from."""
+    settings = {"evaluation.every": 4, "train.checkpoint_every": 4}
+    with pytest.raises(Preempted):
+        run(tmp_path, stop=stop_at(14), **settings)
+    shutil.copytree(tmp_path / "m0", tmp_path / "m3")
+    for name in ("12", "8"):
+        shutil.rmtree(tmp_path / "m3" / "checkpoints" / name)
+    newest = max(checkpoint.steps_saved(tmp_path / "m0"))
+    shutil.rmtree(tmp_path / "m3" / "checkpoints" / str(newest), ignore_errors=True)
+    assert newest >= 12 and checkpoint.steps_saved(tmp_path / "m3") == [4]
+    assert run(tmp_path, names=(*NAMES, NAMES[0]), **settings) == {}
+    assert starts(tmp_path, 4) == [[0, newest]] * 3 + [[0, 4]]
+
+
+def test_one_that_is_held_elsewhere_fails_alone(undisturbed, tmp_path):
+    root, _ = undisturbed
+    left_running(root, tmp_path, 0, 1, 2)
+    with run_folder.lock(tmp_path / "m1"):
+        failures = run(tmp_path)
+    assert list(failures) == [tmp_path / "m1"] and "another process" in str(failures[tmp_path / "m1"])
+    assert [json.loads((tmp_path / f"m{i}" / "status.json").read_text())["state"] for i in (0, 2)] == ["done", "done"]
+
+
+def test_a_save_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(cohort, "SAVE_AGAIN_SECONDS", (0.01, 0.01))
+    real, failing = checkpoint.Checkpoints.save, iter((True, True, False, True))
+
+    def save(self, *arguments):
+        if next(failing, False):
+            raise checkpoint.SaveFailed("the disk is away")
+        real(self, *arguments)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    assert run(tmp_path) == {}
+    assert [checkpoint.steps_saved(tmp_path / f"m{i}") for i in range(3)] == [[EVERY, STEPS]] * 3
 
 
 def test_who_may_join(tmp_path):

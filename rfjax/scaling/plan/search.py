@@ -31,7 +31,8 @@ def settings(config: Config, target: Target) -> Iterator[dict[str, object]]:
             mesh = {"mesh.data": target.chips // tensor // fsdp, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
             for accumulate in ACCUMULATE:
                 for remat in CHOICES["train.remat"]:
-                    yield mesh | {"train.accumulate": accumulate, "train.remat": remat}
+                    # one point is planned, whatever it may be trained together with
+                    yield mesh | {"train.accumulate": accumulate, "train.remat": remat, "train.together": 1}
 
 
 def candidates(config: Config, target: Target, slack: float = SLACK) -> list[tuple[Config, Estimate]]:
