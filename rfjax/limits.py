@@ -195,6 +195,11 @@ def check(config, flat: Mapping[str, object]) -> None:
     samplers = config.evaluation.ranking.samplers
     if not samplers or len(set(map(sampler_setting, samplers))) < len(samplers):
         raise ConfigError(f"config.evaluation.ranking.samplers is {samplers}; it must name one or more, each once")
+    if config.evaluation.ranking.prompts_per_task == 1:
+        raise ConfigError(
+            "config.evaluation.ranking.prompts_per_task is 1; intervals are made by resampling the prompts of a task, so "
+            "give 2 or more, or 0 for no ranking"
+        )
     for name in ("geneval", "ranking"):
         scored = getattr(config.evaluation, name)
         unvalidated = set(scored.weights) - set(config.evaluation.weights)

@@ -44,6 +44,10 @@ CONFIGS = Path(__file__).parent.parent / "configs"
         ({"seed": "-1"}, "config.seed is -1; it must be at least 0"),
         ({"evaluation.geneval.seed": "5000000000"}, "must be below 2"),
         ({"evaluation.weights": "raw"}, "config.evaluation.geneval.weights lists ema"),
+        ({"evaluation.ranking.samplers": "50-5"}, "samplers has '50-5'; a sampler is steps@guidance scale"),
+        ({"evaluation.ranking.samplers": "5@5,5@5.0"}, "it must name one or more, each once"),
+        ({"evaluation.ranking.samplers": ()}, "it must name one or more"),
+        ({"evaluation.ranking.prompts_per_task": "1"}, "prompts_per_task is 1; intervals are made by resampling"),
         ({"timestep_shift": "0"}, "config.timestep_shift is 0.0; it must lie between 0 and inf"),
     ],
 )

@@ -99,7 +99,7 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
         for value in record["values"]:
             interval = "" if value["low"] is None else f"  [{value['low']:.4f}, {value['high']:.4f}]"
             measured = "not finite" if value["value"] is None else f"{value['value']:.4f}"
-            lines.append(f"  {value['metric']:<18}{value['item']:<16}{measured}{interval}  n={value['n']}")
+            lines.append(f"  {value['metric']:<25} {value['item']:<16}{measured}{interval}  n={value['n']}")
     return lines
 
 

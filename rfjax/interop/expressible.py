@@ -25,7 +25,13 @@ def _is(field, value, wanted, why) -> Demand:
 
 # A text-conditioned MM-DiT with two weight sets that predicts a rectified flow's velocity.
 _MMDIT = (
-    _is("model.backbone", lambda c, s: c.model.backbone, "mmdit", "it is an MM-DiT"),
+    Demand(
+        "model.backbone",
+        lambda c, s: c.model.backbone,
+        lambda c, s: "mmdit",
+        "it is an MM-DiT",
+        "there is no PyTorch module for another backbone; its weights are in the run's checkpoints",
+    ),
     Demand(
         "formulation",
         lambda c, s: c.formulation,
@@ -65,7 +71,6 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
 _OTHERWISE = {
     "sd3": "use --format diffusers, or --format plain with the PyTorch module that is written beside it",
     "diffusers": "use --format plain: safetensors with our names, and a PyTorch module that reads them",
-    "plain": "there is no PyTorch module for it yet",
 }
 
 

@@ -92,7 +92,7 @@ def resampled_ranks(measures: Measures, controls: Sequence[int]) -> Float[np.nda
 
 def _column(name, measures, chosen, ranks, resampled):
     if not chosen:
-        return Column(name=name, controls=(), ranks=(), resampled=np.zeros((0, 0)), reason="no control of this kind has a record of every variant")
+        return Column(name=name, controls=(), ranks=(), resampled=np.zeros((0, 0)), reason="no control that this column averages has a record of every variant")
     average, averages = ranks.mean(axis=0), resampled.mean(axis=0)
     low, high = rank_interval(average, averages)
     first = np.isclose(averages, averages.min(axis=0), rtol=0, atol=1e-9).mean(axis=1)
@@ -123,4 +123,5 @@ def rank_interval(
     """
     low, high = np.percentile(resampled, (2.5, 97.5), axis=1)
     shift = value - resampled.mean(axis=1)
-    return np.maximum(np.minimum(low, low + shift), 1.0), np.maximum(high, high + shift)
+    low, high = np.minimum(low, low + shift), np.maximum(high, high + shift)
+    return np.clip(low, 1.0, len(value)), np.clip(high, 1.0, len(value))  # of n variants none is behind place n

@@ -121,5 +121,5 @@ def test_gaps_are_told(tmp_path):
     folders = write_variant(tmp_path / "b", "rf", quality(0), corpora=("shapes",)) + write_variant(tmp_path / "b", "v/cos", quality(1), corpora=("digits",))
     table.collect(folders, tmp_path / "b/results")
     numbers = report.write_report(tmp_path / "b/results", tmp_path / "b/report", resamples=20)
-    assert "no ranking: no control of this kind has a record of every variant" in report.summary_lines(numbers)
+    assert "no ranking: no control that this column averages has a record of every variant" in report.summary_lines(numbers)
     assert not list((tmp_path / "b/report/tables").glob("*")) and "average_ranks" not in {p.stem for p in (tmp_path / "b/report/figures").iterdir()}
