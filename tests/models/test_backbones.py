@@ -163,6 +163,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.full
 def test_four_devices_have_the_gradients_of_one():
     """Two by `fsdp` and two by `tensor`. Catches a rule that splits what is then added up wrongly, such as a
     convolution's channels, and a large weight that every device keeps whole."""
