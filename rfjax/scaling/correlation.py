@@ -128,7 +128,7 @@ def correlate(
         return Correlation(n=n, coefficients=(), p_method="", interval_method="", reason=reason)
 
     rng = np.random.default_rng(seed)
-    orders, p_method = _orders(n, rng)
+    orders, p_method = permutation_orders(n, rng)
     if redrawn is not None and redrawn.shape != (resamples, n):
         raise ConfigError(f"redrawn scores have shape {redrawn.shape}; they must be {(resamples, n)}")
     resampled, interval_method = _resample(loss, score, redrawn, resamples, rng)
@@ -142,9 +142,7 @@ def correlate(
         # Ties count: an order as extreme as the one seen is evidence against it too.
         pieces = np.array_split(orders, max(1, len(orders) * n * n // CHUNK))
         reordered = np.concatenate([coefficient(x[None], y[piece]) for piece in pieces])
-        as_extreme = np.abs(reordered) >= abs(value) - 1e-12
-        exact = len(orders) == math.factorial(n)
-        p = float(as_extreme.mean() if exact else (as_extreme.sum() + 1) / (len(orders) + 1))
+        p = permutation_p(value, reordered, n)
         low = high = None
         if resampled is not None:
             drawn = coefficient(of_loss(resampled[0]), of_score(resampled[1]))
@@ -155,7 +153,15 @@ def correlate(
     return Correlation(n=n, coefficients=tuple(coefficients), p_method=p_method, interval_method=interval_method)
 
 
-def _orders(n, rng) -> tuple[Int[np.ndarray, "orders n"], str]:
+def permutation_p(value: float, reordered: Float[np.ndarray, "orders"], n: int) -> float:
+    """The two-sided p of a coefficient from those of `permutation_orders`: exact where they are all there are."""
+    as_extreme = np.abs(reordered) >= abs(value) - 1e-12
+    exact = len(reordered) == math.factorial(n)
+    return float(as_extreme.mean() if exact else (as_extreme.sum() + 1) / (len(reordered) + 1))
+
+
+def permutation_orders(n: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "orders n"], str]:
+    """Orders of n things, all there are or a sample, and how a p-value from them is described."""
     if n <= MAX_ENUMERATED:
         orders = np.array(list(itertools.permutations(range(n))))
         return orders, f"two-sided, exact over all {len(orders):,} orders"

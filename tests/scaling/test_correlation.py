@@ -6,7 +6,7 @@ from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.scaling import correlation
-from rfjax.scaling.correlation import correlate, redraw_prompts
+from rfjax.scaling.correlation import correlate, permutation_orders, permutation_p, redraw_prompts
 
 
 def by_name(found):
@@ -116,3 +116,13 @@ def test_scores_that_redraw_to_nothing_have_no_interval():
 def test_bad_input_is_refused(loss, score):
     with pytest.raises(ConfigError):
         correlate(loss, score)
+
+
+def test_a_p_from_all_orders_is_exact_and_one_from_a_sample_counts_the_order_seen():
+    """Four in perfect order are as extreme as 2 of 24; a sample of orders would give any number near it."""
+    rng = np.random.default_rng(0)
+    orders, _ = permutation_orders(4, rng)
+    ranks = np.arange(4.0) - 1.5
+    assert permutation_p(1.0, ranks[orders] @ ranks / (ranks @ ranks), 4) == pytest.approx(2 / 24, abs=1e-15)
+    orders, _ = permutation_orders(12, rng)
+    assert permutation_p(1.0, np.zeros(len(orders)), 12) == 1 / (len(orders) + 1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import stats
 
+from rfjax.scaling.correlation import permutation_orders, permutation_p
 from rfjax.scaling.ranking import paper
 from rfjax.scaling.ranking.measures import Measures, measures_of, of_steps
 from rfjax.scaling.ranking.ranks import Column, Ranking, rank
@@ -14,7 +15,6 @@ from rfjax.scaling.results import Results
 
 SHOWN_PER_FAMILY = 2  # in the short table, of each family with several members and in each column
 STEPS_GUIDANCE = 5.0  # of the samplers that differ in their steps
-PERMUTATIONS = 10_000
 MIN_COMMON = 4  # variants, for a correlation with the paper's ranks
 
 
@@ -70,14 +70,15 @@ def _with_paper(column: Column, place: int, seed: int) -> dict:
     if len(both) < MIN_COMMON or np.ptp(ours) == 0:
         return found | {"reason": f"{len(both)} variants in common with the paper's {len(paper.AVERAGE_RANKS)}, or all of one rank"}
     resampled = column.resampled[rows]
-    null = _spearman(theirs, np.random.default_rng(seed).permuted(np.tile(ours[:, None], PERMUTATIONS), axis=0))
+    orders, _ = permutation_orders(len(ours), np.random.default_rng(seed))
+    null = _spearman(theirs, ours[orders].T)
     value = float(_spearman(theirs, ours[:, None])[0])
     return found | {
         "spearman": _estimate(value, _spearman(theirs, resampled)),
         "kendall": _estimate(
             float(stats.kendalltau(theirs, ours).statistic), [stats.kendalltau(theirs, draw).statistic for draw in resampled.T]
         ),
-        "p": float((1 + (np.abs(null) >= abs(value) - 1e-12).sum()) / (1 + PERMUTATIONS)),
+        "p": permutation_p(value, null, len(ours)),
         "reason": "",
     }
 
