@@ -12,7 +12,7 @@ TORCH ?= yes
 # leaves both out, where that is too much, or where there is none: it is made for Linux on x86-64.
 LIBTPU ?= yes
 TEST_EXTRAS := [test$(if $(filter no,$(TORCH)),,$(comma)torch)$(if $(filter no,$(LIBTPU)),,$(comma)tpu-plan)]
-PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore=tests/interop/with_torch) \
+PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore-glob="*/with_torch") \
 	$(if $(filter no,$(LIBTPU)),--ignore=tests/scaling/plan/with_libtpu)
 INSTALLED := $(VENV)/.installed
 TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)-libtpu-$(LIBTPU)

@@ -4,15 +4,15 @@ The paper does not say what was held equal, so each contender runs twice: with t
 parameters and with its FLOPs. `mmdit` is the reference, of 4 heads in two blocks; the others keep depth and
 heads, and their hidden size is the nearest that `rfjax.scaling.matching` finds (the tables below are
 its answers; docs/backbones.md has the mismatches). `dit_class` sees the pooled text alone.
-Training is that of `shapes`, which is read from beside this file; the variants are ranked as the
-formulations are.
+Training is that of `shapes`, which is read from beside this file, as are the sizes of the scenes; the
+variants are ranked as the formulations are.
 """
 
 from pathlib import Path
 
 from rfjax.config import load_file
 
-shapes = load_file(Path(__file__).with_name("shapes.py"))
+shapes, digits = (load_file(Path(__file__).with_name(name)) for name in ("shapes.py", "digits.py"))
 
 REFERENCE = {"model.depth": 2, "model.hidden": 128, "model.head_size": 32}
 HEADS = 4
@@ -22,10 +22,6 @@ CONTENDERS = {
     "dit_class": {"model.backbone": "dit_class"},
     "crossdit": {"model.backbone": "crossdit"},
     "uvit": {"model.backbone": "uvit"},
-}
-CORPORA = {  # side of a scene, and that in tokens
-    "shapes": {"data.image_size": 16, "model.position_tokens": 4, "model.position_span": 4.0, "model.position_grid": 16},
-    "digits": {"data.image_size": 20, "model.position_tokens": 5, "model.position_span": 5.0, "model.position_grid": 15},
 }
 PARAMETERS = {"mmdit3": 112, "dit": 160, "dit_class": 164, "crossdit": 156, "uvit": 124}
 HIDDEN = {
@@ -51,7 +47,7 @@ def get_config():
 
 def points():
     made = {}
-    for corpus, sides in CORPORA.items():
+    for corpus, sides in digits.CORPORA.items():
         common = {"data.corpus": corpus, **sides, **REFERENCE}
         made[f"{corpus}-mmdit"] = common
         for by, sizes in HIDDEN[corpus].items():

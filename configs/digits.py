@@ -11,10 +11,15 @@ from rfjax.config import load_file
 shapes = load_file(Path(__file__).with_name("shapes.py"))
 points = shapes.points
 
+# What goes with each embedded corpus: the side of its scenes in pixels, and in tokens of 4x4.
+CORPORA = {
+    "shapes": {"data.image_size": 16, "model.position_tokens": 4, "model.position_span": 4.0, "model.position_grid": 16},
+    "digits": {"data.image_size": 20, "model.position_tokens": 5, "model.position_span": 5.0, "model.position_grid": 15},
+}
+
 
 def get_config():
     config = shapes.get_config()
     config.name = "digits"
-    config.data = {"corpus": "digits", "image_size": 20}
-    config.model.update({"position_tokens": 5, "position_span": 5.0, "position_grid": 15})  # 20 / 4 a side
+    config.update_from_flattened_dict({"data.corpus": "digits", **CORPORA["digits"]})
     return config

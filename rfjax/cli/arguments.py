@@ -103,7 +103,7 @@ def export(parser):
         required=True,
         choices=("diffusers", "sd3", "plain"),
         help="diffusers: a folder for SD3Transformer2DModel; sd3: the single file of SD3 and SD3.5; "
-        "plain: our names, and a PyTorch module that reads them, for every model",
+        "plain: our names, and a PyTorch module that reads them, for every MM-DiT",
     )
     parser.add_argument("--out", required=True, metavar="PATH", help="a folder, or for sd3 a file .safetensors")
     parser.add_argument("--dtype", choices=("f32", "bf16", "f16"), default="f32", help="default: f32, as trained")

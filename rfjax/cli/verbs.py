@@ -209,7 +209,7 @@ VERBS = {
     "study": Verb("run a study: train every point, evaluate, fit, report", arguments.study, _study, together=True, resumes=True),
     "launch": Verb("run a study's points on SLURM, TPU VMs or GKE", arguments.launch, _launch, computes=False),
     "train": Verb("train one run, or resume it", arguments.train, _train, together=True, resumes=True),
-    "eval": Verb("measure a checkpoint: validation loss and GenEval", arguments.eval_, _eval, together=True),
+    "eval": Verb("measure a checkpoint: validation loss, GenEval, ranking", arguments.eval_, _eval, together=True),
     "sample": Verb("make images from captions", arguments.sample, _sample, together=True),
     "export": Verb("write a checkpoint for PyTorch", arguments.export, _export, overridable=False),
     "import": Verb("make a run of a PyTorch checkpoint", arguments.import_, _import),

@@ -115,6 +115,7 @@ class Evaluator:
                 self._measure_checkpoint(step, list(due), params, stop)
 
     def _measure_checkpoint(self, step, due, params, stop):
+        cost, held = spent(read_facts(self.workdir, step)), (None, None)
         for index, one in enumerate(due):
             if stop():
                 raise Preempted(f"told to stop while measuring {self.workdir}; the same command goes on from there")
@@ -122,11 +123,11 @@ class Evaluator:
                 counts = Counter(f"{one.kind} of {one.weights}" for one in due)
                 said = (name + (f" under {n} samplers" if n > 1 else "") for name, n in counts.items())
                 note(f"{self.run}: evaluating step {step}: {', '.join(said)}")
-            weights = params[one.weights] if params else self._restore(one.step, one.weights)
-            facts = read_facts(self.workdir, one.step)
-            cost = spent(facts)
-            with watch.doing(f"measuring step {one.step} ({one.kind})"):
-                failure = self._recorded(getattr(self, f"_{one.kind}")(one, weights, cost))
+            if held[0] != one.weights:  # those of one kind follow each other
+                held = None  # two sets need not be there at once
+                held = one.weights, params[one.weights] if params else self._restore(step, one.weights)
+            with watch.doing(f"measuring step {step} ({one.kind})"):
+                failure = self._recorded(getattr(self, f"_{one.kind}")(one, held[1], cost))
             if failure:
                 raise RfjaxError(failure)
 

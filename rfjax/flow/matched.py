@@ -59,15 +59,6 @@ def velocity_of(
     return of_prediction * apply(params, scale * y, each.condition, context, pooled) + of_point * y
 
 
-def as_rectified_flow(formulation: Formulation, apply: Callable) -> Callable:
-    """`velocity(params, y, s, context, pooled)` for a backbone's `apply` that was trained on the
-    formulation: y Float[batch ...] on the straight path at times s Float[batch]. For rf it is `apply`.
-    """
-    if formulation.is_rectified_flow:
-        return apply
-    return lambda params, y, s, context, pooled: velocity_of(apply, params, y, matched(formulation, s), context, pooled)
-
-
 def own_loss_ratio(formulation: Formulation, s: Times) -> Times:
     """The loss in the formulation's own terms over that of the rectified velocity of the same network
     at the same point: (det / (a + b))^2 and the weight, with a, b and det those of the own path.

@@ -11,13 +11,17 @@ from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import Preempted, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
-from rfjax.flow.formulation import parse_formulation
 from rfjax.models import training_backbone
 from rfjax.scaling.run import run_facts
 from rfjax.training import run_folder
 from rfjax.training.cohort import Member, may_join, train_cohort
 from rfjax.training.loop import evaluation_steps
 from rfjax.training.mesh import make_mesh, shardings
+
+
+def kind(id: str, config: Config) -> object:
+    """What points must share to be trained together; a point that is trained alone is of its own kind."""
+    return may_join(config) if config.train.together > 1 else id
 
 
 def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
@@ -27,7 +31,7 @@ def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
     """
     alike: dict[object, list[str]] = {}
     for id, config in configs.items():
-        alike.setdefault(may_join(config) if config.train.together > 1 else id, []).append(id)
+        alike.setdefault(kind(id, config), []).append(id)
     parts = []
     for ids in alike.values():
         size = configs[ids[0]].train.together
@@ -59,7 +63,6 @@ def run_cohort(
     for id, config in configs.items():
         workdir = root / id
         try:
-            parse_formulation(config.formulation, config.timestep_shift)
             member = Member(config, workdir, run_facts(config, corpus.shapes, study, id))
             run = run_folder.run_name(member.facts, workdir)
             evaluators[workdir] = Evaluator(config, workdir, run, corpus, backbone, mesh, programs)

@@ -18,11 +18,10 @@ from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.flow.formulation import parse_formulation
 from rfjax.models import make_backbone, parameter_count
-from rfjax.scaling.cohorts import cohorts, run_cohort, told
+from rfjax.scaling.cohorts import cohorts, kind, run_cohort, told
 from rfjax.scaling.flops import forward_flops, state_bytes, training_flops
 from rfjax.scaling.run import run_config
 from rfjax.training import distributed, run_folder
-from rfjax.training.cohort import may_join
 from rfjax.training.preemption import StopSignal
 
 POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -141,11 +140,10 @@ def _run_points(study, root, say, stop):
     ahead = {point.id: sizes[point.id].flops * (1.0 - _done_before(root / point.id, point.config)) for point in study.points}
     began, spent, total = time.monotonic(), 0.0, sum(ahead.values())
     programs: dict = {}  # of evaluations, of points that are alike
-    kind = None
+    last = None
     for ids in cohorts({point.id: point.config for point in study.points}):
-        config = study.point(ids[0]).config
-        before, kind = kind, may_join(config) if config.train.together > 1 else ids[0]
-        if kind != before:
+        before, last = last, kind(ids[0], study.point(ids[0]).config)
+        if last != before:
             jax.clear_caches()
             programs.clear()
         points, place = [study.point(id) for id in ids], len(outcomes) + 1

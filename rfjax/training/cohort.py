@@ -27,11 +27,12 @@ from rfjax.models import parameter_count
 from rfjax.training import checkpoint, distributed, hardware, run_folder, watch
 from rfjax.training.checkpoint import Checkpoints, SaveFailed
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
-from rfjax.training.loop import SAVE_AGAIN_SECONDS, claim, disk_trouble, evaluation_steps
+from rfjax.training.loop import SAVE_AGAIN_SECONDS, claim, disk_trouble, evaluation_steps, keeps
 from rfjax.training.loss import run_keys
 from rfjax.training.metrics import MetricsWriter
-from rfjax.training.monitor import Monitor, Spending
+from rfjax.training.monitor import Monitor, Rates, Spending
 from rfjax.training.optimizer import make_optimizer
+from rfjax.training.program import abstract_batch, state_shapes
 from rfjax.training.progress import Progress, note
 from rfjax.training.run_folder import RunFacts
 from rfjax.training.state import TrainState, init_state
@@ -118,10 +119,8 @@ def _check_may_start(member: Member, corpus: Corpus) -> None:
         raise ConfigError(
             f"{member.workdir} began with the weights of another run, and is to be trained alone: --config.train.together=1"
         )
-    if record and record["corpus_fingerprint"] != corpus.fingerprint:
-        raise ConfigError(
-            f"{member.workdir} was trained on another version of the corpus {corpus.name}; use another --workdir"
-        )
+    if record:
+        run_folder.check_corpus(member.workdir, record, corpus)
 
 
 def _parts(members: Sequence[Member]) -> list[tuple[list[Member], int | None]]:
@@ -163,9 +162,7 @@ class _Cohort:
         self.mesh = cohort_mesh()
         self.first, self.step, self.failures = step, step or 0, {}
         self.evaluated = evaluation_steps(self.config)
-        optimizer = make_optimizer(self.config.train)
-        self.init = lambda key: init_state(backbone.init, optimizer, key)
-        self.abstract = jax.eval_shape(self.init, run_keys(self.config.seed)[0])
+        self.abstract = state_shapes(self.config, backbone)
         self.alone = NamedSharding(cohort_mesh(jax.devices()[:1]), P())
         self.records = [
             run_folder.read_json(member.workdir / "run.json")
@@ -186,8 +183,9 @@ class _Cohort:
         """Reads every member's state. False where a checkpoint is damaged: it is then set aside, or, where the
         member has no other, the member is put among the `failures`."""
         if self.first is None:
-            key, _ = run_keys(self.config.seed)
-            self.states = stack([jax.jit(self.init)(key)] * len(self.members), self.mesh)
+            optimizer, (key, _) = make_optimizer(self.config.train), run_keys(self.config.seed)
+            state = jax.jit(lambda key: init_state(self.backbone.init, optimizer, key))(key)
+            self.states = stack([state] * len(self.members), self.mesh)
             self.facts = [{}] * len(self.members)
             return True
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.alone), self.abstract)
@@ -258,14 +256,15 @@ class _Cohort:
                 )
                 for place, member in enumerate(self.members)
             ]  # fmt: skip
-            pace = _Pace(self.step, train.batch_size, self.members[0].facts.flops_per_image, peak)
+            clock = Spending(train.batch_size, self.members[0].facts.flops_per_image, None, 0.0)
+            rates = Rates(clock, train.batch_size, self.step, peak)  # of the cohort's line of progress
 
             def evaluate():
                 if self.step in self.evaluated and self.places:
                     host = jax.device_get({"ema": states.ema, "raw": states.params})
                     weights = lambda member: jax.tree.map(lambda a: a[self.members.index(member)], host)
                     with contextlib.ExitStack() as paused:
-                        for spending in (*spendings, pace):
+                        for spending in (*spendings, clock):
                             paused.enter_context(spending.paused())
                         on_checkpoint(self.step, self.live, weights)
 
@@ -279,7 +278,10 @@ class _Cohort:
                         self._ended(place, error, progress)
                 progress.step(self.step)
                 if self.step % train.log_every == 0 or self.step == train.steps:
-                    progress.row(pace.row(self.step, metrics.loss[self.places], len(self.places)))
+                    losses = metrics.loss[self.places]
+                    finite = losses[np.isfinite(losses)]
+                    mean = float(finite.mean()) if len(finite) else None
+                    progress.row({"step": self.step, "loss": mean} | rates.at(self.step, len(self.places)))
 
             if self.step:
                 evaluate()
@@ -293,7 +295,7 @@ class _Cohort:
                 if stopping or self.step % train.checkpoint_every == 0 or self._keeps(self.step):
                     observe(pending)
                     pending = None
-                    self._save(states, monitors, spendings, progress)
+                    self._save(states, monitors, progress)
                 if stopping or not self.places:
                     break
                 evaluate()
@@ -307,15 +309,11 @@ class _Cohort:
         progress.note(f"{self.records[place]['run']}: {error}")
 
     def _compile(self):
-        train, whole = self.config.train, NamedSharding(self.mesh, P())
         step = make_cohort_step(
             [member.config for member in self.members], self.backbone.apply, self.corpus.shapes.encoders, self.mesh,
             self.abstract.params,
         )  # fmt: skip
-        example = self.corpus.examples(np.arange(1, dtype=np.uint64), "train")
-        batch = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((train.batch_size, *a.shape[1:]), a.dtype, sharding=whole), example
-        )
+        batch = abstract_batch(self.config, self.corpus, self.mesh, P())
         return distributed.compiled("the training step", step.lower(self.states, batch, np.int32(0)))
 
     def _params(self, states, place):
@@ -328,15 +326,13 @@ class _Cohort:
             yield jax.device_put(batch, whole)
 
     def _keeps(self, step):
-        every = self.config.train.keep_every
-        return step in self.evaluated or (every > 0 and step % every == 0)
+        return keeps(self.config.train, self.evaluated, step)
 
-    def _save(self, states, monitors, spendings, progress):
+    def _save(self, states, monitors, progress):
         host = jax.device_get(states)
         for place in self.places:
             monitors[place].sync()  # rows first: a resumed run keeps those up to its checkpoint
-            facts = {"schema": 1, "step": self.step} | spendings[place].at(self.step)
-            facts |= {"skipped_in_row": monitors[place].skipped_in_row, "window": monitors[place].window.sums()}
+            facts = monitors[place].facts(self.step)
             watch.beat()
             state = jax.device_put(jax.tree.map(lambda leaf: leaf[place], host), self.alone)
             for pause in (*SAVE_AGAIN_SECONDS, None):
@@ -354,31 +350,3 @@ class _Cohort:
     def _write_record(self, place, facts):
         self.records[place] |= {"step": self.step} | (checkpoint.spent(facts) if facts else {})
         run_folder.write_json(self.members[place].workdir / "run.json", self.records[place])
-
-
-class _Pace:
-    """What the cohort's line of progress says of speed."""
-
-    def __init__(self, step, batch_size, flops_per_image, peak):
-        self._batch, self._flops, self._peak = batch_size, flops_per_image, peak
-        self._step, self._at = step, time.monotonic()
-
-    @contextlib.contextmanager
-    def paused(self):
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._at += time.monotonic() - began
-
-    def row(self, step, losses, members) -> dict:
-        now = time.monotonic()
-        rate = (step - self._step) / max(now - self._at, 1e-9)
-        self._step, self._at = step, now
-        images = rate * self._batch * members
-        flops = images * self._flops or None
-        finite = losses[np.isfinite(losses)]
-        return {
-            "step": step, "loss": float(finite.mean()) if len(finite) else None, "images_per_second": images,
-            "steps_per_second": rate, "flops_per_second": flops, "mfu": flops / self._peak if flops and self._peak else None,
-        }  # fmt: skip

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 
 from rfjax import config as schema
-from rfjax.config import Config
+from rfjax.config import Config, TrainConfig
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
@@ -58,6 +58,11 @@ def evaluation_steps(config: Config) -> frozenset[int]:
     evaluation, steps = config.evaluation, config.train.steps
     cadences = [every for every in (evaluation.every, evaluation.geneval_every) if every]
     return frozenset(step for every in cadences for step in range(every, steps + 1, every)) | {steps}
+
+
+def keeps(train: TrainConfig, kept: Collection[int], step: int) -> bool:
+    """Whether a checkpoint stays for good: one of those `kept`, or a multiple of `keep_every`."""
+    return step in kept or (train.keep_every > 0 and step % train.keep_every == 0)
 
 
 def train(
@@ -172,11 +177,7 @@ class _Run:
         params = parameter_count(backbone)
         parent = self.parent and self.parent._asdict()
         self.record = record or run_folder.describe(config, facts, workdir, corpus, params, parent)
-        if self.record["corpus_fingerprint"] != corpus.fingerprint:
-            raise ConfigError(
-                f"{workdir} was trained on another version of the corpus {corpus.name} (fingerprint "
-                f"{self.record['corpus_fingerprint'][:12]}, now {corpus.fingerprint[:12]}); use another --workdir"
-            )
+        run_folder.check_corpus(workdir, self.record, corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
         """The parent on record, else the one asked for; where there are both, they must agree."""
@@ -227,7 +228,7 @@ class _Run:
 
             def evaluate():
                 if self.step in self.evaluated and on_checkpoint:
-                    self._until_saved(state, checkpoints, monitor, spending)
+                    self._until_saved(state, checkpoints, monitor)
                     with spending.paused():
                         on_checkpoint(self.step, state)
 
@@ -243,11 +244,11 @@ class _Run:
                 if stopping or self._saves(self.step) or self._must_save_again(checkpoints):
                     monitor.observe(self.step, pending, lambda: state.params)
                     pending = None
-                    self._save(state, checkpoints, monitor, spending)
+                    self._save(state, checkpoints, monitor)
                 if stopping:
                     break
                 evaluate()
-            self._until_saved(state, checkpoints, monitor, spending)
+            self._until_saved(state, checkpoints, monitor)
             stopping = stopping or stop()  # the last evaluation may have been told to stop
         if stopping and (self.step < steps or on_checkpoint):
             raise Preempted(
@@ -307,13 +308,11 @@ class _Run:
         return step % train.checkpoint_every == 0 or self._keeps(step)
 
     def _keeps(self, step: int) -> bool:
-        every = self.config.train.keep_every
-        return step in self.kept or (every > 0 and step % every == 0)
+        return keeps(self.config.train, self.kept, step)
 
-    def _save(self, state, checkpoints, monitor, spending) -> None:
+    def _save(self, state, checkpoints, monitor) -> None:
         monitor.sync()  # rows first: a resumed run keeps those up to its checkpoint
-        facts = {"schema": 1, "step": self.step} | spending.at(self.step)
-        facts |= {"skipped_in_row": monitor.skipped_in_row, "window": monitor.window.sums()}
+        facts = monitor.facts(self.step)
         for pause in (*SAVE_AGAIN_SECONDS, None):
             try:
                 checkpoints.save(state, self.step, facts)
@@ -339,7 +338,7 @@ class _Run:
             return True
         return False
 
-    def _until_saved(self, state, checkpoints, monitor, spending) -> None:
+    def _until_saved(self, state, checkpoints, monitor) -> None:
         try:
             checkpoints.wait()
         except SaveFailed as error:
@@ -347,7 +346,7 @@ class _Run:
                 raise
             monitor.note(str(error))
             checkpoints.open_again()
-            self._save(state, checkpoints, monitor, spending)
+            self._save(state, checkpoints, monitor)
             checkpoints.wait()
 
     def _write_record(self, facts: dict) -> None:

@@ -52,6 +52,30 @@ class Spending:
         }
 
 
+class Rates:
+    """Steps, images and FLOPs a second since the last time they were asked for, in training time."""
+
+    def __init__(self, spending: Spending, batch_size: int, step: int, peak_flops: float | None):
+        self._spending, self._batch_size, self._peak = spending, batch_size, peak_flops
+        self._from = step, spending.at(step)["train_seconds"]
+
+    def at(self, step: int, runs: int = 1) -> dict:
+        """The rates at a step; of so many runs that are trained together, images and FLOPs are all theirs."""
+        seconds = self._spending.at(step)["train_seconds"]
+        since_step, since = self._from
+        self._from = step, seconds
+        wall = (seconds - since) / self._spending.share
+        steps_per_second = (step - since_step) / max(wall, 1e-9)
+        images_per_second = steps_per_second * self._batch_size * runs
+        flops_per_second = images_per_second * self._spending.flops_per_image or None
+        return {
+            "steps_per_second": steps_per_second,
+            "images_per_second": images_per_second,
+            "flops_per_second": flops_per_second,
+            "mfu": flops_per_second / self._peak if flops_per_second and self._peak else None,
+        }
+
+
 class Monitor:
     """Takes every step's metrics in turn. `writer` and `progress` are None but on process 0."""
 
@@ -69,13 +93,12 @@ class Monitor:
         writer: MetricsWriter | None,
         progress: Progress | None,
     ):
-        self._config, self._workdir, self._spending, self._peak = config, workdir, spending, peak_flops
+        self._config, self._workdir, self._spending = config, workdir, spending
         self._checkpoints = checkpoints
         self._groups, self._writer, self._progress = groups, writer, progress
         self.window = Window(groups, window)
         self.skipped_in_row = 0
-        self._row_step = step
-        self._rate_from = step, spending.at(step)["train_seconds"]
+        self._rates = Rates(spending, config.batch_size, step, peak_flops)
 
     def observe(self, step: int, metrics: StepMetrics, params: Callable[[], Params]) -> None:
         """The metrics of the update that ended at `step`; `params` gives those of then or later.
@@ -94,6 +117,11 @@ class Monitor:
         if self._progress:
             self._progress.step(step)
 
+    def facts(self, step: int) -> dict:
+        """What a checkpoint of `step` keeps beside its arrays, for a resumed run to go on as this one would."""
+        facts = {"schema": 1, "step": step} | self._spending.at(step)
+        return facts | {"skipped_in_row": self.skipped_in_row, "window": self.window.sums()}
+
     def sync(self) -> None:
         """Until every row so far is on disk."""
         if self._writer:
@@ -105,20 +133,8 @@ class Monitor:
             self._progress.note(text)
 
     def _row(self, step, metrics):
-        spent = self._spending.at(step)
-        since_step, since = self._rate_from
-        wall = (spent["train_seconds"] - since) / self._spending.share
-        steps_per_second = (step - since_step) / max(wall, 1e-9)
-        self._rate_from = step, spent["train_seconds"]
-        images_per_second = steps_per_second * self._config.batch_size
-        flops_per_second = images_per_second * self._spending.flops_per_image or None
-        row = {"step": step} | self.window.close(metrics) | {"skipped": int(metrics.skipped)} | spent
-        row |= {
-            "steps_per_second": steps_per_second,
-            "images_per_second": images_per_second,
-            "flops_per_second": flops_per_second,
-            "mfu": flops_per_second / self._peak if flops_per_second and self._peak else None,
-        }
+        row = {"step": step} | self.window.close(metrics) | {"skipped": int(metrics.skipped)}
+        row |= self._spending.at(step) | self._rates.at(step)
         if self._writer:
             self._writer.write(row)
         if self._progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rfjax.config import Config
 from rfjax.data.batch import Batch
@@ -33,9 +33,9 @@ def abstract_state(config: Config, backbone, mesh: Mesh) -> TrainState:
     )
 
 
-def abstract_batch(config: Config, corpus: Corpus, mesh: Mesh) -> Batch:
-    """Shapes, dtypes and shardings of a global batch."""
-    example, place = corpus.examples(np.arange(1, dtype=np.uint64), "train"), NamedSharding(mesh, BATCH)
+def abstract_batch(config: Config, corpus: Corpus, mesh: Mesh, spec: PartitionSpec = BATCH) -> Batch:
+    """Shapes, dtypes and shardings of a global batch, laid out over the mesh by `spec`."""
+    example, place = corpus.examples(np.arange(1, dtype=np.uint64), "train"), NamedSharding(mesh, spec)
     size = config.train.batch_size
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype, sharding=place), example)
 

@@ -159,6 +159,15 @@ def describe(config: Config, facts: RunFacts, workdir: Path, corpus: Corpus, par
     }
 
 
+def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:
+    """Raises `ConfigError` where the run on record saw another version of the corpus."""
+    if record["corpus_fingerprint"] != corpus.fingerprint:
+        raise ConfigError(
+            f"{workdir} was trained on another version of the corpus {corpus.name} (fingerprint "
+            f"{record['corpus_fingerprint'][:12]}, now {corpus.fingerprint[:12]}); use another --workdir"
+        )
+
+
 def started(record: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
     """`record` with one more start: on what, by which code, and of how many runs trained together."""
     on = {

@@ -17,7 +17,7 @@ from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import make_generator, noise_for, prompt_ids
 from rfjax.flow.formulation import FAMILIES, PAPER, parse_formulation
-from rfjax.flow.matched import as_rectified_flow, own_loss_ratio
+from rfjax.flow.matched import matched, own_loss_ratio, velocity_of
 from rfjax.flow.path import expand_time, rectified_time
 from rfjax.flow.prediction import data_and_noise
 from rfjax.flow.samplers import OWN_STEPS, integrate, sampling_levels, sampling_times
@@ -41,8 +41,8 @@ def optimal(name):
 
 
 def field(name):
-    velocity = as_rectified_flow(parse_formulation(name), optimal(name))
-    return lambda y, s: velocity(None, y, jnp.full(y.shape[:1], s), None, None)
+    formulation, apply = parse_formulation(name), optimal(name)
+    return lambda y, s: velocity_of(apply, None, y, matched(formulation, jnp.full(y.shape[:1], s)), None, None)
 
 
 def marginal(s, quantiles):
@@ -197,7 +197,7 @@ def test_loss_in_own_terms_is_a_ratio_at_each_level(name):
         mixing = formulation.prediction.mixing(formulation.path, expand_time(t, data))
         wrong = lambda params, z, *rest: mixing.m * data + mixing.n * noise + error
         y = expand_time(1 - s, data) * data + expand_time(s, data) * noise
-        velocity = as_rectified_flow(formulation, wrong)(None, y, s, None, None)
+        velocity = velocity_of(wrong, None, y, matched(formulation, s), None, None)
         rectified = jnp.square(velocity - (noise - data)).mean(1)
         np.testing.assert_allclose(own_loss_ratio(formulation, s) * rectified, jnp.square(error).mean(1), rtol=1e-7)
 

@@ -7,7 +7,7 @@ import pytest
 
 from rfjax.data.batch import EncoderSlot
 from rfjax.flow.formulation import parse_formulation
-from rfjax.flow.matched import as_rectified_flow
+from rfjax.flow.matched import matched, velocity_of
 from rfjax.flow.objective import draw, drop_conditions, example_losses, examples_at
 
 SLOTS = (
@@ -80,7 +80,11 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
 
     got, want = (jax.jit(jax.value_and_grad(one, has_aux=True))(weight) for one in (generic, plain))
     jax.tree.map(np.testing.assert_array_equal, got, want)
-    assert as_rectified_flow(formulation, network) is network  # nor is anything done when it is sampled
+    # nor is anything changed when it is sampled
+    at = matched(formulation, times)
+    assert all((field == plain).all() for field, plain in zip(at, (times, 1.0, times, 1.0, 0.0), strict=True))
+    apply = lambda weight, *inputs: network(weight)(*inputs)
+    np.testing.assert_array_equal(velocity_of(apply, weight, data, at, *conditions), network(weight)(data, times, *conditions))
 
 
 @pytest.mark.parametrize("t", (0.2, 0.9))

@@ -44,7 +44,7 @@ def test_two_processes_stop_together_and_one_goes_on_to_the_same_losses(tmp_path
     the NaN; a stop that only the process that got the signal sees (the other would hang); a
     checkpoint that only the mesh it was written on can read."""
     workdir = tmp_path / "two"
-    started = start_processes(workdir, 2, pause=0.15, **BAD)
+    started = start_processes(workdir, 2, pause=0.6, **BAD)
     when_step(workdir, 4, started)
     started[1].send_signal(signal.SIGTERM)
     ends = ended(started)
@@ -134,7 +134,7 @@ def test_another_number_of_devices_goes_on_with_the_same_curve(tmp_path, undistu
     """1 process x 4 devices, then 2 x 1, then 1 x 1."""
     workdir = tmp_path / "any"
     for processes, devices, until in ((1, 4, 8), (2, 1, 16)):
-        started = start_processes(workdir, processes, devices, pause=0.15, **BAD)
+        started = start_processes(workdir, processes, devices, pause=0.6, **BAD)
         when_step(workdir, until, started)
         started[0].send_signal(signal.SIGTERM)
         ends = ended(started)
