@@ -2,6 +2,26 @@
 
 import os
 
+import pytest
+
 from rfjax.cli.environment import leave_out_absent_tpu
 
 leave_out_absent_tpu(os.environ)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation(tmp_path_factory):
+    """For tests that compile much, the same again and again, and compute little."""
+    import jax
+
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "jax_cache"),
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -17,6 +17,8 @@ from rfjax.scaling.run import run_config
 from rfjax.training.checkpoint import restore_params, steps_saved
 from rfjax.training.lineage import read_parent
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TRAIN = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1, "learning_rate": 1e-3, "ema_every": 1}
 EVALUATION = {"geneval": {"prompts_per_task": 0}, "validation": {"examples": 4, "batch_size": 4}}
 SHAPES = {"corpus": "shapes", "image_size": 16}

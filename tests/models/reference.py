@@ -1,11 +1,16 @@
 """The pieces of a backbone's equations in float64, one example at a time, written out plainly."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
+
+# Compilation is what tests of models cost, and unoptimised programs have the same numbers.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SMALL = BatchShapes(latents=(8, 12, 3), context=(10, 24), pooled=20, encoders=())
 
@@ -116,7 +121,7 @@ def check(backbone, config, equations, params=None):
     params = params or random_params(backbone)
     batch = inputs()
     with jax.default_matmul_precision("highest"):
-        got = jax.jit(backbone.apply)(params, *batch)
+        got = jit(backbone.apply)(params, *batch)
     want = np.stack([equations(config, params, *example) for example in zip(*map(np.asarray, batch))])
     assert np.abs(want).mean() > 0.1  # the comparison sees something
     np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())

@@ -1,6 +1,5 @@
 """What every backbone owes the trainer: the interface, its policies, its sharding, its limits."""
 
-import functools
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import SMALL, inputs, random_params, small_config
+from reference import SMALL, inputs, jit, random_params, small_config
 
 from rfjax.config import Config, ModelConfig, apply_overrides, flatten
 from rfjax.errors import ConfigError
@@ -22,8 +21,6 @@ from rfjax.models.sharding import dimensions
 from rfjax.scaling.flops import PARTS
 from rfjax.training.mesh import path_name
 
-# Compilation is what these tests cost, and unoptimised programs have the same numbers.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 OTHERS = tuple(name for name in MODULES if name != "mmdit")  # test_mmdit.py has MM-DiT's
 
 
@@ -133,16 +130,15 @@ def test_unknown_backbones_are_refused_with_the_nearest():
 
 
 OVER_A_MESH = """
-import functools, json, sys
+import json, sys
 sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding
-from reference import SMALL, inputs, random_params, small_config
+from reference import SMALL, inputs, jit, random_params, small_config
 from rfjax.config import MeshConfig
 from rfjax.models import make_backbone
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2))
 found = {}
 for name in sys.argv[2:]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import SMALL, attention, check, gelu, image_of, inputs, layers, linear, mlp, norm, patches, positions
+from reference import SMALL, attention, check, gelu, image_of, inputs, jit, layers, linear, mlp, norm, patches, positions
 from reference import random_params, rms, silu, small_config, time_features
 
 from rfjax.models import make_backbone
@@ -30,7 +30,7 @@ def test_dit_is_an_mmdit_whose_streams_share_their_weights(changes):
     params, batch = random_params(dit), inputs()
     jax.tree.map(lambda a, b: None, tied(params), jax.eval_shape(joint.init, jax.random.key(0)))  # the same tree
     with jax.default_matmul_precision("highest"):
-        got, want = dit.apply(params, *batch), joint.apply(tied(params), *batch)
+        got, want = jit(dit.apply)(params, *batch), jit(joint.apply)(tied(params), *batch)
     assert float(jnp.abs(want).mean()) > 0.1
     np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
 
@@ -69,15 +69,17 @@ def test_a_one_hot_pooled_looks_its_class_up_and_zeros_the_null_class():
     params["class_embed"] = {"kernel": jnp.asarray(table[:20] - table[20]), "bias": jnp.asarray(table[20])}
     labels = np.array([0, 7, 19, 20])
     pooled = jnp.asarray(np.eye(21, 20, dtype=np.float32)[labels])
-    got = backbone.apply(params, z, t, context, pooled)
+    apply = jit(backbone.apply)
+    got = apply(params, z, t, context, pooled)
     for example, label in enumerate(labels):
         direct = {**params, "class_embed": {"kernel": jnp.zeros((20, config.width)), "bias": jnp.asarray(table[label])}}
         one = slice(example, example + 1)
-        want = backbone.apply(direct, z[one], t[one], context[one], pooled[one])
+        want = apply(direct, z[one], t[one], context[one], pooled[one])
         np.testing.assert_allclose(got[one], want, atol=1e-4 * float(jnp.abs(want).max()))
 
 
 def test_class_dit_does_not_read_the_context():
     backbone = make_backbone(small_config("dit_class"), SMALL)
     params, (z, t, context, pooled) = random_params(backbone), inputs()
-    np.testing.assert_array_equal(backbone.apply(params, z, t, context, pooled), backbone.apply(params, z, t, 9 * context, pooled))
+    apply = jit(backbone.apply)
+    np.testing.assert_array_equal(apply(params, z, t, context, pooled), apply(params, z, t, 9 * context, pooled))

@@ -1,9 +1,12 @@
 """MM-DiT against the paper's sizes and against a plain implementation of its equations."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import jit
 
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes, EncoderSlot
@@ -194,26 +197,25 @@ def test_forward_pass_equals_the_equations(name):
     params = random_params(backbone)
     z, t, context, pooled = inputs()
     with jax.default_matmul_precision("highest"):
-        got = backbone.apply(params, z, t, context, pooled)
+        got = jit(backbone.apply)(params, z, t, context, pooled)
     examples = zip(*map(np.asarray, (z, t, context, pooled)))
     want = np.stack([reference(config, params, *example) for example in examples])
     assert np.abs(want).mean() > 0.1  # the comparison sees something
     np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
 
 
+@functools.cache
+def gradient_and_products(remat):
+    """The gradients of a network with every part, and how many products its program has."""
+    backbone = make_backbone(small_config(depth=4, dual_attention_blocks=1, qk_norm=True), SMALL, remat=remat)
+    params, batch = random_params(backbone), inputs()
+    gradient = jax.grad(lambda p: jnp.sum(jnp.square(backbone.apply(p, *batch))))
+    return jit(gradient)(params), str(jax.make_jaxpr(gradient)(params)).count("dot_general")
+
+
 @pytest.mark.parametrize("remat", ("full", "attention", "dots"))
 def test_remat_changes_memory_and_not_numbers(remat):
-    config = small_config(depth=4, dual_attention_blocks=1, qk_norm=True)
-    z, t, context, pooled = inputs()
-
-    def gradient(policy):
-        backbone = make_backbone(config, SMALL, remat=policy)
-        params = random_params(backbone)
-        loss = lambda p: jnp.sum(jnp.square(backbone.apply(p, z, t, context, pooled)))  # noqa: E731
-        jaxpr = str(jax.make_jaxpr(jax.grad(loss))(params))
-        return jax.grad(loss)(params), jaxpr.count("dot_general")
-
-    (plain, plain_dots), (other, dots) = gradient("none"), gradient(remat)
+    (plain, plain_dots), (other, dots) = gradient_and_products("none"), gradient_and_products(remat)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5 * float(jnp.abs(a).max()) + 1e-6), plain, other)
     # "dots" keeps the products; the others compute at least some of them again.
     assert dots > plain_dots
@@ -222,7 +224,7 @@ def test_remat_changes_memory_and_not_numbers(remat):
 def test_a_new_network_predicts_zero():
     backbone = make_backbone(small_config(), SMALL)
     z, t, context, pooled = inputs()
-    assert not np.any(backbone.apply(backbone.init(jax.random.key(0)), z, t, context, pooled))
+    assert not np.any(jit(backbone.apply)(jit(backbone.init)(jax.random.key(0)), z, t, context, pooled))
 
 
 def test_every_parameter_matters():
@@ -231,7 +233,7 @@ def test_every_parameter_matters():
     backbone = make_backbone(config, SMALL)
     params = random_params(backbone)
     z, t, context, pooled = inputs()
-    gradients = jax.grad(lambda p: jnp.sum(jnp.square(backbone.apply(p, z, t, context, pooled))))(params)
+    gradients = jit(jax.grad(lambda p: jnp.sum(jnp.square(backbone.apply(p, z, t, context, pooled)))))(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         # The one exception is the paper's own: the last block's text queries attend for nothing.
@@ -251,10 +253,10 @@ def test_bfloat16_compute_keeps_float32_parameters_and_output():
     backbone = make_backbone(small_config(), SMALL, compute_dtype="bfloat16")
     params = random_params(backbone)
     z, t, context, pooled = inputs()
-    exact = make_backbone(small_config(), SMALL).apply(params, z, t, context, pooled)
-    rough = backbone.apply(params, z, t, context, pooled)
+    exact = jit(make_backbone(small_config(), SMALL).apply)(params, z, t, context, pooled)
+    rough = jit(backbone.apply)(params, z, t, context, pooled)
     assert rough.dtype == jnp.float32
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(backbone.init(jax.random.key(0))))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(jax.eval_shape(backbone.init, jax.random.key(0))))
     error = float(jnp.abs(rough - exact).max() / jnp.abs(exact).max())
     assert 1e-5 < error < 0.1  # computed in bfloat16, and close all the same
 

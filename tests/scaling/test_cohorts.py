@@ -14,6 +14,8 @@ from rfjax.scaling import study as studies
 from rfjax.scaling.cohorts import cohorts
 from rfjax.scaling.study import load_study, run_study
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = """
 from ml_collections import ConfigDict
 

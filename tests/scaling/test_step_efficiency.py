@@ -13,6 +13,8 @@ from rfjax.scaling.report.axes import looks
 from rfjax.scaling.report.score_figures import score_against_steps
 from rfjax.scaling.step_efficiency import step_counts
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 COUNTS = {2: (0.30, 12.0, 0.4), 10: (0.42, 13.0, 0.1), 50: (0.45, 13.5, 0.0)}  # score, length, distance
 
 

@@ -18,6 +18,8 @@ from rfjax.scaling import study as studies
 from rfjax.scaling.run import run_config
 from rfjax.scaling.study import load_study, run_point, run_study, size_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parent.parent.parent
 
 TINY = """
