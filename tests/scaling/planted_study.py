@@ -75,7 +75,7 @@ def facts(run, depth, steps, learning_rate=3e-3, seed=0, **more):
 
 def put(folder: Path, run, step, evaluation, values, *, images=0, flops=0.0, extra=None, **key) -> None:
     """Write an evaluation record into a run's folder."""
-    key = records.record_key(run=run, step=step, evaluation=evaluation, corpus="shapes", **key)
+    key = records.record_key(run=run, step=step, evaluation=evaluation, **{"corpus": "shapes"} | key)
     times = {"seconds": 1.5, "train_seconds": step * 0.05}
     records.write_record(
         folder, records.make_record(key, values, images=images, flops=flops, extra=extra, **times)

@@ -59,8 +59,9 @@ def summary_lines(numbers: Mapping) -> list[str]:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    lines += ["", *analysis_lines(numbers["analysis"])]
-    if "overall" in numbers["correlation"]:
+    sizes = numbers["compares"] == "sizes"
+    lines += ["", *(analysis_lines(numbers["analysis"]) if sizes else ())]
+    if sizes and "overall" in numbers["correlation"]:
         found = numbers["correlation"]["overall"]
         lines += [correlation_line("GenEval", found), *prediction_lines("GenEval", found["largest_predicted"])]
     lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []

@@ -33,7 +33,8 @@ def draw(numbers: Mapping) -> dict[str, Figure]:
     with matplotlib.rc_context(STYLE):
         depths = sorted({run["depth"] for run in numbers["runs"] if run["depth"] is not None})
         look = looks(depths)
-        drawn = {name: figure(numbers, look) for name, figure in FIGURES.items()}
+        names = OF_VARIANTS if numbers["compares"] == "variants" else FIGURES
+        drawn = {name: FIGURES[name](numbers, look) for name in names}
         drawn = {name: figure for name, figure in drawn.items() if figure is not None}
         for figure in drawn.values():
             figure.draw_without_rendering()  # lays it out, once for both formats
@@ -261,6 +262,7 @@ FIGURES: dict[str, Callable] = {
     "quality_against_steps": quality_against_steps,
     "learning_rates": learning_rates,
 }
+OF_VARIANTS = ("average_ranks", "quality_against_steps", "score_against_steps")  # of runs of one size
 
 
 def _clip(name, length=24):

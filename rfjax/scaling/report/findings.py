@@ -23,11 +23,12 @@ from rfjax.scaling.report.ranking_section import ranking_sentence
 
 def subtitle(numbers: Mapping) -> str:
     totals, environment = numbers["totals"], numbers["environment"]
-    corpus = ", ".join(environment["train_corpus"]) or numbers["settings"]["corpus"]
+    corpora = environment["train_corpus"] or [numbers["settings"]["corpus"]]
     kinds = ", ".join(map(str, environment["device_kind"]))
     where = f" on {text(kinds)}" if kinds else ""
     return (
-        f"{totals['finished']} of {totals['runs']} runs finished on the corpus <i>{text(corpus)}</i>{where}; "
+        f"{totals['finished']} of {totals['runs']} runs finished on the {'corpus' if len(corpora) == 1 else 'corpora'} "
+        f"<i>{text(', '.join(corpora))}</i>{where}; "
         f"{duration(totals['train_seconds'])} of training, {duration(totals['evaluation_seconds'])} of evaluation, "
         f"{power(totals['flops'])} training FLOPs"
     )
@@ -35,6 +36,26 @@ def subtitle(numbers: Mapping) -> str:
 
 def findings(numbers: Mapping, *_) -> str:
     """The findings, one sentence each."""
+    points = _of_variants(numbers) if numbers["compares"] == "variants" else _of_sizes(numbers)
+    points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
+    return "<ul class=findings>" + "".join(f"<li>{point}</li>" for point in points) + "</ul>"
+
+
+def _of_variants(numbers):
+    """What came first in the ranking, and which had the lowest loss on each corpus."""
+    points = [ranking_sentence(numbers["ranking"])]
+    for corpus in numbers["environment"]["train_corpus"]:
+        ended = [run for run in numbers["runs"] if run["corpus"] == corpus and run["loss"] is not None]
+        if ended:
+            best = min(ended, key=lambda run: run["loss"])
+            points.append(
+                f"On {text(corpus)} the lowest validation loss of {len(ended)} runs is {loss(best['loss'], best['loss_stderr'])}, of "
+                f"{text(best['run'])}."
+            )
+    return points
+
+
+def _of_sizes(numbers):
     points = []
     depths, trends = numbers["depths"], numbers["trends"]
     if len(depths) == 1:
@@ -70,8 +91,7 @@ def findings(numbers: Mapping, *_) -> str:
         )
     if numbers["ranking"]:
         points.append(ranking_sentence(numbers["ranking"]))
-    points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
-    return "<ul class=findings>" + "".join(f"<li>{point}</li>" for point in points) + "</ul>"
+    return points
 
 
 def warnings(numbers: Mapping) -> list[str]:
@@ -92,11 +112,10 @@ def warnings(numbers: Mapping) -> list[str]:
         )
     if len(numbers["environment"]["code_hash"]) > 1:
         lines.append(f"The runs were trained by {len(numbers['environment']['code_hash'])} versions of the code.")
-    if len(numbers["environment"]["corpus_fingerprint"]) > 1:
-        lines.append(
-            f"The runs were trained on {len(numbers['environment']['corpus_fingerprint'])} versions of the data."
-        )
-    return lines
+    return lines + [
+        f"The runs on {corpus} were trained on {versions} versions of the data."
+        for corpus, versions in numbers["environment"]["corpora_that_changed"].items()
+    ]
 
 
 def _signed(value):

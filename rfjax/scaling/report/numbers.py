@@ -45,12 +45,15 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     analysis = frontier.analyse(
         points, resamples=resamples, seed=seed, pairs=frontier.pairs_of(results, settings), profiles=True
     )
-    runs = _runs(results.runs, points, ids)
+    ends = _ends(results, points, settings)
+    runs = _runs(results.runs, ends, ids)
+    ranking = ranking_numbers(results, seed=seed)
     return plain(
         {
             "schema": REPORT_SCHEMA,
             "table_sha256": hashlib.sha256((folder / "table.json").read_bytes()).hexdigest(),
             "study": _study_name(results.runs),
+            "compares": "variants" if ranking and points["depth"].nunique() < 2 else "sizes",
             "settings": vars(settings),
             "environment": _environment(results.runs),
             "totals": _totals(results.runs, runs),
@@ -67,9 +70,9 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "sampling_steps": [
                 vars(one) for one in step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
             ],
-            "ranking": ranking_numbers(results, seed=seed),
+            "ranking": ranking,
             "learning_rates": _learning_rates(points),
-            "other_settings": _other_settings(results, settings),
+            "other_settings": _other_settings(results, ends),
             "samples": _samples(results, settings, points),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
@@ -102,13 +105,24 @@ def _study_name(runs):
     return ", ".join(names)
 
 
+def _ends(results, points, settings):
+    """The final checkpoints of all corpora: of runs not among the points, those on another one."""
+    long = results.long
+    others = long[(long["metric"] == "loss") & (long["final"] == 1) & (long["corpus"] != settings.corpus)]["corpus"].unique()
+    parts = [points] + [frontier.final_points(frontier.checkpoints(results, replace(settings, corpus=corpus))) for corpus in others]
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True).drop_duplicates("run")
+
+
 def _environment(runs):
-    """Distinct values over runs; more than one code hash is worth a reader's eye."""
+    """Distinct values over runs, and corpora of which they saw several versions; more than one code hash is
+    worth a reader's eye."""
     fields = (
         "train_corpus", "corpus_fingerprint", "formulation", "schedule", "platform", "device_kind", "devices",
         "processes", "jax_version", "code_hash",
     )  # fmt: skip
-    return {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in fields}
+    versions = runs.groupby("train_corpus")["corpus_fingerprint"].nunique()
+    distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in fields}
+    return distinct | {"corpora_that_changed": versions[versions > 1].to_dict()}
 
 
 def _totals(table, runs):
@@ -121,9 +135,9 @@ def _totals(table, runs):
     }
 
 
-def _runs(table, points, ids):
+def _runs(table, ends, ids):
     """One row per run, failed ones too; loss and score where it has finished."""
-    final = points.set_index("run")
+    final = ends.set_index("run")
     rows = []
     for run in table.sort_values(["depth", "flops_per_image", "steps", "run"], kind="stable").to_dict("records"):
         end = final.loc[run["run"]] if run["run"] in final.index else {}
@@ -133,6 +147,7 @@ def _runs(table, points, ids):
                 "depth", "hidden", "heads", "params", "seed", "learning_rate", "batch_size", "steps", "flops_per_image",
                 "train_seconds", "evaluation_seconds", "state", "last_step", "message", "parent_run", "parent_step",
             )}
+            | {"corpus": run["train_corpus"]}
             | {name: end.get(name) for name in ("images", "flops", "frontier", "best_rate")}
             | scores.statistics(end, "loss")
             | {f"score{suffix}": end.get(f"geneval_{scores.OVERALL}{suffix}") for _, suffix in STATISTICS}
@@ -262,14 +277,14 @@ def _learning_rates(points):
     return sweeps
 
 
-def _other_settings(results, settings):
+def _other_settings(results, ends):
     """The final loss under every weights and grid the table has, the primary one included."""
     rows = results.long
     rows = rows[
         (rows["metric"] == "loss")
         & (rows["item"] == "mean")
         & (rows["final"] == 1)
-        & (rows["corpus"] == settings.corpus)
+        & (rows["corpus"] == rows["run"].map(ends.set_index("run")["corpus"]))
     ]
     kinds = (
         rows[["weights", "grid", "evaluation_seed"]]

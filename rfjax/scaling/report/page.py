@@ -22,7 +22,7 @@ def render(numbers: Mapping, figures: Mapping[str, bytes], sheets: Mapping[str, 
     }
     captions = Captions()
     body = []
-    for title, section in SECTIONS:
+    for title, section in SECTIONS[numbers["compares"]]:
         content = section(numbers, drawn, sheets, captions)
         if content:
             body.append(f"<section><h2>{len(body) + 1}&ensp;{title}</h2>\n{content}\n</section>")

@@ -45,11 +45,12 @@ NARROW = ("loss_against_geneval",)  # figures of less than the page's width
 
 def _what_ran(numbers, drawn, sheets, captions):
     scored = any(run["score"] is not None for run in numbers["runs"])
+    variants = numbers["compares"] == "variants"
     header = ["run", "depth", "width", "params", "rate", "steps", "images", "FLOPs", "training", "loss"]
     rows = []
     for run in numbers["runs"]:
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else f"<i>{text(run['state'])}</i>"
-        mark = "" if run["frontier"] is not False else "<sup>†</sup>"
+        mark = "" if variants or run["frontier"] is not False else "<sup>†</sup>"
         row = [
             text(run["run"]), count(run["depth"]), count(run["hidden"]), count(run["params"]), power(run["learning_rate"], 2),
             count(run["steps"]), count(run["images"]), power(run["flops"]), duration(run["train_seconds"]), end + mark,
@@ -57,7 +58,7 @@ def _what_ran(numbers, drawn, sheets, captions):
         rows.append(row + ([score(run)] if scored else []))
     caption = "Every run, at its final checkpoint. Loss ± standard error over validation examples"
     caption += "; overall GenEval with its 95 % interval, clustered by prompt." if scored else "."
-    if any(run["frontier"] is False for run in numbers["runs"]):
+    if not variants and any(run["frontier"] is False for run in numbers["runs"]):
         caption += " †: another run reaches as low a loss with as few FLOPs, so this one is off the frontier and not fitted."
     lineage = [run for run in numbers["runs"] if run["parent_run"]]
     if lineage:
@@ -145,26 +146,18 @@ def _failed(numbers, drawn, sheets, captions):
 
 def _methods(numbers, drawn, sheets, captions):
     settings = numbers["settings"]
-    fit = next(iter(numbers["analysis"]["fits"].values()))
-    held = numbers["analysis"]["held_out"]
-    methods = [
-        f["interval_method"]
-        for f in [*numbers["analysis"]["fits"].values(), *([held["fit"]] if held else [])]
-        if f["interval_method"]
-    ]
+    corpora = numbers["environment"]["train_corpus"]
+    shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"
     items = [
         "<b>Time</b> runs from t = 0 (data) to t = 1 (noise). <b>Loss</b> is the squared error of the velocity, unweighted, mean over "
         "elements, then over validation examples, then over the levels of the grid. Noise is keyed by example and level: every "
         "run sees the very same (image, t, noise), so differences between runs are far better known than the standard error of either.",
-        f"<b>Shown</b>: corpus {text(settings['corpus'])}, {text(settings['weights'])} weights, grid {text(settings['grid'])}"
+        f"<b>Shown</b>: {shown}, {text(settings['weights'])} weights, grid {text(settings['grid'])}"
         + (f", sampler {text(settings['sampler'])}" if settings["sampler"] else "")
         + ". The paper's grid has the levels i/K and leaves t = 1 out of the mean.",
         "<b>FLOPs</b> are counted by formula: 2 per multiply-accumulate of matrix products, training three times the forward pass, "
         "recomputation left out, those of the checkpoints a run started from included.",
-        f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, annealed checkpoints are "
-        "fitted, one point per run. The frontier holds the runs that no other beats in both loss and FLOPs; runs that differ in "
-        "the seed alone are judged by their mean.",
-        "<b>Intervals</b> are at 95 %. " + " ".join(sentence(m) + "." for m in dict.fromkeys(methods)),
+        *([] if numbers["compares"] == "variants" else _fit_methods(numbers["analysis"])),
         "<b>GenEval</b>: the official rules; a score is the fraction of images that are correct, overall is the unweighted mean of "
         "the tasks, and intervals keep the images of a prompt together. The detectors work from pixels and are not those of the "
         "official benchmark: scores compare runs of this study, not models elsewhere.",
@@ -182,20 +175,44 @@ def _methods(numbers, drawn, sheets, captions):
     return "".join(parts)
 
 
-# In the order of the page; a section that returns "" is left out.
-SECTIONS: tuple[tuple[str, Callable], ...] = (
-    ("Findings", findings),
-    ("What ran", _what_ran),
-    ("Loss against compute", compute_section),
-    ("Loss against steps", _steps),
-    ("Loss per level of t", _levels),
-    ("GenEval against depth", geneval_section),
-    ("Held-out pairs", pairs_section),
-    ("Loss against GenEval", correlation_section),
-    ("Sampling steps", steps_section),
-    ("Ranking of variants", ranking_section),
-    ("Samples", samples_section),
-    ("Learning rates", _rates),
-    ("What failed", _failed),
-    ("Method", _methods),
-)
+def _fit_methods(analysis):
+    fit, held = next(iter(analysis["fits"].values())), analysis["held_out"]
+    fits = [*analysis["fits"].values(), *([held["fit"]] if held else [])]
+    methods = dict.fromkeys(fit["interval_method"] for fit in fits if fit["interval_method"])
+    return [
+        f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, annealed checkpoints are "
+        "fitted, one point per run. The frontier holds the runs that no other beats in both loss and FLOPs; runs that differ in "
+        "the seed alone are judged by their mean.",
+        "<b>Intervals</b> are at 95 %. " + " ".join(sentence(method) + "." for method in methods),
+    ]
+
+
+# What a study compares -> its sections, in the order of the page; one that returns "" is left out. Runs of
+# one size have no law of compute, and their curves of training loss are not of one quantity.
+SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
+    "sizes": (
+        ("Findings", findings),
+        ("What ran", _what_ran),
+        ("Loss against compute", compute_section),
+        ("Loss against steps", _steps),
+        ("Loss per level of t", _levels),
+        ("GenEval against depth", geneval_section),
+        ("Held-out pairs", pairs_section),
+        ("Loss against GenEval", correlation_section),
+        ("Sampling steps", steps_section),
+        ("Ranking of variants", ranking_section),
+        ("Samples", samples_section),
+        ("Learning rates", _rates),
+        ("What failed", _failed),
+        ("Method", _methods),
+    ),
+    "variants": (
+        ("Findings", findings),
+        ("Ranking of variants", ranking_section),
+        ("What ran", _what_ran),
+        ("Sampling steps", steps_section),
+        ("Samples", samples_section),
+        ("What failed", _failed),
+        ("Method", _methods),
+    ),
+}

@@ -60,13 +60,15 @@ def write_variant(root, formulation, quality, *, corpora=("shapes", "digits"), s
     for corpus in corpora:
         run = f"{corpus}-{formulation}".replace("/", "_")
         folder = root / run
-        planted_study.write_json(folder / "run.json", planted_study.facts(run, 2, 500, corpus=corpus))
+        planted_study.write_json(folder / "run.json", planted_study.facts(run, 2, 500, corpus=corpus, corpus_fingerprint=f"seen {corpus}"))
         planted_study.write_json(folder / "config.json", {"formulation": formulation, "model": {"backbone": "mmdit"}})
         planted_study.write_json(folder / "status.json", {"state": state, "step": 500, "message": ""})
         folders.append(folder)
         if not scored:
             continue
-        planted_study.put(folder, run, 500, "validation", planted_study.loss_values(loss), weights="ema", grid="paper-8", images=32_000, flops=1e12)
+        losses = planted_study.loss_values(loss + 0.5 * (corpus == "digits"))
+        at = {"corpus": corpus, "weights": "ema", "grid": "paper-8", "images": 32_000, "flops": 1e12}
+        planted_study.put(folder, run, 500, "validation", losses, **at)
         for weights in ("ema", "raw"):
             for steps, guidance in SAMPLERS:
                 place = (corpus, weights, steps, guidance)

@@ -108,6 +108,23 @@ def test_the_page_shows_it_and_escapes_names(folder, numbers):
     assert any(line.startswith("with the paper's ranks, all: Spearman 1.00") for line in lines)
 
 
+def test_runs_of_one_size_on_two_corpora_are_all_shown_and_no_law_is_sought(folder, numbers):
+    """Catches runs of the corpus that has fewer counted as not finished, or left out of the FLOPs; two corpora
+    taken for two versions of the data; and curves or laws over runs that differ in nothing but what they are."""
+    assert numbers["totals"]["finished"] == numbers["totals"]["runs"] == 2 * len(OURS)
+    assert numbers["totals"]["flops"] == 2 * len(OURS) * 1e12
+    losses = {run["id"]: run["loss"] for run in numbers["runs"]}
+    assert losses["digits-rf_lognorm(0.00,1.00)"] == pytest.approx(losses["shapes-rf_lognorm(0.00,1.00)"] + 0.5)
+    shown = (folder / "report/index.html").read_text()
+    assert "38 of 38 runs finished on the corpora <i>shapes, digits</i>" in shown or "38 of 38 runs finished on the corpora <i>digits, shapes</i>" in shown
+    assert "versions of the data" not in shown and "&ensp;Loss against compute" not in shown and "No law" not in shown
+    for corpus in ("shapes", "digits"):
+        assert f"On {corpus} the lowest validation loss of 19 runs is" in shown
+    assert shown.index("Ranking of variants") < shown.index("What ran")
+    assert {path.stem for path in (folder / "report/figures").iterdir()} == {"average_ranks", "quality_against_steps"}
+    assert not any("law" in line for line in report.summary_lines(numbers))
+
+
 def test_gaps_are_told(tmp_path):
     folders = write_variant(tmp_path, "rf", quality(0)) + write_variant(tmp_path, "v/cos", quality(1), skip={("shapes", "raw", 25, 5.0)})
     table.collect(folders, tmp_path / "results")
