@@ -88,6 +88,18 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
     return Study(made[0].config.name, tuple(made))
 
 
+def check_told_apart(study: Study) -> None:
+    """Raises `ConfigError` where two points are one run, as an override of what tells them apart makes them."""
+    first: dict[Config, str] = {}
+    for point in study.points:
+        other = first.setdefault(point.config, point.id)
+        if other != point.id:
+            raise ConfigError(
+                f"the points {other} and {point.id} of {study.name} have one and the same config; give no --config override of "
+                "what the points differ in, or run one with --point"
+            )
+
+
 def size_of(config: Config) -> Size:
     """Parameters, FLOPs and state of a point; nothing is allocated."""
     parse_formulation(config.formulation, config.timestep_shift)
@@ -130,8 +142,28 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
             f"config.train.together is {together}, and runs that are trained together are one process's; give every "
             "process points of its own with --point, or set config.train.together=1"
         )
+    check_told_apart(study)
+    _check_folder(study, root)
     with StopSignal() as stop:
         return _run_points(study, root, say, stop)
+
+
+def _check_folder(study, root):
+    """A folder of something else is refused before a point is trained: not one by one, over hours."""
+    if (root / "config.json").exists():
+        raise ConfigError(f"{root} is the folder of one run (it has a config.json); give the study a --workdir of its own")
+    differing = {}
+    for point in study.points:
+        with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
+            differing[point.id] = run_folder.changed_keys(root / point.id, point.config)
+    differing = {id: keys for id, keys in differing.items() if keys}
+    if differing:
+        id, keys = next(iter(differing.items()))
+        raise ConfigError(
+            f"{root} holds runs of another config: {len(differing)} of the {len(study.points)} points of {study.name} differ from "
+            f"theirs, {id} in {', '.join('config.' + key for key in keys)}. Use another --workdir, or the config that they were "
+            "trained with"
+        )
 
 
 def _run_points(study, root, say, stop):
@@ -253,14 +285,22 @@ def _time_left(began, spent, total) -> str:
     return f" (about {left / 60:.0f} min left)"
 
 
+# What points may differ in beside their size; shown where they do.
+TOLD = {"corpus": "data.corpus", "backbone": "model.backbone", "formulation": "formulation", "rate": "train.learning_rate", "seed": "seed"}
+
+
 def dry_run_lines(study: Study) -> Sequence[str]:
     """A table of the study's points: what each would cost."""
-    rows = [("point", "depth", "width", "params", "steps", "batch", "GFLOPs/image", "FLOPs", "state")]
+    check_told_apart(study)
+    flat = {point.id: configs.flatten(point.config) for point in study.points}
+    told = {name: key for name, key in TOLD.items() if len({values[key] for values in flat.values()}) > 1}
+    rows = [("point", *told, "depth", "width", "params", "steps", "batch", "GFLOPs/image", "FLOPs", "state")]
     for point in study.points:
         size, config = size_of(point.config), point.config
         rows.append(
             (
                 point.id,
+                *(str(flat[point.id][key]) for key in told.values()),
                 str(config.model.depth),
                 str(config.model.width),
                 f"{size.params:,}",
@@ -274,7 +314,10 @@ def dry_run_lines(study: Study) -> Sequence[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
     note = "FLOPs: training, three forward passes an image. State: parameters, average and two moments in float32."
-    return [f"study {study.name}: {len(study.points)} points", *lines, note]
+    parts = cohorts({point.id: point.config for point in study.points})
+    largest = max(map(len, parts))
+    together = f", trained in {len(parts)} programs of up to {largest} runs together" if largest > 1 else ""
+    return [f"study {study.name}: {len(study.points)} points{together}", *lines, note]
 
 
 def _bytes(count: int) -> str:

@@ -124,6 +124,26 @@ def test_kill_the_command_and_give_it_again(tiny, tmp_path):
         assert killed == calm
 
 
+def test_an_override_that_makes_points_one_run_is_refused(tiny, tmp_path):
+    """Catches a study that trains one run many times under many names; one point may be given any."""
+    same = load_study(tiny, {"model.depth": 2})
+    for refuse in (lambda: run_study(same, tmp_path / "runs"), lambda: studies.dry_run_lines(same)):
+        with pytest.raises(ConfigError, match="the points depth1 and depth2 of tiny have one and the same config"):
+            refuse()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_of_something_else_is_refused_before_a_point_is_trained(finished, tmp_path):
+    """Catches a study of another config that fails point by point, over hours, where it should say so at once."""
+    path, root, _ = finished
+    shutil.copytree(root / "depth2", tmp_path / "runs" / "depth2")
+    with pytest.raises(ConfigError, match=r"1 of the 3 points of tiny differ from theirs, depth2 in config.train.batch_size. Use another"):
+        run_study(load_study(path, {"train.batch_size": 4}), tmp_path / "runs")
+    assert not (tmp_path / "runs" / "depth1").exists()
+    with pytest.raises(ConfigError, match="depth2 is the folder of one run"):
+        run_study(load_study(path), tmp_path / "runs" / "depth2")
+
+
 def test_a_point_runs_alone_and_points_are_collected_together(finished, tmp_path, capsys):
     from rfjax.cli import main
 
