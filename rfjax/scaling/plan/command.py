@@ -75,6 +75,8 @@ HEADER = (
 
 
 def _row(plan) -> tuple[str, ...]:
+    from rfjax.scaling.report.formats import amount
+
     gib = lambda count: "-" if count is None else f"{count / 2**30:.2f}"  # noqa: E731
     estimated, limits, spent, train = plan.estimate, plan.limits, plan.cost, plan.config.train
     mesh = "x".join(map(str, estimated.mesh.values())) if estimated else "-"
@@ -82,9 +84,9 @@ def _row(plan) -> tuple[str, ...]:
     row += (gib(estimated and estimated.state_bytes), gib(plan.peak_bytes), "yes" if plan.fits else "NO")
     if limits is None:
         return row + ("-",) * 7
-    times = tuple(f"{1e3 * seconds:,.0f}" for seconds in (limits.compute, limits.memory, limits.links))
-    money = "-" if spent.money is None else f"{spent.money:,.0f}"
-    return row + times + (limits.slowest, f"{spent.days:.1f}", f"{spent.chip_hours:,.0f}", money)
+    times = tuple(amount(1e3 * seconds) for seconds in (limits.compute, limits.memory, limits.links))
+    money = "-" if spent.money is None else amount(spent.money)
+    return row + times + (limits.slowest, amount(spent.days, 1), amount(spent.chip_hours), money)
 
 
 def _attention_note(plans, target, compiles: bool) -> str:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from rfjax.scaling.plan.chips import GIB
 from rfjax.scaling.report.axes import BLUE, GREY, ORANGE, STYLE, VERMILION, WIDTH, log_scale
 from rfjax.scaling.report.figures import to_bytes
-from rfjax.scaling.report.formats import NONE, count, power, text
+from rfjax.scaling.report.formats import NONE, amount, count, power, text
 from rfjax.scaling.report.html_parts import Captions, picture
 from rfjax.scaling.report.page import PAGE
 from rfjax.scaling.report.page import STYLE as PAGE_STYLE
@@ -59,9 +59,9 @@ def _cells(point: Mapping) -> tuple[str, ...]:
     if limits is None:
         return row + (NONE,) * 6
     slowest = max(("compute", "memory", "links"), key=limits.get)
-    times = tuple(f"<b>{1e3 * limits[name]:,.0f}</b>" if name == slowest else f"{1e3 * limits[name]:,.0f}" for name, _, _ in LIMITS)
-    money = NONE if spent["money"] is None else f"{spent['money']:,.0f}"
-    return row + times + (f"{spent['days']:.1f}", f"{spent['chip_hours']:,.0f}", money)
+    times = tuple(f"<b>{amount(1e3 * limits[name])}</b>" if name == slowest else amount(1e3 * limits[name]) for name, _, _ in LIMITS)
+    money = NONE if spent["money"] is None else amount(spent['money'])
+    return row + times + (amount(spent['days'], 1), amount(spent['chip_hours']), money)
 
 
 HEADER = ("point", "parameters", "training FLOPs", "layout", "state", "peak", "fits", "compute", "memory", "links",

@@ -105,3 +105,8 @@ def minus(shown: str) -> str:
     if not shown.strip("-+0., %"):
         shown = shown.lstrip("-")
     return shown.replace("-", "−")
+
+
+def amount(value: float, decimals: int = 0) -> str:
+    """1,275 or 0.2; below one unit of the last decimal two significant digits, where else a zero would stand."""
+    return f"{value:,.{decimals}f}" if value >= 10.0**-decimals or value == 0 else f"{value:.2g}"

@@ -7,6 +7,7 @@ import pytest
 from rfjax.errors import ConfigError
 from rfjax.scaling.plan.chips import CHIPS, parse_target
 from rfjax.scaling.plan.roofline import Collective, cost, roofline
+from rfjax.scaling.report.formats import amount
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,9 @@ def test_the_slowest_limit_is_the_step_and_its_cost():
 def test_every_chip_states_its_source():
     for chip in CHIPS.values():
         assert chip.source and all(math.prod(shape) for shape in chip.shapes)
+
+
+def test_small_amounts_are_no_zeros():
+    """Catches the plan of a small study that costs 0 days and 0 chip-hours."""
+    shown = [amount(1275.4), amount(0.2, 1), amount(0.04, 1), amount(3.5e-4), amount(0.0)]
+    assert shown == ["1,275", "0.2", "0.04", "0.00035", "0"]
