@@ -46,6 +46,9 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     if numbers["ranking"]:
         contents |= {out / "tables" / name: content for name, content in ranking_files(numbers["ranking"]).items()}
     write_whole(contents)
+    for name in figures.FIGURES.keys() - drawn.keys():  # an earlier report's, which this one does not have
+        for kind in ("svg", "png"):
+            (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     return numbers
 
 

@@ -128,7 +128,11 @@ def test_runs_of_one_size_on_two_corpora_are_all_shown_and_no_law_is_sought(fold
 def test_gaps_are_told(tmp_path):
     folders = write_variant(tmp_path, "rf", quality(0)) + write_variant(tmp_path, "v/cos", quality(1), skip={("shapes", "raw", 25, 5.0)})
     table.collect(folders, tmp_path / "results")
+    stale = tmp_path / "report/figures/loss_against_compute.svg"  # of an earlier report
+    stale.parent.mkdir(parents=True)
+    stale.write_text("<svg/>")
     numbers = report.write_report(tmp_path / "results", tmp_path / "report", resamples=20)
+    assert not stale.exists()
     said = "shapes, raw, euler-25-cfg5-shift1-10x4 does not count: no record of v/cos"
     assert said in report.summary_lines(numbers) and said in (tmp_path / "report/index.html").read_text()
     # Controls that lack the same are told together, and long lists are cut.
