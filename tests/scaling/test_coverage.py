@@ -30,6 +30,7 @@ def studies(flops, held, noise, count, resamples, **options):
     return np.array(covered)
 
 
+@pytest.mark.full
 def test_intervals_cover():
     """Catches a bootstrap with a fixed noise scale (normal instead of t), which covers four times
     in five with n - k = 2, and a held-out interval without the new run's own noise."""
