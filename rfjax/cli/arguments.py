@@ -122,6 +122,12 @@ def geneval(parser):
     geneval_files.add_arguments(parser)
 
 
+def score(parser):
+    from rfjax.evaluation.scorers import command
+
+    command.add_arguments(parser)
+
+
 def fit(parser):
     from rfjax.scaling import fit_command
 

@@ -164,6 +164,12 @@ def _geneval(args, overrides):
     return geneval_files.run(args)
 
 
+def _score(args, overrides):
+    from rfjax.evaluation.scorers import command
+
+    return command.run(args)
+
+
 def _fit(args, overrides):
     from rfjax.scaling import fit_command
 
@@ -214,6 +220,7 @@ VERBS = {
     "export": Verb("write a checkpoint for PyTorch", arguments.export, _export, overridable=False),
     "import": Verb("make a run of a PyTorch checkpoint", arguments.import_, _import),
     "geneval": Verb("score detections by GenEval's rules", arguments.geneval, _geneval, overridable=False, computes=False),
+    "score": Verb("score a folder of images: GenEval, FID, CMMD, CLIP score", arguments.score, _score, overridable=False, computes=False),
     "fit": Verb("fit scaling laws to a results table", arguments.fit, _fit, overridable=False, computes=False),
     "report": Verb(
         "remake the report: from a results folder alone, or from the runs in a folder",

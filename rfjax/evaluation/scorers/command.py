@@ -1,0 +1,172 @@
+"""`rfjax score`: its arguments, and what they set going. Torch is imported when a score is to be made."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rfjax.errors import ConfigError
+
+
+class Outcome(NamedTuple):
+    """What a metric gives: the lines to print, and what a record of it says."""
+
+    lines: Sequence[str]
+    evaluation: str
+    corpus: str
+    values: object  # a GenEvalScore, or a sequence of `attach.Measured`
+    extra: Mapping[str, object]
+
+
+class Metric(NamedTuple):
+    """A row of the table of metrics."""
+
+    text: str
+    needs: tuple[str, ...]  # options that must be given
+    takes: tuple[str, ...]  # options that may be
+    packages: tuple[str, ...]
+    measure: Callable  # (arguments, out) -> Outcome
+
+
+OPTIONS = {
+    "detector": dict(metavar="PATH", help="Mask2Former: mmdet's .pth, or a transformers folder"),
+    "clip": dict(metavar="DIR", help="CLIP: a transformers folder"),
+    "metadata": dict(metavar="FILE.jsonl", help="GenEval's evaluation_metadata.jsonl, which the folder is checked against"),
+    "images_per_prompt": dict(type=int, metavar="N", help="expected (default: the largest image number + 1)"),
+    "allow_missing": dict(action="store_true", help="score what is there, and report what is not"),
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `rfjax score`."""
+    parser.add_argument("folder", metavar="FOLDER", help="the images")
+    parser.add_argument("--metric", required=True, choices=tuple(METRICS), help="; ".join(f"{n}: {m.text}" for n, m in METRICS.items()))
+    for name, settings in OPTIONS.items():
+        users = ", ".join(metric for metric, row in METRICS.items() if name in row.needs + row.takes)
+        parser.add_argument(option(name), **{**settings, "help": f"{settings['help']} ({users})"})
+    parser.add_argument("--out", metavar="DIR", help="results, and what has been done so far (default: FOLDER.METRIC beside it)")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at once (default 4)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    group = parser.add_argument_group("the record", "puts the score into a run's folder, from where it enters the results table")
+    group.add_argument("--run", metavar="RUN", help="the run whose checkpoint made the images")
+    group.add_argument("--step", type=int, metavar="N", help="the checkpoint")
+    group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
+    group.add_argument("--sampler", metavar="NAME", help="how they were sampled, as euler-50-cfg5-shift3")
+    group.add_argument("--seed", type=int, metavar="N", help="of the noise they were made from")
+    group.add_argument("--corpus", metavar="NAME", help="what the prompts or the reference are called (default: said by the metric)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`rfjax score`: returns the exit status."""
+    from rfjax.evaluation.scorers import attach
+
+    metric = METRICS[args.metric]
+    _check(args, metric)
+    checkpoint = _checkpoint(args, attach)
+    began = time.monotonic()
+    folder = Path(args.folder)
+    out = Path(args.out) if args.out else folder.absolute().with_name(f"{folder.absolute().name}.{args.metric}")
+    outcome = metric.measure(args, out)
+    print("\n".join(outcome.lines))
+    if checkpoint is not None:
+        path = attach.attach(
+            checkpoint,
+            outcome.evaluation,
+            args.corpus or outcome.corpus,
+            outcome.values,
+            seconds=time.monotonic() - began,
+            extra=outcome.extra,
+        )
+        print(f"record: {path}")
+    return 0
+
+
+def option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _check(args, metric):
+    """Refuses what the metric does not take, lacks, or cannot import."""
+    for name in metric.needs:
+        if not getattr(args, name):
+            raise ConfigError(f"--metric={args.metric} needs {option(name)}: {OPTIONS[name]['help']}")
+    for name in OPTIONS:
+        if getattr(args, name) and name not in metric.needs + metric.takes:
+            raise ConfigError(f"--metric={args.metric} does not take {option(name)}; leave it out")
+    lacking = [name for name in metric.packages if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise ConfigError(f"--metric={args.metric} needs {', '.join(lacking)}, which is not installed; pip install 'rfjax[metrics]'")
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size is {args.batch_size}; it must be at least 1")
+    if not Path(args.folder).is_dir():
+        raise ConfigError(f"no folder at {args.folder}; give the folder of the images")
+
+
+def _checkpoint(args, attach):
+    """The checkpoint that the score is of, known to be there; None where none is named."""
+    given = [name for name in ("step", "sampler", "seed") if getattr(args, name) is not None]
+    if args.run is None:
+        if given:
+            raise ConfigError(f"--{given[0]} says what a record is of; give --run as well, or leave it out")
+        return None
+    for name in ("step", "sampler", "seed"):
+        if getattr(args, name) is None:
+            raise ConfigError(f"--run needs --{name}: a record says which checkpoint, sampler and seed made the images")
+    if args.sampler in ("", "-"):
+        raise ConfigError(f"--sampler is {args.sampler!r}; name it as the run's own evaluations do, like euler-50-cfg5-shift3")
+    checkpoint = attach.Checkpoint(Path(args.run), args.step, args.weights, args.sampler, args.seed)
+    attach.run_facts(checkpoint)
+    return checkpoint
+
+
+def _geneval(args, out):
+    from rfjax.evaluation.geneval_files import summary_path, summary_text
+    from rfjax.evaluation.scorers import clip, geneval_images, mask2former, torch_device
+    from rfjax.evaluation.scorers.attach import file_revision
+    from rfjax.evaluation.scorers.colors import ColorClassifier
+
+    device = torch_device.prepared(args.device)
+    detector = mask2former.load(args.detector, device)
+    classifier = ColorClassifier(clip.load(args.clip, device))
+    scored = geneval_images.score_folder(
+        args.folder,
+        detector,
+        classifier,
+        out,
+        metadata=args.metadata,
+        batch_size=args.batch_size,
+        images_per_prompt=args.images_per_prompt,
+        allow_missing=args.allow_missing,
+    )
+    results = out / geneval_images.RESULTS
+    lines = [scored.title, summary_text(scored.summary)]
+    lines += [f"NOT the official protocol: {deviation}" for deviation in scored.deviations]
+    lines += [f"results: {results}", f"summary: {summary_path(results)}"]
+    summary = scored.summary
+    extra = {
+        "title": scored.title,
+        "deviations": list(scored.deviations),
+        "metadata_sha256": summary["metadata_sha256"],
+        # prompts.csv does not say which evaluation its rows are of, so that it takes one's alone.
+        "prompt_scores" if scored.evaluation == "geneval_official" else "own_prompt_scores": scored.prompt_scores,
+        "images_per_prompt": summary["images_per_prompt"],
+        "models": {
+            "detector": file_revision(args.detector, detector.sha256) | {"weights": detector.kind},
+            "clip": file_revision(args.clip, classifier.clip.sha256) | {"tower": classifier.clip.name},
+        },
+    }
+    corpus = "geneval" if summary["metadata_official"] else f"geneval-{summary['metadata_sha256'][:8]}"
+    return Outcome(lines, scored.evaluation, corpus, scored.score, extra)
+
+
+TORCH = ("torch", "transformers", "PIL")
+
+METRICS = {
+    "geneval": Metric(
+        "GenEval of images in its layout", ("detector", "clip"), ("metadata", "images_per_prompt", "allow_missing"), TORCH, _geneval
+    ),
+}  # fmt: skip
