@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,9 @@ OPTIONS = {
     "detector": dict(metavar="PATH", help="Mask2Former: mmdet's .pth, or a transformers folder"),
     "clip": dict(metavar="DIR", help="CLIP: a transformers folder"),
     "metadata": dict(metavar="FILE.jsonl", help="GenEval's evaluation_metadata.jsonl, which the folder is checked against"),
+    "captions": dict(metavar="FILE.json", help="captions by image, a JSON object (default: GenEval's layout, or a .txt beside each)"),
+    "reference": dict(metavar="PATH", help="real images: a folder, or a file of their features, .npy or .npz"),
+    "inception": dict(metavar="FILE.pth", help="FID's Inception: pt_inception-2015-12-05-6726825d.pth"),
     "images_per_prompt": dict(type=int, metavar="N", help="expected (default: the largest image number + 1)"),
     "allow_missing": dict(action="store_true", help="score what is there, and report what is not"),
 }  # fmt: skip
@@ -43,7 +47,7 @@ OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rfjax score`."""
-    parser.add_argument("folder", metavar="FOLDER", help="the images")
+    parser.add_argument("folder", metavar="FOLDER", help="the images (of a distance, a file of their features, too)")
     parser.add_argument("--metric", required=True, choices=tuple(METRICS), help="; ".join(f"{n}: {m.text}" for n, m in METRICS.items()))
     for name, settings in OPTIONS.items():
         users = ", ".join(metric for metric, row in METRICS.items() if name in row.needs + row.takes)
@@ -102,8 +106,10 @@ def _check(args, metric):
         raise ConfigError(f"--metric={args.metric} needs {', '.join(lacking)}, which is not installed; pip install 'rfjax[metrics]'")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}; it must be at least 1")
-    if not Path(args.folder).is_dir():
-        raise ConfigError(f"no folder at {args.folder}; give the folder of the images")
+    files = "reference" in metric.needs  # features take a folder's place
+    for path in (args.folder, *([args.reference] if files else [])):
+        if not (Path(path).exists() if files else Path(path).is_dir()):
+            raise ConfigError(f"no folder at {path}; give the folder of the images")
 
 
 def _checkpoint(args, attach):
@@ -163,10 +169,103 @@ def _geneval(args, out):
     return Outcome(lines, scored.evaluation, corpus, scored.score, extra)
 
 
+def _clip_score(args, out):
+    from rfjax.evaluation.scorers import attach, clip, clip_score, torch_device
+
+    captions = clip_score.captions_of(args.folder, args.captions)
+    model = clip.load(args.clip, torch_device.prepared(args.device))
+    scores = clip_score.score_folder(args.folder, model, captions, out, batch_size=args.batch_size)
+    mean, stderr = clip_score.mean_and_stderr(scores, list(captions.values()))
+    known = stderr if math.isfinite(stderr) else None
+    interval = "" if known is None else f" +- {stderr:.4f} (standard error over {len(set(captions.values()))} captions)"
+    lines = [f"CLIP score {mean:.4f}{interval}, {len(scores)} images", *_other(model.name, clip_score.TOWER)]
+    evaluation = _named("clip-score", model.name == clip_score.TOWER)
+    models = {"clip": attach.file_revision(args.clip, model.sha256) | {"tower": model.name}}
+    extra = {"models": models, "prefix": clip_score.PREFIX, "weight": clip_score.WEIGHT}
+    value = attach.Measured(evaluation.replace("-", "_"), mean, len(scores), stderr=known)
+    return Outcome(lines, evaluation, args.captions and Path(args.captions).stem or "captions", [value], extra)
+
+
+def _named(evaluation, standard):
+    """A metric of another model than its own has a name, and so a column, of its own."""
+    return evaluation if standard else f"{evaluation}-other-model"
+
+
+def _other(name, tower):
+    return [] if name == tower else [f"NOT the metric's own model: the CLIP is {name}, not {tower}"]
+
+
+def _clip_embedder(args, kind):
+    from rfjax.evaluation.scorers import clip, embedders, torch_device
+
+    model = clip.load(args.clip, torch_device.prepared(args.device))
+    return embedders.clip(model, kind), f"{kind} {model.name} {model.sha256}"
+
+
+def _inception_embedder(args, kind):
+    from rfjax.evaluation.scorers import embedders, inception, torch_device
+    from rfjax.evaluation.scorers.distances import MODELS
+
+    model = inception.load(args.inception, torch_device.prepared(args.device))
+    return embedders.inception(model), f"{kind} {MODELS[kind] if model.official else 'other'} {model.sha256}"
+
+
+def _distance(kind, network, embedder_of):
+    """The measurement of a distance; `network` is the option that names what gives the features of a folder."""
+
+    def measure(args, out):
+        from rfjax.evaluation.scorers import attach, distances, features
+
+        folders = [path for path in (args.folder, args.reference) if Path(path).is_dir()]
+        if folders and not getattr(args, network):
+            raise ConfigError(f"--metric={kind} needs {option(network)} for the features of {folders[0]}: {OPTIONS[network]['help']}")
+        embed, model = embedder_of(args, kind) if folders else (None, "")
+        distance = distances.measure(kind, args.folder, args.reference, out, embed=embed, model=model, batch_size=args.batch_size)
+        found, real = distance.images, distance.reference
+        lines = [f"{kind} {distance.value:.6g}: {found.n} images against {real.n or 'an unknown number'} of {args.reference}"]
+        if kind != "cmmd":
+            lines.append(f"it is biased by the number of images, {found.n}: compare with others of as many")
+            if distance.singular:
+                lines.append(f"{found.n} images for features of {found.values.shape[1]} numbers: their covariance is singular")
+        if not distance.model:
+            lines.append("the files do not say which model their features are of")
+        if not distance.standard:
+            lines.append(f"NOT the metric's own model: the features are of {distance.model}, not {distances.MODELS[kind]}")
+        extra = {
+            "images": features.described(found),
+            "reference": features.described(real) | {"name": Path(args.reference).name},
+            "models": {"features": distance.model or None},
+        }
+        evaluation = _named(kind, distance.standard)
+        values = [attach.Measured(evaluation.replace("-", "_"), distance.value, found.n)]
+        return Outcome(lines, evaluation, Path(args.reference).absolute().name, values, extra)
+
+    return measure
+
+
+def _compbench(args, out):
+    from rfjax.evaluation.scorers import attach, compbench
+
+    categories = compbench.read(args.folder)
+    lines, values = [f"{'category':<14}{'score':>9}{'std. error':>12}{'images':>8}"], []
+    for name, category in categories.items():
+        stderr = category.stderr if math.isfinite(category.stderr) else None
+        lines.append(f"{name:<14}{category.score:>9.4f}{'-' if stderr is None else f'{stderr:.4f}':>12}{category.images:>8}")
+        values.append(attach.Measured("compbench", category.score, category.images, item=name, stderr=stderr))
+    prompts = {name: category.prompts for name, category in categories.items()}
+    return Outcome(lines, "compbench", "t2i-compbench", values, {"prompts": prompts})
+
+
 TORCH = ("torch", "transformers", "PIL")
+DISTANCE = ("reference",)
 
 METRICS = {
     "geneval": Metric(
         "GenEval of images in its layout", ("detector", "clip"), ("metadata", "images_per_prompt", "allow_missing"), TORCH, _geneval
     ),
+    "clip-score": Metric("CLIPScore of images and their captions", ("clip",), ("captions",), TORCH, _clip_score),
+    "fid-inception": Metric("FID on Inception's features", DISTANCE, ("inception",), TORCH, _distance("fid-inception", "inception", _inception_embedder)),
+    "fid-clip": Metric("Frechet distance of CLIP's features", DISTANCE, ("clip",), TORCH, _distance("fid-clip", "clip", _clip_embedder)),
+    "cmmd": Metric("CMMD of CLIP's features", DISTANCE, ("clip",), TORCH, _distance("cmmd", "clip", _clip_embedder)),
+    "compbench": Metric("T2I-CompBench's scores, read back from where its scorers left them", (), (), (), _compbench),
 }  # fmt: skip

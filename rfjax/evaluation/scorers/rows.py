@@ -122,6 +122,14 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
+    def found_done(self, images: int) -> None:
+        """Counts images that were done before, which say nothing about the time left."""
+        self._first += images
+        self._done += images
+        if self._bar is not None:
+            self._bar.initial += images
+            self._bar.update(images)
+
     def more(self, images: int) -> None:
         self._done += images
         if self._bar is not None:
