@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -77,23 +78,20 @@ def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
 
     Called before scoring, too, so that a misnamed run is refused before hours of it.
     """
-    if "jax" not in sys.modules:  # reads files alone; on a GPU it would take most of the memory from torch
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from rfjax.evaluation import reopen  # brings JAX along
-
-    _, name = reopen.read_run(checkpoint.workdir)
+    path = checkpoint.workdir / "run.json"
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{checkpoint.workdir} is not a run's folder: cannot read {path.name} ({error}); give --workdir of its training") from None
     for record in read_records(checkpoint.workdir):
         if record["key"]["step"] == checkpoint.step and record["key"]["run"] == name and record["flops"] is not None:
             return name, {field: record[field] for field in ("images", "flops", "train_seconds")}
+    if "jax" not in sys.modules:  # reads files alone; on a GPU it would take most of the memory from torch
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from rfjax.training import checkpoint as checkpoints
 
-    steps = checkpoints.steps_saved(checkpoint.workdir)
-    if checkpoint.step not in steps:
-        raise ConfigError(
-            f"--step is {checkpoint.step}, and {checkpoint.workdir} has neither a record nor a checkpoint of that step; it has "
-            f"checkpoints of {', '.join(map(str, steps)) or 'none'}"
-        )
-    return name, checkpoints.spent(checkpoints.read_facts(checkpoint.workdir, checkpoint.step))
+    step = checkpoints.choose_step(checkpoint.workdir, checkpoint.step)
+    return name, checkpoints.spent(checkpoints.read_facts(checkpoint.workdir, step))
 
 
 def file_revision(path: str | os.PathLike, sha256: str) -> dict:

@@ -19,7 +19,7 @@ def cmmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
     """The CMMD of two sets of unit vectors; 0 of a set with itself. Reckoned in float64: what is subtracted differs
     in the fourth digit."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    return SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y))
+    return float(SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y)))
 
 
 def _mean_kernel(x, y):
