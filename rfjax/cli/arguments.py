@@ -79,6 +79,7 @@ def _checkpoint(parser):
 def eval_(parser):
     _checkpoint(parser)
     parser.add_argument("--sampling-steps", metavar="N,N,...", help="instead: GenEval, path length and distance at these counts of sampling steps, the most being the reference")
+    parser.add_argument("--mlperf-levels", metavar="FILE", help="instead: MLPerf's validation loss, each validation example at the one level that this file gives it, an integer from 0 to 7 a line")
 
 
 def sample(parser):

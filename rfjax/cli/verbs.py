@@ -90,6 +90,13 @@ def _train(args, overrides):
 def _eval(args, overrides):
     from rfjax.evaluation.reopen import evaluate_run, record_lines
 
+    if args.sampling_steps and args.mlperf_levels:
+        raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")
+    if args.mlperf_levels:
+        from rfjax.evaluation.assigned import measure_assigned
+
+        _say("\n".join(record_lines(measure_assigned(Path(args.run), overrides, Path(args.mlperf_levels), step=args.step, weights=args.weights))))
+        return 0
     if args.sampling_steps:
         from rfjax.evaluation.sampling_steps import measure_sampling_steps, parse_steps
 

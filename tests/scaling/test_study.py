@@ -232,6 +232,27 @@ def test_a_run_is_measured_at_several_counts_of_sampling_steps(finished, tmp_pat
     assert "give two or more counts" in capsys.readouterr().err
 
 
+def test_a_run_is_measured_by_mlperfs_protocol(finished, tmp_path, capsys):
+    """A column of its own, beside the grids'. Catches a record under the paired loss's name, and an example's
+    loss without its level."""
+    from rfjax import cli
+    from rfjax.scaling import table
+
+    shutil.copytree(finished[1] / "depth1", tmp_path / "depth1")
+    levels = tmp_path / "levels.txt"
+    levels.write_text("\n".join(str(i % 8) for i in range(16)) + "\n")
+    assert cli.main(["eval", str(tmp_path / "depth1"), f"--mlperf-levels={levels}"]) == 0
+    assert "validation_mlperf (mlperf-assigned-8-n16-" in capsys.readouterr().out
+    wide = table.collect([tmp_path / "depth1"], tmp_path / "results").wide
+    row = wide[wide["mlperf_loss"].notna()].iloc[0]
+    assert row["grid"].startswith("mlperf-assigned-8-n16-") and np.isnan(row["loss"])
+    each = [row[f"mlperf_loss@t={i / 8:g}"] for i in range(8)]
+    assert row["mlperf_loss"] == pytest.approx(np.mean(each)) and row["mlperf_loss_n"] == 16
+    assert row["mlperf_loss@t=0.125_n"] == 2
+    assert cli.main(["eval", str(tmp_path / "depth1"), f"--mlperf-levels={levels}", "--sampling-steps=1,2"]) == 2
+    assert "give one at a time" in capsys.readouterr().err
+
+
 def test_the_time_left_is_told_by_what_this_attempt_has_trained(tiny, tmp_path, monkeypatch):
     # The bug: a study taken up again counted the points done before as its own speed, and said "about 0 min left".
     study = load_study(tiny)
