@@ -8,14 +8,17 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+import run_folders
 import torch
 from PIL import Image, ImageDraw
 
 from rfjax.cli import main
 from rfjax.evaluation.geneval import COLORS
+from rfjax.evaluation.records import read_records
 from rfjax.evaluation.scorers import clip, geneval_folder, geneval_images, mask2former
 from rfjax.evaluation.scorers.colors import ColorClassifier, cut_out
 from rfjax.evaluation.scorers.object_names import OBJECT_NAMES
+from rfjax.scaling import table
 
 SIZE = 48
 
@@ -181,6 +184,34 @@ def test_the_whole_verb(score, images, truth, seen, capsys):
     printed = capsys.readouterr().out
     assert "GenEval (other models)" in printed
     assert printed.count("NOT the official protocol") == 4  # prompts, images a prompt, detector, CLIP
+
+
+def test_a_score_becomes_columns(score, images, truth, tmp_path, monkeypatch):
+    """Per task and overall, with intervals, under the evaluation's own name, and prompt by prompt where it is
+    GenEval's. Catches a variant's score in GenEval's columns, and models that the record does not name."""
+    run = run_folders.write(tmp_path / "point")
+    about = [f"--run={run}", "--step=100", "--sampler=euler-50-cfg5-shift3", "--seed=7", f"--out={tmp_path / 'out'}"]
+    assert score(*about) == 0
+    record = next(one for one in read_records(run) if one["key"]["evaluation"] == "geneval_other_models")
+    assert record["key"]["corpus"] == f"geneval-{geneval_folder.read(images).sha256[:8]}"
+    assert set(record["extra"]["models"]) == {"detector", "clip"} and len(record["extra"]["deviations"]) == 4
+    assert all(len(model["sha256"]) == 64 for model in record["extra"]["models"].values())
+    made = table.collect([run], tmp_path / "results")
+    row = made.wide[made.wide["sampler_seed"] == 7].iloc[0]
+    official = official_summary(tmp_path / "out" / "results.jsonl")
+    assert row["geneval_other_models_overall"] == pytest.approx(official["overall"], abs=1e-12)
+    assert row["geneval_other_models_colors"] == pytest.approx(official["tasks"]["colors"], abs=1e-12)
+    assert row["geneval_other_models_overall_n"] == 8 and row["images"] == run_folders.SPENT["images"]
+    assert len(made.prompts) == 0
+
+    # As if these were the official models and prompts.
+    monkeypatch.setitem(geneval_images.KINDS, "other", geneval_images.KINDS["official"])
+    monkeypatch.setattr(geneval_folder, "OFFICIAL_SHA256", geneval_folder.read(images).sha256)
+    assert score(*about) == 0
+    made = table.collect([run], tmp_path / "results")
+    assert set(made.wide["geneval_official_overall"].dropna()) == {row["geneval_other_models_overall"]}
+    assert set(made.prompts["corpus"]) == {"geneval"} and len(made.prompts) == 4
+    assert made.prompts["correct"].sum() == sum(truth[1].values())
 
 
 def test_going_on_scores_only_what_is_left(score, images, monkeypatch, truth):
