@@ -110,13 +110,17 @@ def _eval(args, overrides):
 def _sample(args, overrides):
     from rfjax.evaluation.reopen import sample_run
 
+    if bool(args.prompt) == bool(args.prompts):
+        raise ConfigError("rfjax sample needs captions: give --prompt TEXT, once or more, or --prompts FILE")
     if args.sigmas:
         overrides = {**overrides, "evaluation.sampler.sigmas": args.sigmas}
+    if args.prompts:
+        return _sample_folder(args, overrides)
     path = sample_run(
         Path(args.run),
         overrides,
         prompts=args.prompt,
-        out=Path(args.out),
+        out=Path(args.out or "samples.png"),
         step=args.step,
         weights=args.weights,
         samples=args.samples,
@@ -124,6 +128,25 @@ def _sample(args, overrides):
         seed=args.seed,
     )
     _say(f"samples: {path}")
+    return 0
+
+
+def _sample_folder(args, overrides):
+    from rfjax.evaluation.sample_folder import sample_folder
+
+    path = sample_folder(
+        Path(args.run),
+        overrides,
+        prompts_file=Path(args.prompts),
+        layout=args.layout,
+        out=Path(args.out or "samples"),
+        step=args.step,
+        weights=args.weights,
+        samples=args.samples,
+        negative=args.negative,
+        seed=args.seed,
+    )
+    _say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,10 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="results, and what has been done so far (default: FOLDER.METRIC beside it)")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at once (default 4)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    group = parser.add_argument_group("the record", "puts the score into a run's folder, from where it enters the results table")
+    group = parser.add_argument_group("the record", "puts the score into a run's folder, from where it enters the results table; "
+                                      "images made by `rfjax sample --prompts` need --run alone")
     group.add_argument("--run", metavar="RUN", help="the run whose checkpoint made the images")
     group.add_argument("--step", type=int, metavar="N", help="the checkpoint")
-    group.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
+    group.add_argument("--weights", choices=("ema", "raw"), help="default: ema")
     group.add_argument("--sampler", metavar="NAME", help="how they were sampled, as euler-50-cfg5-shift3")
     group.add_argument("--seed", type=int, metavar="N", help="of the noise they were made from")
     group.add_argument("--corpus", metavar="NAME", help="what the prompts or the reference are called (default: said by the metric)")
@@ -112,21 +114,49 @@ def _check(args, metric):
             raise ConfigError(f"no folder at {path}; give the folder of the images")
 
 
+ABOUT = ("step", "weights", "sampler", "seed")  # what a record says of the images
+
+
 def _checkpoint(args, attach):
-    """The checkpoint that the score is of, known to be there; None where none is named."""
-    given = [name for name in ("step", "sampler", "seed") if getattr(args, name) is not None]
+    """The checkpoint that the score is of, known to be there; None where none is named.
+
+    Images that `rfjax sample --prompts` made say themselves what made them.
+    """
+    given = {name: getattr(args, name) for name in ABOUT if getattr(args, name) is not None}
     if args.run is None:
         if given:
-            raise ConfigError(f"--{given[0]} says what a record is of; give --run as well, or leave it out")
+            raise ConfigError(f"--{next(iter(given))} says what a record is of; give --run as well, or leave it out")
         return None
-    for name in ("step", "sampler", "seed"):
-        if getattr(args, name) is None:
+    made = _generation(Path(args.folder))
+    for name, value in given.items():
+        if name in made and made[name] != value:
+            raise ConfigError(f"--{name} is {value!r}, and the images in {args.folder} were made with {made[name]!r}; leave it out")
+    about = {"weights": "ema"} | {name: made[name] for name in ABOUT if name in made} | given
+    for name in ABOUT:
+        if name not in about:
             raise ConfigError(f"--run needs --{name}: a record says which checkpoint, sampler and seed made the images")
-    if args.sampler in ("", "-"):
-        raise ConfigError(f"--sampler is {args.sampler!r}; name it as the run's own evaluations do, like euler-50-cfg5-shift3")
-    checkpoint = attach.Checkpoint(Path(args.run), args.step, args.weights, args.sampler, args.seed)
-    attach.run_facts(checkpoint)
+    if about["sampler"] in ("", "-"):
+        raise ConfigError(f"--sampler is {about['sampler']!r}; name it as the run's own evaluations do, like euler-50-cfg5-shift3")
+    checkpoint = attach.Checkpoint(Path(args.run), **about)
+    name, _ = attach.run_facts(checkpoint)
+    if made.get("run", name) != name:
+        raise ConfigError(f"the images in {args.folder} are of the run {made['run']!r}, and --run is {name!r}; name the run that made them")
     return checkpoint
+
+
+def _generation(folder):
+    """What `generation.json` in a folder of images says; nothing where there is none."""
+    from rfjax.evaluation.scorers.geneval_folder import GENERATION
+
+    path = folder / GENERATION
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {"run": str(facts["run"]), "step": int(facts["step"]), "weights": str(facts["weights"]),
+                "sampler": str(facts["sampler"]), "seed": int(facts["seed"])}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); remove it, and give what made the images") from None
 
 
 def _geneval(args, out):

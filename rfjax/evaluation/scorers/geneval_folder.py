@@ -24,6 +24,7 @@ from rfjax.files import write_whole
 # Of prompts/evaluation_metadata.jsonl of djghosh13/geneval: 553 rows, each as json.dumps writes it.
 OFFICIAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
 OFFICIAL_ROWS, OFFICIAL_IMAGES = 553, 4
+GENERATION = "generation.json"  # what made the images, where `rfjax sample --prompts` did
 IMAGE = re.compile(r"(\d+)\.png")
 
 
@@ -109,15 +110,19 @@ def _samples(path, index):
     return list(found.values())
 
 
+def image_path(folder: str | os.PathLike, index: int, sample: int) -> Path:
+    """Where an image of a prompt lies."""
+    return Path(folder) / f"{index:05d}" / "samples" / f"{sample:04d}.png"
+
+
 def write(folder: str | os.PathLike, rows: Sequence[Mapping], images: Iterable[tuple[int, int, bytes]]) -> None:
     """Writes PNGs, given as (prompt index, sample, content), in the layout, each prompt's row beside them.
 
     An image that is there already is replaced. Raises `RfjaxError` where a file cannot be written.
     """
-    folder = Path(folder)
     for index, sample, png in images:
-        place = folder / f"{index:05d}"
-        contents = {place / "samples" / f"{sample:04d}.png": png}
+        contents = {image_path(folder, index, sample): png}
+        place = Path(folder) / f"{index:05d}"
         if not (place / "metadata.jsonl").exists():
             contents[place / "metadata.jsonl"] = json.dumps(rows[index]) + "\n"
         write_whole(contents)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import tiny_models
+import tiny_scorers
 import torch
 from torch.nn import functional
 
@@ -100,7 +100,7 @@ def as_mmdet(model):
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_models.mask2former(seed=3)
+    return tiny_scorers.mask2former(seed=3)
 
 
 @pytest.fixture

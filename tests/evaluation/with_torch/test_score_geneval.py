@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-import run_folders
+import scored_runs
 import torch
 from PIL import Image, ImageDraw
 
@@ -189,7 +189,7 @@ def test_the_whole_verb(score, images, truth, seen, capsys):
 def test_a_score_becomes_columns(score, images, truth, tmp_path, monkeypatch):
     """Per task and overall, with intervals, under the evaluation's own name, and prompt by prompt where it is
     GenEval's. Catches a variant's score in GenEval's columns, and models that the record does not name."""
-    run = run_folders.write(tmp_path / "point")
+    run = scored_runs.write(tmp_path / "point")
     about = [f"--run={run}", "--step=100", "--sampler=euler-50-cfg5-shift3", "--seed=7", f"--out={tmp_path / 'out'}"]
     assert score(*about) == 0
     record = next(one for one in read_records(run) if one["key"]["evaluation"] == "geneval_other_models")
@@ -201,7 +201,7 @@ def test_a_score_becomes_columns(score, images, truth, tmp_path, monkeypatch):
     official = official_summary(tmp_path / "out" / "results.jsonl")
     assert row["geneval_other_models_overall"] == pytest.approx(official["overall"], abs=1e-12)
     assert row["geneval_other_models_colors"] == pytest.approx(official["tasks"]["colors"], abs=1e-12)
-    assert row["geneval_other_models_overall_n"] == 8 and row["images"] == run_folders.SPENT["images"]
+    assert row["geneval_other_models_overall_n"] == 8 and row["images"] == scored_runs.SPENT["images"]
     assert len(made.prompts) == 0
 
     # As if these were the official models and prompts.
@@ -248,10 +248,10 @@ def test_going_on_scores_only_what_is_left(score, images, monkeypatch, truth):
 
 def test_other_settings_do_not_go_on_from_these(score, images, tmp_path, capsys, truth):
     """Catches rows of two detectors in one score, and images under another prompt than they were made for."""
-    import tiny_models
+    import tiny_scorers
 
     assert score() == 0
-    tiny_models.mask2former(seed=9).save_pretrained(tmp_path / "another")
+    tiny_scorers.mask2former(seed=9).save_pretrained(tmp_path / "another")
     assert score(f"--detector={tmp_path / 'another'}") == 2
     assert "was begun with detector 'other" in capsys.readouterr().err
     changed = truth[0][1] | {"prompt": "a photo of something else"}

@@ -2,10 +2,11 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
-import run_folders
+import scored_runs
 import torch
 from PIL import Image
 
@@ -130,7 +131,7 @@ def test_distances_of_folders(pictures, clip_folder, model, tmp_path, capsys, ki
 def test_a_score_becomes_a_column(pictures, clip_folder, tmp_path, capsys):
     """With the run's training behind it, the models' hashes, sampler and seed; another seed is another row, the
     same a replacement. Catches a record that the table cannot read, and a variant in the metric's own column."""
-    run = run_folders.write(tmp_path / "point")
+    run = scored_runs.write(tmp_path / "point")
     command = ["score", str(pictures / "made"), f"--clip={clip_folder}", f"--out={tmp_path / 'out'}"]
     about = [f"--run={run}", "--step=100", "--sampler=euler-20-cfg4-shift1"]
     for seed in (5, 5, 6):
@@ -138,7 +139,7 @@ def test_a_score_becomes_a_column(pictures, clip_folder, tmp_path, capsys):
     found = [record for record in read_records(run) if record["key"]["evaluation"] == "clip-score-other-model"]
     assert [record["key"]["seed"] for record in found] == [5, 6]
     record = found[0]
-    assert {name: record[name] for name in run_folders.SPENT} == run_folders.SPENT
+    assert {name: record[name] for name in scored_runs.SPENT} == scored_runs.SPENT
     assert record["values"][0]["n"] == 7 and record["extra"]["models"]["clip"]["sha256"] == clip.content_hash(clip_folder)
     assert main([*command, "--metric=cmmd", f"--reference={pictures / 'real'}", f"--out={tmp_path / 'distance'}", *about, "--seed=5"]) == 0
     wide = table.collect([run], tmp_path / "results").wide
@@ -156,6 +157,23 @@ def test_a_score_becomes_a_column(pictures, clip_folder, tmp_path, capsys):
         capsys.readouterr()
         assert main([*command, "--metric=clip-score", *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_images_say_themselves_what_made_them(pictures, clip_folder, tmp_path, capsys):
+    """`generation.json`, as `rfjax sample --prompts` leaves it. Catches a score under another run, step or seed."""
+    run, made = scored_runs.write(tmp_path / "point"), tmp_path / "made"
+    shutil.copytree(pictures / "made", made)
+    facts = {"run": "point", "step": 100, "weights": "raw", "sampler": "euler-20-cfg4-shift1-3x2", "seed": 3}
+    (made / "generation.json").write_text(json.dumps(facts))
+    command = ["score", str(made), "--metric=clip-score", f"--clip={clip_folder}", f"--run={run}"]
+    assert main(command) == 0
+    key = next(one for one in read_records(run) if one["key"]["evaluation"] != "validation")["key"]
+    assert {name: key[name] for name in facts} == facts
+    assert main([*command, "--seed=4"]) == 2
+    assert "--seed is 4, and the images" in capsys.readouterr().err
+    (made / "generation.json").write_text(json.dumps(facts | {"run": "another"}))
+    assert main(command) == 2
+    assert "are of the run 'another', and --run is 'point'" in capsys.readouterr().err
 
 
 def test_one_process_at_a_time(pictures, clip_folder, tmp_path, capsys):
