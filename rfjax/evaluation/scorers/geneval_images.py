@@ -29,6 +29,7 @@ from rfjax.files import write_whole
 
 RESULTS = "results.jsonl"
 OFFICIAL_CLIP = "ViT-L/14"
+OFFICIAL_FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
 
 # By whose detector's weights it is: the evaluation's name in records, and what it is called.
 KINDS = {
@@ -118,9 +119,6 @@ def score_folder(
     text = "".join(json.dumps({name: row[name] for name in OFFICIAL_FIELDS}, allow_nan=False) + "\n" for row in lines)
     write_whole({results_path: text, summary_path(results_path): json.dumps(summary, indent=1, allow_nan=False) + "\n"})
     return Scored(evaluation, title, scores, prompt_scores(results), deviations, summary)
-
-
-OFFICIAL_FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
 
 
 def _score_images(found, detector, classifier, rows, options, batch_size):

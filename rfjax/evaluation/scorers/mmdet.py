@@ -26,16 +26,20 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 from rfjax.errors import ConfigError
 from rfjax.evaluation.scorers.pretrained import first_line
 
-# What an mmdet checkpoint's `meta` may hold besides plain values: numbers that numpy made.
+# What an mmdet checkpoint's `meta` may hold besides plain values: numpy's numbers and arrays of them.
+_scalar, _array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
 ALLOWED = [
     np.dtype,
+    np.ndarray,
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
     np.dtypes.Int64DType,
     np.dtypes.Int32DType,
     np.dtypes.BoolDType,
-    np.float64(0).__reduce__()[0],  # numpy's maker of scalars, whose module differs between versions
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    _scalar,  # their makers, whose module has another name before numpy 2
+    (_scalar, "numpy.core.multiarray.scalar"),
+    _array,
+    (_array, "numpy.core.multiarray._reconstruct"),
 ]
 
 ENCODER = "model.pixel_level_module.encoder"

@@ -115,7 +115,7 @@ def checkpoint(model, tmp_path):
 
 def test_the_converted_model_is_the_same_function(model, checkpoint):
     """Catches a tensor under another's name, q, k and v in another order, and Swin's merging unsorted."""
-    meta = {"mmdet_version": "2.24.1", "CLASSES": ("person",), "epoch": 50, "best": np.float64(0.46)}
+    meta = {"mmdet_version": "2.24.1", "CLASSES": ("person",), "epoch": 50, "best": np.float64(0.46), "PALETTE": np.arange(6)}
     loaded = mmdet.load(checkpoint(meta=meta))
     image = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
