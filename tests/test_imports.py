@@ -49,6 +49,14 @@ WITHOUT_JAX = (
     "rfjax.scaling.step_efficiency",
     "rfjax.scaling.table",
 )
+# Scorers' modules that need neither JAX nor torch.
+WITHOUT_TORCH = (
+    "rfjax.evaluation.scorers.attach",
+    "rfjax.evaluation.scorers.command",
+    "rfjax.evaluation.scorers.files",
+    "rfjax.evaluation.scorers.geneval_folder",
+    "rfjax.evaluation.scorers.rows",
+)
 
 
 def package_of(module: str) -> str:
@@ -97,9 +105,22 @@ def test_imports_without_jax(module):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_nothing_imports_torch_but_the_modules_that_are_given_away():
-    for path in set(ROOT.rglob("*.py")) - set((ROOT / "interop/torch_modules").glob("*.py")):
+def test_torch_is_imported_where_it_is_wanted_alone():
+    """Modules that are given away, and scorers, which `rfjax score` imports when it has read its arguments."""
+    given_away = set((ROOT / "interop/torch_modules").glob("*.py"))
+    scorers = set((ROOT / "evaluation/scorers").glob("*.py"))
+    for path in set(ROOT.rglob("*.py")) - given_away - scorers:
         assert "import torch" not in path.read_text(), path
+    for path in set(ROOT.rglob("*.py")) - scorers:
+        for module in imports(path):  # training, too, could bring it along by way of a scorer
+            assert not module.startswith("rfjax.evaluation.scorers.") or module in WITHOUT_TORCH, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_imports_without_torch(module):
+    script = f"import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['jax'] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_annotations_are_checked_at_every_call_in_these_tests():

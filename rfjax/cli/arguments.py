@@ -79,11 +79,14 @@ def _checkpoint(parser):
 def eval_(parser):
     _checkpoint(parser)
     parser.add_argument("--sampling-steps", metavar="N,N,...", help="instead: GenEval, path length and distance at these counts of sampling steps, the most being the reference")
+    parser.add_argument("--mlperf-levels", metavar="FILE", help="instead: MLPerf's validation loss, each validation example at the one level that this file gives it, an integer from 0 to 7 a line")
 
 
 def sample(parser):
     _checkpoint(parser)
-    parser.add_argument("--prompt", action="append", required=True, help="a caption; may be given several times")
+    parser.add_argument("--prompt", action="append", help="a caption; may be given several times")
+    parser.add_argument("--prompts", metavar="FILE", help="instead: GenEval's metadata, or T2I-CompBench's prompts; makes a folder for `rfjax score`")
+    parser.add_argument("--layout", choices=("geneval", "compbench"), default="geneval", help="of that folder (default geneval)")
     parser.add_argument("--negative", metavar="TEXT", help='encoded negative prompt, "" too (default: the null condition, zeros)')
     parser.add_argument(
         "--sigmas",
@@ -93,7 +96,7 @@ def sample(parser):
     )
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    parser.add_argument("--out", default="samples.png", metavar="FILE.png", help="one row per prompt (default samples.png)")
+    parser.add_argument("--out", metavar="PATH", help="a PNG with one row per prompt (default samples.png), or that folder (default: samples)")
 
 
 def export(parser):
@@ -120,6 +123,12 @@ def geneval(parser):
     from rfjax.evaluation import geneval_files
 
     geneval_files.add_arguments(parser)
+
+
+def score(parser):
+    from rfjax.evaluation.scorers import command
+
+    command.add_arguments(parser)
 
 
 def fit(parser):

@@ -90,6 +90,13 @@ def _train(args, overrides):
 def _eval(args, overrides):
     from rfjax.evaluation.reopen import evaluate_run, record_lines
 
+    if args.sampling_steps and args.mlperf_levels:
+        raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")
+    if args.mlperf_levels:
+        from rfjax.evaluation.assigned import measure_assigned
+
+        _say("\n".join(record_lines(measure_assigned(Path(args.run), overrides, Path(args.mlperf_levels), step=args.step, weights=args.weights))))
+        return 0
     if args.sampling_steps:
         from rfjax.evaluation.sampling_steps import measure_sampling_steps, parse_steps
 
@@ -103,13 +110,17 @@ def _eval(args, overrides):
 def _sample(args, overrides):
     from rfjax.evaluation.reopen import sample_run
 
+    if bool(args.prompt) == bool(args.prompts):
+        raise ConfigError("rfjax sample needs captions: give --prompt TEXT, once or more, or --prompts FILE")
     if args.sigmas:
         overrides = {**overrides, "evaluation.sampler.sigmas": args.sigmas}
+    if args.prompts:
+        return _sample_folder(args, overrides)
     path = sample_run(
         Path(args.run),
         overrides,
         prompts=args.prompt,
-        out=Path(args.out),
+        out=Path(args.out or "samples.png"),
         step=args.step,
         weights=args.weights,
         samples=args.samples,
@@ -117,6 +128,25 @@ def _sample(args, overrides):
         seed=args.seed,
     )
     _say(f"samples: {path}")
+    return 0
+
+
+def _sample_folder(args, overrides):
+    from rfjax.evaluation.sample_folder import sample_folder
+
+    path = sample_folder(
+        Path(args.run),
+        overrides,
+        prompts_file=Path(args.prompts),
+        layout=args.layout,
+        out=Path(args.out or "samples"),
+        step=args.step,
+        weights=args.weights,
+        samples=args.samples,
+        negative=args.negative,
+        seed=args.seed,
+    )
+    _say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
     return 0
 
 
@@ -162,6 +192,12 @@ def _geneval(args, overrides):
     from rfjax.evaluation import geneval_files
 
     return geneval_files.run(args)
+
+
+def _score(args, overrides):
+    from rfjax.evaluation.scorers import command
+
+    return command.run(args)
 
 
 def _fit(args, overrides):
@@ -214,6 +250,7 @@ VERBS = {
     "export": Verb("write a checkpoint for PyTorch", arguments.export, _export, overridable=False),
     "import": Verb("make a run of a PyTorch checkpoint", arguments.import_, _import),
     "geneval": Verb("score detections by GenEval's rules", arguments.geneval, _geneval, overridable=False, computes=False),
+    "score": Verb("score a folder of images: GenEval, FID, CMMD, CLIP score", arguments.score, _score, overridable=False, computes=False),
     "fit": Verb("fit scaling laws to a results table", arguments.fit, _fit, overridable=False, computes=False),
     "report": Verb(
         "remake the report: from a results folder alone, or from the runs in a folder",

@@ -106,10 +106,10 @@ def score_files(
     rows = read_metadata(metadata_path)
     found = read_detections(detections_path, rows, images_per_prompt=images_per_prompt)
     expected = images_per_prompt or 1 + max(sample for _, sample in found)
-    missing_prompts, missing_images = _missing(found, len(rows), expected)
+    missing_prompts, missing_images = missing(found, len(rows), expected)
     if (missing_prompts or missing_images) and not allow_missing:
         raise ConfigError(
-            f"{detections_path} lacks {_lacking(missing_prompts, missing_images)}; {len(rows)} metadata rows x "
+            f"{detections_path} lacks {lacking(missing_prompts, missing_images)}; {len(rows)} metadata rows x "
             f"{expected} images are expected. Add them, or pass --allow-missing"
         )
     places = sorted(found)
@@ -124,7 +124,7 @@ def score_files(
         **score_summary(score(results, seed=seed)),
         "missing_prompts": missing_prompts,
         "missing_images": [list(place) for place in missing_images],
-        "classes_never_detected": _never_detected(rows, found),
+        "classes_never_detected": never_detected(rows, found),
         "options": dataclasses.asdict(options),
         "seed": seed,
     }
@@ -185,7 +185,7 @@ def summary_text(summary: Mapping[str, object]) -> str:
             f"{', '.join(summary['missing_tasks'])}"
         )
     if summary["missing_prompts"] or summary["missing_images"]:
-        lines.append(f"missing, and left out: {_lacking(summary['missing_prompts'], summary['missing_images'])}")
+        lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_images'])}")
     if summary["classes_never_detected"]:
         names = ", ".join(summary["classes_never_detected"])
         lines.append(f"never detected: {names}; are they named as the prompts name them?")
@@ -357,7 +357,7 @@ def _check_colors(place, colors, known):
                 raise ConfigError(f"{place}: a color of {name!r} is {value!r}; did you mean {meant!r}?")
 
 
-def _missing(found, prompts, expected):
+def missing(found, prompts, expected):
     """(rows of the metadata without any image, (row, sample) missing of the others)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
@@ -365,14 +365,14 @@ def _missing(found, prompts, expected):
     return missing_prompts, [image for image in images if image not in found]
 
 
-def _never_detected(rows, found):
+def never_detected(rows, found):
     """Classes that prompts ask for and no image has a box of: often a name spelt otherwise."""
     asked = {item["class"] for prompt, _ in found for item in rows[prompt].get("include", [])}
     seen = {name for detections in found.values() for name, boxes in detections.boxes.items() if len(boxes)}
     return sorted(asked - seen)
 
 
-def _lacking(rows, images):
+def lacking(rows, images):
     """What is missing, in words: whole rows of the metadata, and single images of others."""
     whole = [f"every image of {_listed('metadata row', rows)}"] if rows else []
     single = [_listed("single image", [f"{row}/{sample}" for row, sample in images]) + ", as row/sample"] if images else []

@@ -77,7 +77,7 @@ def make_validation_step(
     Raises `ConfigError` where the batch cannot be split evenly.
     """
     if batch_sharding is not None:
-        _check_divisible(config, batch_sharding)
+        check_divisible(config, batch_sharding)
     times = np.array(GRIDS[config.grid].times(config.levels), np.float32).clip(*formulation.rectified_span)
     at = jax.tree.map(np.float32, matched(formulation, times))
     return ValidationStep(config, batch_sharding, at, program or compile_validation(apply, config, batch_sharding=batch_sharding))
@@ -125,7 +125,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
             raise RfjaxError(f"corpus {corpus.name} gave {given} where {size} were asked for; check its examples()")
         ids.append(np.asarray(batch.example_ids[:real], np.uint32))
         watch.beat()
-        losses = step.program(params, step.at, _place(batch, step.batch_sharding))
+        losses = step.program(params, step.at, placed(batch, step.batch_sharding))
         if pending is not None:  # fetched one batch late, so that devices need not wait for the host
             rows.append(np.asarray(pending[0])[: pending[1]])
         pending = losses, real
@@ -144,7 +144,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     )
 
 
-def _place(batch, sharding):
+def placed(batch, sharding: NamedSharding | None) -> tuple:
     """The batch's arrays where the step wants them; each process places only its own part."""
     arrays = [np.asarray(a, np.float32) for a in (batch.latents, batch.context, batch.pooled)]
     arrays.append(np.asarray(batch.example_ids, np.uint32))
@@ -153,7 +153,7 @@ def _place(batch, sharding):
     return tuple(jax.make_array_from_callback(a.shape, sharding, lambda index, a=a: a[index]) for a in arrays)
 
 
-def _check_divisible(config, sharding):
+def check_divisible(config, sharding):
     axes = sharding.spec[0] if len(sharding.spec) else ()
     axes = () if axes is None else (axes,) if isinstance(axes, str) else axes
     parts = math.prod(sharding.mesh.shape[axis] for axis in axes)

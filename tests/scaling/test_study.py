@@ -254,6 +254,65 @@ def test_a_run_is_measured_at_several_counts_of_sampling_steps(finished, tmp_pat
     assert "give two or more counts" in capsys.readouterr().err
 
 
+def test_a_run_is_measured_by_mlperfs_protocol(finished, tmp_path, capsys):
+    """A column of its own, beside the grids'. Catches a record under the paired loss's name, and an example's
+    loss without its level."""
+    from rfjax import cli
+    from rfjax.scaling import table
+
+    shutil.copytree(finished[1] / "depth1", tmp_path / "depth1")
+    levels = tmp_path / "levels.txt"
+    levels.write_text("\n".join(str(i % 8) for i in range(16)) + "\n")
+    assert cli.main(["eval", str(tmp_path / "depth1"), f"--mlperf-levels={levels}"]) == 0
+    assert "validation_mlperf (mlperf-assigned-8-n16-" in capsys.readouterr().out
+    wide = table.collect([tmp_path / "depth1"], tmp_path / "results").wide
+    row = wide[wide["mlperf_loss"].notna()].iloc[0]
+    assert row["grid"].startswith("mlperf-assigned-8-n16-") and np.isnan(row["loss"])
+    each = [row[f"mlperf_loss@t={i / 8:g}"] for i in range(8)]
+    assert row["mlperf_loss"] == pytest.approx(np.mean(each)) and row["mlperf_loss_n"] == 16
+    assert row["mlperf_loss@t=0.125_n"] == 2
+    assert cli.main(["eval", str(tmp_path / "depth1"), f"--mlperf-levels={levels}", "--sampling-steps=1,2"]) == 2
+    assert "give one at a time" in capsys.readouterr().err
+
+
+def test_images_of_a_file_of_prompts_are_laid_out_for_the_scorers(finished, tmp_path, capsys):
+    """What is missing is made, the same to the byte, however it was cut into batches. Catches noise that follows the
+    batch, prompts in another's folder, and images of two makings in one."""
+    from rfjax import cli
+
+    run = finished[1] / "depth1"
+    rows = [
+        {"tag": "single_object", "include": [{"class": "square", "count": 1}], "prompt": "a photo of a square"},
+        {"tag": "single_object", "include": [{"class": "star", "count": 1}], "prompt": "a photo of a star"},
+        {"tag": "single_object", "include": [{"class": "ring", "count": 1}], "prompt": "a photo of a ring"},
+    ]
+    prompts = tmp_path / "metadata.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["sample", str(run), f"--prompts={prompts}", "--samples=2", "--config.evaluation.sampler.steps=2"]
+    out = tmp_path / "images"
+    assert cli.main([*command, f"--out={out}"]) == 0
+    made = {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.png"))}
+    assert list(made) == [f"{i:05d}/samples/{j:04d}.png" for i in range(3) for j in range(2)]
+    assert len(set(made.values())) == 6
+    assert [json.loads((out / f"{i:05d}/metadata.jsonl").read_text()) for i in range(3)] == rows
+    facts = json.loads((out / "generation.json").read_text())
+    assert facts["sampler"].endswith("-3x2") and facts["run"] == "tiny/depth1" and facts["seed"] == 0
+    for name in list(made)[1::2]:
+        (out / name).unlink()
+    assert cli.main([*command, f"--out={out}", "--config.evaluation.geneval.batch_size=2"]) == 0
+    assert {name: (out / name).read_bytes() for name in made} == made
+    assert cli.main([*command, f"--out={out}", "--seed=1"]) == 2
+    assert "was begun with seed 0, and this is 1" in capsys.readouterr().err
+
+    (tmp_path / "prompts.txt").write_text("a red square\tcolor\na blue star\n")
+    bench = tmp_path / "bench" / "color"
+    assert cli.main([*command, f"--prompts={tmp_path / 'prompts.txt'}", "--layout=compbench", f"--out={bench}"]) == 0
+    names = [f"a red square_{n:06d}.png" for n in (0, 1)] + [f"a blue star_{n:06d}.png" for n in (2, 3)]
+    assert sorted(path.name for path in (bench / "samples").iterdir()) == sorted(names)
+    assert cli.main(["sample", str(run)]) == 2
+    assert "needs captions" in capsys.readouterr().err
+
+
 def test_the_time_left_is_told_by_what_this_attempt_has_trained(tiny, tmp_path, monkeypatch):
     # The bug: a study taken up again counted the points done before as its own speed, and said "about 0 min left".
     study = load_study(tiny)

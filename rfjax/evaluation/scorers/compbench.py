@@ -1,0 +1,125 @@
+"""T2I-CompBench: images in its layout, and its scores read back. No torch here.
+
+Huang et al., "T2I-CompBench" (arXiv 2307.06350) and its ++. Their scorers (BLIP-VQA, UniDet, CLIP) run in
+environments of their own, on one folder per category,
+
+    FOLDER/color/samples/a red apple and a green bowl_000000.png
+
+in which the number runs on over all images of the category, those of a prompt after each other. What
+they leave in it is a list of {"question_id": number, "answer": score}; a category's score is the mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rfjax.errors import ConfigError
+from rfjax.files import write_whole
+
+# The file that the category's own scorer writes, in the order of the paper's table.
+RESULTS = {
+    "color": "annotation_blip/vqa_result.json",
+    "shape": "annotation_blip/vqa_result.json",
+    "texture": "annotation_blip/vqa_result.json",
+    "spatial": "labels/annotation_obj_detection_2d/vqa_result.json",
+    "3d_spatial": "labels/annotation_obj_detection_3d/vqa_result.json",
+    "numeracy": "annotation_num/vqa_result.json",
+    "non_spatial": "annotation_clip/vqa_result.json",
+    "complex": "annotation_3_in_1/vqa_result.json",
+}
+
+
+class Category(NamedTuple):
+    """The mean score of a category's images; the standard error is over prompts, nan where they are not known."""
+
+    score: float
+    stderr: float
+    images: int
+    prompts: int | None
+
+
+def image_name(prompt: str, number: int) -> str:
+    """The file name that the scorers read a prompt from. Raises `ConfigError` where they could not."""
+    if "_" in prompt or "/" in prompt or not prompt or "\0" in prompt:
+        raise ConfigError(f"the prompt {prompt!r} cannot stand in T2I-CompBench's file names, which it shares with '_' and '/'")
+    name = f"{prompt}_{number:06d}.png"
+    if len(name.encode()) > 255:
+        raise ConfigError(f"the prompt {prompt[:60]!r}... is too long for a file name, from which T2I-CompBench reads it")
+    return name
+
+
+def write(
+    folder: str | os.PathLike, prompts: Sequence[str], images: Iterable[tuple[int, int, bytes]], images_per_prompt: int
+) -> None:
+    """Writes a category's PNGs, given as (prompt index, sample, content), as `folder`/samples/*.png.
+
+    Raises `ConfigError` on a prompt that no file name holds, and on a sample out of range.
+    """
+    names = [image_name(prompt, index * images_per_prompt) for index, prompt in enumerate(prompts)]
+    assert len(names) == len(prompts)
+    for index, sample, png in images:
+        if not 0 <= sample < images_per_prompt:
+            raise ConfigError(f"sample {sample} of prompt {index} is out of range; {images_per_prompt} a prompt are written")
+        write_whole({Path(folder) / "samples" / image_name(prompts[index], index * images_per_prompt + sample): png})
+
+
+def read(folder: str | os.PathLike) -> dict[str, Category]:
+    """The scores of the categories that a folder has, in the order of `RESULTS`.
+
+    Raises `ConfigError` where there is none, and on a file that is damaged or has not one answer for each image.
+    """
+    folder = Path(folder)
+    found = {name: _category(folder / name, file) for name, file in RESULTS.items() if (folder / name / file).is_file()}
+    if not found:
+        raise ConfigError(
+            f"{folder} has no scores of T2I-CompBench, as {folder / 'color' / RESULTS['color']}; the categories are "
+            f"{', '.join(RESULTS)}"
+        )
+    return found
+
+
+def _category(folder, file):
+    path = folder / file
+    try:
+        answers = {}
+        for row in json.loads(path.read_text()):
+            number, score = int(row["question_id"]), float(row["answer"])
+            if number in answers:
+                raise ConfigError(f"{path} has two answers for image {number}; score the category again")
+            if not math.isfinite(score):
+                raise ConfigError(f"{path} has the answer {row['answer']!r} for image {number}; score the category again")
+            answers[number] = score
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); score the category again") from None
+    if not answers:
+        raise ConfigError(f"{path} has no answers; score the category again")
+    values = np.array([answers[number] for number in sorted(answers)])
+    prompts = _prompts(folder, answers, path)
+    mean = float(values.mean())
+    if prompts is None:
+        return Category(mean, math.nan, len(values), None)
+    _, group = np.unique(np.array([prompts[number] for number in sorted(answers)]), return_inverse=True)
+    sums = np.bincount(group, weights=values - mean)
+    stderr = math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(values) if len(sums) > 1 else math.nan
+    return Category(mean, stderr, len(values), len(sums))
+
+
+def _prompts(folder, answers, path):
+    """The prompt of each answer, from the images' names; None where the images are not there."""
+    names = [file.stem for file in (folder / "samples").glob("*.png")] if (folder / "samples").is_dir() else []
+    if not names:
+        return None
+    numbers = sorted((int(name.rsplit("_", 1)[-1]), name.rsplit("_", 1)[0]) for name in names if name.rsplit("_", 1)[-1].isdigit())
+    if len(numbers) != len(answers):
+        raise ConfigError(f"{path} has {len(answers)} answers for the {len(numbers)} images in {folder / 'samples'}; score them again")
+    if sorted(answers) == [number for number, _ in numbers]:
+        return dict(numbers)
+    # BLIP's and CLIP's scorers count the images in their order instead of taking their numbers.
+    return dict(zip(sorted(answers), (prompt for _, prompt in numbers), strict=True))

@@ -1,0 +1,33 @@
+"""Hashes of what a score rests on: weights, prompts, images. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from rfjax.errors import ConfigError
+
+CHUNK = 1 << 22
+# Of a model's folder: what decides its output. Read-me files and pictures may come and go.
+SUFFIXES = (".json", ".txt", ".safetensors", ".bin", ".model", ".pth", ".pt", ".npz", ".npy")
+
+
+def content_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a file; of a folder, that of the names and SHA-256 of the files directly in it that `SUFFIXES` names.
+
+    Raises `ConfigError` where it cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_file() and entry.suffix in SUFFIXES)
+        lines = "".join(f"{name} {content_hash(path / name)}\n" for name in names)
+        return hashlib.sha256(lines.encode()).hexdigest()
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}; check the path") from None
+    return digest.hexdigest()

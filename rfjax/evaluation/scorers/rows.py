@@ -1,0 +1,143 @@
+"""What has been scored so far, image by image, so that the same command goes on where it was stopped. No torch here.
+
+    OUT/settings.json   what the rows depend on: hashes of the weights, the options
+    OUT/rows.jsonl      one line per image, appended whole
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.files import write_whole
+from rfjax.training.progress import duration
+
+SCHEMA = 1
+EVERY_SECONDS = 30.0  # between lines where there is no terminal
+
+
+class Rows:
+    """The rows of a folder by the image's name; a context manager, which one process at a time may hold.
+
+    `settings` are plain values. Raises `ConfigError` where the folder's rows were made under others, and where
+    another process is at it.
+    """
+
+    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, object]):
+        self.folder, self.settings = Path(folder), {"schema": SCHEMA, **settings}
+        self._path = self.folder / "rows.jsonl"
+        self._done: dict[str, dict] = {}
+        self._file = None
+
+    def __enter__(self) -> Rows:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "a+b")  # noqa: SIM115: held until __exit__
+        except OSError as error:
+            raise RfjaxError(f"cannot write {self._path}: {error.strerror or error}; check the folder") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check_settings()
+            self._read()
+        except BlockingIOError:
+            self._file.close()
+            raise ConfigError(f"another process is scoring into {self.folder}; wait for it, or give another --out") from None
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def _check_settings(self):
+        path = self.folder / "settings.json"
+        if not path.exists():
+            write_whole({path: json.dumps(self.settings, indent=1) + "\n"})
+            return
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} is damaged ({error}); remove the folder {self.folder} and score again") from None
+        now = json.loads(json.dumps(self.settings))
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                raise ConfigError(
+                    f"{self.folder} was begun with {name} {before.get(name)!r}, and this is {now.get(name)!r}; "
+                    "give another --out, or remove the folder"
+                )
+
+    def _read(self):
+        """The rows there are. A last line that a killed process did not finish is cut off."""
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                row = json.loads(line)
+                self._done[row["image"]] = row
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{self._path}:{number} is damaged ({error}); remove that line, and its image is scored again") from None
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+
+    def get(self, image: str) -> dict | None:
+        """The row of an image, if it has been scored."""
+        return self._done.get(image)
+
+    def add(self, rows: Iterable[Mapping]) -> None:
+        """Appends rows, each with its `image`, and sees them onto the disk."""
+        rows = [dict(row) for row in rows]
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        try:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(text.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RfjaxError(f"cannot write {self._path}: {error.strerror or error}; the same command goes on from here") from None
+        self._done.update((row["image"], row) for row in rows)
+
+
+class Bar:
+    """Images done and the time left: a bar on a terminal, else a line every half minute; a context manager."""
+
+    def __init__(self, name: str, done: int, total: int):
+        self._name, self._first, self._done, self._total = name, done, done, total
+        self._began = self._said = time.monotonic()
+        self._bar = tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+    def found_done(self, images: int) -> None:
+        """Counts images that were done before, which say nothing about the time left."""
+        self._first += images
+        self._done += images
+        if self._bar is not None:
+            self._bar.initial += images
+            self._bar.update(images)
+
+    def more(self, images: int) -> None:
+        self._done += images
+        if self._bar is not None:
+            self._bar.update(images)
+            return
+        now = time.monotonic()
+        if now - self._said >= EVERY_SECONDS or self._done == self._total:
+            rate = (self._done - self._first) / max(now - self._began, 1e-9)
+            left = duration((self._total - self._done) / rate)
+            print(f"{self._name}: {self._done}/{self._total} images, {rate:.3g} images/s, {left} left", file=sys.stderr, flush=True)
+            self._said = now

@@ -1,0 +1,66 @@
+"""Models of the real classes, small and with random weights, written as their users would have them."""
+
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    SwinConfig,
+)
+
+
+def mask2former(seed=3, classes=80, queries=12):
+    """Every weight is random, norms and biases too: a tensor that is mixed up with another shows."""
+    torch.manual_seed(seed)
+    config = Mask2FormerConfig(
+        backbone_config=SwinConfig(
+            embed_dim=8,
+            depths=[1, 2, 1, 1],
+            num_heads=[1, 2, 2, 4],
+            window_size=7,
+            drop_path_rate=0.0,
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        ),
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_layers=2,
+        decoder_layers=4,
+        num_attention_heads=4,
+        encoder_feedforward_dim=24,
+        dim_feedforward=40,
+        num_queries=queries,
+        num_labels=classes,
+    )
+    model = Mask2FormerForUniversalSegmentation(config).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.add_(0.1 * torch.randn_like(value))
+            if "class_predictor" in name:  # so that some objects pass the threshold
+                value.mul_(20)
+    return model
+
+
+def clip(folder, seed=5, image_size=224, patch=56, **vision):
+    torch.manual_seed(seed)
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
+    text = CLIPTextConfig(
+        vocab_size=len(tokens), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        projection_dim=16, bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1,
+    )  # fmt: skip
+    settings = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2) | vision
+    seen = CLIPVisionConfig(**settings, image_size=image_size, patch_size=patch, projection_dim=16)
+    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=seen.to_dict(), projection_dim=16)).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.2 * torch.randn_like(value))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
