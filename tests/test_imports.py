@@ -14,7 +14,7 @@ import rfjax
 
 ROOT = Path(rfjax.__file__).parent
 ORDER = (
-    "errors", "files", "limits", "config", "data", "models", "flow", "training", "evaluation", "scaling", "interop", "launch",
+    "errors", "files", "limits", "config", "data", "prepare", "models", "flow", "training", "evaluation", "scaling", "interop", "launch",
 )  # fmt: skip
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
 # Readable in a notebook, or by the command's --help, without JAX.
@@ -31,6 +31,10 @@ WITHOUT_JAX = (
     "rfjax.evaluation.judging",
     "rfjax.evaluation.ranking",
     "rfjax.evaluation.records",
+    "rfjax.prepare.command",
+    "rfjax.prepare.frozen",
+    "rfjax.prepare.inspect",
+    "rfjax.prepare.shard",
     "rfjax.scaling.allocation",
     "rfjax.scaling.approaches",
     "rfjax.scaling.correlation",
@@ -97,9 +101,13 @@ def test_imports_without_jax(module):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_nothing_imports_torch_but_the_modules_that_are_given_away():
-    for path in set(ROOT.rglob("*.py")) - set((ROOT / "interop/torch_modules").glob("*.py")):
+def test_nothing_imports_torch_but_the_modules_that_are_given_away_and_the_frozen_models():
+    """And these last only when they are loaded: preparing's --help and what inspects need no PyTorch."""
+    given_away = set((ROOT / "interop/torch_modules").glob("*.py"))
+    for path in set(ROOT.rglob("*.py")) - given_away - {ROOT / "prepare/frozen.py"}:
         assert "import torch" not in path.read_text(), path
+    outermost = ast.parse((ROOT / "prepare/frozen.py").read_text()).body
+    assert not any(isinstance(node, ast.Import) and node.names[0].name == "torch" for node in outermost)
 
 
 def test_annotations_are_checked_at_every_call_in_these_tests():
