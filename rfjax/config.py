@@ -80,6 +80,12 @@ class DataConfig:
     pooled_size: int = 96
     prepared: PreparedConfig = field(default_factory=PreparedConfig)
 
+    @property
+    def label(self) -> str:
+        """What tables call the corpus. Prepared ones are told apart by their folders' names: losses on two
+        of them compare no better than those on shapes and digits."""
+        return f"{self.corpus}:{Path(self.prepared.path).resolve().name}" if self.corpus == "prepared" else self.corpus
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:

@@ -45,7 +45,7 @@ class PreparedCorpus:
     encoders: tuple[str, ...]  # those whose features are given; the others' slots are zero
     synthetic_captions: float
     models: str  # the folder of the frozen models; "" is where the manifest says they were
-    name: str = "prepared"
+    name: str  # prepared:FOLDER
 
     @property
     def shapes(self) -> BatchShapes:
@@ -207,4 +207,4 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus:
             "has no synthetic captions; set it to 0, or prepare them with --synthetic-column"
         )
     chosen = tuple(name for name in names if not wanted.encoders or name in wanted.encoders)
-    return PreparedCorpus(found, seed, chosen, wanted.synthetic_captions, wanted.models)
+    return PreparedCorpus(found, seed, chosen, wanted.synthetic_captions, wanted.models, data.label)

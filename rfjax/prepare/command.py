@@ -216,7 +216,7 @@ class Progress:
     def start(self, part: int, name: str) -> None:
         self._name, self._part = name, (0, 0)
 
-    def tell(self, done: float, kept: int, dropped: int) -> None:
+    def tell(self, done: float | int, kept: int, dropped: int) -> None:
         self._part = (kept, dropped)
         if time.monotonic() - self._said >= SAID_EVERY:
             self._line(done)

@@ -36,7 +36,7 @@ class Picture:
     converted: tuple[str, ...]  # what had to be done to it, by name
 
     @property
-    def columns(self) -> dict[str, float]:
+    def columns(self) -> dict[str, float | int]:
         """What filters can ask of it."""
         return {
             "width": self.width,

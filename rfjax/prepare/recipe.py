@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from rfjax.data import hashing
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
@@ -49,7 +51,7 @@ class Recipe:
 
     def split_of(self, key: str) -> str:
         """train or validation, a function of the record's key alone: growing a corpus moves nothing across."""
-        draw = hashing.uniforms(hashing.key("prepared split", key), [0], 1)[0, 0]
+        draw = hashing.uniforms(hashing.key("prepared split", key), np.zeros(1, np.uint64), 1)[0, 0]
         return "validation" if draw < self.validation_share else "train"
 
     def facts(self) -> dict:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ SPARED = 10  # corrupt images a shard that never stop it: a share of few says li
 AHEAD = 4  # batches decoded ahead of the models
 
 
+@runtime_checkable
 class Models(Protocol):
     """What a shard needs of `frozen.FrozenModels`."""
 
@@ -46,7 +47,7 @@ class Kept:
     picture: Picture
     original: tuple[str, ...]
     synthetic: tuple[str, ...]
-    done: float
+    done: float | int
 
 
 def shard_name(part: int, parts: int) -> str:
@@ -73,7 +74,7 @@ def make_shard(
     recipe_hash: str,
     models: Models,
     threads: int = 4,
-    tell: Callable[[float, int, int], None] = lambda done, kept, dropped: None,
+    tell: Callable[[float | int, int, int], None] = lambda done, kept, dropped: None,
 ) -> dict:
     """Makes a part's shard in `folder`, and returns what its .json says.
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rfjax.errors import ConfigError
 
@@ -20,7 +20,7 @@ class Record:
     key: str  # the same whenever the source is read
     image: bytes
     metadata: Mapping[str, object] = field(default_factory=dict)  # columns; the caption's is among them
-    done: float = 0.0  # of the part's size, up to and with this record
+    done: float | int = 0  # of the part's size, up to and with this record
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,17 @@ class Drop:
     key: str
     reason: str
     detail: str = ""
-    done: float = 0.0
+    done: float | int = 0
 
 
+@runtime_checkable
 class Source(Protocol):
     """Parts that can be read apart, each always in the same order: part i becomes shard i."""
 
     kind: str
     location: str
     listing: str  # a hash of what there is to read, so that a changed source is noticed
-    sizes: Sequence[float]  # of each part, in units of its own (records, bytes), for the time left
+    sizes: Sequence[float | int]  # of each part, in units of its own (records, bytes), for the time left
     label: str | None  # the column that holds a class, where captions are to be made of it
     class_names: Sequence[str] | None  # by number, where the source knows them
 
