@@ -53,7 +53,6 @@ def decode(data: bytes, size: int, resample: str) -> Picture:
             warnings.simplefilter("ignore")  # of large images and odd metadata; what is too large is an error of its own
             with Image.open(io.BytesIO(data)) as image:
                 converted = ["animated"] if getattr(image, "is_animated", False) else []
-                image.load()
                 image, how = _rgb(_upright(image))
                 width, height = image.size
                 converted += how + (["enlarged"] if min(width, height) < size else [])

@@ -38,6 +38,7 @@ CASES = {
     "16-bit": (saved(SIXTEEN, "PNG"), (156, 156, 156), ("16-bit",)),
     "half transparent": (saved(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127), ("transparent",)),
     "all transparent": (saved(flat("RGBA", (200, 0, 0, 0)), "PNG"), (255, 255, 255), ("transparent",)),
+    "a palette with a transparent entry": (saved(Image.new("P", (40, 40), 0), "PNG", transparency=0), (255, 255, 255), ("transparent",)),
     "animated": (
         saved(flat("RGB", (255, 0, 0)), "GIF", save_all=True, append_images=[flat("RGB", (0, 0, 255))]), (255, 0, 0), ("animated", "palette"),
     ),
