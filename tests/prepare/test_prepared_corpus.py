@@ -221,11 +221,13 @@ def test_few_open_files_are_enough(stored, tmp_path):
     paths = [stored / name for name in files.names]
     few, many = Shards(paths, files.counts, open_files=1), Shards(paths, files.counts)
     order = np.random.default_rng(0).integers(0, len(many), 60)
-    assert len(files.names) > 2 and few.read(order) == many.read(order)
-    before = len(os.listdir("/proc/self/fd"))
-    few.read(order)
-    assert len(os.listdir("/proc/self/fd")) <= before
-    assert len(many) == sum(files.counts)
+    descriptors = [len(os.listdir("/proc/self/fd"))]
+    read = []
+    for shards in (few, many):
+        read.append(shards.read(order))
+        descriptors.append(len(os.listdir("/proc/self/fd")))
+    assert read[0] == read[1] and len(many) == sum(files.counts)
+    assert np.diff(descriptors).tolist() == [1, len(files.names)] and len(files.names) > 2
 
 
 def test_what_has_no_meaning_here_is_refused_and_the_rest_needs_models(stored):
