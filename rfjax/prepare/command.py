@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
-import time
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.prepare.progress import Progress, say
+from rfjax.prepare.summary import summary
 
 LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")
-SAID_EVERY = 10.0  # seconds
 
 
 def add_arguments(parser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser) -> None:
     pictures.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the centred square (default 256)")
     pictures.add_argument("--resample", choices=("lanczos", "bicubic"), default="lanczos", help="PIL's filter (default lanczos)")
     pictures.add_argument("--filter", action="append", default=[], metavar="COMPARISON", help="keep what holds, as 'aesthetic>=5' or 'short_side>=256'; may be given several times")
-    pictures.add_argument("--drop-keys", metavar="FILE", help="keys of images to leave out, one a line")
+    pictures.add_argument("--drop-keys", metavar="FILE", help="keys of images to leave out, one a line, and after a tab perhaps why")
     pictures.add_argument("--corrupt-limit", type=float, default=0.1, metavar="SHARE", help="of a shard's images, beyond which it stops (default 0.1)")
     captions = parser.add_argument_group("captions")
     captions.add_argument("--caption-column", metavar="NAME", help="default: caption, or for tfds what it has")
@@ -52,6 +52,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Makes the shards that are missing and, unless it is one task of several, the manifest."""
+    from rfjax.data.manifest import StoredEncoder
     from rfjax.prepare import frozen, merge, recipe, shard
 
     own = parse_task(args.task)
@@ -59,22 +60,11 @@ def run(args) -> int:
         raise ConfigError("--task makes shards and --merge the manifest of them all; give one of the two")
     source, ours = plan(args)
     folder, parts = Path(args.out), len(source.sizes)
-    models = frozen.load(
-        args.models,
-        encoders=[name for name in args.encoders.split(",") if name],
-        t5_tokens=ours.t5_tokens,
-        compute_dtype=ours.compute_dtype,
-        device=args.device,
-        variant=args.models_variant,
-        say=_say,
-    )
-    if ours.image_size % models.reduction:
-        raise ConfigError(f"--size is {ours.image_size}; it must be divisible by {models.reduction}, the autoencoder's reduction")
-    side = ours.image_size // models.reduction
-    hashes = {name: facts["sha256"] for name, facts in models.facts.items()}
+    models = None if args.merge else _models(frozen, args, ours)
+    made = recipe.read_models(folder) if args.merge else _what_they_make(models, ours)
     about = {"kind": source.kind, "listing": source.listing, "parts": parts}
-    decides = {"recipe": ours.facts(), "source": about, "models": hashes}
-    recipe_hash = recipe.settle(folder, decides)
+    recipe_hash = recipe.settle(folder, {"recipe": ours.facts(), "source": about, **made})
+    made = recipe.read_models(folder)  # as it stands there, so that the manifest is the same bytes either way
     progress = Progress(source.sizes, own)
     done = {}
     for part in range(parts):
@@ -88,7 +78,7 @@ def run(args) -> int:
             progress.skip(part)
         done[name] = facts
     if args.task:
-        _say(f"task {args.task} is done; when all are: the same command with --merge instead of --task")
+        say(f"task {args.task} is done; when all are: the same command with --merge instead of --task")
         return 0
     missing = [name for name, facts in done.items() if facts is None]
     if missing:
@@ -98,15 +88,36 @@ def run(args) -> int:
         list(done.values()),
         recipe=ours.facts(),
         source={**about, "location": source.location},
-        models={"folder": str(Path(args.models).absolute()), "variant": args.models_variant, "parts": models.facts, "made_with": made_with(models, args)},
-        encoders=models.encoders,
-        latent_shape=(side, side, models.latent_channels),
-        shift=models.shift,
-        scale=models.scale,
+        models={"folder": str(Path(args.models).absolute()), "variant": args.models_variant, "parts": made["models"], "made_with": made_with(args)},
+        encoders=[StoredEncoder(**encoder) for encoder in made["encoders"]],
+        latent_shape=tuple(made["latents"]["shape"]),
+        shift=made["latents"]["shift"],
+        scale=made["latents"]["scale"],
         scaling=args.latent_scaling,
     )
     print("\n".join(summary(found)))
     return 0
+
+
+def _models(frozen, args, ours):
+    models = frozen.load(
+        args.models,
+        encoders=[name for name in args.encoders.split(",") if name],
+        t5_tokens=ours.t5_tokens,
+        compute_dtype=ours.compute_dtype,
+        device=args.device,
+        variant=args.models_variant,
+        say=say,
+    )
+    if ours.image_size % models.reduction:
+        raise ConfigError(f"--size is {ours.image_size}; it must be divisible by {models.reduction}, the autoencoder's reduction")
+    return models
+
+
+def _what_they_make(models, ours) -> dict:
+    side = ours.image_size // models.reduction
+    latents = {"shape": [side, side, models.latent_channels], "shift": models.shift, "scale": models.scale}
+    return {"models": models.facts, "encoders": [asdict(encoder) for encoder in models.encoders], "latents": latents}
 
 
 def plan(args):
@@ -140,10 +151,6 @@ def plan(args):
         class_names=names,
         template=args.template,
     )
-    try:
-        dropped = Path(args.drop_keys).read_text(encoding="utf-8").splitlines() if args.drop_keys else []
-    except OSError as error:
-        raise ConfigError(f"--drop-keys {args.drop_keys} cannot be read: {error.strerror}") from None
     return source, Recipe(
         image_size=args.size,
         resample=args.resample,
@@ -157,8 +164,17 @@ def plan(args):
         corrupt_limit=args.corrupt_limit,
         columns=columns,
         filters=tuple(parse_filter(text) for text in args.filter),
-        dropped_keys=frozenset(key for key in dropped if key),
+        dropped_keys=read_dropped_keys(args.drop_keys) if args.drop_keys else {},
     )
+
+
+def read_dropped_keys(path: str) -> dict[str, str]:
+    """Key -> reason of a file with a key on each line and, after a tab, perhaps a reason of its own."""
+    try:
+        rows = [line.partition("\t") for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--drop-keys {path} cannot be read: {error}") from None
+    return {key: reason or "listed" for key, _, reason in rows if key}
 
 
 def parse_task(text: str | None) -> tuple[int, int]:
@@ -186,7 +202,7 @@ def _made(shard, source, part, folder, ours, recipe_hash, models, threads, progr
         raise RfjaxError(f"the models do not fit in the device's memory: {error}; lower --batch-size, or use --compute-dtype=bfloat16") from None
 
 
-def made_with(models, args) -> dict:
+def made_with(args) -> dict:
     """The versions that the manifest names: another PIL or PyTorch may round another way."""
     found = {"python": platform.python_version(), "device": args.device or "default"}
     for name in LIBRARIES:
@@ -195,89 +211,3 @@ def made_with(models, args) -> dict:
         except PackageNotFoundError:  # run from its source, or not needed
             pass
     return found
-
-
-class Progress:
-    """Says how far it is, how fast, and how long it will take: a line every few seconds."""
-
-    def __init__(self, sizes, own):
-        self._sizes = list(sizes)
-        self._total = sum(size for part, size in enumerate(sizes) if part % own[1] == own[0])
-        self._own, self._began, self._said = own, time.monotonic(), time.monotonic()
-        self._skipped = self._done = 0.0  # units of the sizes, before and since the start
-        self._kept = self._dropped = 0
-        self._part = (0, 0)
-        self._name = ""
-
-    def skip(self, part: int) -> None:
-        if part % self._own[1] == self._own[0]:
-            self._total -= self._sizes[part]
-
-    def start(self, part: int, name: str) -> None:
-        self._name, self._part = name, (0, 0)
-
-    def tell(self, done: float | int, kept: int, dropped: int) -> None:
-        self._part = (kept, dropped)
-        if time.monotonic() - self._said >= SAID_EVERY:
-            self._line(done)
-
-    def made(self, part: int) -> None:
-        kept, dropped = self._part
-        self._kept, self._dropped, self._done = self._kept + kept, self._dropped + dropped, self._done + self._sizes[part]
-        self._part = (0, 0)
-        self._line(0.0)
-
-    def _line(self, done):
-        self._said = time.monotonic()
-        seconds = self._said - self._began
-        kept, dropped = self._kept + self._part[0], self._dropped + self._part[1]
-        through = (self._done + done) / self._total if self._total else 1.0
-        left = f", {_duration(seconds * (1 - through) / through)} left" if 0 < through < 1 else ""
-        _say(f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {(kept + dropped) / max(seconds, 1e-9):.3g} images/s, {100 * through:.0f} %{left}")
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
-
-
-def _say(text: str) -> None:
-    print(f"rfjax: {text}", file=sys.stderr, flush=True)
-
-
-def summary(found) -> list[str]:
-    """What a prepared corpus holds, for a console; the last lines are the config that trains on it."""
-    from rfjax.data import manifest
-
-    facts = found.facts
-    (tokens, size), pooled, slots = manifest.layout(found.encoders)
-    height, width, channels = found.latent_shape
-    stored = sum(file["bytes"] for shard in facts["shards"] for split in shard["splits"].values() for file in split["files"].values())
-    train, validation = (facts["splits"][split] for split in ("train", "validation"))
-    statistics = facts["latents"]["statistics"]
-    lines = [
-        f"{found.folder}: {train['images']:,} training and {validation['images']:,} validation images, "
-        f"{train['captions'] + validation['captions']:,} captions stored ({facts['captions']['original']:,} original, "
-        f"{facts['captions']['synthetic']:,} synthetic in use), {len(facts['shards'])} shards, {stored / 1e9:.3g} GB",
-        f"source: {facts['source']['kind']} {facts['source']['location']}",
-        f"latents: {height}x{width}x{channels}, shift {found.shift!r}, scale {found.scale!r} ({facts['latents']['scaling']})",
-    ]
-    for split, about in statistics.items():
-        mean, std = about["all"]["mean"], about["all"]["std"]
-        lines.append(f"  {split}: mean {mean:.4f}, deviation {std:.4f} as encoded; a network sees {(mean - found.shift) * found.scale:.4f} and {std * found.scale:.4f}")
-    for encoder in facts["text"]["encoders"]:
-        model = facts["models"]["parts"][encoder["name"]]
-        cut = facts["truncated"].get(encoder["name"], 0)
-        lines.append(f"{encoder['name']}: {model['class']} {model['sha256'][:12]}, {encoder['tokens']} tokens of {encoder['channels']}, pooled {encoder['pooled'] or 'none'}; {cut:,} captions cut off")
-    for title in ("dropped", "converted"):
-        if facts[title]:
-            lines.append(f"{title}: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(facts[title].items(), key=lambda item: -item[1])))
-    lines += [
-        "to train on it: --config.data.corpus=prepared "
-        f"--config.data.prepared.path={found.folder} --config.data.image_size={height} --config.data.channels={channels} "
-        f"--config.data.context_tokens={tokens} --config.data.context_size={size} --config.data.pooled_size={pooled} "
-        "--config.evaluation.geneval.prompts_per_task=0 "
-        f"--config.evaluation.validation.examples={min(validation['images'], 512)}"
-    ]
-    return lines

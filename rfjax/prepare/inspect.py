@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,8 @@ from rfjax.data.records import unpack
 from rfjax.data.shards import Shards
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
+from rfjax.prepare.progress import say
+from rfjax.prepare.summary import summary
 
 
 def add_arguments(parser) -> None:
@@ -31,13 +32,11 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
     """Exit status 1 where a file is not as it was written."""
-    from rfjax.prepare.command import summary
-
     found = manifest.read(args.corpus)
     if args.samples < 0:
         raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
     print("\n".join(summary(found)))
-    bad = [] if args.no_hashes else list(damaged(found, say=lambda text: print(text, file=sys.stderr, flush=True)))
+    bad = [] if args.no_hashes else list(damaged(found, say))
     for name in bad:
         print(f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared it again")
     if not args.no_hashes and not bad:
@@ -61,7 +60,7 @@ def run(args) -> int:
     return 1 if bad else 0
 
 
-def damaged(found: Manifest, say=lambda text: None) -> Iterator[str]:
+def damaged(found: Manifest, say: Callable[[str], None] = lambda text: None) -> Iterator[str]:
     """Names of files whose bytes do not hash to what the manifest says."""
     files = [file for shard in found.facts["shards"] for split in shard["splits"].values() for file in split["files"].values()]
     total, read = sum(file["bytes"] for file in files), 0

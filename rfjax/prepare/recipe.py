@@ -38,7 +38,7 @@ class Recipe:
     thumbnail: int = 64
     columns: CaptionColumns = field(default_factory=CaptionColumns)
     filters: tuple[Filter, ...] = ()
-    dropped_keys: frozenset[str] = frozenset()
+    dropped_keys: Mapping[str, str] = field(default_factory=dict)  # key -> the reason that is counted
 
     def __post_init__(self):
         low = {"image_size": 8, "t5_tokens": 1, "batch_size": 1, "shard_size": 1, "thumbnail": 8}
@@ -56,11 +56,11 @@ class Recipe:
 
     def facts(self) -> dict:
         """For JSON; the keys to drop, of which there may be millions, as their hash."""
-        facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys=frozenset()))
+        facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys={}))
         facts["filters"] = [one.text for one in self.filters]
         names = json.dumps(facts["columns"].pop("class_names"), sort_keys=True)
         facts["columns"]["class_names_sha256"] = hashlib.sha256(names.encode()).hexdigest()
-        keys = "\n".join(sorted(self.dropped_keys))
+        keys = json.dumps(sorted(self.dropped_keys.items()))
         facts["dropped_keys"] = {"count": len(self.dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
         return {"version": VERSION} | facts
 
@@ -84,6 +84,15 @@ def settle(folder: Path, facts: Mapping) -> str:
         said = "; ".join(f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}" for key in wrong[:4])
         raise ConfigError(f"{folder} holds shards of another preparation: {said}; give the same command as before, or another folder")
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def read_models(folder: Path) -> dict:
+    """What recipe.json says of the models and what they make, for a merge that need not load them."""
+    try:
+        there = json.loads((folder / NAME).read_text())
+        return {key: there[key] for key in ("models", "encoders", "latents")}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"no shards to merge in {folder}: {NAME} cannot be read ({error}); give the command without --merge") from None
 
 
 def _flat(facts, prefix=""):

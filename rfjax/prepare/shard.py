@@ -135,7 +135,7 @@ def _judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
     if isinstance(record, Drop):
         return record
     if record.key in recipe.dropped_keys:
-        return Drop(record.key, "listed", "", record.done)
+        return Drop(record.key, recipe.dropped_keys[record.key], "", record.done)
     original, synthetic = recipe.columns.of(record.metadata)
     if not original and not synthetic:
         return Drop(record.key, "no caption", "", record.done)

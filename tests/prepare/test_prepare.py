@@ -164,6 +164,13 @@ def test_what_is_done_is_not_done_again(monkeypatch, folder, undisturbed, tmp_pa
     assert digests(tmp_path / "out") == digests(undisturbed)
 
 
+class Unloadable:
+    """Models that must not be asked for anything: a merge is done where there is no accelerator and little memory."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} was asked for")
+
+
 def test_tasks_and_a_merge_make_what_one_process_makes(monkeypatch, folder, undisturbed, tmp_path, capsys):
     out = f"--out={tmp_path / 'out'}"
     assert prepare(monkeypatch, folder, out, *ALL, "--task=1/3") == 0
@@ -172,7 +179,8 @@ def test_tasks_and_a_merge_make_what_one_process_makes(monkeypatch, folder, undi
     for task in (2, 0):
         assert prepare(monkeypatch, folder, out, *ALL, f"--task={task}/3") == 0
     assert not (tmp_path / "out" / "manifest.json").exists()
-    assert prepare(monkeypatch, folder, out, *ALL, "--merge") == 0
+    assert prepare(monkeypatch, folder, out, *ALL, "--merge", "--resample=bicubic") == 2
+    assert prepare(monkeypatch, folder, out, *ALL, "--merge", models=Unloadable()) == 0
     assert digests(tmp_path / "out") == digests(undisturbed)
     for bad in ("--task=3/3", "--task=1", "--task=a/b"):
         assert prepare(monkeypatch, folder, out, *ALL, bad) == 2
@@ -197,7 +205,7 @@ def test_filters_lists_and_captions_drop_by_reason(monkeypatch, folder, tmp_path
     (sub / "coins.txt").write_text(" \n")
     (sub / "coffee.json").write_text("{}")  # and so lacks `aesthetic`
     (sub / "china.txt").write_text("ten kilobytes of words, " * 430)
-    (tmp_path / "drop").write_text("sub/brick.png\nsub/not there.png\n")
+    (tmp_path / "drop").write_text("sub/brick.png\nsub/not there.png\nsub/rocket.png\tnear duplicate\n")
     status = prepare(
         monkeypatch, bad, f"--out={tmp_path / 'out'}", "--filter=aesthetic>=4", "--filter=aspect<1.4", "--filter=nsfw==UNLIKELY",
         f"--drop-keys={tmp_path / 'drop'}", "--shard-size=6",
@@ -205,10 +213,10 @@ def test_filters_lists_and_captions_drop_by_reason(monkeypatch, folder, tmp_path
     assert status == 0
     facts = manifest.read(tmp_path / "out").facts
     names = sorted(photographs.FILES)
-    expected = {"listed": 1, "no caption": 1, "lacks aesthetic": 1, "corrupt": 2}
+    expected = {"listed": 1, "near duplicate": 1, "no caption": 1, "lacks aesthetic": 1, "corrupt": 2}
     kept = []
     for name in names:
-        if name in ("brick", "coins", "coffee", "moon", "grass"):
+        if name in ("brick", "coins", "coffee", "moon", "grass", "rocket"):
             continue
         pixels = images.decode(photographs.encoded(name), 32, "lanczos")
         reason = "not aesthetic>=4" if photographs.columns(name)["aesthetic"] < 4 else "not aspect<1.4" if pixels.columns["aspect"] >= 1.4 else None
@@ -323,3 +331,26 @@ def test_inspect_shows_it_and_finds_one_flipped_bit(undisturbed, tmp_path, capsy
     assert main(["inspect", str(out)]) == 2
     assert path.name in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--class-names=names.txt"], "no column holds one; name it with --label-column"),
+        (["--label-column=folder", "--class-names=names.txt"], "--class-names names.txt cannot be read"),
+        (["--template=a photo"], "--template is 'a photo'"),
+        (["--drop-keys=nowhere"], "--drop-keys nowhere cannot be read"),
+        (["--filter=len(a)>3"], "is no comparison"),
+        (["--size=20"], "divisible by 8"),
+        (["--validation-share=2"], "--validation-share is 2.0"),
+        (["--shard-size=0"], "--shard-size is 0"),
+        (["--t5-tokens=0"], "--t5-tokens is 0"),
+        (["--merge", "--task=0/2"], "give one of the two"),
+        (["--merge"], "give the command without --merge"),
+        (["--resampel=bicubic"], "did you mean --resample"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_written(monkeypatch, folder, tmp_path, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert prepare(monkeypatch, folder, "--out=out", *words) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -17,7 +17,8 @@ from rfjax.errors import RfjaxError
 from rfjax.prepare.sources import Drop, Record, files_of, listing_hash
 from rfjax.prepare.sources.folder import SUFFIXES
 
-SIDECAR_BYTES = 2**24  # a .txt or .json beyond it is no sidecar
+SIDECARS = (".txt", ".json")
+SIDECAR_BYTES = 2**24  # beyond it, it is none
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class WebDatasetSource:
                         yield from _record(path, key, group, done)
                         key, group = stem, {}
                     suffix = "." + suffix.lower()
-                    if suffix in SUFFIXES or member.size <= SIDECAR_BYTES:
+                    if suffix in SUFFIXES or (suffix in SIDECARS and member.size <= SIDECAR_BYTES):
                         group[suffix] = tar.extractfile(member).read()
                     done = member.offset_data + member.size
             yield from _record(path, key, group, done)
