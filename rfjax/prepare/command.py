@@ -65,18 +65,13 @@ def run(args) -> int:
     about = {"kind": source.kind, "listing": source.listing, "parts": parts}
     recipe_hash = recipe.settle(folder, {"recipe": ours.facts(), "source": about, **made})
     made = recipe.read_models(folder)  # as it stands there, so that the manifest is the same bytes either way
-    progress = Progress(source.sizes, own)
-    done = {}
-    for part in range(parts):
-        name = shard.shard_name(part, parts)
-        facts = shard.finished(folder, name, recipe_hash)
-        if facts is None and part % own[1] == own[0] and not args.merge:
-            progress.start(part, name)
-            facts = _made(shard, source, part, folder, ours, recipe_hash, models, args.threads, progress)
-            progress.made(part)
-        else:
-            progress.skip(part)
-        done[name] = facts
+    names = [shard.shard_name(part, parts) for part in range(parts)]
+    done = {name: shard.finished(folder, name, recipe_hash) for name in names}
+    to_make = [] if args.merge else [part for part in range(own[0], parts, own[1]) if done[names[part]] is None]
+    progress = Progress(sum(source.sizes[part] for part in to_make))
+    for part in to_make:
+        with progress.of(names[part], source.sizes[part]):
+            done[names[part]] = _made(shard, source, part, folder, ours, recipe_hash, models, args.threads, progress)
     if args.task:
         say(f"task {args.task} is done; when all are: the same command with --merge instead of --task")
         return 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 
 SAID_EVERY = 10.0  # seconds
 
@@ -12,43 +13,41 @@ SAID_EVERY = 10.0  # seconds
 class Progress:
     """Says how far it is, how fast, and how long it will take.
 
-    `sizes` are the source's parts', of which task `own[0]` of `own[1]` makes its own.
+    `total` is the size of all that is to be made now, in the source's own units (records, bytes): what
+    was made before counts neither as done nor as time.
     """
 
-    def __init__(self, sizes: Sequence[float | int], own: tuple[int, int]):
-        self._sizes = list(sizes)
-        self._total = sum(size for part, size in enumerate(sizes) if part % own[1] == own[0])
-        self._own, self._began, self._said = own, time.monotonic(), time.monotonic()
-        self._skipped = self._done = 0.0  # units of the sizes, before and since the start
-        self._kept = self._dropped = 0
-        self._part = (0, 0)
-        self._name = ""
+    def __init__(self, total: float | int, *, clock: Callable[[], float] = time.monotonic):
+        self._total, self._clock = total, clock
+        self._began = self._said = clock()
+        self._name, self._done = "", 0.0
+        self._kept = self._dropped = 0  # of the parts that are made
+        self._part = (0.0, 0, 0)  # done, kept and dropped of the part in hand
 
-    def skip(self, part: int) -> None:
-        if part % self._own[1] == self._own[0]:
-            self._total -= self._sizes[part]
-
-    def start(self, part: int, name: str) -> None:
-        self._name, self._part = name, (0, 0)
+    @contextlib.contextmanager
+    def of(self, name: str, size: float | int) -> Iterator[None]:
+        """While a part of this name and size is made; a line at its end."""
+        self._name, self._part = name, (0.0, 0, 0)
+        yield
+        _, kept, dropped = self._part
+        self._done, self._kept, self._dropped = self._done + size, self._kept + kept, self._dropped + dropped
+        self._part = (0.0, 0, 0)
+        self._line()
 
     def tell(self, done: float | int, kept: int, dropped: int) -> None:
-        self._part = (kept, dropped)
-        if time.monotonic() - self._said >= SAID_EVERY:
-            self._line(done)
+        """So much of the part in hand is done, with so many images kept and dropped."""
+        self._part = (done, kept, dropped)
+        if self._clock() - self._said >= SAID_EVERY:
+            self._line()
 
-    def made(self, part: int) -> None:
-        kept, dropped = self._part
-        self._kept, self._dropped, self._done = self._kept + kept, self._dropped + dropped, self._done + self._sizes[part]
-        self._part = (0, 0)
-        self._line(0.0)
-
-    def _line(self, done):
-        self._said = time.monotonic()
+    def _line(self):
+        self._said = self._clock()
         seconds = self._said - self._began
-        kept, dropped = self._kept + self._part[0], self._dropped + self._part[1]
-        through = (self._done + done) / self._total if self._total else 1.0
+        done, kept, dropped = self._done + self._part[0], self._kept + self._part[1], self._dropped + self._part[2]
+        through = done / self._total
         left = f", {_duration(seconds * (1 - through) / through)} left" if 0 < through < 1 else ""
-        say(f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {(kept + dropped) / max(seconds, 1e-9):.3g} images/s, {100 * through:.0f} %{left}")
+        rate = (kept + dropped) / max(seconds, 1e-9)
+        say(f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {rate:.3g} images/s, {100 * through:.0f} %{left}")
 
 
 def _duration(seconds: float) -> str:
@@ -58,4 +57,5 @@ def _duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
+    """A line on standard error."""
     print(f"rfjax: {text}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from rfjax.data import manifest
 from rfjax.data.records import pack, unpack
 from rfjax.data.shards import Shards
 from rfjax.prepare import images
+from rfjax.prepare.progress import Progress
 
 ALL = ("--shard-size=5", "--validation-share=0.3", "--synthetic-column=by_model")
 
@@ -331,6 +332,28 @@ def test_inspect_shows_it_and_finds_one_flipped_bit(undisturbed, tmp_path, capsy
     assert main(["inspect", str(out)]) == 2
     assert path.name in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "nowhere")]) == 2
+
+
+def test_progress_counts_what_is_made_now_and_says_when_it_will_be_over(capsys):
+    """A quarter of the bytes in 60 seconds leaves three minutes. Catches time left that forgets the parts before,
+    counts what was made in another run, or restarts with every part."""
+    now = [100.0]
+    progress = Progress(400, clock=lambda: now[0])
+    with progress.of("shard-a", 80):
+        now[0] += 48
+        progress.tell(80, 70, 10)
+    with progress.of("shard-b", 320):
+        now[0] += 12
+        progress.tell(20, 15, 5)
+        progress.tell(21, 16, 5)  # too soon for another line
+        now[0] += 180
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "rfjax: shard-a: 70 images kept, 10 dropped, 1.67 images/s, 20 %, 3m12s left",
+        "rfjax: shard-a: 70 images kept, 10 dropped, 1.67 images/s, 20 %, 3m12s left",
+        "rfjax: shard-b: 85 images kept, 15 dropped, 1.67 images/s, 25 %, 3m00s left",
+        "rfjax: shard-b: 86 images kept, 15 dropped, 0.421 images/s, 100 %",
+    ]
 
 
 @pytest.mark.parametrize(
