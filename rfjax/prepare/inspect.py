@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,5 +116,7 @@ def picture(rows, decoded=None) -> bytes:
         first = next(iter(captions.values()))
         axes.set_title(textwrap.fill(textwrap.shorten(first, 90), 34).replace("$", r"\$"), fontsize=7)
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scripts that matplotlib's font lacks: the captions are printed as well
+        FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -7,12 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import photographs
 import pytest
+from photographs_tfds import write_tfds
 from stand_ins import StandIns, prepare
+from test_images import CASES, CORRUPT
 
 from rfjax.cli import main
 from rfjax.data import manifest
@@ -230,6 +234,47 @@ def test_filters_lists_and_captions_drop_by_reason(monkeypatch, folder, tmp_path
     listed = [json.loads(line) for path in sorted((tmp_path / "out").glob("*.dropped.jsonl")) for line in path.read_text().splitlines()]
     assert len(listed) == sum(expected.values())
     assert {row["key"]: row["detail"] for row in listed if row["reason"] == "corrupt"}["sub/moon.png"] == "no bytes at all"
+
+
+def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monkeypatch, tmp_path):
+    """One tar of everything: no kind of it ends the work, and each is in its own count. Captions are of ten
+    kilobytes, of other scripts, of no encoding, or not there."""
+    captions = ["猫が窓辺に座っている", "قطة على النافذة", "🐈 " * 2500, "half \ud83d".encode("utf-8", "surrogatepass"), b"\xff\xfe\x00caption"]
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for n, (data, _, _) in enumerate(CASES.values()):
+            photographs.add_member(tar, f"odd{n}.jpg", data)
+            text = captions[n % len(captions)]
+            photographs.add_member(tar, f"odd{n}.txt", text if isinstance(text, bytes) else text.encode())
+        for n, data in enumerate(CORRUPT.values()):
+            photographs.add_member(tar, f"bad{n}.jpg", data)
+            photographs.add_member(tar, f"bad{n}.txt", b"a caption")
+        photographs.add_member(tar, "../climbs.jpg", photographs.encoded("moon"))
+        photographs.add_member(tar, "silent.png", photographs.encoded("moon"))
+        photographs.add_member(tar, "null.png", photographs.encoded("moon"))
+        photographs.add_member(tar, "null.json", b'{"caption": null}')
+    assert prepare(monkeypatch, tmp_path / "00000.tar", f"--out={tmp_path / 'out'}", "--validation-share=0") == 0
+    facts = manifest.read(tmp_path / "out").facts
+    assert facts["dropped"] == {"corrupt": len(CORRUPT), "no caption": 2, "unsafe member of a tar": 1}
+    converted = Counter(name for _, _, names in CASES.values() for name in names)
+    assert {name: facts["converted"].get(name, 0) for name in converted} == {**converted, "enlarged": facts["converted"]["enlarged"]}
+    assert facts["splits"]["train"]["images"] == len(CASES)
+    texts = {caption["caption"] for _, caption in records(tmp_path / "out", "train", "captions")}
+    assert texts == {"猫が窓辺に座っている", "قطة على النافذة", ("🐈 " * 2500).strip(), "half \ufffd\ufffd\ufffd", "\ufffd\ufffd caption"}
+    assert main(["inspect", str(tmp_path / "out"), "--samples=20"]) == 0
+
+
+def test_classes_of_tfds_take_their_names_from_a_file(monkeypatch, tmp_path):
+    """TFDS calls ImageNet's classes by WordNet's ids, which no caption should hold."""
+    version = write_tfds(tmp_path / "tfds", list(photographs.FILES)[:6], "label")
+    (tmp_path / "names.txt").write_text("n02123045 tabby, tabby cat\n")
+    status = prepare(monkeypatch, f"tfds:{version}", f"--out={tmp_path / 'out'}", f"--class-names={tmp_path / 'names.txt'}", "--validation-share=0")
+    assert status == 0
+    texts = [facts["caption"] for _, facts in records(tmp_path / "out", "train", "captions")]
+    assert sorted(texts) == ["a photo of a tabby", "a photo of a tabby cat"]  # "tabby_cat", which the file does not have, is as TFDS has it
+    rows = {facts["key"]: tuple(facts["original"]) for _, facts in records(tmp_path / "out", "train", "images")}
+    by_label = {len(name) % 2: rows[f"{n:09}"] for n, name in enumerate(list(photographs.FILES)[:6])}
+    assert {texts[row] for row in by_label[1]} == {"a photo of a tabby", "a photo of a tabby cat"}
+    assert {texts[row] for row in by_label[0]} == {"a photo of a tabby cat"}
 
 
 def test_too_many_corrupt_images_stop_it_with_their_names(monkeypatch, tmp_path, capsys):

@@ -18,7 +18,7 @@ from rfjax.config import DataConfig, PreparedConfig
 from rfjax.data import manifest
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
-from rfjax.prepare import frozen, images
+from rfjax.prepare import frozen, images, shard
 
 CAPTIONS = [
     "a cat",
@@ -128,6 +128,26 @@ def test_four_sources_give_the_same_latents_and_features(models, tmp_path):
     for kind in sources:
         for ours, theirs in zip(found[kind], found["folder"], strict=True):
             assert np.array_equal(ours, theirs), kind
+
+
+def test_a_preparation_that_was_interrupted_ends_in_the_same_bytes(models, tmp_path, monkeypatch):
+    """With the real classes: catches a batch that spans shards, which rounds otherwise after a resume."""
+    root = photographs.write_folder(tmp_path / "in", sorted(photographs.FILES)[:9])
+    whole = prepared(models, root, tmp_path / "whole", "--shard-size=3", "--batch-size=2", "--validation-share=0.3")
+    out, encode, left = tmp_path / "out", shard._encode, [4]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        encode(*arguments)
+
+    monkeypatch.setattr(shard, "_encode", interrupted)
+    words = ["prepare", str(root), f"--out={out}", f"--models={models}", f"--size={SIDE}", "--precision=float32"]
+    assert main([*words, "--shard-size=3", "--batch-size=2", "--validation-share=0.3"]) == 130
+    assert len(list(out.glob("shard-*.json"))) == 1 and not list(out.glob(".shard*"))
+    prepared(models, root, out, "--shard-size=3", "--batch-size=2", "--validation-share=0.3")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {path.name: path.read_bytes() for path in whole.iterdir()}
 
 
 def test_decoding_is_the_pipelines(models, pipeline, tmp_path):
