@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import photographs
@@ -60,6 +61,7 @@ def test_odd_kinds_become_rgb_of_the_right_colour_and_are_named(name):
 
 JPEG = saved(Image.open(photographs.FILES["chelsea"][0]), "JPEG")
 PNG = photographs.encoded("chelsea")
+HUGE = b"IHDR" + struct.pack(">II", 60_000, 60_000) + PNG[24:29]  # a right header, which asks for ten gigabytes
 CORRUPT = {
     "empty": b"",
     "text": b"<html>404 Not Found</html>",
@@ -68,7 +70,7 @@ CORRUPT = {
     "half a PNG": PNG[: len(PNG) // 2],
     "a header alone": PNG[:40],
     "zeros": bytes(5000),
-    "a PNG of 60,000 x 60,000": PNG[:16] + struct.pack(">II", 60_000, 60_000) + PNG[24:],
+    "a PNG of 60,000 x 60,000": PNG[:12] + HUGE + struct.pack(">I", zlib.crc32(HUGE)) + PNG[33:],
     "floating-point": saved(Image.fromarray(np.ones((40, 40), np.float32)), "TIFF"),
 }
 
