@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
 WHITE = (255, 255, 255, 255)
@@ -59,8 +59,10 @@ def decode(data: bytes, size: int, resample: str) -> Picture:
                 square = ImageOps.fit(image, (size, size), FILTERS[resample])
     except CorruptImage:
         raise
+    except UnidentifiedImageError:  # whose message has an address in memory, another in every run
+        raise CorruptImage("no format that PIL knows" if data else "no bytes at all") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        raise CorruptImage(f"{type(error).__name__}: {error}" if data else "no bytes at all") from None
+        raise CorruptImage(f"{type(error).__name__}: {error}") from None
     return Picture(np.asarray(square), width, height, tuple(converted))
 
 

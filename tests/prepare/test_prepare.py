@@ -253,6 +253,8 @@ def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monke
         photographs.add_member(tar, "null.png", photographs.encoded("moon"))
         photographs.add_member(tar, "null.json", b'{"caption": null}')
     assert prepare(monkeypatch, tmp_path / "00000.tar", f"--out={tmp_path / 'out'}", "--validation-share=0") == 0
+    assert prepare(monkeypatch, tmp_path / "00000.tar", f"--out={tmp_path / 'again'}", "--validation-share=0") == 0
+    assert digests(tmp_path / "again") == digests(tmp_path / "out")  # the list of what was dropped, too
     facts = manifest.read(tmp_path / "out").facts
     assert facts["dropped"] == {"corrupt": len(CORRUPT), "no caption": 2, "unsafe member of a tar": 1}
     converted = Counter(name for _, _, names in CASES.values() for name in names)
@@ -285,7 +287,7 @@ def test_too_many_corrupt_images_stop_it_with_their_names(monkeypatch, tmp_path,
     out = tmp_path / "out"
     assert prepare(monkeypatch, tmp_path / "in", f"--out={out}") == 1
     said = capsys.readouterr().err
-    assert "14 of the first 40 images" in said and "00.png (UnidentifiedImageError" in said and "--corrupt-limit=0.1" in said
+    assert "14 of the first 40 images" in said and "00.png (no format that PIL knows)" in said and "--corrupt-limit=0.1" in said
     assert [path.name for path in out.iterdir()] == ["recipe.json"]
     assert prepare(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'more'}", "--corrupt-limit=0.5") == 0
     assert manifest.read(tmp_path / "more").facts["dropped"] == {"corrupt": 14}
