@@ -57,15 +57,34 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """A corpus. `random` takes any sizes; the embedded corpora know their own, and refuse others."""
+class PreparedConfig:
+    """What `rfjax prepare` wrote, for the corpus `prepared`."""
 
-    corpus: str = "shapes"  # shapes | digits | random
+    path: str = ""  # the folder with manifest.json
+    encoders: tuple[str, ...] = ()  # text encoders whose features are used; none named: all that are stored
+    synthetic_captions: float = 0.0  # share of training examples with a synthetic caption (0.5: SD3, 0.95: DALL-E 3)
+    latent_shift: float | None = None  # if given, those of the corpus must be these
+    latent_scale: float | None = None
+    models: str = ""  # the frozen models, to encode prompts and decode images; "": where the manifest says
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A corpus. `random` takes any sizes; the others know their own, and refuse others."""
+
+    corpus: str = "shapes"  # shapes | digits | random | prepared
     image_size: int = 16  # side of a latent, in latent pixels
     channels: int = 3
     context_tokens: int = 16
     context_size: int = 96
     pooled_size: int = 96
+    prepared: PreparedConfig = field(default_factory=PreparedConfig)
+
+    @property
+    def label(self) -> str:
+        """What tables call the corpus. Prepared ones are told apart by their folders' names: losses on two
+        of them compare no better than those on shapes and digits."""
+        return f"{self.corpus}:{Path(self.prepared.path).resolve().name}" if self.corpus == "prepared" else self.corpus
 
 
 @dataclass(frozen=True, kw_only=True)

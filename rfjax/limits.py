@@ -12,7 +12,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.backbone": ("mmdit", "dit", "dit_class", "crossdit", "uvit"),
     "model.weight_sets": (2, 3),
     "model.positions": ("formula", "stored"),
-    "data.corpus": ("shapes", "digits", "random"),
+    "data.corpus": ("shapes", "digits", "random", "prepared"),
     "train.schedule": ("constant", "cosine", "wsd"),
     "train.compute_dtype": ("float32", "bfloat16"),
     "train.matmul_precision": ("default", "high", "highest"),
@@ -76,7 +76,9 @@ OPEN_RANGES: tuple[tuple[str, float, float], ...] = (
     ("model.position_span", 0, math.inf),
     ("train.eps", 0, math.inf),
 )
-UNIT_RANGES = ("train.condition_dropout", "train.decay_fraction", "train.final_learning_rate_fraction")
+UNIT_RANGES = (
+    "train.condition_dropout", "train.decay_fraction", "train.final_learning_rate_fraction", "data.prepared.synthetic_captions",
+)  # fmt: skip
 HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
 SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed", "evaluation.ranking.seed")
 
@@ -177,6 +179,12 @@ def check(config, flat: Mapping[str, object]) -> None:
         raise ConfigError(
             f"config.model.first_text_tokens={model.first_text_tokens} must lie inside the "
             f"{data.context_tokens} context tokens when config.model.weight_sets=3"
+        )
+    unused = [key for key, value in flat.items() if key.startswith("data.prepared.") and value not in ("", None, 0.0, [])]
+    if data.corpus != "prepared" and unused:
+        raise ConfigError(
+            f"config.{unused[0]} is {flat[unused[0]]!r}, which the corpus {data.corpus} does not read; set "
+            "config.data.corpus=prepared, or leave it out"
         )
     if train.batch_size % train.accumulate:
         raise ConfigError(

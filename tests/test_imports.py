@@ -14,7 +14,7 @@ import rfjax
 
 ROOT = Path(rfjax.__file__).parent
 ORDER = (
-    "errors", "files", "limits", "config", "data", "models", "flow", "training", "evaluation", "scaling", "interop", "launch",
+    "errors", "files", "limits", "config", "data", "prepare", "models", "flow", "training", "evaluation", "scaling", "interop", "launch",
 )  # fmt: skip
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
 # Readable in a notebook, or by the command's --help, without JAX.
@@ -31,6 +31,10 @@ WITHOUT_JAX = (
     "rfjax.evaluation.judging",
     "rfjax.evaluation.ranking",
     "rfjax.evaluation.records",
+    "rfjax.prepare.command",
+    "rfjax.prepare.frozen",
+    "rfjax.prepare.inspect",
+    "rfjax.prepare.shard",
     "rfjax.scaling.allocation",
     "rfjax.scaling.approaches",
     "rfjax.scaling.correlation",
@@ -106,11 +110,15 @@ def test_imports_without_jax(module):
 
 
 def test_torch_is_imported_where_it_is_wanted_alone():
-    """Modules that are given away, and scorers, which `rfjax score` imports when it has read its arguments."""
+    """Modules that are given away, scorers, which `rfjax score` imports when it has read its arguments, and the frozen
+    models, when they are loaded: preparing's --help and what inspects need no PyTorch."""
     given_away = set((ROOT / "interop/torch_modules").glob("*.py"))
     scorers = set((ROOT / "evaluation/scorers").glob("*.py"))
-    for path in set(ROOT.rglob("*.py")) - given_away - scorers:
+    frozen = ROOT / "prepare/frozen.py"
+    for path in set(ROOT.rglob("*.py")) - given_away - scorers - {frozen}:
         assert "import torch" not in path.read_text(), path
+    outermost = ast.parse(frozen.read_text()).body
+    assert not any(isinstance(node, ast.Import) and node.names[0].name == "torch" for node in outermost)
     for path in set(ROOT.rglob("*.py")) - scorers:
         for module in imports(path):  # training, too, could bring it along by way of a scorer
             assert not module.startswith("rfjax.evaluation.scorers.") or module in WITHOUT_TORCH, f"{path} imports {module}"

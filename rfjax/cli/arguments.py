@@ -143,6 +143,18 @@ def plan(parser):
     command.add_arguments(parser)
 
 
+def prepare(parser):
+    from rfjax.prepare import command
+
+    command.add_arguments(parser)
+
+
+def inspect(parser):
+    from rfjax.prepare import inspect as command
+
+    command.add_arguments(parser)
+
+
 def launch(parser):
     from rfjax.launch import command
 

@@ -212,6 +212,19 @@ def _plan(args, overrides):
     return command.run(args, overrides)
 
 
+def _prepare(args, overrides):
+    from rfjax.prepare import command
+
+    with _tidy_when_terminated():
+        return command.run(args)
+
+
+def _inspect(args, overrides):
+    from rfjax.prepare import inspect
+
+    return inspect.run(args)
+
+
 def _launch(args, overrides):
     from rfjax.launch import command
 
@@ -240,6 +253,8 @@ def _report(args, overrides):
 
 
 VERBS = {
+    "prepare": Verb("make a corpus of images and captions", arguments.prepare, _prepare, overridable=False, computes=False),
+    "inspect": Verb("show and verify a prepared corpus", arguments.inspect, _inspect, overridable=False, computes=False),
     "plan": Verb("what a study takes on a TPU slice or GPU nodes, before paying", arguments.plan, _plan),
     "bench": Verb("time a config's training step on the devices here, part by part", arguments.bench, _bench),
     "study": Verb("run a study: train every point, evaluate, fit, report", arguments.study, _study, together=True, resumes=True),

@@ -63,6 +63,7 @@ CORPORA = {
     "shapes": "rfjax.data.shapes",
     "digits": "rfjax.data.digits",
     "random": "rfjax.data.random",
+    "prepared": "rfjax.data.prepared",
 }
 
 

@@ -40,7 +40,7 @@ def due_at(
 
     def add(kind, settings, weights, by=None, **key):
         key = record_key(
-            run=run, step=step, corpus=config.data.corpus, weights=weights, evaluation=kind, seed=settings.seed, **key
+            run=run, step=step, corpus=config.data.label, weights=weights, evaluation=kind, seed=settings.seed, **key
         )
         due.append(Evaluation(kind, step, weights, key, by))
 

@@ -77,6 +77,7 @@ class Evaluator:
         """Refuses before training what could not be measured after it."""
         evaluation, parts = self.config.evaluation, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self._validation_step()
+        self.corpus.captions(np.array([evaluation.validation.examples - 1]), "validation")  # not all corpora have as many
         for one in due_at(self.config, self.run, self.config.train.steps):
             if one.sampler:
                 sampling_levels(self.formulation, one.sampler.steps, one.sampler.sigmas)
@@ -253,7 +254,7 @@ class Evaluator:
             run=self.run,
             step=-1,
             evaluation="geneval_ceiling",
-            corpus=self.config.data.corpus,
+            corpus=self.config.data.label,
             sampler=f"ground truth-{settings.prompts_per_task}x{CEILING_IMAGES}",
             seed=settings.seed,
         )

@@ -28,9 +28,10 @@ from rfjax.training.checkpoint import choose_step, restore_params
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.preemption import StopSignal
 from rfjax.training.progress import note
+from rfjax.training.run_folder import check_corpus
 
 # What may differ from the run's own config without making it another run.
-MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention")
+MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention", "data.prepared.path", "data.prepared.models")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def open_run(workdir: Path, overrides: Mapping[str, object]) -> OpenRun:
     config = configs.apply_overrides(config, overrides)
     parse_formulation(config.formulation, config.timestep_shift)  # a shift that it cannot have is refused
     corpus = load_corpus(config.data, config.seed)
+    if any(key.startswith("data.") for key in overrides):  # another place is allowed, other data are not
+        check_corpus(workdir, json.loads((Path(workdir) / "run.json").read_text()), corpus)
     backbone = make_backbone(
         config.model, corpus.shapes, compute_dtype=config.train.compute_dtype, attention=config.train.attention
     )

@@ -91,7 +91,7 @@ def measure_sampling_steps(
             distances = np.sqrt(np.square(latents.astype(np.float64) - target).reshape(len(ids), -1).mean(axis=1))
             judged = judge_rows(detect(run.corpus.to_images(latents)), [prompts[index] for index in ids[:, 0]])
             key = record_key(
-                run=run.name, step=step, evaluation=EVALUATION, corpus=run.config.data.corpus, weights=weights,
+                run=run.name, step=step, evaluation=EVALUATION, corpus=run.config.data.label, weights=weights,
                 sampler=f"{sampler_name(sampler, run.config.timestep_shift)}-{images}-of{reference}", seed=settings.seed,
             )  # fmt: skip
             record = geneval_record(

@@ -28,8 +28,9 @@ try:
 except ImportError:  # not a POSIX system: two trainers in one folder are then not noticed
     fcntl = None
 
-# A run may go on with another mesh or attention: they change where and how fast, not what is computed.
-_MAY_CHANGE = ("mesh.", "train.attention", "train.stall_seconds", "train.together")
+# A run may go on with another mesh or attention: they change where and how fast, not what is computed. So may a
+# prepared corpus have been moved: its fingerprint is of what it holds.
+_MAY_CHANGE = ("mesh.", "train.attention", "train.stall_seconds", "train.together", "data.prepared.path", "data.prepared.models")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,38 @@
+"""Which example comes when: a random order of a finite corpus for every epoch, a function of (key, epoch)."""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Integer, UInt32, UInt64
+
+from rfjax.data import hashing
+from rfjax.errors import ConfigError
+
+_LOCK = threading.Lock()  # threads that read ahead meet a new epoch together
+
+
+def place_in_epochs(indices: Integer[np.ndarray, "n"], count: int, key: int) -> UInt64[np.ndarray, "n"]:
+    """The example, of `count`, that stands at each index of an endless sequence of epochs.
+
+    Every epoch holds every example once, in an order of its own.
+    """
+    epochs, positions = np.divmod(np.asarray(indices, np.uint64), np.uint64(count))
+    places = np.empty(len(positions), np.uint64)
+    for epoch in np.unique(epochs):
+        mine = epochs == epoch
+        with _LOCK:
+            order = _order(key, int(epoch), count)
+        places[mine] = order[positions[mine].astype(np.int64)]
+    return places
+
+
+@lru_cache(maxsize=3)  # a batch may span two epochs, and what is read ahead a third
+def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, "count"]:
+    """The permutation that sorts one hashed number per example: 4 bytes an example are kept."""
+    if count > 2**32:
+        raise ConfigError(f"a split has {count} images; at most {2**32} can be put in order")
+    numbers = hashing.uniforms(hashing.key("epoch", key, epoch), np.arange(count, dtype=np.uint64), 1)[:, 0]
+    return np.argsort(numbers, kind="stable").astype(np.uint32)

@@ -1,0 +1,208 @@
+"""`rfjax prepare`: its arguments, the order of its work, and what it says on the way."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.prepare.progress import Progress, say
+from rfjax.prepare.summary import summary
+
+LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a folder of images, .tar files, .parquet files, or tfds:NAME; KIND:WHERE names its kind")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the corpus's folder; the same command goes on where it was")
+    parser.add_argument("--models", required=True, metavar="DIR", help="vae, text_encoder, tokenizer, text_encoder_2 ... as diffusers keeps SD3")
+    models = parser.add_argument_group("models")
+    models.add_argument("--encoders", default="", metavar="NAME,...", help="text encoders: clip_l, clip_g, t5 (default: all that DIR has)")
+    models.add_argument("--models-variant", default="", metavar="NAME", help="of the weight files, as fp16 in model.fp16.safetensors")
+    models.add_argument("--t5-tokens", type=int, default=77, metavar="N", help="diffusers' max_sequence_length (default 77, the paper's)")
+    models.add_argument("--batch-size", type=int, default=32, metavar="N", help="images and captions encoded at once (default 32)")
+    models.add_argument("--compute-dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the models (default float32)")
+    models.add_argument("--device", default="", help="PyTorch's name of it (default: cuda where there is one, else cpu)")
+    pictures = parser.add_argument_group("images")
+    pictures.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the centred square (default 256)")
+    pictures.add_argument("--resample", choices=("lanczos", "bicubic"), default="lanczos", help="PIL's filter (default lanczos)")
+    pictures.add_argument("--filter", action="append", default=[], metavar="COMPARISON", help="keep what holds, as 'aesthetic>=5' or 'short_side>=256'; may be given several times")
+    pictures.add_argument("--drop-keys", metavar="FILE", help="keys of images to leave out, one a line, and after a tab perhaps why")
+    pictures.add_argument("--corrupt-limit", type=float, default=0.1, metavar="SHARE", help="of a shard's images, beyond which it stops (default 0.1)")
+    captions = parser.add_argument_group("captions")
+    captions.add_argument("--caption-column", metavar="NAME", help="default: caption, or for tfds what it has")
+    captions.add_argument("--synthetic-column", metavar="NAME", help="captions made by a model, mixed with the others in training")
+    captions.add_argument("--label-column", metavar="NAME", help="a class to make captions of; `folder` for images sorted by class")
+    captions.add_argument("--class-names", metavar="FILE", help="names of each class, as LOC_synset_mapping.txt or JSON")
+    captions.add_argument("--template", default="a photo of a {}", help='default: "a photo of a {}"')
+    output = parser.add_argument_group("output")
+    output.add_argument("--precision", choices=("float16", "float32"), default="float16", help="of stored latents and text features (default float16)")
+    output.add_argument("--pooled-precision", choices=("float16", "float32"), default="float32", help="of stored pooled vectors (default float32)")
+    output.add_argument("--latent-scaling", choices=("autoencoder", "measured"), default="autoencoder", help="shift and scale: the autoencoder's own, or the corpus's mean and deviation")
+    output.add_argument("--validation-share", type=float, default=0.01, metavar="SHARE", help="of the images, by a hash of their keys (default 0.01)")
+    output.add_argument("--shard-size", type=int, default=1024, metavar="N", help="images a shard; a tar is a shard of its own (default 1024)")
+    work = parser.add_argument_group("work")
+    work.add_argument("--task", metavar="I/N", help="make only every Nth shard, from the Ith (0 to N-1), and no manifest: for N processes or hosts")
+    work.add_argument("--merge", action="store_true", help="make no shard; write the manifest of those that the tasks made")
+    work.add_argument("--threads", type=int, default=0, metavar="N", help="that decode images (default: one a core)")
+
+
+def run(args) -> int:
+    """Makes the shards that are missing and, unless it is one task of several, the manifest."""
+    from rfjax.data.manifest import StoredEncoder
+    from rfjax.prepare import frozen, merge, recipe, shard
+
+    own = parse_task(args.task)
+    if args.task and args.merge:
+        raise ConfigError("--task makes shards and --merge the manifest of them all; give one of the two")
+    source, ours = plan(args)
+    folder, parts = Path(args.out), len(source.sizes)
+    models = None if args.merge else _models(frozen, args, ours)
+    made = recipe.read_models(folder) if args.merge else _what_they_make(models, ours)
+    about = {"kind": source.kind, "listing": source.listing, "parts": parts}
+    recipe_hash = recipe.settle(folder, {"recipe": ours.facts(), "source": about, **made})
+    made = recipe.read_models(folder)  # as it stands there, so that the manifest is the same bytes either way
+    names = [shard.shard_name(part, parts) for part in range(parts)]
+    done = {name: shard.finished(folder, name, recipe_hash) for name in names}
+    to_make = [] if args.merge else [part for part in range(own[0], parts, own[1]) if done[names[part]] is None]
+    progress = Progress(sum(source.sizes[part] for part in to_make))
+    for part in to_make:
+        with progress.of(names[part], source.sizes[part]):
+            done[names[part]] = _made(shard, source, part, folder, ours, recipe_hash, models, args.threads, progress)
+    if args.task:
+        say(f"task {args.task} is done; when all are: the same command with --merge instead of --task")
+        return 0
+    missing = [name for name, facts in done.items() if facts is None]
+    if missing:
+        raise RfjaxError(f"{len(missing)} of {parts} shards are not there, {missing[0]} first; give the command without --merge to make them")
+    found = merge.write_manifest(
+        folder,
+        list(done.values()),
+        recipe=ours.facts(),
+        source={**about, "location": source.location},
+        models={"folder": str(Path(args.models).absolute()), "variant": args.models_variant, "parts": made["models"], "made_with": made_with(args)},
+        encoders=[StoredEncoder(**encoder) for encoder in made["encoders"]],
+        latent_shape=tuple(made["latents"]["shape"]),
+        shift=made["latents"]["shift"],
+        scale=made["latents"]["scale"],
+        scaling=args.latent_scaling,
+    )
+    print("\n".join(summary(found)))
+    return 0
+
+
+def _models(frozen, args, ours):
+    models = frozen.load(
+        args.models,
+        encoders=[name for name in args.encoders.split(",") if name],
+        t5_tokens=ours.t5_tokens,
+        compute_dtype=ours.compute_dtype,
+        device=args.device,
+        variant=args.models_variant,
+        say=say,
+    )
+    if ours.image_size % models.reduction:
+        raise ConfigError(f"--size is {ours.image_size}; it must be divisible by {models.reduction}, the autoencoder's reduction")
+    return models
+
+
+def _what_they_make(models, ours) -> dict:
+    side = ours.image_size // models.reduction
+    latents = {"shape": [side, side, models.latent_channels], "shift": models.shift, "scale": models.scale}
+    return {"models": models.facts, "encoders": [asdict(encoder) for encoder in models.encoders], "latents": latents}
+
+
+def plan(args):
+    """The source and the recipe of a command line, checked before anything is loaded."""
+    from rfjax.prepare import captions
+    from rfjax.prepare.filters import parse_filter
+    from rfjax.prepare.recipe import Recipe
+    from rfjax.prepare.sources import open_source
+
+    if args.shard_size < 1:
+        raise ConfigError(f"--shard-size is {args.shard_size}; it must be at least 1")
+    if args.template.count("{}") != 1:
+        raise ConfigError(f"--template is {args.template!r}; it needs one {{}} where the class's name goes")
+    source = open_source(args.source, shard_size=args.shard_size, caption_column=args.caption_column)
+    label = args.label_column or source.label
+    if args.class_names and label is None:
+        raise ConfigError("--class-names names classes, and no column holds one; name it with --label-column")
+    given = captions.read_class_names(args.class_names) if args.class_names else {}
+    names = given
+    if source.class_names and label == source.label:  # the data set's classes are numbers
+        names = {str(number): given.get(name, (name,)) for number, name in enumerate(source.class_names)}
+    default = "caption"
+    if source.kind == "tfds":
+        from rfjax.prepare.sources.tfds import CAPTIONS
+
+        default = next((name for name in CAPTIONS if name in source.columns), default)
+    columns = captions.CaptionColumns(
+        original=args.caption_column or default,
+        synthetic=args.synthetic_column,
+        label=label,
+        class_names=names,
+        template=args.template,
+    )
+    return source, Recipe(
+        image_size=args.size,
+        resample=args.resample,
+        precision=args.precision,
+        pooled_precision=args.pooled_precision,
+        t5_tokens=args.t5_tokens,
+        batch_size=args.batch_size,
+        compute_dtype=args.compute_dtype,
+        shard_size=args.shard_size,
+        validation_share=args.validation_share,
+        corrupt_limit=args.corrupt_limit,
+        columns=columns,
+        filters=tuple(parse_filter(text) for text in args.filter),
+        dropped_keys=read_dropped_keys(args.drop_keys) if args.drop_keys else {},
+    )
+
+
+def read_dropped_keys(path: str) -> dict[str, str]:
+    """Key -> reason of a file with a key on each line and, after a tab, perhaps a reason of its own."""
+    try:
+        rows = [line.partition("\t") for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--drop-keys {path} cannot be read: {error}") from None
+    return {key: reason or "listed" for key, _, reason in rows if key}
+
+
+def parse_task(text: str | None) -> tuple[int, int]:
+    """(I, N) of `I/N`; (0, 1) of none."""
+    if text is None:
+        return 0, 1
+    try:
+        task, count = map(int, text.split("/"))
+        if not 0 <= task < count:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"--task is {text!r}; it is I/N with I from 0 to N-1, as 0/8") from None
+    return task, count
+
+
+def _made(shard, source, part, folder, ours, recipe_hash, models, threads, progress):
+    try:
+        return shard.make_shard(
+            source, part, folder, recipe=ours, recipe_hash=recipe_hash, models=models,
+            threads=threads or os.cpu_count() or 1, tell=progress.tell,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        raise RfjaxError(f"the models do not fit in the device's memory: {error}; lower --batch-size, or use --compute-dtype=bfloat16") from None
+
+
+def made_with(args) -> dict:
+    """The versions that the manifest names: another PIL or PyTorch may round another way."""
+    found = {"python": platform.python_version(), "device": args.device or "default"}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from its source, or not needed
+            pass
+    return found

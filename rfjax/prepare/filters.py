@@ -1,0 +1,73 @@
+"""Which records are kept by their columns: comparisons such as `aesthetic>=5`, never evaluated as code."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rfjax.errors import ConfigError
+from rfjax.prepare.captions import column
+
+COMPARISONS: dict[str, Callable[[object, object], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+MEASURED = ("width", "height", "aspect", "short_side")  # of the decoded image; aspect is width / height
+FORM = re.compile(r"\s*([\w.-]+)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
+WORDS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """`column comparison value`: what holds is kept."""
+
+    text: str
+    column: str
+    comparison: str
+    value: float | str | bool
+
+    @property
+    def measured(self) -> bool:
+        """Whether it needs the decoded image."""
+        return self.column in MEASURED
+
+    def refuses(self, columns: Mapping[str, object]) -> str | None:
+        """Why a record is dropped, or None. One without the column is dropped, under a reason of its own."""
+        value = column(columns, self.column)
+        if value is None:
+            return f"lacks {self.column}"
+        value = _read(value.decode("utf-8", "replace")) if isinstance(value, bytes) else _read(value) if isinstance(value, str) else value
+        if type(value) in (int, float) and type(self.value) is float:
+            return None if COMPARISONS[self.comparison](value, self.value) else f"not {self.text}"
+        if type(value) is type(self.value):
+            return None if COMPARISONS[self.comparison](value, self.value) else f"not {self.text}"
+        return f"{self.column} is of another type"
+
+
+def parse_filter(text: str) -> Filter:
+    """`aesthetic>=5`, `nsfw=="UNLIKELY"`, `watermarked==false`. `ConfigError` for anything else."""
+    match = FORM.fullmatch(text)
+    if not match:
+        raise ConfigError(f"--filter {text!r} is no comparison; write COLUMN, one of {' '.join(COMPARISONS)}, and a value: aesthetic>=5")
+    value = _read(match[3])
+    if not isinstance(value, float) and match[2] not in ("==", "!="):
+        raise ConfigError(f"--filter {text!r} compares by size with {match[3]}, which is no number; use == or !=")
+    return Filter(f"{match[1]}{match[2]}{match[3]}", match[1], match[2], value)
+
+
+def _read(text: str) -> float | str | bool:
+    """A number, true or false, or text, with or without quotes."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return float(text)
+    except ValueError:
+        return text

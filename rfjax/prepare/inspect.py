@@ -1,0 +1,122 @@
+"""`rfjax inspect`: what a prepared corpus holds, whether every byte of it is as it was written, and a picture of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rfjax.data import hashing, manifest
+from rfjax.data.manifest import Manifest
+from rfjax.data.records import unpack
+from rfjax.data.shards import Shards
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.files import write_whole
+from rfjax.prepare.progress import say
+from rfjax.prepare.summary import summary
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("corpus", metavar="DIR", help="what rfjax prepare wrote")
+    parser.add_argument("--samples", type=int, default=12, metavar="N", help="images shown (default 12)")
+    parser.add_argument("--split", choices=("train", "validation"), default="train", help="default: train")
+    parser.add_argument("--seed", type=int, default=0, help="of which images are shown (default 0)")
+    parser.add_argument("--out", metavar="FILE.png", help="the picture (default: samples.png in DIR)")
+    parser.add_argument("--models", metavar="DIR", help="decode the latents too, beside the stored thumbnails; needs PyTorch")
+    parser.add_argument("--no-hashes", action="store_true", help="leave out reading every byte")
+
+
+def run(args) -> int:
+    """Exit status 1 where a file is not as it was written."""
+    found = manifest.read(args.corpus)
+    if args.samples < 0:
+        raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
+    print("\n".join(summary(found)))
+    bad = [] if args.no_hashes else list(damaged(found, say))
+    for name in bad:
+        print(f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared it again")
+    if not args.no_hashes and not bad:
+        print("every file is as it was written")
+    split = args.split if found.count(args.split) else "train"
+    if args.samples and found.count(split) and not bad:
+        out = Path(args.out or Path(args.corpus, "samples.png"))
+        rows = samples(found, split, args.samples, args.seed)
+        for place, facts, captions, _, _ in rows:
+            print(f"{split} {place}: {facts['key']} ({facts['width']}x{facts['height']})")
+            for kind in ("original", "synthetic"):
+                for row in facts[kind]:
+                    print(f"    {kind}: {textwrap.shorten(captions[row], 160)}")
+        decoded = None
+        if args.models:
+            from rfjax.prepare import frozen
+
+            decoded = frozen.of_corpus(found, args.models).images(np.stack([latents for *_, latents in rows]).astype(np.float32))
+        write_whole({out: picture(rows, decoded)})
+        print(f"picture: {out}")
+    return 1 if bad else 0
+
+
+def damaged(found: Manifest, say: Callable[[str], None] = lambda text: None) -> Iterator[str]:
+    """Names of files whose bytes do not hash to what the manifest says."""
+    files = [file for shard in found.facts["shards"] for split in shard["splits"].values() for file in split["files"].values()]
+    total, read = sum(file["bytes"] for file in files), 0
+    for number, file in enumerate(files, 1):
+        try:
+            with open(found.folder / file["name"], "rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise RfjaxError(f"{found.folder / file['name']} cannot be read: {error.strerror}") from None
+        read += file["bytes"]
+        if number % 20 == 0:
+            say(f"hashes: {number} of {len(files)} files, {100 * read / total:.0f} % of the bytes")
+        if digest != file["sha256"]:
+            yield file["name"]
+
+
+def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:
+    """[(place, facts, captions by row, thumbnail's bytes, latents)] of images drawn from a split."""
+    every = found.count(split)
+    draws = hashing.uniforms(hashing.key("inspect", seed, split), np.arange(every, dtype=np.uint64), 1)[:, 0]
+    places = np.sort(np.argsort(draws, kind="stable")[:count])
+    kinds = {kind: Shards([found.folder / name for name in found.files(split, kind).names], found.files(split, kind).counts) for kind in manifest.KINDS}
+    rows = []
+    files = kinds["images"].file_of(places)
+    for place, file, record in zip(places.tolist(), files.tolist(), kinds["images"].read(places)):
+        arrays, facts = unpack(record)
+        own = [*facts["original"], *facts["synthetic"]]
+        texts = kinds["captions"].read(kinds["captions"].first(file) + np.array(own, np.int64))
+        captions = {row: unpack(text)[1]["caption"] for row, text in zip(own, texts)}
+        rows.append((place, facts, captions, bytes(arrays["thumbnail"]), arrays["latents"]))
+    return rows
+
+
+def picture(rows, decoded=None) -> bytes:
+    """A PNG: each image's thumbnail (and what its latent decodes to) over its first caption."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    wide = min(len(rows), 4)
+    high = -(-len(rows) // wide)
+    figure = Figure(figsize=(3.0 * wide * (1 if decoded is None else 1.6), 3.2 * high), layout="constrained")
+    for number, (place, facts, captions, small, _) in enumerate(rows):
+        axes = figure.add_subplot(high, wide, number + 1)
+        pixels = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")) / 255.0
+        if decoded is not None:
+            side = decoded[number].shape[0]
+            large = np.asarray(Image.open(io.BytesIO(small)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)) / 255.0
+            pixels = np.concatenate([large, decoded[number]], axis=1)
+        axes.imshow(pixels)
+        axes.set_axis_off()
+        first = next(iter(captions.values()))
+        axes.set_title(textwrap.fill(textwrap.shorten(first, 90), 34).replace("$", r"\$"), fontsize=7)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scripts that matplotlib's font lacks: the captions are printed as well
+        FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

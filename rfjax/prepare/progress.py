@@ -1,0 +1,61 @@
+"""What a person hears while a corpus is prepared: a line every few seconds, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+SAID_EVERY = 10.0  # seconds
+
+
+class Progress:
+    """Says how far it is, how fast, and how long it will take.
+
+    `total` is the size of all that is to be made now, in the source's own units (records, bytes): what
+    was made before counts neither as done nor as time.
+    """
+
+    def __init__(self, total: float | int, *, clock: Callable[[], float] = time.monotonic):
+        self._total, self._clock = total, clock
+        self._began = self._said = clock()
+        self._name, self._done = "", 0.0
+        self._kept = self._dropped = 0  # of the parts that are made
+        self._part = (0.0, 0, 0)  # done, kept and dropped of the part in hand
+
+    @contextlib.contextmanager
+    def of(self, name: str, size: float | int) -> Iterator[None]:
+        """While a part of this name and size is made; a line at its end."""
+        self._name, self._part = name, (0.0, 0, 0)
+        yield
+        _, kept, dropped = self._part
+        self._done, self._kept, self._dropped = self._done + size, self._kept + kept, self._dropped + dropped
+        self._part = (0.0, 0, 0)
+        self._line()
+
+    def tell(self, done: float | int, kept: int, dropped: int) -> None:
+        """So much of the part in hand is done, with so many images kept and dropped."""
+        self._part = (done, kept, dropped)
+        if self._clock() - self._said >= SAID_EVERY:
+            self._line()
+
+    def _line(self):
+        self._said = self._clock()
+        seconds = self._said - self._began
+        done, kept, dropped = self._done + self._part[0], self._kept + self._part[1], self._dropped + self._part[2]
+        through = done / self._total
+        left = f", {_duration(seconds * (1 - through) / through)} left" if 0 < through < 1 else ""
+        rate = (kept + dropped) / max(seconds, 1e-9)
+        say(f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {rate:.3g} images/s, {100 * through:.0f} %{left}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(f"rfjax: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,251 @@
+"""One part of a source made one shard: decoded, filtered, encoded and written, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from rfjax.data.manifest import KINDS, StoredEncoder
+from rfjax.data.prepared import SPLITS
+from rfjax.data.records import pack
+from rfjax.errors import RfjaxError
+from rfjax.files import folder_moved_when_whole
+from rfjax.prepare import images
+from rfjax.prepare.images import CorruptImage, Picture
+from rfjax.prepare.recipe import Recipe
+from rfjax.prepare.sources import Drop, Record, Source
+
+CORRUPT = "corrupt"
+SPARED = 10  # corrupt images a shard that never stop it: a share of few says little
+AHEAD = 4  # batches decoded ahead of the models
+
+
+@runtime_checkable
+class Models(Protocol):
+    """What a shard needs of `frozen.FrozenModels`."""
+
+    encoders: tuple[StoredEncoder, ...]
+
+    def latents(self, images): ...
+    def text(self, captions): ...
+    def token_counts(self, captions): ...
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An image that goes into the shard."""
+
+    key: str
+    picture: Picture
+    original: tuple[str, ...]
+    synthetic: tuple[str, ...]
+    done: float | int
+
+
+def shard_name(part: int, parts: int) -> str:
+    return f"shard-{part:05}-of-{parts:05}"
+
+
+def finished(folder: Path, name: str, recipe_hash: str) -> dict | None:
+    """What a finished shard says of itself; None where it is not there whole, or of another recipe."""
+    try:
+        facts = json.loads((folder / f"{name}.json").read_text())
+        files = [file for split in facts["splits"].values() for file in split["files"].values()]
+        whole = all((folder / file["name"]).stat().st_size == file["bytes"] for file in files)
+    except (OSError, ValueError, KeyError):
+        return None
+    return facts if whole and facts["recipe_sha256"] == recipe_hash else None
+
+
+def make_shard(
+    source: Source,
+    part: int,
+    folder: Path,
+    *,
+    recipe: Recipe,
+    recipe_hash: str,
+    models: Models,
+    threads: int = 4,
+    tell: Callable[[float | int, int, int], None] = lambda done, kept, dropped: None,
+) -> dict:
+    """Makes a part's shard in `folder`, and returns what its .json says.
+
+    `tell` hears how much of the part is done and how many images were kept and dropped. Raises
+    `RfjaxError` where too many images are corrupt or nothing more can be written; then nothing of
+    the shard is left.
+    """
+    name = shard_name(part, len(source.sizes))
+    dropped, listed, converted, truncated = Counter(), [], Counter(), Counter()
+    kept = 0
+    with folder_moved_when_whole(folder / f"{name}.json", files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
+        writers = {split: _SplitWriter(inside, f"{name}.{split}", recipe, models, truncated) for split in SPLITS}
+        batch: list[Kept] = []
+        for one in _in_order(pool, lambda record: _judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
+            if isinstance(one, Drop):
+                dropped[one.reason] += 1
+                listed.append({"key": one.key, "reason": one.reason, "detail": one.detail})
+                _check_corrupt(dropped, kept, listed, recipe, name)
+            else:
+                kept += 1
+                converted.update(one.picture.converted)
+                batch.append(one)
+                if len(batch) == recipe.batch_size:
+                    _encode(batch, recipe, models, writers)
+                    batch = []
+            tell(one.done, kept, sum(dropped.values()))
+        _check_corrupt(dropped, kept, listed, recipe, name, over=True)
+        if batch:
+            _encode(batch, recipe, models, writers)
+        splits = {split: writer.close() for split, writer in writers.items()}
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
+        (inside / f"{name}.dropped.jsonl").write_text(lines, encoding="utf-8")
+        facts = {
+            "name": name,
+            "recipe_sha256": recipe_hash,
+            "splits": splits,
+            "dropped": dict(sorted(dropped.items())),
+            "converted": dict(sorted(converted.items())),
+            "truncated": dict(sorted(truncated.items())),
+        }
+        (inside / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return facts
+
+
+def _in_order(pool, function, items: Iterable, window: int) -> Iterator:
+    """`function` of each item, in their order, up to `window` at a time in the pool's threads."""
+    pending = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= window:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
+    """A record decoded, or why it is dropped. What costs least is asked first."""
+    if isinstance(record, Drop):
+        return record
+    if record.key in recipe.dropped_keys:
+        return Drop(record.key, recipe.dropped_keys[record.key], "", record.done)
+    original, synthetic = recipe.columns.of(record.metadata)
+    if not original and not synthetic:
+        return Drop(record.key, "no caption", "", record.done)
+    for reason in (one.refuses(record.metadata) for one in recipe.filters if not one.measured):
+        if reason:
+            return Drop(record.key, reason, "", record.done)
+    try:
+        picture = images.decode(record.image, recipe.image_size, recipe.resample)
+    except CorruptImage as error:
+        return Drop(record.key, CORRUPT, str(error), record.done)
+    for reason in (one.refuses(picture.columns) for one in recipe.filters if one.measured):
+        if reason:
+            return Drop(record.key, reason, f"{picture.width}x{picture.height}", record.done)
+    return Kept(record.key, picture, original, synthetic, record.done)
+
+
+def _check_corrupt(dropped, kept, listed, recipe, name, over=False):
+    seen, corrupt = kept + sum(dropped.values()), dropped[CORRUPT]
+    if corrupt > SPARED and corrupt > recipe.corrupt_limit * seen and (over or seen >= 100):
+        first = "; ".join(f"{row['key']} ({row['detail']})" for row in listed if row["reason"] == CORRUPT)[:600]
+        raise RfjaxError(
+            f"{corrupt} of the first {seen} images of {name} cannot be decoded, more than --corrupt-limit="
+            f"{recipe.corrupt_limit:g} allows: {first}; see what they are, or raise the limit"
+        )
+
+
+def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[str, _SplitWriter]) -> None:
+    latents = models.latents(np.stack([one.picture.pixels for one in batch]))
+    splits = [recipe.split_of(one.key) for one in batch]
+    for split, writer in writers.items():
+        mine = [one for one, own in zip(batch, splits) if own == split]
+        writer.add_captions([text for one in mine for text in (*one.original, *one.synthetic)])
+    for one, own, split in zip(batch, latents, splits):
+        writers[split].add_image(one, own)
+
+
+class _SplitWriter:
+    """The two files of a shard's split; a caption that comes again is stored once."""
+
+    def __init__(self, folder, stem, recipe, models, truncated):
+        self._paths = {kind: folder / f"{stem}.{kind}.array_record" for kind in KINDS}
+        self._writers, self._counts = {}, dict.fromkeys(KINDS, 0)
+        self._recipe, self._models, self._truncated = recipe, models, truncated
+        self._rows: dict[str, int] = {}
+        self._sum = self._squares = 0.0
+        self._values = self._originals = self._synthetic = 0
+
+    def _write(self, kind, record):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        try:
+            if kind not in self._writers:
+                self._writers[kind] = ArrayRecordWriter(str(self._paths[kind]), "group_size:1,uncompressed")
+            self._writers[kind].write(record)
+        except Exception as error:  # C++'s words, such as "No space left on device"
+            raise OSError(f"{error}") from None
+        self._counts[kind] += 1
+
+    def add_captions(self, texts: Sequence[str]) -> None:
+        """Encodes and stores the captions that are new here."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        for start in range(0, len(new), self._recipe.batch_size):
+            some = new[start : start + self._recipe.batch_size]
+            features = self._models.text(some)
+            for encoder in self._models.encoders:
+                counts = self._models.token_counts(some)[encoder.name]
+                self._truncated[encoder.name] += sum(count > encoder.tokens for count in counts)
+            for i, text in enumerate(some):
+                arrays = {name: self._stored(name, rows[i], text) for name, rows in features.items()}
+                self._rows[text] = len(self._rows)
+                self._write("captions", pack(arrays, {"caption": text}))
+
+    def add_image(self, one: Kept, latents) -> None:
+        values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+        self._sum, self._squares = self._sum + values.sum(0), self._squares + np.square(values).sum(0)
+        self._values += len(values)
+        self._originals, self._synthetic = self._originals + len(one.original), self._synthetic + len(one.synthetic)
+        small = images.thumbnail(one.picture.pixels, self._recipe.thumbnail)
+        arrays = {"latents": self._stored("latents", latents, one.key), "thumbnail": np.frombuffer(small, np.uint8)}
+        facts = {
+            "key": one.key,
+            "width": one.picture.width,
+            "height": one.picture.height,
+            "original": [self._rows[text] for text in one.original],
+            "synthetic": [self._rows[text] for text in one.synthetic],
+        }
+        self._write("images", pack(arrays, facts))
+
+    def _stored(self, name, values, of):
+        precision = self._recipe.pooled_precision if name.endswith(".pooled") else self._recipe.precision
+        with np.errstate(over="ignore"):
+            stored = values.astype(precision)
+        if not np.isfinite(stored).all():
+            why = f"do not fit {precision}" if np.isfinite(values).all() else "are not finite"
+            raise RfjaxError(f"the {name} of {of[:80]!r} {why}; prepare with --precision=float32 --compute-dtype=float32")
+        return stored
+
+    def close(self) -> dict:
+        """Closes the files; what the shard's .json says of them."""
+        for writer in self._writers.values():
+            try:
+                writer.close()
+            except Exception as error:
+                raise OSError(f"{error}") from None
+        files = {kind: _file_facts(self._paths[kind]) for kind in self._writers}
+        sums = {"values": self._values, "sum": np.atleast_1d(self._sum).tolist(), "squares": np.atleast_1d(self._squares).tolist()}
+        return {**self._counts, "original": self._originals, "synthetic": self._synthetic, "files": files, "statistics": sums}
+
+
+def _file_facts(path):
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}

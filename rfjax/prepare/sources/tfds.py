@@ -1,0 +1,101 @@
+"""A TFDS data set stored as ArrayRecord: `tfds:NAME`, `tfds:NAME:SPLIT` or `tfds:/folder/of/a/version`.
+
+TFDS reads such files without TensorFlow; those stored as TFRecord it cannot, and they are refused
+with the command that converts them. Images come encoded, as they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfjax.errors import ConfigError
+from rfjax.prepare.sources import Drop, Record, listing_hash
+
+CAPTIONS = ("caption", "captions", "text")
+
+
+@dataclass(frozen=True)
+class TfdsSource:
+    location: str
+    listing: str
+    data: object  # random access to examples
+    image: str
+    label: str | None
+    class_names: tuple[str, ...] | None
+    columns: tuple[str, ...]
+    shard_size: int
+    kind: str = "tfds"
+
+    @property
+    def sizes(self) -> list[int]:
+        count = len(self.data)
+        return [min(self.shard_size, count - start) for start in range(0, count, self.shard_size)]
+
+    def records(self, part: int) -> Iterator[Record | Drop]:
+        start = part * self.shard_size
+        for index in range(start, start + self.sizes[part]):
+            values = dict(self.data[index])
+            image = values.pop(self.image)
+            key, done = f"{index:09}", index - start + 1
+            if isinstance(image, bytes):
+                yield Record(key, image, {name: _plain(value) for name, value in values.items()}, done)
+            else:
+                yield Drop(key, "no image", f"feature {self.image} holds no bytes", done)
+
+
+def _plain(value):
+    """What a column may be: texts stay bytes, arrays become lists and numbers."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def open_source(where: str, shard_size: int, caption_column: str | None) -> TfdsSource:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise ConfigError("reading TFDS needs tensorflow-datasets: pip install 'rfjax[prepare]'; TensorFlow is not needed") from None
+    name, _, split = where.partition(":")
+    split = split or "train"
+    try:
+        builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
+    except Exception as error:  # of many kinds: an unknown name, a folder without a data set
+        raise ConfigError(f"tfds:{name} cannot be opened: {str(error).splitlines()[0]}; give a name that TFDS knows, or the folder of a version") from None
+    folder = Path(str(builder.data_dir))
+    if not folder.is_dir():
+        raise ConfigError(
+            f"tfds:{name} is not on this machine (TFDS looks in {folder}); fetch it with: "
+            f"tfds build {name} --file_format=array_record"
+        )
+    stored = builder.info.file_format.value
+    if stored != "array_record":
+        raise ConfigError(
+            f"tfds:{name} is stored as {stored}, which cannot be read at random; convert it with: tfds convert_format "
+            f"--dataset_version_dir={folder} --out_file_format=array_record --out_dir={folder}-array_record, and give "
+            f"tfds:{folder}-array_record"
+        )
+    if split.partition("[")[0] not in builder.info.splits:
+        raise ConfigError(f"tfds:{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
+    features = builder.info.features
+    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    if not images:
+        raise ConfigError(f"tfds:{name} has no image among its features {', '.join(features)}")
+    labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    captioned = caption_column or next((key for key in CAPTIONS if key in features), None)
+    label = labels[0] if labels and not captioned else None
+    if not captioned and not label:
+        raise ConfigError(f"tfds:{name} has neither a caption ({', '.join(CAPTIONS)}) nor a class; name the column with --caption-column")
+    data = builder.as_data_source(split=split, decoders={images[0]: tfds.decode.SkipDecoding()})
+    facts = (builder.info.full_name, split, len(data), sorted(features))
+    return TfdsSource(
+        location=f"{builder.info.full_name}:{split}",
+        listing=listing_hash([facts]),
+        data=data,
+        image=images[0],
+        label=label,
+        class_names=tuple(features[label].names) if label else None,
+        columns=tuple(features),
+        shard_size=shard_size,
+    )

@@ -1,0 +1,101 @@
+"""WebDataset tars as img2dataset writes them: `key.jpg`, `key.txt` and `key.json` beside each other, a tar a shard.
+
+The .txt is the caption, the .json holds columns. Nothing is unpacked: members are read in their
+order, and one whose name climbs out of the tar's folder, or that is no plain file, is counted and
+left out with what belongs to it.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from rfjax.errors import RfjaxError
+from rfjax.prepare.sources import Drop, Record, files_of, listing_hash
+from rfjax.prepare.sources.folder import SUFFIXES
+
+SIDECARS = (".txt", ".json")
+SIDECAR_BYTES = 2**24  # beyond it, it is none
+
+
+@dataclass(frozen=True)
+class WebDatasetSource:
+    location: str
+    listing: str
+    paths: tuple[Path, ...]
+    sizes: tuple[int, ...]  # bytes
+    kind: str = "webdataset"
+    label: str | None = None
+    class_names: None = None
+
+    def records(self, part: int) -> Iterator[Record | Drop]:
+        path = self.paths[part]
+        group: dict[str, bytes] = {}
+        key, done = None, 0
+        try:
+            with tarfile.open(path, "r|*") as tar:  # a stream: the way it lies on a disk or in a bucket
+                for member in tar:
+                    if member.isdir():
+                        continue
+                    if _unsafe(member):
+                        yield Drop(f"{path.stem}/{member.name}", "unsafe member of a tar", _what(member), done)
+                        continue
+                    stem, _, suffix = member.name.partition(".") if "/" not in member.name else _split(member.name)
+                    if stem != key:
+                        yield from _record(path, key, group, done)
+                        key, group = stem, {}
+                    suffix = "." + suffix.lower()
+                    if suffix in SUFFIXES or (suffix in SIDECARS and member.size <= SIDECAR_BYTES):
+                        group[suffix] = tar.extractfile(member).read()
+                    done = member.offset_data + member.size
+            yield from _record(path, key, group, done)
+        except (tarfile.TarError, OSError, EOFError) as error:  # the image in hand may lack its caption: it is part of the rest
+            yield Drop(f"{path.stem}/{key}", "rest of a broken tar", f"{path.name}: {type(error).__name__}: {error}", done)
+
+
+def _split(name):
+    folder = PurePosixPath(name).parent
+    stem, dot, suffix = PurePosixPath(name).name.partition(".")
+    return str(folder / stem), dot, suffix
+
+
+def _unsafe(member):
+    path = PurePosixPath(member.name)
+    return not member.isreg() or path.is_absolute() or ".." in path.parts
+
+
+def _what(member):
+    return "a link or a device" if not member.isreg() else "its name leaves the tar's folder"
+
+
+def _record(path, key, group, done):
+    if key is None:
+        return
+    name = f"{path.stem}/{key}"
+    images = [suffix for suffix in group if suffix in SUFFIXES]
+    if not images:
+        yield Drop(name, "no image", f"it has {', '.join(sorted(group)) or 'nothing'}", done)
+        return
+    try:
+        metadata = json.loads(group[".json"]) if ".json" in group else {}
+        if not isinstance(metadata, dict):
+            raise ValueError("its .json holds no object")
+    except ValueError as error:
+        yield Drop(name, "unreadable", f"{type(error).__name__}: {error}", done)
+        return
+    if ".txt" in group:
+        metadata["caption"] = group[".txt"]
+    yield Record(name, group[images[0]], metadata, done)
+
+
+def open_source(where: str, shard_size: int, caption_column: str | None) -> WebDatasetSource:
+    paths = files_of(where, ".tar")
+    try:
+        sizes = [path.stat().st_size for path in paths]
+    except OSError as error:
+        raise RfjaxError(f"cannot read {error.filename}: {error.strerror}") from None
+    listing = listing_hash((path.name, size) for path, size in zip(paths, sizes))
+    return WebDatasetSource(where, listing, tuple(paths), tuple(sizes))

@@ -1,0 +1,41 @@
+"""What a prepared corpus holds, in a few lines."""
+
+from __future__ import annotations
+
+from rfjax.data import manifest
+from rfjax.data.manifest import Manifest
+
+
+def summary(found: Manifest) -> list[str]:
+    """For a console; the last line is the config that trains on it."""
+    facts = found.facts
+    (tokens, size), pooled, slots = manifest.layout(found.encoders)
+    height, width, channels = found.latent_shape
+    stored = sum(file["bytes"] for shard in facts["shards"] for split in shard["splits"].values() for file in split["files"].values())
+    train, validation = (facts["splits"][split] for split in ("train", "validation"))
+    statistics = facts["latents"]["statistics"]
+    lines = [
+        f"{found.folder}: {train['images']:,} training and {validation['images']:,} validation images, "
+        f"{train['captions'] + validation['captions']:,} captions stored ({facts['captions']['original']:,} original, "
+        f"{facts['captions']['synthetic']:,} synthetic in use), {len(facts['shards'])} shards, {stored / 1e9:.3g} GB",
+        f"source: {facts['source']['kind']} {facts['source']['location']}",
+        f"latents: {height}x{width}x{channels}, shift {found.shift!r}, scale {found.scale!r} ({facts['latents']['scaling']})",
+    ]
+    for split, about in statistics.items():
+        mean, std = about["all"]["mean"], about["all"]["std"]
+        lines.append(f"  {split}: mean {mean:.4f}, deviation {std:.4f} as encoded; a network sees {(mean - found.shift) * found.scale:.4f} and {std * found.scale:.4f}")
+    for encoder in facts["text"]["encoders"]:
+        model = facts["models"]["parts"][encoder["name"]]
+        cut = facts["truncated"].get(encoder["name"], 0)
+        lines.append(f"{encoder['name']}: {model['class']} {model['sha256'][:12]}, {encoder['tokens']} tokens of {encoder['channels']}, pooled {encoder['pooled'] or 'none'}; {cut:,} captions cut off")
+    for title in ("dropped", "converted"):
+        if facts[title]:
+            lines.append(f"{title}: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(facts[title].items(), key=lambda item: -item[1])))
+    lines += [
+        "to train on it: --config.data.corpus=prepared "
+        f"--config.data.prepared.path={found.folder} --config.data.image_size={height} --config.data.channels={channels} "
+        f"--config.data.context_tokens={tokens} --config.data.context_size={size} --config.data.pooled_size={pooled} "
+        "--config.evaluation.geneval.prompts_per_task=0 "
+        f"--config.evaluation.validation.examples={min(validation['images'], 512)}"
+    ]
+    return lines

@@ -1,0 +1,8 @@
+import pytest
+import photographs
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The photographs with sidecars; not to be changed."""
+    return photographs.write_folder(tmp_path_factory.mktemp("photographs") / "folder")

@@ -1,0 +1,65 @@
+"""Frozen models without PyTorch: features hashed from captions, latents that are means of pixels."""
+
+import numpy as np
+
+from rfjax.data import hashing
+from rfjax.data.manifest import StoredEncoder
+
+ENCODERS = (
+    StoredEncoder("clip_l", "clip", 5, 6, 4),
+    StoredEncoder("clip_g", "clip", 5, 8, 3),
+    StoredEncoder("t5", "t5", 7, 20, 0),
+)
+
+
+class StandIns:
+    """What `rfjax.prepare.frozen.load` gives, with numbers that a test can compute itself."""
+
+    encoders, latent_channels, reduction, shift, scale = ENCODERS, 3, 8, 0.25, 2.0
+
+    def __init__(self, before=lambda: None):
+        self._before = before  # called before each batch of images
+        self.facts = {name: {"class": "stand-in", "sha256": name * 8, "files": {}} for name in ("vae", "clip_l", "clip_g", "t5")}
+
+    def latents(self, images):
+        self._before()
+        n, size = images.shape[:2]
+        return images.reshape(n, size // 8, 8, size // 8, 8, 3).mean((2, 4), dtype=np.float32) / 255
+
+    def text(self, captions):
+        return features(captions)
+
+    def token_counts(self, captions):
+        return {encoder.name: [2 + len(caption.split()) for caption in captions] for encoder in self.encoders}
+
+
+def features(captions):
+    found = {}
+    for encoder in ENCODERS:
+        keys = np.array([hashing.key(encoder.name, caption) for caption in captions], np.uint64)
+        shape = encoder.tokens, encoder.channels
+        found[f"{encoder.name}.context"] = hashing.normals(1, keys, shape[0] * shape[1]).reshape(-1, *shape).astype(np.float32)
+        if encoder.pooled:
+            found[f"{encoder.name}.pooled"] = hashing.normals(2, keys, encoder.pooled).astype(np.float32)
+    return found
+
+
+def prepare(monkeypatch, *words, models=None):
+    """`rfjax prepare` with the stand-ins; the exit status."""
+    from rfjax.cli import main
+    from rfjax.prepare import frozen
+
+    monkeypatch.setattr(frozen, "load", lambda *_, **__: models or StandIns())
+    common = ["--models=none", "--size=32", "--batch-size=4"]
+    return main(["prepare", *map(str, words), *(word for word in common if not any(str(w).startswith(word.split("=")[0]) for w in words))])
+
+
+def data_config(folder, **prepared):
+    from rfjax.config import DataConfig, PreparedConfig
+
+    return DataConfig(
+        corpus="prepared", image_size=4, channels=3, context_tokens=12, context_size=20, pooled_size=7,
+        prepared=PreparedConfig(path=str(folder), **prepared),
+    )  # fmt: skip
+
+

@@ -1,0 +1,127 @@
+"""What comes as an image: decoded right, converted and said so, or refused; never an exception of another kind."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import photographs
+import pytest
+from PIL import Image
+
+from rfjax.prepare.images import CorruptImage, decode, thumbnail
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def flat(mode, color, size=(40, 40)):
+    return Image.new(mode, size, color)
+
+
+def middle(data, size=16):
+    """The colour of a decoded flat image, and the conversions."""
+    picture = decode(data, size, "lanczos")
+    assert picture.pixels.shape == (size, size, 3) and picture.pixels.dtype == np.uint8
+    return picture.pixels[size // 2, size // 2].astype(int), picture.converted
+
+
+SIXTEEN = Image.fromarray(np.full((40, 40), 40_000, np.uint16))  # 40,000 / 256 = 156.25
+CASES = {
+    "rgb": (saved(flat("RGB", (10, 200, 90)), "PNG"), (10, 200, 90), ()),
+    "grey": (saved(flat("L", 77), "PNG"), (77, 77, 77), ("grey",)),
+    "bilevel": (saved(flat("1", 1), "PNG"), (255, 255, 255), ("grey",)),
+    "palette": (saved(flat("RGB", (10, 200, 90)).convert("P", palette=Image.Palette.ADAPTIVE), "PNG"), (10, 200, 90), ("palette",)),
+    "CMYK": (saved(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=95), (254, 0, 0), ("CMYK",)),
+    "16-bit": (saved(SIXTEEN, "PNG"), (156, 156, 156), ("16-bit",)),
+    "half transparent": (saved(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127), ("transparent",)),
+    "all transparent": (saved(flat("RGBA", (200, 0, 0, 0)), "PNG"), (255, 255, 255), ("transparent",)),
+    "a palette with a transparent entry": (saved(Image.new("P", (40, 40), 0), "PNG", transparency=0), (255, 255, 255), ("transparent",)),
+    "animated": (
+        saved(flat("RGB", (255, 0, 0)), "GIF", save_all=True, append_images=[flat("RGB", (0, 0, 255))]), (255, 0, 0), ("animated", "palette"),
+    ),
+    "enlarged": (saved(flat("RGB", (10, 200, 90), (8, 30)), "PNG"), (10, 200, 90), ("enlarged",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_odd_kinds_become_rgb_of_the_right_colour_and_are_named(name):
+    """Catches 16 bits clipped to white (what PIL's own conversion does), transparency over black, CMYK inverted."""
+    data, color, converted = CASES[name]
+    found, how = middle(data)
+    assert np.abs(found - color).max() <= 1
+    if name == "animated":
+        assert how[0] == "animated"
+    else:
+        assert how == converted
+
+
+JPEG = saved(Image.open(photographs.FILES["chelsea"][0]), "JPEG")
+PNG = photographs.encoded("chelsea")
+HUGE = b"IHDR" + struct.pack(">II", 60_000, 60_000) + PNG[24:29]  # a right header, which asks for ten gigabytes
+CORRUPT = {
+    "empty": b"",
+    "text": b"<html>404 Not Found</html>",
+    "half a JPEG": JPEG[: len(JPEG) // 2],
+    "a JPEG less its end": JPEG[:-400],
+    "half a PNG": PNG[: len(PNG) // 2],
+    "a header alone": PNG[:40],
+    "zeros": bytes(5000),
+    "a PNG of 60,000 x 60,000": PNG[:12] + HUGE + struct.pack(">I", zlib.crc32(HUGE)) + PNG[33:],
+    "floating-point": saved(Image.fromarray(np.ones((40, 40), np.float32)), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPT)
+def test_what_cannot_be_decoded_whole_is_corrupt(name):
+    """Catches a truncated image filled up with grey, and decoders' own exceptions let through."""
+    with pytest.raises(CorruptImage, match="."):
+        decode(CORRUPT[name], 16, "lanczos")
+
+
+def test_every_prefix_of_an_image_is_decoded_or_corrupt():
+    """No cut anywhere raises anything else; a cut of the last bytes may be whole."""
+    for data in (saved(Image.open(io.BytesIO(PNG)).resize((24, 24)), kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")):
+        for length in range(0, len(data), max(1, len(data) // 60)):
+            try:
+                decode(data[:length], 8, "lanczos")
+            except CorruptImage:
+                pass
+
+
+def test_the_centre_is_kept_and_the_orientation_obeyed():
+    """Catches a stretched image, a corner crop, and a camera's photograph on its side."""
+    pixels = np.zeros((40, 120, 3), np.uint8)
+    pixels[:, 40:80] = 255  # the middle third is white
+    image = Image.fromarray(pixels)
+    picture = decode(saved(image, "PNG"), 40, "lanczos")
+    assert picture.pixels.min() == 255 and (picture.width, picture.height) == (120, 40)
+    pixels[:20, 40:80] = (255, 0, 0)  # red above, white below
+    upright = decode(saved(Image.fromarray(pixels), "PNG"), 40, "lanczos").pixels
+    turned = Image.fromarray(pixels).rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    picture = decode(saved(turned, "PNG", exif=exif), 40, "lanczos")
+    assert np.array_equal(picture.pixels, upright) and picture.columns["aspect"] == 3.0
+
+
+def test_resizing_is_pils_filter_and_the_square_is_centred():
+    """A second way: the whole image resized, then its middle. Also catches reduction that aliases, as nearest would."""
+    image = Image.open(io.BytesIO(PNG)).convert("RGB")
+    assert image.size == (144, 96)
+    for name, resample in (("lanczos", Image.Resampling.LANCZOS), ("bicubic", Image.Resampling.BICUBIC)):
+        middle = image.resize((48, 32), resample).crop((8, 0, 40, 32))
+        assert np.array_equal(decode(PNG, 32, name).pixels, np.asarray(middle))
+    stripes = np.zeros((96, 96, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(decode(saved(Image.fromarray(stripes), "PNG"), 24, "lanczos").pixels.astype(int) - 127.5)[:, 3:-3].max() < 3
+
+
+def test_a_thumbnail_is_a_jpeg_of_the_picture():
+    pixels = decode(PNG, 64, "lanczos").pixels
+    small = Image.open(io.BytesIO(thumbnail(pixels, 32)))
+    expected = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.LANCZOS)).astype(float)
+    assert small.format == "JPEG" and np.abs(np.asarray(small) - expected).mean() < 6
