@@ -141,6 +141,7 @@ def test_a_cancelled_job_stays_cancelled(slurm, tmp_path):
     wait_for(lambda: goes_on(root / POINTS[0], 1), "a first checkpoint")
     command(slurm, "scancel", *jobs)
     wait_for(lambda: json.loads((root / POINTS[0] / "status.json").read_text())["state"] == "stopped", "a saved stop")
+    wait_for(lambda: state(slurm, f"{jobs[0]}_0") not in ("RUNNING", "COMPLETING"), "the end of the job's processes")
     time.sleep(5)  # longer than the scheduler's interval
     assert state(slurm, f"{jobs[0]}_0") == "CANCELLED" and state(slurm, jobs[1]) == "CANCELLED"
     assert "back into the queue" not in "".join(path.read_text() for path in (root / "launch").glob("*.out"))

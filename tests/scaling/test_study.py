@@ -103,7 +103,7 @@ def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path,
 def test_kill_the_command_and_give_it_again(tiny, tmp_path):
     """SIGKILL during a point, then the same command: the results are those of an undisturbed study."""
     tiny.write_text(TINY.replace('"broken": {"mesh.fsdp": 7},', ""))
-    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as here
 
     def command(root):
         return [sys.executable, "-m", "rfjax", "study", f"--config={tiny}", f"--workdir={root}"]
