@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import jit
+from reference import (
+    SMALL, attention, check, gelu, image_of, inputs, jit, linear, mlp, norm, patches, positions, random_params, rms, silu,
+    time_features,
+)  # fmt: skip
 
 from rfjax.config import ModelConfig
-from rfjax.data.batch import BatchShapes, EncoderSlot
+from rfjax.data.batch import BatchShapes
 from rfjax.models import make_backbone, parameter_count
 from rfjax.models.layers import patchify, unpatchify
 
-SLOT = EncoderSlot(name="text", tokens=(0, 10), channels=(0, 24), pooled=(0, 20))
-SMALL = BatchShapes(latents=(8, 12, 3), context=(10, 24), pooled=20, encoders=(SLOT,))
 PAPER = BatchShapes(latents=(32, 32, 16), context=(154, 4096), pooled=2048, encoders=())
 
 PUBLISHED = {
@@ -54,90 +55,13 @@ VARIANTS = {
 }
 
 
-def random_params(backbone, seed=0):
-    """Parameters without the zeros of adaLN-zero, which would hide most of the network."""
-    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(shapes)
-    rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(tree, [jnp.asarray(0.2 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves])
-
-
-def inputs(batch=2, seed=1):
-    rng = np.random.default_rng(seed)
-    z = rng.standard_normal((batch, *SMALL.latents))
-    context, pooled = rng.standard_normal((batch, *SMALL.context)), rng.standard_normal((batch, SMALL.pooled))
-    return tuple(map(jnp.float32, (z, rng.uniform(size=batch), context, pooled)))
-
-
-def linear(p, x):
-    """x W + b in float64, with the kernel flattened to a matrix."""
-    fan_out = p["bias"].size
-    kernel = np.asarray(p["kernel"], np.float64).reshape(-1, fan_out)
-    return x @ kernel + np.asarray(p["bias"], np.float64).reshape(-1)
-
-
-def norm(x):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-
-
-def rms(x, scale):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(scale, np.float64)
-
-
-def silu(x):
-    return x / (1 + np.exp(-x))
-
-
-def gelu(x):
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-
-
-def softmax_attention(q, k, v, heads):
-    """One example: [tokens, width] each, head by head."""
-    size = q.shape[-1] // heads
-    out = np.empty_like(q)
-    for head in range(heads):
-        part = slice(head * size, (head + 1) * size)
-        logits = q[:, part] @ k[:, part].T / np.sqrt(size)
-        weights = np.exp(logits - logits.max(-1, keepdims=True))
-        out[:, part] = weights / weights.sum(-1, keepdims=True) @ v[:, part]
-    return out
-
-
 def reference(config, params, z, t, context, pooled):
     """One example through the paper's equations, written out token by token."""
     h, heads, patch = config.width, config.heads, config.patch_size
-    height, width, channels = z.shape
-    rows, columns = height // patch, width // patch
-    tokens = np.stack(
-        [
-            z[r * patch : (r + 1) * patch, c * patch : (c + 1) * patch].reshape(-1)
-            for r in range(rows)
-            for c in range(columns)
-        ]
-    ).astype(np.float64)
-
-    def wave(position):
-        omega = 10000.0 ** (-np.arange(h // 4) / (h // 4))
-        return np.concatenate([np.sin(position * omega), np.cos(position * omega)])
-
-    def place(index, side):  # the centre of the grid, in units where the training square spans position_span
-        p = (config.position_grid - side) // 2 + index
-        return (p - (config.position_grid - config.position_tokens) / 2) * config.position_span / config.position_tokens
-
-    positions = np.stack(
-        [np.concatenate([wave(place(c, columns)), wave(place(r, rows))]) for r in range(rows) for c in range(columns)]
-    )
-    x = linear(params["patch_embed"], tokens) + positions
+    places = positions(config, z.shape[0] // patch, z.shape[1] // patch)
+    x = linear(params["patch_embed"], patches(config, z)) + places
     text = linear(params["context_embed"], context.astype(np.float64))
-    half = config.time_embedding_size // 2
-    angles = 1000.0 * np.float64(t) * np.exp(-np.log(10000.0) * np.arange(half) / half)
-    features = np.concatenate([np.cos(angles), np.sin(angles)])
-
-    def mlp(p, value):
-        return linear(p["out"], silu(linear(p["in"], value)))
-
-    y = silu(mlp(params["time_embed"], features) + mlp(params["pooled_embed"], pooled.astype(np.float64)))
+    y = silu(mlp(params["time_embed"], time_features(config, t)) + mlp(params["pooled_embed"], pooled.astype(np.float64)))
     split = config.first_text_tokens
     streams = {"context": text} if config.weight_sets == 2 else {"context_first": text[:split], "context": text[split:]}
     streams["image"] = x
@@ -157,12 +81,10 @@ def reference(config, params, z, t, context, pooled):
             m = chunks[name] = linear(p["modulation"], y).reshape(-1, h)
             q, k, v = np.split(linear(p["qkv"], norm(s) * (1 + m[1]) + m[0]), 3, axis=-1)
             if config.qk_norm:
-                shape = (-1, heads, config.head_size)
-                q = rms(q.reshape(shape), p["query_norm"]["scale"]).reshape(q.shape)
-                k = rms(k.reshape(shape), p["key_norm"]["scale"]).reshape(k.shape)
+                q, k = rms(q, p["query_norm"]["scale"], heads), rms(k, p["key_norm"]["scale"], heads)
             qkv[name] = q, k, v
         joint = [np.concatenate([qkv[name][i] for name in streams]) for i in range(3)]
-        attended = softmax_attention(*joint, heads)
+        attended = attention(*joint, heads)
         start, following = 0, {}
         for name, s in streams.items():
             part = attended[start : start + len(s)]
@@ -173,35 +95,21 @@ def reference(config, params, z, t, context, pooled):
             update = m[2] * linear(p["proj"], part)
             if "qkv2" in p:
                 q, k, v = np.split(linear(p["qkv2"], norm(s) * (1 + m[7]) + m[6]), 3, axis=-1)
-                shape = (-1, heads, config.head_size)
-                q = rms(q.reshape(shape), p["query_norm2"]["scale"]).reshape(q.shape)
-                k = rms(k.reshape(shape), p["key_norm2"]["scale"]).reshape(k.shape)
-                update = update + m[8] * linear(p["proj2"], softmax_attention(q, k, v, heads))
+                q, k = rms(q, p["query_norm2"]["scale"], heads), rms(k, p["key_norm2"]["scale"], heads)
+                update = update + m[8] * linear(p["proj2"], attention(q, k, v, heads))
             s = s + update
             hidden = gelu(linear(p["mlp_in"], norm(s) * (1 + m[4]) + m[3]))
             following[name] = s + m[5] * linear(p["mlp_out"], hidden)
         streams = following
     m = linear(params["final"]["modulation"], y).reshape(2, h)
     out = linear(params["final"]["linear"], norm(streams["image"]) * (1 + m[1]) + m[0])
-    image = np.empty(z.shape)
-    for index, token in enumerate(out):
-        r, c = divmod(index, columns)
-        image[r * patch : (r + 1) * patch, c * patch : (c + 1) * patch] = token.reshape(patch, patch, channels)
-    return image
+    return image_of(config, out, z.shape)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_forward_pass_equals_the_equations(name):
     config = small_config(**VARIANTS[name])
-    backbone = make_backbone(config, SMALL)
-    params = random_params(backbone)
-    z, t, context, pooled = inputs()
-    with jax.default_matmul_precision("highest"):
-        got = jit(backbone.apply)(params, z, t, context, pooled)
-    examples = zip(*map(np.asarray, (z, t, context, pooled)))
-    want = np.stack([reference(config, params, *example) for example in examples])
-    assert np.abs(want).mean() > 0.1  # the comparison sees something
-    np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
+    check(make_backbone(config, SMALL), config, reference)
 
 
 @functools.cache
