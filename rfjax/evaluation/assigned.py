@@ -180,7 +180,7 @@ def measure_assigned(
         run=run.name,
         step=step,
         evaluation=EVALUATION,
-        corpus=run.config.data.corpus,
+        corpus=run.config.data.label,
         weights=weights,
         grid=f"mlperf-assigned-{LEVELS}-n{len(assigned)}-{sha1[:8]}",
         seed=config.seed,

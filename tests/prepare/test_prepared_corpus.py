@@ -20,6 +20,7 @@ from rfjax.data.loader import batches
 from rfjax.data.permutation import place_in_epochs
 from rfjax.data.shards import Shards
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation import assigned
 from rfjax.prepare import images
 
 
@@ -254,8 +255,11 @@ def train(stored, workdir, *more):
     return main(["train", f"--config={config}", f"--workdir={workdir}", *more])
 
 
-def test_a_run_trains_resumes_and_is_measured_on_it_without_pytorch(stored, tmp_path, capsys):
-    """In a process where there is no PyTorch. The corpus may have been moved by then; its content may not."""
+def test_a_run_trains_resumes_and_is_measured_on_it_without_pytorch(stored, tmp_path, capsys, monkeypatch):
+    """In a process where there is no PyTorch. The corpus may have been moved by then; its content may not.
+
+    Catches a record that says "prepared" alone: losses on two corpora would then be one column's.
+    """
     script = (
         "import importlib.abc, sys\n"
         "class Without(importlib.abc.MetaPathFinder):\n"
@@ -270,6 +274,12 @@ def test_a_run_trains_resumes_and_is_measured_on_it_without_pytorch(stored, tmp_
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("evaluations/*.json")]
     assert {record["key"]["corpus"] for record in records} == {"prepared:photos"} and len(records) == 1
+    measured = assigned.AssignedLoss(tuple(i / 8 for i in range(8)), np.arange(8), np.ones(8, np.float32))
+    monkeypatch.setattr(assigned, "assigned_loss", lambda *_, **__: measured)  # the corpus has too few for eight levels
+    (tmp_path / "levels.txt").write_text("0 1 2 3 4 5 6 7")
+    assert main(["eval", str(tmp_path / "run"), f"--mlperf-levels={tmp_path / 'levels.txt'}"]) == 0
+    records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("evaluations/*.json")]
+    assert {record["key"]["corpus"] for record in records} == {"prepared:photos"} and len(records) == 2
     moved = tmp_path / "elsewhere" / "photos"
     shutil.copytree(stored, moved)
     about = json.loads((moved / "manifest.json").read_text())
