@@ -95,7 +95,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector:
     else:
         model = pretrained.load(Mask2FormerForUniversalSegmentation, path, "Mask2Former", without=("criterion.empty_weight",))
         backbone = model.config.backbone_config
-        alike = all(list_or_value(getattr(backbone, name, None)) == value for name, value in SWIN_S.items())
+        alike = all(_listed(getattr(backbone, name, None)) == value for name, value in SWIN_S.items())
         kind, sha256 = "hf" if alike else "other", content_hash(path)
     if model.config.num_labels != len(OBJECT_NAMES):
         raise ConfigError(
@@ -104,7 +104,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector:
     return Detector(model.eval().to(device), device, kind, sha256)
 
 
-def list_or_value(value):
+def _listed(value):
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
