@@ -21,12 +21,15 @@ class Corpus(Protocol):
     """An unlimited source of examples with random access.
 
     Everything is a function of the corpus's seed and the arguments; `fingerprint` is a hash of
-    all that decides the data, so that equal fingerprints mean equal examples.
+    all that decides the data, so that equal fingerprints mean equal examples. `parts` are corpora
+    of one latent shape each, and it is they that give examples: the corpus itself, or where the
+    shapes are several those of a `buckets.BucketedCorpus`.
     """
 
     name: str
     shapes: BatchShapes
     fingerprint: str
+    parts: tuple[Corpus, ...]
 
     def examples(self, indices: Integer[ndarray, "n"], split: Split) -> Batch:
         """Examples by index, each independent of the others asked for with it."""

@@ -53,6 +53,10 @@ class SceneCorpus:
         )
 
     @property
+    def parts(self) -> tuple[SceneCorpus]:
+        return (self,)
+
+    @property
     def fingerprint(self) -> str:
         facts = (self.name, self.version, self.seed, self.image_size, self.vocabulary, self.mean, self.std)
         return hashlib.sha256(f"{facts!r}|{self._encoder.fingerprint}".encode()).hexdigest()

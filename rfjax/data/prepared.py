@@ -54,6 +54,10 @@ class PreparedCorpus:
         return BatchShapes(self.manifest.latent_shape, context, pooled, used)
 
     @property
+    def parts(self) -> tuple[PreparedCorpus]:
+        return (self,)
+
+    @property
     def fingerprint(self) -> str:
         facts = (VERSION, self.manifest.fingerprint, self.seed, self.encoders, self.synthetic_captions)
         return hashlib.sha256(repr(facts).encode()).hexdigest()

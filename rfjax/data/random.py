@@ -40,6 +40,10 @@ class RandomCorpus:
     name: str = "random"
 
     @property
+    def parts(self) -> tuple[RandomCorpus]:
+        return (self,)
+
+    @property
     def fingerprint(self) -> str:
         return hashlib.sha256(repr((VERSION, self.seed, self.shapes)).encode()).hexdigest()
 
