@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Integer
@@ -21,12 +21,16 @@ class Corpus(Protocol):
     """An unlimited source of examples with random access.
 
     Everything is a function of the corpus's seed and the arguments; `fingerprint` is a hash of
-    all that decides the data, so that equal fingerprints mean equal examples.
+    all that decides the data, so that equal fingerprints mean equal examples. `parts` are corpora
+    of one latent shape each, and it is they that give examples: the corpus itself, or where the
+    shapes are several those of a `buckets.BucketedCorpus`.
     """
 
     name: str
     shapes: BatchShapes
     fingerprint: str
+    parts: tuple[Corpus, ...]
+    made_with: Mapping[str, object]  # what frozen models and scales made its arrays, by name; empty where none did
 
     def examples(self, indices: Integer[ndarray, "n"], split: Split) -> Batch:
         """Examples by index, each independent of the others asked for with it."""

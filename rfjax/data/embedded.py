@@ -53,6 +53,10 @@ class SceneCorpus:
         )
 
     @property
+    def parts(self) -> tuple[SceneCorpus]:
+        return (self,)
+
+    @property
     def fingerprint(self) -> str:
         facts = (self.name, self.version, self.seed, self.image_size, self.vocabulary, self.mean, self.std)
         return hashlib.sha256(f"{facts!r}|{self._encoder.fingerprint}".encode()).hexdigest()
@@ -86,6 +90,10 @@ class SceneCorpus:
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         known = _words(self.vocabulary)
         return list(dict.fromkeys(word for caption in captions for word in caption.split() if word.casefold() not in known))
+
+    @property
+    def made_with(self) -> dict:
+        return {}
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return grammar.evaluation_prompts(self.vocabulary, prompts_per_task, seed)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rfjax.data.batch import Batch
+from rfjax.data.buckets import schedule_of
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
@@ -21,9 +22,11 @@ from rfjax.errors import ConfigError
 def batch_of_step(
     corpus: Corpus, step: int, *, batch_size: int, places: Int[np.ndarray, "rows"] | None = None
 ) -> Batch:
-    """The training examples step*batch_size + place, for the `places` given or all of the batch's."""
+    """The training examples earlier*batch_size + place of the step's part, for the `places` given or all of the
+    batch's. `earlier` is how many steps before took that part: the step itself, where there is but one part."""
     places = np.arange(batch_size) if places is None else places
-    return corpus.examples(np.uint64(step * batch_size) + places.astype(np.uint64), "train")
+    part, earlier = schedule_of(corpus).at(step)
+    return corpus.parts[part].examples(np.uint64(earlier * batch_size) + places.astype(np.uint64), "train")
 
 
 def batches(

@@ -24,12 +24,18 @@ def place_in_epochs(indices: Integer[np.ndarray, "n"], count: int, key: int) -> 
     for epoch in np.unique(epochs):
         mine = epochs == epoch
         with _LOCK:
-            order = _order(key, int(epoch), count)
+            order = _orders(key, count)(int(epoch))
         places[mine] = order[positions[mine].astype(np.int64)]
     return places
 
 
-@lru_cache(maxsize=3)  # a batch may span two epochs, and what is read ahead a third
+@lru_cache(maxsize=1024)
+def _orders(key: int, count: int):
+    """`_order` of a corpus by epoch. Each corpus keeps its own last three: a batch may span two epochs, and what is
+    read ahead a third, and the parts of a corpus take turns."""
+    return lru_cache(maxsize=3)(lambda epoch: _order(key, epoch, count))
+
+
 def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, "count"]:
     """The permutation that sorts one hashed number per example: 4 bytes an example are kept."""
     if count > 2**32:

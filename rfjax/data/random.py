@@ -40,6 +40,10 @@ class RandomCorpus:
     name: str = "random"
 
     @property
+    def parts(self) -> tuple[RandomCorpus]:
+        return (self,)
+
+    @property
     def fingerprint(self) -> str:
         return hashlib.sha256(repr((VERSION, self.seed, self.shapes)).encode()).hexdigest()
 
@@ -67,6 +71,10 @@ class RandomCorpus:
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         return []  # any text is as random as any other
+
+    @property
+    def made_with(self) -> dict:
+        return {}
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return []
