@@ -188,8 +188,8 @@ def test_a_corpus_without_synthetic_captions_or_with_lost_files_is_refused(monke
     with pytest.raises(ConfigError, match=f"{lost.name}, which manifest.json names"):
         opened(broken)
     about = json.loads((stored / "manifest.json").read_text())
-    (broken / "manifest.json").write_text(json.dumps(about | {"version": 2}))
-    with pytest.raises(ConfigError, match="rfjax-prepared version 2; this rfjax reads rfjax-prepared version 1"):
+    (broken / "manifest.json").write_text(json.dumps(about | {"version": 1}))
+    with pytest.raises(ConfigError, match="rfjax-prepared version 1; this rfjax reads rfjax-prepared version 2"):
         opened(broken)
 
 
@@ -217,7 +217,7 @@ def test_more_validation_examples_than_there_are_are_refused_before_training(sto
 def test_few_open_files_are_enough(stored, tmp_path):
     """A corpus of a thousand shards must not need a thousand file descriptors."""
     found = manifest.read(stored)
-    files = found.files("train", "captions")
+    files = found.files("train", "32x32", "captions")
     paths = [stored / name for name in files.names]
     few, many = Shards(paths, files.counts, open_files=1), Shards(paths, files.counts)
     order = np.random.default_rng(0).integers(0, len(many), 60)
