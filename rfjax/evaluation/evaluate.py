@@ -76,8 +76,9 @@ class Evaluator:
     def _check(self):
         """Refuses before training what could not be measured after it."""
         evaluation, parts = self.config.evaluation, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        self._validation_step()
-        self.corpus.captions(np.array([evaluation.validation.examples - 1]), "validation")  # not all corpora have as many
+        if evaluation.validation.examples:
+            self._validation_step()
+            self.corpus.captions(np.array([evaluation.validation.examples - 1]), "validation")  # not all corpora have as many
         for one in due_at(self.config, self.run, self.config.train.steps):
             if one.sampler:
                 sampling_levels(self.formulation, one.sampler.steps, one.sampler.sigmas)

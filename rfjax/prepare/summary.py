@@ -43,6 +43,6 @@ def summary(found: Manifest) -> list[str]:
         f"--config.data.prepared.path={found.folder} --config.data.image_size={found.side} --config.data.channels={buckets[0].latents[2]} "
         f"--config.data.context_tokens={tokens} --config.data.context_size={size} --config.data.pooled_size={pooled} "
         "--config.evaluation.geneval.prompts_per_task=0 "
-        f"--config.evaluation.validation.examples={min(validation['images'], 512)}"
+        f"--config.evaluation.validation.examples={min(validation['images'], 512) if validation['images'] > 1 else 0}"
     ]
     return lines
