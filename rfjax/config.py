@@ -184,6 +184,7 @@ class Config:
     seed: int = 0
     formulation: str = "rf/lognorm(0.00,1.00)"
     timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
+    timestep_shift_by_area: bool = False  # that is alpha at image_size^2 latent pixels; m have timestep_shift sqrt(m) / image_size
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

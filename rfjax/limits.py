@@ -108,6 +108,21 @@ def sampler_setting(text: str) -> tuple[int, float]:
     return setting
 
 
+def check_latents(model, latents) -> None:
+    """Raises `ConfigError` for latents of (height, width, channels) that the network cannot take."""
+    height, width, _ = latents
+    for name, side in (("height", height), ("width", width)):
+        if side % model.patch_size:
+            raise ConfigError(
+                f"latents of {height}x{width}: the {name} {side} is not divisible by config.model.patch_size={model.patch_size}"
+            )
+        if side // model.patch_size > model.position_grid:
+            raise ConfigError(
+                f"latents of {height}x{width} have {side // model.patch_size} tokens along the {name}, more than "
+                f"config.model.position_grid={model.position_grid}; raise that to {side // model.patch_size} or more"
+            )
+
+
 def check(config, flat: Mapping[str, object]) -> None:
     """Raises `ConfigError` naming the first field out of its limits; `flat` is `config` by dotted key."""
     for key, allowed in CHOICES.items():

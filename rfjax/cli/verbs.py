@@ -126,9 +126,20 @@ def _sample(args, overrides):
         samples=args.samples,
         negative=args.negative,
         seed=args.seed,
+        latent_size=_latent_size(args.latent_size),
     )
     _say(f"samples: {path}")
     return 0
+
+
+def _latent_size(text):
+    """(height, width) of HxW, None of nothing."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise ConfigError(f"--latent-size is {text!r}; it must be height x width in latent pixels, as 40x24")
+    return int(sides[0]), int(sides[1])
 
 
 def _sample_folder(args, overrides):
@@ -145,6 +156,7 @@ def _sample_folder(args, overrides):
         samples=args.samples,
         negative=args.negative,
         seed=args.seed,
+        latent_size=_latent_size(args.latent_size),
     )
     _say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -161,6 +161,10 @@ class BucketedCorpus:
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         return self.parts[0].unknown_words(captions)
 
+    @property
+    def made_with(self) -> Mapping[str, object]:
+        return self.parts[0].made_with
+
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return self.parts[0].evaluation_prompts(prompts_per_task, seed)
 
@@ -181,6 +185,31 @@ def schedule_of(corpus: Corpus) -> Schedule:
     return Schedule(corpus.training, corpus.seed)
 
 
+def trained_parts(corpus: Corpus) -> tuple[int, ...]:
+    """The numbers of the parts that training steps take."""
+    return tuple(part for part, count in enumerate(schedule_of(corpus).counts) if count)
+
+
 def largest(corpus: Corpus) -> Corpus:
-    """The part that costs most to train on: the one of most latent pixels."""
-    return max(corpus.parts, key=lambda part: math.prod(part.shapes.latents[:2]))
+    """The part that costs most to train on: of those that steps take, the one of most latent pixels."""
+    return max((corpus.parts[part] for part in trained_parts(corpus)), key=lambda part: math.prod(part.shapes.latents[:2]))
+
+
+def validation_shares(corpus, examples: int) -> tuple[int, ...]:
+    """How many of so many validation examples each part gives, its first: in proportion to those it has.
+
+    Raises `ConfigError` where there are not as many; a corpus of one part says so itself when asked for them.
+    """
+    if len(corpus.parts) == 1:
+        return (examples,)
+    if examples > sum(corpus.validation):
+        raise ConfigError(
+            f"config.evaluation.validation.examples is {examples}, and the corpus {corpus.name} has {sum(corpus.validation)} "
+            f"validation images in its {len(corpus.parts)} aspect buckets; ask for at most as many"
+        )
+    return shared_out(examples, corpus.validation)
+
+
+def described(latents: Sequence[int]) -> str:
+    """A latent shape as text: 40x24, the height first."""
+    return f"{latents[0]}x{latents[1]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Integer
@@ -30,6 +30,7 @@ class Corpus(Protocol):
     shapes: BatchShapes
     fingerprint: str
     parts: tuple[Corpus, ...]
+    made_with: Mapping[str, object]  # what frozen models and scales made its arrays, by name; empty where none did
 
     def examples(self, indices: Integer[ndarray, "n"], split: Split) -> Batch:
         """Examples by index, each independent of the others asked for with it."""

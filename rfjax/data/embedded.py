@@ -91,6 +91,10 @@ class SceneCorpus:
         known = _words(self.vocabulary)
         return list(dict.fromkeys(word for caption in captions for word in caption.split() if word.casefold() not in known))
 
+    @property
+    def made_with(self) -> dict:
+        return {}
+
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return grammar.evaluation_prompts(self.vocabulary, prompts_per_task, seed)
 

@@ -94,6 +94,13 @@ class PreparedCorpus:
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         return []  # the encoders have seen more text than the corpus has
 
+    @property
+    def made_with(self) -> dict[str, object]:
+        unused = {encoder.name for encoder in self.manifest.encoders} - set(self.encoders)
+        parts = self.manifest.facts["models"].get("parts", {})
+        models = {f"the files of {name}": about["sha256"] for name, about in parts.items() if name not in unused}
+        return models | {"the latents' shift": self.manifest.shift, "the latents' scale": self.manifest.scale}
+
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return []
 

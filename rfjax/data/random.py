@@ -72,6 +72,10 @@ class RandomCorpus:
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         return []  # any text is as random as any other
 
+    @property
+    def made_with(self) -> dict:
+        return {}
+
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return []
 

@@ -166,6 +166,11 @@ def measure_assigned(
     began = time.monotonic()
     assigned = read_levels(levels_file)
     run = open_run(workdir, overrides)
+    if len(run.corpus.parts) > 1:
+        raise ConfigError(
+            f"MLPerf's validation loss is of one latent shape, and the corpus {run.corpus.name} has {len(run.corpus.parts)} aspect "
+            "buckets; measure it on a corpus prepared without them, or leave out --mlperf-levels"
+        )
     config = run.config.evaluation.validation
     step = distributed.from_first(lambda: choose_step(run.workdir, step))
     split = NamedSharding(run.mesh, BATCH) if run.mesh.size > 1 else None

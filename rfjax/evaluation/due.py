@@ -22,10 +22,12 @@ class Evaluation:
     sampler: SamplerConfig | None = None  # of those that sample
 
 
-def sampler_name(sampler: SamplerConfig, timestep_shift: float) -> str:
-    """The sampler as it is recorded beside every score."""
+def sampler_name(sampler: SamplerConfig, timestep_shift: float, by_area: bool = False) -> str:
+    """The sampler as it is recorded beside every score: as "euler-50-cfg5-shift3", or where the shift goes `by_area`
+    as "euler-50-cfg5-shift3-by-area", of which 3 is that at `image_size`."""
+    area = "-by-area" if by_area else ""
     sigmas = "" if sampler.sigmas == "uniform" else f"-{sampler.sigmas}"
-    return f"{sampler.method}-{sampler.steps}-cfg{sampler.guidance_scale:g}-shift{timestep_shift:g}{sigmas}"
+    return f"{sampler.method}-{sampler.steps}-cfg{sampler.guidance_scale:g}-shift{timestep_shift:g}{area}{sigmas}"
 
 
 def due_at(
@@ -46,7 +48,7 @@ def due_at(
 
     def named(sampler, settings):
         images = f"{settings.prompts_per_task}x{settings.images_per_prompt}"
-        return f"{sampler_name(sampler, config.timestep_shift)}-{images}"
+        return f"{sampler_name(sampler, config.timestep_shift, config.timestep_shift_by_area)}-{images}"
 
     validation, geneval, ranking = evaluation.validation, evaluation.geneval, evaluation.ranking
     if validation.examples and (last or (evaluation.every and step % evaluation.every == 0)):

@@ -18,7 +18,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 from tqdm import tqdm
 
+from rfjax import limits
 from rfjax.config import Config
+from rfjax.data.buckets import validation_shares
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation import geneval
@@ -39,8 +41,8 @@ from rfjax.evaluation.records import (
 from rfjax.evaluation.ranking import ranking_record
 from rfjax.evaluation.validation import compile_validation, make_validation_step, validation_loss
 from rfjax.files import write_whole
-from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.matched import own_loss_ratio
+from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import sampling_levels
 from rfjax.models import Backbone
 from rfjax.training import distributed, watch
@@ -68,7 +70,7 @@ class Evaluator:
     ):
         self.config, self.workdir, self.run = config, Path(workdir), run
         self.corpus, self.backbone, self.mesh = corpus, backbone, mesh
-        self.formulation = parse_formulation(config.formulation, config.timestep_shift)
+        self.formulation = formulation_at(config, corpus.shapes.latents)
         # Compiled programs by what they do; runs that differ in their formulation alone may be given one dict.
         self._programs: dict[object, Callable] = {} if programs is None else programs
         self._check()
@@ -76,9 +78,14 @@ class Evaluator:
     def _check(self):
         """Refuses before training what could not be measured after it."""
         evaluation, parts = self.config.evaluation, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        if evaluation.validation.examples:
+        for part in self.corpus.parts:
+            limits.check_latents(self.config.model, part.shapes.latents)
+        examples = evaluation.validation.examples
+        if examples:
             self._validation_step()
-            self.corpus.captions(np.array([evaluation.validation.examples - 1]), "validation")  # not all corpora have as many
+            for part, count in zip(self.corpus.parts, validation_shares(self.corpus, examples), strict=True):
+                if count:
+                    part.captions(np.array([count - 1]), "validation")  # not all corpora have as many
         for one in due_at(self.config, self.run, self.config.train.steps):
             if one.sampler:
                 sampling_levels(self.formulation, one.sampler.steps, one.sampler.sigmas)

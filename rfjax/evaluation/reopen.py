@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from rfjax import config as configs
+from rfjax import config as configs, limits
 from rfjax.config import Config
+from rfjax.data.buckets import described, trained_parts
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.errors import ConfigError
 from rfjax.evaluation.due import due_at, sampler_name
@@ -21,7 +22,8 @@ from rfjax.evaluation.generate import make_generator, prompt_ids
 from rfjax.evaluation.pictures import png_bytes, strip
 from rfjax.evaluation.records import read_records
 from rfjax.files import write_whole
-from rfjax.flow.formulation import Formulation, parse_formulation
+from rfjax.flow.formulation import Formulation
+from rfjax.flow.resolution import formulation_at
 from rfjax.models import Backbone, make_backbone
 from rfjax.training import distributed
 from rfjax.training.checkpoint import choose_step, restore_params
@@ -45,7 +47,23 @@ class OpenRun:
 
     @property
     def formulation(self) -> Formulation:
-        return parse_formulation(self.config.formulation, self.config.timestep_shift)
+        """At the corpus's own shape, the first of several."""
+        return formulation_at(self.config, self.corpus.shapes.latents)
+
+    def sampled_latents(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """The latents' shape for a `size` (height, width) that was asked for, by default the corpus's own, the first of
+        several. Raises `ConfigError`, with the shapes that were trained on, for one that the network cannot take."""
+        if size is None:
+            return self.corpus.shapes.latents
+        latents = (*size, self.corpus.shapes.latents[2])
+        try:
+            if min(size) < 1:
+                raise ConfigError(f"latents of {described(size)} have no pixels")
+            limits.check_latents(self.config.model, latents)
+        except ConfigError as error:
+            trained = ", ".join(described(self.corpus.parts[part].shapes.latents) for part in trained_parts(self.corpus))
+            raise ConfigError(f"--latent-size={described(size)}: {error}. {self.name} was trained on {trained}") from None
+        return latents
 
 
 def read_run(workdir: Path) -> tuple[Config, str]:
@@ -69,7 +87,7 @@ def open_run(workdir: Path, overrides: Mapping[str, object]) -> OpenRun:
                 f"only {', '.join('config.' + name for name in MAY_DIFFER)} can"
             )
     config = configs.apply_overrides(config, overrides)
-    parse_formulation(config.formulation, config.timestep_shift)  # a shift that it cannot have is refused
+    formulation_at(config)  # a shift that it cannot have is refused
     corpus = load_corpus(config.data, config.seed)
     if any(key.startswith("data.") for key in overrides):  # another place is allowed, other data are not
         check_corpus(workdir, json.loads((Path(workdir) / "run.json").read_text()), corpus)
@@ -117,8 +135,12 @@ def sample_run(
     samples: int,
     negative: str | None,
     seed: int,
+    latent_size: tuple[int, int] | None = None,
 ) -> Path:
-    """Images of captions as one PNG, a row per caption, and what made them as JSON beside it."""
+    """Images of captions as one PNG, a row per caption, and what made them as JSON beside it.
+
+    `latent_size` is (height, width) in latent pixels; by default the corpus's, the first of several.
+    """
     if samples < 1:
         raise ConfigError(f"--samples is {samples}; it must be at least 1")
     if out.suffix.lower() != ".png":
@@ -127,7 +149,7 @@ def sample_run(
         raise ConfigError(f"--seed is {seed}; it must lie in [0, 2^32)")
     run = open_run(workdir, overrides)
     step = distributed.from_first(lambda: choose_step(run.workdir, step))
-    sampler, shift = run.config.evaluation.sampler, run.config.timestep_shift
+    sampler, latents_shape = run.config.evaluation.sampler, run.sampled_latents(latent_size)
     ids = prompt_ids(len(prompts), samples)
     unknown = run.corpus.unknown_words([*prompts, negative or ""])
     if unknown and distributed.is_first():
@@ -142,8 +164,9 @@ def sample_run(
         spread = lambda shapes: shardings(run.mesh, shapes)
     params, _ = restore_params(run.workdir, step, weights, spread)
     generate = make_generator(
-        run.backbone.apply, sampler, run.formulation, run.corpus.shapes.latents, batch_size=size, batch_sharding=batch_sharding
-    )
+        run.backbone.apply, sampler, formulation_at(run.config, latents_shape), latents_shape, batch_size=size,
+        batch_sharding=batch_sharding,
+    )  # fmt: skip
     with jax.default_matmul_precision(run.config.train.matmul_precision):
         latents = generate(params, seed, ids, context[ids[:, 0]], pooled[ids[:, 0]], against)
     if not distributed.is_first():
@@ -155,7 +178,8 @@ def sample_run(
         "run": run.name,
         "step": step,
         "weights": weights,
-        "sampler": sampler_name(sampler, shift),
+        "sampler": sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area),
+        "latent_size": list(latents_shape[:2]),
         "negative": "null condition (zeros)" if negative is None else negative,
         "seed": seed,
         "samples": samples,

@@ -24,6 +24,7 @@ from rfjax.evaluation.pictures import png_bytes
 from rfjax.evaluation.reopen import open_run
 from rfjax.evaluation.scorers import compbench, geneval_folder
 from rfjax.files import write_whole
+from rfjax.flow.resolution import formulation_at
 from rfjax.training import distributed
 from rfjax.training.checkpoint import choose_step, restore_params
 from rfjax.training.mesh import BATCH, shardings
@@ -66,8 +67,11 @@ def sample_folder(
     samples: int,
     negative: str | None,
     seed: int,
+    latent_size: tuple[int, int] | None = None,
 ) -> Path:
     """Makes the images that `out` lacks of `samples` for each prompt, over the run's mesh, and returns `out`.
+
+    `latent_size` is (height, width) in latent pixels; by default the corpus's, the first of several.
 
     Raises `ConfigError` on what cannot be used as given, and where `out` has images of another making.
     """
@@ -78,18 +82,20 @@ def sample_folder(
     prompts, rows = read_prompts(prompts_file, layout)
     run = open_run(workdir, overrides)
     step = distributed.from_first(lambda: choose_step(run.workdir, step))
-    sampler = run.config.evaluation.sampler
+    sampler, latents_shape = run.config.evaluation.sampler, run.sampled_latents(latent_size)
     facts = {
         "run": run.name,
         "step": step,
         "weights": weights,
-        "sampler": f"{sampler_name(sampler, run.config.timestep_shift)}-{len(prompts)}x{samples}",
+        "sampler": f"{sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)}-{len(prompts)}x{samples}",
         "negative": "null condition (zeros)" if negative is None else negative,
         "seed": seed,
         "samples": samples,
         "layout": layout,
         "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
     }
+    if latents_shape != run.corpus.shapes.latents:  # said where it is not the run's own, so that older folders go on
+        facts["latent_size"] = list(latents_shape[:2])
     ids = prompt_ids(len(prompts), samples)
     lacking = distributed.from_first(lambda: _lacking(out, facts, layout, prompts, ids, samples))
     ids = ids[np.array(lacking, int)]
@@ -102,8 +108,9 @@ def sample_folder(
     size = -(-min(len(ids), run.config.evaluation.geneval.batch_size) // parts) * parts
     split = NamedSharding(run.mesh, BATCH) if run.mesh.size > 1 else None
     generate = make_generator(
-        run.backbone.apply, sampler, run.formulation, run.corpus.shapes.latents, batch_size=size, batch_sharding=split
-    )
+        run.backbone.apply, sampler, formulation_at(run.config, latents_shape), latents_shape, batch_size=size,
+        batch_sharding=split,
+    )  # fmt: skip
     against = None if negative is None else run.corpus.encode([negative])
     hidden = None if distributed.is_first() else True
     with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
@@ -136,7 +143,7 @@ def _lacking(out, facts, layout, prompts, ids, samples):
             before = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} is damaged ({error}); remove the folder {out} and sample again") from None
-        for name, value in facts.items():
+        for name, value in ({"latent_size": None} | facts).items():
             if before.get(name) != value:
                 raise ConfigError(f"{out} was begun with {name} {before.get(name)!r}, and this is {value!r}; give another --out")
     else:

@@ -92,7 +92,7 @@ def measure_sampling_steps(
             judged = judge_rows(detect(run.corpus.to_images(latents)), [prompts[index] for index in ids[:, 0]])
             key = record_key(
                 run=run.name, step=step, evaluation=EVALUATION, corpus=run.config.data.label, weights=weights,
-                sampler=f"{sampler_name(sampler, run.config.timestep_shift)}-{images}-of{reference}", seed=settings.seed,
+                sampler=f"{sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)}-{images}-of{reference}", seed=settings.seed,
             )  # fmt: skip
             record = geneval_record(
                 key, {"sampling": geneval.score(judged)}, extra={"prompt_scores": prompt_scores(judged)},

@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, UInt32
 
 from rfjax.config import ValidationConfig
+from rfjax.data.buckets import validation_shares
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired import GRIDS, ValidationLoss, grid_name
 from rfjax.flow.formulation import Formulation, parse_formulation
@@ -110,15 +111,39 @@ def compile_validation(
 def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     """The loss of `params` on the first `config.examples` validation examples of the corpus.
 
-    Conditions are whole (no dropout). The last batch is filled up by repeating its last example,
-    and the repeats are dropped. `params` stay where they are, sharded or not.
-    Raises `RfjaxError` where the corpus gives another number of examples than asked for.
+    Where the corpus has several latent shapes, its parts share the examples in proportion to those they
+    have, and each part's are measured in batches of its own shape. Conditions are whole (no dropout). The last batch
+    is filled up by repeating its last example, and the repeats are dropped. `params` stay where they are, sharded or
+    not. Raises `RfjaxError` where the corpus gives another number of examples than asked for, or an id twice.
     """
-    config, size = step.config, step.config.batch_size
+    config = step.config
+    shares = validation_shares(corpus, config.examples)
+    found = [_losses(step, params, part, count) for part, count in zip(corpus.parts, shares, strict=True) if count]
+    example_ids, per_example = (np.concatenate(pieces) for pieces in zip(*found))
+    assert len(example_ids) == len(per_example) == config.examples, "an example was lost or counted twice"
+    order = np.argsort(example_ids, kind="stable")
+    ids = example_ids[order]
+    if len(corpus.parts) > 1 and (ids[1:] == ids[:-1]).any():  # noise and pairs are keyed by the id
+        twice = ids[1:][ids[1:] == ids[:-1]][0]
+        raise RfjaxError(f"two validation examples of the corpus {corpus.name} have the id {twice}; its parts must number theirs apart")
+    grid = GRIDS[config.grid]
+    return ValidationLoss(
+        grid=grid_name(config.grid, config.levels),
+        seed=config.seed,
+        levels=grid.times(config.levels),
+        averaged=grid.counts(config.levels),
+        example_ids=ids,
+        per_example=per_example[order],
+    )
+
+
+def _losses(step, params, corpus, examples):
+    """(ids, losses by level) of the first `examples` of a corpus of one shape, in its order."""
+    size = step.config.batch_size
     ids, rows, pending = [], [], None
-    for start in range(0, config.examples, size):
-        indices = np.arange(start, start + size, dtype=np.uint64).clip(max=config.examples - 1)
-        real = min(size, config.examples - start)
+    for start in range(0, examples, size):
+        indices = np.arange(start, start + size, dtype=np.uint64).clip(max=examples - 1)
+        real = min(size, examples - start)
         batch = corpus.examples(indices, "validation")
         if len(batch.example_ids) != size:
             given = f"{len(batch.example_ids)} validation examples"
@@ -130,18 +155,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
             rows.append(np.asarray(pending[0])[: pending[1]])
         pending = losses, real
     rows.append(np.asarray(pending[0])[: pending[1]])
-    example_ids, per_example = np.concatenate(ids), np.concatenate(rows)
-    assert len(example_ids) == len(per_example) == config.examples, "an example was lost or counted twice"
-    order = np.argsort(example_ids, kind="stable")
-    grid = GRIDS[config.grid]
-    return ValidationLoss(
-        grid=grid_name(config.grid, config.levels),
-        seed=config.seed,
-        levels=grid.times(config.levels),
-        averaged=grid.counts(config.levels),
-        example_ids=example_ids[order],
-        per_example=per_example[order],
-    )
+    return np.concatenate(ids), np.concatenate(rows)
 
 
 def placed(batch, sharding: NamedSharding | None) -> tuple:

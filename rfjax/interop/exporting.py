@@ -26,6 +26,7 @@ from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.evaluation.reopen import read_run
 from rfjax.files import folder_moved_when_whole
+from rfjax.flow.resolution import shift_at
 from rfjax.interop import expressible, names
 from rfjax.interop.layouts import LAYOUTS, Layout, positions_shape, sources, tensor_shapes
 from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
@@ -174,12 +175,12 @@ def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
     }
 
 
-def scheduler_config(config: Config) -> dict[str, object]:
-    """diffusers' sampler for a rectified flow, with the timestep shift of training."""
+def scheduler_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
+    """diffusers' sampler for a rectified flow, with the timestep shift of training at the shape of `shapes`."""
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "num_train_timesteps": 1000,
-        "shift": config.timestep_shift,
+        "shift": shift_at(config, shapes.latents),
     }
 
 
@@ -192,7 +193,7 @@ def _side_files(origin, layout, target) -> Mapping[Path, str]:
     if layout == "diffusers":
         return {
             target / "config.json": text(diffusers_config(origin.config, origin.shapes)),
-            target / "scheduler_config.json": text(scheduler_config(origin.config)),
+            target / "scheduler_config.json": text(scheduler_config(origin.config, origin.shapes)),
         }
     if layout == "plain":
         model, shapes = origin.config.model, origin.shapes

@@ -328,7 +328,7 @@ def _write_run(out, source, config, corpus, params, count) -> None:
         free = shutil.disk_usage(temporary).free
         if free < needed:
             raise RfjaxError(f"{out} needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; make room first")
-        record = run_folder.describe(config, run_facts(config, corpus.shapes), out, corpus, count, parent)
+        record = run_folder.describe(config, run_facts(config, corpus), out, corpus, count, parent)
         facts = {"schema": 1, "step": 0, **spent, "train_seconds": manifest.get("train_seconds", 0.0)}
         with checkpoint.Checkpoints(temporary, keep_last=1, kept=lambda step: False) as saving:
             saving.save(checkpoint.Weights(params, params), 0, facts | {"weights_alone": True})

@@ -63,7 +63,7 @@ def run_cohort(
     for id, config in configs.items():
         workdir = root / id
         try:
-            member = Member(config, workdir, run_facts(config, corpus.shapes, study, id))
+            member = Member(config, workdir, run_facts(config, corpus, study, id))
             run = run_folder.run_name(member.facts, workdir)
             evaluators[workdir] = Evaluator(config, workdir, run, corpus, backbone, mesh, programs)
             members.append(member)

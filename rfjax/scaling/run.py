@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
-from rfjax.config import Config
+from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
-from rfjax.data.corpus import load_corpus
+from rfjax.data.buckets import schedule_of
+from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.evaluation.evaluate import Evaluator
-from rfjax.flow.formulation import parse_formulation
+from rfjax.flow.resolution import formulation_at
 from rfjax.models import training_backbone
 from rfjax.scaling.flops import forward_flops, training_flops
 from rfjax.training import distributed, run_folder
@@ -19,14 +21,24 @@ from rfjax.training.preemption import StopSignal
 from rfjax.training.run_folder import RunFacts
 
 
-def run_facts(config: Config, shapes: BatchShapes, study: str | None = None, point: str | None = None) -> RunFacts:
+def run_facts(config: Config, corpus: Corpus, study: str | None = None, point: str | None = None) -> RunFacts:
     """What run.json says of a run beside its config."""
+    several = len(corpus.parts) > 1
     return RunFacts(
         study=study,
         point=point,
-        flops_per_image=training_flops(config.model, shapes),
-        flops_forward_per_image=forward_flops(config.model, shapes),
+        flops_per_image=mean_flops(training_flops, config.model, corpus),
+        flops_forward_per_image=mean_flops(forward_flops, config.model, corpus),
+        flops_of_buckets=tuple(training_flops(config.model, part.shapes) for part in corpus.parts) if several else (),
     )
+
+
+def mean_flops(count: Callable[[ModelConfig, BatchShapes], int], model: ModelConfig, corpus: Corpus) -> int:
+    """`count`, operations of one example, as the mean over the latent shapes of a whole cycle of steps, rounded."""
+    if len(corpus.parts) == 1:
+        return count(model, corpus.shapes)
+    quotas = schedule_of(corpus).quotas
+    return round(Fraction(sum(quota * count(model, part.shapes) for quota, part in zip(quotas, corpus.parts)), sum(quotas)))
 
 
 def run_config(
@@ -46,10 +58,10 @@ def run_config(
     if stop is None:
         with StopSignal() as came:
             return run_config(config, workdir, study=study, point=point, init_from=init_from, evaluate=evaluate, stop=came)
-    parse_formulation(config.formulation, config.timestep_shift)  # refused before the folder is claimed
+    formulation_at(config)  # refused before the folder is claimed
     corpus = load_corpus(config.data, config.seed)
     backbone = training_backbone(config, corpus.shapes)
-    facts = run_facts(config, corpus.shapes, study, point)
+    facts = run_facts(config, corpus, study, point)
     run = distributed.from_first(lambda: run_folder.run_name(facts, workdir))
     evaluator = Evaluator(config, workdir, run, corpus, backbone, make_mesh(config.mesh)) if evaluate else None
 

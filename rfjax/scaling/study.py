@@ -12,16 +12,17 @@ from pathlib import Path
 
 import jax
 
-from rfjax import config as configs
+from rfjax import config as configs, limits
 from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
-from rfjax.flow.formulation import parse_formulation
+from rfjax.flow.resolution import formulation_at
 from rfjax.models import make_backbone, parameter_count
 from rfjax.scaling.cohorts import cohorts, kind, run_cohort, told
 from rfjax.scaling.flops import forward_flops, state_bytes, training_flops
-from rfjax.scaling.run import run_config
+from rfjax.scaling.run import mean_flops, run_config
 from rfjax.training import distributed, run_folder
+from rfjax.training.cohort import check_may_be_together
 from rfjax.training.preemption import StopSignal
 
 POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -102,7 +103,8 @@ def check_told_apart(study: Study) -> None:
 
 def size_of(config: Config) -> Size:
     """Parameters, FLOPs and state of a point; nothing is allocated."""
-    parse_formulation(config.formulation, config.timestep_shift)
+    formulation_at(config)
+    check_may_be_together(config, _corpus(config.data, config.seed))
     params, forward, per_image = _size_of_network(config.model, config.data, config.seed)
     images = config.train.steps * config.train.batch_size
     return Size(
@@ -115,10 +117,18 @@ def size_of(config: Config) -> Size:
     )
 
 
+@functools.lru_cache(maxsize=8)
+def _corpus(data, seed):
+    return load_corpus(data, seed)
+
+
 @functools.lru_cache
 def _size_of_network(model, data, seed) -> tuple[int, int, int]:
-    shapes = load_corpus(data, seed).shapes
-    return parameter_count(make_backbone(model, shapes)), forward_flops(model, shapes), training_flops(model, shapes)
+    corpus = _corpus(data, seed)
+    for part in corpus.parts:
+        limits.check_latents(model, part.shapes.latents)
+    count = parameter_count(make_backbone(model, corpus.shapes))
+    return count, mean_flops(forward_flops, model, corpus), mean_flops(training_flops, model, corpus)
 
 
 def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:

@@ -57,6 +57,15 @@ def may_join(config: Config) -> tuple:
     return tuple(sorted((key, str(value)) for key, value in schema.flatten(config).items() if key not in OWN))
 
 
+def check_may_be_together(config: Config, corpus: Corpus) -> None:
+    """Raises `ConfigError` where runs of a config are to be trained together and the corpus has several latent shapes."""
+    if config.train.together > 1 and len(corpus.parts) > 1:
+        raise ConfigError(
+            f"config.train.together is {config.train.together}, and the corpus {corpus.name} has {len(corpus.parts)} aspect buckets; "
+            "runs are trained together on one latent shape: set config.train.together=1"
+        )
+
+
 def train_cohort(
     members: Sequence[Member],
     *,
@@ -72,14 +81,16 @@ def train_cohort(
     at one step (`_parts`) are trained in parts, one after another. What one member meets fails it alone
     (another config in its folder, damage, divergence); what a part meets (a disk that is full) fails that part.
 
-    Raises `Preempted` when told to stop, after saving: the next start goes on from there.
+    Raises `Preempted` when told to stop, after saving: the next start goes on from there. `ConfigError` for a corpus
+    of several latent shapes.
     """
+    check_may_be_together(members[0].config, corpus)
     with contextlib.ExitStack() as folders:
         failures: dict[Path, Exception] = {}
         ahead: list[Member] = []
         for member in members:
             try:
-                done = claim(folders, member.config, member.workdir, backbone, None)
+                done = claim(folders, member.config, member.workdir, backbone, None, corpus)
                 _check_may_start(member, corpus)
             except Preempted:
                 raise

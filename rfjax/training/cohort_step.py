@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from rfjax.config import Config
-from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.objective import example_losses, examples_at
+from rfjax.flow.resolution import formulation_at
 from rfjax.training.loss import ExampleLosses, step_inputs
 from rfjax.training.optimizer import make_optimizer
 from rfjax.training.state import TrainState
@@ -55,9 +55,6 @@ def make_cohort_step(
     whose loss or gradient is not finite keeps its parameters, and the others do not see it.
     """
     shared = configs[0]
-    formulations = [
-        parse_formulation(configs[place].formulation, configs[place].timestep_shift) for place in lanes(len(configs), mesh)
-    ]
     update = make_update(make_optimizer(shared.train), shared.train, parameter_groups(abstract_params))
 
     def member(state, t, examples, noise, latents, context, pooled):
@@ -73,6 +70,7 @@ def make_cohort_step(
     members = jax.vmap(member, in_axes=(0, 0, 0, None, None, None, None))
 
     def step(states, batch, number):
+        formulations = [formulation_at(configs[place], batch.latents.shape[1:]) for place in lanes(len(configs), mesh)]
         inputs = step_inputs(shared, encoders, batch, number, jnp.arange(shared.train.batch_size, dtype=jnp.int32))
         times = [formulation.density.quantile(inputs.u) for formulation in formulations]
         rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times)]

@@ -147,13 +147,14 @@ def compiled(what: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def compiled_at_first_call(what: str, jitted: Callable) -> Callable:
-    """`jitted`, for arguments of one kind; many processes compile it ahead of the first call, as `compiled`."""
-    program = None
+    """`jitted`; many processes compile it ahead of the first call with arguments of new shapes, as `compiled`."""
+    programs = {}
 
     def call(*arguments):
-        nonlocal program
-        program = program or compiled(what, jitted.lower(*arguments))
-        return program(*arguments)
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
+        if shapes not in programs:
+            programs[shapes] = compiled(what, jitted.lower(*arguments))
+        return programs[shapes](*arguments)
 
     return call if many() else jitted
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rfjax import config as schema
 from rfjax.config import Config
+from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.mesh import path_name
@@ -86,6 +87,27 @@ def check_fits(parent: Parent, config: Config, params) -> None:
             f"--init={parent.path}@{parent.step}: its weights do not fit this run's model: "
             f"{'; '.join(_differences(parent, config)) or problem}. {_REMEDY}"
         )
+
+
+def check_made_with(parent: Parent, corpus: Corpus) -> None:
+    """Raises `ConfigError` where the parent learnt from what other models made, as its run.json says: another
+    autoencoder's latents, or another encoder's features, mean something else to the same weights.
+
+    Encoders that only one of the two uses are no hindrance: a slot may be empty, as condition dropout leaves it.
+    """
+    theirs = (run_folder.read_json(Path(parent.path) / "run.json") or {}).get("made_with") or {}
+    ours = corpus.made_with
+    other = [name for name in ours if name in theirs and theirs[name] != ours[name]]
+    if other:
+        said = "; ".join(f"{name}: {_short(theirs[name])} there and {_short(ours[name])} here" for name in other)
+        raise ConfigError(
+            f"--init={parent.path}@{parent.step}: it was trained on what other models made than those of the corpus "
+            f"{corpus.name}: {said}. Prepare the corpus with the models, and the scaling of latents, of the parent's"
+        )
+
+
+def _short(value) -> str:
+    return value[:12] if isinstance(value, str) else str(value)
 
 
 def inherit(parent: Parent, params, ema):

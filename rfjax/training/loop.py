@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import jax
 
-from rfjax import config as schema
+from rfjax import config as schema, limits
 from rfjax.config import Config, TrainConfig
 from rfjax.data.corpus import Corpus
+from rfjax.data.buckets import Schedule, described, schedule_of, trained_parts
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.models import parameter_count
@@ -50,6 +51,12 @@ class TrainResult(NamedTuple):
     flops: float  # spent on training, ancestors' included
     train_seconds: float
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
+
+
+def flops_before(schedule: Schedule, flops_of_buckets: Sequence[int], stream_offset: int, step: int) -> int:
+    """The FLOPs of one image of each of a run's first `step` steps, which are those of the schedule from `stream_offset` on."""
+    begun, now = schedule.taken(stream_offset), schedule.taken(stream_offset + step)
+    return sum(flops * (after - before) for flops, before, after in zip(flops_of_buckets, begun, now, strict=True))
 
 
 def evaluation_steps(config: Config) -> frozenset[int]:
@@ -94,9 +101,11 @@ def train(
     checkpoints can be neither read nor written.
     """
     workdir = Path(workdir)
+    for part in corpus.parts:
+        limits.check_latents(config.model, part.shapes.latents)
     with contextlib.ExitStack() as stack:
         # In one place for all processes, and refused before the folder is touched.
-        done = distributed.from_first(lambda: claim(stack, config, workdir, backbone, init_from))
+        done = distributed.from_first(lambda: claim(stack, config, workdir, backbone, init_from, corpus))
         if done:
             return _done_before(workdir, config.train.steps)
         remedy = f"look at that, then give the same command again; it goes on from the last checkpoint in {workdir}"
@@ -129,12 +138,16 @@ def disk_trouble(error: BaseException, workdir: Path) -> RfjaxError | None:
     return None
 
 
-def claim(stack: contextlib.ExitStack, config: Config, workdir: Path, backbone, init_from: str | None) -> bool:
+def claim(
+    stack: contextlib.ExitStack, config: Config, workdir: Path, backbone, init_from: str | None, corpus: Corpus
+) -> bool:
     """Claims the folder for this attempt, until `stack` ends; whether the run in it is done. Raises what `train` refuses."""
     run_folder.check_config(workdir, config)
     if init_from and not (workdir / "run.json").exists():
         params = jax.eval_shape(backbone.init, jax.random.key(0))
-        lineage.check_fits(lineage.read_parent(init_from), config, params)
+        parent = lineage.read_parent(init_from)
+        lineage.check_fits(parent, config, params)
+        lineage.check_made_with(parent, corpus)
     workdir.mkdir(parents=True, exist_ok=True)
     stack.enter_context(run_folder.lock(workdir))
     status = run_folder.read_status(workdir)
@@ -206,10 +219,10 @@ class _Run:
             )
             if progress:
                 self._announce(progress)
-            train_step, put = self._compile()
+            steps_by_shape, put = self._compile(progress)
             spending = Spending(
                 self.config.train.batch_size,
-                self.record["flops_per_image"],
+                self._flops_per_image(),
                 self.parent,
                 saved.get("train_seconds", 0.0),
             )
@@ -236,7 +249,7 @@ class _Run:
                 evaluate()  # an attempt may have ended between this save and its evaluation
             pending, stopping = None, stop()
             for batch in () if stopping else self._batches():
-                state, metrics = train_step(state, put(batch))
+                state, metrics = steps_by_shape[batch.latents.shape[1:]](state, put(batch))
                 if pending is not None:
                     monitor.observe(self.step, pending, lambda: state.params)  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
@@ -284,15 +297,26 @@ class _Run:
             progress.note(f"{name}: resumed at step {self.step} of {steps}")
         elif self.parent:
             progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")
-        progress.note(f"{name}: compiling the training step")
 
-    def _compile(self):
-        """(the compiled step, a function that puts this process's part of a batch on its devices)."""
-        lowered = lower_train_step(
-            self.config, self.corpus, self.backbone, self.mesh, stream_offset=self.stream_offset
-        )
+    def _compile(self, progress):
+        """(the compiled step of each latent shape, a function that puts this process's part of a batch on its devices)."""
+        parts = [self.corpus.parts[part] for part in trained_parts(self.corpus)]
+        compiled = {}
+        for number, part in enumerate(parts, 1):
+            which = f" ({number} of {len(parts)}: {described(part.shapes.latents)})" if len(parts) > 1 else ""
+            if progress:
+                progress.note(f"{self.record['run']}: compiling the training step{which}")
+            lowered = lower_train_step(self.config, part, self.backbone, self.mesh, stream_offset=self.stream_offset)
+            compiled[part.shapes.latents] = distributed.compiled(f"the training step{which}", lowered)
         put = functools.partial(put_batch, self.mesh, self.config.train.batch_size, self.places)
-        return distributed.compiled("the training step", lowered), put
+        return compiled, put
+
+    def _flops_per_image(self):
+        """As `Spending` wants them: where there are aspect buckets, of the steps that took each."""
+        if not self.record.get("buckets"):
+            return self.record["flops_per_image"]
+        each = [bucket["flops_per_image"] for bucket in self.record["buckets"]]
+        return functools.partial(flops_before, schedule_of(self.corpus), each, self.stream_offset)
 
     def _batches(self):
         return batches(

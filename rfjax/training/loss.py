@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from rfjax.config import Config
 from rfjax.data.batch import Batch
-from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.objective import draw, drop_conditions, example_losses, examples_at
+from rfjax.flow.resolution import formulation_at
 
 
 class ExampleLosses(NamedTuple):
@@ -53,10 +53,12 @@ def step_inputs(config: Config, encoders: tuple, batch: Batch, step: Int[Array, 
 
 
 def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
-    """The formulation's training loss for a backbone's `apply`; `encoders` as in `step_inputs`."""
-    formulation = parse_formulation(config.formulation, config.timestep_shift)
+    """The formulation's training loss for a backbone's `apply`; `encoders` as in `step_inputs`. The batch's shape
+    decides the timestep shift, where it goes by area. Raises `ConfigError` for a formulation that cannot be shifted."""
+    formulation_at(config)
 
     def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, "batch"]):
+        formulation = formulation_at(config, batch.latents.shape[1:])
         inputs = step_inputs(config, encoders, batch, step, places)
         t = formulation.density.quantile(inputs.u)
         losses = example_losses(

@@ -25,11 +25,20 @@ from rfjax.training.step import StepMetrics
 class Spending:
     """Images, FLOPs and training seconds at a step, ancestors' and earlier attempts' included.
 
-    `share` is the part of the time that is this run's, where several are trained together.
+    `flops_per_image` is a number, or a function of the step: the FLOPs of all steps before it, of one image
+    each. `share` is the part of the time that is this run's, where several are trained together.
     """
 
-    def __init__(self, batch_size: int, flops_per_image: int, parent: Parent | None, seconds: float, share: float = 1.0):
-        self._batch_size, self.flops_per_image = batch_size, flops_per_image
+    def __init__(
+        self,
+        batch_size: int,
+        flops_per_image: int | Callable[[int], int],
+        parent: Parent | None,
+        seconds: float,
+        share: float = 1.0,
+    ):
+        self._batch_size = batch_size
+        self._flops_before = flops_per_image if callable(flops_per_image) else lambda step: step * flops_per_image
         self._images = parent.images if parent else 0
         self._flops = parent.flops if parent else 0.0
         self.share, self._zero = share, time.monotonic() - seconds / share
@@ -44,12 +53,15 @@ class Spending:
             self._zero += time.monotonic() - began
 
     def at(self, step: int) -> dict:
-        images = step * self._batch_size
         return {
-            "images": self._images + images,
-            "flops": self._flops + images * self.flops_per_image,
+            "images": self._images + step * self._batch_size,
+            "flops": self._flops + self.own_flops(step),
             "train_seconds": (time.monotonic() - self._zero) * self.share,
         }
+
+    def own_flops(self, step: int) -> int:
+        """The FLOPs of this run's first `step` steps."""
+        return self._flops_before(step) * self._batch_size
 
 
 class Rates:
@@ -67,7 +79,8 @@ class Rates:
         wall = (seconds - since) / self._spending.share
         steps_per_second = (step - since_step) / max(wall, 1e-9)
         images_per_second = steps_per_second * self._batch_size * runs
-        flops_per_second = images_per_second * self._spending.flops_per_image or None
+        flops = self._spending.own_flops(step) - self._spending.own_flops(since_step)
+        flops_per_second = flops * runs / max(wall, 1e-9) or None
         return {
             "steps_per_second": steps_per_second,
             "images_per_second": images_per_second,

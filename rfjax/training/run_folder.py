@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 import rfjax
 from rfjax import config as schema
 from rfjax.config import Config
+from rfjax.data.buckets import schedule_of
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
@@ -39,8 +40,9 @@ class RunFacts:
 
     study: str | None = None
     point: str | None = None
-    flops_per_image: int = 0  # training: forward and backward
+    flops_per_image: int = 0  # training: forward and backward; of aspect buckets the mean over steps
     flops_forward_per_image: int = 0
+    flops_of_buckets: tuple[int, ...] = ()  # training, per image of each aspect bucket, where there are several
 
 
 def write_json(path: Path, value) -> None:
@@ -151,13 +153,26 @@ def describe(config: Config, facts: RunFacts, workdir: Path, corpus: Corpus, par
         "params": params,
         "flops_per_image": facts.flops_per_image,
         "flops_forward_per_image": facts.flops_forward_per_image,
+        "buckets": _buckets(facts, corpus),
         "batch_size": config.train.batch_size,
         "steps": config.train.steps,
         "corpus": corpus.name,
         "corpus_fingerprint": corpus.fingerprint,
+        "made_with": dict(corpus.made_with),
         "parent": parent,
         "starts": [],
     }
+
+
+def _buckets(facts: RunFacts, corpus: Corpus) -> list[dict] | None:
+    """The aspect buckets that the run trains on, each with its share of the steps; None where there is one shape."""
+    if len(corpus.parts) == 1:
+        return None
+    flops = facts.flops_of_buckets or (0,) * len(corpus.parts)
+    return [
+        {"latent_size": list(part.shapes.latents[:2]), "steps_of_cycle": quota, "flops_per_image": per_image}
+        for part, quota, per_image in zip(corpus.parts, schedule_of(corpus).quotas, flops, strict=True)
+    ]
 
 
 def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:

@@ -41,7 +41,7 @@ def test_threads_change_neither_batches_nor_order(corpus):
         captions, encode, unknown_words = corpus.captions, corpus.encode, corpus.unknown_words
         evaluation_prompts, render_prompt = corpus.evaluation_prompts, corpus.render_prompt
         to_images, to_latents = corpus.to_images, corpus.to_latents
-        parts = property(lambda self: (self,))
+        parts, made_with = property(lambda self: (self,)), {}
 
         def examples(self, indices, split):
             time.sleep(0.03 if indices[0] % 8 == 0 else 0.0)

@@ -27,6 +27,7 @@ class FakeCorpus:
     """Examples whose context holds the latents and whose pooled holds the id, for oracles to read."""
 
     name = "fake"
+    parts = property(lambda self: (self,))
 
     def __init__(self, order=None):
         self.order = order

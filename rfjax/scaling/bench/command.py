@@ -44,6 +44,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     import jax
 
     from rfjax.config import to_dict
+    from rfjax.data.buckets import described, largest
     from rfjax.data.corpus import load_corpus
     from rfjax.errors import ConfigError
     from rfjax.models import parameter_count, training_backbone
@@ -61,7 +62,10 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     devices = mesh.devices.flatten().tolist()
     platform = platform_of(devices[0])
     attention = choose(train.attention, platform, dtype=train.compute_dtype, head_size=config.model.head_size)
-    corpus = load_corpus(config.data, config.seed)
+    whole = load_corpus(config.data, config.seed)
+    corpus = largest(whole)
+    if len(whole.parts) > 1:
+        say(f"the largest of {len(whole.parts)} aspect buckets is measured, latents of {described(corpus.shapes.latents)}")
     backbone = training_backbone(config, corpus.shapes, platform)
     with jax.set_mesh(mesh), jax.default_matmul_precision(train.matmul_precision):
         say(f"the peak of {train.compute_dtype} products on {len(devices)} device(s)")
@@ -91,6 +95,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         "jax": jax.__version__,
         "mesh": dict(mesh.shape),
         "params": parameter_count(backbone),
+        "latent_size": list(corpus.shapes.latents[:2]),
         "batch_size": train.batch_size,
         "compute_dtype": train.compute_dtype,
         "matmul_precision": train.matmul_precision,

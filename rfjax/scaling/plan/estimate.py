@@ -16,6 +16,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from rfjax.config import Config, MeshConfig
+from rfjax.data.buckets import largest
 from rfjax.data.corpus import load_corpus
 from rfjax.models import make_backbone
 from rfjax.models.sharding import AXES
@@ -58,8 +59,9 @@ def _without_layout(config: Config) -> Config:
 
 @functools.cache
 def _state(config: Config):
-    """(shapes of a batch, abstract state) of a config's network and optimiser; nothing is allocated."""
-    shapes = load_corpus(config.data, config.seed).shapes
+    """(shapes of a batch, abstract state) of a config's network and optimiser; nothing is allocated. Of aspect buckets
+    the largest one's: it is what has to fit."""
+    shapes = largest(load_corpus(config.data, config.seed)).shapes
     return shapes, state_shapes(config, make_backbone(config.model, shapes))
 
 

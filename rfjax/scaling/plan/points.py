@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rfjax.config import Config
+from rfjax.data.buckets import described, largest
+from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.scaling.plan.chips import GIB, Target
 from rfjax.scaling.plan.compiled import Compiled, attention_of, compile_step
@@ -61,7 +63,7 @@ def plan_point(
     fit by what the ones before took; memory, operations and exchanges are the compiled program's.
     Without, they are estimates.
     """
-    size, notes = size_of(point.config), []
+    size, notes = size_of(point.config), _buckets_note(point.config)
     attention_of(point.config, target)  # refused before anything is compiled
     own = None if search else _tried(point.id, point.config, target, compiles, optimisation, say, notes)
     if own and own[3]:
@@ -80,6 +82,17 @@ def plan_point(
     config, estimated, compiled, _ = own or (point.config, None, None, False)
     attention = attention_of(config, target)
     return PointPlan(point.id, config, size, False, True, estimated, compiled, None, None, attention, tuple(notes))
+
+
+def _buckets_note(config) -> list[str]:
+    corpus = load_corpus(config.data, config.seed)
+    if len(corpus.parts) == 1:
+        return []
+    which = described(largest(corpus).shapes.latents)
+    return [
+        f"a step is planned at the largest of {len(corpus.parts)} aspect buckets, latents of {which}: what fits there fits in all, and "
+        "days are an upper bound; FLOPs are the mean over the buckets' steps"
+    ]
 
 
 def _excess(tried) -> float:

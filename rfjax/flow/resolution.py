@@ -1,0 +1,36 @@
+"""The timestep shift of a latent shape (SD3 section 5.3.2, eq. 23).
+
+More pixels of one picture need more noise before it is destroyed: at equal t the uncertainty of a
+patch falls with the square root of their number. So a shape of m latent pixels has
+alpha = timestep_shift sqrt(m / n), where n = image_size^2 and timestep_shift is the alpha there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rfjax.config import Config
+from rfjax.errors import ConfigError
+from rfjax.flow.formulation import Formulation, parse_formulation
+
+
+def shift_at(config: Config, latents: Sequence[int]) -> float:
+    """alpha for latents of (height, width, ...): `config.timestep_shift`, scaled if `timestep_shift_by_area`."""
+    if not config.timestep_shift_by_area:
+        return config.timestep_shift
+    return config.timestep_shift * math.sqrt(latents[0] * latents[1] / config.data.image_size**2)
+
+
+def formulation_at(config: Config, latents: Sequence[int] | None = None) -> Formulation:
+    """The formulation of a run for latents of (height, width, ...), by default of `config.data.image_size`.
+
+    Raises `ConfigError` for a shift, or one by area, of what is not rectified flow.
+    """
+    latents = latents or (config.data.image_size, config.data.image_size)
+    if config.timestep_shift_by_area and not parse_formulation(config.formulation).is_rectified_flow:
+        raise ConfigError(
+            f"config.timestep_shift_by_area is true, which shifts rectified flow's t, and formulation {config.formulation!r} "
+            "has another; set it to false"
+        )
+    return parse_formulation(config.formulation, shift_at(config, latents))
