@@ -1,13 +1,15 @@
 """From photographs to samples: prepare, train until it knows them by heart, sample, decode.
 
     pip install -e '.[test,torch]'
-    python analysis/overfit_photographs.py --folder /a/folder [--out docs/pictures/photographs.png]
+    python analysis/overfit_photographs.py --folder /a/folder --out docs/pictures/photographs.png
 
 16 photographs of scikit-image and scikit-learn with their captions. No pretrained model is at hand offline, so the
 text encoders are tiny and random (a caption then is a code for its photograph) and a small `AutoencoderKL` is
 trained on the photographs first. The rest is rfjax's commands. The picture has three rows: the photographs,
-what the autoencoder makes of them, and what the network samples from their captions. Printed: of how many
-captions the sample is nearest to its own photograph's latent, and how near.
+what the autoencoder makes of them, and what the network samples from their captions. Printed and written to
+found.json: of how many captions the sample is nearest to its own photograph as the autoencoder shows it, and how near.
+
+Each part is left out where its files are there: remove them to have it again.
 """
 
 from __future__ import annotations
@@ -38,14 +40,30 @@ from ml_collections import ConfigDict
 def get_config():
     return ConfigDict({{
         "name": "photographs",
-        "model": {{"depth": 2, "hidden": 192, "head_size": 32, "patch_size": 1, "position_tokens": 8, "position_span": 8.0, "position_grid": 8}},
-        "data": {{"corpus": "prepared", "prepared": {{"path": {corpus!r}}}, "image_size": 8, "channels": 16,
-                  "context_tokens": 154, "context_size": 96, "pooled_size": 72}},
-        "train": {{"steps": {steps}, "batch_size": 16, "learning_rate": 2e-3, "schedule": "wsd", "warmup_steps": 100, "decay_fraction": 0.3,
-                   "ema_decay": 0.99, "ema_every": 1, "condition_dropout": 0.05, "checkpoint_every": 500, "log_every": 100}},
+        "model": {{"depth": 2, "hidden": 192, "head_size": 32, "patch_size": 2, "position_tokens": 8, "position_span": 8.0, "position_grid": 8}},
+        "data": {{"corpus": "prepared", "prepared": {{"path": {corpus!r}}}, "image_size": 16, "channels": 8,
+                  "context_tokens": 77, "context_size": 80, "pooled_size": 72}},
+        "train": {{"steps": {steps}, "batch_size": 16, "learning_rate": 2e-3, "schedule": "wsd", "warmup_steps": 50, "decay_fraction": 0.4,
+                   "ema_decay": 0.99, "ema_every": 1, "condition_dropout": 0.0, "checkpoint_every": 250, "log_every": 50}},
         "evaluation": {{"validation": {{"examples": 0}}, "geneval": {{"prompts_per_task": 0}}}},
     }})
 """
+
+
+class Clock:
+    """Seconds of each part, kept in a file, so that a part that is there already keeps its own."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.seconds = json.loads(path.read_text()) if path.exists() else {}
+
+    def of(self, name: str, work):
+        began = time.monotonic()
+        result = work()
+        self.seconds[name] = round(time.monotonic() - began)
+        self._path.write_text(json.dumps(self.seconds))
+        print(f"{name}: {self.seconds[name]} s", flush=True)
+        return result
 
 
 def rfjax(*arguments):
@@ -60,71 +78,91 @@ def pixels(names) -> np.ndarray:
     return np.stack([decode(photographs.encoded(name), SIDE, "lanczos").pixels for name in names])
 
 
-def train_autoencoder(folder: Path, images: np.ndarray, steps: int) -> AutoencoderKL:
+def train_autoencoder(folder: Path, images: np.ndarray, steps: int, *, channels=(16, 32, 64), latent_channels=8, batch=8, every=25) -> None:
+    """A small AutoencoderKL of `images` [n, height, width, 3] bytes, saved as folder/vae; 2^(levels - 1) pixels become one of a latent."""
     torch.manual_seed(0)
+    levels = len(channels)
     model = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=(32, 32, 64, 64),
-        layers_per_block=1, norm_num_groups=8, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, sample_size=SIDE,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=channels,
+        layers_per_block=1, norm_num_groups=8, latent_channels=latent_channels, use_quant_conv=False, use_post_quant_conv=False,
+        sample_size=images.shape[1],
     )  # fmt: skip
     data = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+    order = torch.cat([torch.randperm(len(data)) for _ in range(steps * batch // len(data) + 1)])
+    began = time.monotonic()
     for step in range(steps):
-        posterior = model.encode(data).latent_dist
+        rows = data[order[step * batch : (step + 1) * batch]]
+        posterior = model.encode(rows).latent_dist
         made = model.decode(posterior.sample()).sample
-        loss = (made - data).abs().mean() + 1e-5 * posterior.kl().mean() / posterior.mean[0].numel()
+        loss = (made - rows).abs().mean() + 1e-5 * posterior.kl().mean() / posterior.mean[0].numel()
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 100 == 0 or step == steps - 1:
-            print(f"autoencoder: step {step}, mean absolute error {float((made - data).abs().mean()) / 2:.4f}", flush=True)
+        if step % every == 0 or step == steps - 1:
+            error, spent = float((made - rows).abs().mean().detach()) / 2, time.monotonic() - began
+            print(f"autoencoder: step {step}, mean absolute error {error:.4f}, {spent:.0f} s, {spent / (step + 1) * (steps - step - 1):.0f} s left", flush=True)
     model.eval().save_pretrained(folder / "vae")
-    return model
+
+
+def rebuilt_by(folder: Path, images: np.ndarray) -> np.ndarray:
+    """What the autoencoder of a folder makes of images, bytes."""
+    model = AutoencoderKL.from_pretrained(folder / "vae")
+    data = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        back = model.decode(model.encode(data).latent_dist.mode()).sample.permute(0, 2, 3, 1).numpy()
+    return (np.clip(back / 2 + 0.5, 0, 1) * 255).round().astype(np.uint8)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--autoencoder-steps", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--autoencoder-steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    began, names, models = time.monotonic(), list(photographs.FILES), args.folder / "models"
+    names, models = list(photographs.FILES), args.folder / "models"
+    args.folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock(args.folder / "seconds.json")
     captions = [photographs.FILES[name][1] for name in names]
     images = pixels(names)
-    if not (models / "vae").is_dir():
+    if not (models / "vae" / "config.json").is_file():
         models.mkdir(parents=True, exist_ok=True)
         tiny_models.save_models(models)
-        train_autoencoder(models, images, args.autoencoder_steps)
+        (models / "vae" / "config.json").unlink()  # of no use here: it is of SD3's size, and not trained
+        clock.of("autoencoder", lambda: train_autoencoder(models, images, args.autoencoder_steps))
     photographs.write_folder(args.folder / "photographs", tuple(names))
     corpus, run = args.folder / "corpus", args.folder / "run"
-    rfjax("prepare", args.folder / "photographs", f"--out={corpus}", f"--models={models}", f"--size={SIDE}", "--validation-share=0",
-          "--latent-scaling=measured", "--precision=float32")  # fmt: skip
+    clock.of("prepare", lambda: rfjax(
+        "prepare", args.folder / "photographs", f"--out={corpus}", f"--models={models}", f"--size={SIDE}", "--encoders=clip_l,clip_g",
+        "--validation-share=0", "--latent-scaling=measured", "--precision=float32",
+    ))  # fmt: skip
     rfjax("inspect", corpus)
     (args.folder / "config.py").write_text(CONFIG.format(corpus=str(corpus), steps=args.steps))
-    rfjax("train", f"--config={args.folder / 'config.py'}", f"--workdir={run}")
-    rfjax("sample", run, *(f"--prompt={caption}" for caption in captions), "--samples=1", f"--out={args.folder / 'samples.png'}",
-          "--config.evaluation.sampler.steps=50", "--config.evaluation.sampler.guidance_scale=1.0")  # fmt: skip
+    clock.of("train", lambda: rfjax("train", f"--config={args.folder / 'config.py'}", f"--workdir={run}"))
+    clock.of("sample", lambda: rfjax(
+        "sample", run, *(f"--prompt={caption}" for caption in captions), "--samples=1", f"--out={args.folder / 'samples.png'}",
+        "--config.evaluation.sampler.steps=50", "--config.evaluation.sampler.guidance_scale=1.0",
+    ))  # fmt: skip
 
-    model = AutoencoderKL.from_pretrained(models / "vae")
-    data = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.inference_mode():
-        back = model.decode(model.encode(data).latent_dist.mode()).sample.permute(0, 2, 3, 1).numpy()
-    rebuilt = (np.clip(back / 2 + 0.5, 0, 1) * 255).round().astype(np.uint8)
+    rebuilt = rebuilt_by(models, images)
     sheet = np.asarray(Image.open(args.folder / "samples.png").convert("RGB"))
     sampled = sheet.reshape(len(names), SIDE, SIDE, 3)
     far = np.abs(sampled[:, None].astype(float) - rebuilt[None].astype(float)).mean((2, 3, 4)) / 255
     found = {
         "captions": len(names), "nearest_to_their_own": int((far.argmin(1) == np.arange(len(names))).sum()),
         "mean_absolute_error_to_own": float(np.diag(far).mean()), "to_the_others": float(far[~np.eye(len(names), dtype=bool)].mean()),
-        "of_the_autoencoder": float(np.abs(rebuilt.astype(float) - images).mean() / 255), "seconds": round(time.monotonic() - began),
+        "of_the_autoencoder": float(np.abs(rebuilt.astype(float) - images).mean() / 255), "seconds": clock.seconds,
     }  # fmt: skip
     print(json.dumps(found, indent=1))
+    (args.folder / "found.json").write_text(json.dumps(found, indent=1) + "\n")
     rows = [np.concatenate(row, 1) for row in (images, rebuilt, sampled)]
-    picture = Image.fromarray(np.concatenate(rows))
     if args.out:
-        picture.save(args.out)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.concatenate(rows)).save(args.out)
 
 
 if __name__ == "__main__":

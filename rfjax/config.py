@@ -139,7 +139,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    examples: int = 512
+    examples: int = 512  # 0 turns the evaluation off
     batch_size: int = 128
     grid: str = "paper"  # paper: i/8 for i=1..8, mean without t=1 | mlperf: 0/8..7/8 | midpoints
     levels: int = 8

@@ -58,7 +58,7 @@ MINIMA: tuple[tuple[str, float], ...] = (
     ("train.keep_every", 0),
     ("train.stall_seconds", 0.0),
     ("evaluation.sampler.steps", 1),
-    ("evaluation.validation.examples", 2),
+    ("evaluation.validation.examples", 0),
     ("evaluation.validation.batch_size", 1),
     ("evaluation.validation.levels", 2),
     ("evaluation.geneval.prompts_per_task", 0),
@@ -223,8 +223,16 @@ def check(config, flat: Mapping[str, object]) -> None:
             "config.evaluation.ranking.prompts_per_task is 1; intervals are made by resampling the prompts of a task, so "
             "give 2 or more, or 0 for no ranking"
         )
+    examples = config.evaluation.validation.examples
+    if examples == 1:
+        raise ConfigError("config.evaluation.validation.examples is 1; a standard error needs 2 or more, and 0 turns the evaluation off")
     for name in ("geneval", "ranking"):
         scored = getattr(config.evaluation, name)
+        if scored.prompts_per_task and not examples:
+            raise ConfigError(
+                f"config.evaluation.validation.examples is 0 and config.evaluation.{name}.prompts_per_task {scored.prompts_per_task}: "
+                "a score without its validation loss can be compared with nothing; set the latter to 0, too"
+            )
         unvalidated = set(scored.weights) - set(config.evaluation.weights)
         if scored.prompts_per_task and unvalidated:
             raise ConfigError(

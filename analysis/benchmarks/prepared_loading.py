@@ -62,12 +62,12 @@ def write(folder: Path, precision: str, pooled: str):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(small, "PNG")
     records = lambda part: (Record(f"{n}", small.getvalue(), {"caption": f"caption {n}"}, n) for n in range(EXAMPLES))  # noqa: E731
     source = SimpleNamespace(kind="folder", location="random", listing="", sizes=[EXAMPLES], label=None, class_names=None, records=records)
-    recipe = Recipe(precision=precision, pooled_precision=pooled, image_size=64, validation_share=0.0)
+    recipe = Recipe(precision=precision, pooled_precision=pooled, buckets=((64, 64),), validation_share=0.0)
     folder.mkdir(parents=True)
     facts = shard.make_shard(source, 0, folder, recipe=recipe, recipe_hash="", models=RandomModels())
     return merge.write_manifest(
         folder, [facts], recipe=recipe.facts(), source={"kind": "folder", "location": "random"}, models={}, encoders=ENCODERS,
-        latent_shape=(32, 32, 16), shift=0.0, scale=1.0, scaling="autoencoder",
+        buckets=((64, 64),), reduction=2, channels=16, shift=0.0, scale=1.0, scaling="autoencoder",
     )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def main():
     for precision, pooled in PRECISIONS:
         try:
             found = write(folder, precision, pooled)
-            sizes = {kind: found.facts["shards"][0]["splits"]["train"]["files"][kind]["bytes"] / EXAMPLES for kind in ("images", "captions")}
+            sizes = {kind: found.facts["shards"][0]["units"][0]["files"][kind]["bytes"] / EXAMPLES for kind in ("images", "captions")}
             rows.append({"precision": precision, "pooled": pooled, "bytes_of_an_image": sizes["images"], "bytes_of_a_caption": sizes["captions"], **rate(folder)})
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rfjax.data.batch import EncoderSlot
@@ -13,8 +14,9 @@ from rfjax.errors import ConfigError
 
 NAME = "manifest.json"
 FORMAT = "rfjax-prepared"
-VERSION = 1
-KINDS = ("images", "captions")  # the files of a shard's split
+VERSION = 2
+KINDS = ("images", "captions")  # the files of a shard's unit: its images of one split and one bucket
+SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,28 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
     return (tokens, size), pooled, tuple(slots)
 
 
+def bucket_name(pixels: Sequence[int]) -> str:
+    """HEIGHTxWIDTH of an image's sides in pixels."""
+    return f"{pixels[0]}x{pixels[1]}"
+
+
 @dataclass(frozen=True)
-class SplitFiles:
-    """A split's files of one kind, in order, and how many records each has."""
+class Bucket:
+    """An aspect bucket: all its images have these sides, and how many there are."""
+
+    pixels: tuple[int, int]  # height, width
+    latents: tuple[int, int, int]  # height, width, channels
+    images: Mapping[str, int]  # by split
+    captions: Mapping[str, int]  # stored ones, by split
+
+    @property
+    def name(self) -> str:
+        return bucket_name(self.pixels)
+
+
+@dataclass(frozen=True)
+class UnitFiles:
+    """The files of one kind that a split and bucket has, in the shards' order, and how many records each has."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
@@ -72,9 +93,23 @@ class Manifest:
         fields = StoredEncoder.__dataclass_fields__
         return tuple(StoredEncoder(**{name: each[name] for name in fields}) for each in self.facts["text"]["encoders"])
 
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """In the order in which they were asked for; the first is the default shape."""
+        return tuple(
+            Bucket(
+                tuple(each["pixels"]),
+                tuple(each["latents"]),
+                {split: each["splits"][split]["images"] for split in SPLITS},
+                {split: each["splits"][split]["captions"] for split in SPLITS},
+            )
+            for each in self.facts["buckets"]
+        )
+
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return tuple(self.facts["latents"]["shape"])
+    def side(self) -> int:
+        """What config.data.image_size must be: the longer side of the first bucket's latents."""
+        return max(self.buckets[0].latents[:2])
 
     @property
     def shift(self) -> float:
@@ -85,21 +120,27 @@ class Manifest:
         return self.facts["latents"]["scale"]
 
     def count(self, split: str) -> int:
-        return self.facts["splits"][split]["images"]
+        """Images of a split, in all buckets."""
+        return sum(bucket.images[split] for bucket in self.buckets)
 
-    def files(self, split: str, kind: str) -> SplitFiles:
-        """The files of a split that hold records of a kind."""
-        parts = [shard["splits"][split] for shard in self.facts["shards"] if shard["splits"][split]["images"]]
-        return SplitFiles(tuple(part["files"][kind]["name"] for part in parts), tuple(part[kind] for part in parts))
+    def files(self, split: str, bucket: str, kind: str) -> UnitFiles:
+        """The files of a split and bucket that hold records of a kind."""
+        units = [unit for unit in self._units() if (unit["split"], unit["bucket"]) == (split, bucket)]
+        return UnitFiles(tuple(unit["files"][kind]["name"] for unit in units), tuple(unit[kind] for unit in units))
+
+    def every_file(self) -> Iterator[Mapping]:
+        """Name, bytes and sha256 of each file, in the shards' order."""
+        return (file for unit in self._units() for file in unit["files"].values())
+
+    def _units(self):
+        return (unit for shard in self.facts["shards"] for unit in shard["units"])
 
     @property
     def fingerprint(self) -> str:
         """A hash of all that decides the examples: what the shards hold, and how it is scaled and laid out."""
-        held = [
-            {split: {kind: file["sha256"] for kind, file in part["files"].items()} for split, part in shard["splits"].items()}
-            for shard in self.facts["shards"]
-        ]
-        decides = [VERSION, held, self.facts["latents"]["shape"], self.shift, self.scale, [repr(e) for e in self.encoders]]
+        held = [(unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS)) for unit in self._units()]
+        shapes = [(bucket.name, bucket.latents) for bucket in self.buckets]
+        decides = [VERSION, held, shapes, self.shift, self.scale, [repr(e) for e in self.encoders]]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -119,11 +160,10 @@ def read(folder: str | Path) -> Manifest:
         raise ConfigError(f"{path} cannot be read: {error!r}; prepare the corpus again") from None
     if known != (FORMAT, VERSION):
         raise ConfigError(f"{path} is {known[0]} version {known[1]}; this rfjax reads {FORMAT} version {VERSION}: prepare the corpus again")
-    for shard in facts["shards"]:
-        for part in shard["splits"].values():
-            for file in part["files"].values():
-                _check_size(folder / file["name"], file["bytes"])
-    return Manifest(folder, facts)
+    found = Manifest(folder, facts)
+    for file in found.every_file():
+        _check_size(folder / file["name"], file["bytes"])
+    return found
 
 
 def _check_size(path, size):

@@ -20,24 +20,25 @@ from jaxtyping import Float, Integer
 from rfjax.config import DataConfig
 from rfjax.data import hashing, manifest
 from rfjax.data.batch import Batch, BatchShapes
-from rfjax.data.manifest import Manifest
+from rfjax.data.buckets import BucketedCorpus
+from rfjax.data.manifest import SPLITS, Bucket, Manifest
 from rfjax.data.permutation import place_in_epochs
 from rfjax.data.records import unpack
 from rfjax.data.shards import Shards
 from rfjax.errors import ConfigError, RfjaxError
 
 VERSION = "prepared-1"  # raised whenever an index of a seed comes to mean another example
-SPLITS = ("train", "validation")
 FROZEN = "rfjax.prepare.frozen"  # imports PyTorch; named here and not imported, because it stands after this package
 
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """See `corpus.Corpus` for the methods.
+    """The images of one bucket of a prepared corpus: all of them, where it has but one. See `corpus.Corpus` for the methods.
 
     Training examples come in epochs, each in an order of its own that depends on the seed, with a
     caption drawn anew. Validation examples are the same for every seed: the split's images in stored
     order, each with its first original caption (its first synthetic one where it has no other).
+    Example ids are places among the images of all buckets, one bucket after the other.
     """
 
     manifest: Manifest
@@ -46,12 +47,17 @@ class PreparedCorpus:
     synthetic_captions: float
     models: str  # the folder of the frozen models; "" is where the manifest says they were
     name: str  # prepared:FOLDER
+    number: int = 0  # of the bucket
+
+    @property
+    def bucket(self) -> Bucket:
+        return self.manifest.buckets[self.number]
 
     @property
     def shapes(self) -> BatchShapes:
         context, pooled, slots = manifest.layout(self.manifest.encoders)
         used = tuple(slot for slot in slots if slot.name in self.encoders)
-        return BatchShapes(self.manifest.latent_shape, context, pooled, used)
+        return BatchShapes(self.bucket.latents, context, pooled, used)
 
     @property
     def parts(self) -> tuple[PreparedCorpus]:
@@ -59,20 +65,21 @@ class PreparedCorpus:
 
     @property
     def fingerprint(self) -> str:
-        facts = (VERSION, self.manifest.fingerprint, self.seed, self.encoders, self.synthetic_captions)
+        facts = (VERSION, self.manifest.fingerprint, self.seed, self.encoders, self.synthetic_captions, *self._own)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def examples(self, indices: Integer[np.ndarray, "n"], split: str) -> Batch:
         indices = np.asarray(indices, np.uint64)
         places = self._places(indices, split)
         images = self._records("images", split, places)
-        latents = np.empty((len(indices), *self.manifest.latent_shape), np.float32)
+        latents = np.empty((len(indices), *self.bucket.latents), np.float32)
         for row, (arrays, _) in zip(latents, images):
             row[...] = arrays["latents"]
         latents -= np.float32(self.manifest.shift)
         latents *= np.float32(self.manifest.scale)
         context, pooled = self._assembled([arrays for arrays, _ in self._chosen(indices, split, places, images)])
-        return Batch(latents, context, pooled, places.astype(np.uint32))
+        before = sum(bucket.images[split] for bucket in self.manifest.buckets[: self.number])
+        return Batch(latents, context, pooled, (places + np.uint64(before)).astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, "n"], split: str) -> list[str]:
         indices = np.asarray(indices, np.uint64)
@@ -112,18 +119,27 @@ class PreparedCorpus:
     def _frozen(self):
         return _frozen(self.manifest.folder, self.models)
 
+    @property
+    def _own(self) -> tuple[str, ...]:
+        """What keys the orders and draws of one bucket among several, so that no two have the same."""
+        return (self.bucket.name,) if len(self.manifest.buckets) > 1 else ()
+
+    @property
+    def _where(self) -> str:
+        return " ".join(("the prepared corpus", str(self.manifest.folder), *(f"in bucket {name}" for name in self._own)))
+
     def _places(self, indices, split):
-        """Places in the split, uint64."""
+        """Places in the split and bucket, uint64."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
-        count = self.manifest.count(split)
+        count = self.bucket.images[split]
         if split == "train":
             if not count:
-                raise ConfigError(f"the prepared corpus {self.manifest.folder} has no training images; all are for validation")
-            return place_in_epochs(indices, count, hashing.key(VERSION, self.seed))
+                raise ConfigError(f"{self._where} has no training images")
+            return place_in_epochs(indices, count, hashing.key(VERSION, self.seed, *self._own))
         if len(indices) and int(indices.max()) >= count:  # a repeated example would shrink the standard error
             raise ConfigError(
-                f"the prepared corpus {self.manifest.folder} has {count} validation images, and number "
+                f"{self._where} has {count} validation images, and number "
                 f"{int(indices.max())} was asked for; set config.evaluation.validation.examples to at most {count}, or "
                 "prepare it with a larger --validation-share"
             )
@@ -134,7 +150,7 @@ class PreparedCorpus:
         found = {}
         for split in SPLITS:
             for kind in manifest.KINDS:
-                files = self.manifest.files(split, kind)
+                files = self.manifest.files(split, self.bucket.name, kind)
                 found[split, kind] = Shards([self.manifest.folder / name for name in files.names], files.counts)
         return found
 
@@ -145,7 +161,7 @@ class PreparedCorpus:
             try:
                 out.append(unpack(record))
             except ValueError as error:
-                raise RfjaxError(f"record {place} of the {split} {kind} of {self.manifest.folder}: {error}; rfjax inspect finds what is damaged") from None
+                raise RfjaxError(f"record {place} of the {split} {kind} of {self._where}: {error}; rfjax inspect finds what is damaged") from None
         return out
 
     def _chosen(self, indices, split, places, images):
@@ -153,7 +169,7 @@ class PreparedCorpus:
         captions = self._files[split, "captions"]
         draws = np.zeros((len(indices), 2))
         if split == "train":
-            draws = hashing.uniforms(hashing.key(VERSION, "caption", self.seed), indices, 2)
+            draws = hashing.uniforms(hashing.key(VERSION, "caption", self.seed, *self._own), indices, 2)
         share = self.synthetic_captions if split == "train" else 0.0
         rows = []
         for (_, facts), (mix, which), file in zip(images, draws, self._files[split, "images"].file_of(places).tolist()):
@@ -182,17 +198,16 @@ def _frozen(folder, models):
     return importlib.import_module(FROZEN).of_corpus(manifest.read(folder), models)
 
 
-def make(data: DataConfig, seed: int) -> PreparedCorpus:
-    """Refuses, by name, a corpus that is not what the config says."""
+def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
+    """A corpus of one bucket, or of several with a part for each. Refuses, by name, what is not as the config says."""
     wanted = data.prepared
     if not wanted.path:
         raise ConfigError("config.data.corpus is prepared, and config.data.prepared.path names no folder; give the one that rfjax prepare wrote")
     found = manifest.read(wanted.path)
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
-    height, width, channels = found.latent_shape
     has = {
-        "image_size": height,
-        "channels": channels,
+        "image_size": found.side,
+        "channels": found.buckets[0].latents[2],
         "context_tokens": tokens,
         "context_size": size,
         "pooled_size": pooled,
@@ -218,4 +233,9 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus:
             "has no synthetic captions; set it to 0, or prepare them with --synthetic-column"
         )
     chosen = tuple(name for name in names if not wanted.encoders or name in wanted.encoders)
-    return PreparedCorpus(found, seed, chosen, wanted.synthetic_captions, wanted.models, data.label)
+    buckets = found.buckets
+    parts = tuple(PreparedCorpus(found, seed, chosen, wanted.synthetic_captions, wanted.models, data.label, number) for number in range(len(buckets)))
+    if len(parts) == 1:
+        return parts[0]
+    training, validation = (tuple(bucket.images[split] for bucket in buckets) for split in SPLITS)
+    return BucketedCorpus(data.label, parts, seed, training, validation)

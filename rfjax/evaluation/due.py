@@ -51,7 +51,7 @@ def due_at(
         return f"{sampler_name(sampler, config.timestep_shift, config.timestep_shift_by_area)}-{images}"
 
     validation, geneval, ranking = evaluation.validation, evaluation.geneval, evaluation.ranking
-    if last or (evaluation.every and step % evaluation.every == 0):
+    if validation.examples and (last or (evaluation.every and step % evaluation.every == 0)):
         # The number of examples belongs to the grid: a loss over others is not comparable.
         grid = f"{grid_name(validation.grid, validation.levels)}-n{validation.examples}"
         for weights in (only,) if only else evaluation.weights:

@@ -80,10 +80,12 @@ class Evaluator:
         evaluation, parts = self.config.evaluation, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         for part in self.corpus.parts:
             limits.check_latents(self.config.model, part.shapes.latents)
-        self._validation_step()
-        for part, count in zip(self.corpus.parts, validation_shares(self.corpus, evaluation.validation.examples), strict=True):
-            if count:
-                part.captions(np.array([count - 1]), "validation")  # not all corpora have as many
+        examples = evaluation.validation.examples
+        if examples:
+            self._validation_step()
+            for part, count in zip(self.corpus.parts, validation_shares(self.corpus, examples), strict=True):
+                if count:
+                    part.captions(np.array([count - 1]), "validation")  # not all corpora have as many
         for one in due_at(self.config, self.run, self.config.train.steps):
             if one.sampler:
                 sampling_levels(self.formulation, one.sampler.steps, one.sampler.sigmas)

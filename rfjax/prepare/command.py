@@ -12,6 +12,7 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.prepare.progress import Progress, say
 from rfjax.prepare.summary import summary
 
+SIZE = 256  # pixels, where neither --size nor --buckets is given
 LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")
 
 
@@ -27,7 +28,8 @@ def add_arguments(parser) -> None:
     models.add_argument("--compute-dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the models (default float32)")
     models.add_argument("--device", default="", help="PyTorch's name of it (default: cuda where there is one, else cpu)")
     pictures = parser.add_argument_group("images")
-    pictures.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the centred square (default 256)")
+    pictures.add_argument("--size", type=int, metavar="PIXELS", help=f"side of the centred square (default {SIZE})")
+    pictures.add_argument("--buckets", metavar="HEIGHTxWIDTH,...", help="instead of --size: sides in pixels, as 1024x1024,1216x832; an image goes to the nearest aspect")
     pictures.add_argument("--resample", choices=("lanczos", "bicubic"), default="lanczos", help="PIL's filter (default lanczos)")
     pictures.add_argument("--filter", action="append", default=[], metavar="COMPARISON", help="keep what holds, as 'aesthetic>=5' or 'short_side>=256'; may be given several times")
     pictures.add_argument("--drop-keys", metavar="FILE", help="keys of images to leave out, one a line, and after a tab perhaps why")
@@ -61,7 +63,7 @@ def run(args) -> int:
     source, ours = plan(args)
     folder, parts = Path(args.out), len(source.sizes)
     models = None if args.merge else _models(frozen, args, ours)
-    made = recipe.read_models(folder) if args.merge else _what_they_make(models, ours)
+    made = recipe.read_models(folder) if args.merge else _what_they_make(models)
     about = {"kind": source.kind, "listing": source.listing, "parts": parts}
     recipe_hash = recipe.settle(folder, {"recipe": ours.facts(), "source": about, **made})
     made = recipe.read_models(folder)  # as it stands there, so that the manifest is the same bytes either way
@@ -85,7 +87,9 @@ def run(args) -> int:
         source={**about, "location": source.location},
         models={"folder": str(Path(args.models).absolute()), "variant": args.models_variant, "parts": made["models"], "made_with": made_with(args)},
         encoders=[StoredEncoder(**encoder) for encoder in made["encoders"]],
-        latent_shape=tuple(made["latents"]["shape"]),
+        buckets=ours.buckets,
+        reduction=made["latents"]["reduction"],
+        channels=made["latents"]["channels"],
         shift=made["latents"]["shift"],
         scale=made["latents"]["scale"],
         scaling=args.latent_scaling,
@@ -104,14 +108,15 @@ def _models(frozen, args, ours):
         variant=args.models_variant,
         say=say,
     )
-    if ours.image_size % models.reduction:
-        raise ConfigError(f"--size is {ours.image_size}; it must be divisible by {models.reduction}, the autoencoder's reduction")
+    for height, width in ours.buckets:
+        if height % models.reduction or width % models.reduction:
+            given = f"--buckets has {height}x{width}; both sides" if args.buckets else f"--size is {height}; it"
+            raise ConfigError(f"{given} must be divisible by {models.reduction}, the autoencoder's reduction")
     return models
 
 
-def _what_they_make(models, ours) -> dict:
-    side = ours.image_size // models.reduction
-    latents = {"shape": [side, side, models.latent_channels], "shift": models.shift, "scale": models.scale}
+def _what_they_make(models) -> dict:
+    latents = {"reduction": models.reduction, "channels": models.latent_channels, "shift": models.shift, "scale": models.scale}
     return {"models": models.facts, "encoders": [asdict(encoder) for encoder in models.encoders], "latents": latents}
 
 
@@ -147,7 +152,7 @@ def plan(args):
         template=args.template,
     )
     return source, Recipe(
-        image_size=args.size,
+        buckets=_buckets(args),
         resample=args.resample,
         precision=args.precision,
         pooled_precision=args.pooled_precision,
@@ -161,6 +166,17 @@ def plan(args):
         filters=tuple(parse_filter(text) for text in args.filter),
         dropped_keys=read_dropped_keys(args.drop_keys) if args.drop_keys else {},
     )
+
+
+def _buckets(args):
+    from rfjax.prepare.recipe import parse_buckets
+
+    if args.buckets is None:
+        side = SIZE if args.size is None else args.size
+        return ((side, side),)
+    if args.size is not None:
+        raise ConfigError(f"--size={args.size} and --buckets={args.buckets} both say what an image becomes; a square is a bucket too: leave out --size")
+    return parse_buckets(args.buckets)
 
 
 def read_dropped_keys(path: str) -> dict[str, str]:

@@ -1,17 +1,20 @@
-"""Encoded images to squares of 8-bit RGB, and a small JPEG of each to look at.
+"""Encoded images to 8-bit RGB of the sides asked for, and a small JPEG of each to look at.
 
 What PIL cannot decode whole is an error. What it decodes is made RGB so: transparency is laid over
 white, 16-bit grey keeps its high byte, CMYK and palettes are converted as PIL does (colour profiles
-are not applied), of an animation the first picture is taken, and a camera's orientation is obeyed. The
-largest centred square is resized by PIL's Lanczos or bicubic filter, which widen with the reduction
-and so do not alias. Nothing is random: the paper's pretraining crops the centre too.
+are not applied), of an animation the first picture is taken, and a camera's orientation is obeyed. It
+goes to the bucket of the nearest aspect; its largest centred part of that aspect is resized by PIL's
+Lanczos or bicubic filter, which widen with the reduction and so do not alias. Nothing is random: the
+paper's pretraining crops the centre too.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,9 +31,9 @@ class CorruptImage(ValueError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image, `pixels` a square."""
+    """A decoded image, cut and resized to a bucket's sides."""
 
-    pixels: UInt8[np.ndarray, "size size 3"]
+    pixels: UInt8[np.ndarray, "rows columns 3"]
     width: int  # of the original, upright
     height: int
     converted: tuple[str, ...]  # what had to be done to it, by name
@@ -46,8 +49,25 @@ class Picture:
         }
 
 
-def decode(data: bytes, size: int, resample: str) -> Picture:
-    """The picture in encoded bytes, `size` pixels a side. Raises `CorruptImage`."""
+def nearest(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> int:
+    """Which bucket, of (height, width), has the log aspect ratio nearest to an image's; of equals, the first.
+
+    |log(w / h) - log(W / H)| is the log of wH / hW or of its inverse, whichever is above 1, so the ratios are
+    compared as fractions and nothing is rounded.
+    """
+
+    def apart(number):
+        rows, columns = buckets[number]
+        across, down = width * rows, height * columns
+        return Fraction(max(across, down), min(across, down))
+
+    return min(range(len(buckets)), key=lambda number: (apart(number), number))
+
+
+def decode(data: bytes, size: int | Sequence[tuple[int, int]], resample: str) -> Picture:
+    """The picture in encoded bytes: a square of `size` pixels a side, or as the nearest of several buckets, which
+    are (height, width). Resized to cover its bucket, and what is over is cut off evenly. Raises `CorruptImage`."""
+    buckets = [(size, size)] if isinstance(size, int) else size
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and odd metadata; what is too large is an error of its own
@@ -55,21 +75,23 @@ def decode(data: bytes, size: int, resample: str) -> Picture:
                 converted = ["animated"] if getattr(image, "is_animated", False) else []
                 image, how = _rgb(_upright(image))
                 width, height = image.size
-                converted += how + (["enlarged"] if min(width, height) < size else [])
-                square = ImageOps.fit(image, (size, size), FILTERS[resample])
+                rows, columns = buckets[nearest(width, height, buckets)]
+                converted += how + (["enlarged"] if width < columns or height < rows else [])
+                cut = ImageOps.fit(image, (columns, rows), FILTERS[resample])
     except CorruptImage:
         raise
     except UnidentifiedImageError:  # whose message has an address in memory, another in every run
         raise CorruptImage("no format that PIL knows" if data else "no bytes at all") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise CorruptImage(f"{type(error).__name__}: {error}") from None
-    return Picture(np.asarray(square), width, height, tuple(converted))
+    return Picture(np.asarray(cut), width, height, tuple(converted))
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"], side: int) -> bytes:
-    """A JPEG of a picture, `side` pixels a side."""
+    """A JPEG of a picture, its longer side `side` pixels."""
+    rows, columns = (max(1, round(side * length / max(pixels.shape[:2]))) for length in pixels.shape[:2])
     buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
+    Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def run(args) -> int:
     if args.samples and found.count(split) and not bad:
         out = Path(args.out or Path(args.corpus, "samples.png"))
         rows = samples(found, split, args.samples, args.seed)
-        for place, facts, captions, _, _ in rows:
-            print(f"{split} {place}: {facts['key']} ({facts['width']}x{facts['height']})")
+        several = len(found.buckets) > 1
+        for name, place, facts, captions, _, _ in rows:
+            print(f"{split} {name + ' ' if several else ''}{place}: {facts['key']} ({facts['width']}x{facts['height']})")
             for kind in ("original", "synthetic"):
                 for row in facts[kind]:
                     print(f"    {kind}: {textwrap.shorten(captions[row], 160)}")
@@ -55,7 +57,8 @@ def run(args) -> int:
         if args.models:
             from rfjax.prepare import frozen
 
-            decoded = frozen.of_corpus(found, args.models).images(np.stack([latents for *_, latents in rows]).astype(np.float32))
+            models = frozen.of_corpus(found, args.models)
+            decoded = [models.images(latents[None].astype(np.float32))[0] for *_, latents in rows]
         write_whole({out: picture(rows, decoded)})
         print(f"picture: {out}")
     return 1 if bad else 0
@@ -63,7 +66,7 @@ def run(args) -> int:
 
 def damaged(found: Manifest, say: Callable[[str], None] = lambda text: None) -> Iterator[str]:
     """Names of files whose bytes do not hash to what the manifest says."""
-    files = [file for shard in found.facts["shards"] for split in shard["splits"].values() for file in split["files"].values()]
+    files = list(found.every_file())
     total, read = sum(file["bytes"] for file in files), 0
     for number, file in enumerate(files, 1):
         try:
@@ -79,11 +82,19 @@ def damaged(found: Manifest, say: Callable[[str], None] = lambda text: None) -> 
 
 
 def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:
-    """[(place, facts, captions by row, thumbnail's bytes, latents)] of images drawn from a split."""
-    every = found.count(split)
+    """[(bucket's name, place, facts, captions by row, thumbnail's bytes, latents)] of images drawn from a split: as
+    many of each bucket, as far as it has them."""
+    turns = sorted((turn, number) for number, bucket in enumerate(found.buckets) for turn in range(min(count, bucket.images[split])))
+    shares = Counter(number for _, number in turns[:count])
+    return [row for number, share in sorted(shares.items()) for row in _of_bucket(found, found.buckets[number], split, share, seed)]
+
+
+def _of_bucket(found, bucket, split, count, seed):
+    every = bucket.images[split]
     draws = hashing.uniforms(hashing.key("inspect", seed, split), np.arange(every, dtype=np.uint64), 1)[:, 0]
     places = np.sort(np.argsort(draws, kind="stable")[:count])
-    kinds = {kind: Shards([found.folder / name for name in found.files(split, kind).names], found.files(split, kind).counts) for kind in manifest.KINDS}
+    of_kind = {kind: found.files(split, bucket.name, kind) for kind in manifest.KINDS}
+    kinds = {kind: Shards([found.folder / name for name in files.names], files.counts) for kind, files in of_kind.items()}
     rows = []
     files = kinds["images"].file_of(places)
     for place, file, record in zip(places.tolist(), files.tolist(), kinds["images"].read(places)):
@@ -91,7 +102,7 @@ def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:
         own = [*facts["original"], *facts["synthetic"]]
         texts = kinds["captions"].read(kinds["captions"].first(file) + np.array(own, np.int64))
         captions = {row: unpack(text)[1]["caption"] for row, text in zip(own, texts)}
-        rows.append((place, facts, captions, bytes(arrays["thumbnail"]), arrays["latents"]))
+        rows.append((bucket.name, place, facts, captions, bytes(arrays["thumbnail"]), arrays["latents"]))
     return rows
 
 
@@ -104,12 +115,12 @@ def picture(rows, decoded=None) -> bytes:
     wide = min(len(rows), 4)
     high = -(-len(rows) // wide)
     figure = Figure(figsize=(3.0 * wide * (1 if decoded is None else 1.6), 3.2 * high), layout="constrained")
-    for number, (place, facts, captions, small, _) in enumerate(rows):
+    for number, (_, _, _, captions, small, _) in enumerate(rows):
         axes = figure.add_subplot(high, wide, number + 1)
         pixels = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")) / 255.0
         if decoded is not None:
-            side = decoded[number].shape[0]
-            large = np.asarray(Image.open(io.BytesIO(small)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)) / 255.0
+            rows_and_columns = decoded[number].shape[:2]
+            large = np.asarray(Image.open(io.BytesIO(small)).convert("RGB").resize(rows_and_columns[::-1], Image.Resampling.BICUBIC)) / 255.0
             pixels = np.concatenate([large, decoded[number]], axis=1)
         axes.imshow(pixels)
         axes.set_axis_off()

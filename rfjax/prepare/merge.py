@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from rfjax.data import manifest
-from rfjax.data.manifest import Manifest, StoredEncoder
-from rfjax.data.prepared import SPLITS
+from rfjax.data.manifest import SPLITS, Manifest, StoredEncoder, bucket_name
 from rfjax.errors import RfjaxError
 from rfjax.files import write_whole
 
 SCALINGS = ("autoencoder", "measured")
+HELD = ("bucket", "split", *manifest.KINDS, "files")  # what the manifest keeps of a shard's units
 
 
 def write_manifest(
@@ -28,23 +28,26 @@ def write_manifest(
     source: Mapping,
     models: Mapping,
     encoders: Sequence[StoredEncoder],
-    latent_shape: tuple[int, int, int],
+    buckets: Sequence[tuple[int, int]],
+    reduction: int,
+    channels: int,
     shift: float,
     scale: float,
     scaling: str,
 ) -> Manifest:
     """Merges the shards' facts, in their order, and writes manifest.json.
 
-    `shift` and `scale` are the autoencoder's; with `scaling` measured they are the training latents'
+    `buckets` are (height, width) in pixels, `reduction` of which are one of a latent. `shift` and `scale` are the autoencoder's; with `scaling` measured they are the training latents'
     mean and 1 / standard deviation instead, over all channels (Rombach et al. 2022 measure the
     scale alone). Raises `RfjaxError` where nothing is left.
     """
     dropped = _total(shard["dropped"] for shard in shards)
-    counts = {split: _total({kind: shard["splits"][split][kind] for kind in manifest.KINDS} for shard in shards) for split in SPLITS}
-    if not any(count["images"] for count in counts.values()):
+    units = [unit for shard in shards for unit in shard["units"]]
+    if not units:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "the source is empty"
         raise RfjaxError(f"nothing is left of {source['location']}: {reasons}; the shards' .dropped.jsonl list every image")
-    statistics = {split: _moments([shard["splits"][split]["statistics"] for shard in shards]) for split in SPLITS if counts[split]["images"]}
+    of_split = {split: [unit for unit in units if unit["split"] == split] for split in SPLITS}
+    statistics = {split: _moments([unit["statistics"] for unit in own]) for split, own in of_split.items() if own}
     of = statistics.get("train") or statistics["validation"]
     if scaling == "measured":
         shift, scale = of["all"]["mean"], 1.0 / of["all"]["std"]
@@ -52,9 +55,17 @@ def write_manifest(
         "format": manifest.FORMAT,
         "version": manifest.VERSION,
         "source": dict(source),
-        "splits": {split: dict(count) for split, count in counts.items()},
+        "splits": {split: _counts(own) for split, own in of_split.items()},
+        "buckets": [
+            {
+                "name": bucket_name(pixels),
+                "pixels": list(pixels),
+                "latents": [pixels[0] // reduction, pixels[1] // reduction, channels],
+                "splits": {split: _counts(unit for unit in own if unit["bucket"] == bucket_name(pixels)) for split, own in of_split.items()},
+            }
+            for pixels in buckets
+        ],
         "latents": {
-            "shape": list(latent_shape),
             "stored": "raw posterior mean; (stored - shift) * scale is what a network sees",
             "shift": shift,
             "scale": scale,
@@ -62,15 +73,13 @@ def write_manifest(
             "statistics": statistics,
         },
         "text": {"encoders": [asdict(encoder) for encoder in encoders]},
-        "captions": {
-            name: sum(shard["splits"][split][name] for shard in shards for split in SPLITS) for name in ("original", "synthetic")
-        },
+        "captions": {name: sum(unit[name] for unit in units) for name in ("original", "synthetic")},
         "dropped": dict(dropped),
         "converted": dict(_total(shard["converted"] for shard in shards)),
         "truncated": dict(_total(shard["truncated"] for shard in shards)),
         "models": dict(models),
         "recipe": dict(recipe),
-        "shards": [{"name": shard["name"], "splits": {split: _held(shard["splits"][split]) for split in SPLITS}} for shard in shards],
+        "shards": [{"name": shard["name"], "units": [{name: unit[name] for name in HELD} for unit in shard["units"]]} for shard in shards],
     }
     write_whole({folder / manifest.NAME: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"})
     for left in folder.glob(".shard-*.tmp"):  # of preparations that were killed; nobody writes any more
@@ -85,13 +94,13 @@ def _total(counts) -> Counter:
     return total
 
 
-def _held(split):
-    return {"images": split["images"], "captions": split["captions"], "files": split["files"]}
+def _counts(units) -> dict:
+    total = _total({kind: unit[kind] for kind in manifest.KINDS} for unit in units)
+    return {kind: total[kind] for kind in manifest.KINDS}
 
 
 def _moments(sums: Sequence[Mapping]) -> dict:
     """Mean and standard deviation per channel and over all, of raw latents."""
-    sums = [one for one in sums if one["values"]]
     count = sum(one["values"] for one in sums)
     mean = np.sum([one["sum"] for one in sums], axis=0) / count
     square = np.sum([one["squares"] for one in sums], axis=0) / count

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from rfjax.data import hashing
+from rfjax.data.manifest import bucket_name
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 from rfjax.prepare.captions import CaptionColumns
 from rfjax.prepare.filters import Filter
 
-VERSION = 1  # raised whenever the same recipe makes other bytes
+VERSION = 2  # raised whenever the same recipe makes other bytes
 NAME = "recipe.json"
 
 
@@ -25,7 +26,7 @@ NAME = "recipe.json"
 class Recipe:
     """Everything but the frozen models and the source, whose hashes stand beside it in recipe.json."""
 
-    image_size: int = 256
+    buckets: tuple[tuple[int, int], ...] = ((256, 256),)  # (height, width) in pixels; the first is the default shape
     resample: str = "lanczos"
     precision: str = "float16"  # of latents and contexts, as stored
     pooled_precision: str = "float32"
@@ -41,10 +42,11 @@ class Recipe:
     dropped_keys: Mapping[str, str] = field(default_factory=dict)  # key -> the reason that is counted
 
     def __post_init__(self):
-        low = {"image_size": 8, "t5_tokens": 1, "batch_size": 1, "shard_size": 1, "thumbnail": 8}
+        low = {"t5_tokens": 1, "batch_size": 1, "shard_size": 1, "thumbnail": 8}
         for name, least in low.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        check_buckets(self.buckets)
         for name in ("validation_share", "corrupt_limit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must lie in [0, 1]")
@@ -63,6 +65,29 @@ class Recipe:
         keys = json.dumps(sorted(self.dropped_keys.items()))
         facts["dropped_keys"] = {"count": len(self.dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
         return {"version": VERSION} | facts
+
+
+def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each `HEIGHTxWIDTH`, with commas between; checked as `check_buckets` does."""
+    try:
+        buckets = tuple(tuple(map(int, each.split("x"))) for each in text.split(","))
+        if any(len(bucket) != 2 for bucket in buckets):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"--buckets is {text!r}; it is HEIGHTxWIDTH in pixels, several with commas between: 1024x1024,1216x832,832x1216") from None
+    check_buckets(buckets)
+    return buckets
+
+
+def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
+    """`ConfigError` for sides below 8 pixels, and for two buckets of one aspect: no image could tell them apart."""
+    for number, (height, width) in enumerate(buckets):
+        if min(height, width) < 8:
+            given = f"--size is {height}" if buckets == ((height, height),) else f"--buckets has {bucket_name((height, width))}"
+            raise ConfigError(f"{given}; a side must be at least 8")
+        for other in buckets[:number]:
+            if other[0] * width == other[1] * height:
+                raise ConfigError(f"--buckets has {bucket_name(other)} and {bucket_name((height, width))}, which are of one aspect; give one of them")
 
 
 def settle(folder: Path, facts: Mapping) -> str:

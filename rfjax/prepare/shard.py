@@ -13,8 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rfjax.data.manifest import KINDS, StoredEncoder
-from rfjax.data.prepared import SPLITS
+from rfjax.data.manifest import KINDS, SPLITS, StoredEncoder, bucket_name
 from rfjax.data.records import pack
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
@@ -49,6 +48,10 @@ class Kept:
     synthetic: tuple[str, ...]
     done: float | int
 
+    @property
+    def bucket(self) -> str:
+        return bucket_name(self.picture.pixels.shape)
+
 
 def shard_name(part: int, parts: int) -> str:
     return f"shard-{part:05}-of-{parts:05}"
@@ -58,7 +61,7 @@ def finished(folder: Path, name: str, recipe_hash: str) -> dict | None:
     """What a finished shard says of itself; None where it is not there whole, or of another recipe."""
     try:
         facts = json.loads((folder / f"{name}.json").read_text())
-        files = [file for split in facts["splits"].values() for file in split["files"].values()]
+        files = [file for unit in facts["units"] for file in unit["files"].values()]
         whole = all((folder / file["name"]).stat().st_size == file["bytes"] for file in files)
     except (OSError, ValueError, KeyError):
         return None
@@ -86,8 +89,9 @@ def make_shard(
     dropped, listed, converted, truncated = Counter(), [], Counter(), Counter()
     kept = 0
     with folder_moved_when_whole(folder / f"{name}.json", files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
-        writers = {split: _SplitWriter(inside, f"{name}.{split}", recipe, models, truncated) for split in SPLITS}
-        batch: list[Kept] = []
+        buckets = [bucket_name(pixels) for pixels in recipe.buckets]
+        writers = {(bucket, split): _UnitWriter(inside, f"{name}.{bucket}.{split}", recipe, models, truncated) for bucket in buckets for split in SPLITS}
+        batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # of one shape each
         for one in _in_order(pool, lambda record: _judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
             if isinstance(one, Drop):
                 dropped[one.reason] += 1
@@ -96,21 +100,23 @@ def make_shard(
             else:
                 kept += 1
                 converted.update(one.picture.converted)
+                batch = batches[one.bucket]
                 batch.append(one)
                 if len(batch) == recipe.batch_size:
                     _encode(batch, recipe, models, writers)
-                    batch = []
+                    batch.clear()
             tell(one.done, kept, sum(dropped.values()))
         _check_corrupt(dropped, kept, listed, recipe, name, over=True)
-        if batch:
-            _encode(batch, recipe, models, writers)
-        splits = {split: writer.close() for split, writer in writers.items()}
+        for batch in batches.values():
+            if batch:
+                _encode(batch, recipe, models, writers)
+        units = [{"bucket": bucket, "split": split, **writer.close()} for (bucket, split), writer in writers.items() if writer.written]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
         (inside / f"{name}.dropped.jsonl").write_text(lines, encoding="utf-8")
         facts = {
             "name": name,
             "recipe_sha256": recipe_hash,
-            "splits": splits,
+            "units": units,
             "dropped": dict(sorted(dropped.items())),
             "converted": dict(sorted(converted.items())),
             "truncated": dict(sorted(truncated.items())),
@@ -143,7 +149,7 @@ def _judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
         if reason:
             return Drop(record.key, reason, "", record.done)
     try:
-        picture = images.decode(record.image, recipe.image_size, recipe.resample)
+        picture = images.decode(record.image, recipe.buckets, recipe.resample)
     except CorruptImage as error:
         return Drop(record.key, CORRUPT, str(error), record.done)
     for reason in (one.refuses(picture.columns) for one in recipe.filters if one.measured):
@@ -162,18 +168,21 @@ def _check_corrupt(dropped, kept, listed, recipe, name, over=False):
         )
 
 
-def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[str, _SplitWriter]) -> None:
+def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple[str, str], _UnitWriter]) -> None:
+    """Encodes and writes images of one bucket."""
+    bucket = batch[0].bucket
     latents = models.latents(np.stack([one.picture.pixels for one in batch]))
     splits = [recipe.split_of(one.key) for one in batch]
-    for split, writer in writers.items():
+    for split in SPLITS:
         mine = [one for one, own in zip(batch, splits) if own == split]
-        writer.add_captions([text for one in mine for text in (*one.original, *one.synthetic)])
+        writers[bucket, split].add_captions([text for one in mine for text in (*one.original, *one.synthetic)])
     for one, own, split in zip(batch, latents, splits):
-        writers[split].add_image(one, own)
+        writers[bucket, split].add_image(one, own)
 
 
-class _SplitWriter:
-    """The two files of a shard's split; a caption that comes again is stored once."""
+class _UnitWriter:
+    """The two files of a shard's split and bucket, made when there is an image for them; a caption that comes
+    again is stored once."""
 
     def __init__(self, folder, stem, recipe, models, truncated):
         self._paths = {kind: folder / f"{stem}.{kind}.array_record" for kind in KINDS}
@@ -182,6 +191,10 @@ class _SplitWriter:
         self._rows: dict[str, int] = {}
         self._sum = self._squares = 0.0
         self._values = self._originals = self._synthetic = 0
+
+    @property
+    def written(self) -> bool:
+        return bool(self._writers)
 
     def _write(self, kind, record):
         from array_record.python.array_record_module import ArrayRecordWriter

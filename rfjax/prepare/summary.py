@@ -10,8 +10,8 @@ def summary(found: Manifest) -> list[str]:
     """For a console; the last line is the config that trains on it."""
     facts = found.facts
     (tokens, size), pooled, slots = manifest.layout(found.encoders)
-    height, width, channels = found.latent_shape
-    stored = sum(file["bytes"] for shard in facts["shards"] for split in shard["splits"].values() for file in split["files"].values())
+    buckets = found.buckets
+    stored = sum(file["bytes"] for file in found.every_file())
     train, validation = (facts["splits"][split] for split in ("train", "validation"))
     statistics = facts["latents"]["statistics"]
     lines = [
@@ -19,8 +19,15 @@ def summary(found: Manifest) -> list[str]:
         f"{train['captions'] + validation['captions']:,} captions stored ({facts['captions']['original']:,} original, "
         f"{facts['captions']['synthetic']:,} synthetic in use), {len(facts['shards'])} shards, {stored / 1e9:.3g} GB",
         f"source: {facts['source']['kind']} {facts['source']['location']}",
-        f"latents: {height}x{width}x{channels}, shift {found.shift!r}, scale {found.scale!r} ({facts['latents']['scaling']})",
+        f"latents: {'x'.join(map(str, buckets[0].latents))}, shift {found.shift!r}, scale {found.scale!r} ({facts['latents']['scaling']})",
     ]
+    if len(buckets) > 1:
+        lines[-1] = lines[-1].replace("latents: ", f"latents of {len(buckets)} buckets, the first ", 1)
+        for bucket in buckets:
+            lines.append(
+                f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.latents))}, {bucket.images['train']:,} training and "
+                f"{bucket.images['validation']:,} validation images"
+            )
     for split, about in statistics.items():
         mean, std = about["all"]["mean"], about["all"]["std"]
         lines.append(f"  {split}: mean {mean:.4f}, deviation {std:.4f} as encoded; a network sees {(mean - found.shift) * found.scale:.4f} and {std * found.scale:.4f}")
@@ -33,9 +40,9 @@ def summary(found: Manifest) -> list[str]:
             lines.append(f"{title}: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(facts[title].items(), key=lambda item: -item[1])))
     lines += [
         "to train on it: --config.data.corpus=prepared "
-        f"--config.data.prepared.path={found.folder} --config.data.image_size={height} --config.data.channels={channels} "
+        f"--config.data.prepared.path={found.folder} --config.data.image_size={found.side} --config.data.channels={buckets[0].latents[2]} "
         f"--config.data.context_tokens={tokens} --config.data.context_size={size} --config.data.pooled_size={pooled} "
         "--config.evaluation.geneval.prompts_per_task=0 "
-        f"--config.evaluation.validation.examples={min(validation['images'], 512)}"
+        f"--config.evaluation.validation.examples={min(validation['images'], 512) if validation['images'] > 1 else 0}"
     ]
     return lines

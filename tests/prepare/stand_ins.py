@@ -23,8 +23,8 @@ class StandIns:
 
     def latents(self, images):
         self._before()
-        n, size = images.shape[:2]
-        return images.reshape(n, size // 8, 8, size // 8, 8, 3).mean((2, 4), dtype=np.float32) / 255
+        n, height, width = images.shape[:3]
+        return images.reshape(n, height // 8, 8, width // 8, 8, 3).mean((2, 4), dtype=np.float32) / 255
 
     def text(self, captions):
         return features(captions)
@@ -50,8 +50,11 @@ def prepare(monkeypatch, *words, models=None):
     from rfjax.prepare import frozen
 
     monkeypatch.setattr(frozen, "load", lambda *_, **__: models or StandIns())
-    common = ["--models=none", "--size=32", "--batch-size=4"]
-    return main(["prepare", *map(str, words), *(word for word in common if not any(str(w).startswith(word.split("=")[0]) for w in words))])
+    given = {str(word).split("=")[0] for word in words}
+    common = {"--models": "none", "--size": 32, "--batch-size": 4}
+    if "--buckets" in given:
+        del common["--size"]
+    return main(["prepare", *map(str, words), *(f"{name}={value}" for name, value in common.items() if name not in given)])
 
 
 def data_config(folder, **prepared):

@@ -33,9 +33,9 @@ def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(folder).iterdir())}
 
 
-def records(folder, split, kind):
+def records(folder, split, kind, bucket="32x32"):
     found = manifest.read(folder)
-    files = found.files(split, kind)
+    files = found.files(split, bucket, kind)
     shards = Shards([Path(folder) / name for name in files.names], files.counts)
     return [unpack(record) for record in shards.read(np.arange(len(shards)))]
 
@@ -72,9 +72,9 @@ def test_every_image_is_stored_once_with_its_captions_and_latents(undisturbed):
     seen = {}
     for split in ("train", "validation"):
         texts = [facts["caption"] for _, facts in records(undisturbed, split, "captions")]
-        files = manifest.read(undisturbed).files(split, "images")
+        files = manifest.read(undisturbed).files(split, "32x32", "images")
         shards = Shards([undisturbed / name for name in files.names], files.counts)
-        captions = manifest.read(undisturbed).files(split, "captions")
+        captions = manifest.read(undisturbed).files(split, "32x32", "captions")
         first = Shards([undisturbed / name for name in captions.names], captions.counts).first
         for place, (arrays, facts) in enumerate(records(undisturbed, split, "images")):
             start = first(int(shards.file_of(np.array([place]))[0]))
@@ -104,8 +104,8 @@ def test_the_manifest_counts_and_measures(undisturbed):
     for encoder, tokens in (("clip_l", 5), ("t5", 7)):  # the stand-ins give a word a token, and each text two more
         assert facts["truncated"][encoder] == sum(2 + len(text.split()) > tokens for text in texts)
     for shard in facts["shards"]:
-        for split in shard["splits"].values():
-            for file in split["files"].values():
+        for unit in shard["units"]:
+            for file in unit["files"].values():
                 assert hashlib.sha256((undisturbed / file["name"]).read_bytes()).hexdigest() == file["sha256"]
 
 

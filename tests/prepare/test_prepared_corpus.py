@@ -189,8 +189,8 @@ def test_a_corpus_without_synthetic_captions_or_with_lost_files_is_refused(monke
     with pytest.raises(ConfigError, match=f"{lost.name}, which manifest.json names"):
         opened(broken)
     about = json.loads((stored / "manifest.json").read_text())
-    (broken / "manifest.json").write_text(json.dumps(about | {"version": 2}))
-    with pytest.raises(ConfigError, match="rfjax-prepared version 2; this rfjax reads rfjax-prepared version 1"):
+    (broken / "manifest.json").write_text(json.dumps(about | {"version": 1}))
+    with pytest.raises(ConfigError, match="rfjax-prepared version 1; this rfjax reads rfjax-prepared version 2"):
         opened(broken)
 
 
@@ -215,10 +215,29 @@ def test_more_validation_examples_than_there_are_are_refused_before_training(sto
     assert "validation images" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+def test_a_corpus_without_validation_images_is_trained_on_with_what_is_printed_for_it(monkeypatch, folder, tmp_path, capsys):
+    """Catches a printed config that training refuses, and a run that asks for a validation example all the same. Of
+    one image there is no standard error, so it counts as none."""
+    out = tmp_path / "out"
+    assert prepare(monkeypatch, folder, f"--out={out}", "--validation-share=0", "--synthetic-column=by_model") == 0
+    printed = next(word for word in capsys.readouterr().out.split() if word.startswith("--config.evaluation.validation.examples="))
+    assert printed.endswith("=0") and train(out, tmp_path / "run", printed) == 0
+    assert not list((tmp_path / "run").glob("evaluations/*")) and main(["eval", str(tmp_path / "run")]) == 0
+    for words, said in (
+        (["--config.evaluation.validation.examples=1"], "examples is 1; a standard error needs 2 or more"),
+        ([printed, "--config.evaluation.geneval.prompts_per_task=1"], "geneval.prompts_per_task 1: a score without its validation loss"),
+    ):
+        assert train(out, tmp_path / "other", *words) == 2
+        assert said in capsys.readouterr().err
+    one = photographs.write_folder(tmp_path / "one", ("moon",))
+    assert prepare(monkeypatch, one, f"--out={tmp_path / 'single'}", "--validation-share=1") == 0
+    assert printed in capsys.readouterr().out
+
+
 def test_few_open_files_are_enough(stored, tmp_path):
     """A corpus of a thousand shards must not need a thousand file descriptors."""
     found = manifest.read(stored)
-    files = found.files("train", "captions")
+    files = found.files("train", "32x32", "captions")
     paths = [stored / name for name in files.names]
     few, many = Shards(paths, files.counts, open_files=1), Shards(paths, files.counts)
     order = np.random.default_rng(0).integers(0, len(many), 60)
