@@ -88,7 +88,7 @@ def make_shard(
     with folder_moved_when_whole(folder / f"{name}.json", files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
         writers = {split: _SplitWriter(inside, f"{name}.{split}", recipe, models, truncated) for split in SPLITS}
         batch: list[Kept] = []
-        for one in _in_order(pool, lambda record: _judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
+        for one in in_order(pool, lambda record: judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
             if isinstance(one, Drop):
                 dropped[one.reason] += 1
                 listed.append({"key": one.key, "reason": one.reason, "detail": one.detail})
@@ -119,7 +119,7 @@ def make_shard(
     return facts
 
 
-def _in_order(pool, function, items: Iterable, window: int) -> Iterator:
+def in_order(pool, function, items: Iterable, window: int) -> Iterator:
     """`function` of each item, in their order, up to `window` at a time in the pool's threads."""
     pending = deque()
     for item in items:
@@ -130,7 +130,7 @@ def _in_order(pool, function, items: Iterable, window: int) -> Iterator:
         yield pending.popleft().result()
 
 
-def _judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
+def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
     """A record decoded, or why it is dropped. What costs least is asked first."""
     if isinstance(record, Drop):
         return record
