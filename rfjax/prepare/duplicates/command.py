@@ -109,7 +109,7 @@ def run(args) -> int:
         named["facts"]: json.dumps(facts, indent=1, ensure_ascii=False) + "\n",
         out: "".join(f"{key}\t{REASON}\n" for key, _, _ in found.pairs),  # last: what says that the rest is there
     })  # fmt: skip
-    for left in folder.glob(".descriptors-*.tmp"):  # of commands that were killed
+    for left in folder.glob(".*.tmp"):  # of commands that were killed
         left.unlink(missing_ok=True)
     print("\n".join(_summary(found, facts, out)))
     return 0

@@ -11,7 +11,7 @@ from jaxtyping import Shaped, UInt8
 from rfjax.prepare.duplicates import phash
 from rfjax.prepare.duplicates.onnx_model import OnnxModel
 
-PHASH_THRESHOLD = 0.85  # analysis/results/near_duplicates: the lowest that drops no distinct scene or photograph there
+PHASH_THRESHOLD = 0.9  # analysis/results/near_duplicates: the lowest there with a precision of 99 %
 MODEL_THRESHOLD = 0.75  # where SSCD's authors find 90 % precision on DISC2021 (sscd_disc_mixup); another model has another
 
 

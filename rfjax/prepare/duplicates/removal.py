@@ -11,7 +11,7 @@ import numpy as np
 from rfjax.errors import RfjaxError
 from rfjax.prepare.duplicates.describe import Described
 from rfjax.prepare.duplicates.descriptors import useless
-from rfjax.prepare.duplicates.search import Index, default_clusters, remove
+from rfjax.prepare.duplicates.search import Index, default_clusters, remove, similarity
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def find(
     compared = np.flatnonzero(fit & (original == np.arange(len(keys))))
     levels = sorted({threshold, *curve})
     copies = original != np.arange(len(keys))
-    keeper, similarity = original.copy(), np.ones(len(keys))
+    keeper, alike = original.copy(), np.ones(len(keys))
     counts, used = [int(copies.sum())] * len(levels), 1
     if len(compared):
         index = Index(views[compared, 0], default_clusters(len(compared)) if clusters is None else clusters, probes)
@@ -67,7 +67,10 @@ def find(
         counts = [int((copies | each[original]).sum()) for each in gone]
         chosen = removals[levels.index(threshold)]
         near = compared[chosen.dropped]
-        keeper[near], similarity[near] = compared[chosen.keeper[chosen.dropped]], chosen.similarity[chosen.dropped]
+        keeper[near] = compared[chosen.keeper[chosen.dropped]]
+        for start in range(0, len(near), 65536):  # of rows; those of all at once may not fit
+            some = near[start : start + 65536]
+            alike[some] = similarity(views[some], views[keeper[some]])
     pairs, stay, repeated = [], {keys[i] for i in range(len(keys)) if keeper[original[i]] == i}, 0
     for i, key in enumerate(keys):
         last = int(keeper[original[i]])
@@ -76,8 +79,7 @@ def find(
         if key in stay:
             repeated += 1
             continue
-        alike = None if last == original[i] else float(similarity[original[i]])
-        pairs.append((key, keys[last], alike))
+        pairs.append((key, keys[last], None if last == original[i] else float(alike[original[i]])))
     return Found(
         pairs=tuple(pairs),
         not_compared=tuple(left_out) + tuple((keys[i], reason) for i, reason in sorted(unfit.items())),

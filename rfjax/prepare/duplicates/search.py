@@ -86,12 +86,11 @@ class Index:
 
 @dataclass(frozen=True)
 class Removal:
-    """Which images go. `keeper` of one that stays is -1; `similarity` is with its keeper."""
+    """Which images go, and which stays for each; -1 for one that stays itself."""
 
     threshold: float
     dropped: Bool[np.ndarray, "n"]
     keeper: Int[np.ndarray, "n"]
-    similarity: Float[np.ndarray, "n"]
 
 
 def remove(
@@ -109,7 +108,7 @@ def remove(
     """
     count, least = len(views), min(thresholds)
     dropped = np.zeros((len(thresholds), count), bool)
-    keeper, similarity = np.full((len(thresholds), count), -1, np.int64), np.zeros((len(thresholds), count))
+    keeper = np.full((len(thresholds), count), -1, np.int64)
     for start in range(0, count, BLOCK):
         block = np.arange(start, min(start + BLOCK, count))
         block = block[~dropped[:, block].all(axis=0)]
@@ -126,16 +125,29 @@ def remove(
                 before = near[enough & (near < image)]
                 stays = before[~dropped[level, before]]
                 if len(stays):
-                    of = alike[np.searchsorted(near, stays)]
                     dropped[level, image] = True
-                    keeper[level, image], similarity[level, image] = stays[of.argmax()], of.max()
+                    keeper[level, image] = stays[alike[np.searchsorted(near, stays)].argmax()]
                     continue
                 after = enough & (near > image)
                 new = near[after][~dropped[level, near[after]]]
                 dropped[level, new] = True
-                keeper[level, new], similarity[level, new] = image, alike[np.searchsorted(near, new)]
+                keeper[level, new] = image
         tell(min(start + BLOCK, count))
-    return [Removal(*each) for each in zip(thresholds, dropped, keeper, similarity)]
+    return [Removal(*each) for each in zip(thresholds, dropped, keeper)]
+
+
+def similarity(one: Shaped[np.ndarray, "pairs views size"], other: Shaped[np.ndarray, "pairs views size"]) -> Float[np.ndarray, "pairs"]:
+    """How alike the images of each pair are: the best match of either's rows with the other's first."""
+    best = np.full(len(one), -1.0)
+    for looking, found in ((one, other), (other, one)):
+        for row in range(one.shape[1]):
+            usable = looking[:, row].any(axis=1) & np.isfinite(looking[:, row]).all(axis=1)
+            if one.dtype == np.uint8:
+                alike = 1 - 2 * np.bitwise_count(looking[:, row] ^ found[:, 0]).sum(axis=1) / (8 * one.shape[2])
+            else:
+                alike = np.einsum("pd,pd->p", looking[:, row].astype(np.float64), found[:, 0].astype(np.float64))
+            best = np.where(usable, np.maximum(best, np.nan_to_num(alike, nan=-1)), best)
+    return best
 
 
 def _best(who, found, similar):
