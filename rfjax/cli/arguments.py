@@ -150,6 +150,12 @@ def prepare(parser):
     command.add_arguments(parser)
 
 
+def duplicates(parser):
+    from rfjax.prepare.duplicates import command
+
+    command.add_arguments(parser)
+
+
 def inspect(parser):
     from rfjax.prepare import inspect as command
 

@@ -92,7 +92,7 @@ def make_shard(
         buckets = [bucket_name(pixels) for pixels in recipe.buckets]
         writers = {(bucket, split): _UnitWriter(inside, f"{name}.{bucket}.{split}", recipe, models, truncated) for bucket in buckets for split in SPLITS}
         batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # of one shape each
-        for one in _in_order(pool, lambda record: _judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
+        for one in in_order(pool, lambda record: judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
             if isinstance(one, Drop):
                 dropped[one.reason] += 1
                 listed.append({"key": one.key, "reason": one.reason, "detail": one.detail})
@@ -125,7 +125,7 @@ def make_shard(
     return facts
 
 
-def _in_order(pool, function, items: Iterable, window: int) -> Iterator:
+def in_order(pool, function, items: Iterable, window: int) -> Iterator:
     """`function` of each item, in their order, up to `window` at a time in the pool's threads."""
     pending = deque()
     for item in items:
@@ -136,7 +136,7 @@ def _in_order(pool, function, items: Iterable, window: int) -> Iterator:
         yield pending.popleft().result()
 
 
-def _judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
+def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
     """A record decoded, or why it is dropped. What costs least is asked first."""
     if isinstance(record, Drop):
         return record

@@ -1,0 +1,156 @@
+"""Precision and recall of `rfjax duplicates` against its threshold, by kind of copy, and what clusters lose.
+
+    pip install -e '.[test,prepare]'
+    python analysis/near_duplicates.py [--distractors 5000]
+
+Photographs of scikit-image and scikit-learn, quarters of them and distinct rendered scenes, with copies planted by kind
+(`tests/prepare/planted.py`), go through the command's own decoding, descriptors, index and removal. Two descriptors:
+`phash`, and an ONNX model without training (averages of 8 x 8 squares, less their mean, with `--mirrored`), which stands for the
+path that a real model takes and not for its quality. Writes the tables and the picture that docs/prepare.md shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/prepare")]
+
+import photographs  # noqa: E402
+import planted  # noqa: E402
+
+from rfjax.files import write_whole  # noqa: E402
+from rfjax.prepare import images  # noqa: E402
+from rfjax.prepare.duplicates import descriptors, search  # noqa: E402
+
+RESULTS = ROOT / "analysis/results/near_duplicates"
+PICTURE = ROOT / "docs/pictures/near_duplicates.png"
+SCENES, COPIED_SCENES = 600, 100
+ALIKE_QUARTERS = ("hubble", "moon", "retina")  # their quarters look alike, some mirrored
+THRESHOLDS = [round(0.5 + 0.025 * step, 3) for step in range(20)]
+PROBES = (1, 2, 4, 8, 16)
+
+
+def originals():
+    """Photographs, quarters, scenes; and which of them are copied."""
+    whole = [planted.photograph(name) for name in photographs.FILES]
+    large = [planted.photograph(name, 2 * planted.SIDE) for name in photographs.FILES if name not in ALIKE_QUARTERS]
+    quarters = [planted.crop(image, 0.5, x, y) for image in large for x in (0, 1) for y in (0, 1)]
+    scenes = planted.distinct_scenes(SCENES)
+    pictures = whole + quarters
+    return pictures + scenes, len(pictures)
+
+
+def described(descriptor, pictures):
+    found = []
+    for start in range(0, len(pictures), 64):
+        squares = [images.decode(planted.png(image), descriptor.side, "lanczos").pixels for image in pictures[start : start + 64]]
+        found.append(descriptor.describe(np.stack(squares)))
+    return np.concatenate(found)
+
+
+def curve(name, views, group, kinds, counts):
+    """Rows of the curve: at each threshold precision, and recall of all, of photographs, of scenes and by kind."""
+    index = search.Index(views[:, 0], 1, 1)
+    first, pictures = counts
+    rows = []
+    for one in search.remove(views, index, THRESHOLDS):
+        precision, recall, right = planted.judged(one.keeper, group)
+        of_photographs, gone = group < pictures, one.keeper >= 0
+        row = {"descriptor": name, "threshold": one.threshold, "dropped": int(gone.sum()), "precision": precision, "recall": recall}
+        for label, mine in (("photographs", of_photographs), ("scenes", ~of_photographs)):
+            row[f"recall {label}"] = right[mine & (np.arange(len(group)) >= first)].mean()
+            row[f"wrong {label}"] = int((gone & ~right & mine).sum())  # dropped for an image of another original
+        for kind in planted.KINDS:
+            row[kind] = right[first:][(kinds == kind) & of_photographs[first:]].mean()
+        rows.append(row)
+    return rows
+
+
+def clusters_lose(name, views, group, distractors, threshold):
+    """Rows: of the copies that one cluster finds among distractors, the share that some clusters find."""
+    every = np.concatenate([views, distractors])
+    rows, found = [], {}
+    for clusters in (1, round(2 * np.sqrt(len(every)))):
+        for probes in PROBES if clusters > 1 else (1,):
+            (removal,) = search.remove(every, search.Index(every[:, 0], clusters, probes), [threshold])
+            found[clusters, probes] = removal.dropped
+            share = (removal.dropped & found[1, 1]).sum() / found[1, 1].sum()
+            copies = removal.dropped[: len(group)][len(set(group.tolist())) :].mean()
+            rows.append({"descriptor": name, "images": len(every), "clusters": clusters, "probes": probes, "threshold": threshold,
+                         "of one cluster's": share, "copies dropped": copies})  # fmt: skip
+    return rows
+
+
+def table(rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.4f}" if isinstance(value, float) and key != "threshold" else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def picture(rows, marked):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["descriptor"] for row in rows))
+    figure = Figure(figsize=(6.4 * len(names), 4.6), layout="constrained")
+    for number, name in enumerate(names, 1):
+        axes = figure.add_subplot(1, len(names), number)
+        mine = [row for row in rows if row["descriptor"] == name]
+        x = [row["threshold"] for row in mine]
+        axes.plot(x, [row["precision"] for row in mine], color="black", linewidth=2.5, label="precision")
+        axes.plot(x, [row["recall"] for row in mine], color="black", linewidth=2.5, linestyle="--", label="recall, all copies")
+        for kind in planted.KINDS:
+            axes.plot(x, [row[kind] for row in mine], linewidth=1, label=f"recall, photographs: {kind}")
+        if name in marked:
+            axes.axvline(marked[name], color="grey", linewidth=1)
+            axes.text(marked[name], 0.02, " default", color="grey")
+        axes.set(xlabel="threshold of similarity", ylabel="share", ylim=(0, 1.02), title=name)
+    figure.get_axes()[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--distractors", type=int, default=5000, help="scenes beside, for what clusters lose (default 5000)")
+    args = parser.parse_args()
+    first, pictures = originals()
+    copies = planted.plant(first[:pictures]) + [(kind, pictures + number, copy) for kind, number, copy in planted.plant(first[pictures : pictures + COPIED_SCENES])]
+    group = np.array([*range(len(first)), *(number for _, number, _ in copies)])
+    kinds = np.array([kind for kind, _, _ in copies])
+    everything = first + [copy for _, _, copy in copies]
+    beside = planted.any_scenes(args.distractors, seed=1)
+    rows, lost = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        model = descriptors.Model(
+            str(planted.thumbnail_model(Path(folder, "thumbnail.onnx"))), side=None, mean=(0, 0, 0), std=(1, 1, 1), output=None, mirrored=True
+        )
+        for name, descriptor in (("phash", descriptors.Phash()), ("8x8 averages (ONNX)", model)):
+            views = described(descriptor, everything)
+            usable = ~np.isin(np.arange(len(views)), list(descriptors.useless(views[:, 0])))
+            print(f"{name}: {len(first)} originals, {len(copies)} copies, {(~usable).sum()} not compared", flush=True)
+            rows += curve(name, views, group, kinds, (len(first), pictures))
+            threshold = descriptor.threshold if name == "phash" else 0.95
+            lost += clusters_lose(name, views, group, described(descriptor, beside), threshold)
+    write_whole({
+        RESULTS / "curve.csv": table(rows),
+        RESULTS / "clusters.csv": table(lost),
+        PICTURE: picture(rows, {"phash": descriptors.PHASH_THRESHOLD}),
+    })  # fmt: skip
+    print((RESULTS / "curve.csv").read_text())
+    print((RESULTS / "clusters.csv").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What is dropped of all the images that were described: files of equal bytes, then near-duplicates of what remains."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rfjax.errors import RfjaxError
+from rfjax.prepare.duplicates.describe import Described
+from rfjax.prepare.duplicates.descriptors import useless
+from rfjax.prepare.duplicates.search import Index, default_clusters, remove, similarity
+
+
+@dataclass(frozen=True)
+class Found:
+    """`pairs` are (key, key of the image that stays, similarity or None for equal bytes), in the source's order."""
+
+    pairs: tuple[tuple[str, str, float | None], ...]
+    not_compared: tuple[tuple[str, str], ...]  # (key, reason)
+    curve: tuple[tuple[float, int], ...]  # (threshold, images it drops)
+    images: int
+    clusters: int
+    repeated: int  # duplicates that stay, because another image that stays has their key
+
+
+def find(
+    parts: Sequence[Described],
+    *,
+    threshold: float,
+    curve: Sequence[float],
+    clusters: int | None,
+    probes: int,
+    tell: Callable[[int], None] = lambda done: None,
+    began: Callable[[int], None] = lambda count: None,
+) -> Found:
+    """Goes through the images in the source's order: part by part, in each part's order.
+
+    `began` hears how many are searched, when the clusters are there. `RfjaxError` where there is no image.
+    """
+    keys = [key for part in parts for key in part.keys]
+    left_out = [pair for part in parts for pair in part.left_out]
+    if not keys:
+        why = ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in left_out).most_common())
+        raise RfjaxError(f"no image to compare: {why or 'the source is empty'}")
+    views = np.concatenate([part.views for part in parts])
+    digests = np.concatenate([part.digests for part in parts]).view("V16")[:, 0]
+    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+    original = first[group]  # of each image, the first of its bytes: `return_index` gives the first
+    unfit = useless(views[:, 0])
+    fit = np.ones(len(keys), bool)
+    fit[list(unfit)] = False
+    compared = np.flatnonzero(fit & (original == np.arange(len(keys))))
+    levels = sorted({threshold, *curve})
+    copies = original != np.arange(len(keys))
+    keeper, alike = original.copy(), np.ones(len(keys))
+    counts, used = [int(copies.sum())] * len(levels), 1
+    if len(compared):
+        index = Index(views[compared, 0], default_clusters(len(compared)) if clusters is None else clusters, probes)
+        used = index.clusters
+        began(len(compared))
+        removals = remove(views[compared], index, levels, tell)
+        gone = np.zeros((len(levels), len(keys)), bool)
+        gone[:, compared] = [one.dropped for one in removals]
+        counts = [int((copies | each[original]).sum()) for each in gone]
+        chosen = removals[levels.index(threshold)]
+        near = compared[chosen.dropped]
+        keeper[near] = compared[chosen.keeper[chosen.dropped]]
+        for start in range(0, len(near), 65536):  # of rows; those of all at once may not fit
+            some = near[start : start + 65536]
+            alike[some] = similarity(views[some], views[keeper[some]])
+    pairs, stay, repeated = [], {keys[i] for i in range(len(keys)) if keeper[original[i]] == i}, 0
+    for i, key in enumerate(keys):
+        last = int(keeper[original[i]])
+        if last == i:
+            continue
+        if key in stay:
+            repeated += 1
+            continue
+        pairs.append((key, keys[last], None if last == original[i] else float(alike[original[i]])))
+    return Found(
+        pairs=tuple(pairs),
+        not_compared=tuple(left_out) + tuple((keys[i], reason) for i, reason in sorted(unfit.items())),
+        curve=tuple(zip(levels, counts)),
+        images=len(keys),
+        clusters=used,
+        repeated=repeated,
+    )
