@@ -149,6 +149,12 @@ def prepare(parser):
     command.add_arguments(parser)
 
 
+def recaption(parser):
+    from rfjax.prepare import recaption as command
+
+    command.add_arguments(parser)
+
+
 def inspect(parser):
     from rfjax.prepare import inspect as command
 

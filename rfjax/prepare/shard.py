@@ -88,11 +88,11 @@ def make_shard(
     with folder_moved_when_whole(folder / f"{name}.json", files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
         writers = {split: _SplitWriter(inside, f"{name}.{split}", recipe, models, truncated) for split in SPLITS}
         batch: list[Kept] = []
-        for one in _in_order(pool, lambda record: _judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
+        for one in in_order(pool, lambda record: _judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
             if isinstance(one, Drop):
                 dropped[one.reason] += 1
                 listed.append({"key": one.key, "reason": one.reason, "detail": one.detail})
-                _check_corrupt(dropped, kept, listed, recipe, name)
+                check_corrupt(dropped, kept, listed, recipe.corrupt_limit, name)
             else:
                 kept += 1
                 converted.update(one.picture.converted)
@@ -101,7 +101,7 @@ def make_shard(
                     _encode(batch, recipe, models, writers)
                     batch = []
             tell(one.done, kept, sum(dropped.values()))
-        _check_corrupt(dropped, kept, listed, recipe, name, over=True)
+        check_corrupt(dropped, kept, listed, recipe.corrupt_limit, name, over=True)
         if batch:
             _encode(batch, recipe, models, writers)
         splits = {split: writer.close() for split, writer in writers.items()}
@@ -119,7 +119,7 @@ def make_shard(
     return facts
 
 
-def _in_order(pool, function, items: Iterable, window: int) -> Iterator:
+def in_order(pool, function, items: Iterable, window: int) -> Iterator:
     """`function` of each item, in their order, up to `window` at a time in the pool's threads."""
     pending = deque()
     for item in items:
@@ -152,13 +152,14 @@ def _judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
     return Kept(record.key, picture, original, synthetic, record.done)
 
 
-def _check_corrupt(dropped, kept, listed, recipe, name, over=False):
+def check_corrupt(dropped, kept, listed, limit, name, over=False):
+    """Raises `RfjaxError` where more than `limit` of the images of a shard are corrupt; `over` at its end."""
     seen, corrupt = kept + sum(dropped.values()), dropped[CORRUPT]
-    if corrupt > SPARED and corrupt > recipe.corrupt_limit * seen and (over or seen >= 100):
+    if corrupt > SPARED and corrupt > limit * seen and (over or seen >= 100):
         first = "; ".join(f"{row['key']} ({row['detail']})" for row in listed if row["reason"] == CORRUPT)[:600]
         raise RfjaxError(
             f"{corrupt} of the first {seen} images of {name} cannot be decoded, more than --corrupt-limit="
-            f"{recipe.corrupt_limit:g} allows: {first}; see what they are, or raise the limit"
+            f"{limit:g} allows: {first}; see what they are, or raise the limit"
         )
 
 
