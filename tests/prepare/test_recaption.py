@@ -185,6 +185,10 @@ def test_captions_that_were_changed_or_are_others_are_refused(monkeypatch, folde
     (tmp_path / "own.jsonl").write_text((captions / "shard-00000-of-00004.jsonl").read_text())
     assert prepare(monkeypatch, folder, out, f"--synthetic-captions={tmp_path / 'own.jsonl'}", SHARDS) == 2
     assert "source.synthetic_captions." in capsys.readouterr().err
+    own = f"--synthetic-captions={tmp_path / 'own.jsonl'}"
+    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'own'}", own, SHARDS) == 0
+    (tmp_path / "own.jsonl").write_text((tmp_path / "own.jsonl").read_text().replace("a picture", "one picture", 1))
+    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'own'}", own, SHARDS) == 2
     path = captions / "shard-00001-of-00004.jsonl"
     path.write_text(path.read_text().replace("a picture", "a Picture", 1))
     assert prepare(monkeypatch, folder, f"--out={tmp_path / 'b'}", f"--synthetic-captions={captions}", SHARDS) == 1

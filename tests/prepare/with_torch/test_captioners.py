@@ -26,6 +26,15 @@ TOKENS = 6
 SAY = "describe this image"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small are slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def captioners(tmp_path_factory):
     root = tmp_path_factory.mktemp("captioners")
