@@ -31,9 +31,12 @@ WITHOUT_JAX = (
     "rfjax.evaluation.judging",
     "rfjax.evaluation.ranking",
     "rfjax.evaluation.records",
+    "rfjax.prepare.captioner",
     "rfjax.prepare.command",
     "rfjax.prepare.frozen",
     "rfjax.prepare.inspect",
+    "rfjax.prepare.joined",
+    "rfjax.prepare.recaption",
     "rfjax.prepare.shard",
     "rfjax.scaling.allocation",
     "rfjax.scaling.approaches",
@@ -114,14 +117,15 @@ def test_imports_without_jax(module):
 
 def test_torch_is_imported_where_it_is_wanted_alone():
     """Modules that are given away, scorers, which `rfjax score` imports when it has read its arguments, and the frozen
-    models, when they are loaded: preparing's --help and what inspects need no PyTorch."""
+    models and the captioner, when they are loaded: preparing's --help and what inspects need no PyTorch."""
     given_away = set((ROOT / "interop/torch_modules").glob("*.py"))
     scorers = set((ROOT / "evaluation/scorers").glob("*.py"))
-    frozen = ROOT / "prepare/frozen.py"
-    for path in set(ROOT.rglob("*.py")) - given_away - scorers - {frozen}:
+    late = {ROOT / "prepare/frozen.py", ROOT / "prepare/captioner.py"}
+    for path in set(ROOT.rglob("*.py")) - given_away - scorers - late:
         assert "import torch" not in path.read_text(), path
-    outermost = ast.parse(frozen.read_text()).body
-    assert not any(isinstance(node, ast.Import) and node.names[0].name == "torch" for node in outermost)
+    for path in late:
+        outermost = ast.parse(path.read_text()).body
+        assert not any(isinstance(node, ast.Import) and node.names[0].name == "torch" for node in outermost)
     for path in set(ROOT.rglob("*.py")) - scorers:
         for node in ast.walk(ast.parse(path.read_text())):  # training, too, could bring it along by way of a scorer
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rfjax.evaluation.scorers"):

@@ -156,6 +156,12 @@ def duplicates(parser):
     command.add_arguments(parser)
 
 
+def recaption(parser):
+    from rfjax.prepare import recaption as command
+
+    command.add_arguments(parser)
+
+
 def inspect(parser):
     from rfjax.prepare import inspect as command
 

@@ -238,6 +238,13 @@ def _duplicates(args, overrides):
         return command.run(args)
 
 
+def _recaption(args, overrides):
+    from rfjax.prepare import recaption
+
+    with _tidy_when_terminated():
+        return recaption.run(args)
+
+
 def _inspect(args, overrides):
     from rfjax.prepare import inspect
 
@@ -274,6 +281,7 @@ def _report(args, overrides):
 VERBS = {
     "prepare": Verb("make a corpus of images and captions", arguments.prepare, _prepare, overridable=False, computes=False),
     "duplicates": Verb("find near-duplicate images, to leave out of a corpus", arguments.duplicates, _duplicates, overridable=False, computes=False),
+    "recaption": Verb("write captions of images by a model, for prepare", arguments.recaption, _recaption, overridable=False, computes=False),
     "inspect": Verb("show and verify a prepared corpus", arguments.inspect, _inspect, overridable=False, computes=False),
     "plan": Verb("what a study takes on a TPU slice or GPU nodes, before paying", arguments.plan, _plan),
     "bench": Verb("time a config's training step on the devices here, part by part", arguments.bench, _bench),

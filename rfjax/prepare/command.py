@@ -13,6 +13,7 @@ from rfjax.prepare.progress import Progress, say
 from rfjax.prepare.summary import summary
 
 SIZE = 256  # pixels, where neither --size nor --buckets is given
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")
 
 
@@ -25,7 +26,7 @@ def add_arguments(parser) -> None:
     models.add_argument("--models-variant", default="", metavar="NAME", help="of the weight files, as fp16 in model.fp16.safetensors")
     models.add_argument("--t5-tokens", type=int, default=77, metavar="N", help="diffusers' max_sequence_length (default 77, the paper's)")
     models.add_argument("--batch-size", type=int, default=32, metavar="N", help="images and captions encoded at once (default 32)")
-    models.add_argument("--compute-dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the models (default float32)")
+    models.add_argument("--compute-dtype", choices=COMPUTE_DTYPES, default="float32", help="of the models (default float32)")
     models.add_argument("--device", default="", help="PyTorch's name of it (default: cuda where there is one, else cpu)")
     pictures = parser.add_argument_group("images")
     pictures.add_argument("--size", type=int, metavar="PIXELS", help=f"side of the centred square (default {SIZE})")
@@ -37,6 +38,7 @@ def add_arguments(parser) -> None:
     captions = parser.add_argument_group("captions")
     captions.add_argument("--caption-column", metavar="NAME", help="default: caption, or for tfds what it has")
     captions.add_argument("--synthetic-column", metavar="NAME", help="captions made by a model, mixed with the others in training")
+    captions.add_argument("--synthetic-captions", metavar="PATH", help="instead: what rfjax recaption wrote, or a .jsonl or .parquet of key and captions")
     captions.add_argument("--label-column", metavar="NAME", help="a class to make captions of; `folder` for images sorted by class")
     captions.add_argument("--class-names", metavar="FILE", help="names of each class, as LOC_synset_mapping.txt or JSON")
     captions.add_argument("--template", default="a photo of a {}", help='default: "a photo of a {}"')
@@ -65,6 +67,8 @@ def run(args) -> int:
     models = None if args.merge else _models(frozen, args, ours)
     made = recipe.read_models(folder) if args.merge else _what_they_make(models)
     about = {"kind": source.kind, "listing": source.listing, "parts": parts}
+    if args.synthetic_captions:
+        about["synthetic_captions"] = source.captions.facts
     recipe_hash = recipe.settle(folder, {"recipe": ours.facts(), "source": about, **made})
     made = recipe.read_models(folder)  # as it stands there, so that the manifest is the same bytes either way
     names = [shard.shard_name(part, parts) for part in range(parts)]
@@ -80,6 +84,8 @@ def run(args) -> int:
     missing = [name for name, facts in done.items() if facts is None]
     if missing:
         raise RfjaxError(f"{len(missing)} of {parts} shards are not there, {missing[0]} first; give the command without --merge to make them")
+    if args.synthetic_captions and not any(unit["synthetic"] for facts in done.values() for unit in facts["units"]):
+        raise RfjaxError(f"none of the images has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {source.location}; give captions of this source, or leave it out")
     found = merge.write_manifest(
         folder,
         list(done.values()),
@@ -144,9 +150,18 @@ def plan(args):
         from rfjax.prepare.sources.tfds import CAPTIONS
 
         default = next((name for name in CAPTIONS if name in source.columns), default)
+        if label is None and default not in source.columns and not (args.caption_column or args.synthetic_column or args.synthetic_captions):
+            raise ConfigError(f"{args.source} has neither a caption ({', '.join(CAPTIONS)}) nor a class; name the column with --caption-column, or give --synthetic-captions")
+    synthetic = args.synthetic_column
+    if args.synthetic_captions:
+        from rfjax.prepare import joined
+
+        if synthetic:
+            raise ConfigError("--synthetic-column and --synthetic-captions both give synthetic captions; give one of the two")
+        source, synthetic = joined.JoinedSource(source, joined.open_captions(args.synthetic_captions)), joined.COLUMN
     columns = captions.CaptionColumns(
         original=args.caption_column or default,
-        synthetic=args.synthetic_column,
+        synthetic=synthetic,
         label=label,
         class_names=names,
         template=args.template,

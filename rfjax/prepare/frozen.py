@@ -99,10 +99,10 @@ def load(
             raise ConfigError(f"--encoders has {name!r}; it may have {', '.join(ENCODERS)}")
     if not names:
         raise ConfigError(f"{folder} has no text encoder: none of {', '.join(part for _, part, _ in ENCODERS.values())}")
-    parts = {AUTOENCODER: _described(folder, AUTOENCODER, variant)}
+    parts = {AUTOENCODER: described(folder, AUTOENCODER, variant)}
     for name in names:
         kind, part, tokenizer = ENCODERS[name]
-        parts[name] = _described(folder, part, variant)
+        parts[name] = described(folder, part, variant)
         if parts[name].model not in CLASSES[kind]:
             raise ConfigError(f"{folder / part} is a {parts[name].model}; {name} must be a {' or '.join(CLASSES[kind])}")
         if not (folder / tokenizer).is_dir():
@@ -115,7 +115,7 @@ def load(
         raise ConfigError(f"the frozen models need PyTorch, transformers and diffusers ({error}): pip install 'rfjax[prepare]'") from None
     if not sys.stderr.isatty():  # in a log, a bar is one long line
         transformers.utils.logging.disable_progress_bar()
-    place = _Place(torch, device, compute_dtype, variant)
+    place = Place(torch, device, compute_dtype, variant)
     say(f"loading {', '.join((AUTOENCODER, *names))} of {folder} on {place.device}, in {compute_dtype}")
     autoencoder, encode, decode = _autoencoder(folder / AUTOENCODER, place)
     text, tokens, stored = {}, {}, []
@@ -124,7 +124,7 @@ def load(
         text[name], tokens[name], sizes = _text_encoder(folder, name, parts[name].model, t5_tokens, place)
         stored.append(StoredEncoder(name, kind, *sizes))
     say("hashing their weights")
-    facts = {name: described.facts(folder, ENCODERS[name][2] if name in ENCODERS else None) for name, described in parts.items()}
+    facts = {name: part.facts(folder, ENCODERS[name][2] if name in ENCODERS else None) for name, part in parts.items()}
     return FrozenModels(
         encoders=tuple(stored),
         latent_channels=autoencoder.latent_channels,
@@ -157,7 +157,7 @@ def of_corpus(manifest: Manifest, folder: str) -> FrozenModels:
 
 
 @dataclass(frozen=True)
-class _Described:
+class Described:
     """A model's folder, its class and its weight files, found before anything is loaded."""
 
     part: Path
@@ -168,11 +168,17 @@ class _Described:
         files = [self.part / "config.json", *self.weights]
         if tokenizer:
             files += sorted(path for path in (folder / tokenizer).iterdir() if path.is_file())
-        hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-        return {"class": self.model, "sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(), "files": hashes}
+        return identity(self.model, folder, files)
 
 
-def _described(folder, part, variant) -> _Described:
+def identity(model: str, folder: Path, files: Sequence[Path]) -> dict:
+    """A model's class, the SHA-256 of each of its files, and one hash of them all."""
+    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    return {"class": model, "sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(), "files": hashes}
+
+
+def described(folder: Path, part: str, variant: str) -> Described:
+    """The model in `folder / part`. `ConfigError` where it has no config.json or no weights."""
     config = folder / part / "config.json"
     try:
         about = json.loads(config.read_text())
@@ -185,7 +191,7 @@ def _described(folder, part, variant) -> _Described:
         others = sorted(path.name for path in (folder / part).iterdir() if path.suffix in (".safetensors", ".bin"))
         hint = f"; it has {', '.join(others)}: --models-variant names the part between the dots, and .bin files are not read" if others else ""
         raise ConfigError(f"{folder / part} has no weights: no {'model' + (f'.{variant}' if variant else '')}.safetensors or shards of it{hint}")
-    return _Described(folder / part, model, weights)
+    return Described(folder / part, model, weights)
 
 
 def _sha256(path):
@@ -193,10 +199,10 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Place:
-    """Where the models run and in which type."""
+class Place:
+    """Where models run and in which type; `model` loads one from its folder, with safetensors alone."""
 
-    def __init__(self, torch, device, compute_dtype, variant):
+    def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
         self.torch = torch
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = getattr(torch, compute_dtype)

@@ -10,6 +10,7 @@ paper's pretraining crops the centre too.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Sequence
@@ -41,12 +42,12 @@ class Picture:
     @property
     def columns(self) -> dict[str, float | int]:
         """What filters can ask of it."""
-        return {
-            "width": self.width,
-            "height": self.height,
-            "aspect": self.width / self.height,
-            "short_side": min(self.width, self.height),
-        }
+        return measured(self.width, self.height)
+
+
+def measured(width: int, height: int) -> dict[str, float | int]:
+    """The columns that an image's size gives, in pixels; `aspect` is width / height."""
+    return {"width": width, "height": height, "aspect": width / height, "short_side": min(width, height)}
 
 
 def nearest(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> int:
@@ -68,23 +69,42 @@ def decode(data: bytes, size: int | Sequence[tuple[int, int]], resample: str) ->
     """The picture in encoded bytes: a square of `size` pixels a side, or as the nearest of several buckets, which
     are (height, width). Resized to cover its bucket, and what is over is cut off evenly. Raises `CorruptImage`."""
     buckets = [(size, size)] if isinstance(size, int) else size
+    with _opened(data) as (image, converted):
+        width, height = image.size
+        rows, columns = buckets[nearest(width, height, buckets)]
+        converted += ["enlarged"] if width < columns or height < rows else []
+        cut = ImageOps.fit(image, (columns, rows), FILTERS[resample])
+    return Picture(np.asarray(cut), width, height, tuple(converted))
+
+
+def unscaled(data: bytes, crop: str) -> Image.Image:
+    """The upright RGB image in encoded bytes at its own size, cut to its centred square (`crop` square) or whole
+    (none). Raises `CorruptImage`."""
+    with _opened(data) as (image, _):
+        image.load()
+        if crop == "none":
+            return image
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return image.crop((left, top, left + side, top + side))
+
+
+@contextlib.contextmanager
+def _opened(data):
+    """(the upright RGB image, names of what was done to it). What fails while it is in use is a `CorruptImage`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and odd metadata; what is too large is an error of its own
             with Image.open(io.BytesIO(data)) as image:
                 converted = ["animated"] if getattr(image, "is_animated", False) else []
                 image, how = _rgb(_upright(image))
-                width, height = image.size
-                rows, columns = buckets[nearest(width, height, buckets)]
-                converted += how + (["enlarged"] if width < columns or height < rows else [])
-                cut = ImageOps.fit(image, (columns, rows), FILTERS[resample])
+                yield image, converted + how
     except CorruptImage:
         raise
     except UnidentifiedImageError:  # whose message has an address in memory, another in every run
         raise CorruptImage("no format that PIL knows" if data else "no bytes at all") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise CorruptImage(f"{type(error).__name__}: {error}") from None
-    return Picture(np.asarray(cut), width, height, tuple(converted))
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"], side: int) -> bytes:

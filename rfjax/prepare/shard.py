@@ -96,7 +96,7 @@ def make_shard(
             if isinstance(one, Drop):
                 dropped[one.reason] += 1
                 listed.append({"key": one.key, "reason": one.reason, "detail": one.detail})
-                _check_corrupt(dropped, kept, listed, recipe, name)
+                check_corrupt(dropped, kept, listed, recipe.corrupt_limit, name)
             else:
                 kept += 1
                 converted.update(one.picture.converted)
@@ -106,7 +106,7 @@ def make_shard(
                     _encode(batch, recipe, models, writers)
                     batch.clear()
             tell(one.done, kept, sum(dropped.values()))
-        _check_corrupt(dropped, kept, listed, recipe, name, over=True)
+        check_corrupt(dropped, kept, listed, recipe.corrupt_limit, name, over=True)
         for batch in batches.values():
             if batch:
                 _encode(batch, recipe, models, writers)
@@ -158,13 +158,14 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
     return Kept(record.key, picture, original, synthetic, record.done)
 
 
-def _check_corrupt(dropped, kept, listed, recipe, name, over=False):
+def check_corrupt(dropped, kept, listed, limit, name, over=False):
+    """Raises `RfjaxError` where more than `limit` of the images of a shard are corrupt; `over` at its end."""
     seen, corrupt = kept + sum(dropped.values()), dropped[CORRUPT]
-    if corrupt > SPARED and corrupt > recipe.corrupt_limit * seen and (over or seen >= 100):
+    if corrupt > SPARED and corrupt > limit * seen and (over or seen >= 100):
         first = "; ".join(f"{row['key']} ({row['detail']})" for row in listed if row["reason"] == CORRUPT)[:600]
         raise RfjaxError(
             f"{corrupt} of the first {seen} images of {name} cannot be decoded, more than --corrupt-limit="
-            f"{recipe.corrupt_limit:g} allows: {first}; see what they are, or raise the limit"
+            f"{limit:g} allows: {first}; see what they are, or raise the limit"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ CURVE = (
 
 # GenEval prompt by prompt: what a bootstrap over prompts needs.
 PROMPT = (
-    *(column for column in KEY if column.name not in ("evaluation", "grid")),
+    *(column for column in KEY if column.name != "grid"),
     Column("prompt", "integer", "", "0-based place among the evaluation's distinct prompts", True),
     Column("task", "text", "", "the prompt's task", True),
     Column("correct", "integer", "images", "images of the prompt that are correct", True),

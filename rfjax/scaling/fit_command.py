@@ -287,7 +287,7 @@ def _metric(args, source, have, metric):
 
     loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
     options = {"resamples": args.resamples, "seed": args.seed}
-    redrawn = source.redrawn(have, **options).get(metric.removeprefix("geneval_"))
+    redrawn = source.redrawn(metric, have, **options)
     found = correlate(loss, score, redrawn=redrawn, **options).to_json()
     without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
     content = {"without_score": without, "correlation": found, "no_fraction": ""}

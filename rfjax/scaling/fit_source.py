@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from rfjax.errors import ConfigError
-from rfjax.scaling import frontier, read_table, results
+from rfjax.scaling import folder_scores, frontier, read_table, results
 from rfjax.scaling.laws import Law
 from rfjax.scaling.points import Exclusion, check, exclude
 
@@ -21,6 +21,7 @@ class Source:
     curves: pd.DataFrame
     described: dict  # for the record of the fits
     study: tuple | None = None
+    folder_scores: tuple = ()  # of a study: what `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = field(default=())
 
     @property
@@ -28,11 +29,17 @@ class Source:
         """Covariances of the runs' losses over the examples they share; None for another's table."""
         return None if self.study is None else frontier.pairs_of(*self.study)
 
-    def redrawn(self, rows: pd.DataFrame, *, resamples: int, seed: int) -> dict:
-        """Scores per task under redraws of the prompts, which only our results keep."""
+    def redrawn(self, metric: str, rows: pd.DataFrame, *, resamples: int, seed: int):
+        """A score [resamples, runs] under redraws of its prompts, which only our results keep; None without."""
         from rfjax.scaling.report.scores import redrawn_scores
 
-        return {} if self.study is None else redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed)
+        if self.study is None:
+            return None
+        for score in self.folder_scores:
+            if metric.startswith(f"{score.evaluation}_"):
+                own = redrawn_scores(self.study[0].prompts, rows, score.settings, resamples, seed, score.evaluation)
+                return own.get(metric.removeprefix(f"{score.evaluation}_"))
+        return redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed).get(metric.removeprefix("geneval_"))
 
     def of(self, law: Law) -> pd.DataFrame:
         """The rows that a law is fitted to: a study's compute laws follow its frontier."""
@@ -79,6 +86,9 @@ def read_source(
     settings = frontier.primary_settings(table)
     rows = frontier.checkpoints(table, settings)
     final, excluded = frontier.final_points(rows), ()
+    scored = tuple(folder_scores.find(table, final, settings))
+    for score in scored:  # under another corpus than the loss, so not among its columns yet
+        final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
     rows = rows[rows["loss"].notna()]
     if rules:
         final, excluded = exclude(final, **rules)
@@ -87,7 +97,7 @@ def read_source(
     described = {"results": folder.name, "settings": vars(settings),
                  "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
                  "best_rate_runs": final.loc[final["best_rate"], "run"].tolist()}  # fmt: skip
-    return Source(final=final, curves=rows, described=described | _recorded(excluded), study=(table, settings), excluded=excluded)
+    return Source(final=final, curves=rows, described=described | _recorded(excluded), study=(table, settings), folder_scores=scored, excluded=excluded)
 
 
 def _recorded(excluded):

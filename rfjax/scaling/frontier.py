@@ -111,7 +111,7 @@ def primary_settings(results: Results) -> Settings:
         ("grid", "grid"),
         ("grid_seed", "evaluation_seed"),
     ):
-        chosen[name] = _commonest(losses, column, PREFERENCES.get(name, ()))
+        chosen[name] = commonest(losses, column, PREFERENCES.get(name, ()))
         losses = losses[losses[column] == chosen[name]]
     scores = results.long[
         (results.long["evaluation"] == "geneval")
@@ -120,7 +120,7 @@ def primary_settings(results: Results) -> Settings:
     ]
     scores = scores[scores["final"] == 1] if (scores["final"] == 1).any() else scores
     for name, column in (("sampler", "sampler"), ("sampler_seed", "evaluation_seed")):
-        chosen[name] = _commonest(scores, column, ()) if len(scores) else ("" if name == "sampler" else None)
+        chosen[name] = commonest(scores, column, ()) if len(scores) else ("" if name == "sampler" else None)
         scores = scores[scores[column] == chosen[name]]
     return Settings(**chosen)
 
@@ -279,7 +279,7 @@ def _headline(saturating, power):
     return "", f"{saturating.reason}; nor the power law: {power.reason}"
 
 
-def _commonest(rows, column, preferences):
+def commonest(rows, column, preferences):
     """The value with most runs; ties go to the preferred, then to the first in order."""
     counts = rows.groupby(column)["run"].nunique()
 

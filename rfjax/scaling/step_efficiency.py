@@ -73,7 +73,7 @@ def _drop(prompts, run, step, weights, seed_of_images, sampler, reference, resam
     """(drop, low, high) of the overall score from the reference's; None where it cannot be said."""
     own = prompts[
         (prompts["run"] == run) & (prompts["step"] == step) & (prompts["weights"] == weights)
-        & (prompts["evaluation_seed"] == seed_of_images)
+        & (prompts["evaluation_seed"] == seed_of_images) & (prompts["evaluation"] == EVALUATION)
     ]  # fmt: skip
     counts = [own[own["sampler"] == name].set_index("prompt").sort_index() for name in (sampler, reference)]
     if counts[0].empty or not counts[0].index.equals(counts[1].index):

@@ -1,4 +1,6 @@
-"""Frozen models without PyTorch: features hashed from captions, latents that are means of pixels."""
+"""Frozen models without PyTorch: features hashed from captions, latents that are means of pixels, captions that name pixels."""
+
+import hashlib
 
 import numpy as np
 
@@ -66,3 +68,28 @@ def data_config(folder, **prepared):
     )  # fmt: skip
 
 
+def said_of(image):
+    """What the stand-in says of an image: a function of its pixels alone."""
+    return f"a picture of {hashlib.sha256(image.tobytes()).hexdigest()[:8]}, {image.width} wide"
+
+
+class Writer:
+    """What `captioner.load` gives; `before` is called before each batch."""
+
+    facts = {"class": "stand-in", "sha256": "abc", "files": {"model.safetensors": "abc"}}
+
+    def __init__(self, before=lambda: None, say=lambda image: (said_of(image),)):
+        self._before, self._say = before, say
+
+    def captions(self, images, seed):
+        self._before()
+        return [self._say(image) for image in images]
+
+
+def recaption(patch, *words, model=None):
+    """`rfjax recaption` with the stand-in; the exit status."""
+    from rfjax.cli import main
+    from rfjax.prepare import captioner
+
+    patch.setattr(captioner, "load", lambda *_, **__: model or Writer())
+    return main(["recaption", "--batch-size=4", "--model=none", *map(str, words)])

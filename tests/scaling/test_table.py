@@ -248,7 +248,7 @@ def without_column(text, name):
         (
             "table.json",
             lambda text: text.replace('"schema": 3', '"schema": 7'),
-            "schema version 7; this rfjax reads version 3",
+            "schema version 7; this rfjax reads version 4",
         ),
         ("table.json", lambda text: text.replace('"notes"', '"nodes"'), "is damaged"),
     ],

@@ -187,8 +187,7 @@ def _geneval(args, out):
         "title": scored.title,
         "deviations": list(scored.deviations),
         "metadata_sha256": summary["metadata_sha256"],
-        # prompts.csv does not say which evaluation its rows are of, so that it takes one's alone.
-        "prompt_scores" if scored.evaluation == "geneval_official" else "own_prompt_scores": scored.prompt_scores,
+        "prompt_scores": scored.prompt_scores,
         "images_per_prompt": summary["images_per_prompt"],
         "models": {
             "detector": file_revision(args.detector, detector.sha256) | {"weights": detector.kind},

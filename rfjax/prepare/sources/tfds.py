@@ -85,8 +85,6 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Tfds
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     captioned = caption_column or next((key for key in CAPTIONS if key in features), None)
     label = labels[0] if labels and not captioned else None
-    if not captioned and not label:
-        raise ConfigError(f"tfds:{name} has neither a caption ({', '.join(CAPTIONS)}) nor a class; name the column with --caption-column")
     data = builder.as_data_source(split=split, decoders={images[0]: tfds.decode.SkipDecoding()})
     facts = (builder.info.full_name, split, len(data), sorted(features))
     return TfdsSource(

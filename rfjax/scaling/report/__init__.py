@@ -67,5 +67,9 @@ def summary_lines(numbers: Mapping) -> list[str]:
     if sizes and "overall" in numbers["correlation"]:
         found = numbers["correlation"]["overall"]
         lines += [correlation_line("GenEval", found), *prediction_lines("GenEval", found["largest_predicted"])]
+    for one in numbers["folder_scores"] if sizes else ():
+        found = one["correlation"]["overall"]
+        lines += [correlation_line(one["title"], found), *prediction_lines(one["title"], found["largest_predicted"])]
+        lines += [f"note: {one['title']}: {one['missing_prompts']}"] if one["missing_prompts"] else []
     lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
     return lines + warnings(numbers)

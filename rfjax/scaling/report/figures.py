@@ -23,7 +23,8 @@ from rfjax.scaling.report.axes import (
     looks,
     point,
 )  # fmt: skip
-from rfjax.scaling.report.score_figures import geneval_against_depth, held_out_pairs, loss_against_geneval, score_against_steps
+from rfjax.scaling.folder_scores import PROTOCOLS
+from rfjax.scaling.report.score_figures import geneval_against_depth, held_out_pairs, loss_against_folder_score, loss_against_geneval, score_against_steps
 
 ASIDE = 0.93  # a prediction is drawn beside the point it is about, this factor of compute below
 
@@ -257,6 +258,7 @@ FIGURES: dict[str, Callable] = {
     "geneval_against_depth": geneval_against_depth,
     "held_out_pairs": held_out_pairs,
     "loss_against_geneval": loss_against_geneval,
+    **{f"loss_against_{name}": loss_against_folder_score(name) for name in PROTOCOLS},
     "score_against_steps": score_against_steps,
     "average_ranks": average_ranks,
     "quality_against_steps": quality_against_steps,

@@ -82,11 +82,15 @@ def _of_sizes(numbers):
     else:
         points.append(f"No law of compute was fitted: {text(analysis['headline_reason'])}.")
     points += _held_out_sentences(numbers) or [f"Nothing was held out: {text(analysis['held_out_reason'])}."]
-    found = numbers["correlation"].get("overall")
-    if found and found["coefficients"]:
+    measured = [("overall GenEval", numbers["correlation"])]
+    measured += [(f"{one['title']}, overall", one["correlation"]) for one in numbers["folder_scores"]]
+    for name, items in measured:
+        found = items.get("overall")
+        if not found or not found["coefficients"]:
+            continue
         rank = next(c for c in found["coefficients"] if c["name"] == "Spearman")
         points.append(
-            f"Validation loss and overall GenEval: Spearman {interval(rank['value'], rank['low'], rank['high'])}, "
+            f"Validation loss and {text(name)}: Spearman {interval(rank['value'], rank['low'], rank['high'])}, "
             f"p = {p_value(rank['p'])} over {found['n']} runs."
         )
     if numbers["ranking"]:

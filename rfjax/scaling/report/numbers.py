@@ -24,7 +24,7 @@ from rfjax.scaling.report import scores
 from rfjax.scaling.results import Results
 from rfjax.scaling.step_efficiency import step_counts
 
-REPORT_SCHEMA = 3
+REPORT_SCHEMA = 4
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # how far beyond the data the law is drawn, as a factor of compute
 
@@ -66,6 +66,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "levels": _levels(points, settings),
             "geneval": scores.geneval(results, points, settings),
             "correlation": scores.correlations(results, points, settings, resamples=2 * resamples, seed=seed),
+            "folder_scores": scores.folder_correlations(results, points, settings, resamples=2 * resamples, seed=seed),
             "score_levels": scores.score_levels(results, points, settings, resamples=resamples, seed=seed),
             "sampling_steps": [
                 vars(one) for one in step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)

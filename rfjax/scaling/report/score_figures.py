@@ -136,7 +136,21 @@ def held_out_pairs(numbers, look):
 
 def loss_against_geneval(numbers, look):
     """Final loss against overall GenEval, one point per run."""
-    runs = [run for run in numbers["geneval"]["runs"] if run["scores"].get("overall", {}).get("value") is not None]
+    return _loss_against(numbers["geneval"]["runs"], numbers["correlation"], "GenEval, overall", look)
+
+
+def loss_against_folder_score(evaluation):
+    """The same of a score that `rfjax score` attached, by its evaluation's name in the table."""
+
+    def drawn(numbers, look):
+        found = [one for one in numbers["folder_scores"] if one["evaluation"] == evaluation]
+        return _loss_against(found[0]["runs"], found[0]["correlation"], f"{found[0]['title']}, overall", look) if found else None
+
+    return drawn
+
+
+def _loss_against(runs, correlation, label, look):
+    runs = [run for run in runs if run["scores"].get("overall", {}).get("value") is not None]
     if len(runs) < 2:
         return None
     figure = Figure(figsize=(WIDTH * 0.62, 3.0))
@@ -151,9 +165,9 @@ def loss_against_geneval(numbers, look):
             axis.plot([run["loss_low"], run["loss_high"]], [score["value"]] * 2, color=colour, lw=1)
     log_scale(axis, "x", [run["loss"] for run in runs])
     axis.set_xlabel("validation loss (falls to the left)")
-    axis.set_ylabel("GenEval, overall")
+    axis.set_ylabel(label)
     axis.legend(handles=depth_handles(look, runs), loc="upper right")
-    found = {c["name"]: c for c in numbers["correlation"].get("overall", {"coefficients": []})["coefficients"]}
+    found = {c["name"]: c for c in correlation.get("overall", {"coefficients": []})["coefficients"]}
     if "Spearman" in found:
         rank = found["Spearman"]
         text = f"Spearman {rank['value']:.2f}, p = {rank['p']:.2g}, n = {len(runs)}".replace("-", "−")

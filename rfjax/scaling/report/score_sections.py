@@ -55,9 +55,7 @@ def pairs_section(numbers, drawn, sheets, captions):
 
 
 def correlation_section(numbers, drawn, sheets, captions):
-    found = {item: c for item, c in numbers["correlation"].items()}
-    if not found:
-        return ""
+    found = numbers["correlation"]
     parts = []
     if "loss_against_geneval" in drawn:
         parts.append(
@@ -66,6 +64,35 @@ def correlation_section(numbers, drawn, sheets, captions):
                 "Validation loss against overall GenEval, final checkpoints; 95 % intervals.",
             )
         )
+    if found:
+        parts += _correlation_tables(found, "GenEval" + (" by the corpus's own detector" if numbers["folder_scores"] else ""), captions)
+        parts += [_predicted_table(found, "GenEval", captions), _levels_table(numbers["score_levels"], captions)]
+    for one in numbers["folder_scores"]:
+        parts += _folder_score(one, drawn, captions)
+    return "".join(parts)
+
+
+def _folder_score(one, drawn, captions):
+    """What `rfjax score` measured of images in folders, against the loss."""
+    parts = []
+    if (figure := f"loss_against_{one['evaluation']}") in drawn:
+        parts.append(
+            captions.figure(
+                drawn[figure],
+                f"Validation loss against {text(one['title'])}, overall, final checkpoints; 95 % intervals. Prompts: {text(one['corpus'])}; "
+                f"images: sampler {text(one['sampler'])}, seed {one['sampler_seed']}.",
+            )
+        )
+    for runs, why in ((one["without"], "were not scored by it"), (one["others"], "were scored with another sampler, seed or other prompts")):
+        if runs:
+            parts.append(f"<p class=warn>{text(one['title'])}: {text(', '.join(map(str, runs)))} {why}.</p>")
+    if one["missing_prompts"]:
+        parts.append(f"<p class=warn>{text(one['title'])}: {text(one['missing_prompts'])}.</p>")
+    return parts + _correlation_tables(one["correlation"], one["title"], captions) + [_predicted_table(one["correlation"], one["title"], captions)]
+
+
+def _correlation_tables(found, name, captions):
+    parts, name = [], text(name)
     overall = found.get("overall")
     if overall and overall["coefficients"]:
         rows = [
@@ -73,13 +100,13 @@ def correlation_section(numbers, drawn, sheets, captions):
             for c in overall["coefficients"]
         ]
         caption = (
-            f"Validation loss and overall GenEval over {overall['n']} runs. p: {text(overall['p_method'])}. Intervals: "
+            f"Validation loss and overall {name} over {overall['n']} runs. p: {text(overall['p_method'])}. Intervals: "
             f"{text(overall['interval_method'])}; where the order is perfect, an interval that ends at ±1 says little, and p "
             "says what can be said."
         )
         parts.append(captions.table(["coefficient", "value, 95 % interval", "p"], rows, caption))
     else:
-        parts.append(f"<p class=warn>No correlation: {text((overall or {}).get('reason') or 'no scores')}.</p>")
+        parts.append(f"<p class=warn>No correlation with {name}: {text((overall or {}).get('reason') or 'no scores')}.</p>")
     rows = []
     for item, c in found.items():
         rank = next((x for x in c["coefficients"] if x["name"] == "Spearman"), None)
@@ -92,14 +119,13 @@ def correlation_section(numbers, drawn, sheets, captions):
             captions.table(
                 ["task", "Spearman, 95 % interval", "p"],
                 rows,
-                "Validation loss and GenEval, task by task. The p-values are not corrected for there being several.",
+                f"Validation loss and {name}, task by task. The p-values are not corrected for there being several.",
             )
         )
-    parts += [_predicted_table(found, captions), _levels_table(numbers["score_levels"], captions)]
-    return "".join(parts)
+    return parts
 
 
-def _predicted_table(found, captions):
+def _predicted_table(found, name, captions):
     """The largest run's scores as the links predict them from the other runs."""
     rows, caption = [], ""
     for item, c in found.items():
@@ -111,7 +137,7 @@ def _predicted_table(found, captions):
                  interval(p["actual"], None, None), minus(f"{p['error']:+.2f}"), "inside" if p["covered"] else "outside"]
             )  # fmt: skip
             caption = (
-                f"GenEval of the largest run ({text(p['run'])}) predicted from its validation loss by links fitted to the "
+                f"{text(name)[0].upper()}{text(name)[1:]} of the largest run ({text(p['run'])}) predicted from its validation loss by links fitted to the "
                 "others: exponential, ε − k·exp(γ·loss), and logistic. 95 % intervals of a new run's score, from the "
                 "residual scatter with its own degrees of freedom."
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from rfjax.scaling import correlation, levels, links
+from rfjax.scaling import correlation, folder_scores, levels, links
 from rfjax.scaling.columns import STATISTICS
 
 OVERALL = "overall"
@@ -71,11 +71,38 @@ def geneval(results, points, settings):
 def correlations(results, points, settings, *, resamples, seed):
     """Loss against the overall score and against each task's, over finished runs: coefficients, the
     links from loss to score, and the largest run's score predicted by them from the others."""
+    names = {item: f"geneval_{item}" for item in _items(points.columns)}
+    return _correlated(results, points, names, "geneval", settings, resamples=resamples, seed=seed)
+
+
+def folder_correlations(results, points, settings, *, resamples, seed):
+    """For each protocol by which images in folders were scored: the scores, and what `correlations` has of them."""
+    output = []
+    for found in folder_scores.find(results, points, settings):
+        names = {item: found.column(item) for item in found.items}
+        redrawn = redrawn_scores(results.prompts, found.scored, found.settings, 2, seed, found.evaluation)
+        output.append(
+            {"evaluation": found.evaluation, "title": found.title, "corpus": found.settings.corpus, "sampler": found.settings.sampler,
+             "sampler_seed": found.settings.sampler_seed, "others": list(found.others),
+             "without": [run for run in points["run"] if run not in {*found.scored["run"], *found.others}],
+             "missing_prompts": "" if redrawn else folder_scores.missing_prompts(results.prompts, found),
+             "runs": [
+                 {name: row[name] for name in ("run", "depth", "loss", "loss_low", "loss_high")}
+                 | {"scores": {item: statistics(row, name, "value") for item, name in names.items()}}
+                 for _, row in found.scored.iterrows()
+             ],
+             "correlation": _correlated(results, found.points, names, found.evaluation, found.settings, resamples=resamples, seed=seed)}
+        )  # fmt: skip
+    return output
+
+
+def _correlated(results, points, names, evaluation, settings, *, resamples, seed):
+    """By item: the loss against the column that `names` gives it, over the points that have both."""
     output = {}
-    for item in _items(points.columns):
-        have = points[points[f"geneval_{item}"].notna()]
-        loss, score = have["loss"].to_numpy(float), have[f"geneval_{item}"].to_numpy(float)
-        redrawn = redrawn_scores(results.prompts, have, settings, resamples, seed).get(item)
+    for item, name in names.items():
+        have = points[points[name].notna()]
+        loss, score = have["loss"].to_numpy(float), have[name].to_numpy(float)
+        redrawn = redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation).get(item)
         found = correlation.correlate(loss, score, redrawn=redrawn, resamples=resamples, seed=seed)
         predicted = links.predict_largest(
             loss, score, have["params"].to_numpy(float), have["run"].to_numpy(), resamples=resamples, seed=seed
@@ -99,10 +126,10 @@ def score_levels(results, points, settings, *, resamples, seed):
     return [one.to_json() for one in found]
 
 
-def redrawn_scores(prompts, points, settings, resamples, seed):
+def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
     """Scores under redraws of the prompts, or {} unless every run was scored on the same ones."""
     own = prompts[
-        (prompts["weights"] == settings.weights) & (prompts["corpus"] == settings.corpus)
+        (prompts["evaluation"] == evaluation) & (prompts["weights"] == settings.weights) & (prompts["corpus"] == settings.corpus)
         & (prompts["sampler"] == settings.sampler) & (prompts["evaluation_seed"] == settings.sampler_seed)
     ]  # fmt: skip
     final = points[["run", "step"]].merge(own, on=["run", "step"])
@@ -119,7 +146,8 @@ def redrawn_scores(prompts, points, settings, resamples, seed):
 def _items(columns: Iterable[str]) -> list[str]:
     """GenEval items of the points: overall, the six tasks in their order, then any other."""
     prefix = "geneval_"
-    other = ("held_out_", "seen_", "floor_", "ceiling_")
+    protocols = (f"{name.removeprefix(prefix)}_" for name in folder_scores.PROTOCOLS)
+    other = ("held_out_", "seen_", "floor_", "ceiling_", *protocols)
     suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)
     found = [
         c.removeprefix(prefix) for c in columns

@@ -19,6 +19,7 @@ from rfjax.scaling.report.formats import (
     sentence,
     text,
 )
+from rfjax.scaling.folder_scores import PROTOCOLS
 from rfjax.scaling.report.ranking_section import ranking_section
 from rfjax.scaling.report.score_sections import (
     correlation_section,
@@ -35,12 +36,13 @@ FIGURE_TITLES = {
     "geneval_against_depth": "GenEval per task against depth",
     "held_out_pairs": "GenEval on held-out and seen pairs",
     "loss_against_geneval": "Validation loss against GenEval",
+    **{f"loss_against_{name}": f"Validation loss against {title}" for name, title in PROTOCOLS.items()},
     "score_against_steps": "GenEval and path length against sampling steps",
     "average_ranks": "Average rank of every variant",
     "quality_against_steps": "GenEval and distance against sampling steps",
     "learning_rates": "Validation loss against learning rate",
 }
-NARROW = ("loss_against_geneval",)  # figures of less than the page's width
+NARROW = ("loss_against_geneval", *(f"loss_against_{name}" for name in PROTOCOLS))  # figures of less than the page's width
 
 
 def _what_ran(numbers, drawn, sheets, captions):
