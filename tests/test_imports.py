@@ -32,6 +32,8 @@ WITHOUT_JAX = (
     "rfjax.evaluation.ranking",
     "rfjax.evaluation.records",
     "rfjax.prepare.command",
+    "rfjax.prepare.duplicates.command",
+    "rfjax.prepare.duplicates.removal",
     "rfjax.prepare.frozen",
     "rfjax.prepare.inspect",
     "rfjax.prepare.shard",

@@ -79,14 +79,11 @@ def run(args) -> int:
     if args.task:
         say(f"task {args.task} is done; when all are: the same command without --task")
         return 0
-    read = [describe.read(path, recipe_hash) for path in paths]
-    if None in read:
-        raise RfjaxError(f"{paths[read.index(None)]} has changed since it was written; give the command again")
     if args.threads:
         faiss.omp_set_num_threads(args.threads)
     search = Searching()
     found = removal.find(
-        read, threshold=threshold, curve=curve_thresholds(threshold), clusters=args.clusters, probes=args.probes, tell=search.tell, began=search.began,
+        _described(paths, recipe_hash), threshold=threshold, curve=curve_thresholds(threshold), clusters=args.clusters, probes=args.probes, tell=search.tell, began=search.began,
     )  # fmt: skip
     facts = {
         "source": {**about, "location": source.location},
@@ -113,6 +110,16 @@ def run(args) -> int:
         left.unlink(missing_ok=True)
     print("\n".join(_summary(found, facts, out)))
     return 0
+
+
+def _described(paths, recipe_hash):
+    from rfjax.prepare.duplicates import describe
+
+    for path in paths:
+        part = describe.read(path, recipe_hash)
+        if part is None:
+            raise RfjaxError(f"{path} has changed since it was written; give the command again")
+        yield part
 
 
 class Searching:
