@@ -7,14 +7,16 @@ import dataclasses
 import io
 import json
 import os
+import time
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
 from rfjax.prepare import command as prepare
-from rfjax.prepare.progress import Progress, say
+from rfjax.prepare.progress import SAID_EVERY, Progress, duration, say
 
 REASON = "near-duplicate"  # what the manifest of `rfjax prepare --drop-keys` counts them under
 LIBRARIES = ("rfjax", "numpy", "scipy", "pillow", "faiss-cpu", "onnxruntime", "onnxruntime-gpu")
@@ -125,14 +127,20 @@ def _described(paths, recipe_hash):
 class Searching:
     """The lines of the search, whose size is known when its clusters are made."""
 
-    def __init__(self):
-        say("clusters are made and searched")
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        say("search: clusters are made")
 
     def began(self, count: int) -> None:
-        self._progress = Progress(count)
+        self._count, self._began = count, self._clock()
+        self._said = self._began
 
     def tell(self, done: int) -> None:
-        self._progress.tell(done, done, 0)
+        now = self._clock()
+        if done < self._count and now - self._said >= SAID_EVERY:
+            self._said = now
+            left = duration((now - self._began) * (self._count - done) / done)
+            say(f"search: {done:,} of {self._count:,} images, {100 * done / self._count:.0f} %, {left} left")
 
 
 def names(out: Path) -> dict[str, Path]:
