@@ -27,7 +27,7 @@ PASSED_ON = ("filter", "drop_keys", "caption_column", "synthetic_column", "label
 def add_arguments(parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="as of rfjax prepare: a folder of images, .tar files, .parquet files, or tfds:NAME")
     parser.add_argument("--out", required=True, metavar="FILE.tsv", help="keys for rfjax prepare --drop-keys; pairs, curve and descriptors go beside it")
-    parser.add_argument("--threshold", type=float, metavar="S", help="similarity from which on two images are duplicates, in (0, 1] (default: the descriptor's, docs/prepare.md)")
+    parser.add_argument("--threshold", type=float, metavar="S", help="similarity from which on two images are duplicates, in (0, 1] (default 0.9; 0.75 for a model)")
     described = parser.add_argument_group("descriptor")
     described.add_argument("--descriptor", default="phash", metavar="phash|MODEL.onnx", help="a perceptual hash of 256 bits, or a model such as SSCD (default phash)")
     described.add_argument("--model-size", type=int, metavar="PIXELS", help="side of the square that the model sees, where its input does not say")
@@ -85,7 +85,8 @@ def run(args) -> int:
         faiss.omp_set_num_threads(args.threads)
     search = Searching()
     found = removal.find(
-        _described(paths, recipe_hash), threshold=threshold, curve=curve_thresholds(threshold), clusters=args.clusters, probes=args.probes, tell=search.tell, began=search.began,
+        _described(paths, recipe_hash), threshold=threshold, curve=curve_thresholds(threshold), clusters=args.clusters, probes=args.probes,
+        tell=search.tell, began=search.began,
     )  # fmt: skip
     facts = {
         "source": {**about, "location": source.location},
