@@ -336,6 +336,19 @@ def test_another_descriptor_in_the_same_folder_is_refused(source, undisturbed, t
     assert "descriptor.mean" in capsys.readouterr().err and rows(out)
 
 
+def test_descriptors_that_are_damaged_or_of_another_command_are_made_again(source, undisturbed, tmp_path, capsys):
+    """Catches a file cut short by a full disk taken as it is, and one that another command left."""
+    shutil.copytree(undisturbed.parent, tmp_path / "out")
+    out = tmp_path / "out" / "drop.tsv"
+    made = sorted(out.with_name("drop.tsv.descriptors").glob("descriptors-*"))
+    made[1].write_bytes(made[1].read_bytes()[:-100])
+    made[2].write_bytes(b"")
+    assert duplicates(source, out, *WORDS) == 0 and digests(out) == digests(undisturbed)
+    out.with_name("drop.tsv.descriptors").joinpath("recipe.json").unlink()
+    assert duplicates(source, out, *WORDS, "--filter=width<1") == 1
+    assert "no image to compare" in capsys.readouterr().err
+
+
 def test_the_search_says_how_far_it_is(capsys):
     """A fifth of the images in 30 seconds leaves two minutes. Catches time that counts the making of clusters, and a line a block."""
     now = [0.0]
