@@ -132,6 +132,15 @@ def test_torch_is_imported_where_it_is_wanted_alone():
                     assert names & set(WITHOUT_TORCH), f"{path} imports {alias.name} of {node.module}"
 
 
+def test_what_an_extra_brings_is_imported_when_it_is_wanted():
+    """Catches an ImportError where a message is to name the extra."""
+    for path in (ROOT / "prepare").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong = {name.split(".")[0] for name in names} & {"faiss", "onnxruntime", "pyarrow", "tensorflow_datasets"}
+            assert not wrong, f"{path} imports {wrong}"
+
+
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_imports_without_torch(module):
     script = f"import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['jax'] = None; import {module}"
