@@ -33,6 +33,8 @@ WITHOUT_JAX = (
     "rfjax.evaluation.records",
     "rfjax.prepare.captioner",
     "rfjax.prepare.command",
+    "rfjax.prepare.duplicates.command",
+    "rfjax.prepare.duplicates.removal",
     "rfjax.prepare.frozen",
     "rfjax.prepare.inspect",
     "rfjax.prepare.joined",
@@ -132,6 +134,15 @@ def test_torch_is_imported_where_it_is_wanted_alone():
                 for alias in node.names:
                     names = {node.module, f"{node.module}.{alias.name}"}
                     assert names & set(WITHOUT_TORCH), f"{path} imports {alias.name} of {node.module}"
+
+
+def test_what_an_extra_brings_is_imported_when_it_is_wanted():
+    """Catches an ImportError where a message is to name the extra."""
+    for path in (ROOT / "prepare").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong = {name.split(".")[0] for name in names} & {"faiss", "onnxruntime", "pyarrow", "tensorflow_datasets"}
+            assert not wrong, f"{path} imports {wrong}"
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

@@ -20,7 +20,7 @@ from stand_ins import prepare
 from rfjax.cli import main
 from rfjax.data import manifest
 from rfjax.prepare import images
-from rfjax.prepare.duplicates import descriptors, phash, search
+from rfjax.prepare.duplicates import command, descriptors, phash, search
 from rfjax.prepare.duplicates.onnx_model import unit
 
 PLANTED = {kind: planted.KINDS[kind] for kind in ("JPEG, quality 30", "flip, JPEG 50", "centred crop, 0.8 to 1")}
@@ -93,9 +93,10 @@ def test_the_mirrored_hash_is_the_mirrored_images():
 def test_a_flat_image_has_no_hash():
     """Catches every blank image taken for a copy of every other: their hashes would be of noise, or all zeros and equal."""
     rng = np.random.default_rng(0)
-    flat = np.stack([np.full((128, 128, 3), 255, np.uint8), rng.integers(120, 123, (128, 128, 3)).astype(np.uint8)])
+    ramp = np.broadcast_to(np.linspace(100, 140, 128).astype(np.uint8)[:, None], (128, 128, 3))  # a few frequencies of one direction
+    flat = np.stack([np.full((128, 128, 3), 255, np.uint8), rng.integers(120, 123, (128, 128, 3)).astype(np.uint8), ramp])
     found = descriptors.Phash().describe(flat)
-    assert not found.any() and descriptors.useless(found[:, 0]) == {0: "too flat to hash", 1: "too flat to hash"}
+    assert not found.any() and descriptors.useless(found[:, 0]) == dict.fromkeys(range(3), "too flat to hash")
 
 
 # The removal against brute force
@@ -104,9 +105,7 @@ def test_a_flat_image_has_no_hash():
 def similarities(views):
     """All pairs, by definition: the best of either's rows with the other's first."""
     if views.dtype == np.uint8:
-        views = np.unpackbits(views, axis=2) * 2.0 - 1
-        views[~views.any(2)] = 0
-        views = views / np.sqrt(views.shape[2])
+        views = (np.unpackbits(views, axis=2) * 2.0 - 1) / np.sqrt(8 * views.shape[2])
     looking = np.nan_to_num(views.astype(np.float64))
     one_way = np.einsum("ivd,jd->ivj", looking, looking[:, 0]).max(1)
     return np.maximum(one_way, one_way.T)
@@ -154,7 +153,12 @@ def test_the_removal_is_the_papers_on_all_pairs(kind):
 
 
 def test_rows_that_say_nothing_find_nothing():
-    """Catches zeros found near zeros, and NaN that faiss takes for near all."""
+    """Catches zeros near every hash of few bits, and NaN."""
+    rng = np.random.default_rng(0)
+    bits = rng.permuted(np.arange(256)[None, None] < np.full((40, 2, 1), 33), axis=2)
+    views = np.packbits(bits, axis=2)
+    views[3, 1] = 0  # 33 bits from each: a similarity of 0.74
+    assert not search.remove(views, search.Index(views[:, 0], 1, 1), [0.7])[0].dropped.any()
     views = families("vectors", 40)
     views[3, 1], views[5, 2] = 0, np.nan
     (one,) = search.remove(views, search.Index(views[:, 0], 1, 1), [0.7])
@@ -330,6 +334,31 @@ def test_another_descriptor_in_the_same_folder_is_refused(source, undisturbed, t
     model = planted.thumbnail_model(tmp_path / "m.onnx")
     assert duplicates(source, out, *WORDS, f"--descriptor={model}") == 2
     assert "descriptor.mean" in capsys.readouterr().err and rows(out)
+
+
+def test_descriptors_that_are_damaged_or_of_another_command_are_made_again(source, undisturbed, tmp_path, capsys):
+    """Catches a file cut short by a full disk taken as it is, and one that another command left."""
+    shutil.copytree(undisturbed.parent, tmp_path / "out")
+    out = tmp_path / "out" / "drop.tsv"
+    made = sorted(out.with_name("drop.tsv.descriptors").glob("descriptors-*"))
+    made[1].write_bytes(made[1].read_bytes()[:-100])
+    made[2].write_bytes(b"")
+    assert duplicates(source, out, *WORDS) == 0 and digests(out) == digests(undisturbed)
+    out.with_name("drop.tsv.descriptors").joinpath("recipe.json").unlink()
+    assert duplicates(source, out, *WORDS, "--filter=width<1") == 1
+    assert "no image to compare" in capsys.readouterr().err
+
+
+def test_the_search_says_how_far_it_is(capsys):
+    """A fifth of the images in 30 seconds leaves two minutes. Catches time that counts the making of clusters, and a line a block."""
+    now = [0.0]
+    search = command.Searching(clock=lambda: now[0])
+    now[0] = 500.0
+    search.began(1000)
+    now[0] += 30
+    search.tell(200)
+    search.tell(201)
+    assert capsys.readouterr().err.splitlines() == ["rfjax: search: clusters are made", "rfjax: search: 200 of 1,000 images, 20 %, 2m00s left"]
 
 
 # Models

@@ -7,14 +7,16 @@ import dataclasses
 import io
 import json
 import os
+import time
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
 from rfjax.prepare import command as prepare
-from rfjax.prepare.progress import Progress, say
+from rfjax.prepare.progress import SAID_EVERY, Progress, duration, say
 
 REASON = "near-duplicate"  # what the manifest of `rfjax prepare --drop-keys` counts them under
 LIBRARIES = ("rfjax", "numpy", "scipy", "pillow", "faiss-cpu", "onnxruntime", "onnxruntime-gpu")
@@ -25,7 +27,7 @@ PASSED_ON = ("filter", "drop_keys", "caption_column", "synthetic_column", "label
 def add_arguments(parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="as of rfjax prepare: a folder of images, .tar files, .parquet files, or tfds:NAME")
     parser.add_argument("--out", required=True, metavar="FILE.tsv", help="keys for rfjax prepare --drop-keys; pairs, curve and descriptors go beside it")
-    parser.add_argument("--threshold", type=float, metavar="S", help="similarity from which on two images are duplicates, in (0, 1] (default: the descriptor's, docs/prepare.md)")
+    parser.add_argument("--threshold", type=float, metavar="S", help="similarity from which on two images are duplicates, in (0, 1] (default 0.9; 0.75 for a model)")
     described = parser.add_argument_group("descriptor")
     described.add_argument("--descriptor", default="phash", metavar="phash|MODEL.onnx", help="a perceptual hash of 256 bits, or a model such as SSCD (default phash)")
     described.add_argument("--model-size", type=int, metavar="PIXELS", help="side of the square that the model sees, where its input does not say")
@@ -79,14 +81,12 @@ def run(args) -> int:
     if args.task:
         say(f"task {args.task} is done; when all are: the same command without --task")
         return 0
-    read = [describe.read(path, recipe_hash) for path in paths]
-    if None in read:
-        raise RfjaxError(f"{paths[read.index(None)]} has changed since it was written; give the command again")
     if args.threads:
         faiss.omp_set_num_threads(args.threads)
     search = Searching()
     found = removal.find(
-        read, threshold=threshold, curve=curve_thresholds(threshold), clusters=args.clusters, probes=args.probes, tell=search.tell, began=search.began,
+        _described(paths, recipe_hash), threshold=threshold, curve=curve_thresholds(threshold), clusters=args.clusters, probes=args.probes,
+        tell=search.tell, began=search.began,
     )  # fmt: skip
     facts = {
         "source": {**about, "location": source.location},
@@ -115,17 +115,33 @@ def run(args) -> int:
     return 0
 
 
+def _described(paths, recipe_hash):
+    from rfjax.prepare.duplicates import describe
+
+    for path in paths:
+        part = describe.read(path, recipe_hash)
+        if part is None:
+            raise RfjaxError(f"{path} has changed since it was written; give the command again")
+        yield part
+
+
 class Searching:
     """The lines of the search, whose size is known when its clusters are made."""
 
-    def __init__(self):
-        say("clusters are made and searched")
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        say("search: clusters are made")
 
     def began(self, count: int) -> None:
-        self._progress = Progress(count)
+        self._count, self._began = count, self._clock()
+        self._said = self._began
 
     def tell(self, done: int) -> None:
-        self._progress.tell(done, done, 0)
+        now = self._clock()
+        if done < self._count and now - self._said >= SAID_EVERY:
+            self._said = now
+            left = duration((now - self._began) * (self._count - done) / done)
+            say(f"search: {done:,} of {self._count:,} images, {100 * done / self._count:.0f} %, {left} left")
 
 
 def names(out: Path) -> dict[str, Path]:

@@ -92,7 +92,8 @@ class OnnxModel:
                 (given,) = self._session.run([self._output], {self._input: padded.astype(self._type)})
             except Exception as error:
                 raise RfjaxError(f"{self._path} fails on {padded.shape}: {error}") from None
-            if not isinstance(given, np.ndarray) or given.shape[:1] != (step,) or given.dtype.kind != "f" or given.size != step * max(given.shape[1:], default=0):
+            rows_of = given.shape if isinstance(given, np.ndarray) and given.dtype.kind == "f" else ()
+            if rows_of[:1] != (step,) or given.size != step * max(rows_of[1:], default=0):  # [n, size], or with axes of 1
                 what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
                 raise ConfigError(f"the output {self._output} of {self._path} is {what} for {step} images; a descriptor is floating-point [n, size]")
             rows.append(given.reshape(step, -1)[: len(some)].astype(np.float32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ class Found:
 
 
 def find(
-    parts: Sequence[Described],
+    parts: Iterable[Described],
     *,
     threshold: float,
     curve: Sequence[float],
@@ -40,14 +40,17 @@ def find(
 
     `began` hears how many are searched, when the clusters are there. `RfjaxError` where there is no image.
     """
-    keys = [key for part in parts for key in part.keys]
-    left_out = [pair for part in parts for pair in part.left_out]
+    keys, left_out, views, digests = [], [], [], []
+    for part in parts:
+        keys += part.keys
+        left_out += part.left_out
+        views.append(part.views)
+        digests.append(part.digests)
     if not keys:
         why = ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in left_out).most_common())
         raise RfjaxError(f"no image to compare: {why or 'the source is empty'}")
-    views = np.concatenate([part.views for part in parts])
-    digests = np.concatenate([part.digests for part in parts]).view("V16")[:, 0]
-    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+    views = np.concatenate(views)  # of all parts; each part's own is let go of here
+    _, first, group = np.unique(np.concatenate(digests).view("V16")[:, 0], return_index=True, return_inverse=True)
     original = first[group]  # of each image, the first of its bytes: `return_index` gives the first
     unfit = useless(views[:, 0])
     fit = np.ones(len(keys), bool)
@@ -58,19 +61,20 @@ def find(
     keeper, alike = original.copy(), np.ones(len(keys))
     counts, used = [int(copies.sum())] * len(levels), 1
     if len(compared):
-        index = Index(views[compared, 0], default_clusters(len(compared)) if clusters is None else clusters, probes)
+        views = views[compared]  # they are nearly all of the memory that this takes, so nothing keeps the others
+        index = Index(views[:, 0], default_clusters(len(compared)) if clusters is None else clusters, probes)
         used = index.clusters
         began(len(compared))
-        removals = remove(views[compared], index, levels, tell)
+        removals = remove(views, index, levels, tell)
         gone = np.zeros((len(levels), len(keys)), bool)
         gone[:, compared] = [one.dropped for one in removals]
         counts = [int((copies | each[original]).sum()) for each in gone]
         chosen = removals[levels.index(threshold)]
-        near = compared[chosen.dropped]
-        keeper[near] = compared[chosen.keeper[chosen.dropped]]
-        for start in range(0, len(near), 65536):  # of rows; those of all at once may not fit
+        near = np.flatnonzero(chosen.dropped)
+        keeper[compared[near]] = compared[chosen.keeper[near]]
+        for start in range(0, len(near), 65536):  # rows of all at once may not fit
             some = near[start : start + 65536]
-            alike[some] = similarity(views[some], views[keeper[some]])
+            alike[compared[some]] = similarity(views[some], views[chosen.keeper[some]])
     pairs, stay, repeated = [], {keys[i] for i in range(len(keys)) if keeper[original[i]] == i}, 0
     for i, key in enumerate(keys):
         last = int(keeper[original[i]])
