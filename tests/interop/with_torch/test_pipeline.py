@@ -29,6 +29,8 @@ from rfjax.interop.exporting import export_run, how_to_call  # noqa: E402
 
 MODEL = {"depth": 2, "hidden": 64, "head_size": 32, "patch_size": 2, "position_tokens": 2, "position_span": 2.0, "position_grid": 4}
 T5_TOKENS, STEPS, GUIDANCE, SHIFT = 20, 4, 2.0, 3.0
+ENCODERS = {"all": (), "without T5": ("clip_l", "clip_g")}
+QUICK = (("all", "empty"), ("without T5", "zeros"))  # the others are the whole suite's
 PROMPTS = ["a cat", "a photo of a bat, sharp!"]
 DATA = {"corpus": "prepared", "image_size": 4, "channels": 16, "context_tokens": 77 + T5_TOKENS, "context_size": 96, "pooled_size": 72}
 
@@ -51,7 +53,7 @@ def a_run(folder, corpus, encoders=(), **changed):
     return make_run(folder, make_config(MODEL, data, timestep_shift=SHIFT))
 
 
-@pytest.fixture(scope="module", params=[(), ("clip_l", "clip_g")], ids=["all", "without T5"])
+@pytest.fixture(scope="module")
 def exported(request, prepared, tmp_path_factory):
     """(run, the pipeline's folder): of all encoders, and of the two CLIPs alone."""
     folder = tmp_path_factory.mktemp("exported")
@@ -72,7 +74,15 @@ def sampled(monkeypatch, run, out, *words):
     return kept[0]
 
 
-@pytest.mark.parametrize("negative", [None, "", "a dog"], ids=["zeros", "empty", "a dog"])
+@pytest.mark.parametrize(
+    "exported, negative",
+    [
+        pytest.param(encoders, negative, id=f"{name}-{of}", marks=() if (name, of) in QUICK else pytest.mark.full)
+        for name, encoders in ENCODERS.items()
+        for of, negative in {"zeros": None, "empty": "", "a dog": "a dog"}.items()
+    ],
+    indirect=["exported"],
+)
 def test_diffusers_pipeline_makes_what_rfjax_sample_makes(exported, monkeypatch, tmp_path, negative):
     """From the same noise, with the same steps and guidance. Catches an encoder in another's place or with another's
     tokenizer, T5 not left out, a null condition that is encoded or an empty prompt that is zeros, other times, and an
@@ -103,6 +113,7 @@ def test_diffusers_pipeline_makes_what_rfjax_sample_makes(exported, monkeypatch,
     assert np.abs(other - theirs).max() > 1e-2 * np.abs(ours).max()  # the bound can tell negatives apart
 
 
+@pytest.mark.parametrize("exported", ENCODERS.values(), ids=ENCODERS, indirect=True)
 def test_the_folder_is_whole_and_the_frozen_models_are_as_they_were(exported, prepared, tmp_path):
     """Catches the originals written through a link, and an export that does not come back."""
     run, folder = exported
@@ -120,6 +131,7 @@ def test_the_folder_is_whole_and_the_frozen_models_are_as_they_were(exported, pr
     assert main(["import", str(folder), f"--out={tmp_path / 'back'}"]) == 0
 
 
+@pytest.mark.full
 def test_weights_of_a_variant_are_named_without_it(prepared, tmp_path):
     models = tmp_path / "models"
     shutil.copytree(prepared[0], models)
