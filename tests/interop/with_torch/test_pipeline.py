@@ -37,6 +37,15 @@ DATA = {"corpus": "prepared", "image_size": 4, "channels": 16, "context_tokens":
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small are slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """(frozen models, corpus): latents scaled by the corpus's own deviation, which is not the autoencoder's factor."""
@@ -128,6 +137,10 @@ def test_the_folder_is_whole_and_the_frozen_models_are_as_they_were(exported, pr
     code = how_to_call(run.folder, folder)
     assert ("text_encoder_3=None, tokenizer_3=None" in code) == (index["text_encoder_3"] == [None, None])
     assert f"torch.zeros(1, {77 + T5_TOKENS}, 96)" in code and f"max_sequence_length={T5_TOKENS}," in code
+    names = {"torch": torch, "StableDiffusion3Pipeline": StableDiffusion3Pipeline}
+    *before, call = code.splitlines()
+    exec(compile("\n".join([*before, f"made = {call}"]), "code", "exec"), names)  # noqa: S102, our own
+    assert names["made"].images[0].size == (32, 32)
     assert main(["import", str(folder), f"--out={tmp_path / 'back'}"]) == 0
 
 
