@@ -110,6 +110,8 @@ def export(parser):
         "plain: our names, and a PyTorch module that reads them, for every MM-DiT",
     )
     parser.add_argument("--out", required=True, metavar="PATH", help="a folder, or for sd3 a file .safetensors")
+    parser.add_argument("--pipeline", action="store_true", help="of a run on a prepared corpus, with --format diffusers: a whole StableDiffusion3Pipeline, autoencoder, text encoders and tokenizers included")
+    parser.add_argument("--models", default="", metavar="DIR", help="with --pipeline: the frozen models (default: where the corpus was prepared with them)")
     parser.add_argument("--dtype", choices=("f32", "bf16", "f16"), default="f32", help="default: f32, as trained")
     parser.add_argument("--max-shard-gb", type=float, default=10.0, metavar="GB", help="split files at this size (default 10)")
 

@@ -163,7 +163,7 @@ def _sample_folder(args, overrides):
 
 
 def _export(args, overrides):
-    from rfjax.interop.exporting import export_run
+    from rfjax.interop.exporting import export_run, how_to_call
 
     with _tidy_when_terminated():
         path = export_run(
@@ -174,8 +174,12 @@ def _export(args, overrides):
             weights=args.weights,
             dtype=args.dtype,
             max_shard_bytes=args.max_shard_gb * 1e9,
+            whole_pipeline=args.pipeline,
+            models=args.models,
         )
     print(f"exported: {path}")
+    if args.pipeline:
+        print(f"what samples as rfjax sample --sigmas diffusers does:\n\n{how_to_call(Path(args.run), path)}")
     return 0
 
 

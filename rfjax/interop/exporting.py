@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from rfjax import config as schema
 from rfjax.config import Config, ModelConfig
+from rfjax.data import manifest
 from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.evaluation.reopen import read_run
 from rfjax.files import folder_moved_when_whole
 from rfjax.flow.resolution import shift_at
-from rfjax.interop import expressible, names
+from rfjax.interop import expressible, names, pipeline
 from rfjax.interop.layouts import LAYOUTS, Layout, positions_shape, sources, tensor_shapes
 from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
 from rfjax.models import make_backbone
@@ -36,6 +37,7 @@ from rfjax.models.positions import cropped_positions
 from rfjax.training import checkpoint
 from rfjax.training.mesh import path_name
 
+SCHEDULER = "scheduler_config.json"
 MAX_SHARD_BYTES = 10e9  # diffusers' default
 
 
@@ -71,14 +73,24 @@ def export_run(
     weights: str = "ema",
     dtype: str = "f32",
     max_shard_bytes: int | float = MAX_SHARD_BYTES,
+    whole_pipeline: bool = False,
+    models: str = "",
 ) -> Path:
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file.
+
+    With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and `scheduler`
+    beside the frozen models of the run's prepared corpus, from `models` or where they were then.
 
     Raises `ConfigError` for what the layout cannot express and for an `out` that exists;
     `RfjaxError` for a damaged checkpoint and a disk that is full. Nothing is left behind then.
     """
     origin = _origin(Path(workdir), step, weights)
     expressible.check(layout, origin.config, origin.shapes)
+    if whole_pipeline and layout != "diffusers":
+        raise ConfigError(f"--format is {layout}; --pipeline is a folder of diffusers: give --format diffusers")
+    if models and not whole_pipeline:
+        raise ConfigError(f"--models {models} are put beside a network with --pipeline alone; add it, or leave --models out")
+    frozen_models = pipeline.check(origin.config, models) if whole_pipeline else None
     out = Path(out)
     for path in (out, names.manifest_of(out)) if layout == "sd3" else (out,):
         if path.exists():
@@ -89,13 +101,25 @@ def export_run(
         what = "one file, whose name must end in .safetensors" if layout == "sd3" else "a folder; give it another name"
         raise ConfigError(f"--out is {out}; the {layout} layout is {what}")
     with folder_moved_when_whole(out, files_of=layout == "sd3") as folder:
-        target = folder / out.name if layout == "sd3" else folder
+        target = folder / out.name if layout == "sd3" else folder / "transformer" if whole_pipeline else folder
+        if frozen_models:
+            target.mkdir()
+            pipeline.write(folder, origin.config, *frozen_models)
         sha256 = _write_tensors(origin, LAYOUTS[layout], target, dtype, max_shard_bytes)
         for path, text in _side_files(origin, layout, target).items():
             path.write_text(text)
-        manifest = _manifest(origin, layout, dtype, sha256)
-        names.manifest_of(target).write_text(json.dumps(manifest, indent=1) + "\n")
+        about = _manifest(origin, layout, dtype, sha256)
+        names.manifest_of(target).write_text(json.dumps(about, indent=1) + "\n")
+        if frozen_models:
+            (folder / "scheduler").mkdir()
+            (target / SCHEDULER).rename(folder / "scheduler" / SCHEDULER)
     return out
+
+
+def how_to_call(workdir: Path, out: Path) -> str:
+    """Python that samples with the pipeline in `out`, made of the run in `workdir`."""
+    config, _ = read_run(Path(workdir))
+    return pipeline.how_to_call(config, manifest.read(config.data.prepared.path), out)
 
 
 def _origin(workdir, step, weights) -> Origin:
@@ -193,7 +217,7 @@ def _side_files(origin, layout, target) -> Mapping[Path, str]:
     if layout == "diffusers":
         return {
             target / "config.json": text(diffusers_config(origin.config, origin.shapes)),
-            target / "scheduler_config.json": text(scheduler_config(origin.config, origin.shapes)),
+            target / SCHEDULER: text(scheduler_config(origin.config, origin.shapes)),
         }
     if layout == "plain":
         model, shapes = origin.config.model, origin.shapes

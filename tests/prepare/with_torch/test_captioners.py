@@ -87,7 +87,7 @@ def recaption(source, folder, out, *words):
     return {row["key"].split("/")[1][:-4]: row["captions"] for row in map(json.loads, lines)}
 
 
-@pytest.mark.parametrize("kind, prompt", [("blip", None), ("blip", "a photo of"), ("git", "a photo of"), pytest.param("git", None, marks=pytest.mark.full), ("llava", SAY)])
+@pytest.mark.parametrize("kind, prompt", [pytest.param("blip", None, marks=pytest.mark.full), ("blip", "a photo of"), ("git", "a photo of"), pytest.param("git", None, marks=pytest.mark.full), ("llava", SAY)])
 def test_captions_are_the_models_own_whatever_the_batch(captioners, source, tmp_path, kind, prompt):
     """Catches a prompt that is left in, cut off or closed too early, padding on the side that is written on, another
     image's caption, another crop, and captions that depend on the batch."""

@@ -1,0 +1,136 @@
+"""A whole `StableDiffusion3Pipeline`: the exported network beside the frozen models that its corpus was prepared with.
+
+The frozen models' files are hard links where the file system has them, copies elsewhere; the autoencoder's config
+alone is written anew, with the corpus's shift and scale.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from rfjax.config import Config
+from rfjax.data import manifest
+from rfjax.data.manifest import Manifest
+from rfjax.errors import ConfigError
+from rfjax.prepare import frozen
+
+INDEX = "model_index.json"
+NEEDED = ("clip_l", "clip_g")  # what the pipeline encodes with whether or not it has them
+WITH_PROJECTION = "CLIPTextModelWithProjection"
+TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}  # where tokenizer_config.json names none
+ABSENT = [None, None]
+
+
+def check(config: Config, models: str) -> tuple[Manifest, Path]:
+    """The corpus's manifest and the folder of its frozen models. `ConfigError` for what the pipeline cannot be made of."""
+    if config.data.corpus != "prepared":
+        raise ConfigError(f"config.data.corpus is {config.data.corpus}, which has no autoencoder and no text encoders; --pipeline is for runs on a prepared corpus")
+    found = manifest.read(config.data.prepared.path)
+    names = _used(config, found)
+    for name in NEEDED:
+        if name not in names:
+            raise ConfigError(
+                f"{name} is not among the text encoders of the run ({', '.join(names)}), and StableDiffusion3Pipeline encodes with both "
+                "CLIPs always (it can leave out T5 alone); export without --pipeline, and give the network its features yourself"
+            )
+    order = [encoder.name for encoder in found.encoders if encoder.kind == "clip"]
+    if order != list(NEEDED):
+        raise ConfigError(f"the corpus's CLIPs are in the order {', '.join(order)}, and StableDiffusion3Pipeline's is {', '.join(NEEDED)}; export without --pipeline")
+    facts = found.facts["models"]
+    for name in NEEDED:
+        if facts["parts"][name]["class"] != WITH_PROJECTION:
+            raise ConfigError(f"{name} of the corpus is a {facts['parts'][name]['class']}, and StableDiffusion3Pipeline needs a {WITH_PROJECTION} for the pooled vector; export without --pipeline")
+    folder = Path(models or config.data.prepared.models or facts["folder"])
+    if not folder.is_dir():
+        raise ConfigError(f"the frozen models that {found.folder} was prepared with are not in {folder}; name their folder with --models")
+    for name in (frozen.AUTOENCODER, *names):
+        part, tokenizer = _folders(name)
+        here = frozen.described(folder, part, facts["variant"]).facts(folder, tokenizer)
+        if here["sha256"] != facts["parts"][name]["sha256"]:
+            raise ConfigError(f"{name} in {folder} is not what {found.folder} was prepared with: its files hash to {here['sha256'][:12]}, not {facts['parts'][name]['sha256'][:12]}; name the folder used then with --models")
+    return found, folder
+
+
+def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
+    """Everything but `transformer` and `scheduler` in the pipeline's folder `target`."""
+    variant, names = found.facts["models"]["variant"], _used(config, found)
+    entries: dict[str, object] = {
+        "_class_name": "StableDiffusion3Pipeline",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        frozen.AUTOENCODER: ["diffusers", "AutoencoderKL"],
+        "image_encoder": ABSENT,
+        "feature_extractor": ABSENT,
+    }
+    _place_model(models, target, frozen.AUTOENCODER, variant)
+    about = json.loads((models / frozen.AUTOENCODER / "config.json").read_text())
+    about |= {"shift_factor": found.shift, "scaling_factor": found.scale}
+    (target / frozen.AUTOENCODER / "config.json").unlink()  # a link to the original, which stays as it is
+    (target / frozen.AUTOENCODER / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+    for name, (kind, part, tokenizer) in frozen.ENCODERS.items():
+        if name not in names:
+            entries |= {part: ABSENT, tokenizer: ABSENT}
+            continue
+        _place_model(models, target, part, variant)
+        (target / tokenizer).mkdir()
+        for path in sorted((models / tokenizer).iterdir()):
+            if path.is_file():
+                _place(path, target / tokenizer / path.name)
+        entries |= {part: ["transformers", found.facts["models"]["parts"][name]["class"]], tokenizer: ["transformers", _tokenizer(models / tokenizer, kind)]}
+    (target / INDEX).write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def how_to_call(config: Config, found: Manifest, out: Path) -> str:
+    """Python that samples as `rfjax sample` does by default: T5's tokens, guidance, steps and the null condition are arguments."""
+    sampler = config.evaluation.sampler
+    t5 = [encoder.tokens for encoder in found.encoders if encoder.kind == "t5"]
+    (tokens, size), pooled, _ = manifest.layout(found.encoders)
+    # diffusers refuses a folder that lacks T5 until it is told so.
+    absent = "" if "t5" in _used(config, found) else ", text_encoder_3=None, tokenizer_3=None"
+    return (
+        f'pipeline = StableDiffusion3Pipeline.from_pretrained("{out}"{absent})\n'
+        f"null = dict(negative_prompt_embeds=torch.zeros(1, {tokens}, {size}), negative_pooled_prompt_embeds=torch.zeros(1, {pooled}))\n"
+        f'pipeline("a photo of a cat", num_inference_steps={sampler.steps}, guidance_scale={sampler.guidance_scale:g}, '
+        f"max_sequence_length={t5[0] if t5 else 0}, **null)"
+    )
+
+
+def _used(config: Config, found: Manifest) -> tuple[str, ...]:
+    names = tuple(encoder.name for encoder in found.encoders)
+    return tuple(name for name in names if not config.data.prepared.encoders or name in config.data.prepared.encoders)
+
+
+def _folders(name: str) -> tuple[str, str | None]:
+    if name == frozen.AUTOENCODER:
+        return name, None
+    return frozen.ENCODERS[name][1:]
+
+
+def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
+    """A model's config and weights, under the names that are loaded without a variant."""
+    (target / part).mkdir()
+    plain = lambda name: name.replace(f".{variant}", "") if variant else name  # noqa: E731
+    for path in (models / part / "config.json", *frozen.described(models, part, variant).weights):
+        _place(path, target / part / plain(path.name))
+    for path in (models / part).glob(f"*.safetensors.index{f'.{variant}' if variant else ''}.json"):
+        index: Mapping = json.loads(path.read_text())
+        named = {name: plain(file) for name, file in index["weight_map"].items()}
+        (target / part / plain(path.name)).write_text(json.dumps({**index, "weight_map": named}, indent=2) + "\n")
+
+
+def _place(path: Path, target: Path) -> None:
+    try:
+        os.link(path.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(path, target)
+
+
+def _tokenizer(folder: Path, kind: str) -> str:
+    try:
+        return json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"]
+    except (OSError, ValueError, KeyError):
+        return TOKENIZERS[kind]
