@@ -70,9 +70,9 @@ def pixelwise(config):
 
 def bucketed_train(workdir, overrides=None, **arguments):
     config = tiny_config(SETTINGS | (overrides or {}))
-    facts = RunFacts(flops_per_image=1030, flops_of_buckets=FLOPS)
-    arguments = {"corpus": bucketed(config), "backbone": pixelwise(config), "facts": facts, "log_seconds": 1e9} | arguments
-    return train(config, Path(workdir), **arguments)
+    arguments = {"corpus": bucketed(config), "backbone": pixelwise(config), "log_seconds": 1e9} | arguments
+    facts = RunFacts(flops_per_image=1030, flops_of_buckets=FLOPS[: len(arguments["corpus"].parts)])
+    return train(config, Path(workdir), facts=facts, **arguments)
 
 
 def stop_at(step):
