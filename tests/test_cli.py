@@ -48,6 +48,7 @@ def test_overrides_are_taken_apart():
         (["fit", "nowhere", "--zzz"], "no option --zzz; rfjax fit --help lists them"),
         (["eval", "nowhere"], "nowhere is not a run's folder"),
         (["sample", "nowhere", "--prompt=a"], "nowhere is not a run's folder"),
+        (["sample", "nowhere", "--prompt=a", "--latent-size=40"], "--latent-size is '40'; it must be height x width in latent pixels"),
         (["geneval", "--metadata=no.jsonl", "--detections=no.jsonl", "--out=o", "--config.seed=1"], "reads no config"),
     ],
 )

@@ -99,7 +99,7 @@ RUN = (
 
 # One row per run, in runs.csv, besides `run` and RUN.
 OUTCOME = (
-    Column("flops_per_image", "number", "FLOP", "training FLOPs per image, 3x forward, no recomputation"),
+    Column("flops_per_image", "number", "FLOP", "training FLOPs per image, 3x forward, no recomputation; of aspect buckets the mean over steps"),
     Column("flops_forward_per_image", "number", "FLOP", "forward FLOPs per image"),
     Column("parent_flops", "number", "FLOP", "training FLOPs inherited from the lineage"),
     Column("parent_images", "integer", "images", "training images inherited from the lineage"),

@@ -151,7 +151,7 @@ def compiled_at_first_call(what: str, jitted: Callable) -> Callable:
     programs = {}
 
     def call(*arguments):
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(arguments))
+        shapes = tuple(jax.numpy.shape(leaf) for leaf in jax.tree.leaves(arguments))
         if shapes not in programs:
             programs[shapes] = compiled(what, jitted.lower(*arguments))
         return programs[shapes](*arguments)

@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfjax.config import ValidationConfig, from_dict
+from rfjax.config import MeshConfig, ValidationConfig, from_dict
 from rfjax.data.batch import BatchShapes, EncoderSlot
 from rfjax.data.buckets import BucketedCorpus, validation_shares
 from rfjax.data.random import RandomCorpus
@@ -20,7 +20,9 @@ from rfjax.evaluation.validation import make_validation_step, validation_loss, v
 from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import sampling_times
+from rfjax.models import Backbone
 from rfjax.training.cohort import check_may_be_together
+from rfjax.training.mesh import make_mesh
 
 SHAPES, COUNTS = ((4, 4), (2, 6), (6, 4)), (9, 6, 3)
 
@@ -119,7 +121,8 @@ def config(**changes):
 
 
 def opened(**changes):
-    return reopen.OpenRun(Path("runs/wide"), "wide", config(**changes), bucketed(), SimpleNamespace(apply=network), None)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    return reopen.OpenRun(Path("runs/wide"), "wide", config(**changes), bucketed(), Backbone(lambda key: {}, network), mesh)
 
 
 @pytest.mark.parametrize("size, alpha", [(None, 2.0), ((2, 6), 3.0**0.5), ((8, 4), 8.0**0.5)])
