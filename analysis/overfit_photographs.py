@@ -33,16 +33,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/prepare"), str(ROOT / "tests/prepar
 import photographs  # noqa: E402
 import tiny_models  # noqa: E402
 
-SIDE = 64
+SIDE, TOKENS = 64, 24
 CONFIG = """
 from ml_collections import ConfigDict
 
 def get_config():
     return ConfigDict({{
         "name": "photographs",
-        "model": {{"depth": 2, "hidden": 192, "head_size": 32, "patch_size": 2, "position_tokens": 8, "position_span": 8.0, "position_grid": 8}},
+        "model": {{"depth": 2, "hidden": 128, "head_size": 32, "patch_size": 2, "position_tokens": 8, "position_span": 8.0, "position_grid": 8}},
         "data": {{"corpus": "prepared", "prepared": {{"path": {corpus!r}}}, "image_size": 16, "channels": 8,
-                  "context_tokens": 77, "context_size": 80, "pooled_size": 72}},
+                  "context_tokens": {context}, "context_size": 80, "pooled_size": 72}},
         "train": {{"steps": {steps}, "batch_size": 16, "learning_rate": 2e-3, "schedule": "wsd", "warmup_steps": 50, "decay_fraction": 0.4,
                    "ema_decay": 0.99, "ema_every": 1, "condition_dropout": 0.0, "checkpoint_every": 250, "log_every": 50}},
         "evaluation": {{"validation": {{"examples": 0}}, "geneval": {{"prompts_per_task": 0}}}},
@@ -68,7 +68,7 @@ class Clock:
 
 def rfjax(*arguments):
     print("rfjax", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "rfjax", *map(str, arguments)], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run([sys.executable, "-m", "rfjax", *map(str, arguments)], check=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
 
 def pixels(names) -> np.ndarray:
@@ -78,9 +78,18 @@ def pixels(names) -> np.ndarray:
     return np.stack([decode(photographs.encoded(name), SIDE, "lanczos").pixels for name in names])
 
 
-def train_autoencoder(folder: Path, images: np.ndarray, steps: int, *, channels=(16, 32, 64), latent_channels=8, batch=8, every=25) -> None:
-    """A small AutoencoderKL of `images` [n, height, width, 3] bytes, saved as folder/vae; 2^(levels - 1) pixels become one of a latent."""
+def few_tokens(models: Path) -> None:
+    """Lets the tiny CLIP models take `TOKENS` tokens instead of 77, of a letter or two each; captions that are cut still differ."""
+    for part in ("tokenizer", "tokenizer_2"):
+        path = models / part / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": TOKENS}))
+
+
+def train_autoencoder(folder: Path, images: np.ndarray, steps: int, *, channels=(16, 32, 64), latent_channels=8, batch=8, crop=32, every=100) -> None:
+    """A small AutoencoderKL of random crops of `images` [n, height, width, 3] bytes, saved as folder/vae;
+    2^(levels - 1) pixels become one of a latent."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # layers are too small to share: on busy cores OpenMP's threads wait for each other, 80 times as long
     levels = len(channels)
     model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=channels,
@@ -93,7 +102,8 @@ def train_autoencoder(folder: Path, images: np.ndarray, steps: int, *, channels=
     order = torch.cat([torch.randperm(len(data)) for _ in range(steps * batch // len(data) + 1)])
     began = time.monotonic()
     for step in range(steps):
-        rows = data[order[step * batch : (step + 1) * batch]]
+        top, left = (int(torch.randint(0, side - crop + 1, ())) for side in data.shape[2:])
+        rows = data[order[step * batch : (step + 1) * batch], :, top : top + crop, left : left + crop]
         posterior = model.encode(rows).latent_dist
         made = model.decode(posterior.sample()).sample
         loss = (made - rows).abs().mean() + 1e-5 * posterior.kl().mean() / posterior.mean[0].numel()
@@ -120,8 +130,8 @@ def rebuilt_by(folder: Path, images: np.ndarray) -> np.ndarray:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--autoencoder-steps", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--autoencoder-steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     names, models = list(photographs.FILES), args.folder / "models"
@@ -132,6 +142,7 @@ def main():
     if not (models / "vae" / "config.json").is_file():
         models.mkdir(parents=True, exist_ok=True)
         tiny_models.save_models(models)
+        few_tokens(models)
         (models / "vae" / "config.json").unlink()  # of no use here: it is of SD3's size, and not trained
         clock.of("autoencoder", lambda: train_autoencoder(models, images, args.autoencoder_steps))
     photographs.write_folder(args.folder / "photographs", tuple(names))
@@ -141,7 +152,7 @@ def main():
         "--validation-share=0", "--latent-scaling=measured", "--precision=float32",
     ))  # fmt: skip
     rfjax("inspect", corpus)
-    (args.folder / "config.py").write_text(CONFIG.format(corpus=str(corpus), steps=args.steps))
+    (args.folder / "config.py").write_text(CONFIG.format(corpus=str(corpus), steps=args.steps, context=TOKENS))
     clock.of("train", lambda: rfjax("train", f"--config={args.folder / 'config.py'}", f"--workdir={run}"))
     clock.of("sample", lambda: rfjax(
         "sample", run, *(f"--prompt={caption}" for caption in captions), "--samples=1", f"--out={args.folder / 'samples.png'}",
