@@ -45,7 +45,7 @@ def add_arguments(parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--precision", choices=("float16", "float32"), default="float16", help="of stored latents and text features (default float16)")
     output.add_argument("--pooled-precision", choices=("float16", "float32"), default="float32", help="of stored pooled vectors (default float32)")
-    output.add_argument("--latent-scaling", choices=("autoencoder", "measured"), default="autoencoder", help="shift and scale: the autoencoder's own, or the corpus's mean and deviation")
+    output.add_argument("--latent-scaling", default="autoencoder", metavar="autoencoder|measured|DIR", help="shift and scale: the autoencoder's own, the corpus's mean and deviation, or those of another prepared corpus (default autoencoder)")
     output.add_argument("--validation-share", type=float, default=0.01, metavar="SHARE", help="of the images, by a hash of their keys (default 0.01)")
     output.add_argument("--shard-size", type=int, default=1024, metavar="N", help="images a shard; a tar is a shard of its own (default 1024)")
     work = parser.add_argument_group("work")
@@ -66,6 +66,7 @@ def run(args) -> int:
     folder, parts = Path(args.out), len(source.sizes)
     models = None if args.merge else _models(frozen, args, ours)
     made = recipe.read_models(folder) if args.merge else _what_they_make(models)
+    _scaling(args, made)  # refused before the folder is claimed
     about = {"kind": source.kind, "listing": source.listing, "parts": parts}
     if args.synthetic_captions:
         about["synthetic_captions"] = source.captions.facts
@@ -96,12 +97,28 @@ def run(args) -> int:
         buckets=ours.buckets,
         reduction=made["latents"]["reduction"],
         channels=made["latents"]["channels"],
-        shift=made["latents"]["shift"],
-        scale=made["latents"]["scale"],
-        scaling=args.latent_scaling,
+        **_scaling(args, made),
     )
     print("\n".join(summary(found)))
     return 0
+
+
+def _scaling(args, made) -> dict:
+    """The latents' shift and scale, and what gives them. `ConfigError` for a corpus of another autoencoder."""
+    from rfjax.data import manifest
+
+    if args.latent_scaling in ("autoencoder", "measured"):
+        return {name: made["latents"][name] for name in ("shift", "scale")} | {"scaling": args.latent_scaling}
+    if not Path(args.latent_scaling).is_dir():
+        raise ConfigError(f"--latent-scaling is {args.latent_scaling!r}; it must be autoencoder, measured or the folder of a prepared corpus")
+    other = manifest.read(args.latent_scaling)
+    theirs, ours = (models["vae"]["sha256"] for models in (other.facts["models"]["parts"], made["models"]))
+    if theirs != ours:
+        raise ConfigError(
+            f"--latent-scaling: the corpus {args.latent_scaling} has latents of another autoencoder (SHA-256 {theirs[:12]}, "
+            f"here {ours[:12]}); its shift and scale mean nothing to this one's"
+        )
+    return {"shift": other.shift, "scale": other.scale, "scaling": f"as {other.folder.resolve().name}"}
 
 
 def _models(frozen, args, ours):

@@ -118,6 +118,25 @@ def test_measured_scaling_gives_unit_latents(monkeypatch, folder, tmp_path):
     assert abs(scaled.mean()) < 1e-5 and abs(scaled.std() - 1) < 1e-5
 
 
+def test_scaling_of_another_corpus(monkeypatch, folder, tmp_path, capsys):
+    """A corpus for a child of a run has the parent's numbers. Catches its own taken instead, and another autoencoder's."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    few = ("--precision=float32", "--validation-share=0")
+    assert prepare(monkeypatch, folder, f"--out={first}", "--latent-scaling=measured", "--size=16", *few) == 0
+    assert prepare(monkeypatch, folder, f"--out={second}", f"--latent-scaling={first}", *few) == 0
+    parent, child = manifest.read(first), manifest.read(second)
+    assert (child.shift, child.scale) == (parent.shift, parent.scale) and parent.shift != 0.25
+    assert child.facts["latents"]["scaling"] == "as first"
+    other = StandIns()
+    other.facts["vae"]["sha256"] = "f" * 64
+    capsys.readouterr()
+    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'third'}", f"--latent-scaling={first}", models=other) == 2
+    assert "latents of another autoencoder" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()  # refused before the work
+    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'third'}", "--latent-scaling=mesured") == 2
+    assert "'mesured'; it must be autoencoder, measured or the folder" in capsys.readouterr().err
+
+
 def killed(monkeypatch, folder, out, at):
     """A preparation that ends with an error at its `at`th batch, as a full memory ends it."""
     left = [at]
