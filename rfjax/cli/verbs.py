@@ -108,27 +108,25 @@ def _eval(args, overrides):
 
 
 def _sample(args, overrides):
-    from rfjax.evaluation.reopen import sample_run
+    from rfjax.evaluation.sample_folder import sample_folder
+    from rfjax.evaluation.sample_picture import sample_picture
+    from rfjax.evaluation.sampling import Wanted
 
     if bool(args.prompt) == bool(args.prompts):
         raise ConfigError("rfjax sample needs captions: give --prompt TEXT, once or more, or --prompts FILE")
     if args.sigmas:
         overrides = {**overrides, "evaluation.sampler.sigmas": args.sigmas}
-    if args.prompts:
-        return _sample_folder(args, overrides)
-    path = sample_run(
-        Path(args.run),
-        overrides,
-        prompts=args.prompt,
-        out=Path(args.out or "samples.png"),
-        step=args.step,
-        weights=args.weights,
-        samples=args.samples,
-        negative=args.negative,
-        seed=args.seed,
+    wanted = Wanted(
+        step=args.step, weights=args.weights, samples=args.samples, negative=args.negative, seed=args.seed,
         latent_size=_latent_size(args.latent_size),
-    )
-    _say(f"samples: {path}")
+    )  # fmt: skip
+    run = Path(args.run)
+    if args.prompt:
+        path = sample_picture(run, overrides, wanted, prompts=args.prompt, out=Path(args.out or "samples.png"))
+        _say(f"samples: {path}")
+        return 0
+    path = sample_folder(run, overrides, wanted, prompts_file=Path(args.prompts), layout=args.layout, out=Path(args.out or "samples"))
+    _say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
     return 0
 
 
@@ -140,26 +138,6 @@ def _latent_size(text):
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise ConfigError(f"--latent-size is {text!r}; it must be height x width in latent pixels, as 40x24")
     return int(sides[0]), int(sides[1])
-
-
-def _sample_folder(args, overrides):
-    from rfjax.evaluation.sample_folder import sample_folder
-
-    path = sample_folder(
-        Path(args.run),
-        overrides,
-        prompts_file=Path(args.prompts),
-        layout=args.layout,
-        out=Path(args.out or "samples"),
-        step=args.step,
-        weights=args.weights,
-        samples=args.samples,
-        negative=args.negative,
-        seed=args.seed,
-        latent_size=_latent_size(args.latent_size),
-    )
-    _say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
-    return 0
 
 
 def _export(args, overrides):

@@ -17,18 +17,17 @@ from jax.sharding import NamedSharding
 from tqdm import tqdm
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.due import sampler_name
-from rfjax.evaluation.generate import make_generator, prompt_ids
+from rfjax.evaluation import sampling
+from rfjax.evaluation.generate import prompt_ids
 from rfjax.evaluation.geneval_files import read_metadata
 from rfjax.evaluation.pictures import png_bytes
 from rfjax.evaluation.reopen import open_run
+from rfjax.evaluation.sampling import Wanted
 from rfjax.evaluation.scorers import compbench, geneval_folder
 from rfjax.files import write_whole
-from rfjax.flow.resolution import formulation_at
 from rfjax.training import distributed
 from rfjax.training.checkpoint import choose_step, restore_params
 from rfjax.training.mesh import BATCH, shardings
-from rfjax.training.progress import note
 
 FACTS = geneval_folder.GENERATION
 LAYOUTS = ("geneval", "compbench")
@@ -56,70 +55,41 @@ def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
 
 
 def sample_folder(
-    workdir: Path,
-    overrides: Mapping[str, object],
-    *,
-    prompts_file: Path,
-    layout: str,
-    out: Path,
-    step: int | None,
-    weights: str,
-    samples: int,
-    negative: str | None,
-    seed: int,
-    latent_size: tuple[int, int] | None = None,
+    workdir: Path, overrides: Mapping[str, object], wanted: Wanted, *, prompts_file: Path, layout: str, out: Path
 ) -> Path:
-    """Makes the images that `out` lacks of `samples` for each prompt, over the run's mesh, and returns `out`.
-
-    `latent_size` is (height, width) in latent pixels; by default the corpus's, the first of several.
+    """Makes the images that `out` lacks, over the run's mesh, and returns `out`.
 
     Raises `ConfigError` on what cannot be used as given, and where `out` has images of another making.
     """
-    if samples < 1:
-        raise ConfigError(f"--samples is {samples}; it must be at least 1")
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"--seed is {seed}; it must lie in [0, 2^32)")
     prompts, rows = read_prompts(prompts_file, layout)
     run = open_run(workdir, overrides)
-    step = distributed.from_first(lambda: choose_step(run.workdir, step))
-    sampler, latents_shape = run.config.evaluation.sampler, run.sampled_latents(latent_size)
-    facts = {
-        "run": run.name,
-        "step": step,
-        "weights": weights,
-        "sampler": f"{sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)}-{len(prompts)}x{samples}",
-        "negative": "null condition (zeros)" if negative is None else negative,
-        "seed": seed,
-        "samples": samples,
+    step = distributed.from_first(lambda: choose_step(run.workdir, wanted.step))
+    shape, samples = sampling.latents_shape(run, wanted.latent_size), wanted.samples
+    facts = sampling.what_made_them(run, step, wanted)
+    facts |= {
+        "sampler": f"{facts['sampler']}-{len(prompts)}x{samples}",
         "layout": layout,
         "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+        "latent_size": list(shape[:2]),
     }
-    if latents_shape != run.corpus.shapes.latents:  # said where it is not the run's own, so that older folders go on
-        facts["latent_size"] = list(latents_shape[:2])
     ids = prompt_ids(len(prompts), samples)
     lacking = distributed.from_first(lambda: _lacking(out, facts, layout, prompts, ids, samples))
     ids = ids[np.array(lacking, int)]
-    unknown = run.corpus.unknown_words([*prompts, negative or ""])
-    if unknown and distributed.is_first():
-        note(f"warning: the corpus {run.corpus.name} has no caption with {', '.join(map(repr, unknown[:10]))}{', ...' if len(unknown) > 10 else ''}")
+    sampling.warn_of_unknown_words(run, prompts, wanted)
     if not len(ids):
         return out
     parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     size = -(-min(len(ids), run.config.evaluation.geneval.batch_size) // parts) * parts
-    split = NamedSharding(run.mesh, BATCH) if run.mesh.size > 1 else None
-    generate = make_generator(
-        run.backbone.apply, sampler, formulation_at(run.config, latents_shape), latents_shape, batch_size=size,
-        batch_sharding=split,
-    )  # fmt: skip
-    against = None if negative is None else run.corpus.encode([negative])
+    generate = sampling.generator(run, shape, size, NamedSharding(run.mesh, BATCH) if run.mesh.size > 1 else None)
+    against = None if wanted.negative is None else run.corpus.encode([wanted.negative])
     hidden = None if distributed.is_first() else True
     with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
-        params, _ = restore_params(run.workdir, step, weights, lambda shapes: shardings(run.mesh, shapes))
+        params, _ = restore_params(run.workdir, step, wanted.weights, lambda shapes: shardings(run.mesh, shapes))
         with tqdm(total=len(prompts) * samples, initial=len(prompts) * samples - len(ids), desc=f"{run.name} {step}", unit="image", disable=hidden) as bar:
             for start in range(0, len(ids), size):  # a batch at a time: what is made is on the disk
                 chosen = ids[start : start + size]
                 context, pooled = run.corpus.encode([prompts[index] for index in chosen[:, 0]])
-                latents = generate(params, seed, chosen, context, pooled, against)
+                latents = generate(params, wanted.seed, chosen, context, pooled, against)
                 if distributed.is_first():
                     images = np.clip(run.corpus.to_images(latents), 0.0, 1.0)
                     made = [(int(i), int(j), png_bytes(image)) for (i, j), image in zip(chosen, images, strict=True)]
@@ -143,7 +113,7 @@ def _lacking(out, facts, layout, prompts, ids, samples):
             before = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} is damaged ({error}); remove the folder {out} and sample again") from None
-        for name, value in ({"latent_size": None} | facts).items():
+        for name, value in facts.items():
             if before.get(name) != value:
                 raise ConfigError(f"{out} was begun with {name} {before.get(name)!r}, and this is {value!r}; give another --out")
     else:

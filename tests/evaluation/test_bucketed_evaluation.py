@@ -14,7 +14,7 @@ from rfjax.data.batch import BatchShapes, EncoderSlot
 from rfjax.data.buckets import BucketedCorpus, validation_shares
 from rfjax.data.random import RandomCorpus
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation import reopen
+from rfjax.evaluation import reopen, sample_picture, sampling
 from rfjax.evaluation.due import due_at, sampler_name
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
 from rfjax.flow.formulation import parse_formulation
@@ -128,14 +128,13 @@ def opened(**changes):
 @pytest.mark.parametrize("size, alpha", [(None, 2.0), ((2, 6), 3.0**0.5), ((8, 4), 8.0**0.5)])
 def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, monkeypatch):
     """Catches images of the first bucket's shape whatever was asked for, and its shift: alpha = 2 sqrt(m / 16)."""
-    seen, make = [], reopen.make_generator
-    monkeypatch.setattr(reopen, "open_run", lambda workdir, overrides: opened())
-    monkeypatch.setattr(reopen, "choose_step", lambda workdir, step: 7)
-    monkeypatch.setattr(reopen, "restore_params", lambda *given: (jnp.float32(0.3), {}))
-    monkeypatch.setattr(reopen, "make_generator", lambda apply, sampler, formulation, latents, **more: seen.append((formulation, latents)) or make(apply, sampler, formulation, latents, **more))
-    reopen.sample_run(
-        tmp_path, {}, prompts=["a"], out=tmp_path / "a.png", step=None, weights="ema", samples=1, negative=None, seed=0, latent_size=size
-    )
+    seen, make = [], sampling.make_generator
+    monkeypatch.setattr(sample_picture, "open_run", lambda workdir, overrides: opened())
+    monkeypatch.setattr(sample_picture, "choose_step", lambda workdir, step: 7)
+    monkeypatch.setattr(sample_picture, "restore_params", lambda *given: (jnp.float32(0.3), {}))
+    monkeypatch.setattr(sampling, "make_generator", lambda apply, sampler, formulation, latents, **more: seen.append((formulation, latents)) or make(apply, sampler, formulation, latents, **more))
+    wanted = sampling.Wanted(step=None, weights="ema", samples=1, negative=None, seed=0, latent_size=size)
+    sample_picture.sample_picture(tmp_path, {}, wanted, prompts=["a"], out=tmp_path / "a.png")
     formulation, latents = seen[0]
     assert latents == (*(size or (4, 4)), 3)
     np.testing.assert_allclose(sampling_times(3, formulation.timestep_shift)[1], alpha * (2 / 3) / (1 + (alpha - 1) * (2 / 3)), rtol=1e-12)
@@ -153,7 +152,7 @@ def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, m
 )
 def test_sizes_that_the_network_cannot_take_are_refused_with_those_there_are(size, message):
     with pytest.raises(ConfigError, match=message):
-        opened().sampled_latents(size)
+        sampling.latents_shape(opened(), size)
 
 
 def test_a_shift_by_area_is_in_the_samplers_name():
