@@ -163,13 +163,10 @@ def picture(folder: Path, captions: list[str], sides: list[tuple[int, int]]) -> 
     for column, caption in enumerate(captions):
         draw.text((left + column * (edge + gap), 6), caption.replace(", ", ",\n"), fill="black")
     for row, (name, height, width) in enumerate(rows):
-        strip = Image.open(folder / f"{name}-{height}x{width}.png").convert("RGB")
-        tall = strip.height // len(captions)  # a row of the strip for each caption, enlarged by whole pixels
+        tiles = photographs_show.sampled_images(folder / f"{name}-{height}x{width}.png", len(captions), 2 * height, 2 * width)
         draw.text((4, top + row * (edge + gap)), f"{name}\n{height}x{width}", fill="black")
         for column in range(len(captions)):
-            tile = strip.crop((0, column * tall, round(tall * width / height), (column + 1) * tall))
-            tile = tile.resize((2 * width, 2 * height), Image.Resampling.LANCZOS)
-            sheet.paste(tile, (left + column * (edge + gap), top + row * (edge + gap)))
+            sheet.paste(Image.fromarray(tiles[column]), (left + column * (edge + gap), top + row * (edge + gap)))
     return sheet
 
 

@@ -127,6 +127,14 @@ def rebuilt_by(folder: Path, images: np.ndarray) -> np.ndarray:
     return (np.clip(back / 2 + 0.5, 0, 1) * 255).round().astype(np.uint8)
 
 
+def sampled_images(path: Path, count: int, height: int, width: int) -> np.ndarray:
+    """The images [count, height, width, 3] of what `rfjax sample --samples=1` wrote: one below the other, each enlarged
+    by whole pixels to at least 128 a side, with a gap."""
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    tall, scale = sheet.shape[0] // count, -(-128 // height)
+    return np.stack([sheet[row * tall : row * tall + height * scale : scale, : width * scale : scale] for row in range(count)])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
@@ -160,8 +168,7 @@ def main():
     ))  # fmt: skip
 
     rebuilt = rebuilt_by(models, images)
-    sheet = np.asarray(Image.open(args.folder / "samples.png").convert("RGB"))
-    sampled = sheet.reshape(len(names), SIDE, SIDE, 3)
+    sampled = sampled_images(args.folder / "samples.png", len(names), SIDE, SIDE)
     far = np.abs(sampled[:, None].astype(float) - rebuilt[None].astype(float)).mean((2, 3, 4)) / 255
     found = {
         "captions": len(names), "nearest_to_their_own": int((far.argmin(1) == np.arange(len(names))).sum()),

@@ -215,14 +215,25 @@ def test_more_validation_examples_than_there_are_are_refused_before_training(sto
     assert "validation images" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.full  # it compiles a training step; the next test is the quick one
 def test_a_corpus_without_validation_images_is_trained_on_with_what_is_printed_for_it(monkeypatch, folder, tmp_path, capsys):
-    """Catches a printed config that training refuses, and a run that asks for a validation example all the same. Of
-    one image there is no standard error, so it counts as none."""
-    out = tmp_path / "out"
+    """Catches a run that asks for a validation example all the same."""
+    out, printed = tmp_path / "out", "--config.evaluation.validation.examples=0"
     assert prepare(monkeypatch, folder, f"--out={out}", "--validation-share=0", "--synthetic-column=by_model") == 0
-    printed = next(word for word in capsys.readouterr().out.split() if word.startswith("--config.evaluation.validation.examples="))
-    assert printed.endswith("=0") and train(out, tmp_path / "run", printed) == 0
+    assert printed in capsys.readouterr().out and train(out, tmp_path / "run", printed) == 0
     assert not list((tmp_path / "run").glob("evaluations/*")) and main(["eval", str(tmp_path / "run")]) == 0
+
+
+def test_what_is_printed_without_validation_images_is_no_config_that_training_refuses(monkeypatch, folder, tmp_path, capsys):
+    """Of one image there is no standard error, so it counts as none."""
+    from rfjax import config
+    from rfjax.evaluation.due import due_at
+
+    out, printed = tmp_path / "out", "--config.evaluation.validation.examples=0"
+    assert prepare(monkeypatch, folder, f"--out={out}", "--validation-share=0", "--synthetic-column=by_model") == 0
+    assert printed in capsys.readouterr().out
+    evaluation = {"validation": {"examples": 0}, "geneval": {"prompts_per_task": 0}}
+    assert due_at(config.from_dict({"evaluation": evaluation}), "run", 2000) == []
     for words, said in (
         (["--config.evaluation.validation.examples=1"], "examples is 1; a standard error needs 2 or more"),
         ([printed, "--config.evaluation.geneval.prompts_per_task=1"], "geneval.prompts_per_task 1: a score without its validation loss"),
