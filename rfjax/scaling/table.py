@@ -269,9 +269,8 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     for run in runs:
         for record in run.records:
             key = {column.name: record["key"].get(KEY_FIELDS.get(column.name, column.name)) for column in PROMPT}
-            extra = record["extra"]
-            # replicates.csv has a ranking's; `own_prompt_scores` are of records written by earlier versions.
-            scores = () if record["key"]["evaluation"] == ranking.EVALUATION else extra.get("prompt_scores") or extra.get("own_prompt_scores", ())
+            # replicates.csv has a ranking's.
+            scores = () if record["key"]["evaluation"] == ranking.EVALUATION else record["extra"].get("prompt_scores", ())
             rows += [
                 key | {"prompt": index, "task": task, "correct": correct, "samples": samples}
                 for index, (task, correct, samples) in enumerate(scores)

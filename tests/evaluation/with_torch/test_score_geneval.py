@@ -202,7 +202,7 @@ def test_a_score_becomes_columns(score, images, truth, tmp_path, monkeypatch):
     assert row["geneval_other_models_overall"] == pytest.approx(official["overall"], abs=1e-12)
     assert row["geneval_other_models_colors"] == pytest.approx(official["tasks"]["colors"], abs=1e-12)
     assert row["geneval_other_models_overall_n"] == 8 and row["images"] == scored_runs.SPENT["images"]
-    assert len(made.prompts) == 0
+    assert set(made.prompts["evaluation"]) == {"geneval_other_models"} and len(made.prompts) == 4
 
     # As if these were the official models and prompts.
     monkeypatch.setitem(geneval_images.KINDS, "other", geneval_images.KINDS["official"])
@@ -210,8 +210,9 @@ def test_a_score_becomes_columns(score, images, truth, tmp_path, monkeypatch):
     assert score(*about) == 0
     made = table.collect([run], tmp_path / "results")
     assert set(made.wide["geneval_official_overall"].dropna()) == {row["geneval_other_models_overall"]}
-    assert set(made.prompts["corpus"]) == {"geneval"} and len(made.prompts) == 4
-    assert made.prompts["correct"].sum() == sum(truth[1].values())
+    prompts = made.prompts[made.prompts["evaluation"] == "geneval_official"]
+    assert set(prompts["corpus"]) == {"geneval"} and len(prompts) == 4 and len(made.prompts) == 8
+    assert prompts["correct"].sum() == sum(truth[1].values())
 
 
 def test_going_on_scores_only_what_is_left(score, images, monkeypatch, truth):
