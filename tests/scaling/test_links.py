@@ -31,7 +31,7 @@ def test_noise_free_links_come_back(name, curve, truth):
     assert found.rms < 1e-8 and found.isotonic_rms < 1e-12
 
 
-@pytest.mark.parametrize("noise", [0.001, 0.02])
+@pytest.mark.parametrize("noise", [0.001, pytest.param(0.02, marks=pytest.mark.full)])
 @pytest.mark.parametrize(("name", "curve"), [("exponential", exponential), ("logistic", logistic)])
 def test_intervals_of_a_new_run_cover(name, curve, noise):
     """Six runs: normal instead of t quantiles would cover four times in five; draws left on a grid, at

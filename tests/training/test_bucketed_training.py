@@ -143,6 +143,7 @@ def test_a_shape_that_the_network_cannot_take_is_refused_by_name(tmp_path):
         assert not (tmp_path / "odd").exists()
 
 
+@pytest.mark.full
 def test_two_devices_have_the_bits_of_themselves_and_the_losses_of_one(undisturbed, tmp_path):
     """Catches batches laid out by another bucket's shape, and a resumed run on a mesh that sees other data."""
     command = [sys.executable, str(Path(__file__).parent / "bucketed_tiny.py"), str(tmp_path)]

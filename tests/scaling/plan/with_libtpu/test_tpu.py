@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rfjax.scaling.plan.chips import parse_target
 from rfjax.scaling.plan.compiled import compile_step
 from rfjax.scaling.plan.estimate import estimate
@@ -30,6 +32,7 @@ def test_the_smallest_point_compiles_for_a_small_slice():
     assert not [c for c in counts.collectives if c.kind == "all-to-all"]
 
 
+@pytest.mark.full
 def test_a_command_on_a_cpu_says_nothing_of_the_tpu_that_is_not_there(tmp_path):
     """Catches a command that has JAX try for a TPU: warnings in every log, and a lock for one process at a time.
 
