@@ -94,6 +94,7 @@ def sample(parser):
         help="the times of the steps: equal ones, or those of diffusers' FlowMatchEulerDiscreteScheduler "
         "(default: config.evaluation.sampler.sigmas)",
     )
+    parser.add_argument("--encoders", metavar="NAMES", help="of a run on a prepared corpus: encode prompts with these alone, as clip_l,clip_g for want of T5; the others are zero")
     parser.add_argument("--latent-size", metavar="HxW", help="of the images, in latent pixels, as 40x24; any that the positions reach (default: what was trained on, of aspect buckets the first)")
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")

@@ -118,7 +118,7 @@ def _sample(args, overrides):
         overrides = {**overrides, "evaluation.sampler.sigmas": args.sigmas}
     wanted = Wanted(
         step=args.step, weights=args.weights, samples=args.samples, negative=args.negative, seed=args.seed,
-        latent_size=_latent_size(args.latent_size),
+        latent_size=_latent_size(args.latent_size), encoders=tuple(name for name in (args.encoders or "").split(",") if name),
     )  # fmt: skip
     run = Path(args.run)
     if args.prompt:

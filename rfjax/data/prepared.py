@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -117,7 +117,7 @@ class PreparedCorpus:
 
     @property
     def _frozen(self):
-        return _frozen(self.manifest.folder, self.models)
+        return _frozen(self.manifest.folder, self.models, self.encoders)
 
     @property
     def _own(self) -> tuple[str, ...]:
@@ -193,9 +193,23 @@ class PreparedCorpus:
         return context, pooled
 
 
+def with_encoders(corpus: Corpus, names: Sequence[str]) -> Corpus:
+    """A prepared corpus that encodes with some of its text encoders, the others' slots zero. `ConfigError` for others
+    than it has, and for a corpus that no encoders made."""
+    known = [slot.name for slot in corpus.shapes.encoders]
+    if not all(isinstance(part, PreparedCorpus) for part in corpus.parts):
+        raise ConfigError(f"--encoders is {','.join(names)}, and the corpus {corpus.name} was not prepared with text encoders; leave it out")
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--encoders has {name!r}, which the run was not trained with; it has {', '.join(known)}")
+    chosen = tuple(name for name in known if name in names)
+    parts = tuple(replace(part, encoders=chosen) for part in corpus.parts)
+    return replace(corpus, parts=parts) if isinstance(corpus, BucketedCorpus) else parts[0]
+
+
 @lru_cache(maxsize=1)
-def _frozen(folder, models):
-    return importlib.import_module(FROZEN).of_corpus(manifest.read(folder), models)
+def _frozen(folder, models, encoders):
+    return importlib.import_module(FROZEN).of_corpus(manifest.read(folder), models, encoders)
 
 
 def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:

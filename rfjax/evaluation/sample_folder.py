@@ -21,7 +21,6 @@ from rfjax.evaluation import sampling
 from rfjax.evaluation.generate import prompt_ids
 from rfjax.evaluation.geneval_files import read_metadata
 from rfjax.evaluation.pictures import png_bytes
-from rfjax.evaluation.reopen import open_run
 from rfjax.evaluation.sampling import Wanted
 from rfjax.evaluation.scorers import compbench, geneval_folder
 from rfjax.files import write_whole
@@ -62,7 +61,7 @@ def sample_folder(
     Raises `ConfigError` on what cannot be used as given, and where `out` has images of another making.
     """
     prompts, rows = read_prompts(prompts_file, layout)
-    run = open_run(workdir, overrides)
+    run = sampling.opened(workdir, overrides, wanted)
     step = distributed.from_first(lambda: choose_step(run.workdir, wanted.step))
     shape, samples = sampling.latents_shape(run, wanted.latent_size), wanted.samples
     facts = sampling.what_made_them(run, step, wanted)

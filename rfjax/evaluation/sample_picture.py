@@ -14,7 +14,6 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation import sampling
 from rfjax.evaluation.generate import prompt_ids
 from rfjax.evaluation.pictures import png_bytes, strip
-from rfjax.evaluation.reopen import open_run
 from rfjax.evaluation.sampling import Wanted
 from rfjax.files import write_whole
 from rfjax.training import distributed
@@ -30,7 +29,7 @@ def sample_picture(
     """A PNG with a row per caption, and what made it as JSON beside it. Raises `ConfigError` on what cannot be used as given."""
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {out}; pictures are written as PNG, so its name must end in .png")
-    run = open_run(workdir, overrides)
+    run = sampling.opened(workdir, overrides, wanted)
     step = distributed.from_first(lambda: choose_step(run.workdir, wanted.step))
     shape, samples = sampling.latents_shape(run, wanted.latent_size), wanted.samples
     ids = prompt_ids(len(prompts), samples)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from jax.sharding import NamedSharding
 
 from rfjax import limits
 from rfjax.data.buckets import described, trained_parts
+from rfjax.data.prepared import with_encoders
 from rfjax.errors import ConfigError
 from rfjax.evaluation.due import sampler_name
 from rfjax.evaluation.generate import make_generator
-from rfjax.evaluation.reopen import OpenRun
+from rfjax.evaluation.reopen import OpenRun, open_run
 from rfjax.flow.resolution import formulation_at
 from rfjax.training import distributed
 from rfjax.training.progress import note
@@ -30,12 +32,19 @@ class Wanted:
     negative: str | None  # None: guidance is away from the null condition
     seed: int
     latent_size: tuple[int, int] | None = None  # height, width; None: the corpus's own, the first of several
+    encoders: tuple[str, ...] = ()  # of a prepared corpus, those that prompts are encoded with; none named: the run's
 
     def __post_init__(self):
         if self.samples < 1:
             raise ConfigError(f"--samples is {self.samples}; it must be at least 1")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"--seed is {self.seed}; it must lie in [0, 2^32)")
+
+
+def opened(workdir: Path, overrides: Mapping[str, object], wanted: Wanted) -> OpenRun:
+    """The run, to be sampled from with the text encoders that are wanted. Raises `ConfigError` for what cannot be."""
+    run = open_run(workdir, overrides)
+    return replace(run, corpus=with_encoders(run.corpus, wanted.encoders)) if wanted.encoders else run
 
 
 def latents_shape(run: OpenRun, size: tuple[int, int] | None) -> tuple[int, int, int]:
@@ -57,11 +66,14 @@ def latents_shape(run: OpenRun, size: tuple[int, int] | None) -> tuple[int, int,
 def what_made_them(run: OpenRun, step: int, wanted: Wanted) -> dict:
     """For the JSON beside images."""
     config = run.config
+    sampler = sampler_name(config.evaluation.sampler, config.timestep_shift, config.timestep_shift_by_area)
+    if wanted.encoders:  # scores of other conditions are not the same sampler's
+        sampler += "-" + "+".join(slot.name for slot in run.corpus.shapes.encoders)
     return {
         "run": run.name,
         "step": step,
         "weights": wanted.weights,
-        "sampler": sampler_name(config.evaluation.sampler, config.timestep_shift, config.timestep_shift_by_area),
+        "sampler": sampler,
         "negative": "null condition (zeros)" if wanted.negative is None else wanted.negative,
         "seed": wanted.seed,
         "samples": wanted.samples,

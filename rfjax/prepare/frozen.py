@@ -139,8 +139,9 @@ def load(
     )
 
 
-def of_corpus(manifest: Manifest, folder: str) -> FrozenModels:
-    """The models that a corpus was prepared with. `ConfigError` where others are there by now."""
+def of_corpus(manifest: Manifest, folder: str, encoders: Sequence[str]) -> FrozenModels:
+    """The models that a corpus was prepared with: its autoencoder, and of its text encoders those named, so that the
+    others need not be there. `ConfigError` where other models are there by now."""
     facts, where = manifest.facts, folder or manifest.facts["models"]["folder"]
     if not Path(where).is_dir():
         raise ConfigError(
@@ -149,9 +150,9 @@ def of_corpus(manifest: Manifest, folder: str) -> FrozenModels:
         )
     known = {encoder.name: encoder for encoder in manifest.encoders}
     tokens = known["t5"].tokens if "t5" in known else 77
-    models = load(where, encoders=tuple(known), t5_tokens=tokens, compute_dtype=facts["recipe"]["compute_dtype"], variant=facts["models"]["variant"])
+    models = load(where, encoders=tuple(encoders), t5_tokens=tokens, compute_dtype=facts["recipe"]["compute_dtype"], variant=facts["models"]["variant"])
     for name, about in facts["models"]["parts"].items():
-        if models.facts[name]["sha256"] != about["sha256"]:
+        if name in models.facts and models.facts[name]["sha256"] != about["sha256"]:
             raise ConfigError(f"{name} in {where} is not what {manifest.folder} was prepared with: its files hash to {models.facts[name]['sha256'][:12]}, not {about['sha256'][:12]}; give the folder used then")
     return models
 

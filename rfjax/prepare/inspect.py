@@ -57,7 +57,7 @@ def run(args) -> int:
         if args.models:
             from rfjax.prepare import frozen
 
-            models = frozen.of_corpus(found, args.models)
+            models = frozen.of_corpus(found, args.models, [encoder.name for encoder in found.encoders])
             decoded = [models.images(latents[None].astype(np.float32))[0] for *_, latents in rows]
         write_whole({out: picture(rows, decoded)})
         print(f"picture: {out}")

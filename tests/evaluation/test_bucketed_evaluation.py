@@ -129,7 +129,7 @@ def opened(**changes):
 def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, monkeypatch):
     """Catches images of the first bucket's shape whatever was asked for, and its shift: alpha = 2 sqrt(m / 16)."""
     seen, make = [], sampling.make_generator
-    monkeypatch.setattr(sample_picture, "open_run", lambda workdir, overrides: opened())
+    monkeypatch.setattr(sampling, "open_run", lambda workdir, overrides: opened())
     monkeypatch.setattr(sample_picture, "choose_step", lambda workdir, step: 7)
     monkeypatch.setattr(sample_picture, "restore_params", lambda *given: (jnp.float32(0.3), {}))
     monkeypatch.setattr(sampling, "make_generator", lambda apply, sampler, formulation, latents, **more: seen.append((formulation, latents)) or make(apply, sampler, formulation, latents, **more))

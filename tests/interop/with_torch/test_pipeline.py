@@ -122,6 +122,25 @@ def test_diffusers_pipeline_makes_what_rfjax_sample_makes(exported, monkeypatch,
     assert np.abs(other - theirs).max() > 1e-2 * np.abs(ours).max()  # the bound can tell negatives apart
 
 
+@pytest.mark.parametrize("exported", [ENCODERS["all"]], ids=["all"], indirect=True)
+def test_samples_without_t5_are_the_pipelines_without_it(exported, monkeypatch, tmp_path):
+    """A run that was trained with T5, sampled from with `--encoders`. Catches prompts that are encoded with it all the same, and
+    images whose record says nothing of it."""
+    run, folder = exported
+    ours = sampled(monkeypatch, run, tmp_path / "s.png", "--encoders=clip_l,clip_g", "--negative=a dog")
+    assert json.loads((tmp_path / "s.json").read_text())["sampler"].endswith("-clip_l+clip_g")
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+    shapes = load_corpus(run.config.data, 0).shapes
+    noise = np.asarray(noise_for(5, jax.numpy.asarray(prompt_ids(2, 1)), shapes.latents))
+    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "max_sequence_length": T5_TOKENS, "output_type": "latent"}
+    with torch.inference_mode():
+        theirs = pipeline(PROMPTS, negative_prompt=["a dog"] * 2, latents=torch.from_numpy(noise.copy()).permute(0, 3, 1, 2), **options).images
+    theirs = theirs.permute(0, 2, 3, 1).numpy()
+    assert np.abs(ours - theirs).max() < 2e-4 * np.abs(ours).max()
+    with_it = sampled(monkeypatch, run, tmp_path / "o.png", "--negative=a dog")
+    assert np.abs(with_it - theirs).max() > 1e-2 * np.abs(ours).max()
+
+
 @pytest.mark.parametrize("exported", ENCODERS.values(), ids=ENCODERS, indirect=True)
 def test_the_folder_is_whole_and_the_frozen_models_are_as_they_were(exported, prepared, tmp_path):
     """Catches the originals written through a link, and an export that does not come back."""

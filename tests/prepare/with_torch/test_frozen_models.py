@@ -17,6 +17,7 @@ from rfjax.cli import main
 from rfjax.config import DataConfig, PreparedConfig
 from rfjax.data import manifest
 from rfjax.data.corpus import load_corpus
+from rfjax.data.prepared import with_encoders
 from rfjax.errors import ConfigError
 from rfjax.prepare import frozen, images, shard
 
@@ -244,6 +245,26 @@ def test_other_weights_than_those_prepared_with_are_refused(models, tmp_path):
         opened(out, models=str(other)).encode(["a cat"])
     shutil.copytree(models, tmp_path / "moved")
     assert opened(out, models=str(tmp_path / "moved")).encode(["a cat"])[0].shape == (1, 154, 96)
+
+
+def test_prompts_are_encoded_with_some_of_the_encoders(models, tmp_path):
+    """As a run's samples are made for want of T5, whose folder need not be there. Catches an encoder's features in another's
+    slot, and T5 looked for."""
+    out = prepared(models, photographs.write_folder(tmp_path / "in", ["moon"]), tmp_path / "out", "--validation-share=1")
+    shutil.copytree(models, tmp_path / "two")
+    for name in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(tmp_path / "two" / name)
+    whole = opened(out).encode(CAPTIONS)
+    context, pooled = with_encoders(opened(out, models=str(tmp_path / "two")), ("clip_g", "clip_l")).encode(CAPTIONS)
+    np.testing.assert_array_equal(context[:, :77], whole[0][:, :77])
+    assert not context[:, 77:].any() and whole[0][:, 77:].any()
+    np.testing.assert_array_equal(pooled, whole[1])
+    alone = with_encoders(opened(out), ("clip_g",))
+    assert [slot.name for slot in alone.shapes.encoders] == ["clip_g"] and alone.shapes.context == (154, 96)
+    with pytest.raises(ConfigError, match="--encoders has 't6', which the run was not trained with; it has clip_l, clip_g, t5"):
+        with_encoders(opened(out), ("t6",))
+    with pytest.raises(ConfigError, match="the corpus shapes was not prepared with text encoders; leave it out"):
+        with_encoders(load_corpus(DataConfig(), 0), ("t5",))
 
 
 def test_inspect_decodes_beside_the_thumbnails(models, tmp_path):
