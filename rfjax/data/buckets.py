@@ -24,7 +24,7 @@ from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
 VERSION = "buckets-1"  # raised whenever a step of a seed comes to mean another part
-CYCLE = 1000  # steps; a part's share of them is its share of the images to within 1 / CYCLE
+CYCLE = 1000  # steps; a part's share of them is its share of the images to within 1 / CYCLE, tiny parts' one step apart
 _LOCK = threading.Lock()  # threads that read ahead meet a new cycle together
 
 

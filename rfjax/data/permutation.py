@@ -11,29 +11,26 @@ from jaxtyping import Integer, UInt32, UInt64
 from rfjax.data import hashing
 from rfjax.errors import ConfigError
 
-_LOCK = threading.Lock()  # threads that read ahead meet a new epoch together
+class EpochOrders:
+    """The orders of a finite corpus of `count` examples, one for every epoch; safe to share between threads.
 
-
-def place_in_epochs(indices: Integer[np.ndarray, "n"], count: int, key: int) -> UInt64[np.ndarray, "n"]:
-    """The example, of `count`, that stands at each index of an endless sequence of epochs.
-
-    Every epoch holds every example once, in an order of its own.
+    The last three are kept: a batch may span two epochs, and what is read ahead a third.
     """
-    epochs, positions = np.divmod(np.asarray(indices, np.uint64), np.uint64(count))
-    places = np.empty(len(positions), np.uint64)
-    for epoch in np.unique(epochs):
-        mine = epochs == epoch
-        with _LOCK:
-            order = _orders(key, count)(int(epoch))
-        places[mine] = order[positions[mine].astype(np.int64)]
-    return places
 
+    def __init__(self, count: int, key: int):
+        self._count, self._lock = count, threading.Lock()  # threads that read ahead meet a new epoch together
+        self._order = lru_cache(maxsize=3)(lambda epoch: _order(key, epoch, count))
 
-@lru_cache(maxsize=1024)
-def _orders(key: int, count: int):
-    """`_order` of a corpus by epoch. Each corpus keeps its own last three: a batch may span two epochs, and what is
-    read ahead a third, and the parts of a corpus take turns."""
-    return lru_cache(maxsize=3)(lambda epoch: _order(key, epoch, count))
+    def places(self, indices: Integer[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+        """The example that stands at each index of the endless sequence of epochs. Every epoch holds every example once."""
+        epochs, positions = np.divmod(np.asarray(indices, np.uint64), np.uint64(self._count))
+        places = np.empty(len(positions), np.uint64)
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            with self._lock:
+                order = self._order(int(epoch))
+            places[mine] = order[positions[mine].astype(np.int64)]
+        return places
 
 
 def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, "count"]:

@@ -22,7 +22,7 @@ from rfjax.data import hashing, manifest
 from rfjax.data.batch import Batch, BatchShapes
 from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.manifest import SPLITS, Bucket, Manifest
-from rfjax.data.permutation import place_in_epochs
+from rfjax.data.permutation import EpochOrders
 from rfjax.data.records import unpack
 from rfjax.data.shards import Shards
 from rfjax.errors import ConfigError, RfjaxError
@@ -136,7 +136,7 @@ class PreparedCorpus:
         if split == "train":
             if not count:
                 raise ConfigError(f"{self._where} has no training images")
-            return place_in_epochs(indices, count, hashing.key(VERSION, self.seed, *self._own))
+            return self._orders.places(indices)
         if len(indices) and int(indices.max()) >= count:  # a repeated example would shrink the standard error
             raise ConfigError(
                 f"{self._where} has {count} validation images, and number "
@@ -144,6 +144,10 @@ class PreparedCorpus:
                 "prepare it with a larger --validation-share"
             )
         return indices
+
+    @cached_property
+    def _orders(self) -> EpochOrders:
+        return EpochOrders(self.bucket.images["train"], hashing.key(VERSION, self.seed, *self._own))
 
     @cached_property
     def _files(self) -> dict[tuple[str, str], Shards]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +14,49 @@ from jaxtyping import Integer
 
 from rfjax.errors import RfjaxError
 
-OPEN_FILES = 400  # of each kind and split: below the 1,024 that many systems allow a process
+MOST_OPEN = 4096
+
+
+class Readers:
+    """The files used last, kept open; safe to share between threads.
+
+    `array_record`'s own data source keeps all files open, and a corpus of a thousand shards would run out of file
+    descriptors in the middle of an epoch.
+    """
+
+    def __init__(self, most: int):
+        self._most, self._lock = most, threading.Lock()
+        self._open: OrderedDict[Hashable, object] = OrderedDict()
+
+    def of(self, key: Hashable, path: Path):
+        """The reader known by `key`, of the file at `path`."""
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        with self._lock:
+            reader = self._open.pop(key, None)
+            if reader is None:  # no read-ahead: what is asked for next is somewhere else
+                reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0", file_reader_buffer_size=2**15)
+            self._open[key] = reader
+            if len(self._open) > self._most:  # closed when whoever still reads from it is done
+                self._open.popitem(last=False)
+            return reader
+
+
+def _half_of_those_allowed():
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, soft // 2))
+
+
+READERS = Readers(_half_of_those_allowed())  # of the process: all kinds, splits and buckets share what it may open
+_numbers = itertools.count()
 
 
 class Shards:
-    """Random access to the records of files that follow each other; safe to share between threads.
+    """Random access to the records of files that follow each other; safe to share between threads."""
 
-    The readers used last are kept open. `array_record`'s own data source keeps all of them open,
-    and a corpus of a thousand shards would run out of file descriptors in the middle of an epoch.
-    """
-
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, open_files: int = OPEN_FILES):
+    def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, readers: Readers = READERS):
         self._paths, self._ends = list(paths), np.cumsum(counts)
-        self._capacity, self._lock = open_files, threading.Lock()
-        self._readers: OrderedDict[int, object] = OrderedDict()
+        self._readers, self._number = readers, next(_numbers)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -51,21 +82,9 @@ class Shards:
 
     def _of_file(self, file, own):
         try:
-            return self._reader(file).read(own)
+            return self._readers.of((self._number, file), self._paths[file]).read(own)
         except Exception as error:  # array_record raises RuntimeError and ValueError with C++'s words
             raise RfjaxError(
                 f"{self._paths[file]}: record {own[0]}{f' or one of {len(own)}' if len(own) > 1 else ''} cannot be "
                 f"read: {error}; rfjax inspect {self._paths[file].parent} finds every damaged file"
             ) from None
-
-    def _reader(self, file):
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        with self._lock:
-            reader = self._readers.pop(file, None)
-            if reader is None:  # no read-ahead: what is asked for next is somewhere else
-                reader = ArrayRecordReader(str(self._paths[file]), options="readahead_buffer_size:0", file_reader_buffer_size=2**15)
-            self._readers[file] = reader
-            if len(self._readers) > self._capacity:  # closed when whoever still reads from it is done
-                self._readers.popitem(last=False)
-            return reader

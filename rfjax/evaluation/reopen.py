@@ -82,6 +82,11 @@ def evaluate_run(workdir: Path, overrides: Mapping[str, object], *, step: int | 
     step = distributed.from_first(lambda: choose_step(run.workdir, step))
     evaluator = Evaluator(run.config, run.workdir, run.name, run.corpus, run.backbone, run.mesh)
     due = [one for one in due_at(run.config, run.name, step, everything=True, only=weights)]
+    if not due:
+        raise ConfigError(
+            f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of geneval and ranking are 0; "
+            "ask for one, as --config.evaluation.validation.examples=512"
+        )
     with StopSignal() as stop:
         evaluator.measure(due, stop=stop)
     keys = [dict(one.key) for one in due]

@@ -64,12 +64,11 @@ def sample_folder(
     run = sampling.opened(workdir, overrides, wanted)
     step = distributed.from_first(lambda: choose_step(run.workdir, wanted.step))
     shape, samples = sampling.latents_shape(run, wanted.latent_size), wanted.samples
-    facts = sampling.what_made_them(run, step, wanted)
+    facts = sampling.what_made_them(run, step, wanted, shape)
     facts |= {
         "sampler": f"{facts['sampler']}-{len(prompts)}x{samples}",
         "layout": layout,
         "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
-        "latent_size": list(shape[:2]),
     }
     ids = prompt_ids(len(prompts), samples)
     lacking = distributed.from_first(lambda: _lacking(out, facts, layout, prompts, ids, samples))

@@ -63,12 +63,15 @@ def latents_shape(run: OpenRun, size: tuple[int, int] | None) -> tuple[int, int,
     return latents
 
 
-def what_made_them(run: OpenRun, step: int, wanted: Wanted) -> dict:
-    """For the JSON beside images."""
+def what_made_them(run: OpenRun, step: int, wanted: Wanted, shape: tuple[int, int, int]) -> dict:
+    """For the JSON beside images. What is not the run's own way of sampling is in the sampler's name, so that its scores have
+    a record of their own."""
     config = run.config
     sampler = sampler_name(config.evaluation.sampler, config.timestep_shift, config.timestep_shift_by_area)
     if wanted.encoders:  # scores of other conditions are not the same sampler's
         sampler += "-" + "+".join(slot.name for slot in run.corpus.shapes.encoders)
+    if shape != run.corpus.shapes.latents:
+        sampler += f"-{described(shape)}"
     return {
         "run": run.name,
         "step": step,

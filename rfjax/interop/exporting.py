@@ -90,7 +90,6 @@ def export_run(
         raise ConfigError(f"--format is {layout}; --pipeline is a folder of diffusers: give --format diffusers")
     if models and not whole_pipeline:
         raise ConfigError(f"--models {models} are put beside a network with --pipeline alone; add it, or leave --models out")
-    frozen_models = pipeline.check(origin.config, models) if whole_pipeline else None
     out = Path(out)
     for path in (out, names.manifest_of(out)) if layout == "sd3" else (out,):
         if path.exists():
@@ -100,6 +99,7 @@ def export_run(
     if (out.suffix == ".safetensors") != (layout == "sd3"):
         what = "one file, whose name must end in .safetensors" if layout == "sd3" else "a folder; give it another name"
         raise ConfigError(f"--out is {out}; the {layout} layout is {what}")
+    frozen_models = pipeline.check(origin.config, models) if whole_pipeline else None  # hashes them: last
     with folder_moved_when_whole(out, files_of=layout == "sd3") as folder:
         target = folder / out.name if layout == "sd3" else folder / "transformer" if whole_pipeline else folder
         if frozen_models:

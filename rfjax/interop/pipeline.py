@@ -1,7 +1,7 @@
 """A whole `StableDiffusion3Pipeline`: the exported network beside the frozen models that its corpus was prepared with.
 
-The frozen models' files are hard links where the file system has them, copies elsewhere; the autoencoder's config
-alone is written anew, with the corpus's shift and scale.
+The frozen models' weights are hard links where the file system has them, copies elsewhere; the autoencoder's config
+is written anew, with the corpus's shift and scale.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
     _place_model(models, target, frozen.AUTOENCODER, variant)
     about = json.loads((models / frozen.AUTOENCODER / "config.json").read_text())
     about |= {"shift_factor": found.shift, "scaling_factor": found.scale}
-    (target / frozen.AUTOENCODER / "config.json").unlink()  # a link to the original, which stays as it is
     (target / frozen.AUTOENCODER / "config.json").write_text(json.dumps(about, indent=2) + "\n")
     for name, (kind, part, tokenizer) in frozen.ENCODERS.items():
         if name not in names:
@@ -90,12 +89,17 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
     t5 = [encoder.tokens for encoder in found.encoders if encoder.kind == "t5"]
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
     # diffusers refuses a folder that lacks T5 until it is told so.
+    height, width = found.buckets[0].pixels
+    notes = [f"rfjax samples with {sampler.method}, diffusers with euler"] if sampler.method != "euler" else []
+    if config.timestep_shift_by_area:
+        notes.append(f"the scheduler's shift is that of {height}x{width} pixels: of m times as many it is sqrt(m) times that")
     absent = "" if "t5" in _used(config, found) else ", text_encoder_3=None, tokenizer_3=None"
     return (
         f'pipeline = StableDiffusion3Pipeline.from_pretrained("{out}"{absent})\n'
         f"null = dict(negative_prompt_embeds=torch.zeros(1, {tokens}, {size}), negative_pooled_prompt_embeds=torch.zeros(1, {pooled}))\n"
         f'pipeline("a photo of a cat", num_inference_steps={sampler.steps}, guidance_scale={sampler.guidance_scale:g}, '
-        f"max_sequence_length={t5[0] if t5 else 0}, **null)"
+        f"max_sequence_length={t5[0] if t5 else 0}, height={height}, width={width}, **null)"
+        + "".join(f"\n# {note}" for note in notes)
     )
 
 
@@ -123,10 +127,14 @@ def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
 
 
 def _place(path: Path, target: Path) -> None:
+    """A hard link of weights, which are gigabytes and which nobody edits; a copy of anything else."""
     try:
-        os.link(path.resolve(), target)
+        if path.suffix == ".safetensors":
+            os.link(path.resolve(), target)
+            return
     except OSError:  # another file system, or one without links
-        shutil.copyfile(path, target)
+        pass
+    shutil.copyfile(path, target)
 
 
 def _tokenizer(folder: Path, kind: str) -> str:

@@ -50,11 +50,12 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
     found = []
     for evaluation, title in PROTOCOLS.items():
         long = results.long
-        long = long[(long["evaluation"] == evaluation) & (long["metric"] == "geneval") & (long["weights"] == settings.weights)]
+        long = long[(long["evaluation"] == evaluation) & (long["metric"] == "geneval")]
+        every, chosen = [run for run in points["run"] if run in set(long["run"])], {}  # scored in some way, or of another step
+        long = long[long["weights"] == settings.weights]
         rows = long.merge(points[["run", "step"]], on=["run", "step"])
         if not (rows["item"] == "overall").any():
             continue
-        every, chosen = rows["run"].unique(), {}
         for column in ("corpus", "sampler", "evaluation_seed"):
             chosen[column] = frontier.commonest(rows, column, PREFERRED.get(column, ()))
             rows = rows[rows[column] == chosen[column]]

@@ -63,7 +63,8 @@ def evaluation_steps(config: Config) -> frozenset[int]:
     """The steps whose checkpoints are evaluated, and therefore kept for good: the multiples of
     each `every`, and the last."""
     evaluation, steps = config.evaluation, config.train.steps
-    cadences = [every for every in (evaluation.every, evaluation.geneval_every) if every]
+    validated = evaluation.every if evaluation.validation.examples else 0
+    cadences = [every for every in (validated, evaluation.geneval_every) if every]
     return frozenset(step for every in cadences for step in range(every, steps + 1, every)) | {steps}
 
 

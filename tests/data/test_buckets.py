@@ -132,10 +132,10 @@ def test_parts_that_take_turns_keep_their_orders(monkeypatch):
     """Catches one small cache for all parts: each step would then sort a whole epoch anew."""
     made, order = [], permutation._order
     monkeypatch.setattr(permutation, "_order", lambda *one: made.append(one) or order(*one))
-    permutation._orders.cache_clear()
+    parts = [permutation.EpochOrders(count, key=11) for count in (50, 60, 70, 80, 90)]
     for turn in range(20):
-        for count in (50, 60, 70, 80, 90):
-            permutation.place_in_epochs(np.arange(2 * turn, 2 * turn + 2), count, key=11)
+        for orders in parts:
+            orders.places(np.arange(2 * turn, 2 * turn + 2))
     assert len(made) == 5
 
 

@@ -127,7 +127,8 @@ def opened(**changes):
 
 @pytest.mark.parametrize("size, alpha", [(None, 2.0), ((2, 6), 3.0**0.5), ((8, 4), 8.0**0.5)])
 def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, monkeypatch):
-    """Catches images of the first bucket's shape whatever was asked for, and its shift: alpha = 2 sqrt(m / 16)."""
+    """Catches images of the first bucket's shape whatever was asked for, its shift (alpha = 2 sqrt(m / 16)), and scores of two
+    shapes under one sampler's name, of which one would replace the other."""
     seen, make = [], sampling.make_generator
     monkeypatch.setattr(sampling, "open_run", lambda workdir, overrides: opened())
     monkeypatch.setattr(sample_picture, "choose_step", lambda workdir, step: 7)
@@ -139,7 +140,7 @@ def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, m
     assert latents == (*(size or (4, 4)), 3)
     np.testing.assert_allclose(sampling_times(3, formulation.timestep_shift)[1], alpha * (2 / 3) / (1 + (alpha - 1) * (2 / 3)), rtol=1e-12)
     facts = json.loads((tmp_path / "a.json").read_text())
-    assert facts["latent_size"] == list(size or (4, 4)) and facts["sampler"] == "euler-3-cfg1-shift2-by-area"
+    assert facts["latent_size"] == list(size or (4, 4)) and facts["sampler"] == "euler-3-cfg1-shift2-by-area" + (f"-{size[0]}x{size[1]}" if size else "")
 
 
 @pytest.mark.parametrize(

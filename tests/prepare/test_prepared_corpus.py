@@ -17,8 +17,8 @@ from rfjax.data import manifest
 from rfjax.data.batch import EncoderSlot
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.data.loader import batches
-from rfjax.data.permutation import place_in_epochs
-from rfjax.data.shards import Shards
+from rfjax.data.permutation import EpochOrders
+from rfjax.data.shards import Readers, Shards
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import assigned
 from rfjax.prepare import images
@@ -46,27 +46,27 @@ def name_of(caption):
 def test_every_epoch_holds_every_example_once_in_an_order_of_its_own(count):
     """Catches examples left out or met twice, one order for all epochs, and an order that knows what was asked before."""
     indices = np.arange(5 * count)
-    places = place_in_epochs(indices, count, key=3)
+    places = EpochOrders(count, key=3).places(indices)
     epochs = places.reshape(5, count)
     assert (np.sort(epochs, axis=1) == np.arange(count)).all()
     if count == 1000:
         assert len({tuple(epoch) for epoch in epochs}) == 5
         assert abs(np.corrcoef(epochs[0], epochs[1])[0, 1]) < 0.1 and abs(np.corrcoef(epochs[0], np.arange(count))[0, 1]) < 0.1
     again = np.random.default_rng(0).permutation(indices)
-    assert np.array_equal(place_in_epochs(again, count, key=3), places[again])
-    assert count < 7 or not np.array_equal(place_in_epochs(indices, count, key=4), places)
+    assert np.array_equal(EpochOrders(count, key=3).places(again), places[again])
+    assert count < 7 or not np.array_equal(EpochOrders(count, key=4).places(indices), places)
 
 
 def test_orders_are_uniform():
     """All 24 orders of four, over 2,400 epochs: chi-squared with 23 degrees of freedom, 1e-4 quantile 55."""
-    epochs = place_in_epochs(np.arange(4 * 2400), 4, key=1).reshape(-1, 4)
+    epochs = EpochOrders(4, key=1).places(np.arange(4 * 2400)).reshape(-1, 4)
     _, counts = np.unique(epochs, axis=0, return_counts=True)
     assert len(counts) == 24 and ((counts - 100) ** 2 / 100).sum() < 55
 
 
 def test_the_order_of_a_seed_never_changes():
     """Golden: a change would make a resumed run see other data under the same seed."""
-    assert place_in_epochs(np.arange(16), 8, key=5).tolist() == [3, 5, 6, 4, 7, 2, 0, 1, 7, 0, 6, 2, 1, 4, 5, 3]
+    assert EpochOrders(8, key=5).places(np.arange(16)).tolist() == [3, 5, 6, 4, 7, 2, 0, 1, 7, 0, 6, 2, 1, 4, 5, 3]
 
 
 def test_a_batch_holds_the_image_and_the_text_of_its_captions(stored):
@@ -246,19 +246,20 @@ def test_what_is_printed_without_validation_images_is_no_config_that_training_re
 
 
 def test_few_open_files_are_enough(stored, tmp_path):
-    """A corpus of a thousand shards must not need a thousand file descriptors."""
+    """A corpus of a thousand shards must not need a thousand file descriptors, nor one of many buckets as many times a limit."""
     found = manifest.read(stored)
     files = found.files("train", "32x32", "captions")
     paths = [stored / name for name in files.names]
-    few, many = Shards(paths, files.counts, open_files=1), Shards(paths, files.counts)
+    one, all_ = Readers(1), Readers(100)
+    few, again, many = (Shards(paths, files.counts, readers=readers) for readers in (one, one, all_))
     order = np.random.default_rng(0).integers(0, len(many), 60)
     descriptors = [len(os.listdir("/proc/self/fd"))]
     read = []
-    for shards in (few, many):
+    for shards in (few, again, many):
         read.append(shards.read(order))
         descriptors.append(len(os.listdir("/proc/self/fd")))
-    assert read[0] == read[1] and len(many) == sum(files.counts)
-    assert np.diff(descriptors).tolist() == [1, len(files.names)] and len(files.names) > 2
+    assert read[0] == read[1] == read[2] and len(many) == sum(files.counts)
+    assert np.diff(descriptors).tolist() == [1, 0, len(files.names)] and len(files.names) > 2
 
 
 def test_what_has_no_meaning_here_is_refused_and_the_rest_needs_models(stored):
