@@ -87,6 +87,15 @@ def run(args) -> int:
         raise RfjaxError(f"{len(missing)} of {parts} shards are not there, {missing[0]} first; give the command without --merge to make them")
     if args.synthetic_captions and not any(unit["synthetic"] for facts in done.values() for unit in facts["units"]):
         raise RfjaxError(f"none of the images has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {source.location}; give captions of this source, or leave it out")
+    if ours.dropped_keys:
+        reasons = set(ours.dropped_keys.values())
+        met = sum(facts["dropped"].get(reason, 0) for facts in done.values() for reason in reasons)
+        if not met:
+            raise RfjaxError(
+                f"none of the {len(ours.dropped_keys):,} keys of --drop-keys {args.drop_keys}, {next(iter(ours.dropped_keys))!r} first, is one of "
+                f"{source.location}; give keys as inspect and the .dropped.jsonl files have them, or leave it out"
+            )
+        say(f"{met:,} images were left out by the {len(ours.dropped_keys):,} keys of --drop-keys")
     found = merge.write_manifest(
         folder,
         list(done.values()),
@@ -214,7 +223,8 @@ def _buckets(args):
 def read_dropped_keys(path: str) -> dict[str, str]:
     """Key -> reason of a file with a key on each line and, after a tab, perhaps a reason of its own."""
     try:
-        rows = [line.partition("\t") for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # other ends of lines may stand in a name
+        rows = [line.removesuffix("\r").partition("\t") for line in lines]
     except (OSError, ValueError) as error:
         raise ConfigError(f"--drop-keys {path} cannot be read: {error}") from None
     return {key: reason or "listed" for key, _, reason in rows if key}

@@ -107,7 +107,7 @@ def settle(folder: Path, facts: Mapping) -> str:
     wrong = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
     if wrong:
         said = "; ".join(f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}" for key in wrong[:4])
-        raise ConfigError(f"{folder} holds shards of another preparation: {said}; give the same command as before, or another folder")
+        raise ConfigError(f"{folder} holds shards of another preparation: {said}; give the same command as before or another folder, or remove this one")
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

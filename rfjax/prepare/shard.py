@@ -23,6 +23,7 @@ from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Drop, Record, Source
 
 CORRUPT = "corrupt"
+NO_CAPTION = "no caption"
 SPARED = 10  # corrupt images a shard that never stop it: a share of few says little
 AHEAD = 4  # batches decoded ahead of the models
 
@@ -144,7 +145,7 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
         return Drop(record.key, recipe.dropped_keys[record.key], "", record.done)
     original, synthetic = recipe.columns.of(record.metadata)
     if not original and not synthetic:
-        return Drop(record.key, "no caption", "", record.done)
+        return Drop(record.key, NO_CAPTION, "", record.done)
     for reason in (one.refuses(record.metadata) for one in recipe.filters if not one.measured):
         if reason:
             return Drop(record.key, reason, "", record.done)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from rfjax.data import manifest
+from rfjax.data.buckets import CYCLE
 from rfjax.data.manifest import Manifest
+
+
+def rare(images: int, of: int) -> str:
+    """What to say of a bucket that training sees more often than its images are worth."""
+    return f"; fewer than 1/{CYCLE}, which training sees oftener than the others" if 0 < images * CYCLE < of else ""
 
 
 def summary(found: Manifest) -> list[str]:
@@ -26,7 +32,7 @@ def summary(found: Manifest) -> list[str]:
         for bucket in buckets:
             lines.append(
                 f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.latents))}, {bucket.images['train']:,} training and "
-                f"{bucket.images['validation']:,} validation images"
+                f"{bucket.images['validation']:,} validation images{rare(bucket.images['train'], train['images'])}"
             )
     for split, about in statistics.items():
         mean, std = about["all"]["mean"], about["all"]["std"]

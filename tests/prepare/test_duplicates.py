@@ -224,7 +224,7 @@ def test_the_files_say_what_is_dropped_for_what(undisturbed):
     assert float(similar["sub/z coffee.png"]) > 0.9 and similar["sub/z chelsea.png"] == similar["sub/zz chelsea.png"]
     facts = json.loads(undisturbed.with_name("drop.json").read_text())
     assert facts["dropped"] == 5 and facts["same_bytes"] == 2 and facts["images"] == 15 and facts["threshold"] == descriptors.PHASH_THRESHOLD
-    assert facts["not_compared"] == {"corrupt": 1, "key with a tab or a line break": 1, "no caption": 1, "too flat to hash": 2}
+    assert facts["not_compared"] == {"corrupt": 1, "key with a tab or a line break": 1, "no caption": 1, "too flat to hash": 1}  # its copy is dropped
     left_out = dict(rows(undisturbed.with_name("drop.not-compared.tsv"))[1:])
     assert left_out["sub/tab\\tin it.png"] == "key with a tab or a line break" and left_out["sub/silent.png"] == "no caption"
 
@@ -240,9 +240,14 @@ def test_the_curve_is_what_other_thresholds_drop(source, undisturbed, tmp_path, 
     assert "images/s" not in capsys.readouterr().err
 
 
-def test_what_it_drops_prepare_counts_under_one_reason(monkeypatch, source, undisturbed, tmp_path):
-    """The whole path. Catches reasons that are as many as the images, and keys that prepare does not know."""
+def test_what_it_drops_prepare_counts_under_one_reason(monkeypatch, source, undisturbed, tmp_path, capsys):
+    """The whole path. Catches reasons that are as many as the images, and keys that prepare does not know, or does not
+    say that it does not know."""
     assert prepare(monkeypatch, source, f"--out={tmp_path / 'out'}", f"--drop-keys={undisturbed}", "--validation-share=0") == 0
+    assert "5 images were left out by the 5 keys of --drop-keys" in capsys.readouterr().err
+    (tmp_path / "others.tsv").write_text("another source's key\n")
+    assert prepare(monkeypatch, source, f"--out={tmp_path / 'none'}", f"--drop-keys={tmp_path / 'others.tsv'}") == 1
+    assert "none of the 1 keys of --drop-keys" in capsys.readouterr().err
     facts = manifest.read(tmp_path / "out").facts
     assert facts["dropped"] == {"near-duplicate": 5, "corrupt": 1, "no caption": 1}
     assert facts["splits"]["train"]["images"] == 11  # 15 images and the one whose key cannot be listed, less five
@@ -327,6 +332,39 @@ def test_nothing_to_compare_is_an_error_that_says_why(tmp_path, capsys):
     assert "the source is empty" in capsys.readouterr().err
 
 
+def test_images_without_captions_are_compared_when_that_is_asked_for(tmp_path, capsys):
+    """Of a source to be recaptioned. Catches two copies that both stay, and an error without the way out."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.png").write_bytes(photographs.encoded("coffee"))
+    assert duplicates(folder, tmp_path / "out.tsv") == 1
+    assert "2 no caption; images without captions are compared with --uncaptioned" in capsys.readouterr().err
+    assert duplicates(folder, tmp_path / "all.tsv", "--uncaptioned") == 0
+    assert rows(tmp_path / "all.tsv") == [["b.png", "near-duplicate"]]
+
+
+def test_a_name_that_is_no_text_is_left_out_and_counted(tmp_path):
+    """Catches a traceback that comes again with every start."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"a.png", b"b\xff.png", "c\u2028.png".encode()):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(photographs.encoded("coffee"))
+    assert duplicates(folder, tmp_path / "out.tsv", "--uncaptioned") == 0
+    assert rows(tmp_path / "out.not-compared.tsv")[1:] == [["b\\\\udcff.png", "name that is not UTF-8"]]
+    assert (tmp_path / "out.tsv").read_text(encoding="utf-8") == "c\u2028.png\tnear-duplicate\n"
+
+
+def test_weights_beside_a_model_are_refused(source, tmp_path, capsys):
+    """They are not in its hash: another model's descriptors would be taken for this one's."""
+    import onnx
+
+    path = planted.thumbnail_model(tmp_path / "whole.onnx")
+    onnx.save_model(onnx.load(str(path)), tmp_path / "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
+    assert duplicates(source, tmp_path / "out.tsv", f"--descriptor={tmp_path / 'split.onnx'}") == 2
+    assert "Weights in a file of their own must be put into it" in capsys.readouterr().err
+
+
 def test_another_descriptor_in_the_same_folder_is_refused(source, undisturbed, tmp_path, capsys):
     """Catches hashes and vectors searched together."""
     shutil.copytree(undisturbed.parent, tmp_path / "out")
@@ -358,7 +396,7 @@ def test_the_search_says_how_far_it_is(capsys):
     now[0] += 30
     search.tell(200)
     search.tell(201)
-    assert capsys.readouterr().err.splitlines() == ["rfjax: search: clusters are made", "rfjax: search: 200 of 1,000 images, 20 %, 2m00s left"]
+    assert capsys.readouterr().err.splitlines() == ["rfjax: search: the index is made", "rfjax: search: 200 of 1,000 images, 20 %, 2m00s left"]
 
 
 # Models
@@ -391,7 +429,7 @@ def test_the_command_with_a_model_finds_what_one_image_became(source, tmp_path):
     assert duplicates(source, tmp_path / "drop.tsv", f"--descriptor={model}", "--mirrored", "--threshold=0.97") == 0
     assert {key: kept for key, kept, _ in rows(tmp_path / "drop.pairs.tsv")[1:]} == DROPPED
     facts = json.loads((tmp_path / "drop.json").read_text())
-    assert facts["not_compared"]["descriptor is zero"] == 2 and facts["descriptor"]["side"] == 128
+    assert facts["not_compared"]["descriptor is zero"] == 1 and facts["descriptor"]["side"] == 128
 
 
 def test_descriptors_that_are_not_finite_are_counted_and_compared_with_nobody(source, tmp_path):
@@ -399,7 +437,7 @@ def test_descriptors_that_are_not_finite_are_counted_and_compared_with_nobody(so
     model = planted.thumbnail_model(tmp_path / "m.onnx", bias=np.nan)
     assert duplicates(source, tmp_path / "drop.tsv", f"--descriptor={model}") == 0
     facts = json.loads((tmp_path / "drop.json").read_text())
-    assert facts["not_compared"]["descriptor is not finite"] == 15 and facts["dropped"] == facts["same_bytes"] == 3
+    assert facts["not_compared"]["descriptor is not finite"] == 12 and facts["dropped"] == facts["same_bytes"] == 3
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,16 @@ def test_scaling_of_another_corpus(monkeypatch, folder, tmp_path, capsys):
     assert "'mesured'; it must be autoencoder, measured or the folder" in capsys.readouterr().err
 
 
+def test_a_caption_that_has_changed_is_a_changed_source(monkeypatch, folder, tmp_path, capsys):
+    """Catches old captions and new ones in one corpus."""
+    shutil.copytree(folder, tmp_path / "in")
+    assert prepare(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'out'}") == 0
+    sidecar = next((tmp_path / "in").rglob("*.txt"))
+    sidecar.write_text(sidecar.read_text() + " at night")
+    assert prepare(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'out'}") == 2
+    assert "source.listing was" in capsys.readouterr().err
+
+
 def killed(monkeypatch, folder, out, at):
     """A preparation that ends with an error at its `at`th batch, as a full memory ends it."""
     left = [at]

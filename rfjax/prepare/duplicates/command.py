@@ -42,6 +42,7 @@ def add_arguments(parser) -> None:
     kept = parser.add_argument_group("images", "what rfjax prepare would drop is not compared: give the same as there")
     kept.add_argument("--filter", action="append", default=[], metavar="COMPARISON", help="as 'aesthetic>=5'; may be given several times")
     kept.add_argument("--drop-keys", metavar="FILE", help="keys of images to leave out, one a line")
+    kept.add_argument("--uncaptioned", action="store_true", help="compare images without a caption, too: of a source that is to be recaptioned")
     kept.add_argument("--caption-column", metavar="NAME")
     kept.add_argument("--synthetic-column", metavar="NAME")
     kept.add_argument("--label-column", metavar="NAME")
@@ -55,6 +56,7 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
     """Describes what is not described yet and, unless it is one task of several, searches and writes what to drop."""
     from rfjax.prepare import recipe as recipes
+    from rfjax.prepare.captions import CaptionColumns
     from rfjax.prepare.duplicates import describe, removal
     from rfjax.prepare.duplicates.search import faiss_module
 
@@ -65,6 +67,8 @@ def run(args) -> int:
     descriptor = _descriptor(args)
     threshold = descriptor.threshold if args.threshold is None else args.threshold
     faiss = faiss_module()
+    if args.uncaptioned:
+        recipe = dataclasses.replace(recipe, columns=CaptionColumns(original=describe.ANY))
     recipe = dataclasses.replace(recipe, buckets=((descriptor.side, descriptor.side),), batch_size=args.batch_size)
     folder, parts = out.with_name(out.name + ".descriptors"), len(source.sizes)
     about = {"kind": source.kind, "listing": source.listing, "parts": parts}
@@ -130,7 +134,7 @@ class Searching:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        say("search: clusters are made")
+        say("search: the index is made")
 
     def began(self, count: int) -> None:
         self._count, self._began = count, self._clock()

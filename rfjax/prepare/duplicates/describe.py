@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.shard import AHEAD, in_order, judge
 from rfjax.prepare.sources import Drop, Source
 
+ANY = "a caption of every image"  # the column that is asked for where images need none
 UNLISTABLE = "key with a tab or a line break"  # which --drop-keys, a key a line, cannot name
 
 
@@ -61,6 +62,8 @@ def describe_part(
     keys, digests, left_out, views, batch = [], [], [], [], []
 
     def look(record):
+        if not isinstance(record, Drop):
+            record = replace(record, metadata={**record.metadata, ANY: "-"})
         return judge(record, recipe), b"" if isinstance(record, Drop) else hashlib.blake2b(record.image, digest_size=16).digest()
 
     def flush():
@@ -70,7 +73,7 @@ def describe_part(
 
     with ThreadPoolExecutor(threads) as pool:
         for one, digest in in_order(pool, look, source.records(part), AHEAD * recipe.batch_size):
-            if not isinstance(one, Drop) and ("\t" in one.key or one.key.splitlines() != [one.key]):
+            if not isinstance(one, Drop) and any(end in one.key for end in "\t\n\r"):
                 one = Drop(one.key, UNLISTABLE, "", one.done)
             if isinstance(one, Drop):
                 left_out.append((one.key, one.reason))

@@ -6,6 +6,8 @@ It takes squares [n, 3, side, side] of RGB in [0, 1], normalised, as float32 or 
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +31,15 @@ class OnnxModel:
             raise ConfigError(f"--descriptor is {path}, which is no file; give phash, or the .onnx of a model")
         there = onnxruntime.get_available_providers()
         try:
-            self._session = onnxruntime.InferenceSession(path, providers=[p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there])
+            # From a folder of its own, so that no weights come from files beside it, which nobody would hash.
+            with tempfile.TemporaryDirectory() as alone:
+                copy = shutil.copyfile(path, Path(alone, "model.onnx"))
+                self._session = onnxruntime.InferenceSession(str(copy), providers=[p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there])
         except Exception as error:  # onnxruntime's own kinds, which it does not export
-            raise ConfigError(f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}") from None
+            raise ConfigError(
+                f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}. Weights in a file of their own must be put "
+                "into it: onnx.save_model(onnx.load(PATH), PATH, save_as_external_data=False)"
+            ) from None
         self._path, self._mean, self._std, self._mirrored = path, np.float32(mean), np.float32(std), mirrored
         if len(self._mean) != 3 or len(self._std) != 3 or not (self._std > 0).all():
             raise ConfigError(f"--model-mean {mean} and --model-std {std} must be three numbers each, the second above 0")
@@ -46,7 +54,6 @@ class OnnxModel:
             "std": [float(x) for x in self._std],
             "output": self._output,
             "mirrored": mirrored,
-            "providers": self._session.get_providers(),
         }
 
     def _input_of(self, side):

@@ -12,6 +12,7 @@ from rfjax.errors import RfjaxError
 from rfjax.prepare.duplicates.describe import Described
 from rfjax.prepare.duplicates.descriptors import useless
 from rfjax.prepare.duplicates.search import Index, default_clusters, remove, similarity
+from rfjax.prepare.shard import NO_CAPTION
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def find(
         digests.append(part.digests)
     if not keys:
         why = ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in left_out).most_common())
-        raise RfjaxError(f"no image to compare: {why or 'the source is empty'}")
+        remedy = "; images without captions are compared with --uncaptioned" if any(reason == NO_CAPTION for _, reason in left_out) else ""
+        raise RfjaxError(f"no image to compare: {why or 'the source is empty'}{remedy}")
     views = np.concatenate(views)  # of all parts; each part's own is let go of here
     _, first, group = np.unique(np.concatenate(digests).view("V16")[:, 0], return_index=True, return_inverse=True)
     original = first[group]  # of each image, the first of its bytes: `return_index` gives the first
@@ -86,7 +88,7 @@ def find(
         pairs.append((key, keys[last], None if last == original[i] else float(alike[original[i]])))
     return Found(
         pairs=tuple(pairs),
-        not_compared=tuple(left_out) + tuple((keys[i], reason) for i, reason in sorted(unfit.items())),
+        not_compared=tuple(left_out) + tuple((keys[i], reason) for i, reason in sorted(unfit.items()) if original[i] == i),
         curve=tuple(zip(levels, counts)),
         images=len(keys),
         clusters=used,

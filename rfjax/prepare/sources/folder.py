@@ -17,6 +17,7 @@ from rfjax.errors import ConfigError
 from rfjax.prepare.sources import Drop, Record, listing_hash
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm"}
+SIDECARS = {".txt", ".json"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class FolderSource:
     def records(self, part: int) -> Iterator[Record | Drop]:
         for done, name in enumerate(self.parts[part], 1):
             path = Path(self.location, name)
+            try:
+                name.encode()
+            except UnicodeEncodeError:  # bytes that are no text cannot be a key
+                yield Drop(ascii(name)[1:-1], "name that is not UTF-8", "", done)
+                continue
             try:
                 metadata = {"folder": path.parent.name, **_sidecars(path)}
                 yield Record(name, path.read_bytes(), metadata, done)
@@ -59,15 +65,16 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Fold
     root = Path(where)
     if not root.is_dir():
         raise ConfigError(f"no folder at {where}")
-    rows = []
+    rows, beside = [], []
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                rows.append((path.relative_to(root).as_posix(), path.stat().st_size if path.exists() else -1))
+            if path.suffix.lower() in SUFFIXES | SIDECARS and not name.startswith("."):
+                of_kind = beside if path.suffix.lower() in SIDECARS else rows
+                of_kind.append((path.relative_to(root).as_posix(), path.stat().st_size if path.exists() else -1))
     rows.sort()
     if not rows:
         raise ConfigError(f"no images in {where}; their names must end in one of {', '.join(sorted(SUFFIXES))}")
     names = [name for name, _ in rows]
     parts = tuple(tuple(names[start : start + shard_size]) for start in range(0, len(names), shard_size))
-    return FolderSource(str(root), listing_hash(rows), parts)
+    return FolderSource(str(root), listing_hash([*rows, *sorted(beside)]), parts)
