@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.prepare.progress import Progress, say
+from rfjax.prepare import work
+from rfjax.prepare.progress import say
 from rfjax.prepare.summary import summary
 
 SIZE = 256  # pixels, where neither --size nor --buckets is given
@@ -59,15 +57,15 @@ def run(args) -> int:
     from rfjax.data.manifest import StoredEncoder
     from rfjax.prepare import frozen, merge, recipe, shard
 
-    own = parse_task(args.task)
+    own = work.parse_task(args.task)
     if args.task and args.merge:
         raise ConfigError("--task makes shards and --merge the manifest of them all; give one of the two")
     source, ours = plan(args)
     folder, parts = Path(args.out), len(source.sizes)
     models = None if args.merge else _models(frozen, args, ours)
     made = recipe.read_models(folder) if args.merge else _what_they_make(models)
-    _scaling(args, made)  # refused before the folder is claimed
-    about = {"kind": source.kind, "listing": source.listing, "parts": parts}
+    scaling = _scaling(args, made)  # refused before the folder is claimed
+    about = work.about(source)
     if args.synthetic_captions:
         about["synthetic_captions"] = source.captions.facts
     recipe_hash = recipe.settle(folder, {"recipe": ours.facts(), "source": about, **made})
@@ -75,10 +73,14 @@ def run(args) -> int:
     names = [shard.shard_name(part, parts) for part in range(parts)]
     done = {name: shard.finished(folder, name, recipe_hash) for name in names}
     to_make = [] if args.merge else [part for part in range(own[0], parts, own[1]) if done[names[part]] is None]
-    progress = Progress(sum(source.sizes[part] for part in to_make))
-    for part in to_make:
-        with progress.of(names[part], source.sizes[part]):
-            done[names[part]] = _made(shard, source, part, folder, ours, recipe_hash, models, args.threads, progress)
+
+    def make(part, tell):
+        with work.in_device_memory("the models do"):
+            return shard.make_shard(
+                source, part, folder, recipe=ours, recipe_hash=recipe_hash, models=models, threads=work.threads(args.threads), tell=tell
+            )
+
+    done |= work.make_missing(source, names, to_make, make)
     if args.task:
         say(f"task {args.task} is done; when all are: the same command with --merge instead of --task")
         return 0
@@ -101,12 +103,12 @@ def run(args) -> int:
         list(done.values()),
         recipe=ours.facts(),
         source={**about, "location": source.location},
-        models={"folder": str(Path(args.models).absolute()), "variant": args.models_variant, "parts": made["models"], "made_with": made_with(args)},
+        models={"folder": str(Path(args.models).absolute()), "variant": args.models_variant, "parts": made["models"], "made_with": work.made_with(args.device, LIBRARIES)},
         encoders=[StoredEncoder(**encoder) for encoder in made["encoders"]],
         buckets=ours.buckets,
         reduction=made["latents"]["reduction"],
         channels=made["latents"]["channels"],
-        **_scaling(args, made),
+        **scaling,
     )
     print("\n".join(summary(found)))
     return 0
@@ -228,39 +230,3 @@ def read_dropped_keys(path: str) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"--drop-keys {path} cannot be read: {error}") from None
     return {key: reason or "listed" for key, _, reason in rows if key}
-
-
-def parse_task(text: str | None) -> tuple[int, int]:
-    """(I, N) of `I/N`; (0, 1) of none."""
-    if text is None:
-        return 0, 1
-    try:
-        task, count = map(int, text.split("/"))
-        if not 0 <= task < count:
-            raise ValueError
-    except ValueError:
-        raise ConfigError(f"--task is {text!r}; it is I/N with I from 0 to N-1, as 0/8") from None
-    return task, count
-
-
-def _made(shard, source, part, folder, ours, recipe_hash, models, threads, progress):
-    try:
-        return shard.make_shard(
-            source, part, folder, recipe=ours, recipe_hash=recipe_hash, models=models,
-            threads=threads or os.cpu_count() or 1, tell=progress.tell,
-        )  # fmt: skip
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        raise RfjaxError(f"the models do not fit in the device's memory: {error}; lower --batch-size, or use --compute-dtype=bfloat16") from None
-
-
-def made_with(args) -> dict:
-    """The versions that the manifest names: another PIL or PyTorch may round another way."""
-    found = {"python": platform.python_version(), "device": args.device or "default"}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from its source, or not needed
-            pass
-    return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,8 +19,9 @@ from pathlib import Path
 from rfjax.data import hashing
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import folder_moved_when_whole, write_whole
-from rfjax.prepare.command import COMPUTE_DTYPES, made_with, parse_task, read_dropped_keys
-from rfjax.prepare.progress import Progress, say
+from rfjax.prepare import work
+from rfjax.prepare.command import COMPUTE_DTYPES, LIBRARIES, read_dropped_keys
+from rfjax.prepare.progress import say
 
 NAME = "captions.json"
 FORMAT, VERSION = "rfjax-captions", 1
@@ -74,9 +74,8 @@ class Reading:
 
     def facts(self) -> dict:
         """For JSON; the keys to drop as their hash."""
-        keys = hashlib.sha256(json.dumps(sorted(self.dropped_keys.items())).encode()).hexdigest()
         own = {"crop": self.crop, "batch_size": self.batch_size, "shard_size": self.shard_size, "corrupt_limit": self.corrupt_limit}
-        return own | {"filters": [one.text for one in self.filters], "dropped_keys": {"count": len(self.dropped_keys), "sha256": keys}}
+        return own | {"filters": [one.text for one in self.filters], "dropped_keys": work.keys_facts(self.dropped_keys)}
 
 
 def run(args) -> int:
@@ -85,7 +84,7 @@ def run(args) -> int:
     from rfjax.prepare.filters import parse_filter
     from rfjax.prepare.sources import open_source
 
-    own = parse_task(args.task)
+    own = work.parse_task(args.task)
     if args.task and args.merge:
         raise ConfigError("--task makes files and --merge the list of them all; give one of the two")
     reading = Reading(
@@ -100,7 +99,7 @@ def run(args) -> int:
     source = open_source(args.source, shard_size=args.shard_size, caption_column=None)
     folder, parts = Path(args.out), len(source.sizes)
     model = None if args.merge else captioner.load(args.model, writing, compute_dtype=args.compute_dtype, device=args.device, say=say)
-    about = {"kind": source.kind, "listing": source.listing, "parts": parts}
+    about = work.about(source)
     settings = {"version": VERSION, **asdict(writing), **reading.facts(), "compute_dtype": args.compute_dtype, "seed": args.seed}
     identity = _read_identity(folder) if args.merge else model.facts
     recipe_hash = recipe.settle(folder, {"settings": settings, "source": about, "model": identity})
@@ -108,13 +107,10 @@ def run(args) -> int:
     names = [shard.shard_name(part, parts) for part in range(parts)]
     done = {name: finished(folder, name, recipe_hash) for name in names}
     to_make = [] if args.merge else [part for part in range(own[0], parts, own[1]) if done[names[part]] is None]
-    progress = Progress(sum(source.sizes[part] for part in to_make))
-    for part in to_make:
-        with progress.of(names[part], source.sizes[part]):
-            done[names[part]] = make_shard(
-                source, part, folder, reading=reading, recipe_hash=recipe_hash, model=model, seed=args.seed,
-                threads=args.threads or os.cpu_count() or 1, tell=progress.tell,
-            )  # fmt: skip
+    done |= work.make_missing(source, names, to_make, lambda part, tell: make_shard(
+        source, part, folder, reading=reading, recipe_hash=recipe_hash, model=model, seed=args.seed,
+        threads=work.threads(args.threads), tell=tell,
+    ))  # fmt: skip
     if args.task:
         say(f"task {args.task} is done; when all are: the same command with --merge instead of --task")
         return 0
@@ -164,7 +160,9 @@ def make_shard(
     def write():
         nonlocal batch, batches
         draw = hashing.key("recaption", seed, name, batches) % 2**63  # of the place alone, so that a resumed part draws the same
-        for (key, _), captions in zip(batch, _captions(model, [image for _, image in batch], int(draw)), strict=True):
+        with work.in_device_memory("the model does"):
+            written = model.captions([image for _, image in batch], int(draw))
+        for (key, _), captions in zip(batch, written, strict=True):
             counts.update(images=1, captions=len(captions), empty=not captions)
             lines.append(json.dumps({"key": key, "captions": list(captions)}, ensure_ascii=False) + "\n")
         batch, batches = [], batches + 1
@@ -224,15 +222,6 @@ def _shown(record, reading):
         return Drop(record.key, CORRUPT, str(error), record.done)
 
 
-def _captions(model, images, draw):
-    try:
-        return model.captions(images, draw)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        raise RfjaxError(f"the model does not fit in the device's memory: {error}; lower --batch-size, or use --compute-dtype=bfloat16") from None
-
-
 def _read_identity(folder):
     from rfjax.prepare import recipe
 
@@ -247,7 +236,7 @@ def _written(folder, shards, source, about, settings, identity, args):
         "format": FORMAT,
         "version": VERSION,
         "source": {**about, "location": source.location},
-        "model": {**identity, "folder": str(Path(args.model).absolute()), "made_with": made_with(args)},
+        "model": {**identity, "folder": str(Path(args.model).absolute()), "made_with": work.made_with(args.device, LIBRARIES)},
         "settings": settings,
         **{name: sum(shard[name] for shard in shards) for name in ("images", "captions", "empty")},
         "dropped": dict(sum((Counter(shard["dropped"]) for shard in shards), Counter())),

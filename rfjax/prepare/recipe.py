@@ -15,6 +15,7 @@ from rfjax.data import hashing
 from rfjax.data.manifest import bucket_name
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
+from rfjax.prepare import work
 from rfjax.prepare.captions import CaptionColumns
 from rfjax.prepare.filters import Filter
 
@@ -62,8 +63,7 @@ class Recipe:
         facts["filters"] = [one.text for one in self.filters]
         names = json.dumps(facts["columns"].pop("class_names"), sort_keys=True)
         facts["columns"]["class_names_sha256"] = hashlib.sha256(names.encode()).hexdigest()
-        keys = json.dumps(sorted(self.dropped_keys.items()))
-        facts["dropped_keys"] = {"count": len(self.dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
+        facts["dropped_keys"] = work.keys_facts(self.dropped_keys)
         return {"version": VERSION} | facts
 
 

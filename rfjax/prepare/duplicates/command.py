@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
-from rfjax.prepare import command as prepare
-from rfjax.prepare.progress import SAID_EVERY, Progress, duration, say
+from rfjax.prepare import command as prepare, work
+from rfjax.prepare.progress import SAID_EVERY, duration, say
 
 REASON = "near-duplicate"  # what the manifest of `rfjax prepare --drop-keys` counts them under
 LIBRARIES = ("rfjax", "numpy", "scipy", "pillow", "faiss-cpu", "onnxruntime", "onnxruntime-gpu")
@@ -61,7 +58,7 @@ def run(args) -> int:
     from rfjax.prepare.duplicates.search import faiss_module
 
     out = Path(args.out)
-    own = prepare.parse_task(args.task)
+    own = work.parse_task(args.task)
     _check(args, out)
     source, recipe = prepare.plan(_as_prepare(args))
     descriptor = _descriptor(args)
@@ -71,17 +68,14 @@ def run(args) -> int:
         recipe = dataclasses.replace(recipe, columns=CaptionColumns(original=describe.ANY))
     recipe = dataclasses.replace(recipe, buckets=((descriptor.side, descriptor.side),), batch_size=args.batch_size)
     folder, parts = out.with_name(out.name + ".descriptors"), len(source.sizes)
-    about = {"kind": source.kind, "listing": source.listing, "parts": parts}
+    about = work.about(source)
     recipe_hash = recipes.settle(folder, {"descriptor": descriptor.facts, "recipe": recipe.facts(), "source": about})
     paths = [folder / describe.file_name(part, parts) for part in range(parts)]
     to_make = [part for part in range(own[0], parts, own[1]) if describe.read(paths[part], recipe_hash) is None]
-    progress = Progress(sum(source.sizes[part] for part in to_make))
-    for part in to_make:
-        with progress.of(paths[part].name, source.sizes[part]):
-            describe.describe_part(
-                source, part, paths[part], descriptor=descriptor, recipe=recipe, recipe_hash=recipe_hash,
-                threads=args.threads or os.cpu_count() or 1, tell=progress.tell,
-            )  # fmt: skip
+    work.make_missing(source, [path.name for path in paths], to_make, lambda part, tell: describe.describe_part(
+        source, part, paths[part], descriptor=descriptor, recipe=recipe, recipe_hash=recipe_hash,
+        threads=work.threads(args.threads), tell=tell,
+    ))  # fmt: skip
     if args.task:
         say(f"task {args.task} is done; when all are: the same command without --task")
         return 0
@@ -103,7 +97,7 @@ def run(args) -> int:
         "same_bytes": sum(similarity is None for _, _, similarity in found.pairs),
         "stay_for_their_key": found.repeated,
         "not_compared": dict(sorted(Counter(reason for _, reason in found.not_compared).items())),
-        "made_with": _versions(),
+        "made_with": work.versions(LIBRARIES),
     }
     named = names(out)
     write_whole({
@@ -208,21 +202,8 @@ def _three(option, text):
     return values
 
 
-def _versions():
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from its source, or not needed
-            pass
-    return found
-
-
 def _lines(header, rows, separator="\t"):
-    text = io.StringIO()
-    for row in (header, *rows):
-        text.write(separator.join(row) + "\n")
-    return text.getvalue()
+    return "".join(separator.join(row) + "\n" for row in (header, *rows))
 
 
 def _summary(found, facts, out):
