@@ -1,30 +1,19 @@
 """Which bucket a step takes, and which of its examples."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from bucketed_parts import Part
 
 from rfjax.data import permutation
 from rfjax.data.batch import BatchShapes, EncoderSlot
 from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, shared_out
 from rfjax.data.loader import batch_of_step, batches
-from rfjax.data.random import RandomCorpus
 from rfjax.errors import ConfigError
 
 COUNTS = (700, 0, 2999, 1, 1300)
-
-
-@dataclass(frozen=True)
-class Part(RandomCorpus):
-    """Random latents whose ids begin at `first`."""
-
-    first: int = 0
-
-    def examples(self, indices, split):
-        batch = super().examples(indices, split)
-        return batch._replace(example_ids=batch.example_ids + np.uint32(self.first))
 
 
 def part(height, width, first=0, context=(3, 4), channels=2):

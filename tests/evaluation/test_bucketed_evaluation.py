@@ -1,18 +1,18 @@
 """Validation and sampling where a corpus has several latent shapes."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bucketed_parts import Part
 
 from rfjax.config import MeshConfig, ValidationConfig, from_dict
 from rfjax.data.batch import BatchShapes, EncoderSlot
 from rfjax.data.buckets import BucketedCorpus, validation_shares
-from rfjax.data.random import RandomCorpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import reopen, sample_picture, sampling
 from rfjax.evaluation.due import due_at, sampler_name
@@ -25,17 +25,6 @@ from rfjax.training.cohort import check_may_be_together
 from rfjax.training.mesh import make_mesh
 
 SHAPES, COUNTS = ((4, 4), (2, 6), (6, 4)), (9, 6, 3)
-
-
-@dataclass(frozen=True)
-class Part(RandomCorpus):
-    """Random latents whose ids begin at `first`."""
-
-    first: int = 0
-
-    def examples(self, indices, split):
-        batch = super().examples(indices, split)
-        return batch._replace(example_ids=batch.example_ids + np.uint32(self.first))
 
 
 def bucketed(firsts=(2000, 0, 1000)):

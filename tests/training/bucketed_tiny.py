@@ -5,16 +5,15 @@ As a script it trains on all devices, once as it is and once stopped and resumed
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from bucketed_parts import Part
 
 from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.corpus import load_corpus
-from rfjax.data.random import RandomCorpus
 from rfjax.errors import Preempted
 from rfjax.models import Backbone
 from rfjax.training import checkpoint
@@ -26,17 +25,6 @@ SHAPES = ((4, 4), (2, 6), (6, 4))
 TRAINING = (50, 30, 20)  # images, and so hundredths of the steps
 FLOPS = (1000, 700, 1600)  # of an image of each; made up
 SETTINGS = {"train.steps": 12, "train.batch_size": 4, "train.checkpoint_every": 4, "train.log_every": 1, "train.keep_last": 5}
-
-
-@dataclass(frozen=True)
-class Part(RandomCorpus):
-    """Random latents whose ids begin at `first`."""
-
-    first: int = 0
-
-    def examples(self, indices, split):
-        batch = super().examples(indices, split)
-        return batch._replace(example_ids=batch.example_ids + np.uint32(self.first))
 
 
 def bucketed(config, training=TRAINING, validation=(9, 6, 3)):

@@ -129,8 +129,8 @@ def rows(workdir):
 
 def environment(**more):
     """For a process of its own, which compiles much and computes little."""
-    root = str(Path(__file__).parents[2])
-    return os.environ | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | more
+    tests = Path(__file__).parents[1]
+    return os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | more
 
 
 def start_processes(workdir, count, devices=1, **arguments):

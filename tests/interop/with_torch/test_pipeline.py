@@ -34,16 +34,7 @@ QUICK = (("all", "empty"), ("without T5", "zeros"))  # the others are the whole 
 PROMPTS = ["a cat", "a photo of a bat, sharp!"]
 DATA = {"corpus": "prepared", "image_size": 4, "channels": 16, "context_tokens": 77 + T5_TOKENS, "context_size": 96, "pooled_size": 72}
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("quick_compilation", "one_thread")
 
 
 @pytest.fixture(scope="module")
