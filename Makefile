@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore-glob="*/wi
 INSTALLED := $(VENV)/.installed
 TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)-libtpu-$(LIBTPU)
 
-.PHONY: study test test-full clean
+.PHONY: study test test-full format lint clean
 
 # Two simulated devices: each core then does the elementwise work of half a batch
 # (analysis/benchmarks). They say nothing about a GPU, which JAX uses if it has one.
@@ -30,6 +30,13 @@ test: $(TESTS_INSTALLED)
 # What is long or needs a system service; leaves a dated record.
 test-full: $(TESTS_INSTALLED)
 	$(BIN)/python analysis/record_tests.py -- $(PYTEST) -n 2 --dist worksteal
+
+format: $(TESTS_INSTALLED)
+	$(BIN)/ruff format .
+
+lint: $(TESTS_INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rfjax needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'

@@ -25,9 +25,13 @@ from rfjax.scaling.losses import HUBER, LOSSES
 from rfjax.scaling.points import exclude
 
 PUBLISHED = {  # value, standard error
-    "A": (482.01, 124.5), "B": (2085.43, 1293.3), "E": (1.8169, 0.0257), "alpha": (0.3478, 0.0154),
-    "beta": (0.3659, 0.0206), "a": (0.513, 0.020),
-}  # fmt: skip
+    "A": (482.01, 124.5),
+    "B": (2085.43, 1293.3),
+    "E": (1.8169, 0.0257),
+    "alpha": (0.3478, 0.0154),
+    "beta": (0.3659, 0.0206),
+    "a": (0.513, 0.020),
+}
 HUBER_OPTIMUM = {"A": 477.826, "B": 2143.417, "E": 1.817218, "alpha": 0.347311, "beta": 0.367172}
 # Hoffmann et al.'s values, as in the source of their paper: log A, log B, log E, alpha, beta.
 HOFFMANN = np.array([6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083])
@@ -37,9 +41,14 @@ def read(path):
     """(table of 240 runs, what was dropped)."""
     raw = pd.read_csv(path)
     table = pd.DataFrame(
-        {"run": [f"row{i + 2}" for i in range(len(raw))], "params": raw["Model Size"], "flops": raw["Training FLOP"],
-         "images": raw["Training FLOP"] / (6 * raw["Model Size"]), "loss": raw["loss"]}
-    )  # fmt: skip
+        {
+            "run": [f"row{i + 2}" for i in range(len(raw))],
+            "params": raw["Model Size"],
+            "flops": raw["Training FLOP"],
+            "images": raw["Training FLOP"] / (6 * raw["Model Size"]),
+            "loss": raw["loss"],
+        }
+    )
     return exclude(table, largest_losses=5)
 
 
@@ -52,15 +61,23 @@ def published_bootstrap(table, resamples):
         model = special.logsumexp(logs, axis=0)
         shares, residuals = np.exp(logs - model), model - y
         slope = np.clip(residuals, -1e-3, 1e-3)
-        gradient = [shares[0] @ slope, shares[1] @ slope, shares[2] @ slope, -(shares[0] * n) @ slope, -(shares[1] * d) @ slope]
+        gradient = [
+            shares[0] @ slope,
+            shares[1] @ slope,
+            shares[2] @ slope,
+            -(shares[0] * n) @ slope,
+            -(shares[1] * d) @ slope,
+        ]
         return special.huber(1e-3, residuals).sum(), np.array(gradient)
 
     np.random.seed(42)
     chosen = [np.random.choice(len(log_loss), len(log_loss), replace=True) for _ in range(resamples)]
-    return np.array([
-        optimize.minimize(objective, HOFFMANN, args=(log_n[i], log_d[i], log_loss[i]), jac=True, method="BFGS").x
-        for i in chosen
-    ])  # fmt: skip
+    return np.array(
+        [
+            optimize.minimize(objective, HOFFMANN, args=(log_n[i], log_d[i], log_loss[i]), jac=True, method="BFGS").x
+            for i in chosen
+        ]
+    )
 
 
 def main():
@@ -80,7 +97,9 @@ def main():
         for parameter, estimate in found.estimates.items():
             expected = reference[parameter]
             expected = expected[0] if isinstance(expected, tuple) else expected
-            print(f"  {parameter:6s} {estimate.value:12.6f}  reference {expected:12.6f}  {estimate.value / expected - 1:+.4%}")
+            print(
+                f"  {parameter:6s} {estimate.value:12.6f}  reference {expected:12.6f}  {estimate.value / expected - 1:+.4%}"
+            )
         record[name] = {p: e.value for p, e in found.estimates.items()} | {"objective": found.objective}
 
     began = time.monotonic()
@@ -90,7 +109,9 @@ def main():
     draws["a"] = float(a.std(ddof=1))
     print(f"\nbootstrap over runs, {args.resamples:,} resamples, seed {args.seed}: {time.monotonic() - began:.1f} s")
     for parameter, (_, stderr) in PUBLISHED.items():
-        print(f"  {parameter:6s} {draws[parameter]:12.5f}  published {stderr:10.5f}  {draws[parameter] / stderr - 1:+.2%}")
+        print(
+            f"  {parameter:6s} {draws[parameter]:12.5f}  published {stderr:10.5f}  {draws[parameter] / stderr - 1:+.2%}"
+        )
     record["stderr"] = draws
     point = found.estimates["beta"].value / (found.estimates["alpha"].value + found.estimates["beta"].value)
     print(f"a = {point:.3f} ± {draws['a']:.3f}")
@@ -101,7 +122,9 @@ def main():
         spread = dict(zip(("A", "B", "E", "alpha", "beta", "a"), natural.std(axis=0, ddof=1), strict=True))
         print(f"\npublished estimator, start and seed, 4,000 resamples: {time.monotonic() - began:.1f} s")
         for parameter, (_, stderr) in PUBLISHED.items():
-            print(f"  {parameter:6s} {spread[parameter]:12.5f}  published {stderr:10.5f}  {spread[parameter] / stderr - 1:+.2%}")
+            print(
+                f"  {parameter:6s} {spread[parameter]:12.5f}  published {stderr:10.5f}  {spread[parameter] / stderr - 1:+.2%}"
+            )
         record["stderr_published_estimator"] = {name: float(value) for name, value in spread.items()}
     if args.out:
         write_whole({args.out: json.dumps(record, indent=1) + "\n"})

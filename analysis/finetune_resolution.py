@@ -71,7 +71,9 @@ def scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray
         along, beside = (rng.uniform(radius + 1, side - radius - 1) for side in (cell, short))
         along += number * cell
         x, y = (along, beside) if across else (beside, along)
-        alpha = coverage(name, np.arange(width)[None, :] + 0.5 - x, np.arange(height)[:, None] + 0.5 - y, radius)[..., None]
+        alpha = coverage(name, np.arange(width)[None, :] + 0.5 - x, np.arange(height)[:, None] + 0.5 - y, radius)[
+            ..., None
+        ]
         canvas = canvas * (1 - alpha) + np.array(PALETTE[color]) * alpha
         words.append(f"{color} {name}")
     return (canvas * 255).round().astype(np.uint8), ", ".join(words)
@@ -120,7 +122,11 @@ def step_flops(low: Path, high: Path, batch: int) -> tuple[float, float]:
         run = config.load(path)
         corpus = load_corpus(run.data, 0)
         counts = getattr(corpus, "training", (1,))
-        found.append(batch * sum(count * training_flops(run.model, part.shapes) for part, count in zip(corpus.parts, counts)) / sum(counts))
+        found.append(
+            batch
+            * sum(count * training_flops(run.model, part.shapes) for part, count in zip(corpus.parts, counts))
+            / sum(counts)
+        )
     return tuple(found)
 
 
@@ -147,9 +153,12 @@ def compare(runs: Path, corpus: Path) -> dict:
     assert all(len(own) == start for own in of.values())
     return {
         "validation_images": dict(zip(spans, (start, *counts))),
-        "losses": {name: {span: mean_and_error(own[where]) for span, where in spans.items()} for name, own in of.items()},
+        "losses": {
+            name: {span: mean_and_error(own[where]) for span, where in spans.items()} for name, own in of.items()
+        },
         "less_the_child": {
-            name: {span: mean_and_error(of[name][where] - of["child"][where]) for span, where in spans.items()} for name in RUNS[1:]
+            name: {span: mean_and_error(of[name][where] - of["child"][where]) for span, where in spans.items()}
+            for name in RUNS[1:]
         },
     }
 
@@ -163,7 +172,9 @@ def picture(folder: Path, captions: list[str], sides: list[tuple[int, int]]) -> 
     for column, caption in enumerate(captions):
         draw.text((left + column * (edge + gap), 6), caption.replace(", ", ",\n"), fill="black")
     for row, (name, height, width) in enumerate(rows):
-        tiles = photographs_show.sampled_images(folder / f"{name}-{height}x{width}.png", len(captions), 2 * height, 2 * width)
+        tiles = photographs_show.sampled_images(
+            folder / f"{name}-{height}x{width}.png", len(captions), 2 * height, 2 * width
+        )
         draw.text((4, top + row * (edge + gap)), f"{name}\n{height}x{width}", fill="black")
         for column in range(len(captions)):
             sheet.paste(Image.fromarray(tiles[column]), (left + column * (edge + gap), top + row * (edge + gap)))
@@ -182,30 +193,58 @@ def main():
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     clock = photographs_show.Clock(args.folder / "seconds.json")
-    rfjax, scenes, models, runs = photographs_show.rfjax, args.folder / "scenes", args.folder / "models", args.folder / "runs"
+    rfjax, scenes, models, runs = (
+        photographs_show.rfjax,
+        args.folder / "scenes",
+        args.folder / "models",
+        args.folder / "runs",
+    )
     if not scenes.is_dir():
         clock.of("scenes", lambda: write_scenes(scenes, args.scenes))
     if not (models / "vae" / "config.json").is_file():
         clock.of("autoencoder", lambda: make_models(models, scenes, args.autoencoder_steps))
     for name, sides in (("corpus-low", f"--size={LOW}"), ("corpus-high", f"--buckets={BUCKETS}")):
         if not (args.folder / name / "manifest.json").is_file():
-            clock.of(name, lambda: rfjax(
-                "prepare", scenes, f"--out={args.folder / name}", f"--models={models}", sides, "--encoders=clip_l,clip_g",
-                "--validation-share=0.12", "--batch-size=32",
-            ))  # fmt: skip
+            clock.of(
+                name,
+                lambda: rfjax(
+                    "prepare",
+                    scenes,
+                    f"--out={args.folder / name}",
+                    f"--models={models}",
+                    sides,
+                    "--encoders=clip_l,clip_g",
+                    "--validation-share=0.12",
+                    "--batch-size=32",
+                ),
+            )
     rfjax("inspect", args.folder / "corpus-high")
     low, high = manifest.read(args.folder / "corpus-low"), manifest.read(args.folder / "corpus-high")
 
     def write_config(name, corpus, steps):
         path = args.folder / f"{name}.py"
-        path.write_text(CONFIG.format(
-            name=name, tokens=corpus.side // 2, corpus=str(corpus.folder), side=corpus.side, context=TOKENS, steps=steps, batch=args.batch,
-            warmup=min(50, steps // 4), examples=corpus.count("validation"),
-        ))  # fmt: skip
+        path.write_text(
+            CONFIG.format(
+                name=name,
+                tokens=corpus.side // 2,
+                corpus=str(corpus.folder),
+                side=corpus.side,
+                context=TOKENS,
+                steps=steps,
+                batch=args.batch,
+                warmup=min(50, steps // 4),
+                examples=corpus.count("validation"),
+            )
+        )
         return path
 
     a, b = step_flops(write_config("low", low, args.steps), write_config("child", high, args.child_steps), args.batch)
-    steps = {"low": args.steps, "child": args.child_steps, "child_compute": args.child_steps, "equal_compute": args.child_steps + round(args.steps * a / b)}
+    steps = {
+        "low": args.steps,
+        "child": args.child_steps,
+        "child_compute": args.child_steps,
+        "equal_compute": args.child_steps + round(args.steps * a / b),
+    }
     for name, count in steps.items():
         init = [f"--init={runs / 'low'}@{args.steps}"] if name == "child" else []
         config = write_config(name, low if name == "low" else high, count)
@@ -215,11 +254,19 @@ def main():
     captions = ["red square", "blue ring, yellow triangle", "green cross, purple bar", "white pillar"]
     for name in RUNS:
         for height, width in sides:
-            rfjax("sample", runs / name, *(f"--prompt={caption}" for caption in captions), "--samples=1", f"--latent-size={height}x{width}",
-                  f"--out={args.folder / f'{name}-{height}x{width}.png'}")  # fmt: skip
+            rfjax(
+                "sample",
+                runs / name,
+                *(f"--prompt={caption}" for caption in captions),
+                "--samples=1",
+                f"--latent-size={height}x{width}",
+                f"--out={args.folder / f'{name}-{height}x{width}.png'}",
+            )
     found = compare(runs, args.folder / "corpus-high") | {
-        "steps": steps, "flops": {name: (a if name == "low" else b) * count for name, count in steps.items()}, "seconds": clock.seconds,
-    }  # fmt: skip
+        "steps": steps,
+        "flops": {name: (a if name == "low" else b) * count for name, count in steps.items()},
+        "seconds": clock.seconds,
+    }
     print(json.dumps(found, indent=1))
     (args.folder / "found.json").write_text(json.dumps(found, indent=1) + "\n")
     if args.out:

@@ -21,7 +21,7 @@ from rfjax.flow.formulation import Formulation, parse_formulation
 from rfjax.flow.samplers import integrate, sampling_levels
 
 MEAN, STD = 0.7, 0.3
-NAMES = ("rf", "eps/linear", "v/linear", "eps/cos", "v/cos", "edm(-1.20,1.20)", "fm/ot(0.00001)", "fm/vp", "fm/ve")  # fmt: skip
+NAMES = ("rf", "eps/linear", "v/linear", "eps/cos", "v/cos", "edm(-1.20,1.20)", "fm/ot(0.00001)", "fm/vp", "fm/ve")
 STEPS = (("euler", 50), ("euler", 5), ("heun", 25))
 
 
@@ -59,9 +59,10 @@ def table() -> list[str]:
     """The Markdown rows."""
     lines = [
         "| formulation | σ, from | to | start: mean | start: s.d. | end: s.d. | "
-        + " | ".join(f"{method} {steps}: s.d." for method, steps in STEPS) + " |",
+        + " | ".join(f"{method} {steps}: s.d." for method, steps in STEPS)
+        + " |",
         "|---|" + "---|" * (5 + len(STEPS)),
-    ]  # fmt: skip
+    ]
     for name in NAMES:
         formulation = parse_formulation(name)
         low, high = formulation.rectified_span
@@ -69,7 +70,11 @@ def table() -> list[str]:
         cells = [*start_bias(high), end_bias(low)]
         for method, steps in STEPS:
             cells.append(step_bias(formulation, method, steps))
-        lines.append(f"| `{name}` | {sigma[0]} | {sigma[1]} | " + " | ".join(f"{100 * cell + 0.0:.2f} %" for cell in cells) + " |")
+        lines.append(
+            f"| `{name}` | {sigma[0]} | {sigma[1]} | "
+            + " | ".join(f"{100 * cell + 0.0:.2f} %" for cell in cells)
+            + " |"
+        )
     return [line.replace("-0.00 %", "0.00 %") for line in lines]
 
 

@@ -31,7 +31,11 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "analysis" / "kill_records"
-TIMED = {"seconds", "train_seconds", "code_hash"}  # of a results table: what depends on the clock, and on the last start
+TIMED = {
+    "seconds",
+    "train_seconds",
+    "code_hash",
+}  # of a results table: what depends on the clock, and on the last start
 TIMED_ROW = {"train_seconds", "steps_per_second", "images_per_second", "flops_per_second", "mfu"}
 EVERY = 50  # steps between evaluations
 LOST_AFTER, WAIT = 10, 120  # seconds: the job's heartbeat, and how long an attempt may take to end once it was killed
@@ -71,12 +75,22 @@ def start(folder: Path, config: Path, processes: int, cache: Path) -> list[subpr
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, "-m", "rfjax", "study", f"--config={config}", f"--workdir={folder}", f"--lost-after={LOST_AFTER}"]
+    command = [
+        sys.executable,
+        "-m",
+        "rfjax",
+        "study",
+        f"--config={config}",
+        f"--workdir={folder}",
+        f"--lost-after={LOST_AFTER}",
+    ]
     started = []
     for index in range(processes):
         job = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}", f"--process-id={index}"]
         with open(f"{folder}.said", "a") as said:
-            started.append(subprocess.Popen(command + (job if processes > 1 else []), env=environment, stdout=said, stderr=said))
+            started.append(
+                subprocess.Popen(command + (job if processes > 1 else []), env=environment, stdout=said, stderr=said)
+            )
     return started
 
 
@@ -105,7 +119,9 @@ def trained_to(folder: Path) -> dict:
     for run in sorted(path for path in folder.iterdir() if (path / "run.json").exists()):
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         steps = checkpoint.steps_saved(run)
-        evaluated = [step for step in steps if step % EVERY == 0]  # beside these stays the last but one, a stop's perhaps
+        evaluated = [
+            step for step in steps if step % EVERY == 0
+        ]  # beside these stays the last but one, a stop's perhaps
         for step in steps:  # each is read whole, and its checksums verified
             for key in ("params", "ema"):
                 for _ in checkpoint.read_arrays(run, step, key):
@@ -130,7 +146,11 @@ def differences(found: dict, expected: dict) -> list[str]:
         wrong += [f"{run}: {name} differs" for name in expected[run] if found[run][name] != expected[run][name]]
     rows, doubled = [json.dumps(row) for row in found["table"]], [json.dumps(row) for row in expected["table"]]
     lost, extra = Counter(doubled) - Counter(rows), Counter(rows) - Counter(doubled)
-    return wrong + [f"table: {len(lost)} rows lost or changed"] * bool(lost) + [f"table: {len(extra)} rows doubled or new"] * bool(extra)
+    return (
+        wrong
+        + [f"table: {len(lost)} rows lost or changed"] * bool(lost)
+        + [f"table: {len(extra)} rows doubled or new"] * bool(extra)
+    )
 
 
 def main() -> int:
@@ -187,10 +207,19 @@ def main() -> int:
                         if process.poll() is None:
                             process.terminate()
                 if not wait(running, WAIT):
-                    problems.append(f"{folder.name}: {signal.Signals(number).name} to {whom} of {processes}: still running after {WAIT} s")
+                    problems.append(
+                        f"{folder.name}: {signal.Signals(number).name} to {whom} of {processes}: still running after {WAIT} s"
+                    )
                 slowest = max(slowest, time.monotonic() - at)
-                kills.append({"signal": signal.Signals(number).name, "processes": processes, "to": whom,
-                              "study": studies, "ended_after_seconds": round(time.monotonic() - at, 1)})  # fmt: skip
+                kills.append(
+                    {
+                        "signal": signal.Signals(number).name,
+                        "processes": processes,
+                        "to": whom,
+                        "study": studies,
+                        "ended_after_seconds": round(time.monotonic() - at, 1),
+                    }
+                )
                 bar.update()
             for process in running:
                 process.kill()
@@ -206,14 +235,25 @@ def main() -> int:
     import jax
 
     now = datetime.now(timezone.utc)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout.strip()
     by_kind = Counter(f"{kill['signal']} to {kill['to']} of {kill['processes']}" for kill in kills)
     record = {
-        "date": now.isoformat(timespec="seconds"), "commit": commit, "python": platform.python_version(),
-        "jax": jax.__version__, "seed": args.seed, "kills": kills, "studies": studies, "by_kind": dict(sorted(by_kind.items())),
+        "date": now.isoformat(timespec="seconds"),
+        "commit": commit,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "seed": args.seed,
+        "kills": kills,
+        "studies": studies,
+        "by_kind": dict(sorted(by_kind.items())),
         "exit_statuses": {str(status): count for status, count in sorted(ends.items())},
-        "killed_before_together": apart, "slowest_end_seconds": round(slowest, 1), "minutes": round((time.monotonic() - began) / 60, 1), "problems": problems,
-    }  # fmt: skip
+        "killed_before_together": apart,
+        "slowest_end_seconds": round(slowest, 1),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "problems": problems,
+    }
     text = "\n".join(
         [
             f"{now:%Y-%m-%d %H:%M} UTC, commit {commit}, Python {record['python']}, jax {record['jax']}, {os.cpu_count()} cores",
@@ -221,7 +261,10 @@ def main() -> int:
             *(f"  {count:3} x {kind}" for kind, count in record["by_kind"].items()),
             f"exit statuses of processes: {record['exit_statuses']}; the slowest end after a kill took {slowest:.0f} s",
             f"kills before the processes had come together, the others then told to end: {apart}",
-            *(problems or ["no difference from the undisturbed study: state, checkpoints, metrics rows, results table"]),
+            *(
+                problems
+                or ["no difference from the undisturbed study: state, checkpoints, metrics rows, results table"]
+            ),
             "",
         ]
     )

@@ -51,7 +51,10 @@ def originals():
 def described(descriptor, pictures):
     found = []
     for start in range(0, len(pictures), 64):
-        squares = [images.decode(planted.png(image), descriptor.side, "lanczos").pixels for image in pictures[start : start + 64]]
+        squares = [
+            images.decode(planted.png(image), descriptor.side, "lanczos").pixels
+            for image in pictures[start : start + 64]
+        ]
         found.append(descriptor.describe(np.stack(squares)))
     return np.concatenate(found)
 
@@ -64,7 +67,13 @@ def curve(name, views, group, kinds, counts):
     for one in search.remove(views, index, THRESHOLDS):
         precision, recall, right = planted.judged(one.keeper, group)
         of_photographs, gone = group < pictures, one.keeper >= 0
-        row = {"descriptor": name, "threshold": one.threshold, "dropped": int(gone.sum()), "precision": precision, "recall": recall}
+        row = {
+            "descriptor": name,
+            "threshold": one.threshold,
+            "dropped": int(gone.sum()),
+            "precision": precision,
+            "recall": recall,
+        }
         for label, mine in (("photographs", of_photographs), ("scenes", ~of_photographs)):
             row[f"recall {label}"] = right[mine & (np.arange(len(group)) >= first)].mean()
             row[f"wrong {label}"] = int((gone & ~right & mine).sum())  # dropped for an image of another original
@@ -84,8 +93,17 @@ def clusters_lose(name, views, group, distractors, threshold):
             found[clusters, probes] = removal.dropped
             share = (removal.dropped & found[1, 1]).sum() / found[1, 1].sum()
             copies = removal.dropped[: len(group)][len(set(group.tolist())) :].mean()
-            rows.append({"descriptor": name, "images": len(every), "clusters": clusters, "probes": probes, "threshold": threshold,
-                         "of one cluster's": share, "copies dropped": copies})  # fmt: skip
+            rows.append(
+                {
+                    "descriptor": name,
+                    "images": len(every),
+                    "clusters": clusters,
+                    "probes": probes,
+                    "threshold": threshold,
+                    "of one cluster's": share,
+                    "copies dropped": copies,
+                }
+            )
     return rows
 
 
@@ -93,7 +111,13 @@ def table(rows):
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: f"{value:.4f}" if isinstance(value, float) and key != "threshold" else value for key, value in row.items()} for row in rows)
+    writer.writerows(
+        {
+            key: f"{value:.4f}" if isinstance(value, float) and key != "threshold" else value
+            for key, value in row.items()
+        }
+        for row in rows
+    )
     return text.getvalue()
 
 
@@ -108,7 +132,9 @@ def picture(rows, marked):
         mine = [row for row in rows if row["descriptor"] == name]
         x = [row["threshold"] for row in mine]
         axes.plot(x, [row["precision"] for row in mine], color="black", linewidth=2.5, label="precision")
-        axes.plot(x, [row["recall"] for row in mine], color="black", linewidth=2.5, linestyle="--", label="recall, all copies")
+        axes.plot(
+            x, [row["recall"] for row in mine], color="black", linewidth=2.5, linestyle="--", label="recall, all copies"
+        )
         for kind in planted.KINDS:
             axes.plot(x, [row[kind] for row in mine], linewidth=1, label=f"recall, photographs: {kind}")
         if name in marked:
@@ -123,10 +149,15 @@ def picture(rows, marked):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--distractors", type=int, default=5000, help="scenes beside, for what clusters lose (default 5000)")
+    parser.add_argument(
+        "--distractors", type=int, default=5000, help="scenes beside, for what clusters lose (default 5000)"
+    )
     args = parser.parse_args()
     first, pictures = originals()
-    copies = planted.plant(first[:pictures]) + [(kind, pictures + number, copy) for kind, number, copy in planted.plant(first[pictures : pictures + COPIED_SCENES])]
+    copies = planted.plant(first[:pictures]) + [
+        (kind, pictures + number, copy)
+        for kind, number, copy in planted.plant(first[pictures : pictures + COPIED_SCENES])
+    ]
     group = np.array([*range(len(first)), *(number for _, number, _ in copies)])
     kinds = np.array([kind for kind, _, _ in copies])
     everything = first + [copy for _, _, copy in copies]
@@ -134,7 +165,12 @@ def main():
     rows, lost = [], []
     with tempfile.TemporaryDirectory() as folder:
         model = descriptors.Model(
-            str(planted.thumbnail_model(Path(folder, "thumbnail.onnx"))), side=None, mean=(0, 0, 0), std=(1, 1, 1), output=None, mirrored=True
+            str(planted.thumbnail_model(Path(folder, "thumbnail.onnx"))),
+            side=None,
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            output=None,
+            mirrored=True,
         )
         for name, descriptor in (("phash", descriptors.Phash()), ("8x8 averages (ONNX)", model)):
             views = described(descriptor, everything)
@@ -143,11 +179,13 @@ def main():
             rows += curve(name, views, group, kinds, (len(first), pictures))
             threshold = descriptor.threshold if name == "phash" else 0.95
             lost += clusters_lose(name, views, group, described(descriptor, beside), threshold)
-    write_whole({
-        RESULTS / "curve.csv": table(rows),
-        RESULTS / "clusters.csv": table(lost),
-        PICTURE: picture(rows, {"phash": descriptors.PHASH_THRESHOLD}),
-    })  # fmt: skip
+    write_whole(
+        {
+            RESULTS / "curve.csv": table(rows),
+            RESULTS / "clusters.csv": table(lost),
+            PICTURE: picture(rows, {"phash": descriptors.PHASH_THRESHOLD}),
+        }
+    )
     print((RESULTS / "curve.csv").read_text())
     print((RESULTS / "clusters.csv").read_text())
 

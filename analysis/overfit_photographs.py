@@ -68,7 +68,11 @@ class Clock:
 
 def rfjax(*arguments):
     print("rfjax", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "rfjax", *map(str, arguments)], check=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, "-m", "rfjax", *map(str, arguments)],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
 
 
 def pixels(names) -> np.ndarray:
@@ -85,17 +89,35 @@ def few_tokens(models: Path) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": TOKENS}))
 
 
-def train_autoencoder(folder: Path, images: np.ndarray, steps: int, *, channels=(16, 32, 64), latent_channels=8, batch=8, crop=32, every=100) -> None:
+def train_autoencoder(
+    folder: Path,
+    images: np.ndarray,
+    steps: int,
+    *,
+    channels=(16, 32, 64),
+    latent_channels=8,
+    batch=8,
+    crop=32,
+    every=100,
+) -> None:
     """A small AutoencoderKL of random crops of `images` [n, height, width, 3] bytes, saved as folder/vae;
     2^(levels - 1) pixels become one of a latent."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # layers are too small to share: on busy cores OpenMP's threads wait for each other, 80 times as long
+    torch.set_num_threads(
+        1
+    )  # layers are too small to share: on busy cores OpenMP's threads wait for each other, 80 times as long
     levels = len(channels)
     model = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=channels,
-        layers_per_block=1, norm_num_groups=8, latent_channels=latent_channels, use_quant_conv=False, use_post_quant_conv=False,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=latent_channels,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
         sample_size=images.shape[1],
-    )  # fmt: skip
+    )
     data = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
@@ -114,7 +136,10 @@ def train_autoencoder(folder: Path, images: np.ndarray, steps: int, *, channels=
         schedule.step()
         if step % every == 0 or step == steps - 1:
             error, spent = float((made - rows).abs().mean().detach()) / 2, time.monotonic() - began
-            print(f"autoencoder: step {step}, mean absolute error {error:.4f}, {spent:.0f} s, {spent / (step + 1) * (steps - step - 1):.0f} s left", flush=True)
+            print(
+                f"autoencoder: step {step}, mean absolute error {error:.4f}, {spent:.0f} s, {spent / (step + 1) * (steps - step - 1):.0f} s left",
+                flush=True,
+            )
     model.eval().save_pretrained(folder / "vae")
 
 
@@ -132,7 +157,9 @@ def sampled_images(path: Path, count: int, height: int, width: int) -> np.ndarra
     by whole pixels to at least 128 a side, with a gap."""
     sheet = np.asarray(Image.open(path).convert("RGB"))
     tall, scale = sheet.shape[0] // count, -(-128 // height)
-    return np.stack([sheet[row * tall : row * tall + height * scale : scale, : width * scale : scale] for row in range(count)])
+    return np.stack(
+        [sheet[row * tall : row * tall + height * scale : scale, : width * scale : scale] for row in range(count)]
+    )
 
 
 def main():
@@ -155,26 +182,47 @@ def main():
         clock.of("autoencoder", lambda: train_autoencoder(models, images, args.autoencoder_steps))
     photographs.write_folder(args.folder / "photographs", tuple(names))
     corpus, run = args.folder / "corpus", args.folder / "run"
-    clock.of("prepare", lambda: rfjax(
-        "prepare", args.folder / "photographs", f"--out={corpus}", f"--models={models}", f"--size={SIDE}", "--encoders=clip_l,clip_g",
-        "--validation-share=0", "--latent-scaling=measured", "--precision=float32",
-    ))  # fmt: skip
+    clock.of(
+        "prepare",
+        lambda: rfjax(
+            "prepare",
+            args.folder / "photographs",
+            f"--out={corpus}",
+            f"--models={models}",
+            f"--size={SIDE}",
+            "--encoders=clip_l,clip_g",
+            "--validation-share=0",
+            "--latent-scaling=measured",
+            "--precision=float32",
+        ),
+    )
     rfjax("inspect", corpus)
     (args.folder / "config.py").write_text(CONFIG.format(corpus=str(corpus), steps=args.steps, context=TOKENS))
     clock.of("train", lambda: rfjax("train", f"--config={args.folder / 'config.py'}", f"--workdir={run}"))
-    clock.of("sample", lambda: rfjax(
-        "sample", run, *(f"--prompt={caption}" for caption in captions), "--samples=1", f"--out={args.folder / 'samples.png'}",
-        "--config.evaluation.sampler.steps=50", "--config.evaluation.sampler.guidance_scale=1.0",
-    ))  # fmt: skip
+    clock.of(
+        "sample",
+        lambda: rfjax(
+            "sample",
+            run,
+            *(f"--prompt={caption}" for caption in captions),
+            "--samples=1",
+            f"--out={args.folder / 'samples.png'}",
+            "--config.evaluation.sampler.steps=50",
+            "--config.evaluation.sampler.guidance_scale=1.0",
+        ),
+    )
 
     rebuilt = rebuilt_by(models, images)
     sampled = sampled_images(args.folder / "samples.png", len(names), SIDE, SIDE)
     far = np.abs(sampled[:, None].astype(float) - rebuilt[None].astype(float)).mean((2, 3, 4)) / 255
     found = {
-        "captions": len(names), "nearest_to_their_own": int((far.argmin(1) == np.arange(len(names))).sum()),
-        "mean_absolute_error_to_own": float(np.diag(far).mean()), "to_the_others": float(far[~np.eye(len(names), dtype=bool)].mean()),
-        "of_the_autoencoder": float(np.abs(rebuilt.astype(float) - images).mean() / 255), "seconds": clock.seconds,
-    }  # fmt: skip
+        "captions": len(names),
+        "nearest_to_their_own": int((far.argmin(1) == np.arange(len(names))).sum()),
+        "mean_absolute_error_to_own": float(np.diag(far).mean()),
+        "to_the_others": float(far[~np.eye(len(names), dtype=bool)].mean()),
+        "of_the_autoencoder": float(np.abs(rebuilt.astype(float) - images).mean() / 255),
+        "seconds": clock.seconds,
+    }
     print(json.dumps(found, indent=1))
     (args.folder / "found.json").write_text(json.dumps(found, indent=1) + "\n")
     rows = [np.concatenate(row, 1) for row in (images, rebuilt, sampled)]

@@ -1,6 +1,6 @@
 """Runs a test command and keeps its outcome, dated, in analysis/test_records/.
 
-    python analysis/record_tests.py -- python -m pytest
+python analysis/record_tests.py -- python -m pytest
 """
 
 import platform

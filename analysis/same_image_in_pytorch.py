@@ -27,7 +27,12 @@ from rfjax.files import write_whole
 from rfjax.interop.exporting import export_run
 from rfjax.training.checkpoint import restore_params
 
-PROMPTS = ["a photo of a red ring", "a photo of a blue cross", "a photo of two green rings", "a photo of a yellow square"]
+PROMPTS = [
+    "a photo of a red ring",
+    "a photo of a blue cross",
+    "a photo of two green rings",
+    "a photo of a yellow square",
+]
 
 
 def draw_in_pytorch(folder, noise, context, pooled, steps, guidance):
@@ -67,7 +72,9 @@ def main() -> None:
         exported = export_run(run.workdir, layout="diffusers", out=Path(folder) / "exported")
         theirs = run.corpus.to_images(draw_in_pytorch(exported, noise, context, pooled, args.steps, args.guidance))
     rows = [strip(images, gap=2)[0] for images in (ours, theirs)]
-    write_whole({args.out: png_bytes(np.concatenate([np.pad(rows[0], ((0, 8), (0, 0), (0, 0)), constant_values=1.0), rows[1]]))})
+    write_whole(
+        {args.out: png_bytes(np.concatenate([np.pad(rows[0], ((0, 8), (0, 0), (0, 0)), constant_values=1.0), rows[1]]))}
+    )
     print(f"{args.run} step {facts['step']}: largest difference of a pixel {np.abs(ours - theirs).max():.2e}")
     print(f"picture: {args.out}")
 

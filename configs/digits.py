@@ -13,8 +13,18 @@ points = shapes.points
 
 # What goes with each embedded corpus: the side of its scenes in pixels, and in tokens of 4x4.
 CORPORA = {
-    "shapes": {"data.image_size": 16, "model.position_tokens": 4, "model.position_span": 4.0, "model.position_grid": 16},
-    "digits": {"data.image_size": 20, "model.position_tokens": 5, "model.position_span": 5.0, "model.position_grid": 15},
+    "shapes": {
+        "data.image_size": 16,
+        "model.position_tokens": 4,
+        "model.position_span": 4.0,
+        "model.position_grid": 16,
+    },
+    "digits": {
+        "data.image_size": 20,
+        "model.position_tokens": 5,
+        "model.position_span": 5.0,
+        "model.position_grid": 15,
+    },
 }
 
 

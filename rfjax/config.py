@@ -108,7 +108,9 @@ class TrainConfig:
     compute_dtype: str = "float32"  # float32 | bfloat16
     matmul_precision: str = "default"  # default | high | highest
     remat: str = "none"  # none | full | attention | dots: what the backward pass recomputes
-    attention: str = "auto"  # auto | xla | splash (TPU) | cudnn (NVIDIA GPU): what computes it; auto goes by the platform
+    attention: str = (
+        "auto"  # auto | xla | splash (TPU) | cudnn (NVIDIA GPU): what computes it; auto goes by the platform
+    )
     condition_dropout: float = 0.464  # each text encoder's output zeroed independently
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20
@@ -184,7 +186,9 @@ class Config:
     seed: int = 0
     formulation: str = "rf/lognorm(0.00,1.00)"
     timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
-    timestep_shift_by_area: bool = False  # that is alpha at image_size^2 latent pixels; m have timestep_shift sqrt(m) / image_size
+    timestep_shift_by_area: bool = (
+        False  # that is alpha at image_size^2 latent pixels; m have timestep_shift sqrt(m) / image_size
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -334,7 +338,9 @@ def _annotation(key):
             raise ConfigError(_unknown(key))
         cls = hints[part]
         if dataclasses.is_dataclass(cls) and index == len(parts) - 1:
-            raise ConfigError(f"config.{key} is a section; name one of its fields: {', '.join(typing.get_type_hints(cls))}")
+            raise ConfigError(
+                f"config.{key} is a section; name one of its fields: {', '.join(typing.get_type_hints(cls))}"
+            )
     return cls
 
 

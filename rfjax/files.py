@@ -58,7 +58,9 @@ def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Pa
             for path in sorted(temporary.iterdir(), key=lambda path: path.name == out.name):
                 path.rename(out.with_name(path.name))
     except OSError as error:
-        raise RfjaxError(f"cannot write {out}: {error.strerror or error}; check the folder and the space left") from error
+        raise RfjaxError(
+            f"cannot write {out}: {error.strerror or error}; check the folder and the space left"
+        ) from error
     except RfjaxError as error:  # it names what the user named
         raise type(error)(str(error).replace(str(temporary), str(out))) from error
     finally:

@@ -77,8 +77,11 @@ OPEN_RANGES: tuple[tuple[str, float, float], ...] = (
     ("train.eps", 0, math.inf),
 )
 UNIT_RANGES = (
-    "train.condition_dropout", "train.decay_fraction", "train.final_learning_rate_fraction", "data.prepared.synthetic_captions",
-)  # fmt: skip
+    "train.condition_dropout",
+    "train.decay_fraction",
+    "train.final_learning_rate_fraction",
+    "data.prepared.synthetic_captions",
+)
 HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
 SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed", "evaluation.ranking.seed")
 
@@ -159,7 +162,9 @@ def check(config, flat: Mapping[str, object]) -> None:
             f"config.model.head_size={model.head_size}; choose a head size that divides it"
         )
     if model.width % 4:
-        raise ConfigError(f"the hidden size {model.width} is not divisible by 4, which the 2-D position embedding needs")
+        raise ConfigError(
+            f"the hidden size {model.width} is not divisible by 4, which the 2-D position embedding needs"
+        )
     for key, unset, backbones in BACKBONES_OWN:
         if model.backbone not in backbones and flat[key] != unset:
             raise ConfigError(
@@ -195,7 +200,9 @@ def check(config, flat: Mapping[str, object]) -> None:
             f"config.model.first_text_tokens={model.first_text_tokens} must lie inside the "
             f"{data.context_tokens} context tokens when config.model.weight_sets=3"
         )
-    unused = [key for key, value in flat.items() if key.startswith("data.prepared.") and value not in ("", None, 0.0, [])]
+    unused = [
+        key for key, value in flat.items() if key.startswith("data.prepared.") and value not in ("", None, 0.0, [])
+    ]
     if data.corpus != "prepared" and unused:
         raise ConfigError(
             f"config.{unused[0]} is {flat[unused[0]]!r}, which the corpus {data.corpus} does not read; set "
@@ -225,7 +232,9 @@ def check(config, flat: Mapping[str, object]) -> None:
         )
     examples = config.evaluation.validation.examples
     if examples == 1:
-        raise ConfigError("config.evaluation.validation.examples is 1; a standard error needs 2 or more, and 0 turns the evaluation off")
+        raise ConfigError(
+            "config.evaluation.validation.examples is 1; a standard error needs 2 or more, and 0 turns the evaluation off"
+        )
     for name in ("geneval", "ranking"):
         scored = getattr(config.evaluation, name)
         if scored.prompts_per_task and not examples:

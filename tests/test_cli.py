@@ -27,7 +27,9 @@ def test_every_verb_answers_help_without_jax_or_pandas():
 
 
 def test_overrides_are_taken_apart():
-    rest, overrides = split_overrides(["train", "--config=a.py", "--config.model.depth=3", "--config.name", "x=y", "--init", "r@5"])
+    rest, overrides = split_overrides(
+        ["train", "--config=a.py", "--config.model.depth=3", "--config.name", "x=y", "--init", "r@5"]
+    )
     assert rest == ["train", "--config=a.py", "--init", "r@5"]
     assert overrides == {"model.depth": "3", "name": "x=y"}
     with pytest.raises(ConfigError, match="--config.seed has no value"):
@@ -38,17 +40,29 @@ def test_overrides_are_taken_apart():
     ("arguments", "message"),
     [
         (["study", "--config=configs/shaps.py"], "did you mean configs/shapes.py?"),
-        (["study", "--config=configs/shapes.py", "--dry-run", "--config.model.dpeth=3"], "did you mean config.model.depth?"),
+        (
+            ["study", "--config=configs/shapes.py", "--dry-run", "--config.model.dpeth=3"],
+            "did you mean config.model.depth?",
+        ),
         (["study", "--config=configs/shapes.py", "--dry-run", "--config.train.steps=x"], "must be an integer"),
         (["study", "--config=configs/shapes.py", "--point=nothing"], "has no point 'nothing'"),
-        (["study", "--config=configs/shapes.py", "--workdir=nowhere", "--collect"], "no point of shapes has been run in nowhere"),
-        (["train", "--config=configs/shapes.py", "--workdirr=a"], "rfjax train has no option --workdirr; did you mean --workdir?"),
+        (
+            ["study", "--config=configs/shapes.py", "--workdir=nowhere", "--collect"],
+            "no point of shapes has been run in nowhere",
+        ),
+        (
+            ["train", "--config=configs/shapes.py", "--workdirr=a"],
+            "rfjax train has no option --workdirr; did you mean --workdir?",
+        ),
         (["study", "--dry-runs", "--config=configs/shapes.py"], "no option --dry-runs; did you mean --dry-run?"),
         (["eval", "nowhere", "--confg.seed=3"], "no option --confg.seed; did you mean --config.seed?"),
         (["fit", "nowhere", "--zzz"], "no option --zzz; rfjax fit --help lists them"),
         (["eval", "nowhere"], "nowhere is not a run's folder"),
         (["sample", "nowhere", "--prompt=a"], "nowhere is not a run's folder"),
-        (["sample", "nowhere", "--prompt=a", "--latent-size=40"], "--latent-size is '40'; it must be height x width in latent pixels"),
+        (
+            ["sample", "nowhere", "--prompt=a", "--latent-size=40"],
+            "--latent-size is '40'; it must be height x width in latent pixels",
+        ),
         (["geneval", "--metadata=no.jsonl", "--detections=no.jsonl", "--out=o", "--config.seed=1"], "reads no config"),
     ],
 )
@@ -70,7 +84,15 @@ def test_unknown_verbs_and_options_exit_with_two(capsys):
 def test_dry_run_lists_the_papers_sweep(capsys):
     assert main(["study", f"--config={ROOT}/configs/sd3_depth.py", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    for text in ("496,066,624", "856,159,552", "1,358,950,720", "3,962,392,384", "8,056,617,792", "1.392e+22", "120.1 GiB"):
+    for text in (
+        "496,066,624",
+        "856,159,552",
+        "1,358,950,720",
+        "3,962,392,384",
+        "8,056,617,792",
+        "1.392e+22",
+        "120.1 GiB",
+    ):
         assert text in out
 
 

@@ -28,9 +28,15 @@ CONFIGS = Path(__file__).parent.parent / "configs"
         ({"model.qk_norm": "1"}, "config.model.qk_norm is 1; it must be true or false"),
         ({"train.steps": "0"}, "config.train.steps is 0; it must be at least 1"),
         ({"data.corpus": "shaps"}, r"config.data.corpus is 'shaps'.*did you mean shapes\?"),
-        ({"model.head_size": "48", "model.depth": "2"}, "hidden size 128 .* is not divisible by config.model.head_size=48"),
+        (
+            {"model.head_size": "48", "model.depth": "2"},
+            "hidden size 128 .* is not divisible by config.model.head_size=48",
+        ),
         ({"data.image_size": "15"}, "config.data.image_size=15 is not divisible by config.model.patch_size=2"),
-        ({"train.batch_size": "30", "train.accumulate": "4"}, "batch_size=30 is not divisible by config.train.accumulate=4"),
+        (
+            {"train.batch_size": "30", "train.accumulate": "4"},
+            "batch_size=30 is not divisible by config.train.accumulate=4",
+        ),
         ({"model.dual_attention_blocks": "15"}, "must be below config.model.depth=15"),
         ({"model.weight_sets": "3", "data.context_tokens": "16"}, "first_text_tokens=77 must lie inside the 16"),
         ({"evaluation.weights": "ema,best"}, "must list ema, raw or both"),
@@ -66,8 +72,14 @@ def test_unknown_keys_in_a_file_are_refused_too():
 def test_overrides_take_the_fields_type():
     made = configs.apply_overrides(
         Config(),
-        {"train.learning_rate": "3", "model.hidden": "96", "model.head_size": "32", "name": "7",
-         "evaluation.weights": "('raw',)", "evaluation.geneval.weights": "raw"},
+        {
+            "train.learning_rate": "3",
+            "model.hidden": "96",
+            "model.head_size": "32",
+            "name": "7",
+            "evaluation.weights": "('raw',)",
+            "evaluation.geneval.weights": "raw",
+        },
     )
     assert made.train.learning_rate == 3.0 and isinstance(made.train.learning_rate, float)
     assert made.model.hidden == 96 and made.name == "7" and made.evaluation.weights == ("raw",)

@@ -14,8 +14,20 @@ import rfjax
 
 ROOT = Path(rfjax.__file__).parent
 ORDER = (
-    "errors", "files", "limits", "config", "data", "prepare", "models", "flow", "training", "evaluation", "scaling", "interop", "launch",
-)  # fmt: skip
+    "errors",
+    "files",
+    "limits",
+    "config",
+    "data",
+    "prepare",
+    "models",
+    "flow",
+    "training",
+    "evaluation",
+    "scaling",
+    "interop",
+    "launch",
+)
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
 # Readable in a notebook, or by the command's --help, without JAX.
 WITHOUT_JAX = (
@@ -140,14 +152,22 @@ def test_what_an_extra_brings_is_imported_when_it_is_wanted():
     """Catches an ImportError where a message is to name the extra."""
     for path in (ROOT / "prepare").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             wrong = {name.split(".")[0] for name in names} & {"faiss", "onnxruntime", "pyarrow", "tensorflow_datasets"}
             assert not wrong, f"{path} imports {wrong}"
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_imports_without_torch(module):
-    script = f"import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['jax'] = None; import {module}"
+    script = (
+        f"import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['jax'] = None; import {module}"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0, done.stderr[-2000:]
 

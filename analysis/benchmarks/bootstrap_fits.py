@@ -44,8 +44,13 @@ def scipy_minimum(found, counts):
         model = special.logsumexp(logs, axis=0)
         residuals, shares = model - found.log_loss, np.exp(logs - model)
         slope = counts * np.clip(residuals, -1e-3, 1e-3)
-        gradient = [shares[0] @ slope, shares[1] @ slope, -(shares[1] * log_n) @ slope,
-                    shares[2] @ slope, -(shares[2] * log_d) @ slope]  # fmt: skip
+        gradient = [
+            shares[0] @ slope,
+            shares[1] @ slope,
+            -(shares[1] * log_n) @ slope,
+            shares[2] @ slope,
+            -(shares[2] * log_d) @ slope,
+        ]
         return 1e3 * (counts * special.huber(1e-3, residuals)).sum(), 1e3 * np.array(gradient)
 
     start = np.r_[np.log(found.parameters[0]), found.parameters[1:]]
@@ -74,12 +79,18 @@ def main():
         worst = max(worst, ours / scipy_minimum(found, counts[row]) - 1)
     record = {
         "when": datetime.now(timezone.utc).isoformat(timespec="minutes"),
-        "points": POINTS, "resamples": RESAMPLES, "seconds": round(seconds, 2),
-        "warnings": list(found.warnings), "checked_against_scipy": CHECKED,
+        "points": POINTS,
+        "resamples": RESAMPLES,
+        "seconds": round(seconds, 2),
+        "warnings": list(found.warnings),
+        "checked_against_scipy": CHECKED,
         "worst_relative_excess_over_scipy": worst,
         "stderr": {name: e.stderr for name, e in found.estimates.items()},
-        "cpus": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__,
-    }  # fmt: skip
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }
     print(json.dumps(record, indent=1))
     if args.out:
         write_whole({args.out: json.dumps(record, indent=1) + "\n"})

@@ -38,11 +38,16 @@ def write_run(folder: Path, width: int) -> None:
         {
             "model": {"depth": 38, "hidden": width, "head_size": width // 38, "qk_norm": True},
             "data": {
-                "corpus": "random", "image_size": 32, "channels": 16, "context_tokens": 154, "context_size": 4096, "pooled_size": 2048,
+                "corpus": "random",
+                "image_size": 32,
+                "channels": 16,
+                "context_tokens": 154,
+                "context_size": 4096,
+                "pooled_size": 2048,
             },
             "evaluation": {"geneval": {"prompts_per_task": 0}},
         }
-    )  # fmt: skip
+    )
     backbone = make_backbone(config.model, load_corpus(config.data, 0).shapes)
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -69,7 +74,12 @@ def export(folder: Path, out: Path) -> dict:
     export_run(folder, layout="diffusers", out=out, dtype="bf16")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     written = sum(path.stat().st_size for path in out.iterdir())
-    return {"peak_bytes": peak, "largest_array_bytes": largest, "written_bytes": written, "seconds": time.monotonic() - began}
+    return {
+        "peak_bytes": peak,
+        "largest_array_bytes": largest,
+        "written_bytes": written,
+        "seconds": time.monotonic() - began,
+    }
 
 
 def main() -> None:
@@ -86,16 +96,27 @@ def main() -> None:
     for width in args.width:
         folder = args.folder / f"export-memory-{width}"
         try:
-            subprocess.run([sys.executable, __file__, "--child=write", f"--folder={folder / 'run'}", f"--width={width}"], check=True)
+            subprocess.run(
+                [sys.executable, __file__, "--child=write", f"--folder={folder / 'run'}", f"--width={width}"],
+                check=True,
+            )
             command = [sys.executable, __file__, "--child=export", f"--folder={folder}"]
-            row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            row = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         row = {"width": width, **row, "bound_bytes": 2 * row["largest_array_bytes"] + GIB}
-        print(json.dumps({key: round(value / GIB, 3) if key.endswith("bytes") else value for key, value in row.items()}), flush=True)
+        print(
+            json.dumps({key: round(value / GIB, 3) if key.endswith("bytes") else value for key, value in row.items()}),
+            flush=True,
+        )
         rows.append(row)
     record = Path(__file__).parent / f"export_memory_{date.today()}.json"
-    record.write_text(json.dumps({"command": "export_memory.py --width " + " ".join(map(str, args.width)), "rows": rows}, indent=1) + "\n")
+    record.write_text(
+        json.dumps({"command": "export_memory.py --width " + " ".join(map(str, args.width)), "rows": rows}, indent=1)
+        + "\n"
+    )
     print(f"record: {record}")
 
 

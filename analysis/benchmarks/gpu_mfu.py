@@ -25,7 +25,9 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-PAPER = dict(head_size=64, latent=32, channels=16, tokens=154, context=4096, pooled=2048, grid=192, largest=4096, steps=10)
+PAPER = dict(
+    head_size=64, latent=32, channels=16, tokens=154, context=4096, pooled=2048, grid=192, largest=4096, steps=10
+)
 TINY = dict(head_size=8, latent=8, channels=4, tokens=6, context=16, pooled=8, grid=8, largest=4, steps=2)
 REMAT = ("none", "attention", "full")  # each is tried; less memory buys a larger batch
 TORCH_WEIGHTS = ("autocast", "bfloat16")
@@ -37,12 +39,23 @@ def rfjax_config(depth, batch, remat, shape):
 
     return from_dict(
         {
-            "model": {"depth": depth, "width_per_depth": shape["head_size"], "head_size": shape["head_size"], "position_grid": shape["grid"]},
-            "data": {"corpus": "random", "image_size": shape["latent"], "channels": shape["channels"],
-                     "context_tokens": shape["tokens"], "context_size": shape["context"], "pooled_size": shape["pooled"]},
+            "model": {
+                "depth": depth,
+                "width_per_depth": shape["head_size"],
+                "head_size": shape["head_size"],
+                "position_grid": shape["grid"],
+            },
+            "data": {
+                "corpus": "random",
+                "image_size": shape["latent"],
+                "channels": shape["channels"],
+                "context_tokens": shape["tokens"],
+                "context_size": shape["context"],
+                "pooled_size": shape["pooled"],
+            },
             "train": {"batch_size": batch, "compute_dtype": "bfloat16", "remat": remat},
         }
-    )  # fmt: skip
+    )
 
 
 def rfjax_step(depth, batch, remat, shape):
@@ -84,16 +97,27 @@ def torch_step(depth, batch, variant, shape, tiny):
 
     weights, attention = variant.split("/")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    kernels = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+    kernels = {
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    }
     kernel = kernels[attention] if device == "cuda" else SDPBackend.MATH
     dtype = torch.bfloat16 if weights == "bfloat16" else torch.float32
     torch.backends.cuda.matmul.allow_tf32 = True
     model = SD3Transformer2DModel(
-        sample_size=shape["latent"], patch_size=2, in_channels=shape["channels"], num_layers=depth,
-        attention_head_dim=shape["head_size"], num_attention_heads=depth, joint_attention_dim=shape["context"],
-        caption_projection_dim=depth * shape["head_size"], pooled_projection_dim=shape["pooled"],
-        out_channels=shape["channels"], pos_embed_max_size=shape["grid"],
-    ).to(device, dtype)  # fmt: skip
+        sample_size=shape["latent"],
+        patch_size=2,
+        in_channels=shape["channels"],
+        num_layers=depth,
+        attention_head_dim=shape["head_size"],
+        num_attention_heads=depth,
+        joint_attention_dim=shape["context"],
+        caption_projection_dim=depth * shape["head_size"],
+        pooled_projection_dim=shape["pooled"],
+        out_channels=shape["channels"],
+        pos_embed_max_size=shape["grid"],
+    ).to(device, dtype)
     params = sum(p.numel() for p in model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device == "cuda")
     compiled = torch.compile(model, backend="eager" if tiny else "inductor")
@@ -104,7 +128,9 @@ def torch_step(depth, batch, variant, shape, tiny):
 
     def take():
         with sdpa_kernel(kernel), torch.autocast(device, torch.bfloat16, enabled=weights == "autocast"):
-            out = compiled(hidden_states=z, encoder_hidden_states=context, pooled_projections=pooled, timestep=t, return_dict=False)[0]
+            out = compiled(
+                hidden_states=z, encoder_hidden_states=context, pooled_projections=pooled, timestep=t, return_dict=False
+            )[0]
             loss = torch.nn.functional.mse_loss(out.float(), target.float())
         loss.backward()
         optimizer.step()
@@ -141,8 +167,14 @@ def search(make, shape) -> dict:
         print(f"  batch {batch}: {batch / seconds:.1f} images/s", file=sys.stderr, flush=True)
         batch *= 2
     best = max(tried, key=lambda b: tried[b]["images_per_second"], default=None)
-    return {"batches": tried, "best_batch": best, "params": params, "attention": attention, "stopped": reason,
-            "images_per_second": tried[best]["images_per_second"] if best else None}  # fmt: skip
+    return {
+        "batches": tried,
+        "best_batch": best,
+        "params": params,
+        "attention": attention,
+        "stopped": reason,
+        "images_per_second": tried[best]["images_per_second"] if best else None,
+    }
 
 
 def work(args, shape) -> dict:
@@ -152,16 +184,28 @@ def work(args, shape) -> dict:
         from rfjax.scaling.bench.peak import matmul_flops_per_second
 
         device = jax.devices()[0]
-        return matmul_flops_per_second([device], "bfloat16", (128,) if args.tiny else None) | {"device": device.device_kind, "jax": jax.__version__}
+        return matmul_flops_per_second([device], "bfloat16", (128,) if args.tiny else None) | {
+            "device": device.device_kind,
+            "jax": jax.__version__,
+        }
     if args.worker == "rfjax":
         return search(lambda batch: rfjax_step(args.depth, batch, args.variant, shape), shape)
     import torch
 
-    return search(lambda batch: torch_step(args.depth, batch, args.variant, shape, args.tiny), shape) | {"torch": torch.__version__}
+    return search(lambda batch: torch_step(args.depth, batch, args.variant, shape, args.tiny), shape) | {
+        "torch": torch.__version__
+    }
 
 
 def child(worker, args, depth=0, variant="") -> dict:
-    command = [sys.executable, __file__, f"--worker={worker}", f"--depth={depth}", f"--variant={variant}", *(["--tiny"] if args.tiny else [])]
+    command = [
+        sys.executable,
+        __file__,
+        f"--worker={worker}",
+        f"--depth={depth}",
+        f"--variant={variant}",
+        *(["--tiny"] if args.tiny else []),
+    ]
     print(f"{worker} depth {depth} {variant}", file=sys.stderr, flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ)
     if done.returncode:  # a crash of one setting must not lose the others
@@ -196,18 +240,41 @@ def main():
         theirs = {name: child("torch", args, depth, name) for name in variants}
         counts = {found["params"] for found in (*ours.values(), *theirs.values())} - {None}
         assert len(counts) == 1, f"the models differ in parameters: {counts}"
-        shapes = BatchShapes((shape["latent"], shape["latent"], shape["channels"]), (shape["tokens"], shape["context"]), shape["pooled"], ())
+        shapes = BatchShapes(
+            (shape["latent"], shape["latent"], shape["channels"]),
+            (shape["tokens"], shape["context"]),
+            shape["pooled"],
+            (),
+        )
         flops = training_flops(rfjax_config(depth, 1, "none", shape).model, shapes)
-        best = {side: max((f["images_per_second"] or 0.0) for f in found.values()) for side, found in (("rfjax", ours), ("torch", theirs))}
+        best = {
+            side: max((f["images_per_second"] or 0.0) for f in found.values())
+            for side, found in (("rfjax", ours), ("torch", theirs))
+        }
         row = {
-            "depth": depth, "params": counts.pop(), "flops_per_image": flops, "images_per_second": best,
+            "depth": depth,
+            "params": counts.pop(),
+            "flops_per_image": flops,
+            "images_per_second": best,
             "share_of_measured_peak": {side: rate * flops / peak["flops_per_second"] for side, rate in best.items()},
-            "rfjax_over_torch": best["rfjax"] / best["torch"] if best["torch"] else None, "rfjax": ours, "torch": theirs,
-        }  # fmt: skip
+            "rfjax_over_torch": best["rfjax"] / best["torch"] if best["torch"] else None,
+            "rfjax": ours,
+            "torch": theirs,
+        }
         rows.append(row)
-        shares = ", ".join(f"{side} {best[side]:.1f} images/s, {share:.1%} of the peak" for side, share in row["share_of_measured_peak"].items())
+        shares = ", ".join(
+            f"{side} {best[side]:.1f} images/s, {share:.1%} of the peak"
+            for side, share in row["share_of_measured_peak"].items()
+        )
         print(f"depth {depth}: {shares}; ratio {row['rfjax_over_torch'] or float('nan'):.2f}", flush=True)
-    record = {"schema": 1, "when": datetime.now(timezone.utc).isoformat(timespec="seconds"), "shape": shape, "tiny": args.tiny, "peak": peak, "depths": rows}
+    record = {
+        "schema": 1,
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "shape": shape,
+        "tiny": args.tiny,
+        "peak": peak,
+        "depths": rows,
+    }
     if args.out:
         write_whole({args.out: json.dumps(record, indent=1, allow_nan=False) + "\n"})
 

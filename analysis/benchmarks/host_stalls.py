@@ -76,7 +76,9 @@ def main():
     from rfjax.training import loop, monitor
 
     last = WARMUP + args.steps
-    config = configs.load(CONFIG, {"model.depth": 2, "model.hidden": 128, "train.steps": last + 2, "train.checkpoint_every": 10 * last})
+    config = configs.load(
+        CONFIG, {"model.depth": 2, "model.hidden": 128, "train.steps": last + 2, "train.checkpoint_every": 10 * last}
+    )
     clocks, batches = Clocks(), loop.batches
 
     def timed_batches(*arguments, **settings):
@@ -93,14 +95,22 @@ def main():
 
     timed = turns(clocks.events)[WARMUP : WARMUP + args.steps]
     wall = sum(turn["all"] for turn in timed)
-    shares = {name: sum(turn[name] for turn in timed) / wall for name in ("data", "placing", "metrics", "devices", "rest")}
+    shares = {
+        name: sum(turn[name] for turn in timed) / wall for name in ("data", "placing", "metrics", "devices", "rest")
+    }
     nothing = 0.01 * wall / len(timed)
     stalled = [turn for turn in timed if turn["devices"] < nothing]
     record = {
-        "date": str(date.today()), "steps": len(timed), "seconds": wall, "host": shares,
-        "turns_that_may_have_stalled": len(stalled), "devices_stalled_at_most": sum(turn["all"] for turn in stalled) / wall,
-        "cores": os.cpu_count(), "load_average_at_end": os.getloadavg(), "jax": jax.__version__,
-    }  # fmt: skip
+        "date": str(date.today()),
+        "steps": len(timed),
+        "seconds": wall,
+        "host": shares,
+        "turns_that_may_have_stalled": len(stalled),
+        "devices_stalled_at_most": sum(turn["all"] for turn in stalled) / wall,
+        "cores": os.cpu_count(),
+        "load_average_at_end": os.getloadavg(),
+        "jax": jax.__version__,
+    }
     print(f"{len(timed)} steps, {wall:.1f} s; of the host's time:")
     for name, share in shares.items():
         print(f"  {name:<10}{share:8.2%}")

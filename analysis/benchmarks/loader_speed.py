@@ -35,7 +35,9 @@ def write_shard(path: Path) -> int:
     rng = np.random.default_rng(0)
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for _ in range(EXAMPLES):
-        record = b"".join(rng.standard_normal(shape, np.float32).astype(np.float16).tobytes() for shape in SIZES.values())
+        record = b"".join(
+            rng.standard_normal(shape, np.float32).astype(np.float16).tobytes() for shape in SIZES.values()
+        )
         writer.write(record)
     writer.close()
     return len(record)
@@ -94,7 +96,9 @@ def needs() -> list[dict]:
     for point in load_study(PAPER, {}).points:
         limits = estimate(point.config, target).roofline
         hosts = target.chips / HOST_CHIPS
-        found.append({"point": point.id, "images_per_second_of_a_host": point.config.train.batch_size / limits.compute / hosts})
+        found.append(
+            {"point": point.id, "images_per_second_of_a_host": point.config.train.batch_size / limits.compute / hosts}
+        )
     return found
 
 
@@ -107,13 +111,20 @@ def main():
     folder.mkdir(parents=True)
     try:
         size = write_shard(folder / "shard.array_record")
-        rates = {"arrayrecord": rate(lambda: arrayrecord_batches(folder / "shard.array_record")), "random": rate(random_batches)}
+        rates = {
+            "arrayrecord": rate(lambda: arrayrecord_batches(folder / "shard.array_record")),
+            "random": rate(random_batches),
+        }
     finally:
         shutil.rmtree(folder)
     stored = rates["arrayrecord"]["samples_per_core_second"]
     for name, found in rates.items():
-        print(f"{name}: {found['samples_per_core_second']:,.0f} samples per core-second ({found['samples_per_second']:,.0f} by the clock)")
-    print(f"a stored example has {size / 1e6:.2f} MB\n\npoint     images/s of a v5p host   cores to load them   GB/s to read")
+        print(
+            f"{name}: {found['samples_per_core_second']:,.0f} samples per core-second ({found['samples_per_second']:,.0f} by the clock)"
+        )
+    print(
+        f"a stored example has {size / 1e6:.2f} MB\n\npoint     images/s of a v5p host   cores to load them   GB/s to read"
+    )
     rows = needs()
     for row in rows:
         need = row["images_per_second_of_a_host"]

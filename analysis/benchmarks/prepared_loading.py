@@ -31,8 +31,16 @@ from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Record
 
 EXAMPLES, BATCH, ROUNDS = 384, 32, 4
-ENCODERS = (StoredEncoder("clip_l", "clip", 77, 768, 768), StoredEncoder("clip_g", "clip", 77, 1280, 1280), StoredEncoder("t5", "t5", 77, 4096, 0))
-PRECISIONS = (("float16", "float16"), ("float16", "float32"), ("float32", "float32"))  # of latents and contexts, of pooled
+ENCODERS = (
+    StoredEncoder("clip_l", "clip", 77, 768, 768),
+    StoredEncoder("clip_g", "clip", 77, 1280, 1280),
+    StoredEncoder("t5", "t5", 77, 4096, 0),
+)
+PRECISIONS = (
+    ("float16", "float16"),
+    ("float16", "float32"),
+    ("float32", "float32"),
+)  # of latents and contexts, of pooled
 
 
 class RandomModels:
@@ -47,7 +55,9 @@ class RandomModels:
     def text(self, captions):
         found = {}
         for encoder in ENCODERS:
-            found[f"{encoder.name}.context"] = self._rng.standard_normal((len(captions), encoder.tokens, encoder.channels), np.float32)
+            found[f"{encoder.name}.context"] = self._rng.standard_normal(
+                (len(captions), encoder.tokens, encoder.channels), np.float32
+            )
             if encoder.pooled:
                 found[f"{encoder.name}.pooled"] = self._rng.standard_normal((len(captions), encoder.pooled), np.float32)
         return found
@@ -61,27 +71,47 @@ def write(folder: Path, precision: str, pooled: str):
     small = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(small, "PNG")
     records = lambda part: (Record(f"{n}", small.getvalue(), {"caption": f"caption {n}"}, n) for n in range(EXAMPLES))  # noqa: E731
-    source = SimpleNamespace(kind="folder", location="random", listing="", sizes=[EXAMPLES], label=None, class_names=None, records=records)
+    source = SimpleNamespace(
+        kind="folder", location="random", listing="", sizes=[EXAMPLES], label=None, class_names=None, records=records
+    )
     recipe = Recipe(precision=precision, pooled_precision=pooled, buckets=((64, 64),), validation_share=0.0)
     folder.mkdir(parents=True)
     facts = shard.make_shard(source, 0, folder, recipe=recipe, recipe_hash="", models=RandomModels())
     return merge.write_manifest(
-        folder, [facts], recipe=recipe.facts(), source={"kind": "folder", "location": "random"}, models={}, encoders=ENCODERS,
-        buckets=((64, 64),), reduction=2, channels=16, shift=0.0, scale=1.0, scaling="autoencoder",
-    )  # fmt: skip
+        folder,
+        [facts],
+        recipe=recipe.facts(),
+        source={"kind": "folder", "location": "random"},
+        models={},
+        encoders=ENCODERS,
+        buckets=((64, 64),),
+        reduction=2,
+        channels=16,
+        shift=0.0,
+        scale=1.0,
+        scaling="autoencoder",
+    )
 
 
 def rate(folder: Path) -> dict:
     """The best of some rounds over the corpus, each in an order of its own."""
     data = DataConfig(
-        corpus="prepared", image_size=32, channels=16, context_tokens=154, context_size=4096, pooled_size=2048,
+        corpus="prepared",
+        image_size=32,
+        channels=16,
+        context_tokens=154,
+        context_size=4096,
+        pooled_size=2048,
         prepared=PreparedConfig(path=str(folder)),
-    )  # fmt: skip
+    )
     steps, found = EXAMPLES // BATCH, []
     for n in range(ROUNDS):
         corpus = load_corpus(data, n)
         cpu, wall = time.process_time(), time.perf_counter()
-        count = sum(len(batch.latents) for batch in batches(corpus, batch_size=BATCH, start_step=0, stop_step=steps, read_ahead=2, threads=1))
+        count = sum(
+            len(batch.latents)
+            for batch in batches(corpus, batch_size=BATCH, start_step=0, stop_step=steps, read_ahead=2, threads=1)
+        )
         found.append((count / (time.process_time() - cpu), count / (time.perf_counter() - wall)))
     return {"samples_per_core_second": max(f[0] for f in found), "samples_per_second": max(f[1] for f in found)}
 
@@ -95,8 +125,19 @@ def main():
     for precision, pooled in PRECISIONS:
         try:
             found = write(folder, precision, pooled)
-            sizes = {kind: found.facts["shards"][0]["units"][0]["files"][kind]["bytes"] / EXAMPLES for kind in ("images", "captions")}
-            rows.append({"precision": precision, "pooled": pooled, "bytes_of_an_image": sizes["images"], "bytes_of_a_caption": sizes["captions"], **rate(folder)})
+            sizes = {
+                kind: found.facts["shards"][0]["units"][0]["files"][kind]["bytes"] / EXAMPLES
+                for kind in ("images", "captions")
+            }
+            rows.append(
+                {
+                    "precision": precision,
+                    "pooled": pooled,
+                    "bytes_of_an_image": sizes["images"],
+                    "bytes_of_a_caption": sizes["captions"],
+                    **rate(folder),
+                }
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     print("latents, contexts  pooled    GB per million images  and captions  samples per core-second  by the clock")
@@ -106,7 +147,9 @@ def main():
             f"{row['samples_per_core_second']:>25,.0f}{row['samples_per_second']:>14,.0f}"
         )
     if args.out:
-        args.out.write_text(json.dumps({"date": str(date.today()), "examples": EXAMPLES, "rows": rows}, indent=1) + "\n")
+        args.out.write_text(
+            json.dumps({"date": str(date.today()), "examples": EXAMPLES, "rows": rows}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -63,13 +63,21 @@ def main():
     first = make_state(run_keys(config.seed)[0])
 
     mesh = cohort_mesh()
-    states, whole = stack([first] * args.members, mesh), jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    program = make_cohort_step(configs, backbone.apply, corpus.shapes.encoders, mesh, state_shapes(config, backbone).params)
+    states, whole = (
+        stack([first] * args.members, mesh),
+        jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())),
+    )
+    program = make_cohort_step(
+        configs, backbone.apply, corpus.shapes.encoders, mesh, state_shapes(config, backbone).params
+    )
     compile_together, program = clocked(lambda: program.lower(states, whole, np.int32(0)).compile())
 
     alone_mesh = make_mesh(config.mesh)
     put = put_batch(alone_mesh, size, places_here(alone_mesh, size), batch)
-    compiled = [clocked(lambda c=c: lower_train_step(c, corpus, backbone, alone_mesh).compile()) for c in configs[:COMPILED_ALONE]]
+    compiled = [
+        clocked(lambda c=c: lower_train_step(c, corpus, backbone, alone_mesh).compile())
+        for c in configs[:COMPILED_ALONE]
+    ]
     compile_alone = statistics.median(seconds for seconds, _ in compiled)
     step, alone = compiled[0][1], jax.device_put(first, shardings(alone_mesh, first))
 
@@ -86,21 +94,38 @@ def main():
         return metrics
 
     together(), one()
-    rounds = [(clocked(together)[0] / args.steps / args.members, clocked(one)[0] / args.steps) for _ in range(args.rounds)]
+    rounds = [
+        (clocked(together)[0] / args.steps / args.members, clocked(one)[0] / args.steps) for _ in range(args.rounds)
+    ]
     per_member, per_run = (statistics.median(times) for times in zip(*rounds))
     steps = config.train.steps
     total = [compile_together + steps * args.members * per_member, args.members * (compile_alone + steps * per_run)]
-    flops = size * (training_flops(config.model, corpus.shapes) + recompute_flops(config.model, corpus.shapes, config.train.remat))
+    flops = size * (
+        training_flops(config.model, corpus.shapes) + recompute_flops(config.model, corpus.shapes, config.train.remat)
+    )
     peak = matmul_flops_per_second(jax.devices(), config.train.compute_dtype)["flops_per_second"]
     record = {
-        "date": date.today().isoformat(), "jax": jax.__version__, "hardware": hardware.describe(jax.devices()),
-        "members": args.members, "batch_size": size, "steps_a_round": args.steps, "rounds": rounds,
-        "seconds_a_step_and_member": {"together": per_member, "alone": per_run, "alone_over_together": per_run / per_member},
+        "date": date.today().isoformat(),
+        "jax": jax.__version__,
+        "hardware": hardware.describe(jax.devices()),
+        "members": args.members,
+        "batch_size": size,
+        "steps_a_round": args.steps,
+        "rounds": rounds,
+        "seconds_a_step_and_member": {
+            "together": per_member,
+            "alone": per_run,
+            "alone_over_together": per_run / per_member,
+        },
         "compile_seconds": {"together": compile_together, "one_alone": compile_alone},
-        f"seconds_of_{steps}_steps_of_all": {"together": total[0], "alone": total[1], "alone_over_together": total[1] / total[0]},
+        f"seconds_of_{steps}_steps_of_all": {
+            "together": total[0],
+            "alone": total[1],
+            "alone_over_together": total[1] / total[0],
+        },
         "floor_seconds_a_step_and_member": flops / peak,
         "together_over_floor": per_member / (flops / peak),
-    }  # fmt: skip
+    }
     print(json.dumps(record, indent=1))
     if args.out:
         args.out.write_text(json.dumps(record, indent=1) + "\n")

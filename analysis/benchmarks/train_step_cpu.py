@@ -33,10 +33,18 @@ def torch_worker(steps):
     torch.manual_seed(0)
     s = SHAPE
     model = SD3Transformer2DModel(
-        sample_size=s["latent"], patch_size=2, in_channels=s["channels"], num_layers=s["depth"],
-        attention_head_dim=s["head_size"], num_attention_heads=s["heads"], joint_attention_dim=s["context"],
-        caption_projection_dim=s["heads"] * s["head_size"], pooled_projection_dim=s["pooled"],
-        out_channels=s["channels"], pos_embed_max_size=64, qk_norm="rms_norm",
+        sample_size=s["latent"],
+        patch_size=2,
+        in_channels=s["channels"],
+        num_layers=s["depth"],
+        attention_head_dim=s["head_size"],
+        num_attention_heads=s["heads"],
+        joint_attention_dim=s["context"],
+        caption_projection_dim=s["heads"] * s["head_size"],
+        pooled_projection_dim=s["pooled"],
+        out_channels=s["channels"],
+        pos_embed_max_size=64,
+        qk_norm="rms_norm",
     )
     z = torch.randn(s["batch"], s["channels"], s["latent"], s["latent"])
     context, pooled = torch.randn(s["batch"], s["tokens"], s["context"]), torch.randn(s["batch"], s["pooled"])
@@ -62,7 +70,9 @@ def jax_worker(steps):
 
     s = SHAPE
     shapes = BatchShapes((s["latent"], s["latent"], s["channels"]), (s["tokens"], s["context"]), s["pooled"], ())
-    config = ModelConfig(depth=s["depth"], hidden=s["heads"] * s["head_size"], head_size=s["head_size"], qk_norm=True, position_grid=64)
+    config = ModelConfig(
+        depth=s["depth"], hidden=s["heads"] * s["head_size"], head_size=s["head_size"], qk_norm=True, position_grid=64
+    )
     backbone = make_backbone(config, shapes)
     keys = jax.random.split(jax.random.key(0), 6)
     params = backbone.init(keys[0])
@@ -74,7 +84,9 @@ def jax_worker(steps):
 
     @jax.jit
     def gradient(params):
-        return jax.value_and_grad(lambda p: jnp.mean(jnp.square(backbone.apply(p, z, t, context, pooled) - target)))(params)
+        return jax.value_and_grad(lambda p: jnp.mean(jnp.square(backbone.apply(p, z, t, context, pooled) - target)))(
+            params
+        )
 
     def step():
         loss, gradients = gradient(params)
@@ -137,7 +149,10 @@ def main():
             print("go", file=process.stdin, flush=True)
             times = json.loads(process.stdout.readline())
             rounds[name].append(times)
-        print(f"round {number + 1}: " + ", ".join(f"{n} {statistics.median(r[-1]):.3f} s" for n, r in rounds.items()), flush=True)
+        print(
+            f"round {number + 1}: " + ", ".join(f"{n} {statistics.median(r[-1]):.3f} s" for n, r in rounds.items()),
+            flush=True,
+        )
     for process, _ in started.values():
         process.stdin.close()
         process.wait()
@@ -145,8 +160,12 @@ def main():
     medians = {name: statistics.median([statistics.median(r) for r in times]) for name, times in rounds.items()}
     base = min(medians["torch"], medians["torch, huge pages"])
     record = {
-        "shape": SHAPE, "threads": THREADS, "machine": platform.machine(), "cores": os.cpu_count(),
-        "seconds_per_step": medians, "rounds": rounds,
+        "shape": SHAPE,
+        "threads": THREADS,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "seconds_per_step": medians,
+        "rounds": rounds,
         "ratio_to_the_faster_torch": {name: value / base for name, value in medians.items()},
         "load_average_at_end": os.getloadavg(),
     }

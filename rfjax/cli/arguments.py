@@ -66,8 +66,13 @@ def processes(parser):
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to listen")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")
     group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0 to N-1")
-    group.add_argument("--lost-after", type=int, default=60, metavar="SECONDS",
-                       help="a process not heard of for so long is lost, and ends the job (default 60)")  # fmt: skip
+    group.add_argument(
+        "--lost-after",
+        type=int,
+        default=60,
+        metavar="SECONDS",
+        help="a process not heard of for so long is lost, and ends the job (default 60)",
+    )
 
 
 def _checkpoint(parser):
@@ -78,27 +83,55 @@ def _checkpoint(parser):
 
 def eval_(parser):
     _checkpoint(parser)
-    parser.add_argument("--sampling-steps", metavar="N,N,...", help="instead: GenEval, path length and distance at these counts of sampling steps, the most being the reference")
-    parser.add_argument("--mlperf-levels", metavar="FILE", help="instead: MLPerf's validation loss, each validation example at the one level that this file gives it, an integer from 0 to 7 a line")
+    parser.add_argument(
+        "--sampling-steps",
+        metavar="N,N,...",
+        help="instead: GenEval, path length and distance at these counts of sampling steps, the most being the reference",
+    )
+    parser.add_argument(
+        "--mlperf-levels",
+        metavar="FILE",
+        help="instead: MLPerf's validation loss, each validation example at the one level that this file gives it, an integer from 0 to 7 a line",
+    )
 
 
 def sample(parser):
     _checkpoint(parser)
     parser.add_argument("--prompt", action="append", help="a caption; may be given several times")
-    parser.add_argument("--prompts", metavar="FILE", help="instead: GenEval's metadata, or T2I-CompBench's prompts; makes a folder for `rfjax score`")
-    parser.add_argument("--layout", choices=("geneval", "compbench"), default="geneval", help="of that folder (default geneval)")
-    parser.add_argument("--negative", metavar="TEXT", help='encoded negative prompt, "" too (default: the null condition, zeros)')
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="instead: GenEval's metadata, or T2I-CompBench's prompts; makes a folder for `rfjax score`",
+    )
+    parser.add_argument(
+        "--layout", choices=("geneval", "compbench"), default="geneval", help="of that folder (default geneval)"
+    )
+    parser.add_argument(
+        "--negative", metavar="TEXT", help='encoded negative prompt, "" too (default: the null condition, zeros)'
+    )
     parser.add_argument(
         "--sigmas",
         choices=("uniform", "diffusers"),
         help="the times of the steps: equal ones, or those of diffusers' FlowMatchEulerDiscreteScheduler "
         "(default: config.evaluation.sampler.sigmas)",
     )
-    parser.add_argument("--encoders", metavar="NAMES", help="of a run on a prepared corpus: encode prompts with these alone, as clip_l,clip_g for want of T5; the others are zero")
-    parser.add_argument("--latent-size", metavar="HxW", help="of the images, in latent pixels, as 40x24; any that the positions reach (default: what was trained on, of aspect buckets the first)")
+    parser.add_argument(
+        "--encoders",
+        metavar="NAMES",
+        help="of a run on a prepared corpus: encode prompts with these alone, as clip_l,clip_g for want of T5; the others are zero",
+    )
+    parser.add_argument(
+        "--latent-size",
+        metavar="HxW",
+        help="of the images, in latent pixels, as 40x24; any that the positions reach (default: what was trained on, of aspect buckets the first)",
+    )
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    parser.add_argument("--out", metavar="PATH", help="a PNG with one row per prompt (default samples.png), or that folder (default: samples)")
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        help="a PNG with one row per prompt (default samples.png), or that folder (default: samples)",
+    )
 
 
 def export(parser):
@@ -111,10 +144,21 @@ def export(parser):
         "plain: our names, and a PyTorch module that reads them, for every MM-DiT",
     )
     parser.add_argument("--out", required=True, metavar="PATH", help="a folder, or for sd3 a file .safetensors")
-    parser.add_argument("--pipeline", action="store_true", help="of a run on a prepared corpus, with --format diffusers: a whole StableDiffusion3Pipeline, autoencoder, text encoders and tokenizers included")
-    parser.add_argument("--models", default="", metavar="DIR", help="with --pipeline: the frozen models (default: where the corpus was prepared with them)")
+    parser.add_argument(
+        "--pipeline",
+        action="store_true",
+        help="of a run on a prepared corpus, with --format diffusers: a whole StableDiffusion3Pipeline, autoencoder, text encoders and tokenizers included",
+    )
+    parser.add_argument(
+        "--models",
+        default="",
+        metavar="DIR",
+        help="with --pipeline: the frozen models (default: where the corpus was prepared with them)",
+    )
     parser.add_argument("--dtype", choices=("f32", "bf16", "f16"), default="f32", help="default: f32, as trained")
-    parser.add_argument("--max-shard-gb", type=float, default=10.0, metavar="GB", help="split files at this size (default 10)")
+    parser.add_argument(
+        "--max-shard-gb", type=float, default=10.0, metavar="GB", help="split files at this size (default 10)"
+    )
 
 
 def import_(parser):
@@ -205,7 +249,9 @@ class _VerbParser(argparse.ArgumentParser):
             if option.startswith("--") and option not in self.options:
                 start = option.split(".")[0]  # of a field of the config
                 near = difflib.get_close_matches(start, self.options if start == option else ["--config"], 1)
-                hint = f"did you mean {option.replace(start, near[0], 1)}?" if near else f"{self.prog} --help lists them"
+                hint = (
+                    f"did you mean {option.replace(start, near[0], 1)}?" if near else f"{self.prog} --help lists them"
+                )
                 raise ConfigError(f"{self.prog} has no option {option}; {hint}")
 
 

@@ -19,7 +19,9 @@ def together(args, act, from_shell: bool, *, resumes: bool) -> int:
         from rfjax.training import cluster, distributed
 
         if args.lost_after < 5:
-            raise ConfigError(f"--lost-after is {args.lost_after}; a busy machine is silent for a few seconds: give at least 5")
+            raise ConfigError(
+                f"--lost-after is {args.lost_after}; a busy machine is silent for a few seconds: give at least 5"
+            )
         try:
             job = cluster.find_job(args.coordinator, args.processes, args.process_id)
             distributed.join(job, heartbeat_seconds=args.lost_after)

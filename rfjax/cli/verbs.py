@@ -25,8 +25,10 @@ def _study(args, overrides):
     failed = []
     if args.point:
         studies.run_point(study, study.point(args.point), root)
-        _say(f"point {args.point} is trained and evaluated in {root / args.point}; collect with: "
-              f"rfjax study --config={args.config} --workdir={root} --collect")
+        _say(
+            f"point {args.point} is trained and evaluated in {root / args.point}; collect with: "
+            f"rfjax study --config={args.config} --workdir={root} --collect"
+        )
         return 0
     notes = studies.strangers(study, root) if args.collect else []
     if not args.collect:
@@ -95,13 +97,27 @@ def _eval(args, overrides):
     if args.mlperf_levels:
         from rfjax.evaluation.assigned import measure_assigned
 
-        _say("\n".join(record_lines(measure_assigned(Path(args.run), overrides, Path(args.mlperf_levels), step=args.step, weights=args.weights))))
+        _say(
+            "\n".join(
+                record_lines(
+                    measure_assigned(
+                        Path(args.run), overrides, Path(args.mlperf_levels), step=args.step, weights=args.weights
+                    )
+                )
+            )
+        )
         return 0
     if args.sampling_steps:
         from rfjax.evaluation.sampling_steps import measure_sampling_steps, parse_steps
 
         counts = parse_steps(args.sampling_steps)
-        _say("\n".join(record_lines(measure_sampling_steps(Path(args.run), overrides, counts, step=args.step, weights=args.weights))))
+        _say(
+            "\n".join(
+                record_lines(
+                    measure_sampling_steps(Path(args.run), overrides, counts, step=args.step, weights=args.weights)
+                )
+            )
+        )
         return 0
     _say("\n".join(record_lines(evaluate_run(Path(args.run), overrides, step=args.step, weights=args.weights))))
     return 0
@@ -117,15 +133,22 @@ def _sample(args, overrides):
     if args.sigmas:
         overrides = {**overrides, "evaluation.sampler.sigmas": args.sigmas}
     wanted = Wanted(
-        step=args.step, weights=args.weights, samples=args.samples, negative=args.negative, seed=args.seed,
-        latent_size=_latent_size(args.latent_size), encoders=tuple(name for name in (args.encoders or "").split(",") if name),
-    )  # fmt: skip
+        step=args.step,
+        weights=args.weights,
+        samples=args.samples,
+        negative=args.negative,
+        seed=args.seed,
+        latent_size=_latent_size(args.latent_size),
+        encoders=tuple(name for name in (args.encoders or "").split(",") if name),
+    )
     run = Path(args.run)
     if args.prompt:
         path = sample_picture(run, overrides, wanted, prompts=args.prompt, out=Path(args.out or "samples.png"))
         _say(f"samples: {path}")
         return 0
-    path = sample_folder(run, overrides, wanted, prompts_file=Path(args.prompts), layout=args.layout, out=Path(args.out or "samples"))
+    path = sample_folder(
+        run, overrides, wanted, prompts_file=Path(args.prompts), layout=args.layout, out=Path(args.out or "samples")
+    )
     _say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
     return 0
 
@@ -261,24 +284,53 @@ def _report(args, overrides):
 
 
 VERBS = {
-    "prepare": Verb("make a corpus of images and captions", arguments.prepare, _prepare, overridable=False, computes=False),
-    "duplicates": Verb("find near-duplicate images, to leave out of a corpus", arguments.duplicates, _duplicates, overridable=False, computes=False),
-    "recaption": Verb("write captions of images by a model, for prepare", arguments.recaption, _recaption, overridable=False, computes=False),
-    "inspect": Verb("show and verify a prepared corpus", arguments.inspect, _inspect, overridable=False, computes=False),
+    "prepare": Verb(
+        "make a corpus of images and captions", arguments.prepare, _prepare, overridable=False, computes=False
+    ),
+    "duplicates": Verb(
+        "find near-duplicate images, to leave out of a corpus",
+        arguments.duplicates,
+        _duplicates,
+        overridable=False,
+        computes=False,
+    ),
+    "recaption": Verb(
+        "write captions of images by a model, for prepare",
+        arguments.recaption,
+        _recaption,
+        overridable=False,
+        computes=False,
+    ),
+    "inspect": Verb(
+        "show and verify a prepared corpus", arguments.inspect, _inspect, overridable=False, computes=False
+    ),
     "plan": Verb("what a study takes on a TPU slice or GPU nodes, before paying", arguments.plan, _plan),
     "bench": Verb("time a config's training step on the devices here, part by part", arguments.bench, _bench),
-    "study": Verb("run a study: train every point, evaluate, fit, report", arguments.study, _study, together=True, resumes=True),
+    "study": Verb(
+        "run a study: train every point, evaluate, fit, report", arguments.study, _study, together=True, resumes=True
+    ),
     "launch": Verb("run a study's points on SLURM, TPU VMs or GKE", arguments.launch, _launch, computes=False),
     "train": Verb("train one run, or resume it", arguments.train, _train, together=True, resumes=True),
     "eval": Verb("measure a checkpoint: validation loss, GenEval, ranking", arguments.eval_, _eval, together=True),
     "sample": Verb("make images from captions", arguments.sample, _sample, together=True),
     "export": Verb("write a checkpoint for PyTorch", arguments.export, _export, overridable=False),
     "import": Verb("make a run of a PyTorch checkpoint", arguments.import_, _import),
-    "geneval": Verb("score detections by GenEval's rules", arguments.geneval, _geneval, overridable=False, computes=False),
-    "score": Verb("score a folder of images: GenEval, FID, CMMD, CLIP score", arguments.score, _score, overridable=False, computes=False),
+    "geneval": Verb(
+        "score detections by GenEval's rules", arguments.geneval, _geneval, overridable=False, computes=False
+    ),
+    "score": Verb(
+        "score a folder of images: GenEval, FID, CMMD, CLIP score",
+        arguments.score,
+        _score,
+        overridable=False,
+        computes=False,
+    ),
     "fit": Verb("fit scaling laws to a results table", arguments.fit, _fit, overridable=False, computes=False),
     "report": Verb(
         "remake the report: from a results folder alone, or from the runs in a folder",
-        arguments.report, _report, overridable=False, computes=False,
+        arguments.report,
+        _report,
+        overridable=False,
+        computes=False,
     ),
-}  # fmt: skip
+}

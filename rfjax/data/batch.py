@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     latents: Float[ndarray, "batch height width channels"]
     context: Float[ndarray, "batch tokens context_size"]
     pooled: Float[ndarray, "batch pooled_size"]
-    example_ids: UInt32[ndarray, "batch"]  # place in the split; validation noise is keyed by it
+    example_ids: UInt32[ndarray, " batch"]  # place in the split; validation noise is keyed by it
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,16 @@ class Schedule:
 @lru_cache(maxsize=16)
 def _quotas(counts):
     if sum(1 for count in counts if count) > CYCLE:
-        raise ConfigError(f"a corpus has {len(counts)} aspect buckets with training images; at most {CYCLE} can be trained on")
+        raise ConfigError(
+            f"a corpus has {len(counts)} aspect buckets with training images; at most {CYCLE} can be trained on"
+        )
     return shared_out(CYCLE, counts, at_least=1)
 
 
 @lru_cache(maxsize=16)
-def _order(quotas: tuple[int, ...], seed: int, cycle: int) -> tuple[Int[np.ndarray, "steps"], Int[np.ndarray, "steps"]]:
+def _order(
+    quotas: tuple[int, ...], seed: int, cycle: int
+) -> tuple[Int[np.ndarray, " steps"], Int[np.ndarray, " steps"]]:
     """The part of each step of a cycle, and how many steps of the cycle before it took the same."""
     numbers = hashing.uniforms(hashing.key(VERSION, seed, cycle), np.arange(CYCLE, dtype=np.uint64), 1)[:, 0]
     parts = np.repeat(np.arange(len(quotas)), quotas)[np.argsort(numbers, kind="stable")]
@@ -128,14 +132,21 @@ class BucketedCorpus:
                 f"{len(self.validation)} of validation images; give one of each for every part, and at least one"
             )
         if not any(self.training):
-            raise ConfigError(f"corpus {self.name} has no training images in any of its {len(self.parts)} aspect buckets")
+            raise ConfigError(
+                f"corpus {self.name} has no training images in any of its {len(self.parts)} aspect buckets"
+            )
         first, seen = self.shapes, set()
         for part in self.parts:
             latents = part.shapes.latents
             if (latents[2], part.shapes.context, part.shapes.pooled, part.shapes.encoders) != (
-                first.latents[2], first.context, first.pooled, first.encoders,
-            ):  # fmt: skip
-                raise ConfigError(f"the aspect buckets of corpus {self.name} differ in more than height and width: {part.shapes} and {first}")
+                first.latents[2],
+                first.context,
+                first.pooled,
+                first.encoders,
+            ):
+                raise ConfigError(
+                    f"the aspect buckets of corpus {self.name} differ in more than height and width: {part.shapes} and {first}"
+                )
             if latents in seen:
                 raise ConfigError(f"corpus {self.name} has two aspect buckets of {latents[0]}x{latents[1]}; join them")
             seen.add(latents)
@@ -149,11 +160,15 @@ class BucketedCorpus:
         facts = (VERSION, self.seed, self.training, self.validation, tuple(part.fingerprint for part in self.parts))
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
-    def examples(self, indices: Integer[np.ndarray, "n"], split: str) -> Batch:
-        raise ConfigError(f"examples of corpus {self.name} have {len(self.parts)} latent shapes; ask one of its parts for them")
+    def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
+        raise ConfigError(
+            f"examples of corpus {self.name} have {len(self.parts)} latent shapes; ask one of its parts for them"
+        )
 
-    def captions(self, indices: Integer[np.ndarray, "n"], split: str) -> list[str]:
-        raise ConfigError(f"examples of corpus {self.name} have {len(self.parts)} latent shapes; ask one of its parts for captions")
+    def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
+        raise ConfigError(
+            f"examples of corpus {self.name} have {len(self.parts)} latent shapes; ask one of its parts for captions"
+        )
 
     def encode(self, captions: Sequence[str]):
         return self.parts[0].encode(captions)
@@ -192,7 +207,9 @@ def trained_parts(corpus: Corpus) -> tuple[int, ...]:
 
 def largest(corpus: Corpus) -> Corpus:
     """The part that costs most to train on: of those that steps take, the one of most latent pixels."""
-    return max((corpus.parts[part] for part in trained_parts(corpus)), key=lambda part: math.prod(part.shapes.latents[:2]))
+    return max(
+        (corpus.parts[part] for part in trained_parts(corpus)), key=lambda part: math.prod(part.shapes.latents[:2])
+    )
 
 
 def validation_shares(corpus, examples: int) -> tuple[int, ...]:

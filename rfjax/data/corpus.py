@@ -32,10 +32,10 @@ class Corpus(Protocol):
     parts: tuple[Corpus, ...]
     made_with: Mapping[str, object]  # what frozen models and scales made its arrays, by name; empty where none did
 
-    def examples(self, indices: Integer[ndarray, "n"], split: Split) -> Batch:
+    def examples(self, indices: Integer[ndarray, " n"], split: Split) -> Batch:
         """Examples by index, each independent of the others asked for with it."""
 
-    def captions(self, indices: Integer[ndarray, "n"], split: Split) -> list[str]:
+    def captions(self, indices: Integer[ndarray, " n"], split: Split) -> list[str]:
         """The captions that `examples` encodes."""
 
     def encode(

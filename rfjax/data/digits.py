@@ -59,7 +59,7 @@ def drawn_scans(split: str, side: int) -> tuple[Float[np.ndarray, "digit_scans s
 
 
 def resampling(
-    centre: Float[np.ndarray, "n"], source: int, target: int, step: float
+    centre: Float[np.ndarray, " n"], source: int, target: int, step: float
 ) -> Float[np.ndarray, "n target source"]:
     """Matrices that sample `source` pixels at `target` places `step` pixels apart about `centre`.
 
@@ -93,4 +93,6 @@ def renderer(image_size: int):
 
 
 def make(data: DataConfig, seed: int) -> SceneCorpus:
-    return scene_corpus(data, seed, name="digits", version="digits-1", vocabulary=VOCABULARY, mean=MEAN, std=STD, renderer=renderer)
+    return scene_corpus(
+        data, seed, name="digits", version="digits-1", vocabulary=VOCABULARY, mean=MEAN, std=STD, renderer=renderer
+    )

@@ -65,7 +65,7 @@ class SceneCorpus:
     def _encoder(self) -> text.TextEncoder:
         return _encoder(self.vocabulary)
 
-    def scenes(self, indices: Integer[np.ndarray, "n"], split: str) -> tuple[Contents, Layout, list[str]]:
+    def scenes(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
         """Contents, layout and captions of examples."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
@@ -75,13 +75,13 @@ class SceneCorpus:
         contents = scenes.draw_contents(self.vocabulary, content)
         return contents, scenes.place(contents, layout), grammar.captions(self.vocabulary, contents, wording)
 
-    def examples(self, indices: Integer[np.ndarray, "n"], split: str) -> Batch:
+    def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
         indices = np.asarray(indices, np.uint64)
         _, layout, captions = self.scenes(indices, split)
         context, pooled = self.encode(captions)
         return Batch(self.to_latents(self.render(layout, split)), context, pooled, indices.astype(np.uint32))
 
-    def captions(self, indices: Integer[np.ndarray, "n"], split: str) -> list[str]:
+    def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         return self.scenes(np.asarray(indices, np.uint64), split)[2]
 
     def encode(self, captions: Sequence[str]):
@@ -89,7 +89,9 @@ class SceneCorpus:
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         known = _words(self.vocabulary)
-        return list(dict.fromkeys(word for caption in captions for word in caption.split() if word.casefold() not in known))
+        return list(
+            dict.fromkeys(word for caption in captions for word in caption.split() if word.casefold() not in known)
+        )
 
     @property
     def made_with(self) -> dict:

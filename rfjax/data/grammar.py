@@ -167,7 +167,7 @@ def _copy(source):
     return copied
 
 
-def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, "slots"]) -> Contents:
+def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, " slots"]) -> Contents:
     """A scene satisfying a metadata row: what the row names, and the rest drawn as in training."""
     include = row["include"]
     task = TASKS.index(row["tag"])

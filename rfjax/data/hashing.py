@@ -23,14 +23,14 @@ def key(*parts: object) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def mix(values: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
+def mix(values: UInt64[np.ndarray, " ..."]) -> UInt64[np.ndarray, " ..."]:
     """SplitMix64's finaliser: a bijection of 64-bit integers that scatters nearby ones."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
-def uniforms(key: int, indices: Integer[np.ndarray, "n"], slots: int) -> Float[np.ndarray, "n slots"]:
+def uniforms(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[np.ndarray, "n slots"]:
     """Float64 uniforms in [0, 1), row i a function of (key, indices[i]) alone."""
     with np.errstate(over="ignore"):
         rows = mix(np.asarray(indices, np.uint64) * _GOLDEN + np.uint64(key))
@@ -39,7 +39,7 @@ def uniforms(key: int, indices: Integer[np.ndarray, "n"], slots: int) -> Float[n
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def normals(key: int, indices: Integer[np.ndarray, "n"], slots: int) -> Float[np.ndarray, "n slots"]:
+def normals(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[np.ndarray, "n slots"]:
     """Float64 standard normals by Box and Muller's transform, row i a function of (key, indices[i])."""
     half = (slots + 1) // 2
     u = uniforms(key, indices, 2 * half)

@@ -20,7 +20,7 @@ from rfjax.errors import ConfigError
 
 
 def batch_of_step(
-    corpus: Corpus, step: int, *, batch_size: int, places: Int[np.ndarray, "rows"] | None = None
+    corpus: Corpus, step: int, *, batch_size: int, places: Int[np.ndarray, " rows"] | None = None
 ) -> Batch:
     """The training examples earlier*batch_size + place of the step's part, for the `places` given or all of the
     batch's. `earlier` is how many steps before took that part: the step itself, where there is but one part."""
@@ -35,7 +35,7 @@ def batches(
     batch_size: int,
     start_step: int,
     stop_step: int,
-    places: Int[np.ndarray, "rows"] | None = None,
+    places: Int[np.ndarray, " rows"] | None = None,
     read_ahead: int = 4,
     threads: int | None = None,
 ) -> Iterator[Batch]:
@@ -47,7 +47,9 @@ def batches(
     rows that do not follow each other, or two processes the same.
     """
     if places is not None and not (np.all(places >= 0) and np.all(places < batch_size)):
-        raise ConfigError(f"the places {places.tolist()} are not all among a batch of config.train.batch_size={batch_size}")
+        raise ConfigError(
+            f"the places {places.tolist()} are not all among a batch of config.train.batch_size={batch_size}"
+        )
     if start_step >= stop_step:
         return iter(())
 

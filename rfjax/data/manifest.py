@@ -138,7 +138,10 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """A hash of all that decides the examples: what the shards hold, and how it is scaled and laid out."""
-        held = [(unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS)) for unit in self._units()]
+        held = [
+            (unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS))
+            for unit in self._units()
+        ]
         shapes = [(bucket.name, bucket.latents) for bucket in self.buckets]
         decides = [VERSION, held, shapes, self.shift, self.scale, [repr(e) for e in self.encoders]]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -151,7 +154,11 @@ def read(folder: str | Path) -> Manifest:
     path = folder / NAME
     if not path.is_file():
         shards = len(list(folder.glob("shard-*.json"))) if folder.is_dir() else 0
-        hint = f"{shards} of its shards are there: the command that prepares it goes on" if shards else "rfjax prepare makes one"
+        hint = (
+            f"{shards} of its shards are there: the command that prepares it goes on"
+            if shards
+            else "rfjax prepare makes one"
+        )
         raise ConfigError(f"no prepared corpus in {folder}: it has no {NAME}; {hint}")
     try:
         facts = json.loads(path.read_text())
@@ -159,7 +166,9 @@ def read(folder: str | Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error!r}; prepare the corpus again") from None
     if known != (FORMAT, VERSION):
-        raise ConfigError(f"{path} is {known[0]} version {known[1]}; this rfjax reads {FORMAT} version {VERSION}: prepare the corpus again")
+        raise ConfigError(
+            f"{path} is {known[0]} version {known[1]}; this rfjax reads {FORMAT} version {VERSION}: prepare the corpus again"
+        )
     found = Manifest(folder, facts)
     for file in found.every_file():
         _check_size(folder / file["name"], file["bytes"])
@@ -172,4 +181,6 @@ def _check_size(path, size):
     except OSError as error:
         raise ConfigError(f"{path}, which {NAME} names, cannot be read: {error.strerror}; copy it again") from None
     if found != size:
-        raise ConfigError(f"{path} has {found} bytes, and {NAME} says {size}; copy it again, or remove its shard's .json and prepare again")
+        raise ConfigError(
+            f"{path} has {found} bytes, and {NAME} says {size}; copy it again, or remove its shard's .json and prepare again"
+        )

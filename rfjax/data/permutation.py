@@ -11,6 +11,7 @@ from jaxtyping import Integer, UInt32, UInt64
 from rfjax.data import hashing
 from rfjax.errors import ConfigError
 
+
 class EpochOrders:
     """The orders of a finite corpus of `count` examples, one for every epoch; safe to share between threads.
 
@@ -21,7 +22,7 @@ class EpochOrders:
         self._count, self._lock = count, threading.Lock()  # threads that read ahead meet a new epoch together
         self._order = lru_cache(maxsize=3)(lambda epoch: _order(key, epoch, count))
 
-    def places(self, indices: Integer[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+    def places(self, indices: Integer[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
         """The example that stands at each index of the endless sequence of epochs. Every epoch holds every example once."""
         epochs, positions = np.divmod(np.asarray(indices, np.uint64), np.uint64(self._count))
         places = np.empty(len(positions), np.uint64)
@@ -33,7 +34,7 @@ class EpochOrders:
         return places
 
 
-def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, "count"]:
+def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, " count"]:
     """The permutation that sorts one hashed number per example: 4 bytes an example are kept."""
     if count > 2**32:
         raise ConfigError(f"a split has {count} images; at most {2**32} can be put in order")

@@ -68,7 +68,7 @@ class PreparedCorpus:
         facts = (VERSION, self.manifest.fingerprint, self.seed, self.encoders, self.synthetic_captions, *self._own)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
-    def examples(self, indices: Integer[np.ndarray, "n"], split: str) -> Batch:
+    def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
         indices = np.asarray(indices, np.uint64)
         places = self._places(indices, split)
         images = self._records("images", split, places)
@@ -81,7 +81,7 @@ class PreparedCorpus:
         before = sum(bucket.images[split] for bucket in self.manifest.buckets[: self.number])
         return Batch(latents, context, pooled, (places + np.uint64(before)).astype(np.uint32))
 
-    def captions(self, indices: Integer[np.ndarray, "n"], split: str) -> list[str]:
+    def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         indices = np.asarray(indices, np.uint64)
         places = self._places(indices, split)
         chosen = self._chosen(indices, split, places, self._records("images", split, places))
@@ -126,7 +126,9 @@ class PreparedCorpus:
 
     @property
     def _where(self) -> str:
-        return " ".join(("the prepared corpus", str(self.manifest.folder), *(f"in bucket {name}" for name in self._own)))
+        return " ".join(
+            ("the prepared corpus", str(self.manifest.folder), *(f"in bucket {name}" for name in self._own))
+        )
 
     def _places(self, indices, split):
         """Places in the split and bucket, uint64."""
@@ -165,7 +167,9 @@ class PreparedCorpus:
             try:
                 out.append(unpack(record))
             except ValueError as error:
-                raise RfjaxError(f"record {place} of the {split} {kind} of {self._where}: {error}; rfjax inspect finds what is damaged") from None
+                raise RfjaxError(
+                    f"record {place} of the {split} {kind} of {self._where}: {error}; rfjax inspect finds what is damaged"
+                ) from None
         return out
 
     def _chosen(self, indices, split, places, images):
@@ -202,7 +206,9 @@ def with_encoders(corpus: Corpus, names: Sequence[str]) -> Corpus:
     than it has, and for a corpus that no encoders made."""
     known = [slot.name for slot in corpus.shapes.encoders]
     if not all(isinstance(part, PreparedCorpus) for part in corpus.parts):
-        raise ConfigError(f"--encoders is {','.join(names)}, and the corpus {corpus.name} was not prepared with text encoders; leave it out")
+        raise ConfigError(
+            f"--encoders is {','.join(names)}, and the corpus {corpus.name} was not prepared with text encoders; leave it out"
+        )
     for name in names:
         if name not in known:
             raise ConfigError(f"--encoders has {name!r}, which the run was not trained with; it has {', '.join(known)}")
@@ -220,7 +226,9 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
     """A corpus of one bucket, or of several with a part for each. Refuses, by name, what is not as the config says."""
     wanted = data.prepared
     if not wanted.path:
-        raise ConfigError("config.data.corpus is prepared, and config.data.prepared.path names no folder; give the one that rfjax prepare wrote")
+        raise ConfigError(
+            "config.data.corpus is prepared, and config.data.prepared.path names no folder; give the one that rfjax prepare wrote"
+        )
     found = manifest.read(wanted.path)
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
     has = {
@@ -244,7 +252,9 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
     names = tuple(encoder.name for encoder in found.encoders)
     for name in wanted.encoders:
         if name not in names:
-            raise ConfigError(f"config.data.prepared.encoders has {name!r}, which the prepared corpus {wanted.path} lacks; it has {', '.join(names)}")
+            raise ConfigError(
+                f"config.data.prepared.encoders has {name!r}, which the prepared corpus {wanted.path} lacks; it has {', '.join(names)}"
+            )
     if wanted.synthetic_captions and not found.facts["captions"]["synthetic"]:
         raise ConfigError(
             f"config.data.prepared.synthetic_captions is {wanted.synthetic_captions}, and the prepared corpus {wanted.path} "
@@ -252,7 +262,10 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
         )
     chosen = tuple(name for name in names if not wanted.encoders or name in wanted.encoders)
     buckets = found.buckets
-    parts = tuple(PreparedCorpus(found, seed, chosen, wanted.synthetic_captions, wanted.models, data.label, number) for number in range(len(buckets)))
+    parts = tuple(
+        PreparedCorpus(found, seed, chosen, wanted.synthetic_captions, wanted.models, data.label, number)
+        for number in range(len(buckets))
+    )
     if len(parts) == 1:
         return parts[0]
     training, validation = (tuple(bucket.images[split] for bucket in buckets) for split in SPLITS)

@@ -47,14 +47,14 @@ class RandomCorpus:
     def fingerprint(self) -> str:
         return hashlib.sha256(repr((VERSION, self.seed, self.shapes)).encode()).hexdigest()
 
-    def examples(self, indices: Integer[np.ndarray, "n"], split: str) -> Batch:
+    def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
         indices = np.asarray(indices, np.uint64)
         stream = hashing.key(VERSION, self.seed, split)
         latents = _normals(stream, indices, self.shapes.latents)
         context, pooled = self.encode(self.captions(indices, split))
         return Batch(latents, context, pooled, indices.astype(np.uint32))
 
-    def captions(self, indices: Integer[np.ndarray, "n"], split: str) -> list[str]:
+    def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         return [f"{split} example {index} of seed {self.seed}" for index in np.asarray(indices).tolist()]
 
     def encode(self, captions: Sequence[str]):
@@ -91,7 +91,7 @@ class RandomCorpus:
         raise ConfigError("the random corpus has no images to encode; set config.data.corpus to shapes or digits")
 
 
-def _normals(stream: int, keys: np.ndarray, shape: tuple[int, ...]) -> Float[np.ndarray, "n *shape"]:
+def _normals(stream: int, keys: np.ndarray, shape: tuple[int, ...]) -> Float[np.ndarray, " n *shape"]:
     """Float32 normals by Philox (Salmon et al. 2011), one counter-based stream per example.
 
     Sizes here reach a million numbers an example, where a generator each costs nothing beside them.

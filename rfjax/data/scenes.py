@@ -67,11 +67,11 @@ class Vocabulary:
 class Contents:
     """What scenes hold, in the order a caption names it: for `position`, the target first."""
 
-    task: Int[np.ndarray, "n"]  # index in TASKS
-    count: Int[np.ndarray, "n"]  # how many of the four objects exist
+    task: Int[np.ndarray, " n"]  # index in TASKS
+    count: Int[np.ndarray, " n"]  # how many of the four objects exist
     classes: Int[np.ndarray, "n 4"]
     colors: Int[np.ndarray, "n 4"]
-    relation: Int[np.ndarray, "n"]  # index in RELATIONS; means something for `position` only
+    relation: Int[np.ndarray, " n"]  # index in RELATIONS; means something for `position` only
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Layout:
     offset: Float[np.ndarray, "n 4 2"]  # (x, y) in [-1, 1), in units of the room that is left
     size: Float[np.ndarray, "n 4"]  # in [0, 1): from the smallest to the largest
     variant: Float[np.ndarray, "n 4"]  # in [0, 1): which of a class's pictures
-    background: Float[np.ndarray, "n"]  # in [0, 1): from the darkest to the lightest
+    background: Float[np.ndarray, " n"]  # in [0, 1): from the darkest to the lightest
 
 
 def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Contents:
@@ -110,7 +110,7 @@ def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Co
     return Contents(task, count, pair(first, second), pair(first_color, second_color), relation)
 
 
-def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """One allowed choice per row, uniformly; every row must allow one."""
     rank = (u * allowed.sum(axis=1)).astype(int) + 1
     return np.argmax(np.cumsum(allowed, axis=1) == rank[:, None], axis=1)

@@ -106,4 +106,6 @@ def renderer(image_size: int):
 
 
 def make(data: DataConfig, seed: int) -> SceneCorpus:
-    return scene_corpus(data, seed, name="shapes", version="shapes-1", vocabulary=VOCABULARY, mean=MEAN, std=STD, renderer=renderer)
+    return scene_corpus(
+        data, seed, name="shapes", version="shapes-1", vocabulary=VOCABULARY, mean=MEAN, std=STD, renderer=renderer
+    )

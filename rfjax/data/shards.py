@@ -65,11 +65,11 @@ class Shards:
         """The place of a file's first record."""
         return int(self._ends[file - 1]) if file else 0
 
-    def file_of(self, places: Integer[np.ndarray, "n"]) -> Integer[np.ndarray, "n"]:
+    def file_of(self, places: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
         """Which file holds each place."""
         return np.searchsorted(self._ends, np.asarray(places, np.int64), side="right")
 
-    def read(self, places: Integer[np.ndarray, "n"]) -> list[bytes]:
+    def read(self, places: Integer[np.ndarray, " n"]) -> list[bytes]:
         """The records at `places`, in their order. `RfjaxError` names the file and record that cannot be read."""
         places = np.asarray(places, np.int64)
         files, records = self.file_of(places), [b""] * len(places)

@@ -97,7 +97,7 @@ class TextEncoder:
         return sentencepiece.SentencePieceProcessor(model_proto=self.model)
 
     @cached_property
-    def _weights(self) -> Float[np.ndarray, "pieces"]:
+    def _weights(self) -> Float[np.ndarray, " pieces"]:
         return FREQUENCY_SCALE / (FREQUENCY_SCALE + np.array(self.frequencies))
 
     def _table(self, role: str, size: int) -> Float[np.ndarray, "pieces size"]:
@@ -115,7 +115,7 @@ class TextEncoder:
         tables["position"] = hashing.normals(hashing.key(VERSION, "position"), place, BLOCKS["position"])
         return tables
 
-    def tokenize(self, captions: Sequence[str]) -> tuple[Int[np.ndarray, "n tokens"], Int[np.ndarray, "n"]]:
+    def tokenize(self, captions: Sequence[str]) -> tuple[Int[np.ndarray, "n tokens"], Int[np.ndarray, " n"]]:
         """Piece ids padded with -1, and lengths; each ends in the end-of-text token.
 
         Raises `ConfigError` for a caption longer than `CONTEXT_TOKENS` with it.

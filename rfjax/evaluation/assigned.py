@@ -47,8 +47,8 @@ class AssignedLoss:
     """Mean squared error of the velocity per element, of each example at its own level."""
 
     levels: tuple[float, ...]  # t of each
-    assigned: Int[np.ndarray, "n"]  # the number of each example's level
-    losses: Float32[np.ndarray, "n"]
+    assigned: Int[np.ndarray, " n"]  # the number of each example's level
+    losses: Float32[np.ndarray, " n"]
 
     def _of(self, number):
         return self.losses[self.assigned == number].astype(np.float64)
@@ -62,7 +62,9 @@ class AssignedLoss:
     def level_stderrs(self) -> tuple[float, ...]:
         """The standard error at each level; nan of one example."""
         each = [self._of(number) for number in range(len(self.levels))]
-        return tuple(float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan for losses in each)
+        return tuple(
+            float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan for losses in each
+        )
 
     @property
     def loss(self) -> float:
@@ -75,7 +77,7 @@ class AssignedLoss:
         return math.sqrt(sum(error**2 for error in self.level_stderrs)) / len(self.levels)
 
 
-def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray, "n"]:
+def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray, " n"]:
     """The level numbers of the validation examples, in their order: a text file with one integer a line.
 
     Raises `ConfigError` naming a line that is no level, and where levels have different numbers of
@@ -93,11 +95,15 @@ def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray
     counts = np.bincount(np.array(numbers, int), minlength=levels)
     if counts.min() != counts.max() or not numbers:
         listed = ", ".join(map(str, counts))
-        raise ConfigError(f"{path} gives the levels 0 to {levels - 1} {listed} examples; MLPerf's protocol has as many at each")
+        raise ConfigError(
+            f"{path} gives the levels 0 to {levels - 1} {listed} examples; MLPerf's protocol has as many at each"
+        )
     return np.array(numbers)
 
 
-def compile_assigned(apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None) -> Callable:
+def compile_assigned(
+    apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
+) -> Callable:
     """`program(params, at, numbers, batch)` gives Float[batch], each example at its own level: `numbers` are the
     levels', and the fields of `at` the formulation's there, one for each example."""
     path = RectifiedFlow()
@@ -120,7 +126,7 @@ def assigned_loss(
     config: ValidationConfig,
     params,
     corpus,
-    assigned: Int[np.ndarray, "n"],
+    assigned: Int[np.ndarray, " n"],
     *,
     formulation: Formulation = parse_formulation("rf"),
     batch_sharding: NamedSharding | None = None,
@@ -135,16 +141,24 @@ def assigned_loss(
     grid, size, n = GRIDS["mlperf"], config.batch_size, len(assigned)
     times = np.array(grid.times(LEVELS), np.float32).clip(*formulation.rectified_span)
     at = jax.tree.map(np.float32, matched(formulation, times))
-    numbers: UInt32[np.ndarray, "levels"] = np.array(grid.numbers(LEVELS), np.uint32)
+    numbers: UInt32[np.ndarray, " levels"] = np.array(grid.numbers(LEVELS), np.uint32)
     program = compile_assigned(apply, config, batch_sharding=batch_sharding)
     found = []
-    with tqdm(total=n, desc="MLPerf's validation", unit="example", leave=False, disable=None if distributed.is_first() else True) as bar:
+    with tqdm(
+        total=n,
+        desc="MLPerf's validation",
+        unit="example",
+        leave=False,
+        disable=None if distributed.is_first() else True,
+    ) as bar:
         for start in range(0, n, size):
             indices = np.arange(start, start + size, dtype=np.uint64).clip(max=n - 1)
             real = min(size, n - start)
             batch = corpus.examples(indices, "validation")
             if len(batch.example_ids) != size:
-                raise RfjaxError(f"corpus {corpus.name} gave {len(batch.example_ids)} validation examples where {size} were asked for")
+                raise RfjaxError(
+                    f"corpus {corpus.name} gave {len(batch.example_ids)} validation examples where {size} were asked for"
+                )
             chosen = assigned[indices.astype(np.int64)]
             each = _spread((Matched(*(field[chosen] for field in at)), numbers[chosen]), batch_sharding)
             watch.beat()

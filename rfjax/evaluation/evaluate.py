@@ -104,7 +104,9 @@ class Evaluator:
 
     def missing(self, steps: Sequence[int]) -> list[Evaluation]:
         """The evaluations that are due at these steps and have no record yet."""
-        there = set(distributed.from_first(lambda: [record_name(record["key"]) for record in read_records(self.workdir)]))
+        there = set(
+            distributed.from_first(lambda: [record_name(record["key"]) for record in read_records(self.workdir)])
+        )
         due = [one for step in steps for one in due_at(self.config, self.run, step)]
         return [one for one in due if record_name(one.key) not in there]
 
@@ -169,7 +171,9 @@ class Evaluator:
     def _validation_step(self):
         apply, settings, split = self.backbone.apply, self.config.evaluation.validation, self._batch_sharding
         program = self._program("validation", lambda: compile_validation(apply, settings, batch_sharding=split))
-        return make_validation_step(apply, settings, formulation=self.formulation, batch_sharding=split, program=program)
+        return make_validation_step(
+            apply, settings, formulation=self.formulation, batch_sharding=split, program=program
+        )
 
     def _validation(self, one, params, spent):
         began = time.monotonic()
@@ -184,14 +188,21 @@ class Evaluator:
 
     def _images(self, params, sampler, settings, ids, context, pooled, label):
         """Images of the rows of `ids`, each from its own noise; `settings` are the evaluation's."""
-        apply, shape, split, size = self.backbone.apply, self.corpus.shapes.latents, self._batch_sharding, settings.batch_size
+        apply, shape, split, size = (
+            self.backbone.apply,
+            self.corpus.shapes.latents,
+            self._batch_sharding,
+            settings.batch_size,
+        )
         program = self._program((sampler, size), lambda: compile_sampler(apply, sampler, shape, batch_sharding=split))
         generate = make_generator(
             apply, sampler, self.formulation, shape, batch_size=size, batch_sharding=split, program=program
         )
         hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
         with tqdm(total=len(ids), desc=label, unit="image", leave=False, disable=hidden) as bar:
-            latents = generate(params, settings.seed, ids, context, pooled, progress=lambda done, _: bar.update(done - bar.n))
+            latents = generate(
+                params, settings.seed, ids, context, pooled, progress=lambda done, _: bar.update(done - bar.n)
+            )
         return self.corpus.to_images(latents)
 
     def _prompts(self, settings):

@@ -43,7 +43,9 @@ def features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
     whole pixels; borders are continued by their last pixel. Raises `ConfigError` for smaller images.
     """
     if min(images.shape[1:3]) < 2 * FINE:
-        raise ConfigError(f"images are {images.shape[1]} x {images.shape[2]} pixels; the features need at least {2 * FINE} a side")
+        raise ConfigError(
+            f"images are {images.shape[1]} x {images.shape[2]} pixels; the features need at least {2 * FINE} a side"
+        )
     colours = images.astype(np.float64) / 255.0
     luminance, opponents = colours @ np.array(LUMINANCE), colours @ np.array(OPPONENTS).T
     x, y = _slopes(luminance)

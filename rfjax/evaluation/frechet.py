@@ -33,7 +33,7 @@ class Moments(NamedTuple):
     covariance: Float[np.ndarray, "*sets d d"]
 
 
-def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, "n"] | None = None) -> Moments:
+def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] | None = None) -> Moments:
     """Mean and covariance of rows, the divisor n - 1. Only the ratios of `weights` matter."""
     weights = np.ones(len(values)) if weights is None else weights
     shares = weights / weights.sum()
@@ -98,7 +98,9 @@ def _reference(corpus, shares, n):
     there = np.bincount(own, minlength=len(TASKS))
     lacking = [task for task, share, count in zip(TASKS, shares, there, strict=True) if share and not count]
     if lacking:
-        raise ConfigError(f"none of the first {n} validation images of {corpus.name} is of the task {lacking[0]}; take more")
+        raise ConfigError(
+            f"none of the first {n} validation images of {corpus.name} is of the task {lacking[0]}; take more"
+        )
     weights = (shares / np.maximum(there, 1))[own]
     digest, found = hashlib.sha1(), []
     for start in range(0, n, RENDERED_AT_ONCE):

@@ -81,7 +81,9 @@ def make_generator(
     `path_length` it returns (latents, length of each one's path) instead. `program` is
     `compile_sampler`'s of the same arguments, where formulations share one.
     """
-    program = program or compile_sampler(apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length)
+    program = program or compile_sampler(
+        apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length
+    )
     levels = sampling_levels(formulation, sampler.steps, sampler.sigmas)
     rows = jax.tree.map(np.float32, (levels, matched(formulation, levels)))
 
@@ -111,10 +113,12 @@ def make_generator(
 
 def prompt_ids(prompts: int, images_per_prompt: int) -> Int[np.ndarray, "images 2"]:
     """(prompt index, sample) of every image, prompt by prompt."""
-    return np.stack([np.repeat(np.arange(prompts), images_per_prompt), np.tile(np.arange(images_per_prompt), prompts)], 1)
+    return np.stack(
+        [np.repeat(np.arange(prompts), images_per_prompt), np.tile(np.arange(images_per_prompt), prompts)], 1
+    )
 
 
-def other_prompts_of_task(prompts: Sequence[Mapping]) -> Int[np.ndarray, "prompts"]:
+def other_prompts_of_task(prompts: Sequence[Mapping]) -> Int[np.ndarray, " prompts"]:
     """For each prompt the index of the next one of its task that asks for something else.
 
     Prompts may repeat. Raises `ConfigError` for a task that asks for one thing only.

@@ -119,7 +119,7 @@ class ImageResult:
 
 def keep(
     detections: Detections, tag: str, options: GenEvalOptions = GenEvalOptions()
-) -> dict[str, Int[np.ndarray, "kept"]]:
+) -> dict[str, Int[np.ndarray, " kept"]]:
     """The objects that count, by class: indices into the boxes, most confident first.
 
     Score strictly above the task's threshold, then the `max_objects` most confident, then, if
@@ -139,7 +139,7 @@ def keep(
 
 
 def relation(
-    a: Float32[np.ndarray, "values"], b: Float32[np.ndarray, "values"], position_threshold: float = 0.1
+    a: Float32[np.ndarray, " values"], b: Float32[np.ndarray, " values"], position_threshold: float = 0.1
 ) -> tuple[str, ...]:
     """Where box `a` lies as seen from box `b`: none, one or two of `RELATIONS`.
 

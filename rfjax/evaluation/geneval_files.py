@@ -375,12 +375,14 @@ def never_detected(rows, found):
 def lacking(rows, images):
     """What is missing, in words: whole rows of the metadata, and single images of others."""
     whole = [f"every image of {_listed('metadata row', rows)}"] if rows else []
-    single = [_listed("single image", [f"{row}/{sample}" for row, sample in images]) + ", as row/sample"] if images else []
+    single = (
+        [_listed("single image", [f"{row}/{sample}" for row, sample in images]) + ", as row/sample"] if images else []
+    )
     return " and ".join(whole + single)
 
 
 def _listed(noun, things):
-    """"3 metadata rows (0, 4, 7)", naming the first few."""
+    """ "3 metadata rows (0, 4, 7)", naming the first few."""
     names = ", ".join(map(str, things[:LISTED])) + (", ..." if len(things) > LISTED else "")
     return f"{len(things)} {noun}{'s' if len(things) > 1 else ''} ({names})"
 

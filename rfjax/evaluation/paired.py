@@ -63,7 +63,7 @@ class ValidationLoss:
     seed: int
     levels: tuple[float, ...]  # t of each level
     averaged: tuple[bool, ...]  # whether the level enters `loss`
-    example_ids: UInt32[np.ndarray, "n"]
+    example_ids: UInt32[np.ndarray, " n"]
     per_example: Float32[np.ndarray, "n levels"]
 
     @property
@@ -72,7 +72,7 @@ class ValidationLoss:
         return len(self.example_ids)
 
     @property
-    def example_losses(self) -> Float64[np.ndarray, "n"]:
+    def example_losses(self) -> Float64[np.ndarray, " n"]:
         """Each example's mean over the levels that count."""
         return self.per_example[:, np.array(self.averaged)].astype(np.float64).mean(1)
 
@@ -112,5 +112,5 @@ def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, floa
     return float(differences.mean()), _stderr(differences)
 
 
-def _stderr(values: Float64[np.ndarray, "n"]) -> float:
+def _stderr(values: Float64[np.ndarray, " n"]) -> float:
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan

@@ -13,7 +13,9 @@ from rfjax.files import write_whole
 TILE = 64  # pixels a side, at the least
 
 
-def strip(images: Float[np.ndarray, "n h w 3"], gap: int = 0, side: int = TILE) -> tuple[Float[np.ndarray, "height width 3"], int]:
+def strip(
+    images: Float[np.ndarray, "n h w 3"], gap: int = 0, side: int = TILE
+) -> tuple[Float[np.ndarray, "height width 3"], int]:
     """The images side by side, each enlarged by whole pixels to at least `side`; and a tile's side."""
     scale = max(1, -(-side // images.shape[1]))
     large = np.clip(images, 0.0, 1.0).repeat(scale, axis=1).repeat(scale, axis=2)

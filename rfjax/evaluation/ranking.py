@@ -82,7 +82,9 @@ def ranking_record(
     for a corpus without a detector.
     """
     if key["evaluation"] != EVALUATION:
-        raise ConfigError(f"a record of evaluation {key['evaluation']!r} cannot hold a ranking's measures; it must be {EVALUATION!r}")
+        raise ConfigError(
+            f"a record of evaluation {key['evaluation']!r} cannot hold a ranking's measures; it must be {EVALUATION!r}"
+        )
     if len(pixels) != len(ids) or not len(ids):
         raise ConfigError(f"{len(pixels)} images for {len(ids)} ids; give one (prompt, sample) for each image")
     finite = np.isfinite(pixels).all(axis=(1, 2, 3)) if pixels.dtype != np.uint8 else np.ones(len(pixels), bool)
@@ -103,7 +105,9 @@ def ranking_record(
         distances = frechet_distance(reference.moments, _resampled_moments(found, cluster, weights, reference))
 
     record = geneval_record(
-        key, {ALIGNMENT: geneval.score(judged)}, seconds=seconds,
+        key,
+        {ALIGNMENT: geneval.score(judged)},
+        seconds=seconds,
         extra={
             "prompt_scores": _in_order(prompt_scores(judged), tasks),
             "images_per_prompt": int(np.bincount(ids[:, 0]).max()),
@@ -116,7 +120,7 @@ def ranking_record(
             "reference": {**reference.to_json(), "corpus_fingerprint": corpus.fingerprint},
         },
         **training,
-    )  # fmt: skip
+    )
     low, high = shifted_interval(distance, distances)
     truth = _ground_truth(corpus, own, reference)
     record["values"] += [
@@ -126,7 +130,7 @@ def ranking_record(
     return record
 
 
-def shifted_interval(value: float, replicates: Float[np.ndarray, "resamples"]) -> tuple[float, float]:
+def shifted_interval(value: float, replicates: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
     """The 95 % interval of a measure from its replicates, moved so that their mean is the value.
 
     A resample holds fewer distinct prompts than the sample, and a distance between sets grows with
@@ -202,4 +206,6 @@ def _plain(values):
 
 def _value(item, value, stderr, low, high, n):
     numbers = {"value": value, "stderr": stderr, "low": low, "high": high}
-    return {"metric": DISTANCE, "item": item} | {k: v if math.isfinite(v) else None for k, v in numbers.items()} | {"n": n}
+    return (
+        {"metric": DISTANCE, "item": item} | {k: v if math.isfinite(v) else None for k, v in numbers.items()} | {"n": n}
+    )

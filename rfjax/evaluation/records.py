@@ -128,9 +128,7 @@ def geneval_record(key: Mapping[str, object], scores: Mapping[str, GenEvalScore]
     values, extra = [], {}
     for metric, score in scores.items():
         items = {"overall": score.overall, **score.tasks}
-        values += [
-            _value(metric, item, e.value, e.stderr, e.low, e.high, e.images) for item, e in items.items()
-        ]
+        values += [_value(metric, item, e.value, e.stderr, e.low, e.high, e.images) for item, e in items.items()]
         extra[metric] = {
             "missing_tasks": list(score.missing_tasks),
             "prompts": {item: estimate.prompts for item, estimate in items.items()},

@@ -99,7 +99,9 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
     for record in records:
         key = record["key"]
         settings = " ".join(str(key[name]) for name in ("grid", "sampler") if key[name] != "-")
-        lines.append(f"{key['run']} step {key['step']} {key['weights']}: {key['evaluation']} ({settings}, seed {key['seed']})")
+        lines.append(
+            f"{key['run']} step {key['step']} {key['weights']}: {key['evaluation']} ({settings}, seed {key['seed']})"
+        )
         for value in record["values"]:
             interval = "" if value["low"] is None else f"  [{value['low']:.4f}, {value['high']:.4f}]"
             measured = "not finite" if value["value"] is None else f"{value['value']:.4f}"

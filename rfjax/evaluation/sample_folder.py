@@ -83,7 +83,13 @@ def sample_folder(
     hidden = None if distributed.is_first() else True
     with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
         params, _ = restore_params(run.workdir, step, wanted.weights, lambda shapes: shardings(run.mesh, shapes))
-        with tqdm(total=len(prompts) * samples, initial=len(prompts) * samples - len(ids), desc=f"{run.name} {step}", unit="image", disable=hidden) as bar:
+        with tqdm(
+            total=len(prompts) * samples,
+            initial=len(prompts) * samples - len(ids),
+            desc=f"{run.name} {step}",
+            unit="image",
+            disable=hidden,
+        ) as bar:
             for start in range(0, len(ids), size):  # a batch at a time: what is made is on the disk
                 chosen = ids[start : start + size]
                 context, pooled = run.corpus.encode([prompts[index] for index in chosen[:, 0]])
@@ -113,12 +119,16 @@ def _lacking(out, facts, layout, prompts, ids, samples):
             raise ConfigError(f"{path} is damaged ({error}); remove the folder {out} and sample again") from None
         for name, value in facts.items():
             if before.get(name) != value:
-                raise ConfigError(f"{out} was begun with {name} {before.get(name)!r}, and this is {value!r}; give another --out")
+                raise ConfigError(
+                    f"{out} was begun with {name} {before.get(name)!r}, and this is {value!r}; give another --out"
+                )
     else:
         if Path(out).is_dir() and any(Path(out).iterdir()):
             raise ConfigError(f"{out} has files, and no {FACTS} that says what made them; give another --out")
         write_whole({path: json.dumps(facts, indent=1) + "\n"})
-    return [place for place, (i, j) in enumerate(ids) if not _file(out, layout, prompts, int(i), int(j), samples).exists()]
+    return [
+        place for place, (i, j) in enumerate(ids) if not _file(out, layout, prompts, int(i), int(j), samples).exists()
+    ]
 
 
 def _file(out, layout, prompts, index, sample, samples):

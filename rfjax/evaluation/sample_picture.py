@@ -50,6 +50,9 @@ def sample_picture(
     images = run.corpus.to_images(latents)
     rows = [strip(images[i * samples : (i + 1) * samples], gap=2, side=128)[0] for i in range(len(prompts))]
     picture = np.concatenate([np.pad(row, ((0, 2), (0, 0), (0, 0)), constant_values=1.0) for row in rows])
-    facts = sampling.what_made_them(run, step, wanted, shape) | {"latent_size": list(shape[:2]), "prompts": list(prompts)}
+    facts = sampling.what_made_them(run, step, wanted, shape) | {
+        "latent_size": list(shape[:2]),
+        "prompts": list(prompts),
+    }
     write_whole({out: png_bytes(picture), out.with_suffix(".json"): json.dumps(facts, indent=1) + "\n"})
     return out

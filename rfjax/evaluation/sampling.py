@@ -88,12 +88,18 @@ def warn_of_unknown_words(run: OpenRun, prompts: Sequence[str], wanted: Wanted) 
     unknown = run.corpus.unknown_words([*prompts, wanted.negative or ""])
     if unknown and distributed.is_first():
         words = ", ".join(map(repr, unknown[:NAMED])) + (", ..." if len(unknown) > NAMED else "")
-        note(f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what that means")
+        note(
+            f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what that means"
+        )
 
 
 def generator(run: OpenRun, shape: tuple[int, int, int], size: int, sharding: NamedSharding | None) -> Callable:
     """`generate` for latents of this shape, `size` at once."""
     return make_generator(
-        run.backbone.apply, run.config.evaluation.sampler, formulation_at(run.config, shape), shape, batch_size=size,
+        run.backbone.apply,
+        run.config.evaluation.sampler,
+        formulation_at(run.config, shape),
+        shape,
+        batch_size=size,
         batch_sharding=sharding,
-    )  # fmt: skip
+    )

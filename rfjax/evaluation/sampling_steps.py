@@ -40,7 +40,9 @@ def parse_steps(text: str) -> tuple[int, ...]:
     except ValueError:
         counts = ()
     if len(counts) < 2 or counts[0] < 1:
-        raise ConfigError(f"--sampling-steps is {text!r}; give two or more counts, as 5,10,20,50 (the most are the reference)")
+        raise ConfigError(
+            f"--sampling-steps is {text!r}; give two or more counts, as 5,10,20,50 (the most are the reference)"
+        )
     return counts
 
 
@@ -79,25 +81,48 @@ def measure_sampling_steps(
             began = time.monotonic()
             sampler = replace(evaluation.sampler, steps=count)
             generate = make_generator(
-                run.backbone.apply, sampler, run.formulation, run.corpus.shapes.latents,
-                batch_size=settings.batch_size, batch_sharding=batch_sharding, path_length=True,
-            )  # fmt: skip
-            with tqdm(total=len(ids), desc=f"{run.name} {count} steps", unit="image", leave=False, disable=None if distributed.is_first() else True) as bar:
+                run.backbone.apply,
+                sampler,
+                run.formulation,
+                run.corpus.shapes.latents,
+                batch_size=settings.batch_size,
+                batch_sharding=batch_sharding,
+                path_length=True,
+            )
+            with tqdm(
+                total=len(ids),
+                desc=f"{run.name} {count} steps",
+                unit="image",
+                leave=False,
+                disable=None if distributed.is_first() else True,
+            ) as bar:
                 latents, lengths = generate(
-                    params, settings.seed, ids, context[ids[:, 0]], pooled[ids[:, 0]],
+                    params,
+                    settings.seed,
+                    ids,
+                    context[ids[:, 0]],
+                    pooled[ids[:, 0]],
                     progress=lambda done, _, bar=bar: bar.update(done - bar.n),
-                )  # fmt: skip
+                )
             target = latents if target is None else target
             distances = np.sqrt(np.square(latents.astype(np.float64) - target).reshape(len(ids), -1).mean(axis=1))
             judged = judge_rows(detect(run.corpus.to_images(latents)), [prompts[index] for index in ids[:, 0]])
             key = record_key(
-                run=run.name, step=step, evaluation=EVALUATION, corpus=run.config.data.label, weights=weights,
-                sampler=f"{sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)}-{images}-of{reference}", seed=settings.seed,
-            )  # fmt: skip
+                run=run.name,
+                step=step,
+                evaluation=EVALUATION,
+                corpus=run.config.data.label,
+                weights=weights,
+                sampler=f"{sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)}-{images}-of{reference}",
+                seed=settings.seed,
+            )
             record = geneval_record(
-                key, {"sampling": geneval.score(judged)}, extra={"prompt_scores": prompt_scores(judged)},
-                seconds=time.monotonic() - began, **cost,
-            )  # fmt: skip
+                key,
+                {"sampling": geneval.score(judged)},
+                extra={"prompt_scores": prompt_scores(judged)},
+                seconds=time.monotonic() - began,
+                **cost,
+            )
             record["values"] += [_mean("sampling_path_length", lengths), _mean("sampling_distance", distances)]
             if distributed.is_first():
                 write_record(run.workdir, record)
@@ -110,4 +135,12 @@ def _mean(metric, values):
     mean = float(np.mean(values))
     stderr = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
     ends = (None, None) if stderr is None else (mean - 1.96 * stderr, mean + 1.96 * stderr)
-    return {"metric": metric, "item": "mean", "value": mean, "stderr": stderr, "low": ends[0], "high": ends[1], "n": len(values)}
+    return {
+        "metric": metric,
+        "item": "mean",
+        "value": mean,
+        "stderr": stderr,
+        "low": ends[0],
+        "high": ends[1],
+        "n": len(values),
+    }

@@ -46,7 +46,7 @@ class ValidationStep:
 
 
 def validation_noise(
-    seed: int, example_ids: UInt32[Array, "batch"], level: UInt32[Array, ""] | int, shape: tuple[int, ...]
+    seed: int, example_ids: UInt32[Array, " batch"], level: UInt32[Array, ""] | int, shape: tuple[int, ...]
 ) -> Float32[Array, "batch ..."]:
     """Standard normal noise of each example at a level (its number in the grid).
 
@@ -81,7 +81,9 @@ def make_validation_step(
         check_divisible(config, batch_sharding)
     times = np.array(GRIDS[config.grid].times(config.levels), np.float32).clip(*formulation.rectified_span)
     at = jax.tree.map(np.float32, matched(formulation, times))
-    return ValidationStep(config, batch_sharding, at, program or compile_validation(apply, config, batch_sharding=batch_sharding))
+    return ValidationStep(
+        config, batch_sharding, at, program or compile_validation(apply, config, batch_sharding=batch_sharding)
+    )
 
 
 def compile_validation(
@@ -125,7 +127,9 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     ids = example_ids[order]
     if len(corpus.parts) > 1 and (ids[1:] == ids[:-1]).any():  # noise and pairs are keyed by the id
         twice = ids[1:][ids[1:] == ids[:-1]][0]
-        raise RfjaxError(f"two validation examples of the corpus {corpus.name} have the id {twice}; its parts must number theirs apart")
+        raise RfjaxError(
+            f"two validation examples of the corpus {corpus.name} have the id {twice}; its parts must number theirs apart"
+        )
     grid = GRIDS[config.grid]
     return ValidationLoss(
         grid=grid_name(config.grid, config.levels),

@@ -68,8 +68,10 @@ def _rf(density) -> Callable[..., dict]:
 
 def _edm(density) -> Callable[..., dict]:
     return lambda *numbers: {
-        "path": VarianceExplodingEDM(), "prediction": EDMPrediction(), "density": density(*numbers)
-    }  # fmt: skip
+        "path": VarianceExplodingEDM(),
+        "prediction": EDMPrediction(),
+        "density": density(*numbers),
+    }
 
 
 def _fixed(**pieces) -> Callable[..., dict]:
@@ -88,21 +90,15 @@ FAMILIES: dict[str, Family] = {
     "eps/linear": Family("eps/linear", (), _fixed(path=_LINEAR, prediction=Noise(), density=_DISCRETE)),
     "v/linear": Family("v/linear", (), _fixed(path=_LINEAR, prediction=AngularVelocity(), density=_DISCRETE)),
     "x/linear": Family("x/linear", (), _fixed(path=_LINEAR, prediction=Data(), density=_DISCRETE)),
-    "eps/cos": Family(
-        "eps/cos", (), _fixed(path=Cosine(), prediction=Noise(), density=Uniform(), span=(0.0, _EARLY))
-    ),
+    "eps/cos": Family("eps/cos", (), _fixed(path=Cosine(), prediction=Noise(), density=Uniform(), span=(0.0, _EARLY))),
     "v/cos": Family("v/cos", (), _fixed(path=Cosine(), prediction=AngularVelocity(), density=Uniform())),
-    "x/cos": Family(
-        "x/cos", (), _fixed(path=Cosine(), prediction=Data(), density=Uniform(), span=(1.0 - _EARLY, 1.0))
-    ),
+    "x/cos": Family("x/cos", (), _fixed(path=Cosine(), prediction=Data(), density=Uniform(), span=(1.0 - _EARLY, 1.0))),
     # ln(sigma) ~ N(P_m, P_s^2): t = sigma / (1 + sigma) is logit-normal(P_m, P_s)
     "edm": Family("edm(-1.20,1.20)", ("P_m", "P_s"), _edm(LogitNormal)),
     # the log-SNR of rf, and of the cosine path, at uniform t
     "edm/rf": Family("edm/rf", (), _edm(Uniform)),
     "edm/cos": Family("edm/cos", (), _edm(CosMap)),
-    "fm/ot": Family(
-        "fm/ot(0.00001)", ("sigma_min",), lambda s: {"path": OptimalTransport(s), "density": Uniform()}
-    ),
+    "fm/ot": Family("fm/ot(0.00001)", ("sigma_min",), lambda s: {"path": OptimalTransport(s), "density": Uniform()}),
     "fm/vp": Family("fm/vp", (), _fixed(path=_VP, density=UniformAbove(_VP.span[0]))),
     "fm/ve": Family("fm/ve", (), _fixed(path=VarianceExploding(), density=Uniform())),
 }

@@ -19,7 +19,7 @@ NetworkFn = Callable[..., Float[Array, "batch height width channels"]]
 class Draws(NamedTuple):
     """The random numbers of one step: the same whatever the formulation, which decides t by u."""
 
-    u: Float[Array, "batch"]
+    u: Float[Array, " batch"]
     noise: Float[Array, "batch height width channels"]
     keep: Float[Array, "batch encoders"]  # 1 where an encoder's output is kept, 0 where dropped
 
@@ -27,7 +27,7 @@ class Draws(NamedTuple):
 def draw(
     key: Key[Array, ""],
     step: Int[Array, ""],
-    places: Int[Array, "batch"],
+    places: Int[Array, " batch"],
     latent_shape: tuple[int, int, int],
     encoders: int,
     condition_dropout: float,
@@ -80,7 +80,7 @@ class Examples(NamedTuple):
     weight: Times | float
 
 
-def examples_at(formulation: Formulation, t: Float[Array, "batch"]) -> Examples:
+def examples_at(formulation: Formulation, t: Float[Array, " batch"]) -> Examples:
     """The numbers that the objective needs of a formulation, for examples at times t."""
     mixing = formulation.prediction.mixing(formulation.path, t)
     scale = formulation.prediction.input_scale(mixing.a, mixing.b)
@@ -94,7 +94,7 @@ def example_losses(
     latents: Float[Array, "batch height width channels"],
     context: Float[Array, "batch tokens size"],
     pooled: Float[Array, "batch pooled"],
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """Each example's mean squared error of the prediction, times the formulation's weight at its t.
 
     `network(z, condition, context, pooled)` predicts what the formulation says; conditions are

@@ -309,7 +309,7 @@ def rectified_time(path: Path, t: Times) -> Times:
     return b / (a + b)
 
 
-def expand_time(t: Float[Array, "batch"], like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+def expand_time(t: Float[Array, " batch"], like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
     """`t` with trailing axes of size one, to multiply arrays of `like`'s rank."""
     return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
@@ -318,7 +318,7 @@ def interpolate(
     path: Path,
     data: Float[Array, "batch ..."],
     noise: Float[Array, "batch ..."],
-    t: Float[Array, "batch"],
+    t: Float[Array, " batch"],
 ) -> Float[Array, "batch ..."]:
     """The point z_t on the path (SD3 eq. 2)."""
     t = expand_time(t, data)
@@ -329,7 +329,7 @@ def velocity_target(
     path: Path,
     data: Float[Array, "batch ..."],
     noise: Float[Array, "batch ..."],
-    t: Float[Array, "batch"],
+    t: Float[Array, " batch"],
 ) -> Float[Array, "batch ..."]:
     """dz_t/dt for fixed data and noise: what the conditional flow-matching loss regresses on."""
     t = expand_time(t, data)

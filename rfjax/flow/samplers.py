@@ -37,7 +37,7 @@ def _diffusers(steps, shift):
 SIGMAS = {"uniform": _uniform, "matched": _uniform, "diffusers": _diffusers}
 
 
-def sampling_times(steps: int, timestep_shift: float = 1.0, sigmas: str = "uniform") -> Float[np.ndarray, "times"]:
+def sampling_times(steps: int, timestep_shift: float = 1.0, sigmas: str = "uniform") -> Float[np.ndarray, " times"]:
     """steps + 1 times from 1 to 0, shifted as in training (SD3 eq. 23). First 1, last 0 exactly."""
     return shift_time(SIGMAS[sigmas](steps, timestep_shift), timestep_shift)
 
@@ -57,7 +57,7 @@ def _karras(steps, first, last, rho=7.0):
 OWN_STEPS = {VarianceExplodingEDM: _karras}
 
 
-def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform") -> Float[np.ndarray, "levels"]:
+def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform") -> Float[np.ndarray, " levels"]:
     """steps + 1 levels s = sigma / (1 + sigma) from the formulation's noisiest to 0, exactly.
 
     For rectified flow, `sampling_times`. For others "uniform" is the usual spacing of that path (for
@@ -101,14 +101,17 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 def _steps(times, at):
     """(length of a step, what the velocity is asked at its beginning and its end), a row per step."""
     times = jnp.asarray(times, jnp.result_type(float))
-    now, then = (jax.tree.map(lambda a: jnp.asarray(a, times.dtype)[part], times if at is None else at) for part in (slice(-1), slice(1, None)))
+    now, then = (
+        jax.tree.map(lambda a: jnp.asarray(a, times.dtype)[part], times if at is None else at)
+        for part in (slice(-1), slice(1, None))
+    )
     return times[1:] - times[:-1], now, then
 
 
 def integrate(
     velocity: TimeVelocity,
     noise: Float[Array, "batch ..."],
-    times: Float[Array | np.ndarray, "times"],
+    times: Float[Array | np.ndarray, " times"],
     method: str = "euler",
     at=None,
 ) -> Float[Array, "batch ..."]:
@@ -128,10 +131,10 @@ def integrate(
 def integrate_with_length(
     velocity: TimeVelocity,
     noise: Float[Array, "batch ..."],
-    times: Float[Array | np.ndarray, "times"],
+    times: Float[Array | np.ndarray, " times"],
     method: str = "euler",
     at=None,
-) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
+) -> tuple[Float[Array, "batch ..."], Float[Array, " batch"]]:
     """`integrate`, and how long each example's way was: the sum over steps of the norm of its move,
     over all elements. With Euler's method sum ||v dt||, as in SD3 table 6."""
     step = METHODS[method]

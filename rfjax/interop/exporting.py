@@ -89,7 +89,9 @@ def export_run(
     if whole_pipeline and layout != "diffusers":
         raise ConfigError(f"--format is {layout}; --pipeline is a folder of diffusers: give --format diffusers")
     if models and not whole_pipeline:
-        raise ConfigError(f"--models {models} are put beside a network with --pipeline alone; add it, or leave --models out")
+        raise ConfigError(
+            f"--models {models} are put beside a network with --pipeline alone; add it, or leave --models out"
+        )
     out = Path(out)
     for path in (out, names.manifest_of(out)) if layout == "sd3" else (out,):
         if path.exists():

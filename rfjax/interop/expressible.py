@@ -35,7 +35,9 @@ _MMDIT = (
     Demand(
         "formulation",
         lambda c, s: c.formulation,
-        lambda c, s: c.formulation if parse_formulation(c.formulation).is_rectified_flow else "rf, with any density of t",
+        lambda c, s: (
+            c.formulation if parse_formulation(c.formulation).is_rectified_flow else "rf, with any density of t"
+        ),
         "its samplers expect a rectified flow's velocity",
         "use --format plain, whose PyTorch module returns what the formulation predicts; docs/formulations.md says how "
         "that becomes data and noise",

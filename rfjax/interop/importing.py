@@ -105,7 +105,9 @@ def import_checkpoint(
 def lines(imported: Imported, out: Path) -> list[str]:
     """What was found, and what can be done with it, for a console."""
     model, data = imported.config.model, imported.config.data
-    extras = [f"dual attention in the first {model.dual_attention_blocks} blocks"] if model.dual_attention_blocks else []
+    extras = (
+        [f"dual attention in the first {model.dual_attention_blocks} blocks"] if model.dual_attention_blocks else []
+    )
     extras += ["QK-norm"] if model.qk_norm else []
     found = [
         f"{imported.layout} layout: depth {model.depth}, width {model.width}, {model.heads} heads"
@@ -238,7 +240,11 @@ def _config(source, layout, found, base, overrides) -> Config:
 def _head_size(source, base, overrides) -> int | None:
     """What is known of it beside the tensors; the first that says it."""
     manifest = source.manifest.get("config", {}).get("model", {})
-    given = schema.apply_overrides(Config(), {"model.head_size": overrides["model.head_size"]}) if "model.head_size" in overrides else base
+    given = (
+        schema.apply_overrides(Config(), {"model.head_size": overrides["model.head_size"]})
+        if "model.head_size" in overrides
+        else base
+    )
     said = (manifest.get("head_size"), source.settings.get("attention_head_dim"), given and given.model.head_size)
     return next((size for size in said if isinstance(size, int)), None)
 
@@ -322,12 +328,19 @@ def _write_run(out, source, config, corpus, params, count) -> None:
     """The run's folder: made under another name, and moved when whole."""
     manifest = source.manifest
     spent = {name: manifest.get(name, 0) for name in ("images", "flops")}
-    parent = {"path": str(source.path.absolute()), "run": manifest.get("run", source.name), "step": manifest.get("step", 0), **spent}
+    parent = {
+        "path": str(source.path.absolute()),
+        "run": manifest.get("run", source.name),
+        "step": manifest.get("step", 0),
+        **spent,
+    }
     needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # raw and average
     with folder_moved_when_whole(out) as temporary:
         free = shutil.disk_usage(temporary).free
         if free < needed:
-            raise RfjaxError(f"{out} needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; make room first")
+            raise RfjaxError(
+                f"{out} needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; make room first"
+            )
         record = run_folder.describe(config, run_facts(config, corpus), out, corpus, count, parent)
         facts = {"schema": 1, "step": 0, **spent, "train_seconds": manifest.get("train_seconds", 0.0)}
         with checkpoint.Checkpoints(temporary, keep_last=1, kept=lambda step: False) as saving:

@@ -142,7 +142,9 @@ PLAIN = Layout(
     block="blocks.{}.",
     positions="positions",
     outside=_own(DIFFUSERS.outside),
-    blocks=_own([*SD3.blocks, *(path.replace("context/", "context_first/") for path in SD3.blocks if "context/" in path)]),
+    blocks=_own(
+        [*SD3.blocks, *(path.replace("context/", "context_first/") for path in SD3.blocks if "context/" in path)]
+    ),
 )
 
 LAYOUTS = {layout.name: layout for layout in (DIFFUSERS, SD3, PLAIN)}
@@ -170,9 +172,7 @@ def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, 
             for layer in range(shape[0]):
                 block = layout.block.format(first + layer)
                 found.append(_source(layout.blocks[inner], leaf, layer, block, shape[1:], model))
-    return [
-        source._replace(names=tuple(layout.prefix + name for name in source.names)) for source in found
-    ]
+    return [source._replace(names=tuple(layout.prefix + name for name in source.names)) for source in found]
 
 
 def _source(row, leaf, layer, block, shape, model) -> Source:
@@ -187,7 +187,9 @@ def positions_shape(model: ModelConfig) -> tuple[int, int, int]:
     return 1, model.position_grid**2, model.width
 
 
-def tensor_shapes(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(
+    layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
     """Every tensor of the layout with its shape, in the order of the network."""
     tensors = {layout.prefix + layout.positions: positions_shape(model)}
     for source in sources(layout, model, shapes):

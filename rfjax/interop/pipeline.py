@@ -28,7 +28,9 @@ ABSENT = [None, None]
 def check(config: Config, models: str) -> tuple[Manifest, Path]:
     """The corpus's manifest and the folder of its frozen models. `ConfigError` for what the pipeline cannot be made of."""
     if config.data.corpus != "prepared":
-        raise ConfigError(f"config.data.corpus is {config.data.corpus}, which has no autoencoder and no text encoders; --pipeline is for runs on a prepared corpus")
+        raise ConfigError(
+            f"config.data.corpus is {config.data.corpus}, which has no autoencoder and no text encoders; --pipeline is for runs on a prepared corpus"
+        )
     found = manifest.read(config.data.prepared.path)
     names = _used(config, found)
     for name in NEEDED:
@@ -39,19 +41,27 @@ def check(config: Config, models: str) -> tuple[Manifest, Path]:
             )
     order = [encoder.name for encoder in found.encoders if encoder.kind == "clip"]
     if order != list(NEEDED):
-        raise ConfigError(f"the corpus's CLIPs are in the order {', '.join(order)}, and StableDiffusion3Pipeline's is {', '.join(NEEDED)}; export without --pipeline")
+        raise ConfigError(
+            f"the corpus's CLIPs are in the order {', '.join(order)}, and StableDiffusion3Pipeline's is {', '.join(NEEDED)}; export without --pipeline"
+        )
     facts = found.facts["models"]
     for name in NEEDED:
         if facts["parts"][name]["class"] != WITH_PROJECTION:
-            raise ConfigError(f"{name} of the corpus is a {facts['parts'][name]['class']}, and StableDiffusion3Pipeline needs a {WITH_PROJECTION} for the pooled vector; export without --pipeline")
+            raise ConfigError(
+                f"{name} of the corpus is a {facts['parts'][name]['class']}, and StableDiffusion3Pipeline needs a {WITH_PROJECTION} for the pooled vector; export without --pipeline"
+            )
     folder = Path(models or config.data.prepared.models or facts["folder"])
     if not folder.is_dir():
-        raise ConfigError(f"the frozen models that {found.folder} was prepared with are not in {folder}; name their folder with --models")
+        raise ConfigError(
+            f"the frozen models that {found.folder} was prepared with are not in {folder}; name their folder with --models"
+        )
     for name in (frozen.AUTOENCODER, *names):
         part, tokenizer = _folders(name)
         here = frozen.described(folder, part, facts["variant"]).facts(folder, tokenizer)
         if here["sha256"] != facts["parts"][name]["sha256"]:
-            raise ConfigError(f"{name} in {folder} is not what {found.folder} was prepared with: its files hash to {here['sha256'][:12]}, not {facts['parts'][name]['sha256'][:12]}; name the folder used then with --models")
+            raise ConfigError(
+                f"{name} in {folder} is not what {found.folder} was prepared with: its files hash to {here['sha256'][:12]}, not {facts['parts'][name]['sha256'][:12]}; name the folder used then with --models"
+            )
     return found, folder
 
 
@@ -79,7 +89,10 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
         for path in sorted((models / tokenizer).iterdir()):
             if path.is_file():
                 _place(path, target / tokenizer / path.name)
-        entries |= {part: ["transformers", found.facts["models"]["parts"][name]["class"]], tokenizer: ["transformers", _tokenizer(models / tokenizer, kind)]}
+        entries |= {
+            part: ["transformers", found.facts["models"]["parts"][name]["class"]],
+            tokenizer: ["transformers", _tokenizer(models / tokenizer, kind)],
+        }
     (target / INDEX).write_text(json.dumps(entries, indent=2) + "\n")
 
 
@@ -92,7 +105,9 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
     height, width = found.buckets[0].pixels
     notes = [f"rfjax samples with {sampler.method}, diffusers with euler"] if sampler.method != "euler" else []
     if config.timestep_shift_by_area:
-        notes.append(f"the scheduler's shift is that of {height}x{width} pixels: of m times as many it is sqrt(m) times that")
+        notes.append(
+            f"the scheduler's shift is that of {height}x{width} pixels: of m times as many it is sqrt(m) times that"
+        )
     absent = "" if "t5" in _used(config, found) else ", text_encoder_3=None, tokenizer_3=None"
     return (
         f'pipeline = StableDiffusion3Pipeline.from_pretrained("{out}"{absent})\n'

@@ -59,7 +59,9 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
     blocks = [int(match[1]) for match in map(pattern.match, shapes) if match]
     depth = len(set(blocks))
     if not depth or max(blocks) != depth - 1:
-        raise ConfigError(f"the checkpoint's blocks are {_some(set(map(str, blocks))) or 'none'}; an MM-DiT's are 0, 1, 2 …")
+        raise ConfigError(
+            f"the checkpoint's blocks are {_some(set(map(str, blocks))) or 'none'}; an MM-DiT's are 0, 1, 2 …"
+        )
     dual = [i for i in range(depth) if _name(layout, "image/qkv2", "weight", i) in shapes]
     if dual != list(range(len(dual))) or len(dual) == depth:
         raise ConfigError(

@@ -59,7 +59,7 @@ class Writer:
             path.unlink()
             raise
 
-    def write(self, name: str, array: Shaped[np.ndarray, "..."]) -> None:
+    def write(self, name: str, array: Shaped[np.ndarray, " ..."]) -> None:
         """Casts and writes one tensor. Raises `ConfigError` where the cast loses finite numbers."""
         offset, shape = self._places[name]
         if array.shape != shape:
@@ -112,14 +112,16 @@ class Reader:
                 self.metadata |= file.metadata() or {}
                 for name in file.keys():
                     if name in self.tensors:
-                        raise RfjaxError(f"{name} is in {self.tensors[name].file} and in {path}; one must be the right one")
+                        raise RfjaxError(
+                            f"{name} is in {self.tensors[name].file} and in {path}; one must be the right one"
+                        )
                     part = file.get_slice(name)
                     self.tensors[name] = Tensor(path, tuple(part.get_shape()), part.get_dtype())
             except (SafetensorError, OSError) as error:
                 raise RfjaxError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
             self._files[path] = file
 
-    def read(self, name: str) -> Shaped[np.ndarray, "..."]:
+    def read(self, name: str) -> Shaped[np.ndarray, " ..."]:
         tensor = self.tensors[name]
         if tensor.dtype not in READABLE:
             raise ConfigError(
@@ -134,12 +136,14 @@ class Reader:
         self._stack.close()
 
 
-def sha256_of(array: Shaped[np.ndarray, "..."]) -> str:
+def sha256_of(array: Shaped[np.ndarray, " ..."]) -> str:
     """Of a tensor's bytes, as the manifest has them."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
 
 
-def split_by_size(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int | float) -> list[dict[str, tuple[int, ...]]]:
+def split_by_size(
+    shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int | float
+) -> list[dict[str, tuple[int, ...]]]:
     """The tensors in files of at most `limit` bytes each; a larger tensor has a file of its own."""
     files, used = [{}], 0
     for name, shape in shapes.items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Shaped
 
-Arrays = Sequence[Shaped[np.ndarray, "..."]]
+Arrays = Sequence[Shaped[np.ndarray, " ..."]]
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Linear:
     parts: int = 1
     swapped: bool = False
 
-    def out(self, leaf: str, array: Shaped[np.ndarray, "..."]) -> Arrays:
+    def out(self, leaf: str, array: Shaped[np.ndarray, " ..."]) -> Arrays:
         if leaf == "kernel":
             rows = array.reshape(math.prod(array.shape[: self.inputs]), -1).T
         else:
             rows = array.reshape(-1)
         return np.split(self._swap(rows), self.parts)
 
-    def back(self, leaf: str, tensors: Arrays, shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
+    def back(self, leaf: str, tensors: Arrays, shape: tuple[int, ...]) -> Shaped[np.ndarray, " ..."]:
         rows = self._swap(np.concatenate(tensors) if len(tensors) > 1 else tensors[0])
         return (rows.T if leaf == "kernel" else rows).reshape(shape)
 
@@ -58,10 +58,10 @@ class Patches:
     def _apart(self, shape):
         return (self.patch, self.patch, shape[0] // self.patch**2, shape[1])
 
-    def out(self, leaf: str, array: Shaped[np.ndarray, "..."]) -> Arrays:
+    def out(self, leaf: str, array: Shaped[np.ndarray, " ..."]) -> Arrays:
         return [array.reshape(self._apart(array.shape)).transpose(3, 2, 0, 1) if leaf == "kernel" else array]
 
-    def back(self, leaf: str, tensors: Arrays, shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
+    def back(self, leaf: str, tensors: Arrays, shape: tuple[int, ...]) -> Shaped[np.ndarray, " ..."]:
         (tensor,) = tensors
         return tensor.transpose(2, 3, 1, 0).reshape(shape) if leaf == "kernel" else tensor
 
@@ -76,10 +76,10 @@ class Patches:
 class Same:
     """A vector as it is: the scale of a norm."""
 
-    def out(self, leaf: str, array: Shaped[np.ndarray, "..."]) -> Arrays:
+    def out(self, leaf: str, array: Shaped[np.ndarray, " ..."]) -> Arrays:
         return [array]
 
-    def back(self, leaf: str, tensors: Arrays, shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
+    def back(self, leaf: str, tensors: Arrays, shape: tuple[int, ...]) -> Shaped[np.ndarray, " ..."]:
         return tensors[0]
 
     def shapes(self, leaf: str, shape: tuple[int, ...]) -> list[tuple[int, ...]]:

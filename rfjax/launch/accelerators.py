@@ -29,7 +29,7 @@ CLOUD: dict[str, Cloud] = {
     "v5e": Cloud(type="v5litepod", runtime="v2-alpha-tpuv5-lite", label="tpu-v5-lite-podslice", whole=8),
     "v6e": Cloud(type="v6e", runtime="v2-alpha-tpuv6e", label="tpu-v6e-slice", whole=8),
     "h100": Cloud(type="", runtime="", label="nvidia-h100-80gb", whole=0),
-}  # fmt: skip
+}
 
 
 def parse_accelerator(name: str) -> tuple[Target, Cloud]:
@@ -55,7 +55,11 @@ def machines(target: Target) -> int:
 def where(target: Target) -> str:
     """The slice in words, its machines too."""
     count = machines(target)
-    return target.describe() if target.chip.name == "h100" else f"{target.describe()}, {count} machine(s) of {per_machine(target)} chips"
+    return (
+        target.describe()
+        if target.chip.name == "h100"
+        else f"{target.describe()}, {count} machine(s) of {per_machine(target)} chips"
+    )
 
 
 def accelerator_type(target: Target) -> str:

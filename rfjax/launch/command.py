@@ -17,34 +17,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and goes on from its newest checkpoint."
     )
     parser.add_argument("--config", required=True, metavar="FILE.py", help="a study; its points are the tasks")
-    parser.add_argument("--on", required=True, metavar="TARGET", help="slurm: an array of jobs; tpu-vm: queued resources, by gcloud; gke: JobSets, by kubectl")
-    parser.add_argument("--dry-run", action="store_true", help="print everything that would be written and run; do neither")
-    parser.add_argument("--point", action="append", metavar="ID", help="launch this point only; may be given several times")
-    parser.add_argument("--workdir", metavar="DIR", help="the study's folder as the tasks see it, on storage they share (default on slurm: runs/<study>; on gke: /rfjax/<study>)")
-    parser.add_argument("--out", metavar="DIR", help="where scripts, manifests and logs go on this machine (default: launch, in the study's folder here)")
-    parser.add_argument("--setup", metavar="COMMANDS", help="shell commands that each task runs first: modules, an environment, a mount")
-    parser.add_argument("--grace", type=int, default=300, metavar="SECONDS", help="to save in when told to stop (default 300)")
+    parser.add_argument(
+        "--on",
+        required=True,
+        metavar="TARGET",
+        help="slurm: an array of jobs; tpu-vm: queued resources, by gcloud; gke: JobSets, by kubectl",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print everything that would be written and run; do neither"
+    )
+    parser.add_argument(
+        "--point", action="append", metavar="ID", help="launch this point only; may be given several times"
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="the study's folder as the tasks see it, on storage they share (default on slurm: runs/<study>; on gke: /rfjax/<study>)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where scripts, manifests and logs go on this machine (default: launch, in the study's folder here)",
+    )
+    parser.add_argument(
+        "--setup", metavar="COMMANDS", help="shell commands that each task runs first: modules, an environment, a mount"
+    )
+    parser.add_argument(
+        "--grace", type=int, default=300, metavar="SECONDS", help="to save in when told to stop (default 300)"
+    )
     slurm = parser.add_argument_group("with --on=slurm")
     slurm.add_argument("--gpus-per-node", type=int, metavar="N", help="0 for nodes without")
-    slurm.add_argument("--nodes", type=int, metavar="N", help="of each point (default: the fewest that its config.mesh takes)")
+    slurm.add_argument(
+        "--nodes", type=int, metavar="N", help="of each point (default: the fewest that its config.mesh takes)"
+    )
     slurm.add_argument("--partition", metavar="NAME")
     slurm.add_argument("--account", metavar="NAME")
-    slurm.add_argument("--time", metavar="D-HH:MM:SS", help="limit of one start: a run that meets it saves and is queued again")
-    slurm.add_argument("--sbatch", action="append", metavar="--FLAG=VALUE", help="any other option of sbatch, for the points; may be given several times")
+    slurm.add_argument(
+        "--time", metavar="D-HH:MM:SS", help="limit of one start: a run that meets it saves and is queued again"
+    )
+    slurm.add_argument(
+        "--sbatch",
+        action="append",
+        metavar="--FLAG=VALUE",
+        help="any other option of sbatch, for the points; may be given several times",
+    )
     cloud = parser.add_argument_group("with --on=tpu-vm or --on=gke")
-    cloud.add_argument("--accelerator", metavar="NAME", help="of each point: v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips), h100x64 (GPUs, gke only)")
+    cloud.add_argument(
+        "--accelerator",
+        metavar="NAME",
+        help="of each point: v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips), h100x64 (GPUs, gke only)",
+    )
     cloud.add_argument("--spot", action="store_true", default=None, help="cheaper, and pre-empted at any time")
     tpu = parser.add_argument_group("with --on=tpu-vm")
     tpu.add_argument("--zone", metavar="ZONE", help="where the slices are")
     tpu.add_argument("--project", metavar="ID", help="default: gcloud's own")
     tpu.add_argument("--runtime-version", metavar="NAME", help="default: Google's for JAX on this kind of TPU")
-    tpu.add_argument("--gcloud", action="append", metavar="--FLAG=VALUE", help="any other option of gcloud compute tpus queued-resources create; may be given several times")
+    tpu.add_argument(
+        "--gcloud",
+        action="append",
+        metavar="--FLAG=VALUE",
+        help="any other option of gcloud compute tpus queued-resources create; may be given several times",
+    )
     gke = parser.add_argument_group("with --on=gke")
     gke.add_argument("--image", metavar="IMAGE", help="a container with rfjax, and JAX for the accelerator")
-    gke.add_argument("--volume", metavar="VOLUME", help="shared storage, at /rfjax in every container: pvc:CLAIM (Filestore, say) or gs://BUCKET (by GCS FUSE)")
+    gke.add_argument(
+        "--volume",
+        metavar="VOLUME",
+        help="shared storage, at /rfjax in every container: pvc:CLAIM (Filestore, say) or gs://BUCKET (by GCS FUSE)",
+    )
     gke.add_argument("--namespace", metavar="NAME", help="default: kubectl's own")
-    gke.add_argument("--service-account", metavar="NAME", help="of the pods (default: one made for the study); GCS FUSE needs one that may use the bucket")
-    gke.add_argument("--max-restarts", type=int, metavar="N", help="of a point after failures; pre-emptions do not count (default 5)")
+    gke.add_argument(
+        "--service-account",
+        metavar="NAME",
+        help="of the pods (default: one made for the study); GCS FUSE needs one that may use the bucket",
+    )
+    gke.add_argument(
+        "--max-restarts", type=int, metavar="N", help="of a point after failures; pre-emptions do not count (default 5)"
+    )
 
 
 # The options that only some targets know; one given to another is refused, not passed over.
@@ -53,7 +102,11 @@ OPTIONS = {
     "tpu-vm": ("accelerator", "spot", "zone", "project", "runtime_version", "gcloud"),
     "gke": ("accelerator", "spot", "image", "volume", "namespace", "service_account", "max_restarts"),
 }
-NEEDED = {"slurm": ("gpus_per_node",), "tpu-vm": ("accelerator", "zone", "workdir"), "gke": ("accelerator", "image", "volume")}
+NEEDED = {
+    "slurm": ("gpus_per_node",),
+    "tpu-vm": ("accelerator", "zone", "workdir"),
+    "gke": ("accelerator", "image", "volume"),
+}
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:

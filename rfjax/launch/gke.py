@@ -29,7 +29,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(
-    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
 )
 
 
@@ -60,7 +61,9 @@ def submit(plan: Plan, say: Callable[[str], None]) -> None:
     say(command)
     done = subprocess.run(shlex.split(command))
     if done.returncode:
-        raise RfjaxError(f"kubectl ended with status {done.returncode}; what it says is above. The same command again applies the rest")
+        raise RfjaxError(
+            f"kubectl ended with status {done.returncode}; what it says is above. The same command again applies the rest"
+        )
 
 
 def workdir(given: str | None, study: str) -> str:
@@ -88,7 +91,12 @@ def _metadata(launch: Launch, name: str) -> dict:
 
 def _config_map(launch: Launch, config: Path) -> dict:
     data = {config.name: config.read_text()}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(launch, f"{launch.name}-config"), "data": data}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(launch, f"{launch.name}-config"),
+        "data": data,
+    }
 
 
 def _account(launch: Launch, args) -> str:
@@ -108,7 +116,12 @@ def _permissions(launch: Launch, target, args) -> list[dict]:
     subject = {"kind": "ServiceAccount", "name": _account(launch, args)}
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
     objects = [
-        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": _metadata(launch, name), "rules": rules},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": _metadata(launch, name),
+            "rules": rules,
+        },
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "RoleBinding",
@@ -138,7 +151,9 @@ def _job_set(launch: Launch, task: Task, target, args, volume) -> dict:
     container = _container(task, args) | {"resources": _resources(target)}
     pod = _pod(launch, args, volume, container) | {"restartPolicy": "Never", "nodeSelector": _nodes(target, args.spot)}
     if args.spot:
-        pod["tolerations"] = [{"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
+        pod["tolerations"] = [
+            {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        ]
     job = {
         "parallelism": count,
         "completions": count,
@@ -151,7 +166,11 @@ def _job_set(launch: Launch, task: Task, target, args, volume) -> dict:
     if target.chip.name != "h100" and count > 1:  # all pods of a point on one slice, and no others there
         metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
     restarts = 5 if args.max_restarts is None else args.max_restarts
-    rule = {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
+    rule = {
+        "name": "preempted",
+        "action": "RestartJobSetAndIgnoreMaxRestarts",
+        "onJobFailureReasons": ["PodFailurePolicy"],
+    }
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -173,7 +192,11 @@ def _collect(launch: Launch, args, volume) -> dict:
     pod = _pod(launch, args, volume, container) | {"restartPolicy": "Never", "initContainers": [waiting]}
     statuses = [RfjaxError.exit_status, ConfigError.exit_status]
     final = {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": statuses}}
-    job = {"backoffLimit": 20, "podFailurePolicy": {"rules": [final]}, "template": {"metadata": _annotations(volume), "spec": pod}}
+    job = {
+        "backoffLimit": 20,
+        "podFailurePolicy": {"rules": [final]},
+        "template": {"metadata": _annotations(volume), "spec": pod},
+    }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(launch, launch.collect.name), "spec": job}
 
 
@@ -215,4 +238,3 @@ def _nodes(target, spot) -> dict:
         shape = "x".join(map(str, target.shape))
         labels = {"cloud.google.com/gke-tpu-accelerator": cloud.label, "cloud.google.com/gke-tpu-topology": shape}
     return labels | ({"cloud.google.com/gke-spot": "true"} if spot else {})
-

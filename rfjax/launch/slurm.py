@@ -97,7 +97,9 @@ def _array(name, nodes, tasks, args, out) -> str:
 
 def _collect(task: Task, args, out) -> str:
     options = [f"--job-name={task.name}", "--nodes=1", "--ntasks=1", *_queue(args), "--requeue", _log(out, "%x-%j.out")]
-    return fill("slurm_collect.sh", directives=_directives(options), setup=args.setup or "", command=shlex.join(task.command))
+    return fill(
+        "slurm_collect.sh", directives=_directives(options), setup=args.setup or "", command=shlex.join(task.command)
+    )
 
 
 def _queue(args) -> list[str]:

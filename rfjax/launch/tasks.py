@@ -105,5 +105,7 @@ def _parameter_shapes(config: Config):
 def executable(name: str) -> str:
     """The program's name; `ConfigError` where it is not on the PATH."""
     if shutil.which(name) is None:
-        raise ConfigError(f"there is no {name} on the PATH: install it, or run this where it is; --dry-run shows what would be run")
+        raise ConfigError(
+            f"there is no {name} on the PATH: install it, or run this where it is; --dry-run shows what would be run"
+        )
     return name

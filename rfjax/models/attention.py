@@ -52,12 +52,16 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         Implementation(name="splash", function=splash_attention, platforms=("tpu",)),
         # cuDNN's fused attention: half precision alone, and the limits of its training kernels
         Implementation(
-            name="cudnn", function=cudnn_attention, platforms=("cuda",), dtypes=("bfloat16",),
-            head_size_multiple=8, largest_head_size=128,
+            name="cudnn",
+            function=cudnn_attention,
+            platforms=("cuda",),
+            dtypes=("bfloat16",),
+            head_size_multiple=8,
+            largest_head_size=128,
         ),
         Implementation(name="xla", function=xla_attention, platforms=ALL_PLATFORMS, partitioned=True),
     )
-}  # fmt: skip
+}
 
 
 def platform_of(device: jax.Device) -> str:
@@ -80,7 +84,9 @@ def choose(requested: str, platform: str, *, dtype: str, head_size: int) -> str:
     if requested not in IMPLEMENTATIONS:
         near = difflib.get_close_matches(requested, IMPLEMENTATIONS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"config.train.attention is {requested!r}; it must be one of auto, {', '.join(IMPLEMENTATIONS)}{hint}")
+        raise ConfigError(
+            f"config.train.attention is {requested!r}; it must be one of auto, {', '.join(IMPLEMENTATIONS)}{hint}"
+        )
     reason = IMPLEMENTATIONS[requested].why_not(platform, dtype, head_size)
     if reason:
         raise ConfigError(

@@ -35,10 +35,14 @@ def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
 
     (rows, block), (columns, block_kv) = block_sizes(tokens), block_sizes(attended)
     sizes = splash.BlockSizes(
-        block_q=block, block_kv=block_kv, block_kv_compute=block_kv,
-        block_q_dkv=block, block_kv_dkv=block_kv, block_kv_dkv_compute=block_kv,
+        block_q=block,
+        block_kv=block_kv,
+        block_kv_compute=block_kv,
+        block_q_dkv=block,
+        block_kv_dkv=block_kv,
+        block_kv_dkv_compute=block_kv,
         use_fused_bwd_kernel=True,  # one kernel for all three gradients: the logits are computed again once
-    )  # fmt: skip
+    )
 
     def build():
         kernel = splash.make_splash_mha(

@@ -90,4 +90,6 @@ def training_backbone(config: Config, shapes: BatchShapes, platform: str | None 
 def parameter_count(backbone: Backbone) -> int:
     """Trainable parameters, from shapes alone: nothing is allocated. Stored positions are none."""
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
-    return sum(math.prod(leaf.shape) for name, part in shapes.items() if name != POSITIONS for leaf in jax.tree.leaves(part))
+    return sum(
+        math.prod(leaf.shape) for name, part in shapes.items() if name != POSITIONS for leaf in jax.tree.leaves(part)
+    )

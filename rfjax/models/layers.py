@@ -90,7 +90,7 @@ def modulate(
     return layer_norm(x) * (1.0 + scale[:, None]) + shift[:, None]
 
 
-def timestep_features(t: Float[Array, "batch"], size: int) -> Float[Array, "batch size"]:
+def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "batch size"]:
     """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32.
 
     The frequencies are constants whose exponents are rounded to float32, as in the PyTorch code that
@@ -121,14 +121,16 @@ class ConditionMLP(nn.Module):
 EMBEDDER_INIT = nn.initializers.normal(0.02)  # DiT's initialiser of the timestep and class embedders
 
 
-def timestep_embedding(t: Float[Array, "batch"], config: ModelConfig, dtype: jnp.dtype) -> Float[Array, "batch hidden"]:
+def timestep_embedding(
+    t: Float[Array, " batch"], config: ModelConfig, dtype: jnp.dtype
+) -> Float[Array, "batch hidden"]:
     """MLP(features of t), as module `time_embed` of the one that calls it."""
     size = config.time_embedding_size
     return ConditionMLP(size, config.width, dtype, EMBEDDER_INIT, name="time_embed")(timestep_features(t, size))
 
 
 def condition_vector(
-    t: Float[Array, "batch"],
+    t: Float[Array, " batch"],
     pooled: Float[Array, "batch pooled_size"],
     config: ModelConfig,
     dtype: jnp.dtype,
@@ -143,9 +145,13 @@ def condition_vector(
 def position_formula(config: ModelConfig, rows: int, columns: int) -> Float[np.ndarray, "tokens hidden"]:
     """The fixed positions of an image of rows x columns tokens."""
     return cropped_positions(
-        rows, columns, grid=config.position_grid, tokens=config.position_tokens, span=config.position_span,
+        rows,
+        columns,
+        grid=config.position_grid,
+        tokens=config.position_tokens,
+        span=config.position_span,
         channels=config.width,
-    )  # fmt: skip
+    )
 
 
 def patch_tokens(

@@ -166,7 +166,9 @@ class MMDiT(nn.Module):
         positions = self._positions(height // c.patch_size, width // c.patch_size)
         image = patch_tokens(z, positions, c, dtype)
         text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
-        condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))  # every modulation starts with the SiLU
+        condition = nn.silu(
+            condition_vector(t, pooled, c, dtype, self.pooled_size)
+        )  # every modulation starts with the SiLU
 
         slices = text_streams(c, context.shape[1])
         carry = {name: text[:, part] for name, part in slices.items()} | {"image": image}

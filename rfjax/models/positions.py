@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from rfjax.errors import ConfigError
 
 
-def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, "grid"]:
+def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, " grid"]:
     """Positions of a whole axis of `grid` tokens, of which a training square crops `tokens`.
 
     (p - (grid - tokens)/2) * span/tokens: the square spans [0, span) whatever its resolution
@@ -17,7 +17,7 @@ def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, "gr
     return (np.arange(grid) - (grid - tokens) / 2) * (span / tokens)
 
 
-def sincos(positions: Float[np.ndarray, "n"], channels: int) -> Float[np.ndarray, "n channels"]:
+def sincos(positions: Float[np.ndarray, " n"], channels: int) -> Float[np.ndarray, "n channels"]:
     """[sin(x w), cos(x w)] with w_i = 10000^(-i / (channels/2))."""
     frequencies = 10000.0 ** (-np.arange(channels // 2) / (channels / 2))
     angles = positions[:, None] * frequencies
@@ -38,7 +38,9 @@ def cropped_positions(
     return np.concatenate([columns, rows], axis=2).reshape(height * width, channels)
 
 
-def centre_crop(positions: Float[Array, "grid grid channels"], height: int, width: int) -> Float[Array, "tokens channels"]:
+def centre_crop(
+    positions: Float[Array, "grid grid channels"], height: int, width: int
+) -> Float[Array, "tokens channels"]:
     """The positions of an image of height x width tokens, cut from a whole grid as above."""
     top, left = _corner(height, width, positions.shape[0])
     return positions[top : top + height, left : left + width].reshape(height * width, -1)

@@ -38,6 +38,12 @@ def dit_class(name: str) -> ModelConfig:
         raise KeyError(name)
     tokens = IMAGENET.latents[0] // int(patch)
     return ModelConfig(
-        backbone="dit_class", depth=depth, hidden=hidden, head_size=hidden // heads, patch_size=int(patch),
-        position_grid=tokens, position_tokens=tokens, position_span=float(tokens),
-    )  # fmt: skip
+        backbone="dit_class",
+        depth=depth,
+        hidden=hidden,
+        head_size=hidden // heads,
+        patch_size=int(patch),
+        position_grid=tokens,
+        position_tokens=tokens,
+        position_span=float(tokens),
+    )

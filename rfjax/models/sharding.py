@@ -73,7 +73,7 @@ _placed.defvjp(
 )
 
 
-def gathered(kernel: Float[Array, "..."], names: tuple[str | None, ...]) -> Float[Array, "..."]:
+def gathered(kernel: Float[Array, " ..."], names: tuple[str | None, ...]) -> Float[Array, " ..."]:
     """`kernel` whole over `fsdp`, still split over `tensor`; its gradient is split like the parameter.
 
     A plain constraint would make the gradient whole too, and the reduce-scatter an all-reduce.
@@ -99,7 +99,9 @@ def by_example(x: Float[Array, "batch ..."], names: tuple[str | None, ...]) -> F
     return _placed(x, spec, spec)
 
 
-def by_head(function: Callable, *arrays: Float[Array, "batch tokens heads head_size"]) -> Float[Array, "batch tokens heads head_size"]:
+def by_head(
+    function: Callable, *arrays: Float[Array, "batch tokens heads head_size"]
+) -> Float[Array, "batch tokens heads head_size"]:
     """`function` of each device's own examples and heads: for kernels, which the compiler cannot split.
 
     A batch that the mesh does not divide is computed whole on every device.
@@ -119,7 +121,7 @@ def by_head(function: Callable, *arrays: Float[Array, "batch tokens heads head_s
 
 
 def product(
-    x: Float[Array, "batch ..."], kernel: Float[Array, "..."], inputs: int, names: tuple[str | None, ...]
+    x: Float[Array, "batch ..."], kernel: Float[Array, " ..."], inputs: int, names: tuple[str | None, ...]
 ) -> Float[Array, "batch ..."]:
     """`x` contracted over its last `inputs` axes with the first axes of a parameter's `kernel`.
 
@@ -146,5 +148,7 @@ def convolution(
 ) -> Float[Array, "batch height width targets"]:
     """`x` convolved with a parameter's `kernel`, zeros around the edges. `tensor` does not split it."""
     layout = ("NHWC", "HWIO", "NHWC")
-    y = jax.lax.conv_general_dilated(by_example(x, ()), gathered(kernel, names), (1, 1), "SAME", dimension_numbers=layout)
+    y = jax.lax.conv_general_dilated(
+        by_example(x, ()), gathered(kernel, names), (1, 1), "SAME", dimension_numbers=layout
+    )
     return by_example(y, ())

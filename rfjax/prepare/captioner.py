@@ -39,7 +39,9 @@ class Writing:
         if self.temperature < 0:
             raise ConfigError(f"--temperature is {self.temperature:g}; it must be at least 0")
         if self.temperature and self.beams > 1:
-            raise ConfigError(f"--temperature {self.temperature:g} draws captions and --beams {self.beams} searches for the likeliest; give one of the two")
+            raise ConfigError(
+                f"--temperature {self.temperature:g} draws captions and --beams {self.beams} searches for the likeliest; give one of the two"
+            )
         if not self.temperature and self.captions > max(self.beams, 1):
             raise ConfigError(
                 f"--captions is {self.captions}, and the likeliest caption is one: add --beams {self.captions} for the best of "
@@ -73,13 +75,17 @@ def load(
     """The model of a folder. `ConfigError` where it is not there, not whole, not of a known kind, or needs a prompt."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigError(f"no folder of a model at {folder}; fetch one, as `hf download Salesforce/blip-image-captioning-base --local-dir DIR` does")
+        raise ConfigError(
+            f"no folder of a model at {folder}; fetch one, as `hf download Salesforce/blip-image-captioning-base --local-dir DIR` does"
+        )
     known = frozen.described(folder, ".", "")
     try:
         import torch  # noqa: F401
         import transformers
     except ImportError as error:
-        raise ConfigError(f"writing captions needs PyTorch and transformers ({error}): pip install 'rfjax[prepare]'") from None
+        raise ConfigError(
+            f"writing captions needs PyTorch and transformers ({error}): pip install 'rfjax[prepare]'"
+        ) from None
     transformers.utils.logging.set_verbosity_error()  # what a generation_config has beside is told at every batch
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
@@ -88,9 +94,15 @@ def load(
     processor = _processor(transformers, folder)
     model = place.model(transformers.AutoModelForImageTextToText, folder, dtype=place.dtype)
     if not writing.prompts and processor.chat_template:
-        raise ConfigError(f"{type(model).__name__} in {folder} answers instructions: give one, as --prompt 'Describe this image in one sentence.'")
+        raise ConfigError(
+            f"{type(model).__name__} in {folder} answers instructions: give one, as --prompt 'Describe this image in one sentence.'"
+        )
     say("hashing its files")
-    files = sorted(path for path in folder.rglob("*") if path.suffix in READ and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix in READ and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     facts = frozen.identity(type(model).__name__, folder, [*files, *(path for path in known.weights)])
     return Captioner(facts, _writer(model, processor, writing, place))
 
@@ -119,7 +131,10 @@ def _processor(transformers, folder):
         found = transformers.AutoProcessor.from_pretrained(folder, **safe)
         if hasattr(found, "image_processor") and hasattr(found, "tokenizer"):
             return found
-        images, tokenizer = (getattr(transformers, name).from_pretrained(folder, **safe) for name in ("AutoImageProcessor", "AutoTokenizer"))
+        images, tokenizer = (
+            getattr(transformers, name).from_pretrained(folder, **safe)
+            for name in ("AutoImageProcessor", "AutoTokenizer")
+        )
     except Exception as error:  # of many kinds, and libraries that a processor lacks
         raise ConfigError(f"{folder} has no processor of images and text that can be loaded: {error}") from None
     return _Pair(images, tokenizer)
@@ -128,10 +143,18 @@ def _processor(transformers, folder):
 def _inputs(processor, kind, images, prompt):
     """The model's inputs of images under one prompt (None: none)."""
     if processor.chat_template and prompt is not None:
-        said = [[{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}] for image in images]
+        said = [
+            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
+            for image in images
+        ]
         return processor.apply_chat_template(
-            said, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
-        )  # fmt: skip
+            said,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True},
+        )
     if prompt is None:
         return processor(images=images, return_tensors="pt")
     found = processor(images=images, text=[prompt] * len(images), padding=True, return_tensors="pt")
@@ -145,7 +168,12 @@ def _writer(model, processor, writing, place):
     kind = model.config.model_type
     if not model.config.is_encoder_decoder:
         processor.tokenizer.padding_side = "left"  # what is written follows what is read
-    options = {"max_new_tokens": writing.max_tokens, "num_return_sequences": writing.captions, "num_beams": writing.beams, "do_sample": False}
+    options = {
+        "max_new_tokens": writing.max_tokens,
+        "num_return_sequences": writing.captions,
+        "num_beams": writing.beams,
+        "do_sample": False,
+    }
     if writing.temperature:
         options |= {"do_sample": True, "temperature": writing.temperature}
 
@@ -163,7 +191,10 @@ def _writer(model, processor, writing, place):
                 ids = ids[:, read.shape[1] :]
         written = processor.post_process_image_text_to_text(ids, skip_special_tokens=True)
         # A beginning to which nothing was added is no caption.
-        return ["" if kind in CONTINUED and prompt and clean(one).lower() == clean(prompt).lower() else one for one in written]
+        return [
+            "" if kind in CONTINUED and prompt and clean(one).lower() == clean(prompt).lower() else one
+            for one in written
+        ]
 
     def write(images, seed):
         found = [[] for _ in images]
@@ -174,7 +205,9 @@ def _writer(model, processor, writing, place):
                 try:
                     written = under(images, prompt)
                 except (ValueError, TypeError, KeyError, IndexError) as error:
-                    raise RfjaxError(f"{type(model).__name__} wrote no caption for {len(images)} images under --prompt {prompt!r}: {type(error).__name__}: {error}") from error
+                    raise RfjaxError(
+                        f"{type(model).__name__} wrote no caption for {len(images)} images under --prompt {prompt!r}: {type(error).__name__}: {error}"
+                    ) from error
                 for row, caption in enumerate(written):
                     found[row // writing.captions].append(caption)
         return [texts(row) for row in found]

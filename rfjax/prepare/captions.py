@@ -58,7 +58,11 @@ def texts(value: object) -> tuple[str, ...]:
     if isinstance(value, Mapping):  # TFDS gives a sequence of texts so
         value = value.get("text", value.get("raw"))
     several = value if isinstance(value, (list, tuple)) else [value]
-    found = (clean(each["text"] if isinstance(each, Mapping) and "text" in each else each) for each in several if each is not None)
+    found = (
+        clean(each["text"] if isinstance(each, Mapping) and "text" in each else each)
+        for each in several
+        if each is not None
+    )
     return tuple(dict.fromkeys(text for text in found if text))
 
 
@@ -80,8 +84,13 @@ def read_class_names(path: str | Path) -> dict[str, tuple[str, ...]]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return {str(key): texts(value if isinstance(value, (str, list)) else None) for key, value in json.loads(text).items()}
+            return {
+                str(key): texts(value if isinstance(value, (str, list)) else None)
+                for key, value in json.loads(text).items()
+            }
         rows = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
         return {label: tuple(name.strip() for name in names.split(",") if name.strip()) for label, names in rows}
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"--class-names {path} cannot be read: {error}; it has lines `class name, other name`, or is JSON") from None
+        raise ConfigError(
+            f"--class-names {path} cannot be read: {error}; it has lines `class name, other name`, or is JSON"
+        ) from None

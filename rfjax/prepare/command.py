@@ -16,39 +16,132 @@ LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a folder of images, .tar files, .parquet files, or tfds:NAME; KIND:WHERE names its kind")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the corpus's folder; the same command goes on where it was")
-    parser.add_argument("--models", required=True, metavar="DIR", help="vae, text_encoder, tokenizer, text_encoder_2 ... as diffusers keeps SD3")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder of images, .tar files, .parquet files, or tfds:NAME; KIND:WHERE names its kind",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the corpus's folder; the same command goes on where it was"
+    )
+    parser.add_argument(
+        "--models",
+        required=True,
+        metavar="DIR",
+        help="vae, text_encoder, tokenizer, text_encoder_2 ... as diffusers keeps SD3",
+    )
     models = parser.add_argument_group("models")
-    models.add_argument("--encoders", default="", metavar="NAME,...", help="text encoders: clip_l, clip_g, t5 (default: all that DIR has)")
-    models.add_argument("--models-variant", default="", metavar="NAME", help="of the weight files, as fp16 in model.fp16.safetensors")
-    models.add_argument("--t5-tokens", type=int, default=77, metavar="N", help="diffusers' max_sequence_length (default 77, the paper's)")
-    models.add_argument("--batch-size", type=int, default=32, metavar="N", help="images and captions encoded at once (default 32)")
-    models.add_argument("--compute-dtype", choices=COMPUTE_DTYPES, default="float32", help="of the models (default float32)")
-    models.add_argument("--device", default="", help="PyTorch's name of it (default: cuda where there is one, else cpu)")
+    models.add_argument(
+        "--encoders",
+        default="",
+        metavar="NAME,...",
+        help="text encoders: clip_l, clip_g, t5 (default: all that DIR has)",
+    )
+    models.add_argument(
+        "--models-variant", default="", metavar="NAME", help="of the weight files, as fp16 in model.fp16.safetensors"
+    )
+    models.add_argument(
+        "--t5-tokens",
+        type=int,
+        default=77,
+        metavar="N",
+        help="diffusers' max_sequence_length (default 77, the paper's)",
+    )
+    models.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="images and captions encoded at once (default 32)"
+    )
+    models.add_argument(
+        "--compute-dtype", choices=COMPUTE_DTYPES, default="float32", help="of the models (default float32)"
+    )
+    models.add_argument(
+        "--device", default="", help="PyTorch's name of it (default: cuda where there is one, else cpu)"
+    )
     pictures = parser.add_argument_group("images")
     pictures.add_argument("--size", type=int, metavar="PIXELS", help=f"side of the centred square (default {SIZE})")
-    pictures.add_argument("--buckets", metavar="HEIGHTxWIDTH,...", help="instead of --size: sides in pixels, as 1024x1024,1216x832; an image goes to the nearest aspect")
-    pictures.add_argument("--resample", choices=("lanczos", "bicubic"), default="lanczos", help="PIL's filter (default lanczos)")
-    pictures.add_argument("--filter", action="append", default=[], metavar="COMPARISON", help="keep what holds, as 'aesthetic>=5' or 'short_side>=256'; may be given several times")
-    pictures.add_argument("--drop-keys", metavar="FILE", help="keys of images to leave out, one a line, and after a tab perhaps why")
-    pictures.add_argument("--corrupt-limit", type=float, default=0.1, metavar="SHARE", help="of a shard's images, beyond which it stops (default 0.1)")
+    pictures.add_argument(
+        "--buckets",
+        metavar="HEIGHTxWIDTH,...",
+        help="instead of --size: sides in pixels, as 1024x1024,1216x832; an image goes to the nearest aspect",
+    )
+    pictures.add_argument(
+        "--resample", choices=("lanczos", "bicubic"), default="lanczos", help="PIL's filter (default lanczos)"
+    )
+    pictures.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="COMPARISON",
+        help="keep what holds, as 'aesthetic>=5' or 'short_side>=256'; may be given several times",
+    )
+    pictures.add_argument(
+        "--drop-keys", metavar="FILE", help="keys of images to leave out, one a line, and after a tab perhaps why"
+    )
+    pictures.add_argument(
+        "--corrupt-limit",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="of a shard's images, beyond which it stops (default 0.1)",
+    )
     captions = parser.add_argument_group("captions")
     captions.add_argument("--caption-column", metavar="NAME", help="default: caption, or for tfds what it has")
-    captions.add_argument("--synthetic-column", metavar="NAME", help="captions made by a model, mixed with the others in training")
-    captions.add_argument("--synthetic-captions", metavar="PATH", help="instead: what rfjax recaption wrote, or a .jsonl or .parquet of key and captions")
-    captions.add_argument("--label-column", metavar="NAME", help="a class to make captions of; `folder` for images sorted by class")
-    captions.add_argument("--class-names", metavar="FILE", help="names of each class, as LOC_synset_mapping.txt or JSON")
+    captions.add_argument(
+        "--synthetic-column", metavar="NAME", help="captions made by a model, mixed with the others in training"
+    )
+    captions.add_argument(
+        "--synthetic-captions",
+        metavar="PATH",
+        help="instead: what rfjax recaption wrote, or a .jsonl or .parquet of key and captions",
+    )
+    captions.add_argument(
+        "--label-column", metavar="NAME", help="a class to make captions of; `folder` for images sorted by class"
+    )
+    captions.add_argument(
+        "--class-names", metavar="FILE", help="names of each class, as LOC_synset_mapping.txt or JSON"
+    )
     captions.add_argument("--template", default="a photo of a {}", help='default: "a photo of a {}"')
     output = parser.add_argument_group("output")
-    output.add_argument("--precision", choices=("float16", "float32"), default="float16", help="of stored latents and text features (default float16)")
-    output.add_argument("--pooled-precision", choices=("float16", "float32"), default="float32", help="of stored pooled vectors (default float32)")
-    output.add_argument("--latent-scaling", default="autoencoder", metavar="autoencoder|measured|DIR", help="shift and scale: the autoencoder's own, the corpus's mean and deviation, or those of another prepared corpus (default autoencoder)")
-    output.add_argument("--validation-share", type=float, default=0.01, metavar="SHARE", help="of the images, by a hash of their keys (default 0.01)")
-    output.add_argument("--shard-size", type=int, default=1024, metavar="N", help="images a shard; a tar is a shard of its own (default 1024)")
+    output.add_argument(
+        "--precision",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of stored latents and text features (default float16)",
+    )
+    output.add_argument(
+        "--pooled-precision",
+        choices=("float16", "float32"),
+        default="float32",
+        help="of stored pooled vectors (default float32)",
+    )
+    output.add_argument(
+        "--latent-scaling",
+        default="autoencoder",
+        metavar="autoencoder|measured|DIR",
+        help="shift and scale: the autoencoder's own, the corpus's mean and deviation, or those of another prepared corpus (default autoencoder)",
+    )
+    output.add_argument(
+        "--validation-share",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="of the images, by a hash of their keys (default 0.01)",
+    )
+    output.add_argument(
+        "--shard-size",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="images a shard; a tar is a shard of its own (default 1024)",
+    )
     work = parser.add_argument_group("work")
-    work.add_argument("--task", metavar="I/N", help="make only every Nth shard, from the Ith (0 to N-1), and no manifest: for N processes or hosts")
-    work.add_argument("--merge", action="store_true", help="make no shard; write the manifest of those that the tasks made")
+    work.add_argument(
+        "--task",
+        metavar="I/N",
+        help="make only every Nth shard, from the Ith (0 to N-1), and no manifest: for N processes or hosts",
+    )
+    work.add_argument(
+        "--merge", action="store_true", help="make no shard; write the manifest of those that the tasks made"
+    )
     work.add_argument("--threads", type=int, default=0, metavar="N", help="that decode images (default: one a core)")
 
 
@@ -77,7 +170,14 @@ def run(args) -> int:
     def make(part, tell):
         with work.in_device_memory("the models do"):
             return shard.make_shard(
-                source, part, folder, recipe=ours, recipe_hash=recipe_hash, models=models, threads=work.threads(args.threads), tell=tell
+                source,
+                part,
+                folder,
+                recipe=ours,
+                recipe_hash=recipe_hash,
+                models=models,
+                threads=work.threads(args.threads),
+                tell=tell,
             )
 
     done |= work.make_missing(source, names, to_make, make)
@@ -86,9 +186,13 @@ def run(args) -> int:
         return 0
     missing = [name for name, facts in done.items() if facts is None]
     if missing:
-        raise RfjaxError(f"{len(missing)} of {parts} shards are not there, {missing[0]} first; give the command without --merge to make them")
+        raise RfjaxError(
+            f"{len(missing)} of {parts} shards are not there, {missing[0]} first; give the command without --merge to make them"
+        )
     if args.synthetic_captions and not any(unit["synthetic"] for facts in done.values() for unit in facts["units"]):
-        raise RfjaxError(f"none of the images has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {source.location}; give captions of this source, or leave it out")
+        raise RfjaxError(
+            f"none of the images has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {source.location}; give captions of this source, or leave it out"
+        )
     if ours.dropped_keys:
         reasons = set(ours.dropped_keys.values())
         met = sum(facts["dropped"].get(reason, 0) for facts in done.values() for reason in reasons)
@@ -103,7 +207,12 @@ def run(args) -> int:
         list(done.values()),
         recipe=ours.facts(),
         source={**about, "location": source.location},
-        models={"folder": str(Path(args.models).absolute()), "variant": args.models_variant, "parts": made["models"], "made_with": work.made_with(args.device, LIBRARIES)},
+        models={
+            "folder": str(Path(args.models).absolute()),
+            "variant": args.models_variant,
+            "parts": made["models"],
+            "made_with": work.made_with(args.device, LIBRARIES),
+        },
         encoders=[StoredEncoder(**encoder) for encoder in made["encoders"]],
         buckets=ours.buckets,
         reduction=made["latents"]["reduction"],
@@ -121,7 +230,9 @@ def _scaling(args, made) -> dict:
     if args.latent_scaling in ("autoencoder", "measured"):
         return {name: made["latents"][name] for name in ("shift", "scale")} | {"scaling": args.latent_scaling}
     if not Path(args.latent_scaling).is_dir():
-        raise ConfigError(f"--latent-scaling is {args.latent_scaling!r}; it must be autoencoder, measured or the folder of a prepared corpus")
+        raise ConfigError(
+            f"--latent-scaling is {args.latent_scaling!r}; it must be autoencoder, measured or the folder of a prepared corpus"
+        )
     other = manifest.read(args.latent_scaling)
     theirs, ours = (models["vae"]["sha256"] for models in (other.facts["models"]["parts"], made["models"]))
     if theirs != ours:
@@ -150,7 +261,12 @@ def _models(frozen, args, ours):
 
 
 def _what_they_make(models) -> dict:
-    latents = {"reduction": models.reduction, "channels": models.latent_channels, "shift": models.shift, "scale": models.scale}
+    latents = {
+        "reduction": models.reduction,
+        "channels": models.latent_channels,
+        "shift": models.shift,
+        "scale": models.scale,
+    }
     return {"models": models.facts, "encoders": [asdict(encoder) for encoder in models.encoders], "latents": latents}
 
 
@@ -178,14 +294,22 @@ def plan(args):
         from rfjax.prepare.sources.tfds import CAPTIONS
 
         default = next((name for name in CAPTIONS if name in source.columns), default)
-        if label is None and default not in source.columns and not (args.caption_column or args.synthetic_column or args.synthetic_captions):
-            raise ConfigError(f"{args.source} has neither a caption ({', '.join(CAPTIONS)}) nor a class; name the column with --caption-column, or give --synthetic-captions")
+        if (
+            label is None
+            and default not in source.columns
+            and not (args.caption_column or args.synthetic_column or args.synthetic_captions)
+        ):
+            raise ConfigError(
+                f"{args.source} has neither a caption ({', '.join(CAPTIONS)}) nor a class; name the column with --caption-column, or give --synthetic-captions"
+            )
     synthetic = args.synthetic_column
     if args.synthetic_captions:
         from rfjax.prepare import joined
 
         if synthetic:
-            raise ConfigError("--synthetic-column and --synthetic-captions both give synthetic captions; give one of the two")
+            raise ConfigError(
+                "--synthetic-column and --synthetic-captions both give synthetic captions; give one of the two"
+            )
         source, synthetic = joined.JoinedSource(source, joined.open_captions(args.synthetic_captions)), joined.COLUMN
     columns = captions.CaptionColumns(
         original=args.caption_column or default,
@@ -218,7 +342,9 @@ def _buckets(args):
         side = SIZE if args.size is None else args.size
         return ((side, side),)
     if args.size is not None:
-        raise ConfigError(f"--size={args.size} and --buckets={args.buckets} both say what an image becomes; a square is a bucket too: leave out --size")
+        raise ConfigError(
+            f"--size={args.size} and --buckets={args.buckets} both say what an image becomes; a square is a bucket too: leave out --size"
+        )
     return parse_buckets(args.buckets)
 
 

@@ -42,7 +42,13 @@ class Filter:
         value = column(columns, self.column)
         if value is None:
             return f"lacks {self.column}"
-        value = _read(value.decode("utf-8", "replace")) if isinstance(value, bytes) else _read(value) if isinstance(value, str) else value
+        value = (
+            _read(value.decode("utf-8", "replace"))
+            if isinstance(value, bytes)
+            else _read(value)
+            if isinstance(value, str)
+            else value
+        )
         if type(value) in (int, float) and type(self.value) is float:
             return None if COMPARISONS[self.comparison](value, self.value) else f"not {self.text}"
         if type(value) is type(self.value):
@@ -54,7 +60,9 @@ def parse_filter(text: str) -> Filter:
     """`aesthetic>=5`, `nsfw=="UNLIKELY"`, `watermarked==false`. `ConfigError` for anything else."""
     match = FORM.fullmatch(text)
     if not match:
-        raise ConfigError(f"--filter {text!r} is no comparison; write COLUMN, one of {' '.join(COMPARISONS)}, and a value: aesthetic>=5")
+        raise ConfigError(
+            f"--filter {text!r} is no comparison; write COLUMN, one of {' '.join(COMPARISONS)}, and a value: aesthetic>=5"
+        )
     value = _read(match[3])
     if not isinstance(value, float) and match[2] not in ("==", "!="):
         raise ConfigError(f"--filter {text!r} compares by size with {match[3]}, which is no number; use == or !=")

@@ -49,7 +49,9 @@ class FrozenModels:
     _decode: Callable
     _tokens: dict[str, Callable]
 
-    def latents(self, images: Float[np.ndarray, "n height width 3"] | UInt8[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n h w c"]:
+    def latents(
+        self, images: Float[np.ndarray, "n height width 3"] | UInt8[np.ndarray, "n height width 3"]
+    ) -> Float[np.ndarray, "n h w c"]:
         """Raw posterior means, float32, neither shifted nor scaled, of images in [0, 1] or of bytes."""
         unit = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
         return self._encode((2 * unit - 1).transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
@@ -98,21 +100,29 @@ def load(
         if name not in ENCODERS:
             raise ConfigError(f"--encoders has {name!r}; it may have {', '.join(ENCODERS)}")
     if not names:
-        raise ConfigError(f"{folder} has no text encoder: none of {', '.join(part for _, part, _ in ENCODERS.values())}")
+        raise ConfigError(
+            f"{folder} has no text encoder: none of {', '.join(part for _, part, _ in ENCODERS.values())}"
+        )
     parts = {AUTOENCODER: described(folder, AUTOENCODER, variant)}
     for name in names:
         kind, part, tokenizer = ENCODERS[name]
         parts[name] = described(folder, part, variant)
         if parts[name].model not in CLASSES[kind]:
-            raise ConfigError(f"{folder / part} is a {parts[name].model}; {name} must be a {' or '.join(CLASSES[kind])}")
+            raise ConfigError(
+                f"{folder / part} is a {parts[name].model}; {name} must be a {' or '.join(CLASSES[kind])}"
+            )
         if not (folder / tokenizer).is_dir():
-            raise ConfigError(f"{folder} has {part} and no {tokenizer}: the encoder's tokenizer is missing; copy it, too")
+            raise ConfigError(
+                f"{folder} has {part} and no {tokenizer}: the encoder's tokenizer is missing; copy it, too"
+            )
     try:
         import torch
         import transformers
         from diffusers import AutoencoderKL  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"the frozen models need PyTorch, transformers and diffusers ({error}): pip install 'rfjax[prepare]'") from None
+        raise ConfigError(
+            f"the frozen models need PyTorch, transformers and diffusers ({error}): pip install 'rfjax[prepare]'"
+        ) from None
     if not sys.stderr.isatty():  # in a log, a bar is one long line
         transformers.utils.logging.disable_progress_bar()
     place = Place(torch, device, compute_dtype, variant)
@@ -150,10 +160,18 @@ def of_corpus(manifest: Manifest, folder: str, encoders: Sequence[str]) -> Froze
         )
     known = {encoder.name: encoder for encoder in manifest.encoders}
     tokens = known["t5"].tokens if "t5" in known else 77
-    models = load(where, encoders=tuple(encoders), t5_tokens=tokens, compute_dtype=facts["recipe"]["compute_dtype"], variant=facts["models"]["variant"])
+    models = load(
+        where,
+        encoders=tuple(encoders),
+        t5_tokens=tokens,
+        compute_dtype=facts["recipe"]["compute_dtype"],
+        variant=facts["models"]["variant"],
+    )
     for name, about in facts["models"]["parts"].items():
         if name in models.facts and models.facts[name]["sha256"] != about["sha256"]:
-            raise ConfigError(f"{name} in {where} is not what {manifest.folder} was prepared with: its files hash to {models.facts[name]['sha256'][:12]}, not {about['sha256'][:12]}; give the folder used then")
+            raise ConfigError(
+                f"{name} in {where} is not what {manifest.folder} was prepared with: its files hash to {models.facts[name]['sha256'][:12]}, not {about['sha256'][:12]}; give the folder used then"
+            )
     return models
 
 
@@ -175,7 +193,11 @@ class Described:
 def identity(model: str, folder: Path, files: Sequence[Path]) -> dict:
     """A model's class, the SHA-256 of each of its files, and one hash of them all."""
     hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-    return {"class": model, "sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(), "files": hashes}
+    return {
+        "class": model,
+        "sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
+        "files": hashes,
+    }
 
 
 def described(folder: Path, part: str, variant: str) -> Described:
@@ -190,8 +212,14 @@ def described(folder: Path, part: str, variant: str) -> Described:
     weights = tuple(sorted(path for path in (folder / part).iterdir() if form.fullmatch(path.name)))
     if not weights:
         others = sorted(path.name for path in (folder / part).iterdir() if path.suffix in (".safetensors", ".bin"))
-        hint = f"; it has {', '.join(others)}: --models-variant names the part between the dots, and .bin files are not read" if others else ""
-        raise ConfigError(f"{folder / part} has no weights: no {'model' + (f'.{variant}' if variant else '')}.safetensors or shards of it{hint}")
+        hint = (
+            f"; it has {', '.join(others)}: --models-variant names the part between the dots, and .bin files are not read"
+            if others
+            else ""
+        )
+        raise ConfigError(
+            f"{folder / part} has no weights: no {'model' + (f'.{variant}' if variant else '')}.safetensors or shards of it{hint}"
+        )
     return Described(folder / part, model, weights)
 
 
@@ -207,7 +235,12 @@ class Place:
         self.torch = torch
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = getattr(torch, compute_dtype)
-        self.loading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, "variant": variant or None}
+        self.loading = {
+            "local_files_only": True,
+            "use_safetensors": True,
+            "output_loading_info": True,
+            "variant": variant or None,
+        }
 
     def model(self, cls, folder, **dtype):
         """A model of a folder. transformers and diffusers make up weights that are missing; that is refused."""
@@ -217,7 +250,9 @@ class Place:
             raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
-            raise ConfigError(f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them; fetch the folder again")
+            raise ConfigError(
+                f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them; fetch the folder again"
+            )
         return model.eval().requires_grad_(False).to(self.device)
 
     def arrays(self, function):
@@ -255,7 +290,9 @@ def _text_encoder(folder, name, model_class, t5_tokens, place):
     tokens = t5_tokens if kind == "t5" else tokenizer.model_max_length
     limit = getattr(model.config, "max_position_embeddings", tokens)
     if tokens > limit:
-        raise ConfigError(f"the tokenizer of {folder / part} gives {tokens} tokens, and the model has {limit} positions; fetch the tokenizer of this model")
+        raise ConfigError(
+            f"the tokenizer of {folder / part} gives {tokens} tokens, and the model has {limit} positions; fetch the tokenizer of this model"
+        )
 
     def ids(captions):
         padded = tokenizer(captions, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")

@@ -94,7 +94,9 @@ def _opened(data):
     """(the upright RGB image, names of what was done to it). What fails while it is in use is a `CorruptImage`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and odd metadata; what is too large is an error of its own
+            warnings.simplefilter(
+                "ignore"
+            )  # of large images and odd metadata; what is too large is an error of its own
             with Image.open(io.BytesIO(data)) as image:
                 converted = ["animated"] if getattr(image, "is_animated", False) else []
                 image, how = _rgb(_upright(image))

@@ -28,7 +28,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="default: train")
     parser.add_argument("--seed", type=int, default=0, help="of which images are shown (default 0)")
     parser.add_argument("--out", metavar="FILE.png", help="the picture (default: samples.png in DIR)")
-    parser.add_argument("--models", metavar="DIR", help="decode the latents too, beside the stored thumbnails; needs PyTorch")
+    parser.add_argument(
+        "--models", metavar="DIR", help="decode the latents too, beside the stored thumbnails; needs PyTorch"
+    )
     parser.add_argument("--no-hashes", action="store_true", help="leave out reading every byte")
 
 
@@ -40,7 +42,9 @@ def run(args) -> int:
     print("\n".join(summary(found)))
     bad = [] if args.no_hashes else list(damaged(found, say))
     for name in bad:
-        print(f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared it again")
+        print(
+            f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared it again"
+        )
     if not args.no_hashes and not bad:
         print("every file is as it was written")
     split = args.split if found.count(args.split) else "train"
@@ -49,7 +53,9 @@ def run(args) -> int:
         rows = samples(found, split, args.samples, args.seed)
         several = len(found.buckets) > 1
         for name, place, facts, captions, _, _ in rows:
-            print(f"{split} {name + ' ' if several else ''}{place}: {facts['key']} ({facts['width']}x{facts['height']})")
+            print(
+                f"{split} {name + ' ' if several else ''}{place}: {facts['key']} ({facts['width']}x{facts['height']})"
+            )
             for kind in ("original", "synthetic"):
                 for row in facts[kind]:
                     print(f"    {kind}: {textwrap.shorten(captions[row], 160)}")
@@ -84,9 +90,17 @@ def damaged(found: Manifest, say: Callable[[str], None] = lambda text: None) -> 
 def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:
     """[(bucket's name, place, facts, captions by row, thumbnail's bytes, latents)] of images drawn from a split: as
     many of each bucket, as far as it has them."""
-    turns = sorted((turn, number) for number, bucket in enumerate(found.buckets) for turn in range(min(count, bucket.images[split])))
+    turns = sorted(
+        (turn, number)
+        for number, bucket in enumerate(found.buckets)
+        for turn in range(min(count, bucket.images[split]))
+    )
     shares = Counter(number for _, number in turns[:count])
-    return [row for number, share in sorted(shares.items()) for row in _of_bucket(found, found.buckets[number], split, share, seed)]
+    return [
+        row
+        for number, share in sorted(shares.items())
+        for row in _of_bucket(found, found.buckets[number], split, share, seed)
+    ]
 
 
 def _of_bucket(found, bucket, split, count, seed):
@@ -94,7 +108,9 @@ def _of_bucket(found, bucket, split, count, seed):
     draws = hashing.uniforms(hashing.key("inspect", seed, split), np.arange(every, dtype=np.uint64), 1)[:, 0]
     places = np.sort(np.argsort(draws, kind="stable")[:count])
     of_kind = {kind: found.files(split, bucket.name, kind) for kind in manifest.KINDS}
-    kinds = {kind: Shards([found.folder / name for name in files.names], files.counts) for kind, files in of_kind.items()}
+    kinds = {
+        kind: Shards([found.folder / name for name in files.names], files.counts) for kind, files in of_kind.items()
+    }
     rows = []
     files = kinds["images"].file_of(places)
     for place, file, record in zip(places.tolist(), files.tolist(), kinds["images"].read(places)):
@@ -120,7 +136,14 @@ def picture(rows, decoded=None) -> bytes:
         pixels = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")) / 255.0
         if decoded is not None:
             rows_and_columns = decoded[number].shape[:2]
-            large = np.asarray(Image.open(io.BytesIO(small)).convert("RGB").resize(rows_and_columns[::-1], Image.Resampling.BICUBIC)) / 255.0
+            large = (
+                np.asarray(
+                    Image.open(io.BytesIO(small))
+                    .convert("RGB")
+                    .resize(rows_and_columns[::-1], Image.Resampling.BICUBIC)
+                )
+                / 255.0
+            )
             pixels = np.concatenate([large, decoded[number]], axis=1)
         axes.imshow(pixels)
         axes.set_axis_off()

@@ -66,7 +66,9 @@ class JoinedSource:
                 one = dataclasses.replace(one, metadata={**one.metadata, COLUMN: list(found.get(one.key, ()))})
             yield one
         if images and not known and self.captions.listing != self.source.listing:
-            say(f"no synthetic caption for any of {images} images: their keys are as {example!r}, and the captions' as {next(iter(found), 'none')!r}")
+            say(
+                f"no synthetic caption for any of {images} images: their keys are as {example!r}, and the captions' as {next(iter(found), 'none')!r}"
+            )
 
 
 def open_captions(text: str) -> Captions:
@@ -78,7 +80,9 @@ def open_captions(text: str) -> Captions:
     if path.is_dir():
         return _of_folder(path)
     if not path.is_file() or path.suffix not in READERS:
-        raise ConfigError(f"--synthetic-captions {text} is neither a folder that rfjax recaption wrote nor a .jsonl or .parquet file; {HINT}")
+        raise ConfigError(
+            f"--synthetic-captions {text} is neither a folder that rfjax recaption wrote nor a .jsonl or .parquet file; {HINT}"
+        )
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Captions({"sha256": digest}, None, (), ((path, None),))
@@ -88,13 +92,22 @@ def _of_folder(folder):
     try:
         facts = json.loads((folder / NAME).read_text())
         if (facts["format"], facts["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"it is {facts['format']} version {facts['version']}, and this rfjax reads {FORMAT} version {VERSION}")
+            raise ValueError(
+                f"it is {facts['format']} version {facts['version']}, and this rfjax reads {FORMAT} version {VERSION}"
+            )
         model = {name: facts["model"][name] for name in ("class", "sha256", "files")}
         files = tuple((folder / f"{shard['name']}.jsonl", shard["sha256"]) for shard in facts["shards"])
         digest = hashlib.sha256("".join(sha256 for _, sha256 in files).encode()).hexdigest()
-        return Captions({"sha256": digest, "model": model, "settings": facts["settings"]}, facts["source"]["listing"], tuple(shard["size"] for shard in facts["shards"]), files)
+        return Captions(
+            {"sha256": digest, "model": model, "settings": facts["settings"]},
+            facts["source"]["listing"],
+            tuple(shard["size"] for shard in facts["shards"]),
+            files,
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--synthetic-captions {folder} holds no finished captions: {NAME}: {error}; the rfjax recaption command that made it goes on") from None
+        raise ConfigError(
+            f"--synthetic-captions {folder} holds no finished captions: {NAME}: {error}; the rfjax recaption command that made it goes on"
+        ) from None
 
 
 def _read(files) -> dict[str, tuple[str, ...]]:

@@ -45,7 +45,9 @@ def write_manifest(
     units = [unit for shard in shards for unit in shard["units"]]
     if not units:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "the source is empty"
-        raise RfjaxError(f"nothing is left of {source['location']}: {reasons}; the shards' .dropped.jsonl list every image")
+        raise RfjaxError(
+            f"nothing is left of {source['location']}: {reasons}; the shards' .dropped.jsonl list every image"
+        )
     of_split = {split: [unit for unit in units if unit["split"] == split] for split in SPLITS}
     statistics = {split: _moments([unit["statistics"] for unit in own]) for split, own in of_split.items() if own}
     of = statistics.get("train") or statistics["validation"]
@@ -61,7 +63,10 @@ def write_manifest(
                 "name": bucket_name(pixels),
                 "pixels": list(pixels),
                 "latents": [pixels[0] // reduction, pixels[1] // reduction, channels],
-                "splits": {split: _counts(unit for unit in own if unit["bucket"] == bucket_name(pixels)) for split, own in of_split.items()},
+                "splits": {
+                    split: _counts(unit for unit in own if unit["bucket"] == bucket_name(pixels))
+                    for split, own in of_split.items()
+                },
             }
             for pixels in buckets
         ],
@@ -79,7 +84,10 @@ def write_manifest(
         "truncated": dict(_total(shard["truncated"] for shard in shards)),
         "models": dict(models),
         "recipe": dict(recipe),
-        "shards": [{"name": shard["name"], "units": [{name: unit[name] for name in HELD} for unit in shard["units"]]} for shard in shards],
+        "shards": [
+            {"name": shard["name"], "units": [{name: unit[name] for name in HELD} for unit in shard["units"]]}
+            for shard in shards
+        ],
     }
     write_whole({folder / manifest.NAME: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"})
     for left in folder.glob(".shard-*.tmp"):  # of preparations that were killed; nobody writes any more

@@ -47,7 +47,9 @@ class Progress:
         through = done / self._total
         left = f", {duration(seconds * (1 - through) / through)} left" if 0 < through < 1 else ""
         rate = (kept + dropped) / max(seconds, 1e-9)
-        say(f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {rate:.3g} images/s, {100 * through:.0f} %{left}")
+        say(
+            f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {rate:.3g} images/s, {100 * through:.0f} %{left}"
+        )
 
 
 def duration(seconds: float) -> str:

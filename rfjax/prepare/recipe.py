@@ -74,7 +74,9 @@ def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
         if any(len(bucket) != 2 for bucket in buckets):
             raise ValueError
     except ValueError:
-        raise ConfigError(f"--buckets is {text!r}; it is HEIGHTxWIDTH in pixels, several with commas between: 1024x1024,1216x832,832x1216") from None
+        raise ConfigError(
+            f"--buckets is {text!r}; it is HEIGHTxWIDTH in pixels, several with commas between: 1024x1024,1216x832,832x1216"
+        ) from None
     check_buckets(buckets)
     return buckets
 
@@ -83,11 +85,17 @@ def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
     """`ConfigError` for sides below 8 pixels, and for two buckets of one aspect: no image could tell them apart."""
     for number, (height, width) in enumerate(buckets):
         if min(height, width) < 8:
-            given = f"--size is {height}" if buckets == ((height, height),) else f"--buckets has {bucket_name((height, width))}"
+            given = (
+                f"--size is {height}"
+                if buckets == ((height, height),)
+                else f"--buckets has {bucket_name((height, width))}"
+            )
             raise ConfigError(f"{given}; a side must be at least 8")
         for other in buckets[:number]:
             if other[0] * width == other[1] * height:
-                raise ConfigError(f"--buckets has {bucket_name(other)} and {bucket_name((height, width))}, which are of one aspect; give one of them")
+                raise ConfigError(
+                    f"--buckets has {bucket_name(other)} and {bucket_name((height, width))}, which are of one aspect; give one of them"
+                )
 
 
 def settle(folder: Path, facts: Mapping) -> str:
@@ -107,7 +115,9 @@ def settle(folder: Path, facts: Mapping) -> str:
     wrong = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
     if wrong:
         said = "; ".join(f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}" for key in wrong[:4])
-        raise ConfigError(f"{folder} holds shards of another preparation: {said}; give the same command as before or another folder, or remove this one")
+        raise ConfigError(
+            f"{folder} holds shards of another preparation: {said}; give the same command as before or another folder, or remove this one"
+        )
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -117,7 +127,9 @@ def read_models(folder: Path) -> dict:
         there = json.loads((folder / NAME).read_text())
         return {key: there[key] for key in ("models", "encoders", "latents")}
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"no shards to merge in {folder}: {NAME} cannot be read ({error}); give the command without --merge") from None
+        raise ConfigError(
+            f"no shards to merge in {folder}: {NAME} cannot be read ({error}); give the command without --merge"
+        ) from None
 
 
 def _flat(facts, prefix=""):

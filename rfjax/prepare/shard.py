@@ -91,9 +91,15 @@ def make_shard(
     kept = 0
     with folder_moved_when_whole(folder / f"{name}.json", files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
         buckets = [bucket_name(pixels) for pixels in recipe.buckets]
-        writers = {(bucket, split): _UnitWriter(inside, f"{name}.{bucket}.{split}", recipe, models, truncated) for bucket in buckets for split in SPLITS}
+        writers = {
+            (bucket, split): _UnitWriter(inside, f"{name}.{bucket}.{split}", recipe, models, truncated)
+            for bucket in buckets
+            for split in SPLITS
+        }
         batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # of one shape each
-        for one in in_order(pool, lambda record: judge(record, recipe), source.records(part), AHEAD * recipe.batch_size):
+        for one in in_order(
+            pool, lambda record: judge(record, recipe), source.records(part), AHEAD * recipe.batch_size
+        ):
             if isinstance(one, Drop):
                 dropped[one.reason] += 1
                 listed.append({"key": one.key, "reason": one.reason, "detail": one.detail})
@@ -111,7 +117,11 @@ def make_shard(
         for batch in batches.values():
             if batch:
                 _encode(batch, recipe, models, writers)
-        units = [{"bucket": bucket, "split": split, **writer.close()} for (bucket, split), writer in writers.items() if writer.written]
+        units = [
+            {"bucket": bucket, "split": split, **writer.close()}
+            for (bucket, split), writer in writers.items()
+            if writer.written
+        ]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
         (inside / f"{name}.dropped.jsonl").write_text(lines, encoding="utf-8")
         facts = {
@@ -170,7 +180,9 @@ def check_corrupt(dropped, kept, listed, limit, name, over=False):
         )
 
 
-def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple[str, str], _UnitWriter]) -> None:
+def _encode(
+    batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple[str, str], _UnitWriter]
+) -> None:
     """Encodes and writes images of one bucket."""
     bucket = batch[0].bucket
     latents = models.latents(np.stack([one.picture.pixels for one in batch]))
@@ -245,7 +257,9 @@ class _UnitWriter:
             stored = values.astype(precision)
         if not np.isfinite(stored).all():
             why = f"do not fit {precision}" if np.isfinite(values).all() else "are not finite"
-            raise RfjaxError(f"the {name} of {of[:80]!r} {why}; prepare with --precision=float32 --compute-dtype=float32")
+            raise RfjaxError(
+                f"the {name} of {of[:80]!r} {why}; prepare with --precision=float32 --compute-dtype=float32"
+            )
         return stored
 
     def close(self) -> dict:
@@ -256,8 +270,18 @@ class _UnitWriter:
             except Exception as error:
                 raise OSError(f"{error}") from None
         files = {kind: _file_facts(self._paths[kind]) for kind in self._writers}
-        sums = {"values": self._values, "sum": np.atleast_1d(self._sum).tolist(), "squares": np.atleast_1d(self._squares).tolist()}
-        return {**self._counts, "original": self._originals, "synthetic": self._synthetic, "files": files, "statistics": sums}
+        sums = {
+            "values": self._values,
+            "sum": np.atleast_1d(self._sum).tolist(),
+            "squares": np.atleast_1d(self._squares).tolist(),
+        }
+        return {
+            **self._counts,
+            "original": self._originals,
+            "synthetic": self._synthetic,
+            "files": files,
+            "statistics": sums,
+        }
 
 
 def _file_facts(path):

@@ -36,14 +36,23 @@ def summary(found: Manifest) -> list[str]:
             )
     for split, about in statistics.items():
         mean, std = about["all"]["mean"], about["all"]["std"]
-        lines.append(f"  {split}: mean {mean:.4f}, deviation {std:.4f} as encoded; a network sees {(mean - found.shift) * found.scale:.4f} and {std * found.scale:.4f}")
+        lines.append(
+            f"  {split}: mean {mean:.4f}, deviation {std:.4f} as encoded; a network sees {(mean - found.shift) * found.scale:.4f} and {std * found.scale:.4f}"
+        )
     for encoder in facts["text"]["encoders"]:
         model = facts["models"]["parts"][encoder["name"]]
         cut = facts["truncated"].get(encoder["name"], 0)
-        lines.append(f"{encoder['name']}: {model['class']} {model['sha256'][:12]}, {encoder['tokens']} tokens of {encoder['channels']}, pooled {encoder['pooled'] or 'none'}; {cut:,} captions cut off")
+        lines.append(
+            f"{encoder['name']}: {model['class']} {model['sha256'][:12]}, {encoder['tokens']} tokens of {encoder['channels']}, pooled {encoder['pooled'] or 'none'}; {cut:,} captions cut off"
+        )
     for title in ("dropped", "converted"):
         if facts[title]:
-            lines.append(f"{title}: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(facts[title].items(), key=lambda item: -item[1])))
+            lines.append(
+                f"{title}: "
+                + ", ".join(
+                    f"{count:,} {reason}" for reason, count in sorted(facts[title].items(), key=lambda item: -item[1])
+                )
+            )
     lines += [
         "to train on it: --config.data.corpus=prepared "
         f"--config.data.prepared.path={found.folder} --config.data.image_size={found.side} --config.data.channels={buckets[0].latents[2]} "

@@ -57,7 +57,9 @@ def in_device_memory(what: str) -> Iterator[None]:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        raise RfjaxError(f"{what} not fit in the device's memory: {error}; lower --batch-size, or use --compute-dtype=bfloat16") from None
+        raise RfjaxError(
+            f"{what} not fit in the device's memory: {error}; lower --batch-size, or use --compute-dtype=bfloat16"
+        ) from None
 
 
 def versions(libraries: Sequence[str]) -> dict[str, str]:

@@ -70,11 +70,16 @@ class Allocation:
             return {name: vars(estimate) for name, estimate in vars(design).items()}
 
         return {
-            "budget_flops": self.budget, "cost": vars(self.cost), "interval_level": LEVEL,
-            "exponent_a": vars(self.exponent), "optimal": plain(self.optimal),
+            "budget_flops": self.budget,
+            "cost": vars(self.cost),
+            "interval_level": LEVEL,
+            "exponent_a": vars(self.exponent),
+            "optimal": plain(self.optimal),
             "fixed_steps": plain(self.fixed) | {"images_of_every_run": self.fixed_images},
-            "excess_loss_of_fixed_steps": vars(self.excess_loss), "beyond": dict(self.beyond), "warnings": list(self.warnings),
-        }  # fmt: skip
+            "excess_loss_of_fixed_steps": vars(self.excess_loss),
+            "beyond": dict(self.beyond),
+            "warnings": list(self.warnings),
+        }
 
 
 def measure_cost(table: pd.DataFrame) -> Cost:
@@ -84,7 +89,9 @@ def measure_cost(table: pd.DataFrame) -> Cost:
     """
     for name in ("flops", "params", "images"):
         if name not in table:
-            raise ConfigError(f"the cost of training needs the column {name!r}; the table has {', '.join(table.columns)}")
+            raise ConfigError(
+                f"the cost of training needs the column {name!r}; the table has {', '.join(table.columns)}"
+            )
     points.check(table, ("flops", "params", "images"), one_row_per_run=False)
     params, per_image = table["params"].to_numpy(float), (table["flops"] / table["images"]).to_numpy(float)
     x, y = np.log(params), np.log(per_image)
@@ -138,31 +145,45 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
     fixed_n = cost.params(budget, fixed_images)
     loss = np.exp(_loss(every, n, d))
     fixed_loss = np.exp(_loss(every, fixed_n, fixed_images))
-    exponent = np.concatenate([[fit.parameters[4] / (fit.parameters[2] + cost.eta * fit.parameters[4])], exponent_draws(fit, cost)])
+    exponent = np.concatenate(
+        [[fit.parameters[4] / (fit.parameters[2] + cost.eta * fit.parameters[4])], exponent_draws(fit, cost)]
+    )
     seen = dict(zip(fit.law.variables, np.exp(fit.log_x).T, strict=True))
     spent = cost.kappa * seen["params"] ** cost.eta * seen["images"]
     asked = {
-        "params": (n[0], seen["params"]), "images": (d[0], seen["images"]), "budget": (budget, spent),
-        "fixed_params": (fixed_n, seen["params"]), "fixed_images": (fixed_images, seen["images"]),
-    }  # fmt: skip
+        "params": (n[0], seen["params"]),
+        "images": (d[0], seen["images"]),
+        "budget": (budget, spent),
+        "fixed_params": (fixed_n, seen["params"]),
+        "fixed_images": (fixed_images, seen["images"]),
+    }
     warnings = [
         f"{name.replace('fixed_', 'fixed steps: ')} {value:.3g} is {max(value / column.max(), column.min() / max(value, 1e-300)):.3g} "
         f"times beyond the runs ({column.min():.3g} to {column.max():.3g})"
         for name, (value, column) in asked.items()
-        if name != "budget" and (value > FAR * column.max() or value < column.min() / FAR)  # the budget's factor is always said
+        if name != "budget"
+        and (value > FAR * column.max() or value < column.min() / FAR)  # the budget's factor is always said
     ]
     undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
     if undecided:
-        warnings.append(f"the interval of {' and '.join(undecided)} reaches 0: these runs do not decide how to divide a budget")
+        warnings.append(
+            f"the interval of {' and '.join(undecided)} reaches 0: these runs do not decide how to divide a budget"
+        )
     if cost.worst > 0.1:
         warnings.append(f"FLOPs are not kappa·params^eta·images: off by up to {100 * cost.worst:.0f} % over the runs")
     return Allocation(
-        budget=float(budget), cost=cost, exponent=_estimate(exponent), fixed_images=float(fixed_images),
+        budget=float(budget),
+        cost=cost,
+        exponent=_estimate(exponent),
+        fixed_images=float(fixed_images),
         optimal=Design(params=_estimate(n), images=_estimate(d), loss=_estimate(loss)),
-        fixed=Design(params=Estimate(value=fixed_n), images=Estimate(value=float(fixed_images)), loss=_estimate(fixed_loss)),
+        fixed=Design(
+            params=Estimate(value=fixed_n), images=Estimate(value=float(fixed_images)), loss=_estimate(fixed_loss)
+        ),
         excess_loss=_estimate(fixed_loss / loss - 1),
-        beyond={name: float(value / column.max()) for name, (value, column) in asked.items()}, warnings=tuple(warnings),
-    )  # fmt: skip
+        beyond={name: float(value / column.max()) for name, (value, column) in asked.items()},
+        warnings=tuple(warnings),
+    )
 
 
 def _loss(parameters, params, images):

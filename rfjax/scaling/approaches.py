@@ -74,11 +74,18 @@ class Line:
 
     def to_json(self) -> dict:
         return {
-            "approach": self.approach, "optima": [vars(one) for one in self.optima],
-            "a": None if self.a is None else vars(self.a), "b": None if self.b is None else vars(self.b),
-            "log_G": self.log_g, "log_H": self.log_h, "interval_level": LEVEL, "interval_method": self.method,
-            "notes": list(self.notes), "reason": self.reason, "bias_on_fitted_parametric_law": self.bias,
-        }  # fmt: skip
+            "approach": self.approach,
+            "optima": [vars(one) for one in self.optima],
+            "a": None if self.a is None else vars(self.a),
+            "b": None if self.b is None else vars(self.b),
+            "log_G": self.log_g,
+            "log_H": self.log_h,
+            "interval_level": LEVEL,
+            "interval_method": self.method,
+            "notes": list(self.notes),
+            "reason": self.reason,
+            "bias_on_fitted_parametric_law": self.bias,
+        }
 
 
 def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, bias: bool = True) -> Line:
@@ -95,7 +102,11 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     points.check(table, COLUMNS, one_row_per_run=False)
     curves = [group.sort_values("flops") for _, group in table.groupby("run", sort=True) if len(group) > 1]
     if len({float(curve["params"].iloc[0]) for curve in curves}) < 2:
-        return Line(approach="approach1", optima=(), reason="an envelope needs training curves (several rows a run) of two sizes")
+        return Line(
+            approach="approach1",
+            optima=(),
+            reason="an envelope needs training curves (several rows a run) of two sizes",
+        )
     log_c = np.log(pd.concat(curves)["flops"].to_numpy(float))
     grid = np.linspace(log_c.min(), log_c.max(), ENVELOPE_POINTS)
     sizes = np.array([float(curve["params"].iloc[0]) for curve in curves])
@@ -115,7 +126,12 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
 
 
 def approach2(
-    table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, same_budget: float = SAME_BUDGET, bias: bool = True
+    table: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    same_budget: float = SAME_BUDGET,
+    bias: bool = True,
 ) -> Line:
     """IsoFLOP parabolas: `table` has one row per run, several sizes at each budget.
 
@@ -136,8 +152,12 @@ def approach2(
             used.append(group)
     notes = _notes(left_out)
     if len(optima) < 2:
-        return Line(approach="approach2", optima=tuple(optima), notes=notes,
-                    reason=f"{len(optima)} budget{'s'[: len(optima) != 1]} with a minimum among the sizes tried; at least 2 are needed")  # fmt: skip
+        return Line(
+            approach="approach2",
+            optima=tuple(optima),
+            notes=notes,
+            reason=f"{len(optima)} budget{'s'[: len(optima) != 1]} with a minimum among the sizes tried; at least 2 are needed",
+        )
     point = _line(optima)
     draws, method = _redrawn_parabolas(used, resamples, seed)
     found = _with_intervals("approach2", optima, point, draws, method, notes)
@@ -193,8 +213,13 @@ def _vertex(group, loss):
     order = np.argsort(params, kind="stable")
     images = np.exp(np.interp(x, params[order], np.log(group["images"].to_numpy(float))[order]))
     flops = float(np.exp(np.log(group["flops"].to_numpy(float)).mean()))
-    return Optimum(flops=flops, params=float(np.exp(x)), images=float(images),
-                   loss=float(c - b**2 / (4 * curvature)), runs=len(group)), ""  # fmt: skip
+    return Optimum(
+        flops=flops,
+        params=float(np.exp(x)),
+        images=float(images),
+        loss=float(c - b**2 / (4 * curvature)),
+        runs=len(group),
+    ), ""
 
 
 def _redrawn_parabolas(groups, resamples, seed):
@@ -210,7 +235,10 @@ def _redrawn_parabolas(groups, resamples, seed):
     draws = []
     for _ in range(resamples):
         noise = spread * np.sqrt(freedom / rng.chisquare(freedom))
-        found = [_vertex(group, f * (1 + noise * rng.standard_normal(len(f))))[0] for group, f in zip(groups, fitted, strict=True)]
+        found = [
+            _vertex(group, f * (1 + noise * rng.standard_normal(len(f))))[0]
+            for group, f in zip(groups, fitted, strict=True)
+        ]
         found = [one for one in found if one is not None]
         if len(found) > 1:
             draws.append(_line(found))
@@ -242,7 +270,9 @@ def _bias_of_envelope(table, grid, sizes, images):
         return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
     there = np.isfinite(images)
     losses = np.full(images.shape, np.nan)
-    losses[there] = fitted.predict({"params": np.broadcast_to(sizes[:, None], images.shape)[there], "images": images[there]})
+    losses[there] = fitted.predict(
+        {"params": np.broadcast_to(sizes[:, None], images.shape)[there], "images": images[there]}
+    )
     optima, _ = _crossings(np.arange(len(sizes)), grid, sizes, losses, images)
     if len(optima) < 2:
         return {"reason": "the curves of the fitted parametric law do not cross twice"}
@@ -261,8 +291,9 @@ def _bias(fitted, cost, optima):
     return {
         "exponent": float(_line(optima)[1] - beta / (alpha + cost.eta * beta)),
         "params_relative": [float(one.params / n - 1) for one, n in zip(optima, exact, strict=True)],
-        "flops": [one.flops for one in optima], "reason": "",
-    }  # fmt: skip
+        "flops": [one.flops for one in optima],
+        "reason": "",
+    }
 
 
 def _along(curve, grid, column):
@@ -292,9 +323,17 @@ def _crossings(chosen, grid, sizes, losses, images):
             continue
         gap = np.log(loss[i, ends] / loss[k, ends])
         share = gap[0] / (gap[0] - gap[1])
-        logs = np.stack([grid[ends], np.full(2, np.log(distinct[[i, k]]).mean()), np.log(seen[[i, k], ends]).mean(axis=0),
-                         np.log(loss[[i, k], ends]).mean(axis=0)])  # fmt: skip
-        pairs.setdefault((i, k), []).append([*(logs[:, 0] + share * (logs[:, 1] - logs[:, 0])), competing[:, left].sum()])
+        logs = np.stack(
+            [
+                grid[ends],
+                np.full(2, np.log(distinct[[i, k]]).mean()),
+                np.log(seen[[i, k], ends]).mean(axis=0),
+                np.log(loss[[i, k], ends]).mean(axis=0),
+            ]
+        )
+        pairs.setdefault((i, k), []).append(
+            [*(logs[:, 0] + share * (logs[:, 1] - logs[:, 0])), competing[:, left].sum()]
+        )
     optima = []
     for crossings in pairs.values():  # curves with noise cross several times: once for each pair of sizes
         *logs, runs = np.mean(crossings, axis=0)
@@ -320,10 +359,18 @@ def _with_intervals(approach, optima, point, draws, method, notes=()):
         if draws is None:
             return Estimate(value=float(point[place]))
         low, high = np.quantile(draws[:, place], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Estimate(value=float(point[place]), low=float(low), high=float(high), stderr=float(draws[:, place].std(ddof=1)))
+        return Estimate(
+            value=float(point[place]), low=float(low), high=float(high), stderr=float(draws[:, place].std(ddof=1))
+        )
 
     return Line(
-        approach=approach, optima=tuple(optima), a=estimate(1), b=estimate(3), log_g=float(point[0]), log_h=float(point[2]),
+        approach=approach,
+        optima=tuple(optima),
+        a=estimate(1),
+        b=estimate(3),
+        log_g=float(point[0]),
+        log_h=float(point[2]),
         method=method if draws is not None or method.startswith("none") else "none: too few resamples gave a line",
-        notes=notes, draws=draws,
-    )  # fmt: skip
+        notes=notes,
+        draws=draws,
+    )

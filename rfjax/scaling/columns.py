@@ -28,7 +28,11 @@ KEY = (
     Column("step", "integer", "steps", "optimiser steps of the checkpoint; -1 for what depends on none", True),
     Column("weights", "text", "", "`ema` or `raw`; `-` where neither applies", True),
     Column(
-        "evaluation", "text", "", "`validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...", True
+        "evaluation",
+        "text",
+        "",
+        "`validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...",
+        True,
     ),
     Column("corpus", "text", "", "corpus evaluated on", True),
     Column(
@@ -38,7 +42,13 @@ KEY = (
         "method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; `-` without one",
         True,
     ),
-    Column("grid", "text", "", "levels of t of the validation loss and number of examples, as `paper-8-n512`; `-` without one", True),
+    Column(
+        "grid",
+        "text",
+        "",
+        "levels of t of the validation loss and number of examples, as `paper-8-n512`; `-` without one",
+        True,
+    ),
     Column(
         "evaluation_seed",
         "integer",
@@ -53,26 +63,30 @@ MEASURE = (
     Column("metric", "text", "", "`loss`, `geneval`, `geneval_held_out`, `geneval_seen`, ...", True),
     Column("item", "text", "", "`mean`, `t=0.125`, `overall`, a task's name, ...", True),
     Column(
-        "value", "number", "metric's own",
-        "loss: squared error of the velocity, mean over elements; geneval: fraction of images that are correct", True,
+        "value",
+        "number",
+        "metric's own",
+        "loss: squared error of the velocity, mean over elements; geneval: fraction of images that are correct",
+        True,
     ),
     Column("stderr", "number", "metric's own", "standard error: over examples (loss), over prompts (geneval)"),
     Column("low", "number", "metric's own", "lower end of the 95 % interval"),
     Column("high", "number", "metric's own", "upper end of the 95 % interval"),
     Column("n", "integer", "", "how many: examples (loss), images (geneval)"),
-)  # fmt: skip
+)
 
 # How far the checkpoint is, and what its evaluation took.
 PROGRESS = (
-    Column(
-        "final", "integer", "", "1 where `step` is the run's planned last step (learning rate annealed), else 0"
-    ),
+    Column("final", "integer", "", "1 where `step` is the run's planned last step (learning rate annealed), else 0"),
     Column("images", "integer", "images", "training images seen so far, lineage included"),
-    Column(
-        "flops", "number", "FLOP", "training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward"
-    ),
+    Column("flops", "number", "FLOP", "training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward"),
     Column("seconds", "number", "s", "wall time of this evaluation"),
-    Column("train_seconds", "number", "s", "wall time of training up to the checkpoint; of runs trained together, this one's share"),
+    Column(
+        "train_seconds",
+        "number",
+        "s",
+        "wall time of training up to the checkpoint; of runs trained together, this one's share",
+    ),
 )
 
 # What the run is: the same on each of its rows. Read from run.json; a dot goes into a section.
@@ -99,7 +113,12 @@ RUN = (
 
 # One row per run, in runs.csv, besides `run` and RUN.
 OUTCOME = (
-    Column("flops_per_image", "number", "FLOP", "training FLOPs per image, 3x forward, no recomputation; of aspect buckets the mean over steps"),
+    Column(
+        "flops_per_image",
+        "number",
+        "FLOP",
+        "training FLOPs per image, 3x forward, no recomputation; of aspect buckets the mean over steps",
+    ),
     Column("flops_forward_per_image", "number", "FLOP", "forward FLOPs per image"),
     Column("parent_flops", "number", "FLOP", "training FLOPs inherited from the lineage"),
     Column("parent_images", "integer", "images", "training images inherited from the lineage"),
@@ -108,10 +127,17 @@ OUTCOME = (
     Column("devices", "integer", "", "devices used"),
     Column("processes", "integer", "", "processes used"),
     Column("jax_version", "text", "", "version of JAX"),
-    Column("state", "text", "", "`done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file"),
+    Column(
+        "state", "text", "", "`done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file"
+    ),
     Column("last_step", "integer", "steps", "the step the status file names"),
     Column("message", "text", "", "what a failed or diverged run said"),
-    Column("train_seconds", "number", "s", "wall time of training, as of the last evaluated checkpoint; of runs trained together, this one's share"),
+    Column(
+        "train_seconds",
+        "number",
+        "s",
+        "wall time of training, as of the last evaluated checkpoint; of runs trained together, this one's share",
+    ),
     Column("evaluation_seconds", "number", "s", "wall time of all the run's evaluations"),
 )
 
@@ -144,11 +170,23 @@ PAIR = (
 REPLICATE = (
     *(column for column in KEY if column.name not in ("evaluation", "grid")),
     Column("metric", "text", "", "`ranking_geneval` or `ranking_frechet_distance`", True),
-    Column("replicates", "text", "metric's own", "the overall measure under each resample, numbers separated by spaces; `nan` where there is none", True),
-    Column("prompts_sha1", "text", "", "of the tasks and numbers of images of the prompts: under another one resamples do not pair", True),
+    Column(
+        "replicates",
+        "text",
+        "metric's own",
+        "the overall measure under each resample, numbers separated by spaces; `nan` where there is none",
+        True,
+    ),
+    Column(
+        "prompts_sha1",
+        "text",
+        "",
+        "of the tasks and numbers of images of the prompts: under another one resamples do not pair",
+        True,
+    ),
     Column("feature_map", "text", "", "name and version of the features that distances are of", True),
     Column("reference_sha1", "text", "", "of the real images that distances are from", True),
-)  # fmt: skip
+)
 
 # The wide view's key: the evaluations of a checkpoint that need no sampler, joined with those that
 # do. A checkpoint with two grids and two samplers has four rows.

@@ -153,7 +153,7 @@ def correlate(
     return Correlation(n=n, coefficients=tuple(coefficients), p_method=p_method, interval_method=interval_method)
 
 
-def permutation_p(value: float, reordered: Float[np.ndarray, "orders"], n: int) -> float:
+def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int) -> float:
     """The two-sided p of a coefficient from those of `permutation_orders`: exact where they are all there are."""
     as_extreme = np.abs(reordered) >= abs(value) - 1e-12
     exact = len(reordered) == math.factorial(n)

@@ -13,19 +13,58 @@ LOSS_NAMES = ("huber", "squares-log", "squares-raw", "l1")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments. Nothing heavy is imported for `--help`."""
     add = parser.add_argument
-    add("table", metavar="TABLE", help="a CSV or Parquet file with a row per run (columns run, loss, and flops or params and images), or a results folder, or a study's folder that holds one")
+    add(
+        "table",
+        metavar="TABLE",
+        help="a CSV or Parquet file with a row per run (columns run, loss, and flops or params and images), or a results folder, or a study's folder that holds one",
+    )
     add("--law", choices=LAW_NAMES, help="default: all that the columns allow")
-    add("--budget", type=float, action="append", default=[], metavar="FLOPS", help="divide this budget (parametric, approach1, approach2), or predict its loss; may be given several times")
-    add("--fixed-images", type=float, metavar="N", help="images of every run in the fixed-steps design to compare with (default: the most that a run of the table has seen)")
+    add(
+        "--budget",
+        type=float,
+        action="append",
+        default=[],
+        metavar="FLOPS",
+        help="divide this budget (parametric, approach1, approach2), or predict its loss; may be given several times",
+    )
+    add(
+        "--fixed-images",
+        type=float,
+        metavar="N",
+        help="images of every run in the fixed-steps design to compare with (default: the most that a run of the table has seen)",
+    )
     add("--loss", choices=LOSS_NAMES, default="huber", help="what is minimised (default huber, of log residuals)")
     add("--delta", type=float, metavar="D", help="of Huber's loss (default 0.001)")
-    add("--metric", action="append", default=[], metavar="COLUMN", help="a score to correlate with the loss and to predict from it; may be given several times")
-    add("--rename", action="append", default=[], metavar="OURS=THEIRS", help='a column by another name, as "params=Model Size"')
+    add(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a score to correlate with the loss and to predict from it; may be given several times",
+    )
+    add(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help='a column by another name, as "params=Model Size"',
+    )
     add("--flops-per-param-image", type=float, metavar="K", help="images (or flops) from flops = K * params * images")
-    add("--drop-largest-losses", type=int, default=0, metavar="K", help="leave out rows whose loss is at least the K-th largest")
+    add(
+        "--drop-largest-losses",
+        type=int,
+        default=0,
+        metavar="K",
+        help="leave out rows whose loss is at least the K-th largest",
+    )
     add("--max-loss", type=float, metavar="L", help="leave out rows with a larger loss")
     add("--profile", action="store_true", help="profile likelihoods of E and the exponents too")
-    add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help="bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)")
+    add(
+        "--intervals",
+        choices=("auto", "runs", "parametric"),
+        default="auto",
+        help="bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)",
+    )
     add("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
     add("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     add("--out", metavar="FILE.json", help="write every number of the fits here")
@@ -43,13 +82,18 @@ def run(args: argparse.Namespace) -> int:
 
     if args.resamples < 100:
         raise ConfigError(f"--resamples is {args.resamples}; 95 % intervals need at least 100")
-    for option, value in [("--budget", budget) for budget in args.budget] + [("--fixed-images", args.fixed_images), ("--max-loss", args.max_loss)]:
+    for option, value in [("--budget", budget) for budget in args.budget] + [
+        ("--fixed-images", args.fixed_images),
+        ("--max-loss", args.max_loss),
+    ]:
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{option} is {value:g}; it must be positive and finite")
     if args.seed < 0:
         raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
     if args.out and Path(args.out).is_dir():
-        raise ConfigError(f"--out {args.out} is a folder; name the file to be written, as {Path(args.out) / 'fits.json'}")
+        raise ConfigError(
+            f"--out {args.out} is a folder; name the file to be written, as {Path(args.out) / 'fits.json'}"
+        )
     source = _source(args)
     scores = {metric: _scores(source, metric) for metric in args.metric}
     lines, content = (_study if source.study and not args.law else _laws)(args, source)
@@ -58,7 +102,12 @@ def run(args: argparse.Namespace) -> int:
         lines += said
     print("\n".join(([source.chosen_line()] if source.study and args.law != "approach1" else []) + lines))
     if args.out:
-        write_whole({Path(args.out): json.dumps(plain({"source": source.described, **content}), indent=1, allow_nan=False) + "\n"})
+        write_whole(
+            {
+                Path(args.out): json.dumps(plain({"source": source.described, **content}), indent=1, allow_nan=False)
+                + "\n"
+            }
+        )
         print(f"fits: {args.out}")
     return 0
 
@@ -67,9 +116,13 @@ def _source(args):
     from rfjax.scaling.fit_source import read_source
 
     return read_source(
-        Path(args.table), rename=_renames(args.rename), flops_per_param_image=args.flops_per_param_image,
-        curves=args.law == "approach1", largest_losses=args.drop_largest_losses, max_loss=args.max_loss,
-    )  # fmt: skip
+        Path(args.table),
+        rename=_renames(args.rename),
+        flops_per_param_image=args.flops_per_param_image,
+        curves=args.law == "approach1",
+        largest_losses=args.drop_largest_losses,
+        max_loss=args.max_loss,
+    )
 
 
 def _renames(words):
@@ -100,8 +153,13 @@ def _loss(args):
 
 
 def _fit_options(args, source):
-    return {"loss": _loss(args), "resamples": args.resamples, "seed": args.seed, "intervals": args.intervals,
-            "excluded": source.excluded}  # fmt: skip
+    return {
+        "loss": _loss(args),
+        "resamples": args.resamples,
+        "seed": args.seed,
+        "intervals": args.intervals,
+        "excluded": source.excluded,
+    }
 
 
 def _study(args, source):
@@ -133,9 +191,13 @@ def _laws(args, source):
     if args.law:
         chosen = [LAWS[args.law]]
     else:
-        chosen = [law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= set(source.final.columns)]
+        chosen = [
+            law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= set(source.final.columns)
+        ]
         if not chosen:
-            raise ConfigError(f"no law can be fitted without flops, or params and images; the table has {', '.join(source.final.columns)}")
+            raise ConfigError(
+                f"no law can be fitted without flops, or params and images; the table has {', '.join(source.final.columns)}"
+            )
     if args.law == "saturating":  # the comparator, with its error, and what is left where the law refuses
         chosen.append(LAWS["power"])
     fits, pairs = {}, source.pairs
@@ -148,13 +210,20 @@ def _laws(args, source):
     instead = "power" if args.law == "saturating" and not fits[args.law].identifiable else ""
     lines = [line for found in fits.values() for line in fit_lines(found.to_json())]
     if instead:
-        lines.append(f"instead of the {args.law} law, which these runs cannot decide: the pure power law, without an offset")
+        lines.append(
+            f"instead of the {args.law} law, which these runs cannot decide: the pure power law, without an offset"
+        )
     comparison = compare({name: found for name, found in fits.items() if "flops" in found.law.variables})
     lines += [line for line in [comparison_line(comparison)] if line]
     said, budgets = _budgets(args, source, fits, required=True)
     profiles = _profiles(args, fits)
-    content = {"fits": {name: found.to_json() for name, found in fits.items()}, "comparison": comparison,
-               "instead": instead, "budgets": budgets, "profiles": profiles}  # fmt: skip
+    content = {
+        "fits": {name: found.to_json() for name, found in fits.items()},
+        "comparison": comparison,
+        "instead": instead,
+        "budgets": budgets,
+        "profiles": profiles,
+    }
     return lines + said + _profile_lines(profiles), content
 
 
@@ -172,7 +241,15 @@ def _approach(args, source):
     for budget in args.budget:
         params, images = found.at(budget)
         beyond = budget / max(one.flops for one in found.optima)
-        budgets.append({"budget_flops": budget, "approach": args.law, "params": vars(params), "images": vars(images), "beyond": beyond})
+        budgets.append(
+            {
+                "budget_flops": budget,
+                "approach": args.law,
+                "params": vars(params),
+                "images": vars(images),
+                "beyond": beyond,
+            }
+        )
         lines.append(approach_budget_line(budgets[-1]))
     return lines, {"approaches": {args.law: plain(found.to_json())}, "budgets": budgets}
 
@@ -199,8 +276,18 @@ def _budgets(args, source, fits, *, required):
             (low,), (high,) = one.interval(x, new_run=False)
             (new_low,), (new_high,) = one.interval(x, new_run=True)
             largest = float(source.of(one.law)["flops"].max())
-            found.append({"budget_flops": budget, "law": name, "loss": float(one.predict(x)[0]), "low": float(low), "high": float(high),
-                          "new_run_low": float(new_low), "new_run_high": float(new_high), "beyond": budget / largest})  # fmt: skip
+            found.append(
+                {
+                    "budget_flops": budget,
+                    "law": name,
+                    "loss": float(one.predict(x)[0]),
+                    "low": float(low),
+                    "high": float(high),
+                    "new_run_low": float(new_low),
+                    "new_run_high": float(new_high),
+                    "beyond": budget / largest,
+                }
+            )
             lines.append(prediction_line(found[-1]))
     return lines, found
 
@@ -220,7 +307,8 @@ def _profiles(args, fits):
     for name, one in fits.items() if args.profile else ():
         if one.identifiable:
             found[name] = {
-                parameter: profile(one, parameter, seed=args.seed).to_json() for parameter in profiled_parameters(one.law)
+                parameter: profile(one, parameter, seed=args.seed).to_json()
+                for parameter in profiled_parameters(one.law)
             }
     return found
 
@@ -232,7 +320,9 @@ def _profile_lines(profiles):
     for law, found in profiles.items():
         for name, p in found.items():
             ends = zip(("lower", "upper"), ("low", "high"), p["at_bound"], strict=True)
-            open_ends = "".join(f"; no {word} end: {p[end]:.4g} is not excluded either" for word, end, at_bound in ends if at_bound)
+            open_ends = "".join(
+                f"; no {word} end: {p[end]:.4g} is not excluded either" for word, end, at_bound in ends if at_bound
+            )
             lines.append(f"{law} law, {p['method']}: {name} = {parameter(name, p)}{open_ends}")
     return lines
 
@@ -246,13 +336,17 @@ def _scores(source, metric):
 
     column = metric if metric in source.final else f"geneval_{metric}"
     if column not in source.final:
-        raise ConfigError(f"the table has no column {metric!r} to set against the loss; it has {', '.join(map(str, source.final.columns))}")
+        raise ConfigError(
+            f"the table has no column {metric!r} to set against the loss; it has {', '.join(map(str, source.final.columns))}"
+        )
     check(source.final, ("loss",))
     values = pd.to_numeric(source.final[column], errors="coerce")
     words = source.final.loc[values.isna() & source.final[column].notna(), ["run", column]]
     if len(words):
         run, word = words.iloc[0]
-        raise ConfigError(f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing where there is none")
+        raise ConfigError(
+            f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing where there is none"
+        )
     return source.final.assign(score=values.astype(float))[values.notna()]
 
 
@@ -269,7 +363,9 @@ def _levels(have):
             continue
         t = pd.to_numeric(level, errors="coerce")
         if not 0 <= t <= 1:
-            raise ConfigError(f"column {column!r} is named as the loss at a level of t, and {level!r} is none (0 to 1); give it another name")
+            raise ConfigError(
+                f"column {column!r} is named as the loss at a level of t, and {level!r} is none (0 to 1); give it another name"
+            )
         losses = pd.to_numeric(have[column], errors="coerce").to_numpy(float)
         if len(words := have.loc[pd.isna(losses) & have[column].notna(), column]):
             raise ConfigError(f"column {column!r} holds {words.iloc[0]!r}, which is no number")
@@ -299,10 +395,13 @@ def _metric(args, source, have, metric):
         )
         return [*lines, f"    {content['no_fraction']}"], content
     size = next((name for name in ("params", "flops", "images") if name in have and have[name].notna().all()), "loss")
-    predicted = [vars(one) for one in predict_largest(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)]
+    predicted = [
+        vars(one) for one in predict_largest(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)
+    ]
     content |= {
-        "largest_predicted": predicted, "size": size,
+        "largest_predicted": predicted,
+        "size": size,
         "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
         "levels": [one.to_json() for one in by_level(_levels(have), score, redrawn=redrawn, **options)],
-    }  # fmt: skip
+    }
     return lines + prediction_lines(metric, predicted), content

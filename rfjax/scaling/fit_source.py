@@ -39,7 +39,9 @@ class Source:
             if metric.startswith(f"{score.evaluation}_"):
                 own = redrawn_scores(self.study[0].prompts, rows, score.settings, resamples, seed, score.evaluation)
                 return own.get(metric.removeprefix(f"{score.evaluation}_"))
-        return redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed).get(metric.removeprefix("geneval_"))
+        return redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed).get(
+            metric.removeprefix("geneval_")
+        )
 
     def of(self, law: Law) -> pd.DataFrame:
         """The rows that a law is fitted to: a study's compute laws follow its frontier."""
@@ -59,7 +61,13 @@ class Source:
 
 
 def read_source(
-    path: Path, *, rename: dict[str, str], flops_per_param_image: float | None, curves: bool, largest_losses: int, max_loss: float | None
+    path: Path,
+    *,
+    rename: dict[str, str],
+    flops_per_param_image: float | None,
+    curves: bool,
+    largest_losses: int,
+    max_loss: float | None,
 ) -> Source:
     """The points of a table or folder, without outliers by rule. `curves`: several rows a run are wanted.
 
@@ -74,12 +82,19 @@ def read_source(
     rules = {"largest_losses": largest_losses, "max_loss": max_loss} if largest_losses or max_loss is not None else {}
     if not path.is_dir() and folder != path.parent:
         rows = read_table.read_table(path, rename=rename, flops_per_param_image=flops_per_param_image)
-        described = {"table": path.name, "sha256": read_table.sha256(path), "rows": len(rows), "renamed": rename,
-                     "flops_per_param_image": flops_per_param_image}  # fmt: skip
+        described = {
+            "table": path.name,
+            "sha256": read_table.sha256(path),
+            "rows": len(rows),
+            "renamed": rename,
+            "flops_per_param_image": flops_per_param_image,
+        }
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules) if rules else (rows, ())
         return Source(final=rows, curves=rows, described=described | _recorded(excluded), excluded=excluded)
-    given = [name for name, value in (("--rename", rename), ("--flops-per-param-image", flops_per_param_image)) if value]
+    given = [
+        name for name, value in (("--rename", rename), ("--flops-per-param-image", flops_per_param_image)) if value
+    ]
     if given:
         raise ConfigError(f"{given[0]} is for tables of other sources; {folder} has its own columns")
     table = results.read(folder)
@@ -94,10 +109,20 @@ def read_source(
         final, excluded = exclude(final, **rules)
         final = frontier.marked(final.reset_index(drop=True))
         rows = rows[~rows["run"].astype(str).isin({one.run for one in excluded})]
-    described = {"results": folder.name, "settings": vars(settings),
-                 "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
-                 "best_rate_runs": final.loc[final["best_rate"], "run"].tolist()}  # fmt: skip
-    return Source(final=final, curves=rows, described=described | _recorded(excluded), study=(table, settings), folder_scores=scored, excluded=excluded)
+    described = {
+        "results": folder.name,
+        "settings": vars(settings),
+        "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
+        "best_rate_runs": final.loc[final["best_rate"], "run"].tolist(),
+    }
+    return Source(
+        final=final,
+        curves=rows,
+        described=described | _recorded(excluded),
+        study=(table, settings),
+        folder_scores=scored,
+        excluded=excluded,
+    )
 
 
 def _recorded(excluded):

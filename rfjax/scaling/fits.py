@@ -187,9 +187,13 @@ def fit(
     residual_sd = float(np.sqrt((own_residuals**2).sum() / (len(runs) - len(law.parameters))))
     reason, warnings = identifiability.verdict(law, minimum, best, z, agreeing)
     common |= dict(
-        objective=objective, residual_sd=residual_sd, starts=len(start), starts_agreeing=agreeing,
-        converged=bool(minimum.converged[best]), residuals=tuple((log_model - log_loss).tolist()),
-    )  # fmt: skip
+        objective=objective,
+        residual_sd=residual_sd,
+        starts=len(start),
+        starts_agreeing=agreeing,
+        converged=bool(minimum.converged[best]),
+        residuals=tuple((log_model - log_loss).tolist()),
+    )
     if reason:
         return Fit(identifiable=False, reason=reason, warnings=warnings, **common)
 
@@ -206,10 +210,18 @@ def fit(
         left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
         largest_out = _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals)
     return Fit(
-        identifiable=True, reason="", warnings=warnings, method=drawn.method, parameters=parameters, draws=draws,
-        noise_draws=drawn.noise, estimates=_estimates(law, parameters, draws, of_examples, drawn.method),
-        left_out=left_out, largest_out=largest_out, **common,
-    )  # fmt: skip
+        identifiable=True,
+        reason="",
+        warnings=warnings,
+        method=drawn.method,
+        parameters=parameters,
+        draws=draws,
+        noise_draws=drawn.noise,
+        estimates=_estimates(law, parameters, draws, of_examples, drawn.method),
+        left_out=left_out,
+        largest_out=largest_out,
+        **common,
+    )
 
 
 def _estimates(law, parameters, draws, of_examples, method):
@@ -240,10 +252,20 @@ def _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, see
     """The largest run (all of them, where several are as large) predicted from the others."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
-    rest = fit(
-        table[~largest], law, loss=loss, column=column, resamples=resamples, seed=seed, intervals=intervals,
-        held_out=False,
-    ) if not largest.all() else None  # fmt: skip
+    rest = (
+        fit(
+            table[~largest],
+            law,
+            loss=loss,
+            column=column,
+            resamples=resamples,
+            seed=seed,
+            intervals=intervals,
+            held_out=False,
+        )
+        if not largest.all()
+        else None
+    )
     runs = tuple(table["run"][largest].astype(str))
     if rest is None or not rest.identifiable:
         reason = rest.reason if rest else "all runs are as large"
@@ -251,6 +273,9 @@ def _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, see
     x = {name: table[name].to_numpy(float)[largest] for name in law.variables}
     low, high = rest.interval(x, new_run=True)
     return LargestOut(
-        runs=runs, actual=tuple(np.exp(log_loss[largest]).tolist()), predicted=tuple(rest.predict(x).tolist()),
-        low=tuple(low.tolist()), high=tuple(high.tolist()),
-    )  # fmt: skip
+        runs=runs,
+        actual=tuple(np.exp(log_loss[largest]).tolist()),
+        predicted=tuple(rest.predict(x).tolist()),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+    )

@@ -51,7 +51,10 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
     for evaluation, title in PROTOCOLS.items():
         long = results.long
         long = long[(long["evaluation"] == evaluation) & (long["metric"] == "geneval")]
-        every, chosen = [run for run in points["run"] if run in set(long["run"])], {}  # scored in some way, or of another step
+        every, chosen = (
+            [run for run in points["run"] if run in set(long["run"])],
+            {},
+        )  # scored in some way, or of another step
         long = long[long["weights"] == settings.weights]
         rows = long.merge(points[["run", "step"]], on=["run", "step"])
         if not (rows["item"] == "overall").any():
@@ -59,13 +62,23 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
         for column in ("corpus", "sampler", "evaluation_seed"):
             chosen[column] = frontier.commonest(rows, column, PREFERRED.get(column, ()))
             rows = rows[rows[column] == chosen[column]]
-        wide = {f"{evaluation}_{item}{suffix}": of.set_index("run")[statistic] for item, of in rows.groupby("item", sort=False) for statistic, suffix in STATISTICS}
+        wide = {
+            f"{evaluation}_{item}{suffix}": of.set_index("run")[statistic]
+            for item, of in rows.groupby("item", sort=False)
+            for statistic, suffix in STATISTICS
+        }
         kept = points.drop(columns=[name for name in points.columns if name.startswith(f"{evaluation}_")])
-        joined = pd.concat([kept, pd.DataFrame({name: kept["run"].map(values) for name, values in wide.items()}, kept.index)], axis=1)
-        own = replace(settings, corpus=chosen["corpus"], sampler=chosen["sampler"], sampler_seed=chosen["evaluation_seed"])
+        joined = pd.concat(
+            [kept, pd.DataFrame({name: kept["run"].map(values) for name, values in wide.items()}, kept.index)], axis=1
+        )
+        own = replace(
+            settings, corpus=chosen["corpus"], sampler=chosen["sampler"], sampler_seed=chosen["evaluation_seed"]
+        )
         items = tuple(rows["item"].drop_duplicates())
         others = tuple(run for run in every if run not in set(rows["run"]))
-        found.append(FolderScore(evaluation=evaluation, title=title, settings=own, points=joined, items=items, others=others))
+        found.append(
+            FolderScore(evaluation=evaluation, title=title, settings=own, points=joined, items=items, others=others)
+        )
     return found
 
 

@@ -82,17 +82,23 @@ class Analysis:
             "headline": self.headline,
             "headline_reason": self.headline_reason,
             "fits": {name: fitted.to_json() for name, fitted in self.fits.items()},
-            "held_out": None if held is None else {
-                "depth": held.depth, "fit": held.fit.to_json(), "predictions": [vars(p) for p in held.predictions],
+            "held_out": None
+            if held is None
+            else {
+                "depth": held.depth,
+                "fit": held.fit.to_json(),
+                "predictions": [vars(p) for p in held.predictions],
             },
             "held_out_reason": self.held_out_reason,
             "comparison": compare({name: f for name, f in self.fits.items() if "flops" in f.law.variables}),
-            "profiles": {law: {name: one.to_json() for name, one in found.items()} for law, found in self.profiles.items()},
+            "profiles": {
+                law: {name: one.to_json() for name, one in found.items()} for law, found in self.profiles.items()
+            },
             "plan": None if self.plan is None else self.plan.to_json(),
             "plan_reason": self.plan_reason,
             "frontier_runs": self.points.loc[self.points["frontier"], "run"].tolist(),
             "dominated_runs": self.points.loc[~self.points["frontier"], "run"].tolist(),
-        }  # fmt: skip
+        }
 
 
 def primary_settings(results: Results) -> Settings:
@@ -174,7 +180,9 @@ def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
 def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
     """The covariances of final validation losses at these settings."""
     pairs = results.pairs
-    at = (pairs["weights"] == settings.weights) & (pairs["corpus"] == settings.corpus) & (pairs["grid"] == settings.grid)
+    at = (
+        (pairs["weights"] == settings.weights) & (pairs["corpus"] == settings.corpus) & (pairs["grid"] == settings.grid)
+    )
     return pairs[at & (pairs["evaluation_seed"] == settings.grid_seed).fillna(False).astype(bool)]
 
 
@@ -223,9 +231,16 @@ def analyse(
         if profiles and fits[name].identifiable
     }
     return Analysis(
-        points=points, fits=fits, headline=headline, headline_reason=reason, held_out=held_out,
-        held_out_reason=held_out_reason, profiles=profiled, plan=plan, plan_reason=plan_reason,
-    )  # fmt: skip
+        points=points,
+        fits=fits,
+        headline=headline,
+        headline_reason=reason,
+        held_out=held_out,
+        held_out_reason=held_out_reason,
+        profiles=profiled,
+        plan=plan,
+        plan_reason=plan_reason,
+    )
 
 
 def _plan(parametric, rows):
@@ -261,12 +276,17 @@ def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tup
     low, high = fitted.interval(x, new_run=True)
     predictions = tuple(
         Prediction(
-            run=row.run, flops=float(row.flops), predicted=float(value), low=float(lo), high=float(hi),
-            actual=float(row.loss), relative_error=float((value - row.loss) / row.loss),
+            run=row.run,
+            flops=float(row.flops),
+            predicted=float(value),
+            low=float(lo),
+            high=float(hi),
+            actual=float(row.loss),
+            relative_error=float((value - row.loss) / row.loss),
             covered=bool(lo <= row.loss <= hi),
         )
         for row, value, lo, hi in zip(largest.itertuples(), fitted.predict(x), low, high, strict=True)
-    )  # fmt: skip
+    )
     return HeldOut(depth=depth, fit=fitted, predictions=predictions), ""
 
 
@@ -284,9 +304,7 @@ def commonest(rows, column, preferences):
     counts = rows.groupby(column)["run"].nunique()
 
     def rank(value):
-        preferred = next(
-            (i for i, start in enumerate(preferences) if str(value).startswith(start)), len(preferences)
-        )
+        preferred = next((i for i, start in enumerate(preferences) if str(value).startswith(start)), len(preferences))
         return -counts[value], preferred, value
 
     value = min(counts.index, key=rank)

@@ -73,8 +73,9 @@ class LargestOut:
 
     def to_json(self) -> dict:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()} | {
-            "relative_error": self.relative_error, "covered": self.covered,
-        }  # fmt: skip
+            "relative_error": self.relative_error,
+            "covered": self.covered,
+        }
 
 
 def leave_one_out(

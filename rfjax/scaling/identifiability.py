@@ -87,7 +87,11 @@ def verdict(
         return f"the data cannot tell the parameters apart (condition number {number:.1e})", ()
     warnings = []
     if no_offset:
-        left = "the law is a pure power" if len(law.terms) == 1 and not isinstance(law.terms[0], BrokenTerm) else "the law has none"
+        left = (
+            "the law is a pure power"
+            if len(law.terms) == 1 and not isinstance(law.terms[0], BrokenTerm)
+            else "the law has none"
+        )
         warnings.append(f"E is at its bound 0: the data do not ask for an offset, and {left}")
     if len(log_x) - len(law.parameters) == 1:
         warnings.append("one degree of freedom: the scatter, and so every interval, rests on a single residual")

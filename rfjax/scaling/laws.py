@@ -54,9 +54,7 @@ class PowerTerm:
         """Second derivatives of g, or None where g is linear in the parameters."""
         return None
 
-    def shifted(
-        self, theta: Float[np.ndarray, "*batch p"], log_shift: float
-    ) -> Float[np.ndarray, "*batch p"]:
+    def shifted(self, theta: Float[np.ndarray, "*batch p"], log_shift: float) -> Float[np.ndarray, "*batch p"]:
         """The same term as a function of log x + log_shift."""
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
@@ -130,9 +128,7 @@ class BrokenTerm:
             result[..., j, i, :] = result[..., i, j, :]
         return result
 
-    def shifted(
-        self, theta: Float[np.ndarray, "*batch p"], log_shift: float
-    ) -> Float[np.ndarray, "*batch p"]:
+    def shifted(self, theta: Float[np.ndarray, "*batch p"], log_shift: float) -> Float[np.ndarray, "*batch p"]:
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
         result[..., 3] += log_shift

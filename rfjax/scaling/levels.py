@@ -50,9 +50,7 @@ def by_level(
     for t in ts:
         if np.shape(losses[t]) != score.shape or not np.isfinite(losses[t]).all():
             raise ConfigError(f"the loss at t={t:g} is not there for all {len(score)} runs")
-    found = {
-        t: correlate(losses[t], score, redrawn=redrawn, resamples=resamples, seed=seed).coefficients for t in ts
-    }
+    found = {t: correlate(losses[t], score, redrawn=redrawn, resamples=resamples, seed=seed).coefficients for t in ts}
     first = dict.fromkeys(ts)
     if len(score) >= MIN_RUNS_FOR_INTERVAL and ts and all(found.values()):
         chosen = resampled_runs(len(score), resamples, np.random.default_rng(seed))

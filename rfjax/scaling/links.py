@@ -85,13 +85,26 @@ def _natural_logistic(theta, low, span):
 LINKS = {
     link.name: link
     for link in (
-        Link(name="exponential", formula="eps - k·exp(gamma·loss)", parameters=("eps", "k", "gamma"),
-             curve=_exponential, solve=_solve_exponential, natural=_natural_exponential,
-             bounds=((-np.inf, np.inf), (0.0, np.inf), GAMMAS)),
-        Link(name="logistic", formula="1 / (1 + exp((loss - middle)/width))", parameters=("middle", "width"),
-             curve=_logistic, solve=_solve_logistic, natural=_natural_logistic, bounds=(MIDDLES, LOG_STEEPS)),
+        Link(
+            name="exponential",
+            formula="eps - k·exp(gamma·loss)",
+            parameters=("eps", "k", "gamma"),
+            curve=_exponential,
+            solve=_solve_exponential,
+            natural=_natural_exponential,
+            bounds=((-np.inf, np.inf), (0.0, np.inf), GAMMAS),
+        ),
+        Link(
+            name="logistic",
+            formula="1 / (1 + exp((loss - middle)/width))",
+            parameters=("middle", "width"),
+            curve=_logistic,
+            solve=_solve_logistic,
+            natural=_natural_logistic,
+            bounds=(MIDDLES, LOG_STEEPS),
+        ),
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +127,9 @@ class LinkFit:
         """The score at these losses, within [0, 1]. Raises `ConfigError` where there is no fit."""
         if self.inner is None:
             raise ConfigError(f"the {self.link.name} link was not fitted ({self.reason}); it cannot predict")
-        return np.clip(self.link.curve(self.inner, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span), 0, 1)
+        return np.clip(
+            self.link.curve(self.inner, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span), 0, 1
+        )
 
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """95 % ends at these losses: of the curve, or of a new run's score; within [0, 1]."""
@@ -127,8 +142,15 @@ class LinkFit:
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def to_json(self) -> dict:
-        return {"link": self.link.name, "formula": self.link.formula, "n": self.n, "parameters": dict(self.parameters),
-                "rms": self.rms, "isotonic_rms": self.isotonic_rms, "reason": self.reason}  # fmt: skip
+        return {
+            "link": self.link.name,
+            "formula": self.link.formula,
+            "n": self.n,
+            "parameters": dict(self.parameters),
+            "rms": self.rms,
+            "isotonic_rms": self.isotonic_rms,
+            "reason": self.reason,
+        }
 
 
 def fit_link(
@@ -164,9 +186,17 @@ def fit_link(
     noise = rms * np.sqrt((n - k) / rng.chisquare(n - k, resamples))
     drawn = fitted + np.minimum(noise, 1.0)[:, None] * rng.standard_normal((resamples, n))
     return LinkFit(
-        link=link, n=n, parameters=link.natural(inner, low, span), rms=rms, isotonic_rms=_isotonic_rms(loss, score),
-        inner=inner, draws=_polish(link, link.solve(x, drawn), x, drawn), noise_draws=np.minimum(noise, 1.0), low=low, span=span,
-    )  # fmt: skip
+        link=link,
+        n=n,
+        parameters=link.natural(inner, low, span),
+        rms=rms,
+        isotonic_rms=_isotonic_rms(loss, score),
+        inner=inner,
+        draws=_polish(link, link.solve(x, drawn), x, drawn),
+        noise_draws=np.minimum(noise, 1.0),
+        low=low,
+        span=span,
+    )
 
 
 def _polish(link, theta, x, scores, iterations=100):
@@ -245,12 +275,27 @@ def predict_largest(
         fitted = fit_link(loss[rest], score[rest], link, resamples=resamples, seed=seed)
         name, actual = str(np.asarray(runs)[largest]), float(score[largest])
         if fitted.reason:
-            found.append(ScorePrediction(link=link.name, run=name, n=fitted.n, predicted=None, actual=actual, reason=fitted.reason))
+            found.append(
+                ScorePrediction(
+                    link=link.name, run=name, n=fitted.n, predicted=None, actual=actual, reason=fitted.reason
+                )
+            )
             continue
         value = float(fitted.predict(loss[largest])[0])
         low, high = (float(end[0]) for end in fitted.interval(loss[largest], new_run=True))
-        found.append(ScorePrediction(link=link.name, run=name, n=fitted.n, predicted=value, low=low, high=high, actual=actual,
-                                     error=value - actual, covered=low <= actual <= high))  # fmt: skip
+        found.append(
+            ScorePrediction(
+                link=link.name,
+                run=name,
+                n=fitted.n,
+                predicted=value,
+                low=low,
+                high=high,
+                actual=actual,
+                error=value - actual,
+                covered=low <= actual <= high,
+            )
+        )
     return tuple(found)
 
 

@@ -33,7 +33,9 @@ class Loss:
 
     def __post_init__(self):
         if not self.delta >= 0:
-            raise ConfigError(f"Huber's delta is {self.delta}; it must be 0 (absolute values), positive, or inf (squares)")
+            raise ConfigError(
+                f"Huber's delta is {self.delta}; it must be 0 (absolute values), positive, or inf (squares)"
+            )
         if self.reduction not in ("sum", "mean"):
             raise ConfigError(f"reduction is {self.reduction!r}; it must be 'sum' or 'mean'")
 

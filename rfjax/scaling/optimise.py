@@ -116,7 +116,9 @@ def minimise(
     limits = bounds(law, problem.z)
     rows = max(1, CHUNK // y.shape[1])
     pieces = [
-        _minimise_chunk(problem.rows(slice(a, a + rows)), start[a : a + rows], limits, tuple(fixed), gradual, iterations)
+        _minimise_chunk(
+            problem.rows(slice(a, a + rows)), start[a : a + rows], limits, tuple(fixed), gradual, iterations
+        )
         for a in range(0, len(start), rows)
     ]
     return Minimum(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
@@ -208,9 +210,12 @@ def _evaluate(problem, inner):
     law = problem.law
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         terms = np.stack(
-            [np.exp(term.log_value(inner[:, part], problem.z[:, column]))
-             for column, (term, part) in enumerate(zip(law.terms, law.slices, strict=True))], axis=1,
-        )  # fmt: skip
+            [
+                np.exp(term.log_value(inner[:, part], problem.z[:, column]))
+                for column, (term, part) in enumerate(zip(law.terms, law.slices, strict=True))
+            ],
+            axis=1,
+        )
         total = terms.sum(axis=1)
         if law.offset:
             total += inner[:, :1] * problem.scale

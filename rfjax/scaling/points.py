@@ -41,7 +41,9 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
         raise ConfigError("the table has no rows to fit")
     nameless = (table["run"].isna() | (table["run"].astype(str).str.strip() == "")).to_numpy()
     if nameless.any():
-        raise ConfigError(f"the run in {_rows(table, nameless)} has no name; give every row one, or leave the column out")
+        raise ConfigError(
+            f"the run in {_rows(table, nameless)} has no name; give every row one, or leave the column out"
+        )
     repeated = table["run"][table["run"].duplicated()].unique()
     if len(repeated) and one_row_per_run:
         places = _rows(table, (table["run"] == repeated[0]).to_numpy())

@@ -57,9 +57,7 @@ def profiled_parameters(law: Law) -> tuple[str, ...]:
     return tuple(law.parameters[i] for i in (*([0] if law.offset else []), *law.exponents))
 
 
-def profile(
-    fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0
-) -> Profile:
+def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0) -> Profile:
     """The profile of E or of an exponent of an identifiable fit.
 
     Raises `ConfigError` for a fit that is not identifiable and for another parameter (a coefficient
@@ -101,9 +99,17 @@ def profile(
     grid, t = (np.concatenate(column) for column in zip(*seen, strict=True))
     order = np.unique(grid, return_index=True)[1]
     return Profile(
-        name=name, value=estimate.value, low=ends[0][0], high=ends[1][0], at_bound=(ends[0][1], ends[1][1]),
-        level=level, critical=critical, method=method, grid=grid[order], statistic=t[order],
-    )  # fmt: skip
+        name=name,
+        value=estimate.value,
+        low=ends[0][0],
+        high=ends[1][0],
+        at_bound=(ends[0][1], ends[1][1]),
+        level=level,
+        critical=critical,
+        method=method,
+        grid=grid[order],
+        statistic=t[order],
+    )
 
 
 def _crossing(statistic, inside, values, critical, bound):

@@ -50,10 +50,14 @@ def read_table(
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(str, table.columns))}"
             raise ConfigError(f"{path} has no column {theirs!r} to be renamed {ours!r}{hint}")
     names = {theirs: ours for ours, theirs in (rename or {}).items()}
-    table = table.drop(columns=[ours for ours in names.values() if ours in table and ours not in names]).rename(columns=names)
+    table = table.drop(columns=[ours for ours in names.values() if ours in table and ours not in names]).rename(
+        columns=names
+    )
     _distinct(table.columns, path)
     if "samples" in table and "images" in table:
-        raise ConfigError(f"{path} has both images and samples, which are the same; leave one, or give one another name")
+        raise ConfigError(
+            f"{path} has both images and samples, which are the same; leave one, or give one another name"
+        )
     table = table.rename(columns={"samples": "images"})
     if "run" not in table:
         repeated = table.duplicated()
@@ -64,7 +68,9 @@ def read_table(
                 f"{table.index.name} {row.name} of {path} repeats {table.index.name} {first} in every column; leave one, "
                 "or tell them apart by a column run"
             )
-        names = pd.Series([f"{table.index.name} {place}" for place in table.index], table.index, dtype=object, name="run")
+        names = pd.Series(
+            [f"{table.index.name} {place}" for place in table.index], table.index, dtype=object, name="run"
+        )
         table = pd.concat([names, table], axis=1)
     for name in NUMBERS:
         if name in table:
@@ -72,7 +78,9 @@ def read_table(
             words = table[name].notna() & numbers.isna()
             if words.any():
                 place = table.index[words][0]
-                raise ConfigError(f"{name} in {table.index.name} {place} of {path} is {table[name][place]!r}, which is no number")
+                raise ConfigError(
+                    f"{name} in {table.index.name} {place} of {path} is {table[name][place]!r}, which is no number"
+                )
             table[name] = numbers.astype(float)
     return _with_cost(table, flops_per_param_image)
 
@@ -93,8 +101,12 @@ def _with_cost(table, flops_per_param_image):
     if known >= {"images", "params"} and "flops" not in known:
         return table.assign(flops=flops_per_param_image * table["params"] * table["images"])
     if len(known) == 3:
-        raise ConfigError("the table has flops, params and images: FLOPs per parameter and image would contradict it; leave the option out")
-    raise ConfigError(f"FLOPs per parameter and image need params and one of flops and images; the table has {', '.join(sorted(known)) or 'none'}")
+        raise ConfigError(
+            "the table has flops, params and images: FLOPs per parameter and image would contradict it; leave the option out"
+        )
+    raise ConfigError(
+        f"FLOPs per parameter and image need params and one of flops and images; the table has {', '.join(sorted(known)) or 'none'}"
+    )
 
 
 def _csv(path):
@@ -114,7 +126,9 @@ def _csv(path):
     width = len(rows[0])
     for line, row in zip(lines, rows, strict=True):
         if any(cell.strip() for cell in row[width:]):
-            raise ConfigError(f"line {line} of {path} has {len(row)} cells and the header {width} columns; name every column, or quote a cell with a comma")
+            raise ConfigError(
+                f"line {line} of {path} has {len(row)} cells and the header {width} columns; name every column, or quote a cell with a comma"
+            )
     _distinct(pd.Index([name for name in rows[0] if name]), path)
     text = io.StringIO()
     csv.writer(text).writerows(row[:width] for row in rows)

@@ -75,9 +75,7 @@ def draw(
     choice = np.argmin([refit.objective for refit in refits], axis=0)
     rows = np.arange(resamples)
     converged = np.stack([refit.converged for refit in refits])[choice, rows]
-    return Draws(
-        np.stack([refit.parameters for refit in refits])[choice, rows], noise, said, int((~converged).sum())
-    )
+    return Draws(np.stack([refit.parameters for refit in refits])[choice, rows], noise, said, int((~converged).sum()))
 
 
 def simulate(

@@ -73,9 +73,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     for sheet, source in sheets:
         data = source.read_bytes() if source.is_file() else b""
         if not data.startswith(PNG_MAGIC):
-            notes.append(
-                f"{sheet.run}: the sample sheet of step {sheet.step} is missing or is no PNG ({source.name})"
-            )
+            notes.append(f"{sheet.run}: the sample sheet of step {sheet.step} is missing or is no PNG ({source.name})")
             continue
         key = json.dumps([sheet.run, sheet.step, sheet.weights, sheet.sampler, sheet.seed])
         name = f"{SHEETS}/{hashlib.sha1(key.encode()).hexdigest()[:16]}.png"  # run names may hold anything
@@ -88,9 +86,12 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
         files[file] = {"row": row, "columns": [asdict(column) for column in _columns(file, frame)]}
     hashes = {name: _sha256(data) for name, data in contents.items()}
     index = {
-        "schema": SCHEMA, "files": files, "sha256": hashes,
-        "samples": [asdict(sample) for sample in samples], "notes": notes,
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "files": files,
+        "sha256": hashes,
+        "samples": [asdict(sample) for sample in samples],
+        "notes": notes,
+    }
     contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
     write_whole({folder / name: data for name, data in contents.items()})
     for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # of runs or settings no longer in the table
@@ -110,7 +111,9 @@ def find(folder: str | Path) -> Path:
         return folder
     if (folder / "run.json").exists() and not (folder / "results").exists():
         above = folder.absolute().parent
-        raise ConfigError(f"{folder} is the folder of a single run; name the one above it, {above}, which holds its study")
+        raise ConfigError(
+            f"{folder} is the folder of a single run; name the one above it, {above}, which holds its study"
+        )
     return folder / "results"
 
 

@@ -38,7 +38,9 @@ def mean_flops(count: Callable[[ModelConfig, BatchShapes], int], model: ModelCon
     if len(corpus.parts) == 1:
         return count(model, corpus.shapes)
     quotas = schedule_of(corpus).quotas
-    return round(Fraction(sum(quota * count(model, part.shapes) for quota, part in zip(quotas, corpus.parts)), sum(quotas)))
+    return round(
+        Fraction(sum(quota * count(model, part.shapes) for quota, part in zip(quotas, corpus.parts)), sum(quotas))
+    )
 
 
 def run_config(
@@ -57,7 +59,9 @@ def run_config(
     """
     if stop is None:
         with StopSignal() as came:
-            return run_config(config, workdir, study=study, point=point, init_from=init_from, evaluate=evaluate, stop=came)
+            return run_config(
+                config, workdir, study=study, point=point, init_from=init_from, evaluate=evaluate, stop=came
+            )
     formulation_at(config)  # refused before the folder is claimed
     corpus = load_corpus(config.data, config.seed)
     backbone = training_backbone(config, corpus.shapes)

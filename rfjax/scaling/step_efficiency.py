@@ -60,21 +60,35 @@ def step_counts(
         depth, params = (None if pd.isna(group[c].iloc[0]) else int(group[c].iloc[0]) for c in ("depth", "params"))
         found.append(
             StepCount(
-                run=run, depth=depth, params=params, steps=int(match["steps"]), reference=int(match["reference"]),
-                settings=f"{match['method']}-{match['rest']}", score=score.value, score_low=_or_none(score.low),
-                score_high=_or_none(score.high), drop=drop[0], drop_low=drop[1], drop_high=drop[2],
-                path_length=length.value, path_length_stderr=_or_none(length.stderr), distance=distance.value,
+                run=run,
+                depth=depth,
+                params=params,
+                steps=int(match["steps"]),
+                reference=int(match["reference"]),
+                settings=f"{match['method']}-{match['rest']}",
+                score=score.value,
+                score_low=_or_none(score.low),
+                score_high=_or_none(score.high),
+                drop=drop[0],
+                drop_low=drop[1],
+                drop_high=drop[2],
+                path_length=length.value,
+                path_length_stderr=_or_none(length.stderr),
+                distance=distance.value,
             )
-        )  # fmt: skip
+        )
     return tuple(sorted(found, key=lambda one: (one.depth or 0, one.run, one.settings, one.reference, one.steps)))
 
 
 def _drop(prompts, run, step, weights, seed_of_images, sampler, reference, resamples, seed):
     """(drop, low, high) of the overall score from the reference's; None where it cannot be said."""
     own = prompts[
-        (prompts["run"] == run) & (prompts["step"] == step) & (prompts["weights"] == weights)
-        & (prompts["evaluation_seed"] == seed_of_images) & (prompts["evaluation"] == EVALUATION)
-    ]  # fmt: skip
+        (prompts["run"] == run)
+        & (prompts["step"] == step)
+        & (prompts["weights"] == weights)
+        & (prompts["evaluation_seed"] == seed_of_images)
+        & (prompts["evaluation"] == EVALUATION)
+    ]
     counts = [own[own["sampler"] == name].set_index("prompt").sort_index() for name in (sampler, reference)]
     if counts[0].empty or not counts[0].index.equals(counts[1].index):
         return None, None, None

@@ -161,7 +161,9 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
 def _check_folder(study, root):
     """A folder of something else is refused before a point is trained: not one by one, over hours."""
     if (root / "config.json").exists():
-        raise ConfigError(f"{root} is the folder of one run (it has a config.json); give the study a --workdir of its own")
+        raise ConfigError(
+            f"{root} is the folder of one run (it has a config.json); give the study a --workdir of its own"
+        )
     differing = {}
     for point in study.points:
         with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
@@ -179,7 +181,9 @@ def _check_folder(study, root):
 def _run_points(study, root, say, stop):
     outcomes: dict[str, Outcome] = {}
     sizes = {point.id: size_of(point.config) for point in study.points}
-    ahead = {point.id: sizes[point.id].flops * (1.0 - _done_before(root / point.id, point.config)) for point in study.points}
+    ahead = {
+        point.id: sizes[point.id].flops * (1.0 - _done_before(root / point.id, point.config)) for point in study.points
+    }
     began, spent, total = time.monotonic(), 0.0, sum(ahead.values())
     programs: dict = {}  # of evaluations, of points that are alike
     last = None
@@ -190,12 +194,18 @@ def _run_points(study, root, say, stop):
             programs.clear()
         points, place = [study.point(id) for id in ids], len(outcomes) + 1
         number = f"{place}-{place + len(ids) - 1}" if len(ids) > 1 else f"{place}"
-        said = describe(points[0], sizes[ids[0]]) + (f"; with {len(ids) - 1} more, the last {ids[-1]}" if len(ids) > 1 else "")
+        said = describe(points[0], sizes[ids[0]]) + (
+            f"; with {len(ids) - 1} more, the last {ids[-1]}" if len(ids) > 1 else ""
+        )
         say(f"[{number}/{len(study.points)}] {said}{_time_left(began, spent, total)}")
         start = time.monotonic()
         if stop():
             raise Preempted(f"told to stop before point {ids[0]}; the same command goes on from there")
-        errors = _run_together(study, points, root, programs, stop) if len(ids) > 1 else _run_alone(study, points[0], root, place, stop)
+        errors = (
+            _run_together(study, points, root, programs, stop)
+            if len(ids) > 1
+            else _run_alone(study, points[0], root, place, stop)
+        )
         for point in points:
             error = errors.get(point.id)
             if error:
@@ -296,7 +306,13 @@ def _time_left(began, spent, total) -> str:
 
 
 # What points may differ in beside their size; shown where they do.
-TOLD = {"corpus": "data.corpus", "backbone": "model.backbone", "formulation": "formulation", "rate": "train.learning_rate", "seed": "seed"}
+TOLD = {
+    "corpus": "data.corpus",
+    "backbone": "model.backbone",
+    "formulation": "formulation",
+    "rate": "train.learning_rate",
+    "seed": "seed",
+}
 
 
 def dry_run_lines(study: Study) -> Sequence[str]:
@@ -322,7 +338,10 @@ def dry_run_lines(study: Study) -> Sequence[str]:
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
     note = "FLOPs: training, three forward passes an image. State: parameters, average and two moments in float32."
     parts = cohorts({point.id: point.config for point in study.points})
     largest = max(map(len, parts))

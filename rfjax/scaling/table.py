@@ -212,8 +212,7 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
                 **{column.name: facts.get(column.name) if of_run else None for column in RUN},
             }
             rows += [
-                key | {column.name: value[column.name] for column in MEASURE} | joined
-                for value in record["values"]
+                key | {column.name: value[column.name] for column in MEASURE} | joined for value in record["values"]
             ]
     frame = pd.DataFrame(rows, columns=[column.name for column in LONG])
     order = ["run", "step", "weights", "evaluation", "corpus", "sampler", "grid", "evaluation_seed"]
@@ -270,7 +269,9 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
         for record in run.records:
             key = {column.name: record["key"].get(KEY_FIELDS.get(column.name, column.name)) for column in PROMPT}
             # replicates.csv has a ranking's.
-            scores = () if record["key"]["evaluation"] == ranking.EVALUATION else record["extra"].get("prompt_scores", ())
+            scores = (
+                () if record["key"]["evaluation"] == ranking.EVALUATION else record["extra"].get("prompt_scores", ())
+            )
             rows += [
                 key | {"prompt": index, "task": task, "correct": correct, "samples": samples}
                 for index, (task, correct, samples) in enumerate(scores)
@@ -292,7 +293,14 @@ def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
             key, extra = record["key"], record["extra"]
             losses = extra.get("example_losses")
             if losses and None not in losses and key["step"] == run.facts.get("steps"):
-                name = (key["weights"], key["corpus"], key["grid"], key["seed"], extra.get("example_ids_sha1"), len(losses))
+                name = (
+                    key["weights"],
+                    key["corpus"],
+                    key["grid"],
+                    key["seed"],
+                    extra.get("example_ids_sha1"),
+                    len(losses),
+                )
                 alike.setdefault(name, []).append((key, losses))
     rows = []
     for members in alike.values():
@@ -301,7 +309,8 @@ def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
         for i, (key, losses) in enumerate(members):
             common = {column.name: key.get(KEY_FIELDS.get(column.name, column.name)) for column in PAIR}
             rows += [
-                common | {"other_run": other["run"], "covariance": float(covariance[i, j] / len(losses)), "n": len(losses)}
+                common
+                | {"other_run": other["run"], "covariance": float(covariance[i, j] / len(losses)), "n": len(losses)}
                 for j, (other, _) in enumerate(members[i:], start=i)
             ]
     frame = pd.DataFrame(rows, columns=[column.name for column in PAIR])
@@ -323,7 +332,11 @@ def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
                 "reference_sha1": extra["reference"]["sha1"],
             }
             rows += [
-                common | {"metric": metric, "replicates": " ".join("nan" if v is None else repr(v) for v in extra["replicates"][name])}
+                common
+                | {
+                    "metric": metric,
+                    "replicates": " ".join("nan" if v is None else repr(v) for v in extra["replicates"][name]),
+                }
                 for metric, name in ranking.REPLICATES.items()
             ]
     frame = pd.DataFrame(rows, columns=[column.name for column in REPLICATE])
@@ -336,8 +349,7 @@ def _pivot(rows, checkpoint, setting, setting_seed):
     rows = rows.rename(columns={setting: "setting"})
     index = [*checkpoint, "setting", "evaluation_seed"]
     names = [
-        schema.measure_name(*triple)
-        for triple in zip(rows["evaluation"], rows["metric"], rows["item"], strict=True)
+        schema.measure_name(*triple) for triple in zip(rows["evaluation"], rows["metric"], rows["item"], strict=True)
     ]
     rows = rows.assign(measure=names)
     repeated = rows.duplicated([*index, "measure"])
@@ -388,11 +400,17 @@ def _sheet(folder, record):
     key, extra = record["key"], record["extra"]
     return (
         results.SampleSheet(
-            run=key["run"], step=key["step"], weights=key["weights"], sampler=key["sampler"], seed=key["seed"],
-            prompts=tuple(map(str, extra.get("prompts", ()))), tile=int(extra.get("tile") or 0), png="",
+            run=key["run"],
+            step=key["step"],
+            weights=key["weights"],
+            sampler=key["sampler"],
+            seed=key["seed"],
+            prompts=tuple(map(str, extra.get("prompts", ()))),
+            tile=int(extra.get("tile") or 0),
+            png="",
         ),
         folder / extra["png"],
-    )  # fmt: skip
+    )
 
 
 def _dig(run, name):

@@ -149,7 +149,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
     return tree, facts
 
 
-def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shaped[np.ndarray, "..."]]]:
+def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shaped[np.ndarray, " ..."]]]:
     """(path, array) of each array of `params` or `ema`, one at a time in host memory, verified.
 
     Raises `RfjaxError` as `restore_step` does.

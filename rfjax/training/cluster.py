@@ -56,12 +56,17 @@ def _from_flags(coordinator, processes, process_id) -> Job | None:
             f"{there} given without {' and '.join(missing)}; many processes take all three, as "
             "--coordinator=HOST:PORT --processes=N --process-id=I, with I from 0 to N-1"
         )
-    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}", coordinator) or int(coordinator.rpartition(":")[2]) > 65535:
+    if (
+        not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}", coordinator)
+        or int(coordinator.rpartition(":")[2]) > 65535
+    ):
         raise ConfigError(f"--coordinator is {coordinator!r}; it must be HOST:PORT of process 0, such as node001:41234")
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; it must be at least 1")
     if not 0 <= process_id < processes:
-        raise ConfigError(f"--process-id is {process_id}; with --processes={processes} it must be from 0 to {processes - 1}")
+        raise ConfigError(
+            f"--process-id is {process_id}; with --processes={processes} it must be from 0 to {processes - 1}"
+        )
     return Job("the flags", processes, process_id, coordinator) if processes > 1 else None
 
 
@@ -82,7 +87,11 @@ def _slurm_devices(environ) -> tuple[int, ...] | None:
     node, and finds none where each task sees its own alone. None where SLURM does not say.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    count = len([word for word in visible.split(",") if word]) if visible else int(environ.get("SLURM_GPUS_ON_NODE", 0) or 0)
+    count = (
+        len([word for word in visible.split(",") if word])
+        if visible
+        else int(environ.get("SLURM_GPUS_ON_NODE", 0) or 0)
+    )
     tasks = _tasks_on_node(environ)
     if not count or not tasks:
         return None

@@ -117,7 +117,9 @@ def train_cohort(
                 except Preempted:
                     raise
                 except Exception as error:
-                    failures |= dict.fromkeys((member.workdir for member in cohort.live), disk_trouble(error, part[0].workdir) or error)
+                    failures |= dict.fromkeys(
+                        (member.workdir for member in cohort.live), disk_trouble(error, part[0].workdir) or error
+                    )
                 failures |= cohort.failures
                 ahead = [member for member in ahead if member not in part]
         return failures
@@ -199,7 +201,9 @@ class _Cohort:
             self.states = stack([state] * len(self.members), self.mesh)
             self.facts = [{}] * len(self.members)
             return True
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.alone), self.abstract)
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.alone), self.abstract
+        )
         restored = []
         for member in self.members:
             try:
@@ -253,20 +257,30 @@ class _Cohort:
             self.states = None  # donated from here on
             spendings = [
                 Spending(
-                    train.batch_size, member.facts.flops_per_image, None, facts.get("train_seconds", 0.0), share=1 / count
+                    train.batch_size,
+                    member.facts.flops_per_image,
+                    None,
+                    facts.get("train_seconds", 0.0),
+                    share=1 / count,
                 )
                 for member, facts in zip(self.members, self.facts)
             ]
             peak = hardware.peak_flops([device.device_kind for device in self.mesh.devices.flat])
             monitors = [
                 Monitor(
-                    train, member.workdir, spendings[place], None, step=self.step,
-                    groups=parameter_groups(self.abstract.params), window=self.facts[place].get("window"), peak_flops=peak,
+                    train,
+                    member.workdir,
+                    spendings[place],
+                    None,
+                    step=self.step,
+                    groups=parameter_groups(self.abstract.params),
+                    window=self.facts[place].get("window"),
+                    peak_flops=peak,
                     writer=stacked.enter_context(MetricsWriter(member.workdir, self.step)),
                     progress=_Quiet(names[place], progress),
                 )
                 for place, member in enumerate(self.members)
-            ]  # fmt: skip
+            ]
             clock = Spending(train.batch_size, self.members[0].facts.flops_per_image, None, 0.0)
             rates = Rates(clock, train.batch_size, self.step, peak)  # of the cohort's line of progress
 
@@ -321,9 +335,12 @@ class _Cohort:
 
     def _compile(self):
         step = make_cohort_step(
-            [member.config for member in self.members], self.backbone.apply, self.corpus.shapes.encoders, self.mesh,
+            [member.config for member in self.members],
+            self.backbone.apply,
+            self.corpus.shapes.encoders,
+            self.mesh,
             self.abstract.params,
-        )  # fmt: skip
+        )
         batch = abstract_batch(self.config, self.corpus, self.mesh, P())
         return distributed.compiled("the training step", step.lower(self.states, batch, np.int32(0)))
 
@@ -348,7 +365,9 @@ class _Cohort:
             state = jax.device_put(jax.tree.map(lambda leaf: leaf[place], host), self.alone)
             for pause in (*SAVE_AGAIN_SECONDS, None):
                 try:
-                    with Checkpoints(self.members[place].workdir, keep_last=self.config.train.keep_last, kept=self._keeps) as writer:
+                    with Checkpoints(
+                        self.members[place].workdir, keep_last=self.config.train.keep_last, kept=self._keeps
+                    ) as writer:
                         writer.save(state, self.step, facts)
                     break
                 except SaveFailed as error:

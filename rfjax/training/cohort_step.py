@@ -59,9 +59,7 @@ def make_cohort_step(
 
     def member(state, t, examples, noise, latents, context, pooled):
         def loss_fn(params):
-            losses = example_losses(
-                lambda *given: apply(params, *given), examples, noise, latents, context, pooled
-            )
+            losses = example_losses(lambda *given: apply(params, *given), examples, noise, latents, context, pooled)
             return jnp.mean(losses), ExampleLosses(t, losses)
 
         (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -75,7 +73,10 @@ def make_cohort_step(
         times = [formulation.density.quantile(inputs.u) for formulation in formulations]
         rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times)]
         # What is the same for all examples of one formulation is not for all formulations.
-        rows = [jax.tree.map(lambda number, t=t: jnp.broadcast_to(jnp.float32(number), t.shape), row) for row, t in zip(rows, times)]
+        rows = [
+            jax.tree.map(lambda number, t=t: jnp.broadcast_to(jnp.float32(number), t.shape), row)
+            for row, t in zip(rows, times)
+        ]
         examples = jax.tree.map(lambda *values: jnp.stack(values), *rows)
         split = jax.shard_map(
             members, mesh=mesh, in_specs=(MEMBER, MEMBER, MEMBER, P(), P(), P(), P()), out_specs=MEMBER, check_vma=False

@@ -52,7 +52,9 @@ class Apart(Preempted):
     """The processes of a job did not come together in time; started again, they may."""
 
 
-def join(job: Job | None, *, heartbeat_seconds: int = HEARTBEAT_SECONDS, connect_seconds: int = CONNECT_SECONDS) -> None:
+def join(
+    job: Job | None, *, heartbeat_seconds: int = HEARTBEAT_SECONDS, connect_seconds: int = CONNECT_SECONDS
+) -> None:
     """Brings this process together with the job's others; nothing for None. Before any other use of JAX.
 
     From then on a lost process ends this one within about `heartbeat_seconds`, with a message and
@@ -69,7 +71,9 @@ def join(job: Job | None, *, heartbeat_seconds: int = HEARTBEAT_SECONDS, connect
         "Start all of them with the same --coordinator and --processes and each with a --process-id of its "
         "own, and look at the logs of those that are missing"
     )
-    apart = f"the {job.processes} processes did not come together at {job.coordinator} within {connect_seconds} s ({where})"
+    apart = (
+        f"the {job.processes} processes did not come together at {job.coordinator} within {connect_seconds} s ({where})"
+    )
     jax.config.update("jax_enable_preemption_service", True)
     failed = []
 
@@ -283,7 +287,9 @@ def _on_abort(do: Callable[[], None] | None) -> None:
     """Calls `do`, once, where C++ aborts the process, which dies of it still where `do` returns."""
     global _kept
     libc = ctypes.CDLL(None)
-    install = getattr(libc, "sysv_signal", None)  # which forgets the handler as it is called: no second abort comes here
+    install = getattr(
+        libc, "sysv_signal", None
+    )  # which forgets the handler as it is called: no second abort comes here
     if install is None:  # not glibc: the process then ends with JAX's own message, by the abort
         return
     install.argtypes, install.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
@@ -316,8 +322,10 @@ def _touch(address: str) -> None:
 
 
 def _end_as_lost() -> None:
-    _end(f"{_lost[0]}, so that this one (process {_job.process_id} of {_job.processes}) cannot go on; {_REMEDY}",
-         Preempted.exit_status)  # fmt: skip
+    _end(
+        f"{_lost[0]}, so that this one (process {_job.process_id} of {_job.processes}) cannot go on; {_REMEDY}",
+        Preempted.exit_status,
+    )
 
 
 def _end(message: str, status: int) -> None:

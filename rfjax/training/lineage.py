@@ -23,8 +23,13 @@ _NEW_SCALE = re.compile(r"(query|key)_norm2?/scale$")
 
 # Fields of config.model and config.data that no parameter's shape depends on.
 _SHAPE_NOTHING = (
-    "data.corpus", "data.prepared", "data.image_size", "data.context_tokens", "model.position_", "model.first_text_tokens",
-)  # fmt: skip
+    "data.corpus",
+    "data.prepared",
+    "data.image_size",
+    "data.context_tokens",
+    "model.position_",
+    "model.first_text_tokens",
+)
 _REMEDY = "Set config.model and config.data as they are there; only config.model.qk_norm may be turned on anew"
 
 

@@ -252,7 +252,9 @@ class _Run:
             for batch in () if stopping else self._batches():
                 state, metrics = steps_by_shape[batch.latents.shape[1:]](state, put(batch))
                 if pending is not None:
-                    monitor.observe(self.step, pending, lambda: state.params)  # a step late: the device is already at the next
+                    monitor.observe(
+                        self.step, pending, lambda: state.params
+                    )  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
                 if stopping or self._saves(self.step) or self._must_save_again(checkpoints):

@@ -18,8 +18,8 @@ from rfjax.flow.resolution import formulation_at
 class ExampleLosses(NamedTuple):
     """What a loss says beside its mean."""
 
-    t: Float[Array, "batch"]
-    losses: Float[Array, "batch"]
+    t: Float[Array, " batch"]
+    losses: Float[Array, " batch"]
 
 
 # (params, batch, step, places) -> (mean loss, ExampleLosses); `places` are the examples' places
@@ -36,13 +36,15 @@ def run_keys(seed: int) -> tuple[Array, Array]:
 class StepInputs(NamedTuple):
     """What a step's examples are trained on, whatever the formulation; u decides their t."""
 
-    u: Float[Array, "batch"]
+    u: Float[Array, " batch"]
     noise: Float[Array, "batch height width channels"]
     context: Float[Array, "batch tokens size"]
     pooled: Float[Array, "batch pooled"]
 
 
-def step_inputs(config: Config, encoders: tuple, batch: Batch, step: Int[Array, ""], places: Int[Array, "batch"]) -> StepInputs:
+def step_inputs(
+    config: Config, encoders: tuple, batch: Batch, step: Int[Array, ""], places: Int[Array, " batch"]
+) -> StepInputs:
     """The random numbers of a run at a step, and the batch's conditions after dropout.
 
     `encoders` are the corpus's `EncoderSlot`s, each dropped independently.
@@ -57,14 +59,18 @@ def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
     decides the timestep shift, where it goes by area. Raises `ConfigError` for a formulation that cannot be shifted."""
     formulation_at(config)
 
-    def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, "batch"]):
+    def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, " batch"]):
         formulation = formulation_at(config, batch.latents.shape[1:])
         inputs = step_inputs(config, encoders, batch, step, places)
         t = formulation.density.quantile(inputs.u)
         losses = example_losses(
-            lambda *given: apply(params, *given), examples_at(formulation, t), inputs.noise, batch.latents,
-            inputs.context, inputs.pooled,
-        )  # fmt: skip
+            lambda *given: apply(params, *given),
+            examples_at(formulation, t),
+            inputs.noise,
+            batch.latents,
+            inputs.context,
+            inputs.pooled,
+        )
         return jnp.mean(losses), ExampleLosses(t, losses)
 
     return loss_fn

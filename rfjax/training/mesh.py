@@ -53,7 +53,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     sizes = mesh_sizes(config, len(devices))
     shape, types = tuple(sizes.values()), (AxisType.Auto,) * 3
     if devices[0].platform == "tpu":  # an axis may take a part of a slice's side, which make_mesh refuses
-        return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES, axis_types=types)
+        return Mesh(
+            mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES, axis_types=types
+        )
     return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
 
 
@@ -85,7 +87,7 @@ def shardings(mesh: Mesh | AbstractMesh, tree):
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "rows"]:
+def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
     """The places of the global batch that this process's devices hold, ascending.
 
     They need not follow each other, and where `tensor` spans processes several hold the same.
@@ -94,7 +96,7 @@ def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "rows"]:
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
 
 
-def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, "rows"], local):
+def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], local):
     """The global batch from each process's rows, those of its `places_here`, as a tree of arrays."""
     sharding = NamedSharding(mesh, BATCH)
 

@@ -29,7 +29,9 @@ def abstract_state(config: Config, backbone, mesh: Mesh) -> TrainState:
     """
     shapes = state_shapes(config, backbone)
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings(mesh, shapes)
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        shardings(mesh, shapes),
     )
 
 
@@ -40,7 +42,9 @@ def abstract_batch(config: Config, corpus: Corpus, mesh: Mesh, spec: PartitionSp
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype, sharding=place), example)
 
 
-def lower_train_step(config: Config, corpus: Corpus, backbone, mesh: Mesh, *, stream_offset: int = 0) -> jax.stages.Lowered:
+def lower_train_step(
+    config: Config, corpus: Corpus, backbone, mesh: Mesh, *, stream_offset: int = 0
+) -> jax.stages.Lowered:
     """The step `(state, batch) -> (state, metrics)`, lowered for the mesh's devices.
 
     Raises `ConfigError` for a batch or a parameter that the mesh does not divide.

@@ -31,7 +31,14 @@ except ImportError:  # not a POSIX system: two trainers in one folder are then n
 
 # A run may go on with another mesh or attention: they change where and how fast, not what is computed. So may a
 # prepared corpus have been moved: its fingerprint is of what it holds.
-_MAY_CHANGE = ("mesh.", "train.attention", "train.stall_seconds", "train.together", "data.prepared.path", "data.prepared.models")
+_MAY_CHANGE = (
+    "mesh.",
+    "train.attention",
+    "train.stall_seconds",
+    "train.together",
+    "data.prepared.path",
+    "data.prepared.models",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,5 +198,10 @@ def started(record: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
         "hardware": hardware.describe(mesh.devices.flatten().tolist()),
         "jax_version": jax.__version__,
     }
-    at = {"step": step, "time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "mesh": dict(mesh.shape), "together": together}
+    at = {
+        "step": step,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "mesh": dict(mesh.shape),
+        "together": together,
+    }
     return record | on | {"starts": [*record["starts"], at | on]}

@@ -29,9 +29,9 @@ class StepMetrics(NamedTuple):
     learning_rate: Float[Array, ""]
     skipped: Int[Array, ""]  # so far
     skipped_in_row: Int[Array, ""]  # above zero where this step was skipped
-    group_norms: Float[Array, "groups"]  # gradient norm of each parameter group
-    bin_losses: Float[Array, "bins"]  # sum of the example losses in each bin of t
-    bin_counts: Float[Array, "bins"]
+    group_norms: Float[Array, " groups"]  # gradient norm of each parameter group
+    bin_losses: Float[Array, " bins"]  # sum of the example losses in each bin of t
+    bin_counts: Float[Array, " bins"]
 
 
 def parameter_groups(params) -> list[str]:

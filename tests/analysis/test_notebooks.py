@@ -10,8 +10,20 @@ from nbclient import NotebookClient
 ANALYSIS = Path(__file__).parents[2] / "analysis"
 # A notebook -> words that its outputs must hold, which a wrong or empty result would lack.
 SAYS = {
-    "fit_scaling_law": ("saturating", "parametric bootstrap", "of 28 starts agree", "leave_one_out_rms", "image/svg+xml"),
-    "correlate_geneval": ("exact over all 720 orders", "prompts they share", "single_object", "share_first", "image/svg+xml"),
+    "fit_scaling_law": (
+        "saturating",
+        "parametric bootstrap",
+        "of 28 starts agree",
+        "leave_one_out_rms",
+        "image/svg+xml",
+    ),
+    "correlate_geneval": (
+        "exact over all 720 orders",
+        "prompts they share",
+        "single_object",
+        "share_first",
+        "image/svg+xml",
+    ),
     "plan_compute": ("one degree of freedom", "optimal params", "fixed steps", "image/svg+xml"),
 }
 
@@ -27,7 +39,9 @@ def test_a_notebook_runs_and_is_stored_without_outputs(name, monkeypatch):
     stored = nbformat.read(ANALYSIS / f"{name}.ipynb", as_version=4)
     code = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code), f"clear the outputs of {name}"
-    NotebookClient(stored, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ANALYSIS)}}).execute()
+    NotebookClient(
+        stored, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ANALYSIS)}}
+    ).execute()
     outputs = str([cell.outputs for cell in code])
     for words in SAYS[name]:
         assert words in outputs

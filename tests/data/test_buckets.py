@@ -44,7 +44,10 @@ def test_the_first_steps_took_nothing_before():
 
 def test_every_cycle_has_its_quotas_in_an_order_of_its_own():
     """Catches cycles that repeat one order, steps in the order of the parts, and a seed that is not used."""
-    cycles = [[Schedule(COUNTS, seed).at(step)[0] for step in range(n * CYCLE, (n + 1) * CYCLE)] for seed, n in ((0, 0), (0, 1), (1, 0))]
+    cycles = [
+        [Schedule(COUNTS, seed).at(step)[0] for step in range(n * CYCLE, (n + 1) * CYCLE)]
+        for seed, n in ((0, 0), (0, 1), (1, 0))
+    ]
     for parts in cycles:
         assert tuple(np.bincount(parts, minlength=5).tolist()) == Schedule(COUNTS, 0).quotas
         assert 10 < np.bincount(parts[:100], minlength=5)[4] < 45  # of 26: in the order of parts, 0
@@ -110,7 +113,9 @@ def test_resumed_and_split_over_processes_the_batches_are_the_same():
     """Catches a schedule that depends on where it begins, or on which rows a process asks for."""
     whole = list(batches(bucketed(), batch_size=4, start_step=0, stop_step=30))
     for first, places in ((0, [1, 3]), (17, [0, 2]), (29, [3])):
-        here = list(batches(bucketed(), batch_size=4, start_step=first, stop_step=30, places=np.array(places), threads=3))
+        here = list(
+            batches(bucketed(), batch_size=4, start_step=first, stop_step=30, places=np.array(places), threads=3)
+        )
         assert len(here) == 30 - first
         for batch, mine in zip(whole[first:], here):
             for array, rows in zip(batch, mine):
@@ -131,7 +136,11 @@ def test_parts_that_take_turns_keep_their_orders(monkeypatch):
 def test_what_a_bucketed_corpus_is_known_by():
     """Catches a fingerprint that does not see the order of steps, a part or its number of images."""
     corpus = bucketed()
-    others = [bucketed(seed=1), bucketed(training=(60, 31, 10)), replace(corpus, parts=(part(4, 4, 7), *corpus.parts[1:]))]
+    others = [
+        bucketed(seed=1),
+        bucketed(training=(60, 31, 10)),
+        replace(corpus, parts=(part(4, 4, 7), *corpus.parts[1:])),
+    ]
     assert corpus.shapes.latents == (4, 4, 2) and bucketed().fingerprint == corpus.fingerprint
     assert len({corpus.fingerprint, others[0].fingerprint, others[1].fingerprint}) == 3
 

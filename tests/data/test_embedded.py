@@ -87,8 +87,11 @@ def test_held_out_pairs_never_occur_and_all_others_do(corpus, split):
     np.add.at(drawn, (layout.classes[layout.present], layout.colors[layout.present]), 1)
     assert np.array_equal(drawn > 0, vocabulary.seen())
     assert drawn[vocabulary.seen()].min() > 0.3 * drawn[vocabulary.seen()].mean()
-    unseen = [f"{vocabulary.colors[c]} {names[k]} " for names in (vocabulary.classes, vocabulary.plurals)
-              for k, c in enumerate(vocabulary.held_out)]  # fmt: skip
+    unseen = [
+        f"{vocabulary.colors[c]} {names[k]} "
+        for names in (vocabulary.classes, vocabulary.plurals)
+        for k, c in enumerate(vocabulary.held_out)
+    ]
     assert not any(pair in caption + " " for caption in captions for pair in unseen)
 
 
@@ -151,7 +154,9 @@ def test_every_word_of_the_captions_is_known_and_others_are_named(corpus):
     assert grammar.words(corpus.vocabulary) == seen
 
 
-@pytest.mark.parametrize(("field", "own"), [("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)])
+@pytest.mark.parametrize(
+    ("field", "own"), [("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)]
+)
 def test_sizes_that_are_not_the_corpuss_own_are_refused(field, own):
     """Ignored, a run would record channels or features that it never had."""
     for name, size in SIZES.items():

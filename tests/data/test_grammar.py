@@ -21,27 +21,39 @@ def color(name):
 def test_rows_follow_the_official_schema():
     # Key for key, and in their order, as in the official evaluation_metadata.jsonl.
     rows = [
-        (("single_object", [index("bar")], [], 1, 0),
-         '{"tag": "single_object", "include": [{"class": "bar", "count": 1}], '
-         '"prompt": "a photo of a bar", "held_out": false}'),
-        (("two_object", [index("bar"), index("ring")], [], 2, 0),
-         '{"tag": "two_object", "include": [{"class": "bar", "count": 1}, {"class": "ring", "count": 1}], '
-         '"prompt": "a photo of a bar and a ring", "held_out": false}'),
-        (("counting", [index("cross")], [], 3, 0),
-         '{"tag": "counting", "include": [{"class": "cross", "count": 3}], '
-         '"exclude": [{"class": "cross", "count": 4}], "prompt": "a photo of three crosses", "held_out": false}'),
-        (("colors", [index("square")], [color("red")], 1, 0),
-         '{"tag": "colors", "include": [{"class": "square", "count": 1, "color": "red"}], '
-         '"prompt": "a photo of a red square", "held_out": true}'),
-        (("position", [index("ring"), index("bar")], [], 2, 1),
-         '{"tag": "position", "include": [{"class": "ring", "count": 1}, '
-         '{"class": "bar", "count": 1, "position": ["right of", 0]}], '
-         '"prompt": "a photo of a bar right of a ring", "held_out": false}'),
-        (("color_attr", [index("ring"), index("bar")], [color("red"), color("blue")], 2, 0),
-         '{"tag": "color_attr", "include": [{"class": "ring", "count": 1, "color": "red"}, '
-         '{"class": "bar", "count": 1, "color": "blue"}], '
-         '"prompt": "a photo of a red ring and a blue bar", "held_out": false}'),
-    ]  # fmt: skip
+        (
+            ("single_object", [index("bar")], [], 1, 0),
+            '{"tag": "single_object", "include": [{"class": "bar", "count": 1}], '
+            '"prompt": "a photo of a bar", "held_out": false}',
+        ),
+        (
+            ("two_object", [index("bar"), index("ring")], [], 2, 0),
+            '{"tag": "two_object", "include": [{"class": "bar", "count": 1}, {"class": "ring", "count": 1}], '
+            '"prompt": "a photo of a bar and a ring", "held_out": false}',
+        ),
+        (
+            ("counting", [index("cross")], [], 3, 0),
+            '{"tag": "counting", "include": [{"class": "cross", "count": 3}], '
+            '"exclude": [{"class": "cross", "count": 4}], "prompt": "a photo of three crosses", "held_out": false}',
+        ),
+        (
+            ("colors", [index("square")], [color("red")], 1, 0),
+            '{"tag": "colors", "include": [{"class": "square", "count": 1, "color": "red"}], '
+            '"prompt": "a photo of a red square", "held_out": true}',
+        ),
+        (
+            ("position", [index("ring"), index("bar")], [], 2, 1),
+            '{"tag": "position", "include": [{"class": "ring", "count": 1}, '
+            '{"class": "bar", "count": 1, "position": ["right of", 0]}], '
+            '"prompt": "a photo of a bar right of a ring", "held_out": false}',
+        ),
+        (
+            ("color_attr", [index("ring"), index("bar")], [color("red"), color("blue")], 2, 0),
+            '{"tag": "color_attr", "include": [{"class": "ring", "count": 1, "color": "red"}, '
+            '{"class": "bar", "count": 1, "color": "blue"}], '
+            '"prompt": "a photo of a red ring and a blue bar", "held_out": false}',
+        ),
+    ]
     for arguments, line in rows:
         assert json.dumps(grammar.row(VOCABULARY, *arguments)) == line
 

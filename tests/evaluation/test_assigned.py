@@ -48,7 +48,9 @@ def test_its_error_is_that_of_draws():
     generator = np.random.default_rng(1)
     numbers = np.tile(np.arange(8), 30)
     draws = [
-        assigned.AssignedLoss(tuple(map(float, range(8))), numbers, (numbers + generator.normal(0, 1 + numbers)).astype(np.float32))
+        assigned.AssignedLoss(
+            tuple(map(float, range(8))), numbers, (numbers + generator.normal(0, 1 + numbers)).astype(np.float32)
+        )
         for _ in range(400)
     ]
     assert np.std([draw.loss for draw in draws]) == pytest.approx(np.mean([draw.stderr for draw in draws]), rel=0.1)
@@ -78,7 +80,8 @@ def test_filling_a_batch_changes_nothing():
     """Catches the last batch's repeats counted."""
     params = weights(1)
     one, other = (
-        assigned.assigned_loss(network, config(batch_size=size), params, FakeCorpus(), LEVELS).losses for size in (24, 5)
+        assigned.assigned_loss(network, config(batch_size=size), params, FakeCorpus(), LEVELS).losses
+        for size in (24, 5)
     )
     np.testing.assert_allclose(one, other, rtol=1e-6)
     assert jnp.isfinite(one).all() and len(other) == N

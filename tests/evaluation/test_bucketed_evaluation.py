@@ -30,7 +30,9 @@ SHAPES, COUNTS = ((4, 4), (2, 6), (6, 4)), (9, 6, 3)
 def bucketed(firsts=(2000, 0, 1000)):
     """Ids do not follow the order of the parts."""
     slot = EncoderSlot("text", (0, 2), (0, 4), (0, 4))
-    parts = tuple(Part(0, BatchShapes((*shape, 3), (2, 4), 4, (slot,)), first=first) for shape, first in zip(SHAPES, firsts))
+    parts = tuple(
+        Part(0, BatchShapes((*shape, 3), (2, 4), 4, (slot,)), first=first) for shape, first in zip(SHAPES, firsts)
+    )
     return BucketedCorpus("buckets", parts, 0, COUNTS, COUNTS)
 
 
@@ -91,7 +93,9 @@ def test_noise_has_the_shape_of_the_examples_own_part():
 
 def test_more_examples_than_all_buckets_have_are_refused(step):
     """A repeated example would shrink the standard error."""
-    with pytest.raises(ConfigError, match="validation.examples is 19, and the corpus buckets has 18 .* 3 aspect buckets"):
+    with pytest.raises(
+        ConfigError, match="validation.examples is 19, and the corpus buckets has 18 .* 3 aspect buckets"
+    ):
         validation_loss(replace(step, config=settings(examples=19)), jnp.float32(0.3), bucketed())
 
 
@@ -102,16 +106,23 @@ def test_an_id_of_two_parts_is_refused(step):
 
 
 def config(**changes):
-    return from_dict({
-        "timestep_shift": 2.0, "timestep_shift_by_area": True, "model": {"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 8},
-        "data": {"corpus": "random", "image_size": 4, "context_tokens": 2, "context_size": 4, "pooled_size": 4},
-        "evaluation": {"sampler": {"steps": 3, "guidance_scale": 1.0}}, **changes,
-    })  # fmt: skip
+    return from_dict(
+        {
+            "timestep_shift": 2.0,
+            "timestep_shift_by_area": True,
+            "model": {"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 8},
+            "data": {"corpus": "random", "image_size": 4, "context_tokens": 2, "context_size": 4, "pooled_size": 4},
+            "evaluation": {"sampler": {"steps": 3, "guidance_scale": 1.0}},
+            **changes,
+        }
+    )
 
 
 def opened(**changes):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return reopen.OpenRun(Path("runs/wide"), "wide", config(**changes), bucketed(), Backbone(lambda key: {}, network), mesh)
+    return reopen.OpenRun(
+        Path("runs/wide"), "wide", config(**changes), bucketed(), Backbone(lambda key: {}, network), mesh
+    )
 
 
 @pytest.mark.parametrize("size, alpha", [(None, 2.0), ((2, 6), 3.0**0.5), ((8, 4), 8.0**0.5)])
@@ -122,20 +133,33 @@ def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, m
     monkeypatch.setattr(sampling, "open_run", lambda workdir, overrides: opened())
     monkeypatch.setattr(sample_picture, "choose_step", lambda workdir, step: 7)
     monkeypatch.setattr(sample_picture, "restore_params", lambda *given: (jnp.float32(0.3), {}))
-    monkeypatch.setattr(sampling, "make_generator", lambda apply, sampler, formulation, latents, **more: seen.append((formulation, latents)) or make(apply, sampler, formulation, latents, **more))
+    monkeypatch.setattr(
+        sampling,
+        "make_generator",
+        lambda apply, sampler, formulation, latents, **more: (
+            seen.append((formulation, latents)) or make(apply, sampler, formulation, latents, **more)
+        ),
+    )
     wanted = sampling.Wanted(step=None, weights="ema", samples=1, negative=None, seed=0, latent_size=size)
     sample_picture.sample_picture(tmp_path, {}, wanted, prompts=["a"], out=tmp_path / "a.png")
     formulation, latents = seen[0]
     assert latents == (*(size or (4, 4)), 3)
-    np.testing.assert_allclose(sampling_times(3, formulation.timestep_shift)[1], alpha * (2 / 3) / (1 + (alpha - 1) * (2 / 3)), rtol=1e-12)
+    np.testing.assert_allclose(
+        sampling_times(3, formulation.timestep_shift)[1], alpha * (2 / 3) / (1 + (alpha - 1) * (2 / 3)), rtol=1e-12
+    )
     facts = json.loads((tmp_path / "a.json").read_text())
-    assert facts["latent_size"] == list(size or (4, 4)) and facts["sampler"] == "euler-3-cfg1-shift2-by-area" + (f"-{size[0]}x{size[1]}" if size else "")
+    assert facts["latent_size"] == list(size or (4, 4)) and facts["sampler"] == "euler-3-cfg1-shift2-by-area" + (
+        f"-{size[0]}x{size[1]}" if size else ""
+    )
 
 
 @pytest.mark.parametrize(
     "size, message",
     [
-        ((5, 4), "--latent-size=5x4: .*height 5 is not divisible by config.model.patch_size=2. wide was trained on 4x4, 2x6, 6x4"),
+        (
+            (5, 4),
+            "--latent-size=5x4: .*height 5 is not divisible by config.model.patch_size=2. wide was trained on 4x4, 2x6, 6x4",
+        ),
         ((4, 18), "9 tokens along the width, more than config.model.position_grid=8"),
         ((0, 4), "have no pixels"),
     ],
@@ -148,7 +172,10 @@ def test_sizes_that_the_network_cannot_take_are_refused_with_those_there_are(siz
 def test_a_shift_by_area_is_in_the_samplers_name():
     """Catches scores under two schedules of shifts that would be taken for one sampler's."""
     sampler = config().evaluation.sampler
-    assert sampler_name(sampler, 3.0) == "euler-3-cfg1-shift3" and sampler_name(sampler, 3.0, True) == "euler-3-cfg1-shift3-by-area"
+    assert (
+        sampler_name(sampler, 3.0) == "euler-3-cfg1-shift3"
+        and sampler_name(sampler, 3.0, True) == "euler-3-cfg1-shift3-by-area"
+    )
     (name,) = {one.key["sampler"] for one in due_at(config(), "run", 2000) if one.kind == "geneval"}
     assert name.startswith("euler-3-cfg1-shift2-by-area-")
 
@@ -159,7 +186,9 @@ def test_the_shift_at_the_configs_size_is_the_configs():
 
 
 def test_a_shift_by_area_of_another_formulation_is_refused():
-    with pytest.raises(ConfigError, match="timestep_shift_by_area is true, .* 'eps/linear' has another; set it to false"):
+    with pytest.raises(
+        ConfigError, match="timestep_shift_by_area is true, .* 'eps/linear' has another; set it to false"
+    ):
         formulation_at(config(formulation="eps/linear", timestep_shift=1.0))
 
 

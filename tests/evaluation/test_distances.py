@@ -24,7 +24,9 @@ def with_moments(generator, n, mean, root):
 def fid(tmp_path, a, b):
     np.save(tmp_path / "a.npy", a)
     np.save(tmp_path / "b.npy", b)
-    return distances.measure("fid-inception", tmp_path / "a.npy", tmp_path / "b.npy", tmp_path, embed=None, model="", batch_size=1).value
+    return distances.measure(
+        "fid-inception", tmp_path / "a.npy", tmp_path / "b.npy", tmp_path, embed=None, model="", batch_size=1
+    ).value
 
 
 def test_fid_is_the_closed_form(tmp_path):
@@ -44,7 +46,9 @@ def test_fid_is_the_closed_form(tmp_path):
     other = np.tril(generator.normal(size=(d, d)))
     product = root @ root.T @ other @ other.T
     general = mean @ mean + np.trace(root @ root.T + other @ other.T) - 2 * np.trace(linalg.sqrtm(product)).real
-    assert fid(tmp_path, with_moments(generator, n, mean, root), with_moments(generator, n, 0 * mean, other)) == pytest.approx(general, rel=1e-7)
+    assert fid(
+        tmp_path, with_moments(generator, n, mean, root), with_moments(generator, n, 0 * mean, other)
+    ) == pytest.approx(general, rel=1e-7)
 
 
 def test_fid_of_a_stored_gaussian(tmp_path):
@@ -53,7 +57,9 @@ def test_fid_of_a_stored_gaussian(tmp_path):
     values = generator.normal(size=(30, 4))
     np.savez(tmp_path / "stats.npz", mu=values.mean(0), sigma=np.cov(values, rowvar=False))
     np.save(tmp_path / "values.npy", values)
-    found = distances.measure("fid-inception", tmp_path / "values.npy", tmp_path / "stats.npz", tmp_path, embed=None, model="", batch_size=1)
+    found = distances.measure(
+        "fid-inception", tmp_path / "values.npy", tmp_path / "stats.npz", tmp_path, embed=None, model="", batch_size=1
+    )
     assert found.value == pytest.approx(0, abs=1e-9) and found.images.n == 30 and found.reference.n is None
     assert frechet_distance(Moments(np.zeros(1), np.eye(1) * 4.0), Moments(np.ones(1), np.eye(1))) == pytest.approx(2.0)
 
@@ -182,7 +188,9 @@ def scored(tmp_path):
     compbench.write(folder / "color", prompts, images, images_per_prompt=2)
     place = folder / "color" / "annotation_blip" / "vqa_result.json"
     place.parent.mkdir()
-    place.write_text(json.dumps([{"question_id": n, "answer": f"{answer:.4f}"} for n, answer in enumerate((0.5, 0.7, 0.1, 0.3))]))
+    place.write_text(
+        json.dumps([{"question_id": n, "answer": f"{answer:.4f}"} for n, answer in enumerate((0.5, 0.7, 0.1, 0.3))])
+    )
     return folder
 
 

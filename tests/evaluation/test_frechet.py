@@ -150,7 +150,9 @@ def test_the_distance_grows_with_what_is_wrong_and_is_small_between_real_images(
     """Would catch features blind to sharpness, colour or layout, or so noisy that real images look as bad."""
     reference, images = halves
     real = frechet_distance(reference, moments(features.features(as_uint8(images))))
-    found = [frechet_distance(reference, moments(features.features(as_uint8(corruption(images, s))))) for s in strengths]
+    found = [
+        frechet_distance(reference, moments(features.features(as_uint8(corruption(images, s))))) for s in strengths
+    ]
     assert real < found[0] / 1.5 and real < found[-1] / 8, (real, found)
     assert all(a < b for a, b in zip(found, found[1:])), found
 
@@ -212,7 +214,9 @@ def test_reference_has_the_prompts_shares_of_tasks(corpus):
     task = corpus.scenes(ids, "validation")[0].task
     found = features.features(as_uint8(corpus.to_images(corpus.examples(ids, "validation").latents)))
     asked = ["counting"] * 3 + ["colors"]
-    expected = 0.75 * found[task == geneval.TASKS.index("counting")].mean(0) + 0.25 * found[task == geneval.TASKS.index("colors")].mean(0)
+    expected = 0.75 * found[task == geneval.TASKS.index("counting")].mean(0) + 0.25 * found[
+        task == geneval.TASKS.index("colors")
+    ].mean(0)
     reference = reference_of(corpus, asked, n)
     np.testing.assert_allclose(reference.moments.mean, expected, rtol=1e-10)
     assert reference_of(corpus, asked, n) is reference  # made once

@@ -17,7 +17,11 @@ SHAPE = (4, 4, 2)
 
 def apply(params, z, t, context, pooled):
     """A field that depends on everything a network may depend on."""
-    return params * z + t[:, None, None, None] * context.sum((1, 2))[:, None, None, None] + pooled.sum(1)[:, None, None, None]
+    return (
+        params * z
+        + t[:, None, None, None] * context.sum((1, 2))[:, None, None, None]
+        + pooled.sum(1)[:, None, None, None]
+    )
 
 
 def generate(ids, batch_size, guidance=3.0, negative=None):

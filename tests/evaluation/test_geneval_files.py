@@ -28,8 +28,14 @@ def prompt(tag, index):
         "two_object": ([{"class": one, "count": 1}, {"class": other, "count": 1}], None),
         "counting": ([{"class": one, "count": count}], [{"class": one, "count": count + 1}]),
         "colors": ([{"class": one, "count": 1, "color": color}], None),
-        "position": ([{"class": one, "count": 1}, {"class": other, "count": 1, "position": [relations[index % 4], 0]}], None),
-        "color_attr": ([{"class": one, "count": 1, "color": color}, {"class": other, "count": 1, "color": second}], None),
+        "position": (
+            [{"class": one, "count": 1}, {"class": other, "count": 1, "position": [relations[index % 4], 0]}],
+            None,
+        ),
+        "color_attr": (
+            [{"class": one, "count": 1, "color": color}, {"class": other, "count": 1, "color": second}],
+            None,
+        ),
     }[tag]
     row = {"tag": tag, "include": include, "prompt": f"a photo of {tag} {index}"}
     return {**row, "exclude": exclude} if exclude else row
@@ -148,7 +154,10 @@ def test_needs_no_jax():
 def test_missing_images_are_an_error_or_reported(files, capsys):
     rows = [row for row in images() if row["prompt_index"] != 5 and (row["prompt_index"], row["sample"]) != (7, 1)]
     write_lines(files[1], rows)
-    with pytest.raises(ConfigError, match=r"lacks every image of 1 metadata row \(5\) and 1 single image \(7/1\), as row/sample; 24 metadata rows x 2 .*--allow-missing"):
+    with pytest.raises(
+        ConfigError,
+        match=r"lacks every image of 1 metadata row \(5\) and 1 single image \(7/1\), as row/sample; 24 metadata rows x 2 .*--allow-missing",
+    ):
         score_files(*files)
     assert not files[2].exists() and not summary_path(files[2]).exists()
     summary = score_files(*files, allow_missing=True)
@@ -167,7 +176,9 @@ def test_repeated_rows_are_one_prompt_and_said_so(files):
     write_lines(files[0], [*METADATA, *METADATA])
     write_lines(files[1], images(metadata=[*METADATA, *METADATA]))
     text = geneval_files.summary_text(score_files(*files))
-    assert text.startswith("96 images of 24 prompts (24 of the 48 metadata rows repeat an earlier one; equal rows are one prompt): ")
+    assert text.startswith(
+        "96 images of 24 prompts (24 of the 48 metadata rows repeat an earlier one; equal rows are one prompt): "
+    )
 
 
 def test_images_per_prompt_says_how_many_are_expected(files):
@@ -266,8 +277,14 @@ ROW = {"tag": "single_object", "include": [{"class": "cow", "count": 1}], "promp
         ({**ROW, "exclude": [{"class": "cow", "count": 1, "color": "red"}]}, "unknown key 'color'"),
         ({**ROW, "include": [{"class": "cow", "count": 1, "position": ["above", 0]}]}, "nothing comes before"),
         ({**ROW, "include": ROW["include"] + [{"class": "dog", "count": 1, "position": ["above", 1]}]}, "target is 1"),
-        ({**ROW, "include": ROW["include"] + [{"class": "dog", "count": 1, "position": ["over", 0]}]}, "relation is 'over'"),
-        ({**ROW, "include": ROW["include"] + [{"class": "dog", "count": 1, "position": "above"}]}, "position is 'above'"),
+        (
+            {**ROW, "include": ROW["include"] + [{"class": "dog", "count": 1, "position": ["over", 0]}]},
+            "relation is 'over'",
+        ),
+        (
+            {**ROW, "include": ROW["include"] + [{"class": "dog", "count": 1, "position": "above"}]},
+            "position is 'above'",
+        ),
     ],
 )
 def test_bad_metadata_is_named(tmp_path, row, message):

@@ -16,7 +16,9 @@ from rfjax.evaluation.ranking import ranking_record, resamples_of_prompts, shift
 from rfjax.evaluation.records import read_records, record_key, write_record
 
 PER_TASK, EACH = 8, 3  # shapes has 6 distinct prompts of a single object: two of the 8 are repeated
-KEY = record_key(run="r", step=5, evaluation="ranking", corpus="shapes", weights="ema", sampler="euler-5-cfg5-shift1-8x3", seed=1)
+KEY = record_key(
+    run="r", step=5, evaluation="ranking", corpus="shapes", weights="ema", sampler="euler-5-cfg5-shift1-8x3", seed=1
+)
 SPENT = {"images": 64, "flops": 1e9, "train_seconds": 3.0}
 
 
@@ -55,7 +57,12 @@ def test_record_holds_genevals_score_and_the_distance(corpus, control, record, t
     assert 0.3 < score.overall.value < 0.9
     for item, estimate in {"overall": score.overall, **score.tasks}.items():
         value = found["ranking_geneval", item]
-        assert (value["value"], value["low"], value["high"], value["n"]) == (estimate.value, estimate.low, estimate.high, estimate.images)
+        assert (value["value"], value["low"], value["high"], value["n"]) == (
+            estimate.value,
+            estimate.low,
+            estimate.high,
+            estimate.images,
+        )
     reference = reference_of(corpus, [prompts[i]["tag"] for i in ids[:, 0]])
     distance = frechet_distance(reference.moments, moments(features.features(images)))
     value = found["ranking_frechet_distance", "overall"]
@@ -92,10 +99,16 @@ def test_replicates_are_the_measures_of_repeated_images(corpus, control, record)
     kept = record["extra"]["replicates"]
     assert len(kept["geneval"]) == len(kept["frechet_distance"]) == ranking.RESAMPLES == 200
     for b in (0, 57, 199):
-        rows = [n for name, times in zip(distinct, weights[b]) for n in np.flatnonzero(np.array(names) == name).tolist() * times]
+        rows = [
+            n
+            for name, times in zip(distinct, weights[b])
+            for n in np.flatnonzero(np.array(names) == name).tolist() * times
+        ]
         tasks = {t: [judged[n].correct for n in rows if judged[n].metadata["tag"] == t] for t in geneval.TASKS}
         assert kept["geneval"][b] == pytest.approx(np.mean([np.mean(correct) for correct in tasks.values()]), rel=1e-7)
-        assert kept["frechet_distance"][b] == pytest.approx(frechet_distance(reference.moments, moments(values[rows])), rel=1e-6)
+        assert kept["frechet_distance"][b] == pytest.approx(
+            frechet_distance(reference.moments, moments(values[rows])), rel=1e-6
+        )
 
 
 def test_resamples_depend_on_seed_and_prompts_alone_and_stay_within_tasks():

@@ -52,7 +52,9 @@ def config(**changes):
 def network(params, z, t, context, pooled):
     """Some function of everything it is given, each example on its own."""
     hidden = jnp.tanh(z.reshape(z.shape[0], -1) @ params["in"] + t[:, None])
-    return (hidden @ params["out"] + context.mean((1, 2))[:, None]).reshape(z.shape) * jnp.cos(pooled[:, :1, None, None])
+    return (hidden @ params["out"] + context.mean((1, 2))[:, None]).reshape(z.shape) * jnp.cos(
+        pooled[:, :1, None, None]
+    )
 
 
 def weights(seed):

@@ -15,7 +15,9 @@ def alpha_bar():
 
 def _linear(condition):
     """log(alpha bar) runs straight between the steps; the network is told the step's index / 1000."""
-    log_a_squared = jnp.interp(condition * 1000, jnp.arange(-1.0, 1000.0), jnp.asarray(np.log(np.append(1.0, alpha_bar()))))
+    log_a_squared = jnp.interp(
+        condition * 1000, jnp.arange(-1.0, 1000.0), jnp.asarray(np.log(np.append(1.0, alpha_bar())))
+    )
     return jnp.exp(log_a_squared / 2), jnp.sqrt(-jnp.expm1(log_a_squared))
 
 

@@ -24,8 +24,19 @@ from rfjax.flow.samplers import OWN_STEPS, integrate, sampling_levels, sampling_
 
 MEAN, STD = 0.7, 0.3
 # Formulations of one path, prediction and span are sampled alike.
-SAMPLED = ("rf", "eps/linear", "v/linear", "x/linear", "eps/cos", "v/cos", "x/cos", "edm/rf",
-           "fm/ot(0.00001)", "fm/vp", "fm/ve")  # fmt: skip
+SAMPLED = (
+    "rf",
+    "eps/linear",
+    "v/linear",
+    "x/linear",
+    "eps/cos",
+    "v/cos",
+    "x/cos",
+    "edm/rf",
+    "fm/ot(0.00001)",
+    "fm/vp",
+    "fm/ve",
+)
 ALL = tuple(dict.fromkeys((*PAPER, *SAMPLED)))
 
 
@@ -100,8 +111,11 @@ def test_predictions_and_their_data_and_noise_are_inverses(name):
             h = 1e-6
             for value, slope in ((path.a, path.da), (path.b, path.db)):
                 np.testing.assert_allclose((value(t + h) - value(t - h)) / (2 * h), slope(t), rtol=1e-6, atol=1e-7)
-        own = own_prediction(name, np.asarray(a * data + b * noise) * formulation.prediction.input_scale(a, b),
-                             expand_time(path.condition(t), data))  # fmt: skip
+        own = own_prediction(
+            name,
+            np.asarray(a * data + b * noise) * formulation.prediction.input_scale(a, b),
+            expand_time(path.condition(t), data),
+        )
         np.testing.assert_allclose(own[3](data, noise), m * data + n * noise, rtol=1e-7, atol=1e-7)
 
 

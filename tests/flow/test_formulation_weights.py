@@ -210,7 +210,9 @@ def monte_carlo(name, batches):
 
     config = from_dict({"formulation": name, "train": {"condition_dropout": 0.0}})
     loss_fn = make_loss(config, network, ())
-    batch = Batch(jnp.zeros((BATCH, *VALUES)), jnp.zeros((BATCH, 1, 1)), jnp.zeros((BATCH, 1)), jnp.zeros(BATCH, jnp.uint32))
+    batch = Batch(
+        jnp.zeros((BATCH, *VALUES)), jnp.zeros((BATCH, 1, 1)), jnp.zeros((BATCH, 1)), jnp.zeros(BATCH, jnp.uint32)
+    )
     one = jax.jit(lambda step: loss_fn(None, batch, step, jnp.arange(BATCH))[1])
     t, losses = (np.concatenate(part) for part in zip(*(jax.device_get(one(step)) for step in range(batches))))
     # mode(-1) rounds to an end now and then, where z says nothing of the noise or of the data; one of linear's
@@ -221,8 +223,19 @@ def monte_carlo(name, batches):
     return losses.mean(), losses.std(ddof=1) / np.sqrt(len(losses))
 
 
-ONE_OF_EACH = ("eps/linear", "v/linear", "eps/cos", "v/cos", "rf", "rf/mode(1.29)", "rf/lognorm(0.50,0.60)", "rf/cosmap",
-               "edm(-1.20,1.20)", "edm/rf", "edm/cos")  # fmt: skip
+ONE_OF_EACH = (
+    "eps/linear",
+    "v/linear",
+    "eps/cos",
+    "v/cos",
+    "rf",
+    "rf/mode(1.29)",
+    "rf/lognorm(0.50,0.60)",
+    "rf/cosmap",
+    "edm(-1.20,1.20)",
+    "edm/rf",
+    "edm/cos",
+)
 
 
 def marked_full(names):

@@ -84,7 +84,9 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
     at = matched(formulation, times)
     assert all((field == plain).all() for field, plain in zip(at, (times, 1.0, times, 1.0, 0.0), strict=True))
     apply = lambda weight, *inputs: network(weight)(*inputs)
-    np.testing.assert_array_equal(velocity_of(apply, weight, data, at, *conditions), network(weight)(data, times, *conditions))
+    np.testing.assert_array_equal(
+        velocity_of(apply, weight, data, at, *conditions), network(weight)(data, times, *conditions)
+    )
 
 
 @pytest.mark.parametrize("t", (0.2, 0.9))

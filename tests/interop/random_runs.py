@@ -80,7 +80,12 @@ def inputs(config: Config, height: int, width: int, seed: int = 0):
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     data = config.data
     z = draw(2, height, width, data.channels)
-    return z, np.array([0.25, 0.8125], np.float32), draw(2, data.context_tokens, data.context_size), draw(2, data.pooled_size)
+    return (
+        z,
+        np.array([0.25, 0.8125], np.float32),
+        draw(2, data.context_tokens, data.context_size),
+        draw(2, data.pooled_size),
+    )
 
 
 def our_velocity(run: Run, arrays, params=None):

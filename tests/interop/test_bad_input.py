@@ -96,7 +96,12 @@ def test_missing_and_unexpected_tensors_are_listed(folder, tmp_path):
 
 def test_tensors_of_no_known_layout(tmp_path):
     save_file({"down_blocks.0.weight": np.zeros(3, np.float32)}, tmp_path / "unet.safetensors")
-    refused(tmp_path / "unet.safetensors", tmp_path, "no layout known here has such tensors: down_blocks.0.weight", ConfigError)
+    refused(
+        tmp_path / "unet.safetensors",
+        tmp_path,
+        "no layout known here has such tensors: down_blocks.0.weight",
+        ConfigError,
+    )
 
 
 def test_integers_are_no_weights(folder, tmp_path):
@@ -211,7 +216,9 @@ def test_backbones_without_a_pytorch_module_are_refused_by_name(layout, name):
     config = apply_overrides(Config(), {"model.backbone": name})
     shapes = BatchShapes(latents=(16, 16, 16), context=(4, 8), pooled=8, encoders=())
     # No layout is suggested that would refuse it as well.
-    with pytest.raises(ConfigError, match=f"config.model.backbone is {name}, and the {layout} layout needs mmdit.*for another backbone"):
+    with pytest.raises(
+        ConfigError, match=f"config.model.backbone is {name}, and the {layout} layout needs mmdit.*for another backbone"
+    ):
         check(layout, config, shapes)
 
 
@@ -229,8 +236,14 @@ def test_no_room_for_an_import(folder, tmp_path, monkeypatch):
 
 
 MALFORMED = {
-    "positions": (lambda tensors: tensors.update({"pos_embed.pos_embed": np.zeros((4, 8), np.float32)}), r"pos_embed.pos_embed has the shape \[4, 8\]"),
-    "numbers": (lambda tensors: tensors["proj_out.bias"].fill(np.nan), "proj_out.bias holds numbers that are not finite"),
+    "positions": (
+        lambda tensors: tensors.update({"pos_embed.pos_embed": np.zeros((4, 8), np.float32)}),
+        r"pos_embed.pos_embed has the shape \[4, 8\]",
+    ),
+    "numbers": (
+        lambda tensors: tensors["proj_out.bias"].fill(np.nan),
+        "proj_out.bias holds numbers that are not finite",
+    ),
     "blocks": (
         lambda tensors: tensors.update({"transformer_blocks.999999999.x": np.zeros(1, np.float32)}),
         "blocks are 0, 1, 2, 3, 999999999; an MM-DiT's are 0, 1, 2",
@@ -249,7 +262,11 @@ def test_tensors_that_no_network_has(folder, tmp_path, what):
     [
         ("config.json", "[1]", "holds list, not an object"),
         ("config.json", '{"_class_name": "FluxTransformer2DModel"}', "is of a FluxTransformer2DModel"),
-        ("rfjax.json", '{"schema": 1, "layout": "diffusers", "sha256": null, "config": {}}', "is no manifest that this version reads"),
+        (
+            "rfjax.json",
+            '{"schema": 1, "layout": "diffusers", "sha256": null, "config": {}}',
+            "is no manifest that this version reads",
+        ),
         ("diffusion_pytorch_model.safetensors.index.json", "{}", "has no weight_map"),
     ],
 )

@@ -19,7 +19,15 @@ from rfjax.training.lineage import read_parent
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TRAIN = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 1, "log_every": 1, "learning_rate": 1e-3, "ema_every": 1}
+TRAIN = {
+    "steps": 2,
+    "batch_size": 4,
+    "warmup_steps": 1,
+    "checkpoint_every": 1,
+    "log_every": 1,
+    "learning_rate": 1e-3,
+    "ema_every": 1,
+}
 EVALUATION = {"geneval": {"prompts_per_task": 0}, "validation": {"examples": 4, "batch_size": 4}}
 SHAPES = {"corpus": "shapes", "image_size": 16}
 SMALL = MODEL | {"depth": 2, "head_size": 32, "patch_size": 4, "position_grid": 6, "position_tokens": 4}
@@ -91,7 +99,16 @@ def test_an_import_is_sampled_and_evaluated(imported, tmp_path):
     export_run(run.folder, layout="diffusers", out=tmp_path / "out")
     assert main(["import", str(tmp_path / "out"), "--out", str(tmp_path / "back")]) == 0
     picture = tmp_path / "samples.png"
-    words = ["sample", str(tmp_path / "back"), "--prompt", "a photo of a green square", "--samples", "1", "--sigmas", "diffusers"]
+    words = [
+        "sample",
+        str(tmp_path / "back"),
+        "--prompt",
+        "a photo of a green square",
+        "--samples",
+        "1",
+        "--sigmas",
+        "diffusers",
+    ]
     assert main([*words, "--out", str(picture), "--config.evaluation.sampler.steps=2"]) == 0
     assert json.loads(picture.with_suffix(".json").read_text())["sampler"] == "euler-2-cfg5-shift1-diffusers"
     records = evaluate_run(tmp_path / "back", {}, step=None, weights="ema")
@@ -102,7 +119,9 @@ def test_an_import_is_sampled_and_evaluated(imported, tmp_path):
 def test_stored_positions_stay_as_they_are(tmp_path):
     """Positions trained, decayed, averaged or clipped: an imported grid must be that of the import."""
     model = SMALL | {"positions": "stored"}
-    run = make_run(tmp_path / "run", make_config(model, SHAPES, train=TRAIN | {"weight_decay": 0.1}, evaluation=EVALUATION))
+    run = make_run(
+        tmp_path / "run", make_config(model, SHAPES, train=TRAIN | {"weight_decay": 0.1}, evaluation=EVALUATION)
+    )
     export_run(run.folder, layout="diffusers", out=tmp_path / "out")
     back = tmp_path / "back"
     imported = import_checkpoint(tmp_path / "out", back)
@@ -121,7 +140,9 @@ def test_a_config_that_contradicts_the_tensors_is_refused_by_name(imported, tmp_
     other = schema.apply_overrides(run.config, {"model.depth": 3})
     with pytest.raises(ConfigError, match="config.model.depth is 3 and should be 2"):
         import_checkpoint(tmp_path / "out", tmp_path / "back", base=other)
-    with pytest.raises(ConfigError, match="context_size is .* there and .* here; choose another with --config.data.corpus"):
+    with pytest.raises(
+        ConfigError, match="context_size is .* there and .* here; choose another with --config.data.corpus"
+    ):
         foreign = make_run(tmp_path / "foreign", make_config(SMALL, DATA | {"channels": 3}))
         export_run(foreign.folder, layout="diffusers", out=tmp_path / "foreign_out")
         import_checkpoint(tmp_path / "foreign_out", tmp_path / "back", overrides={"data.corpus": "shapes"})
@@ -176,7 +197,11 @@ def test_a_damaged_checkpoint_of_an_import_falls_back_to_the_import(imported, tm
 def test_a_damaged_checkpoint_is_not_exported(tmp_path):
     """Weights that nobody trained, under a manifest that vouches for them."""
     run = make_run(tmp_path / "run", make_config(SMALL, SHAPES))
-    facts = next(path for path in (run.folder / "checkpoints/3/facts").rglob("*") if path.is_file() and "checksums" in path.read_text())
+    facts = next(
+        path
+        for path in (run.folder / "checkpoints/3/facts").rglob("*")
+        if path.is_file() and "checksums" in path.read_text()
+    )
     content = json.loads(facts.read_text())
     content["checksums"]["ema/final/linear/bias"] ^= 1
     facts.write_text(json.dumps(content))

@@ -21,7 +21,9 @@ SCHEMA = json.loads((Path(__file__).parent / "schemas/jobset-v1alpha2.json").rea
 
 def manifests(capsys, *options, config=ROOT / "configs/sd3_depth.py"):
     """The objects of a dry run."""
-    assert cli.main(["launch", f"--config={config}", "--on=gke", "--image=gcr.io/p/rfjax:1", "--dry-run", *options]) == 0
+    assert (
+        cli.main(["launch", f"--config={config}", "--on=gke", "--image=gcr.io/p/rfjax:1", "--dry-run", *options]) == 0
+    )
     text = capsys.readouterr().out.split(".yaml\n", 1)[1].rsplit("\nkubectl apply", 1)[0]
     return list(yaml.safe_load_all(text))
 
@@ -32,7 +34,10 @@ def strict(schema):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {key: {k: strict(v) for k, v in value.items()} if key == "properties" else strict(value) for key, value in schema.items()}
+    made = {
+        key: {k: strict(v) for k, v in value.items()} if key == "properties" else strict(value)
+        for key, value in schema.items()
+    }
     return made | {"additionalProperties": False} if "properties" in schema else made
 
 
@@ -85,8 +90,18 @@ def test_every_manifest_is_valid(capsys, options):
     ("accelerator", "pods", "resource", "selector"),
     [
         ("v5p-256", 32, {"google.com/tpu": "4"}, {"gke-tpu-accelerator": "tpu-v5p-slice", "gke-tpu-topology": "4x4x8"}),
-        ("v4-128", 16, {"google.com/tpu": "4"}, {"gke-tpu-accelerator": "tpu-v4-podslice", "gke-tpu-topology": "4x4x4"}),
-        ("v5litepod-256", 64, {"google.com/tpu": "4"}, {"gke-tpu-accelerator": "tpu-v5-lite-podslice", "gke-tpu-topology": "16x16"}),
+        (
+            "v4-128",
+            16,
+            {"google.com/tpu": "4"},
+            {"gke-tpu-accelerator": "tpu-v4-podslice", "gke-tpu-topology": "4x4x4"},
+        ),
+        (
+            "v5litepod-256",
+            64,
+            {"google.com/tpu": "4"},
+            {"gke-tpu-accelerator": "tpu-v5-lite-podslice", "gke-tpu-topology": "16x16"},
+        ),
         ("v6e-16", 4, {"google.com/tpu": "4"}, {"gke-tpu-accelerator": "tpu-v6e-slice", "gke-tpu-topology": "4x4"}),
         ("h100x16", 2, {"nvidia.com/gpu": "8"}, {"gke-accelerator": "nvidia-h100-80gb"}),
     ],
@@ -102,12 +117,18 @@ def test_pods_are_the_slices_machines(capsys, accelerator, pods, resource, selec
 
 
 def test_a_preemption_restarts_without_counting_and_a_failure_counts(capsys):
-    objects = manifests(capsys, "--accelerator=v5p-256", "--volume=pvc:c", "--point=depth15", "--max-restarts=3", "--grace=90")
+    objects = manifests(
+        capsys, "--accelerator=v5p-256", "--volume=pvc:c", "--point=depth15", "--max-restarts=3", "--grace=90"
+    )
     (job_set,) = kinds(objects, "JobSet")
     policy = job_set["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 3
     assert policy["rules"] == [
-        {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
+        {
+            "name": "preempted",
+            "action": "RestartJobSetAndIgnoreMaxRestarts",
+            "onJobFailureReasons": ["PodFailurePolicy"],
+        }
     ]
     job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
     first, second = job["podFailurePolicy"]["rules"]
@@ -121,13 +142,24 @@ def test_gpu_pods_may_ask_what_jax_asks(capsys):
     """JAX finds a JobSet's pods by reading its own pod and Job (jax/_src/clusters/k8s_cluster.py);
     forbidden, eight nodes would each train alone or not at all."""
     for accelerator, asks in (("h100x16", True), ("h100x8", False), ("v5p-256", False)):
-        objects = manifests(capsys, f"--accelerator={accelerator}", "--volume=pvc:c", "--point=depth15", "--service-account=me", "--config.mesh.fsdp=4")
+        objects = manifests(
+            capsys,
+            f"--accelerator={accelerator}",
+            "--volume=pvc:c",
+            "--point=depth15",
+            "--service-account=me",
+            "--config.mesh.fsdp=4",
+        )
         (role,), (binding,) = kinds(objects, "Role"), kinds(objects, "RoleBinding")
-        allowed = {(group, resource) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]}
+        allowed = {
+            (group, resource) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]
+        }
         assert allowed == {("jobset.x-k8s.io", "jobsets")} | ({("", "pods"), ("batch", "jobs")} if asks else set())
         assert binding["subjects"][0]["name"] == "me" and binding["roleRef"]["name"] == role["metadata"]["name"]
         (job_set,) = kinds(objects, "JobSet")
-        assert job_set["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["serviceAccountName"] == "me"
+        assert (
+            job_set["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["serviceAccountName"] == "me"
+        )
 
 
 def expanded(word, variables):

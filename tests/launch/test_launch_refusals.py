@@ -29,23 +29,38 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
         ((*SLURM, "--sbatch=qos"), "'qos' cannot be an option of sbatch; write it as --FLAG=VALUE"),
         ((*SLURM, "--partision=p"), "did you mean --partition?"),
         ((*SLURM, "--grace=0"), "--grace is 0; it must be at least 1"),
-        (("--on=slurm", "--gpus-per-node=8", "--config.mesh.data=3"), "point depth1 on 1 node(s) of 8 GPUs: config.mesh.data=3"),
+        (
+            ("--on=slurm", "--gpus-per-node=8", "--config.mesh.data=3"),
+            "point depth1 on 1 node(s) of 8 GPUs: config.mesh.data=3",
+        ),
         (("--on=slurm", "--gpus-per-node=4", "--config.mesh.fsdp=3"), "batch_size=64 is not divisible by"),
         (("--on=slurm", "--gpus-per-node=8", "--nodes=9"), "batch_size=64 is not divisible by"),
         (("--on=tpu-vm", "--accelerator=v5p-8", "--zone=z"), "--workdir is needed with --on=tpu-vm"),
         ((*TPU, "--accelerator=v5p-8", "--workdir=runs/a"), "must be the absolute path of a folder that outlives them"),
         ((*TPU, "--accelerator=v5p-8", "--workdir=gs://b/a"), "mount a bucket"),
-        ((*TPU, "--accelerator=v7p-8"), "--accelerator v7p-8: unknown chip 'v7p': its peak and its links are not known; did you mean v5p?"),
+        (
+            (*TPU, "--accelerator=v7p-8"),
+            "--accelerator v7p-8: unknown chip 'v7p': its peak and its links are not known; did you mean v5p?",
+        ),
         ((*TPU, "--accelerator=v5p-12"), "there is no v5p of 12 TensorCores"),
         ((*TPU, "--accelerator=h100x8"), "is no TPU; use --on gke or --on slurm"),
-        ((*TPU, "--accelerator=v5p-256", "--config.mesh.data=256"), "v5p-256: 128 chips, 256 TensorCores, topology 4x4x8: config.mesh.data=256"),
-        ((*GKE, "--accelerator=v5litepod-16", "--config.mesh.data=8"), "v5e-16: 16 chips, 16 TensorCores, topology 4x4: config.mesh.data=8"),
+        (
+            (*TPU, "--accelerator=v5p-256", "--config.mesh.data=256"),
+            "v5p-256: 128 chips, 256 TensorCores, topology 4x4x8: config.mesh.data=256",
+        ),
+        (
+            (*GKE, "--accelerator=v5litepod-16", "--config.mesh.data=8"),
+            "v5e-16: 16 chips, 16 TensorCores, topology 4x4: config.mesh.data=8",
+        ),
         ((*GKE, "--accelerator=v5p-8", "--volume=nfs"), "--volume is 'nfs'; write pvc:CLAIM"),
         ((*GKE, "--accelerator=v5p-8", "--workdir=/mnt/a"), "it must lie in /rfjax, where --volume is mounted"),
         ((*GKE, "--accelerator=v5p-8", "--workdir=/rfjax/../a"), "it must lie in /rfjax"),
         (SLURM, "there is no sbatch on the PATH"),
         ((*TPU, "--accelerator=v5p-8"), "there is no gcloud on the PATH"),
-        ((*GKE, "--accelerator=v5p-8"), "there is no kubectl on the PATH: install it, or run this where it is; --dry-run shows what would be run"),
+        (
+            (*GKE, "--accelerator=v5p-8"),
+            "there is no kubectl on the PATH: install it, or run this where it is; --dry-run shows what would be run",
+        ),
     ],
 )
 def test_refusals(options, message, tmp_path, monkeypatch, capsys):
@@ -79,7 +94,9 @@ def test_names_fit_every_scheduler_and_stay_apart():
 def test_templates_are_in_the_installed_package():
     """Catches a script that a checkout has and an installation lacks."""
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rfjax"]
-    scripts = [path.relative_to(ROOT / "rfjax") for path in (ROOT / "rfjax/launch").iterdir() if path.suffix not in (".py", "")]
+    scripts = [
+        path.relative_to(ROOT / "rfjax") for path in (ROOT / "rfjax/launch").iterdir() if path.suffix not in (".py", "")
+    ]
     assert len(scripts) == 3
     for script in scripts:
         assert any(fnmatch.fnmatch(str(script), pattern) for pattern in patterns), script

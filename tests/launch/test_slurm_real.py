@@ -49,7 +49,13 @@ def launch(slurm, folder, workdir):
     """(the array's job, the collecting job) of the study, launched in `folder`."""
     write_study(folder, "my study.py", steps=STEPS)
     setup = f"export PATH='{Path(slurm['SLURM_CONF']).parent}/bin':$PATH"
-    options = ["--on=slurm", "--gpus-per-node=0", "--sbatch=--cpus-per-task=1", f"--workdir={workdir}", f"--setup={setup}"]
+    options = [
+        "--on=slurm",
+        "--gpus-per-node=0",
+        "--sbatch=--cpus-per-task=1",
+        f"--workdir={workdir}",
+        f"--setup={setup}",
+    ]
     out = command(slurm, sys.executable, "-m", "rfjax", "launch", "--config=my study.py", *options, cwd=folder)
     array, collect = re.findall(r"^job (\d+)$", out, re.M)
     return array, collect
@@ -60,7 +66,6 @@ def wait_for(condition, what, seconds=300):
     while not condition():
         assert time.monotonic() < deadline, f"{what} has not come in {seconds} s"
         time.sleep(0.05)
-
 
 
 def state(slurm, job):
@@ -123,7 +128,8 @@ def test_preempted_by_partition_by_time_limit_and_by_hand_it_ends_as_undisturbed
         steps = [start["step"] for start in starts(run)]
         assert len(steps) == 3 and 0 == steps[0] < steps[1] < steps[2] < STEPS, (point, steps)
         facts, expected = (
-            json.loads((folder / point / f"checkpoints/{STEPS}/facts/metadata").read_text()) for folder in (root, undisturbed)
+            json.loads((folder / point / f"checkpoints/{STEPS}/facts/metadata").read_text())
+            for folder in (root, undisturbed)
         )
         assert facts["checksums"] == expected["checksums"]  # parameters, average, optimiser, counters
         assert len(starts(undisturbed / point)) == 1

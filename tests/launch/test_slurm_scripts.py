@@ -59,7 +59,10 @@ def test_every_word_of_a_task_reaches_rfjax_as_it_was_given(here, capsys):
     """Catches a word that is not quoted for the shell, and a point run under another's index."""
     overrides = [f"--config.name={WEIRD}", "--config.train.learning_rate=1e-2"]
     before = set(here.rglob("*"))
-    assert launch("--gpus-per-node=0", f"--workdir={here}/a {WEIRD}", "--dry-run", "--setup=export LOADED=yes", *overrides) == 0
+    assert (
+        launch("--gpus-per-node=0", f"--workdir={here}/a {WEIRD}", "--dry-run", "--setup=export LOADED=yes", *overrides)
+        == 0
+    )
     assert set(here.rglob("*")) == before  # a dry run writes nothing
     text = capsys.readouterr().out
     names = re.findall(r"/([\w-]+\.sh)\n#!", text)
@@ -159,8 +162,18 @@ def test_an_array_for_each_size_then_the_job_that_collects(here, monkeypatch, ca
     stand_in(bin, "sbatch", "print(f\"{len(open(os.path.join(here, 'calls.jsonl')).readlines())};cluster\")\n")
     monkeypatch.setenv("PATH", path_with(bin)["PATH"])
     study = here / "my study.py"
-    study.write_text(study.read_text().replace('{"model.depth": 2}', '{"model.depth": 2, "mesh.data": 16, "mesh.fsdp": 2}'))
-    options = ("--gpus-per-node=8", "--partition=p", "--account=a", "--time=1-00", "--sbatch=--qos=high prio", "--grace=7", "--workdir=w d")
+    study.write_text(
+        study.read_text().replace('{"model.depth": 2}', '{"model.depth": 2, "mesh.data": 16, "mesh.fsdp": 2}')
+    )
+    options = (
+        "--gpus-per-node=8",
+        "--partition=p",
+        "--account=a",
+        "--time=1-00",
+        "--sbatch=--qos=high prio",
+        "--grace=7",
+        "--workdir=w d",
+    )
     assert launch(*options) == 0
     one, four = ((here / "w d/launch" / name).read_text() for name in ("tiny-1-nodes.sh", "tiny-4-nodes.sh"))
     assert calls(bin) == [
@@ -170,9 +183,19 @@ def test_an_array_for_each_size_then_the_job_that_collects(here, monkeypatch, ca
     ]
     assert "--point=depth1" in one and "--point=Depth_2" not in one and "#SBATCH --nodes=1\n" in one
     for line in (
-        "--nodes=4", "--array=0-0", "--ntasks-per-node=1", "--gpus-per-node=8", "--partition=p", "--account=a", "--time=1-00",
-        "'--qos=high prio'", "--requeue", "--open-mode=append", "--signal=B:TERM@7", "'--output=w d/launch/%x-%A_%a.out'",
-    ):  # fmt: skip
+        "--nodes=4",
+        "--array=0-0",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=8",
+        "--partition=p",
+        "--account=a",
+        "--time=1-00",
+        "'--qos=high prio'",
+        "--requeue",
+        "--open-mode=append",
+        "--signal=B:TERM@7",
+        "'--output=w d/launch/%x-%A_%a.out'",
+    ):
         assert f"#SBATCH {line}\n" in four, line
     collect = (here / calls(bin)[2][-1]).read_text()
     assert "#SBATCH --partition=p\n" in collect and "gpus" not in collect and "--qos" not in collect
@@ -191,5 +214,17 @@ def test_what_was_submitted_before_a_refusal_is_named(here, monkeypatch, capsys)
 def test_nodes_follow_from_the_mesh(capsys):
     """The paper's study splits over 16: two nodes of 8 GPUs, four of 4. Catches nodes that the mesh refuses."""
     for gpus, nodes in ((8, 2), (4, 4), (16, 1)):
-        assert cli.main(["launch", f"--config={ROOT}/configs/sd3_depth.py", "--on=slurm", f"--gpus-per-node={gpus}", "--dry-run", "--point=depth15"]) == 0
+        assert (
+            cli.main(
+                [
+                    "launch",
+                    f"--config={ROOT}/configs/sd3_depth.py",
+                    "--on=slurm",
+                    f"--gpus-per-node={gpus}",
+                    "--dry-run",
+                    "--point=depth15",
+                ]
+            )
+            == 0
+        )
         assert f"#SBATCH --nodes={nodes}\n" in capsys.readouterr().out

@@ -72,7 +72,9 @@ def script(here, capsys, *options, config="tiny.py"):
 
 def run(path, here, **settings):
     env = path_with(here / "bin") | {"RFJAX_LAUNCH_PAUSE": "0.1"}
-    return subprocess.Popen(["bash", path], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings)
+    return subprocess.Popen(
+        ["bash", path], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings
+    )
 
 
 def ended(process):
@@ -97,7 +99,16 @@ def verbs(here, name):
 def test_slices_are_asked_for_used_and_given_back(here, capsys):
     """Catches words that two shells read, a config that workers lack, a slice that is kept, and a
     collect before the points have ended."""
-    path = script(here, capsys, "--spot", "--project=p", f"--config.name={WEIRD}", f"--workdir=/mnt/{WEIRD}", "--setup=export A=1", config="my study.py")
+    path = script(
+        here,
+        capsys,
+        "--spot",
+        "--project=p",
+        f"--config.name={WEIRD}",
+        f"--workdir=/mnt/{WEIRD}",
+        "--setup=export A=1",
+        config="my study.py",
+    )
     done = run(path, here, start_new_session=True)
     out = ended(done)
     assert done.returncode == 0, out
@@ -112,9 +123,13 @@ def test_slices_are_asked_for_used_and_given_back(here, capsys):
         name = call[5]
         assert re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name)
         assert set(call[6:]) == {
-            f"--node-id={name}", "--accelerator-type=v5litepod-8", "--zone=z", "--project=p",
-            "--runtime-version=v2-alpha-tpuv5-lite", "--spot",
-        }  # fmt: skip
+            f"--node-id={name}",
+            "--accelerator-type=v5litepod-8",
+            "--zone=z",
+            "--project=p",
+            "--runtime-version=v2-alpha-tpuv5-lite",
+            "--spot",
+        }
         assert verbs(here, name) == ["create", "scp", "ssh", "delete"]
     assert "--accelerator-type=v5litepod-1" in created[2]
     sent = next(call for call in calls(here) if call[4:5] == ["scp"])

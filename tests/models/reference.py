@@ -25,7 +25,9 @@ def random_params(backbone, seed=0, scale=0.2):
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(tree, [jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves])
+    return jax.tree.unflatten(
+        tree, [jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
+    )
 
 
 def inputs(batch=2, seed=1):
@@ -86,12 +88,12 @@ def positions(config, rows, columns):
 
     def wave(index, side):
         p = (config.position_grid - side) // 2 + index
-        place = (p - (config.position_grid - config.position_tokens) / 2) * config.position_span / config.position_tokens
+        place = (
+            (p - (config.position_grid - config.position_tokens) / 2) * config.position_span / config.position_tokens
+        )
         return np.concatenate([np.sin(place * omega), np.cos(place * omega)])
 
-    return np.stack(
-        [np.concatenate([wave(c, columns), wave(r, rows)]) for r in range(rows) for c in range(columns)]
-    )
+    return np.stack([np.concatenate([wave(c, columns), wave(r, rows)]) for r in range(rows) for c in range(columns)])
 
 
 def patches(config, z):

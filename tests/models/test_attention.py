@@ -121,7 +121,9 @@ def test_several_blocks_equal_plain_attention(monkeypatch):
         attention_kernels._splash_kernel.cache_clear()
 
 
-@pytest.mark.parametrize("tokens, padded, block", [(410, 512, 512), (589, 640, 640), (1178, 1280, 640), (4250, 4480, 896), (128, 128, 128)])
+@pytest.mark.parametrize(
+    "tokens, padded, block", [(410, 512, 512), (589, 640, 640), (1178, 1280, 640), (4250, 4480, 896), (128, 128, 128)]
+)
 def test_tokens_are_padded_to_whole_blocks(tokens, padded, block):
     """256^2 and 512^2 with 154 text tokens, 256^2 with 333, 1024^2 with 154, and none to add."""
     assert block_sizes(tokens) == (padded, block)
@@ -158,7 +160,11 @@ def test_the_platform_decides():
 @pytest.mark.parametrize(
     "name, platform, message",
     [
-        ("splash", "cpu", "'splash', which cannot run here: it runs on tpu, and this is cpu; use xla, or auto, which takes xla"),
+        (
+            "splash",
+            "cpu",
+            "'splash', which cannot run here: it runs on tpu, and this is cpu; use xla, or auto, which takes xla",
+        ),
         ("cudnn", "tpu", "it runs on cuda, and this is tpu; use splash or xla, or auto, which takes splash"),
         ("cudnn", "cuda", "it computes in bfloat16, and config.train.compute_dtype is float32; use xla"),
         ("flash", "tpu", "it must be one of auto, splash, cudnn, xla; did you mean splash?"),

@@ -62,7 +62,9 @@ def test_remat_changes_memory_and_not_numbers(name):
     def gradient(remat):
         backbone = make_backbone(config, SMALL, remat=remat)
         with jax.default_matmul_precision("highest"):
-            return jit(jax.grad(lambda p: jnp.sum(jnp.square(backbone.apply(p, *batch)))))(random_params(backbone, scale=0.1))
+            return jit(jax.grad(lambda p: jnp.sum(jnp.square(backbone.apply(p, *batch)))))(
+                random_params(backbone, scale=0.1)
+            )
 
     plain = gradient("none")
     for remat in ("full", "dots"):  # "attention" runs over a mesh below
@@ -78,7 +80,9 @@ def test_bfloat16_compute_keeps_float32_parameters_and_output(name):
     params = random_params(backbone, scale=0.1)
     exact, rough = jit(backbone.apply)(params, *batch), jit(low.apply)(params, *batch)
     assert rough.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(low.init, jax.random.key(0)))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(low.init, jax.random.key(0)))} == {
+        jnp.dtype("float32")
+    }
     assert 1e-5 < float(jnp.abs(rough - exact).max() / jnp.abs(exact).max()) < 0.1
     products = [
         eqn.invars[0].aval.dtype
@@ -115,10 +119,17 @@ def test_every_kernel_has_a_rule_that_names_its_dimensions(name):
 @pytest.mark.parametrize("key, unset, backbones", BACKBONES_OWN)
 def test_a_field_that_a_backbone_would_not_read_is_refused(key, unset, backbones):
     """Catches a study that believes it varied something."""
-    set_to = {"model.weight_sets": 3, "model.dual_attention_blocks": 1, "model.first_text_tokens": 5, "model.positions": "stored"}[key]
+    set_to = {
+        "model.weight_sets": 3,
+        "model.dual_attention_blocks": 1,
+        "model.first_text_tokens": 5,
+        "model.positions": "stored",
+    }[key]
     assert flatten(Config())[key] == unset
     for name in OTHERS:
-        with pytest.raises(ConfigError, match=f"config.{key} is {set_to}, which config.model.backbone={name} does not have"):
+        with pytest.raises(
+            ConfigError, match=f"config.{key} is {set_to}, which config.model.backbone={name} does not have"
+        ):
             apply_overrides(Config(), {"model.backbone": name, key: set_to})
     assert backbones == ("mmdit",)
 

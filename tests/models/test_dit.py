@@ -4,7 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import SMALL, attention, check, gelu, image_of, inputs, jit, layers, linear, mlp, norm, patches, positions
+from reference import (
+    SMALL,
+    attention,
+    check,
+    gelu,
+    image_of,
+    inputs,
+    jit,
+    layers,
+    linear,
+    mlp,
+    norm,
+    patches,
+    positions,
+)
 from reference import random_params, rms, silu, small_config, time_features
 
 from rfjax.models import make_backbone

@@ -7,9 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import (
-    SMALL, attention, check, gelu, image_of, inputs, jit, linear, mlp, norm, patches, positions, random_params, rms, silu,
+    SMALL,
+    attention,
+    check,
+    gelu,
+    image_of,
+    inputs,
+    jit,
+    linear,
+    mlp,
+    norm,
+    patches,
+    positions,
+    random_params,
+    rms,
+    silu,
     time_features,
-)  # fmt: skip
+)
 
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
@@ -61,7 +75,9 @@ def reference(config, params, z, t, context, pooled):
     places = positions(config, z.shape[0] // patch, z.shape[1] // patch)
     x = linear(params["patch_embed"], patches(config, z)) + places
     text = linear(params["context_embed"], context.astype(np.float64))
-    y = silu(mlp(params["time_embed"], time_features(config, t)) + mlp(params["pooled_embed"], pooled.astype(np.float64)))
+    y = silu(
+        mlp(params["time_embed"], time_features(config, t)) + mlp(params["pooled_embed"], pooled.astype(np.float64))
+    )
     split = config.first_text_tokens
     streams = {"context": text} if config.weight_sets == 2 else {"context_first": text[:split], "context": text[split:]}
     streams["image"] = x
@@ -124,7 +140,11 @@ def gradient_and_products(remat):
 @pytest.mark.parametrize("remat", ("full", "attention", "dots"))
 def test_remat_changes_memory_and_not_numbers(remat):
     (plain, plain_dots), (other, dots) = gradient_and_products("none"), gradient_and_products(remat)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5 * float(jnp.abs(a).max()) + 1e-6), plain, other)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5 * float(jnp.abs(a).max()) + 1e-6),
+        plain,
+        other,
+    )
     # "dots" keeps the products; the others compute at least some of them again.
     assert dots > plain_dots
 

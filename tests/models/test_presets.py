@@ -8,9 +8,19 @@ from rfjax.scaling.flops import forward_flops
 
 # Peebles and Xie 2023, table 4: billions of multiply-adds, which are called Gflops there.
 GIGA = {
-    "S/8": 0.36, "S/4": 1.41, "S/2": 6.06, "B/8": 1.42, "B/4": 5.56, "B/2": 23.01,
-    "L/8": 5.01, "L/4": 19.70, "L/2": 80.71, "XL/8": 7.39, "XL/4": 29.05, "XL/2": 118.64,
-}  # fmt: skip
+    "S/8": 0.36,
+    "S/4": 1.41,
+    "S/2": 6.06,
+    "B/8": 1.42,
+    "B/4": 5.56,
+    "B/2": 23.01,
+    "L/8": 5.01,
+    "L/4": 19.70,
+    "L/2": 80.71,
+    "XL/8": 7.39,
+    "XL/4": 29.05,
+    "XL/2": 118.64,
+}
 MILLIONS = {"S": 33, "B": 130, "L": 458, "XL": 675}  # table 1
 
 

@@ -79,7 +79,9 @@ def test_channels_halve_from_the_transformers_width():
     assert level_channels(small_config("uvit", hidden=96, patch_size=2)) == (48,)
 
 
-@pytest.mark.parametrize("channels, together", [(256, [8, 9, 10, 11, 12, 13, 14, 15]), (64, [8, 9, 10, 11]), (12, list(range(12)))])
+@pytest.mark.parametrize(
+    "channels, together", [(256, [8, 9, 10, 11, 12, 13, 14, 15]), (64, [8, 9, 10, 11]), (12, list(range(12)))]
+)
 def test_group_norm_has_32_groups_or_groups_of_four(channels, together):
     """One channel changes: its group alone knows of it. Catches groups across channels far apart, and groups of one
     channel, which make the bias before them say nothing."""
@@ -96,7 +98,10 @@ def test_group_norm_has_32_groups_or_groups_of_four(channels, together):
     [
         ({"model.patch_size": 1}, "config.model.patch_size is 1; .* power of two, at least 2"),
         ({"model.patch_size": 6, "data.image_size": 18}, "config.model.patch_size is 6"),
-        ({"model.patch_size": 16, "model.hidden": 40, "model.head_size": 20}, "hidden size 40 is not divisible by config.model.patch_size=16"),
+        (
+            {"model.patch_size": 16, "model.hidden": 40, "model.head_size": 20},
+            "hidden size 40 is not divisible by config.model.patch_size=16",
+        ),
     ],
 )
 def test_what_the_levels_cannot_be_made_of_is_refused(overrides, message):

@@ -35,7 +35,9 @@ def encoded(name, side=96):
     image = Image.open(FILES[name][0]).convert("RGB")
     scale = side / min(image.size)
     buffer = io.BytesIO()
-    image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS).save(buffer, "PNG")
+    image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
 
 
@@ -78,7 +80,9 @@ def write_parquet(path, names=tuple(FILES), rows_a_group=5):
     import pyarrow
     import pyarrow.parquet
 
-    rows = [{"image": {"bytes": encoded(name), "path": name}, "caption": FILES[name][1], **columns(name)} for name in names]
+    rows = [
+        {"image": {"bytes": encoded(name), "path": name}, "caption": FILES[name][1], **columns(name)} for name in names
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=rows_a_group)
     return path

@@ -27,7 +27,9 @@ def write_tfds(data_dir, names, features="caption"):
         def _info(self):
             image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
             return self.dataset_info_from_configs(
-                features=tfds.features.FeaturesDict({"image": image, "aesthetic": tfds.features.Scalar(np.float32), **kinds[features]}),
+                features=tfds.features.FeaturesDict(
+                    {"image": image, "aesthetic": tfds.features.Scalar(np.float32), **kinds[features]}
+                ),
                 disable_shuffling=True,
             )
 

@@ -37,7 +37,9 @@ def any_scenes(count, seed):
 
 def render(layout, rows):
     some = scenes.Layout(**{field.name: getattr(layout, field.name)[rows] for field in dataclasses.fields(layout)})
-    return [Image.fromarray(np.round(255 * pixels).astype(np.uint8)) for pixels in shapes.renderer(SIDE // 2)(some, "train")]
+    return [
+        Image.fromarray(np.round(255 * pixels).astype(np.uint8)) for pixels in shapes.renderer(SIDE // 2)(some, "train")
+    ]
 
 
 def photograph(name, side=SIDE):
@@ -112,7 +114,9 @@ def thumbnail_model(path, side=128, *, cells=8, inputs=("n", 3), outputs=1, kind
     size = 128 if isinstance(side, str) else side
     nodes = [
         helper.make_node("Cast", ["image"], ["cast"], to=inner),
-        helper.make_node("AveragePool", ["cast"], ["pooled"], kernel_shape=[size // cells] * 2, strides=[size // cells] * 2),
+        helper.make_node(
+            "AveragePool", ["cast"], ["pooled"], kernel_shape=[size // cells] * 2, strides=[size // cells] * 2
+        ),
         helper.make_node("ReduceMean", ["pooled", "space"], ["mean"], keepdims=1),
         helper.make_node("Sub", ["pooled", "mean"], ["centred"]),
         helper.make_node("Flatten", ["centred"], ["flat"], axis=flat_from),

@@ -21,7 +21,9 @@ class StandIns:
 
     def __init__(self, before=lambda: None):
         self._before = before  # called before each batch of images
-        self.facts = {name: {"class": "stand-in", "sha256": name * 8, "files": {}} for name in ("vae", "clip_l", "clip_g", "t5")}
+        self.facts = {
+            name: {"class": "stand-in", "sha256": name * 8, "files": {}} for name in ("vae", "clip_l", "clip_g", "t5")
+        }
 
     def latents(self, images):
         self._before()
@@ -40,7 +42,9 @@ def features(captions):
     for encoder in ENCODERS:
         keys = np.array([hashing.key(encoder.name, caption) for caption in captions], np.uint64)
         shape = encoder.tokens, encoder.channels
-        found[f"{encoder.name}.context"] = hashing.normals(1, keys, shape[0] * shape[1]).reshape(-1, *shape).astype(np.float32)
+        found[f"{encoder.name}.context"] = (
+            hashing.normals(1, keys, shape[0] * shape[1]).reshape(-1, *shape).astype(np.float32)
+        )
         if encoder.pooled:
             found[f"{encoder.name}.pooled"] = hashing.normals(2, keys, encoder.pooled).astype(np.float32)
     return found
@@ -56,16 +60,23 @@ def prepare(monkeypatch, *words, models=None):
     common = {"--models": "none", "--size": 32, "--batch-size": 4}
     if "--buckets" in given:
         del common["--size"]
-    return main(["prepare", *map(str, words), *(f"{name}={value}" for name, value in common.items() if name not in given)])
+    return main(
+        ["prepare", *map(str, words), *(f"{name}={value}" for name, value in common.items() if name not in given)]
+    )
 
 
 def data_config(folder, **prepared):
     from rfjax.config import DataConfig, PreparedConfig
 
     return DataConfig(
-        corpus="prepared", image_size=4, channels=3, context_tokens=12, context_size=20, pooled_size=7,
+        corpus="prepared",
+        image_size=4,
+        channels=3,
+        context_tokens=12,
+        context_size=20,
+        pooled_size=7,
         prepared=PreparedConfig(path=str(folder), **prepared),
-    )  # fmt: skip
+    )
 
 
 def said_of(image):

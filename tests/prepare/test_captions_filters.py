@@ -30,7 +30,10 @@ def test_captions_of_any_kind_and_script(value, expected):
 def test_a_class_becomes_the_papers_caption_one_for_each_of_its_names():
     names = {"n01440764": ("tench", "Tinca_tinca")}
     made = CaptionColumns(label="label", class_names=names)
-    assert made.of({"label": "n01440764", "caption": "not this"}) == (("a photo of a tench", "a photo of a Tinca tinca"), ())
+    assert made.of({"label": "n01440764", "caption": "not this"}) == (
+        ("a photo of a tench", "a photo of a Tinca tinca"),
+        (),
+    )
     assert made.of({"label": "n09999999"}) == ((), ())  # a class without a name has no caption
     assert made.of({}) == ((), ())
     assert CaptionColumns(label="folder").of({"folder": "golden_retriever"})[0] == ("a photo of a golden retriever",)
@@ -47,13 +50,26 @@ def test_class_names_as_imagenet_and_as_json_give_them(tmp_path):
     lines, table = tmp_path / "names.txt", tmp_path / "names.json"
     lines.write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n\n")
     table.write_text('{"n01440764": ["tench", "Tinca tinca"], "n01443537": "goldfish"}')
-    assert read_class_names(lines) == read_class_names(table) == {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}
+    assert (
+        read_class_names(lines)
+        == read_class_names(table)
+        == {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}
+    )
     lines.write_text("n01440764\n")
     with pytest.raises(ConfigError, match="names.txt cannot be read"):
         read_class_names(lines)
 
 
-COLUMNS = {"aesthetic": 5.0, "width": 300, "nsfw": "UNLIKELY", "watermark": False, "score": "6.5", "raw": b"7", "nested": {"p": 0.1}, "nan": float("nan")}
+COLUMNS = {
+    "aesthetic": 5.0,
+    "width": 300,
+    "nsfw": "UNLIKELY",
+    "watermark": False,
+    "score": "6.5",
+    "raw": b"7",
+    "nested": {"p": 0.1},
+    "nan": float("nan"),
+}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +99,9 @@ def test_filters_keep_what_holds(text, expected):
     assert parse_filter(text).refuses(COLUMNS) == expected
 
 
-@pytest.mark.parametrize("text", ["aesthetic", "aesthetic=5", "__import__('os')", "a>=", ">=5", "a>='x'", "a<true", "len(a)>3"])
+@pytest.mark.parametrize(
+    "text", ["aesthetic", "aesthetic=5", "__import__('os')", "a>=", ">=5", "a>='x'", "a<true", "len(a)>3"]
+)
 def test_what_is_no_comparison_is_refused_and_never_run(text):
     with pytest.raises(ConfigError, match="--filter"):
         parse_filter(text)

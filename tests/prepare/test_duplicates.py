@@ -53,20 +53,30 @@ def known():
     first = [planted.photograph(name, 128) for name in photographs.FILES] + planted.distinct_scenes(500)
     copies = planted.plant(first[:56], PLANTED)
     group = np.array([*range(len(first)), *(number for _, number, _ in copies)])
-    return descriptors.Phash().describe(squares(first + [copy for _, _, copy in copies])), group, np.array([kind for kind, _, _ in copies])
+    return (
+        descriptors.Phash().describe(squares(first + [copy for _, _, copy in copies])),
+        group,
+        np.array([kind for kind, _, _ in copies]),
+    )
 
 
 def test_precision_and_recall_of_planted_copies_at_the_default_threshold(known):
     """Catches a hash of less (8 x 8 frequencies take scenes for others), without crops or mirroring (recall), a default that is not the curve's."""
     views, group, kinds = known
     thresholds = [0.6, 0.8, descriptors.PHASH_THRESHOLD, 0.975]
-    found = [planted.judged(one.keeper, group) for one in search.remove(views, search.Index(views[:, 0], 1, 1), thresholds)]
+    found = [
+        planted.judged(one.keeper, group) for one in search.remove(views, search.Index(views[:, 0], 1, 1), thresholds)
+    ]
     precision, recall = [one[0] for one in found], [one[1] for one in found]
     assert precision[2] >= 0.97 and precision[0] < 0.8 and precision == sorted(precision)
     assert recall[2] >= 0.75 and recall[3] < recall[2]
     right = found[2][2][-len(kinds) :]
     by_kind = {kind: right[kinds == kind].mean() for kind in PLANTED}
-    assert by_kind["JPEG, quality 30"] >= 0.9 and by_kind["flip, JPEG 50"] >= 0.9 and by_kind["centred crop, 0.8 to 1"] >= 0.3, by_kind
+    assert (
+        by_kind["JPEG, quality 30"] >= 0.9
+        and by_kind["flip, JPEG 50"] >= 0.9
+        and by_kind["centred crop, 0.8 to 1"] >= 0.3
+    ), by_kind
 
 
 def test_the_hash_is_what_its_definition_says():
@@ -74,7 +84,9 @@ def test_the_hash_is_what_its_definition_says():
     pixels = squares([planted.photograph("chelsea", 128)])[0]
     small = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
     n = np.arange(32)
-    basis = np.cos(np.pi * (2 * n + 1) * n[:16, None] / 64) * np.where(n[:16, None] == 0, np.sqrt(1 / 32), np.sqrt(2 / 32))
+    basis = np.cos(np.pi * (2 * n + 1) * n[:16, None] / 64) * np.where(
+        n[:16, None] == 0, np.sqrt(1 / 32), np.sqrt(2 / 32)
+    )
     expected = basis @ small @ basis.T > 2
     expected[0, 0] = False
     views = phash.views(pixels)
@@ -87,14 +99,20 @@ def test_the_mirrored_hash_is_the_mirrored_images():
     direct, turned = phash.views(pixels), phash.views(np.ascontiguousarray(pixels[:, ::-1]))
     half = len(phash.CROPS)
     apart = np.unpackbits(direct[half:] ^ turned[:half], axis=1).sum(1)
-    assert (apart <= 3).all() and (np.unpackbits(direct[:half] ^ turned[:half], axis=1).sum(1) > 40).all()  # reduction rounds
+    assert (apart <= 3).all() and (
+        np.unpackbits(direct[:half] ^ turned[:half], axis=1).sum(1) > 40
+    ).all()  # reduction rounds
 
 
 def test_a_flat_image_has_no_hash():
     """Catches every blank image taken for a copy of every other: their hashes would be of noise, or all zeros and equal."""
     rng = np.random.default_rng(0)
-    ramp = np.broadcast_to(np.linspace(100, 140, 128).astype(np.uint8)[:, None], (128, 128, 3))  # a few frequencies of one direction
-    flat = np.stack([np.full((128, 128, 3), 255, np.uint8), rng.integers(120, 123, (128, 128, 3)).astype(np.uint8), ramp])
+    ramp = np.broadcast_to(
+        np.linspace(100, 140, 128).astype(np.uint8)[:, None], (128, 128, 3)
+    )  # a few frequencies of one direction
+    flat = np.stack(
+        [np.full((128, 128, 3), 255, np.uint8), rng.integers(120, 123, (128, 128, 3)).astype(np.uint8), ramp]
+    )
     found = descriptors.Phash().describe(flat)
     assert not found.any() and descriptors.useless(found[:, 0]) == dict.fromkeys(range(3), "too flat to hash")
 
@@ -203,8 +221,13 @@ def source(tmp_path_factory):
 
 
 WORDS = ("--shard-size=4", "--batch-size=3")
-DROPPED = {"sub/brick.png": "again.png", "sub/z coffee.png": "sub/coffee.png", "sub/z chelsea.png": "sub/chelsea.png",
-           "sub/zz chelsea.png": "sub/chelsea.png", "sub/flatter.png": "sub/flat.png"}  # fmt: skip
+DROPPED = {
+    "sub/brick.png": "again.png",
+    "sub/z coffee.png": "sub/coffee.png",
+    "sub/z chelsea.png": "sub/chelsea.png",
+    "sub/zz chelsea.png": "sub/chelsea.png",
+    "sub/flatter.png": "sub/flat.png",
+}
 
 
 @pytest.fixture(scope="module")
@@ -223,15 +246,33 @@ def test_the_files_say_what_is_dropped_for_what(undisturbed):
     assert similar["sub/brick.png"] == similar["sub/flatter.png"] == "same bytes"
     assert float(similar["sub/z coffee.png"]) > 0.9 and similar["sub/z chelsea.png"] == similar["sub/zz chelsea.png"]
     facts = json.loads(undisturbed.with_name("drop.json").read_text())
-    assert facts["dropped"] == 5 and facts["same_bytes"] == 2 and facts["images"] == 15 and facts["threshold"] == descriptors.PHASH_THRESHOLD
-    assert facts["not_compared"] == {"corrupt": 1, "key with a tab or a line break": 1, "no caption": 1, "too flat to hash": 1}  # its copy is dropped
+    assert (
+        facts["dropped"] == 5
+        and facts["same_bytes"] == 2
+        and facts["images"] == 15
+        and facts["threshold"] == descriptors.PHASH_THRESHOLD
+    )
+    assert facts["not_compared"] == {
+        "corrupt": 1,
+        "key with a tab or a line break": 1,
+        "no caption": 1,
+        "too flat to hash": 1,
+    }  # its copy is dropped
     left_out = dict(rows(undisturbed.with_name("drop.not-compared.tsv"))[1:])
-    assert left_out["sub/tab\\tin it.png"] == "key with a tab or a line break" and left_out["sub/silent.png"] == "no caption"
+    assert (
+        left_out["sub/tab\\tin it.png"] == "key with a tab or a line break"
+        and left_out["sub/silent.png"] == "no caption"
+    )
 
 
 def test_the_curve_is_what_other_thresholds_drop(source, undisturbed, tmp_path, capsys):
     """Catches counts that forget equal files, or that of a threshold is another's. Another threshold describes nothing again."""
-    curve = {float(t): int(n) for t, n, _ in (line.split(",") for line in undisturbed.with_name("drop.curve.csv").read_text().splitlines()[1:])}
+    curve = {
+        float(t): int(n)
+        for t, n, _ in (
+            line.split(",") for line in undisturbed.with_name("drop.curve.csv").read_text().splitlines()[1:]
+        )
+    }
     assert curve[descriptors.PHASH_THRESHOLD] == 5 and curve[1.0] == 4  # all but the JPEG
     shutil.copytree(undisturbed.parent / "drop.tsv.descriptors", tmp_path / "drop.tsv.descriptors")
     for threshold in (0.75, 1.0):
@@ -243,7 +284,10 @@ def test_the_curve_is_what_other_thresholds_drop(source, undisturbed, tmp_path, 
 def test_what_it_drops_prepare_counts_under_one_reason(monkeypatch, source, undisturbed, tmp_path, capsys):
     """The whole path. Catches reasons that are as many as the images, and keys that prepare does not know, or does not
     say that it does not know."""
-    assert prepare(monkeypatch, source, f"--out={tmp_path / 'out'}", f"--drop-keys={undisturbed}", "--validation-share=0") == 0
+    assert (
+        prepare(monkeypatch, source, f"--out={tmp_path / 'out'}", f"--drop-keys={undisturbed}", "--validation-share=0")
+        == 0
+    )
     assert "5 images were left out by the 5 keys of --drop-keys" in capsys.readouterr().err
     (tmp_path / "others.tsv").write_text("another source's key\n")
     assert prepare(monkeypatch, source, f"--out={tmp_path / 'none'}", f"--drop-keys={tmp_path / 'others.tsv'}") == 1
@@ -276,7 +320,12 @@ def test_a_command_killed_by_the_system_is_gone_on_from(source, undisturbed, tmp
         "from rfjax.cli import main\n"
         f"main(['duplicates', {str(source)!r}, '--out={out}', *{WORDS!r}])\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     made = tmp_path / "drop.tsv.descriptors"
     whole = sorted(made.glob("descriptors-*"))
@@ -313,7 +362,10 @@ def test_a_key_that_an_image_that_stays_has_is_not_dropped(tmp_path, capsys):
     """Catches both images of one key lost, where a tar has it twice."""
     photographs.write_tars(tmp_path / "tars", ["camera", "moon", "camera"], each=3)
     assert duplicates(tmp_path / "tars", tmp_path / "drop.tsv") == 0
-    assert not rows(tmp_path / "drop.tsv") and "1 more stay, because an image that stays has the same key" in capsys.readouterr().out
+    assert (
+        not rows(tmp_path / "drop.tsv")
+        and "1 more stay, because an image that stays has the same key" in capsys.readouterr().out
+    )
 
 
 def test_nothing_to_compare_is_an_error_that_says_why(tmp_path, capsys):
@@ -360,7 +412,13 @@ def test_weights_beside_a_model_are_refused(source, tmp_path, capsys):
     import onnx
 
     path = planted.thumbnail_model(tmp_path / "whole.onnx")
-    onnx.save_model(onnx.load(str(path)), tmp_path / "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
+    onnx.save_model(
+        onnx.load(str(path)),
+        tmp_path / "split.onnx",
+        save_as_external_data=True,
+        location="split.data",
+        size_threshold=0,
+    )
     assert duplicates(source, tmp_path / "out.tsv", f"--descriptor={tmp_path / 'split.onnx'}") == 2
     assert "Weights in a file of their own must be put into it" in capsys.readouterr().err
 
@@ -396,7 +454,10 @@ def test_the_search_says_how_far_it_is(capsys):
     now[0] += 30
     search.tell(200)
     search.tell(201)
-    assert capsys.readouterr().err.splitlines() == ["rfjax: search: the index is made", "rfjax: search: 200 of 1,000 images, 20 %, 2m00s left"]
+    assert capsys.readouterr().err.splitlines() == [
+        "rfjax: search: the index is made",
+        "rfjax: search: 200 of 1,000 images, 20 %, 2m00s left",
+    ]
 
 
 # Models
@@ -421,7 +482,9 @@ def test_an_output_that_is_no_row_an_image_is_refused(source, tmp_path, capsys):
     """Catches a model's vector of the whole batch cut into images."""
     model = planted.thumbnail_model(tmp_path / "m.onnx", flat_from=0)
     assert duplicates(source, tmp_path / "drop.tsv", *WORDS, f"--descriptor={model}") == 2
-    assert "the output descriptor of" in (said := capsys.readouterr().err) and "is float32 (1, 576) for 3 images" in said
+    assert (
+        "the output descriptor of" in (said := capsys.readouterr().err) and "is float32 (1, 576) for 3 images" in said
+    )
 
 
 def test_the_command_with_a_model_finds_what_one_image_became(source, tmp_path):
@@ -487,5 +550,10 @@ def test_a_library_that_is_missing_is_named_with_the_extra_that_has_it(monkeypat
     assert duplicates(source, tmp_path / "drop.tsv") == 2
     assert "pip install 'rfjax[prepare]'" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert duplicates(source, tmp_path / "drop.tsv", f"--descriptor={planted.thumbnail_model(tmp_path / 'm.onnx')}") == 2
-    assert "need onnxruntime: pip install 'rfjax[prepare]'" in capsys.readouterr().err and not (tmp_path / "drop.tsv.descriptors").exists()
+    assert (
+        duplicates(source, tmp_path / "drop.tsv", f"--descriptor={planted.thumbnail_model(tmp_path / 'm.onnx')}") == 2
+    )
+    assert (
+        "need onnxruntime: pip install 'rfjax[prepare]'" in capsys.readouterr().err
+        and not (tmp_path / "drop.tsv.descriptors").exists()
+    )

@@ -34,17 +34,27 @@ CASES = {
     "rgb": (saved(flat("RGB", (10, 200, 90)), "PNG"), (10, 200, 90), ()),
     "grey": (saved(flat("L", 77), "PNG"), (77, 77, 77), ("grey",)),
     "bilevel": (saved(flat("1", 1), "PNG"), (255, 255, 255), ("grey",)),
-    "palette": (saved(flat("RGB", (10, 200, 90)).convert("P", palette=Image.Palette.ADAPTIVE), "PNG"), (10, 200, 90), ("palette",)),
+    "palette": (
+        saved(flat("RGB", (10, 200, 90)).convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+        (10, 200, 90),
+        ("palette",),
+    ),
     "CMYK": (saved(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=95), (254, 0, 0), ("CMYK",)),
     "16-bit": (saved(SIXTEEN, "PNG"), (156, 156, 156), ("16-bit",)),
     "half transparent": (saved(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127), ("transparent",)),
     "all transparent": (saved(flat("RGBA", (200, 0, 0, 0)), "PNG"), (255, 255, 255), ("transparent",)),
-    "a palette with a transparent entry": (saved(Image.new("P", (40, 40), 0), "PNG", transparency=0), (255, 255, 255), ("transparent",)),
+    "a palette with a transparent entry": (
+        saved(Image.new("P", (40, 40), 0), "PNG", transparency=0),
+        (255, 255, 255),
+        ("transparent",),
+    ),
     "animated": (
-        saved(flat("RGB", (255, 0, 0)), "GIF", save_all=True, append_images=[flat("RGB", (0, 0, 255))]), (255, 0, 0), ("animated", "palette"),
+        saved(flat("RGB", (255, 0, 0)), "GIF", save_all=True, append_images=[flat("RGB", (0, 0, 255))]),
+        (255, 0, 0),
+        ("animated", "palette"),
     ),
     "enlarged": (saved(flat("RGB", (10, 200, 90), (8, 30)), "PNG"), (10, 200, 90), ("enlarged",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -84,7 +94,10 @@ def test_what_cannot_be_decoded_whole_is_corrupt(name):
 
 def test_every_prefix_of_an_image_is_decoded_or_corrupt():
     """No cut anywhere raises anything else; a cut of the last bytes may be whole."""
-    for data in (saved(Image.open(io.BytesIO(PNG)).resize((24, 24)), kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")):
+    for data in (
+        saved(Image.open(io.BytesIO(PNG)).resize((24, 24)), kind)
+        for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")
+    ):
         for length in range(0, len(data), max(1, len(data) // 60)):
             try:
                 decode(data[:length], 8, "lanczos")
@@ -117,7 +130,10 @@ def test_resizing_is_pils_filter_and_the_square_is_centred():
         assert np.array_equal(decode(PNG, 32, name).pixels, np.asarray(middle))
     stripes = np.zeros((96, 96, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert np.abs(decode(saved(Image.fromarray(stripes), "PNG"), 24, "lanczos").pixels.astype(int) - 127.5)[:, 3:-3].max() < 3
+    assert (
+        np.abs(decode(saved(Image.fromarray(stripes), "PNG"), 24, "lanczos").pixels.astype(int) - 127.5)[:, 3:-3].max()
+        < 3
+    )
 
 
 def test_a_thumbnail_is_a_jpeg_of_the_picture():

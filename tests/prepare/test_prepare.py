@@ -52,7 +52,11 @@ def test_a_record_is_a_safetensors_file_that_its_library_reads(tmp_path):
     """Catches a reader of ours that agrees with itself alone."""
     from safetensors import safe_open
 
-    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.ones(3, np.float32), "c": np.array([7], np.uint8)}
+    arrays = {
+        "a": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "b": np.ones(3, np.float32),
+        "c": np.array([7], np.uint8),
+    }
     facts = {"key": "猫", "rows": [1, 2]}
     record = pack(arrays, facts)
     assert record == pack(dict(reversed(arrays.items())), facts)
@@ -60,7 +64,11 @@ def test_a_record_is_a_safetensors_file_that_its_library_reads(tmp_path):
     back, said = unpack(record)
     with safe_open(tmp_path / "r", "np") as file:
         for name, array in arrays.items():
-            assert np.array_equal(file.get_tensor(name), array) and np.array_equal(back[name], array) and back[name].dtype == array.dtype
+            assert (
+                np.array_equal(file.get_tensor(name), array)
+                and np.array_equal(back[name], array)
+                and back[name].dtype == array.dtype
+            )
         assert json.loads(file.metadata()["facts"]) == facts == said
     for damaged in (b"", record[:20], bytes(100)):
         with pytest.raises(ValueError):
@@ -78,7 +86,11 @@ def test_every_image_is_stored_once_with_its_captions_and_latents(undisturbed):
         first = Shards([undisturbed / name for name in captions.names], captions.counts).first
         for place, (arrays, facts) in enumerate(records(undisturbed, split, "images")):
             start = first(int(shards.file_of(np.array([place]))[0]))
-            seen[facts["key"]] = arrays["latents"], [texts[start + row] for row in facts["original"]], [texts[start + row] for row in facts["synthetic"]]
+            seen[facts["key"]] = (
+                arrays["latents"],
+                [texts[start + row] for row in facts["original"]],
+                [texts[start + row] for row in facts["synthetic"]],
+            )
     assert sorted(seen) == sorted(f"sub/{name}.png" for name in photographs.FILES)
     for name, (_, caption) in photographs.FILES.items():
         latents, original, synthetic = seen[f"sub/{name}.png"]
@@ -95,12 +107,16 @@ def test_the_manifest_counts_and_measures(undisturbed):
         stored = records(undisturbed, split, "images")
         values = np.stack([arrays["latents"] for arrays, _ in stored]).astype(np.float64).reshape(-1, 3)
         about = facts["latents"]["statistics"][split]
-        assert np.allclose(about["mean"], values.mean(0), atol=2e-4) and np.allclose(about["std"], values.std(0), atol=2e-4)
+        assert np.allclose(about["mean"], values.mean(0), atol=2e-4) and np.allclose(
+            about["std"], values.std(0), atol=2e-4
+        )
         assert np.allclose([about["all"]["mean"], about["all"]["std"]], [values.mean(), values.std()], atol=2e-4)
         assert facts["splits"][split]["images"] == len(stored)
     assert facts["captions"] == {"original": 16, "synthetic": 32} and len(facts["shards"]) == 4
     assert facts["latents"]["shift"] == 0.25 and facts["latents"]["scale"] == 2.0
-    texts = [text for name, (_, one) in photographs.FILES.items() for text in (one, *photographs.columns(name)["by_model"])]
+    texts = [
+        text for name, (_, one) in photographs.FILES.items() for text in (one, *photographs.columns(name)["by_model"])
+    ]
     for encoder, tokens in (("clip_l", 5), ("t5", 7)):  # the stand-ins give a word a token, and each text two more
         assert facts["truncated"][encoder] == sum(2 + len(text.split()) > tokens for text in texts)
     for shard in facts["shards"]:
@@ -110,7 +126,17 @@ def test_the_manifest_counts_and_measures(undisturbed):
 
 
 def test_measured_scaling_gives_unit_latents(monkeypatch, folder, tmp_path):
-    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'out'}", "--latent-scaling=measured", "--validation-share=0", "--precision=float32") == 0
+    assert (
+        prepare(
+            monkeypatch,
+            folder,
+            f"--out={tmp_path / 'out'}",
+            "--latent-scaling=measured",
+            "--validation-share=0",
+            "--precision=float32",
+        )
+        == 0
+    )
     found = manifest.read(tmp_path / "out")
     values = np.stack([arrays["latents"] for arrays, _ in records(tmp_path / "out", "train", "images")])
     assert values.dtype == np.float32
@@ -182,7 +208,12 @@ def test_a_process_killed_by_the_system_is_gone_on_from(monkeypatch, folder, und
         f"stand_ins.prepare(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', *{ALL!r}, models=stand_ins.StandIns(before))\n"
     )
     here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert list((tmp_path / "out").glob(".shard*.tmp"))
     assert prepare(monkeypatch, folder, f"--out={tmp_path / 'out'}", *ALL) == 0
@@ -193,7 +224,9 @@ def test_what_is_done_is_not_done_again(monkeypatch, folder, undisturbed, tmp_pa
     shutil.copytree(undisturbed, tmp_path / "out")
     (tmp_path / "out" / "shard-00002-of-00004.json").unlink()
     calls = []
-    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'out'}", *ALL, models=StandIns(lambda: calls.append(1))) == 0
+    assert (
+        prepare(monkeypatch, folder, f"--out={tmp_path / 'out'}", *ALL, models=StandIns(lambda: calls.append(1))) == 0
+    )
     assert len(calls) == 2  # the five images of one shard, four at once
     assert digests(tmp_path / "out") == digests(undisturbed)
 
@@ -222,7 +255,17 @@ def test_tasks_and_a_merge_make_what_one_process_makes(monkeypatch, folder, undi
 
 def test_the_split_is_the_keys_own(monkeypatch, folder, undisturbed, tmp_path):
     """Catches a split that depends on the order, on shards or on what else there is: training would see validation images."""
-    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'out'}", "--shard-size=3", "--validation-share=0.3", "--filter=aesthetic>=4") == 0
+    assert (
+        prepare(
+            monkeypatch,
+            folder,
+            f"--out={tmp_path / 'out'}",
+            "--shard-size=3",
+            "--validation-share=0.3",
+            "--filter=aesthetic>=4",
+        )
+        == 0
+    )
     keys = lambda out, split: {facts["key"] for _, facts in records(out, split, "images")}  # noqa: E731
     for split in ("train", "validation"):
         assert keys(tmp_path / "out", split) < keys(undisturbed, split)
@@ -241,9 +284,15 @@ def test_filters_lists_and_captions_drop_by_reason(monkeypatch, folder, tmp_path
     (sub / "china.txt").write_text("ten kilobytes of words, " * 430)
     (tmp_path / "drop").write_text("sub/brick.png\nsub/not there.png\nsub/rocket.png\tnear duplicate\n")
     status = prepare(
-        monkeypatch, bad, f"--out={tmp_path / 'out'}", "--filter=aesthetic>=4", "--filter=aspect<1.4", "--filter=nsfw==UNLIKELY",
-        f"--drop-keys={tmp_path / 'drop'}", "--shard-size=6",
-    )  # fmt: skip
+        monkeypatch,
+        bad,
+        f"--out={tmp_path / 'out'}",
+        "--filter=aesthetic>=4",
+        "--filter=aspect<1.4",
+        "--filter=nsfw==UNLIKELY",
+        f"--drop-keys={tmp_path / 'drop'}",
+        "--shard-size=6",
+    )
     assert status == 0
     facts = manifest.read(tmp_path / "out").facts
     names = sorted(photographs.FILES)
@@ -253,22 +302,43 @@ def test_filters_lists_and_captions_drop_by_reason(monkeypatch, folder, tmp_path
         if name in ("brick", "coins", "coffee", "moon", "grass", "rocket"):
             continue
         pixels = images.decode(photographs.encoded(name), 32, "lanczos")
-        reason = "not aesthetic>=4" if photographs.columns(name)["aesthetic"] < 4 else "not aspect<1.4" if pixels.columns["aspect"] >= 1.4 else None
+        reason = (
+            "not aesthetic>=4"
+            if photographs.columns(name)["aesthetic"] < 4
+            else "not aspect<1.4"
+            if pixels.columns["aspect"] >= 1.4
+            else None
+        )
         if reason:
             expected[reason] = expected.get(reason, 0) + 1
         else:
             kept.append(f"sub/{name}.png")
     assert facts["dropped"] == expected
-    assert sorted(f["key"] for split in ("train", "validation") for _, f in records(tmp_path / "out", split, "images")) == kept
-    listed = [json.loads(line) for path in sorted((tmp_path / "out").glob("*.dropped.jsonl")) for line in path.read_text().splitlines()]
+    assert (
+        sorted(f["key"] for split in ("train", "validation") for _, f in records(tmp_path / "out", split, "images"))
+        == kept
+    )
+    listed = [
+        json.loads(line)
+        for path in sorted((tmp_path / "out").glob("*.dropped.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
     assert len(listed) == sum(expected.values())
-    assert {row["key"]: row["detail"] for row in listed if row["reason"] == "corrupt"}["sub/moon.png"] == "no bytes at all"
+    assert {row["key"]: row["detail"] for row in listed if row["reason"] == "corrupt"}[
+        "sub/moon.png"
+    ] == "no bytes at all"
 
 
 def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monkeypatch, tmp_path):
     """One tar of everything: no kind of it ends the work, and each is in its own count. Captions are of ten
     kilobytes, of other scripts, of no encoding, or not there."""
-    captions = ["猫が窓辺に座っている", "قطة على النافذة", "🐈 " * 2500, "half \ud83d".encode("utf-8", "surrogatepass"), b"\xff\xfe\x00caption"]
+    captions = [
+        "猫が窓辺に座っている",
+        "قطة على النافذة",
+        "🐈 " * 2500,
+        "half \ud83d".encode("utf-8", "surrogatepass"),
+        b"\xff\xfe\x00caption",
+    ]
     with tarfile.open(tmp_path / "00000.tar", "w") as tar:
         for n, (data, _, _) in enumerate(CASES.values()):
             photographs.add_member(tar, f"odd{n}.jpg", data)
@@ -287,10 +357,19 @@ def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monke
     facts = manifest.read(tmp_path / "out").facts
     assert facts["dropped"] == {"corrupt": len(CORRUPT), "no caption": 2, "unsafe member of a tar": 1}
     converted = Counter(name for _, _, names in CASES.values() for name in names)
-    assert {name: facts["converted"].get(name, 0) for name in converted} == {**converted, "enlarged": facts["converted"]["enlarged"]}
+    assert {name: facts["converted"].get(name, 0) for name in converted} == {
+        **converted,
+        "enlarged": facts["converted"]["enlarged"],
+    }
     assert facts["splits"]["train"]["images"] == len(CASES)
     texts = {caption["caption"] for _, caption in records(tmp_path / "out", "train", "captions")}
-    assert texts == {"猫が窓辺に座っている", "قطة على النافذة", ("🐈 " * 2500).strip(), "half \ufffd\ufffd\ufffd", "\ufffd\ufffd caption"}
+    assert texts == {
+        "猫が窓辺に座っている",
+        "قطة على النافذة",
+        ("🐈 " * 2500).strip(),
+        "half \ufffd\ufffd\ufffd",
+        "\ufffd\ufffd caption",
+    }
     assert main(["inspect", str(tmp_path / "out"), "--samples=20"]) == 0
 
 
@@ -298,10 +377,19 @@ def test_classes_of_tfds_take_their_names_from_a_file(monkeypatch, tmp_path):
     """TFDS calls ImageNet's classes by WordNet's ids, which no caption should hold."""
     version = write_tfds(tmp_path / "tfds", list(photographs.FILES)[:6], "label")
     (tmp_path / "names.txt").write_text("n02123045 tabby, tabby cat\n")
-    status = prepare(monkeypatch, f"tfds:{version}", f"--out={tmp_path / 'out'}", f"--class-names={tmp_path / 'names.txt'}", "--validation-share=0")
+    status = prepare(
+        monkeypatch,
+        f"tfds:{version}",
+        f"--out={tmp_path / 'out'}",
+        f"--class-names={tmp_path / 'names.txt'}",
+        "--validation-share=0",
+    )
     assert status == 0
     texts = [facts["caption"] for _, facts in records(tmp_path / "out", "train", "captions")]
-    assert sorted(texts) == ["a photo of a tabby", "a photo of a tabby cat"]  # "tabby_cat", which the file does not have, is as TFDS has it
+    assert sorted(texts) == [
+        "a photo of a tabby",
+        "a photo of a tabby cat",
+    ]  # "tabby_cat", which the file does not have, is as TFDS has it
     rows = {facts["key"]: tuple(facts["original"]) for _, facts in records(tmp_path / "out", "train", "images")}
     by_label = {len(name) % 2: rows[f"{n:09}"] for n, name in enumerate(list(photographs.FILES)[:6])}
     assert {texts[row] for row in by_label[1]} == {"a photo of a tabby", "a photo of a tabby cat"}
@@ -316,7 +404,11 @@ def test_too_many_corrupt_images_stop_it_with_their_names(monkeypatch, tmp_path,
     out = tmp_path / "out"
     assert prepare(monkeypatch, tmp_path / "in", f"--out={out}") == 1
     said = capsys.readouterr().err
-    assert "14 of the first 40 images" in said and "00.png (no format that PIL knows)" in said and "--corrupt-limit=0.1" in said
+    assert (
+        "14 of the first 40 images" in said
+        and "00.png (no format that PIL knows)" in said
+        and "--corrupt-limit=0.1" in said
+    )
     assert [path.name for path in out.iterdir()] == ["recipe.json"]
     assert prepare(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'more'}", "--corrupt-limit=0.5") == 0
     assert manifest.read(tmp_path / "more").facts["dropped"] == {"corrupt": 14}
@@ -355,8 +447,15 @@ def test_a_full_disk_is_an_error_and_leaves_no_shard(folder, tmp_path):
         f"sys.exit(stand_ins.prepare(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', '--precision=float32'))\n"
     )
     here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"}, capture_output=True, text=True)
-    assert done.returncode == 1 and "cannot write" in done.stderr and "shard-00000-of-00001" in done.stderr, done.stderr[-2000:]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "cannot write" in done.stderr and "shard-00000-of-00001" in done.stderr, (
+        done.stderr[-2000:]
+    )
     assert "Traceback" not in done.stderr and "space left" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipe.json"]
 
@@ -379,7 +478,12 @@ def test_captions_that_repeat_are_encoded_and_stored_once(monkeypatch, tmp_path)
             path.write_bytes(photographs.encoded(name, 32))
     (tmp_path / "names.txt").write_text("golden_retriever golden retriever, big dog\ntench tench\n")
     status = prepare(
-        monkeypatch, tmp_path / "in", f"--out={tmp_path / 'out'}", "--label-column=folder", f"--class-names={tmp_path / 'names.txt'}", "--validation-share=0"
+        monkeypatch,
+        tmp_path / "in",
+        f"--out={tmp_path / 'out'}",
+        "--label-column=folder",
+        f"--class-names={tmp_path / 'names.txt'}",
+        "--validation-share=0",
     )
     assert status == 0
     texts = [facts["caption"] for _, facts in records(tmp_path / "out", "train", "captions")]
@@ -394,7 +498,11 @@ def test_inspect_shows_it_and_finds_one_flipped_bit(undisturbed, tmp_path, capsy
     shutil.copytree(undisturbed, out)
     assert main(["inspect", str(out), f"--out={tmp_path / 'p.png'}", "--samples=5"]) == 0
     said = capsys.readouterr().out
-    assert "every file is as it was written" in said and "config.data.corpus=prepared" in said and said.count("    original: ") == 5
+    assert (
+        "every file is as it was written" in said
+        and "config.data.corpus=prepared" in said
+        and said.count("    original: ") == 5
+    )
     from PIL import Image
 
     assert min(Image.open(tmp_path / "p.png").size) > 400

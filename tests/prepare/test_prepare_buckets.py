@@ -29,7 +29,13 @@ from rfjax.prepare.recipe import parse_buckets
 
 # Height x width. 8x128 is for a panorama that is not there.
 BUCKETS = {"32x32": (32, 32), "32x48": (32, 48), "48x32": (48, 32), "8x128": (8, 128)}
-WORDS = (f"--buckets={','.join(BUCKETS)}", "--shard-size=6", "--validation-share=0.3", "--synthetic-column=by_model", "--precision=float32")
+WORDS = (
+    f"--buckets={','.join(BUCKETS)}",
+    "--shard-size=6",
+    "--validation-share=0.3",
+    "--synthetic-column=by_model",
+    "--precision=float32",
+)
 TURNED, BY_EXIF = ("chelsea", "rocket"), ("coffee", "left")  # portraits; of the second two the camera says so
 
 
@@ -42,7 +48,10 @@ def mixed(tmp_path_factory):
         image = Image.open(path).rotate(90, expand=True)
         exif = Image.Exif()
         if name in BY_EXIF:
-            image, exif[0x0112] = image.rotate(90, expand=True), 6  # lies on its side; to be turned by 90 degrees clockwise
+            image, exif[0x0112] = (
+                image.rotate(90, expand=True),
+                6,
+            )  # lies on its side; to be turned by 90 degrees clockwise
         image.save(path, exif=exif)
     return root
 
@@ -65,14 +74,21 @@ def expected_pixels(path):
     rows, columns = BUCKETS[name]
     scale = max(rows / height, columns / width)
     left, top = (width - columns / scale) / 2, (height - rows / scale) / 2
-    cut = image.convert("RGB").resize((columns, rows), Image.Resampling.LANCZOS, box=(left, top, width - left, height - top))
+    cut = image.convert("RGB").resize(
+        (columns, rows), Image.Resampling.LANCZOS, box=(left, top, width - left, height - top)
+    )
     return name, np.asarray(cut)
 
 
 def stored(folder, split, bucket):
     """[(arrays, facts, captions)] of all images."""
     found = manifest.read(folder)
-    shards = {kind: Shards([folder / name for name in found.files(split, bucket, kind).names], found.files(split, bucket, kind).counts) for kind in manifest.KINDS}
+    shards = {
+        kind: Shards(
+            [folder / name for name in found.files(split, bucket, kind).names], found.files(split, bucket, kind).counts
+        )
+        for kind in manifest.KINDS
+    }
     texts = [unpack(record)[1]["caption"] for record in shards["captions"].read(np.arange(len(shards["captions"])))]
     rows = []
     for place, record in enumerate(shards["images"].read(np.arange(len(shards["images"])))):
@@ -117,7 +133,9 @@ def test_an_image_covers_its_bucket_and_the_rest_is_cut_off_evenly(excess):
         height, width = (rows, columns + excess) if across else (rows + excess, columns)
         y, x = np.mgrid[:height, :width]
         marks = np.stack([3 * x, 4 * y, 255 - 2 * x - y], 2).astype(np.uint8)
-        found = decode(saved(Image.fromarray(marks), "PNG"), [(32, 96), (rows, columns), (96, 32)], "bicubic").pixels.astype(float)
+        found = decode(
+            saved(Image.fromarray(marks), "PNG"), [(32, 96), (rows, columns), (96, 32)], "bicubic"
+        ).pixels.astype(float)
         assert found.shape == (rows, columns, 3)
         left, top = (excess / 2, 0) if across else (0, excess / 2)
         y, x = np.mgrid[:rows, :columns]
@@ -138,7 +156,11 @@ def test_each_image_is_stored_in_its_bucket_with_the_latents_of_its_cut(mixed, u
     found, seen, values = manifest.read(undisturbed), {}, {"train": [], "validation": []}
     assert [bucket.name for bucket in found.buckets] == list(BUCKETS)
     for bucket in found.buckets:
-        assert bucket.pixels == BUCKETS[bucket.name] and bucket.latents == (bucket.pixels[0] // 8, bucket.pixels[1] // 8, 3)
+        assert bucket.pixels == BUCKETS[bucket.name] and bucket.latents == (
+            bucket.pixels[0] // 8,
+            bucket.pixels[1] // 8,
+            3,
+        )
         for split in ("train", "validation"):
             rows = stored(undisturbed, split, bucket.name)
             assert bucket.images[split] == len(rows)
@@ -149,17 +171,27 @@ def test_each_image_is_stored_in_its_bucket_with_the_latents_of_its_cut(mixed, u
                 own, pixels = expected_pixels(mixed / facts["key"])
                 assert own == bucket.name, name
                 rows_of, columns_of, _ = bucket.latents
-                assert np.allclose(arrays["latents"], pixels.reshape(rows_of, 8, columns_of, 8, 3).mean((1, 3)) / 255, atol=1e-6), name
+                assert np.allclose(
+                    arrays["latents"], pixels.reshape(rows_of, 8, columns_of, 8, 3).mean((1, 3)) / 255, atol=1e-6
+                ), name
                 assert captions == [photographs.FILES[name][1], *photographs.columns(name)["by_model"]]
                 values[split].append(arrays["latents"].reshape(-1, 3))
     assert sorted(seen) == sorted(f"sub/{name}.png" for name in photographs.FILES)
-    assert {seen[f"sub/{name}.png"] for name in (*TURNED, *BY_EXIF)} == {"48x32"} and set(seen.values()) == {"32x32", "32x48", "48x32"}
+    assert {seen[f"sub/{name}.png"] for name in (*TURNED, *BY_EXIF)} == {"48x32"} and set(seen.values()) == {
+        "32x32",
+        "32x48",
+        "48x32",
+    }
     facts = found.facts
-    assert facts["splits"] == {split: {"images": len(values[split]), "captions": 3 * len(values[split])} for split in values}
+    assert facts["splits"] == {
+        split: {"images": len(values[split]), "captions": 3 * len(values[split])} for split in values
+    }
     for split, own in values.items():
         own = np.concatenate(own).astype(np.float64)
         about = facts["latents"]["statistics"][split]
-        assert np.allclose(about["mean"], own.mean(0), atol=1e-6) and np.allclose(about["all"]["std"], own.std(), atol=1e-6)
+        assert np.allclose(about["mean"], own.mean(0), atol=1e-6) and np.allclose(
+            about["all"]["std"], own.std(), atol=1e-6
+        )
         assert about["values"] == len(own)
     assert not list(undisturbed.glob("*8x128*"))
 
@@ -192,7 +224,9 @@ def test_a_corpus_of_several_buckets_is_a_corpus_of_parts(mixed, undisturbed):
                 own, pixels = expected_pixels(mixed / "sub" / f"{name}.png")
                 assert own == part.bucket.name
                 rows, columns, _ = part.shapes.latents
-                assert np.allclose(latents, (pixels.reshape(rows, 8, columns, 8, 3).mean((1, 3)) / 255 - 0.25) * 2.0, atol=1e-6)
+                assert np.allclose(
+                    latents, (pixels.reshape(rows, 8, columns, 8, 3).mean((1, 3)) / 255 - 0.25) * 2.0, atol=1e-6
+                )
                 assert np.array_equal(context[5:], features([caption])["t5.context"][0])
         assert sorted(ids) == list(range(manifest.read(undisturbed).count(split)))
         assert split == "train" or ids == sorted(ids)
@@ -200,7 +234,11 @@ def test_a_corpus_of_several_buckets_is_a_corpus_of_parts(mixed, undisturbed):
         batch = batch_of_step(corpus, step, batch_size=3)
         assert batch.latents.shape[1:] in {(4, 4, 3), (4, 6, 3), (6, 4, 3)}
     assert len({part.fingerprint for part in corpus.parts}) == 4
-    assert corpus.fingerprint == load_corpus(data_config(undisturbed), 0).fingerprint != load_corpus(data_config(undisturbed), 1).fingerprint
+    assert (
+        corpus.fingerprint
+        == load_corpus(data_config(undisturbed), 0).fingerprint
+        != load_corpus(data_config(undisturbed), 1).fingerprint
+    )
     with pytest.raises(ConfigError, match="in bucket 8x128 has no training images"):
         corpus.parts[3].examples(np.arange(1), "train")
     with pytest.raises(ConfigError, match=f"in bucket 32x32 has {corpus.validation[0]} validation images"):
@@ -214,13 +252,25 @@ def test_buckets_of_as_many_images_have_orders_and_draws_of_their_own(monkeypatc
     shutil.copytree(root / "sub", root / "turned")
     for name in names:
         Image.open(root / "sub" / f"{name}.png").rotate(90, expand=True).save(root / "turned" / f"{name}.png")
-    assert prepare(monkeypatch, root, f"--out={tmp_path / 'out'}", "--buckets=32x48,48x32", "--validation-share=0", "--synthetic-column=by_model") == 0
+    assert (
+        prepare(
+            monkeypatch,
+            root,
+            f"--out={tmp_path / 'out'}",
+            "--buckets=32x48,48x32",
+            "--validation-share=0",
+            "--synthetic-column=by_model",
+        )
+        == 0
+    )
     data = data_config(tmp_path / "out", synthetic_captions=1.0)
     corpus, n = load_corpus(replace(data, image_size=6), 0), np.arange(40)
     assert corpus.training == (5, 5)
     first, second = (part.examples(n, "train").example_ids % 5 for part in corpus.parts)
     assert not np.array_equal(first[:5], second[:5]) and not np.array_equal(first[5:10], second[5:10])
-    first, second = ([caption.startswith("a picture of") for caption in part.captions(n, "train")] for part in corpus.parts)
+    first, second = (
+        [caption.startswith("a picture of") for caption in part.captions(n, "train")] for part in corpus.parts
+    )
     assert 8 < sum(a == b for a, b in zip(first, second)) < 32  # of 40; one fair coin each
 
 
@@ -243,7 +293,12 @@ def test_killed_and_given_again_it_ends_in_the_same_bytes(monkeypatch, mixed, un
         f"stand_ins.prepare(pytest.MonkeyPatch(), {str(mixed)!r}, '--out={tmp_path / 'out'}', *{WORDS!r}, models=stand_ins.StandIns(before))\n"
     )
     here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert list((tmp_path / "out").glob(".shard*.tmp")) and not (tmp_path / "out" / "manifest.json").exists()
     assert prepare(monkeypatch, mixed, f"--out={tmp_path / 'out'}", *WORDS) == 0
@@ -262,8 +317,12 @@ def test_batches_are_of_one_bucket_and_full_until_a_shards_end(monkeypatch, mixe
     seen, models = [], StandIns()
     encode = models.latents
     models.latents = lambda images: (seen.append(images.shape), encode(images))[1]
-    assert prepare(monkeypatch, mixed, f"--out={tmp_path / 'out'}", f"--buckets={','.join(BUCKETS)}", models=models) == 0
-    counts = {name: sum(bucket.images.values()) for name, bucket in zip(BUCKETS, manifest.read(tmp_path / "out").buckets)}
+    assert (
+        prepare(monkeypatch, mixed, f"--out={tmp_path / 'out'}", f"--buckets={','.join(BUCKETS)}", models=models) == 0
+    )
+    counts = {
+        name: sum(bucket.images.values()) for name, bucket in zip(BUCKETS, manifest.read(tmp_path / "out").buckets)
+    }
     for name, (rows, columns) in BUCKETS.items():
         sizes = sorted((n for n, *sides, _ in seen if tuple(sides) == (rows, columns)), reverse=True)
         assert sizes == [4] * (counts[name] // 4) + [counts[name] % 4] * (counts[name] % 4 > 0)
@@ -276,7 +335,10 @@ def test_inspect_counts_the_buckets_shows_some_of_each_and_finds_a_flipped_bit(u
     said = capsys.readouterr().out
     found = manifest.read(out)
     for bucket in found.buckets:
-        assert f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.latents))}, {bucket.images['train']} training and" in said
+        assert (
+            f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.latents))}, {bucket.images['train']} training and"
+            in said
+        )
         assert said.count(f"train {bucket.name} ") == (2 if bucket.images["train"] else 0)
     assert "--config.data.image_size=4 " in said and "every file is as it was written" in said
     assert min(Image.open(tmp_path / "p.png").size) > 400
@@ -294,7 +356,9 @@ def test_other_buckets_in_the_same_folder_are_refused_by_name(monkeypatch, mixed
     shutil.copytree(undisturbed, tmp_path / "out")
     assert prepare(monkeypatch, mixed, f"--out={tmp_path / 'out'}", "--buckets=32x32,48x32", *WORDS[1:]) == 2
     assert "recipe.buckets was [[32, 32], [32, 48]" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["recipe"]["buckets"] == [list(pixels) for pixels in BUCKETS.values()]
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["recipe"]["buckets"] == [
+        list(pixels) for pixels in BUCKETS.values()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +377,9 @@ def test_other_buckets_in_the_same_folder_are_refused_by_name(monkeypatch, mixed
         (["--size=0"], "--size is 0; a side must be at least 8"),
     ],
 )
-def test_buckets_that_cannot_be_are_refused_before_anything_is_written(monkeypatch, folder, tmp_path, capsys, words, said):
+def test_buckets_that_cannot_be_are_refused_before_anything_is_written(
+    monkeypatch, folder, tmp_path, capsys, words, said
+):
     monkeypatch.chdir(tmp_path)
     assert prepare(monkeypatch, folder, "--out=out", *words) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()

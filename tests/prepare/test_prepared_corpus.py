@@ -29,7 +29,18 @@ def stored(folder, tmp_path_factory):
     """12 or so training images in four shards, with an original and two synthetic captions each."""
     out = tmp_path_factory.mktemp("prepared") / "photos"
     with pytest.MonkeyPatch.context() as patch:
-        assert prepare(patch, folder, f"--out={out}", "--shard-size=5", "--validation-share=0.3", "--synthetic-column=by_model", "--precision=float32") == 0
+        assert (
+            prepare(
+                patch,
+                folder,
+                f"--out={out}",
+                "--shard-size=5",
+                "--validation-share=0.3",
+                "--synthetic-column=by_model",
+                "--precision=float32",
+            )
+            == 0
+        )
     return out
 
 
@@ -39,7 +50,11 @@ def opened(stored, seed=0, **fields):
 
 def name_of(caption):
     """The photograph that a caption belongs to."""
-    return next(name for name, (_, own) in photographs.FILES.items() if caption == own or caption in photographs.columns(name)["by_model"])
+    return next(
+        name
+        for name, (_, own) in photographs.FILES.items()
+        if caption == own or caption in photographs.columns(name)["by_model"]
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 1000])
@@ -51,7 +66,10 @@ def test_every_epoch_holds_every_example_once_in_an_order_of_its_own(count):
     assert (np.sort(epochs, axis=1) == np.arange(count)).all()
     if count == 1000:
         assert len({tuple(epoch) for epoch in epochs}) == 5
-        assert abs(np.corrcoef(epochs[0], epochs[1])[0, 1]) < 0.1 and abs(np.corrcoef(epochs[0], np.arange(count))[0, 1]) < 0.1
+        assert (
+            abs(np.corrcoef(epochs[0], epochs[1])[0, 1]) < 0.1
+            and abs(np.corrcoef(epochs[0], np.arange(count))[0, 1]) < 0.1
+        )
     again = np.random.default_rng(0).permutation(indices)
     assert np.array_equal(EpochOrders(count, key=3).places(again), places[again])
     assert count < 7 or not np.array_equal(EpochOrders(count, key=4).places(indices), places)
@@ -82,17 +100,27 @@ def test_a_batch_holds_the_image_and_the_text_of_its_captions(stored):
             assert np.allclose(latents, (raw - 0.25) * 2.0, atol=1e-6)
             own = {name: rows[0] for name, rows in features([caption]).items()}
             expected = np.zeros((12, 20), np.float32)
-            expected[:5, :6], expected[:5, 6:14], expected[5:] = own["clip_l.context"], own["clip_g.context"], own["t5.context"]
+            expected[:5, :6], expected[:5, 6:14], expected[5:] = (
+                own["clip_l.context"],
+                own["clip_g.context"],
+                own["t5.context"],
+            )
             assert np.array_equal(context, expected)
             assert np.array_equal(pooled, np.concatenate([own["clip_l.pooled"], own["clip_g.pooled"]]))
         assert batch.context.dtype == batch.latents.dtype == np.float32
     assert corpus.shapes.encoders == (
-        EncoderSlot("clip_l", (0, 5), (0, 6), (0, 4)), EncoderSlot("clip_g", (0, 5), (6, 14), (4, 7)), EncoderSlot("t5", (5, 12), (0, 20), (0, 0)),
-    )  # fmt: skip
+        EncoderSlot("clip_l", (0, 5), (0, 6), (0, 4)),
+        EncoderSlot("clip_g", (0, 5), (6, 14), (4, 7)),
+        EncoderSlot("t5", (5, 12), (0, 20), (0, 0)),
+    )
 
 
 def test_sd3s_sizes_give_sd3s_slots():
-    sd3 = [manifest.StoredEncoder("clip_l", "clip", 77, 768, 768), manifest.StoredEncoder("clip_g", "clip", 77, 1280, 1280), manifest.StoredEncoder("t5", "t5", 77, 4096, 0)]
+    sd3 = [
+        manifest.StoredEncoder("clip_l", "clip", 77, 768, 768),
+        manifest.StoredEncoder("clip_g", "clip", 77, 1280, 1280),
+        manifest.StoredEncoder("t5", "t5", 77, 4096, 0),
+    ]
     from rfjax.data.random import ENCODERS as RANDOM
 
     (context, pooled, slots) = manifest.layout(sd3)
@@ -114,10 +142,16 @@ def test_an_example_is_a_function_of_its_index(stored):
     assert np.array_equal(np.sort(ids[:count]), np.arange(count))
     other = opened(stored, seed=1, synthetic_captions=0.5)
     assert not np.array_equal(other.examples(np.arange(count), "train").example_ids, ids[:count])
-    for a, b in zip(corpus.examples(np.arange(2), "validation"), other.examples(np.arange(2), "validation"), strict=True):
+    for a, b in zip(
+        corpus.examples(np.arange(2), "validation"), other.examples(np.arange(2), "validation"), strict=True
+    ):
         assert np.array_equal(a, b)
     assert other.fingerprint != corpus.fingerprint == opened(stored, synthetic_captions=0.5).fingerprint
-    assert opened(stored).fingerprint != corpus.fingerprint != opened(stored, synthetic_captions=0.5, encoders=("t5",)).fingerprint
+    assert (
+        opened(stored).fingerprint
+        != corpus.fingerprint
+        != opened(stored, synthetic_captions=0.5, encoders=("t5",)).fingerprint
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95, 1.0])
@@ -151,7 +185,9 @@ def test_an_image_without_one_kind_of_caption_gives_the_other(monkeypatch, tmp_p
 def test_an_encoder_left_out_is_zero_and_has_no_slot(stored):
     whole, part = opened(stored), opened(stored, encoders=("clip_g",))
     a, b = whole.examples(np.arange(4), "train"), part.examples(np.arange(4), "train")
-    assert np.array_equal(b.context[:, :5, 6:14], a.context[:, :5, 6:14]) and np.array_equal(b.pooled[:, 4:], a.pooled[:, 4:])
+    assert np.array_equal(b.context[:, :5, 6:14], a.context[:, :5, 6:14]) and np.array_equal(
+        b.pooled[:, 4:], a.pooled[:, 4:]
+    )
     assert not b.context[:, 5:].any() and not b.context[:, :, :6].any() and not b.pooled[:, :4].any()
     assert b.context.shape == a.context.shape and [slot.name for slot in part.shapes.encoders] == ["clip_g"]
 
@@ -163,9 +199,15 @@ def test_what_does_not_match_the_config_is_refused_by_name(stored, tmp_path):
     for changed, words in (
         ({"channels": 16}, "config.data.channels is 16, and the corpus has 3"),
         ({"image_size": 8}, "config.data.image_size is 8, and the corpus has 4"),
-        ({"context_tokens": 154, "pooled_size": 2048}, "context_tokens is 154, and the corpus has 12; config.data.pooled_size is 2048"),
+        (
+            {"context_tokens": 154, "pooled_size": 2048},
+            "context_tokens is 154, and the corpus has 12; config.data.pooled_size is 2048",
+        ),
         ({"prepared": replace(good.prepared, latent_scale=1.5305)}, "latent_scale is 1.5305, and the corpus has 2.0"),
-        ({"prepared": replace(good.prepared, encoders=("clip_h",))}, "'clip_h', which .* lacks; it has clip_l, clip_g, t5"),
+        (
+            {"prepared": replace(good.prepared, encoders=("clip_h",))},
+            "'clip_h', which .* lacks; it has clip_l, clip_g, t5",
+        ),
         ({"prepared": replace(good.prepared, path=str(tmp_path))}, "it has no manifest.json"),
         ({"prepared": replace(good.prepared, path="")}, "prepared.path names no folder"),
     ):
@@ -209,14 +251,18 @@ def test_more_validation_examples_than_there_are_are_refused_before_training(sto
     """A repeated example would make the standard error too small; and training would be over before it was noticed."""
     corpus = opened(stored)
     count = corpus.manifest.count("validation")
-    with pytest.raises(ConfigError, match=f"has {count} validation images.*evaluation.validation.examples to at most {count}"):
+    with pytest.raises(
+        ConfigError, match=f"has {count} validation images.*evaluation.validation.examples to at most {count}"
+    ):
         corpus.examples(np.array([count]), "validation")
     assert train(stored, tmp_path / "run", f"--config.evaluation.validation.examples={count + 1}") == 2
     assert "validation images" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.full  # it compiles a training step; the next test is the quick one
-def test_a_corpus_without_validation_images_is_trained_on_with_what_is_printed_for_it(monkeypatch, folder, tmp_path, capsys):
+def test_a_corpus_without_validation_images_is_trained_on_with_what_is_printed_for_it(
+    monkeypatch, folder, tmp_path, capsys
+):
     """Catches a run that asks for a validation example all the same."""
     out, printed = tmp_path / "out", "--config.evaluation.validation.examples=0"
     assert prepare(monkeypatch, folder, f"--out={out}", "--validation-share=0", "--synthetic-column=by_model") == 0
@@ -224,7 +270,9 @@ def test_a_corpus_without_validation_images_is_trained_on_with_what_is_printed_f
     assert not list((tmp_path / "run").glob("evaluations/*")) and main(["eval", str(tmp_path / "run")]) == 0
 
 
-def test_what_is_printed_without_validation_images_is_no_config_that_training_refuses(monkeypatch, folder, tmp_path, capsys):
+def test_what_is_printed_without_validation_images_is_no_config_that_training_refuses(
+    monkeypatch, folder, tmp_path, capsys
+):
     """Of one image there is no standard error, so it counts as none."""
     from rfjax import config
     from rfjax.evaluation.due import due_at
@@ -236,7 +284,10 @@ def test_what_is_printed_without_validation_images_is_no_config_that_training_re
     assert due_at(config.from_dict({"evaluation": evaluation}), "run", 2000) == []
     for words, said in (
         (["--config.evaluation.validation.examples=1"], "examples is 1; a standard error needs 2 or more"),
-        ([printed, "--config.evaluation.geneval.prompts_per_task=1"], "geneval.prompts_per_task 1: a score without its validation loss"),
+        (
+            [printed, "--config.evaluation.geneval.prompts_per_task=1"],
+            "geneval.prompts_per_task 1: a score without its validation loss",
+        ),
     ):
         assert train(out, tmp_path / "other", *words) == 2
         assert said in capsys.readouterr().err

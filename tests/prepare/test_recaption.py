@@ -45,7 +45,9 @@ def test_each_image_has_the_captions_of_its_own_pixels(monkeypatch, folder, writ
         pixels = np.asarray(images.Image.open(folder / "sub" / f"{name}.png"))
         side = min(pixels.shape[:2])
         top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-        expected[f"sub/{name}.png"] = [said_of(images.Image.fromarray(np.ascontiguousarray(pixels[top : top + side, left : left + side])))]
+        expected[f"sub/{name}.png"] = [
+            said_of(images.Image.fromarray(np.ascontiguousarray(pixels[top : top + side, left : left + side])))
+        ]
         whole[f"sub/{name}.png"] = [said_of(images.Image.fromarray(pixels))]
     assert rows(written) == expected and expected != whole
     facts = json.loads((written / "captions.json").read_text())
@@ -64,18 +66,27 @@ def test_a_killed_process_is_gone_on_from_and_tasks_make_the_same_bytes(monkeypa
         f"t.recaption(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', {SHARDS!r}, model=t.Writer(before))\n"
     )
     here = Path(__file__).parent
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert len(list((tmp_path / "out").glob("shard-*.json"))) == 1 and not (tmp_path / "out" / "captions.json").exists()
     calls = []
-    assert recaption(monkeypatch, folder, f"--out={tmp_path / 'out'}", SHARDS, model=Writer(lambda: calls.append(1))) == 0
+    assert (
+        recaption(monkeypatch, folder, f"--out={tmp_path / 'out'}", SHARDS, model=Writer(lambda: calls.append(1))) == 0
+    )
     assert len(calls) == 5  # two of each part of five images, one of the part of one
     assert all(digests(tmp_path / "out")[name] == digest for name, digest in digests(written).items())
     out = f"--out={tmp_path / 'tasks'}"
     assert recaption(monkeypatch, folder, out, SHARDS, "--task=1/2") == 0
     assert recaption(monkeypatch, folder, out, SHARDS, "--merge", model=object()) == 1
     assert "2 of 4 files are not there, shard-00000-of-00004 first" in capsys.readouterr().err
-    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'early'}", f"--synthetic-captions={tmp_path / 'tasks'}") == 2
+    assert (
+        prepare(monkeypatch, folder, f"--out={tmp_path / 'early'}", f"--synthetic-captions={tmp_path / 'tasks'}") == 2
+    )
     assert "holds no finished captions" in capsys.readouterr().err
     assert recaption(monkeypatch, folder, out, SHARDS, "--task=0/2") == 0
     assert recaption(monkeypatch, folder, out, SHARDS, "--merge", model=object()) == 0
@@ -94,13 +105,26 @@ def test_corrupt_images_are_counted_empty_captions_too_and_filters_leave_out(mon
     say = lambda image: () if said_of(image) == said_of(_square(silent, side)) else (said_of(image),)  # noqa: E731
     (tmp_path / "drop").write_text("sub/grass.png\tduplicate\n")
     out = tmp_path / "out"
-    status = recaption(monkeypatch, root, f"--out={out}", f"--drop-keys={tmp_path / 'drop'}", "--filter=aspect<1.3", model=Writer(say=say))
+    status = recaption(
+        monkeypatch,
+        root,
+        f"--out={out}",
+        f"--drop-keys={tmp_path / 'drop'}",
+        "--filter=aspect<1.3",
+        model=Writer(say=say),
+    )
     assert status == 0 and "1 images without one" in capsys.readouterr().out
     facts = json.loads((out / "captions.json").read_text())
-    wide = [name for name in ("brick", "camera", "moon", "rocket", "coins") if np.divide(*images.Image.open(root / "sub" / f"{name}.png").size) >= 1.3]
+    wide = [
+        name
+        for name in ("brick", "camera", "moon", "rocket", "coins")
+        if np.divide(*images.Image.open(root / "sub" / f"{name}.png").size) >= 1.3
+    ]
     assert wide and facts["dropped"] == {"corrupt": len(CORRUPT), "duplicate": 1, "not aspect<1.3": len(wide)}
     assert facts["empty"] == 1 and rows(out)["sub/coins.png"] == []
-    assert set(rows(out)) == {f"sub/{name}.png" for name in ("brick", "camera", "moon", "rocket", "coins") if name not in wide}
+    assert set(rows(out)) == {
+        f"sub/{name}.png" for name in ("brick", "camera", "moon", "rocket", "coins") if name not in wide
+    }
     for n in range(40):
         (root / f"{n:02}.png").write_bytes(b"oops")
     assert recaption(monkeypatch, root, f"--out={tmp_path / 'bad'}") == 1
@@ -132,11 +156,24 @@ def test_four_sources_from_images_to_training_draw_both_kinds_of_captions(monkey
             assert recaption(monkeypatch, source, f"--out={captions}", SHARDS) == 0
         assert sorted(rows(captions).values()) == sorted(rows(written).values())
         out = tmp_path / kind
-        assert prepare(monkeypatch, source, f"--out={out}", f"--synthetic-captions={captions}", "--shard-size=3", "--validation-share=0") == 0
+        assert (
+            prepare(
+                monkeypatch,
+                source,
+                f"--out={out}",
+                f"--synthetic-captions={captions}",
+                "--shard-size=3",
+                "--validation-share=0",
+            )
+            == 0
+        )
         facts = manifest.read(out).facts
         assert facts["captions"] == {"original": 16, "synthetic": 16}
         assert facts["source"]["synthetic_captions"]["model"] == Writer.facts
-        drawn = {share: load_corpus(data_config(out, synthetic_captions=share), 0).captions(np.arange(1600), "train") for share in (0.0, 0.5, 1.0)}
+        drawn = {
+            share: load_corpus(data_config(out, synthetic_captions=share), 0).captions(np.arange(1600), "train")
+            for share in (0.0, 0.5, 1.0)
+        }
         assert set(drawn[0.0]) == original
         for first, synthetic in zip(drawn[0.0], drawn[1.0]):
             assert by_caption[first] == [synthetic]
@@ -149,12 +186,26 @@ def test_captions_of_ones_own_are_joined_by_key_and_what_does_not_fit_is_refused
     import pyarrow
     import pyarrow.parquet
 
-    own = [{"key": f"sub/{name}.png", "captions": [f"{name} one", f"{name} two"]} for name in reversed(sorted(photographs.FILES)) if name != "moon"]
+    own = [
+        {"key": f"sub/{name}.png", "captions": [f"{name} one", f"{name} two"]}
+        for name in reversed(sorted(photographs.FILES))
+        if name != "moon"
+    ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(own), tmp_path / "own.parquet")
     for form in ("jsonl", "parquet"):
         out = tmp_path / form
-        assert prepare(monkeypatch, folder, f"--out={out}", f"--synthetic-captions={tmp_path / f'own.{form}'}", "--validation-share=0", SHARDS) == 0
+        assert (
+            prepare(
+                monkeypatch,
+                folder,
+                f"--out={out}",
+                f"--synthetic-captions={tmp_path / f'own.{form}'}",
+                "--validation-share=0",
+                SHARDS,
+            )
+            == 0
+        )
         assert manifest.read(out).facts["captions"] == {"original": 16, "synthetic": 30}
         corpus = load_corpus(data_config(out, synthetic_captions=1.0), 0)
         firsts = load_corpus(data_config(out), 0).captions(np.arange(64), "train")
@@ -168,12 +219,28 @@ def test_captions_of_ones_own_are_joined_by_key_and_what_does_not_fit_is_refused
         "other.jsonl": '{"key": "elsewhere/cat.png", "caption": "a cat"}\n',
         "none.txt": "a cat",
     }
-    said = {"twice.jsonl": "twice", "bad.jsonl": "line 1", "other.jsonl": "has no key of", "none.txt": "neither a folder"}
+    said = {
+        "twice.jsonl": "twice",
+        "bad.jsonl": "line 1",
+        "other.jsonl": "has no key of",
+        "none.txt": "neither a folder",
+    }
     for name, text in wrong.items():
         (tmp_path / name).write_text(text)
-        assert prepare(monkeypatch, folder, f"--out={tmp_path / name}.out", f"--synthetic-captions={tmp_path / name}") in (1, 2)
+        assert prepare(
+            monkeypatch, folder, f"--out={tmp_path / name}.out", f"--synthetic-captions={tmp_path / name}"
+        ) in (1, 2)
         assert said[name] in capsys.readouterr().err and not (tmp_path / f"{name}.out" / "manifest.json").exists()
-    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'both'}", f"--synthetic-captions={tmp_path / 'own.jsonl'}", "--synthetic-column=by_model") == 2
+    assert (
+        prepare(
+            monkeypatch,
+            folder,
+            f"--out={tmp_path / 'both'}",
+            f"--synthetic-captions={tmp_path / 'own.jsonl'}",
+            "--synthetic-column=by_model",
+        )
+        == 2
+    )
 
 
 def test_captions_that_were_changed_or_are_others_are_refused(monkeypatch, folder, written, tmp_path, capsys):

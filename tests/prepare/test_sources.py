@@ -24,7 +24,9 @@ def everything(source):
 
 def content(records):
     """What a source must agree with the others on."""
-    return [(record.image, texts(column(record.metadata, "caption")), record.metadata["aesthetic"]) for record in records]
+    return [
+        (record.image, texts(column(record.metadata, "caption")), record.metadata["aesthetic"]) for record in records
+    ]
 
 
 def test_the_four_sources_give_the_same_records(tmp_path):
@@ -35,7 +37,10 @@ def test_the_four_sources_give_the_same_records(tmp_path):
         "parquet": opened(photographs.write_parquet(tmp_path / "a.parquet", sorted(NAMES), rows_a_group=2)),
         "tfds": opened(f"tfds:{write_tfds(tmp_path / 'tfds', sorted(NAMES))}"),
     }
-    expected = [(photographs.encoded(name), (photographs.FILES[name][1],), photographs.columns(name)["aesthetic"]) for name in sorted(NAMES)]
+    expected = [
+        (photographs.encoded(name), (photographs.FILES[name][1],), photographs.columns(name)["aesthetic"])
+        for name in sorted(NAMES)
+    ]
     for kind, source in sources.items():
         assert source.kind == kind
         assert content(everything(source)) == expected, kind

@@ -65,27 +65,47 @@ def write_json(path: Path, content) -> None:
 def facts(run, depth, steps, learning_rate=3e-3, seed=0, **more):
     params = params_of(depth)
     return {
-        "schema": 1, "run": run, "study": "planted", "point": run, "depth": depth, "hidden": 32 * depth, "heads": depth,
-        "seed": seed, "learning_rate": learning_rate, "params": params, "flops_per_image": 3 * 2 * 64 * params,
-        "flops_forward_per_image": 2 * 64 * params, "batch_size": 64, "steps": steps, "corpus": "shapes",
-        "corpus_fingerprint": "f00d", "code_hash": "abc123", "parent": None,
-        "hardware": {"platform": "cpu", "device_kind": "cpu", "devices": 1, "processes": 1}, "jax_version": "0.10.2",
-    } | more  # fmt: skip
+        "schema": 1,
+        "run": run,
+        "study": "planted",
+        "point": run,
+        "depth": depth,
+        "hidden": 32 * depth,
+        "heads": depth,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "params": params,
+        "flops_per_image": 3 * 2 * 64 * params,
+        "flops_forward_per_image": 2 * 64 * params,
+        "batch_size": 64,
+        "steps": steps,
+        "corpus": "shapes",
+        "corpus_fingerprint": "f00d",
+        "code_hash": "abc123",
+        "parent": None,
+        "hardware": {"platform": "cpu", "device_kind": "cpu", "devices": 1, "processes": 1},
+        "jax_version": "0.10.2",
+    } | more
 
 
 def put(folder: Path, run, step, evaluation, values, *, images=0, flops=0.0, extra=None, **key) -> None:
     """Write an evaluation record into a run's folder."""
     key = records.record_key(run=run, step=step, evaluation=evaluation, **{"corpus": "shapes"} | key)
     times = {"seconds": 1.5, "train_seconds": step * 0.05}
-    records.write_record(
-        folder, records.make_record(key, values, images=images, flops=flops, extra=extra, **times)
-    )
+    records.write_record(folder, records.make_record(key, values, images=images, flops=flops, extra=extra, **times))
 
 
 def value(metric, item, number, spread, n):
     number, spread = float(number), float(spread)
-    return {"metric": metric, "item": item, "value": number, "stderr": spread, "low": number - 1.96 * spread,
-            "high": number + 1.96 * spread, "n": n}  # fmt: skip
+    return {
+        "metric": metric,
+        "item": item,
+        "value": number,
+        "stderr": spread,
+        "low": number - 1.96 * spread,
+        "high": number + 1.96 * spread,
+        "n": n,
+    }
 
 
 def loss_values(mean):
@@ -93,8 +113,7 @@ def loss_values(mean):
     shape = np.array([0.6 + 1.6 * t * (1 - t) + (2.5 if t == 1 else 0.0) for t in LEVELS])
     shape = shape / shape[:-1].mean()
     levels = [
-        value("loss", f"t={t:g}", float(mean * s), 0.004 * mean * s, 512)
-        for t, s in zip(LEVELS, shape, strict=True)
+        value("loss", f"t={t:g}", float(mean * s), 0.004 * mean * s, 512) for t, s in zip(LEVELS, shape, strict=True)
     ]
     return [value("loss", "mean", float(mean), 0.004 * mean, 512), *levels]
 
@@ -175,9 +194,7 @@ def write_run(
         right = rng.binomial(4, np.clip(overall, 0.0, 1.0), len(TASKS) * 10).tolist()
         prompt_scores = [[TASKS[i // 10], count, 4] for i, count in enumerate(right)]
         put(folder, run, step, "geneval", values, extra={"prompt_scores": prompt_scores}, **at)
-        ceiling = [
-            value("geneval", item, 0.99 + 0.001 * i, 0.002, 240) for i, item in enumerate(("overall", *TASKS))
-        ]
+        ceiling = [value("geneval", item, 0.99 + 0.001 * i, 0.002, 240) for i, item in enumerate(("overall", *TASKS))]
         put(folder, run, -1, "geneval_ceiling", ceiling)
         for floor, level in (("shuffled", 0.2), ("null", 0.05)):
             put(folder, run, step, f"geneval_floor_{floor}", score_values("geneval", level), **at)

@@ -18,8 +18,15 @@ def study(noise=0.0, seed=0, kappa=3.0, eta=0.9):
     rng = np.random.default_rng(seed)
     params, images = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e8, 1e10, 4)))
     loss = (0.4 + 60 * params**-0.3 + 90 * images**-0.25) * np.exp(noise * rng.standard_normal(20))
-    return pd.DataFrame({"run": [f"r{i:02d}" for i in range(20)], "params": params, "images": images,
-                         "flops": kappa * params**eta * images, "loss": loss})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "run": [f"r{i:02d}" for i in range(20)],
+            "params": params,
+            "images": images,
+            "flops": kappa * params**eta * images,
+            "loss": loss,
+        }
+    )
 
 
 @pytest.mark.parametrize("cost", [Cost(), Cost(kappa=0.7, eta=0.85)])
@@ -45,7 +52,11 @@ def test_a_study_is_allocated_with_intervals_that_hold_the_planted_optimum():
     truth = np.array([0.4, np.log(60), 0.3, np.log(90), 0.25])
     found = allocate(fit(table, PARAMETRIC, resamples=400, held_out=False), 3e19, cost, fixed_images=1e8)
     n, d = optimum(truth, 3e19, cost)
-    for estimate, value in ((found.optimal.params, n), (found.optimal.images, d), (found.exponent, 0.25 / (0.3 + 0.9 * 0.25))):
+    for estimate, value in (
+        (found.optimal.params, n),
+        (found.optimal.images, d),
+        (found.exponent, 0.25 / (0.3 + 0.9 * 0.25)),
+    ):
         assert estimate.low < value < estimate.high
         assert estimate.low < estimate.value < estimate.high
     # The fixed design: all of the budget into the size, and a loss that is no better.
@@ -61,11 +72,15 @@ def test_what_lies_beyond_the_runs_is_said_and_by_what_factor():
     fitted = fit(study(noise=0.003), PARAMETRIC, resamples=50, held_out=False)
     largest = 3.0 * 1e9**0.9 * 1e10
     found = allocate(fitted, 25 * largest, Cost(kappa=3.0, eta=0.9), fixed_images=1e10)
-    assert found.beyond["budget"] == pytest.approx(25) and found.beyond["fixed_params"] == pytest.approx(25 ** (1 / 0.9))
+    assert found.beyond["budget"] == pytest.approx(25) and found.beyond["fixed_params"] == pytest.approx(
+        25 ** (1 / 0.9)
+    )
     assert found.beyond["fixed_images"] == pytest.approx(1)
     assert any(line.startswith("fixed steps: params 3.57e+10 is 35.7 times beyond the runs") for line in found.warnings)
     first, second, *_ = allocation_lines(found.to_json())
-    assert first.endswith("; 25 times the FLOPs of the largest run") and second.endswith("; 35.7 times the largest size")
+    assert first.endswith("; 25 times the FLOPs of the largest run") and second.endswith(
+        "; 35.7 times the largest size"
+    )
     assert Cost(kappa=3.0, eta=0.9).params(1e308, 1.0) == np.inf  # absurd, and no traceback
     within = allocation_lines(allocate(fitted, largest / 2, Cost(kappa=3.0, eta=0.9), fixed_images=1e10).to_json())
     assert not any("times" in line for line in within)

@@ -70,8 +70,17 @@ def curves(sizes=9, points=60):
     rows = []
     for number, params in enumerate(np.geomspace(3e7, 3e10, sizes)):
         images = np.geomspace(1e8, 1e13, points)
-        rows.append(pd.DataFrame({"run": f"size{number}", "params": params, "images": images,
-                                  "flops": 6 * params * images, "loss": loss_at(params, images)}))  # fmt: skip
+        rows.append(
+            pd.DataFrame(
+                {
+                    "run": f"size{number}",
+                    "params": params,
+                    "images": images,
+                    "flops": 6 * params * images,
+                    "loss": loss_at(params, images),
+                }
+            )
+        )
     return pd.concat(rows, ignore_index=True)
 
 
@@ -115,8 +124,15 @@ def test_close_budgets_do_not_chain_and_many_left_out_are_one_line():
     """Budgets 1 % apart, one run each: 87 lines said so before; chained, they were one budget of 2.4 times."""
     flops = 1e18 * 1.01 ** np.arange(88)
     params = np.geomspace(1e7, 1e9, 88)
-    chain = pd.DataFrame({"run": [f"r{i}" for i in range(88)], "flops": flops, "params": params,
-                          "images": flops / 6 / params, "loss": loss_at(params, flops / 6 / params)})  # fmt: skip
+    chain = pd.DataFrame(
+        {
+            "run": [f"r{i}" for i in range(88)],
+            "flops": flops,
+            "params": params,
+            "images": flops / 6 / params,
+            "loss": loss_at(params, flops / 6 / params),
+        }
+    )
     found = approach2(chain, resamples=20, bias=False)
     assert all(one.runs <= 3 for one in found.optima) and len(found.notes) < 10
     apart = chain.assign(flops=flops**2 / 1e18)

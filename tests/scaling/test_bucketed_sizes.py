@@ -17,10 +17,13 @@ SHAPES = ((4, 4), (2, 6), (6, 4), (8, 8))  # the largest has no training images
 
 
 def config(**changes):
-    return from_dict({
-        "model": {"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 4},
-        "data": {"corpus": "random", "image_size": 4, "context_tokens": 2, "context_size": 8, "pooled_size": 8}, **changes,
-    })  # fmt: skip
+    return from_dict(
+        {
+            "model": {"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 4},
+            "data": {"corpus": "random", "image_size": 4, "context_tokens": 2, "context_size": 8, "pooled_size": 8},
+            **changes,
+        }
+    )
 
 
 def bucketed(shapes=SHAPES):
@@ -58,7 +61,9 @@ def test_a_corpus_of_one_shape_costs_what_it_did():
 
 def test_a_study_refuses_before_it_trains(corpus):
     """Catches a bucket that does not fit found out at its first step, and runs put together that cannot be."""
-    with pytest.raises(ConfigError, match="latents of 8x8 have 4 tokens along the height, more than config.model.position_grid=3"):
+    with pytest.raises(
+        ConfigError, match="latents of 8x8 have 4 tokens along the height, more than config.model.position_grid=3"
+    ):
         study.size_of(config(model={"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 3}))
     with pytest.raises(ConfigError, match="config.train.together is 4, and the corpus buckets has 4 aspect buckets"):
         study.size_of(config(train={"together": 4}))

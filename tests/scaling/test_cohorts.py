@@ -65,15 +65,23 @@ def test_members_are_measured_as_if_alone(finished, tmp_path):
         assert ours.keys() == theirs.keys()
         kinds = sorted((r["key"]["evaluation"], r["key"]["step"], r["key"]["weights"]) for r in ours.values())
         assert kinds.count(("ranking", 6, "ema")) == kinds.count(("ranking", 6, "raw")) == 2
-        assert [k for k in kinds if k[0] == "validation"] == [("validation", s, w) for s in (3, 6) for w in ("ema", "raw")]
+        assert [k for k in kinds if k[0] == "validation"] == [
+            ("validation", s, w) for s in (3, 6) for w in ("ema", "raw")
+        ]
         for key, record in ours.items():
             if record["key"]["evaluation"] == "validation":
                 got, want = ([value["value"] for value in r["values"]] for r in (record, theirs[key]))
                 np.testing.assert_allclose(got, want, rtol=2e-4)
             else:
-                distance = [next(v["value"] for v in r["values"] if v["item"] == "overall" and "distance" in v["metric"]) for r in (record, theirs[key])]
+                distance = [
+                    next(v["value"] for v in r["values"] if v["item"] == "overall" and "distance" in v["metric"])
+                    for r in (record, theirs[key])
+                ]
                 np.testing.assert_allclose(*distance, rtol=2e-2)  # of pixels rounded to bytes
-    losses = [next(r["values"][0]["value"] for k, r in by_key(root / id).items() if '"validation"' in k) for id in ("rf", "edm", "eps")]
+    losses = [
+        next(r["values"][0]["value"] for k, r in by_key(root / id).items() if '"validation"' in k)
+        for id in ("rf", "edm", "eps")
+    ]
     assert min(abs(a - b) for a, b in zip(losses, losses[1:])) > 1e-2
 
 
@@ -81,7 +89,11 @@ def test_nothing_is_done_again_and_a_lost_evaluation_is_measured(finished, tmp_p
     path, root = finished
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     before = by_key(tmp_path / "edm")
-    lost = next(path for path in (tmp_path / "edm" / "evaluations").iterdir() if json.loads(path.read_text())["key"]["evaluation"] == "ranking")
+    lost = next(
+        path
+        for path in (tmp_path / "edm" / "evaluations").iterdir()
+        if json.loads(path.read_text())["key"]["evaluation"] == "ranking"
+    )
     os.remove(lost)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/evaluations/*")}
     assert [o.error for o in run_study(load_study(path), tmp_path)] == [None] * 3
@@ -114,7 +126,12 @@ def test_points_that_differ_in_more_are_trained_apart(tmp_path):
     path.write_text(CONFIG)
     base = load_study(path).points[0].config
     made = lambda **changes: apply_overrides(base, {key.replace("_", ".", 1): value for key, value in changes.items()})
-    configs = {"a": made(formulation="rf"), "b": made(model_hidden=64), "c": made(formulation="v/cos"), "d": made(formulation="edm/rf")}
+    configs = {
+        "a": made(formulation="rf"),
+        "b": made(model_hidden=64),
+        "c": made(formulation="v/cos"),
+        "d": made(formulation="edm/rf"),
+    }
     assert cohorts(configs) == [("a", "c", "d"), ("b",)]
     twos = {id: apply_overrides(config, {"train.together": 2}) for id, config in configs.items()}
     assert cohorts(twos) == [("a", "c"), ("b",), ("d",)]

@@ -63,7 +63,9 @@ def test_intervals_cover_as_often_as_they_say(flops, held, noise):
 def test_intervals_of_the_parametric_law_cover_too(sizes):
     """E, alpha, beta and a larger run. Nine runs leave four degrees of freedom, where runs that are
     resampled cover beta 85 times in 100, and the parametric bootstrap takes over."""
-    params, images = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, sizes[0]), np.geomspace(1e8, 1e10, sizes[1])))
+    params, images = (
+        v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, sizes[0]), np.geomspace(1e8, 1e10, sizes[1]))
+    )
     rng, covered = np.random.default_rng(0), []
 
     def law(n, d):
@@ -71,7 +73,9 @@ def test_intervals_of_the_parametric_law_cover_too(sizes):
 
     for _ in range(200):
         loss = law(params, images) * np.exp(0.005 * rng.standard_normal(len(params)))
-        table = pd.DataFrame({"run": [f"r{i:02d}" for i in range(len(params))], "params": params, "images": images, "loss": loss})
+        table = pd.DataFrame(
+            {"run": [f"r{i:02d}" for i in range(len(params))], "params": params, "images": images, "loss": loss}
+        )
         found = fit(table, PARAMETRIC, resamples=400, held_out=False)
         if not found.identifiable:
             continue

@@ -67,7 +67,9 @@ def test_csv_and_parquet_say_the_same(table, tmp_path):
 def test_other_names_and_a_known_cost(table, tmp_path):
     frame = pd.read_csv(table)
     frame = frame.assign(flops=6 * frame["params"] * frame["images"]).drop(columns=["images", "run"])
-    frame.rename(columns={"params": "Model Size", "flops": "Training FLOP"}).to_csv(tmp_path / "theirs.csv", index=False)
+    frame.rename(columns={"params": "Model Size", "flops": "Training FLOP"}).to_csv(
+        tmp_path / "theirs.csv", index=False
+    )
     words = ("--rename", "params=Model Size", "--rename", "flops=Training FLOP", "--flops-per-param-image", "6")
     _, one = fit_json(tmp_path / "theirs.csv", *words, "--law", "parametric")
     _, other = fit_json(table, "--law", "parametric")
@@ -95,8 +97,16 @@ def test_profiles_and_other_losses(table):
 
 def test_scores_are_set_against_the_loss(tmp_path, capsys):
     loss = np.linspace(0.4, 0.2, 6)
-    frame = pd.DataFrame({"run": list("abcdef"), "params": np.geomspace(1e6, 1e8, 6), "flops": np.geomspace(1e12, 1e15, 6),
-                          "loss": loss, "geneval": 1 / (1 + np.exp((loss - 0.25) / 0.05)), "percent": 100 * loss})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "run": list("abcdef"),
+            "params": np.geomspace(1e6, 1e8, 6),
+            "flops": np.geomspace(1e12, 1e15, 6),
+            "loss": loss,
+            "geneval": 1 / (1 + np.exp((loss - 0.25) / 0.05)),
+            "percent": 100 * loss,
+        }
+    )
     for t, wobble in ((0.25, 0.03), (0.5, 0.0)):
         frame[f"loss@t={t}"] = loss + wobble * np.array([1, -1, 1, -1, 1, -1])
     frame.to_csv(tmp_path / "t.csv", index=False)
@@ -117,7 +127,9 @@ def test_a_metric_that_is_no_fraction_is_correlated_and_no_more(tmp_path, capsys
     """FID was refused. Its ranks and plain Pearson need no fraction; a link to [0, 1] would be a wrong number."""
     loss = np.linspace(0.4, 0.2, 6)
     fid = np.array([80.0, 61, 50, 33, 20, 12])
-    frame = pd.DataFrame({"run": list("abcdef"), "flops": np.geomspace(1e12, 1e15, 6), "loss": loss, "fid": fid, "loss@t=0.5": loss})
+    frame = pd.DataFrame(
+        {"run": list("abcdef"), "flops": np.geomspace(1e12, 1e15, 6), "loss": loss, "fid": fid, "loss@t=0.5": loss}
+    )
     frame.to_csv(tmp_path / "t.csv", index=False)
     status, found = fit_json(tmp_path / "t.csv", "--law", "power", "--metric", "fid")
     scores = found["metrics"]["fid"]
@@ -178,9 +190,21 @@ def changed(frame, **cells):
         (lambda t: changed(t, flops=(0, 0)), (), "flops of run 'r00' (line 2) is 0"),
         (lambda t: changed(t, params=(7, "big")), (), "params in line 9 of"),
         (lambda t: t.assign(run="same"), (), "run 'same' occurs more than once (lines 2, 3, 4, 5, 6, ...)"),
-        (lambda t: t.assign(flops=1e18), ("--law", "saturating"), "flops takes 1 distinct value over the 20 runs (1e+18)"),
-        (lambda t: t.head(2), ("--law", "saturating"), "saturating law was not fitted: 2 runs cannot decide 3 parameters; at least 4"),
-        (lambda t: t.head(2), ("--law", "saturating"), "; the power law was not fitted: 2 runs cannot decide 2 parameters"),
+        (
+            lambda t: t.assign(flops=1e18),
+            ("--law", "saturating"),
+            "flops takes 1 distinct value over the 20 runs (1e+18)",
+        ),
+        (
+            lambda t: t.head(2),
+            ("--law", "saturating"),
+            "saturating law was not fitted: 2 runs cannot decide 3 parameters; at least 4",
+        ),
+        (
+            lambda t: t.head(2),
+            ("--law", "saturating"),
+            "; the power law was not fitted: 2 runs cannot decide 2 parameters",
+        ),
         (lambda t: t.head(0), (), "the table has no rows to fit"),
         (lambda t: t, ("--rename", "params=Param"), "no column 'Param' to be renamed 'params'; did you mean 'params'?"),
         (lambda t: t, ("--rename", "params"), "must be OURS=THEIRS"),
@@ -190,18 +214,30 @@ def changed(frame, **cells):
         (lambda t: t, ("--budget", "inf"), "--budget is inf; it must be positive and finite"),
         (lambda t: t, ("--max-loss", "nan"), "--max-loss is nan; it must be positive and finite"),
         (lambda t: t, ("--seed", "-1"), "--seed is -1; it must be 0 or more"),
-        (lambda t: t, ("--rename", "loss=params", "--rename", "loss=flops"), "--rename gives 'loss' twice, from 'params' and from 'flops'"),
+        (
+            lambda t: t,
+            ("--rename", "loss=params", "--rename", "loss=flops"),
+            "--rename gives 'loss' twice, from 'params' and from 'flops'",
+        ),
         (lambda t: t, ("--rename", "loss=params", "--rename", "images=params"), "column 'params' of "),
-        (lambda t: changed(t, flops=(4, np.nan)), ("--law", "parametric", "--budget", "1e19"), "flops of run 'r04' (line 6) is nan"),
+        (
+            lambda t: changed(t, flops=(4, np.nan)),
+            ("--law", "parametric", "--budget", "1e19"),
+            "flops of run 'r04' (line 6) is nan",
+        ),
         (lambda t: changed(t, flops=(4, -1e18)), ("--law", "parametric"), "flops of run 'r04' (line 6) is -1e+18"),
         (lambda t: changed(t, run=(4, np.nan)), (), "the run in line 6 has no name"),
         (lambda t: changed(t, run=(4, " ")), (), "the run in line 6 has no name"),
         (lambda t: pd.concat([t, t.iloc[[1]]]).drop(columns="run"), (), "repeats line 3 in every column; leave one"),
         (lambda t: t.assign(samples=t["images"] / 2), (), "has both images and samples"),
         (lambda t: t, ("--metric", "geneval"), "the table has no column 'geneval'"),
-        (lambda t: t.rename(columns={"flops": "f", "params": "p"}), (), "no law can be fitted without flops, or params and images"),
+        (
+            lambda t: t.rename(columns={"flops": "f", "params": "p"}),
+            (),
+            "no law can be fitted without flops, or params and images",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused_by_row_and_column(change, words, said, tmp_path, capsys):
     path = tmp_path / "bad.csv"
     change(parametric_study(noise=0.003)).to_csv(path, index=False)
@@ -272,7 +308,9 @@ def test_outliers_among_checkpoints_take_no_whole_run(tmp_path, capsys):
     table = curves(sizes=5)
     table.to_csv(tmp_path / "curves.csv", index=False)
     limit = float(table["loss"].quantile(0.9))
-    status, found = fit_json(tmp_path / "curves.csv", "--law", "approach1", "--max-loss", f"{limit}", "--budget", "1e24")
+    status, found = fit_json(
+        tmp_path / "curves.csv", "--law", "approach1", "--max-loss", f"{limit}", "--budget", "1e24"
+    )
     assert status == 0 and len(found["approaches"]["approach1"]["optima"]) == 4
     assert found["source"]["excluded"][0] == {"run": "size0 (line 2)", "rule": f"loss above {limit:g}"}
     said = capsys.readouterr().out
@@ -284,7 +322,9 @@ def test_an_outlier_of_a_study_leaves_the_rules_as_they_are(tmp_path, capsys):
     the runs that are left: a diverged seed no longer takes its sister off it."""
     folders = planted_study.write_study(tmp_path / "runs", samples=False)
     for name, depth, rate, penalty, seed in (("lost", 2, 3e-3, 10.0, 1), ("slow", 3, 1e-3, 1.2, 0)):
-        planted_study.write_run(tmp_path / "runs" / name, name, depth, 2000, rate, penalty=penalty, seed=seed, samples=False)
+        planted_study.write_run(
+            tmp_path / "runs" / name, name, depth, 2000, rate, penalty=penalty, seed=seed, samples=False
+        )
         folders.append(tmp_path / "runs" / name)
     collect(folders, tmp_path / "results")
     every = {run for run, *_ in planted_study.FINISHED}
@@ -294,8 +334,15 @@ def test_an_outlier_of_a_study_leaves_the_rules_as_they_are(tmp_path, capsys):
     status, found = fit_json(tmp_path / "results", "--drop-largest-losses", "1")
     said = capsys.readouterr().out
     assert status == 0 and set(found["fits"]["saturating"]["runs"]) == every == set(found["fits"]["parametric"]["runs"])
-    assert found["fits"]["saturating"]["excluded"] == [{"run": "lost", "rule": "1 largest losses"}] == found["source"]["excluded"]
-    assert "of 8 finished runs that are left, laws of compute are fitted to the 7 on the frontier" in said and "held out depth 4" in said
+    assert (
+        found["fits"]["saturating"]["excluded"]
+        == [{"run": "lost", "rule": "1 largest losses"}]
+        == found["source"]["excluded"]
+    )
+    assert (
+        "of 8 finished runs that are left, laws of compute are fitted to the 7 on the frontier" in said
+        and "held out depth 4" in said
+    )
     assert set(found["source"]["frontier_runs"]) == every
 
 

@@ -52,7 +52,11 @@ def random_law(law, rng):
         truth[term.coefficient] = level * np.exp(np.log(x).mean()) ** exponent
         shape = x**-exponent
         if law is BROKEN:
-            truth |= {"c1": rng.uniform(0.2, 0.5), "d": np.exp(rng.uniform(*np.log((1e15, 1e17)))), "f": rng.uniform(0.4, 1)}
+            truth |= {
+                "c1": rng.uniform(0.2, 0.5),
+                "d": np.exp(rng.uniform(*np.log((1e15, 1e17)))),
+                "f": rng.uniform(0.4, 1),
+            }
             truth["c0"] = exponent = rng.uniform(0.05, 0.2)
             truth["a"] = level * np.exp(np.log(x).mean()) ** exponent
             shape = x**-exponent * (1 + (x / truth["d"]) ** (1 / truth["f"])) ** (-truth["c1"] * truth["f"])
@@ -80,9 +84,7 @@ def test_units_of_compute_change_nothing_but_the_coefficient():
     here, there = (fit(t, SATURATING, resamples=200) for t in (table, petaflops))
     for name in ("E", "b"):
         for end in ("value", "low", "high"):
-            assert getattr(there.estimates[name], end) == pytest.approx(
-                getattr(here.estimates[name], end), rel=1e-6
-            )
+            assert getattr(there.estimates[name], end) == pytest.approx(getattr(here.estimates[name], end), rel=1e-6)
     assert np.log(there.estimates["a"].value) == pytest.approx(
         np.log(here.estimates["a"].value) - here.estimates["b"].value * np.log(1e15), abs=1e-6
     )
@@ -166,8 +168,15 @@ def test_a_parametric_law_without_an_offset_is_no_pure_power():
     rng = np.random.default_rng(12)
     params, images = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e8, 1e10, 4)))
     shape = (60 * params**-0.1 + 90 * images**-0.12) * np.exp(0.004 * rng.standard_normal((40, 20)))
-    tables = (pd.DataFrame({"run": [f"r{i:02d}" for i in range(20)], "params": params, "images": images, "loss": loss}) for loss in shape)
-    found = next(one for table in tables if (one := fit(table, PARAMETRIC, resamples=20, held_out=False)).estimates["E"].value == 0)
+    tables = (
+        pd.DataFrame({"run": [f"r{i:02d}" for i in range(20)], "params": params, "images": images, "loss": loss})
+        for loss in shape
+    )
+    found = next(
+        one
+        for table in tables
+        if (one := fit(table, PARAMETRIC, resamples=20, held_out=False)).estimates["E"].value == 0
+    )
     assert found.warnings == ("E is at its bound 0: the data do not ask for an offset, and the law has none",)
 
 
@@ -180,9 +189,7 @@ def test_a_new_run_is_less_certain_than_the_law():
     assert ((low < found.predict(x)) & (found.predict(x) < high)).all()
 
 
-@pytest.mark.parametrize(
-    ("n", "words"), [(MIN_RUNS_TO_RESAMPLE, "bootstrap over runs"), (7, "parametric bootstrap")]
-)
+@pytest.mark.parametrize(("n", "words"), [(MIN_RUNS_TO_RESAMPLE, "bootstrap over runs"), (7, "parametric bootstrap")])
 def test_the_method_of_the_intervals_is_recorded(n, words):
     found = fit(planted(n, 0.01, np.random.default_rng(0)), resamples=50)
     assert found.method.startswith(words)

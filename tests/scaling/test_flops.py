@@ -47,7 +47,10 @@ def convolution(equation) -> int:
     for axis, (stride, (low, _), dilated, spread) in enumerate(
         zip(*(parameters[key] for key in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")))
     ):
-        sizes = (array[spec[2 + axis]] for array, spec in ((left, numbers.lhs_spec), (right, numbers.rhs_spec), (out, numbers.out_spec)))
+        sizes = (
+            array[spec[2 + axis]]
+            for array, spec in ((left, numbers.lhs_spec), (right, numbers.rhs_spec), (out, numbers.out_spec))
+        )
         total *= meetings(*sizes, stride, low, dilated, spread)
     return total
 

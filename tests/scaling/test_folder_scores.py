@@ -27,11 +27,24 @@ def by_prompt(run):
     return [[task, int(rng.binomial(4, OFFICIAL[run])), 4] for task in planted_study.TASKS for _ in range(PROMPTS)]
 
 
-def attach(root, run, *, evaluation="geneval_official", corpus="geneval", sampler=SAMPLER, seed=0, prompts=True, score=None):
+def attach(
+    root, run, *, evaluation="geneval_official", corpus="geneval", sampler=SAMPLER, seed=0, prompts=True, score=None
+):
     steps = next(steps for name, _, steps, _ in planted_study.FINISHED if name == run)
     values = planted_study.score_values("geneval", OFFICIAL[run] if score is None else score)
     extra = {"prompt_scores": by_prompt(run)} if prompts else {}
-    planted_study.put(root / run, run, steps, evaluation, values, extra=extra, corpus=corpus, weights="ema", sampler=sampler, seed=seed)
+    planted_study.put(
+        root / run,
+        run,
+        steps,
+        evaluation,
+        values,
+        extra=extra,
+        corpus=corpus,
+        weights="ema",
+        sampler=sampler,
+        seed=seed,
+    )
 
 
 def numbers_of(root):
@@ -51,7 +64,11 @@ def numbers_of(root):
 def section_of(numbers):
     """The report's section, and the figures that it has."""
     look = {depth: ("#000000", "o") for depth in (1, 2, 3, 4)}
-    drawn = {name: "<svg/>" for name in ("loss_against_geneval", "loss_against_geneval_official") if figures.FIGURES[name](numbers, look)}
+    drawn = {
+        name: "<svg/>"
+        for name in ("loss_against_geneval", "loss_against_geneval_official")
+        if figures.FIGURES[name](numbers, look)
+    }
     return html.unescape(correlation_section(numbers, drawn, {}, Captions())), set(drawn)
 
 
@@ -69,9 +86,19 @@ def study(tmp_path_factory):
 def test_the_official_score_is_correlated_beside_the_embedded_one(study):
     """Catches another score's column, corpus or sampler taken for it, and one that changes the embedded numbers."""
     root, before, numbers = study
-    assert before["folder_scores"] == [] and numbers["correlation"] == before["correlation"] and numbers["geneval"] == before["geneval"]
+    assert (
+        before["folder_scores"] == []
+        and numbers["correlation"] == before["correlation"]
+        and numbers["geneval"] == before["geneval"]
+    )
     (one,) = numbers["folder_scores"]
-    assert (one["evaluation"], one["corpus"], one["sampler"], one["without"], one["missing_prompts"]) == ("geneval_official", "geneval", SAMPLER, [], "")
+    assert (one["evaluation"], one["corpus"], one["sampler"], one["without"], one["missing_prompts"]) == (
+        "geneval_official",
+        "geneval",
+        SAMPLER,
+        [],
+        "",
+    )
     losses = {run["run"]: run["loss"] for run in numbers["geneval"]["runs"]}
     assert {run["run"]: run["loss"] for run in one["runs"]} == losses
     found = one["correlation"]["overall"]
@@ -84,7 +111,10 @@ def test_the_official_score_is_correlated_beside_the_embedded_one(study):
     embedded = {c["name"]: c["value"] for c in numbers["correlation"]["overall"]["coefficients"]}
     assert abs(values["Spearman"] - embedded["Spearman"]) > 0.05
     page, drawn = section_of(numbers)
-    assert "overall official GenEval over 7 runs" in page and "overall GenEval by the corpus's own detector over 7 runs" in page
+    assert (
+        "overall official GenEval over 7 runs" in page
+        and "overall GenEval by the corpus's own detector over 7 runs" in page
+    )
     assert drawn == {"loss_against_geneval", "loss_against_geneval_official"}
     assert "own detector" not in section_of(before)[0] and section_of(before)[1] == {"loss_against_geneval"}
 
@@ -98,7 +128,11 @@ def test_its_intervals_redraw_its_own_prompts(study):
     order = [run["run"] for run in one["runs"]]
     counts = [by_prompt(run) for run in order]
     redrawn = correlation.redraw_prompts(
-        [task for task, *_ in counts[0]], np.array([[c for _, c, _ in rows] for rows in counts], float), np.full((7, 60), 4.0), resamples=50, seed=0
+        [task for task, *_ in counts[0]],
+        np.array([[c for _, c, _ in rows] for rows in counts], float),
+        np.full((7, 60), 4.0),
+        resamples=50,
+        seed=0,
     )
     losses, scores = [run["loss"] for run in one["runs"]], [run["scores"]["overall"]["value"] for run in one["runs"]]
     again = correlation.correlate(losses, scores, redrawn=redrawn["overall"], resamples=50, seed=0)
@@ -107,10 +141,17 @@ def test_its_intervals_redraw_its_own_prompts(study):
 
 def test_fit_correlates_the_official_column_as_the_report_does(study):
     root, _, numbers = study
-    source = fit_source.read_source(root, rename={}, flops_per_param_image=None, curves=False, largest_losses=0, max_loss=None)
-    reported = {"geneval_official_overall": numbers["folder_scores"][0]["correlation"], "overall": numbers["correlation"]}
+    source = fit_source.read_source(
+        root, rename={}, flops_per_param_image=None, curves=False, largest_losses=0, max_loss=None
+    )
+    reported = {
+        "geneval_official_overall": numbers["folder_scores"][0]["correlation"],
+        "overall": numbers["correlation"],
+    }
     for metric, expected in reported.items():
-        _, content = fit_command._metric(SimpleNamespace(resamples=50, seed=0), source, fit_command._scores(source, metric), metric)
+        _, content = fit_command._metric(
+            SimpleNamespace(resamples=50, seed=0), source, fit_command._scores(source, metric), metric
+        )
         assert content["correlation"]["interval_method"] == expected["overall"]["interval_method"]
         assert content["correlation"]["coefficients"] == expected["overall"]["coefficients"]
 
@@ -128,7 +169,10 @@ def test_what_is_missing_is_said(tmp_path):
     assert one["correlation"]["overall"]["interval_method"].startswith("bootstrap over 5 runs")
     page, _ = section_of(numbers)
     assert "prompts.csv has no results by prompt of depth2" in page
-    assert f"official GenEval: {RUNS[-1]} were not scored by it" in page and f"{RUNS[-2]} were scored with another sampler" in page
+    assert (
+        f"official GenEval: {RUNS[-1]} were not scored by it" in page
+        and f"{RUNS[-2]} were scored with another sampler" in page
+    )
 
 
 def test_a_score_under_the_losses_own_corpus_and_sampler_is_not_the_embedded_one(study, tmp_path):
@@ -144,7 +188,10 @@ def test_a_score_under_the_losses_own_corpus_and_sampler_is_not_the_embedded_one
     official, other = after["folder_scores"]
     assert (official["corpus"], other["evaluation"]) == ("shapes", "geneval_hf_mask2former")
     assert "two-level" in official["correlation"]["overall"]["interval_method"]
-    signs = [next(c["value"] for c in one["correlation"]["overall"]["coefficients"] if c["name"] == "Spearman") for one in (official, other)]
+    signs = [
+        next(c["value"] for c in one["correlation"]["overall"]["coefficients"] if c["name"] == "Spearman")
+        for one in (official, other)
+    ]
     assert signs[0] == pytest.approx(-signs[1])
 
 

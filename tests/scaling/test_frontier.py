@@ -13,9 +13,7 @@ from rfjax.scaling.laws import SATURATING
 
 def points(rows):
     """rows of (run, depth, flops, loss[, learning rate]) as `final_points` would give them."""
-    frame = pd.DataFrame(
-        [(*row, 3e-3)[:5] for row in rows], columns=["run", "depth", "flops", "loss", "learning_rate"]
-    )
+    frame = pd.DataFrame([(*row, 3e-3)[:5] for row in rows], columns=["run", "depth", "flops", "loss", "learning_rate"])
     frame["params"], frame["images"] = frame["depth"] * 1000, frame["flops"] / frame["depth"] / 1e6
     return frame.assign(frontier=frontier.on_frontier(frame), best_rate=frontier.at_best_rate(frame))
 
@@ -101,9 +99,7 @@ def test_the_held_out_depth_is_predicted_from_the_others_alone():
 
 def test_the_law_of_compute_is_fitted_on_the_frontier_only():
     frame = planted_points()
-    worse = pd.concat(
-        [frame, frame.iloc[[3]].assign(run="worse", loss=0.5, learning_rate=1e-4)], ignore_index=True
-    )
+    worse = pd.concat([frame, frame.iloc[[3]].assign(run="worse", loss=0.5, learning_rate=1e-4)], ignore_index=True)
     worse = points(worse[["run", "depth", "flops", "loss", "learning_rate"]].itertuples(index=False, name=None))
     analysis = frontier.analyse(worse, resamples=50)
     assert "worse" not in analysis.fits["saturating"].runs and "worse" not in analysis.fits["parametric"].runs

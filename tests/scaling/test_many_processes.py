@@ -26,8 +26,13 @@ def command(*arguments, timeout=900):
     for index in range(2):
         job = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process-id={index}", "--lost-after=20"]
         running.append(
-            subprocess.Popen([sys.executable, "-m", "rfjax", *arguments, *job], env=environment, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+            subprocess.Popen(
+                [sys.executable, "-m", "rfjax", *arguments, *job],
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
         )
     try:
         said = [process.communicate(timeout=timeout) for process in running]
@@ -69,7 +74,11 @@ def test_two_processes_give_one_processs_study(tmp_path):
                 np.testing.assert_allclose(two[key][item][0], value, rtol=1e-4, err_msg=f"{key} {item}")
                 assert two[key][item][1] == n
         losses = [
-            next(r["extra"]["example_losses"] for r in read_records(tmp_path / name / point) if r["key"]["evaluation"] == "validation")
+            next(
+                r["extra"]["example_losses"]
+                for r in read_records(tmp_path / name / point)
+                if r["key"]["evaluation"] == "validation"
+            )
             for name in ("one", "two")
         ]
         np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
@@ -83,7 +92,10 @@ def test_two_processes_give_one_processs_study(tmp_path):
     picture = tmp_path / "two.png"
     ends = command("sample", str(run), "--prompt=a photo of a red square", "--samples=3", f"--out={picture}")
     assert [status for status, _, _ in ends] == [0, 0], ends
-    assert main(["sample", str(run), "--prompt=a photo of a red square", "--samples=3", f"--out={tmp_path / 'one.png'}"]) == 0
+    assert (
+        main(["sample", str(run), "--prompt=a photo of a red square", "--samples=3", f"--out={tmp_path / 'one.png'}"])
+        == 0
+    )
     from matplotlib.image import imread
 
     np.testing.assert_allclose(imread(picture), imread(tmp_path / "one.png"), atol=2 / 255)

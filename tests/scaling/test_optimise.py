@@ -84,9 +84,10 @@ def test_absolute_values_end_at_a_vertex_that_linear_programming_confirms(seed):
     eye = np.eye(n)
     programme = optimize.linprog(
         np.r_[np.zeros(5), np.ones(n)],
-        A_ub=np.block([[jacobian, -eye], [-jacobian, -eye]]), b_ub=np.r_[-residuals, residuals],
+        A_ub=np.block([[jacobian, -eye], [-jacobian, -eye]]),
+        b_ub=np.r_[-residuals, residuals],
         bounds=[(-1e-3, 1e-3)] * 5 + [(0, None)] * n,
-    )  # fmt: skip
+    )
     assert programme.fun == pytest.approx(found.objective[best], rel=1e-6)
 
 
@@ -124,8 +125,12 @@ def test_resamples_have_the_minima_that_scipy_finds_one_by_one():
             return (count * special.huber(1e-3, PARAMETRIC.log_loss(natural, z) - y)).sum() * 1e3
 
         start = np.r_[np.log(best[0]), best[1:]]
-        theirs = optimize.minimize(objective, start, method="Nelder-Mead",
-                                   options={"xatol": 1e-9, "fatol": 1e-12, "maxfev": 20_000, "maxiter": 20_000})  # fmt: skip
+        theirs = optimize.minimize(
+            objective,
+            start,
+            method="Nelder-Mead",
+            options={"xatol": 1e-9, "fatol": 1e-12, "maxfev": 20_000, "maxiter": 20_000},
+        )
         assert batch.objective[row] * 1e3 <= theirs.fun * (1 + 1e-6)
 
 
@@ -142,5 +147,3 @@ def test_resampling_weights_are_repeated_runs():
     assert weighted.objective.min() == pytest.approx(repeated.objective.min(), rel=1e-9)
     plain = optimise.minimise(SATURATING, start, x, y, HUBER)
     assert abs(weighted.objective.min() / plain.objective.min() - 1) > 0.01
-
-

@@ -13,9 +13,13 @@ from rfjax.scaling import results, table
 from rfjax.scaling.report import figures, formats, page, summary_lines, write_report
 
 FIGURES = {
-    "loss_against_compute", "loss_against_steps", "loss_per_level", "geneval_against_depth", "held_out_pairs",
+    "loss_against_compute",
+    "loss_against_steps",
+    "loss_per_level",
+    "geneval_against_depth",
+    "held_out_pairs",
     "loss_against_geneval",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +70,15 @@ def test_the_page_asks_for_nothing_from_outside(report):
 def test_the_numbers_are_those_that_were_planted(report):
     _, numbers = report
     assert [run["run"] for run in numbers["runs"]] == [
-        "depth1-short", "depth1", "depth2-short", "depth2", "depth3-short", "depth3", "depth4", "depth5",
-    ]  # fmt: skip
+        "depth1-short",
+        "depth1",
+        "depth2-short",
+        "depth2",
+        "depth3-short",
+        "depth3",
+        "depth4",
+        "depth5",
+    ]
     fit = numbers["analysis"]["fits"]["saturating"]
     assert numbers["analysis"]["headline"] == "saturating" and fit["n"] == 7
     for name, truth in (("E", planted_study.E), ("b", planted_study.B)):
@@ -137,9 +148,13 @@ def test_what_failed_is_told_and_what_users_named_is_escaped(report, tmp_path):
 def test_the_summary_names_the_findings(report):
     text = "\n".join(summary_lines(report[1]))
     for words in (
-        "saturating law: loss = E + a·flops^-b over 7 runs", "held out depth 4 (depth4): the saturating law predicted",
-        "inside the 95 % interval", "loss against GenEval over 7 runs", "Spearman −0.9", "1 of 8 runs failed: depth5.",
-    ):  # fmt: skip
+        "saturating law: loss = E + a·flops^-b over 7 runs",
+        "held out depth 4 (depth4): the saturating law predicted",
+        "inside the 95 % interval",
+        "loss against GenEval over 7 runs",
+        "Spearman −0.9",
+        "1 of 8 runs failed: depth5.",
+    ):
         assert words in text
 
 
@@ -169,8 +184,10 @@ def test_a_study_without_scores_has_no_empty_figures(tmp_path):
     table.collect(folders, tmp_path / "results")
     numbers = write_report(tmp_path / "results", tmp_path / "report", resamples=100)
     assert {path.stem for path in (tmp_path / "report/figures").iterdir()} == {
-        "loss_against_compute", "loss_against_steps", "loss_per_level",
-    }  # fmt: skip
+        "loss_against_compute",
+        "loss_against_steps",
+        "loss_per_level",
+    }
     assert numbers["geneval"]["reason"] == "no finished run has a GenEval score"
     assert "no finished run has a GenEval score" in (tmp_path / "report/index.html").read_text()
 

@@ -26,11 +26,23 @@ def add_records(folder, run, step, seed=0):
         correct = np.maximum(right - (steps == 2), 0)
         score = float((correct.reshape(6, 10) / 4).mean())
         values = [planted_study.value("sampling", item, score, 0.02, 240) for item in ("overall", *planted_study.TASKS)]
-        values += [planted_study.value("sampling_path_length", "mean", length, 0.1, 240),
-                   planted_study.value("sampling_distance", "mean", distance, 0.01, 240)]  # fmt: skip
+        values += [
+            planted_study.value("sampling_path_length", "mean", length, 0.1, 240),
+            planted_study.value("sampling_distance", "mean", distance, 0.01, 240),
+        ]
         scores = [[planted_study.TASKS[i // 10], int(count), 4] for i, count in enumerate(correct)]
-        planted_study.put(folder, run, step, "sampling_steps", values, images=1, flops=1.0, weights="ema",
-                          sampler=f"euler-{steps}-cfg4-shift1-10x4-of50", extra={"prompt_scores": scores})  # fmt: skip
+        planted_study.put(
+            folder,
+            run,
+            step,
+            "sampling_steps",
+            values,
+            images=1,
+            flops=1.0,
+            weights="ema",
+            sampler=f"euler-{steps}-cfg4-shift1-10x4-of50",
+            extra={"prompt_scores": scores},
+        )
     return right
 
 
@@ -66,24 +78,37 @@ def test_the_report_sets_depths_side_by_side_as_table_6(tmp_path):
     """A row for each run and a column for each count. A drop under the wrong heading, or of another run,
     reads as well as the right one: each cell is computed here from the planted prompts."""
     folders = planted_study.write_study(tmp_path / "runs", samples=False)
-    right = {run: add_records(tmp_path / "runs" / run, run, 2000, seed=seed) for seed, run in enumerate(("depth2", "depth4"))}
+    right = {
+        run: add_records(tmp_path / "runs" / run, run, 2000, seed=seed) for seed, run in enumerate(("depth2", "depth4"))
+    }
     table.collect(folders, tmp_path / "results")
     numbers = write_report(tmp_path / "results", tmp_path / "report", resamples=100)
     html = (tmp_path / "report" / "index.html").read_text()
     start = html.index("<table", html.index("Sampling with fewer steps"))
-    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in html[start : html.index("</table>", start)].split("<tr>")[1:]]
+    rows = [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        for row in html[start : html.index("</table>", start)].split("<tr>")[1:]
+    ]
     assert [cells[1:] for cells in rows][0] == ["validation loss", "2/50", "10/50", "path length"]
     losses = {run["run"]: run["loss"] for run in numbers["runs"]}
     for cells, (run, correct) in zip(rows[1:], right.items(), strict=True):
         lost = 1 - np.maximum(correct - 1, 0).sum() / correct.sum()
         assert f"<small>{run}<br>euler-cfg4-shift1-10x4</small>" in cells[0] and cells[1] == f"{losses[run]:.4f}"
-        assert cells[2].startswith(f"+{100 * lost:.2f} % [+") and cells[3] == "+0.00 % [+0.00 %, +0.00 %]" and cells[4] == "13.50"
+        assert (
+            cells[2].startswith(f"+{100 * lost:.2f} % [+")
+            and cells[3] == "+0.00 % [+0.00 %, +0.00 %]"
+            and cells[4] == "13.50"
+        )
     look = looks([1, 2, 3, 4, 5])
     score, drop, length = score_against_steps(numbers, look).axes
     first = numbers["sampling_steps"][:3]
     assert [one["depth"] for one in numbers["sampling_steps"]] == [2] * 3 + [4] * 3
-    assert list(score.lines[0].get_xdata()) == [2, 10, 50] and list(score.lines[0].get_ydata()) == [one["score"] for one in first]
-    assert list(drop.lines[0].get_ydata()) == [100 * one["drop"] for one in first] and list(length.lines[0].get_ydata()) == [12, 13, 13.5]
+    assert list(score.lines[0].get_xdata()) == [2, 10, 50] and list(score.lines[0].get_ydata()) == [
+        one["score"] for one in first
+    ]
+    assert list(drop.lines[0].get_ydata()) == [100 * one["drop"] for one in first] and list(
+        length.lines[0].get_ydata()
+    ) == [12, 13, 13.5]
     assert score.lines[0].get_color() == look[2][0] and (tmp_path / "report/figures/score_against_steps.svg").exists()
 
 

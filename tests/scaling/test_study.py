@@ -108,7 +108,9 @@ def test_kill_the_command_and_give_it_again(tiny, tmp_path):
     def command(root):
         return [sys.executable, "-m", "rfjax", "study", f"--config={tiny}", f"--workdir={root}"]
 
-    with subprocess.Popen(command(tmp_path / "killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command(tmp_path / "killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed" / "depth1" / "evaluations").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -119,7 +121,8 @@ def test_kill_the_command_and_give_it_again(tiny, tmp_path):
     run_study(load_study(tiny), tmp_path / "calm")
     for point in ("depth1", "depth2"):
         killed, calm = (
-            {json.dumps(r["key"]): r["values"] for r in read_records(tmp_path / name / point)} for name in ("killed", "calm")
+            {json.dumps(r["key"]): r["values"] for r in read_records(tmp_path / name / point)}
+            for name in ("killed", "calm")
         )
         assert killed == calm
 
@@ -137,7 +140,10 @@ def test_a_folder_of_something_else_is_refused_before_a_point_is_trained(finishe
     """Catches a study of another config that fails point by point, over hours, where it should say so at once."""
     path, root, _ = finished
     shutil.copytree(root / "depth2", tmp_path / "runs" / "depth2")
-    with pytest.raises(ConfigError, match=r"1 of the 3 points of tiny differ from theirs, depth2 in config.train.batch_size. Use another"):
+    with pytest.raises(
+        ConfigError,
+        match=r"1 of the 3 points of tiny differ from theirs, depth2 in config.train.batch_size. Use another",
+    ):
         run_study(load_study(path, {"train.batch_size": 4}), tmp_path / "runs")
     assert not (tmp_path / "runs" / "depth1").exists()
     with pytest.raises(ConfigError, match="depth2 is the folder of one run"):
@@ -185,7 +191,9 @@ def test_a_finished_run_is_opened_again(finished, tmp_path, capsys):
     assert {json.loads(key)["grid"] for key in set(after) - set(before)} == {"midpoints-4-n12"}
     out = tmp_path / "s.png"
     assert main(["sample", str(run), "--prompt", "a photo of a red square", f"--out={out}", "--negative", ""]) == 0
-    assert out.read_bytes().startswith(b"\x89PNG") and json.loads(out.with_suffix(".json").read_text())["negative"] == ""
+    assert (
+        out.read_bytes().startswith(b"\x89PNG") and json.loads(out.with_suffix(".json").read_text())["negative"] == ""
+    )
     assert "warning" not in capsys.readouterr().err
     assert main(["sample", str(run), "--prompt", "a photo of a Red sqare", f"--out={out}", "--negative", "blurry"]) == 0
     assert "the corpus shapes has no caption with 'sqare', 'blurry'" in capsys.readouterr().err
@@ -199,7 +207,9 @@ def test_bad_studies_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot name a folder"):
         load_study(path)
     path.write_text("def get_config():\n    return {}\ndef points():\n    return {'a': {'model.dpth': 3}}\n")
-    with pytest.raises(ConfigError, match=r"point a: unknown config key config.model.dpth; did you mean config.model.depth\?"):
+    with pytest.raises(
+        ConfigError, match=r"point a: unknown config key config.model.dpth; did you mean config.model.depth\?"
+    ):
         load_study(path)
 
 
@@ -323,7 +333,11 @@ def test_the_time_left_is_told_by_what_this_attempt_has_trained(tiny, tmp_path, 
     (tmp_path / "broken" / "status.json").write_text(json.dumps({"state": "done", "step": 6, "message": ""}))
     clock = [0.0]
     monkeypatch.setattr(studies.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(studies, "run_point", lambda study, point, root, stop: clock.__setitem__(0, clock[0] + 600.0 * (point.id == "depth1")))
+    monkeypatch.setattr(
+        studies,
+        "run_point",
+        lambda study, point, root, stop: clock.__setitem__(0, clock[0] + 600.0 * (point.id == "depth1")),
+    )
     said = []
     run_study(study, tmp_path, say=said.append)
     left = 600.0 * flops["depth2"] / (flops["depth1"] / 3) / 60

@@ -25,10 +25,17 @@ def run(tmp_path):
 
 def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path, run):
     planted_study.put(
-        run, "a", 500, "fid",
-        [planted_study.value("fid", "mean", 0.1 + 0.2, 5e-324, 3), planted_study.value("fid", "big", 1.39e22 / 3, 1e300, 3)],
-        weights="raw", grid="-",
-    )  # fmt: skip
+        run,
+        "a",
+        500,
+        "fid",
+        [
+            planted_study.value("fid", "mean", 0.1 + 0.2, 5e-324, 3),
+            planted_study.value("fid", "big", 1.39e22 / 3, 1e300, 3),
+        ],
+        weights="raw",
+        grid="-",
+    )
     written = table.collect([run], tmp_path / "results")
     read = results.read(tmp_path / "results")
     for name in FRAMES:
@@ -135,9 +142,7 @@ def test_training_curve_is_thinned_by_means(tmp_path, run):
 
 
 def test_a_point_that_failed_before_it_began_is_listed(tmp_path, run):
-    planted_study.write_json(
-        tmp_path / "b" / "status.json", {"state": "failed", "step": 0, "message": "out of memory"}
-    )
+    planted_study.write_json(tmp_path / "b" / "status.json", {"state": "failed", "step": 0, "message": "out of memory"})
     found = table.collect([run, tmp_path / "b"], tmp_path / "results").runs.set_index("run")
     assert found.loc["b", "state"] == "failed" and found.loc["b", "message"] == "out of memory"
     assert pd.isna(found.loc["b", "depth"])
@@ -295,9 +300,7 @@ def test_the_documentation_is_what_the_code_says():
 
 def test_table_and_fits_need_no_jax():
     modules = "table, results, columns, laws, fits, frontier, correlation, fit_command, report"
-    code = (
-        f"import sys; from rfjax.scaling import {modules}; sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
-    )
+    code = f"import sys; from rfjax.scaling import {modules}; sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
@@ -309,7 +312,10 @@ def test_losses_that_share_their_examples_have_a_covariance(study):
     runs = sorted(set(ema["run"]))
     assert len(runs) == 7 and len(ema) == 7 * 8 // 2 and set(ema["step"]) == {500, 1000, 1200, 2000}
     at = ema.set_index(["run", "other_run"])
-    first, last = planted_study.example_losses(1.0)["example_losses"], planted_study.example_losses(1.0)["example_losses"]
+    first, last = (
+        planted_study.example_losses(1.0)["example_losses"],
+        planted_study.example_losses(1.0)["example_losses"],
+    )
     unit = np.cov(first, last)[0, 1] / 64
     wide = results.read(study).wide
     loss = wide[(wide["weights"] == "ema") & (wide["final"] == 1)].drop_duplicates("run").set_index("run")["loss"]

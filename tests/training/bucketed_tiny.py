@@ -24,7 +24,13 @@ from training_tiny import rows, tiny_config
 SHAPES = ((4, 4), (2, 6), (6, 4))
 TRAINING = (50, 30, 20)  # images, and so hundredths of the steps
 FLOPS = (1000, 700, 1600)  # of an image of each; made up
-SETTINGS = {"train.steps": 12, "train.batch_size": 4, "train.checkpoint_every": 4, "train.log_every": 1, "train.keep_last": 5}
+SETTINGS = {
+    "train.steps": 12,
+    "train.batch_size": 4,
+    "train.checkpoint_every": 4,
+    "train.log_every": 1,
+    "train.keep_last": 5,
+}
 
 
 def bucketed(config, training=TRAINING, validation=(9, 6, 3)):

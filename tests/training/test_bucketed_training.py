@@ -45,7 +45,10 @@ def test_stopped_runs_resume_to_the_same_bits_and_rows(undisturbed, tmp_path):
     assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 3
     assert rows(tmp_path) == rows(undisturbed[0])
     for step in (4, 8, 12):
-        assert checkpoint.read_facts(tmp_path, step)["checksums"] == checkpoint.read_facts(undisturbed[0], step)["checksums"]
+        assert (
+            checkpoint.read_facts(tmp_path, step)["checksums"]
+            == checkpoint.read_facts(undisturbed[0], step)["checksums"]
+        )
 
 
 def test_flops_are_those_of_the_steps_taken(undisturbed, tmp_path):
@@ -67,7 +70,11 @@ def test_over_a_whole_cycle_flops_are_the_mean_on_record(undisturbed):
     schedule = schedule_of(bucketed(tiny_config(SETTINGS)))
     for offset in (0, 3 * CYCLE):
         total = flops_before(schedule, FLOPS, offset, CYCLE)
-        assert total == sum(b["steps_of_cycle"] * b["flops_per_image"] for b in record["buckets"]) == CYCLE * record["flops_per_image"]
+        assert (
+            total
+            == sum(b["steps_of_cycle"] * b["flops_per_image"] for b in record["buckets"])
+            == CYCLE * record["flops_per_image"]
+        )
 
 
 def test_each_shape_is_compiled_once_before_the_first_step(tmp_path, capsys, monkeypatch):
@@ -75,7 +82,13 @@ def test_each_shape_is_compiled_once_before_the_first_step(tmp_path, capsys, mon
     from rfjax.training import loop
 
     lowered, lower = [], loop.lower_train_step
-    monkeypatch.setattr(loop, "lower_train_step", lambda config, part, *more, **named: lowered.append(part.shapes.latents[:2]) or lower(config, part, *more, **named))
+    monkeypatch.setattr(
+        loop,
+        "lower_train_step",
+        lambda config, part, *more, **named: (
+            lowered.append(part.shapes.latents[:2]) or lower(config, part, *more, **named)
+        ),
+    )
     config = tiny_config(SETTINGS)
     bucketed_train(tmp_path, {"train.steps": 8}, corpus=bucketed(config, training=(50, 0, 20)))
     assert lowered == [SHAPES[0], SHAPES[2]]
@@ -93,7 +106,9 @@ def test_a_steps_loss_is_that_of_its_own_bucket_and_shift(tmp_path):
     corpus, backbone = bucketed(plain), pixelwise(plain)
     params = backbone.init(run_keys(plain.seed)[0])
     # SD3 eq. 23, with alpha = 2 at the 16 pixels of config.data.image_size = 4
-    shifted = [tiny_config(SETTINGS | {"timestep_shift": 2.0 * (height * width / 16) ** 0.5}) for height, width in SHAPES]
+    shifted = [
+        tiny_config(SETTINGS | {"timestep_shift": 2.0 * (height * width / 16) ** 0.5}) for height, width in SHAPES
+    ]
     losses = [jax.jit(make_loss(config, backbone.apply, corpus.shapes.encoders)) for config in shifted]
     for step, part in enumerate(parts_of(8)):
         earlier = parts_of(step).count(part)
@@ -111,7 +126,12 @@ def test_the_shift_by_area_moves_the_log_odds_of_t():
     for part, (height, width) in zip(corpus.parts, SHAPES):
         batch = part.examples(np.arange(BATCH, dtype=np.uint64), "train")
         t = [
-            np.asarray(jax.jit(make_loss(tiny_config(SETTINGS | more), backbone.apply, corpus.shapes.encoders))(params, batch, jnp.int32(3), PLACES)[1].t, float)
+            np.asarray(
+                jax.jit(make_loss(tiny_config(SETTINGS | more), backbone.apply, corpus.shapes.encoders))(
+                    params, batch, jnp.int32(3), PLACES
+                )[1].t,
+                float,
+            )
             for more in ({}, settings)
         ]
         plain, shifted = (np.log(one / (1 - one)) for one in t)
@@ -134,7 +154,11 @@ def test_a_shape_that_the_network_cannot_take_is_refused_by_name(tmp_path):
     plain = bucketed(tiny_config(SETTINGS))
     for shape, overrides, message in (
         ((4, 7), {}, "latents of 4x7: the width 7 is not divisible by config.model.patch_size=2"),
-        ((8, 2), {"model.position_grid": 3}, "4 tokens along the height, more than config.model.position_grid=3; raise"),
+        (
+            (8, 2),
+            {"model.position_grid": 3},
+            "4 tokens along the height, more than config.model.position_grid=3; raise",
+        ),
     ):
         odd = Part(0, type(plain.shapes)((*shape, 3), plain.shapes.context, plain.shapes.pooled, plain.shapes.encoders))
         corpus = BucketedCorpus("odd", (plain.parts[0], odd), 0, (1, 1), (1, 1))

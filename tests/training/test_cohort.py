@@ -24,9 +24,18 @@ STEPS, EVERY = 16, 8
 
 
 def members(root, names=NAMES, **overrides):
-    overrides = {"train.steps": STEPS, "train.checkpoint_every": EVERY, "evaluation.every": 0, "train.together": 16} | overrides
+    overrides = {
+        "train.steps": STEPS,
+        "train.checkpoint_every": EVERY,
+        "evaluation.every": 0,
+        "train.together": 16,
+    } | overrides
     return [
-        Member(tiny_config(overrides | {"formulation": name, "timestep_shift": SHIFTS.get(name, 1.0)}), Path(root) / f"m{index}", RunFacts(flops_per_image=10))
+        Member(
+            tiny_config(overrides | {"formulation": name, "timestep_shift": SHIFTS.get(name, 1.0)}),
+            Path(root) / f"m{index}",
+            RunFacts(flops_per_image=10),
+        )
         for index, name in enumerate(names)
     ]
 
@@ -39,7 +48,9 @@ def run(root, names=NAMES, stop=lambda: False, seen=None, **overrides):
         if seen is not None:
             seen.append((step, [member.workdir.name for member in live], weights))
 
-    return train_cohort(made, corpus=corpus, backbone=tiny_backbone(made[0].config), on_checkpoint=on_checkpoint, stop=stop)
+    return train_cohort(
+        made, corpus=corpus, backbone=tiny_backbone(made[0].config), on_checkpoint=on_checkpoint, stop=stop
+    )
 
 
 def sums(root, step=STEPS, count=len(NAMES)):
@@ -134,7 +145,9 @@ def left_running(root, tmp_path, *lost):
 
 
 def starts(root, count):
-    return [[start["step"] for start in run_folder.read_json(root / f"m{i}" / "run.json")["starts"]] for i in range(count)]
+    return [
+        [start["step"] for start in run_folder.read_json(root / f"m{i}" / "run.json")["starts"]] for i in range(count)
+    ]
 
 
 def test_stopped_and_resumed_to_the_same_bits_and_rows(undisturbed, tmp_path):

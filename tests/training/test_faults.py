@@ -64,6 +64,6 @@ def test_work_that_stands_still_is_ended_with_a_word_on_what_it_did(tmp_path):
     only the blocked thread itself could heed, and one that a long compilation would set off."""
     began = time.monotonic()
     overrides = {"train.stall_seconds": 25.0}
-    (status, said), = ended(start_processes(tmp_path / "run", 1, pause=1000.0, overrides=overrides), 200)
+    ((status, said),) = ended(start_processes(tmp_path / "run", 1, pause=1000.0, overrides=overrides), 200)
     assert status == 75 and time.monotonic() - began > 25
     assert "no progress for" in said and "while training" in said and "the same command" in said, said

@@ -105,7 +105,9 @@ def test_a_parent_of_other_sizes_is_refused_by_the_keys_that_differ(parent, tmp_
     kept = config.read_text()
     config.unlink()
     try:
-        with pytest.raises(ConfigError, match=r"blocks/image/mlp_in/kernel is \[2, 16, 32\] there and \[3, 24, 48\] here"):
+        with pytest.raises(
+            ConfigError, match=r"blocks/image/mlp_in/kernel is \[2, 16, 32\] there and \[3, 24, 48\] here"
+        ):
             tiny_train(child, overrides, init_from=f"{parent}@12")
     finally:
         config.write_text(kept)

@@ -51,11 +51,18 @@ def test_rules_split_hidden_over_fsdp_and_heads_and_mlp_over_tensor():
 def test_every_kernel_of_the_network_has_a_rule():
     config = from_dict(
         {
-            "model": {"depth": 3, "hidden": 32, "head_size": 16, "qk_norm": True, "weight_sets": 3,
-                      "first_text_tokens": 1, "dual_attention_blocks": 1},
+            "model": {
+                "depth": 3,
+                "hidden": 32,
+                "head_size": 16,
+                "qk_norm": True,
+                "weight_sets": 3,
+                "first_text_tokens": 1,
+                "dual_attention_blocks": 1,
+            },
             "data": {"corpus": "random", "image_size": 4, "context_tokens": 2, "context_size": 8, "pooled_size": 8},
         }
-    )  # fmt: skip
+    )
     backbone = make_backbone(config.model, load_corpus(config.data, 0).shapes)
     params = jax.eval_shape(backbone.init, jax.random.key(0))
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}

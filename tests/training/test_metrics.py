@@ -15,10 +15,15 @@ def metrics(loss, skipped_in_row=0):
     counts = np.zeros(TIME_BINS)
     counts[3] = 4.0
     return StepMetrics(
-        loss=np.float32(loss), grad_norm=np.float32(2 * loss), learning_rate=np.float32(0.5), skipped=np.int32(1),
-        skipped_in_row=np.int32(skipped_in_row), group_norms=np.array([3.0, math.nan]), bin_losses=counts * loss,
+        loss=np.float32(loss),
+        grad_norm=np.float32(2 * loss),
+        learning_rate=np.float32(0.5),
+        skipped=np.int32(1),
+        skipped_in_row=np.int32(skipped_in_row),
+        group_norms=np.array([3.0, math.nan]),
+        bin_losses=counts * loss,
         bin_counts=counts,
-    )  # fmt: skip
+    )
 
 
 def test_a_row_is_the_mean_of_its_window_less_the_skipped():

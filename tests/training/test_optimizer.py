@@ -25,9 +25,13 @@ def closed_form(schedule, step):
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])
 def test_schedules_are_their_closed_forms(schedule):
     config = TrainConfig(
-        schedule=schedule, learning_rate=PEAK, steps=STEPS, warmup_steps=WARMUP,
-        final_learning_rate_fraction=END, decay_fraction=0.25,
-    )  # fmt: skip
+        schedule=schedule,
+        learning_rate=PEAK,
+        steps=STEPS,
+        warmup_steps=WARMUP,
+        final_learning_rate_fraction=END,
+        decay_fraction=0.25,
+    )
     rate = learning_rate(config)
     got = [float(rate(jnp.int32(step))) for step in range(STEPS)]
     np.testing.assert_allclose(got, [closed_form(schedule, step) for step in range(STEPS)], rtol=1e-5)

@@ -22,10 +22,24 @@ from rfjax.training.loss import run_keys
 from training_tiny import rows, tiny_config
 
 LOW = {
-    "model.depth": 1, "model.position_tokens": 2, "model.position_span": 2.0, "model.position_grid": 8, "formulation": "rf",
-    "train.batch_size": 4, "train.log_every": 1, "train.checkpoint_every": 3, "train.condition_dropout": 0.0, "train.steps": 3,
-}  # fmt: skip
-HIGH = LOW | {"data.image_size": 8, "model.position_tokens": 4, "model.position_grid": 12, "train.learning_rate": 0.0, "train.steps": 4}
+    "model.depth": 1,
+    "model.position_tokens": 2,
+    "model.position_span": 2.0,
+    "model.position_grid": 8,
+    "formulation": "rf",
+    "train.batch_size": 4,
+    "train.log_every": 1,
+    "train.checkpoint_every": 3,
+    "train.condition_dropout": 0.0,
+    "train.steps": 3,
+}
+HIGH = LOW | {
+    "data.image_size": 8,
+    "model.position_tokens": 4,
+    "model.position_grid": 12,
+    "train.learning_rate": 0.0,
+    "train.steps": 4,
+}
 SHAPES = ((8, 8), (4, 12))
 
 
@@ -50,7 +64,9 @@ def test_a_child_begins_as_its_parents_network_at_the_new_positions(tmp_path):
     low, high = tiny_config(LOW), tiny_config(HIGH)
     corpus, plain = load_corpus(low.data, low.seed), load_corpus(high.data, high.seed)
     bucketed_train(tmp_path / "low", LOW, corpus=corpus, backbone=make_backbone(low.model, corpus.shapes))
-    parts = tuple(Part(0, replace(plain.shapes, latents=(*shape, 3)), first=100 * number) for number, shape in enumerate(SHAPES))
+    parts = tuple(
+        Part(0, replace(plain.shapes, latents=(*shape, 3)), first=100 * number) for number, shape in enumerate(SHAPES)
+    )
     both = BucketedCorpus("both", parts, 0, (50, 50), (4, 4))
     backbone = make_backbone(high.model, plain.shapes)
     child = bucketed_train(tmp_path / "high", HIGH, corpus=both, backbone=backbone, init_from=f"{tmp_path / 'low'}@3")
@@ -64,7 +80,9 @@ def test_a_child_begins_as_its_parents_network_at_the_new_positions(tmp_path):
     assert {part for part, _ in taken} == {0, 1}
     for step, (part, earlier) in enumerate(taken):
         batch = parts[part].examples(np.arange(4 * earlier, 4 * earlier + 4, dtype=np.uint64), "train")
-        draws = draw(run_keys(0)[1], jnp.int32(3 + step), jnp.arange(4, dtype=jnp.int32), batch.latents.shape[1:], 1, 0.0)
+        draws = draw(
+            run_keys(0)[1], jnp.int32(3 + step), jnp.arange(4, dtype=jnp.int32), batch.latents.shape[1:], 1, 0.0
+        )
         t = np.asarray(draws.u)[:, None, None, None]
         z = (1 - t) * batch.latents + t * np.asarray(draws.noise)
         predicted = apply(told, jnp.asarray(z), draws.u, jnp.asarray(batch.context), jnp.asarray(batch.pooled))
@@ -97,7 +115,9 @@ def test_a_corpus_that_other_models_made_is_refused(tmp_path):
         with pytest.raises(ConfigError, match=message):
             bucketed_train(tmp_path / "child", steps, corpus=other, init_from=f"{tmp_path / 'parent'}@4")
         assert not (tmp_path / "child").exists()
-    bucketed_train(tmp_path / "child", steps, corpus=plain, init_from=f"{tmp_path / 'parent'}@4")  # says nothing of models
+    bucketed_train(
+        tmp_path / "child", steps, corpus=plain, init_from=f"{tmp_path / 'parent'}@4"
+    )  # says nothing of models
 
 
 def test_what_a_prepared_corpus_was_made_with():
@@ -110,5 +130,8 @@ def test_what_a_prepared_corpus_was_made_with():
     }
     corpus = PreparedCorpus(Manifest(Path("folder"), facts), 0, ("clip_g",), 0.0, "", "prepared:folder")
     assert corpus.made_with == {
-        "the files of vae": "vaevaevaevae", "the files of clip_g": "clip_g" * 4, "the latents' shift": 0.25, "the latents' scale": 2.0,
-    }  # fmt: skip
+        "the files of vae": "vaevaevaevae",
+        "the files of clip_g": "clip_g" * 4,
+        "the latents' shift": 0.25,
+        "the latents' scale": 2.0,
+    }

@@ -193,7 +193,9 @@ def test_parts_in_the_compute_type_are_summed_in_float32(low):
 def scans(jaxpr):
     """All scans in a jaxpr, outer ones first."""
     for equation in jaxpr.eqns:
-        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"))
+        inner = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
+        )
         if equation.primitive.name == "scan":
             yield equation
         for leaf in inner:
@@ -207,5 +209,7 @@ def test_a_part_s_stacked_gradients_are_of_the_compute_type(low):
     blocks = jax.tree_util.tree_leaves_with_path(low.abstract.params["blocks"])
     stacked = {leaf.shape for path, leaf in blocks if path[-1].key == "kernel"}
     outer = next(scan for scan in scans(program.jaxpr) if scan.params["length"] == 4)
-    made = [out.aval for scan in scans(outer.params["jaxpr"].jaxpr) for out in scan.outvars if out.aval.shape in stacked]
+    made = [
+        out.aval for scan in scans(outer.params["jaxpr"].jaxpr) for out in scan.outvars if out.aval.shape in stacked
+    ]
     assert len(made) >= len(stacked) and {aval.dtype for aval in made} == {jnp.dtype("bfloat16")}

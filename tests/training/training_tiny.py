@@ -115,7 +115,13 @@ class PoisonedCorpus(RandomCorpus):
 def tiny_train(workdir, overrides=None, *, bad_steps=(), bad_from=0, pause=0.0, damaged=None, **arguments):
     config = tiny_config(overrides)
     plain = load_corpus(config.data, config.seed)
-    poison = {"batch_size": config.train.batch_size, "bad_steps": bad_steps, "bad_from": bad_from, "pause": pause, "damaged": damaged}
+    poison = {
+        "batch_size": config.train.batch_size,
+        "bad_steps": bad_steps,
+        "bad_from": bad_from,
+        "pause": pause,
+        "damaged": damaged,
+    }
     corpus = PoisonedCorpus(plain.seed, plain.shapes, **poison)
     return train(config, workdir, corpus=corpus, backbone=tiny_backbone(config), **arguments)
 
@@ -130,7 +136,15 @@ def rows(workdir):
 def environment(**more):
     """For a process of its own, which compiles much and computes little."""
     tests = Path(__file__).parents[1]
-    return os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | more
+    return (
+        os.environ
+        | {
+            "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        }
+        | more
+    )
 
 
 def start_processes(workdir, count, devices=1, **arguments):
@@ -165,7 +179,9 @@ def copy(workdir, target, overrides):
     config = tiny_config(overrides)
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        restored = checkpoint.restore_newest(Path(workdir), abstract_state(config, tiny_backbone(config), mesh)._asdict())
+        restored = checkpoint.restore_newest(
+            Path(workdir), abstract_state(config, tiny_backbone(config), mesh)._asdict()
+        )
         with checkpoint.Checkpoints(Path(target), keep_last=1, kept=lambda step: False) as checkpoints:
             checkpoints.save(TrainState(**restored.tree), restored.step, restored.facts)
 

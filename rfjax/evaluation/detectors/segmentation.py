@@ -26,12 +26,12 @@ GREY_SHARE = 0.2
 class Blobs:
     """Blobs of a batch of images, with a leading blob axis `m`."""
 
-    image: Int[np.ndarray, "m"]  # which image of the batch
-    color: Int[np.ndarray, "m"]  # palette index
+    image: Int[np.ndarray, " m"]  # which image of the batch
+    color: Int[np.ndarray, " m"]  # palette index
     box: Float[np.ndarray, "m 4"]  # x1, y1, x2, y2 of the mask, in pixels
-    area: Float[np.ndarray, "m"]  # sum of alpha
+    area: Float[np.ndarray, " m"]  # sum of alpha
     centroid: Float[np.ndarray, "m 2"]  # x, y in pixels
-    residual: Float[np.ndarray, "m"]  # colour variation the palette entry leaves, per unit of area
+    residual: Float[np.ndarray, " m"]  # colour variation the palette entry leaves, per unit of area
     window: Float[np.ndarray, "m side side"]  # alpha around the centroid's pixel, 0 off the blob
     origin: Int[np.ndarray, "m 2"]  # x, y of the window's first pixel
 
@@ -122,7 +122,7 @@ def estimate_background(images: Float[np.ndarray, "n h w 3"]):
 
 
 def collect(
-    n: int, blobs: Blobs, best: Int[np.ndarray, "m"], score: Float[np.ndarray, "m"], classes, colors, smallest: float
+    n: int, blobs: Blobs, best: Int[np.ndarray, " m"], score: Float[np.ndarray, " m"], classes, colors, smallest: float
 ) -> list[dict]:
     """One dict per image of the detections that score at least `smallest`."""
     results = [{"detections": {}, "colors": {}} for _ in range(n)]

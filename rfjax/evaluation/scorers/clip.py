@@ -44,7 +44,9 @@ class Clip:
     def embed_texts(self, texts: Sequence[str]) -> Float32[torch.Tensor, "n d"]:
         """Projected embeddings, not normalised. A text of more than CLIP's 77 tokens is cut, its end mark kept."""
         length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
         pooled = self.model.text_model(input_ids=tokens["input_ids"].to(self.device)).pooler_output
         return self.model.text_projection(pooled).float()
 

@@ -29,7 +29,7 @@ PREFIX = "A photo depicts "
 TOWER = "ViT-B/32"
 
 
-def clip_scores(seen: Float[torch.Tensor, "n d"], said: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, "n"]:
+def clip_scores(seen: Float[torch.Tensor, "n d"], said: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
     """2.5 max(cos, 0) of each image's embedding and its caption's; lengths do not matter."""
     return WEIGHT * (unit(seen) * unit(said)).sum(-1).clamp(min=0)
 
@@ -39,7 +39,7 @@ def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[f
 
     sqrt(G / (G - 1) * sum of squared sums of residuals) / images of G captions; nan of one caption.
     """
-    values: Float64[np.ndarray, "n"] = np.asarray(scores, np.float64)
+    values: Float64[np.ndarray, " n"] = np.asarray(scores, np.float64)
     mean = float(values.mean())
     _, group = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
     sums = np.bincount(group, weights=values - mean)
@@ -82,9 +82,13 @@ def _given(file):
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read captions from {file} ({error}); it must be a JSON object, image to caption") from None
+        raise ConfigError(
+            f"cannot read captions from {file} ({error}); it must be a JSON object, image to caption"
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(caption, str) for caption in content.values()):
-        raise ConfigError(f"{file} must be a JSON object of captions by image, like {{\"00000/samples/0000.png\": \"a bench\"}}")
+        raise ConfigError(
+            f'{file} must be a JSON object of captions by image, like {{"00000/samples/0000.png": "a bench"}}'
+        )
     return content
 
 
@@ -110,7 +114,9 @@ def score_folder(
             for start in range(0, len(waiting), batch_size):
                 batch = waiting[start : start + batch_size]
                 pictures = [images.read(io.BytesIO((folder / name).read_bytes()), folder / name) for name in batch]
-                seen = clip.embed_images(torch.stack([images.clip_transform(picture, clip.size) for picture in pictures]))
+                seen = clip.embed_images(
+                    torch.stack([images.clip_transform(picture, clip.size) for picture in pictures])
+                )
                 scores = clip_scores(seen, clip.embed_texts([PREFIX + captions[name] for name in batch])).tolist()
                 rows.add(
                     {"image": name, "sha256": contents[name], "caption": captions[name], "score": score}

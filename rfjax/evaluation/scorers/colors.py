@@ -35,10 +35,16 @@ class ColorClassifier:
 
     @torch.inference_mode()
     def __call__(
-        self, image: Image.Image, boxes: Real[np.ndarray, "n values"], masks: Sequence[Bool[np.ndarray, "h w"]], name: str
+        self,
+        image: Image.Image,
+        boxes: Real[np.ndarray, "n values"],
+        masks: Sequence[Bool[np.ndarray, "h w"]],
+        name: str,
     ) -> tuple[str, ...]:
         """The colour of each object of the class `name`, from its pixels on a grey ground, cut to its box."""
-        crops = [clip_transform(cut_out(image, box, mask), self.clip.size) for box, mask in zip(boxes, masks, strict=True)]
+        crops = [
+            clip_transform(cut_out(image, box, mask), self.clip.size) for box, mask in zip(boxes, masks, strict=True)
+        ]
         found = []
         for start in range(0, len(crops), BATCH):
             embedded = unit(self.clip.embed_images(torch.stack(crops[start : start + BATCH])))
@@ -46,7 +52,7 @@ class ColorClassifier:
         return tuple(COLORS[index] for index in found)
 
 
-def cut_out(image: Image.Image, box: Real[np.ndarray, "values"], mask: Bool[np.ndarray, "h w"]) -> Image.Image:
+def cut_out(image: Image.Image, box: Real[np.ndarray, " values"], mask: Bool[np.ndarray, "h w"]) -> Image.Image:
     """The image where the mask is true, grey elsewhere, cut to the box [x1, y1, x2, y2)."""
     ground = Image.new("RGB", image.size, BACKGROUND)
     shape = Image.fromarray(mask.astype(np.uint8) * 255)

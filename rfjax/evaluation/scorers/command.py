@@ -37,33 +37,46 @@ class Metric(NamedTuple):
 OPTIONS = {
     "detector": dict(metavar="PATH", help="Mask2Former: mmdet's .pth, or a transformers folder"),
     "clip": dict(metavar="DIR", help="CLIP: a transformers folder"),
-    "metadata": dict(metavar="FILE.jsonl", help="GenEval's evaluation_metadata.jsonl, which the folder is checked against"),
-    "captions": dict(metavar="FILE.json", help="captions by image, a JSON object (default: GenEval's layout, or a .txt beside each)"),
+    "metadata": dict(
+        metavar="FILE.jsonl", help="GenEval's evaluation_metadata.jsonl, which the folder is checked against"
+    ),
+    "captions": dict(
+        metavar="FILE.json", help="captions by image, a JSON object (default: GenEval's layout, or a .txt beside each)"
+    ),
     "reference": dict(metavar="PATH", help="real images: a folder, or a file of their features, .npy or .npz"),
     "inception": dict(metavar="FILE.pth", help="FID's Inception: pt_inception-2015-12-05-6726825d.pth"),
     "images_per_prompt": dict(type=int, metavar="N", help="expected (default: the largest image number + 1)"),
     "allow_missing": dict(action="store_true", help="score what is there, and report what is not"),
-}  # fmt: skip
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rfjax score`."""
     parser.add_argument("folder", metavar="FOLDER", help="the images (of a distance, a file of their features, too)")
-    parser.add_argument("--metric", required=True, choices=tuple(METRICS), help="; ".join(f"{n}: {m.text}" for n, m in METRICS.items()))
+    parser.add_argument(
+        "--metric", required=True, choices=tuple(METRICS), help="; ".join(f"{n}: {m.text}" for n, m in METRICS.items())
+    )
     for name, settings in OPTIONS.items():
         users = ", ".join(metric for metric, row in METRICS.items() if name in row.needs + row.takes)
         parser.add_argument(option(name), **{**settings, "help": f"{settings['help']} ({users})"})
-    parser.add_argument("--out", metavar="DIR", help="results, and what has been done so far (default: FOLDER.METRIC beside it)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="results, and what has been done so far (default: FOLDER.METRIC beside it)"
+    )
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at once (default 4)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    group = parser.add_argument_group("the record", "puts the score into a run's folder, from where it enters the results table; "
-                                      "images made by `rfjax sample --prompts` need --run alone")
+    group = parser.add_argument_group(
+        "the record",
+        "puts the score into a run's folder, from where it enters the results table; "
+        "images made by `rfjax sample --prompts` need --run alone",
+    )
     group.add_argument("--run", metavar="RUN", help="the run whose checkpoint made the images")
     group.add_argument("--step", type=int, metavar="N", help="the checkpoint")
     group.add_argument("--weights", choices=("ema", "raw"), help="default: ema")
     group.add_argument("--sampler", metavar="NAME", help="how they were sampled, as euler-50-cfg5-shift3")
     group.add_argument("--seed", type=int, metavar="N", help="of the noise they were made from")
-    group.add_argument("--corpus", metavar="NAME", help="what the prompts or the reference are called (default: said by the metric)")
+    group.add_argument(
+        "--corpus", metavar="NAME", help="what the prompts or the reference are called (default: said by the metric)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +118,9 @@ def _check(args, metric):
             raise ConfigError(f"--metric={args.metric} does not take {option(name)}; leave it out")
     lacking = [name for name in metric.packages if importlib.util.find_spec(name) is None]
     if lacking:
-        raise ConfigError(f"--metric={args.metric} needs {', '.join(lacking)}, which is not installed; pip install 'rfjax[metrics]'")
+        raise ConfigError(
+            f"--metric={args.metric} needs {', '.join(lacking)}, which is not installed; pip install 'rfjax[metrics]'"
+        )
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}; it must be at least 1")
     files = "reference" in metric.needs  # features take a folder's place
@@ -130,17 +145,23 @@ def _checkpoint(args, attach):
     made = _generation(Path(args.folder))
     for name, value in given.items():
         if name in made and made[name] != value:
-            raise ConfigError(f"--{name} is {value!r}, and the images in {args.folder} were made with {made[name]!r}; leave it out")
+            raise ConfigError(
+                f"--{name} is {value!r}, and the images in {args.folder} were made with {made[name]!r}; leave it out"
+            )
     about = {"weights": "ema"} | {name: made[name] for name in ABOUT if name in made} | given
     for name in ABOUT:
         if name not in about:
             raise ConfigError(f"--run needs --{name}: a record says which checkpoint, sampler and seed made the images")
     if about["sampler"] in ("", "-"):
-        raise ConfigError(f"--sampler is {about['sampler']!r}; name it as the run's own evaluations do, like euler-50-cfg5-shift3")
+        raise ConfigError(
+            f"--sampler is {about['sampler']!r}; name it as the run's own evaluations do, like euler-50-cfg5-shift3"
+        )
     checkpoint = attach.Checkpoint(Path(args.run), **about)
     name, _ = attach.run_facts(checkpoint)
     if made.get("run", name) != name:
-        raise ConfigError(f"the images in {args.folder} are of the run {made['run']!r}, and --run is {name!r}; name the run that made them")
+        raise ConfigError(
+            f"the images in {args.folder} are of the run {made['run']!r}, and --run is {name!r}; name the run that made them"
+        )
     return checkpoint
 
 
@@ -153,10 +174,17 @@ def _generation(folder):
         return {}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return {"run": str(facts["run"]), "step": int(facts["step"]), "weights": str(facts["weights"]),
-                "sampler": str(facts["sampler"]), "seed": int(facts["seed"])}  # fmt: skip
+        return {
+            "run": str(facts["run"]),
+            "step": int(facts["step"]),
+            "weights": str(facts["weights"]),
+            "sampler": str(facts["sampler"]),
+            "seed": int(facts["seed"]),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); remove it, and give what made the images") from None
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and give what made the images"
+        ) from None
 
 
 def _geneval(args, out):
@@ -247,19 +275,29 @@ def _distance(kind, network, embedder_of):
 
         folders = [path for path in (args.folder, args.reference) if Path(path).is_dir()]
         if folders and not getattr(args, network):
-            raise ConfigError(f"--metric={kind} needs {option(network)} for the features of {folders[0]}: {OPTIONS[network]['help']}")
+            raise ConfigError(
+                f"--metric={kind} needs {option(network)} for the features of {folders[0]}: {OPTIONS[network]['help']}"
+            )
         embed, model = embedder_of(args, kind) if folders else (None, "")
-        distance = distances.measure(kind, args.folder, args.reference, out, embed=embed, model=model, batch_size=args.batch_size)
+        distance = distances.measure(
+            kind, args.folder, args.reference, out, embed=embed, model=model, batch_size=args.batch_size
+        )
         found, real = distance.images, distance.reference
-        lines = [f"{kind} {distance.value:.6g}: {found.n} images against {real.n or 'an unknown number'} of {args.reference}"]
+        lines = [
+            f"{kind} {distance.value:.6g}: {found.n} images against {real.n or 'an unknown number'} of {args.reference}"
+        ]
         if kind != "cmmd":
             lines.append(f"it is biased by the number of images, {found.n}: compare with others of as many")
             if distance.singular:
-                lines.append(f"{found.n} images for features of {found.values.shape[1]} numbers: their covariance is singular")
+                lines.append(
+                    f"{found.n} images for features of {found.values.shape[1]} numbers: their covariance is singular"
+                )
         if not distance.model:
             lines.append("the files do not say which model their features are of")
         if not distance.standard:
-            lines.append(f"NOT the metric's own model: the features are of {distance.model}, not {distances.MODELS[kind]}")
+            lines.append(
+                f"NOT the metric's own model: the features are of {distance.model}, not {distances.MODELS[kind]}"
+            )
         extra = {
             "images": features.described(found),
             "reference": features.described(real) | {"name": Path(args.reference).name},
@@ -279,7 +317,9 @@ def _compbench(args, out):
     lines, values = [f"{'category':<14}{'score':>9}{'std. error':>12}{'images':>8}"], []
     for name, category in categories.items():
         stderr = category.stderr if math.isfinite(category.stderr) else None
-        lines.append(f"{name:<14}{category.score:>9.4f}{'-' if stderr is None else f'{stderr:.4f}':>12}{category.images:>8}")
+        lines.append(
+            f"{name:<14}{category.score:>9.4f}{'-' if stderr is None else f'{stderr:.4f}':>12}{category.images:>8}"
+        )
         values.append(attach.Measured("compbench", category.score, category.images, item=name, stderr=stderr))
     prompts = {name: category.prompts for name, category in categories.items()}
     return Outcome(lines, "compbench", "t2i-compbench", values, {"prompts": prompts})
@@ -290,11 +330,23 @@ DISTANCE = ("reference",)
 
 METRICS = {
     "geneval": Metric(
-        "GenEval of images in its layout", ("detector", "clip"), ("metadata", "images_per_prompt", "allow_missing"), TORCH, _geneval
+        "GenEval of images in its layout",
+        ("detector", "clip"),
+        ("metadata", "images_per_prompt", "allow_missing"),
+        TORCH,
+        _geneval,
     ),
     "clip-score": Metric("CLIPScore of images and their captions", ("clip",), ("captions",), TORCH, _clip_score),
-    "fid-inception": Metric("FID on Inception's features", DISTANCE, ("inception",), TORCH, _distance("fid-inception", "inception", _inception_embedder)),
-    "fid-clip": Metric("Frechet distance of CLIP's features", DISTANCE, ("clip",), TORCH, _distance("fid-clip", "clip", _clip_embedder)),
+    "fid-inception": Metric(
+        "FID on Inception's features",
+        DISTANCE,
+        ("inception",),
+        TORCH,
+        _distance("fid-inception", "inception", _inception_embedder),
+    ),
+    "fid-clip": Metric(
+        "Frechet distance of CLIP's features", DISTANCE, ("clip",), TORCH, _distance("fid-clip", "clip", _clip_embedder)
+    ),
     "cmmd": Metric("CMMD of CLIP's features", DISTANCE, ("clip",), TORCH, _distance("cmmd", "clip", _clip_embedder)),
     "compbench": Metric("T2I-CompBench's scores, read back from where its scorers left them", (), (), (), _compbench),
-}  # fmt: skip
+}

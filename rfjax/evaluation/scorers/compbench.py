@@ -48,10 +48,14 @@ class Category(NamedTuple):
 def image_name(prompt: str, number: int) -> str:
     """The file name that the scorers read a prompt from. Raises `ConfigError` where they could not."""
     if "_" in prompt or "/" in prompt or not prompt or "\0" in prompt:
-        raise ConfigError(f"the prompt {prompt!r} cannot stand in T2I-CompBench's file names, which it shares with '_' and '/'")
+        raise ConfigError(
+            f"the prompt {prompt!r} cannot stand in T2I-CompBench's file names, which it shares with '_' and '/'"
+        )
     name = f"{prompt}_{number:06d}.png"
     if len(name.encode()) > 255:
-        raise ConfigError(f"the prompt {prompt[:60]!r}... is too long for a file name, from which T2I-CompBench reads it")
+        raise ConfigError(
+            f"the prompt {prompt[:60]!r}... is too long for a file name, from which T2I-CompBench reads it"
+        )
     return name
 
 
@@ -66,7 +70,9 @@ def write(
     assert len(names) == len(prompts)
     for index, sample, png in images:
         if not 0 <= sample < images_per_prompt:
-            raise ConfigError(f"sample {sample} of prompt {index} is out of range; {images_per_prompt} a prompt are written")
+            raise ConfigError(
+                f"sample {sample} of prompt {index} is out of range; {images_per_prompt} a prompt are written"
+            )
         write_whole({Path(folder) / "samples" / image_name(prompts[index], index * images_per_prompt + sample): png})
 
 
@@ -94,7 +100,9 @@ def _category(folder, file):
             if number in answers:
                 raise ConfigError(f"{path} has two answers for image {number}; score the category again")
             if not math.isfinite(score):
-                raise ConfigError(f"{path} has the answer {row['answer']!r} for image {number}; score the category again")
+                raise ConfigError(
+                    f"{path} has the answer {row['answer']!r} for image {number}; score the category again"
+                )
             answers[number] = score
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); score the category again") from None
@@ -116,9 +124,13 @@ def _prompts(folder, answers, path):
     names = [file.stem for file in (folder / "samples").glob("*.png")] if (folder / "samples").is_dir() else []
     if not names:
         return None
-    numbers = sorted((int(name.rsplit("_", 1)[-1]), name.rsplit("_", 1)[0]) for name in names if name.rsplit("_", 1)[-1].isdigit())
+    numbers = sorted(
+        (int(name.rsplit("_", 1)[-1]), name.rsplit("_", 1)[0]) for name in names if name.rsplit("_", 1)[-1].isdigit()
+    )
     if len(numbers) != len(answers):
-        raise ConfigError(f"{path} has {len(answers)} answers for the {len(numbers)} images in {folder / 'samples'}; score them again")
+        raise ConfigError(
+            f"{path} has {len(answers)} answers for the {len(numbers)} images in {folder / 'samples'}; score them again"
+        )
     if sorted(answers) == [number for number, _ in numbers]:
         return dict(numbers)
     # BLIP's and CLIP's scorers count the images in their order instead of taking their numbers.

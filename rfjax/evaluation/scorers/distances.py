@@ -63,11 +63,15 @@ def measure(
     real, found = sets
     features.check_alike(found, real)
     if found.n is None:
-        raise ConfigError(f"{folder} does not say of how many images it is, which a distance depends on; give their features")
+        raise ConfigError(
+            f"{folder} does not say of how many images it is, which a distance depends on; give their features"
+        )
     made_by = model or found.model or real.model
     if kind == "cmmd":
         if real.values is None:
-            raise ConfigError(f"CMMD needs features, and {reference} has only their mean and covariance; give the images, or their features")
+            raise ConfigError(
+                f"CMMD needs features, and {reference} has only their mean and covariance; give the images, or their features"
+            )
         value = cmmd(features.unit(found.values), features.unit(real.values))
     else:
         value = float(frechet_distance(found.as_gaussian(), real.as_gaussian()))

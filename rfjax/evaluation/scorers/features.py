@@ -56,7 +56,11 @@ def images_of(folder: str | os.PathLike) -> list[Path]:
     Raises `ConfigError` where there are none.
     """
     folder = Path(folder)
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name not in PASSED_OVER and path.is_file()]
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.name not in PASSED_OVER and path.is_file()
+    ]
     if not found:
         raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in {folder}; give the folder that has them")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
@@ -133,17 +137,27 @@ def from_file(path: str | os.PathLike, model: str | None) -> Features:
     try:
         with open(path, "rb") as file:
             content = np.load(file, allow_pickle=False)
-            arrays = {"features": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
+            arrays = (
+                {"features": content}
+                if isinstance(content, np.ndarray)
+                else {name: content[name] for name in content.files}
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"cannot read features from {path} ({error}); give an .npy or .npz of plain numbers") from None
+        raise ConfigError(
+            f"cannot read features from {path} ({error}); give an .npy or .npz of plain numbers"
+        ) from None
     made_by = str(arrays.get("model", ""))
     if made_by and model and made_by != model:
-        raise ConfigError(f"{path} has features of {made_by}, and these are of {model}; distances between them mean nothing")
+        raise ConfigError(
+            f"{path} has features of {made_by}, and these are of {model}; distances between them mean nothing"
+        )
     sha256 = content_hash(path)
     if "features" in arrays:
         values = arrays["features"]
         if values.ndim != 2 or values.dtype.kind != "f":
-            raise ConfigError(f"{path} has features of shape {values.shape} and type {values.dtype}; they must be floats [n, d]")
+            raise ConfigError(
+                f"{path} has features of shape {values.shape} and type {values.dtype}; they must be floats [n, d]"
+            )
         _check_finite(path, values)
         return Features(values, None, len(values), made_by, str(arrays.get("images", sha256)))
     if {"mu", "sigma"} <= arrays.keys():
@@ -155,7 +169,7 @@ def from_file(path: str | os.PathLike, model: str | None) -> Features:
     raise ConfigError(f"{path} has {', '.join(sorted(arrays))}; it must have `features`, or `mu` and `sigma`")
 
 
-def _check_finite(path, *arrays: Float[np.ndarray, "..."]):
+def _check_finite(path, *arrays: Float[np.ndarray, " ..."]):
     for values in arrays:
         if not np.isfinite(values).all():
             raise ConfigError(f"{path} has numbers that are not finite; make it again")
@@ -170,7 +184,9 @@ def check_alike(a: Features, b: Features) -> None:
     """Raises `ConfigError` where two sets' features have different lengths."""
     sizes = [len(one.gaussian.mean) if one.values is None else one.values.shape[1] for one in (a, b)]
     if sizes[0] != sizes[1]:
-        raise ConfigError(f"the images' features have {sizes[0]} numbers and the reference's {sizes[1]}; they are of different models")
+        raise ConfigError(
+            f"the images' features have {sizes[0]} numbers and the reference's {sizes[1]}; they are of different models"
+        )
 
 
 def described(features: Features) -> dict:

@@ -69,7 +69,9 @@ def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -
             _check(path, index, rows[index], given, metadata)
         samples += _samples(path, index)
     if not samples:
-        raise ConfigError(f"{folder} has no images in GenEval's layout, 00000/metadata.jsonl and 00000/samples/0000.png")
+        raise ConfigError(
+            f"{folder} has no images in GenEval's layout, 00000/metadata.jsonl and 00000/samples/0000.png"
+        )
     if given is None:
         digest = hashlib.sha256("".join(json.dumps(rows[index]) + "\n" for index in sorted(rows)).encode()).hexdigest()
     else:

@@ -127,7 +127,9 @@ def _score_images(found, detector, classifier, rows, options, batch_size):
     for sample in found.samples:
         row = rows.get(sample.name)
         if row is not None and row["metadata"] != json.dumps(found.rows[sample.prompt_index]):
-            raise ConfigError(f"{sample.name} was scored under another prompt; give another --out, or remove the folder")
+            raise ConfigError(
+                f"{sample.name} was scored under another prompt; give another --out, or remove the folder"
+            )
         if row is not None and row["sha256"] == hashlib.sha256(sample.path.read_bytes()).hexdigest():
             done += 1
         else:
@@ -135,7 +137,9 @@ def _score_images(found, detector, classifier, rows, options, batch_size):
     with Bar("GenEval", done, len(found.samples)) as bar:
         for batch in (waiting[start : start + batch_size] for start in range(0, len(waiting), batch_size)):
             contents = [sample.path.read_bytes() for sample in batch]
-            pictures = [images.read(io.BytesIO(content), sample.path) for content, sample in zip(contents, batch, strict=True)]
+            pictures = [
+                images.read(io.BytesIO(content), sample.path) for content, sample in zip(contents, batch, strict=True)
+            ]
             judged = []
             for sample, content, picture, instances in zip(batch, contents, pictures, detector(pictures), strict=True):
                 result = judge_image(picture, instances, found.rows[sample.prompt_index], classifier, options)
@@ -166,7 +170,8 @@ def by_class(instances: Instances) -> tuple[dict[str, np.ndarray], dict[str, np.
     """The boxes with scores, float32 [n, 5], and the masks [n, h, w], by class name."""
     labels = instances.labels.cpu().numpy()
     table = np.concatenate(
-        [instances.boxes.cpu().numpy().astype(np.float32), instances.scores.cpu().numpy().astype(np.float32)[:, None]], 1
+        [instances.boxes.cpu().numpy().astype(np.float32), instances.scores.cpu().numpy().astype(np.float32)[:, None]],
+        1,
     )
     masks = instances.masks.cpu().numpy()
     there = [int(label) for label in np.unique(labels)]
@@ -180,14 +185,18 @@ def _check_classes(found):
     for index, row in found.rows.items():
         for item in (*row.get("include", ()), *row.get("exclude", ())):
             if item["class"] not in OBJECT_NAMES:
-                raise ConfigError(f"prompt {index} asks for {item['class']!r}, which is none of the detector's 80 classes")
+                raise ConfigError(
+                    f"prompt {index} asks for {item['class']!r}, which is none of the detector's 80 classes"
+                )
 
 
 def _deviations(found, detector, classifier, options, expected, incomplete):
     """In what the scoring differs from the official protocol, in words."""
     wrong = []
     if not found.official:
-        wrong.append(f"the prompts are not the official {geneval_folder.OFFICIAL_ROWS} (SHA-256 of the metadata {found.sha256})")
+        wrong.append(
+            f"the prompts are not the official {geneval_folder.OFFICIAL_ROWS} (SHA-256 of the metadata {found.sha256})"
+        )
     if expected != geneval_folder.OFFICIAL_IMAGES:
         wrong.append(f"{expected} images a prompt instead of {geneval_folder.OFFICIAL_IMAGES}")
     if incomplete:

@@ -76,7 +76,11 @@ class Mixed(nn.Module):
 
     def _along(self, route, x):
         for step in route:
-            x = torch.cat([getattr(self, name)(x) for name in step], 1) if isinstance(step, tuple) else getattr(self, step)(x)
+            x = (
+                torch.cat([getattr(self, name)(x) for name in step], 1)
+                if isinstance(step, tuple)
+                else getattr(self, step)(x)
+            )
         return x
 
 
@@ -229,9 +233,13 @@ def load(path: str | os.PathLike, device: torch.device) -> Loaded:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"cannot read {path} as weights ({first_line(error)}); give pt_inception-2015-12-05-6726825d.pth") from None
+        raise ConfigError(
+            f"cannot read {path} as weights ({first_line(error)}); give pt_inception-2015-12-05-6726825d.pth"
+        ) from None
     model = Inception()
-    wanted = {name: value.shape for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    wanted = {
+        name: value.shape for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")
+    }
     found = {
         name: value
         for name, value in (state.items() if isinstance(state, Mapping) else ())
@@ -239,7 +247,9 @@ def load(path: str | os.PathLike, device: torch.device) -> Loaded:
     }
     wrong = sorted({*wanted} ^ {*found}) or sorted(name for name, shape in wanted.items() if found[name].shape != shape)
     if wrong:
-        raise ConfigError(f"{path} is not FID's Inception: {len(wrong)} tensors are missing, unknown or of another shape ({wrong[0]}, ...)")
+        raise ConfigError(
+            f"{path} is not FID's Inception: {len(wrong)} tensors are missing, unknown or of another shape ({wrong[0]}, ...)"
+        )
     model.load_state_dict(found, strict=False)
     sha256 = content_hash(path)
     return Loaded(model.eval().to(device), device, sha256.startswith(OFFICIAL_SHA256), sha256)

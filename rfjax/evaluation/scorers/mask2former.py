@@ -44,8 +44,8 @@ class Instances(NamedTuple):
     Masks may overlap. A box ends one past its mask's last pixel; that of an empty mask is all 0.
     """
 
-    labels: Int[torch.Tensor, "n"]
-    scores: Float32[torch.Tensor, "n"]
+    labels: Int[torch.Tensor, " n"]
+    scores: Float32[torch.Tensor, " n"]
     boxes: Int[torch.Tensor, "n 4"]
     masks: Bool[torch.Tensor, "n h w"]
 
@@ -93,7 +93,9 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector:
         if sha256.startswith(OFFICIAL_SHA256):
             kind = "official"
     else:
-        model = pretrained.load(Mask2FormerForUniversalSegmentation, path, "Mask2Former", without=("criterion.empty_weight",))
+        model = pretrained.load(
+            Mask2FormerForUniversalSegmentation, path, "Mask2Former", without=("criterion.empty_weight",)
+        )
         backbone = model.config.backbone_config
         alike = all(_listed(getattr(backbone, name, None)) == value for name, value in SWIN_S.items())
         kind, sha256 = "hf" if alike else "other", content_hash(path)

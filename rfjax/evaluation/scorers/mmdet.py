@@ -57,7 +57,10 @@ HEAD_LAYER = r"panoptic_head\.transformer_decoder\.layers\.(\d+)"
 NAMES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
-        (r"backbone\.patch_embed\.projection\.(weight|bias)", rf"{ENCODER}.swin.embeddings.patch_embeddings.projection.\1"),
+        (
+            r"backbone\.patch_embed\.projection\.(weight|bias)",
+            rf"{ENCODER}.swin.embeddings.patch_embeddings.projection.\1",
+        ),
         (r"backbone\.patch_embed\.norm\.(weight|bias)", rf"{ENCODER}.swin.embeddings.norm.\1"),
         (STAGE + r"\.norm1\.(weight|bias)", BLOCK + r".layernorm_before.\3"),
         (STAGE + r"\.norm2\.(weight|bias)", BLOCK + r".layernorm_after.\3"),
@@ -77,7 +80,8 @@ NAMES = tuple(
         (PIXEL + r"\.mask_feature\.(weight|bias)", rf"{DECODER}.mask_projection.\1"),
         (PIXEL + r"\.level_encoding\.weight", f"{DECODER}.level_embed"),
         (
-            PIXEL_LAYER + r"\.attentions\.0\.(sampling_offsets|attention_weights|value_proj|output_proj)\.(weight|bias)",
+            PIXEL_LAYER
+            + r"\.attentions\.0\.(sampling_offsets|attention_weights|value_proj|output_proj)\.(weight|bias)",
             DEFORMABLE + r".self_attn.\2.\3",
         ),
         (PIXEL_LAYER + r"\.ffns\.0\.layers\.0\.0\.(weight|bias)", DEFORMABLE + r".fc1.\2"),
@@ -132,7 +136,11 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise ConfigError(f"cannot read {path} as a checkpoint ({first_line(error)}); is it whole?") from None
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(value, torch.Tensor) for value in state.values())
+    ):
         raise ConfigError(f'{path} has no "state_dict" of tensors; give a checkpoint of mmdet 2.x')
     return dict(state)
 
@@ -150,9 +158,11 @@ def converted(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         else:
             result.update(found)
     if unknown:
-        hint = "of mmdet 3.x, whose layout differs; give the checkpoint of mmdet 2.x" if any(
-            re.search(r"layers\.\d+\.(self|cross)_attn", name) for name in unknown
-        ) else "of another network than Mask2Former with Swin"  # fmt: skip
+        hint = (
+            "of mmdet 3.x, whose layout differs; give the checkpoint of mmdet 2.x"
+            if any(re.search(r"layers\.\d+\.(self|cross)_attn", name) for name in unknown)
+            else "of another network than Mask2Former with Swin"
+        )
         listed = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
         raise ConfigError(f"{len(unknown)} tensors of the detector's checkpoint are unknown ({listed}): it is {hint}")
     return result
@@ -197,7 +207,9 @@ def config_of(state: Mapping[str, torch.Tensor]) -> Mask2FormerConfig:
     try:
         return _config_of(state)
     except KeyError as error:
-        raise ConfigError(f"the detector's checkpoint has no tensor for {error.args[0]}; is it Mask2Former with Swin?") from None
+        raise ConfigError(
+            f"the detector's checkpoint has no tensor for {error.args[0]}; is it Mask2Former with Swin?"
+        ) from None
 
 
 def _config_of(state):
@@ -208,7 +220,9 @@ def _config_of(state):
             blocks[int(match[1])] = max(blocks.get(int(match[1]), 0), int(match[2]) + 1)
     stages = range(len(blocks))
     tables = [
-        state[f"{ENCODER}.swin.encoder.layers.{i}.blocks.0.attention.relative_position_bias.relative_position_bias_table"]
+        state[
+            f"{ENCODER}.swin.encoder.layers.{i}.blocks.0.attention.relative_position_bias.relative_position_bias_table"
+        ]
         for i in stages
     ]
     embed = state[f"{ENCODER}.swin.embeddings.norm.weight"].shape[0]
@@ -231,8 +245,10 @@ def _config_of(state):
         encoder_feedforward_dim=state[f"{DECODER}.encoder.layers.0.fc1.weight"].shape[0],
         dim_feedforward=state[f"{TRANSFORMER}.decoder.layers.0.fc1.weight"].shape[0],
         encoder_layers=_count(state, rf"{re.escape(DECODER)}\.encoder\.layers\.(\d+)\."),
-        decoder_layers=_count(state, rf"{re.escape(TRANSFORMER)}\.decoder\.layers\.(\d+)\.") + 1,  # it counts the first prediction
-        num_attention_heads=state[f"{DECODER}.encoder.layers.0.self_attn.attention_weights.bias"].shape[0] // (LEVELS * POINTS),
+        decoder_layers=_count(state, rf"{re.escape(TRANSFORMER)}\.decoder\.layers\.(\d+)\.")
+        + 1,  # it counts the first prediction
+        num_attention_heads=state[f"{DECODER}.encoder.layers.0.self_attn.attention_weights.bias"].shape[0]
+        // (LEVELS * POINTS),
         num_queries=state[f"{TRANSFORMER}.queries_features.weight"].shape[0],
         num_labels=classes - 1,
     )
@@ -256,6 +272,8 @@ def load(path: str | os.PathLike) -> Mask2FormerForUniversalSegmentation:
     for what, names in (("lacks", missing), ("has, beyond the module,", foreign), ("has in another shape", wrong)):
         if names:
             listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise ConfigError(f"{path} {what} {len(names)} tensors ({listed}); it is not mmdet's Mask2Former with Swin, or is damaged")
+            raise ConfigError(
+                f"{path} {what} {len(names)} tensors ({listed}); it is not mmdet's Mask2Former with Swin, or is damaged"
+            )
     model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
     return model.eval()

@@ -30,7 +30,9 @@ def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...
     wrong = sorted({*told["missing_keys"]} - {*without}) + sorted(str(key) for key in told["mismatched_keys"])
     if wrong:
         listed = ", ".join(wrong[:LISTED]) + (", ..." if len(wrong) > LISTED else "")
-        raise ConfigError(f"{path} lacks {len(wrong)} tensors of {name} ({listed}); they would be random numbers: get the folder again")
+        raise ConfigError(
+            f"{path} lacks {len(wrong)} tensors of {name} ({listed}); they would be random numbers: get the folder again"
+        )
     return model.eval()
 
 

@@ -1,7 +1,7 @@
 """What has been scored so far, image by image, so that the same command goes on where it was stopped. No torch here.
 
-    OUT/settings.json   what the rows depend on: hashes of the weights, the options
-    OUT/rows.jsonl      one line per image, appended whole
+OUT/settings.json   what the rows depend on: hashes of the weights, the options
+OUT/rows.jsonl      one line per image, appended whole
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Rows:
             self._read()
         except BlockingIOError:
             self._file.close()
-            raise ConfigError(f"another process is scoring into {self.folder}; wait for it, or give another --out") from None
+            raise ConfigError(
+                f"another process is scoring into {self.folder}; wait for it, or give another --out"
+            ) from None
         except BaseException:
             self._file.close()
             raise
@@ -85,7 +87,9 @@ class Rows:
                 row = json.loads(line)
                 self._done[row["image"]] = row
             except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{self._path}:{number} is damaged ({error}); remove that line, and its image is scored again") from None
+                raise ConfigError(
+                    f"{self._path}:{number} is damaged ({error}); remove that line, and its image is scored again"
+                ) from None
         if len(whole) < len(content):
             self._file.truncate(len(whole))
 
@@ -103,7 +107,9 @@ class Rows:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise RfjaxError(f"cannot write {self._path}: {error.strerror or error}; the same command goes on from here") from None
+            raise RfjaxError(
+                f"cannot write {self._path}: {error.strerror or error}; the same command goes on from here"
+            ) from None
         self._done.update((row["image"], row) for row in rows)
 
 
@@ -113,7 +119,11 @@ class Bar:
     def __init__(self, name: str, done: int, total: int):
         self._name, self._first, self._done, self._total = name, done, done, total
         self._began = self._said = time.monotonic()
-        self._bar = tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self._bar = (
+            tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
 
     def __enter__(self) -> Bar:
         return self
@@ -139,5 +149,9 @@ class Bar:
         if now - self._said >= EVERY_SECONDS or self._done == self._total:
             rate = (self._done - self._first) / max(now - self._began, 1e-9)
             left = duration((self._total - self._done) / rate)
-            print(f"{self._name}: {self._done}/{self._total} images, {rate:.3g} images/s, {left} left", file=sys.stderr, flush=True)
+            print(
+                f"{self._name}: {self._done}/{self._total} images, {rate:.3g} images/s, {left} left",
+                file=sys.stderr,
+                flush=True,
+            )
             self._said = now

@@ -19,5 +19,7 @@ def prepared(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device is {name!r}, which torch cannot use here ({str(error).splitlines()[0]}); give cpu") from None
+        raise ConfigError(
+            f"--device is {name!r}, which torch cannot use here ({str(error).splitlines()[0]}); give cpu"
+        ) from None
     return device

@@ -75,7 +75,9 @@ class Stream(nn.Module):
     def finish(self, x, attended, chunks):
         update = chunks[2][:, None] * self.proj(attended)
         if self.dual:
-            own = join_heads(F.scaled_dot_product_attention(*self.queries_keys_values(modulate(x, chunks[6], chunks[7]), "2")))
+            own = join_heads(
+                F.scaled_dot_product_attention(*self.queries_keys_values(modulate(x, chunks[6], chunks[7]), "2"))
+            )
             update = update + chunks[8][:, None] * self.proj2(own)
         x = x + update
         hidden = F.gelu(self.mlp_in(modulate(x, chunks[3], chunks[4])), approximate="tanh")
@@ -144,10 +146,16 @@ class MMDiT(nn.Module):
         c, p = self.c, self.c["patch_size"]
         batch, channels, height, width = latents.shape
         if height % p or width % p or max(height, width) > p * c["position_grid"]:
-            raise ValueError(f"latents of {height}x{width}: sides must be multiples of {p}, at most {p * c['position_grid']}")
+            raise ValueError(
+                f"latents of {height}x{width}: sides must be multiples of {p}, at most {p * c['position_grid']}"
+            )
         t = torch.as_tensor(t, dtype=torch.float32, device=latents.device).expand(batch)
         rows, columns, grid = height // p, width // p, c["position_grid"]
-        x = latents.reshape(batch, channels, rows, p, columns, p).permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+        x = (
+            latents.reshape(batch, channels, rows, p, columns, p)
+            .permute(0, 2, 4, 3, 5, 1)
+            .reshape(batch, rows * columns, -1)
+        )
         top, left = (grid - rows) // 2, (grid - columns) // 2
         square = self.positions.reshape(grid, grid, -1)[top : top + rows, left : left + columns]
         image = self.patch_embed(x) + square.reshape(1, rows * columns, -1)

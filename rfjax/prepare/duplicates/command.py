@@ -22,32 +22,104 @@ PASSED_ON = ("filter", "drop_keys", "caption_column", "synthetic_column", "label
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="as of rfjax prepare: a folder of images, .tar files, .parquet files, or tfds:NAME")
-    parser.add_argument("--out", required=True, metavar="FILE.tsv", help="keys for rfjax prepare --drop-keys; pairs, curve and descriptors go beside it")
-    parser.add_argument("--threshold", type=float, metavar="S", help="similarity from which on two images are duplicates, in (0, 1] (default 0.9; 0.75 for a model)")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="as of rfjax prepare: a folder of images, .tar files, .parquet files, or tfds:NAME",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE.tsv",
+        help="keys for rfjax prepare --drop-keys; pairs, curve and descriptors go beside it",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="S",
+        help="similarity from which on two images are duplicates, in (0, 1] (default 0.9; 0.75 for a model)",
+    )
     described = parser.add_argument_group("descriptor")
-    described.add_argument("--descriptor", default="phash", metavar="phash|MODEL.onnx", help="a perceptual hash of 256 bits, or a model such as SSCD (default phash)")
-    described.add_argument("--model-size", type=int, metavar="PIXELS", help="side of the square that the model sees, where its input does not say")
-    described.add_argument("--model-mean", default="0.485,0.456,0.406", metavar="R,G,B", help="subtracted from RGB in [0, 1] (default: ImageNet's, as SSCD)")
-    described.add_argument("--model-std", default="0.229,0.224,0.225", metavar="R,G,B", help="divided by then (default: ImageNet's, as SSCD)")
-    described.add_argument("--model-output", metavar="NAME", help="the descriptor, where the model gives several arrays")
-    described.add_argument("--mirrored", action="store_true", help="compare mirrored images, too, for a model that sees a difference; phash always does")
-    described.add_argument("--batch-size", type=int, default=32, metavar="N", help="images described at once (default 32)")
+    described.add_argument(
+        "--descriptor",
+        default="phash",
+        metavar="phash|MODEL.onnx",
+        help="a perceptual hash of 256 bits, or a model such as SSCD (default phash)",
+    )
+    described.add_argument(
+        "--model-size",
+        type=int,
+        metavar="PIXELS",
+        help="side of the square that the model sees, where its input does not say",
+    )
+    described.add_argument(
+        "--model-mean",
+        default="0.485,0.456,0.406",
+        metavar="R,G,B",
+        help="subtracted from RGB in [0, 1] (default: ImageNet's, as SSCD)",
+    )
+    described.add_argument(
+        "--model-std",
+        default="0.229,0.224,0.225",
+        metavar="R,G,B",
+        help="divided by then (default: ImageNet's, as SSCD)",
+    )
+    described.add_argument(
+        "--model-output", metavar="NAME", help="the descriptor, where the model gives several arrays"
+    )
+    described.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="compare mirrored images, too, for a model that sees a difference; phash always does",
+    )
+    described.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="images described at once (default 32)"
+    )
     searched = parser.add_argument_group("search")
-    searched.add_argument("--clusters", type=int, metavar="N", help="of k-means (default: 1 up to 50,000 images, then 2 sqrt(images))")
-    searched.add_argument("--probes", type=int, default=8, metavar="N", help="nearest clusters that are searched; the paper searches 1 (default 8)")
+    searched.add_argument(
+        "--clusters", type=int, metavar="N", help="of k-means (default: 1 up to 50,000 images, then 2 sqrt(images))"
+    )
+    searched.add_argument(
+        "--probes",
+        type=int,
+        default=8,
+        metavar="N",
+        help="nearest clusters that are searched; the paper searches 1 (default 8)",
+    )
     kept = parser.add_argument_group("images", "what rfjax prepare would drop is not compared: give the same as there")
-    kept.add_argument("--filter", action="append", default=[], metavar="COMPARISON", help="as 'aesthetic>=5'; may be given several times")
+    kept.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="COMPARISON",
+        help="as 'aesthetic>=5'; may be given several times",
+    )
     kept.add_argument("--drop-keys", metavar="FILE", help="keys of images to leave out, one a line")
-    kept.add_argument("--uncaptioned", action="store_true", help="compare images without a caption, too: of a source that is to be recaptioned")
+    kept.add_argument(
+        "--uncaptioned",
+        action="store_true",
+        help="compare images without a caption, too: of a source that is to be recaptioned",
+    )
     kept.add_argument("--caption-column", metavar="NAME")
     kept.add_argument("--synthetic-column", metavar="NAME")
     kept.add_argument("--label-column", metavar="NAME")
     kept.add_argument("--class-names", metavar="FILE")
     work = parser.add_argument_group("work")
-    work.add_argument("--shard-size", type=int, default=1024, metavar="N", help="images a file of descriptors; a tar is one of its own (default 1024)")
-    work.add_argument("--task", metavar="I/N", help="describe only every Nth part, from the Ith (0 to N-1), and search nothing: for N processes or hosts")
-    work.add_argument("--threads", type=int, default=0, metavar="N", help="that decode and search (default: one a core)")
+    work.add_argument(
+        "--shard-size",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="images a file of descriptors; a tar is one of its own (default 1024)",
+    )
+    work.add_argument(
+        "--task",
+        metavar="I/N",
+        help="describe only every Nth part, from the Ith (0 to N-1), and search nothing: for N processes or hosts",
+    )
+    work.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="that decode and search (default: one a core)"
+    )
 
 
 def run(args) -> int:
@@ -72,10 +144,21 @@ def run(args) -> int:
     recipe_hash = recipes.settle(folder, {"descriptor": descriptor.facts, "recipe": recipe.facts(), "source": about})
     paths = [folder / describe.file_name(part, parts) for part in range(parts)]
     to_make = [part for part in range(own[0], parts, own[1]) if describe.read(paths[part], recipe_hash) is None]
-    work.make_missing(source, [path.name for path in paths], to_make, lambda part, tell: describe.describe_part(
-        source, part, paths[part], descriptor=descriptor, recipe=recipe, recipe_hash=recipe_hash,
-        threads=work.threads(args.threads), tell=tell,
-    ))  # fmt: skip
+    work.make_missing(
+        source,
+        [path.name for path in paths],
+        to_make,
+        lambda part, tell: describe.describe_part(
+            source,
+            part,
+            paths[part],
+            descriptor=descriptor,
+            recipe=recipe,
+            recipe_hash=recipe_hash,
+            threads=work.threads(args.threads),
+            tell=tell,
+        ),
+    )
     if args.task:
         say(f"task {args.task} is done; when all are: the same command without --task")
         return 0
@@ -83,9 +166,14 @@ def run(args) -> int:
         faiss.omp_set_num_threads(args.threads)
     search = Searching()
     found = removal.find(
-        _described(paths, recipe_hash), threshold=threshold, curve=curve_thresholds(threshold), clusters=args.clusters, probes=args.probes,
-        tell=search.tell, began=search.began,
-    )  # fmt: skip
+        _described(paths, recipe_hash),
+        threshold=threshold,
+        curve=curve_thresholds(threshold),
+        clusters=args.clusters,
+        probes=args.probes,
+        tell=search.tell,
+        began=search.began,
+    )
     facts = {
         "source": {**about, "location": source.location},
         "descriptor": descriptor.facts,
@@ -100,13 +188,24 @@ def run(args) -> int:
         "made_with": work.versions(LIBRARIES),
     }
     named = names(out)
-    write_whole({
-        named["pairs"]: _lines(("key", "kept", "similarity"), ((key, kept, "same bytes" if s is None else f"{s:.6f}") for key, kept, s in found.pairs)),
-        named["not_compared"]: _lines(("key", "reason"), ((ascii(key)[1:-1], reason) for key, reason in found.not_compared)),
-        named["curve"]: _lines(("threshold", "dropped", "share"), ((f"{t:g}", str(n), f"{n / found.images:.6f}") for t, n in found.curve), ","),
-        named["facts"]: json.dumps(facts, indent=1, ensure_ascii=False) + "\n",
-        out: "".join(f"{key}\t{REASON}\n" for key, _, _ in found.pairs),  # last: what says that the rest is there
-    })  # fmt: skip
+    write_whole(
+        {
+            named["pairs"]: _lines(
+                ("key", "kept", "similarity"),
+                ((key, kept, "same bytes" if s is None else f"{s:.6f}") for key, kept, s in found.pairs),
+            ),
+            named["not_compared"]: _lines(
+                ("key", "reason"), ((ascii(key)[1:-1], reason) for key, reason in found.not_compared)
+            ),
+            named["curve"]: _lines(
+                ("threshold", "dropped", "share"),
+                ((f"{t:g}", str(n), f"{n / found.images:.6f}") for t, n in found.curve),
+                ",",
+            ),
+            named["facts"]: json.dumps(facts, indent=1, ensure_ascii=False) + "\n",
+            out: "".join(f"{key}\t{REASON}\n" for key, _, _ in found.pairs),  # last: what says that the rest is there
+        }
+    )
     for left in folder.glob(".*.tmp"):  # of commands that were killed
         left.unlink(missing_ok=True)
     print("\n".join(_summary(found, facts, out)))
@@ -187,9 +286,13 @@ def _descriptor(args):
     if args.descriptor == "phash":
         return descriptors.Phash()
     return descriptors.Model(
-        args.descriptor, side=args.model_size, mean=_three("--model-mean", args.model_mean), std=_three("--model-std", args.model_std),
-        output=args.model_output, mirrored=args.mirrored,
-    )  # fmt: skip
+        args.descriptor,
+        side=args.model_size,
+        mean=_three("--model-mean", args.model_mean),
+        std=_three("--model-std", args.model_std),
+        output=args.model_output,
+        mirrored=args.mirrored,
+    )
 
 
 def _three(option, text):
@@ -211,11 +314,14 @@ def _summary(found, facts, out):
     lines = [
         f"{out}: {len(found.pairs):,} of {found.images:,} images are near-duplicates of one that stays at similarity {facts['threshold']:g} "
         f"({copies:,} of them the same bytes); {found.clusters:,} clusters, {facts['probes']} searched",
-        "dropped at other thresholds: " + ", ".join(f"{t:g}: {n:,} ({100 * n / found.images:.3g} %)" for t, n in found.curve),
+        "dropped at other thresholds: "
+        + ", ".join(f"{t:g}: {n:,} ({100 * n / found.images:.3g} %)" for t, n in found.curve),
     ]
     if facts["not_compared"]:
         lines.append("not compared: " + ", ".join(f"{n:,} {reason}" for reason, n in facts["not_compared"].items()))
     if found.repeated:
         lines.append(f"{found.repeated:,} more stay, because an image that stays has the same key")
-    lines.append(f"which of which, and how similar: {names(out)['pairs']}; leave them out with: rfjax prepare ... --drop-keys {out}")
+    lines.append(
+        f"which of which, and how similar: {names(out)['pairs']}; leave them out with: rfjax prepare ... --drop-keys {out}"
+    )
     return lines

@@ -64,7 +64,9 @@ def describe_part(
     def look(record):
         if not isinstance(record, Drop):
             record = replace(record, metadata={**record.metadata, ANY: "-"})
-        return judge(record, recipe), b"" if isinstance(record, Drop) else hashlib.blake2b(record.image, digest_size=16).digest()
+        return judge(record, recipe), b"" if isinstance(record, Drop) else hashlib.blake2b(
+            record.image, digest_size=16
+        ).digest()
 
     def flush():
         if batch:
@@ -85,6 +87,10 @@ def describe_part(
                     flush()
             tell(one.done, len(keys), len(left_out))
     flush()
-    found = np.concatenate(views) if views else descriptor.describe(np.zeros((1, descriptor.side, descriptor.side, 3), np.uint8))[:0]
+    found = (
+        np.concatenate(views)
+        if views
+        else descriptor.describe(np.zeros((1, descriptor.side, descriptor.side, 3), np.uint8))[:0]
+    )
     arrays = {"views": found, "digests": np.stack(digests) if digests else np.zeros((0, 16), np.uint8)}
     write_whole({path: pack(arrays, {"recipe_sha256": recipe_hash, "keys": keys, "left_out": left_out})})

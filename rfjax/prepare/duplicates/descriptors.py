@@ -12,7 +12,9 @@ from rfjax.prepare.duplicates import phash
 from rfjax.prepare.duplicates.onnx_model import OnnxModel
 
 PHASH_THRESHOLD = 0.9  # analysis/results/near_duplicates: the lowest there with a precision of 99 %
-MODEL_THRESHOLD = 0.75  # where SSCD's authors find 90 % precision on DISC2021 (sscd_disc_mixup); another model has another
+MODEL_THRESHOLD = (
+    0.75  # where SSCD's authors find 90 % precision on DISC2021 (sscd_disc_mixup); another model has another
+)
 
 
 @runtime_checkable

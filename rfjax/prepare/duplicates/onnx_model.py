@@ -22,7 +22,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # to
 class OnnxModel:
     """A session and what it needs. `ConfigError` for a model that takes or gives something else, naming what."""
 
-    def __init__(self, path: str, *, side: int | None, mean: tuple[float, ...], std: tuple[float, ...], output: str | None, mirrored: bool):
+    def __init__(
+        self,
+        path: str,
+        *,
+        side: int | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        output: str | None,
+        mirrored: bool,
+    ):
         try:
             import onnxruntime
         except ImportError:
@@ -34,7 +43,9 @@ class OnnxModel:
             # From a folder of its own, so that no weights come from files beside it, which nobody would hash.
             with tempfile.TemporaryDirectory() as alone:
                 copy = shutil.copyfile(path, Path(alone, "model.onnx"))
-                self._session = onnxruntime.InferenceSession(str(copy), providers=[p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there])
+                self._session = onnxruntime.InferenceSession(
+                    str(copy), providers=[p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there]
+                )
         except Exception as error:  # onnxruntime's own kinds, which it does not export
             raise ConfigError(
                 f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}. Weights in a file of their own must be put "
@@ -42,7 +53,9 @@ class OnnxModel:
             ) from None
         self._path, self._mean, self._std, self._mirrored = path, np.float32(mean), np.float32(std), mirrored
         if len(self._mean) != 3 or len(self._std) != 3 or not (self._std > 0).all():
-            raise ConfigError(f"--model-mean {mean} and --model-std {std} must be three numbers each, the second above 0")
+            raise ConfigError(
+                f"--model-mean {mean} and --model-std {std} must be three numbers each, the second above 0"
+            )
         self.side, self._batch, self._type, self._input = self._input_of(side)
         self._output = self._output_of(output)
         with open(path, "rb") as file:
@@ -59,15 +72,23 @@ class OnnxModel:
     def _input_of(self, side):
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
-            raise ConfigError(f"{self._path} has {len(inputs)} inputs ({', '.join(one.name for one in inputs)}); a descriptor model has one, the images")
+            raise ConfigError(
+                f"{self._path} has {len(inputs)} inputs ({', '.join(one.name for one in inputs)}); a descriptor model has one, the images"
+            )
         shape, kind, name = inputs[0].shape, inputs[0].type, inputs[0].name
         if kind not in TYPES or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
-            raise ConfigError(f"the input {name} of {self._path} is {kind} {shape}; it must be tensor(float) or tensor(float16) [n, 3, side, side]")
+            raise ConfigError(
+                f"the input {name} of {self._path} is {kind} {shape}; it must be tensor(float) or tensor(float16) [n, 3, side, side]"
+            )
         fixed = {size for size in shape[2:] if isinstance(size, int)}
         if len(fixed) > 1:
-            raise ConfigError(f"the input {name} of {self._path} is {shape}, which is not square; export it for squares")
+            raise ConfigError(
+                f"the input {name} of {self._path} is {shape}, which is not square; export it for squares"
+            )
         if not fixed and side is None:
-            raise ConfigError(f"{self._path} takes images of any size; name the side of the square with --model-size (288 for SSCD)")
+            raise ConfigError(
+                f"{self._path} takes images of any size; name the side of the square with --model-size (288 for SSCD)"
+            )
         if fixed and side not in (None, *fixed):
             raise ConfigError(f"--model-size is {side}, and {self._path} takes {shape}")
         chosen = side or fixed.pop()
@@ -100,9 +121,13 @@ class OnnxModel:
             except Exception as error:
                 raise RfjaxError(f"{self._path} fails on {padded.shape}: {error}") from None
             rows_of = given.shape if isinstance(given, np.ndarray) and given.dtype.kind == "f" else ()
-            if rows_of[:1] != (step,) or given.size != step * max(rows_of[1:], default=0):  # [n, size], or with axes of 1
+            if rows_of[:1] != (step,) or given.size != step * max(
+                rows_of[1:], default=0
+            ):  # [n, size], or with axes of 1
                 what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
-                raise ConfigError(f"the output {self._output} of {self._path} is {what} for {step} images; a descriptor is floating-point [n, size]")
+                raise ConfigError(
+                    f"the output {self._output} of {self._path} is {what} for {step} images; a descriptor is floating-point [n, size]"
+                )
             rows.append(given.reshape(step, -1)[: len(some)].astype(np.float32))
         return unit(np.concatenate(rows))
 

@@ -21,7 +21,13 @@ FREQUENCIES = 16
 BITS = FREQUENCIES**2
 LEVEL = 2.0  # grey levels, of an orthonormal coefficient
 LEAST_BITS = 32  # a hash with fewer is near every other such hash, and says too little to compare
-CROPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # sides of the centred crops, as shares of the square's; the first is the image itself
+CROPS = (
+    1.0,
+    0.95,
+    0.9,
+    0.85,
+    0.8,
+)  # sides of the centred crops, as shares of the square's; the first is the image itself
 MIRRORED = np.where(np.arange(FREQUENCIES) % 2, -1.0, 1.0)
 
 

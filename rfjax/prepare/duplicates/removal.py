@@ -48,8 +48,14 @@ def find(
         views.append(part.views)
         digests.append(part.digests)
     if not keys:
-        why = ", ".join(f"{count} {reason}" for reason, count in Counter(reason for _, reason in left_out).most_common())
-        remedy = "; images without captions are compared with --uncaptioned" if any(reason == NO_CAPTION for _, reason in left_out) else ""
+        why = ", ".join(
+            f"{count} {reason}" for reason, count in Counter(reason for _, reason in left_out).most_common()
+        )
+        remedy = (
+            "; images without captions are compared with --uncaptioned"
+            if any(reason == NO_CAPTION for _, reason in left_out)
+            else ""
+        )
         raise RfjaxError(f"no image to compare: {why or 'the source is empty'}{remedy}")
     views = np.concatenate(views)  # of all parts; each part's own is let go of here
     _, first, group = np.unique(np.concatenate(digests).view("V16")[:, 0], return_index=True, return_inverse=True)
@@ -88,7 +94,8 @@ def find(
         pairs.append((key, keys[last], None if last == original[i] else float(alike[original[i]])))
     return Found(
         pairs=tuple(pairs),
-        not_compared=tuple(left_out) + tuple((keys[i], reason) for i, reason in sorted(unfit.items()) if original[i] == i),
+        not_compared=tuple(left_out)
+        + tuple((keys[i], reason) for i, reason in sorted(unfit.items()) if original[i] == i),
         curve=tuple(zip(levels, counts)),
         images=len(keys),
         clusters=used,

@@ -52,7 +52,11 @@ class Index:
             self._index = flat if self.clusters == 1 else faiss.IndexBinaryIVF(flat, 8 * size, self.clusters)
         else:
             flat = faiss.IndexFlatIP(size)
-            self._index = flat if self.clusters == 1 else faiss.IndexIVFFlat(flat, size, self.clusters, faiss.METRIC_INNER_PRODUCT)
+            self._index = (
+                flat
+                if self.clusters == 1
+                else faiss.IndexIVFFlat(flat, size, self.clusters, faiss.METRIC_INNER_PRODUCT)
+            )
         if self.clusters > 1:
             self._quantizer = flat  # faiss does not keep it alive
             self._index.cp.seed, self._index.cp.niter = SEED, ROUNDS
@@ -62,7 +66,9 @@ class Index:
             self._index.nprobe = min(probes, self.clusters)
         self._index.add(self._rows)
 
-    def near(self, looking: Shaped[np.ndarray, "m size"], least: float) -> tuple[Int[np.ndarray, "hits"], Int[np.ndarray, "hits"], Float[np.ndarray, "hits"]]:
+    def near(
+        self, looking: Shaped[np.ndarray, "m size"], least: float
+    ) -> tuple[Int[np.ndarray, " hits"], Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:
         """(which looks, which is found, similarity) of all pairs at least so similar, in the clusters that are searched."""
         looking = np.ascontiguousarray(looking)
         if not len(looking):
@@ -76,10 +82,17 @@ class Index:
             starts, _, found = self._index.range_search(looking, least - SLACK)
         who = np.repeat(np.arange(len(looking)), np.diff(starts.astype(np.int64)))
         if not self._binary:
-            similar = np.concatenate([
-                np.einsum("hd,hd->h", looking[who[i : i + 65536]].astype(np.float64), self._rows[found[i : i + 65536]].astype(np.float64))
-                for i in range(0, len(who), 65536)
-            ] or [np.zeros(0)])  # fmt: skip
+            similar = np.concatenate(
+                [
+                    np.einsum(
+                        "hd,hd->h",
+                        looking[who[i : i + 65536]].astype(np.float64),
+                        self._rows[found[i : i + 65536]].astype(np.float64),
+                    )
+                    for i in range(0, len(who), 65536)
+                ]
+                or [np.zeros(0)]
+            )
         enough = similar >= least - 1e-9
         return who[enough], found[enough].astype(np.int64), similar[enough]
 
@@ -89,8 +102,8 @@ class Removal:
     """Which images go, and which stays for each; -1 for one that stays itself."""
 
     threshold: float
-    dropped: Bool[np.ndarray, "n"]
-    keeper: Int[np.ndarray, "n"]
+    dropped: Bool[np.ndarray, " n"]
+    keeper: Int[np.ndarray, " n"]
 
 
 def remove(
@@ -136,7 +149,9 @@ def remove(
     return [Removal(*each) for each in zip(thresholds, dropped, keeper)]
 
 
-def similarity(one: Shaped[np.ndarray, "pairs views size"], other: Shaped[np.ndarray, "pairs views size"]) -> Float[np.ndarray, "pairs"]:
+def similarity(
+    one: Shaped[np.ndarray, "pairs views size"], other: Shaped[np.ndarray, "pairs views size"]
+) -> Float[np.ndarray, " pairs"]:
     """How alike the images of each pair are: the best match of either's rows with the other's first."""
     best = np.full(len(one), -1.0)
     for looking, found in ((one, other), (other, one)):

@@ -37,7 +37,9 @@ class ParquetSource:
             with pyarrow.parquet.ParquetFile(path) as file:
                 counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 firsts = [sum(counts[:group]) for group in range(len(counts))]
-                groups = [g for g, (first, count) in enumerate(zip(firsts, counts)) if first < end and first + count > start]
+                groups = [
+                    g for g, (first, count) in enumerate(zip(firsts, counts)) if first < end and first + count > start
+                ]
                 row = firsts[groups[0]]
                 for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=groups):
                     for values in batch.to_pylist():
@@ -45,7 +47,9 @@ class ParquetSource:
                             yield self._record(f"{path.stem}/{row:09}", values, row - start + 1)
                         row += 1
         except (pyarrow.ArrowException, OSError) as error:
-            raise RfjaxError(f"{path} cannot be read at row {row}: {error}; replace the file, or leave it out") from None
+            raise RfjaxError(
+                f"{path} cannot be read at row {row}: {error}; replace the file, or leave it out"
+            ) from None
 
     def _record(self, key, values, done):
         image = values.pop(self.column)
@@ -70,7 +74,9 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Parq
             raise ConfigError(f"{path} cannot be read: {error}") from None
         column = next((name for name in IMAGE_COLUMNS if name in names), None)
         if column is None:
-            raise ConfigError(f"{path} has no column of images: one of {', '.join(IMAGE_COLUMNS)}; it has {', '.join(names)}")
+            raise ConfigError(
+                f"{path} has no column of images: one of {', '.join(IMAGE_COLUMNS)}; it has {', '.join(names)}"
+            )
         if caption_column and caption_column not in names:
             raise ConfigError(f"{path} has no column {caption_column}; it has {', '.join(names)}")
         listing.append((path.name, path.stat().st_size, rows))

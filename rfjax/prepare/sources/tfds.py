@@ -56,13 +56,17 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Tfds
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise ConfigError("reading TFDS needs tensorflow-datasets: pip install 'rfjax[prepare]'; TensorFlow is not needed") from None
+        raise ConfigError(
+            "reading TFDS needs tensorflow-datasets: pip install 'rfjax[prepare]'; TensorFlow is not needed"
+        ) from None
     name, _, split = where.partition(":")
     split = split or "train"
     try:
         builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
     except Exception as error:  # of many kinds: an unknown name, a folder without a data set
-        raise ConfigError(f"tfds:{name} cannot be opened: {str(error).splitlines()[0]}; give a name that TFDS knows, or the folder of a version") from None
+        raise ConfigError(
+            f"tfds:{name} cannot be opened: {str(error).splitlines()[0]}; give a name that TFDS knows, or the folder of a version"
+        ) from None
     folder = Path(str(builder.data_dir))
     if not folder.is_dir():
         raise ConfigError(

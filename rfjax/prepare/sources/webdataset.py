@@ -52,8 +52,14 @@ class WebDatasetSource:
                         group[suffix] = tar.extractfile(member).read()
                     done = member.offset_data + member.size
             yield from _record(path, key, group, done)
-        except (tarfile.TarError, OSError, EOFError) as error:  # the image in hand may lack its caption: it is part of the rest
-            yield Drop(f"{path.stem}/{key}", "rest of a broken tar", f"{path.name}: {type(error).__name__}: {error}", done)
+        except (
+            tarfile.TarError,
+            OSError,
+            EOFError,
+        ) as error:  # the image in hand may lack its caption: it is part of the rest
+            yield Drop(
+                f"{path.stem}/{key}", "rest of a broken tar", f"{path.name}: {type(error).__name__}: {error}", done
+            )
 
 
 def _split(name):

@@ -27,7 +27,11 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps}; it must be at least 1")
-    config = load_study(args.config, overrides).point(args.point).config if args.point else configs.load(args.config, overrides)
+    config = (
+        load_study(args.config, overrides).point(args.point).config
+        if args.point
+        else configs.load(args.config, overrides)
+    )
     say = lambda text: print(text, flush=True)  # noqa: E731
     record = measure(config, args.steps, Path(args.profile) if args.profile else None, say)
     print("\n".join(["", *lines(record)]))
@@ -65,7 +69,9 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     whole = load_corpus(config.data, config.seed)
     corpus = largest(whole)
     if len(whole.parts) > 1:
-        say(f"the largest of {len(whole.parts)} aspect buckets is measured, latents of {described(corpus.shapes.latents)}")
+        say(
+            f"the largest of {len(whole.parts)} aspect buckets is measured, latents of {described(corpus.shapes.latents)}"
+        )
     backbone = training_backbone(config, corpus.shapes, platform)
     with jax.set_mesh(mesh), jax.default_matmul_precision(train.matmul_precision):
         say(f"the peak of {train.compute_dtype} products on {len(devices)} device(s)")

@@ -52,7 +52,9 @@ def _timed(function: Callable, rounds: int) -> float:
 def _first_state(config: Config, backbone, mesh) -> TrainState:
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, backbone, mesh))
     optimizer = make_optimizer(config.train)
-    return jax.jit(lambda key: init_state(backbone.init, optimizer, key), out_shardings=places)(run_keys(config.seed)[0])
+    return jax.jit(lambda key: init_state(backbone.init, optimizer, key), out_shardings=places)(
+        run_keys(config.seed)[0]
+    )
 
 
 def _batches(config: Config, corpus: Corpus, steps: int):
@@ -123,7 +125,9 @@ def part_seconds(config: Config, corpus: Corpus, backbone, mesh, rounds: int) ->
         if config.train.accumulate == 1:
             return loss_fn(params, batch, step, places)[0]
         # A microbatch at a time, as in the step, so that it fits in the memory that the step fits in.
-        parted = jax.tree.map(lambda a: a.reshape(-1, config.train.accumulate, *a.shape[1:]).swapaxes(0, 1), (batch, places))
+        parted = jax.tree.map(
+            lambda a: a.reshape(-1, config.train.accumulate, *a.shape[1:]).swapaxes(0, 1), (batch, places)
+        )
         return jax.lax.map(lambda part: loss_fn(params, part[0], step, part[1])[0], parted)
 
     found: dict[str, float | str] = {}

@@ -6,7 +6,9 @@ import statistics
 from collections.abc import Mapping
 
 COLLECTIVES_ALONE = "one device exchanges nothing"
-COLLECTIVES_UNKNOWN = "the compiler overlaps exchanges with computation, so no difference of times is theirs; see --profile"
+COLLECTIVES_UNKNOWN = (
+    "the compiler overlaps exchanges with computation, so no difference of times is theirs; see --profile"
+)
 
 
 def summary(
@@ -51,8 +53,14 @@ def summary(
             },
             "placing": {"seconds": statistics.median(loop["placing"]), "what": "in the loop, a batch onto the devices"},
             "forward": {"seconds": forward, "what": _what(parts, "forward", "compiled alone")},
-            "backward": {"seconds": backward, "what": _what(parts, "forward_backward", "forward and backward less forward")},
-            "optimiser": {"seconds": optimiser, "what": _what(parts, "optimiser", "compiled alone: clipping, AdamW, average")},
+            "backward": {
+                "seconds": backward,
+                "what": _what(parts, "forward_backward", "forward and backward less forward"),
+            },
+            "optimiser": {
+                "seconds": optimiser,
+                "what": _what(parts, "optimiser", "compiled alone: clipping, AdamW, average"),
+            },
             "collectives": {
                 "seconds": 0.0 if devices == 1 else None,
                 "what": COLLECTIVES_ALONE if devices == 1 else COLLECTIVES_UNKNOWN,
@@ -78,7 +86,10 @@ def lines(record: Mapping) -> list[str]:
         cells = ("-", "-") if seconds is None else (f"{1e3 * seconds:,.2f}", f"{seconds / step:.1%}")
         rows.append((name.replace("_", " "), *cells, phase["what"]))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    table = ["  ".join((row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3])).rstrip() for row in rows]
+    table = [
+        "  ".join((row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3])).rstrip()
+        for row in rows
+    ]
     sheet = record["share_of_datasheet_peak"]
     return [
         f"{record['hardware']['devices']} x {record['hardware']['device_kind']}, {record['params']:,} parameters, batch "

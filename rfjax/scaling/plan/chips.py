@@ -34,9 +34,18 @@ class Chip:
 
 
 _CUBES = (
-    (2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16), (8, 16, 16),
+    (2, 2, 1),
+    (2, 2, 2),
+    (2, 2, 4),
+    (2, 4, 4),
+    (4, 4, 4),
+    (4, 4, 8),
+    (4, 8, 8),
+    (8, 8, 8),
+    (8, 8, 16),
+    (8, 16, 16),
     (16, 16, 16),
-)  # fmt: skip
+)
 _SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _NODES = tuple((nodes, 8) for nodes in (1, 2, 4, 8, 16, 32, 64, 128))
 
@@ -47,32 +56,67 @@ CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
         Chip(
-            name="v4", cores=2, peak_flops=275e12, hbm_bytes=32 * GIB, hbm_bandwidth=1200e9, link_bandwidth=50e9,
-            shapes=_CUBES, torus_side=4, topology="v4",
+            name="v4",
+            cores=2,
+            peak_flops=275e12,
+            hbm_bytes=32 * GIB,
+            hbm_bandwidth=1200e9,
+            link_bandwidth=50e9,
+            shapes=_CUBES,
+            torus_side=4,
+            topology="v4",
             source="cloud.google.com/tpu/docs/v4; links: Jouppi et al. 2023 (arXiv 2304.01433), table 4: six of 50 GB/s",
         ),
         Chip(
-            name="v5p", cores=2, peak_flops=459e12, hbm_bytes=int(95.74 * GIB), hbm_bandwidth=2765e9,
-            link_bandwidth=100e9, shapes=_CUBES, torus_side=4, topology="v5",
+            name="v5p",
+            cores=2,
+            peak_flops=459e12,
+            hbm_bytes=int(95.74 * GIB),
+            hbm_bandwidth=2765e9,
+            link_bandwidth=100e9,
+            shapes=_CUBES,
+            torus_side=4,
+            topology="v5",
             source="cloud.google.com/tpu/docs/v5p: 1200 GB/s a chip, both directions of six links together",
         ),
         Chip(
-            name="v5e", cores=1, peak_flops=197e12, hbm_bytes=int(15.75 * GIB), hbm_bandwidth=819e9,
-            link_bandwidth=50e9, shapes=_SQUARES, torus_side=16, topology="v5e",
+            name="v5e",
+            cores=1,
+            peak_flops=197e12,
+            hbm_bytes=int(15.75 * GIB),
+            hbm_bandwidth=819e9,
+            link_bandwidth=50e9,
+            shapes=_SQUARES,
+            torus_side=16,
+            topology="v5e",
             source="cloud.google.com/tpu/docs/v5e: 400 GB/s a chip, both directions of four links together",
         ),
         Chip(
-            name="v6e", cores=1, peak_flops=918e12, hbm_bytes=int(31.25 * GIB), hbm_bandwidth=1638e9,
-            link_bandwidth=100e9, shapes=_SQUARES, torus_side=16, topology="v6e",
+            name="v6e",
+            cores=1,
+            peak_flops=918e12,
+            hbm_bytes=int(31.25 * GIB),
+            hbm_bandwidth=1638e9,
+            link_bandwidth=100e9,
+            shapes=_SQUARES,
+            torus_side=16,
+            topology="v6e",
             source="cloud.google.com/tpu/docs/v6e: 800 GB/s a chip, both directions of four links together",
         ),
         Chip(
-            name="h100", cores=1, peak_flops=989e12, hbm_bytes=80_000_000_000, hbm_bandwidth=3350e9,
-            link_bandwidth=50e9, shapes=_NODES, torus_side=1, topology="cuda",
+            name="h100",
+            cores=1,
+            peak_flops=989e12,
+            hbm_bytes=80_000_000_000,
+            hbm_bandwidth=3350e9,
+            link_bandwidth=50e9,
+            shapes=_NODES,
+            torus_side=1,
+            topology="cuda",
             source="NVIDIA H100 SXM datasheet, without sparsity; DGX H100: 400 Gb/s of network a GPU, NVLink 900 GB/s both ways",
         ),
     )
-}  # fmt: skip
+}
 
 NVLINK = 450e9  # bytes a second, one direction, of one GPU inside its node (H100 SXM datasheet: 900 both ways)
 
@@ -149,7 +193,9 @@ def parse_target(name: str, option: str = "--target") -> Target:
     if family not in CHIPS:
         near = difflib.get_close_matches(family, CHIPS, 1, 0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{option} {name}: unknown chip {family!r}: its peak and its links are not known{hint} Known: {known}")
+        raise ConfigError(
+            f"{option} {name}: unknown chip {family!r}: its peak and its links are not known{hint} Known: {known}"
+        )
     chip = CHIPS[family]
     sizes = {math.prod(shape) * chip.cores: shape for shape in chip.shapes}
     if size not in sizes:

@@ -12,13 +12,29 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments. Nothing heavy is imported for `--help`."""
     parser.add_argument("--config", required=True, metavar="FILE.py", help="a study or a run")
-    parser.add_argument("--target", required=True, metavar="NAME", help="v4-128, v5p-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64 (GPUs)")
-    parser.add_argument("--point", action="append", metavar="ID", help="plan this point only; may be given several times")
+    parser.add_argument(
+        "--target",
+        required=True,
+        metavar="NAME",
+        help="v4-128, v5p-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64 (GPUs)",
+    )
+    parser.add_argument(
+        "--point", action="append", metavar="ID", help="plan this point only; may be given several times"
+    )
     parser.add_argument("--price", type=float, metavar="P", help="of a chip-hour; gives a cost in the same currency")
     parser.add_argument("--no-compile", action="store_true", help="formulas alone: seconds, and memory is an estimate")
-    parser.add_argument("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
-    parser.add_argument("--optimisation", choices=("O0", "O1", "default"), default="default", help="of the compiler; lower is faster (default: default)")
-    parser.add_argument("--out", metavar="FILE.json", help="write every number of the plan here, and a page beside it (FILE.html)")
+    parser.add_argument(
+        "--search", action="store_true", help="look for the cheapest layout even where the config's own fits"
+    )
+    parser.add_argument(
+        "--optimisation",
+        choices=("O0", "O1", "default"),
+        default="default",
+        help="of the compiler; lower is faster (default: default)",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE.json", help="write every number of the plan here, and a page beside it (FILE.html)"
+    )
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -47,9 +63,14 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     for point in points:
         plans.append(
             plan_point(
-                point, target, compiles=compiles, optimisation=args.optimisation, search=args.search, price=args.price,
+                point,
+                target,
+                compiles=compiles,
+                optimisation=args.optimisation,
+                search=args.search,
+                price=args.price,
                 say=lambda line: print(line, flush=True),
-            )  # fmt: skip
+            )
         )
     said = notes(plans, target, compiles, args.optimisation)
     print("\n".join(["", *table(plans), *said]))
@@ -57,10 +78,17 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         from rfjax.scaling.plan.page import render
 
         content = {
-            "schema": 1, "study": study.name, "target": target.name, "chips": target.chips, "cores": target.cores,
-            "hbm_bytes": target.chip.hbm_bytes, "source": target.chip.source, "compiled": compiles, "price": args.price,
+            "schema": 1,
+            "study": study.name,
+            "target": target.name,
+            "chips": target.chips,
+            "cores": target.cores,
+            "hbm_bytes": target.chip.hbm_bytes,
+            "source": target.chip.source,
+            "compiled": compiles,
+            "price": args.price,
             "points": [plan.to_json() for plan in plans],
-        }  # fmt: skip
+        }
         out, page = Path(args.out), Path(args.out).with_suffix(".html")
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         write_whole({out: text, page: render(content, target.describe(), said)})
@@ -69,9 +97,23 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 HEADER = (
-    "point", "params", "FLOPs", "mesh", "remat", "micro", "state", "peak", "fits",
-    "compute", "memory", "links", "slowest", "days", "chip-hours", "cost",
-)  # fmt: skip
+    "point",
+    "params",
+    "FLOPs",
+    "mesh",
+    "remat",
+    "micro",
+    "state",
+    "peak",
+    "fits",
+    "compute",
+    "memory",
+    "links",
+    "slowest",
+    "days",
+    "chip-hours",
+    "cost",
+)
 
 
 def _row(plan) -> tuple[str, ...]:
@@ -95,7 +137,9 @@ def _attention_note(plans, target, compiles: bool) -> str:
 
     names = ", ".join(sorted({plan.attention for plan in plans}))
     if compiles:
-        other = ", ".join(sorted({COMPILED_INSTEAD[plan.attention] for plan in plans if plan.attention in COMPILED_INSTEAD}))
+        other = ", ".join(
+            sorted({COMPILED_INSTEAD[plan.attention] for plan in plans if plan.attention in COMPILED_INSTEAD})
+        )
         if other:
             return f"Attention of a run on {target.name}: {names}, which cannot be compiled without its library; {other} was, an upper bound of memory and traffic."
         return f"Attention is that of a run on {target.name}: {names}."
@@ -106,7 +150,10 @@ def table(plans: Sequence) -> list[str]:
     """The plan as a table for the console."""
     rows = [HEADER, *(_row(plan) for plan in plans)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    return ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))) for row in rows]
+    return [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
 
 
 def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
@@ -129,7 +176,9 @@ def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[st
             sent = ", ".join(
                 f"{kind} {sum(c.sent for c in counts.collectives if c.kind == kind) / 1e9:.2f} GB" for kind in kinds
             )
-            kernels = f"; {counts.kernel_flops / counts.flops:.1%} of them in {plan.attention} kernels, padding included"
+            kernels = (
+                f"; {counts.kernel_flops / counts.flops:.1%} of them in {plan.attention} kernels, padding included"
+            )
             said.append(
                 f"{plan.point}: arguments {plan.compiled.argument_bytes / 2**30:.2f} GiB, temporaries "
                 f"{plan.compiled.temporary_bytes / 2**30:.2f}; a device sends {sent}; largest all-gather "

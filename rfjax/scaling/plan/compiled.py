@@ -72,7 +72,9 @@ def attention_of(config: Config, target: Target) -> str:
     return choose(config.train.attention, target.platform, dtype=dtype, head_size=config.model.head_size)
 
 
-def compile_step(config: Config, target: Target | None, optimisation: str = "default", *, cpu_devices: int = 0) -> Compiled:
+def compile_step(
+    config: Config, target: Target | None, optimisation: str = "default", *, cpu_devices: int = 0
+) -> Compiled:
     """Compiles a config's train step for a target, or for `cpu_devices` simulated CPU devices.
 
     Raises `ConfigError` where the compiler is missing, `RfjaxError` with the compiler's words where it fails
@@ -95,8 +97,11 @@ def compile_step(config: Config, target: Target | None, optimisation: str = "def
     }
     child = subprocess.run(
         [sys.executable, "-m", "rfjax.scaling.plan.worker"],
-        input=json.dumps(request), capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     answer = child.stdout.strip().splitlines()[-1:] or [""]
     if child.returncode or not answer[0].startswith("{"):
         raise RfjaxError(f"compiling for {target.name if target else 'the CPU'} failed: {child.stderr.strip()[-1500:]}")
@@ -110,9 +115,7 @@ def _read(answer, optimisation) -> Compiled:
     counts = answer["counts"]
     counts["unknown_kernels"] = tuple(counts["unknown_kernels"])
     counts["collectives"] = tuple(Collective(**item) for item in counts["collectives"])
-    return Compiled(
-        True, answer["peak"], answer["arguments"], answer["temporaries"], Counts(**counts), **common
-    )  # fmt: skip
+    return Compiled(True, answer["peak"], answer["arguments"], answer["temporaries"], Counts(**counts), **common)
 
 
 def _asked_for(message: str) -> int:

@@ -26,7 +26,14 @@ from rfjax.scaling.plan.roofline import Collective, Roofline, roofline
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.program import state_shapes
 
-UNSPLIT = ("embeddings", "modulation", "final", "conv_in", "conv_out", "levels")  # parts of the network that `tensor` does not split
+UNSPLIT = (
+    "embeddings",
+    "modulation",
+    "final",
+    "conv_in",
+    "conv_out",
+    "levels",
+)  # parts of the network that `tensor` does not split
 
 # Arrays of [tokens, hidden] that each block keeps for the backward pass, by `train.remat`.
 KEPT = {"full": 1, "attention": 2, "dots": 11, "none": 26}
@@ -66,7 +73,9 @@ def _state(config: Config):
 
 
 def _bytes(tree, places) -> int:
-    sizes = jax.tree.map(lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize, tree, places)
+    sizes = jax.tree.map(
+        lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize, tree, places
+    )
     return sum(jax.tree.leaves(sizes))
 
 
@@ -120,7 +129,9 @@ def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:
     times, found = train.accumulate, []
     if fsdp > 1:
         scatter = "reduce-scatter" if fsdp <= WIDEST_SCATTER else "all-reduce"
-        found.append(Collective("all-gather", int(weights), fsdp, times * (1 if train.remat == "none" else 2), "weights"))
+        found.append(
+            Collective("all-gather", int(weights), fsdp, times * (1 if train.remat == "none" else 2), "weights")
+        )
         found.append(Collective(scatter, int(weights), fsdp, times, "gradients"))
     if data > 1:
         found.append(Collective("all-reduce", int(weights / fsdp), data, times, "gradients"))

@@ -15,14 +15,42 @@ from dataclasses import dataclass
 from rfjax.errors import RfjaxError
 from rfjax.scaling.plan.roofline import PASSES, Collective
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4,
-          "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}  # fmt: skip
+_BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "f16": 2,
+    "bf16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+    "c64": 8,
+    "c128": 16,
+}
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
-         "after-all", "partition-id", "replica-id", "iota", "opt-barrier"}  # fmt: skip
+_FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "iota",
+    "opt-barrier",
+}
 
 
 @dataclass(frozen=True)
@@ -196,7 +224,13 @@ def _convolution_flops(instruction, computation):
     for number, (size, stride, low, left_dilation, right_dilation) in enumerate(windows):
         label = str(number)
         total *= _positions(
-            left[left_labels.index(label)], out[out_labels.index(label)], size, stride, low, left_dilation, right_dilation
+            left[left_labels.index(label)],
+            out[out_labels.index(label)],
+            size,
+            stride,
+            low,
+            left_dilation,
+            right_dilation,
         )
     return total
 
@@ -341,7 +375,9 @@ def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:
                 body = instruction.attribute("body")
                 waiting.append((body, times * (trip_count(program, instruction) or 1), fused, False, again))
             elif instruction.opcode == "conditional":
-                branches = re.findall(r"%([\w.\-]+)", (re.search(r"branch_computations=\{([^}]*)", instruction.attributes) or [""])[0])
+                branches = re.findall(
+                    r"%([\w.\-]+)", (re.search(r"branch_computations=\{([^}]*)", instruction.attributes) or [""])[0]
+                )
                 waiting += [(branch, times, fused, False, again) for branch in branches or instruction.called]
             elif instruction.opcode in ("fusion", "call", "async-start", "custom-call"):
                 inside = fused or instruction.opcode != "call"

@@ -35,9 +35,13 @@ def _draw(content: Mapping) -> Figure:
                 colour = GREY if point["fits"] else VERMILION
                 right.barh(place, point["peak_bytes"] / GIB, height=0.55, color=colour)
             if point["estimate"]:
-                right.plot([point["estimate"]["state_bytes"] / GIB] * 2, [place - 0.275, place + 0.275], color="white", lw=1.2)
+                right.plot(
+                    [point["estimate"]["state_bytes"] / GIB] * 2, [place - 0.275, place + 0.275], color="white", lw=1.2
+                )
         right.axvline(content["hbm_bytes"] / GIB, color="black", lw=1)
-        log_scale(left, "x", [1e3 * point["limits"][name] for point in points if point["limits"] for name, _, _ in LIMITS])
+        log_scale(
+            left, "x", [1e3 * point["limits"][name] for point in points if point["limits"] for name, _, _ in LIMITS]
+        )
         left.set_yticks(list(places), names)
         left.invert_yaxis()
         left.set_xlabel("milliseconds of a step by each limit")
@@ -54,18 +58,41 @@ def _cells(point: Mapping) -> tuple[str, ...]:
     mesh = "×".join(map(str, estimated["mesh"].values())) if estimated else NONE
     gib = lambda number: NONE if number is None else f"{number / GIB:.2f}"  # noqa: E731
     layout = f"{mesh}, {text(train['remat'])}, {train['accumulate']}"
-    row = (text(point["point"]), count(point["size"]["params"]), power(point["size"]["flops"]), layout, gib(estimated and estimated["state_bytes"]), gib(point["peak_bytes"]),
-           "yes" if point["fits"] else "<b>no</b>")  # fmt: skip
+    row = (
+        text(point["point"]),
+        count(point["size"]["params"]),
+        power(point["size"]["flops"]),
+        layout,
+        gib(estimated and estimated["state_bytes"]),
+        gib(point["peak_bytes"]),
+        "yes" if point["fits"] else "<b>no</b>",
+    )
     if limits is None:
         return row + (NONE,) * 6
     slowest = max(("compute", "memory", "links"), key=limits.get)
-    times = tuple(f"<b>{amount(1e3 * limits[name])}</b>" if name == slowest else amount(1e3 * limits[name]) for name, _, _ in LIMITS)
-    money = NONE if spent["money"] is None else amount(spent['money'])
-    return row + times + (amount(spent['days'], 1), amount(spent['chip_hours']), money)
+    times = tuple(
+        f"<b>{amount(1e3 * limits[name])}</b>" if name == slowest else amount(1e3 * limits[name])
+        for name, _, _ in LIMITS
+    )
+    money = NONE if spent["money"] is None else amount(spent["money"])
+    return row + times + (amount(spent["days"], 1), amount(spent["chip_hours"]), money)
 
 
-HEADER = ("point", "parameters", "training FLOPs", "layout", "state", "peak", "fits", "compute", "memory", "links",
-          "days", "chip-hours", "cost")  # fmt: skip
+HEADER = (
+    "point",
+    "parameters",
+    "training FLOPs",
+    "layout",
+    "state",
+    "peak",
+    "fits",
+    "compute",
+    "memory",
+    "links",
+    "days",
+    "chip-hours",
+    "cost",
+)
 CAPTION = (
     "Memory is in GiB per device: the state alone, and the peak of the whole step. Compute, memory and links are the "
     "milliseconds that a step takes at least by each limit, the slowest bold; days, chip-hours and cost are those at the "
@@ -86,6 +113,9 @@ def render(content: Mapping, title: str, notes: Sequence[str]) -> str:
         + f"<section><h2>Notes</h2><ul>{listed}</ul></section>"
     )
     return Template(PAGE).substitute(
-        title=text(f"Plan: {content['study']} on {content['target']}"), style=PAGE_STYLE, subtitle=text(title), body=body,
+        title=text(f"Plan: {content['study']} on {content['target']}"),
+        style=PAGE_STYLE,
+        subtitle=text(title),
+        body=body,
         footer=f"Made by rfjax plan. Peaks and links of the chip: {text(content['source'])}. Every number is in the JSON beside this page.",
-    )  # fmt: skip
+    )

@@ -115,7 +115,9 @@ def _tried(id, config, target, compiles, optimisation, say, notes, estimated=Non
         compiled = compile_step(config, target, optimisation)
         fits = compiled.fits and compiled.peak_bytes <= target.chip.hbm_bytes
         word = "fits" if fits else "does not fit"
-        say(f"{id}: {word}: peak {compiled.peak_bytes / GIB:.2f} GiB; {compiled.seconds:.0f} s, {compiled.host_bytes / GIB:.1f} GiB of host memory")
+        say(
+            f"{id}: {word}: peak {compiled.peak_bytes / GIB:.2f} GiB; {compiled.seconds:.0f} s, {compiled.host_bytes / GIB:.1f} GiB of host memory"
+        )
         if compiled.counts and compiled.counts.unknown_kernels:
             notes.append(f"operations of the kernels {', '.join(compiled.counts.unknown_kernels)} are not counted")
         if compiled.counts and compiled.counts.unknown_loops:
@@ -134,7 +136,9 @@ def _planned(point, target, size, tried, searched, price, notes) -> PointPlan:
         limits = roofline(target, counts.flops, counts.hbm_bytes, counts.collectives)
     spent = cost(target, limits.step, config.train.steps, price)
     attention = attention_of(config, target)
-    return PointPlan(point.id, config, size, fits, searched, estimated, compiled, limits, spent, attention, tuple(notes))
+    return PointPlan(
+        point.id, config, size, fits, searched, estimated, compiled, limits, spent, attention, tuple(notes)
+    )
 
 
 def layout(config: Config, estimated: Estimate) -> str:

@@ -51,7 +51,10 @@ def candidates(config: Config, target: Target, slack: float = SLACK) -> list[tup
         if estimated.peak_bytes <= slack * target.chip.hbm_bytes:
             found.append((changed, estimated))
     # a percent is below what the roofline can tell apart
-    return sorted(found, key=lambda pair: (round(pair[1].roofline.step, 2 - _magnitude(pair[1].roofline.step)), pair[1].peak_bytes))
+    return sorted(
+        found,
+        key=lambda pair: (round(pair[1].roofline.step, 2 - _magnitude(pair[1].roofline.step)), pair[1].peak_bytes),
+    )
 
 
 def _magnitude(value: float) -> int:

@@ -18,7 +18,9 @@ def topology_devices(target):
     if target.chip.topology == "cuda":
         nodes, gpus = target.shape
         description = text_proto(H100)
-        return list(topologies.get_topology_desc("", "cuda", topology=f"1x{nodes}x{gpus}", target_config=description).devices)
+        return list(
+            topologies.get_topology_desc("", "cuda", topology=f"1x{nodes}x{gpus}", target_config=description).devices
+        )
     settings = {"num_slices": 1}
     if len(target.shape) == 3:
         settings |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}

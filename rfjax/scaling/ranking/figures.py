@@ -37,7 +37,16 @@ def average_ranks(numbers, look=None):
         for one in column["ranks"]:
             colour, at = colours[one["variant"]], places[one["variant"]]
             axis.plot([one["low"], one["high"]], [at, at], color=colour, lw=1.1, solid_capstyle="butt", zorder=2)
-            axis.plot(one["value"], at, marker="o", ms=3.6, lw=0, color=colour, mfc="white" if one["variant"] in diverged else colour, zorder=3)
+            axis.plot(
+                one["value"],
+                at,
+                marker="o",
+                ms=3.6,
+                lw=0,
+                color=colour,
+                mfc="white" if one["variant"] in diverged else colour,
+                zorder=3,
+            )
         axis.set_title(f"{column['name']} ({len(column['controls'])} control{'s'[: len(column['controls']) != 1]})")
         axis.set_xlabel("average rank")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=2))
@@ -49,7 +58,10 @@ def average_ranks(numbers, look=None):
     axes[0].set_yticks(list(places.values()), [_plain(name) for name in places], fontsize=6.3)
     axes[0].set_ylim(y - GAP, -1)
     if diverged:
-        axes[-1].legend(handles=[Line2D([], [], color=GREY, marker="o", mfc="white", ms=3.6, lw=0, label="diverged in a control")], loc="upper right")
+        axes[-1].legend(
+            handles=[Line2D([], [], color=GREY, marker="o", mfc="white", ms=3.6, lw=0, label="diverged in a control")],
+            loc="upper right",
+        )
     return figure
 
 
@@ -70,13 +82,29 @@ def quality_against_steps(numbers, look=None):
     for place, corpus in enumerate(corpora):
         for axis, measure in zip(axes[:, place], ("alignment", "distance"), strict=True):
             mine = [row for row in rows if row["corpus"] == corpus]
-            for variant in sorted({row["variant"] for row in mine}, key=lambda v: (v in shown, -shown.index(v) if v in shown else 0)):
+            for variant in sorted(
+                {row["variant"] for row in mine}, key=lambda v: (v in shown, -shown.index(v) if v in shown else 0)
+            ):
                 line = [row for row in mine if row["variant"] == variant]
                 clear = variant in shown
                 colour = colours.get(variant, FAINT)
-                axis.plot([row["steps"] for row in line], [row[measure] for row in line], color=colour, lw=1.1 if clear else 0.5, zorder=3 if clear else 1)
+                axis.plot(
+                    [row["steps"] for row in line],
+                    [row[measure] for row in line],
+                    color=colour,
+                    lw=1.1 if clear else 0.5,
+                    zorder=3 if clear else 1,
+                )
                 for row in line if clear else ():
-                    point(axis, row["steps"], row[measure], *row[f"{measure}_ends"], color=colour, marker=MARKERS[shown.index(variant) % len(MARKERS)], ms=4)
+                    point(
+                        axis,
+                        row["steps"],
+                        row[measure],
+                        *row[f"{measure}_ends"],
+                        color=colour,
+                        marker=MARKERS[shown.index(variant) % len(MARKERS)],
+                        ms=4,
+                    )
             if measure == "distance":
                 marks = [row["truth"] for row in mine if row["truth"] is not None]
                 log_scale(axis, "y", [row[measure] for row in mine if row[measure] > 0] + marks)
@@ -90,7 +118,8 @@ def quality_against_steps(numbers, look=None):
     axes[0, 0].set_ylabel("GenEval, overall")
     axes[1, 0].set_ylabel("Fréchet distance")
     handles = [
-        Line2D([], [], color=colours[v], marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.1, label=_plain(v)) for i, v in enumerate(shown)
+        Line2D([], [], color=colours[v], marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.1, label=_plain(v))
+        for i, v in enumerate(shown)
     ]
     if len(shown) < len(ranking["variants"]):
         handles.append(Line2D([], [], color=FAINT, lw=0.8, label="the others"))

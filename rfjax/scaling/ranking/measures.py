@@ -47,7 +47,9 @@ class Control:
     @property
     def name(self) -> str:
         seeds = {"evaluation seed": self.evaluation_seed or None, "seed": self.seed}
-        return f"{self.corpus}, {self.weights}, {self.sampler}" + "".join(f", {what} {n}" for what, n in seeds.items() if n is not None)
+        return f"{self.corpus}, {self.weights}, {self.sampler}" + "".join(
+            f", {what} {n}" for what, n in seeds.items() if n is not None
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +71,7 @@ class Measures:
     distance_ends: Float[np.ndarray, "controls variants 2"]
     alignment_replicates: Float[np.ndarray, "controls variants resamples"]
     distance_replicates: Float[np.ndarray, "controls variants resamples"]
-    truth: Float[np.ndarray, "controls"]  # the distance of ground truth
+    truth: Float[np.ndarray, " controls"]  # the distance of ground truth
     images: tuple[int, ...]  # per control
     diverged: tuple[str, ...]
     notes: tuple[str, ...]
@@ -102,7 +104,9 @@ def measures_of(results: Results) -> Measures | None:
         return None
     repeated = pd.DataFrame({"variant": runs["run"].map(names), "corpus": runs["train_corpus"]}).duplicated().any()
     # One run of each variant has whatever seed it has; several are told apart by it.
-    seeds = dict(zip(runs["run"], runs["seed"].fillna(0).astype(int).tolist() if repeated else [None] * len(runs), strict=True))
+    seeds = dict(
+        zip(runs["run"], runs["seed"].fillna(0).astype(int).tolist() if repeated else [None] * len(runs), strict=True)
+    )
     rows = _paired(long, names, seeds, results.replicates)
     controls = tuple(sorted({_control(row) for row in rows}))
     variants = tuple(sorted(set(names.values()), key=_by_family_and_numbers))
@@ -129,7 +133,11 @@ def measures_of(results: Results) -> Measures | None:
             replicates[metric][at] = row["replicates"][metric]
     marks = results.long[(results.long["evaluation"] == EVALUATION) & (results.long["item"] == TRUTH)]
     for place, control in enumerate(controls):
-        own = marks[(marks["corpus"] == control.corpus) & (marks["sampler"] == control.sampler) & (marks["weights"] == control.weights)]
+        own = marks[
+            (marks["corpus"] == control.corpus)
+            & (marks["sampler"] == control.sampler)
+            & (marks["weights"] == control.weights)
+        ]
         truth[place] = own["value"].median() if len(own) else np.nan
     for run in runs[runs["run"].isin(lost["run"])].to_dict("records"):
         for place, control in enumerate(controls):
@@ -137,11 +145,22 @@ def measures_of(results: Results) -> Measures | None:
                 present[place, variants.index(names[run["run"]])] = True
     diverged = tuple(v for i, v in enumerate(variants) if (present[:, i] & ~np.isfinite(values[DISTANCE][:, i])).any())
     return Measures(
-        variants=variants, families=tuple(map(family_of, variants)), named_by=named_by, controls=controls, present=present,
-        alignment=values[ALIGNMENT], distance=values[DISTANCE], alignment_ends=ends[ALIGNMENT], distance_ends=ends[DISTANCE],
-        alignment_replicates=replicates[ALIGNMENT], distance_replicates=replicates[DISTANCE],
-        truth=truth, images=tuple(images), diverged=diverged, notes=tuple(notes),
-    )  # fmt: skip
+        variants=variants,
+        families=tuple(map(family_of, variants)),
+        named_by=named_by,
+        controls=controls,
+        present=present,
+        alignment=values[ALIGNMENT],
+        distance=values[DISTANCE],
+        alignment_ends=ends[ALIGNMENT],
+        distance_ends=ends[DISTANCE],
+        alignment_replicates=replicates[ALIGNMENT],
+        distance_replicates=replicates[DISTANCE],
+        truth=truth,
+        images=tuple(images),
+        diverged=diverged,
+        notes=tuple(notes),
+    )
 
 
 def _last_steps(long):
@@ -166,7 +185,9 @@ def _names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
     return dict(zip(runs["run"], names, strict=True)), "point"
 
 
-def _paired(long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame) -> list[dict]:
+def _paired(
+    long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame
+) -> list[dict]:
     """One row per variant and control: both measures and their replicates, checked to go together."""
     key = ["run", "step", "weights", "corpus", "sampler", "evaluation_seed"]
     kept = {tuple(row[name] for name in [*key, "metric"]): row for row in replicates.to_dict("records")}
@@ -181,11 +202,13 @@ def _paired(long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | No
                 "delete it and evaluate the run again"
             )
         row = dict(zip(key, place, strict=True)) | {
-            "variant": names[place[0]], "seed": seeds[place[0]], "n": int(own[DISTANCE]["n"]),
+            "variant": names[place[0]],
+            "seed": seeds[place[0]],
+            "n": int(own[DISTANCE]["n"]),
             "value": {metric: own[metric]["value"] for metric in own},
             "ends": {metric: (own[metric]["low"], own[metric]["high"]) for metric in own},
             "replicates": {metric: np.array(found[metric]["replicates"].split(), float) for metric in found},
-        }  # fmt: skip
+        }
         facts = tuple(found[DISTANCE][name] for name in ("feature_map", "reference_sha1", "prompts_sha1"))
         first, theirs = alike.setdefault(_control(row), (place[0], facts))
         if theirs != facts:

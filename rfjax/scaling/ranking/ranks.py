@@ -66,7 +66,9 @@ def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | Non
     found = []
     for name, (steps, guidance) in columns.items():
         chosen = [place for place in of_steps(measures.controls, steps, guidance) if place in whole]
-        found.append(_column(name, measures, chosen, ranks[chosen], resampled[[whole.index(place) for place in chosen]]))
+        found.append(
+            _column(name, measures, chosen, ranks[chosen], resampled[[whole.index(place) for place in chosen]])
+        )
     return Ranking(columns=tuple(found), complete=tuple(whole), missing=missing)
 
 
@@ -85,14 +87,24 @@ def resampled_ranks(measures: Measures, controls: Sequence[int]) -> Float[np.nda
         distance = distance - distance.mean(axis=1, keepdims=True) + measures.distance[place][:, None]
         ranks = nondominated_ranks(measures.alignment_replicates[place].T, distance.T).T
         # Equal draws for unlike prompts would tie corpora together: each goes through the resamples in its own order.
-        order = np.arange(shape[2]) if corpus == corpora[0] else np.random.default_rng(corpora.index(corpus)).permutation(shape[2])
+        order = (
+            np.arange(shape[2])
+            if corpus == corpora[0]
+            else np.random.default_rng(corpora.index(corpus)).permutation(shape[2])
+        )
         out[index] = ranks[:, order]
     return out
 
 
 def _column(name, measures, chosen, ranks, resampled):
     if not chosen:
-        return Column(name=name, controls=(), ranks=(), resampled=np.zeros((0, 0)), reason="no control that this column averages has a record of every variant")
+        return Column(
+            name=name,
+            controls=(),
+            ranks=(),
+            resampled=np.zeros((0, 0)),
+            reason="no control that this column averages has a record of every variant",
+        )
     average, averages = ranks.mean(axis=0), resampled.mean(axis=0)
     low, high = rank_interval(average, averages)
     first = np.isclose(averages, averages.min(axis=0), rtol=0, atol=1e-9).mean(axis=1)
@@ -102,18 +114,22 @@ def _column(name, measures, chosen, ranks, resampled):
         controls=tuple(measures.controls[place].name for place in chosen),
         ranks=tuple(
             AverageRank(
-                variant=measures.variants[v], family=measures.families[v], value=float(average[v]), low=float(low[v]),
-                high=float(high[v]), first=float(first[v]),
+                variant=measures.variants[v],
+                family=measures.families[v],
+                value=float(average[v]),
+                low=float(low[v]),
+                high=float(high[v]),
+                first=float(first[v]),
             )
             for v in order
         ),
         resampled=averages[order],
-    )  # fmt: skip
+    )
 
 
 def rank_interval(
-    value: Float[np.ndarray, "variants"], resampled: Float[np.ndarray, "variants resamples"]
-) -> tuple[Float[np.ndarray, "variants"], Float[np.ndarray, "variants"]]:
+    value: Float[np.ndarray, " variants"], resampled: Float[np.ndarray, "variants resamples"]
+) -> tuple[Float[np.ndarray, " variants"], Float[np.ndarray, " variants"]]:
     """95 % intervals of average ranks from their resamples.
 
     A resample adds its noise to the noise that is in the measures already, and noise moves ranks: it

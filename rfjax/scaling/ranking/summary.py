@@ -27,24 +27,43 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
     return {
         "named_by": measures.named_by,
         "variants": [
-            {"variant": variant, "family": family, "diverged": variant in measures.diverged, "paper": paper.AVERAGE_RANKS.get(variant)}
+            {
+                "variant": variant,
+                "family": family,
+                "diverged": variant in measures.diverged,
+                "paper": paper.AVERAGE_RANKS.get(variant),
+            }
             for variant, family in zip(measures.variants, measures.families, strict=True)
         ],
         "controls": [
-            vars(control) | {"name": control.name, "steps": control.steps, "guidance": control.guidance,
-                             "complete": place in ranking.complete, "images": measures.images[place]}
+            vars(control)
+            | {
+                "name": control.name,
+                "steps": control.steps,
+                "guidance": control.guidance,
+                "complete": place in ranking.complete,
+                "images": measures.images[place],
+            }
             for place, control in enumerate(measures.controls)
         ],
         "columns": [
-            {"name": column.name, "controls": list(column.controls), "reason": column.reason, "ranks": [vars(one) for one in column.ranks]}
+            {
+                "name": column.name,
+                "controls": list(column.controls),
+                "reason": column.reason,
+                "ranks": [vars(one) for one in column.ranks],
+            }
             for column in ranking.columns
         ],
         "shown": shown_variants(ranking),
         "missing": {control: list(variants) for control, variants in ranking.missing.items()},
         "notes": list(measures.notes),
         "against_steps": _against_steps(measures),
-        "paper": {"source": paper.SOURCE, "columns": [_with_paper(column, place, seed) for place, column in enumerate(ranking.columns)]},
-    }  # fmt: skip
+        "paper": {
+            "source": paper.SOURCE,
+            "columns": [_with_paper(column, place, seed) for place, column in enumerate(ranking.columns)],
+        },
+    }
 
 
 def shown_variants(ranking: Ranking) -> list[str]:
@@ -62,13 +81,19 @@ def shown_variants(ranking: Ranking) -> list[str]:
 
 def _with_paper(column: Column, place: int, seed: int) -> dict:
     """Rank correlations of a column with the paper's, over the variants that both have."""
-    both = [(index, paper.AVERAGE_RANKS[one.variant][place]) for index, one in enumerate(column.ranks) if one.variant in paper.AVERAGE_RANKS]
+    both = [
+        (index, paper.AVERAGE_RANKS[one.variant][place])
+        for index, one in enumerate(column.ranks)
+        if one.variant in paper.AVERAGE_RANKS
+    ]
     theirs = np.array([value for _, value in both])
     rows = [index for index, _ in both]
     ours = np.array([column.ranks[index].value for index in rows])
     found = {"name": column.name, "n": len(both), "spearman": None, "kendall": None, "p": None}
     if len(both) < MIN_COMMON or np.ptp(ours) == 0:
-        return found | {"reason": f"{len(both)} variants in common with the paper's {len(paper.AVERAGE_RANKS)}, or all of one rank"}
+        return found | {
+            "reason": f"{len(both)} variants in common with the paper's {len(paper.AVERAGE_RANKS)}, or all of one rank"
+        }
     resampled = column.resampled[rows]
     orders, _ = permutation_orders(len(ours), np.random.default_rng(seed))
     null = _spearman(theirs, ours[orders].T)
@@ -76,7 +101,8 @@ def _with_paper(column: Column, place: int, seed: int) -> dict:
     return found | {
         "spearman": _estimate(value, _spearman(theirs, resampled)),
         "kendall": _estimate(
-            float(stats.kendalltau(theirs, ours).statistic), [stats.kendalltau(theirs, draw).statistic for draw in resampled.T]
+            float(stats.kendalltau(theirs, ours).statistic),
+            [stats.kendalltau(theirs, draw).statistic for draw in resampled.T],
         ),
         "p": permutation_p(value, null, len(ours)),
         "reason": "",
@@ -106,11 +132,19 @@ def _against_steps(measures: Measures) -> list[dict]:
         for index, variant in enumerate(measures.variants):
             if np.isfinite(measures.distance[place, index]):
                 rows.append(
-                    {"variant": variant, "corpus": control.corpus, "weights": control.weights, "seed": control.seed, "steps": control.steps,
-                     "alignment": measures.alignment[place, index], "alignment_ends": measures.alignment_ends[place, index],
-                     "distance": measures.distance[place, index], "distance_ends": measures.distance_ends[place, index],
-                     "truth": measures.truth[place]}
-                )  # fmt: skip
+                    {
+                        "variant": variant,
+                        "corpus": control.corpus,
+                        "weights": control.weights,
+                        "seed": control.seed,
+                        "steps": control.steps,
+                        "alignment": measures.alignment[place, index],
+                        "alignment_ends": measures.alignment_ends[place, index],
+                        "distance": measures.distance[place, index],
+                        "distance_ends": measures.distance_ends[place, index],
+                        "truth": measures.truth[place],
+                    }
+                )
     return sorted(rows, key=lambda row: (row["corpus"], row["weights"], row["variant"], row["steps"]))
 
 

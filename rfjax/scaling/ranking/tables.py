@@ -10,9 +10,19 @@ from rfjax.scaling.ranking.summary import rank_of
 
 _COLUMN = r"r@{\hspace{0.5em}}l"  # a rank and its interval
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
 
 
 def ranking_files(numbers: Mapping) -> dict[str, str]:
@@ -22,7 +32,10 @@ def ranking_files(numbers: Mapping) -> dict[str, str]:
     files = {}
     for name, variants in (("ranking", numbers["shown"]), ("ranking_complete", best_first)):
         if variants:
-            files[f"{name}.csv"], files[f"{name}.tex"] = ranking_csv(numbers, variants), ranking_latex(numbers, variants)
+            files[f"{name}.csv"], files[f"{name}.tex"] = (
+                ranking_csv(numbers, variants),
+                ranking_latex(numbers, variants),
+            )
     return files
 
 
@@ -39,7 +52,11 @@ def ranking_csv(numbers: Mapping, variants: Sequence[str]) -> str:
         cells = []
         for column in numbers["columns"]:
             one = rank_of(column, variant)
-            cells += ["", "", "", ""] if one is None else [repr(float(one[key])) for key in ("value", "low", "high", "first")]
+            cells += (
+                ["", "", "", ""]
+                if one is None
+                else [repr(float(one[key])) for key in ("value", "low", "high", "first")]
+            )
         theirs = facts[variant]["paper"] or [""] * len(names)
         writer.writerow([variant, facts[variant]["family"], int(facts[variant]["diverged"]), *cells, *theirs])
     return out.getvalue()

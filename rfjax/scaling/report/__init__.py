@@ -59,9 +59,7 @@ def summary_lines(numbers: Mapping) -> list[str]:
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else run["state"]
         rows.append((run["run"], count(run["depth"]), count(run["params"]), power(run["flops"]), end, score(run)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     sizes = numbers["compares"] == "sizes"
     lines += ["", *(analysis_lines(numbers["analysis"]) if sizes else ())]
     if sizes and "overall" in numbers["correlation"]:

@@ -22,9 +22,15 @@ from rfjax.scaling.report.axes import (
     log_scale,
     looks,
     point,
-)  # fmt: skip
+)
 from rfjax.scaling.folder_scores import PROTOCOLS
-from rfjax.scaling.report.score_figures import geneval_against_depth, held_out_pairs, loss_against_folder_score, loss_against_geneval, score_against_steps
+from rfjax.scaling.report.score_figures import (
+    geneval_against_depth,
+    held_out_pairs,
+    loss_against_folder_score,
+    loss_against_geneval,
+    score_against_steps,
+)
 
 ASIDE = 0.93  # a prediction is drawn beside the point it is about, this factor of compute below
 
@@ -66,9 +72,7 @@ def loss_against_compute(numbers, look):
         if len(points["flops"]) > 1:
             top.plot(points["flops"], points["loss"], color="#bbbbbb", lw=0.8, marker=".", ms=3, zorder=1)
     if any(len(curve["validation"]["flops"]) > 1 for curve in numbers["curves"]):
-        handles.append(
-            Line2D([], [], color="#bbbbbb", lw=0.8, marker=".", ms=4, label="before annealing (not fitted)")
-        )
+        handles.append(Line2D([], [], color="#bbbbbb", lw=0.8, marker=".", ms=4, label="before annealing (not fitted)"))
     if band:
         law = band["law"]
         top.fill_between(band["flops"], law["new_run_low"], law["new_run_high"], color=BLUE, alpha=0.10, lw=0)
@@ -86,18 +90,34 @@ def loss_against_compute(numbers, look):
     if held and band:
         top.plot(band["flops"], band["held_out"]["loss"], color=VERMILION, ls="--", lw=1, zorder=2)
         for prediction in held["predictions"]:
-            point(top, prediction["flops"] * ASIDE, prediction["predicted"], prediction["low"], prediction["high"],
-                 color=VERMILION, marker="D", hollow=True, ms=4)  # fmt: skip
+            point(
+                top,
+                prediction["flops"] * ASIDE,
+                prediction["predicted"],
+                prediction["low"],
+                prediction["high"],
+                color=VERMILION,
+                marker="D",
+                hollow=True,
+                ms=4,
+            )
         handles.append(Line2D([], [], color=VERMILION, ls="--", lw=1, label=f"law without depth {held['depth']}"))
         handles.append(
-            Line2D(
-                [], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label="its prediction, 95 % interval"
-            )
+            Line2D([], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label="its prediction, 95 % interval")
         )
     for run in runs:
         colour, marker = look[run["depth"]]
-        point(top, run["flops"], run["loss"], run["loss_low"], run["loss_high"], color=colour, marker=marker,
-             hollow=not run["frontier"], zorder=4)  # fmt: skip
+        point(
+            top,
+            run["flops"],
+            run["loss"],
+            run["loss_low"],
+            run["loss_high"],
+            color=colour,
+            marker=marker,
+            hollow=not run["frontier"],
+            zorder=4,
+        )
     top.set_ylabel("validation loss")
     log_scale(top, "y", [run["loss"] for run in runs])
     handles = depth_handles(look, runs) + handles
@@ -123,8 +143,14 @@ def _residuals(axes, numbers, runs, look):
         return 100 * (np.array(loss) / at - 1)
 
     for low, high, alpha in (("new_run_low", "new_run_high", 0.10), ("low", "high", 0.22)):
-        axes.fill_between(band["flops"], percent(band["flops"], band["law"][low]), percent(band["flops"], band["law"][high]),
-                          color=BLUE, alpha=alpha, lw=0)  # fmt: skip
+        axes.fill_between(
+            band["flops"],
+            percent(band["flops"], band["law"][low]),
+            percent(band["flops"], band["law"][high]),
+            color=BLUE,
+            alpha=alpha,
+            lw=0,
+        )
     axes.axhline(0, color=BLUE, lw=1)
     shown = []
     for run in (run for run in runs if run["frontier"]):
@@ -153,16 +179,21 @@ def loss_against_steps(numbers, look):
         for curve in curves:
             colour, marker = look[curve["depth"]]
             train = [
-                (at, loss)
-                for at, loss in zip(curve["train"][x], curve["train"]["loss"], strict=True)
-                if at and loss
+                (at, loss) for at, loss in zip(curve["train"][x], curve["train"]["loss"], strict=True) if at and loss
             ]
             if train:
                 axis.plot(*zip(*train, strict=True), color=colour, lw=0.8, alpha=0.65)
                 shown += [loss for _, loss in train]
             validation = curve["validation"]
-            axis.plot(validation[x], validation["loss"], color=colour, lw=0.9 if len(validation[x]) > 1 else 0,
-                      marker=marker, ms=4.5, zorder=3)  # fmt: skip
+            axis.plot(
+                validation[x],
+                validation["loss"],
+                color=colour,
+                lw=0.9 if len(validation[x]) > 1 else 0,
+                marker=marker,
+                ms=4.5,
+                zorder=3,
+            )
             shown += validation["loss"]
         log_scale(axis, "y", shown)
     axes[0].set_xlabel("step")
@@ -198,13 +229,9 @@ def loss_per_level(numbers, look):
         style = {"color": colour, "lw": 0.7 if faint else 1.2, "ls": ":" if faint else "-", "ms": 4}
         left.plot(t, loss, zorder=2 if faint else 3, **style)
         if not faint:
-            left.errorbar(
-                t, loss, 1.96 * np.array(run["stderr"], float), fmt="none", ecolor=colour, elinewidth=0.8
-            )
+            left.errorbar(t, loss, 1.96 * np.array(run["stderr"], float), fmt="none", ecolor=colour, elinewidth=0.8)
             left.plot(t[averaged], loss[averaged], marker=marker, color=colour, lw=0, ms=4, zorder=4)
-            left.plot(
-                t[~averaged], loss[~averaged], marker=marker, color=colour, mfc="white", lw=0, ms=4, zorder=4
-            )
+            left.plot(t[~averaged], loss[~averaged], marker=marker, color=colour, mfc="white", lw=0, ms=4, zorder=4)
         if run is not first:
             right.plot(t, loss / np.array(first["loss"], float), marker=None if faint else marker, **style)
     right.axhline(1, color=look[first["depth"]][0], lw=1)

@@ -111,9 +111,7 @@ def warnings(numbers: Mapping) -> list[str]:
             f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: {', '.join(r['run'] for r in numbers['failures'])}."
         )
     if numbers["unfinished"]:
-        lines.append(
-            f"Not finished when the table was made: {', '.join(r['run'] for r in numbers['unfinished'])}."
-        )
+        lines.append(f"Not finished when the table was made: {', '.join(r['run'] for r in numbers['unfinished'])}.")
     if len(numbers["environment"]["code_hash"]) > 1:
         lines.append(f"The runs were trained by {len(numbers['environment']['code_hash'])} versions of the code.")
     return lines + [
@@ -131,9 +129,7 @@ def _standing(numbers):
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     if not runs:
         return ""
-    above = {
-        item: flag for item, flag in runs[-1]["above_floor"].items() if item != "overall" and flag is not None
-    }
+    above = {item: flag for item, flag in runs[-1]["above_floor"].items() if item != "overall" and flag is not None}
     overall = runs[-1]["above_floor"].get("overall")
     if overall is None:
         return "No floor was measured."

@@ -14,7 +14,9 @@ def compute_section(numbers, drawn, sheets, captions):
         caption = "Validation loss of final checkpoints against training compute."
         if analysis["headline"]:
             fit = analysis["fits"][analysis["headline"]]
-            caption += f" Line: <i>L</i> = {formula(fit)}; bands: 95 % intervals of the law, and of the loss of a new run."
+            caption += (
+                f" Line: <i>L</i> = {formula(fit)}; bands: 95 % intervals of the law, and of the loss of a new run."
+            )
             caption += " Below: the same in per cent of the law."
         parts.append(captions.figure(drawn["loss_against_compute"], caption))
     if analysis["headline"] and analysis["headline_reason"]:
@@ -24,10 +26,16 @@ def compute_section(numbers, drawn, sheets, captions):
         name = f"{text(fit['law'])}: {formula(fit)}"
         if fit["identifiable"]:
             profiles = analysis["profiles"].get(fit["law"], {})
-            shown = "<br>".join(f"<i>{_greek(n)}</i> = {_shown(n, e, profiles.get(n))}" for n, e in fit["parameters"].items())
+            shown = "<br>".join(
+                f"<i>{_greek(n)}</i> = {_shown(n, e, profiles.get(n))}" for n, e in fit["parameters"].items()
+            )
             agree = f"{fit['starts_agreeing']}/{fit['starts']}"
             scatter = percent(fit["residual_sd"], signed=False)
-            gaps = [fit[name]["reason"] for name in ("leave_one_out", "leave_largest_out") if fit[name] and fit[name]["reason"]]
+            gaps = [
+                fit[name]["reason"]
+                for name in ("leave_one_out", "leave_largest_out")
+                if fit[name] and fit[name]["reason"]
+            ]
             remarks = "; ".join(map(text, [*fit["warnings"], *gaps])) or "–"
             rows.append([name, shown, str(fit["n"]), scatter, _left_out(fit), agree, remarks])
         else:
@@ -42,23 +50,29 @@ def compute_section(numbers, drawn, sheets, captions):
             "change. Starts: how many of the optimiser's starts reach the same minimum. Laws of C are fitted on "
             "the frontier, the law of N and D on every run at its best learning rate.",
             words=(0, 1, 6),
-        )  # fmt: skip
+        )
     )
     parts.append(f"<p>{_comparison(analysis['comparison'])}{_plan(analysis)}</p>")
     held = analysis["held_out"]
     if held:
         rows = [
-            [text(p["run"]), power(p["flops"]), interval(p["predicted"], p["low"], p["high"], ".4f"), loss(p["actual"]),
-             percent(p["relative_error"]), "yes" if p["covered"] else "<b>no</b>"]
+            [
+                text(p["run"]),
+                power(p["flops"]),
+                interval(p["predicted"], p["low"], p["high"], ".4f"),
+                loss(p["actual"]),
+                percent(p["relative_error"]),
+                "yes" if p["covered"] else "<b>no</b>",
+            ]
             for p in held["predictions"]
-        ]  # fmt: skip
+        ]
         parts.append(
             captions.table(
                 ["run", "FLOPs", "predicted, 95 % interval", "measured", "error", "inside"],
                 rows,
                 f"Depth {held['depth']} held out and predicted by the {text(held['fit']['law'])} law of the other "
                 f"{held['fit']['n']} runs on their own frontier. The interval is for the loss of a new run.",
-            )  # fmt: skip
+            )
         )
     else:
         parts.append(f"<p class=warn>Nothing was held out and predicted: {text(analysis['held_out_reason'])}.</p>")

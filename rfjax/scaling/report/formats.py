@@ -66,9 +66,7 @@ def interval(value: float | int | None, low: float | None, high: float | None, f
     if value is None:
         return NONE
     shown = minus(f"{value:{form}}")
-    return (
-        shown if low is None or high is None else f"{shown} [{minus(f'{low:{form}}')}, {minus(f'{high:{form}}')}]"
-    )
+    return shown if low is None or high is None else f"{shown} [{minus(f'{low:{form}}')}, {minus(f'{high:{form}}')}]"
 
 
 def score(run: Mapping) -> str:

@@ -27,9 +27,7 @@ class Captions:
         """A table of cells that are already safe HTML; the columns `words` are words, the others numbers."""
 
         def cells(row, tag):
-            return "".join(
-                f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row)
-            )
+            return "".join(f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
 
         body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
         return (

@@ -94,11 +94,16 @@ def _with_short_names(results):
         return frame.assign(run=frame["run"].map(lambda run: shown.get(run, run)))
 
     return replace(
-        results, long=renamed(results.long), wide=renamed(results.wide), runs=renamed(runs),
-        prompts=renamed(results.prompts), curves=renamed(results.curves), replicates=renamed(results.replicates),
+        results,
+        long=renamed(results.long),
+        wide=renamed(results.wide),
+        runs=renamed(runs),
+        prompts=renamed(results.prompts),
+        curves=renamed(results.curves),
+        replicates=renamed(results.replicates),
         pairs=renamed(results.pairs).assign(other_run=results.pairs["other_run"].map(lambda run: shown.get(run, run))),
         samples=tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples),
-    )  # fmt: skip
+    )
 
 
 def _study_name(runs):
@@ -109,8 +114,12 @@ def _study_name(runs):
 def _ends(results, points, settings):
     """The final checkpoints of all corpora: of runs not among the points, those on another one."""
     long = results.long
-    others = long[(long["metric"] == "loss") & (long["final"] == 1) & (long["corpus"] != settings.corpus)]["corpus"].unique()
-    parts = [points] + [frontier.final_points(frontier.checkpoints(results, replace(settings, corpus=corpus))) for corpus in others]
+    others = long[(long["metric"] == "loss") & (long["final"] == 1) & (long["corpus"] != settings.corpus)][
+        "corpus"
+    ].unique()
+    parts = [points] + [
+        frontier.final_points(frontier.checkpoints(results, replace(settings, corpus=corpus))) for corpus in others
+    ]
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True).drop_duplicates("run")
 
 
@@ -118,9 +127,17 @@ def _environment(runs):
     """Distinct values over runs, and corpora of which they saw several versions; more than one code hash is
     worth a reader's eye."""
     fields = (
-        "train_corpus", "corpus_fingerprint", "formulation", "schedule", "platform", "device_kind", "devices",
-        "processes", "jax_version", "code_hash",
-    )  # fmt: skip
+        "train_corpus",
+        "corpus_fingerprint",
+        "formulation",
+        "schedule",
+        "platform",
+        "device_kind",
+        "devices",
+        "processes",
+        "jax_version",
+        "code_hash",
+    )
     versions = runs.groupby("train_corpus")["corpus_fingerprint"].nunique()
     distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in fields}
     return distinct | {"corpora_that_changed": versions[versions > 1].to_dict()}
@@ -144,15 +161,32 @@ def _runs(table, ends, ids):
         end = final.loc[run["run"]] if run["run"] in final.index else {}
         rows.append(
             {"run": run["run"], "id": ids[run["run"]]}
-            | {name: run[name] for name in (
-                "depth", "hidden", "heads", "params", "seed", "learning_rate", "batch_size", "steps", "flops_per_image",
-                "train_seconds", "evaluation_seconds", "state", "last_step", "message", "parent_run", "parent_step",
-            )}
+            | {
+                name: run[name]
+                for name in (
+                    "depth",
+                    "hidden",
+                    "heads",
+                    "params",
+                    "seed",
+                    "learning_rate",
+                    "batch_size",
+                    "steps",
+                    "flops_per_image",
+                    "train_seconds",
+                    "evaluation_seconds",
+                    "state",
+                    "last_step",
+                    "message",
+                    "parent_run",
+                    "parent_step",
+                )
+            }
             | {"corpus": run["train_corpus"]}
             | {name: end.get(name) for name in ("images", "flops", "frontier", "best_rate")}
             | scores.statistics(end, "loss")
             | {f"score{suffix}": end.get(f"geneval_{scores.OVERALL}{suffix}") for _, suffix in STATISTICS}
-        )  # fmt: skip
+        )
     # By compute within a depth; runs that never got so far come last.
     return sorted(rows, key=lambda r: (_or(r["depth"], math.inf), _or(_number(r["flops"]), math.inf), r["run"]))
 
@@ -180,9 +214,7 @@ def _trends(points):
         trends[name] = {
             "n": len(have),
             "all_runs": float(stats.spearmanr(have["depth"].astype(float), have[column])[0]) if enough else None,
-            "best_per_depth": float(stats.spearmanr(best["depth"].astype(float), best[column])[0])
-            if enough
-            else None,
+            "best_per_depth": float(stats.spearmanr(best["depth"].astype(float), best[column])[0]) if enough else None,
         }
     return trends
 
@@ -245,20 +277,24 @@ def _curves(results, rows):
 def _levels(points, settings):
     """The loss at each level of t of every finished run."""
     levels = sorted(
-        (float(c.removeprefix("loss@t=")), c)
-        for c in points.columns
-        if c.startswith("loss@t=") and c.count("_") == 0
+        (float(c.removeprefix("loss@t=")), c) for c in points.columns if c.startswith("loss@t=") and c.count("_") == 0
     )
     # The paper's grid leaves t = 1 out of its mean; the other grids have no such level.
     return {
         "t": [t for t, _ in levels],
         "averaged": [not (settings.grid.startswith("paper") and t == 1.0) for t, _ in levels],
         "runs": [
-            {"run": row["run"], "depth": row["depth"], "flops": row["flops"], "frontier": row["frontier"],
-             "loss": [row[c] for _, c in levels], "stderr": [row[f"{c}_stderr"] for _, c in levels]}
+            {
+                "run": row["run"],
+                "depth": row["depth"],
+                "flops": row["flops"],
+                "frontier": row["frontier"],
+                "loss": [row[c] for _, c in levels],
+                "stderr": [row[f"{c}_stderr"] for _, c in levels],
+            }
             for _, row in points.iterrows()
         ],
-    }  # fmt: skip
+    }
 
 
 def _learning_rates(points):
@@ -271,10 +307,23 @@ def _learning_rates(points):
         best = by_rate.idxmin()
         edge = {by_rate.index.min(): "smallest", by_rate.index.max(): "largest"}.get(best, "")
         sweeps.append(
-            {"depth": depth, "images": images, "best": best, "at_edge": bool(edge), "edge": edge,
-             "runs": [{"run": r["run"], "learning_rate": r["learning_rate"], "loss": r["loss"], "loss_stderr": r["loss_stderr"]}
-                      for r in group.sort_values("learning_rate").to_dict("records")]}
-        )  # fmt: skip
+            {
+                "depth": depth,
+                "images": images,
+                "best": best,
+                "at_edge": bool(edge),
+                "edge": edge,
+                "runs": [
+                    {
+                        "run": r["run"],
+                        "learning_rate": r["learning_rate"],
+                        "loss": r["loss"],
+                        "loss_stderr": r["loss_stderr"],
+                    }
+                    for r in group.sort_values("learning_rate").to_dict("records")
+                ],
+            }
+        )
     return sweeps
 
 
@@ -300,9 +349,13 @@ def _other_settings(results, ends):
             & (rows["evaluation_seed"] == kind.evaluation_seed)
         ]
         table.append(
-            {"weights": kind.weights, "grid": kind.grid, "seed": kind.evaluation_seed,
-             "losses": {run: value for run, value in zip(mine["run"], mine["value"], strict=True)}}
-        )  # fmt: skip
+            {
+                "weights": kind.weights,
+                "grid": kind.grid,
+                "seed": kind.evaluation_seed,
+                "losses": {run: value for run, value in zip(mine["run"], mine["value"], strict=True)},
+            }
+        )
     return table
 
 
@@ -323,10 +376,17 @@ def _samples(results, settings, points):
         per_step = float(run["flops_per_image"]) * float(_or(run["batch_size"], math.nan))
         flops = _or(_number(run["parent_flops"]), 0.0) + sheet.step * per_step
         rows.append(
-            {"run": sheet.run, "depth": run["depth"], "step": sheet.step, "final": sheet.step == run["steps"],
-             "best_of_depth": sheet.run in best and sheet.step == run["steps"],
-             "flops": flops, "png": sheet.png, "tile": sheet.tile}
-        )  # fmt: skip
+            {
+                "run": sheet.run,
+                "depth": run["depth"],
+                "step": sheet.step,
+                "final": sheet.step == run["steps"],
+                "best_of_depth": sheet.run in best and sheet.step == run["steps"],
+                "flops": flops,
+                "png": sheet.png,
+                "tile": sheet.tile,
+            }
+        )
     rows.sort(key=lambda row: (_or(_number(row["flops"]), math.inf), row["run"]))
     return {"prompts": list(prompts[0]), "sampler": prompts[1], "seed": prompts[2], "rows": rows}
 

@@ -28,9 +28,11 @@ def render(numbers: Mapping, figures: Mapping[str, bytes], sheets: Mapping[str, 
             body.append(f"<section><h2>{len(body) + 1}&ensp;{title}</h2>\n{content}\n</section>")
     return Template(PAGE).substitute(
         title=text(f"Scaling study: {numbers['study']}" if numbers["study"] else "Scaling study"),
-        style=STYLE, subtitle=subtitle(numbers), footer=FOOTER.format(text(numbers["table_sha256"][:16])),
+        style=STYLE,
+        subtitle=subtitle(numbers),
+        footer=FOOTER.format(text(numbers["table_sha256"][:16])),
         body="\n".join(body).replace("95 %", "95&nbsp;%"),
-    )  # fmt: skip
+    )
 
 
 STYLE = """
@@ -82,9 +84,7 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: .8px solid var(--rule
 }
 """
 
-FOOTER = (
-    "Made by rfjax from the results table {}&hellip; (start of its SHA-256). Every number on this page is in report.json."
-)
+FOOTER = "Made by rfjax from the results table {}&hellip; (start of its SHA-256). Every number on this page is in report.json."
 
 PAGE = """<!doctype html>
 <html lang="en">

@@ -57,15 +57,21 @@ def ranking_lines(ranking) -> list[str]:
     columns = [column for column in ranking["columns"] if column["ranks"]]
     if not columns:
         return [f"no ranking: {ranking['columns'][0]['reason']}", *_gaps(ranking)]
-    lines = [f"average ranks of {len(columns[0]['ranks'])} variants under {len(columns[0]['controls'])} controls (95 % intervals over prompts):"]
+    lines = [
+        f"average ranks of {len(columns[0]['ranks'])} variants under {len(columns[0]['controls'])} controls (95 % intervals over prompts):"
+    ]
     rows = [("variant", *(column["name"] for column in columns))]
     for variant in ranking["shown"]:
         rows.append((variant, *(_rank(rank_of(column, variant)) for column in columns)))
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines += ["    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [
+        "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     for one in ranking["paper"]["columns"]:
         if one["spearman"]:
-            lines.append(f"with the paper's ranks, {one['name']}: Spearman {_estimate(one['spearman'])} over {one['n']} variants, p = {p_value(one['p'])}")
+            lines.append(
+                f"with the paper's ranks, {one['name']}: Spearman {_estimate(one['spearman'])} over {one['n']} variants, p = {p_value(one['p'])}"
+            )
     return lines + _gaps(ranking)
 
 
@@ -95,12 +101,21 @@ def _ranks_table(ranking, columns, captions):
         for column in columns:
             one = rank_of(column, variant)
             value, _, ends = _rank(one).partition(" ")
-            cells.append((f"<b>{value}</b>" if one["value"] == best[column["name"]] else value) + f" <small>{ends}</small>")
+            cells.append(
+                (f"<b>{value}</b>" if one["value"] == best[column["name"]] else value) + f" <small>{ends}</small>"
+            )
         theirs = facts[variant]["paper"]
         cells += [NONE if theirs is None else " · ".join(f"{value:.2f}" for value in theirs)] if with_paper else []
         rows.append([text(variant) + ("<sup>†</sup>" if facts[variant]["diverged"] else ""), *cells])
-    header = [text(ranking["named_by"]), *(f"{text(c['name'])}<br><small>{len(c['controls'])} controls</small>" for c in columns)]
-    header += [f"the paper's<br><small>{' · '.join(text(c['name']) for c in ranking['columns'])}</small>"] if with_paper else []
+    header = [
+        text(ranking["named_by"]),
+        *(f"{text(c['name'])}<br><small>{len(c['controls'])} controls</small>" for c in columns),
+    ]
+    header += (
+        [f"the paper's<br><small>{' · '.join(text(c['name']) for c in ranking['columns'])}</small>"]
+        if with_paper
+        else []
+    )
     caption = (
         "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both GenEval and distance "
         "get rank 1 and are removed, those that are left rank 2, and so on. Of each family the two best of each column. Brackets: 95 % "
@@ -123,10 +138,11 @@ def _paper_table(ranking, captions):
     if not rows:
         return ""
     return captions.table(
-        ["controls", "variants", "Spearman", "Kendall τ", "p"], rows,
+        ["controls", "variants", "Spearman", "Kendall τ", "p"],
+        rows,
         "These ranks against the paper's, over the variants that its table 1 prints (the best of each family, so the range is "
         "narrower than among all). Brackets: 95 % of the resamples of prompts. p: two-sided, of Spearman's coefficient, by permutation.",
-    )  # fmt: skip
+    )
 
 
 def _estimate(found):

@@ -11,9 +11,14 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from rfjax.scaling.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, log_scale, point
 
 TASK_TITLES = {
-    "overall": "Overall", "single_object": "Single object", "two_object": "Two objects", "counting": "Counting",
-    "colors": "Colours", "position": "Position", "color_attr": "Colour attribution",
-}  # fmt: skip
+    "overall": "Overall",
+    "single_object": "Single object",
+    "two_object": "Two objects",
+    "counting": "Counting",
+    "colors": "Colours",
+    "position": "Position",
+    "color_attr": "Colour attribution",
+}
 
 
 def task_title(item: str) -> str:
@@ -36,14 +41,18 @@ def geneval_against_depth(numbers, look):
         if ceiling:
             axis.axhline(ceiling["value"], color=GREEN, lw=1, ls="--")
         for floor, colour, ls in (("shuffled", VERMILION, "-."), ("null", GREY, ":")):
-            rows_ = [
-                (run["depth"], run["floors"][floor][item]) for run in best if item in run["floors"].get(floor, {})
-            ]
+            rows_ = [(run["depth"], run["floors"][floor][item]) for run in best if item in run["floors"].get(floor, {})]
             if rows_:
                 x = [depth for depth, _ in rows_]
                 axis.plot(x, [e["value"] for _, e in rows_], color=colour, lw=1, ls=ls)
-                axis.fill_between(x, [_or(e["low"], e["value"]) for _, e in rows_], [_or(e["high"], e["value"]) for _, e in rows_],
-                                  color=colour, alpha=0.15, lw=0)  # fmt: skip
+                axis.fill_between(
+                    x,
+                    [_or(e["low"], e["value"]) for _, e in rows_],
+                    [_or(e["high"], e["value"]) for _, e in rows_],
+                    color=colour,
+                    alpha=0.15,
+                    lw=0,
+                )
         axis.plot(
             [run["depth"] for run in best], [run["scores"][item]["value"] for run in best], color="#999999", lw=0.8
         )
@@ -116,8 +125,16 @@ def held_out_pairs(numbers, look):
     for place, item in enumerate(items):
         for kind, colour, marker, hollow in kinds:
             e = largest[kind][item]
-            point(right, place + (-0.1 if kind == "seen" else 0.1), e["value"], e["low"], e["high"], color=colour,
-                 marker=marker, hollow=hollow)  # fmt: skip
+            point(
+                right,
+                place + (-0.1 if kind == "seen" else 0.1),
+                e["value"],
+                e["low"],
+                e["high"],
+                color=colour,
+                marker=marker,
+                hollow=hollow,
+            )
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("depth")
     left.set_ylabel("GenEval")
@@ -144,7 +161,11 @@ def loss_against_folder_score(evaluation):
 
     def drawn(numbers, look):
         found = [one for one in numbers["folder_scores"] if one["evaluation"] == evaluation]
-        return _loss_against(found[0]["runs"], found[0]["correlation"], f"{found[0]['title']}, overall", look) if found else None
+        return (
+            _loss_against(found[0]["runs"], found[0]["correlation"], f"{found[0]['title']}, overall", look)
+            if found
+            else None
+        )
 
     return drawn
 
@@ -158,9 +179,7 @@ def _loss_against(runs, correlation, label, look):
     for run in runs:
         colour, marker = look[run["depth"]]
         score = run["scores"]["overall"]
-        point(
-            axis, run["loss"], score["value"], score["low"], score["high"], color=colour, marker=marker, zorder=3
-        )
+        point(axis, run["loss"], score["value"], score["low"], score["high"], color=colour, marker=marker, zorder=3)
         if run["loss_low"] is not None:
             axis.plot([run["loss_low"], run["loss_high"]], [score["value"]] * 2, color=colour, lw=1)
     log_scale(axis, "x", [run["loss"] for run in runs])
@@ -198,10 +217,14 @@ def score_against_steps(numbers, look):
             colour, marker = look[line[0]["depth"]]
             axis.plot([one["steps"] for one in shown], [factor * one[name] for one in shown], color=colour, lw=0.8)
             for one in shown:
-                low, high = (None if ends is None or one[end] is None else factor * one[end] for end in ends or (None, None))
+                low, high = (
+                    None if ends is None or one[end] is None else factor * one[end] for end in ends or (None, None)
+                )
                 point(axis, one["steps"], factor * one[name], low, high, color=colour, marker=marker, ms=4.5)
         axis.set_xscale("log")
-        axis.set_xticks(sorted({one["steps"] for one in counts}), [str(steps) for steps in sorted({one["steps"] for one in counts})])
+        axis.set_xticks(
+            sorted({one["steps"] for one in counts}), [str(steps) for steps in sorted({one["steps"] for one in counts})]
+        )
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("sampling steps")
         axis.set_ylabel(label)

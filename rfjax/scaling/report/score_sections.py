@@ -32,9 +32,10 @@ def geneval_section(numbers, drawn, sheets, captions):
         "against other prompts of the same task, and samples of the null condition. Bars and shades: 95 % intervals "
         "clustered by prompt.",
     ) + captions.table(
-        ["", *(text(task_title(item)) for item in geneval["items"])], rows,
+        ["", *(text(task_title(item)) for item in geneval["items"])],
+        rows,
         "GenEval of the best run of each depth, with 95 % intervals clustered by prompt. *: the interval lies above those of both floors.",
-    )  # fmt: skip
+    )
 
 
 def _estimate(estimate, mark=""):
@@ -65,7 +66,9 @@ def correlation_section(numbers, drawn, sheets, captions):
             )
         )
     if found:
-        parts += _correlation_tables(found, "GenEval" + (" by the corpus's own detector" if numbers["folder_scores"] else ""), captions)
+        parts += _correlation_tables(
+            found, "GenEval" + (" by the corpus's own detector" if numbers["folder_scores"] else ""), captions
+        )
         parts += [_predicted_table(found, "GenEval", captions), _levels_table(numbers["score_levels"], captions)]
     for one in numbers["folder_scores"]:
         parts += _folder_score(one, drawn, captions)
@@ -83,12 +86,19 @@ def _folder_score(one, drawn, captions):
                 f"images: sampler {text(one['sampler'])}, seed {one['sampler_seed']}.",
             )
         )
-    for runs, why in ((one["without"], "were not scored by it"), (one["others"], "were scored with another sampler, seed or other prompts")):
+    for runs, why in (
+        (one["without"], "were not scored by it"),
+        (one["others"], "were scored with another sampler, seed or other prompts"),
+    ):
         if runs:
             parts.append(f"<p class=warn>{text(one['title'])}: {text(', '.join(map(str, runs)))} {why}.</p>")
     if one["missing_prompts"]:
         parts.append(f"<p class=warn>{text(one['title'])}: {text(one['missing_prompts'])}.</p>")
-    return parts + _correlation_tables(one["correlation"], one["title"], captions) + [_predicted_table(one["correlation"], one["title"], captions)]
+    return (
+        parts
+        + _correlation_tables(one["correlation"], one["title"], captions)
+        + [_predicted_table(one["correlation"], one["title"], captions)]
+    )
 
 
 def _correlation_tables(found, name, captions):
@@ -106,7 +116,9 @@ def _correlation_tables(found, name, captions):
         )
         parts.append(captions.table(["coefficient", "value, 95 % interval", "p"], rows, caption))
     else:
-        parts.append(f"<p class=warn>No correlation with {name}: {text((overall or {}).get('reason') or 'no scores')}.</p>")
+        parts.append(
+            f"<p class=warn>No correlation with {name}: {text((overall or {}).get('reason') or 'no scores')}.</p>"
+        )
     rows = []
     for item, c in found.items():
         rank = next((x for x in c["coefficients"] if x["name"] == "Spearman"), None)
@@ -133,9 +145,15 @@ def _predicted_table(found, name, captions):
             if p["predicted"] is None:
                 continue
             rows.append(
-                [f"{text(task_title(item))}", p["link"], interval(p["predicted"], p["low"], p["high"]),
-                 interval(p["actual"], None, None), minus(f"{p['error']:+.2f}"), "inside" if p["covered"] else "outside"]
-            )  # fmt: skip
+                [
+                    f"{text(task_title(item))}",
+                    p["link"],
+                    interval(p["predicted"], p["low"], p["high"]),
+                    interval(p["actual"], None, None),
+                    minus(f"{p['error']:+.2f}"),
+                    "inside" if p["covered"] else "outside",
+                ]
+            )
             caption = (
                 f"{text(name)[0].upper()}{text(name)[1:]} of the largest run ({text(p['run'])}) predicted from its validation loss by links fitted to the "
                 "others: exponential, ε − k·exp(γ·loss), and logistic. 95 % intervals of a new run's score, from the "
@@ -153,16 +171,21 @@ def _levels_table(levels, captions):
     for level in levels:
         shown = {c["name"]: interval(c["value"], c["low"], c["high"], ".3f") for c in level["coefficients"]}
         rows.append(
-            [f"{level['t']:g}", shown["Pearson of arcsine √score"], shown["Spearman"],
-             NONE if level["left_out_rms"] is None else f"{level['left_out_rms']:.3f}",
-             NONE if level["share_first"] is None else percent(level["share_first"], signed=False)]
-        )  # fmt: skip
+            [
+                f"{level['t']:g}",
+                shown["Pearson of arcsine √score"],
+                shown["Spearman"],
+                NONE if level["left_out_rms"] is None else f"{level['left_out_rms']:.3f}",
+                NONE if level["share_first"] is None else percent(level["share_first"], signed=False),
+            ]
+        )
     return captions.table(
-        ["t", "Pearson of arcsine √score", "Spearman", "rms error, each run left out", "first in"], rows,
+        ["t", "Pearson of arcsine √score", "Spearman", "rms error, each run left out", "first in"],
+        rows,
         "Overall GenEval against the validation loss at each noise level. The error is of the score predicted by a "
         "logistic link from the other runs; the last column is how often the level follows the score most closely when "
         "runs and prompts are drawn again.",
-    )  # fmt: skip
+    )
 
 
 def steps_section(numbers, drawn, sheets, captions):
@@ -180,17 +203,23 @@ def steps_section(numbers, drawn, sheets, captions):
             )
         )
     rows = [
-        [_sampled(one), str(one["steps"]), interval(one["score"], one["score_low"], one["score_high"]), f"{one['path_length']:.2f}",
-         f"{one['distance']:.4f}"]
+        [
+            _sampled(one),
+            str(one["steps"]),
+            interval(one["score"], one["score_low"], one["score_high"]),
+            f"{one['path_length']:.2f}",
+            f"{one['distance']:.4f}",
+        ]
         for one in counts
-    ]  # fmt: skip
+    ]
     parts.append(_drops_table(numbers, captions))
     parts.append(
         captions.table(
-            ["", "steps", "GenEval overall", "path length", "distance"], rows,
+            ["", "steps", "GenEval overall", "path length", "distance"],
+            rows,
             "Every count of steps. Path length: sum over steps of the norm of a latent's move, mean over images. "
             "Distance: of the latents from those of the most steps, root mean square.",
-        )  # fmt: skip
+        )
     )
     return "".join(parts)
 
@@ -208,14 +237,24 @@ def _drops_table(numbers, captions):
     rows = []
     for (run, _, reference), line in lines.items():
         most = line.get((reference, reference))
-        drops = [_drop(line[column]) if column in line and line[column]["drop"] is not None else NONE for column in columns]
-        rows.append([_sampled(next(iter(line.values()))), loss(losses.get(run)), *drops, f"{most['path_length']:.2f}" if most else NONE])
+        drops = [
+            _drop(line[column]) if column in line and line[column]["drop"] is not None else NONE for column in columns
+        ]
+        rows.append(
+            [
+                _sampled(next(iter(line.values()))),
+                loss(losses.get(run)),
+                *drops,
+                f"{most['path_length']:.2f}" if most else NONE,
+            ]
+        )
     return captions.table(
-        ["", "validation loss", *(f"{steps}/{reference}" for steps, reference in columns), "path length"], rows,
+        ["", "validation loss", *(f"{steps}/{reference}" for steps, reference in columns), "path length"],
+        rows,
         "Sampling with fewer steps: the relative drop of overall GenEval from the most steps (5/50: with 5 instead of 50), paired by "
         "prompt, with its 95 % interval; and the path length at the most. As table 6 of the Stable Diffusion 3 paper, there of the "
         "CLIP score.",
-    )  # fmt: skip
+    )
 
 
 def _sampled(one):
@@ -232,9 +271,7 @@ def samples_section(numbers, drawn, sheets, captions):
     rows = [row for row in samples["rows"] if row["png"] in sheets]
     if not rows:
         return ""
-    shared = (
-        f"Columns share prompt and initial noise (sampler {text(samples['sampler'])}, seed {samples['seed']})."
-    )
+    shared = f"Columns share prompt and initial noise (sampler {text(samples['sampler'])}, seed {samples['seed']})."
     across = [row for row in sorted(rows, key=lambda row: row["depth"]) if row["best_of_depth"]]
     parts = []
     if len(across) > 1:

@@ -28,9 +28,7 @@ def geneval(results, points, settings):
     for _, row in points.iterrows():
         if pd.isna(row.get(f"geneval_{OVERALL}", np.nan)):
             continue
-        at = long[
-            (long["run"] == row["run"]) & (long["step"] == row["step"]) & (long["weights"] == settings.weights)
-        ]
+        at = long[(long["run"] == row["run"]) & (long["step"] == row["step"]) & (long["weights"] == settings.weights)]
         scores = {item: statistics(row, f"geneval_{item}", "value") for item in items}
         floors = {
             floor: {
@@ -51,14 +49,26 @@ def geneval(results, points, settings):
         # Above the floor: the score's whole interval above the whole of either floor's.
         above = {
             item: all(scores[item]["low"] > floors[f][item]["high"] for f in floors if item in floors[f])
-            if any(item in floors[f] for f in floors) else None
+            if any(item in floors[f] for f in floors)
+            else None
             for item in items
-        }  # fmt: skip
+        }
         runs.append(
-            {"run": row["run"], "depth": row["depth"], "params": row["params"], "flops": row["flops"],
-             "loss": row["loss"], "loss_low": row["loss_low"], "loss_high": row["loss_high"], "frontier": row["frontier"],
-             "scores": scores, "floors": floors, "above_floor": above, **pairs}
-        )  # fmt: skip
+            {
+                "run": row["run"],
+                "depth": row["depth"],
+                "params": row["params"],
+                "flops": row["flops"],
+                "loss": row["loss"],
+                "loss_low": row["loss_low"],
+                "loss_high": row["loss_high"],
+                "frontier": row["frontier"],
+                "scores": scores,
+                "floors": floors,
+                "above_floor": above,
+                **pairs,
+            }
+        )
     best = {}
     for run in runs:
         if run["depth"] not in best or run["loss"] < best[run["depth"]]["loss"]:
@@ -82,17 +92,25 @@ def folder_correlations(results, points, settings, *, resamples, seed):
         names = {item: found.column(item) for item in found.items}
         redrawn = redrawn_scores(results.prompts, found.scored, found.settings, 2, seed, found.evaluation)
         output.append(
-            {"evaluation": found.evaluation, "title": found.title, "corpus": found.settings.corpus, "sampler": found.settings.sampler,
-             "sampler_seed": found.settings.sampler_seed, "others": list(found.others),
-             "without": [run for run in points["run"] if run not in {*found.scored["run"], *found.others}],
-             "missing_prompts": "" if redrawn else folder_scores.missing_prompts(results.prompts, found),
-             "runs": [
-                 {name: row[name] for name in ("run", "depth", "loss", "loss_low", "loss_high")}
-                 | {"scores": {item: statistics(row, name, "value") for item, name in names.items()}}
-                 for _, row in found.scored.iterrows()
-             ],
-             "correlation": _correlated(results, found.points, names, found.evaluation, found.settings, resamples=resamples, seed=seed)}
-        )  # fmt: skip
+            {
+                "evaluation": found.evaluation,
+                "title": found.title,
+                "corpus": found.settings.corpus,
+                "sampler": found.settings.sampler,
+                "sampler_seed": found.settings.sampler_seed,
+                "others": list(found.others),
+                "without": [run for run in points["run"] if run not in {*found.scored["run"], *found.others}],
+                "missing_prompts": "" if redrawn else folder_scores.missing_prompts(results.prompts, found),
+                "runs": [
+                    {name: row[name] for name in ("run", "depth", "loss", "loss_low", "loss_high")}
+                    | {"scores": {item: statistics(row, name, "value") for item, name in names.items()}}
+                    for _, row in found.scored.iterrows()
+                ],
+                "correlation": _correlated(
+                    results, found.points, names, found.evaluation, found.settings, resamples=resamples, seed=seed
+                ),
+            }
+        )
     return output
 
 
@@ -122,16 +140,21 @@ def score_levels(results, points, settings, *, resamples, seed):
     names = {float(c.removeprefix("loss@t=")): c for c in points.columns if c.startswith("loss@t=") and "_" not in c}
     losses = {t: have[c].to_numpy(float) for t, c in names.items() if have[c].notna().all()}
     redrawn = redrawn_scores(results.prompts, have, settings, resamples, seed).get(OVERALL)
-    found = levels.by_level(losses, have[f"geneval_{OVERALL}"].to_numpy(float), redrawn=redrawn, resamples=resamples, seed=seed)
+    found = levels.by_level(
+        losses, have[f"geneval_{OVERALL}"].to_numpy(float), redrawn=redrawn, resamples=resamples, seed=seed
+    )
     return [one.to_json() for one in found]
 
 
 def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
     """Scores under redraws of the prompts, or {} unless every run was scored on the same ones."""
     own = prompts[
-        (prompts["evaluation"] == evaluation) & (prompts["weights"] == settings.weights) & (prompts["corpus"] == settings.corpus)
-        & (prompts["sampler"] == settings.sampler) & (prompts["evaluation_seed"] == settings.sampler_seed)
-    ]  # fmt: skip
+        (prompts["evaluation"] == evaluation)
+        & (prompts["weights"] == settings.weights)
+        & (prompts["corpus"] == settings.corpus)
+        & (prompts["sampler"] == settings.sampler)
+        & (prompts["evaluation_seed"] == settings.sampler_seed)
+    ]
     final = points[["run", "step"]].merge(own, on=["run", "step"])
     correct = final.pivot(index="run", columns="prompt", values="correct").reindex(points["run"])
     images = final.pivot(index="run", columns="prompt", values="samples").reindex(points["run"])
@@ -150,9 +173,10 @@ def _items(columns: Iterable[str]) -> list[str]:
     other = ("held_out_", "seen_", "floor_", "ceiling_", *protocols)
     suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)
     found = [
-        c.removeprefix(prefix) for c in columns
+        c.removeprefix(prefix)
+        for c in columns
         if c.startswith(prefix) and not c.endswith(suffixes) and not c.removeprefix(prefix).startswith(other)
-    ]  # fmt: skip
+    ]
     order = {name: place for place, name in enumerate((OVERALL, *TASKS))}
     return sorted(found, key=lambda name: (order.get(name, len(order)), name))
 

@@ -42,7 +42,10 @@ FIGURE_TITLES = {
     "quality_against_steps": "GenEval and distance against sampling steps",
     "learning_rates": "Validation loss against learning rate",
 }
-NARROW = ("loss_against_geneval", *(f"loss_against_{name}" for name in PROTOCOLS))  # figures of less than the page's width
+NARROW = (
+    "loss_against_geneval",
+    *(f"loss_against_{name}" for name in PROTOCOLS),
+)  # figures of less than the page's width
 
 
 def _what_ran(numbers, drawn, sheets, captions):
@@ -54,24 +57,46 @@ def _what_ran(numbers, drawn, sheets, captions):
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else f"<i>{text(run['state'])}</i>"
         mark = "" if variants or run["frontier"] is not False else "<sup>†</sup>"
         row = [
-            text(run["run"]), count(run["depth"]), count(run["hidden"]), count(run["params"]), power(run["learning_rate"], 2),
-            count(run["steps"]), count(run["images"]), power(run["flops"]), duration(run["train_seconds"]), end + mark,
-        ]  # fmt: skip
+            text(run["run"]),
+            count(run["depth"]),
+            count(run["hidden"]),
+            count(run["params"]),
+            power(run["learning_rate"], 2),
+            count(run["steps"]),
+            count(run["images"]),
+            power(run["flops"]),
+            duration(run["train_seconds"]),
+            end + mark,
+        ]
         rows.append(row + ([score(run)] if scored else []))
     caption = "Every run, at its final checkpoint. Loss ± standard error over validation examples"
     caption += "; overall GenEval with its 95 % interval, clustered by prompt." if scored else "."
     if not variants and any(run["frontier"] is False for run in numbers["runs"]):
-        caption += " †: another run reaches as low a loss with as few FLOPs, so this one is off the frontier and not fitted."
+        caption += (
+            " †: another run reaches as low a loss with as few FLOPs, so this one is off the frontier and not fitted."
+        )
     lineage = [run for run in numbers["runs"] if run["parent_run"]]
     if lineage:
-        caption += " Started from a checkpoint, whose images and FLOPs are counted in: " + "; ".join(
-            f"{text(run['run'])} from {text(run['parent_run'])} at step {count(run['parent_step'])}" for run in lineage
-        ) + "."  # fmt: skip
+        caption += (
+            " Started from a checkpoint, whose images and FLOPs are counted in: "
+            + "; ".join(
+                f"{text(run['run'])} from {text(run['parent_run'])} at step {count(run['parent_step'])}"
+                for run in lineage
+            )
+            + "."
+        )
     table = captions.table(header + (["GenEval"] if scored else []), rows, caption)
     labels = {
-        "train_corpus": "corpus", "corpus_fingerprint": "data", "formulation": "formulation", "schedule": "schedule",
-        "platform": "platform", "device_kind": "device", "devices": "devices", "jax_version": "JAX", "code_hash": "code",
-    }  # fmt: skip
+        "train_corpus": "corpus",
+        "corpus_fingerprint": "data",
+        "formulation": "formulation",
+        "schedule": "schedule",
+        "platform": "platform",
+        "device_kind": "device",
+        "devices": "devices",
+        "jax_version": "JAX",
+        "code_hash": "code",
+    }
     facts = [
         f"<dt>{label}</dt><dd>{text(', '.join(_short(value) for value in numbers['environment'][name]))}</dd>"
         for name, label in labels.items()
@@ -113,9 +138,7 @@ def _rates(numbers, drawn, sheets, captions):
     for sweep in numbers["learning_rates"]:
         tried = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])
         verdict = f"<b>at the edge ({text(sweep['edge'])})</b>" if sweep["at_edge"] else "inside"
-        rows.append(
-            [f"depth {sweep['depth']}, {count(sweep['images'])} images", tried, f"{sweep['best']:g}", verdict]
-        )
+        rows.append([f"depth {sweep['depth']}, {count(sweep['images'])} images", tried, f"{sweep['best']:g}", verdict])
     return captions.figure(
         drawn["learning_rates"],
         "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum.",
@@ -170,8 +193,7 @@ def _methods(numbers, drawn, sheets, captions):
         runs = [run["run"] for run in numbers["runs"] if run["loss"] is not None]
         rows = [[text(run)] + [loss(kind["losses"].get(run)) for kind in others] for run in runs]
         header = ["run"] + [
-            f"{text(kind['weights'])}<br><small>{text(kind['grid'])}, seed {kind['seed']}</small>"
-            for kind in others
+            f"{text(kind['weights'])}<br><small>{text(kind['grid'])}, seed {kind['seed']}</small>" for kind in others
         ]
         parts.append(captions.table(header, rows, "The final validation loss under every setting in the table."))
     return "".join(parts)

@@ -26,7 +26,11 @@ def fit_lines(fit: Mapping) -> list[str]:
 def excluded_lines(excluded: Sequence[Mapping]) -> list[str]:
     """How many rows went before a fit, and by what rules, from `vars(Exclusion)`."""
     rules = dict.fromkeys(one["rule"] for one in excluded)
-    return [f"    left out before fitting: {len(excluded)} row{'s'[: len(excluded) != 1]} ({'; '.join(rules)})"] if excluded else []
+    return (
+        [f"    left out before fitting: {len(excluded)} row{'s'[: len(excluded) != 1]} ({'; '.join(rules)})"]
+        if excluded
+        else []
+    )
 
 
 def held_out_text(fit: Mapping) -> str:

@@ -11,7 +11,9 @@ def write(folder):
     folder.mkdir(parents=True)
     facts = {"schema": 1, "run": "point", "depth": 2, "params": 1000, "steps": 100}
     (folder / "run.json").write_text(json.dumps(facts))
-    key = records.record_key(run="point", step=100, evaluation="validation", corpus="shapes", weights="ema", grid="paper-8")
+    key = records.record_key(
+        run="point", step=100, evaluation="validation", corpus="shapes", weights="ema", grid="paper-8"
+    )
     values = [{"metric": "loss", "item": "mean", "value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7, "n": 8}]
     records.write_record(folder, records.make_record(key, values, seconds=1.0, **SPENT))
     return folder

@@ -82,9 +82,13 @@ def written_out(s, x):
     x = torch.cat([b3, b7, F.max_pool2d(x, 3, 2)], 1)
     for m, pool in (("Mixed_7b", mean3), ("Mixed_7c", lambda x: F.max_pool2d(x, 3, 1, 1))):
         b3 = conv(x, f"{m}.branch3x3_1")
-        b3 = torch.cat([conv(b3, f"{m}.branch3x3_2a", padding=(0, 1)), conv(b3, f"{m}.branch3x3_2b", padding=(1, 0))], 1)
+        b3 = torch.cat(
+            [conv(b3, f"{m}.branch3x3_2a", padding=(0, 1)), conv(b3, f"{m}.branch3x3_2b", padding=(1, 0))], 1
+        )
         d3 = conv(conv(x, f"{m}.branch3x3dbl_1"), f"{m}.branch3x3dbl_2", padding=1)
-        d3 = torch.cat([conv(d3, f"{m}.branch3x3dbl_3a", padding=(0, 1)), conv(d3, f"{m}.branch3x3dbl_3b", padding=(1, 0))], 1)
+        d3 = torch.cat(
+            [conv(d3, f"{m}.branch3x3dbl_3a", padding=(0, 1)), conv(d3, f"{m}.branch3x3dbl_3b", padding=(1, 0))], 1
+        )
         x = torch.cat([conv(x, f"{m}.branch1x1"), b3, d3, conv(pool(x), f"{m}.branch_pool")], 1)
     return F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0]
 
@@ -111,6 +115,10 @@ def test_other_weights_are_refused_or_named(weights, file, monkeypatch):
     assert not inception.load(file(), torch.device("cpu")).official
     monkeypatch.setattr(inception, "OFFICIAL_SHA256", inception.content_hash(file())[:8])
     assert inception.load(file(), torch.device("cpu")).official
-    for name, value in (("Mixed_7c.branch1x1.conv.weight", None), ("Mixed_8a.weight", torch.zeros(1)), ("Conv2d_1a_3x3.bn.bias", torch.zeros(3))):
+    for name, value in (
+        ("Mixed_7c.branch1x1.conv.weight", None),
+        ("Mixed_8a.weight", torch.zeros(1)),
+        ("Conv2d_1a_3x3.bn.bias", torch.zeros(3)),
+    ):
         with pytest.raises(ConfigError, match="1 tensors"):
             inception.load(file(**{name: value}), torch.device("cpu"))

@@ -91,7 +91,11 @@ def test_one_query_may_be_of_several_classes_and_masks_overlap():
 
 @pytest.mark.parametrize(
     "original, resized, padded",
-    [((512, 512), (800, 800), (800, 800)), ((480, 640), (800, 1067), (800, 1088)), ((300, 1200), (333, 1333), (352, 1344))],
+    [
+        ((512, 512), (800, 800), (800, 800)),
+        ((480, 640), (800, 1067), (800, 1088)),
+        ((300, 1200), (333, 1333), (352, 1344)),
+    ],
 )
 def test_input_sizes(original, resized, padded):
     """By hand: 800 on the short side, at most 1333 on the long one, rounded half up, padded to multiples of 32."""

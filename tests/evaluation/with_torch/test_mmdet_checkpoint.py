@@ -107,7 +107,10 @@ def model():
 def checkpoint(model, tmp_path):
     def write(state=None, meta=None):
         path = tmp_path / "mask2former.pth"
-        torch.save({"meta": meta or {"mmdet_version": "2.24.1"}, "state_dict": as_mmdet(model) if state is None else state}, path)
+        torch.save(
+            {"meta": meta or {"mmdet_version": "2.24.1"}, "state_dict": as_mmdet(model) if state is None else state},
+            path,
+        )
         return path
 
     return write
@@ -115,7 +118,13 @@ def checkpoint(model, tmp_path):
 
 def test_the_converted_model_is_the_same_function(model, checkpoint):
     """Catches a tensor under another's name, q, k and v in another order, and Swin's merging unsorted."""
-    meta = {"mmdet_version": "2.24.1", "CLASSES": ("person",), "epoch": 50, "best": np.float64(0.46), "PALETTE": np.arange(6)}
+    meta = {
+        "mmdet_version": "2.24.1",
+        "CLASSES": ("person",),
+        "epoch": 50,
+        "best": np.float64(0.46),
+        "PALETTE": np.arange(6),
+    }
     loaded = mmdet.load(checkpoint(meta=meta))
     image = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -132,7 +141,10 @@ def test_merged_patches_are_what_unfold_gives(model):
     image = torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(1))
     unfolded = functional.unfold(image, 2, stride=2).transpose(1, 2)  # [batch, places, channels x 4]
     normal = functional.layer_norm(
-        unfolded, (32,), state["backbone.stages.0.downsample.norm.weight"], state["backbone.stages.0.downsample.norm.bias"]
+        unfolded,
+        (32,),
+        state["backbone.stages.0.downsample.norm.weight"],
+        state["backbone.stages.0.downsample.norm.bias"],
     )
     wanted = normal @ state["backbone.stages.0.downsample.reduction.weight"].T
     with torch.no_grad():

@@ -65,7 +65,11 @@ def colors_of(clip_folder):
             seen = model.model.get_image_features(inputs).pooler_output[0]
             scores = []
             for color in COLORS:
-                texts = [f"a photo of a {color} {name}", f"a photo of a {color}-colored {name}", f"a photo of a {color} object"]
+                texts = [
+                    f"a photo of a {color} {name}",
+                    f"a photo of a {color}-colored {name}",
+                    f"a photo of a {color} object",
+                ]
                 vectors = []
                 for text in texts:
                     tokens = model.tokenizer([text], return_tensors="pt")
@@ -90,10 +94,23 @@ def truth(seen, colors_of):
     other = next(name for name in COLORS if name != colors[6])
     rows = [
         {"tag": "single_object", "include": [{"class": best[0], "count": 1}], "prompt": f"a photo of a {best[0]}"},
-        {"tag": "colors", "include": [{"class": best[2], "count": 1, "color": colors[2]}], "prompt": f"a photo of a {colors[2]} {best[2]}"},
-        {"tag": "counting", "include": [{"class": best[4], "count": 1}], "exclude": [{"class": best[4], "count": 2}], "prompt": f"a photo of one {best[4]}"},
-        {"tag": "colors", "include": [{"class": best[6], "count": 1, "color": other}], "prompt": f"a photo of a {other} {best[6]}"},
-    ]  # fmt: skip
+        {
+            "tag": "colors",
+            "include": [{"class": best[2], "count": 1, "color": colors[2]}],
+            "prompt": f"a photo of a {colors[2]} {best[2]}",
+        },
+        {
+            "tag": "counting",
+            "include": [{"class": best[4], "count": 1}],
+            "exclude": [{"class": best[4], "count": 2}],
+            "prompt": f"a photo of one {best[4]}",
+        },
+        {
+            "tag": "colors",
+            "include": [{"class": best[6], "count": 1, "color": other}],
+            "prompt": f"a photo of a {other} {best[6]}",
+        },
+    ]
     correct = {}
     for index, row in enumerate(rows):
         for sample in range(2):
@@ -130,7 +147,15 @@ def images(truth, tmp_path):
 def score(images, detector_folder, clip_folder):
     def run(*more):
         return main(
-            ["score", str(images), "--metric=geneval", f"--detector={detector_folder}", f"--clip={clip_folder}", "--device=cpu", *more]
+            [
+                "score",
+                str(images),
+                "--metric=geneval",
+                f"--detector={detector_folder}",
+                f"--clip={clip_folder}",
+                "--device=cpu",
+                *more,
+            ]
         )
 
     return run

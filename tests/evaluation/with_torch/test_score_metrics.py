@@ -28,7 +28,9 @@ def pictures(tmp_path_factory):
         for index in range(count):
             size = (*generator.integers(30, 90, 2), 3)
             shade = generator.integers(0, 256, 3)
-            Image.fromarray((generator.integers(0, 60, size) + shade).clip(0, 255).astype(np.uint8)).save(root / name / f"{index}.png")
+            Image.fromarray((generator.integers(0, 60, size) + shade).clip(0, 255).astype(np.uint8)).save(
+                root / name / f"{index}.png"
+            )
             if name == "made":
                 (root / name / f"{index}.txt").write_text(f"picture {index // 2}\n")
     return root
@@ -40,7 +42,9 @@ def model(clip_folder):
 
 
 def features_of(model, folder, transform):
-    return np.stack([model.embed_images(transform(Image.open(path))[None])[0].numpy() for path in sorted(folder.glob("*.png"))])
+    return np.stack(
+        [model.embed_images(transform(Image.open(path))[None])[0].numpy() for path in sorted(folder.glob("*.png"))]
+    )
 
 
 def test_clip_score_on_features_by_hand():
@@ -64,7 +68,14 @@ def test_clip_score_of_a_folder(pictures, clip_folder, model, tmp_path, capsys):
     """Against the definition on transformers' own features. Catches the prefix lost, captions of other images, and
     another model's score under CLIPScore's name."""
     out = tmp_path / "out"
-    command = ["score", str(pictures / "made"), "--metric=clip-score", f"--clip={clip_folder}", f"--out={out}", "--batch-size=3"]
+    command = [
+        "score",
+        str(pictures / "made"),
+        "--metric=clip-score",
+        f"--clip={clip_folder}",
+        f"--out={out}",
+        "--batch-size=3",
+    ]
     assert main(command) == 0
     printed = capsys.readouterr().out
     scores = []
@@ -72,7 +83,9 @@ def test_clip_score_of_a_folder(pictures, clip_folder, model, tmp_path, capsys):
         for index in range(7):
             tokens = model.tokenizer([f"A photo depicts picture {index // 2}"], return_tensors="pt")
             said = model.model.get_text_features(**tokens).pooler_output[0]
-            seen = model.model.get_image_features(images.clip_transform(Image.open(pictures / f"made/{index}.png"))[None]).pooler_output[0]
+            seen = model.model.get_image_features(
+                images.clip_transform(Image.open(pictures / f"made/{index}.png"))[None]
+            ).pooler_output[0]
             scores.append(2.5 * max(float(torch.cosine_similarity(seen, said, dim=0)), 0))
     assert 0 in scores and max(scores) > 0.5  # both sides of zero
     assert f"CLIP score {np.mean(scores):.4f}" in printed and "(standard error over 4 captions)" in printed
@@ -108,7 +121,16 @@ def test_a_long_caption_keeps_its_end(model):
 def test_distances_of_folders(pictures, clip_folder, model, tmp_path, capsys, kind, transform, distance):
     """From the verb's own features to the definition on features taken one by one; a folder from itself is at 0;
     features that were kept stand for their folder. Catches features of other pixels, and unit vectors in FID."""
-    measure = lambda *paths: main(["score", *map(str, paths[:1]), f"--metric={kind}", f"--reference={paths[1]}", f"--out={tmp_path / 'out'}", *paths[2:]])  # noqa: E731, E501
+    measure = lambda *paths: main(
+        [
+            "score",
+            *map(str, paths[:1]),
+            f"--metric={kind}",
+            f"--reference={paths[1]}",
+            f"--out={tmp_path / 'out'}",
+            *paths[2:],
+        ]
+    )  # noqa: E731, E501
     assert measure(pictures / "made", pictures / "real") == 2
     assert "needs --clip" in capsys.readouterr().err
     assert measure(pictures / "made", pictures / "real", f"--clip={clip_folder}", "--batch-size=2") == 0
@@ -140,8 +162,22 @@ def test_a_score_becomes_a_column(pictures, clip_folder, tmp_path, capsys):
     assert [record["key"]["seed"] for record in found] == [5, 6]
     record = found[0]
     assert {name: record[name] for name in scored_runs.SPENT} == scored_runs.SPENT
-    assert record["values"][0]["n"] == 7 and record["extra"]["models"]["clip"]["sha256"] == clip.content_hash(clip_folder)
-    assert main([*command, "--metric=cmmd", f"--reference={pictures / 'real'}", f"--out={tmp_path / 'distance'}", *about, "--seed=5"]) == 0
+    assert record["values"][0]["n"] == 7 and record["extra"]["models"]["clip"]["sha256"] == clip.content_hash(
+        clip_folder
+    )
+    assert (
+        main(
+            [
+                *command,
+                "--metric=cmmd",
+                f"--reference={pictures / 'real'}",
+                f"--out={tmp_path / 'distance'}",
+                *about,
+                "--seed=5",
+            ]
+        )
+        == 0
+    )
     wide = table.collect([run], tmp_path / "results").wide
     row = wide[(wide["corpus"] == "coco") & (wide["sampler_seed"] == 5)].iloc[0]
     assert row["clip_score_other_model"] == record["values"][0]["value"]
@@ -181,8 +217,19 @@ def test_one_process_at_a_time(pictures, clip_folder, tmp_path, capsys):
     from rfjax.evaluation.scorers.rows import Rows
 
     loaded = clip.load(clip_folder, torch.device("cpu"))
-    settings = {"metric": "clip-score", "clip": f"{loaded.name} {loaded.sha256}", "prefix": "A photo depicts ", "weight": 2.5}
-    command = ["score", str(pictures / "made"), "--metric=clip-score", f"--clip={clip_folder}", f"--out={tmp_path / 'out'}"]
+    settings = {
+        "metric": "clip-score",
+        "clip": f"{loaded.name} {loaded.sha256}",
+        "prefix": "A photo depicts ",
+        "weight": 2.5,
+    }
+    command = [
+        "score",
+        str(pictures / "made"),
+        "--metric=clip-score",
+        f"--clip={clip_folder}",
+        f"--out={tmp_path / 'out'}",
+    ]
     with Rows(tmp_path / "out", settings):
         assert main(command) == 2
     assert "another process is scoring" in capsys.readouterr().err

@@ -81,7 +81,9 @@ def test_inception_sees_floats_of_pillow():
     """clean-fid's: every channel as floats, antialiased, not rounded, cut to [0, 255]; (x - 128) / 128."""
     image = pattern(400, 350)
     found = images.inception_transform(Image.fromarray(image))
-    wanted = np.asarray(Image.fromarray(image[..., 1].astype(np.float32)).resize((299, 299), Image.BICUBIC)).clip(0, 255)
+    wanted = np.asarray(Image.fromarray(image[..., 1].astype(np.float32)).resize((299, 299), Image.BICUBIC)).clip(
+        0, 255
+    )
     assert np.abs(found[1].numpy() - (wanted - 128) / 128).max() < 1e-6
     assert len(np.unique(wanted % 1)) > 100  # unrounded
 

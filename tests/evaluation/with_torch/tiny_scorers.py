@@ -52,9 +52,15 @@ def clip(folder, seed=5, image_size=224, patch=56, **vision):
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
     text = CLIPTextConfig(
-        vocab_size=len(tokens), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        projection_dim=16, bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1,
-    )  # fmt: skip
+        vocab_size=len(tokens),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=16,
+        bos_token_id=len(tokens) - 2,
+        eos_token_id=len(tokens) - 1,
+    )
     settings = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2) | vision
     seen = CLIPVisionConfig(**settings, image_size=image_size, patch_size=patch, projection_dim=16)
     model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=seen.to_dict(), projection_dim=16)).eval()

@@ -87,4 +87,3 @@ def test_released_models_have_diffusers_own_keys(name):
         module = SD3Transformer2DModel.from_config(config)
     theirs = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     assert ours == theirs
-

@@ -16,7 +16,11 @@ def test_what_a_pytorch_user_types_runs(tmp_path, monkeypatch):
     """A missing import, a shape that does not fit, a gradient that is kept."""
     run = make_run(tmp_path / "run", make_config(MODEL, {"corpus": "shapes", "image_size": 16}))
     export_run(run.folder, layout="diffusers", out=tmp_path / "exported")
-    (block,) = [code for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "SD3Transformer2DModel.from_pretrained" in code]
+    (block,) = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+        if "SD3Transformer2DModel.from_pretrained" in code
+    ]
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(block, str(DOCS), "exec"), names)  # noqa: S102, our own documentation

@@ -31,7 +31,9 @@ def test_gradients_agree_layer_by_layer(exported):
     theirs = {name: parameter.grad for name, parameter in model.named_parameters()}
 
     # The last block's text queries are used by nothing: PyTorch gives them zeros, or no gradient.
-    idle = {f"transformer_blocks.3.attn.{name}" for name in ("add_q_proj.weight", "add_q_proj.bias", "norm_added_q.weight")}
+    idle = {
+        f"transformer_blocks.3.attn.{name}" for name in ("add_q_proj.weight", "add_q_proj.bias", "norm_added_q.weight")
+    }
     compared, worst = set(), {}
     for source in sources(DIFFUSERS, run.config.model, {leaf: array.shape for leaf, array in leaves.items()}):
         array = leaves[source.leaf] if source.layer is None else leaves[source.leaf][source.layer]

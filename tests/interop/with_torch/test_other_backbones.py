@@ -25,16 +25,27 @@ torch.set_num_threads(2)
 SHAPES = BatchShapes(latents=(8, 8, 4), context=(6, 24), pooled=10, encoders=())
 SIDE, HEADS, HEAD, DEPTH, WIDTH = 4, 3, 16, 3, 48
 SIZES = dict(
-    num_attention_heads=HEADS, attention_head_dim=HEAD, in_channels=4, out_channels=4, num_layers=DEPTH, sample_size=8,
-    patch_size=2, norm_eps=1e-6,
-)  # fmt: skip
+    num_attention_heads=HEADS,
+    attention_head_dim=HEAD,
+    in_channels=4,
+    out_channels=4,
+    num_layers=DEPTH,
+    sample_size=8,
+    patch_size=2,
+    norm_eps=1e-6,
+)
 
 
 def ours(backbone):
     model = ModelConfig(
-        backbone=backbone, depth=DEPTH, hidden=WIDTH, head_size=HEAD, position_grid=SIDE, position_tokens=SIDE,
+        backbone=backbone,
+        depth=DEPTH,
+        hidden=WIDTH,
+        head_size=HEAD,
+        position_grid=SIDE,
+        position_tokens=SIDE,
         position_span=float(SIDE),
-    )  # fmt: skip
+    )
     return make_backbone(model, SHAPES)
 
 
@@ -56,7 +67,9 @@ def array(parameter):
 def linear(module, source=None, target=None):
     """Our kernel and bias of a torch Linear (or of several, stacked after the inputs)."""
     modules = module if isinstance(module, list) else [module]
-    kernels = [array(m.weight).T.reshape(*(source or (m.in_features,)), *(target or (m.out_features,))) for m in modules]
+    kernels = [
+        array(m.weight).T.reshape(*(source or (m.in_features,)), *(target or (m.out_features,))) for m in modules
+    ]
     biases = [array(m.bias).reshape(*(target or (m.out_features,))) for m in modules]
     if isinstance(module, list):
         return {"kernel": jnp.stack(kernels, axis=1), "bias": jnp.stack(biases)}
@@ -64,7 +77,9 @@ def linear(module, source=None, target=None):
 
 
 def patches(convolution):
-    kernel = array(convolution.weight).transpose(2, 3, 1, 0).reshape(-1, WIDTH)  # (row, column, channel), channel fastest
+    kernel = (
+        array(convolution.weight).transpose(2, 3, 1, 0).reshape(-1, WIDTH)
+    )  # (row, column, channel), channel fastest
     return {"kernel": kernel, "bias": array(convolution.bias)}
 
 
@@ -170,21 +185,28 @@ def test_dit_class_is_diffusers_dit(original_frequencies):
     labels = batch()[3]
     pooled = np.eye(11, 10, dtype=np.float32)[labels]  # the null class is zeros
     agree(
-        ours("dit_class"), dit_params(model), pooled,
+        ours("dit_class"),
+        dit_params(model),
+        pooled,
         lambda z, t: model(z, timestep=t, class_labels=torch.from_numpy(labels)).sample,
-    )  # fmt: skip
+    )
 
 
 def test_crossdit_is_diffusers_pixart():
     """As above, and attention to the text; with the pooled text's embedder zero, whatever the pooled text."""
     model = randomised(
         PixArtTransformer2DModel(
-            cross_attention_dim=WIDTH, caption_channels=SHAPES.context[1], interpolation_scale=1,
-            use_additional_conditions=False, **SIZES,
+            cross_attention_dim=WIDTH,
+            caption_channels=SHAPES.context[1],
+            interpolation_scale=1,
+            use_additional_conditions=False,
+            **SIZES,
         )
-    )  # fmt: skip
+    )
     context = torch.from_numpy(batch()[2])
     agree(
-        ours("crossdit"), pixart_params(model), np.ones((4, SHAPES.pooled), np.float32),
+        ours("crossdit"),
+        pixart_params(model),
+        np.ones((4, SHAPES.pooled), np.float32),
         lambda z, t: model(z, encoder_hidden_states=context, timestep=t).sample,
-    )  # fmt: skip
+    )

@@ -27,12 +27,27 @@ from rfjax.errors import ConfigError  # noqa: E402
 from rfjax.evaluation.generate import noise_for, prompt_ids  # noqa: E402
 from rfjax.interop.exporting import export_run, how_to_call  # noqa: E402
 
-MODEL = {"depth": 2, "hidden": 64, "head_size": 32, "patch_size": 2, "position_tokens": 2, "position_span": 2.0, "position_grid": 4}
+MODEL = {
+    "depth": 2,
+    "hidden": 64,
+    "head_size": 32,
+    "patch_size": 2,
+    "position_tokens": 2,
+    "position_span": 2.0,
+    "position_grid": 4,
+}
 T5_TOKENS, STEPS, GUIDANCE, SHIFT = 20, 4, 2.0, 3.0
 ENCODERS = {"all": (), "without T5": ("clip_l", "clip_g")}
 QUICK = (("all", "empty"), ("without T5", "zeros"))  # the others are the whole suite's
 PROMPTS = ["a cat", "a photo of a bat, sharp!"]
-DATA = {"corpus": "prepared", "image_size": 4, "channels": 16, "context_tokens": 77 + T5_TOKENS, "context_size": 96, "pooled_size": 72}
+DATA = {
+    "corpus": "prepared",
+    "image_size": 4,
+    "channels": 16,
+    "context_tokens": 77 + T5_TOKENS,
+    "context_size": 96,
+    "pooled_size": 72,
+}
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "one_thread")
 
@@ -43,7 +58,15 @@ def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("prepared")
     models = tiny_models.save_models(root / "models")
     source = photographs.write_folder(root / "in", ["moon", "coffee", "chelsea"])
-    words = ["prepare", str(source), f"--out={root / 'corpus'}", f"--models={models}", "--size=32", "--precision=float32", "--validation-share=0"]
+    words = [
+        "prepare",
+        str(source),
+        f"--out={root / 'corpus'}",
+        f"--models={models}",
+        "--size=32",
+        "--precision=float32",
+        "--validation-share=0",
+    ]
     assert main([*words, f"--t5-tokens={T5_TOKENS}", "--latent-scaling=measured"]) == 0
     return models, root / "corpus"
 
@@ -67,10 +90,33 @@ def sampled(monkeypatch, run, out, *words):
     kept = []
     with monkeypatch.context() as patch:
         to_images = PreparedCorpus.to_images
-        patch.setattr(PreparedCorpus, "to_images", lambda corpus, latents: kept.append(np.asarray(latents)) or to_images(corpus, latents))
-        settings = [f"--config.evaluation.sampler.steps={STEPS}", f"--config.evaluation.sampler.guidance_scale={GUIDANCE}", "--config.evaluation.sampler.method=euler"]
+        patch.setattr(
+            PreparedCorpus,
+            "to_images",
+            lambda corpus, latents: kept.append(np.asarray(latents)) or to_images(corpus, latents),
+        )
+        settings = [
+            f"--config.evaluation.sampler.steps={STEPS}",
+            f"--config.evaluation.sampler.guidance_scale={GUIDANCE}",
+            "--config.evaluation.sampler.method=euler",
+        ]
         given = [f"--prompt={prompt}" for prompt in PROMPTS]
-        assert main(["sample", str(run.folder), *given, "--samples=1", "--seed=5", "--sigmas=diffusers", f"--out={out}", *settings, *words]) == 0
+        assert (
+            main(
+                [
+                    "sample",
+                    str(run.folder),
+                    *given,
+                    "--samples=1",
+                    "--seed=5",
+                    "--sigmas=diffusers",
+                    f"--out={out}",
+                    *settings,
+                    *words,
+                ]
+            )
+            == 0
+        )
     return kept[0]
 
 
@@ -90,19 +136,33 @@ def test_diffusers_pipeline_makes_what_rfjax_sample_makes(exported, monkeypatch,
     run, folder = exported
     ours = sampled(monkeypatch, run, tmp_path / "s.png", *([] if negative is None else [f"--negative={negative}"]))
     without = run.config.data.prepared.encoders == ("clip_l", "clip_g")
-    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, **({"text_encoder_3": None, "tokenizer_3": None} if without else {}))
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, **({"text_encoder_3": None, "tokenizer_3": None} if without else {})
+    )
     pipeline.set_progress_bar_config(disable=True)
     index = json.loads((folder / "model_index.json").read_text())
-    assert (pipeline.text_encoder_3 is None) == without == (index["text_encoder_3"] == [None, None] == index["tokenizer_3"])
+    assert (
+        (pipeline.text_encoder_3 is None)
+        == without
+        == (index["text_encoder_3"] == [None, None] == index["tokenizer_3"])
+    )
     shapes = load_corpus(run.config.data, 0).shapes
     noise = np.asarray(noise_for(5, jax.numpy.asarray(prompt_ids(2, 1)), shapes.latents))
     zeros = {
-        "negative_prompt_embeds": torch.zeros(2, *shapes.context), "negative_pooled_prompt_embeds": torch.zeros(2, shapes.pooled)
-    }  # fmt: skip
+        "negative_prompt_embeds": torch.zeros(2, *shapes.context),
+        "negative_pooled_prompt_embeds": torch.zeros(2, shapes.pooled),
+    }
     against = zeros if negative is None else {} if negative == "" else {"negative_prompt": [negative] * 2}
-    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "max_sequence_length": T5_TOKENS, "output_type": "latent"}
+    options = {
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "max_sequence_length": T5_TOKENS,
+        "output_type": "latent",
+    }
     with torch.inference_mode():
-        theirs = pipeline(PROMPTS, latents=torch.from_numpy(noise.copy()).permute(0, 3, 1, 2), **options, **against).images
+        theirs = pipeline(
+            PROMPTS, latents=torch.from_numpy(noise.copy()).permute(0, 3, 1, 2), **options, **against
+        ).images
         raw = theirs / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
         decoded = pipeline.image_processor.postprocess(pipeline.vae.decode(raw).sample, output_type="np")
     theirs = theirs.permute(0, 2, 3, 1).numpy()
@@ -123,9 +183,19 @@ def test_samples_without_t5_are_the_pipelines_without_it(exported, monkeypatch, 
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
     shapes = load_corpus(run.config.data, 0).shapes
     noise = np.asarray(noise_for(5, jax.numpy.asarray(prompt_ids(2, 1)), shapes.latents))
-    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "max_sequence_length": T5_TOKENS, "output_type": "latent"}
+    options = {
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "max_sequence_length": T5_TOKENS,
+        "output_type": "latent",
+    }
     with torch.inference_mode():
-        theirs = pipeline(PROMPTS, negative_prompt=["a dog"] * 2, latents=torch.from_numpy(noise.copy()).permute(0, 3, 1, 2), **options).images
+        theirs = pipeline(
+            PROMPTS,
+            negative_prompt=["a dog"] * 2,
+            latents=torch.from_numpy(noise.copy()).permute(0, 3, 1, 2),
+            **options,
+        ).images
     theirs = theirs.permute(0, 2, 3, 1).numpy()
     assert np.abs(ours - theirs).max() < 2e-4 * np.abs(ours).max()
     with_it = sampled(monkeypatch, run, tmp_path / "o.png", "--negative=a dog")
@@ -139,10 +209,18 @@ def test_the_folder_is_whole_and_the_frozen_models_are_as_they_were(exported, pr
     models, corpus = prepared
     found = manifest.read(corpus)
     theirs, ours = (json.loads((at / "vae" / "config.json").read_text()) for at in (models, folder))
-    assert theirs["scaling_factor"] == 1.5305 and ours == theirs | {"scaling_factor": found.scale, "shift_factor": found.shift}
-    assert (folder / "vae" / "diffusion_pytorch_model.safetensors").samefile(models / "vae" / "diffusion_pytorch_model.safetensors")
+    assert theirs["scaling_factor"] == 1.5305 and ours == theirs | {
+        "scaling_factor": found.scale,
+        "shift_factor": found.shift,
+    }
+    assert (folder / "vae" / "diffusion_pytorch_model.safetensors").samefile(
+        models / "vae" / "diffusion_pytorch_model.safetensors"
+    )
     index = json.loads((folder / "model_index.json").read_text())
-    assert index["scheduler"] == ["diffusers", "FlowMatchEulerDiscreteScheduler"] and index["text_encoder"][1] == "CLIPTextModelWithProjection"
+    assert (
+        index["scheduler"] == ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+        and index["text_encoder"][1] == "CLIPTextModelWithProjection"
+    )
     assert json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["shift"] == SHIFT
     code = how_to_call(run.folder, folder)
     assert ("text_encoder_3=None, tokenizer_3=None" in code) == (index["text_encoder_3"] == [None, None])
@@ -161,10 +239,20 @@ def test_weights_of_a_variant_are_named_without_it(prepared, tmp_path):
     for path in models.glob("*/*.safetensors"):
         path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
     source = photographs.write_folder(tmp_path / "in", ["moon"])
-    words = ["prepare", str(source), f"--out={tmp_path / 'corpus'}", f"--models={models}", "--models-variant=fp16", "--size=32", "--validation-share=0"]
+    words = [
+        "prepare",
+        str(source),
+        f"--out={tmp_path / 'corpus'}",
+        f"--models={models}",
+        "--models-variant=fp16",
+        "--size=32",
+        "--validation-share=0",
+    ]
     assert main([*words, f"--t5-tokens={T5_TOKENS}"]) == 0
     run = a_run(tmp_path / "run", tmp_path / "corpus")
-    pipeline = StableDiffusion3Pipeline.from_pretrained(export_run(run.folder, layout="diffusers", out=tmp_path / "out", whole_pipeline=True))
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        export_run(run.folder, layout="diffusers", out=tmp_path / "out", whole_pipeline=True)
+    )
     assert pipeline.vae.config.scaling_factor == 1.5305
 
 
@@ -172,8 +260,18 @@ def test_what_no_pipeline_can_be_made_of_is_refused_by_name(prepared, tmp_path):
     models, corpus = prepared
     run = a_run(tmp_path / "run", corpus)
     alone = a_run(tmp_path / "alone", corpus, ("clip_l", "t5"))
-    shapes = make_run(tmp_path / "shapes", make_config(MODEL | {"patch_size": 4, "position_tokens": 4, "position_grid": 12}, {"corpus": "shapes", "image_size": 16}))
-    three = make_run(tmp_path / "three", dataclasses.replace(run.config, model=dataclasses.replace(run.config.model, weight_sets=3, first_text_tokens=77)))
+    shapes = make_run(
+        tmp_path / "shapes",
+        make_config(
+            MODEL | {"patch_size": 4, "position_tokens": 4, "position_grid": 12}, {"corpus": "shapes", "image_size": 16}
+        ),
+    )
+    three = make_run(
+        tmp_path / "three",
+        dataclasses.replace(
+            run.config, model=dataclasses.replace(run.config.model, weight_sets=3, first_text_tokens=77)
+        ),
+    )
     other = tmp_path / "other"
     shutil.copytree(models, other)
     path = other / "tokenizer_2" / "tokenizer_config.json"
@@ -196,4 +294,9 @@ def test_what_no_pipeline_can_be_made_of_is_refused_by_name(prepared, tmp_path):
     shutil.copytree(corpus, tmp_path / "unprojected")
     (tmp_path / "unprojected" / "manifest.json").write_text(json.dumps(facts))
     with pytest.raises(ConfigError, match="clip_l of the corpus is a CLIPTextModel"):
-        export_run(a_run(tmp_path / "u", tmp_path / "unprojected").folder, layout="diffusers", out=tmp_path / "out", whole_pipeline=True)
+        export_run(
+            a_run(tmp_path / "u", tmp_path / "unprojected").folder,
+            layout="diffusers",
+            out=tmp_path / "out",
+            whole_pipeline=True,
+        )

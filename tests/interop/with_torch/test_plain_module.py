@@ -13,7 +13,8 @@ from rfjax.errors import ConfigError
 from rfjax.interop.exporting import export_run
 
 MODELS = {
-    "three_weight_sets": MODEL | {"weight_sets": 3, "first_text_tokens": 3, "qk_norm": True, "dual_attention_blocks": 1},
+    "three_weight_sets": MODEL
+    | {"weight_sets": 3, "first_text_tokens": 3, "qk_norm": True, "dual_attention_blocks": 1},
     "other_sizes": MODEL | {"head_size": 32, "patch_size": 4, "mlp_ratio": 2.5, "time_embedding_size": 64},
 }
 
@@ -54,7 +55,9 @@ def test_the_module_needs_nothing_of_ours(exported_plain):
 def test_diffusers_refuses_three_weight_sets_and_says_what_to_use(tmp_path):
     """A model exported into a layout that drops a third of its weights."""
     run = make_run(tmp_path / "run", make_config(MODELS["three_weight_sets"], DATA))
-    with pytest.raises(ConfigError, match=r"config.model.weight_sets is 3, .* diffusers layout needs 2.*--format plain"):
+    with pytest.raises(
+        ConfigError, match=r"config.model.weight_sets is 3, .* diffusers layout needs 2.*--format plain"
+    ):
         export_run(run.folder, layout="diffusers", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -17,7 +17,15 @@ from rfjax.flow.samplers import sampling_times
 from rfjax.interop.exporting import export_run
 
 # The sizes of the default study's models.
-MODEL = {"depth": 2, "hidden": 128, "head_size": 32, "patch_size": 4, "position_tokens": 4, "position_span": 4.0, "position_grid": 12}
+MODEL = {
+    "depth": 2,
+    "hidden": 128,
+    "head_size": 32,
+    "patch_size": 4,
+    "position_tokens": 4,
+    "position_span": 4.0,
+    "position_grid": 12,
+}
 PROMPTS = ["a photo of a green square", "a photo of two blue squares"]
 GUIDANCE = 4.0
 
@@ -25,7 +33,9 @@ GUIDANCE = 4.0
 @pytest.fixture(scope="module", params=[1.0, 3.0])
 def exported_study_model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    run = make_run(folder / "run", make_config(MODEL, {"corpus": "shapes", "image_size": 16}, timestep_shift=request.param))
+    run = make_run(
+        folder / "run", make_config(MODEL, {"corpus": "shapes", "image_size": 16}, timestep_shift=request.param)
+    )
     return run, export_run(run.folder, layout="diffusers", out=folder / "out")
 
 

@@ -79,7 +79,9 @@ def test_each_swap_of_halves_is_needed(runs, exported, tmp_path, monkeypatch, na
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
 def test_a_foreign_single_file_becomes_a_run(single, tmp_path, prefix):
     """A file with or without the prefix, with an autoencoder beside the network, and no manifest."""
-    tensors = {key.replace("model.diffusion_model.", prefix): value for key, value in load_file(single("dual_qk_norm")).items()}
+    tensors = {
+        key.replace("model.diffusion_model.", prefix): value for key, value in load_file(single("dual_qk_norm")).items()
+    }
     beside = {"first_stage_model.decoder.conv_in.weight": torch.zeros(2, 2)} if prefix else {}
     save_file(tensors | beside, tmp_path / "foreign.safetensors")
     sizes = {"data.context_tokens": 9, "data.image_size": 16}
@@ -90,5 +92,9 @@ def test_a_foreign_single_file_becomes_a_run(single, tmp_path, prefix):
     assert (model.depth, model.width, model.dual_attention_blocks, model.qk_norm) == (3, 192, 2, True)
     export_run(tmp_path / "run", layout="sd3", out=tmp_path / "again.safetensors")
     again = load_file(tmp_path / "again.safetensors")
-    assert {key.removeprefix("model.diffusion_model.") for key in again} == {key.removeprefix(prefix) for key in tensors}
-    assert all(torch.equal(again["model.diffusion_model." + key.removeprefix(prefix)], value) for key, value in tensors.items())
+    assert {key.removeprefix("model.diffusion_model.") for key in again} == {
+        key.removeprefix(prefix) for key in tensors
+    }
+    assert all(
+        torch.equal(again["model.diffusion_model." + key.removeprefix(prefix)], value) for key, value in tensors.items()
+    )

@@ -21,10 +21,18 @@ def random_module(seed=0, **config):
     """A SD3Transformer2DModel of `conftest.MODEL`'s sizes whose modulations are not zero."""
     torch.manual_seed(seed)
     settings = dict(
-        sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=4, attention_head_dim=64,
-        num_attention_heads=2, joint_attention_dim=24, caption_projection_dim=128, pooled_projection_dim=20,
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=4,
+        attention_head_dim=64,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        caption_projection_dim=128,
+        pooled_projection_dim=20,
         pos_embed_max_size=12,
-    )  # fmt: skip
+    )
     model = SD3Transformer2DModel(**(settings | config)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -66,10 +66,17 @@ def by_hand(kind, folder, image, prompt, **options):
     options = {"max_new_tokens": TOKENS, "do_sample": False} | options
     with torch.inference_mode():
         if kind == "blip":
-            return said(model.generate(**processor(images=image, **({"text": prompt} if prompt else {}), return_tensors="pt"), **options))
+            return said(
+                model.generate(
+                    **processor(images=image, **({"text": prompt} if prompt else {}), return_tensors="pt"), **options
+                )
+            )
         if kind == "git":
             pixels = processor(images=image, return_tensors="pt").pixel_values
-            ids = [processor.tokenizer.cls_token_id, *processor.tokenizer(prompt or "", add_special_tokens=False).input_ids]
+            ids = [
+                processor.tokenizer.cls_token_id,
+                *processor.tokenizer(prompt or "", add_special_tokens=False).input_ids,
+            ]
             return said(model.generate(pixel_values=pixels, input_ids=torch.tensor([ids]), **options))
         inputs = processor(images=image, text=f"user <image> {prompt} assistant ", return_tensors="pt")
         return said(model.generate(**inputs, **options)[:, inputs.input_ids.shape[1] :])
@@ -81,7 +88,16 @@ def recaption(source, folder, out, *words):
     return {row["key"].split("/")[1][:-4]: row["captions"] for row in map(json.loads, lines)}
 
 
-@pytest.mark.parametrize("kind, prompt", [pytest.param("blip", None, marks=pytest.mark.full), ("blip", "a photo of"), ("git", "a photo of"), pytest.param("git", None, marks=pytest.mark.full), ("llava", SAY)])
+@pytest.mark.parametrize(
+    "kind, prompt",
+    [
+        pytest.param("blip", None, marks=pytest.mark.full),
+        ("blip", "a photo of"),
+        ("git", "a photo of"),
+        pytest.param("git", None, marks=pytest.mark.full),
+        ("llava", SAY),
+    ],
+)
 def test_captions_are_the_models_own_whatever_the_batch(captioners, source, tmp_path, kind, prompt):
     """Catches a prompt that is left in, cut off or closed too early, padding on the side that is written on, another
     image's caption, another crop, and captions that depend on the batch."""
@@ -91,7 +107,11 @@ def test_captions_are_the_models_own_whatever_the_batch(captioners, source, tmp_
     nothing = ("", prompt)
     assert found == {name: [] if captions[0] in nothing else captions for name, captions in expected.items()}
     assert len({tuple(captions) for captions in found.values()}) >= 4  # the image decides
-    assert all(caption.startswith("a photo of ") == (prompt == "a photo of") for captions in found.values() for caption in captions)
+    assert all(
+        caption.startswith("a photo of ") == (prompt == "a photo of")
+        for captions in found.values()
+        for caption in captions
+    )
     if kind == "llava" or prompt:
         assert recaption(source, captioners[kind], tmp_path / "16", "--batch-size=16", *words) == found
 
@@ -103,12 +123,34 @@ def test_several_captions_are_the_best_beams_or_draws_of_a_seed(captioners, sour
         best = by_hand("blip", captioners["blip"], image, None, num_beams=4, num_return_sequences=3)
         assert found[name] == [caption for caption in dict.fromkeys(best) if caption]
     assert max(map(len, found.values())) == 3
-    draws = {seed: recaption(source, captioners["blip"], tmp_path / f"draws{seed}", "--captions=2", "--temperature=1", f"--seed={seed}", "--shard-size=3") for seed in (0, 1)}
+    draws = {
+        seed: recaption(
+            source,
+            captioners["blip"],
+            tmp_path / f"draws{seed}",
+            "--captions=2",
+            "--temperature=1",
+            f"--seed={seed}",
+            "--shard-size=3",
+        )
+        for seed in (0, 1)
+    }
     assert draws[0] != draws[1]
     for path in (tmp_path / "draws0").glob("shard-00001*"):
         path.unlink()
     before = torch.get_rng_state()
-    assert recaption(source, captioners["blip"], tmp_path / "draws0", "--captions=2", "--temperature=1", "--seed=0", "--shard-size=3") == draws[0]
+    assert (
+        recaption(
+            source,
+            captioners["blip"],
+            tmp_path / "draws0",
+            "--captions=2",
+            "--temperature=1",
+            "--seed=0",
+            "--shard-size=3",
+        )
+        == draws[0]
+    )
     assert torch.equal(torch.get_rng_state(), before)  # nor does it move another's
 
 
@@ -116,12 +158,25 @@ def test_from_images_to_a_training_corpus_with_half_its_captions_written(caption
     """With real classes all the way, features included: a synthetic caption's are those of its own text."""
     captions = tmp_path / "captions"
     found = recaption(source, captioners["blip"], captions, "--prompt=a photo of", "--prompt=a")
-    words = ["prepare", str(source), f"--out={tmp_path / 'out'}", f"--models={models}", "--size=32", "--validation-share=0", "--precision=float32"]
+    words = [
+        "prepare",
+        str(source),
+        f"--out={tmp_path / 'out'}",
+        f"--models={models}",
+        "--size=32",
+        "--validation-share=0",
+        "--precision=float32",
+    ]
     assert main([*words, f"--synthetic-captions={captions}", "--shard-size=4"]) == 0
     config = DataConfig(
-        corpus="prepared", image_size=4, channels=16, context_tokens=154, context_size=96, pooled_size=72,
+        corpus="prepared",
+        image_size=4,
+        channels=16,
+        context_tokens=154,
+        context_size=96,
+        pooled_size=72,
         prepared=PreparedConfig(path=str(tmp_path / "out"), synthetic_captions=0.5),
-    )  # fmt: skip
+    )
     corpus = load_corpus(config, 0)
     drawn = corpus.captions(np.arange(180), "train")
     written = {caption for captions in found.values() for caption in captions}
@@ -157,7 +212,10 @@ def test_a_model_that_cannot_be_used_as_it_is_is_refused_by_name(captioners, tmp
 
     def with_code(folder):
         path = folder / "config.json"
-        about = json.loads(path.read_text()) | {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"}}
+        about = json.loads(path.read_text()) | {
+            "model_type": "own",
+            "auto_map": {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"},
+        }
         path.write_text(json.dumps(about))
         (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
 
@@ -165,7 +223,11 @@ def test_a_model_that_cannot_be_used_as_it_is_is_refused_by_name(captioners, tmp
         (folder / "processor_config.json").unlink()
 
     cases = [
-        ("blip", without_a_tensor, "lacks 1 weights of AutoModelForImageTextToText, vision_model.post_layernorm.weight"),
+        (
+            "blip",
+            without_a_tensor,
+            "lacks 1 weights of AutoModelForImageTextToText, vision_model.post_layernorm.weight",
+        ),
         ("blip", pickled, "no model.safetensors or shards of it; it has pytorch_model.bin"),
         ("blip", with_code, "cannot be loaded|no processor"),
         ("blip", text_alone, "no processor of images and text"),
@@ -176,6 +238,11 @@ def test_a_model_that_cannot_be_used_as_it_is_is_refused_by_name(captioners, tmp
         with pytest.raises(ConfigError, match=words):
             captioner.load(broken(kind, change), captioner.Writing())
     assert not (tmp_path / "ran").exists()
-    other = broken("blip", lambda folder: (folder / "tokenizer_config.json").write_text((folder / "tokenizer_config.json").read_text() + "\n"))
+    other = broken(
+        "blip",
+        lambda folder: (folder / "tokenizer_config.json").write_text(
+            (folder / "tokenizer_config.json").read_text() + "\n"
+        ),
+    )
     hashes = [captioner.load(folder, captioner.Writing()).facts["sha256"] for folder in (captioners["blip"], other)]
     assert hashes[0] != hashes[1]

@@ -26,14 +26,34 @@ def test_latents_of_every_bucket_are_the_autoencoders_and_decode_to_its_sides(mo
         image = Image.open(root / "sub" / f"{name}.png").convert("RGB")
         scale = max(rows / image.height, columns / image.width)
         left, top = (image.width - columns / scale) / 2, (image.height - rows / scale) / 2
-        images[name] = image.resize((columns, rows), Image.Resampling.LANCZOS, box=(left, top, image.width - left, image.height - top))
+        images[name] = image.resize(
+            (columns, rows), Image.Resampling.LANCZOS, box=(left, top, image.width - left, image.height - top)
+        )
     out = tmp_path / "out"
-    words = ["prepare", str(root), f"--out={out}", f"--models={models}", "--buckets=32x32,32x48,48x32", "--precision=float32", "--validation-share=0"]
+    words = [
+        "prepare",
+        str(root),
+        f"--out={out}",
+        f"--models={models}",
+        "--buckets=32x32,32x48,48x32",
+        "--precision=float32",
+        "--validation-share=0",
+    ]
     assert main(words) == 0
     data = DataConfig(
-        corpus="prepared", image_size=4, channels=16, context_tokens=154, context_size=96, pooled_size=72, prepared=PreparedConfig(path=str(out)),
-    )  # fmt: skip
-    corpus, vae, processor = load_corpus(data, 0), AutoencoderKL.from_pretrained(models / "vae"), VaeImageProcessor(vae_scale_factor=8)
+        corpus="prepared",
+        image_size=4,
+        channels=16,
+        context_tokens=154,
+        context_size=96,
+        pooled_size=72,
+        prepared=PreparedConfig(path=str(out)),
+    )
+    corpus, vae, processor = (
+        load_corpus(data, 0),
+        AutoencoderKL.from_pretrained(models / "vae"),
+        VaeImageProcessor(vae_scale_factor=8),
+    )
     for part in corpus.parts:
         batch, (caption,) = part.examples(np.arange(1), "train"), part.captions(np.arange(1), "train")
         name = next(name for name, (_, own) in photographs.FILES.items() if own == caption)

@@ -35,23 +35,39 @@ SIDE = 32
 def pipeline(models):
     """diffusers' SD3 pipeline over the same folders; its transformer and scheduler are not used."""
     transformer = SD3Transformer2DModel(
-        sample_size=4, num_layers=1, attention_head_dim=8, num_attention_heads=1, joint_attention_dim=96, caption_projection_dim=8,
-        pooled_projection_dim=72, pos_embed_max_size=4,
-    )  # fmt: skip
+        sample_size=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=1,
+        joint_attention_dim=96,
+        caption_projection_dim=8,
+        pooled_projection_dim=72,
+        pos_embed_max_size=4,
+    )
     numbered = lambda name, n: models / (name if n == 1 else f"{name}_{n}")  # noqa: E731
     return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=None,
         vae=AutoencoderKL.from_pretrained(models / "vae"),
-        **{f"text_encoder{'' if n == 1 else f'_{n}'}": CLIPTextModelWithProjection.from_pretrained(numbered("text_encoder", n)) for n in (1, 2)},
+        **{
+            f"text_encoder{'' if n == 1 else f'_{n}'}": CLIPTextModelWithProjection.from_pretrained(
+                numbered("text_encoder", n)
+            )
+            for n in (1, 2)
+        },
         text_encoder_3=T5EncoderModel.from_pretrained(numbered("text_encoder", 3)),
-        **{f"tokenizer{'' if n == 1 else f'_{n}'}": AutoTokenizer.from_pretrained(numbered("tokenizer", n)) for n in (1, 2, 3)},
+        **{
+            f"tokenizer{'' if n == 1 else f'_{n}'}": AutoTokenizer.from_pretrained(numbered("tokenizer", n))
+            for n in (1, 2, 3)
+        },
     )
 
 
 def reference_text(pipeline, captions, tokens):
     with torch.inference_mode():
-        context, _, pooled, _ = pipeline.encode_prompt(captions, captions, captions, do_classifier_free_guidance=False, max_sequence_length=tokens)
+        context, _, pooled, _ = pipeline.encode_prompt(
+            captions, captions, captions, do_classifier_free_guidance=False, max_sequence_length=tokens
+        )
     return context.numpy(), pooled.numpy()
 
 
@@ -66,16 +82,29 @@ def reference_latents(pipeline, pixels):
 
 
 def prepared(models, source, out, *more):
-    words = ["prepare", str(source), f"--out={out}", f"--models={models}", f"--size={SIDE}", "--precision=float32", "--batch-size=4"]
+    words = [
+        "prepare",
+        str(source),
+        f"--out={out}",
+        f"--models={models}",
+        f"--size={SIDE}",
+        "--precision=float32",
+        "--batch-size=4",
+    ]
     assert main([*words, *more]) == 0
     return out
 
 
 def opened(folder, tokens=154, **more):
     data = DataConfig(
-        corpus="prepared", image_size=4, channels=16, context_tokens=tokens, context_size=96, pooled_size=72,
+        corpus="prepared",
+        image_size=4,
+        channels=16,
+        context_tokens=tokens,
+        context_size=96,
+        pooled_size=72,
         prepared=PreparedConfig(path=str(folder), **more),
-    )  # fmt: skip
+    )
     return load_corpus(data, 0)
 
 
@@ -148,11 +177,20 @@ def test_a_preparation_that_was_interrupted_ends_in_the_same_bytes(models, tmp_p
     assert main([*words, "--shard-size=3", "--batch-size=2", "--validation-share=0.3"]) == 130
     assert len(list(out.glob("shard-*.json"))) == 1 and not list(out.glob(".shard*"))
     prepared(models, root, out, "--shard-size=3", "--batch-size=2", "--validation-share=0.3")
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
 
 
 def test_decoding_is_the_pipelines(models, pipeline, tmp_path):
-    corpus = opened(prepared(models, photographs.write_folder(tmp_path / "in", ["moon", "coffee"]), tmp_path / "out", "--validation-share=1"))
+    corpus = opened(
+        prepared(
+            models,
+            photographs.write_folder(tmp_path / "in", ["moon", "coffee"]),
+            tmp_path / "out",
+            "--validation-share=1",
+        )
+    )
     latents = corpus.examples(np.arange(2), "validation").latents
     vae = pipeline.vae
     with torch.inference_mode():
@@ -160,7 +198,10 @@ def test_decoding_is_the_pipelines(models, pipeline, tmp_path):
         expected = VaeImageProcessor(vae_scale_factor=8).postprocess(vae.decode(raw).sample, output_type="np")
     shown = corpus.to_images(latents)
     assert np.abs(shown - expected).max() < 1e-5 and shown.std() > 0.01
-    assert np.abs(corpus.to_latents(shown) - reference_latents(pipeline, (shown * 255).round().astype(np.uint8))).max() < 0.1
+    assert (
+        np.abs(corpus.to_latents(shown) - reference_latents(pipeline, (shown * 255).round().astype(np.uint8))).max()
+        < 0.1
+    )
 
 
 def test_half_precision_rounds_and_no_more(models, tmp_path):
@@ -182,7 +223,9 @@ def test_an_unprojected_clip_gives_its_pooled_output(models, tmp_path):
     shutil.rmtree(folder / "text_encoder")
     model.save_pretrained(folder / "text_encoder")
     loaded = frozen.load(folder, encoders=("clip_l",))
-    ids = AutoTokenizer.from_pretrained(models / "tokenizer")(CAPTIONS, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    ids = AutoTokenizer.from_pretrained(models / "tokenizer")(
+        CAPTIONS, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
     with torch.inference_mode():
         expected = model(ids).pooler_output.numpy()
     assert np.abs(loaded.text(CAPTIONS)["clip_l.pooled"] - expected).max() < 1e-5
@@ -224,7 +267,10 @@ def test_a_folder_of_models_that_is_not_whole_is_refused_by_name(models, tmp_pat
         (lambda folder: shutil.rmtree(folder / "tokenizer_2"), "no tokenizer_2"),
         (without_a_tensor, "text_encoder_2 lacks 1 weights of CLIPTextModelWithProjection, text_projection.weight"),
         (of_another_class, "text_encoder is a CLIPModel; clip_l must be a CLIPTextModel or"),
-        (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut"), "vae cannot be loaded"),
+        (
+            lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut"),
+            "vae cannot be loaded",
+        ),
         (lambda folder: [shutil.rmtree(path) for path in folder.glob("text_encoder*")], "has no text encoder"),
         (shutil.rmtree, "no folder of models at .*hf download"),
     ]
@@ -236,7 +282,9 @@ def test_a_folder_of_models_that_is_not_whole_is_refused_by_name(models, tmp_pat
 
 def test_other_weights_than_those_prepared_with_are_refused(models, tmp_path):
     """Catches prompts encoded, or images decoded, by models that training did not see."""
-    out = prepared(models, photographs.write_folder(tmp_path / "in", ["moon"]), tmp_path / "out", "--validation-share=1")
+    out = prepared(
+        models, photographs.write_folder(tmp_path / "in", ["moon"]), tmp_path / "out", "--validation-share=1"
+    )
     other = tmp_path / "other"
     shutil.copytree(models, other)
     path = other / "tokenizer_2" / "tokenizer_config.json"
@@ -250,7 +298,9 @@ def test_other_weights_than_those_prepared_with_are_refused(models, tmp_path):
 def test_prompts_are_encoded_with_some_of_the_encoders(models, tmp_path):
     """As a run's samples are made for want of T5, whose folder need not be there. Catches an encoder's features in another's
     slot, and T5 looked for."""
-    out = prepared(models, photographs.write_folder(tmp_path / "in", ["moon"]), tmp_path / "out", "--validation-share=1")
+    out = prepared(
+        models, photographs.write_folder(tmp_path / "in", ["moon"]), tmp_path / "out", "--validation-share=1"
+    )
     shutil.copytree(models, tmp_path / "two")
     for name in ("text_encoder_3", "tokenizer_3"):
         shutil.rmtree(tmp_path / "two" / name)
@@ -261,14 +311,18 @@ def test_prompts_are_encoded_with_some_of_the_encoders(models, tmp_path):
     np.testing.assert_array_equal(pooled, whole[1])
     alone = with_encoders(opened(out), ("clip_g",))
     assert [slot.name for slot in alone.shapes.encoders] == ["clip_g"] and alone.shapes.context == (154, 96)
-    with pytest.raises(ConfigError, match="--encoders has 't6', which the run was not trained with; it has clip_l, clip_g, t5"):
+    with pytest.raises(
+        ConfigError, match="--encoders has 't6', which the run was not trained with; it has clip_l, clip_g, t5"
+    ):
         with_encoders(opened(out), ("t6",))
     with pytest.raises(ConfigError, match="the corpus shapes was not prepared with text encoders; leave it out"):
         with_encoders(load_corpus(DataConfig(), 0), ("t5",))
 
 
 def test_inspect_decodes_beside_the_thumbnails(models, tmp_path):
-    out = prepared(models, photographs.write_folder(tmp_path / "in", ["moon", "coffee"]), tmp_path / "out", "--validation-share=0")
+    out = prepared(
+        models, photographs.write_folder(tmp_path / "in", ["moon", "coffee"]), tmp_path / "out", "--validation-share=0"
+    )
     assert main(["inspect", str(out), f"--out={tmp_path / 'p.png'}", f"--models={models}"]) == 0
     wide, high = Image.open(tmp_path / "p.png").size
     assert wide > 2 * high

@@ -28,26 +28,47 @@ CHAT = (
 
 
 def _tokenizer():
-    return BertTokenizer(vocab={word: number for number, word in enumerate([*SPECIAL, *WORDS])}, do_lower_case=True, model_max_length=64)
+    return BertTokenizer(
+        vocab={word: number for number, word in enumerate([*SPECIAL, *WORDS])}, do_lower_case=True, model_max_length=64
+    )
 
 
 def _stirred(model, seed, scale=3.0):
     """Weights under which what is written depends on the image, and ends at different lengths."""
     torch.manual_seed(seed)
     for name, value in model.named_parameters():
-        value.data = torch.randn_like(value) * (scale / value.shape[-1] ** 0.5 if value.ndim > 1 else 0.1) + (value.ndim == 1 and name.endswith("weight"))
+        value.data = torch.randn_like(value) * (scale / value.shape[-1] ** 0.5 if value.ndim > 1 else 0.1) + (
+            value.ndim == 1 and name.endswith("weight")
+        )
     return model.eval()
 
 
 def _vision(**more):
-    return {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIDE, "patch_size": 8, **more}
+    return {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
+        "patch_size": 8,
+        **more,
+    }
 
 
 def save_blip(folder, seed=0):
     text = {
-        "vocab_size": len(SPECIAL) + len(WORDS), "hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0,
-    }  # fmt: skip
+        "vocab_size": len(SPECIAL) + len(WORDS),
+        "hidden_size": 16,
+        "encoder_hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "sep_token_id": 3,
+        "pad_token_id": 0,
+    }
     model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=_vision(), projection_dim=16))
     _stirred(model, seed).save_pretrained(folder)
     BlipProcessor(BlipImageProcessorPil(size={"height": SIDE, "width": SIDE}), _tokenizer()).save_pretrained(folder)
@@ -56,11 +77,21 @@ def save_blip(folder, seed=0):
 
 def save_git(folder, seed=0):
     config = GitConfig(
-        vision_config=_vision(), vocab_size=len(SPECIAL) + len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=64, bos_token_id=2, eos_token_id=3, pad_token_id=0,
-    )  # fmt: skip
+        vision_config=_vision(),
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
     _stirred(GitForCausalLM(config), seed).save_pretrained(folder)
-    GitProcessor(CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIDE), _tokenizer()).save_pretrained(folder)
+    GitProcessor(CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=SIDE), _tokenizer()).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -71,19 +102,40 @@ def save_llava(folder, seed=0):
     inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(pieces)}, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]", additional_special_tokens=["<image>"]
+        tokenizer_object=inner,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        additional_special_tokens=["<image>"],
     )
     text = {
-        "model_type": "llama", "vocab_size": len(pieces), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0,
-    }  # fmt: skip
+        "model_type": "llama",
+        "vocab_size": len(pieces),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
     config = LlavaConfig(
-        text_config=text, vision_config={"model_type": "clip_vision_model", **_vision()}, image_token_index=pieces.index("<image>"), image_seq_length=16
+        text_config=text,
+        vision_config={"model_type": "clip_vision_model", **_vision()},
+        image_token_index=pieces.index("<image>"),
+        image_seq_length=16,
     )
     _stirred(LlavaForConditionalGeneration(config), seed).save_pretrained(folder)
     processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}), tokenizer, patch_size=8,
-        vision_feature_select_strategy="default", chat_template=CHAT, num_additional_image_tokens=1,
-    )  # fmt: skip
+        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT,
+        num_additional_image_tokens=1,
+    )
     processor.save_pretrained(folder)
     return folder

@@ -19,7 +19,9 @@ def clip_tokenizer(pad):
     """Letters, at a word's end and before it, and one merge, so that order and merging both count."""
     pieces = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "ca", "at</w>", START, END, "!!"]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab=vocabulary, merges=[("c", "a"), ("a", "t</w>")], pad_token=pad, model_max_length=77), vocabulary
+    return CLIPTokenizer(
+        vocab=vocabulary, merges=[("c", "a"), ("a", "t</w>")], pad_token=pad, model_max_length=77
+    ), vocabulary
 
 
 def save_clip(folder, number, hidden, projection, pad, seed):
@@ -28,12 +30,20 @@ def save_clip(folder, number, hidden, projection, pad, seed):
     torch.manual_seed(seed)
     model = CLIPTextModelWithProjection(
         CLIPTextConfig(
-            hidden_size=hidden, num_attention_heads=2, num_hidden_layers=3, intermediate_size=2 * hidden,
-            vocab_size=len(vocabulary), projection_dim=projection, max_position_embeddings=77,
-            bos_token_id=vocabulary[START], eos_token_id=vocabulary[END], pad_token_id=vocabulary[pad],
-            initializer_factor=20.0, hidden_act="quick_gelu" if number == 1 else "gelu",
+            hidden_size=hidden,
+            num_attention_heads=2,
+            num_hidden_layers=3,
+            intermediate_size=2 * hidden,
+            vocab_size=len(vocabulary),
+            projection_dim=projection,
+            max_position_embeddings=77,
+            bos_token_id=vocabulary[START],
+            eos_token_id=vocabulary[END],
+            pad_token_id=vocabulary[pad],
+            initializer_factor=20.0,
+            hidden_act="quick_gelu" if number == 1 else "gelu",
         )
-    )  # fmt: skip
+    )
     for name, value in model.named_parameters():  # norms and biases that do something
         if value.ndim == 1:
             value.data += 0.2 * torch.randn_like(value)
@@ -47,10 +57,16 @@ def save_t5(folder):
     torch.manual_seed(3)
     model = T5EncoderModel(
         T5Config(
-            vocab_size=len(vocabulary) + 2, d_model=96, d_kv=16, d_ff=64, num_layers=2, num_heads=4,
-            feed_forward_proj="gated-gelu", decoder_start_token_id=0,
+            vocab_size=len(vocabulary) + 2,
+            d_model=96,
+            d_kv=16,
+            d_ff=64,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
         )
-    )  # fmt: skip
+    )
     for value in model.parameters():
         value.data += 0.1 * torch.randn_like(value)
     model.save_pretrained(folder / "text_encoder_3")
@@ -60,10 +76,18 @@ def save_t5(folder):
 def save_autoencoder(folder):
     torch.manual_seed(4)
     model = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4, latent_channels=16,
-        scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False, sample_size=32,
-    )  # fmt: skip
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=16,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        sample_size=32,
+    )
     model.save_pretrained(folder / "vae")
 
 

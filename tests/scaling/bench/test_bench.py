@@ -19,11 +19,21 @@ SMALL = {"model.depth": "2", "model.hidden": "32", "model.head_size": "16", "tra
 
 def made(**changes):
     given = {
-        "batch_size": 8, "flops_per_image": 3_000, "recomputed_per_image": 500, "devices": 1, "peak": 1e6, "datasheet_peak": None,
-        "loop": {"step": [0.05, 0.04, 0.09], "waiting_for_data": [0.001, 0.0, 0.002], "placing": [0.002] * 3,
-                 "waiting_for_metrics": [0.03] * 3},
-        "loader": 0.01, "parts": {"forward": 0.011, "forward_backward": 0.034, "optimiser": 0.006},
-    }  # fmt: skip
+        "batch_size": 8,
+        "flops_per_image": 3_000,
+        "recomputed_per_image": 500,
+        "devices": 1,
+        "peak": 1e6,
+        "datasheet_peak": None,
+        "loop": {
+            "step": [0.05, 0.04, 0.09],
+            "waiting_for_data": [0.001, 0.0, 0.002],
+            "placing": [0.002] * 3,
+            "waiting_for_metrics": [0.03] * 3,
+        },
+        "loader": 0.01,
+        "parts": {"forward": 0.011, "forward_backward": 0.034, "optimiser": 0.006},
+    }
     return summary(**given | changes)
 
 
@@ -46,7 +56,9 @@ def test_what_is_not_known_is_null_with_its_reason():
     """Catches a time for exchanges that were not measured, and a part that did not fit counted as none."""
     assert made()["phases"]["collectives"] == {"seconds": 0.0, "what": COLLECTIVES_ALONE}
     assert made(devices=2)["phases"]["collectives"] == {"seconds": None, "what": COLLECTIVES_UNKNOWN}
-    phases = made(parts={"forward": 0.01, "forward_backward": "does not fit alone: 9 GiB", "optimiser": 0.006})["phases"]
+    phases = made(parts={"forward": 0.01, "forward_backward": "does not fit alone: 9 GiB", "optimiser": 0.006})[
+        "phases"
+    ]
     assert phases["backward"] == {"seconds": None, "what": "does not fit alone: 9 GiB"}
     assert phases["remainder"]["seconds"] is None and phases["forward"]["seconds"] == 0.01
 

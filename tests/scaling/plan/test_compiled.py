@@ -19,12 +19,18 @@ def config_of(**mesh) -> Config:
     return from_dict(
         {
             "model": {"depth": LAYERS + 1, "hidden": 128, "head_size": 32},
-            "data": {"corpus": "random", "image_size": 16, "channels": 4, "context_tokens": 16, "context_size": 64,
-                     "pooled_size": 32},
+            "data": {
+                "corpus": "random",
+                "image_size": 16,
+                "channels": 4,
+                "context_tokens": 16,
+                "context_size": 64,
+                "pooled_size": 32,
+            },
             "train": {"batch_size": 32, "accumulate": 2, "remat": "full"},
             "mesh": mesh,
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +80,12 @@ def test_memory_is_that_of_split_weights(program):
     params = jax.eval_shape(make_backbone(config.model, shapes).init, jax.random.key(0))
     kernels = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "kernel" in str(path))
     others = sum(leaf.size for leaf in jax.tree.leaves(params)) - kernels
-    batch = 4 * config.train.batch_size // DEVICES * (math.prod(shapes.latents) + math.prod(shapes.context) + shapes.pooled + 1)
+    batch = (
+        4
+        * config.train.batch_size
+        // DEVICES
+        * (math.prod(shapes.latents) + math.prod(shapes.context) + shapes.pooled + 1)
+    )
     assert compiled.argument_bytes == pytest.approx(16 * (kernels / 4 + others) + batch, rel=0.01)
     assert compiled.fits and compiled.peak_bytes > 0
 

@@ -96,7 +96,10 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     assert found["limits"]["compute"] == pytest.approx(0.634, rel=0.01)  # 2.909e14 operations of 459e12 a second
     assert f"{found['peak_bytes'] / GIB:.2f}" in printed
     page = out.with_suffix(".html").read_text()
-    assert f"<td>{found['peak_bytes'] / GIB:.2f}</td>" in page and f"<b>{1e3 * found['limits']['compute']:,.0f}</b>" in page
+    assert (
+        f"<td>{found['peak_bytes'] / GIB:.2f}</td>" in page
+        and f"<b>{1e3 * found['limits']['compute']:,.0f}</b>" in page
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,14 @@ from rfjax.scaling.report.formats import amount
 
 @pytest.mark.parametrize(
     "name, chips, cores, shape",
-    [("v5p-256", 128, 256, (4, 4, 8)), ("v4-128", 64, 128, (4, 4, 4)), ("v5e-256", 256, 256, (16, 16)),
-     ("v6e-64", 64, 64, (8, 8)), ("h100x64", 64, 64, (8, 8))],
-)  # fmt: skip
+    [
+        ("v5p-256", 128, 256, (4, 4, 8)),
+        ("v4-128", 64, 128, (4, 4, 4)),
+        ("v5e-256", 256, 256, (16, 16)),
+        ("v6e-64", 64, 64, (8, 8)),
+        ("h100x64", 64, 64, (8, 8)),
+    ],
+)
 def test_vendors_count_tensorcores_or_chips(name, chips, cores, shape):
     """Catches v5p-256 read as 256 chips: twice the speed and memory that is paid for."""
     target = parse_target(name)

@@ -12,11 +12,13 @@ def by_the_definition(points):
     while left:
         rank += 1
         front = [
-            i for i in left
+            i
+            for i in left
             if not any(
-                points[j][0] >= points[i][0] and points[j][1] <= points[i][1] and tuple(points[j]) != tuple(points[i]) for j in left
+                points[j][0] >= points[i][0] and points[j][1] <= points[i][1] and tuple(points[j]) != tuple(points[i])
+                for j in left
             )
-        ]  # fmt: skip
+        ]
         ranks |= dict.fromkeys(front, rank)
         left = [i for i in left if i not in front]
     return [ranks.get(i, rank + 1) for i in range(len(points))]

@@ -17,7 +17,14 @@ from rfjax.scaling.report import figures, page
 from rfjax.scaling.report.ranking_section import _gaps
 
 # Ours in the paper's order but for one exchange; one that the paper does not print; and one with a name to be escaped.
-OURS = ["rf/lognorm(1.00,0.60)", "rf/lognorm(0.00,1.00)", *list(paper.AVERAGE_RANKS)[2:], "eps/cos", "rf/mode(0.38)", "a_b & 50%<i>$x$"]
+OURS = [
+    "rf/lognorm(1.00,0.60)",
+    "rf/lognorm(0.00,1.00)",
+    *list(paper.AVERAGE_RANKS)[2:],
+    "eps/cos",
+    "rf/mode(0.38)",
+    "a_b & 50%<i>$x$",
+]
 
 
 def quality(place):
@@ -42,7 +49,11 @@ def numbers(folder):
 def test_the_short_table_has_the_two_best_of_each_family_and_every_single_variant(numbers):
     """Would catch families told apart by their numbers, or the two best of all in place of each column's."""
     ranking = numbers["ranking"]
-    assert ranking["shown"] == [name for name in OURS if name not in ("rf/lognorm(0.50,0.60)", "rf/lognorm(0.50,1.00)", "edm(-1.20,1.20)", "rf/mode(0.38)")]
+    assert ranking["shown"] == [
+        name
+        for name in OURS
+        if name not in ("rf/lognorm(0.50,0.60)", "rf/lognorm(0.50,1.00)", "edm(-1.20,1.20)", "rf/mode(0.38)")
+    ]
     assert family_of("rf/lognorm(0.00,1.00)") == "rf/lognorm" and family_of("edm/rf") == "edm/rf"
 
 
@@ -64,7 +75,11 @@ def test_latex_is_escaped_and_the_best_is_bold(folder):
     assert r"a\_b \& 50\%\textless{}i\textgreater{}\$x\$ & 19.00" in text
     assert text.count(r"\textbf{1.00}") == 3 and text.count("\\\\\n") == len(OURS) + 1
     assert r"\toprule" in text and r"\midrule" in text and r"\bottomrule" in text
-    assert {line.count("&") - line.count(r"\&") for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line} == {6}
+    assert {
+        line.count("&") - line.count(r"\&")
+        for line in text.splitlines()
+        if line.endswith(r"\\") and "multicolumn" not in line
+    } == {6}
     assert latex("\\{}~^#") == r"\textbackslash{}\{\}\textasciitilde{}\textasciicircum{}\#"
 
 
@@ -116,7 +131,10 @@ def test_runs_of_one_size_on_two_corpora_are_all_shown_and_no_law_is_sought(fold
     losses = {run["id"]: run["loss"] for run in numbers["runs"]}
     assert losses["digits-rf_lognorm(0.00,1.00)"] == pytest.approx(losses["shapes-rf_lognorm(0.00,1.00)"] + 0.5)
     shown = (folder / "report/index.html").read_text()
-    assert "38 of 38 runs finished on the corpora <i>shapes, digits</i>" in shown or "38 of 38 runs finished on the corpora <i>digits, shapes</i>" in shown
+    assert (
+        "38 of 38 runs finished on the corpora <i>shapes, digits</i>" in shown
+        or "38 of 38 runs finished on the corpora <i>digits, shapes</i>" in shown
+    )
     assert "versions of the data" not in shown and "&ensp;Loss against compute" not in shown and "No law" not in shown
     for corpus in ("shapes", "digits"):
         assert f"On {corpus} the lowest validation loss of 19 runs is" in shown
@@ -126,7 +144,9 @@ def test_runs_of_one_size_on_two_corpora_are_all_shown_and_no_law_is_sought(fold
 
 
 def test_gaps_are_told(tmp_path):
-    folders = write_variant(tmp_path, "rf", quality(0)) + write_variant(tmp_path, "v/cos", quality(1), skip={("shapes", "raw", 25, 5.0)})
+    folders = write_variant(tmp_path, "rf", quality(0)) + write_variant(
+        tmp_path, "v/cos", quality(1), skip={("shapes", "raw", 25, 5.0)}
+    )
     table.collect(folders, tmp_path / "results")
     stale = tmp_path / "report/figures/loss_against_compute.svg"  # of an earlier report
     stale.parent.mkdir(parents=True)
@@ -137,10 +157,20 @@ def test_gaps_are_told(tmp_path):
     assert said in report.summary_lines(numbers) and said in (tmp_path / "report/index.html").read_text()
     # Controls that lack the same are told together, and long lists are cut.
     told = _gaps({"notes": ["n"], "missing": {f"c{i}": ["a"] for i in range(7)} | {"d": list("abcdefgh")}})
-    assert told == ["n", "c0; c1; c2; c3; c4 and 2 more do not count: no record of a", "d does not count: no record of a, b, c, d, e and 3 more"]
+    assert told == [
+        "n",
+        "c0; c1; c2; c3; c4 and 2 more do not count: no record of a",
+        "d does not count: no record of a, b, c, d, e and 3 more",
+    ]
     # With nothing complete there is no table, and the reason.
-    folders = write_variant(tmp_path / "b", "rf", quality(0), corpora=("shapes",)) + write_variant(tmp_path / "b", "v/cos", quality(1), corpora=("digits",))
+    folders = write_variant(tmp_path / "b", "rf", quality(0), corpora=("shapes",)) + write_variant(
+        tmp_path / "b", "v/cos", quality(1), corpora=("digits",)
+    )
     table.collect(folders, tmp_path / "b/results")
     numbers = report.write_report(tmp_path / "b/results", tmp_path / "b/report", resamples=20)
-    assert "no ranking: no control that this column averages has a record of every variant" in report.summary_lines(numbers)
-    assert not list((tmp_path / "b/report/tables").glob("*")) and "average_ranks" not in {p.stem for p in (tmp_path / "b/report/figures").iterdir()}
+    assert "no ranking: no control that this column averages has a record of every variant" in report.summary_lines(
+        numbers
+    )
+    assert not list((tmp_path / "b/report/tables").glob("*")) and "average_ranks" not in {
+        p.stem for p in (tmp_path / "b/report/figures").iterdir()
+    }

@@ -46,7 +46,13 @@ def test_a_planted_order_is_found_with_certainty(line, tmp_path):
     """Would catch measures of one run given to another, and samplers or weights taken for one control."""
     measures = measures_of(collected(tmp_path, line[1]))
     assert measures.named_by == "formulation" and len(measures.controls) == 24
-    assert measures.variants == ("edm(-1.20,1.20)", "eps/linear", "rf", "rf/lognorm(0.00,1.00)", "rf/lognorm(0.50,0.60)")
+    assert measures.variants == (
+        "edm(-1.20,1.20)",
+        "eps/linear",
+        "rf",
+        "rf/lognorm(0.00,1.00)",
+        "rf/lognorm(0.50,0.60)",
+    )
     ranking = rank(measures)
     assert [len(column.controls) for column in ranking.columns] == [24, 4, 4]
     assert {"50" in name and "cfg5-" in name for name in column(ranking, "50 steps").controls} == {True}
@@ -78,13 +84,18 @@ def test_columns_average_over_their_controls_alone(tmp_path):
     ranking = rank(measures_of(collected(tmp_path, folders)))
     assert values(column(ranking, "5 steps")) == {"a": 2.0, "b": 1.0}
     assert values(column(ranking, "50 steps")) == {"a": 1.0, "b": 2.0}
-    assert values(column(ranking, "all")) == {"a": pytest.approx((20 + 4 * 2) / 24), "b": pytest.approx((20 * 2 + 4) / 24)}
+    assert values(column(ranking, "all")) == {
+        "a": pytest.approx((20 + 4 * 2) / 24),
+        "b": pytest.approx((20 * 2 + 4) / 24),
+    }
 
 
 def test_variants_alike_have_intervals_that_say_so(tmp_path):
     """Would catch resamples that are not joint: the scatter that prompts share must not blur the order of
     variants that are apart, and that of their own must."""
-    apart = [write_variant(tmp_path / "apart", name, in_line(0.02 * k), scatter=1.0) for k, name in enumerate(("a", "b"))]
+    apart = [
+        write_variant(tmp_path / "apart", name, in_line(0.02 * k), scatter=1.0) for k, name in enumerate(("a", "b"))
+    ]
     own = measures_of(collected(tmp_path / "apart", sum(apart, [])))
     assert own.distance_replicates[0].std(axis=1).min() > 2 * abs(np.diff(own.distance[0])[0])
     blurred = {r.variant: r for r in column(rank(own), "all").ranks}
@@ -98,10 +109,13 @@ def test_variants_alike_have_intervals_that_say_so(tmp_path):
     digits, shapes = found[:12], found[12:]
     assert (digits != shapes).any() and (np.sort(digits) == np.sort(shapes)).all()
     # The same with the run's own scatter taken out: what is left is shared.
-    common = own.__class__(**{
-        **vars(own), "alignment_replicates": own.alignment_replicates[:, :1] + (own.alignment - own.alignment[:, :1])[..., None],
-        "distance_replicates": own.distance_replicates[:, :1] + (own.distance - own.distance[:, :1])[..., None],
-    })  # fmt: skip
+    common = own.__class__(
+        **{
+            **vars(own),
+            "alignment_replicates": own.alignment_replicates[:, :1] + (own.alignment - own.alignment[:, :1])[..., None],
+            "distance_replicates": own.distance_replicates[:, :1] + (own.distance - own.distance[:, :1])[..., None],
+        }
+    )
     assert all(r.low == r.value == r.high for r in column(rank(common), "all").ranks)
 
 
@@ -139,8 +153,13 @@ def test_a_control_counts_only_with_a_record_of_every_variant(line, tmp_path):
     ranking = rank(measures_of(collected(tmp_path, list(folders) + more)))
     assert [len(column.controls) for column in ranking.columns] == [22, 3, 4]
     assert sorted(ranking.missing.values()) == [("v/linear",)] * 2
-    assert {name.split("-shift")[0] for name in ranking.missing} == {"digits, raw, euler-5-cfg5", "shapes, ema, euler-50-cfg2.5"}
-    lacking = write_variant(tmp_path / "b", "v/cos", in_line(9), skip={(c, w, 5, 5.0) for c in ("shapes", "digits") for w in ("ema", "raw")})
+    assert {name.split("-shift")[0] for name in ranking.missing} == {
+        "digits, raw, euler-5-cfg5",
+        "shapes, ema, euler-50-cfg2.5",
+    }
+    lacking = write_variant(
+        tmp_path / "b", "v/cos", in_line(9), skip={(c, w, 5, 5.0) for c in ("shapes", "digits") for w in ("ema", "raw")}
+    )
     none = column(rank(measures_of(collected(tmp_path / "b", list(folders) + lacking))), "5 steps")
     assert none.ranks == () and "no control" in none.reason
 
@@ -158,7 +177,9 @@ def test_fewer_than_two_variants_are_no_ranking(tmp_path):
 
 def test_variants_are_named_by_what_differs_and_by_the_point_where_that_is_not_enough(tmp_path):
     """Would catch two runs of one formulation taken for one variant, the one overwriting the other."""
-    folders = write_variant(tmp_path, "rf", in_line(0), corpora=("shapes",)) + write_variant(tmp_path, "v/cos", in_line(1), corpora=("shapes",))
+    folders = write_variant(tmp_path, "rf", in_line(0), corpora=("shapes",)) + write_variant(
+        tmp_path, "v/cos", in_line(1), corpora=("shapes",)
+    )
     for folder, backbone in zip(folders, ("mmdit", "dit")):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"formulation": "rf", "model": {"backbone": backbone}}))
@@ -177,7 +198,10 @@ def test_points_of_two_corpora_are_one_variant(tmp_path):
     for folder in folders:
         (folder / "config.json").write_text(json.dumps({"formulation": "rf", "model": {"backbone": "mmdit"}}))
     measures = measures_of(collected(tmp_path, folders))
-    assert measures.variants == ("rf", "v_cos") and {control.corpus for control in measures.controls} == {"shapes", "digits"}
+    assert measures.variants == ("rf", "v_cos") and {control.corpus for control in measures.controls} == {
+        "shapes",
+        "digits",
+    }
     assert values(column(rank(measures), "all")) == {"rf": 1.0, "v_cos": 2.0}
 
 
@@ -203,7 +227,8 @@ def test_of_several_seeds_each_is_a_control(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"feature_map": "planted-2"}, {"reference": {"sha1": "others"}}, {"prompt_scores": [["counting", 1, 4]]}]
+    "changes",
+    [{"feature_map": "planted-2"}, {"reference": {"sha1": "others"}}, {"prompt_scores": [["counting", 1, 4]]}],
 )
 def test_what_cannot_be_compared_is_refused(line, tmp_path, changes):
     """Would catch distances of two feature maps in one ranking, and resamples of unlike prompts paired."""
@@ -254,10 +279,14 @@ def test_intervals_cover_the_rank_of_infinitely_many_prompts():
         down = 5 - (quality + 0.7 * rng.normal(size=(12, 10)))
         truth = nondominated_ranks(up, down).mean(axis=0)
         hard = 0.15 * rng.normal(size=60)
-        right = rng.binomial(4, np.clip(up[..., None] + hard - hard.mean() + 0.1 * rng.normal(size=(12, 10, 60)), 0, 1)) / 4
+        right = (
+            rng.binomial(4, np.clip(up[..., None] + hard - hard.mean() + 0.1 * rng.normal(size=(12, 10, 60)), 0, 1)) / 4
+        )
         away = down[..., None] + 2 * rng.normal(size=60) + 1.5 * rng.normal(size=(12, 10, 60))
         found = nondominated_ranks(right.mean(-1), away.mean(-1)).mean(axis=0)
-        drawn = nondominated_ranks(np.moveaxis(right @ resamples.T, -1, 1), np.moveaxis(away @ resamples.T, -1, 1)).mean(axis=0)
+        drawn = nondominated_ranks(
+            np.moveaxis(right @ resamples.T, -1, 1), np.moveaxis(away @ resamples.T, -1, 1)
+        ).mean(axis=0)
         low, high = rank_interval(found, drawn.T)
         held.append((low <= truth) & (truth <= high))
     assert 0.92 < np.mean(held) < 0.98
@@ -265,4 +294,7 @@ def test_intervals_cover_the_rank_of_infinitely_many_prompts():
 
 def test_columns_are_the_papers():
     assert list(COLUMNS) == ["all", "5 steps", "50 steps"] and len(SAMPLERS) == 6
-    assert control_record("r", 0.5, 1.0, corpus="shapes", weights="ema", steps=5, guidance=5.0)["key"]["sampler"] == "euler-5-cfg5-shift1-10x4"
+    assert (
+        control_record("r", 0.5, 1.0, corpus="shapes", weights="ema", steps=5, guidance=5.0)["key"]["sampler"]
+        == "euler-5-cfg5-shift1-10x4"
+    )

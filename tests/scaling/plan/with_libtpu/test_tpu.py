@@ -27,7 +27,9 @@ def test_the_smallest_point_compiles_for_a_small_slice():
     # Splash pads 410 tokens to 512; forward twice (remat is full) and backward once: 2 + 2 + 5 products.
     each = 9 * 2 * 512**2 * config.model.width * config.model.depth
     assert counts.kernel_flops == each * config.train.batch_size // target.chips and not counts.unknown_kernels
-    assert counts.flops > 0.98 * estimate(config, target).flops  # above the formula by a fifth here; which products is not known
+    assert (
+        counts.flops > 0.98 * estimate(config, target).flops
+    )  # above the formula by a fifth here; which products is not known
     assert counts.largest_all_gather == 2 * 6 * config.model.width**2  # a layer's modulation kernel, bfloat16
     assert not [c for c in counts.collectives if c.kind == "all-to-all"]
 
@@ -39,7 +41,15 @@ def test_a_command_on_a_cpu_says_nothing_of_the_tpu_that_is_not_there(tmp_path):
     On a machine with a TPU the command runs there.
     """
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PLATFORMS", "TPU_"))}
-    command = [sys.executable, "-m", "rfjax", "train", f"--config={PAPER.parent}/shapes.py", f"--workdir={tmp_path}/run", "--no-evaluation"]
+    command = [
+        sys.executable,
+        "-m",
+        "rfjax",
+        "train",
+        f"--config={PAPER.parent}/shapes.py",
+        f"--workdir={tmp_path}/run",
+        "--no-evaluation",
+    ]
     tiny = ["--config.model.depth=1", "--config.train.batch_size=2", "--config.train.steps=1"]
     done = subprocess.run([*command, *tiny], capture_output=True, text=True, env=environ)
     assert done.returncode == 0 and "TPU" not in done.stderr, done.stderr
