@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 
 from tqdm import tqdm
@@ -234,7 +234,7 @@ def main() -> int:
 
     import jax
 
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
     ).stdout.strip()

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "test_records"
@@ -30,7 +30,7 @@ def main() -> int:
     ).stdout.strip()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     tail = [line for line in lines if re.search(r"passed|failed|error|FAILED|ERROR", line)][-30:]
     FOLDER.mkdir(exist_ok=True)
     record = FOLDER / f"{now:%Y-%m-%d-%H%M}-python{platform.python_version()}.txt"

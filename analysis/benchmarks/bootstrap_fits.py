@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ def main():
         ours = (counts[row] * special.huber(1e-3, residuals)).sum()
         worst = max(worst, ours / scipy_minimum(found, counts[row]) - 1)
     record = {
-        "when": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "when": datetime.now(UTC).isoformat(timespec="minutes"),
         "points": POINTS,
         "resamples": RESAMPLES,
         "seconds": round(seconds, 2),

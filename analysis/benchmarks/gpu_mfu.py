@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 
 PAPER = dict(
@@ -269,7 +269,7 @@ def main():
         print(f"depth {depth}: {shares}; ratio {row['rfjax_over_torch'] or float('nan'):.2f}", flush=True)
     record = {
         "schema": 1,
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "shape": shape,
         "tiny": args.tiny,
         "peak": peak,

@@ -29,6 +29,7 @@ from rfjax.evaluation.due import Evaluation, due_at
 from rfjax.evaluation.generate import compile_sampler, make_generator, other_prompts_of_task, prompt_ids
 from rfjax.evaluation.judging import judge_rows, prompt_scores
 from rfjax.evaluation.pictures import write_strip
+from rfjax.evaluation.ranking import ranking_record
 from rfjax.evaluation.records import (
     geneval_record,
     make_record,
@@ -38,7 +39,6 @@ from rfjax.evaluation.records import (
     validation_record,
     write_record,
 )
-from rfjax.evaluation.ranking import ranking_record
 from rfjax.evaluation.validation import compile_validation, make_validation_step, validation_loss
 from rfjax.files import write_whole
 from rfjax.flow.matched import own_loss_ratio

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import jax
 
-from rfjax import config as configs, limits
+from rfjax import config as configs
+from rfjax import limits
 from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import jax
 
-from rfjax import config as schema, limits
+from rfjax import config as schema
+from rfjax import limits
 from rfjax.config import Config, TrainConfig
-from rfjax.data.corpus import Corpus
 from rfjax.data.buckets import Schedule, described, schedule_of, trained_parts
+from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.models import parameter_count

@@ -9,7 +9,7 @@ import json
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 
 import jax
@@ -200,7 +200,7 @@ def started(record: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
     }
     at = {
         "step": step,
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "mesh": dict(mesh.shape),
         "together": together,
     }

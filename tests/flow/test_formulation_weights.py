@@ -12,8 +12,8 @@ from families import alpha_bar, own_prediction
 from scipy import stats
 
 from rfjax.config import from_dict
-from rfjax.errors import ConfigError
 from rfjax.data.batch import Batch
+from rfjax.errors import ConfigError
 from rfjax.flow.density import CosMap, Discrete, Uniform
 from rfjax.flow.formulation import FAMILIES, PAPER, Formulation, parse_formulation
 from rfjax.flow.objective import effective_weight, log_snr

@@ -18,8 +18,8 @@ from rfjax.config import Config, apply_overrides
 from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.interop.expressible import check
 from rfjax.interop.exporting import export_run
+from rfjax.interop.expressible import check
 from rfjax.interop.importing import import_checkpoint
 from rfjax.interop.safetensors_files import Writer
 

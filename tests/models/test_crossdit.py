@@ -2,8 +2,23 @@
 
 import numpy as np
 import pytest
-from reference import SMALL, attention, check, gelu, image_of, layers, linear, mlp, norm, patches, positions, rms
-from reference import silu, small_config, time_features
+from reference import (
+    SMALL,
+    attention,
+    check,
+    gelu,
+    image_of,
+    layers,
+    linear,
+    mlp,
+    norm,
+    patches,
+    positions,
+    rms,
+    silu,
+    small_config,
+    time_features,
+)
 
 from rfjax.models import make_backbone
 

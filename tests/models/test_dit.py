@@ -18,8 +18,12 @@ from reference import (
     norm,
     patches,
     positions,
+    random_params,
+    rms,
+    silu,
+    small_config,
+    time_features,
 )
-from reference import random_params, rms, silu, small_config, time_features
 
 from rfjax.models import make_backbone
 

@@ -4,8 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import SMALL, attention, check, gelu, layers, linear, mlp, norm, positions, silu, small_config
-from reference import time_features
+from reference import (
+    SMALL,
+    attention,
+    check,
+    gelu,
+    layers,
+    linear,
+    mlp,
+    norm,
+    positions,
+    silu,
+    small_config,
+    time_features,
+)
 
 from rfjax.config import Config, apply_overrides
 from rfjax.data.batch import BatchShapes

@@ -1,5 +1,5 @@
-import pytest
 import photographs
+import pytest
 
 
 @pytest.fixture(scope="session")

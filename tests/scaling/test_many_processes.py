@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_study import TINY
 
 from rfjax.cli import main
 from rfjax.evaluation.records import read_records
 from rfjax.scaling.study import load_study, run_study
-from test_study import TINY
 
 
 def command(*arguments, timeout=900):

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from bucketed_parts import Part
+from training_tiny import rows, tiny_config
 
 from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.corpus import load_corpus
@@ -19,7 +20,6 @@ from rfjax.models import Backbone
 from rfjax.training import checkpoint
 from rfjax.training.loop import train
 from rfjax.training.run_folder import RunFacts
-from training_tiny import rows, tiny_config
 
 SHAPES = ((4, 4), (2, 6), (6, 4))
 TRAINING = (50, 30, 20)  # images, and so hundredths of the steps

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from bucketed_tiny import FLOPS, SETTINGS, SHAPES, Part, bucketed, bucketed_train, pixelwise, stopped_and_resumed
+from training_tiny import environment, rows, tiny_config
+
 from rfjax.data.buckets import CYCLE, BucketedCorpus, schedule_of
 from rfjax.errors import ConfigError
 from rfjax.training import checkpoint
 from rfjax.training.loop import flops_before
 from rfjax.training.loss import make_loss, run_keys
-from training_tiny import environment, rows, tiny_config
 
 STEPS, BATCH = SETTINGS["train.steps"], SETTINGS["train.batch_size"]
 PLACES = jnp.arange(BATCH, dtype=jnp.int32)

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from training_tiny import environment
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint
 from rfjax.training.checkpoint import Checkpoints, restore_newest, restore_params, restore_step, steps_saved
 from rfjax.training.checksums import checksums, host_checksums
 from rfjax.training.state import TrainState
-from training_tiny import environment
 
 
 def state_at(step, shape=(64, 33)):

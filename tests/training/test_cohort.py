@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from training_tiny import environment, rows, tiny_backbone, tiny_config
 
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Diverged, Preempted
@@ -16,7 +17,6 @@ from rfjax.training import checkpoint, cohort, cohort_step, run_folder
 from rfjax.training.cohort import Member, may_join, train_cohort
 from rfjax.training.loop import train
 from rfjax.training.run_folder import RunFacts
-from training_tiny import environment, rows, tiny_backbone, tiny_config
 
 NAMES = ("rf/lognorm(0.00,1.00)", "edm(-1.20,1.20)", "eps/linear")
 SHIFTS = {"rf/lognorm(0.00,1.00)": 3.0}

@@ -4,10 +4,10 @@ import errno
 import time
 
 import pytest
+from training_tiny import ended, rows, start_processes, tiny_train
 
 from rfjax.errors import RfjaxError
 from rfjax.training import checkpoint, loop
-from training_tiny import ended, rows, start_processes, tiny_train
 
 OVERRIDES = {"train.steps": 12}
 

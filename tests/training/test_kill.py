@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
-
 import training_tiny
-from rfjax.training import checkpoint
 from training_tiny import environment, rows, tiny_train
+
+from rfjax.training import checkpoint
 
 STEPS = 30
 

@@ -3,10 +3,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from training_tiny import rows, tiny_train
 
 from rfjax.errors import ConfigError, Preempted
 from rfjax.training import checkpoint, lineage
-from training_tiny import rows, tiny_train
 
 QK_NORM = {"model.qk_norm": True}
 SHORT = {"train.steps": 4, "train.checkpoint_every": 4}

@@ -1,6 +1,7 @@
 import jax
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec as P
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
 
 from rfjax.config import MeshConfig, from_dict
 from rfjax.data.corpus import load_corpus

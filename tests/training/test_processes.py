@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 import pytest
+from training_tiny import ended, rows, start_processes, tiny_train
 
 from rfjax.errors import Preempted
 from rfjax.training import checkpoint, distributed, run_folder
 from rfjax.training.cluster import Job
-from training_tiny import ended, rows, start_processes, tiny_train
 
 BAD = {"bad_steps": [2], "bad_from": 7}  # one example, so in one process alone
 

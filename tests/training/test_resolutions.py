@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from bucketed_tiny import Part, bucketed, bucketed_train
+from training_tiny import rows, tiny_config
+
 from rfjax.data.buckets import BucketedCorpus, schedule_of
 from rfjax.data.corpus import load_corpus
 from rfjax.data.manifest import Manifest
@@ -19,7 +20,6 @@ from rfjax.models import make_backbone
 from rfjax.models.mmdit import POSITIONS
 from rfjax.training import checkpoint
 from rfjax.training.loss import run_keys
-from training_tiny import rows, tiny_config
 
 LOW = {
     "model.depth": 1,

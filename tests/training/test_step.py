@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training_tiny import tiny_backbone, tiny_config
 
 from rfjax.data.corpus import load_corpus
 from rfjax.data.loader import batch_of_step
@@ -15,7 +16,6 @@ from rfjax.training.mesh import make_mesh, shardings
 from rfjax.training.optimizer import learning_rate, make_optimizer
 from rfjax.training.state import init_state
 from rfjax.training.step import make_train_step, parameter_groups, step_parts
-from training_tiny import tiny_backbone, tiny_config
 
 
 class Trainer:

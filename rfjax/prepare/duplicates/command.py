@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
-from rfjax.prepare import command as prepare, work
+from rfjax.prepare import command as prepare
+from rfjax.prepare import work
 from rfjax.prepare.progress import SAID_EVERY, duration, say
 
 REASON = "near-duplicate"  # what the manifest of `rfjax prepare --drop-keys` counts them under

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from datetime import UTC
 from pathlib import Path
 
 
@@ -95,7 +96,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     )
     return {
         "schema": 1,
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "name": config.name,
         "hardware": hardware.describe(devices),
         "jax": jax.__version__,

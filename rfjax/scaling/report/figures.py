@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rfjax.scaling.folder_scores import PROTOCOLS
 from rfjax.scaling.ranking.figures import average_ranks, quality_against_steps
 from rfjax.scaling.report.axes import (
     BLUE,
@@ -23,7 +24,6 @@ from rfjax.scaling.report.axes import (
     looks,
     point,
 )
-from rfjax.scaling.folder_scores import PROTOCOLS
 from rfjax.scaling.report.score_figures import (
     geneval_against_depth,
     held_out_pairs,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rfjax.scaling.folder_scores import PROTOCOLS
 from rfjax.scaling.report.findings import findings
 from rfjax.scaling.report.fit_sections import compute_section
 from rfjax.scaling.report.formats import (
@@ -19,7 +20,6 @@ from rfjax.scaling.report.formats import (
     sentence,
     text,
 )
-from rfjax.scaling.folder_scores import PROTOCOLS
 from rfjax.scaling.report.ranking_section import ranking_section
 from rfjax.scaling.report.score_sections import (
     correlation_section,

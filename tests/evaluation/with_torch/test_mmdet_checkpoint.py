@@ -7,9 +7,8 @@ import torch
 from torch.nn import functional
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.scorers import mmdet
+from rfjax.evaluation.scorers import mask2former, mmdet
 from rfjax.evaluation.scorers.files import content_hash
-from rfjax.evaluation.scorers import mask2former
 
 
 def as_mmdet(model):
