@@ -13,7 +13,7 @@ TORCH ?= yes
 LIBTPU ?= yes
 TEST_EXTRAS := [test$(if $(filter no,$(TORCH)),,$(comma)torch)$(if $(filter no,$(LIBTPU)),,$(comma)tpu-plan)]
 PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore-glob="*/with_torch") \
-	$(if $(filter no,$(LIBTPU)),--ignore=tests/scaling/plan/with_libtpu)
+	$(if $(filter no,$(LIBTPU)),--ignore=tests/plan/with_libtpu)
 INSTALLED := $(VENV)/.installed
 TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)-libtpu-$(LIBTPU)
 

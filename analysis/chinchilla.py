@@ -18,11 +18,11 @@ import pandas as pd
 from scipy import optimize, special
 
 from rfjax.files import write_whole
-from rfjax.scaling.allocation import Cost, exponent_draws
-from rfjax.scaling.fits import fit
-from rfjax.scaling.laws import PARAMETRIC
-from rfjax.scaling.losses import HUBER, LOSSES
-from rfjax.scaling.points import exclude
+from rfjax.laws.budgets import Cost, exponent_draws
+from rfjax.laws.fit_points import exclude
+from rfjax.laws.fitting import fit
+from rfjax.laws.laws import PARAMETRIC
+from rfjax.laws.misfits import HUBER, LOSSES
 
 PUBLISHED = {  # value, standard error
     "A": (482.01, 124.5),

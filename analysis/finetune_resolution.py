@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 import overfit_photographs as photographs_show  # puts the tests' folders on the path
-import tiny_models
 from PIL import Image, ImageDraw
 
-from rfjax.data import manifest
+from helpers import tiny_models
+from rfjax.data.prepared import manifest
 from rfjax.data.scenes import BACKGROUNDS, PALETTE
 from rfjax.data.shapes import CLASSES, coverage
 
@@ -115,7 +115,7 @@ def step_flops(low: Path, high: Path, batch: int) -> tuple[float, float]:
     """FLOPs of a training step at low resolution, and of the mean step in the buckets."""
     from rfjax import config
     from rfjax.data.corpus import load_corpus
-    from rfjax.scaling.flops import training_flops
+    from rfjax.models.flops import training_flops
 
     found = []
     for path in (low, high):

@@ -21,14 +21,13 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/prepare")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import photographs  # noqa: E402
-import planted  # noqa: E402
-
+from helpers import photographs  # noqa: E402
+from helpers import planted_duplicates as planted  # noqa: E402
+from rfjax.duplicates import descriptors, search  # noqa: E402
 from rfjax.files import write_whole  # noqa: E402
 from rfjax.prepare import images  # noqa: E402
-from rfjax.prepare.duplicates import descriptors, search  # noqa: E402
 
 RESULTS = ROOT / "analysis/results/near_duplicates"
 PICTURE = ROOT / "docs/pictures/near_duplicates.png"

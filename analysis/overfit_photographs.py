@@ -28,10 +28,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/prepare"), str(ROOT / "tests/prepare/with_torch")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import photographs  # noqa: E402
-import tiny_models  # noqa: E402
+from helpers import (
+    photographs,  # noqa: E402
+    tiny_models,  # noqa: E402
+)
 
 SIDE, TOKENS = 64, 24
 CONFIG = """

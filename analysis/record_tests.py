@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "test_records"

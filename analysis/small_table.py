@@ -10,20 +10,23 @@ import sys
 from pathlib import Path
 
 from rfjax.files import write_whole
-from rfjax.scaling import frontier, results
+from rfjax.laws import study_fits
+from rfjax.results import results_folder
 
 
 def main():
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    table, out = results.read(sys.argv[1]), sys.argv[2]
-    settings = frontier.primary_settings(table)
-    points = frontier.final_points(frontier.checkpoints(table, settings)).dropna(axis=1, how="all")
+    table, out = results_folder.read(sys.argv[1]), sys.argv[2]
+    settings = study_fits.primary_settings(table)
+    points = study_fits.final_points(study_fits.checkpoints(table, settings)).dropna(axis=1, how="all")
     points = points.drop(columns=["frontier", "best_rate"])  # they follow from the rest
     prompts = points[["run", "step"]].merge(table.prompts, on=["run", "step"])
     prompts = prompts[(prompts["weights"] == settings.weights) & (prompts["sampler"] == settings.sampler)]
     prompts = prompts[["run", "prompt", "task", "correct", "samples"]]
-    write_whole({Path(f"{out}.csv"): results.to_csv(points), Path(f"{out}_prompts.csv"): results.to_csv(prompts)})
+    write_whole(
+        {Path(f"{out}.csv"): results_folder.to_csv(points), Path(f"{out}_prompts.csv"): results_folder.to_csv(prompts)}
+    )
 
 
 if __name__ == "__main__":

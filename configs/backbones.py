@@ -2,7 +2,7 @@
 
 The paper does not say what was held equal, so each contender runs twice: with the reference's
 parameters and with its FLOPs. `mmdit` is the reference, of 4 heads in two blocks; the others keep depth and
-heads, and their hidden size is the nearest that `rfjax.scaling.matching` finds (the tables below are
+heads, and their hidden size is the nearest that `rfjax.models.equal_size` finds (the tables below are
 its answers; docs/backbones.md has the mismatches). `dit_class` sees the pooled text alone.
 Training is that of `shapes`, which is read from beside this file, as are the sizes of the scenes; the
 variants are ranked as the formulations are.

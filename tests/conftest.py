@@ -36,3 +36,22 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
+    """The results folder of the made-up study; read only."""
+    from helpers import planted_study
+    from rfjax.results import merge
+
+    root = tmp_path_factory.mktemp("study")
+    merge.collect(planted_study.write_study(root / "runs"), root / "results")
+    return root / "results"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The photographs with sidecars; not to be changed."""
+    from helpers import photographs
+
+    return photographs.write_folder(tmp_path_factory.mktemp("photographs") / "folder")

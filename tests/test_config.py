@@ -117,6 +117,6 @@ def test_missing_and_broken_files(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_config_in_the_repository_is_valid(path):
-    from rfjax.scaling.study import load_study
+    from rfjax.study.study import load_study
 
     assert load_study(path).points

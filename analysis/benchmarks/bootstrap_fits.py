@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ import scipy
 from scipy import optimize, special
 
 from rfjax.files import write_whole
-from rfjax.scaling.fits import fit
-from rfjax.scaling.laws import PARAMETRIC
-from rfjax.scaling.resampling import resampled_counts
+from rfjax.laws.fitting import fit
+from rfjax.laws.laws import PARAMETRIC
+from rfjax.laws.resampling import resampled_counts
 
 POINTS, RESAMPLES, CHECKED = 250, 10_000, 40
 

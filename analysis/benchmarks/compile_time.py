@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 
 SHAPES = BatchShapes(latents=(16, 16, 16), context=(77, 512), pooled=256, encoders=())
 DEPTHS, WIDTH, ROUNDS = (4, 24), 512, 3

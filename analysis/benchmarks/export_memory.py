@@ -31,7 +31,7 @@ def write_run(folder: Path, width: int) -> None:
 
     from rfjax import config as schema
     from rfjax.data.corpus import load_corpus
-    from rfjax.models import make_backbone
+    from rfjax.models.backbone import make_backbone
     from rfjax.training import checkpoint
 
     config = schema.from_dict(

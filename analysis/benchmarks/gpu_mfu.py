@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 PAPER = dict(
@@ -64,8 +64,8 @@ def rfjax_step(depth, batch, remat, shape):
     import numpy as np
 
     from rfjax.data.corpus import load_corpus
-    from rfjax.models import make_backbone, parameter_count
     from rfjax.models.attention import choose, platform_of
+    from rfjax.models.backbone import make_backbone, parameter_count
     from rfjax.training.loss import run_keys
     from rfjax.training.mesh import make_mesh
     from rfjax.training.optimizer import make_optimizer
@@ -181,7 +181,7 @@ def work(args, shape) -> dict:
     if args.worker == "peak":
         import jax
 
-        from rfjax.scaling.bench.peak import matmul_flops_per_second
+        from rfjax.bench.peak import matmul_flops_per_second
 
         device = jax.devices()[0]
         return matmul_flops_per_second([device], "bfloat16", (128,) if args.tiny else None) | {
@@ -228,7 +228,7 @@ def main():
 
     from rfjax.data.batch import BatchShapes
     from rfjax.files import write_whole
-    from rfjax.scaling.flops import training_flops
+    from rfjax.models.flops import training_flops
 
     remat, variants = REMAT, [f"{w}/{a}" for w, a in itertools.product(TORCH_WEIGHTS, TORCH_ATTENTION)]
     if args.tiny:

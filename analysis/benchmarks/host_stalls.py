@@ -72,7 +72,7 @@ def main():
 
     from rfjax import config as configs
     from rfjax.data.corpus import load_corpus
-    from rfjax.models import make_backbone
+    from rfjax.models.backbone import make_backbone
     from rfjax.training import loop, monitor
 
     last = WARMUP + args.steps

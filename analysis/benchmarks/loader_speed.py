@@ -87,9 +87,9 @@ def random_batches():
 
 def needs() -> list[dict]:
     """Images a second of a v5p host for each depth, at the compute limit of the plan."""
-    from rfjax.scaling.plan.chips import parse_target
-    from rfjax.scaling.plan.estimate import estimate
-    from rfjax.scaling.study import load_study
+    from rfjax.plan.chips import parse_target
+    from rfjax.plan.estimate import estimate
+    from rfjax.study.study import load_study
 
     target = parse_target("v5p-256")
     found = []

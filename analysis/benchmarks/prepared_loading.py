@@ -25,7 +25,7 @@ from PIL import Image
 from rfjax.config import DataConfig, PreparedConfig
 from rfjax.data.corpus import load_corpus
 from rfjax.data.loader import batches
-from rfjax.data.manifest import StoredEncoder
+from rfjax.data.prepared.manifest import StoredEncoder
 from rfjax.prepare import merge, shard
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Record

@@ -21,13 +21,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from rfjax.bench.peak import matmul_flops_per_second
 from rfjax.config import load
 from rfjax.data.corpus import load_corpus
 from rfjax.data.loader import batch_of_step
 from rfjax.flow.formulation import PAPER
-from rfjax.models import training_backbone
-from rfjax.scaling.bench.peak import matmul_flops_per_second
-from rfjax.scaling.flops import recompute_flops, training_flops
+from rfjax.models.backbone import training_backbone
+from rfjax.models.flops import recompute_flops, training_flops
 from rfjax.training import hardware
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
 from rfjax.training.loss import run_keys

@@ -66,7 +66,7 @@ def jax_worker(steps):
 
     from rfjax.config import ModelConfig
     from rfjax.data.batch import BatchShapes
-    from rfjax.models import make_backbone, parameter_count
+    from rfjax.models.backbone import make_backbone, parameter_count
 
     s = SHAPE
     shapes = BatchShapes((s["latent"], s["latent"], s["channels"]), (s["tokens"], s["context"]), s["pooled"], ())

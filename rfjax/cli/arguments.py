@@ -168,25 +168,25 @@ def import_(parser):
 
 
 def geneval(parser):
-    from rfjax.evaluation import geneval_files
+    from rfjax.evaluation.geneval import files
 
-    geneval_files.add_arguments(parser)
+    files.add_arguments(parser)
 
 
 def score(parser):
-    from rfjax.evaluation.scorers import command
+    from rfjax.scorers import command
 
     command.add_arguments(parser)
 
 
 def fit(parser):
-    from rfjax.scaling import fit_command
+    from rfjax.report import fit_command
 
     fit_command.add_arguments(parser)
 
 
 def plan(parser):
-    from rfjax.scaling.plan import command
+    from rfjax.plan import command
 
     command.add_arguments(parser)
 
@@ -198,7 +198,7 @@ def prepare(parser):
 
 
 def duplicates(parser):
-    from rfjax.prepare.duplicates import command
+    from rfjax.duplicates import command
 
     command.add_arguments(parser)
 
@@ -222,7 +222,7 @@ def launch(parser):
 
 
 def bench(parser):
-    from rfjax.scaling.bench import command
+    from rfjax.bench import command
 
     command.add_arguments(parser)
 

@@ -16,7 +16,7 @@ def together(args, act, from_shell: bool, *, resumes: bool) -> int:
     with _told_early() if from_shell and resumes else contextlib.nullcontext():
         if getattr(args, "dry_run", False) or getattr(args, "collect", False):
             return act()
-        from rfjax.training import cluster, distributed
+        from rfjax.training.processes import cluster, distributed
 
         if args.lost_after < 5:
             raise ConfigError(

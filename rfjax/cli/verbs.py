@@ -13,7 +13,7 @@ from rfjax.errors import ConfigError
 
 
 def _study(args, overrides):
-    from rfjax.scaling import study as studies
+    from rfjax.study import study as studies
 
     study = studies.load_study(args.config, overrides)
     if args.point:
@@ -45,7 +45,7 @@ def _study(args, overrides):
 
 
 def _is_first() -> bool:
-    from rfjax.training import distributed
+    from rfjax.training.processes import distributed
 
     return distributed.is_first()
 
@@ -63,8 +63,8 @@ def _print_notes(notes):
 
 def _collect(study, root):
     """Prints what the study's runs say; returns their table."""
-    from rfjax.scaling.report import summary_lines, write_report
-    from rfjax.scaling.table import collect, run_folders
+    from rfjax.report.write import summary_lines, write_report
+    from rfjax.results.merge import collect, run_folders
 
     known = {point.id for point in study.points}
     runs = [folder for folder in run_folders(root) if folder.name in known] if root.is_dir() else []
@@ -79,8 +79,8 @@ def _collect(study, root):
 
 def _train(args, overrides):
     from rfjax import config as configs
-    from rfjax.scaling.run import run_config
-    from rfjax.scaling.study import Point, describe, size_of
+    from rfjax.study.run import run_config
+    from rfjax.study.study import Point, describe, size_of
 
     config = configs.load(args.config, overrides)
     _say(describe(Point(args.workdir, config), size_of(config)))
@@ -90,12 +90,12 @@ def _train(args, overrides):
 
 
 def _eval(args, overrides):
-    from rfjax.evaluation.reopen import evaluate_run, record_lines
+    from rfjax.evaluation.open_run import evaluate_run, record_lines
 
     if args.sampling_steps and args.mlperf_levels:
         raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")
     if args.mlperf_levels:
-        from rfjax.evaluation.assigned import measure_assigned
+        from rfjax.evaluation.mlperf_loss import measure_assigned
 
         _say(
             "\n".join(
@@ -108,7 +108,7 @@ def _eval(args, overrides):
         )
         return 0
     if args.sampling_steps:
-        from rfjax.evaluation.sampling_steps import measure_sampling_steps, parse_steps
+        from rfjax.evaluation.step_sweep import measure_sampling_steps, parse_steps
 
         counts = parse_steps(args.sampling_steps)
         _say(
@@ -124,9 +124,9 @@ def _eval(args, overrides):
 
 
 def _sample(args, overrides):
-    from rfjax.evaluation.sample_folder import sample_folder
-    from rfjax.evaluation.sample_picture import sample_picture
-    from rfjax.evaluation.sampling import Wanted
+    from rfjax.evaluation.samples.folder import sample_folder
+    from rfjax.evaluation.samples.picture import sample_picture
+    from rfjax.evaluation.samples.request import Wanted
 
     if bool(args.prompt) == bool(args.prompts):
         raise ConfigError("rfjax sample needs captions: give --prompt TEXT, once or more, or --prompts FILE")
@@ -206,25 +206,25 @@ def _tidy_when_terminated():
 
 
 def _geneval(args, overrides):
-    from rfjax.evaluation import geneval_files
+    from rfjax.evaluation.geneval import files
 
-    return geneval_files.run(args)
+    return files.run(args)
 
 
 def _score(args, overrides):
-    from rfjax.evaluation.scorers import command
+    from rfjax.scorers import command
 
     return command.run(args)
 
 
 def _fit(args, overrides):
-    from rfjax.scaling import fit_command
+    from rfjax.report import fit_command
 
     return fit_command.run(args)
 
 
 def _plan(args, overrides):
-    from rfjax.scaling.plan import command
+    from rfjax.plan import command
 
     return command.run(args, overrides)
 
@@ -237,7 +237,7 @@ def _prepare(args, overrides):
 
 
 def _duplicates(args, overrides):
-    from rfjax.prepare.duplicates import command
+    from rfjax.duplicates import command
 
     with _tidy_when_terminated():
         return command.run(args)
@@ -263,15 +263,15 @@ def _launch(args, overrides):
 
 
 def _bench(args, overrides):
-    from rfjax.scaling.bench import command
+    from rfjax.bench import command
 
     return command.run(args, overrides)
 
 
 def _report(args, overrides):
-    from rfjax.scaling.report import summary_lines, write_report
-    from rfjax.scaling.results import find
-    from rfjax.scaling.table import collect, run_folders
+    from rfjax.report.write import summary_lines, write_report
+    from rfjax.results.merge import collect, run_folders
+    from rfjax.results.results_folder import find
 
     results, unreadable = find(args.runs), 0
     if not (results / "table.json").exists():

@@ -67,7 +67,7 @@ CORPORA = {
     "shapes": "rfjax.data.shapes",
     "digits": "rfjax.data.digits",
     "random": "rfjax.data.random",
-    "prepared": "rfjax.data.prepared",
+    "prepared": "rfjax.data.prepared.corpus",
 }
 
 

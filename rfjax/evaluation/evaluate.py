@@ -23,13 +23,12 @@ from rfjax.config import Config
 from rfjax.data.buckets import validation_shares
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
-from rfjax.evaluation import geneval
+from rfjax.evaluation.control_measures import ranking_record
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.due import Evaluation, due_at
 from rfjax.evaluation.generate import compile_sampler, make_generator, other_prompts_of_task, prompt_ids
-from rfjax.evaluation.judging import judge_rows, prompt_scores
+from rfjax.evaluation.geneval import rules
+from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.pictures import write_strip
-from rfjax.evaluation.ranking import ranking_record
 from rfjax.evaluation.records import (
     geneval_record,
     make_record,
@@ -39,15 +38,16 @@ from rfjax.evaluation.records import (
     validation_record,
     write_record,
 )
+from rfjax.evaluation.schedule import Evaluation, due_at
 from rfjax.evaluation.validation import compile_validation, make_validation_step, validation_loss
 from rfjax.files import write_whole
 from rfjax.flow.matched import own_loss_ratio
 from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import sampling_levels
-from rfjax.models import Backbone
-from rfjax.training import distributed, watch
+from rfjax.models.backbone import Backbone
 from rfjax.training.checkpoint import read_facts, restore_params, spent
 from rfjax.training.mesh import BATCH, shardings
+from rfjax.training.processes import distributed, watch
 from rfjax.training.progress import note
 
 RECORDS = "evaluations"
@@ -250,17 +250,17 @@ class Evaluator:
         null = judge_rows(detect(unconditional), prompts)
 
         held_out = np.array([bool(row.get("held_out")) for row in prompts])[own]
-        scores = {"geneval": geneval.score(judged)}
+        scores = {"geneval": rules.score(judged)}
         for metric, mask in (("geneval_held_out", held_out), ("geneval_seen", ~held_out)):
             if mask.any():
-                scores[metric] = geneval.score([result for result, chosen in zip(judged, mask) if chosen])
+                scores[metric] = rules.score([result for result, chosen in zip(judged, mask) if chosen])
         extra = {"prompt_scores": prompt_scores(judged), "images_per_prompt": settings.images_per_prompt}
 
         self._write_detections(one, prompts, ids, found)
         self._write_strip(one, prompts, ids, images, spent)
         seconds = time.monotonic() - began
         for name, results in (("geneval_floor_shuffled", shuffled), ("geneval_floor_null", null)):
-            record = geneval_record({**one.key, "evaluation": name}, {"geneval": geneval.score(results)}, **spent)
+            record = geneval_record({**one.key, "evaluation": name}, {"geneval": rules.score(results)}, **spent)
             write_record(self.workdir, record)
         self._ceiling(prompts, detect)
         # Last, because its presence says that the whole evaluation is done.
@@ -283,7 +283,7 @@ class Evaluator:
         # A seed for each image: prompts may repeat, and must not repeat their picture.
         truth = np.stack([self.corpus.render_prompt(prompts[i], n) for n, (i, _) in enumerate(ids)])
         judged = judge_rows(detect(truth), [prompts[i] for i, _ in ids])
-        write_record(self.workdir, geneval_record(key, {"geneval": geneval.score(judged)}))
+        write_record(self.workdir, geneval_record(key, {"geneval": rules.score(judged)}))
 
     def _place(self, one):
         return f"{one.step}-{one.weights}-{one.key['sampler']}-seed{one.key['seed']}"

@@ -19,8 +19,8 @@ from jaxtyping import Float, UInt8
 
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
-from rfjax.evaluation import features
-from rfjax.evaluation.geneval import TASKS
+from rfjax.evaluation import image_features
+from rfjax.evaluation.geneval.rules import TASKS
 
 REFERENCE_IMAGES = 4096  # the first of the validation split
 RENDERED_AT_ONCE = 1024
@@ -107,7 +107,7 @@ def _reference(corpus, shares, n):
         latents = corpus.examples(ids[start : start + RENDERED_AT_ONCE], "validation").latents
         images = as_uint8(corpus.to_images(latents))
         digest.update(images.tobytes())
-        found.append(features.features(images))
+        found.append(image_features.features(images))
     digest.update(np.ascontiguousarray(weights, "<f8").tobytes())
     return Reference(moments(np.concatenate(found), weights), "validation", n, digest.hexdigest())
 

@@ -15,7 +15,7 @@ from rfjax.errors import ConfigError
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.matched import matched, velocity_of
 from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_levels
-from rfjax.training import distributed, watch
+from rfjax.training.processes import distributed, watch
 
 
 def noise_for(

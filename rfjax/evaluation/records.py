@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rfjax.errors import RfjaxError
-from rfjax.evaluation.geneval import GenEvalScore
-from rfjax.evaluation.paired import ValidationLoss
+from rfjax.evaluation.geneval.rules import GenEvalScore
+from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.files import write_whole
 
 SCHEMA = 1

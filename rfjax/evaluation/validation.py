@@ -24,11 +24,11 @@ from jaxtyping import Array, Float32, UInt32
 from rfjax.config import ValidationConfig
 from rfjax.data.buckets import validation_shares
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation.paired import GRIDS, ValidationLoss, grid_name
+from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, grid_name
 from rfjax.flow.formulation import Formulation, parse_formulation
 from rfjax.flow.matched import Matched, matched, velocity_of
 from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
-from rfjax.training import distributed, watch
+from rfjax.training.processes import distributed, watch
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,17 +21,17 @@ from tqdm import tqdm
 
 from rfjax import config as schema
 from rfjax.config import Config, ModelConfig
-from rfjax.data import manifest
 from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
+from rfjax.data.prepared import manifest
 from rfjax.errors import ConfigError
-from rfjax.evaluation.reopen import read_run
+from rfjax.evaluation.open_run import read_run
 from rfjax.files import folder_moved_when_whole
 from rfjax.flow.resolution import shift_at
 from rfjax.interop import expressible, names, pipeline
 from rfjax.interop.layouts import LAYOUTS, Layout, positions_shape, sources, tensor_shapes
 from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 from rfjax.models.mmdit import POSITIONS
 from rfjax.models.positions import cropped_positions
 from rfjax.training import checkpoint

@@ -28,9 +28,9 @@ from rfjax.interop.exporting import formula_positions, parameter_shapes
 from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
 from rfjax.interop.recognise import compare, network_of, recognise
 from rfjax.interop.safetensors_files import Reader, sha256_of
-from rfjax.models import make_backbone, parameter_count
+from rfjax.models.backbone import make_backbone, parameter_count
 from rfjax.models.mmdit import POSITIONS
-from rfjax.scaling.run import run_facts
+from rfjax.study.run import run_facts
 from rfjax.training import checkpoint, run_folder
 
 # (position_tokens, position_span) of the released models: 1024 px spans [0, 16) (SD3 section 5.3.2).

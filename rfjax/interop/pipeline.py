@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rfjax.config import Config
-from rfjax.data import manifest
-from rfjax.data.manifest import Manifest
+from rfjax.data.prepared import frozen, manifest
+from rfjax.data.prepared.manifest import Manifest
 from rfjax.errors import ConfigError
-from rfjax.prepare import frozen
 
 INDEX = "model_index.json"
 NEEDED = ("clip_l", "clip_g")  # what the pipeline encodes with whether or not it has them

@@ -1,4 +1,4 @@
-"""What Google Cloud calls the accelerators of `scaling/plan/chips.py`, and how many a machine has.
+"""What Google Cloud calls the accelerators of `plan/chips.py`, and how many a machine has.
 
 Sources: cloud.google.com/tpu/docs/runtimes (software versions);
 cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (node labels, chips a node).
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from rfjax.errors import ConfigError
-from rfjax.scaling.plan.chips import CHIPS, Target, parse_target
+from rfjax.plan.chips import CHIPS, Target, parse_target
 
 
 @dataclass(frozen=True, kw_only=True)

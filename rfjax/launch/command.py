@@ -118,7 +118,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.files import write_whole
     from rfjax.launch import gke, slurm, tpu_vm
     from rfjax.launch.tasks import executable, make_launch
-    from rfjax.scaling.study import load_study
+    from rfjax.study.study import load_study
 
     config = Path(args.config)
     study = load_study(config, overrides)

@@ -15,9 +15,9 @@ from jax.sharding import AbstractMesh
 from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Diverged, Preempted
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 from rfjax.models.sharding import AXES
-from rfjax.scaling.study import Point, Study
+from rfjax.study.study import Point, Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 
 PREEMPTED = Preempted.exit_status  # start it again

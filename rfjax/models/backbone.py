@@ -33,7 +33,7 @@ class Backbone(NamedTuple):
     apply: Callable
 
 
-# By `config.model.backbone`. All are made alike, and all have their FLOPs in `scaling/flops.py`: PARTS.
+# By `config.model.backbone`. All are made alike, and all have their FLOPs in `models/flops.py`: PARTS.
 MODULES: dict[str, type[nn.Module]] = {
     "mmdit": MMDiT,
     "dit": DiT,

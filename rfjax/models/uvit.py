@@ -22,7 +22,7 @@ from rfjax.models.dit import shared_blocks
 from rfjax.models.layers import NORM_EPSILON, Linear, check_patches, condition_vector, position_formula
 from rfjax.models.stack import single
 
-BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up (as in scaling/flops.py)
+BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up (as in models/flops.py)
 GROUPS, SMALLEST_GROUP = 32, 4  # of a group norm: how many, and the channels that each has at least
 ZEROS = nn.initializers.zeros
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rfjax.data.prepared import frozen
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.prepare import frozen
 from rfjax.prepare.captions import clean, texts
 
 # Model types to which a prompt is the beginning of the caption, and so a part of it; to all others it is an

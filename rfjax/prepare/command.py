@@ -11,8 +11,6 @@ from rfjax.prepare.progress import say
 from rfjax.prepare.summary import summary
 
 SIZE = 256  # pixels, where neither --size nor --buckets is given
-COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
-LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")
 
 
 def add_arguments(parser) -> None:
@@ -51,7 +49,7 @@ def add_arguments(parser) -> None:
         "--batch-size", type=int, default=32, metavar="N", help="images and captions encoded at once (default 32)"
     )
     models.add_argument(
-        "--compute-dtype", choices=COMPUTE_DTYPES, default="float32", help="of the models (default float32)"
+        "--compute-dtype", choices=work.COMPUTE_DTYPES, default="float32", help="of the models (default float32)"
     )
     models.add_argument(
         "--device", default="", help="PyTorch's name of it (default: cuda where there is one, else cpu)"
@@ -133,22 +131,23 @@ def add_arguments(parser) -> None:
         metavar="N",
         help="images a shard; a tar is a shard of its own (default 1024)",
     )
-    work = parser.add_argument_group("work")
-    work.add_argument(
+    tasks = parser.add_argument_group("work")
+    tasks.add_argument(
         "--task",
         metavar="I/N",
         help="make only every Nth shard, from the Ith (0 to N-1), and no manifest: for N processes or hosts",
     )
-    work.add_argument(
+    tasks.add_argument(
         "--merge", action="store_true", help="make no shard; write the manifest of those that the tasks made"
     )
-    work.add_argument("--threads", type=int, default=0, metavar="N", help="that decode images (default: one a core)")
+    tasks.add_argument("--threads", type=int, default=0, metavar="N", help="that decode images (default: one a core)")
 
 
 def run(args) -> int:
     """Makes the shards that are missing and, unless it is one task of several, the manifest."""
-    from rfjax.data.manifest import StoredEncoder
-    from rfjax.prepare import frozen, merge, recipe, shard
+    from rfjax.data.prepared import frozen
+    from rfjax.data.prepared.manifest import StoredEncoder
+    from rfjax.prepare import merge, recipe, shard
 
     own = work.parse_task(args.task)
     if args.task and args.merge:
@@ -211,7 +210,7 @@ def run(args) -> int:
             "folder": str(Path(args.models).absolute()),
             "variant": args.models_variant,
             "parts": made["models"],
-            "made_with": work.made_with(args.device, LIBRARIES),
+            "made_with": work.made_with(args.device, work.LIBRARIES),
         },
         encoders=[StoredEncoder(**encoder) for encoder in made["encoders"]],
         buckets=ours.buckets,
@@ -225,7 +224,7 @@ def run(args) -> int:
 
 def _scaling(args, made) -> dict:
     """The latents' shift and scale, and what gives them. `ConfigError` for a corpus of another autoencoder."""
-    from rfjax.data import manifest
+    from rfjax.data.prepared import manifest
 
     if args.latent_scaling in ("autoencoder", "measured"):
         return {name: made["latents"][name] for name in ("shift", "scale")} | {"scaling": args.latent_scaling}
@@ -304,13 +303,16 @@ def plan(args):
             )
     synthetic = args.synthetic_column
     if args.synthetic_captions:
-        from rfjax.prepare import joined
+        from rfjax.prepare import joined_captions
 
         if synthetic:
             raise ConfigError(
                 "--synthetic-column and --synthetic-captions both give synthetic captions; give one of the two"
             )
-        source, synthetic = joined.JoinedSource(source, joined.open_captions(args.synthetic_captions)), joined.COLUMN
+        source, synthetic = (
+            joined_captions.JoinedSource(source, joined_captions.open_captions(args.synthetic_captions)),
+            joined_captions.COLUMN,
+        )
     columns = captions.CaptionColumns(
         original=args.caption_column or default,
         synthetic=synthetic,
@@ -331,7 +333,7 @@ def plan(args):
         corrupt_limit=args.corrupt_limit,
         columns=columns,
         filters=tuple(parse_filter(text) for text in args.filter),
-        dropped_keys=read_dropped_keys(args.drop_keys) if args.drop_keys else {},
+        dropped_keys=work.read_dropped_keys(args.drop_keys) if args.drop_keys else {},
     )
 
 
@@ -346,13 +348,3 @@ def _buckets(args):
             f"--size={args.size} and --buckets={args.buckets} both say what an image becomes; a square is a bucket too: leave out --size"
         )
     return parse_buckets(args.buckets)
-
-
-def read_dropped_keys(path: str) -> dict[str, str]:
-    """Key -> reason of a file with a key on each line and, after a tab, perhaps a reason of its own."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # other ends of lines may stand in a name
-        rows = [line.removesuffix("\r").partition("\t") for line in lines]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--drop-keys {path} cannot be read: {error}") from None
-    return {key: reason or "listed" for key, _, reason in rows if key}

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rfjax.data import hashing, manifest
-from rfjax.data.manifest import Manifest
-from rfjax.data.records import unpack
-from rfjax.data.shards import Shards
+from rfjax.data import hashing
+from rfjax.data.prepared import manifest
+from rfjax.data.prepared.manifest import Manifest
+from rfjax.data.prepared.records import unpack
+from rfjax.data.prepared.shards import Shards
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
 from rfjax.prepare.progress import say
@@ -61,7 +62,7 @@ def run(args) -> int:
                     print(f"    {kind}: {textwrap.shorten(captions[row], 160)}")
         decoded = None
         if args.models:
-            from rfjax.prepare import frozen
+            from rfjax.data.prepared import frozen
 
             models = frozen.of_corpus(found, args.models, [encoder.name for encoder in found.encoders])
             decoded = [models.images(latents[None].astype(np.float32))[0] for *_, latents in rows]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rfjax.data import manifest
-from rfjax.data.manifest import SPLITS, Manifest, StoredEncoder, bucket_name
+from rfjax.data.prepared import manifest
+from rfjax.data.prepared.manifest import SPLITS, Manifest, StoredEncoder, bucket_name
 from rfjax.errors import RfjaxError
 from rfjax.files import write_whole
 

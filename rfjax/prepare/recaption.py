@@ -2,7 +2,7 @@
 
 A folder of JSON lines, a file for each part of the source, made as `rfjax prepare` makes shards: each of one part and of
 nothing else, whole or not at all, so that the same command goes on after any end. `rfjax prepare
---synthetic-captions` joins them (`rfjax.prepare.joined`); the source is not touched.
+--synthetic-captions` joins them (`rfjax.prepare.joined_captions`); the source is not touched.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from rfjax.data import hashing
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import folder_moved_when_whole, write_whole
 from rfjax.prepare import work
-from rfjax.prepare.command import COMPUTE_DTYPES, LIBRARIES, read_dropped_keys
+from rfjax.prepare.caption_files import FORMAT, NAME, VERSION
 from rfjax.prepare.progress import say
 
-NAME = "captions.json"
-FORMAT, VERSION = "rfjax-captions", 1
 CROPS = ("square", "none")
 
 
@@ -69,7 +67,7 @@ def add_arguments(parser) -> None:
     writing.add_argument("--max-tokens", type=int, default=77, metavar="N", help="that a caption may have (default 77)")
     writing.add_argument("--batch-size", type=int, default=16, metavar="N", help="images at once (default 16)")
     writing.add_argument(
-        "--compute-dtype", choices=COMPUTE_DTYPES, default="float32", help="of the model (default float32)"
+        "--compute-dtype", choices=work.COMPUTE_DTYPES, default="float32", help="of the model (default float32)"
     )
     writing.add_argument(
         "--device", default="", help="PyTorch's name of it (default: cuda where there is one, else cpu)"
@@ -96,19 +94,19 @@ def add_arguments(parser) -> None:
         metavar="SHARE",
         help="of a file's images, beyond which it stops (default 0.1)",
     )
-    work = parser.add_argument_group("work")
-    work.add_argument(
+    tasks = parser.add_argument_group("work")
+    tasks.add_argument(
         "--shard-size",
         type=int,
         default=1024,
         metavar="N",
         help="images a file; a tar has a file of its own (default 1024)",
     )
-    work.add_argument(
+    tasks.add_argument(
         "--task", metavar="I/N", help="make only every Nth file, from the Ith (0 to N-1): for N processes or hosts"
     )
-    work.add_argument("--merge", action="store_true", help=f"make no file; write {NAME} for those that the tasks made")
-    work.add_argument("--threads", type=int, default=0, metavar="N", help="that decode images (default: one a core)")
+    tasks.add_argument("--merge", action="store_true", help=f"make no file; write {NAME} for those that the tasks made")
+    tasks.add_argument("--threads", type=int, default=0, metavar="N", help="that decode images (default: one a core)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +153,7 @@ def run(args) -> int:
         shard_size=args.shard_size,
         corrupt_limit=args.corrupt_limit,
         filters=tuple(parse_filter(text) for text in args.filter),
-        dropped_keys=read_dropped_keys(args.drop_keys) if args.drop_keys else {},
+        dropped_keys=work.read_dropped_keys(args.drop_keys) if args.drop_keys else {},
     )
     writing = captioner.Writing(
         prompts=tuple(args.prompt),
@@ -339,7 +337,7 @@ def _written(folder, shards, source, about, settings, identity, args):
         "model": {
             **identity,
             "folder": str(Path(args.model).absolute()),
-            "made_with": work.made_with(args.device, LIBRARIES),
+            "made_with": work.made_with(args.device, work.LIBRARIES),
         },
         "settings": settings,
         **{name: sum(shard[name] for shard in shards) for name in ("images", "captions", "empty")},

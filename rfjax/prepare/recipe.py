@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rfjax.data import hashing
-from rfjax.data.manifest import bucket_name
+from rfjax.data.prepared.manifest import bucket_name
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 from rfjax.prepare import work

@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rfjax.data.manifest import KINDS, SPLITS, StoredEncoder, bucket_name
-from rfjax.data.records import pack
+from rfjax.data.prepared.manifest import KINDS, SPLITS, StoredEncoder, bucket_name
+from rfjax.data.prepared.records import pack
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
 from rfjax.prepare import images

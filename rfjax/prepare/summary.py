@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rfjax.data import manifest
 from rfjax.data.buckets import CYCLE
-from rfjax.data.manifest import Manifest
+from rfjax.data.prepared import manifest
+from rfjax.data.prepared.manifest import Manifest
 
 
 def rare(images: int, of: int) -> str:

@@ -9,10 +9,14 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.prepare.progress import Progress
 from rfjax.prepare.sources import Source
+
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16")  # of the frozen models
+LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")  # what a manifest names
 
 
 def parse_task(text: str | None) -> tuple[int, int]:
@@ -80,3 +84,13 @@ def keys_facts(dropped_keys: Mapping[str, str]) -> dict:
     """For JSON: keys to drop, of which there may be millions, as their number and hash."""
     keys = json.dumps(sorted(dropped_keys.items()))
     return {"count": len(dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
+
+
+def read_dropped_keys(path: str) -> dict[str, str]:
+    """Key -> reason of a file with a key on each line and, after a tab, perhaps a reason of its own."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # other ends of lines may stand in a name
+        rows = [line.removesuffix("\r").partition("\t") for line in lines]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--drop-keys {path} cannot be read: {error}") from None
+    return {key: reason or "listed" for key, _, reason in rows if key}

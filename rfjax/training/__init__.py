@@ -1,0 +1,1 @@
+"""Training a run on a mesh: state, step, loop, checkpoints."""

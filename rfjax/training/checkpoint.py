@@ -24,9 +24,9 @@ from jaxtyping import Shaped
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.training import distributed, watch
 from rfjax.training.checksums import checksums, host_checksums
 from rfjax.training.mesh import path_name
+from rfjax.training.processes import distributed, watch
 from rfjax.training.state import TrainState
 
 FOLDER = "checkpoints"

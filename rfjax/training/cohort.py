@@ -24,8 +24,8 @@ from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
-from rfjax.models import parameter_count
-from rfjax.training import checkpoint, distributed, hardware, run_folder, watch
+from rfjax.models.backbone import parameter_count
+from rfjax.training import checkpoint, hardware, run_folder
 from rfjax.training.checkpoint import Checkpoints, SaveFailed
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
 from rfjax.training.loop import SAVE_AGAIN_SECONDS, claim, disk_trouble, evaluation_steps, keeps
@@ -33,6 +33,7 @@ from rfjax.training.loss import run_keys
 from rfjax.training.metrics import MetricsWriter
 from rfjax.training.monitor import Monitor, Rates, Spending
 from rfjax.training.optimizer import make_optimizer
+from rfjax.training.processes import distributed, watch
 from rfjax.training.program import abstract_batch, state_shapes
 from rfjax.training.progress import Progress, note
 from rfjax.training.run_folder import RunFacts

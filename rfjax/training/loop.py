@@ -23,15 +23,16 @@ from rfjax.data.buckets import Schedule, described, schedule_of, trained_parts
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
-from rfjax.models import parameter_count
-from rfjax.training import checkpoint, distributed, hardware, lineage, run_folder, watch
+from rfjax.models.backbone import parameter_count
+from rfjax.training import checkpoint, hardware, lineage, run_folder
 from rfjax.training.checkpoint import Checkpoints, SaveFailed
 from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, make_mesh, places_here, put_batch
 from rfjax.training.metrics import MetricsWriter
 from rfjax.training.monitor import Monitor, Spending
 from rfjax.training.optimizer import make_optimizer
-from rfjax.training.preemption import StopSignal
+from rfjax.training.processes import distributed, watch
+from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
 from rfjax.training.run_folder import RunFacts

@@ -9,7 +9,7 @@ import json
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jax
@@ -22,7 +22,8 @@ from rfjax.data.buckets import schedule_of
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
-from rfjax.training import distributed, hardware
+from rfjax.training import hardware
+from rfjax.training.processes import distributed
 
 try:
     import fcntl

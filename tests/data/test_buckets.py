@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from bucketed_parts import Part
 
-from rfjax.data import permutation
+from helpers.bucketed_parts import Part
 from rfjax.data.batch import BatchShapes, EncoderSlot
 from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, shared_out
 from rfjax.data.loader import batch_of_step, batches
+from rfjax.data.prepared import epoch_orders
 from rfjax.errors import ConfigError
 
 COUNTS = (700, 0, 2999, 1, 1300)
@@ -124,9 +124,9 @@ def test_resumed_and_split_over_processes_the_batches_are_the_same():
 
 def test_parts_that_take_turns_keep_their_orders(monkeypatch):
     """Catches one small cache for all parts: each step would then sort a whole epoch anew."""
-    made, order = [], permutation._order
-    monkeypatch.setattr(permutation, "_order", lambda *one: made.append(one) or order(*one))
-    parts = [permutation.EpochOrders(count, key=11) for count in (50, 60, 70, 80, 90)]
+    made, order = [], epoch_orders._order
+    monkeypatch.setattr(epoch_orders, "_order", lambda *one: made.append(one) or order(*one))
+    parts = [epoch_orders.EpochOrders(count, key=11) for count in (50, 60, 70, 80, 90)]
     for turn in range(20):
         for orders in parts:
             orders.places(np.arange(2 * turn, 2 * turn + 2))

@@ -8,19 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bucketed_parts import Part
 
+from helpers.bucketed_parts import Part
 from rfjax.config import MeshConfig, ValidationConfig, from_dict
 from rfjax.data.batch import BatchShapes, EncoderSlot
 from rfjax.data.buckets import BucketedCorpus, validation_shares
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation import reopen, sample_picture, sampling
-from rfjax.evaluation.due import due_at, sampler_name
+from rfjax.evaluation import open_run
+from rfjax.evaluation.samples import picture, request
+from rfjax.evaluation.schedule import due_at, sampler_name
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
 from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import sampling_times
-from rfjax.models import Backbone
+from rfjax.models.backbone import Backbone
 from rfjax.training.cohort import check_may_be_together
 from rfjax.training.mesh import make_mesh
 
@@ -120,7 +121,7 @@ def config(**changes):
 
 def opened(**changes):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return reopen.OpenRun(
+    return open_run.OpenRun(
         Path("runs/wide"), "wide", config(**changes), bucketed(), Backbone(lambda key: {}, network), mesh
     )
 
@@ -129,19 +130,19 @@ def opened(**changes):
 def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, monkeypatch):
     """Catches images of the first bucket's shape whatever was asked for, its shift (alpha = 2 sqrt(m / 16)), and scores of two
     shapes under one sampler's name, of which one would replace the other."""
-    seen, make = [], sampling.make_generator
-    monkeypatch.setattr(sampling, "open_run", lambda workdir, overrides: opened())
-    monkeypatch.setattr(sample_picture, "choose_step", lambda workdir, step: 7)
-    monkeypatch.setattr(sample_picture, "restore_params", lambda *given: (jnp.float32(0.3), {}))
+    seen, make = [], request.make_generator
+    monkeypatch.setattr(request, "open_run", lambda workdir, overrides: opened())
+    monkeypatch.setattr(picture, "choose_step", lambda workdir, step: 7)
+    monkeypatch.setattr(picture, "restore_params", lambda *given: (jnp.float32(0.3), {}))
     monkeypatch.setattr(
-        sampling,
+        request,
         "make_generator",
         lambda apply, sampler, formulation, latents, **more: (
             seen.append((formulation, latents)) or make(apply, sampler, formulation, latents, **more)
         ),
     )
-    wanted = sampling.Wanted(step=None, weights="ema", samples=1, negative=None, seed=0, latent_size=size)
-    sample_picture.sample_picture(tmp_path, {}, wanted, prompts=["a"], out=tmp_path / "a.png")
+    wanted = request.Wanted(step=None, weights="ema", samples=1, negative=None, seed=0, latent_size=size)
+    picture.sample_picture(tmp_path, {}, wanted, prompts=["a"], out=tmp_path / "a.png")
     formulation, latents = seen[0]
     assert latents == (*(size or (4, 4)), 3)
     np.testing.assert_allclose(
@@ -166,7 +167,7 @@ def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, m
 )
 def test_sizes_that_the_network_cannot_take_are_refused_with_those_there_are(size, message):
     with pytest.raises(ConfigError, match=message):
-        sampling.latents_shape(opened(), size)
+        request.latents_shape(opened(), size)
 
 
 def test_a_shift_by_area_is_in_the_samplers_name():

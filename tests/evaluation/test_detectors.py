@@ -10,7 +10,7 @@ from rfjax.data.corpus import load_corpus
 from rfjax.data.scenes import TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.geneval import Detections, judge
+from rfjax.evaluation.geneval.rules import Detections, judge
 
 SIZES = {"shapes": 16, "digits": 20}
 CEILINGS = {"shapes": 0.99, "digits": 0.95}

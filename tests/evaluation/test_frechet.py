@@ -8,8 +8,9 @@ from scipy.ndimage import gaussian_filter
 from rfjax.config import DataConfig
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
-from rfjax.evaluation import features, geneval
+from rfjax.evaluation import image_features
 from rfjax.evaluation.frechet import Moments, as_uint8, frechet_distance, moments, reference_of
+from rfjax.evaluation.geneval import rules
 
 
 @pytest.fixture(scope="module", params=["shapes", "digits"])
@@ -97,7 +98,7 @@ N = 2048
 def halves(corpus):
     """Two halves of real images in [0, 1], and the first half's Gaussian."""
     images = corpus.to_images(corpus.examples(np.arange(2 * N), "validation").latents).astype(float)
-    return moments(features.features(as_uint8(images[:N]))), images[N:]
+    return moments(image_features.features(as_uint8(images[:N]))), images[N:]
 
 
 def noise(images, strength):
@@ -149,9 +150,10 @@ def alike(images, share):
 def test_the_distance_grows_with_what_is_wrong_and_is_small_between_real_images(corruption, strengths, halves):
     """Would catch features blind to sharpness, colour or layout, or so noisy that real images look as bad."""
     reference, images = halves
-    real = frechet_distance(reference, moments(features.features(as_uint8(images))))
+    real = frechet_distance(reference, moments(image_features.features(as_uint8(images))))
     found = [
-        frechet_distance(reference, moments(features.features(as_uint8(corruption(images, s))))) for s in strengths
+        frechet_distance(reference, moments(image_features.features(as_uint8(corruption(images, s)))))
+        for s in strengths
     ]
     assert real < found[0] / 1.5 and real < found[-1] / 8, (real, found)
     assert all(a < b for a, b in zip(found, found[1:])), found
@@ -165,7 +167,9 @@ def test_exchanged_quadrants_are_a_symmetry_of_the_corpora(halves, corpus):
     parts = images.reshape(-1, 2, side, 2, side, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, side, side, 3)
     parts = np.stack([part[rng.permutation(4)] for part in parts]).reshape(-1, 2, 2, side, side, 3)
     permuted = parts.transpose(0, 1, 3, 2, 4, 5).reshape(images.shape)
-    real, found = (frechet_distance(reference, moments(features.features(as_uint8(i)))) for i in (images, permuted))
+    real, found = (
+        frechet_distance(reference, moments(image_features.features(as_uint8(i)))) for i in (images, permuted)
+    )
     assert found < 2 * real
 
 
@@ -180,8 +184,8 @@ def test_covariance_of_real_images_is_well_conditioned(halves):
 def test_features_are_fixed():
     """Would catch a change of the map under its old name: what one version wrote must not be compared with another's."""
     rng = np.random.default_rng(7)
-    found = features.features(rng.integers(0, 256, (2, 18, 18, 3), dtype=np.uint8))
-    assert features.NAME == "grid-colour-edge-1" and found.shape == (2, features.SIZE) == (2, 48)
+    found = image_features.features(rng.integers(0, 256, (2, 18, 18, 3), dtype=np.uint8))
+    assert image_features.NAME == "grid-colour-edge-1" and found.shape == (2, image_features.SIZE) == (2, 48)
     np.testing.assert_allclose(found[0, [0, 17, 24, 30, 33, 40, 47]], FIXED, rtol=1e-9)
     assert found.sum() == pytest.approx(FIXED_SUM, rel=1e-9)
 
@@ -193,15 +197,17 @@ FIXED_SUM = 304.71627255543547
 def test_cells_are_of_equal_area_whatever_the_side():
     """Would catch pixels on a border between cells counted for one of them, or for none."""
     ramp = np.tile(np.arange(18.0), (1, 18, 1))
-    np.testing.assert_allclose(features._cells(ramp, 4)[0, :4], [8 / 4.5, 28 / 4.5, 48.5 / 4.5, 68.5 / 4.5], rtol=1e-12)
-    assert features._cells(ramp, 4).mean() == pytest.approx(8.5, rel=1e-12)
-    np.testing.assert_allclose(features._shares(18, 4).sum(1), 1.0, rtol=1e-12)
-    np.testing.assert_allclose(features._shares(18, 4).sum(0), 4 / 18, rtol=1e-12)
+    np.testing.assert_allclose(
+        image_features._cells(ramp, 4)[0, :4], [8 / 4.5, 28 / 4.5, 48.5 / 4.5, 68.5 / 4.5], rtol=1e-12
+    )
+    assert image_features._cells(ramp, 4).mean() == pytest.approx(8.5, rel=1e-12)
+    np.testing.assert_allclose(image_features._shares(18, 4).sum(1), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(image_features._shares(18, 4).sum(0), 4 / 18, rtol=1e-12)
 
 
 def test_too_small_images_are_refused():
     with pytest.raises(ConfigError, match="at least 8"):
-        features.features(np.zeros((1, 6, 6, 3), np.uint8))
+        image_features.features(np.zeros((1, 6, 6, 3), np.uint8))
 
 
 # The reference.
@@ -212,14 +218,14 @@ def test_reference_has_the_prompts_shares_of_tasks(corpus):
     n = 600
     ids = np.arange(n)
     task = corpus.scenes(ids, "validation")[0].task
-    found = features.features(as_uint8(corpus.to_images(corpus.examples(ids, "validation").latents)))
+    found = image_features.features(as_uint8(corpus.to_images(corpus.examples(ids, "validation").latents)))
     asked = ["counting"] * 3 + ["colors"]
-    expected = 0.75 * found[task == geneval.TASKS.index("counting")].mean(0) + 0.25 * found[
-        task == geneval.TASKS.index("colors")
+    expected = 0.75 * found[task == rules.TASKS.index("counting")].mean(0) + 0.25 * found[
+        task == rules.TASKS.index("colors")
     ].mean(0)
     reference = reference_of(corpus, asked, n)
     np.testing.assert_allclose(reference.moments.mean, expected, rtol=1e-10)
     assert reference_of(corpus, asked, n) is reference  # made once
     assert reference_of(corpus, ["colors"] * 4, n).sha1 != reference.sha1
     with pytest.raises(ConfigError, match="none of the first 1 validation images"):
-        reference_of(corpus, list(geneval.TASKS), 1)
+        reference_of(corpus, list(rules.TASKS), 1)

@@ -6,10 +6,10 @@ import pytest
 
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
-from rfjax.evaluation.due import sampler_name
 from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids
-from rfjax.evaluation.geneval import Detections, judge
-from rfjax.evaluation.judging import prompt_scores
+from rfjax.evaluation.geneval.judgements import prompt_scores
+from rfjax.evaluation.geneval.rules import Detections, judge
+from rfjax.evaluation.schedule import sampler_name
 from rfjax.flow.formulation import parse_formulation
 
 SHAPE = (4, 4, 2)

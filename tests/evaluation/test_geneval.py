@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.geneval import (
+from rfjax.evaluation.geneval.rules import (
     RELATIONS,
     TASKS,
     Detections,

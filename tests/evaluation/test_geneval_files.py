@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation import geneval_files
-from rfjax.evaluation.geneval import COLORS, TASKS, GenEvalOptions, judge
-from rfjax.evaluation.geneval_files import read_detections, read_metadata, score_files, summary_path
+from rfjax.evaluation.geneval import files as geneval_files
+from rfjax.evaluation.geneval.files import read_detections, read_metadata, score_files, summary_path
+from rfjax.evaluation.geneval.rules import COLORS, TASKS, GenEvalOptions, judge
 
 NAMES = ("bench", "wine glass", "dog", "computer mouse")
 
@@ -145,8 +145,8 @@ def test_options_of_the_command_are_those_of_the_rules():
 
 def test_needs_no_jax():
     code = (
-        "import sys, rfjax.evaluation.geneval_files as g; assert 'numpy' not in sys.modules;"
-        "import rfjax.evaluation.geneval, rfjax.evaluation.records; assert 'jax' not in sys.modules"
+        "import sys, rfjax.evaluation.geneval.files as g; assert 'numpy' not in sys.modules;"
+        "import rfjax.evaluation.geneval.rules, rfjax.evaluation.records; assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

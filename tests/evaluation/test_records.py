@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rfjax.errors import RfjaxError
-from rfjax.evaluation.geneval import ImageResult, score
-from rfjax.evaluation.paired import ValidationLoss
+from rfjax.evaluation.geneval.rules import ImageResult, score
+from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.evaluation.records import (
     geneval_record,
     make_record,

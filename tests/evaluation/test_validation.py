@@ -16,7 +16,7 @@ import pytest
 
 from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation.paired import GRIDS, ValidationLoss, paired_difference
+from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, paired_difference
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
 from rfjax.flow.formulation import parse_formulation
 

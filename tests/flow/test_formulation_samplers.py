@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import own_prediction
 
+from helpers.published_families import own_prediction
 from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import make_generator, noise_for, prompt_ids

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import alpha_bar, own_prediction
 from scipy import stats
 
+from helpers.published_families import alpha_bar, own_prediction
 from rfjax.config import from_dict
 from rfjax.data.batch import Batch
 from rfjax.errors import ConfigError

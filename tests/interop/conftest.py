@@ -1,5 +1,6 @@
 import pytest
-from random_runs import DATA, MODEL, SD3_DATA, SD3_MODEL, VARIANTS, make_config, make_run
+
+from helpers.random_runs import DATA, MODEL, SD3_DATA, SD3_MODEL, VARIANTS, make_config, make_run
 
 
 @pytest.fixture(scope="session")

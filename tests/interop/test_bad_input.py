@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from random_runs import SD3_DATA, SD3_MODEL, make_config, make_run
 from safetensors.numpy import load_file, save_file
 
+from helpers.random_runs import SD3_DATA, SD3_MODEL, make_config, make_run
 from rfjax.cli import main
 from rfjax.config import Config, apply_overrides
 from rfjax.data.batch import BatchShapes

@@ -5,15 +5,15 @@ import json
 import jax
 import numpy as np
 import pytest
-from random_runs import DATA, MODEL, make_config, make_run
 
+from helpers.random_runs import DATA, MODEL, make_config, make_run
 from rfjax import config as schema
 from rfjax.cli import main
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation.reopen import evaluate_run
+from rfjax.evaluation.open_run import evaluate_run
 from rfjax.interop.exporting import export_run
 from rfjax.interop.importing import import_checkpoint
-from rfjax.scaling.run import run_config
+from rfjax.study.run import run_config
 from rfjax.training.checkpoint import restore_params, steps_saved
 from rfjax.training.lineage import read_parent
 

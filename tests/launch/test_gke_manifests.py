@@ -11,8 +11,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from launch_tiny import WEIRD, path_with, stand_in, write_study
 
+from helpers.launch_tiny import WEIRD, path_with, stand_in, write_study
 from rfjax import cli
 
 ROOT = Path(__file__).parents[2]

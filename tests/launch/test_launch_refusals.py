@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from launch_tiny import write_study
 
+from helpers.launch_tiny import write_study
 from rfjax import cli
 from rfjax.launch.tasks import LONGEST_NAME, scheduler_name
 

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launch_tiny import write_study
+
+from helpers.launch_tiny import write_study
 
 pytestmark = pytest.mark.full
 

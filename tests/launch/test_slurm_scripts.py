@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launch_tiny import WEIRD, path_with, stand_in, write_study
 
+from helpers.launch_tiny import WEIRD, path_with, stand_in, write_study
 from rfjax import cli
 
 ROOT = Path(__file__).parents[2]

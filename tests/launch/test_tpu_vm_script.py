@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launch_tiny import WEIRD, path_with, stand_in, write_study
 
+from helpers.launch_tiny import WEIRD, path_with, stand_in, write_study
 from rfjax import cli
 
 # A slice is a file with its state. `plan.json` says what befalls each run of `ssh`, by slice: an exit

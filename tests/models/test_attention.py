@@ -1,6 +1,6 @@
 """Every implementation of attention against float32 products and softmax, and which one is chosen where.
 
-Splash runs in Pallas' interpreter here; tests/scaling/plan/with_libtpu compiles it for a TPU.
+Splash runs in Pallas' interpreter here; tests/plan/with_libtpu compiles it for a TPU.
 cuDNN's test runs where there is an NVIDIA GPU.
 """
 
@@ -20,10 +20,10 @@ from rfjax.config import Config, ModelConfig, apply_overrides
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError
 from rfjax.limits import CHOICES
-from rfjax.models import make_backbone
 from rfjax.models.attention import ALL_PLATFORMS, IMPLEMENTATIONS, attention, choose, platform_of
 from rfjax.models.attention_kernels import LARGEST_BLOCK, block_sizes, cudnn_attention, splash_attention
 from rfjax.models.attention_xla import xla_attention
+from rfjax.models.backbone import make_backbone
 from rfjax.models.mmdit import MMDiT
 
 interpreted = functools.partial(splash_attention, interpret=True)

@@ -4,21 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import SMALL, inputs, jit, random_params, small_config
 
+from helpers import child_process
+from helpers.mmdit_reference import SMALL, inputs, jit, random_params, small_config
 from rfjax.config import Config, ModelConfig, apply_overrides, flatten
 from rfjax.errors import ConfigError
 from rfjax.limits import BACKBONES_OWN, CHOICES
-from rfjax.models import make_backbone
-from rfjax.models.backbone import MODULES
+from rfjax.models.backbone import MODULES, make_backbone
+from rfjax.models.flops import PARTS
 from rfjax.models.sharding import dimensions
-from rfjax.scaling.flops import PARTS
 from rfjax.training.mesh import path_name
 
 OTHERS = tuple(name for name in MODULES if name != "mmdit")  # test_mmdit.py has MM-DiT's
@@ -145,9 +144,9 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding
-from reference import SMALL, inputs, jit, random_params, small_config
+from helpers.mmdit_reference import SMALL, inputs, jit, random_params, small_config
 from rfjax.config import MeshConfig
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 
 mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2))
@@ -175,7 +174,7 @@ def test_four_devices_have_the_gradients_of_one():
     """Two by `fsdp` and two by `tensor`. Catches a rule that splits what is then added up wrongly, such as a
     convolution's channels, and a large weight that every device keeps whole."""
     environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    command = [sys.executable, "-c", OVER_A_MESH, str(Path(__file__).parent), *OTHERS]
+    command = [sys.executable, "-c", OVER_A_MESH, str(child_process.TESTS), *OTHERS]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

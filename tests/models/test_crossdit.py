@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from reference import (
+
+from helpers.mmdit_reference import (
     SMALL,
     attention,
     check,
@@ -19,8 +20,7 @@ from reference import (
     small_config,
     time_features,
 )
-
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 
 
 def crossdit(config, params, z, t, context, pooled):

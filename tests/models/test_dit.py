@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import (
+
+from helpers.mmdit_reference import (
     SMALL,
     attention,
     check,
@@ -24,8 +25,7 @@ from reference import (
     small_config,
     time_features,
 )
-
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 
 
 def tied(params):

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import (
+
+from helpers.mmdit_reference import (
     SMALL,
     attention,
     check,
@@ -24,10 +25,9 @@ from reference import (
     silu,
     time_features,
 )
-
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
-from rfjax.models import make_backbone, parameter_count
+from rfjax.models.backbone import make_backbone, parameter_count
 from rfjax.models.layers import patchify, unpatchify
 
 PAPER = BatchShapes(latents=(32, 32, 16), context=(154, 4096), pooled=2048, encoders=())

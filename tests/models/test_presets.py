@@ -2,9 +2,9 @@
 
 import pytest
 
-from rfjax.models import make_backbone, parameter_count
+from rfjax.models.backbone import make_backbone, parameter_count
+from rfjax.models.flops import forward_flops
 from rfjax.models.presets import DIT_SIZES, IMAGENET, dit_class
-from rfjax.scaling.flops import forward_flops
 
 # Peebles and Xie 2023, table 4: billions of multiply-adds, which are called Gflops there.
 GIGA = {

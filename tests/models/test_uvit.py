@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import (
+
+from helpers.mmdit_reference import (
     SMALL,
     attention,
     check,
@@ -18,11 +19,10 @@ from reference import (
     small_config,
     time_features,
 )
-
 from rfjax.config import Config, apply_overrides
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 from rfjax.models.uvit import GroupNorm, level_channels
 
 

@@ -5,10 +5,10 @@ import struct
 import zlib
 
 import numpy as np
-import photographs
 import pytest
 from PIL import Image
 
+from helpers import photographs
 from rfjax.prepare.images import CorruptImage, decode, thumbnail
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,16 +11,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import photographs
 import pytest
-from photographs_tfds import write_tfds
-from stand_ins import StandIns, prepare
 from test_images import CASES, CORRUPT
 
+from helpers import child_process, photographs
+from helpers.photographs_tfds import write_tfds
+from helpers.stand_ins import StandIns, prepare
 from rfjax.cli import main
-from rfjax.data import manifest
-from rfjax.data.records import pack, unpack
-from rfjax.data.shards import Shards
+from rfjax.data.prepared import manifest
+from rfjax.data.prepared.records import pack, unpack
+from rfjax.data.prepared.shards import Shards
 from rfjax.prepare import images
 from rfjax.prepare.progress import Progress
 
@@ -202,15 +201,14 @@ def test_preparations_that_fail_and_are_given_again_end_in_the_same_bytes(monkey
 def test_a_process_killed_by_the_system_is_gone_on_from(monkeypatch, folder, undisturbed, tmp_path, batch):
     """SIGKILL, in the middle of a shard: nothing gets to tidy up."""
     script = (
-        "import os, signal, pytest, stand_ins\n"
+        "import os, signal, pytest\nfrom helpers import stand_ins\n"
         f"left = [{batch}]\n"
         "def before():\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
         f"stand_ins.prepare(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', *{ALL!r}, models=stand_ins.StandIns(before))\n"
     )
-    here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"},
+        env=child_process.environment(),
         capture_output=True,
         text=True,
     )
@@ -440,16 +438,15 @@ def test_another_command_or_a_changed_source_is_refused_by_name(monkeypatch, fol
 def test_a_full_disk_is_an_error_and_leaves_no_shard(folder, tmp_path):
     """A limit on the size of files stands for the disk: the system refuses the same write."""
     script = (
-        "import resource, signal, sys, pytest, stand_ins\n"
+        "import resource, signal, sys, pytest\nfrom helpers import stand_ins\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "import numpy, PIL, safetensors, array_record.python.array_record_module, rfjax.prepare.command\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
         f"sys.exit(stand_ins.prepare(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', '--precision=float32'))\n"
     )
-    here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"},
+        env=child_process.environment(),
         capture_output=True,
         text=True,
     )

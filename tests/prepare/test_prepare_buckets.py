@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -11,18 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import photographs
 import pytest
 from PIL import Image
-from stand_ins import StandIns, data_config, features, prepare
 from test_images import saved
 
+from helpers import child_process, photographs
+from helpers.stand_ins import StandIns, data_config, features, prepare
 from rfjax.cli import main
-from rfjax.data import manifest
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.data.loader import batch_of_step
-from rfjax.data.records import unpack
-from rfjax.data.shards import Shards
+from rfjax.data.prepared import manifest
+from rfjax.data.prepared.records import unpack
+from rfjax.data.prepared.shards import Shards
 from rfjax.errors import ConfigError
 from rfjax.prepare.images import decode, nearest, thumbnail
 from rfjax.prepare.recipe import parse_buckets
@@ -287,15 +286,14 @@ def test_the_side_in_the_config_is_the_first_buckets(monkeypatch, mixed, undistu
 def test_killed_and_given_again_it_ends_in_the_same_bytes(monkeypatch, mixed, undisturbed, tmp_path, batch):
     """SIGKILL in the middle of a shard, with images of several buckets waiting for their batch to be full."""
     script = (
-        "import os, signal, pytest, stand_ins\n"
+        "import os, signal, pytest\nfrom helpers import stand_ins\n"
         f"left = [{batch}]\n"
         "def before():\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
         f"stand_ins.prepare(pytest.MonkeyPatch(), {str(mixed)!r}, '--out={tmp_path / 'out'}', *{WORDS!r}, models=stand_ins.StandIns(before))\n"
     )
-    here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"},
+        env=child_process.environment(),
         capture_output=True,
         text=True,
     )

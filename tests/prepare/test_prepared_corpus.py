@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import photographs
 import pytest
-from stand_ins import data_config, features, prepare
 
+from helpers import child_process, photographs
+from helpers.stand_ins import data_config, features, prepare
 from rfjax.cli import main
-from rfjax.data import manifest
 from rfjax.data.batch import EncoderSlot
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.data.loader import batches
-from rfjax.data.permutation import EpochOrders
-from rfjax.data.shards import Readers, Shards
+from rfjax.data.prepared import manifest
+from rfjax.data.prepared.epoch_orders import EpochOrders
+from rfjax.data.prepared.shards import Readers, Shards
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation import assigned
+from rfjax.evaluation import mlperf_loss
 from rfjax.prepare import images
 
 
@@ -275,7 +275,7 @@ def test_what_is_printed_without_validation_images_is_no_config_that_training_re
 ):
     """Of one image there is no standard error, so it counts as none."""
     from rfjax import config
-    from rfjax.evaluation.due import due_at
+    from rfjax.evaluation.schedule import due_at
 
     out, printed = tmp_path / "out", "--config.evaluation.validation.examples=0"
     assert prepare(monkeypatch, folder, f"--out={out}", "--validation-share=0", "--synthetic-column=by_model") == 0
@@ -348,16 +348,17 @@ def test_a_run_trains_resumes_and_is_measured_on_it_without_pytorch(stored, tmp_
         "    def find_spec(self, name, *_):\n"
         "        if name in ('torch', 'transformers', 'diffusers'): raise ImportError(name)\n"
         "sys.meta_path.insert(0, Without())\n"
-        f"from test_prepared_corpus import train; sys.exit(train({str(stored)!r}, {str(tmp_path / 'run')!r}))\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_prepared_corpus import train; sys.exit(train({str(stored)!r}, {str(tmp_path / 'run')!r}))\n"
     )
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = child_process.environment(JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("evaluations/*.json")]
     assert {record["key"]["corpus"] for record in records} == {"prepared:photos"} and len(records) == 1
-    measured = assigned.AssignedLoss(tuple(i / 8 for i in range(8)), np.arange(8), np.ones(8, np.float32))
-    monkeypatch.setattr(assigned, "assigned_loss", lambda *_, **__: measured)  # the corpus has too few for eight levels
+    measured = mlperf_loss.AssignedLoss(tuple(i / 8 for i in range(8)), np.arange(8), np.ones(8, np.float32))
+    monkeypatch.setattr(
+        mlperf_loss, "assigned_loss", lambda *_, **__: measured
+    )  # the corpus has too few for eight levels
     (tmp_path / "levels.txt").write_text("0 1 2 3 4 5 6 7")
     assert main(["eval", str(tmp_path / "run"), f"--mlperf-levels={tmp_path / 'levels.txt'}"]) == 0
     records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("evaluations/*.json")]

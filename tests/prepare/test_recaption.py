@@ -1,23 +1,21 @@
 """`rfjax recaption` with a stand-in for the model, and `rfjax prepare --synthetic-captions` on what it wrote."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
-import photographs
 import pytest
-from photographs_tfds import write_tfds
-from stand_ins import Writer, data_config, prepare, recaption, said_of
 from test_images import CORRUPT
 from test_prepare import digests
 
-from rfjax.data import manifest
+from helpers import child_process, photographs
+from helpers.photographs_tfds import write_tfds
+from helpers.stand_ins import Writer, data_config, prepare, recaption, said_of
 from rfjax.data.corpus import load_corpus
+from rfjax.data.prepared import manifest
 from rfjax.prepare import images
 
 SHARDS = "--shard-size=5"
@@ -60,15 +58,14 @@ def test_a_killed_process_is_gone_on_from_and_tasks_make_the_same_bytes(monkeypa
     """SIGKILL in the second part, then the same command; and two tasks with a merge that loads no model. Catches files
     half-written or appended to, a part made again, and an order that depends on who made what."""
     script = (
-        "import os, signal, pytest, stand_ins as t\n"
+        "import os, signal, pytest\nfrom helpers import stand_ins as t\n"
         "left = [4]\n"
         "def before():\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
         f"t.recaption(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', {SHARDS!r}, model=t.Writer(before))\n"
     )
-    here = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": f"{here}:{here.parents[1]}"},
+        env=child_process.environment(),
         capture_output=True,
         text=True,
     )

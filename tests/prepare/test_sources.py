@@ -3,10 +3,10 @@
 import json
 import tarfile
 
-import photographs
 import pytest
-from photographs_tfds import write_tfds
 
+from helpers import photographs
+from helpers.photographs_tfds import write_tfds
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.prepare.captions import column, texts
 from rfjax.prepare.sources import Drop, Record, open_source

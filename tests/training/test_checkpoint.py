@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_tiny import environment
 
+from helpers.training_tiny import environment
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint
 from rfjax.training.checkpoint import Checkpoints, restore_newest, restore_params, restore_step, steps_saved

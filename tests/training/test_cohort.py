@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from training_tiny import environment, rows, tiny_backbone, tiny_config
 
+from helpers.training_tiny import environment, rows, tiny_backbone, tiny_config
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Diverged, Preempted
 from rfjax.training import checkpoint, cohort, cohort_step, run_folder

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_tiny import environment
+
+from helpers.training_tiny import environment
 
 MESHES = {
     "one": {},
@@ -21,12 +22,12 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import jax
 from rfjax.data.corpus import load_corpus
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 from rfjax.training import checkpoint
 from rfjax.training.loop import train
 from rfjax.training.mesh import make_mesh, shardings
 from test_devices import MESHES
-from training_tiny import rows, tiny_config
+from helpers.training_tiny import rows, tiny_config
 
 overrides = {"model.hidden": 32, "model.head_size": 16, "train.steps": 20, "train.log_every": 1,
              "train.batch_size": 16, "train.checkpoint_every": 20, "train.matmul_precision": "highest",

@@ -4,8 +4,8 @@ import errno
 import time
 
 import pytest
-from training_tiny import ended, rows, start_processes, tiny_train
 
+from helpers.training_tiny import ended, rows, start_processes, tiny_train
 from rfjax.errors import RfjaxError
 from rfjax.training import checkpoint, loop
 

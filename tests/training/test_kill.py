@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-import training_tiny
-from training_tiny import environment, rows, tiny_train
 
+from helpers import training_tiny
+from helpers.training_tiny import environment, rows, tiny_train
 from rfjax.training import checkpoint
 
 STEPS = 30

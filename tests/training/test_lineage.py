@@ -3,8 +3,8 @@ import json
 import jax
 import numpy as np
 import pytest
-from training_tiny import rows, tiny_train
 
+from helpers.training_tiny import rows, tiny_train
 from rfjax.errors import ConfigError, Preempted
 from rfjax.training import checkpoint, lineage
 

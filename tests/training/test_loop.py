@@ -6,9 +6,9 @@ import sys
 import jax
 import numpy as np
 import pytest
-import training_tiny
-from training_tiny import environment, rows, tiny_config, tiny_train
 
+from helpers import training_tiny
+from helpers.training_tiny import environment, rows, tiny_config, tiny_train
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.loop import evaluation_steps

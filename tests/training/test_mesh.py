@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 from rfjax.config import MeshConfig, from_dict
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 from rfjax.models.sharding import AXES, dimensions
 from rfjax.training.mesh import check_batch, make_mesh, path_name, shardings
 

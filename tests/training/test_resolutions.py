@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bucketed_tiny import Part, bucketed, bucketed_train
-from training_tiny import rows, tiny_config
 
+from helpers.bucketed_tiny import Part, bucketed, bucketed_train
+from helpers.training_tiny import rows, tiny_config
 from rfjax.data.buckets import BucketedCorpus, schedule_of
 from rfjax.data.corpus import load_corpus
-from rfjax.data.manifest import Manifest
-from rfjax.data.prepared import PreparedCorpus
+from rfjax.data.prepared.corpus import PreparedCorpus
+from rfjax.data.prepared.manifest import Manifest
 from rfjax.errors import ConfigError
 from rfjax.flow.objective import draw
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 from rfjax.models.mmdit import POSITIONS
 from rfjax.training import checkpoint
 from rfjax.training.loss import run_keys

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_tiny import tiny_backbone, tiny_config
 
+from helpers.training_tiny import tiny_backbone, tiny_config
 from rfjax.data.corpus import load_corpus
 from rfjax.data.loader import batch_of_step
 from rfjax.errors import ConfigError
-from rfjax.models import training_backbone
+from rfjax.models.backbone import training_backbone
 from rfjax.training.loss import ExampleLosses, make_loss, run_keys
 from rfjax.training.mesh import make_mesh, shardings
 from rfjax.training.optimizer import learning_rate, make_optimizer

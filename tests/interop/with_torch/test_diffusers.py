@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
-from random_runs import VARIANTS, inputs, our_velocity
 from safetensors.torch import load_file
 from test_layouts import RELEASED, RELEASED_SHAPES
-from torch_reference import random_module, their_velocity
 
+from helpers.random_runs import VARIANTS, inputs, our_velocity
+from helpers.torch_reference import random_module, their_velocity
 from rfjax.config import Config
 from rfjax.errors import ConfigError
-from rfjax.evaluation.reopen import open_run
+from rfjax.evaluation.open_run import open_run
 from rfjax.interop.exporting import diffusers_config, export_run, parameter_shapes
 from rfjax.interop.importing import import_checkpoint
 from rfjax.interop.layouts import DIFFUSERS, tensor_shapes

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-from random_runs import make_config, make_run
 from test_sampling import MODEL
 
+from helpers.random_runs import make_config, make_run
 from rfjax.interop.exporting import export_run
 
 DOCS = Path(__file__).parents[3] / "docs/export.md"

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import SD3Transformer2DModel
-from random_runs import inputs
-from torch_reference import their_velocity
 
+from helpers.random_runs import inputs
+from helpers.torch_reference import their_velocity
 from rfjax.interop.layouts import DIFFUSERS, sources
 from rfjax.training.mesh import path_name
 

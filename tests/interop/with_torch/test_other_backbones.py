@@ -17,7 +17,7 @@ from diffusers.utils import logging
 
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
-from rfjax.models import make_backbone
+from rfjax.models.backbone import make_backbone
 
 logging.set_verbosity_error()
 torch.set_num_threads(2)

@@ -3,29 +3,22 @@
 import dataclasses
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import torch
-from random_runs import make_config, make_run
+from diffusers import StableDiffusion3Pipeline
 
-PREPARE = Path(__file__).parents[2] / "prepare"
-sys.path += [str(PREPARE), str(PREPARE / "with_torch")]
-
-import photographs  # noqa: E402
-import tiny_models  # noqa: E402
-from diffusers import StableDiffusion3Pipeline  # noqa: E402
-
-from rfjax.cli import main  # noqa: E402
-from rfjax.data import manifest  # noqa: E402
-from rfjax.data.corpus import load_corpus  # noqa: E402
-from rfjax.data.prepared import PreparedCorpus  # noqa: E402
-from rfjax.errors import ConfigError  # noqa: E402
-from rfjax.evaluation.generate import noise_for, prompt_ids  # noqa: E402
-from rfjax.interop.exporting import export_run, how_to_call  # noqa: E402
+from helpers import photographs, tiny_models
+from helpers.random_runs import make_config, make_run
+from rfjax.cli import main
+from rfjax.data.corpus import load_corpus
+from rfjax.data.prepared import manifest
+from rfjax.data.prepared.corpus import PreparedCorpus
+from rfjax.errors import ConfigError
+from rfjax.evaluation.generate import noise_for, prompt_ids
+from rfjax.interop.exporting import export_run, how_to_call
 
 MODEL = {
     "depth": 2,

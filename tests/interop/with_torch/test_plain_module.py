@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from random_runs import DATA, MODEL, inputs, make_config, make_run, our_velocity
 
+from helpers.random_runs import DATA, MODEL, inputs, make_config, make_run, our_velocity
 from rfjax.errors import ConfigError
 from rfjax.interop.exporting import export_run
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from random_runs import make_config, make_run
 
+from helpers.random_runs import make_config, make_run
 from rfjax.config import SamplerConfig
 from rfjax.data.corpus import load_corpus
 from rfjax.evaluation.generate import make_generator, noise_for, prompt_ids

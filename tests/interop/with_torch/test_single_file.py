@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers as their_converter
-from random_runs import VARIANTS, inputs, our_velocity
 from safetensors.torch import load_file, save_file
-from torch_reference import their_velocity
 
+from helpers.random_runs import VARIANTS, inputs, our_velocity
+from helpers.torch_reference import their_velocity
 from rfjax.interop import layouts
 from rfjax.interop.exporting import export_run
 from rfjax.interop.importing import import_checkpoint

@@ -1,5 +1,6 @@
 import pytest
-import tiny_models
+
+from helpers import tiny_models
 
 
 @pytest.fixture(scope="session")

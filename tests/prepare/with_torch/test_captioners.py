@@ -6,18 +6,17 @@ import shutil
 from functools import lru_cache
 
 import numpy as np
-import photographs
 import pytest
-import tiny_captioners
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, BlipForConditionalGeneration, GitForCausalLM, LlavaForConditionalGeneration
 
+from helpers import photographs, tiny_captioners
 from rfjax.cli import main
 from rfjax.config import DataConfig, PreparedConfig
-from rfjax.data import manifest
 from rfjax.data.corpus import load_corpus
+from rfjax.data.prepared import manifest
 from rfjax.errors import ConfigError
 from rfjax.prepare import captioner
 

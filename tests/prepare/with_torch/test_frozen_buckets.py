@@ -3,12 +3,12 @@
 import io
 
 import numpy as np
-import photographs
 import torch
 from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
+from helpers import photographs
 from rfjax.cli import main
 from rfjax.config import DataConfig, PreparedConfig
 from rfjax.data.corpus import load_corpus

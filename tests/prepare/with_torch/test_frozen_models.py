@@ -4,22 +4,22 @@ import json
 import shutil
 
 import numpy as np
-import photographs
 import pytest
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.image_processor import VaeImageProcessor
-from photographs_tfds import write_tfds
 from PIL import Image
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
+from helpers import photographs
+from helpers.photographs_tfds import write_tfds
 from rfjax.cli import main
 from rfjax.config import DataConfig, PreparedConfig
-from rfjax.data import manifest
 from rfjax.data.corpus import load_corpus
-from rfjax.data.prepared import with_encoders
+from rfjax.data.prepared import frozen, manifest
+from rfjax.data.prepared.corpus import with_encoders
 from rfjax.errors import ConfigError
-from rfjax.prepare import frozen, images, shard
+from rfjax.prepare import images, shard
 
 CAPTIONS = [
     "a cat",

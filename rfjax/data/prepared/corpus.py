@@ -1,0 +1,276 @@
+"""The corpus `prepared`: what `rfjax prepare` made of real images and captions, read from its shards.
+
+An index is put in its epoch's own order and leads to one image's record; that names its captions'
+records, of which one is chosen by (seed, index). Reading needs NumPy and array_record. What needs
+the frozen models themselves (encoding a new caption, seeing a latent) loads them, and PyTorch, when
+it is asked for the first time, which training never does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from rfjax.config import DataConfig
+from rfjax.data import hashing
+from rfjax.data.batch import Batch, BatchShapes
+from rfjax.data.buckets import BucketedCorpus
+from rfjax.data.corpus import Corpus
+from rfjax.data.prepared import manifest
+from rfjax.data.prepared.epoch_orders import EpochOrders
+from rfjax.data.prepared.manifest import SPLITS, Bucket, Manifest
+from rfjax.data.prepared.records import unpack
+from rfjax.data.prepared.shards import Shards
+from rfjax.errors import ConfigError, RfjaxError
+
+VERSION = "prepared-1"  # raised whenever an index of a seed comes to mean another example
+FROZEN = (
+    "rfjax.data.prepared.frozen"  # imports PyTorch; named here and not imported, because it stands after this package
+)
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """The images of one bucket of a prepared corpus: all of them, where it has but one. See `corpus.Corpus` for the methods.
+
+    Training examples come in epochs, each in an order of its own that depends on the seed, with a
+    caption drawn anew. Validation examples are the same for every seed: the split's images in stored
+    order, each with its first original caption (its first synthetic one where it has no other).
+    Example ids are places among the images of all buckets, one bucket after the other.
+    """
+
+    manifest: Manifest
+    seed: int
+    encoders: tuple[str, ...]  # those whose features are given; the others' slots are zero
+    synthetic_captions: float
+    models: str  # the folder of the frozen models; "" is where the manifest says they were
+    name: str  # prepared:FOLDER
+    number: int = 0  # of the bucket
+
+    @property
+    def bucket(self) -> Bucket:
+        return self.manifest.buckets[self.number]
+
+    @property
+    def shapes(self) -> BatchShapes:
+        context, pooled, slots = manifest.layout(self.manifest.encoders)
+        used = tuple(slot for slot in slots if slot.name in self.encoders)
+        return BatchShapes(self.bucket.latents, context, pooled, used)
+
+    @property
+    def parts(self) -> tuple[PreparedCorpus]:
+        return (self,)
+
+    @property
+    def fingerprint(self) -> str:
+        facts = (VERSION, self.manifest.fingerprint, self.seed, self.encoders, self.synthetic_captions, *self._own)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
+        indices = np.asarray(indices, np.uint64)
+        places = self._places(indices, split)
+        images = self._records("images", split, places)
+        latents = np.empty((len(indices), *self.bucket.latents), np.float32)
+        for row, (arrays, _) in zip(latents, images):
+            row[...] = arrays["latents"]
+        latents -= np.float32(self.manifest.shift)
+        latents *= np.float32(self.manifest.scale)
+        context, pooled = self._assembled([arrays for arrays, _ in self._chosen(indices, split, places, images)])
+        before = sum(bucket.images[split] for bucket in self.manifest.buckets[: self.number])
+        return Batch(latents, context, pooled, (places + np.uint64(before)).astype(np.uint32))
+
+    def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
+        indices = np.asarray(indices, np.uint64)
+        places = self._places(indices, split)
+        chosen = self._chosen(indices, split, places, self._records("images", split, places))
+        return [facts["caption"] for _, facts in chosen]
+
+    def encode(self, captions: Sequence[str]):
+        features = self._frozen.text(list(captions))
+        return self._assembled([{name: rows[i] for name, rows in features.items()} for i in range(len(captions))])
+
+    def unknown_words(self, captions: Sequence[str]) -> list[str]:
+        return []  # the encoders have seen more text than the corpus has
+
+    @property
+    def made_with(self) -> dict[str, object]:
+        unused = {encoder.name for encoder in self.manifest.encoders} - set(self.encoders)
+        parts = self.manifest.facts["models"].get("parts", {})
+        models = {f"the files of {name}": about["sha256"] for name, about in parts.items() if name not in unused}
+        return models | {"the latents' shift": self.manifest.shift, "the latents' scale": self.manifest.scale}
+
+    def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
+        return []
+
+    def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "h w 3"]:
+        raise ConfigError("a prepared corpus has no scenes to render; set config.data.corpus to shapes or digits")
+
+    def to_images(self, latents: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n height width 3"]:
+        raw = np.asarray(latents, np.float32) / np.float32(self.manifest.scale) + np.float32(self.manifest.shift)
+        return self._frozen.images(raw)
+
+    def to_latents(self, images: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n h w c"]:
+        raw = self._frozen.latents(np.asarray(images, np.float32))
+        return (raw - np.float32(self.manifest.shift)) * np.float32(self.manifest.scale)
+
+    @property
+    def _frozen(self):
+        return _frozen(self.manifest.folder, self.models, self.encoders)
+
+    @property
+    def _own(self) -> tuple[str, ...]:
+        """What keys the orders and draws of one bucket among several, so that no two have the same."""
+        return (self.bucket.name,) if len(self.manifest.buckets) > 1 else ()
+
+    @property
+    def _where(self) -> str:
+        return " ".join(
+            ("the prepared corpus", str(self.manifest.folder), *(f"in bucket {name}" for name in self._own))
+        )
+
+    def _places(self, indices, split):
+        """Places in the split and bucket, uint64."""
+        if split not in SPLITS:
+            raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
+        count = self.bucket.images[split]
+        if split == "train":
+            if not count:
+                raise ConfigError(f"{self._where} has no training images")
+            return self._orders.places(indices)
+        if len(indices) and int(indices.max()) >= count:  # a repeated example would shrink the standard error
+            raise ConfigError(
+                f"{self._where} has {count} validation images, and number "
+                f"{int(indices.max())} was asked for; set config.evaluation.validation.examples to at most {count}, or "
+                "prepare it with a larger --validation-share"
+            )
+        return indices
+
+    @cached_property
+    def _orders(self) -> EpochOrders:
+        return EpochOrders(self.bucket.images["train"], hashing.key(VERSION, self.seed, *self._own))
+
+    @cached_property
+    def _files(self) -> dict[tuple[str, str], Shards]:
+        found = {}
+        for split in SPLITS:
+            for kind in manifest.KINDS:
+                files = self.manifest.files(split, self.bucket.name, kind)
+                found[split, kind] = Shards([self.manifest.folder / name for name in files.names], files.counts)
+        return found
+
+    def _records(self, kind, split, places):
+        files = self._files[split, kind]
+        out = []
+        for place, record in zip(places.tolist(), files.read(places), strict=True):
+            try:
+                out.append(unpack(record))
+            except ValueError as error:
+                raise RfjaxError(
+                    f"record {place} of the {split} {kind} of {self._where}: {error}; rfjax inspect finds what is damaged"
+                ) from None
+        return out
+
+    def _chosen(self, indices, split, places, images):
+        """The captions' records that go with the images' records, read together."""
+        captions = self._files[split, "captions"]
+        draws = np.zeros((len(indices), 2))
+        if split == "train":
+            draws = hashing.uniforms(hashing.key(VERSION, "caption", self.seed, *self._own), indices, 2)
+        share = self.synthetic_captions if split == "train" else 0.0
+        rows = []
+        for (_, facts), (mix, which), file in zip(images, draws, self._files[split, "images"].file_of(places).tolist()):
+            original, synthetic = facts["original"], facts["synthetic"]
+            wanted, other = (synthetic, original) if mix < share else (original, synthetic)
+            among = wanted or other
+            rows.append(captions.first(file) + among[int(which * len(among))])
+        return self._records("captions", split, np.array(rows, np.int64))
+
+    def _assembled(self, stored):
+        """(context, pooled) float32 of captions' arrays by name, each encoder in its slot, zeros elsewhere."""
+        shapes = self.shapes
+        context = np.zeros((len(stored), *shapes.context), np.float32)
+        pooled = np.zeros((len(stored), shapes.pooled), np.float32)
+        for slot in shapes.encoders:
+            tokens, channels = slice(*slot.tokens), slice(*slot.channels)
+            for row, arrays in enumerate(stored):
+                context[row, tokens, channels] = arrays[f"{slot.name}.context"]
+                if slot.pooled[1] > slot.pooled[0]:
+                    pooled[row, slice(*slot.pooled)] = arrays[f"{slot.name}.pooled"]
+        return context, pooled
+
+
+def with_encoders(corpus: Corpus, names: Sequence[str]) -> Corpus:
+    """A prepared corpus that encodes with some of its text encoders, the others' slots zero. `ConfigError` for others
+    than it has, and for a corpus that no encoders made."""
+    known = [slot.name for slot in corpus.shapes.encoders]
+    if not all(isinstance(part, PreparedCorpus) for part in corpus.parts):
+        raise ConfigError(
+            f"--encoders is {','.join(names)}, and the corpus {corpus.name} was not prepared with text encoders; leave it out"
+        )
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--encoders has {name!r}, which the run was not trained with; it has {', '.join(known)}")
+    chosen = tuple(name for name in known if name in names)
+    parts = tuple(replace(part, encoders=chosen) for part in corpus.parts)
+    return replace(corpus, parts=parts) if isinstance(corpus, BucketedCorpus) else parts[0]
+
+
+@lru_cache(maxsize=1)
+def _frozen(folder, models, encoders):
+    return importlib.import_module(FROZEN).of_corpus(manifest.read(folder), models, encoders)
+
+
+def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
+    """A corpus of one bucket, or of several with a part for each. Refuses, by name, what is not as the config says."""
+    wanted = data.prepared
+    if not wanted.path:
+        raise ConfigError(
+            "config.data.corpus is prepared, and config.data.prepared.path names no folder; give the one that rfjax prepare wrote"
+        )
+    found = manifest.read(wanted.path)
+    (tokens, size), pooled, _ = manifest.layout(found.encoders)
+    has = {
+        "image_size": found.side,
+        "channels": found.buckets[0].latents[2],
+        "context_tokens": tokens,
+        "context_size": size,
+        "pooled_size": pooled,
+        "prepared.latent_shift": found.shift,
+        "prepared.latent_scale": found.scale,
+    }
+    asked = {
+        **{field: getattr(data, field) for field in has if "." not in field},
+        "prepared.latent_shift": wanted.latent_shift,
+        "prepared.latent_scale": wanted.latent_scale,
+    }
+    wrong = [field for field in has if asked[field] is not None and asked[field] != has[field]]
+    if wrong:
+        said = "; ".join(f"config.data.{field} is {asked[field]}, and the corpus has {has[field]}" for field in wrong)
+        raise ConfigError(f"the prepared corpus {wanted.path} does not match: {said}")
+    names = tuple(encoder.name for encoder in found.encoders)
+    for name in wanted.encoders:
+        if name not in names:
+            raise ConfigError(
+                f"config.data.prepared.encoders has {name!r}, which the prepared corpus {wanted.path} lacks; it has {', '.join(names)}"
+            )
+    if wanted.synthetic_captions and not found.facts["captions"]["synthetic"]:
+        raise ConfigError(
+            f"config.data.prepared.synthetic_captions is {wanted.synthetic_captions}, and the prepared corpus {wanted.path} "
+            "has no synthetic captions; set it to 0, or prepare them with --synthetic-column"
+        )
+    chosen = tuple(name for name in names if not wanted.encoders or name in wanted.encoders)
+    buckets = found.buckets
+    parts = tuple(
+        PreparedCorpus(found, seed, chosen, wanted.synthetic_captions, wanted.models, data.label, number)
+        for number in range(len(buckets))
+    )
+    if len(parts) == 1:
+        return parts[0]
+    training, validation = (tuple(bucket.images[split] for bucket in buckets) for split in SPLITS)
+    return BucketedCorpus(data.label, parts, seed, training, validation)

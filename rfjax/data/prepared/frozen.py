@@ -1,0 +1,316 @@
+"""The frozen autoencoder and text encoders, from a folder laid out as diffusers' StableDiffusion3Pipeline.
+
+What goes in and comes out is NumPy; PyTorch, transformers and diffusers are imported when the models
+are loaded. Text features are those of the pipeline's `encode_prompt`, each encoder apart: of CLIP
+the hidden states before the last layer, without a final norm, and the pooled output, projected where the
+model has a projection; of T5 the last hidden states. Tokens are padded to the model's length and no
+attention mask is given, as there. Latents are the mean of the posterior.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from rfjax.data.prepared.manifest import Manifest, StoredEncoder
+from rfjax.errors import ConfigError
+
+# name -> kind, folder of the model, folder of its tokenizer
+ENCODERS = {
+    "clip_l": ("clip", "text_encoder", "tokenizer"),
+    "clip_g": ("clip", "text_encoder_2", "tokenizer_2"),
+    "t5": ("t5", "text_encoder_3", "tokenizer_3"),
+}
+AUTOENCODER = "vae"
+CLASSES = {"clip": ("CLIPTextModel", "CLIPTextModelWithProjection"), "t5": ("T5EncoderModel",)}
+WEIGHTS = r"(model|diffusion_pytorch_model){variant}(-\d+-of-\d+)?\.safetensors"
+
+
+@dataclass(frozen=True)
+class FrozenModels:
+    """Loaded models; `facts` says what they are, with a hash of every file that decides their outputs."""
+
+    encoders: tuple[StoredEncoder, ...]
+    latent_channels: int
+    reduction: int  # pixels a side of an image to one of a latent
+    shift: float
+    scale: float
+    facts: dict
+    _text: dict[str, Callable]  # name -> captions -> (context, pooled or None), arrays
+    _encode: Callable
+    _decode: Callable
+    _tokens: dict[str, Callable]
+
+    def latents(
+        self, images: Float[np.ndarray, "n height width 3"] | UInt8[np.ndarray, "n height width 3"]
+    ) -> Float[np.ndarray, "n h w c"]:
+        """Raw posterior means, float32, neither shifted nor scaled, of images in [0, 1] or of bytes."""
+        unit = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
+        return self._encode((2 * unit - 1).transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+
+    def images(self, raw: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n height width 3"]:
+        """Images in [0, 1] of raw latents."""
+        return np.clip(self._decode(raw.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1) / 2 + 0.5, 0.0, 1.0)
+
+    def text(self, captions: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
+        """Float32 `NAME.context` [n, tokens, channels] and `NAME.pooled` [n, size] of each encoder."""
+        found = {}
+        for name, features in self._text.items():
+            context, pooled = features(list(captions))
+            found[f"{name}.context"] = context
+            if pooled is not None:
+                found[f"{name}.pooled"] = pooled
+        return found
+
+    def token_counts(self, captions: Sequence[str]) -> dict[str, list[int]]:
+        """By encoder, the tokens of each caption before any is cut off, with the special ones."""
+        return {name: count(list(captions)) for name, count in self._tokens.items()}
+
+
+def load(
+    folder: str | Path,
+    *,
+    encoders: Sequence[str] = (),
+    t5_tokens: int = 77,
+    compute_dtype: str = "float32",
+    device: str = "",
+    variant: str = "",
+    say: Callable[[str], None] = lambda text: None,
+) -> FrozenModels:
+    """The models of a folder: its autoencoder, and the text encoders named or all that it has.
+
+    Raises `ConfigError` for a folder, model or weight that is not there. Nothing is downloaded.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"no folder of models at {folder}; it holds vae, text_encoder, tokenizer and so on, as "
+            "`hf download stabilityai/stable-diffusion-3-medium-diffusers --local-dir DIR` writes it"
+        )
+    names = tuple(encoders) or tuple(name for name, (_, part, _) in ENCODERS.items() if (folder / part).is_dir())
+    for name in names:
+        if name not in ENCODERS:
+            raise ConfigError(f"--encoders has {name!r}; it may have {', '.join(ENCODERS)}")
+    if not names:
+        raise ConfigError(
+            f"{folder} has no text encoder: none of {', '.join(part for _, part, _ in ENCODERS.values())}"
+        )
+    parts = {AUTOENCODER: described(folder, AUTOENCODER, variant)}
+    for name in names:
+        kind, part, tokenizer = ENCODERS[name]
+        parts[name] = described(folder, part, variant)
+        if parts[name].model not in CLASSES[kind]:
+            raise ConfigError(
+                f"{folder / part} is a {parts[name].model}; {name} must be a {' or '.join(CLASSES[kind])}"
+            )
+        if not (folder / tokenizer).is_dir():
+            raise ConfigError(
+                f"{folder} has {part} and no {tokenizer}: the encoder's tokenizer is missing; copy it, too"
+            )
+    try:
+        import torch
+        import transformers
+        from diffusers import AutoencoderKL  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"the frozen models need PyTorch, transformers and diffusers ({error}): pip install 'rfjax[prepare]'"
+        ) from None
+    if not sys.stderr.isatty():  # in a log, a bar is one long line
+        transformers.utils.logging.disable_progress_bar()
+    place = Place(torch, device, compute_dtype, variant)
+    say(f"loading {', '.join((AUTOENCODER, *names))} of {folder} on {place.device}, in {compute_dtype}")
+    autoencoder, encode, decode = _autoencoder(folder / AUTOENCODER, place)
+    text, tokens, stored = {}, {}, []
+    for name in names:
+        kind, part, tokenizer = ENCODERS[name]
+        text[name], tokens[name], sizes = _text_encoder(folder, name, parts[name].model, t5_tokens, place)
+        stored.append(StoredEncoder(name, kind, *sizes))
+    say("hashing their weights")
+    facts = {name: part.facts(folder, ENCODERS[name][2] if name in ENCODERS else None) for name, part in parts.items()}
+    return FrozenModels(
+        encoders=tuple(stored),
+        latent_channels=autoencoder.latent_channels,
+        reduction=2 ** (len(autoencoder.block_out_channels) - 1),
+        shift=float(autoencoder.shift_factor or 0.0),
+        scale=float(autoencoder.scaling_factor),
+        facts=facts,
+        _text=text,
+        _encode=encode,
+        _decode=decode,
+        _tokens=tokens,
+    )
+
+
+def of_corpus(manifest: Manifest, folder: str, encoders: Sequence[str]) -> FrozenModels:
+    """The models that a corpus was prepared with: its autoencoder, and of its text encoders those named, so that the
+    others need not be there. `ConfigError` where other models are there by now."""
+    facts, where = manifest.facts, folder or manifest.facts["models"]["folder"]
+    if not Path(where).is_dir():
+        raise ConfigError(
+            f"encoding a caption or seeing a latent needs the models that {manifest.folder} was prepared with, and {where} "
+            "is not there; name their folder with config.data.prepared.models"
+        )
+    known = {encoder.name: encoder for encoder in manifest.encoders}
+    tokens = known["t5"].tokens if "t5" in known else 77
+    models = load(
+        where,
+        encoders=tuple(encoders),
+        t5_tokens=tokens,
+        compute_dtype=facts["recipe"]["compute_dtype"],
+        variant=facts["models"]["variant"],
+    )
+    for name, about in facts["models"]["parts"].items():
+        if name in models.facts and models.facts[name]["sha256"] != about["sha256"]:
+            raise ConfigError(
+                f"{name} in {where} is not what {manifest.folder} was prepared with: its files hash to {models.facts[name]['sha256'][:12]}, not {about['sha256'][:12]}; give the folder used then"
+            )
+    return models
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model's folder, its class and its weight files, found before anything is loaded."""
+
+    part: Path
+    model: str
+    weights: tuple[Path, ...]
+
+    def facts(self, folder: Path, tokenizer: str | None) -> dict:
+        files = [self.part / "config.json", *self.weights]
+        if tokenizer:
+            files += sorted(path for path in (folder / tokenizer).iterdir() if path.is_file())
+        return identity(self.model, folder, files)
+
+
+def identity(model: str, folder: Path, files: Sequence[Path]) -> dict:
+    """A model's class, the SHA-256 of each of its files, and one hash of them all."""
+    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    return {
+        "class": model,
+        "sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
+        "files": hashes,
+    }
+
+
+def described(folder: Path, part: str, variant: str) -> Described:
+    """The model in `folder / part`. `ConfigError` where it has no config.json or no weights."""
+    config = folder / part / "config.json"
+    try:
+        about = json.loads(config.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / part} is no model's folder: config.json cannot be read ({error})") from None
+    model = about.get("_class_name") or next(iter(about.get("architectures") or ()), "model of no known class")
+    form = re.compile(WEIGHTS.format(variant=re.escape(f".{variant}") if variant else ""))
+    weights = tuple(sorted(path for path in (folder / part).iterdir() if form.fullmatch(path.name)))
+    if not weights:
+        others = sorted(path.name for path in (folder / part).iterdir() if path.suffix in (".safetensors", ".bin"))
+        hint = (
+            f"; it has {', '.join(others)}: --models-variant names the part between the dots, and .bin files are not read"
+            if others
+            else ""
+        )
+        raise ConfigError(
+            f"{folder / part} has no weights: no {'model' + (f'.{variant}' if variant else '')}.safetensors or shards of it{hint}"
+        )
+    return Described(folder / part, model, weights)
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Place:
+    """Where models run and in which type; `model` loads one from its folder, with safetensors alone."""
+
+    def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
+        self.torch = torch
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = getattr(torch, compute_dtype)
+        self.loading = {
+            "local_files_only": True,
+            "use_safetensors": True,
+            "output_loading_info": True,
+            "variant": variant or None,
+        }
+
+    def model(self, cls, folder, **dtype):
+        """A model of a folder. transformers and diffusers make up weights that are missing; that is refused."""
+        try:
+            model, info = cls.from_pretrained(folder, **self.loading, **dtype)
+        except Exception as error:  # of the libraries' own kinds, and safetensors'
+            raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise ConfigError(
+                f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them; fetch the folder again"
+            )
+        return model.eval().requires_grad_(False).to(self.device)
+
+    def arrays(self, function):
+        """`function` of tensors without gradients, its result as a float32 array."""
+
+        def run(*values):
+            with self.torch.inference_mode():
+                return function(*values).float().cpu().numpy()
+
+        return run
+
+    def tensor(self, array):
+        return self.torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(self.device, self.dtype)
+
+
+def _autoencoder(folder, place):
+    from diffusers import AutoencoderKL
+
+    model = place.model(AutoencoderKL, folder, torch_dtype=place.dtype)
+    encode = place.arrays(lambda images: model.encode(place.tensor(images)).latent_dist.mode())
+    decode = place.arrays(lambda latents: model.decode(place.tensor(latents)).sample)
+    return model.config, encode, decode
+
+
+def _text_encoder(folder, name, model_class, t5_tokens, place):
+    """(captions -> (context, pooled), captions -> token counts, (tokens, channels, pooled size))."""
+    import transformers
+
+    kind, part, tokenizer_part = ENCODERS[name]
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / tokenizer_part, local_files_only=True)
+    except Exception as error:
+        raise ConfigError(f"{folder / tokenizer_part} cannot be loaded as a tokenizer: {error}") from None
+    model = place.model(getattr(transformers, model_class), folder / part, dtype=place.dtype)
+    tokens = t5_tokens if kind == "t5" else tokenizer.model_max_length
+    limit = getattr(model.config, "max_position_embeddings", tokens)
+    if tokens > limit:
+        raise ConfigError(
+            f"the tokenizer of {folder / part} gives {tokens} tokens, and the model has {limit} positions; fetch the tokenizer of this model"
+        )
+
+    def ids(captions):
+        padded = tokenizer(captions, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
+        return padded.input_ids.to(place.device)
+
+    def clip(captions):
+        with place.torch.inference_mode():
+            out = model(ids(captions), output_hidden_states=True)
+            pooled = out.text_embeds if "Projection" in model_class else out.pooler_output
+            return out.hidden_states[-2].float().cpu().numpy(), pooled.float().cpu().numpy()
+
+    def t5(captions):
+        return place.arrays(lambda them: model(them)[0])(ids(captions)), None
+
+    def counts(captions):
+        return [len(row) for row in tokenizer(captions, truncation=False, verbose=False).input_ids]
+
+    if kind == "t5":
+        return t5, counts, (tokens, model.config.d_model, 0)
+    size = model.config.projection_dim if "Projection" in model_class else model.config.hidden_size
+    return clip, counts, (tokens, model.config.hidden_size, size)

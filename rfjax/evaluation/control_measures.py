@@ -1,0 +1,212 @@
+"""The measures that formulations are ranked by: one record for each control.
+
+A control is one (corpus, weights, sampler). SD3 (section 5.1) ranks formulations under each by
+two numbers, one of alignment (up) and one of distance from real images (down), and averages the
+ranks over controls. Here alignment is GenEval, and the distance is Frechet's of the features of
+`rfjax.evaluation.image_features`. A record keeps both, and both under the same resamples of prompts in
+every run: from the records alone two variants can be compared pairwise, resample by resample.
+No JAX here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from rfjax.data.corpus import Corpus
+from rfjax.errors import ConfigError
+from rfjax.evaluation import image_features
+from rfjax.evaluation.detectors import detector_for
+from rfjax.evaluation.frechet import Moments, Reference, as_uint8, frechet_distance, moments, reference_of
+from rfjax.evaluation.geneval import rules
+from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
+from rfjax.evaluation.records import geneval_record
+
+EVALUATION = "ranking"
+# Not "geneval", so that no reader of GenEval scores takes a control's for the run's own.
+ALIGNMENT, DISTANCE = "ranking_geneval", "ranking_frechet_distance"
+REPLICATES = {ALIGNMENT: "geneval", DISTANCE: "frechet_distance"}  # metric -> its name among a record's replicates
+RESAMPLES = 200
+TRUTH = "ground_truth"  # item of DISTANCE: pictures drawn for the very prompts, as many
+TRUTH_SETS = 8  # such sets, whose mean distance it is
+
+
+def resamples_of_prompts(
+    prompts_per_task: Sequence[int], seed: int, resamples: int = RESAMPLES
+) -> Integer[np.ndarray, "resamples prompts"]:
+    """How often each prompt is drawn: with replacement, within each task as many as it has.
+
+    A function of the arguments and nothing else, so that resample b is the same in every run. The
+    draws of a task do not depend on the other tasks. Prompts are in the order of tasks.
+    """
+    return np.concatenate(
+        [
+            np.random.default_rng((seed, index)).multinomial(count, np.full(count, 1.0 / count), size=resamples)
+            for index, count in enumerate(prompts_per_task)
+            if count
+        ],
+        axis=1,
+    )
+
+
+def ranking_record(
+    key: Mapping[str, object],
+    pixels: np.ndarray,
+    ids: Integer[np.ndarray, "n 2"],
+    prompts: Sequence[Mapping],
+    corpus: Corpus,
+    /,
+    *,
+    seed: int,
+    seconds: float | None = None,
+    resamples: int = RESAMPLES,
+    **training,
+) -> dict:
+    """The record of one control from its images: detects, judges, measures, resamples.
+
+    `key` is a `record_key` with evaluation "ranking". `pixels` [n, h, w, 3] are uint8, or floats in
+    [0, 1]; row i answers prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` is the
+    evaluation's (of prompts and noise): runs are compared under one. `training` is what
+    `checkpoint.spent` gives (images, flops, train_seconds).
+
+    Values: "ranking_geneval", overall and per task, with GenEval's intervals; and
+    "ranking_frechet_distance": "overall", and "ground_truth" of as many pictures drawn for the same
+    prompts, below which a model gets by luck only. Pictures with numbers that are not finite are
+    scored as black ones, and make the distance null. `extra` holds per prompt scores in the order of
+    resampling, and `replicates`: both measures under each resample of prompts.
+
+    Raises `ConfigError` for a key of another evaluation, for images and ids that do not match, and
+    for a corpus without a detector.
+    """
+    if key["evaluation"] != EVALUATION:
+        raise ConfigError(
+            f"a record of evaluation {key['evaluation']!r} cannot hold a ranking's measures; it must be {EVALUATION!r}"
+        )
+    if len(pixels) != len(ids) or not len(ids):
+        raise ConfigError(f"{len(pixels)} images for {len(ids)} ids; give one (prompt, sample) for each image")
+    finite = np.isfinite(pixels).all(axis=(1, 2, 3)) if pixels.dtype != np.uint8 else np.ones(len(pixels), bool)
+    shown = pixels if finite.all() else np.where(finite[:, None, None, None], pixels, 0).astype(pixels.dtype)
+    images = as_uint8(shown)
+    own = [prompts[index] for index in ids[:, 0]]
+    judged = judge_rows(detector_for(corpus)(images.astype(np.float32) / np.float32(255.0)), own)
+
+    cluster, tasks = _clusters(own)
+    per_task = [tasks.count(task) for task in rules.TASKS]
+    weights = resamples_of_prompts(per_task, seed, resamples)
+    correct = np.bincount(cluster, [result.correct for result in judged])
+    reference = reference_of(corpus, [row["tag"] for row in own])
+    found = image_features.features(images)
+    distance, distances = math.nan, np.full(resamples, math.nan)
+    if finite.all():
+        distance = float(frechet_distance(reference.moments, moments(found)))
+        distances = frechet_distance(reference.moments, _resampled_moments(found, cluster, weights, reference))
+
+    record = geneval_record(
+        key,
+        {ALIGNMENT: rules.score(judged)},
+        seconds=seconds,
+        extra={
+            "prompt_scores": _in_order(prompt_scores(judged), tasks),
+            "images_per_prompt": int(np.bincount(ids[:, 0]).max()),
+            "not_finite": int((~finite).sum()),
+            "replicates": {
+                REPLICATES[ALIGNMENT]: _plain(_resampled_scores(correct, np.bincount(cluster), per_task, weights)),
+                REPLICATES[DISTANCE]: _plain(distances),
+            },
+            "feature_map": image_features.NAME,
+            "reference": {**reference.to_json(), "corpus_fingerprint": corpus.fingerprint},
+        },
+        **training,
+    )
+    low, high = shifted_interval(distance, distances)
+    truth = _ground_truth(corpus, own, reference)
+    record["values"] += [
+        _value("overall", distance, float(np.std(distances, ddof=1)), low, high, len(images)),
+        _value(TRUTH, truth, math.nan, math.nan, math.nan, len(images)),
+    ]
+    return record
+
+
+def shifted_interval(value: float, replicates: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    """The 95 % interval of a measure from its replicates, moved so that their mean is the value.
+
+    A resample holds fewer distinct prompts than the sample, and a distance between sets grows with
+    that: the replicates lie above the value by about what the value itself lies above the
+    distance of infinitely many images. Their spread says how sure the value is; their place does not.
+    """
+    low, high = np.percentile(replicates, (2.5, 97.5)) - np.mean(replicates) + value
+    return float(low), float(high)
+
+
+def _clusters(own):
+    """Each image's place among the distinct prompts, and their tasks; prompts in the order of tasks, then
+    as they come. A prompt may be asked more than once: its images share their fate all the same."""
+    first: dict[str, str] = {}
+    for row in own:
+        if row["tag"] not in rules.TASKS:
+            raise ConfigError(f"unknown GenEval tag {row['tag']!r}; it must be one of {', '.join(rules.TASKS)}")
+        first.setdefault(json.dumps(row), row["tag"])
+    ordered = sorted(first, key=lambda name: rules.TASKS.index(first[name]))
+    place = {name: index for index, name in enumerate(ordered)}
+    return np.array([place[json.dumps(row)] for row in own]), [first[name] for name in ordered]
+
+
+def _in_order(scores, tasks):
+    scores = sorted(scores, key=lambda row: rules.TASKS.index(row[0]))
+    assert [row[0] for row in scores] == tasks
+    return scores
+
+
+def _resampled_scores(correct, images, per_task, weights):
+    """GenEval overall under each resample: the mean over tasks of their shares of correct images."""
+    ends = np.cumsum(per_task)
+    parts = [slice(end - count, end) for end, count in zip(ends, per_task, strict=True) if count]
+    return np.mean([weights[:, part] @ correct[part] / (weights[:, part] @ images[part]) for part in parts], axis=0)
+
+
+def _resampled_moments(found, cluster, weights, reference) -> Moments:
+    """Mean and covariance under each resample, from each prompt's sums.
+
+    Taken about the reference's mean: sums of squares about a far point would lose digits.
+    """
+    centre = reference.moments.mean
+    rows, prompts = found - centre, weights.shape[1]
+    at = np.equal(cluster[None], np.arange(prompts)[:, None]).astype(float)  # [prompts, images]
+    counts = weights @ at.sum(axis=1)
+    mean = weights @ (at @ rows) / counts[:, None]
+    squares = np.stack([rows[cluster == index].T @ rows[cluster == index] for index in range(prompts)])
+    second = (weights @ squares.reshape(prompts, -1)).reshape(len(weights), *squares.shape[1:])
+    centred = second - counts[:, None, None] * mean[:, :, None] * mean[:, None, :]
+    return Moments(mean + centre, centred / (counts - 1)[:, None, None])
+
+
+_truths: dict[tuple, float] = {}
+
+
+def _ground_truth(corpus, own, reference: Reference) -> float:
+    """The distance of pictures drawn for the very prompts, as many, mean over sets; once a process."""
+    key = (reference.sha1, corpus.fingerprint, json.dumps(own))
+    if key not in _truths:
+        found = []
+        for again in range(TRUTH_SETS):
+            # A seed for each image: prompts may repeat, and must not repeat their picture.
+            truth = np.stack([corpus.render_prompt(row, again * len(own) + n) for n, row in enumerate(own)])
+            found.append(frechet_distance(reference.moments, moments(image_features.features(as_uint8(truth)))))
+        _truths[key] = float(np.mean(found))
+    return _truths[key]
+
+
+def _plain(values):
+    """Eight digits are far more than the resamples are worth; null where there is no number."""
+    return [float(f"{value:.8g}") if math.isfinite(value) else None for value in values]
+
+
+def _value(item, value, stderr, low, high, n):
+    numbers = {"value": value, "stderr": stderr, "low": low, "high": high}
+    return (
+        {"metric": DISTANCE, "item": item} | {k: v if math.isfinite(v) else None for k, v in numbers.items()} | {"n": n}
+    )

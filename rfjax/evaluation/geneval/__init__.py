@@ -1,0 +1,1 @@
+"""GenEval: its rules and scores, its files, and judgements prompt by prompt. No JAX here."""

@@ -1,0 +1,392 @@
+"""GenEval from files: anybody's detections in, the official results format out.
+
+Metadata: JSON lines in the official schema, one prompt per line (see `geneval`). Detections:
+JSON lines, one image per line,
+
+    {"prompt_index": 0, "sample": 0, "detections": {"bench": [[x1, y1, x2, y2, score], ...]},
+     "colors": {"bench": ["red", ...]}}
+
+where `prompt_index` is the 0-based line of the metadata, `sample` numbers the images of a
+prompt, and `colors`, aligned with the boxes, is needed for the classes whose prompt names a
+colour. Results: one JSON line per image with filename, tag, prompt, correct, reason, metadata
+and details (the last two as JSON text), and a summary beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rfjax.errors import ConfigError
+from rfjax.files import write_whole
+
+# The rules bring numpy along: they are imported where they are used, so that --help is quick.
+
+SCHEMA = 1
+METADATA_KEYS = {"tag": True, "prompt": True, "include": False, "exclude": False, "held_out": False}  # key: required
+INCLUDE_KEYS = {"class": True, "count": True, "color": False, "position": False}
+EXCLUDE_KEYS = {"class": True, "count": True}
+DETECTIONS_KEYS = {"prompt_index": True, "sample": True, "detections": True, "colors": False}
+MOST_IMAGES = 10_000  # per prompt: file names have four digits, and a slip must not ask for millions
+LISTED = 8  # how many missing things an error names before it only counts them
+
+# (field of the arguments, GenEvalOptions field, type, help)
+OPTIONS = (
+    ("threshold", float, "score above which an object counts (default 0.3)"),
+    ("counting_threshold", float, "the same for counting prompts (default 0.9)"),
+    ("max_objects", int, "objects kept per class (default 16)"),
+    ("max_overlap", float, "IoU from which the weaker of two objects is dropped (default 1: none is)"),
+    ("position_threshold", float, "part of the summed sizes that an offset must exceed (default 0.1)"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `rfjax geneval`."""
+    parser.add_argument("--metadata", required=True, metavar="FILE.jsonl", help="prompts, in GenEval's official schema")
+    parser.add_argument("--detections", required=True, metavar="FILE.jsonl", help="one row of detections per image")
+    parser.add_argument("--out", required=True, metavar="results.jsonl", help="results; the summary is put beside it")
+    parser.add_argument("--allow-missing", action="store_true", help="score what is there, and report what is not")
+    parser.add_argument("--images-per-prompt", type=int, metavar="N", help="expected (default: the largest sample + 1)")
+    for name, kind, text in OPTIONS:
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X" if kind is float else "N", help=text)
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`rfjax geneval`: score the files, print the summary; returns the exit status."""
+    from rfjax.evaluation.geneval.rules import GenEvalOptions
+
+    given = {name: getattr(args, name) for name, _, _ in OPTIONS if getattr(args, name) is not None}
+    summary = score_files(
+        args.metadata,
+        args.detections,
+        args.out,
+        allow_missing=args.allow_missing,
+        options=GenEvalOptions(**given),
+        images_per_prompt=args.images_per_prompt,
+        seed=args.seed,
+    )
+    print(summary_text(summary))
+    print(f"results: {args.out}\nsummary: {summary_path(args.out)}")
+    return 0
+
+
+def score_files(
+    metadata_path: str | os.PathLike,
+    detections_path: str | os.PathLike,
+    out_path: str | os.PathLike,
+    *,
+    allow_missing: bool = False,
+    options=None,
+    images_per_prompt: int | None = None,
+    seed: int = 0,
+) -> dict:
+    """Score a detections file (`options`: a `GenEvalOptions`) and return the summary.
+
+    Writes the results to `out_path` and the summary to `summary_path(out_path)`: both or
+    neither. Images that are missing are an error, or with `allow_missing` are left out of every
+    mean and listed in the summary. Images expected per prompt: `images_per_prompt`, or else the
+    largest sample in the file plus one.
+    Raises `ConfigError` naming file, line and remedy on anything that cannot be used as given.
+    """
+    from rfjax.evaluation.geneval.rules import GenEvalOptions, judge, score
+
+    options = GenEvalOptions() if options is None else options
+    outputs = (Path(out_path), summary_path(out_path))
+    for source in (metadata_path, detections_path):
+        for output in outputs:
+            if output.resolve() == Path(source).resolve():
+                raise ConfigError(f"writing {output} would overwrite the input {source}; choose another --out")
+    rows = read_metadata(metadata_path)
+    found = read_detections(detections_path, rows, images_per_prompt=images_per_prompt)
+    expected = images_per_prompt or 1 + max(sample for _, sample in found)
+    missing_prompts, missing_images = missing(found, len(rows), expected)
+    if (missing_prompts or missing_images) and not allow_missing:
+        raise ConfigError(
+            f"{detections_path} lacks {lacking(missing_prompts, missing_images)}; {len(rows)} metadata rows x "
+            f"{expected} images are expected. Add them, or pass --allow-missing"
+        )
+    places = sorted(found)
+    results = [judge(found[place], rows[place[0]], options) for place in places]
+    summary = {
+        "schema": SCHEMA,
+        "metadata_file": str(metadata_path),
+        "detections_file": str(detections_path),
+        "metadata_rows": len(rows),
+        "repeated_rows": len(rows) - len({json.dumps(row) for row in rows}),
+        "images_per_prompt": expected,
+        **score_summary(score(results, seed=seed)),
+        "missing_prompts": missing_prompts,
+        "missing_images": [list(place) for place in missing_images],
+        "classes_never_detected": never_detected(rows, found),
+        "options": dataclasses.asdict(options),
+        "seed": seed,
+    }
+    lines = [json.dumps(result_row(*place, result), allow_nan=False) + "\n" for place, result in zip(places, results)]
+    write_whole(dict(zip(outputs, ("".join(lines), json.dumps(summary, indent=1, allow_nan=False) + "\n"))))
+    return summary
+
+
+def summary_path(out_path: str | os.PathLike) -> Path:
+    """Where the summary of `results.jsonl` goes: `results.summary.json` beside it."""
+    path = Path(out_path)
+    return path.with_name(path.stem + ".summary.json")
+
+
+def result_row(prompt_index: int, sample: int, result) -> dict:
+    """The row of one `ImageResult` in the official results format."""
+    return {
+        "filename": f"{prompt_index:05d}/samples/{sample:04d}.png",
+        "tag": result.metadata["tag"],
+        "prompt": result.metadata["prompt"],
+        "correct": result.correct,
+        "reason": result.reason,
+        "metadata": json.dumps(result.metadata),
+        "details": json.dumps({name: boxes.tolist() for name, boxes in result.kept.items()}),
+    }
+
+
+def score_summary(score) -> dict:
+    """A `GenEvalScore` as plain values for JSON, with null for nan."""
+    values = dataclasses.asdict(score)
+    for estimate in (values["overall"], *values["tasks"].values()):
+        if math.isnan(estimate["stderr"]):
+            estimate["stderr"] = None
+    return {**values, "missing_tasks": list(values["missing_tasks"])}
+
+
+def summary_text(summary: Mapping[str, object]) -> str:
+    """The summary of `score_files` to be read by people."""
+    overall = summary["overall"]
+    repeated = ""
+    if summary["repeated_rows"]:
+        repeated = (
+            f" ({summary['repeated_rows']} of the {summary['metadata_rows']} metadata rows repeat an earlier one; "
+            "equal rows are one prompt)"
+        )
+    lines = [
+        f"{overall['images']} images of {overall['prompts']} prompts{repeated}: {summary['correct_images']:.2%} of images and "
+        f"{summary['correct_prompts']:.2%} of prompts (any image) are correct",
+        f"{'task':<16}{'score':>9}   95 % interval      images  prompts",
+    ]
+    for name, estimate in (*summary["tasks"].items(), ("overall", overall)):
+        interval = f"[{estimate['low']:.4f}, {estimate['high']:.4f}]"
+        counts = f"{estimate['images']:>8}{estimate['prompts']:>9}"
+        lines.append(f"{name:<16}{estimate['value']:>9.4f}   {interval}{counts}")
+    if summary["missing_tasks"]:
+        lines.append(
+            f"NOT GenEval's headline: overall is the mean of {len(summary['tasks'])} tasks, no image of "
+            f"{', '.join(summary['missing_tasks'])}"
+        )
+    if summary["missing_prompts"] or summary["missing_images"]:
+        lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_images'])}")
+    if summary["classes_never_detected"]:
+        names = ", ".join(summary["classes_never_detected"])
+        lines.append(f"never detected: {names}; are they named as the prompts name them?")
+    return "\n".join(lines)
+
+
+def read_metadata(path: str | os.PathLike) -> list[dict]:
+    """The prompts of a metadata file, checked; `held_out` is the one key beyond the official.
+
+    Raises `ConfigError` naming the line.
+    """
+    from rfjax.evaluation.geneval.rules import RELATIONS, TASKS
+
+    rows = []
+    for place, row in _json_lines(path):
+        _check_keys(place, "", row, METADATA_KEYS)
+        _check_choice(place, "tag", row["tag"], TASKS)
+        _check_text(place, "prompt", row["prompt"])
+        if not isinstance(row.get("held_out", False), bool):
+            raise ConfigError(f"{place}: held_out is {row['held_out']!r}; it must be true or false")
+        for section, keys in (("include", INCLUDE_KEYS), ("exclude", EXCLUDE_KEYS)):
+            items = row.get(section, [])
+            if not isinstance(items, list):
+                raise ConfigError(f"{place}: {section} is {items!r}; it must be a list of items")
+            for index, item in enumerate(items):
+                name = f"{section}[{index}]"
+                _check_keys(place, name, item, keys)
+                _check_text(place, f"{name} class", item["class"])
+                _check_integer(place, f"{name} count", item["count"], 1, math.inf)
+                if "color" in item:
+                    _check_text(place, f"{name} color", item["color"])
+                if "position" in item:
+                    position = item["position"]
+                    if not isinstance(position, list) or len(position) != 2:
+                        raise ConfigError(f"{place}: {name} position is {position!r}; it must be [relation, target]")
+                    _check_choice(place, f"{name} relation", position[0], RELATIONS)
+                    # a target must have been looked for before it can be pointed at
+                    _check_integer(place, f"{name} target", position[1], 0, index - 1)
+        if not row.get("include") and not row.get("exclude"):
+            raise ConfigError(f"{place}: neither include nor exclude has an item; without one every image is correct")
+        rows.append(row)
+    return rows
+
+
+def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per_prompt: int | None = None) -> dict:
+    """The `Detections` of a file by (prompt index, sample), checked against the metadata rows.
+
+    Raises `ConfigError` naming the line.
+    """
+    from rfjax.evaluation.geneval.rules import COLORS, Detections
+
+    if images_per_prompt is not None and not 1 <= images_per_prompt <= MOST_IMAGES:
+        raise ConfigError(f"images per prompt is {images_per_prompt}; it must be from 1 to {MOST_IMAGES}")
+    named = {item["color"] for row in metadata for item in row.get("include", []) if "color" in item}
+    known_colors = named | set(COLORS)
+    found, lines = {}, {}
+    for place, row in _json_lines(path):
+        _check_keys(place, "", row, DETECTIONS_KEYS)
+        _check_integer(place, "prompt_index", row["prompt_index"], 0, len(metadata) - 1)
+        _check_integer(place, "sample", row["sample"], 0, (images_per_prompt or MOST_IMAGES) - 1)
+        key = row["prompt_index"], row["sample"]
+        if key in found:
+            raise ConfigError(f"{place}: prompt_index {key[0]}, sample {key[1]} is already at {lines[key]}; keep one")
+        _check_boxes(place, row["detections"])
+        _check_colors(place, row.get("colors", {}), known_colors)
+        try:
+            detections = Detections.from_lists(row["detections"], row.get("colors", {}))
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None
+        for item in metadata[key[0]].get("include", []):
+            if "color" in item and row["detections"].get(item["class"]) and item["class"] not in detections.colors:
+                raise ConfigError(
+                    f"{place}: no colors for {item['class']!r}, of which the prompt {metadata[key[0]]['prompt']!r} "
+                    f"names one; give one per box"
+                )
+        found[key], lines[key] = detections, place
+    return found
+
+
+def _json_lines(path) -> Iterator[tuple[str, object]]:
+    """(file:line, value) of each line; at least one; blank lines may only end the file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}; check the path") from None
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise ConfigError(f"{path} is not UTF-8 text ({where}); save it as UTF-8") from None
+    lines = text.rstrip().split("\n")  # JSON may hold other line breaks inside its texts
+    if lines == [""]:
+        raise ConfigError(f"{path} has no rows; it must have one JSON object a line")
+    for number, line in enumerate(lines, 1):
+        place = f"{path}:{number}"
+        try:
+            value = json.loads(line, object_pairs_hook=_object, parse_constant=_constant)
+        except RecursionError:
+            raise ConfigError(f"{place}: nested too deeply; it must be one JSON object a line") from None
+        except ValueError as error:
+            raise ConfigError(f"{place}: malformed JSON ({error}); it must be one JSON object a line") from None
+        yield place, value
+
+
+def _object(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} given twice")
+    return values
+
+
+def _constant(name):
+    raise ValueError(f"{name} is not a number")
+
+
+def _check_keys(place, name, value, keys):
+    of = f"{name} " if name else ""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place}: {of or 'the row '}is {_short(value)}; it must be an object with {', '.join(keys)}")
+    for key in value:
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, 1)
+            remedy = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(keys)}"
+            raise ConfigError(f"{place}: {of}has the unknown key {key!r}; {remedy}")
+    for key, required in keys.items():
+        if required and key not in value:
+            raise ConfigError(f"{place}: {of}has no {key!r}; add it")
+
+
+def _check_choice(place, name, value, choices):
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(choices)}"
+        raise ConfigError(f"{place}: {name} is {_short(value)}; {remedy}")
+
+
+def _check_text(place, name, value):
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{place}: {name} is {_short(value)}; it must be text")
+
+
+def _check_integer(place, name, value, low, high):
+    if type(value) is not int or not low <= value <= high:
+        top = f"an integer from {low} to {high}" if math.isfinite(high) else f"an integer of at least {low}"
+        allowed = top if high >= low else "left out here, as nothing comes before it"
+        raise ConfigError(f"{place}: {name} is {_short(value)}; it must be {allowed}")
+
+
+def _check_boxes(place, boxes):
+    if not isinstance(boxes, dict):
+        raise ConfigError(f"{place}: detections is {_short(boxes)}; it must map each class to its boxes")
+    for name, rows in boxes.items():
+        if not isinstance(rows, list):
+            raise ConfigError(f"{place}: the boxes of {name!r} are {_short(rows)}; they must be a list")
+        for row in rows:
+            if not isinstance(row, list) or len(row) != 5 or any(type(number) not in (int, float) for number in row):
+                raise ConfigError(f"{place}: a box of {name!r} is {_short(row)}; it must be [x1, y1, x2, y2, score]")
+
+
+def _check_colors(place, colors, known):
+    if not isinstance(colors, dict):
+        raise ConfigError(f"{place}: colors is {_short(colors)}; it must map each class to a colour per box")
+    for name, values in colors.items():
+        if not isinstance(values, list):
+            raise ConfigError(f"{place}: the colors of {name!r} are {_short(values)}; they must be a list")
+        for value in values:
+            _check_text(place, f"a color of {name!r}", value)
+            meant = value.strip().lower()
+            if value not in known and meant in known:  # it would never match, and nobody would notice
+                raise ConfigError(f"{place}: a color of {name!r} is {value!r}; did you mean {meant!r}?")
+
+
+def missing(found, prompts, expected):
+    """(rows of the metadata without any image, (row, sample) missing of the others)."""
+    present = {prompt for prompt, _ in found}
+    missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
+    images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]
+    return missing_prompts, [image for image in images if image not in found]
+
+
+def never_detected(rows, found):
+    """Classes that prompts ask for and no image has a box of: often a name spelt otherwise."""
+    asked = {item["class"] for prompt, _ in found for item in rows[prompt].get("include", [])}
+    seen = {name for detections in found.values() for name, boxes in detections.boxes.items() if len(boxes)}
+    return sorted(asked - seen)
+
+
+def lacking(rows, images):
+    """What is missing, in words: whole rows of the metadata, and single images of others."""
+    whole = [f"every image of {_listed('metadata row', rows)}"] if rows else []
+    single = (
+        [_listed("single image", [f"{row}/{sample}" for row, sample in images]) + ", as row/sample"] if images else []
+    )
+    return " and ".join(whole + single)
+
+
+def _listed(noun, things):
+    """ "3 metadata rows (0, 4, 7)", naming the first few."""
+    names = ", ".join(map(str, things[:LISTED])) + (", ..." if len(things) > LISTED else "")
+    return f"{len(things)} {noun}{'s' if len(things) > 1 else ''} ({names})"
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

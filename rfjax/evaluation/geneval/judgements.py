@@ -1,0 +1,26 @@
+"""Detections of a set of images to GenEval's judgements, prompt by prompt. No JAX here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from rfjax.evaluation.geneval import rules
+
+
+def judge_rows(found: Sequence[Mapping], prompts: Sequence[Mapping]) -> list[rules.ImageResult]:
+    """GenEval's judgement of each image's detections under the prompt beside it."""
+    return [
+        rules.judge(rules.Detections.from_lists(row["detections"], row["colors"]), prompt)
+        for row, prompt in zip(found, prompts, strict=True)
+    ]
+
+
+def prompt_scores(judged: Sequence[rules.ImageResult]) -> list[list]:
+    """[task, correct images, images] of every distinct prompt: what a bootstrap over prompts needs."""
+    scores: dict[str, list] = {}
+    for result in judged:
+        row = scores.setdefault(json.dumps(result.metadata), [result.metadata["tag"], 0, 0])
+        row[1] += result.correct
+        row[2] += 1
+    return list(scores.values())

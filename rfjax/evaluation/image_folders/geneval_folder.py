@@ -1,0 +1,130 @@
+"""GenEval's folder of images, as the official generator writes it and the official scorer reads it. No torch here.
+
+    FOLDER/00000/metadata.jsonl     the prompt's row, one JSON object
+    FOLDER/00000/samples/0000.png   its images, 0001.png, ...
+
+A prompt's folder has digits for a name: the 0-based line of the metadata. `grid.png` and whatever else lies
+there is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.geneval.files import read_metadata
+from rfjax.files import write_whole
+
+# Of prompts/evaluation_metadata.jsonl of djghosh13/geneval: 553 rows, each as json.dumps writes it.
+OFFICIAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
+OFFICIAL_ROWS, OFFICIAL_IMAGES = 553, 4
+GENERATION = "generation.json"  # what made the images, where `rfjax sample --prompts` did
+IMAGE = re.compile(r"(\d+)\.png")
+
+
+class Sample(NamedTuple):
+    prompt_index: int
+    sample: int
+    path: Path
+    name: str  # relative to the folder, with / between
+
+
+class GenEvalFolder(NamedTuple):
+    """`rows` by prompt index; `samples` in the order of prompts and images."""
+
+    rows: dict[int, dict]
+    samples: list[Sample]
+    sha256: str  # of the metadata: the file's, or the rows' written one a line
+
+    @property
+    def official(self) -> bool:
+        """Whether the prompts are the official ones, all of them."""
+        return self.sha256 == OFFICIAL_SHA256
+
+
+def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -> GenEvalFolder:
+    """The prompts and images of a folder.
+
+    With a `metadata` file its rows are the prompts, and each folder's own must be the same.
+    Raises `ConfigError` naming what is missing, given twice, or not as the file says.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"no folder at {folder}; give the one with 00000/metadata.jsonl and 00000/samples/0000.png")
+    given = read_metadata(metadata) if metadata is not None else None
+    rows: dict[int, dict] = {}
+    samples, names = [], {}
+    for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and re.fullmatch(r"[0-9]+", entry.name)):
+        index = int(path.name)
+        if index in rows:
+            raise ConfigError(f"{path} and {folder / names[index]} are both of prompt {index}; keep one")
+        rows[index], names[index] = _own_row(path), path.name
+        if given is not None:
+            _check(path, index, rows[index], given, metadata)
+        samples += _samples(path, index)
+    if not samples:
+        raise ConfigError(
+            f"{folder} has no images in GenEval's layout, 00000/metadata.jsonl and 00000/samples/0000.png"
+        )
+    if given is None:
+        digest = hashlib.sha256("".join(json.dumps(rows[index]) + "\n" for index in sorted(rows)).encode()).hexdigest()
+    else:
+        rows, digest = dict(enumerate(given)), hashlib.sha256(Path(metadata).read_bytes()).hexdigest()
+    return GenEvalFolder(rows, sorted(samples), digest)
+
+
+def _own_row(path):
+    file = path / "metadata.jsonl"
+    if not file.is_file():
+        raise ConfigError(f"{path} has no metadata.jsonl; write the prompt's row there")
+    rows = read_metadata(file)
+    if len(rows) != 1:
+        raise ConfigError(f"{file} has {len(rows)} rows; it must have its own prompt's alone")
+    return rows[0]
+
+
+def _check(path, index, row, given, metadata):
+    if index >= len(given):
+        raise ConfigError(f"{path} is beyond the {len(given)} rows of {metadata}; are its images of other prompts?")
+    if row != given[index]:
+        raise ConfigError(
+            f"{path / 'metadata.jsonl'} says {row.get('prompt')!r}, and row {index} of {metadata} {given[index]['prompt']!r}; "
+            "its images are of other prompts"
+        )
+
+
+def _samples(path, index):
+    found: dict[int, Sample] = {}
+    folder = path / "samples"
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        match = IMAGE.fullmatch(file.name)
+        if match and file.is_file():
+            number = int(match[1])
+            if number in found:
+                raise ConfigError(f"{file} and {found[number].path} are both image {number} of a prompt; keep one")
+            found[number] = Sample(index, number, file, f"{path.name}/samples/{file.name}")
+    return list(found.values())
+
+
+def image_path(folder: str | os.PathLike, index: int, sample: int) -> Path:
+    """Where an image of a prompt lies."""
+    return Path(folder) / f"{index:05d}" / "samples" / f"{sample:04d}.png"
+
+
+def write(folder: str | os.PathLike, rows: Sequence[Mapping], images: Iterable[tuple[int, int, bytes]]) -> None:
+    """Writes PNGs, given as (prompt index, sample, content), in the layout, each prompt's row beside them.
+
+    An image that is there already is replaced. Raises `RfjaxError` where a file cannot be written.
+    """
+    for index, sample, png in images:
+        contents = {image_path(folder, index, sample): png}
+        place = Path(folder) / f"{index:05d}"
+        if not (place / "metadata.jsonl").exists():
+            contents[place / "metadata.jsonl"] = json.dumps(rows[index]) + "\n"
+        write_whole(contents)

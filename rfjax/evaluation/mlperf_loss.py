@@ -1,0 +1,227 @@
+"""MLPerf's validation loss: each example at one level of t, which a file assigns to it.
+
+MLPerf Training, text-to-image: the levels are t = 0/8 ... 7/8; each validation example comes with one of
+them; the loss is the mean over the levels of each level's mean. It costs an eighth of the `mlperf` grid of
+`rfjax.evaluation.validation`, which sees every example at every level, and is another estimator: what
+the examples of a level have of their own stays in that level's mean. So it has a name of its own, and is
+never paired with the grids'. Noise is theirs: a function of (seed, example id, level).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Float32, Int, UInt32
+from tqdm import tqdm
+
+from rfjax.config import ValidationConfig
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation.open_run import open_run
+from rfjax.evaluation.paired_loss import GRIDS
+from rfjax.evaluation.records import make_record, record_key, write_record
+from rfjax.evaluation.validation import check_divisible, placed, validation_noise
+from rfjax.flow.formulation import Formulation, parse_formulation
+from rfjax.flow.matched import Matched, matched, velocity_of
+from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
+from rfjax.training.checkpoint import choose_step, read_facts, restore_params, spent
+from rfjax.training.mesh import BATCH, shardings
+from rfjax.training.processes import distributed, watch
+
+EVALUATION = "validation_mlperf"
+METRIC = "mlperf_loss"
+LEVELS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class AssignedLoss:
+    """Mean squared error of the velocity per element, of each example at its own level."""
+
+    levels: tuple[float, ...]  # t of each
+    assigned: Int[np.ndarray, " n"]  # the number of each example's level
+    losses: Float32[np.ndarray, " n"]
+
+    def _of(self, number):
+        return self.losses[self.assigned == number].astype(np.float64)
+
+    @property
+    def level_losses(self) -> tuple[float, ...]:
+        """The mean at each level, over its own examples."""
+        return tuple(float(self._of(number).mean()) for number in range(len(self.levels)))
+
+    @property
+    def level_stderrs(self) -> tuple[float, ...]:
+        """The standard error at each level; nan of one example."""
+        each = [self._of(number) for number in range(len(self.levels))]
+        return tuple(
+            float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan for losses in each
+        )
+
+    @property
+    def loss(self) -> float:
+        """The headline: the mean over levels of their means."""
+        return float(np.mean(self.level_losses))
+
+    @property
+    def stderr(self) -> float:
+        """The standard error of `loss`: levels have examples of their own, so their errors are independent."""
+        return math.sqrt(sum(error**2 for error in self.level_stderrs)) / len(self.levels)
+
+
+def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray, " n"]:
+    """The level numbers of the validation examples, in their order: a text file with one integer a line.
+
+    Raises `ConfigError` naming a line that is no level, and where levels have different numbers of
+    examples: the mean of the levels' means would then weigh examples unequally.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read levels from {path} ({error}); it has one integer a line") from None
+    numbers = []
+    for place, line in enumerate(lines, 1):
+        if not line.isdecimal() or int(line) >= levels:
+            raise ConfigError(f"{path}:{place} is {line[:20]!r}; it must be a level, an integer from 0 to {levels - 1}")
+        numbers.append(int(line))
+    counts = np.bincount(np.array(numbers, int), minlength=levels)
+    if counts.min() != counts.max() or not numbers:
+        listed = ", ".join(map(str, counts))
+        raise ConfigError(
+            f"{path} gives the levels 0 to {levels - 1} {listed} examples; MLPerf's protocol has as many at each"
+        )
+    return np.array(numbers)
+
+
+def compile_assigned(
+    apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
+) -> Callable:
+    """`program(params, at, numbers, batch)` gives Float[batch], each example at its own level: `numbers` are the
+    levels', and the fields of `at` the formulation's there, one for each example."""
+    path = RectifiedFlow()
+
+    def losses(params, at: Matched, numbers, batch):
+        latents, context, pooled, example_ids = batch
+        one = lambda example_id, number: validation_noise(config.seed, example_id[None], number, latents.shape[1:])[0]
+        noise = jax.vmap(one)(example_ids, numbers)
+        z = interpolate(path, latents, noise, at.time)
+        velocity = velocity_of(apply, params, z, at, context, pooled)
+        error = jnp.square(velocity - velocity_target(path, latents, noise, at.time))
+        return error.reshape(error.shape[0], -1).mean(1)
+
+    whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
+    return distributed.compiled_at_first_call("assigned validation", jax.jit(losses, out_shardings=whole))
+
+
+def assigned_loss(
+    apply: Callable,
+    config: ValidationConfig,
+    params,
+    corpus,
+    assigned: Int[np.ndarray, " n"],
+    *,
+    formulation: Formulation = parse_formulation("rf"),
+    batch_sharding: NamedSharding | None = None,
+) -> AssignedLoss:
+    """The loss of `params` on the first n validation examples of the corpus, each at its assigned level.
+
+    Of `config` it takes seed and batch size. The last batch is filled up by repeating its last example, and the
+    repeats are dropped. Raises `RfjaxError` where the corpus gives another number of examples than asked for.
+    """
+    if batch_sharding is not None:
+        check_divisible(config, batch_sharding)
+    grid, size, n = GRIDS["mlperf"], config.batch_size, len(assigned)
+    times = np.array(grid.times(LEVELS), np.float32).clip(*formulation.rectified_span)
+    at = jax.tree.map(np.float32, matched(formulation, times))
+    numbers: UInt32[np.ndarray, " levels"] = np.array(grid.numbers(LEVELS), np.uint32)
+    program = compile_assigned(apply, config, batch_sharding=batch_sharding)
+    found = []
+    with tqdm(
+        total=n,
+        desc="MLPerf's validation",
+        unit="example",
+        leave=False,
+        disable=None if distributed.is_first() else True,
+    ) as bar:
+        for start in range(0, n, size):
+            indices = np.arange(start, start + size, dtype=np.uint64).clip(max=n - 1)
+            real = min(size, n - start)
+            batch = corpus.examples(indices, "validation")
+            if len(batch.example_ids) != size:
+                raise RfjaxError(
+                    f"corpus {corpus.name} gave {len(batch.example_ids)} validation examples where {size} were asked for"
+                )
+            chosen = assigned[indices.astype(np.int64)]
+            each = _spread((Matched(*(field[chosen] for field in at)), numbers[chosen]), batch_sharding)
+            watch.beat()
+            found.append(np.asarray(program(params, *each, placed(batch, batch_sharding)))[:real])
+            bar.update(real)
+    return AssignedLoss(grid.times(LEVELS), assigned, np.concatenate(found))
+
+
+def _spread(arrays, sharding):
+    if sharding is None:
+        return arrays
+    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index, a=a: a[index]), arrays)
+
+
+def measure_assigned(
+    workdir: Path, overrides: Mapping[str, object], levels_file: Path, *, step: int | None, weights: str
+) -> list[dict]:
+    """Measures one checkpoint by MLPerf's protocol, records it, and returns the record."""
+    began = time.monotonic()
+    assigned = read_levels(levels_file)
+    run = open_run(workdir, overrides)
+    if len(run.corpus.parts) > 1:
+        raise ConfigError(
+            f"MLPerf's validation loss is of one latent shape, and the corpus {run.corpus.name} has {len(run.corpus.parts)} aspect "
+            "buckets; measure it on a corpus prepared without them, or leave out --mlperf-levels"
+        )
+    config = run.config.evaluation.validation
+    step = distributed.from_first(lambda: choose_step(run.workdir, step))
+    split = NamedSharding(run.mesh, BATCH) if run.mesh.size > 1 else None
+    cost = spent(read_facts(run.workdir, step))
+    with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
+        params, _ = restore_params(run.workdir, step, weights, lambda shapes: shardings(run.mesh, shapes))
+        result = assigned_loss(
+            run.backbone.apply, config, params, run.corpus, assigned, formulation=run.formulation, batch_sharding=split
+        )
+    sha1 = hashlib.sha1(assigned.astype("<u4").tobytes()).hexdigest()
+    key = record_key(
+        run=run.name,
+        step=step,
+        evaluation=EVALUATION,
+        corpus=run.config.data.label,
+        weights=weights,
+        grid=f"mlperf-assigned-{LEVELS}-n{len(assigned)}-{sha1[:8]}",
+        seed=config.seed,
+    )
+    extra = {"levels": list(result.levels), "assigned_sha1": sha1}
+    record = make_record(key, _values(result), seconds=time.monotonic() - began, extra=extra, **cost)
+    if distributed.is_first():
+        write_record(run.workdir, record)
+    return [record]
+
+
+def _values(result):
+    items = [("mean", result.loss, result.stderr, len(result.losses))]
+    per_level = len(result.losses) // len(result.levels)
+    items += [
+        (f"t={t:g}", loss, stderr, per_level)
+        for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True)
+    ]
+    values = []
+    for item, loss, stderr, n in items:
+        known = {"value": loss if math.isfinite(loss) else None, "stderr": None, "low": None, "high": None}
+        if math.isfinite(loss) and math.isfinite(stderr):
+            known |= {"stderr": stderr, "low": loss - 1.96 * stderr, "high": loss + 1.96 * stderr}
+        values.append({"metric": METRIC, "item": item, **known, "n": n})
+    return values

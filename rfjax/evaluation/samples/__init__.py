@@ -1,0 +1,1 @@
+"""Images sampled from a run: as one picture, or as a folder that scorers read."""

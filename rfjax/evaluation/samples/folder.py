@@ -1,0 +1,137 @@
+"""Images of a file of prompts, laid out as GenEval's or T2I-CompBench's scorers read them.
+
+Noise is a function of (seed, prompt, sample), so the images do not depend on how they are cut into batches, and the
+same command makes those that are missing. `OUT/generation.json` says what made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from tqdm import tqdm
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.generate import prompt_ids
+from rfjax.evaluation.geneval.files import read_metadata
+from rfjax.evaluation.image_folders import compbench, geneval_folder
+from rfjax.evaluation.pictures import png_bytes
+from rfjax.evaluation.samples import request
+from rfjax.evaluation.samples.request import Wanted
+from rfjax.files import write_whole
+from rfjax.training.checkpoint import choose_step, restore_params
+from rfjax.training.mesh import BATCH, shardings
+from rfjax.training.processes import distributed
+
+FACTS = geneval_folder.GENERATION
+LAYOUTS = ("geneval", "compbench")
+
+
+def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
+    """(prompts, the rows of GenEval's metadata) of a file: GenEval's JSON lines, or T2I-CompBench's text, a prompt a
+    line before any tab.
+
+    Raises `ConfigError` on a file that is not as its layout wants, and on a prompt that no file name holds.
+    """
+    if layout == "geneval":
+        rows = read_metadata(file)
+        return [row["prompt"] for row in rows], rows
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read prompts from {file} ({error}); it has one a line") from None
+    prompts = [line.split("\t")[0].strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigError(f"{file} has no prompts; it has one a line")
+    for prompt in prompts:
+        compbench.image_name(prompt, 0)
+    return prompts, []
+
+
+def sample_folder(
+    workdir: Path, overrides: Mapping[str, object], wanted: Wanted, *, prompts_file: Path, layout: str, out: Path
+) -> Path:
+    """Makes the images that `out` lacks, over the run's mesh, and returns `out`.
+
+    Raises `ConfigError` on what cannot be used as given, and where `out` has images of another making.
+    """
+    prompts, rows = read_prompts(prompts_file, layout)
+    run = request.opened(workdir, overrides, wanted)
+    step = distributed.from_first(lambda: choose_step(run.workdir, wanted.step))
+    shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
+    facts = request.what_made_them(run, step, wanted, shape)
+    facts |= {
+        "sampler": f"{facts['sampler']}-{len(prompts)}x{samples}",
+        "layout": layout,
+        "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+    }
+    ids = prompt_ids(len(prompts), samples)
+    lacking = distributed.from_first(lambda: _lacking(out, facts, layout, prompts, ids, samples))
+    ids = ids[np.array(lacking, int)]
+    request.warn_of_unknown_words(run, prompts, wanted)
+    if not len(ids):
+        return out
+    parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    size = -(-min(len(ids), run.config.evaluation.geneval.batch_size) // parts) * parts
+    generate = request.generator(run, shape, size, NamedSharding(run.mesh, BATCH) if run.mesh.size > 1 else None)
+    against = None if wanted.negative is None else run.corpus.encode([wanted.negative])
+    hidden = None if distributed.is_first() else True
+    with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
+        params, _ = restore_params(run.workdir, step, wanted.weights, lambda shapes: shardings(run.mesh, shapes))
+        with tqdm(
+            total=len(prompts) * samples,
+            initial=len(prompts) * samples - len(ids),
+            desc=f"{run.name} {step}",
+            unit="image",
+            disable=hidden,
+        ) as bar:
+            for start in range(0, len(ids), size):  # a batch at a time: what is made is on the disk
+                chosen = ids[start : start + size]
+                context, pooled = run.corpus.encode([prompts[index] for index in chosen[:, 0]])
+                latents = generate(params, wanted.seed, chosen, context, pooled, against)
+                if distributed.is_first():
+                    images = np.clip(run.corpus.to_images(latents), 0.0, 1.0)
+                    made = [(int(i), int(j), png_bytes(image)) for (i, j), image in zip(chosen, images, strict=True)]
+                    _write(out, layout, prompts, rows, made, samples)
+                bar.update(len(chosen))
+    return out
+
+
+def _write(out, layout, prompts, rows, made, samples):
+    if layout == "geneval":
+        geneval_folder.write(out, rows, made)
+    else:
+        compbench.write(out, prompts, made, samples)
+
+
+def _lacking(out, facts, layout, prompts, ids, samples):
+    """The places in `ids` of the images that are not there; begins the folder where there is none."""
+    path = Path(out) / FACTS
+    if path.exists():
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} is damaged ({error}); remove the folder {out} and sample again") from None
+        for name, value in facts.items():
+            if before.get(name) != value:
+                raise ConfigError(
+                    f"{out} was begun with {name} {before.get(name)!r}, and this is {value!r}; give another --out"
+                )
+    else:
+        if Path(out).is_dir() and any(Path(out).iterdir()):
+            raise ConfigError(f"{out} has files, and no {FACTS} that says what made them; give another --out")
+        write_whole({path: json.dumps(facts, indent=1) + "\n"})
+    return [
+        place for place, (i, j) in enumerate(ids) if not _file(out, layout, prompts, int(i), int(j), samples).exists()
+    ]
+
+
+def _file(out, layout, prompts, index, sample, samples):
+    if layout == "geneval":
+        return geneval_folder.image_path(out, index, sample)
+    return Path(out) / "samples" / compbench.image_name(prompts[index], index * samples + sample)

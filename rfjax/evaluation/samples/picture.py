@@ -1,0 +1,58 @@
+"""Images of a few captions as one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.generate import prompt_ids
+from rfjax.evaluation.pictures import png_bytes, strip
+from rfjax.evaluation.samples import request
+from rfjax.evaluation.samples.request import Wanted
+from rfjax.files import write_whole
+from rfjax.training.checkpoint import choose_step, restore_params
+from rfjax.training.mesh import BATCH, shardings
+from rfjax.training.processes import distributed
+
+AT_ONCE = 64
+
+
+def sample_picture(
+    workdir: Path, overrides: Mapping[str, object], wanted: Wanted, *, prompts: Sequence[str], out: Path
+) -> Path:
+    """A PNG with a row per caption, and what made it as JSON beside it. Raises `ConfigError` on what cannot be used as given."""
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out is {out}; pictures are written as PNG, so its name must end in .png")
+    run = request.opened(workdir, overrides, wanted)
+    step = distributed.from_first(lambda: choose_step(run.workdir, wanted.step))
+    shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
+    ids = prompt_ids(len(prompts), samples)
+    request.warn_of_unknown_words(run, prompts, wanted)
+    context, pooled = run.corpus.encode(list(prompts))
+    against = None if wanted.negative is None else run.corpus.encode([wanted.negative])
+    size, spread, split = min(len(ids), AT_ONCE), None, None  # one process needs one device only
+    if distributed.many():
+        parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+        size, split = -(-size // parts) * parts, NamedSharding(run.mesh, BATCH)
+        spread = lambda shapes: shardings(run.mesh, shapes)
+    params, _ = restore_params(run.workdir, step, wanted.weights, spread)
+    generate = request.generator(run, shape, size, split)
+    with jax.default_matmul_precision(run.config.train.matmul_precision):
+        latents = generate(params, wanted.seed, ids, context[ids[:, 0]], pooled[ids[:, 0]], against)
+    if not distributed.is_first():
+        return out
+    images = run.corpus.to_images(latents)
+    rows = [strip(images[i * samples : (i + 1) * samples], gap=2, side=128)[0] for i in range(len(prompts))]
+    picture = np.concatenate([np.pad(row, ((0, 2), (0, 0), (0, 0)), constant_values=1.0) for row in rows])
+    facts = request.what_made_them(run, step, wanted, shape) | {
+        "latent_size": list(shape[:2]),
+        "prompts": list(prompts),
+    }
+    write_whole({out: png_bytes(picture), out.with_suffix(".json"): json.dumps(facts, indent=1) + "\n"})
+    return out

@@ -1,0 +1,105 @@
+"""What sampling from a run takes, whatever the images become: one picture (`sample_picture`) or a folder (`sample_folder`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jax.sharding import NamedSharding
+
+from rfjax import limits
+from rfjax.data.buckets import described, trained_parts
+from rfjax.data.prepared.corpus import with_encoders
+from rfjax.errors import ConfigError
+from rfjax.evaluation.generate import make_generator
+from rfjax.evaluation.open_run import OpenRun, open_run
+from rfjax.evaluation.schedule import sampler_name
+from rfjax.flow.resolution import formulation_at
+from rfjax.training.processes import distributed
+from rfjax.training.progress import note
+
+NAMED = 10  # unknown words, of a warning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The images that are asked for of a run. Raises `ConfigError` for numbers that cannot be."""
+
+    step: int | None  # None: the newest
+    weights: str
+    samples: int  # of each prompt
+    negative: str | None  # None: guidance is away from the null condition
+    seed: int
+    latent_size: tuple[int, int] | None = None  # height, width; None: the corpus's own, the first of several
+    encoders: tuple[str, ...] = ()  # of a prepared corpus, those that prompts are encoded with; none named: the run's
+
+    def __post_init__(self):
+        if self.samples < 1:
+            raise ConfigError(f"--samples is {self.samples}; it must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"--seed is {self.seed}; it must lie in [0, 2^32)")
+
+
+def opened(workdir: Path, overrides: Mapping[str, object], wanted: Wanted) -> OpenRun:
+    """The run, to be sampled from with the text encoders that are wanted. Raises `ConfigError` for what cannot be."""
+    run = open_run(workdir, overrides)
+    return replace(run, corpus=with_encoders(run.corpus, wanted.encoders)) if wanted.encoders else run
+
+
+def latents_shape(run: OpenRun, size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """The latents' shape for a `size` (height, width) that was asked for, by default the corpus's own, the first of
+    several. Raises `ConfigError`, with the shapes that were trained on, for one that the network cannot take."""
+    if size is None:
+        return run.corpus.shapes.latents
+    latents = (*size, run.corpus.shapes.latents[2])
+    try:
+        if min(size) < 1:
+            raise ConfigError(f"latents of {described(size)} have no pixels")
+        limits.check_latents(run.config.model, latents)
+    except ConfigError as error:
+        trained = ", ".join(described(run.corpus.parts[part].shapes.latents) for part in trained_parts(run.corpus))
+        raise ConfigError(f"--latent-size={described(size)}: {error}. {run.name} was trained on {trained}") from None
+    return latents
+
+
+def what_made_them(run: OpenRun, step: int, wanted: Wanted, shape: tuple[int, int, int]) -> dict:
+    """For the JSON beside images. What is not the run's own way of sampling is in the sampler's name, so that its scores have
+    a record of their own."""
+    config = run.config
+    sampler = sampler_name(config.evaluation.sampler, config.timestep_shift, config.timestep_shift_by_area)
+    if wanted.encoders:  # scores of other conditions are not the same sampler's
+        sampler += "-" + "+".join(slot.name for slot in run.corpus.shapes.encoders)
+    if shape != run.corpus.shapes.latents:
+        sampler += f"-{described(shape)}"
+    return {
+        "run": run.name,
+        "step": step,
+        "weights": wanted.weights,
+        "sampler": sampler,
+        "negative": "null condition (zeros)" if wanted.negative is None else wanted.negative,
+        "seed": wanted.seed,
+        "samples": wanted.samples,
+    }
+
+
+def warn_of_unknown_words(run: OpenRun, prompts: Sequence[str], wanted: Wanted) -> None:
+    """One line, by one process, where captions have words that the corpus has not."""
+    unknown = run.corpus.unknown_words([*prompts, wanted.negative or ""])
+    if unknown and distributed.is_first():
+        words = ", ".join(map(repr, unknown[:NAMED])) + (", ..." if len(unknown) > NAMED else "")
+        note(
+            f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what that means"
+        )
+
+
+def generator(run: OpenRun, shape: tuple[int, int, int], size: int, sharding: NamedSharding | None) -> Callable:
+    """`generate` for latents of this shape, `size` at once."""
+    return make_generator(
+        run.backbone.apply,
+        run.config.evaluation.sampler,
+        formulation_at(run.config, shape),
+        shape,
+        batch_size=size,
+        batch_sharding=sharding,
+    )

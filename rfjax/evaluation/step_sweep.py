@@ -1,0 +1,146 @@
+"""How few sampling steps a model needs: scores, path length and distance at several counts of steps.
+
+After SD3 table 6: the same prompts and the same noise at every count, so that differences between
+counts are paired; the most steps are the reference that the others are compared with. One record
+per count, evaluation "sampling_steps", whose sampler ends in `-of<the reference's steps>`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from tqdm import tqdm
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.detectors import detector_for
+from rfjax.evaluation.generate import make_generator, prompt_ids
+from rfjax.evaluation.geneval import rules
+from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
+from rfjax.evaluation.open_run import open_run
+from rfjax.evaluation.records import geneval_record, record_key, write_record
+from rfjax.evaluation.schedule import sampler_name
+from rfjax.training.checkpoint import choose_step, read_facts, restore_params, spent
+from rfjax.training.mesh import BATCH, shardings
+from rfjax.training.processes import distributed
+
+EVALUATION = "sampling_steps"
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """Counts of steps from "5,10,20,50", rising. Raises `ConfigError` unless they are two or more
+    distinct positive integers."""
+    try:
+        counts = tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        counts = ()
+    if len(counts) < 2 or counts[0] < 1:
+        raise ConfigError(
+            f"--sampling-steps is {text!r}; give two or more counts, as 5,10,20,50 (the most are the reference)"
+        )
+    return counts
+
+
+def measure_sampling_steps(
+    workdir: Path, overrides: Mapping[str, object], counts: Sequence[int], *, step: int | None, weights: str
+) -> list[dict]:
+    """Measures one checkpoint at each count of sampling steps, records it, and returns the records.
+
+    Values: "sampling" (GenEval, overall and per task), "sampling_path_length" (norm over all of a
+    latent's elements, mean over images) and "sampling_distance" (root mean square over elements of
+    the latent's difference from the reference's, mean over images).
+    """
+    run = open_run(workdir, overrides)
+    step = distributed.from_first(lambda: choose_step(run.workdir, step))
+    evaluation, reference = run.config.evaluation, max(counts)
+    settings = evaluation.geneval
+    if not settings.prompts_per_task:
+        raise ConfigError("config.evaluation.geneval.prompts_per_task is 0: there are no prompts to sample")
+    batch_sharding = NamedSharding(run.mesh, BATCH) if distributed.many() else None
+    parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"] if distributed.many() else 1
+    if settings.batch_size % parts:
+        raise ConfigError(
+            f"config.evaluation.geneval.batch_size={settings.batch_size} is not divisible by the {parts} devices "
+            "that a batch is split over (data x fsdp)"
+        )
+    prompts = run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
+    ids = prompt_ids(len(prompts), settings.images_per_prompt)
+    context, pooled = run.corpus.encode([row["prompt"] for row in prompts])
+    detect = detector_for(run.corpus)
+    cost = spent(read_facts(run.workdir, step))
+    images = f"{settings.prompts_per_task}x{settings.images_per_prompt}"
+    records, target = [], None
+    with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
+        params, _ = restore_params(run.workdir, step, weights, lambda shapes: shardings(run.mesh, shapes))
+        for count in sorted(counts, reverse=True):  # the reference first
+            began = time.monotonic()
+            sampler = replace(evaluation.sampler, steps=count)
+            generate = make_generator(
+                run.backbone.apply,
+                sampler,
+                run.formulation,
+                run.corpus.shapes.latents,
+                batch_size=settings.batch_size,
+                batch_sharding=batch_sharding,
+                path_length=True,
+            )
+            with tqdm(
+                total=len(ids),
+                desc=f"{run.name} {count} steps",
+                unit="image",
+                leave=False,
+                disable=None if distributed.is_first() else True,
+            ) as bar:
+                latents, lengths = generate(
+                    params,
+                    settings.seed,
+                    ids,
+                    context[ids[:, 0]],
+                    pooled[ids[:, 0]],
+                    progress=lambda done, _, bar=bar: bar.update(done - bar.n),
+                )
+            target = latents if target is None else target
+            distances = np.sqrt(np.square(latents.astype(np.float64) - target).reshape(len(ids), -1).mean(axis=1))
+            judged = judge_rows(detect(run.corpus.to_images(latents)), [prompts[index] for index in ids[:, 0]])
+            key = record_key(
+                run=run.name,
+                step=step,
+                evaluation=EVALUATION,
+                corpus=run.config.data.label,
+                weights=weights,
+                sampler=f"{sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)}-{images}-of{reference}",
+                seed=settings.seed,
+            )
+            record = geneval_record(
+                key,
+                {"sampling": rules.score(judged)},
+                extra={"prompt_scores": prompt_scores(judged)},
+                seconds=time.monotonic() - began,
+                **cost,
+            )
+            record["values"] += [_mean("sampling_path_length", lengths), _mean("sampling_distance", distances)]
+            if distributed.is_first():
+                write_record(run.workdir, record)
+            records.append(record)
+    return records[::-1]
+
+
+def _mean(metric, values):
+    """The mean over images as a record's value, with the interval of 1.96 standard errors."""
+    mean = float(np.mean(values))
+    stderr = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    ends = (None, None) if stderr is None else (mean - 1.96 * stderr, mean + 1.96 * stderr)
+    return {
+        "metric": metric,
+        "item": "mean",
+        "value": mean,
+        "stderr": stderr,
+        "low": ends[0],
+        "high": ends[1],
+        "n": len(values),
+    }

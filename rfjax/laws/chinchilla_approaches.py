@@ -1,0 +1,376 @@
+"""Compute-optimal size without a law of the loss: Chinchilla's approaches 1 and 2.
+
+Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and
+D = H C^b (Hoffmann et al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the
+training curves; approach 2 the vertex of a parabola of the loss in log N at each budget (IsoFLOP).
+A budget won by the smallest or the largest size that competes does not bracket its optimum, and
+neither uses it. Neither is exact either: a valley is no parabola, and its bottom is off the middle
+between two sizes. Both report how far, by applying themselves to the parametric law fitted to the
+same runs, without noise, at the same sizes and budgets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from rfjax.errors import ConfigError
+from rfjax.laws import fit_points
+from rfjax.laws.budgets import measure_cost, optimum
+from rfjax.laws.fitting import LEVEL, RESAMPLES, Estimate, fit
+from rfjax.laws.laws import PARAMETRIC
+
+SAME_BUDGET = 0.02  # budgets this close (relative) are one IsoFLOP curve
+ENVELOPE_POINTS = 200
+BIAS_POINTS = 200  # checkpoints, at most, to which the law behind an envelope's bias is fitted
+LISTED = 3  # budgets left out for one reason that are named one by one
+COLUMNS = ("loss", "flops", "params", "images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimum:
+    """The best size at one budget."""
+
+    flops: float
+    params: float
+    images: float
+    loss: float
+    runs: int  # that compete at this budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """N = G C^a and D = H C^b through the optima; `reason` says why there is none, or ""."""
+
+    approach: str
+    optima: tuple[Optimum, ...]
+    a: Estimate | None = None
+    b: Estimate | None = None
+    log_g: float | None = None
+    log_h: float | None = None
+    method: str = ""  # how the intervals were made
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    bias: dict | None = None  # of the exponent and of N, on the fitted parametric law
+    draws: Float[np.ndarray, "draws 4"] | None = None  # log G, a, log H, b
+
+    def at(self, flops: float) -> tuple[Estimate, Estimate]:
+        """(params, images) that the line gives a budget. Raises `ConfigError` where there is none."""
+        if self.a is None:
+            raise ConfigError(f"{self.approach} found no line ({self.reason}); it cannot divide a budget")
+        result = []
+        for log_c, exponent, column in ((self.log_g, self.a.value, 0), (self.log_h, self.b.value, 2)):
+            value = float(np.exp(log_c + exponent * np.log(flops)))
+            if self.draws is None:
+                result.append(Estimate(value=value))
+                continue
+            drawn = np.exp(self.draws[:, column] + self.draws[:, column + 1] * np.log(flops))
+            low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            result.append(Estimate(value=value, low=float(low), high=float(high)))
+        return result[0], result[1]
+
+    def to_json(self) -> dict:
+        return {
+            "approach": self.approach,
+            "optima": [vars(one) for one in self.optima],
+            "a": None if self.a is None else vars(self.a),
+            "b": None if self.b is None else vars(self.b),
+            "log_G": self.log_g,
+            "log_H": self.log_h,
+            "interval_level": LEVEL,
+            "interval_method": self.method,
+            "notes": list(self.notes),
+            "reason": self.reason,
+            "bias_on_fitted_parametric_law": self.bias,
+        }
+
+
+def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, bias: bool = True) -> Line:
+    """The envelope of training curves: `table` has a row per checkpoint, several per run.
+
+    Where the envelope passes from one size to another the two are equally good, and the optimum is
+    between them: their geometric mean. Winners themselves, as in the paper, know N in steps of the
+    sizes, and those of the smallest and the largest size say only that the optimum may lie beyond:
+    a line through them is off in its slope and in N. Curves are interpolated in log-log; intervals are over whole runs. Checkpoints before the learning rate's
+    end stand above the curve that a run of their own length would give; the envelope inherits that.
+
+    Raises `ConfigError` for a missing column or a value that is not positive.
+    """
+    fit_points.check(table, COLUMNS, one_row_per_run=False)
+    curves = [group.sort_values("flops") for _, group in table.groupby("run", sort=True) if len(group) > 1]
+    if len({float(curve["params"].iloc[0]) for curve in curves}) < 2:
+        return Line(
+            approach="approach1",
+            optima=(),
+            reason="an envelope needs training curves (several rows a run) of two sizes",
+        )
+    log_c = np.log(pd.concat(curves)["flops"].to_numpy(float))
+    grid = np.linspace(log_c.min(), log_c.max(), ENVELOPE_POINTS)
+    sizes = np.array([float(curve["params"].iloc[0]) for curve in curves])
+    on_grid = np.stack([_along(curve, grid, "loss") for curve in curves])
+    images = np.stack([_along(curve, grid, "images") for curve in curves])
+    optima, notes = _crossings(np.arange(len(curves)), grid, sizes, on_grid, images)
+    if len(optima) < 2:
+        reason = f"curves of different sizes cross {('nowhere', 'between two sizes only')[len(optima)]} on the envelope; a line needs 2 crossings"
+        return Line(approach="approach1", optima=optima, notes=notes, reason=reason)
+    rng = np.random.default_rng(seed)
+    drawn = (np.unique(rng.integers(len(curves), size=len(curves))) for _ in range(resamples))
+    found = [crossings for chosen in drawn if len(crossings := _crossings(chosen, grid, sizes, on_grid, images)[0]) > 1]
+    draws = np.array([_line(crossings) for crossings in found]) if len(found) > resamples / 2 else None
+    method = f"bootstrap over runs, {len(found):,} resamples in which sizes cross"
+    result = _with_intervals("approach1", optima, _line(optima), draws, method, notes)
+    return replace(result, bias=_bias_of_envelope(pd.concat(curves), grid, sizes, images) if bias else None)
+
+
+def approach2(
+    table: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    same_budget: float = SAME_BUDGET,
+    bias: bool = True,
+) -> Line:
+    """IsoFLOP parabolas: `table` has one row per run, several sizes at each budget.
+
+    Intervals are parametric: normal noise of the parabolas' pooled residual scatter. Budgets with
+    fewer than three sizes, a parabola without a minimum, or one outside the sizes tried are left
+    out, with a note.
+
+    Raises `ConfigError` for a missing column or a value that is not positive.
+    """
+    fit_points.check(table, COLUMNS)
+    optima, left_out, used = [], [], []
+    for group in _budgets(table, same_budget):
+        one, why = _vertex(group, group["loss"].to_numpy(float))
+        if one is None:
+            left_out.append((float(group["flops"].mean()), len(group), why))
+        else:
+            optima.append(one)
+            used.append(group)
+    notes = _notes(left_out)
+    if len(optima) < 2:
+        return Line(
+            approach="approach2",
+            optima=tuple(optima),
+            notes=notes,
+            reason=f"{len(optima)} budget{'s'[: len(optima) != 1]} with a minimum among the sizes tried; at least 2 are needed",
+        )
+    point = _line(optima)
+    draws, method = _redrawn_parabolas(used, resamples, seed)
+    found = _with_intervals("approach2", optima, point, draws, method, notes)
+    return replace(found, bias=_bias_of_parabolas(table, used) if bias else None)
+
+
+def _notes(left_out):
+    """Budgets left out, from (FLOPs, runs, why): one by one where they are few, by reason where many."""
+    reasons: dict[str, list] = {}
+    for flops, runs, why in left_out:
+        reasons.setdefault(why, []).append((flops, runs))
+    notes = []
+    for why, budgets in reasons.items():
+        if len(budgets) <= LISTED:
+            notes += [f"{flops:.3g} FLOPs ({runs} run{'s'[: runs != 1]}): {why}" for flops, runs in budgets]
+        else:
+            ends = [end(flops for flops, _ in budgets) for end in (min, max)]
+            notes.append(f"{len(budgets)} budgets of {ends[0]:.3g} to {ends[1]:.3g} FLOPs: {why}")
+    return tuple(notes)
+
+
+def _budgets(table, same_budget):
+    """Rows by budget: those within `same_budget` of the smallest of them are one."""
+    table = table.sort_values(["flops", "params", "run"], kind="stable")
+    group, first = np.zeros(len(table), int), 0
+    flops = table["flops"].to_numpy(float)
+    for row in range(1, len(table)):  # from the first of each: from row to row, close budgets would chain
+        if flops[row] > flops[first] * (1 + same_budget):
+            first = row
+        group[row] = first
+    return [rows for _, rows in table.groupby(group)]
+
+
+def _design(group):
+    """The parabola's columns in centred log N, and the centre."""
+    x = np.log(group["params"].to_numpy(float))
+    centre = x.mean()
+    return np.stack([np.ones(len(x)), x - centre, (x - centre) ** 2], axis=1), centre
+
+
+def _vertex(group, loss):
+    """(optimum of one budget, why there is none)."""
+    if group["params"].nunique() < 3:
+        return None, "fewer than the 3 sizes that a parabola needs"
+    design, centre = _design(group)
+    c, b, curvature = np.linalg.lstsq(design, loss, rcond=None)[0]
+    if curvature <= 0:
+        return None, "the parabola has no minimum"
+    x = centre - b / (2 * curvature)
+    params = np.log(group["params"].to_numpy(float))
+    if not params.min() <= x <= params.max():
+        return None, f"the minimum lies {'below' if x < params.min() else 'above'} the sizes tried"
+    order = np.argsort(params, kind="stable")
+    images = np.exp(np.interp(x, params[order], np.log(group["images"].to_numpy(float))[order]))
+    flops = float(np.exp(np.log(group["flops"].to_numpy(float)).mean()))
+    return Optimum(
+        flops=flops,
+        params=float(np.exp(x)),
+        images=float(images),
+        loss=float(c - b**2 / (4 * curvature)),
+        runs=len(group),
+    ), ""
+
+
+def _redrawn_parabolas(groups, resamples, seed):
+    """Lines through the vertices of parabolas with noise of the pooled scatter: (draws, method)."""
+    designs = [_design(group)[0] for group in groups]
+    losses = [group["loss"].to_numpy(float) for group in groups]
+    fitted = [d @ np.linalg.lstsq(d, y, rcond=None)[0] for d, y in zip(designs, losses, strict=True)]
+    freedom = sum(len(y) - 3 for y in losses)
+    if freedom < 1:
+        return None, "none: three sizes at every budget leave no scatter to draw from"
+    spread = np.sqrt(sum(((y / f - 1) ** 2).sum() for y, f in zip(losses, fitted, strict=True)) / freedom)
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(resamples):
+        noise = spread * np.sqrt(freedom / rng.chisquare(freedom))
+        found = [
+            _vertex(group, f * (1 + noise * rng.standard_normal(len(f))))[0]
+            for group, f in zip(groups, fitted, strict=True)
+        ]
+        found = [one for one in found if one is not None]
+        if len(found) > 1:
+            draws.append(_line(found))
+    method = f"parametric bootstrap, {len(draws):,} resamples: normal noise of the parabolas' pooled relative scatter ({freedom} degrees of freedom)"
+    return (np.array(draws) if len(draws) > resamples / 2 else None), method
+
+
+def _bias_of_parabolas(table, groups):
+    """Approach 2 on the noise-free parametric law of the same runs, against that law's own optimum."""
+    fitted, cost = _surface(table)
+    if not fitted.identifiable:
+        return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
+    optima = []
+    for group in groups:
+        x = {name: group[name].to_numpy(float) for name in ("params", "images")}
+        one, _ = _vertex(group, fitted.predict(x))
+        if one is not None:
+            optima.append(one)
+    if len(optima) < 2:
+        return {"reason": "the fitted parametric law has no minimum among the sizes tried"}
+    return _bias(fitted, cost, optima)
+
+
+def _bias_of_envelope(table, grid, sizes, images):
+    """Approach 1 likewise; the law is fitted to all checkpoints, as the envelope takes them for runs."""
+    thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
+    fitted, cost = _surface(thin)
+    if not fitted.identifiable:
+        return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
+    there = np.isfinite(images)
+    losses = np.full(images.shape, np.nan)
+    losses[there] = fitted.predict(
+        {"params": np.broadcast_to(sizes[:, None], images.shape)[there], "images": images[there]}
+    )
+    optima, _ = _crossings(np.arange(len(sizes)), grid, sizes, losses, images)
+    if len(optima) < 2:
+        return {"reason": "the curves of the fitted parametric law do not cross twice"}
+    return _bias(fitted, cost, optima)
+
+
+def _surface(table):
+    """(the parametric law of these rows, what training costs)."""
+    return fit(table, PARAMETRIC, resamples=100, held_out=False), measure_cost(table)
+
+
+def _bias(fitted, cost, optima):
+    """Optima, and the exponent of their line, against those of the law they were found on."""
+    exact = np.array([optimum(fitted.parameters, one.flops, cost)[0] for one in optima])
+    _, _, alpha, _, beta = fitted.parameters
+    return {
+        "exponent": float(_line(optima)[1] - beta / (alpha + cost.eta * beta)),
+        "params_relative": [float(one.params / n - 1) for one, n in zip(optima, exact, strict=True)],
+        "flops": [one.flops for one in optima],
+        "reason": "",
+    }
+
+
+def _along(curve, grid, column):
+    """A run's column at the grid of log FLOPs, in log-log; NaN outside its curve."""
+    log_c = np.log(curve["flops"].to_numpy(float))
+    values = np.interp(grid, log_c, np.log(curve[column].to_numpy(float)))
+    return np.where((grid >= log_c[0] - 1e-12) & (grid <= log_c[-1] + 1e-12), np.exp(values), np.nan)
+
+
+def _crossings(chosen, grid, sizes, losses, images):
+    """(where the best of the chosen curves passes from one size to another, notes)."""
+    distinct, columns = np.unique(sizes[chosen]), np.arange(len(grid))
+    loss, seen = np.full((2, len(distinct), len(grid)), np.inf)
+    for row, size in enumerate(distinct):  # the best run of each size
+        mine = chosen[sizes[chosen] == size]
+        all_losses = np.where(np.isfinite(losses[mine]), losses[mine], np.inf)
+        best = all_losses.argmin(axis=0)
+        loss[row], seen[row] = all_losses[best, columns], images[mine[best], columns]
+    best, competing = loss.argmin(axis=0), np.isfinite(loss)
+    pairs: dict[tuple, list] = {}
+    jumps = 0
+    for left in np.flatnonzero(best[1:] != best[:-1]):
+        i, k = sorted((best[left], best[left + 1]))
+        ends = slice(left, left + 2)
+        if not competing[[i, k], ends].all():
+            jumps += bool(competing[:, ends].any(axis=0).all())
+            continue
+        gap = np.log(loss[i, ends] / loss[k, ends])
+        share = gap[0] / (gap[0] - gap[1])
+        logs = np.stack(
+            [
+                grid[ends],
+                np.full(2, np.log(distinct[[i, k]]).mean()),
+                np.log(seen[[i, k], ends]).mean(axis=0),
+                np.log(loss[[i, k], ends]).mean(axis=0),
+            ]
+        )
+        pairs.setdefault((i, k), []).append(
+            [*(logs[:, 0] + share * (logs[:, 1] - logs[:, 0])), competing[:, left].sum()]
+        )
+    optima = []
+    for crossings in pairs.values():  # curves with noise cross several times: once for each pair of sizes
+        *logs, runs = np.mean(crossings, axis=0)
+        flops, params, at, low = (float(value) for value in np.exp(logs))
+        optima.append(Optimum(flops=flops, params=params, images=at, loss=low, runs=int(runs)))
+    note = f"{jumps} budget{'s'[: jumps != 1]} where a curve begins or ends below all others, which is no crossing"
+    return tuple(sorted(optima, key=lambda one: one.flops)), (note,) if jumps else ()
+
+
+def _line(optima):
+    """log G, a, log H, b: straight lines through the optima in log-log."""
+    log_c, log_n, log_d = (np.log([getattr(one, name) for one in optima]) for name in ("flops", "params", "images"))
+    centre = log_c.mean()
+    result = []
+    for y in (log_n, log_d):
+        slope, level = np.polyfit(log_c - centre, y, 1)
+        result += [level - slope * centre, slope]
+    return result
+
+
+def _with_intervals(approach, optima, point, draws, method, notes=()):
+    def estimate(place):
+        if draws is None:
+            return Estimate(value=float(point[place]))
+        low, high = np.quantile(draws[:, place], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Estimate(
+            value=float(point[place]), low=float(low), high=float(high), stderr=float(draws[:, place].std(ddof=1))
+        )
+
+    return Line(
+        approach=approach,
+        optima=tuple(optima),
+        a=estimate(1),
+        b=estimate(3),
+        log_g=float(point[0]),
+        log_h=float(point[2]),
+        method=method if draws is not None or method.startswith("none") else "none: too few resamples gave a line",
+        notes=notes,
+        draws=draws,
+    )

@@ -1,0 +1,233 @@
+"""How validation loss and a score go together over runs, honestly for a handful of points.
+
+p-values are two-sided and by permutation, over all n! orders where that can be done: with four
+runs in perfect order p of a rank correlation is 2/4! = 0.083, where a normal approximation would
+print 0.0 (of Pearson's it may be 1/4!: the reverse order need not be as extreme). Intervals
+are by bootstrap over runs; where prompt-level results are at hand it has two levels: the prompts,
+which all runs share, are redrawn too, once for all runs, with their images kept together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from rfjax.errors import ConfigError
+
+MAX_ENUMERATED = 9  # 9! = 362,880 orders
+PERMUTATIONS = 20_000  # beyond that
+CHUNK = 1_000_000  # pairs of runs compared at a time, to bound memory
+RESAMPLES = 2000
+LEVEL = 0.95
+MIN_RUNS = 3
+MIN_RUNS_FOR_INTERVAL = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coefficient:
+    """One correlation. `low` and `high` are None where runs are too few, or too
+    often alike, for an interval."""
+
+    name: str
+    value: float
+    p: float  # two-sided, of no association
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Coefficients over `n` runs; none, and a `reason`, where there is nothing to correlate."""
+
+    n: int
+    coefficients: tuple[Coefficient, ...]
+    p_method: str
+    interval_method: str
+    reason: str = ""
+
+    def to_json(self) -> dict:
+        return vars(self) | {"coefficients": [vars(c) for c in self.coefficients]}
+
+
+def _identity(values):
+    return values
+
+
+def _arcsine(score):
+    """Variance-stabilising for a fraction, so that scores near 0 and 1 do not weigh more."""
+    return np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0)))
+
+
+def _ranks(values):
+    return stats.rankdata(values, axis=-1)
+
+
+def _pearson(x, y):
+    """Along the last axis; NaN where either is constant."""
+    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Constant up to rounding is constant.
+        return np.where(scale > 1e-14, np.clip((x * y).sum(-1) / scale, -1, 1), np.nan)
+
+
+def _kendall(x, y):
+    """tau-b along the last axis; NaN where either is constant."""
+    i, j = np.triu_indices(x.shape[-1], 1)
+    a, b = np.sign(x[..., i] - x[..., j]), np.sign(y[..., i] - y[..., j])
+    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 0, (a * b).sum(-1) / scale, np.nan)
+
+
+# name: (transform of the loss, of the score, coefficient along the last axis)
+COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable]] = {
+    "Pearson": (_identity, _identity, _pearson),
+    "Pearson of arcsine √score": (_identity, _arcsine, _pearson),
+    "Spearman": (_ranks, _ranks, _pearson),
+    "Kendall": (_identity, _identity, _kendall),
+}
+
+
+FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out for a score that leaves [0, 1]
+
+
+def correlate(
+    loss: ArrayLike,
+    score: ArrayLike,
+    *,
+    redrawn: Float[np.ndarray, "resamples runs"] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Correlation:
+    """Correlate `loss` with `score` (a fraction, or any other number such as FID), one of each per run.
+
+    `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the
+    second level of the bootstrap. Raises `ConfigError` for arrays of different length or values
+    that are not finite.
+    """
+    loss, score = np.asarray(loss, float), np.asarray(score, float)
+    if loss.shape != score.shape or loss.ndim != 1:
+        raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
+    if not (np.isfinite(loss).all() and np.isfinite(score).all()):
+        raise ConfigError("a loss or score is not finite; drop that run before correlating")
+    n = len(loss)
+    reason = ""
+    if n < MIN_RUNS:
+        reason = f"{n} run{'s'[: n != 1]} with both a loss and a score; at least {MIN_RUNS} are needed"
+    elif np.ptp(loss) == 0 or np.ptp(score) == 0:
+        reason = f"all runs have the same {'loss' if np.ptp(loss) == 0 else 'score'}"
+    if reason:
+        return Correlation(n=n, coefficients=(), p_method="", interval_method="", reason=reason)
+
+    rng = np.random.default_rng(seed)
+    orders, p_method = permutation_orders(n, rng)
+    if redrawn is not None and redrawn.shape != (resamples, n):
+        raise ConfigError(f"redrawn scores have shape {redrawn.shape}; they must be {(resamples, n)}")
+    resampled, interval_method = _resample(loss, score, redrawn, resamples, rng)
+    coefficients = []
+    fraction = bool((score >= 0).all() and (score <= 1).all())
+    for name, (of_loss, of_score, coefficient) in COEFFICIENTS.items():
+        if name in FRACTIONS_ONLY and not fraction:
+            continue
+        x, y = of_loss(loss), of_score(score)
+        value = float(coefficient(x, y))
+        # Ties count: an order as extreme as the one seen is evidence against it too.
+        pieces = np.array_split(orders, max(1, len(orders) * n * n // CHUNK))
+        reordered = np.concatenate([coefficient(x[None], y[piece]) for piece in pieces])
+        p = permutation_p(value, reordered, n)
+        low = high = None
+        if resampled is not None:
+            drawn = coefficient(of_loss(resampled[0]), of_score(resampled[1]))
+            drawn = drawn[np.isfinite(drawn)]  # resamples whose runs all score the same have none
+            if len(drawn) > resamples / 2:
+                low, high = (float(q) for q in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+        coefficients.append(Coefficient(name=name, value=value, p=p, low=low, high=high))
+    return Correlation(n=n, coefficients=tuple(coefficients), p_method=p_method, interval_method=interval_method)
+
+
+def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int) -> float:
+    """The two-sided p of a coefficient from those of `permutation_orders`: exact where they are all there are."""
+    as_extreme = np.abs(reordered) >= abs(value) - 1e-12
+    exact = len(reordered) == math.factorial(n)
+    return float(as_extreme.mean() if exact else (as_extreme.sum() + 1) / (len(reordered) + 1))
+
+
+def permutation_orders(n: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "orders n"], str]:
+    """Orders of n things, all there are or a sample, and how a p-value from them is described."""
+    if n <= MAX_ENUMERATED:
+        orders = np.array(list(itertools.permutations(range(n))))
+        return orders, f"two-sided, exact over all {len(orders):,} orders"
+    orders = rng.permuted(np.tile(np.arange(n), (PERMUTATIONS, 1)), axis=1)
+    return orders, f"two-sided, {PERMUTATIONS:,} random orders"
+
+
+def redraw_prompts(
+    tasks: Sequence[str],
+    correct: Float[np.ndarray, "runs prompts"],
+    images: Float[np.ndarray, "runs prompts"],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Float[np.ndarray, "resamples runs"]]:
+    """Scores per task and "overall" (their unweighted mean) under redraws of each task's prompts.
+
+    `correct` of `images` images of each prompt fit it; the images of a prompt stay together.
+    """
+    rng = np.random.default_rng(seed)
+    tasks = np.asarray(tasks)
+    scores = {}
+    for task in dict.fromkeys(tasks.tolist()):
+        mine = tasks == task
+        count = int(mine.sum())
+        weights = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float)
+        scores[task] = (weights @ correct[:, mine].T) / (weights @ images[:, mine].T)
+    return scores | {"overall": np.mean(list(scores.values()), axis=0)}
+
+
+def _resample(loss, score, redrawn, resamples, rng):
+    """Pairs (losses, scores) [resamples, n] and the method's name; None where runs are too few."""
+    n = len(loss)
+    if n < MIN_RUNS_FOR_INTERVAL:
+        return None, f"none: {n} runs are too few to resample"
+    chosen = resampled_runs(n, resamples, rng)
+    if redrawn is None:
+        return (loss[chosen], score[chosen]), f"bootstrap over {n} runs, {resamples:,} resamples"
+    method = f"two-level bootstrap over {n} runs and over the prompts they share, {resamples:,} resamples"
+    return (loss[chosen], np.take_along_axis(redrawn, chosen, axis=1)), method
+
+
+def resampled_runs(n: int, resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "resamples n"]:
+    """Places of resampled runs, at least three of them distinct: two always correlate perfectly."""
+    chosen = np.empty((0, n), int)
+    while len(chosen) < resamples:
+        drawn = rng.integers(n, size=(resamples, n))
+        chosen = np.concatenate([chosen, drawn[(np.diff(np.sort(drawn), axis=1) > 0).sum(axis=1) >= 2]])
+    return chosen[:resamples]
+
+
+def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
+    """Scores under redraws of the prompts, or {} unless every run was scored on the same ones."""
+    own = prompts[
+        (prompts["evaluation"] == evaluation)
+        & (prompts["weights"] == settings.weights)
+        & (prompts["corpus"] == settings.corpus)
+        & (prompts["sampler"] == settings.sampler)
+        & (prompts["evaluation_seed"] == settings.sampler_seed)
+    ]
+    final = points[["run", "step"]].merge(own, on=["run", "step"])
+    correct = final.pivot(index="run", columns="prompt", values="correct").reindex(points["run"])
+    images = final.pivot(index="run", columns="prompt", values="samples").reindex(points["run"])
+    tasks = final.groupby("prompt")["task"].agg(["first", "nunique"])
+    if final.empty or correct.isna().any(axis=None) or (tasks["nunique"] > 1).any():
+        return {}
+    return redraw_prompts(
+        tasks["first"].tolist(), correct.to_numpy(float), images.to_numpy(float), resamples=resamples, seed=seed
+    )

@@ -1,0 +1,295 @@
+"""Fit a law to a table: point estimate, intervals, bands, held-out error, and a verdict.
+
+`fit(table, law)` takes any table with one row per run and named columns (`run`, `loss` and the
+law's variables) and needs no JAX. Conventions, all from the literature on how such fits go wrong
+(Hoffmann et al. 2022, section 3.3; Besiroglu et al. 2024):
+
+* residuals are of log loss, under Huber's loss with delta = 1e-3, summed (`rfjax.laws.misfits`
+  has the others);
+* log x is centred before fitting; many starts, and the count of those that agree is reported;
+* n <= k points, a variable with too few distinct values, or parameters the data cannot tell
+  apart: the fit says so, and refuses to predict (`rfjax.laws.identifiability`);
+* intervals are over runs (`rfjax.laws.resampling`; `rfjax.laws.profile_likelihood` has likelihoods).
+  The standard error of a validation loss over its examples is not that noise: examples are shared
+  by all runs, so most of it moves every run alike. It is carried through apart, as
+  `examples_stderr`;
+* the headline is how well runs are predicted that the fit has not seen: each left out in turn, and
+  the largest from all the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from rfjax.errors import ConfigError
+from rfjax.laws import fit_points, identifiability, minimiser
+from rfjax.laws.fit_points import UNITS, Exclusion, log_columns
+from rfjax.laws.held_out import LargestOut, LeftOut, leave_one_out
+from rfjax.laws.laws import SATURATING, Law
+from rfjax.laws.misfits import HUBER, Loss
+from rfjax.laws.resampling import draw, with_noise
+
+LEVEL = 0.95
+RESAMPLES = 1000
+# Two starts agree when their objectives do to this relative (or, near 0, absolute) tolerance.
+AGREEMENT = 1e-6
+EXAMPLE_DRAWS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its interval at `LEVEL`; None where there is none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    stderr: float | None = None
+    examples_stderr: float | None = None  # what other validation examples, as many, would change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What `fit` found. Only an `identifiable` fit has parameters and predicts."""
+
+    law: Law
+    loss: Loss
+    runs: tuple[str, ...]
+    identifiable: bool
+    reason: str  # why not identifiable, or ""
+    warnings: tuple[str, ...] = ()
+    excluded: tuple[Exclusion, ...] = ()
+    objective: float | None = None
+    residual_sd: float | None = None  # of log (or raw) loss, with n - k degrees of freedom
+    starts: int = 0
+    starts_agreeing: int = 0
+    converged: bool = False
+    method: str = ""  # how the intervals were made
+    seed: int = 0
+    estimates: Mapping[str, Estimate] | None = None
+    residuals: tuple[float, ...] = ()  # log fitted loss minus log loss, in the order of `runs`
+    parameters: Float[np.ndarray, " k"] | None = None  # the law's own array (logs of coefficients)
+    draws: Float[np.ndarray, "draws k"] | None = None
+    noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
+    left_out: LeftOut | None = None
+    largest_out: LargestOut | None = None
+    log_x: Float[np.ndarray, "n v"] | None = None  # what was fitted, in the order of `runs`
+    log_loss: Float[np.ndarray, " n"] | None = None
+
+    @property
+    def n(self) -> int:
+        return len(self.runs)
+
+    def predict(self, x: Mapping[str, object]) -> Float[np.ndarray, " m"]:
+        """The law's loss at `x`, a mapping from variable to an array of m values in its unit.
+
+        Raises `ConfigError` when the fit is not identifiable: there is nothing to extrapolate.
+        """
+        if not self.identifiable:
+            raise ConfigError(f"the {self.law.name} law was not fitted ({self.reason}); it cannot predict")
+        return np.exp(self.law.log_loss(self.parameters, log_columns(self.law.variables, x)))
+
+    def interval(
+        self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
+    ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+        """Lower and upper end at each `x`: of the law itself, or of the loss a new run would get."""
+        self.predict(x)  # refuses when it must
+        log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
+        if new_run:
+            normal = np.random.default_rng(self.seed + 1).standard_normal(len(self.draws))
+            log_loss = with_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
+        low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return low, high
+
+    def to_json(self) -> dict:
+        """Every number of the fit but the data and the draws, as plain values."""
+        estimates = self.estimates or {}
+        return {
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "source": self.law.source,
+            "units": {name: UNITS[name] for name in self.law.variables},
+            "runs": list(self.runs),
+            "excluded": [vars(one) for one in self.excluded],
+            "n": self.n,
+            "k": len(self.law.parameters),
+            "identifiable": self.identifiable,
+            "reason": self.reason,
+            "warnings": list(self.warnings),
+            "loss_function": str(self.loss),
+            "objective": self.objective,
+            "residual_sd": self.residual_sd,
+            "residuals_of_log_loss": dict(zip(self.runs, self.residuals, strict=False)),
+            "starts": self.starts,
+            "starts_agreeing": self.starts_agreeing,
+            "converged": self.converged,
+            "interval_level": LEVEL,
+            "interval_method": self.method,
+            "seed": self.seed,
+            "parameters": {name: vars(estimate) for name, estimate in estimates.items()},
+            "leave_one_out": None if self.left_out is None else self.left_out.to_json(),
+            "leave_largest_out": None if self.largest_out is None else self.largest_out.to_json(),
+        }
+
+
+def fit(
+    table: pd.DataFrame,
+    law: Law = SATURATING,
+    *,
+    loss: Loss = HUBER,
+    column: str = "loss",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    intervals: str = "auto",
+    held_out: bool = True,
+    excluded: tuple[Exclusion, ...] = (),
+    examples_covariance: Float[np.ndarray, "runs runs"] | None = None,
+) -> Fit:
+    """Fit `law` to a table with one row per run.
+
+    Columns: `run` (distinct names), `loss` (positive; `column` names another) and each of
+    `law.variables` (positive, in `UNITS`). The order of rows does not matter. `intervals` are
+    "auto" (over runs; parametric below 8, or below k + 5), "runs" or "parametric". `held_out` also refits without
+    each run and without the largest. `excluded` is written down with the fit.
+    `examples_covariance` is that of the runs' mean losses over the validation examples they share,
+    in the order of rows.
+
+    Raises `ConfigError` for a missing column, a missing or non-positive value (of `flops` too, which
+    say what run is the largest), or a run that occurs twice (checkpoints of one run are not
+    independent points). Under-identified data are no error: the result says `identifiable=False`
+    and why.
+    """
+    fit_points.check(table, dict.fromkeys((column, *law.variables, *({"flops"} & set(table.columns)))))
+    order = np.argsort(table["run"].astype(str).to_numpy(), kind="stable")  # draws do not depend on row order
+    table = table.iloc[order]
+    runs = tuple(str(run) for run in table["run"])
+    log_x = log_columns(law.variables, {name: table[name].to_numpy(float) for name in law.variables})
+    log_loss = np.log(table[column].to_numpy(float))
+    common = dict(law=law, loss=loss, runs=runs, excluded=excluded, seed=seed, log_x=log_x, log_loss=log_loss)
+    reason = identifiability.refusal(law, log_x, log_loss)
+    if reason:
+        return Fit(identifiable=False, reason=reason, **common)
+
+    centre = log_x.mean(axis=0)
+    z = log_x - centre
+    start = minimiser.starts(law, z, log_loss)
+    minimum = minimiser.minimise(law, start, z, log_loss, loss, gradual=True)
+    best = int(np.argmin(minimum.objective))
+    objective = float(minimum.objective[best])
+    agreeing = int((minimum.objective <= objective * (1 + AGREEMENT) + 1e-14 * len(runs)).sum())
+    inner = minimum.parameters[best]
+    log_model = law.log_loss(inner, z)
+    own_residuals = log_model - log_loss if loss.logarithmic else np.exp(log_model) - np.exp(log_loss)
+    residual_sd = float(np.sqrt((own_residuals**2).sum() / (len(runs) - len(law.parameters))))
+    reason, warnings = identifiability.verdict(law, minimum, best, z, agreeing)
+    common |= dict(
+        objective=objective,
+        residual_sd=residual_sd,
+        starts=len(start),
+        starts_agreeing=agreeing,
+        converged=bool(minimum.converged[best]),
+        residuals=tuple((log_model - log_loss).tolist()),
+    )
+    if reason:
+        return Fit(identifiable=False, reason=reason, warnings=warnings, **common)
+
+    drawn = draw(law, inner, z, log_loss, residual_sd, loss, resamples=resamples, seed=seed, method=intervals)
+    if drawn.unconverged > resamples / 100:
+        warnings += (f"{drawn.unconverged} of {resamples} refits of the bootstrap did not converge",)
+    of_examples = None
+    if examples_covariance is not None:
+        covariance = np.asarray(examples_covariance, float)[np.ix_(order, order)]
+        of_examples = law.recentred(_redraw_examples(law, inner, z, log_loss, covariance, loss, seed), centre)
+    parameters, draws = law.recentred(inner, centre), law.recentred(drawn.parameters, centre)
+    left_out = largest_out = None
+    if held_out:
+        left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
+        largest_out = _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals)
+    return Fit(
+        identifiable=True,
+        reason="",
+        warnings=warnings,
+        method=drawn.method,
+        parameters=parameters,
+        draws=draws,
+        noise_draws=drawn.noise,
+        estimates=_estimates(law, parameters, draws, of_examples, drawn.method),
+        left_out=left_out,
+        largest_out=largest_out,
+        **common,
+    )
+
+
+def _estimates(law, parameters, draws, of_examples, method):
+    """Intervals by percentile. Draws with t-distributed noise may have no standard deviation."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    estimates = {}
+    for index, name in enumerate(law.parameters):
+        natural = np.exp if law.logarithmic[index] else np.asarray
+        with np.errstate(over="ignore"):
+            value, lower, upper = (float(natural(v[index])) for v in (parameters, low, high))
+            spread = float(np.std(natural(draws[:, index]), ddof=1)) if method.startswith("bootstrap") else None
+            examples = None if of_examples is None else float(np.std(natural(of_examples[:, index]), ddof=1))
+        estimates[name] = Estimate(value=value, low=lower, high=upper, stderr=spread, examples_stderr=examples)
+    return estimates
+
+
+def _redraw_examples(law, inner, z, log_loss, covariance, loss, seed):
+    """Refits after the mean losses have moved as with other examples: normal with their covariance."""
+    mean = np.exp(log_loss)
+    values, vectors = np.linalg.eigh(covariance / np.outer(mean, mean))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    moved = np.random.default_rng(seed + 2).standard_normal((EXAMPLE_DRAWS, len(mean))) @ root.T
+    start = np.tile(inner, (EXAMPLE_DRAWS, 1))
+    return minimiser.minimise(law, start, z, log_loss + moved, loss).parameters
+
+
+def _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals):
+    """The largest run (all of them, where several are as large) predicted from the others."""
+    size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
+    largest = size >= size.max() * (1 - 1e-9)
+    rest = (
+        fit(
+            table[~largest],
+            law,
+            loss=loss,
+            column=column,
+            resamples=resamples,
+            seed=seed,
+            intervals=intervals,
+            held_out=False,
+        )
+        if not largest.all()
+        else None
+    )
+    runs = tuple(table["run"][largest].astype(str))
+    if rest is None or not rest.identifiable:
+        reason = rest.reason if rest else "all runs are as large"
+        return LargestOut(runs=runs, actual=tuple(np.exp(log_loss[largest])), reason=f"without the largest: {reason}")
+    x = {name: table[name].to_numpy(float)[largest] for name in law.variables}
+    low, high = rest.interval(x, new_run=True)
+    return LargestOut(
+        runs=runs,
+        actual=tuple(np.exp(log_loss[largest]).tolist()),
+        predicted=tuple(rest.predict(x).tolist()),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+    )
+
+
+def compare(fits: Mapping[str, Fit]) -> dict:
+    """Laws side by side by held-out error: rms of leave-one-out, error of the largest; and the law
+    that predicts held-out runs best ("" unless at least two can be compared)."""
+    table = {
+        name: {
+            "leave_one_out_rms": fitted.left_out.rms if fitted.left_out else None,
+            "leave_largest_out": fitted.largest_out.relative_error if fitted.largest_out else None,
+        }
+        for name, fitted in fits.items()
+    }
+    rms = {name: row["leave_one_out_rms"] for name, row in table.items() if row["leave_one_out_rms"] is not None}
+    return {"laws": table, "preferred": min(rms, key=rms.__getitem__) if len(rms) > 1 else ""}

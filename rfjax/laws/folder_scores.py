@@ -1,0 +1,91 @@
+"""GenEval of images in folders, as `rfjax score` attaches it to runs: set against the runs' validation loss.
+
+Its prompts are not the training corpus's, and so its rows stand under another corpus than the loss: they are joined by
+run and step. Protocols are kept apart: scores by different detectors are different scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from rfjax.laws import study_fits
+from rfjax.laws.study_fits import Settings
+from rfjax.results.columns import STATISTICS
+from rfjax.results.results_folder import Results
+
+# The evaluation's name in the table -> what it is called; docs/metrics.md says what each is.
+PROTOCOLS = {
+    "geneval_official": "official GenEval",
+    "geneval_hf_mask2former": "GenEval with the HF Mask2Former weights",
+    "geneval_other_models": "GenEval with other models",
+}
+PREFERRED = {"corpus": ("geneval",)}  # the official prompts, of corpora with as many runs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FolderScore:
+    """One protocol's scores at final checkpoints. `points` are those given, with columns `EVALUATION_ITEM` and their
+    statistics, missing where a run has none under `settings`."""
+
+    evaluation: str
+    title: str
+    settings: Settings  # corpus, sampler and seed are the images'
+    points: pd.DataFrame
+    items: tuple[str, ...]
+    others: tuple[str, ...]  # runs scored under other settings alone
+
+    @property
+    def scored(self) -> pd.DataFrame:
+        """The points that have the overall score."""
+        return self.points[self.points[self.column("overall")].notna()]
+
+    def column(self, item: str) -> str:
+        return f"{self.evaluation}_{item}"
+
+
+def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[FolderScore]:
+    """The scores that final checkpoints have, by protocol, each under the settings that cover most runs."""
+    found = []
+    for evaluation, title in PROTOCOLS.items():
+        long = results.long
+        long = long[(long["evaluation"] == evaluation) & (long["metric"] == "geneval")]
+        every, chosen = (
+            [run for run in points["run"] if run in set(long["run"])],
+            {},
+        )  # scored in some way, or of another step
+        long = long[long["weights"] == settings.weights]
+        rows = long.merge(points[["run", "step"]], on=["run", "step"])
+        if not (rows["item"] == "overall").any():
+            continue
+        for column in ("corpus", "sampler", "evaluation_seed"):
+            chosen[column] = study_fits.commonest(rows, column, PREFERRED.get(column, ()))
+            rows = rows[rows[column] == chosen[column]]
+        wide = {
+            f"{evaluation}_{item}{suffix}": of.set_index("run")[statistic]
+            for item, of in rows.groupby("item", sort=False)
+            for statistic, suffix in STATISTICS
+        }
+        kept = points.drop(columns=[name for name in points.columns if name.startswith(f"{evaluation}_")])
+        joined = pd.concat(
+            [kept, pd.DataFrame({name: kept["run"].map(values) for name, values in wide.items()}, kept.index)], axis=1
+        )
+        own = replace(
+            settings, corpus=chosen["corpus"], sampler=chosen["sampler"], sampler_seed=chosen["evaluation_seed"]
+        )
+        items = tuple(rows["item"].drop_duplicates())
+        others = tuple(run for run in every if run not in set(rows["run"]))
+        found.append(
+            FolderScore(evaluation=evaluation, title=title, settings=own, points=joined, items=items, others=others)
+        )
+    return found
+
+
+def missing_prompts(prompts: pd.DataFrame, score: FolderScore) -> str:
+    """Why there are no redraws of the prompts, for `scores.redrawn_scores` that came back empty."""
+    own = prompts[prompts["evaluation"] == score.evaluation]
+    lacking = [run for run in score.scored["run"] if run not in set(own["run"])]
+    if lacking:
+        return f"prompts.csv has no results by prompt of {', '.join(map(str, lacking))}, so intervals are over runs alone; score their images again with rfjax score"
+    return "the runs were not scored on the same prompts, so intervals are over runs alone"

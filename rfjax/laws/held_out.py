@@ -1,0 +1,107 @@
+"""How well a law predicts runs that its fit has not seen: the headline of every fit.
+
+Leave-one-out refits without each run in turn; leave-largest-out predicts the largest from the
+others, which is what a scaling law is for. Laws are compared by both, with the offset E and
+without, rather than by how closely they follow the points they were fitted to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.laws.identifiability import refusal
+from rfjax.laws.laws import Law
+from rfjax.laws.minimiser import minimise, starts
+from rfjax.laws.misfits import Loss
+
+MANY = 40  # with more points one of them moves the minimum little: refits start from it alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Each run predicted from all others; None where those could not decide the law."""
+
+    runs: tuple[str, ...]
+    relative_errors: tuple[float | None, ...]  # predicted / actual - 1
+    reason: str = ""  # why some are None, or ""
+
+    @property
+    def rms(self) -> float | None:
+        """Root mean square of the relative errors; None unless every run could be predicted."""
+        if any(error is None for error in self.relative_errors):
+            return None
+        return float(np.sqrt(np.mean(np.square(self.relative_errors))))
+
+    def to_json(self) -> dict:
+        errors = dict(zip(self.runs, self.relative_errors, strict=True))
+        return {"rms_relative_error": self.rms, "relative_errors": errors, "reason": self.reason}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargestOut:
+    """The largest run or runs predicted from the smaller ones, with 95 % intervals of a new run."""
+
+    runs: tuple[str, ...]
+    actual: tuple[float, ...]
+    predicted: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    reason: str = ""  # why there is no prediction, or ""
+
+    @property
+    def relative_error(self) -> float | None:
+        """Root mean square over the largest runs; the signed error where there is one run."""
+        if not self.predicted:
+            return None
+        errors = np.array(self.predicted) / np.array(self.actual) - 1
+        return float(errors[0]) if len(errors) == 1 else float(np.sqrt(np.mean(errors**2)))
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether every one of them lies within its interval."""
+        if not self.predicted:
+            return None
+        return all(low <= a <= high for low, a, high in zip(self.low, self.actual, self.high, strict=True))
+
+    def to_json(self) -> dict:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()} | {
+            "relative_error": self.relative_error,
+            "covered": self.covered,
+        }
+
+
+def leave_one_out(
+    law: Law,
+    loss: Loss,
+    runs: Sequence[str],
+    log_x: Float[np.ndarray, "n v"],
+    log_loss: Float[np.ndarray, " n"],
+    parameters: Float[np.ndarray, " k"],
+) -> LeftOut:
+    """Refits without each run; `log_x` centred as the fitted `parameters` are."""
+    n = len(runs)
+    refusals = [refusal(law, np.delete(log_x, i, 0), np.delete(log_loss, i)) for i in range(n)]
+    errors: list[float | None] = [None] * n
+    chosen = np.flatnonzero([not why for why in refusals])
+    if len(chosen):
+        start = parameters[None]
+        if n <= MANY:
+            start = np.concatenate([start, starts(law, log_x, log_loss)])
+        weights = np.repeat(1.0 - np.eye(n)[chosen], len(start), axis=0)
+        found = minimise(law, np.tile(start, (len(chosen), 1)), log_x, log_loss, loss, weights=weights)
+        objective = np.where(found.converged, found.objective, np.inf).reshape(len(chosen), len(start))
+        best = objective.argmin(axis=1)
+        refitted = found.parameters.reshape(len(chosen), len(start), -1)[np.arange(len(chosen)), best]
+        for row, i in enumerate(chosen):
+            if np.isfinite(objective[row, best[row]]):
+                errors[i] = float(np.exp(law.log_loss(refitted[row], log_x[i : i + 1])[0] - log_loss[i]) - 1)
+    missing = [i for i, error in enumerate(errors) if error is None]
+    reason = ""
+    if missing:
+        why = refusals[missing[0]] or "the optimiser did not converge"
+        reason = f"{len(missing)} of {n} runs cannot be predicted from the others (without {runs[missing[0]]}: {why})"
+    return LeftOut(runs=tuple(runs), relative_errors=tuple(errors), reason=reason)

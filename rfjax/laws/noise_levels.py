@@ -1,0 +1,67 @@
+"""Which noise level's loss predicts the score best.
+
+The validation loss is a mean over levels of t; each level is a predictor of its own. Levels are
+compared by how closely the score follows them over runs, and a two-level bootstrap (runs, and the
+prompts they share) says how often each comes out first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.errors import ConfigError
+from rfjax.laws.correlation import COEFFICIENTS, MIN_RUNS_FOR_INTERVAL, Coefficient, correlate, resampled_runs
+from rfjax.laws.score_links import left_out_rms
+
+RANKED_BY = "Pearson of arcsine √score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """The loss at one level of t against the score."""
+
+    t: float
+    coefficients: tuple[Coefficient, ...]
+    left_out_rms: float | None  # score predicted by the logistic link, each run from the others
+    share_first: float | None  # of resamples in which this level follows the score most closely
+
+    def to_json(self) -> dict:
+        return vars(self) | {"coefficients": [vars(c) for c in self.coefficients]}
+
+
+def by_level(
+    losses: Mapping[float, Float[np.ndarray, " runs"]],
+    score: Float[np.ndarray, " runs"],
+    *,
+    redrawn: Float[np.ndarray, "resamples runs"] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Level, ...]:
+    """Each level of t (key) against the score; `redrawn` as in `rfjax.laws.correlation.correlate`.
+
+    Raises `ConfigError` for levels without a loss for every run.
+    """
+    score = np.asarray(score, float)
+    ts = sorted(losses)
+    for t in ts:
+        if np.shape(losses[t]) != score.shape or not np.isfinite(losses[t]).all():
+            raise ConfigError(f"the loss at t={t:g} is not there for all {len(score)} runs")
+    found = {t: correlate(losses[t], score, redrawn=redrawn, resamples=resamples, seed=seed).coefficients for t in ts}
+    first = dict.fromkeys(ts)
+    if len(score) >= MIN_RUNS_FOR_INTERVAL and ts and all(found.values()):
+        chosen = resampled_runs(len(score), resamples, np.random.default_rng(seed))
+        scores = score[chosen] if redrawn is None else np.take_along_axis(redrawn, chosen, axis=1)
+        of_loss, of_score, coefficient = COEFFICIENTS[RANKED_BY]
+        values = np.stack([-coefficient(of_loss(np.asarray(losses[t])[chosen]), of_score(scores)) for t in ts])
+        values = values[:, np.isfinite(values).all(axis=0)]
+        # Two levels that tie share the place.
+        top = values >= values.max(axis=0) - 1e-12
+        shares = (top / top.sum(axis=0)).mean(axis=1) if values.shape[1] else np.full(len(ts), np.nan)
+        first = {t: float(share) if np.isfinite(share) else None for t, share in zip(ts, shares, strict=True)}
+    return tuple(
+        Level(t=t, coefficients=found[t], left_out_rms=left_out_rms(losses[t], score), share_first=first[t]) for t in ts
+    )

@@ -1,0 +1,154 @@
+"""Profile likelihood: how far a parameter can be pushed before the others cannot make up for it.
+
+For a value v of the parameter the others are fitted again, and the misfit S(v) compared with the
+minimum:
+
+    T(v) = (n - k) (S(v) - S_min) / S_min
+
+For least squares of log residuals T follows F(1, n - k) where the noise is normal. For any other
+misfit no table has its distribution; it is then simulated at the fitted law, from resampled
+residuals (normal noise below 8 runs). The interval is where T stays below its 95 % point. It needs
+no symmetry and no standard error, and ends at E = 0 exactly where the data allow no offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from rfjax.errors import ConfigError
+from rfjax.laws.fitting import LEVEL, Fit
+from rfjax.laws.held_out import MANY
+from rfjax.laws.laws import MAX_EXPONENT, Law
+from rfjax.laws.minimiser import minimise, starts
+from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE, with_noise
+
+SIMULATIONS = 1000
+REACH = np.geomspace(0.02, 50.0, 33)  # in half-widths of the bootstrap's interval
+REFINEMENTS, PIECES = 4, 9
+ELSEWHERE = 12  # starts besides the fit's own minimum, for few points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The interval of one parameter. `low` or `high` is at the bound where T never gets so far."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    at_bound: tuple[bool, bool]
+    level: float
+    critical: float
+    method: str
+    grid: Float[np.ndarray, " m"]  # values of the parameter, rising
+    statistic: Float[np.ndarray, " m"]  # T at each
+
+    def to_json(self) -> dict:
+        arrays = {"grid": self.grid.tolist(), "statistic": self.statistic.tolist()}
+        return vars(self) | {"at_bound": list(self.at_bound)} | arrays
+
+
+def profiled_parameters(law: Law) -> tuple[str, ...]:
+    """The parameters that have a profile: E and the exponents."""
+    return tuple(law.parameters[i] for i in (*([0] if law.offset else []), *law.exponents))
+
+
+def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0) -> Profile:
+    """The profile of E or of an exponent of an identifiable fit.
+
+    Raises `ConfigError` for a fit that is not identifiable and for another parameter (a coefficient
+    is the value of its term at x = 1, far outside all data).
+    """
+    law = fit.law
+    if not fit.identifiable:
+        raise ConfigError(f"the {law.name} law was not fitted ({fit.reason}); it has no profile")
+    allowed = profiled_parameters(law)
+    if name not in allowed:
+        raise ConfigError(f"there is a profile for {', '.join(allowed)}, not for {name!r}")
+    index = law.parameters.index(name)
+    centre = fit.log_x.mean(axis=0)
+    z, best = fit.log_x - centre, law.recentred(fit.parameters, -centre)
+    freedom = fit.n - len(law.parameters)
+    critical, method = _critical(fit, z, best, index, freedom, level, simulations, seed)
+    least = fit.objective
+    elsewhere = starts(law, z, fit.log_loss)
+    elsewhere = elsewhere[:: max(1, len(elsewhere) // ELSEWHERE)]
+
+    def statistic(values):
+        grid = np.asarray(values, float)
+        start = best[None] if fit.n > MANY else np.concatenate([best[None], elsewhere])
+        rows = np.tile(start, (len(grid), 1))
+        rows[:, index] = np.repeat(grid, len(start))
+        found = minimise(law, rows, z, fit.log_loss, fit.loss, fixed=(index,))
+        lowest = found.objective.reshape(len(grid), len(start)).min(axis=1)
+        return freedom * np.maximum(lowest - least, 0.0) / max(least, 1e-300)
+
+    estimate = fit.estimates[name]
+    scale = max(estimate.high - estimate.value, estimate.value - estimate.low, 1e-6 * abs(estimate.value), 1e-12)
+    bounds = (0.0, float(np.exp(fit.log_loss.min())) if index == 0 and law.offset else MAX_EXPONENT)
+    ends, seen = [], [(np.array([estimate.value]), np.zeros(1))]
+    for sign, bound in zip((-1, 1), bounds, strict=True):
+        values = np.unique(np.clip(estimate.value + sign * scale * REACH, *sorted((estimate.value, bound))))[::sign]
+        end, at_bound, trace = _crossing(statistic, estimate.value, values, critical, bound)
+        ends.append((end, at_bound))
+        seen += trace
+    grid, t = (np.concatenate(column) for column in zip(*seen, strict=True))
+    order = np.unique(grid, return_index=True)[1]
+    return Profile(
+        name=name,
+        value=estimate.value,
+        low=ends[0][0],
+        high=ends[1][0],
+        at_bound=(ends[0][1], ends[1][1]),
+        level=level,
+        critical=critical,
+        method=method,
+        grid=grid[order],
+        statistic=t[order],
+    )
+
+
+def _crossing(statistic, inside, values, critical, bound):
+    """(where T first exceeds `critical` going outwards, whether it never does, values seen)."""
+    trace = []
+    for _ in range(1 + REFINEMENTS):
+        t = statistic(values)
+        trace.append((values, t))
+        beyond = np.flatnonzero(t > critical)
+        if not len(beyond):
+            if len(trace) == 1:  # all the way to the bound, or as far as was looked
+                return float(values[-1]), True, trace
+            inside = values[-1]
+            continue
+        first = beyond[0]
+        inside = values[first - 1] if first else inside
+        outside = values[first]
+        values = np.linspace(inside, outside, PIECES + 1)[1:]
+    return float(0.5 * (inside + outside)), False, trace
+
+
+def _critical(fit, z, best, index, freedom, level, simulations, seed):
+    """(the point that T exceeds with chance 1 - level at the fitted law, how it was found)."""
+    if fit.loss.logarithmic and np.isinf(fit.loss.delta):
+        return float(stats.f.ppf(level, 1, freedom)), f"profile likelihood, F(1, {freedom})"
+    rng = np.random.default_rng(seed)
+    shape = (simulations, fit.n)
+    if fit.n < MIN_RUNS_TO_RESAMPLE:
+        normal, said = rng.standard_normal(shape), "normal noise"
+    else:
+        model = fit.law.log_loss(best, z)
+        left = fit.log_loss - model if fit.loss.logarithmic else np.exp(fit.log_loss) - np.exp(model)
+        normal, said = rng.choice(left - left.mean(), shape) / max(left.std(), 1e-300), "resampled residuals"
+    data = with_noise(fit.law.log_loss(best, z)[None], np.array([[fit.residual_sd]]), normal, fit.loss)
+    start = np.tile(best, (simulations, 1))
+    fixed = minimise(fit.law, start, z, data, fit.loss, fixed=(index,))
+    free = minimise(fit.law, fixed.parameters, z, data, fit.loss)
+    other = minimise(fit.law, start, z, data, fit.loss)
+    least = np.minimum(np.minimum(free.objective, other.objective), fixed.objective)
+    t = freedom * (fixed.objective - least) / np.maximum(least, 1e-300)
+    said = f"profile of the misfit, its 95 % point from {simulations:,} simulations with {said}"
+    return float(np.quantile(t, level)), said.replace("95 %", f"{100 * level:g} %")

@@ -1,0 +1,136 @@
+"""Refits of resampled data: what the intervals of a fit are made from.
+
+With 8 runs or more, and 5 more than parameters, runs are resampled. Below that a resample has too
+few distinct points, and the bootstrap is parametric: the law plus normal noise of the residual scatter, whose own uncertainty at
+n - k degrees of freedom is drawn along (a t distribution). Coverage of both is tested.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.errors import ConfigError
+from rfjax.laws.identifiability import distinct_needed
+from rfjax.laws.laws import Law
+from rfjax.laws.minimiser import minimise
+from rfjax.laws.misfits import Loss
+
+MIN_RUNS_TO_RESAMPLE = 8
+# Nine runs and five parameters: resampled runs cover an exponent 85 times in 100.
+MIN_FREEDOM_TO_RESAMPLE = 5
+# Of log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
+# is already no knowledge at all, and more of it would only overflow.
+MAX_NOISE = 1.0
+# With fewer points a resample may have several minima, and is fitted from a second start.
+FEW = 50
+METHODS = ("auto", "runs", "parametric")
+
+
+class Draws(NamedTuple):
+    parameters: Float[np.ndarray, "draws k"]
+    noise: Float[np.ndarray, " draws"]  # residual sd of each draw, in the residual's units
+    method: str
+    unconverged: int
+
+
+def draw(
+    law: Law,
+    parameters: Float[np.ndarray, " k"],
+    log_x: Float[np.ndarray, "n v"],
+    log_loss: Float[np.ndarray, " n"],
+    residual_sd: float,
+    loss: Loss,
+    *,
+    resamples: int,
+    seed: int,
+    method: str = "auto",
+) -> Draws:
+    """Refits of `resamples` resamples, from the fitted `parameters`; `log_x` centred as they are."""
+    if method not in METHODS:
+        raise ConfigError(f"intervals are by {', '.join(METHODS)}, not {method!r}")
+    rng = np.random.default_rng(seed)
+    n, k = len(log_loss), len(law.parameters)
+    freedom = n - k
+    # The scatter is itself known only to `freedom` degrees of freedom.
+    noise = residual_sd * np.sqrt(freedom / rng.chisquare(freedom, resamples))
+    many = n >= MIN_RUNS_TO_RESAMPLE and freedom >= MIN_FREEDOM_TO_RESAMPLE
+    if method == "runs" or (method == "auto" and many):
+        weights, data = resampled_counts(rng, law, log_x, resamples), log_loss
+        said = f"bootstrap over runs, {resamples:,} resamples (those that cannot decide the law drawn again)"
+    else:
+        least = max(MIN_RUNS_TO_RESAMPLE, k + MIN_FREEDOM_TO_RESAMPLE)
+        few = f" (fewer than {least} runs are too few to resample)" if method == "auto" else ""
+        weights, data = None, simulate(law, parameters, log_x, noise, loss, rng)
+        said = (
+            f"parametric bootstrap, {resamples:,} resamples{few}: normal noise of the residual scatter, "
+            "itself drawn with its n − k degrees of freedom"
+        )
+    refits = [
+        minimise(law, np.tile(start, (resamples, 1)), log_x, data, loss, weights=weights)
+        for start in (parameters, *([_middle(law, log_x, log_loss)] if n < FEW else []))
+    ]
+    choice = np.argmin([refit.objective for refit in refits], axis=0)
+    rows = np.arange(resamples)
+    converged = np.stack([refit.converged for refit in refits])[choice, rows]
+    return Draws(np.stack([refit.parameters for refit in refits])[choice, rows], noise, said, int((~converged).sum()))
+
+
+def simulate(
+    law: Law,
+    parameters: Float[np.ndarray, " k"],
+    log_x: Float[np.ndarray, "n v"],
+    noise: Float[np.ndarray, " draws"],
+    loss: Loss,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "draws n"]:
+    """Logs of losses of the law with normal noise of these standard deviations, in the residual's units."""
+    log_model = law.log_loss(parameters, log_x)
+    return with_noise(log_model[None], noise[:, None], rng.standard_normal((len(noise), len(log_x))), loss)
+
+
+def with_noise(
+    log_loss: Float[np.ndarray, "*#shape"],
+    noise: Float[np.ndarray, "*#shape"],
+    normal: Float[np.ndarray, "*#shape"],
+    loss: Loss,
+) -> Float[np.ndarray, "*shape"]:
+    """log of the loss after noise * normal has been added in the residual's units."""
+    if loss.logarithmic:
+        return log_loss + np.minimum(noise, MAX_NOISE) * normal
+    raw = np.exp(log_loss)
+    return np.log(np.maximum(raw + noise * normal, 1e-3 * raw))
+
+
+def _middle(law, log_x, log_loss):
+    """A start in the middle of things: half of the smallest loss is E, exponents are 0.3."""
+    share = 0.5 * law.offset
+    level = float(np.log(np.mean(np.exp(log_loss)))) + np.log1p(-share) - np.log(len(law.terms))
+    row = [share * np.exp(log_loss.min())] * law.offset
+    for column, term in enumerate(law.terms):
+        starts = list(term.starts(log_x[:, column], dense=False))
+        middle = starts[len(starts) // 2]
+        theta = np.array([0.0, 0.3, *middle[1:]])
+        theta[0] = level - term.log_value(theta, log_x[:, column]).mean()
+        row += theta.tolist()
+    return np.array(row)
+
+
+def resampled_counts(
+    rng: np.random.Generator, law: Law, log_x: Float[np.ndarray, "n v"], resamples: int
+) -> Float[np.ndarray, "resamples n"]:
+    """How often each point occurs in each resample; only such resamples as can decide the law."""
+    n, k = len(log_x), len(law.parameters)
+    # Which rows hold each distinct value, of every variable and of all of them together.
+    columns = [log_x[:, [column]] for column in range(log_x.shape[1])] + [log_x]
+    groups = [np.unique(np.round(values, 9), axis=0, return_inverse=True)[1].ravel() for values in columns]
+    members = [np.eye(group.max() + 1)[group] for group in groups]
+    needed = [distinct_needed(law)] * log_x.shape[1] + [k]
+    counts = np.empty((0, n))
+    while len(counts) < resamples:
+        drawn = rng.multinomial(n, np.full(n, 1 / n), resamples).astype(float)
+        enough = [((drawn @ m) > 0).sum(axis=1) >= least for m, least in zip(members, needed, strict=True)]
+        counts = np.concatenate([counts, drawn[np.all([*enough, (drawn > 0).sum(axis=1) > k], axis=0)]])
+    return counts[:resamples]

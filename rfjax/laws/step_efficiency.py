@@ -1,0 +1,112 @@
+"""Score against sampling steps, per run: how much fewer steps cost, and how straight the paths are.
+
+From the records of `rfjax eval --sampling-steps`. All counts share prompts and noise, so the drop
+from the reference (the most steps) is paired: its interval redraws prompts, the same for both
+counts. SD3 table 6 has the drop of the CLIP score and the path length at 50 steps.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rfjax.laws.correlation import redraw_prompts
+
+EVALUATION = "sampling_steps"
+SAMPLER = re.compile(r"(?P<method>[a-z]+)-(?P<steps>\d+)-(?P<rest>.*)-of(?P<reference>\d+)")
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCount:
+    """One run sampled with one count of steps. `drop` is 1 - score / the reference's score."""
+
+    run: str
+    depth: int | None
+    params: int | None
+    steps: int
+    reference: int
+    settings: str  # the sampler but for its steps
+    score: float
+    score_low: float | None
+    score_high: float | None
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+    path_length: float
+    path_length_stderr: float | None
+    distance: float  # of latents from the reference's, root mean square
+
+
+def step_counts(
+    long: pd.DataFrame, prompts: pd.DataFrame, *, weights: str = "ema", resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[StepCount, ...]:
+    """Every final checkpoint that was sampled at several counts of steps, by depth, run and steps."""
+    rows = long[(long["evaluation"] == EVALUATION) & (long["weights"] == weights) & (long["final"] == 1)]
+    found = []
+    for (run, sampler, at), group in rows.groupby(["run", "sampler", "evaluation_seed"], sort=True):
+        match = SAMPLER.fullmatch(sampler)
+        if match is None:
+            continue
+        values = {(row.metric, row.item): row for row in group.itertuples()}
+        reference = f"{match['method']}-{match['reference']}-{match['rest']}-of{match['reference']}"
+        drop = _drop(prompts, run, group["step"].iloc[0], weights, at, sampler, reference, resamples, seed)
+        score = values["sampling", "overall"]
+        length, distance = values["sampling_path_length", "mean"], values["sampling_distance", "mean"]
+        depth, params = (None if pd.isna(group[c].iloc[0]) else int(group[c].iloc[0]) for c in ("depth", "params"))
+        found.append(
+            StepCount(
+                run=run,
+                depth=depth,
+                params=params,
+                steps=int(match["steps"]),
+                reference=int(match["reference"]),
+                settings=f"{match['method']}-{match['rest']}",
+                score=score.value,
+                score_low=_or_none(score.low),
+                score_high=_or_none(score.high),
+                drop=drop[0],
+                drop_low=drop[1],
+                drop_high=drop[2],
+                path_length=length.value,
+                path_length_stderr=_or_none(length.stderr),
+                distance=distance.value,
+            )
+        )
+    return tuple(sorted(found, key=lambda one: (one.depth or 0, one.run, one.settings, one.reference, one.steps)))
+
+
+def _drop(prompts, run, step, weights, seed_of_images, sampler, reference, resamples, seed):
+    """(drop, low, high) of the overall score from the reference's; None where it cannot be said."""
+    own = prompts[
+        (prompts["run"] == run)
+        & (prompts["step"] == step)
+        & (prompts["weights"] == weights)
+        & (prompts["evaluation_seed"] == seed_of_images)
+        & (prompts["evaluation"] == EVALUATION)
+    ]
+    counts = [own[own["sampler"] == name].set_index("prompt").sort_index() for name in (sampler, reference)]
+    if counts[0].empty or not counts[0].index.equals(counts[1].index):
+        return None, None, None
+    correct, images = (np.stack([c[name].to_numpy(float) for c in counts]) for name in ("correct", "samples"))
+    tasks = counts[0]["task"].tolist()
+    point = [np.mean([correct[i, mine].sum() / images[i, mine].sum() for mine in _tasks(tasks)]) for i in (0, 1)]
+    if point[1] == 0:
+        return None, None, None
+    drawn = redraw_prompts(tasks, correct, images, resamples=resamples, seed=seed)["overall"]
+    drops = 1 - drawn[:, 0] / np.where(drawn[:, 1] > 0, drawn[:, 1], np.nan)
+    low, high = np.nanquantile(drops, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(1 - point[0] / point[1]), float(low), float(high)
+
+
+def _tasks(tasks):
+    tasks = np.asarray(tasks)
+    return [tasks == task for task in dict.fromkeys(tasks.tolist())]
+
+
+def _or_none(value):
+    return None if pd.isna(value) else float(value)

@@ -1,0 +1,310 @@
+"""From the results table to the study's fits: which points, which laws, and the held-out depth.
+
+One point per run: its final checkpoint, where the learning rate has been annealed. Intermediate
+checkpoints are neither annealed nor independent of the final one, and are never fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from rfjax.errors import ConfigError
+from rfjax.laws.budgets import UNDECIDED, Allocation, allocate, measure_cost
+from rfjax.laws.fitting import RESAMPLES, Fit, compare, fit
+from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
+from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
+from rfjax.results.merge import wide_frame
+from rfjax.results.results_folder import Results
+
+# Preferred where several settings cover as many runs: the weights one samples with, the paper's grid.
+PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
+PLANNED = 10.0  # the plan is for a budget this many times the largest run's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Which evaluations the fits and figures are about; "" where the table has none of the kind."""
+
+    corpus: str
+    weights: str
+    grid: str
+    grid_seed: int | None
+    sampler: str
+    sampler_seed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The loss predicted for a run that the fit has not seen, and the loss it got."""
+
+    run: str
+    flops: float
+    predicted: float
+    low: float  # 95 % interval of a new run's loss
+    high: float
+    actual: float
+    relative_error: float  # (predicted - actual) / actual
+    covered: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The largest depth predicted by the law of the others."""
+
+    depth: int
+    fit: Fit
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
+    """All fits of a study. `headline` names the law of compute in `fits` to be shown, "" for none."""
+
+    points: pd.DataFrame  # one row per finished run, with `frontier` and `best_rate` (bool)
+    fits: Mapping[str, Fit]
+    headline: str
+    headline_reason: str  # why it is not the saturating law, or ""
+    held_out: HeldOut | None
+    held_out_reason: str  # why there is none, or ""
+    profiles: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)  # by law and parameter
+    plan: Allocation | None = None  # of ten times the largest run's FLOPs
+    plan_reason: str = ""  # why there is none, or ""
+
+    def to_json(self) -> dict:
+        held = self.held_out
+        return {
+            "headline": self.headline,
+            "headline_reason": self.headline_reason,
+            "fits": {name: fitted.to_json() for name, fitted in self.fits.items()},
+            "held_out": None
+            if held is None
+            else {
+                "depth": held.depth,
+                "fit": held.fit.to_json(),
+                "predictions": [vars(p) for p in held.predictions],
+            },
+            "held_out_reason": self.held_out_reason,
+            "comparison": compare({name: f for name, f in self.fits.items() if "flops" in f.law.variables}),
+            "profiles": {
+                law: {name: one.to_json() for name, one in found.items()} for law, found in self.profiles.items()
+            },
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "plan_reason": self.plan_reason,
+            "frontier_runs": self.points.loc[self.points["frontier"], "run"].tolist(),
+            "dominated_runs": self.points.loc[~self.points["frontier"], "run"].tolist(),
+        }
+
+
+def primary_settings(results: Results) -> Settings:
+    """The evaluation settings that cover most finished runs.
+
+    Raises `ConfigError` when no run has a validation loss.
+    """
+    losses = results.long[(results.long["metric"] == "loss") & (results.long["step"] >= 0)]
+    if losses.empty:
+        raise ConfigError(f"the results table at {results.folder} has no validation loss; evaluate a run first")
+    losses = losses[losses["final"] == 1] if (losses["final"] == 1).any() else losses
+    chosen = {}
+    for name, column in (
+        ("corpus", "corpus"),
+        ("weights", "weights"),
+        ("grid", "grid"),
+        ("grid_seed", "evaluation_seed"),
+    ):
+        chosen[name] = commonest(losses, column, PREFERENCES.get(name, ()))
+        losses = losses[losses[column] == chosen[name]]
+    scores = results.long[
+        (results.long["evaluation"] == "geneval")
+        & (results.long["corpus"] == chosen["corpus"])
+        & (results.long["weights"] == chosen["weights"])
+    ]
+    scores = scores[scores["final"] == 1] if (scores["final"] == 1).any() else scores
+    for name, column in (("sampler", "sampler"), ("sampler_seed", "evaluation_seed")):
+        chosen[name] = commonest(scores, column, ()) if len(scores) else ("" if name == "sampler" else None)
+        scores = scores[scores[column] == chosen[name]]
+    return Settings(**chosen)
+
+
+def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
+    """The wide view at these settings: one row per evaluated checkpoint, ordered by depth and FLOPs."""
+    long = results.long
+    with_loss = (long["grid"] == settings.grid) & (long["evaluation_seed"] == settings.grid_seed)
+    with_score = (
+        (long["sampler"] == settings.sampler) & (long["evaluation_seed"] == settings.sampler_seed)
+        if settings.sampler
+        else with_loss
+    )
+    of_model = (long["weights"] == settings.weights) & (long["corpus"] == settings.corpus)
+    wide = wide_frame(long[of_model & (with_loss | with_score).fillna(False).astype(bool)])
+    return wide.sort_values(["depth", "flops", "run", "step"], kind="stable", ignore_index=True)
+
+
+def final_points(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per finished run that has a loss, with the columns `frontier` and `best_rate`."""
+    return marked(rows[(rows["final"] == 1) & rows["loss"].notna()].reset_index(drop=True))
+
+
+def marked(points: pd.DataFrame) -> pd.DataFrame:
+    """The points with the columns `frontier` and `best_rate`, as they are among these points."""
+    marks = pd.DataFrame({"frontier": on_frontier(points), "best_rate": at_best_rate(points)}, points.index)
+    return pd.concat([points.drop(columns=list(marks), errors="ignore"), marks], axis=1)
+
+
+def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
+    """Which runs no other beats: none has a loss as low for FLOPs as few.
+
+    Runs that differ in nothing but the seed stand or fall together, by their mean loss: the
+    luckiest seed alone would bend the frontier down.
+    """
+    groups = points.groupby(["flops", "params", "learning_rate"], dropna=False)["loss"]
+    mean, flops = groups.transform("mean").to_numpy(float), points["flops"].to_numpy(float)
+    no_worse = (flops[None] <= flops[:, None]) & (mean[None] <= mean[:, None])
+    better = (flops[None] < flops[:, None]) | (mean[None] < mean[:, None])
+    return ~(no_worse & better).any(axis=1)
+
+
+def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
+    """Which runs have the best learning rate among those that share their size and images."""
+    keys = ["params", "images"]
+    mean = points.groupby([*keys, "learning_rate"], dropna=False)["loss"].transform("mean")
+    best = mean.groupby([points[key] for key in keys]).transform("min")
+    return (mean == best).to_numpy(bool)
+
+
+def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
+    """The covariances of final validation losses at these settings."""
+    pairs = results.pairs
+    at = (
+        (pairs["weights"] == settings.weights) & (pairs["corpus"] == settings.corpus) & (pairs["grid"] == settings.grid)
+    )
+    return pairs[at & (pairs["evaluation_seed"] == settings.grid_seed).fillna(False).astype(bool)]
+
+
+def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
+    """The covariance matrix of these runs' mean losses, or None unless every two share their examples."""
+    if pairs is None or not len(runs):
+        return None
+    known = {frozenset((row.run, row.other_run)): row.covariance for row in pairs.itertuples()}
+    try:
+        return np.array([[known[frozenset((a, b))] for b in runs] for a in runs])
+    except KeyError:
+        return None
+
+
+def analyse(
+    points: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    pairs: pd.DataFrame | None = None,
+    profiles: bool = False,
+    **how,
+) -> Analysis:
+    """Every fit of the study, from `final_points`.
+
+    Loss against compute is fitted to the runs on the compute frontier; loss against parameters
+    and images to every run at its best learning rate. The saturating law is the headline; where
+    the points cannot decide it, the pure power law stands in, and the reason is kept. `pairs` (of
+    `pairs_of`) carries the noise of the validation examples through; `profiles` adds those of the
+    laws of compute. `how` goes to `rfjax.laws.fitting.fit`.
+    """
+    options = {"resamples": resamples, "seed": seed, **how}
+
+    def fitted(rows, law):
+        return fit(rows, law, examples_covariance=examples_covariance(pairs, rows["run"].tolist()), **options)
+
+    frontier, best = points[points["frontier"]], points[points["best_rate"]]
+    fits = {law.name: fitted(frontier, law) for law in (SATURATING, POWER)}
+    fits[PARAMETRIC.name] = fitted(best, PARAMETRIC)
+    headline, reason = _headline(fits[SATURATING.name], fits[POWER.name])
+    held_out, held_out_reason = hold_out_largest(points, options)
+    plan, plan_reason = _plan(fits[PARAMETRIC.name], best)
+    profiled = {
+        name: {p: profile(fits[name], p, simulations=resamples, seed=seed) for p in profiled_parameters(fits[name].law)}
+        for name in (SATURATING.name, POWER.name)
+        if profiles and fits[name].identifiable
+    }
+    return Analysis(
+        points=points,
+        fits=fits,
+        headline=headline,
+        headline_reason=reason,
+        held_out=held_out,
+        held_out_reason=held_out_reason,
+        profiles=profiled,
+        plan=plan,
+        plan_reason=plan_reason,
+    )
+
+
+def _plan(parametric, rows):
+    """(allocation of ten times the largest run's FLOPs, why there is none)."""
+    if not parametric.identifiable:
+        return None, f"the parametric law was not fitted: {parametric.reason}"
+    undecided = [name for name in ("alpha", "beta") if parametric.estimates[name].low < UNDECIDED]
+    if undecided:
+        return None, f"the runs do not decide it: the interval of {' and '.join(undecided)} reaches 0"
+    largest = rows["images"].to_numpy(float).max()
+    return allocate(parametric, PLANNED * float(rows["flops"].max()), measure_cost(rows), fixed_images=largest), ""
+
+
+def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tuple[HeldOut | None, str]:
+    """The largest depth predicted from the frontier of the others: (result, why there is none).
+
+    Its runs on the frontier of the whole study are predicted (the law is of the frontier); if
+    none is, the one with the lowest loss.
+    """
+    if points.empty or points["depth"].nunique() < 2:
+        return None, "a depth can be held out only where runs of at least two depths have finished"
+    depth = int(points["depth"].max())
+    rest = points[points["depth"] < depth]
+    rest = rest[on_frontier(rest)]
+    fits = [fit(rest, law, held_out=False, **options) for law in (SATURATING, POWER)]
+    chosen, reason = _headline(*fits)
+    if not chosen:
+        return None, f"without depth {depth}: {reason}"
+    fitted = next(candidate for candidate in fits if candidate.law.name == chosen)
+    largest = points[points["depth"] == depth]
+    largest = largest[largest["frontier"]] if largest["frontier"].any() else largest.nsmallest(1, "loss")
+    x = {"flops": largest["flops"].to_numpy(float)}
+    low, high = fitted.interval(x, new_run=True)
+    predictions = tuple(
+        Prediction(
+            run=row.run,
+            flops=float(row.flops),
+            predicted=float(value),
+            low=float(lo),
+            high=float(hi),
+            actual=float(row.loss),
+            relative_error=float((value - row.loss) / row.loss),
+            covered=bool(lo <= row.loss <= hi),
+        )
+        for row, value, lo, hi in zip(largest.itertuples(), fitted.predict(x), low, high, strict=True)
+    )
+    return HeldOut(depth=depth, fit=fitted, predictions=predictions), ""
+
+
+def _headline(saturating, power):
+    """(name of the law to show, why it is not the saturating one)."""
+    if saturating.identifiable:
+        return saturating.law.name, ""
+    if power.identifiable:
+        return power.law.name, f"the saturating law was not fitted: {saturating.reason}"
+    return "", f"{saturating.reason}; nor the power law: {power.reason}"
+
+
+def commonest(rows, column, preferences):
+    """The value with most runs; ties go to the preferred, then to the first in order."""
+    counts = rows.groupby(column)["run"].nunique()
+
+    def rank(value):
+        preferred = next((i for i, start in enumerate(preferences) if str(value).startswith(start)), len(preferences))
+        return -counts[value], preferred, value
+
+    value = min(counts.index, key=rank)
+    return int(value) if column == "evaluation_seed" else str(value)

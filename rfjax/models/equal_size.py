@@ -1,0 +1,98 @@
+"""Backbones of equal size: the hidden size at which one has another's parameters, or its FLOPs.
+
+The comparison of backbones (SD3 section 5.2.3) does not say what was held equal, and the two ways
+differ: a backbone with one weight set has half of MM-DiT's parameters at the same FLOPs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rfjax.config import ModelConfig
+from rfjax.data.batch import BatchShapes
+from rfjax.errors import ConfigError
+from rfjax.models.flops import forward_flops
+
+LARGEST_RATIO = 8  # of hidden sizes, within which is searched
+
+
+@functools.cache
+def parameters(model: ModelConfig, shapes: BatchShapes) -> int:
+    """Trainable parameters, counted from the network's own shapes."""
+    from rfjax.models.backbone import make_backbone, parameter_count  # JAX, which FLOPs alone do not need
+
+    return parameter_count(make_backbone(model, shapes, attention="xla"))
+
+
+MEASURES: dict[str, Callable[[ModelConfig, BatchShapes], int]] = {"parameters": parameters, "flops": forward_flops}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    model: ModelConfig
+    size: int  # parameters, or forward operations of one example
+    reference: int
+
+    @property
+    def mismatch(self) -> float:
+        """size / reference - 1."""
+        return self.size / self.reference - 1
+
+
+def _head_size(model: ModelConfig, hidden: int) -> dict[str, int]:
+    return {"head_size": model.head_size}
+
+
+def _heads(model: ModelConfig, hidden: int) -> dict[str, int]:
+    return {"head_size": hidden // model.heads}
+
+
+# What of the reference's heads is kept -> (hidden sizes come in multiples of this, their head size)
+HOLDS: dict[str, tuple[Callable, Callable]] = {
+    "head_size": (lambda model: model.head_size, _head_size),
+    "heads": (lambda model: model.heads, _heads),
+}
+
+
+def matched(reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str = "head_size", **differences) -> Match:
+    """`reference` with `differences`, at the hidden size whose `parameters` or `flops` are nearest the reference's.
+
+    The depth is kept, and `hold` says whether the size or the number of heads is (the latter gives finer
+    steps where there are few). Hidden sizes are multiples of that which the network's positions (and for
+    `uvit` its levels) allow. Nearest is by ratio. Raises `ConfigError` for another `by` or `hold`, and where
+    no hidden size up to eight times the reference's reaches it.
+    """
+    for name, value, table in (("by", by, MEASURES), ("hold", hold, HOLDS)):
+        if value not in table:
+            raise ConfigError(f"{name} is {value!r}; it must be {' or '.join(table)}")
+    measure, (step_of, heads_of) = MEASURES[by], HOLDS[hold]
+    target, step = measure(reference, shapes), step_of(reference)
+    other = dataclasses.replace(reference, **differences)
+    step = math.lcm(step, 4, other.patch_size if other.backbone == "uvit" else 1)
+    last = LARGEST_RATIO * reference.width // step
+
+    def made(count):
+        return dataclasses.replace(other, hidden=count * step, **heads_of(reference, count * step))
+
+    def measured(count):
+        return measure(made(count), shapes)
+
+    if measured(last) < target:
+        raise ConfigError(
+            f"no hidden size of {other.backbone} up to {last * step} has the {target:,} {by} of the reference; "
+            f"its depth {reference.depth} is too small for that"
+        )
+    # The first count that is not below the target; sizes grow about as the square of the hidden size.
+    low, high, probe = 1, last, reference.width // step
+    while low < high:
+        probe = min(max(probe, low), high - 1)
+        size = measured(probe)
+        low, high = (probe + 1, high) if size < target else (low, probe)
+        probe = round(probe * math.sqrt(target / size))
+    sizes = {count: measured(count) for count in (low - 1, low) if count}
+    best = min(sizes, key=lambda count: max(sizes[count] / target, target / sizes[count]))
+    return Match(model=made(best), size=sizes[best], reference=target)

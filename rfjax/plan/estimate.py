@@ -1,0 +1,141 @@
+"""What a step takes on one device, by formula: before anything is compiled, and to order a search.
+
+Operations and state are exact. Working memory and memory traffic are estimates whose constants
+were set beside compiled programs of the paper's depths (docs/plan.md); a compiled program's own
+numbers replace them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import AbstractMesh
+
+from rfjax.config import Config, MeshConfig
+from rfjax.data.buckets import largest
+from rfjax.data.corpus import load_corpus
+from rfjax.models.backbone import make_backbone
+from rfjax.models.flops import PARTS, RECOMPUTED, recompute_flops, training_flops
+from rfjax.models.sharding import AXES
+from rfjax.plan.chips import Target
+from rfjax.plan.roofline import Collective, Roofline, roofline
+from rfjax.training.mesh import check_batch, mesh_sizes, shardings
+from rfjax.training.program import state_shapes
+
+UNSPLIT = (
+    "embeddings",
+    "modulation",
+    "final",
+    "conv_in",
+    "conv_out",
+    "levels",
+)  # parts of the network that `tensor` does not split
+
+# Arrays of [tokens, hidden] that each block keeps for the backward pass, by `train.remat`.
+KEPT = {"full": 1, "attention": 2, "dots": 11, "none": 26}
+LOGITS_ALIVE = 8  # arrays of [heads, tokens, tokens] in float32 at the peak of a block's backward pass
+BLOCK_ALIVE = 20  # arrays of [tokens, hidden] there
+LOGITS_TRAFFIC = 12  # times that such arrays go to or from memory in a step
+BLOCK_TRAFFIC = 140
+WEIGHT_TRAFFIC = 8  # times that a weight in the compute type does: gathered, read, and its gradient
+WIDEST_SCATTER = 32  # over wider axes the TPU compiler all-reduced gradients
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Per device; bytes and operations of one step."""
+
+    mesh: dict[str, int]
+    state_bytes: int
+    peak_bytes: int
+    flops: float
+    hbm_bytes: float
+    collectives: tuple[Collective, ...]
+    roofline: Roofline
+
+
+def _without_layout(config: Config) -> Config:
+    """`config` with one layout for all: a search's hundreds of layouts have one state."""
+    train = dataclasses.replace(config.train, remat="none", accumulate=1)
+    return dataclasses.replace(config, mesh=MeshConfig(), train=train)
+
+
+@functools.cache
+def _state(config: Config):
+    """(shapes of a batch, abstract state) of a config's network and optimiser; nothing is allocated. Of aspect buckets
+    the largest one's: it is what has to fit."""
+    shapes = largest(load_corpus(config.data, config.seed)).shapes
+    return shapes, state_shapes(config, make_backbone(config.model, shapes))
+
+
+def _bytes(tree, places) -> int:
+    sizes = jax.tree.map(
+        lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize, tree, places
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def estimate(config: Config, target: Target) -> Estimate:
+    """What a config's step takes on each of the target's devices.
+
+    Raises `ConfigError` for a mesh that the devices, the batch or the parameters do not fit.
+    """
+    sizes = mesh_sizes(config.mesh, target.chips)
+    mesh = AbstractMesh(tuple(sizes.values()), AXES)
+    check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    shapes, state = _state(_without_layout(config))
+    places = shardings(mesh, state)
+    state_bytes = _bytes(state, places)
+    gradient_bytes = _bytes(state.params, places.params)
+    model, train = config.model, config.train
+    width = 2 if train.compute_dtype == "bfloat16" else 4
+    tensor, ways = sizes["tensor"], sizes["data"] * sizes["fsdp"]
+    examples = train.batch_size // ways
+
+    parts = PARTS[model.backbone](model, shapes)
+    whole = training_flops(model, shapes) + recompute_flops(model, shapes, train.remat)
+    recomputed = RECOMPUTED[train.remat]
+    unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
+    flops = examples * ((whole - unsplit) / tensor + unsplit)
+
+    height, across, _ = shapes.latents
+    tokens = (height // model.patch_size) * (across // model.patch_size) + shapes.context[0]
+    activation = tokens * model.width * width
+    logits = 4 * model.heads * tokens**2 / tensor
+    weights = sum(leaf.size for leaf in jax.tree.leaves(state.params)) * width / tensor
+    micro = examples // train.accumulate
+    batch_bytes = 4 * examples * (math.prod(shapes.latents) + math.prod(shapes.context) + shapes.pooled)
+    layer = 2 * weights / model.depth
+    peak = state_bytes + batch_bytes + gradient_bytes * (1 if train.accumulate == 1 else 2) + 2 * layer
+    peak += micro * (model.depth * KEPT[train.remat] * activation + LOGITS_ALIVE * logits + BLOCK_ALIVE * activation)
+    peak += weights if train.remat == "none" else 0  # gathered weights are kept, too
+
+    passes = 0.75 if train.remat in ("none", "dots") else 1.0
+    traffic = examples * model.depth * passes * (LOGITS_TRAFFIC * logits + BLOCK_TRAFFIC * activation)
+    traffic += train.accumulate * WEIGHT_TRAFFIC * weights + 2 * state_bytes
+
+    collectives = _collectives(sizes, train, weights, model.depth * micro * activation)
+    limits = roofline(target, flops, traffic, collectives)
+    return Estimate(sizes, state_bytes, int(peak), flops, traffic, collectives, limits)
+
+
+def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:
+    """Weights gathered for each pass and gradients scattered; over `data` their shards are summed."""
+    fsdp, data, tensor = sizes["fsdp"], sizes["data"], sizes["tensor"]
+    times, found = train.accumulate, []
+    if fsdp > 1:
+        scatter = "reduce-scatter" if fsdp <= WIDEST_SCATTER else "all-reduce"
+        found.append(
+            Collective("all-gather", int(weights), fsdp, times * (1 if train.remat == "none" else 2), "weights")
+        )
+        found.append(Collective(scatter, int(weights), fsdp, times, "gradients"))
+    if data > 1:
+        found.append(Collective("all-reduce", int(weights / fsdp), data, times, "gradients"))
+    if tensor > 1:
+        sums = 4 if train.remat in ("none", "dots") else 6  # two a block and pass
+        found.append(Collective("all-reduce", int(activations), tensor, times * sums, "activations"))
+    return tuple(found)

@@ -1,0 +1,83 @@
+"""The child of `compiled.py`: reads a request, compiles the step, prints what it found as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+import time
+
+from rfjax.plan.gpu_description import H100, text_proto
+
+
+def topology_devices(target):
+    """The devices of a slice, or of nodes, that are not there."""
+    from jax.experimental import topologies
+
+    if target.chip.topology == "cuda":
+        nodes, gpus = target.shape
+        description = text_proto(H100)
+        return list(
+            topologies.get_topology_desc("", "cuda", topology=f"1x{nodes}x{gpus}", target_config=description).devices
+        )
+    settings = {"num_slices": 1}
+    if len(target.shape) == 3:
+        settings |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
+    elif target.chips == 1:
+        settings |= {"chips_per_host_bounds": (1, 1, 1)}
+    if any(target.closed):
+        settings["wrap"] = (*target.closed, False)[:3]  # three are asked for, of a flat slice too
+    name = f"{target.chip.topology}:{'x'.join(map(str, target.shape))}"
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices)
+
+
+def lower(config, devices, platform: str):
+    """The lowered train step of a config on a mesh over `devices`; `platform` is as `models/attention.py` names it."""
+    from rfjax.data.buckets import largest
+    from rfjax.data.corpus import load_corpus
+    from rfjax.models.backbone import training_backbone
+    from rfjax.training.mesh import make_mesh
+    from rfjax.training.program import lower_train_step
+
+    corpus = largest(load_corpus(config.data, config.seed))
+    backbone = training_backbone(config, corpus.shapes, platform)
+    return lower_train_step(config, corpus, backbone, make_mesh(config.mesh, devices))
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    import jax
+
+    from rfjax import config as configs
+    from rfjax.plan import hlo
+    from rfjax.plan.chips import parse_target
+
+    if request["optimisation"] != "default":
+        jax.config.update("jax_optimization_level", request["optimisation"])
+    target = parse_target(request["target"]) if request["target"] else None
+    devices = topology_devices(target) if target else jax.devices()
+    began = time.monotonic()
+    lowered = lower(configs.from_dict(request["config"]), devices, target.platform if target else "cpu")
+    answer = {}
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        answer["too_large"] = str(error)[:2000]
+    else:
+        memory = compiled.memory_analysis()
+        answer |= {
+            "peak": memory.peak_memory_in_bytes,
+            "arguments": memory.argument_size_in_bytes,
+            "temporaries": memory.temp_size_in_bytes,
+            "counts": dataclasses.asdict(hlo.count(compiled.as_text(), len(devices))),
+        }
+    answer["seconds"] = time.monotonic() - began
+    answer["host_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""From the results table to the measures of every variant under every control.
+
+A variant is what runs are compared by: their formulation, or their backbone, whatever differs. A
+control is one (corpus, weights, sampler), and one seed of training where there are several.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.control_measures import ALIGNMENT, DISTANCE, EVALUATION, TRUTH
+from rfjax.results.results_folder import Results
+
+FACTS = ("formulation", "backbone")  # what a variant may be named by
+SAMPLER = re.compile(r"(?P<method>[^-]+)-(?P<steps>\d+)-cfg(?P<guidance>[^-]+)-.*")
+
+
+@dataclass(frozen=True, order=True)
+class Control:
+    """Under what variants are compared."""
+
+    corpus: str
+    weights: str
+    sampler: str
+    evaluation_seed: int
+    seed: int | None  # of training, where a variant has several
+
+    @property
+    def steps(self) -> int | None:
+        return int(self._sampler["steps"]) if self._sampler else None
+
+    @property
+    def guidance(self) -> float | None:
+        return float(self._sampler["guidance"]) if self._sampler else None
+
+    @property
+    def _sampler(self):
+        return SAMPLER.fullmatch(self.sampler)
+
+    @property
+    def name(self) -> str:
+        seeds = {"evaluation seed": self.evaluation_seed or None, "seed": self.seed}
+        return f"{self.corpus}, {self.weights}, {self.sampler}" + "".join(
+            f", {what} {n}" for what, n in seeds.items() if n is not None
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measures:
+    """Alignment and distance of each variant under each control; nan for a variant that diverged.
+
+    `present` says where there is a record, or a run that diverged; elsewhere nothing is known. The
+    last axis of the replicates is the resample of prompts, the same for all variants of a control.
+    """
+
+    variants: tuple[str, ...]
+    families: tuple[str, ...]  # of each variant
+    named_by: str  # what the variants are named by
+    controls: tuple[Control, ...]
+    present: np.ndarray  # [controls, variants]
+    alignment: Float[np.ndarray, "controls variants"]
+    distance: Float[np.ndarray, "controls variants"]
+    alignment_ends: Float[np.ndarray, "controls variants 2"]
+    distance_ends: Float[np.ndarray, "controls variants 2"]
+    alignment_replicates: Float[np.ndarray, "controls variants resamples"]
+    distance_replicates: Float[np.ndarray, "controls variants resamples"]
+    truth: Float[np.ndarray, " controls"]  # the distance of ground truth
+    images: tuple[int, ...]  # per control
+    diverged: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def family_of(variant: str) -> str:
+    """A formulation's family: `rf/lognorm` of `rf/lognorm(0.00,1.00)`; any other name is its own."""
+    return variant.split("(")[0]
+
+
+def measures_of(results: Results) -> Measures | None:
+    """What the table says of its ranking; None where fewer than two variants have records.
+
+    A run that diverged counts as a variant, with nan under the controls of its corpus that it has no
+    record of. Of a run measured at several steps the last counts.
+
+    Raises `ConfigError` where two variants' resamples, features or references differ under one control.
+    """
+    long = results.long[(results.long["evaluation"] == EVALUATION) & (results.long["item"] == "overall")]
+    long, notes = _last_steps(long)
+    ranked = results.runs[results.runs["run"].isin(long["run"])]
+    lost = results.runs[(results.runs["state"] == "diverged") & ~results.runs["run"].isin(long["run"])]
+    if ranked.empty:
+        return None
+    runs = pd.concat([ranked, lost[lost["train_corpus"].isin(long["corpus"])]])
+    idle = results.runs[~results.runs["run"].isin(runs["run"])]["run"].tolist()
+    notes += [f"not ranked, for want of a record: {', '.join(idle)}"] if idle else []
+    names, named_by = _names(runs)
+    if len(set(names.values())) < 2:
+        return None
+    repeated = pd.DataFrame({"variant": runs["run"].map(names), "corpus": runs["train_corpus"]}).duplicated().any()
+    # One run of each variant has whatever seed it has; several are told apart by it.
+    seeds = dict(
+        zip(runs["run"], runs["seed"].fillna(0).astype(int).tolist() if repeated else [None] * len(runs), strict=True)
+    )
+    rows = _paired(long, names, seeds, results.replicates)
+    controls = tuple(sorted({_control(row) for row in rows}))
+    variants = tuple(sorted(set(names.values()), key=_by_family_and_numbers))
+    lengths = {len(values) for row in rows for values in row["replicates"].values()}
+    if len(lengths) > 1:
+        raise ConfigError(
+            f"the ranking records have {' and '.join(map(str, sorted(lengths)))} resamples of prompts; "
+            "evaluate the runs again with one version of rfjax"
+        )
+    shape, resamples = (len(controls), len(variants)), lengths.pop()
+
+    present, truth = np.zeros(shape, bool), np.full(len(controls), np.nan)
+    values = {metric: np.full(shape, np.nan) for metric in (ALIGNMENT, DISTANCE)}
+    ends = {metric: np.full((*shape, 2), np.nan) for metric in values}
+    replicates = {metric: np.full((*shape, resamples), np.nan) for metric in values}
+    images = [0] * len(controls)
+    for row in rows:
+        at = controls.index(_control(row)), variants.index(row["variant"])
+        present[at] = True
+        images[at[0]] = row["n"]
+        for metric in values:
+            values[metric][at] = row["value"][metric]
+            ends[metric][at] = row["ends"][metric]
+            replicates[metric][at] = row["replicates"][metric]
+    marks = results.long[(results.long["evaluation"] == EVALUATION) & (results.long["item"] == TRUTH)]
+    for place, control in enumerate(controls):
+        own = marks[
+            (marks["corpus"] == control.corpus)
+            & (marks["sampler"] == control.sampler)
+            & (marks["weights"] == control.weights)
+        ]
+        truth[place] = own["value"].median() if len(own) else np.nan
+    for run in runs[runs["run"].isin(lost["run"])].to_dict("records"):
+        for place, control in enumerate(controls):
+            if control.corpus == run["train_corpus"] and control.seed == seeds[run["run"]]:
+                present[place, variants.index(names[run["run"]])] = True
+    diverged = tuple(v for i, v in enumerate(variants) if (present[:, i] & ~np.isfinite(values[DISTANCE][:, i])).any())
+    return Measures(
+        variants=variants,
+        families=tuple(map(family_of, variants)),
+        named_by=named_by,
+        controls=controls,
+        present=present,
+        alignment=values[ALIGNMENT],
+        distance=values[DISTANCE],
+        alignment_ends=ends[ALIGNMENT],
+        distance_ends=ends[DISTANCE],
+        alignment_replicates=replicates[ALIGNMENT],
+        distance_replicates=replicates[DISTANCE],
+        truth=truth,
+        images=tuple(images),
+        diverged=diverged,
+        notes=tuple(notes),
+    )
+
+
+def _last_steps(long):
+    """Each run's last measured step, and a note for runs that were measured at others too."""
+    last = long.groupby("run")["step"].transform("max")
+    early = long[long["step"] < last]
+    notes = [f"{run}: measured at several steps; the last counts" for run in early["run"].unique()]
+    return long[long["step"] == last], notes
+
+
+def _names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
+    """Run -> the name of its variant: what differs between the runs, or the point (without its corpus)
+    where that does not tell apart two runs of one corpus and seed; and what the names are of."""
+    differing = [name for name in FACTS if runs[name].nunique() > 1] or list(FACTS[:1])
+    names = runs[differing].agg(" ".join, axis=1)
+    if not pd.concat([names, runs[["train_corpus", "seed"]]], axis=1).duplicated().any():
+        return dict(zip(runs["run"], names, strict=True)), " and ".join(differing)
+    names = runs["point"].where(runs["point"] != "", runs["run"])
+    names = names if names.is_unique else runs["run"]
+    # A study of several corpora names its points corpus-variant.
+    names = [name.removeprefix(f"{corpus}-") for name, corpus in zip(names, runs["train_corpus"], strict=True)]
+    return dict(zip(runs["run"], names, strict=True)), "point"
+
+
+def _paired(
+    long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame
+) -> list[dict]:
+    """One row per variant and control: both measures and their replicates, checked to go together."""
+    key = ["run", "step", "weights", "corpus", "sampler", "evaluation_seed"]
+    kept = {tuple(row[name] for name in [*key, "metric"]): row for row in replicates.to_dict("records")}
+    rows, alike, records = [], {}, {}
+    for row in long[[*key, "metric", "n", "value", "low", "high"]].to_dict("records"):
+        records.setdefault(tuple(row[name] for name in key), {})[row["metric"]] = row
+    for place, own in records.items():
+        found = {metric: kept.get((*place, metric)) for metric in (ALIGNMENT, DISTANCE)}
+        if set(own) != set(found) or None in found.values():
+            raise ConfigError(
+                f"the ranking record of run {place[0]!r} under {place[2]}, {place[4]} lacks a measure or its replicates; "
+                "delete it and evaluate the run again"
+            )
+        row = dict(zip(key, place, strict=True)) | {
+            "variant": names[place[0]],
+            "seed": seeds[place[0]],
+            "n": int(own[DISTANCE]["n"]),
+            "value": {metric: own[metric]["value"] for metric in own},
+            "ends": {metric: (own[metric]["low"], own[metric]["high"]) for metric in own},
+            "replicates": {metric: np.array(found[metric]["replicates"].split(), float) for metric in found},
+        }
+        facts = tuple(found[DISTANCE][name] for name in ("feature_map", "reference_sha1", "prompts_sha1"))
+        first, theirs = alike.setdefault(_control(row), (place[0], facts))
+        if theirs != facts:
+            raise ConfigError(
+                f"runs {first!r} and {place[0]!r} cannot be ranked together under {_control(row).name}: they differ in features, "
+                "reference images or prompts; evaluate them again with one version of rfjax and one corpus"
+            )
+        rows.append(row)
+    return rows
+
+
+def _control(row) -> Control:
+    return Control(row["corpus"], row["weights"], row["sampler"], int(row["evaluation_seed"]), row["seed"])
+
+
+def _by_family_and_numbers(name: str) -> tuple:
+    """By family, then by the numbers in the name: -1.00 before 0.00 before 1.00."""
+    numbers = re.findall(r"-?\d+\.?\d*", name.partition("(")[2])
+    return family_of(name), [float(number) for number in numbers], name
+
+
+def of_steps(controls: Sequence[Control], steps: int | None, guidance: float | None) -> list[int]:
+    """Places of the controls with so many steps and this guidance; None takes any."""
+    return [
+        place
+        for place, control in enumerate(controls)
+        if (steps is None or control.steps == steps) and (guidance is None or control.guidance == guidance)
+    ]

@@ -1,0 +1,153 @@
+"""The ranking as plain values: what report.json keeps, and tables, figures and page are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import stats
+
+from rfjax.laws.correlation import permutation_orders, permutation_p
+from rfjax.ranking import paper
+from rfjax.ranking.measures import Measures, measures_of, of_steps
+from rfjax.ranking.ranks import Column, Ranking, rank
+from rfjax.results.results_folder import Results
+
+SHOWN_PER_FAMILY = 2  # in the short table, of each family with several members and in each column
+STEPS_GUIDANCE = 5.0  # of the samplers that differ in their steps
+MIN_COMMON = 4  # variants, for a correlation with the paper's ranks
+
+
+def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
+    """Everything of the ranking but the replicates; None where fewer than two variants are measured."""
+    measures = measures_of(results)
+    if measures is None:
+        return None
+    ranking = rank(measures)
+    return {
+        "named_by": measures.named_by,
+        "variants": [
+            {
+                "variant": variant,
+                "family": family,
+                "diverged": variant in measures.diverged,
+                "paper": paper.AVERAGE_RANKS.get(variant),
+            }
+            for variant, family in zip(measures.variants, measures.families, strict=True)
+        ],
+        "controls": [
+            vars(control)
+            | {
+                "name": control.name,
+                "steps": control.steps,
+                "guidance": control.guidance,
+                "complete": place in ranking.complete,
+                "images": measures.images[place],
+            }
+            for place, control in enumerate(measures.controls)
+        ],
+        "columns": [
+            {
+                "name": column.name,
+                "controls": list(column.controls),
+                "reason": column.reason,
+                "ranks": [vars(one) for one in column.ranks],
+            }
+            for column in ranking.columns
+        ],
+        "shown": shown_variants(ranking),
+        "missing": {control: list(variants) for control, variants in ranking.missing.items()},
+        "notes": list(measures.notes),
+        "against_steps": _against_steps(measures),
+        "paper": {
+            "source": paper.SOURCE,
+            "columns": [_with_paper(column, place, seed) for place, column in enumerate(ranking.columns)],
+        },
+    }
+
+
+def shown_variants(ranking: Ranking) -> list[str]:
+    """The variants of the short table: the best of each family in each column, as in the paper's table 1;
+    ordered by the first column."""
+    chosen: set[str] = set()
+    for column in ranking.columns:
+        families: dict[str, list[str]] = {}
+        for one in column.ranks:
+            families.setdefault(one.family, []).append(one.variant)
+        chosen |= {variant for members in families.values() for variant in members[:SHOWN_PER_FAMILY]}
+    order = next((column.ranks for column in ranking.columns if column.ranks), ())
+    return [one.variant for one in order if one.variant in chosen]
+
+
+def _with_paper(column: Column, place: int, seed: int) -> dict:
+    """Rank correlations of a column with the paper's, over the variants that both have."""
+    both = [
+        (index, paper.AVERAGE_RANKS[one.variant][place])
+        for index, one in enumerate(column.ranks)
+        if one.variant in paper.AVERAGE_RANKS
+    ]
+    theirs = np.array([value for _, value in both])
+    rows = [index for index, _ in both]
+    ours = np.array([column.ranks[index].value for index in rows])
+    found = {"name": column.name, "n": len(both), "spearman": None, "kendall": None, "p": None}
+    if len(both) < MIN_COMMON or np.ptp(ours) == 0:
+        return found | {
+            "reason": f"{len(both)} variants in common with the paper's {len(paper.AVERAGE_RANKS)}, or all of one rank"
+        }
+    resampled = column.resampled[rows]
+    orders, _ = permutation_orders(len(ours), np.random.default_rng(seed))
+    null = _spearman(theirs, ours[orders].T)
+    value = float(_spearman(theirs, ours[:, None])[0])
+    return found | {
+        "spearman": _estimate(value, _spearman(theirs, resampled)),
+        "kendall": _estimate(
+            float(stats.kendalltau(theirs, ours).statistic),
+            [stats.kendalltau(theirs, draw).statistic for draw in resampled.T],
+        ),
+        "p": permutation_p(value, null, len(ours)),
+        "reason": "",
+    }
+
+
+def _spearman(fixed, columns):
+    """Spearman's coefficient of one vector with each column: Pearson's of mid-ranks."""
+    x, y = stats.rankdata(fixed), stats.rankdata(columns, axis=0)
+    x, y = x - x.mean(), y - y.mean(axis=0)
+    with np.errstate(invalid="ignore"):  # a column without differences has none: nan
+        return x @ y / np.sqrt((x @ x) * (y * y).sum(axis=0))
+
+
+def _estimate(value, resampled):
+    kept = np.asarray(resampled, float)
+    kept = kept[np.isfinite(kept)]
+    low, high = np.percentile(kept, (2.5, 97.5)) if len(kept) else (np.nan, np.nan)
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def _against_steps(measures: Measures) -> list[dict]:
+    """Both measures of each variant at every number of sampling steps, guidance held at `STEPS_GUIDANCE`."""
+    rows = []
+    for place in of_steps(measures.controls, None, STEPS_GUIDANCE):
+        control = measures.controls[place]
+        for index, variant in enumerate(measures.variants):
+            if np.isfinite(measures.distance[place, index]):
+                rows.append(
+                    {
+                        "variant": variant,
+                        "corpus": control.corpus,
+                        "weights": control.weights,
+                        "seed": control.seed,
+                        "steps": control.steps,
+                        "alignment": measures.alignment[place, index],
+                        "alignment_ends": measures.alignment_ends[place, index],
+                        "distance": measures.distance[place, index],
+                        "distance_ends": measures.distance_ends[place, index],
+                        "truth": measures.truth[place],
+                    }
+                )
+    return sorted(rows, key=lambda row: (row["corpus"], row["weights"], row["variant"], row["steps"]))
+
+
+def rank_of(column: Mapping, variant: str) -> Mapping | None:
+    """A variant's row of a column of `ranking_numbers`; None where the column has none."""
+    return next((one for one in column["ranks"] if one["variant"] == variant), None)

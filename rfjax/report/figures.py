@@ -1,0 +1,289 @@
+"""The report's figures, drawn from its numbers (`rfjax.report.numbers`) and nothing else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rfjax.laws.folder_scores import PROTOCOLS
+from rfjax.report.axes import BLUE, GREEN, GREY, STYLE, VERMILION, WIDTH, depth_handles, log_scale, looks, point
+from rfjax.report.ranking_figures import average_ranks, quality_against_steps
+from rfjax.report.score_figures import (
+    geneval_against_depth,
+    held_out_pairs,
+    loss_against_folder_score,
+    loss_against_geneval,
+    score_against_steps,
+)
+
+ASIDE = 0.93  # a prediction is drawn beside the point it is about, this factor of compute below
+
+
+def draw(numbers: Mapping) -> dict[str, Figure]:
+    """The figures that these numbers allow, by name, in the order of the page."""
+    with matplotlib.rc_context(STYLE):
+        depths = sorted({run["depth"] for run in numbers["runs"] if run["depth"] is not None})
+        look = looks(depths)
+        names = OF_VARIANTS if numbers["compares"] == "variants" else FIGURES
+        drawn = {name: FIGURES[name](numbers, look) for name in names}
+        drawn = {name: figure for name, figure in drawn.items() if figure is not None}
+        for figure in drawn.values():
+            figure.draw_without_rendering()  # lays it out, once for both formats
+            figure.set_layout_engine("none")
+    return drawn
+
+
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as "svg" or "png"; the same figure gives the same bytes."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    return out.getvalue()
+
+
+def loss_against_compute(numbers, look):
+    """Final losses over training FLOPs with the fitted law and its band; residuals below."""
+    runs = [run for run in numbers["runs"] if run["loss"] is not None]
+    if not runs:
+        return None
+    band, analysis = numbers["band"], numbers["analysis"]
+    figure = Figure(figsize=(WIDTH, 4.7 if band else 3.6))
+    axes = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1)) if band else [figure.subplots()]
+    top = axes[0]
+    handles = []
+    for curve in numbers["curves"]:
+        points = curve["validation"]
+        if len(points["flops"]) > 1:
+            top.plot(points["flops"], points["loss"], color="#bbbbbb", lw=0.8, marker=".", ms=3, zorder=1)
+    if any(len(curve["validation"]["flops"]) > 1 for curve in numbers["curves"]):
+        handles.append(Line2D([], [], color="#bbbbbb", lw=0.8, marker=".", ms=4, label="before annealing (not fitted)"))
+    if band:
+        law = band["law"]
+        top.fill_between(band["flops"], law["new_run_low"], law["new_run_high"], color=BLUE, alpha=0.10, lw=0)
+        top.fill_between(band["flops"], law["low"], law["high"], color=BLUE, alpha=0.22, lw=0)
+        top.plot(band["flops"], law["loss"], color=BLUE, zorder=2)
+        fitted = analysis["fits"][analysis["headline"]]
+        handles.append(Line2D([], [], color=BLUE, label=f"fitted law ({fitted['law']}), n = {fitted['n']}"))
+        handles.append(matplotlib.patches.Patch(color=BLUE, alpha=0.28, lw=0, label="95 % band of the law"))
+        handles.append(matplotlib.patches.Patch(color=BLUE, alpha=0.12, lw=0, label="95 % band of a new run"))
+        offset = fitted["parameters"].get("E")
+        if offset and offset["value"] > 0:
+            top.axhline(offset["value"], color=BLUE, lw=0.8, ls=":")
+            handles.append(Line2D([], [], color=BLUE, lw=0.8, ls=":", label=f"E = {offset['value']:.4f}"))
+    held = analysis["held_out"]
+    if held and band:
+        top.plot(band["flops"], band["held_out"]["loss"], color=VERMILION, ls="--", lw=1, zorder=2)
+        for prediction in held["predictions"]:
+            point(
+                top,
+                prediction["flops"] * ASIDE,
+                prediction["predicted"],
+                prediction["low"],
+                prediction["high"],
+                color=VERMILION,
+                marker="D",
+                hollow=True,
+                ms=4,
+            )
+        handles.append(Line2D([], [], color=VERMILION, ls="--", lw=1, label=f"law without depth {held['depth']}"))
+        handles.append(
+            Line2D([], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label="its prediction, 95 % interval")
+        )
+    for run in runs:
+        colour, marker = look[run["depth"]]
+        point(
+            top,
+            run["flops"],
+            run["loss"],
+            run["loss_low"],
+            run["loss_high"],
+            color=colour,
+            marker=marker,
+            hollow=not run["frontier"],
+            zorder=4,
+        )
+    top.set_ylabel("validation loss")
+    log_scale(top, "y", [run["loss"] for run in runs])
+    handles = depth_handles(look, runs) + handles
+    if not all(run["frontier"] for run in runs):
+        handles.append(
+            Line2D([], [], color=GREY, marker="o", mfc="white", lw=0, label="not on the frontier (not fitted)")
+        )
+    top.legend(handles=handles, loc="upper right", ncols=2)
+    if band:
+        _residuals(axes[1], numbers, runs, look)
+    axes[-1].set_xlabel("training FLOPs (2 per multiply-accumulate, 3× forward)")
+    axes[-1].set_xscale("log")
+    return figure
+
+
+def _residuals(axes, numbers, runs, look):
+    """Everything of the panel above in per cent of the fitted law."""
+    band, held = numbers["band"], numbers["analysis"]["held_out"]
+    law = np.array(band["law"]["loss"])
+
+    def percent(flops, loss):
+        at = np.exp(np.interp(np.log(flops), np.log(band["flops"]), np.log(law)))
+        return 100 * (np.array(loss) / at - 1)
+
+    for low, high, alpha in (("new_run_low", "new_run_high", 0.10), ("low", "high", 0.22)):
+        axes.fill_between(
+            band["flops"],
+            percent(band["flops"], band["law"][low]),
+            percent(band["flops"], band["law"][high]),
+            color=BLUE,
+            alpha=alpha,
+            lw=0,
+        )
+    axes.axhline(0, color=BLUE, lw=1)
+    shown = []
+    for run in (run for run in runs if run["frontier"]):
+        colour, marker = look[run["depth"]]
+        value = percent(run["flops"], run["loss"])
+        point(axes, run["flops"], value, None, None, color=colour, marker=marker, ms=4.5, zorder=4)
+        shown.append(value)
+    for prediction in held["predictions"] if held else ():
+        ends = [percent(prediction["flops"], prediction[name]) for name in ("predicted", "low", "high")]
+        point(axes, prediction["flops"] * ASIDE, *ends, color=VERMILION, marker="D", hollow=True, ms=4)
+        shown += ends
+    reach = 1.25 * max(abs(value) for value in shown) + 1e-3  # the band may leave the panel, points may not
+    axes.set_ylim(-reach, reach)
+    axes.set_ylabel("above law (%)")
+
+
+def loss_against_steps(numbers, look):
+    """Training and validation loss as they went, over steps and over FLOPs."""
+    curves = numbers["curves"]
+    if not any(len(curve["train"]["step"]) > 1 or len(curve["validation"]["step"]) > 1 for curve in curves):
+        return None
+    figure = Figure(figsize=(WIDTH, 2.9))
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, x in zip(axes, ("step", "flops"), strict=True):
+        shown = []
+        for curve in curves:
+            colour, marker = look[curve["depth"]]
+            train = [
+                (at, loss) for at, loss in zip(curve["train"][x], curve["train"]["loss"], strict=True) if at and loss
+            ]
+            if train:
+                axis.plot(*zip(*train, strict=True), color=colour, lw=0.8, alpha=0.65)
+                shown += [loss for _, loss in train]
+            validation = curve["validation"]
+            axis.plot(
+                validation[x],
+                validation["loss"],
+                color=colour,
+                lw=0.9 if len(validation[x]) > 1 else 0,
+                marker=marker,
+                ms=4.5,
+                zorder=3,
+            )
+            shown += validation["loss"]
+        log_scale(axis, "y", shown)
+    axes[0].set_xlabel("step")
+    axes[0].set_ylabel("loss")
+    axes[1].set_xscale("log")
+    axes[1].set_xlabel("training FLOPs")
+    handles = depth_handles(look, curves) + [
+        Line2D([], [], color=GREY, lw=0.8, label="training"),
+        Line2D([], [], color=GREY, marker="o", lw=0, ms=4.5, label="validation"),
+    ]
+    axes[0].legend(handles=handles, ncols=2)
+    return figure
+
+
+def loss_per_level(numbers, look):
+    """Loss at each level of t, and relative to the run of least compute."""
+    levels = numbers["levels"]
+    runs = levels["runs"]
+    if not levels["t"] or not runs:
+        return None
+    figure = Figure(figsize=(WIDTH, 2.8))
+    left, right = figure.subplots(1, 2)
+    first = min(runs, key=lambda run: run["flops"])
+    best = {
+        run["depth"]: min((r for r in runs if r["depth"] == run["depth"]), key=lambda r: r["flops"] * -1)
+        for run in runs
+    }
+    t, averaged = np.array(levels["t"]), np.array(levels["averaged"])
+    for run in runs:
+        colour, marker = look[run["depth"]]
+        faint = best[run["depth"]] is not run
+        loss = np.array(run["loss"], float)
+        style = {"color": colour, "lw": 0.7 if faint else 1.2, "ls": ":" if faint else "-", "ms": 4}
+        left.plot(t, loss, zorder=2 if faint else 3, **style)
+        if not faint:
+            left.errorbar(t, loss, 1.96 * np.array(run["stderr"], float), fmt="none", ecolor=colour, elinewidth=0.8)
+            left.plot(t[averaged], loss[averaged], marker=marker, color=colour, lw=0, ms=4, zorder=4)
+            left.plot(t[~averaged], loss[~averaged], marker=marker, color=colour, mfc="white", lw=0, ms=4, zorder=4)
+        if run is not first:
+            right.plot(t, loss / np.array(first["loss"], float), marker=None if faint else marker, **style)
+    right.axhline(1, color=look[first["depth"]][0], lw=1)
+    log_scale(left, "y", [loss for run in runs for loss in run["loss"] if loss])
+    for axis in (left, right):
+        axis.set_xlabel("t  (0: data, 1: noise)")
+        axis.set_xlim(-0.02, 1.02)
+    left.set_ylabel("validation loss at t")
+    right.set_ylabel(f"relative to {_clip(first['run'])}")
+    handles = depth_handles(look, runs)
+    if any(best[run["depth"]] is not run for run in runs):
+        handles.append(Line2D([], [], color=GREY, lw=0.8, ls=":", label="less compute"))
+    if not averaged.all():
+        handles.append(Line2D([], [], color=GREY, marker="o", mfc="white", lw=0, ms=4, label="not in the mean"))
+    left.legend(handles=handles, ncols=2)
+    return figure
+
+
+def learning_rates(numbers, look):
+    """Final loss against the peak learning rate, per depth and budget."""
+    sweeps = numbers["learning_rates"]
+    if not sweeps:
+        return None
+    figure = Figure(figsize=(WIDTH, 2.9))
+    axis = figure.subplots()
+    for sweep in sweeps:
+        colour, marker = look[sweep["depth"]]
+        rates = sorted({run["learning_rate"] for run in sweep["runs"]})
+        mean = [np.mean([run["loss"] for run in sweep["runs"] if run["learning_rate"] == rate]) for rate in rates]
+        axis.plot(rates, mean, color=colour, marker=marker)
+        best = mean[rates.index(sweep["best"])]
+        axis.plot(
+            sweep["best"], best, marker="o", ms=11, mfc="none", mec=VERMILION if sweep["at_edge"] else GREEN, lw=0
+        )
+    log_scale(axis, "y", [run["loss"] for sweep in sweeps for run in sweep["runs"]])
+    log_scale(axis, "x", [run["learning_rate"] for sweep in sweeps for run in sweep["runs"]])
+    axis.set_xlabel("peak learning rate")
+    axis.set_ylabel("validation loss")
+    handles = depth_handles(look, sweeps) + [
+        Line2D([], [], marker="o", ms=9, mfc="none", mec=GREEN, lw=0, label="best, inside the grid"),
+        Line2D([], [], marker="o", ms=9, mfc="none", mec=VERMILION, lw=0, label="best, at the grid's edge"),
+    ]
+    figure.legend(handles=handles, loc="outside right center")
+    return figure
+
+
+FIGURES: dict[str, Callable] = {
+    "loss_against_compute": loss_against_compute,
+    "loss_against_steps": loss_against_steps,
+    "loss_per_level": loss_per_level,
+    "geneval_against_depth": geneval_against_depth,
+    "held_out_pairs": held_out_pairs,
+    "loss_against_geneval": loss_against_geneval,
+    **{f"loss_against_{name}": loss_against_folder_score(name) for name in PROTOCOLS},
+    "score_against_steps": score_against_steps,
+    "average_ranks": average_ranks,
+    "quality_against_steps": quality_against_steps,
+    "learning_rates": learning_rates,
+}
+OF_VARIANTS = ("average_ranks", "quality_against_steps", "score_against_steps")  # of runs of one size
+
+
+def _clip(name, length=24):
+    """A run's name in a figure: short, and with no `$` that would start a formula."""
+    name = name if len(name) <= length else name[: length - 1] + "…"
+    return name.replace("$", r"\$")

@@ -1,0 +1,41 @@
+"""Pieces of HTML that the report's sections are made of."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from rfjax.report.formats import text
+
+
+class Captions:
+    """Numbers figures and tables in the order in which the page shows them."""
+
+    def __init__(self):
+        self._counts = {"Figure": 0, "Table": 0}
+
+    def _label(self, kind):
+        self._counts[kind] += 1
+        return f"<b>{kind} {self._counts[kind]}.</b>"
+
+    def figure(self, content: str, caption: str) -> str:
+        return f"<figure>{content}<figcaption>{self._label('Figure')} {caption}</figcaption></figure>"
+
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
+    ) -> str:
+        """A table of cells that are already safe HTML; the columns `words` are words, the others numbers."""
+
+        def cells(row, tag):
+            return "".join(f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
+
+        body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+        return (
+            f"<figure class=t><figcaption>{self._label('Table')} {caption}</figcaption><div class=scroll><table>"
+            f"<thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+        )
+
+
+def picture(data: bytes, kind: str, alt: str, attributes: str = "") -> str:
+    """An image inside the page; `alt` is escaped."""
+    return f'<img alt="{text(alt)}" src="data:{kind};base64,{base64.b64encode(data).decode()}"{attributes}>'

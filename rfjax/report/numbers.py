@@ -1,0 +1,399 @@
+"""Every number of the report, from the results table alone.
+
+`report_numbers` is the whole of report.json; the figures and the page are drawn from it and from
+nothing else but the sample sheets' pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rfjax.errors import ConfigError
+from rfjax.laws import study_fits
+from rfjax.laws.step_efficiency import step_counts
+from rfjax.laws.study_fits import Analysis
+from rfjax.ranking.summary import ranking_numbers
+from rfjax.report import scores
+from rfjax.results.columns import STATISTICS
+from rfjax.results.plain import plain
+from rfjax.results.results_folder import Results
+
+REPORT_SCHEMA = 4
+BAND_POINTS = 121
+BAND_MARGIN = 1.6  # how far beyond the data the law is drawn, as a factor of compute
+
+
+def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) -> dict:
+    """The report as plain values (JSON-ready: no NaN, no arrays).
+
+    Raises `ConfigError` when the table has nothing to show: no run with a validation loss.
+    """
+    if results.runs.empty:
+        raise ConfigError(f"the results table at {results.folder} has no runs; train a point first")
+    folder, ids = results.folder, results.runs["run"].tolist()
+    results = _with_short_names(results)
+    ids = dict(zip(results.runs["run"], ids, strict=True))
+    settings = study_fits.primary_settings(results)
+    rows = study_fits.checkpoints(results, settings)
+    points = study_fits.final_points(rows)
+    analysis = study_fits.analyse(
+        points, resamples=resamples, seed=seed, pairs=study_fits.pairs_of(results, settings), profiles=True
+    )
+    ends = _ends(results, points, settings)
+    runs = _runs(results.runs, ends, ids)
+    ranking = ranking_numbers(results, seed=seed)
+    return plain(
+        {
+            "schema": REPORT_SCHEMA,
+            "table_sha256": hashlib.sha256((folder / "table.json").read_bytes()).hexdigest(),
+            "study": _study_name(results.runs),
+            "compares": "variants" if ranking and points["depth"].nunique() < 2 else "sizes",
+            "settings": vars(settings),
+            "environment": _environment(results.runs),
+            "totals": _totals(results.runs, runs),
+            "runs": runs,
+            "depths": _depths(points),
+            "trends": _trends(points),
+            "analysis": analysis.to_json(),
+            "band": _band(analysis),
+            "curves": _curves(results, rows),
+            "levels": _levels(points, settings),
+            "geneval": scores.geneval(results, points, settings),
+            "correlation": scores.correlations(results, points, settings, resamples=2 * resamples, seed=seed),
+            "folder_scores": scores.folder_correlations(results, points, settings, resamples=2 * resamples, seed=seed),
+            "score_levels": scores.score_levels(results, points, settings, resamples=resamples, seed=seed),
+            "sampling_steps": [
+                vars(one) for one in step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
+            ],
+            "ranking": ranking,
+            "learning_rates": _learning_rates(points),
+            "other_settings": _other_settings(results, ends),
+            "samples": _samples(results, settings, points),
+            "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
+            "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
+            "notes": list(results.notes),
+        }
+    )
+
+
+def _with_short_names(results):
+    """The same table with each run called by its point, where points tell the runs apart."""
+    runs = results.runs
+    points = runs["point"].where(runs["point"] != "", runs["run"])
+    if not points.is_unique:
+        return results
+    shown = dict(zip(runs["run"], points, strict=True))
+
+    def renamed(frame):
+        return frame.assign(run=frame["run"].map(lambda run: shown.get(run, run)))
+
+    return replace(
+        results,
+        long=renamed(results.long),
+        wide=renamed(results.wide),
+        runs=renamed(runs),
+        prompts=renamed(results.prompts),
+        curves=renamed(results.curves),
+        replicates=renamed(results.replicates),
+        pairs=renamed(results.pairs).assign(other_run=results.pairs["other_run"].map(lambda run: shown.get(run, run))),
+        samples=tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples),
+    )
+
+
+def _study_name(runs):
+    names = [name for name in runs["study"].unique() if name]
+    return ", ".join(names)
+
+
+def _ends(results, points, settings):
+    """The final checkpoints of all corpora: of runs not among the points, those on another one."""
+    long = results.long
+    others = long[(long["metric"] == "loss") & (long["final"] == 1) & (long["corpus"] != settings.corpus)][
+        "corpus"
+    ].unique()
+    parts = [points] + [
+        study_fits.final_points(study_fits.checkpoints(results, replace(settings, corpus=corpus))) for corpus in others
+    ]
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True).drop_duplicates("run")
+
+
+def _environment(runs):
+    """Distinct values over runs, and corpora of which they saw several versions; more than one code hash is
+    worth a reader's eye."""
+    fields = (
+        "train_corpus",
+        "corpus_fingerprint",
+        "formulation",
+        "schedule",
+        "platform",
+        "device_kind",
+        "devices",
+        "processes",
+        "jax_version",
+        "code_hash",
+    )
+    versions = runs.groupby("train_corpus")["corpus_fingerprint"].nunique()
+    distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in fields}
+    return distinct | {"corpora_that_changed": versions[versions > 1].to_dict()}
+
+
+def _totals(table, runs):
+    return {
+        "runs": len(runs),
+        "finished": sum(run["loss"] is not None for run in runs),
+        "train_seconds": float(table["train_seconds"].sum()),
+        "evaluation_seconds": float(table["evaluation_seconds"].sum()),
+        "flops": float(sum(run["flops"] for run in runs if run["flops"] is not None)),
+    }
+
+
+def _runs(table, ends, ids):
+    """One row per run, failed ones too; loss and score where it has finished."""
+    final = ends.set_index("run")
+    rows = []
+    for run in table.sort_values(["depth", "flops_per_image", "steps", "run"], kind="stable").to_dict("records"):
+        end = final.loc[run["run"]] if run["run"] in final.index else {}
+        rows.append(
+            {"run": run["run"], "id": ids[run["run"]]}
+            | {
+                name: run[name]
+                for name in (
+                    "depth",
+                    "hidden",
+                    "heads",
+                    "params",
+                    "seed",
+                    "learning_rate",
+                    "batch_size",
+                    "steps",
+                    "flops_per_image",
+                    "train_seconds",
+                    "evaluation_seconds",
+                    "state",
+                    "last_step",
+                    "message",
+                    "parent_run",
+                    "parent_step",
+                )
+            }
+            | {"corpus": run["train_corpus"]}
+            | {name: end.get(name) for name in ("images", "flops", "frontier", "best_rate")}
+            | scores.statistics(end, "loss")
+            | {f"score{suffix}": end.get(f"geneval_{scores.OVERALL}{suffix}") for _, suffix in STATISTICS}
+        )
+    # By compute within a depth; runs that never got so far come last.
+    return sorted(rows, key=lambda r: (_or(r["depth"], math.inf), _or(_number(r["flops"]), math.inf), r["run"]))
+
+
+def _depths(points):
+    """The best run of each depth: what is compared across depths."""
+    rows = []
+    for depth, group in points.groupby("depth"):
+        best = group.loc[group["loss"].idxmin()]
+        rows.append(
+            {"depth": depth, "run": best["run"], "params": best["params"], "flops": best["flops"]}
+            | scores.statistics(best, "loss")
+            | {f"score{suffix}": best.get(f"geneval_{scores.OVERALL}{suffix}") for _, suffix in STATISTICS}
+        )
+    return rows
+
+
+def _trends(points):
+    """Spearman's rank correlation of depth with loss and score, over the final checkpoints."""
+    trends = {}
+    for name, column in (("loss", "loss"), ("score", f"geneval_{scores.OVERALL}")):
+        have = points[points[column].notna()] if column in points else points[:0]
+        enough = len(have) >= 2 and have["depth"].nunique() > 1 and have[column].nunique() > 1
+        best = have.loc[have.groupby("depth")["loss"].idxmin()] if enough else have
+        trends[name] = {
+            "n": len(have),
+            "all_runs": float(stats.spearmanr(have["depth"].astype(float), have[column])[0]) if enough else None,
+            "best_per_depth": float(stats.spearmanr(best["depth"].astype(float), best[column])[0]) if enough else None,
+        }
+    return trends
+
+
+def _band(analysis: Analysis):
+    """The headline law with its band, and the held-out one, over the compute of the points."""
+    if not analysis.headline:
+        return None
+    flops = analysis.points["flops"].to_numpy(float)
+    grid = np.geomspace(flops.min() / BAND_MARGIN, flops.max() * BAND_MARGIN, BAND_POINTS)
+    band = {"flops": grid.tolist(), "law": _band_of(analysis.fits[analysis.headline], grid)}
+    if analysis.held_out:
+        band["held_out"] = _band_of(analysis.held_out.fit, grid)
+    return band
+
+
+def _band_of(fitted, grid):
+    x = {"flops": grid}
+    low, high = fitted.interval(x, new_run=False)
+    new_low, new_high = fitted.interval(x, new_run=True)
+    values = {
+        "loss": fitted.predict(x),
+        "low": low,
+        "high": high,
+        "new_run_low": new_low,
+        "new_run_high": new_high,
+    }
+    return {name: value.tolist() for name, value in values.items()}
+
+
+def _curves(results, rows):
+    """Training loss and validation loss against steps and FLOPs, run by run."""
+    facts = results.runs.set_index("run")
+    curves = []
+    for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable")["run"]:
+        train = results.curves[results.curves["run"] == run]
+        validation = rows[(rows["run"] == run) & rows["loss"].notna()].sort_values("step")
+        if pd.isna(facts.loc[run, "depth"]) or (train.empty and validation.empty):
+            continue
+        per_step = float(facts.loc[run, "flops_per_image"]) * float(_or(facts.loc[run, "batch_size"], math.nan))
+        start = _or(_number(facts.loc[run, "parent_flops"]), 0.0)
+        steps = train["step"].to_numpy(float)
+        curves.append(
+            {
+                "run": run,
+                "depth": facts.loc[run, "depth"],
+                "train": {
+                    "step": train["step"].tolist(),
+                    "flops": (start + steps * per_step).tolist(),
+                    "loss": train["train_loss"].tolist(),
+                },
+                "validation": {
+                    name: validation[name].tolist() for name in ("step", "flops", "loss", "loss_stderr", "final")
+                },
+            }
+        )
+    return curves
+
+
+def _levels(points, settings):
+    """The loss at each level of t of every finished run."""
+    levels = sorted(
+        (float(c.removeprefix("loss@t=")), c) for c in points.columns if c.startswith("loss@t=") and c.count("_") == 0
+    )
+    # The paper's grid leaves t = 1 out of its mean; the other grids have no such level.
+    return {
+        "t": [t for t, _ in levels],
+        "averaged": [not (settings.grid.startswith("paper") and t == 1.0) for t, _ in levels],
+        "runs": [
+            {
+                "run": row["run"],
+                "depth": row["depth"],
+                "flops": row["flops"],
+                "frontier": row["frontier"],
+                "loss": [row[c] for _, c in levels],
+                "stderr": [row[f"{c}_stderr"] for _, c in levels],
+            }
+            for _, row in points.iterrows()
+        ],
+    }
+
+
+def _learning_rates(points):
+    """Depth and budget by learning rate, where several were tried; whether the best is at an edge."""
+    sweeps = []
+    for (depth, images), group in points.groupby(["depth", "images"]):
+        by_rate = group.groupby("learning_rate")["loss"].mean()
+        if len(by_rate) < 2:
+            continue
+        best = by_rate.idxmin()
+        edge = {by_rate.index.min(): "smallest", by_rate.index.max(): "largest"}.get(best, "")
+        sweeps.append(
+            {
+                "depth": depth,
+                "images": images,
+                "best": best,
+                "at_edge": bool(edge),
+                "edge": edge,
+                "runs": [
+                    {
+                        "run": r["run"],
+                        "learning_rate": r["learning_rate"],
+                        "loss": r["loss"],
+                        "loss_stderr": r["loss_stderr"],
+                    }
+                    for r in group.sort_values("learning_rate").to_dict("records")
+                ],
+            }
+        )
+    return sweeps
+
+
+def _other_settings(results, ends):
+    """The final loss under every weights and grid the table has, the primary one included."""
+    rows = results.long
+    rows = rows[
+        (rows["metric"] == "loss")
+        & (rows["item"] == "mean")
+        & (rows["final"] == 1)
+        & (rows["corpus"] == rows["run"].map(ends.set_index("run")["corpus"]))
+    ]
+    kinds = (
+        rows[["weights", "grid", "evaluation_seed"]]
+        .drop_duplicates()
+        .sort_values(["grid", "weights", "evaluation_seed"])
+    )
+    table = []
+    for kind in kinds.itertuples(index=False):
+        mine = rows[
+            (rows["weights"] == kind.weights)
+            & (rows["grid"] == kind.grid)
+            & (rows["evaluation_seed"] == kind.evaluation_seed)
+        ]
+        table.append(
+            {
+                "weights": kind.weights,
+                "grid": kind.grid,
+                "seed": kind.evaluation_seed,
+                "losses": {run: value for run, value in zip(mine["run"], mine["value"], strict=True)},
+            }
+        )
+    return table
+
+
+def _samples(results, settings, points):
+    """Sample sheets of the same prompts and noise: final ones of each run, then along a run."""
+    facts = results.runs.set_index("run")
+    sheets = [s for s in results.samples if s.weights == settings.weights and s.run in facts.index]
+    groups: dict[tuple, list] = {}
+    for sheet in sheets:
+        groups.setdefault((sheet.prompts, sheet.sampler, sheet.seed), []).append(sheet)
+    if not groups:
+        return {"prompts": [], "rows": []}
+    prompts, chosen = max(groups.items(), key=lambda group: len(group[1]))
+    best = {row["run"] for row in _depths(points)}
+    rows = []
+    for sheet in chosen:
+        run = facts.loc[sheet.run]
+        per_step = float(run["flops_per_image"]) * float(_or(run["batch_size"], math.nan))
+        flops = _or(_number(run["parent_flops"]), 0.0) + sheet.step * per_step
+        rows.append(
+            {
+                "run": sheet.run,
+                "depth": run["depth"],
+                "step": sheet.step,
+                "final": sheet.step == run["steps"],
+                "best_of_depth": sheet.run in best and sheet.step == run["steps"],
+                "flops": flops,
+                "png": sheet.png,
+                "tile": sheet.tile,
+            }
+        )
+    rows.sort(key=lambda row: (_or(_number(row["flops"]), math.inf), row["run"]))
+    return {"prompts": list(prompts[0]), "sampler": prompts[1], "seed": prompts[2], "rows": rows}
+
+
+def _or(value, default):
+    return default if value is None or pd.isna(value) else value
+
+
+def _number(value):
+    return None if value is None or pd.isna(value) else float(value)

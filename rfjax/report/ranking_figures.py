@@ -1,0 +1,161 @@
+"""The ranking's figures, drawn from `summary.ranking_numbers` alone."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from rfjax.ranking.summary import rank_of
+from rfjax.report.axes import GREY, MARKERS, WIDTH, log_scale, point
+
+# Okabe and Ito's colours without the yellow, which no line can have on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+ROW = 0.135  # inches a variant
+GAP = 0.6  # rows between families
+FAINT = "#c9c9c9"
+
+
+def average_ranks(numbers, look=None):
+    """Every variant's average rank with its interval, a panel for each column, variants by family."""
+    ranking = numbers["ranking"]
+    columns = [column for column in ranking["columns"] if column["ranks"]] if ranking else []
+    if not columns:
+        return None
+    blocks = _blocks(ranking)
+    places, y = {}, 0.0
+    for members, _ in blocks:
+        places |= {variant: y + place for place, variant in enumerate(members)}
+        y += len(members) + GAP
+    colours = {variant: colour for members, colour in blocks for variant in members}
+    figure = Figure(figsize=(WIDTH, max(2.2, ROW * y + 0.75)))
+    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    diverged = {one["variant"] for one in ranking["variants"] if one["diverged"]}
+    for axis, column in zip(axes, columns, strict=True):
+        for one in column["ranks"]:
+            colour, at = colours[one["variant"]], places[one["variant"]]
+            axis.plot([one["low"], one["high"]], [at, at], color=colour, lw=1.1, solid_capstyle="butt", zorder=2)
+            axis.plot(
+                one["value"],
+                at,
+                marker="o",
+                ms=3.6,
+                lw=0,
+                color=colour,
+                mfc="white" if one["variant"] in diverged else colour,
+                zorder=3,
+            )
+        axis.set_title(f"{column['name']} ({len(column['controls'])} control{'s'[: len(column['controls']) != 1]})")
+        axis.set_xlabel("average rank")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=2))
+        axis.set_xlim(left=0.5)
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(axis="y", length=0)
+        for members, _ in blocks[1:]:
+            axis.axhline(places[members[0]] - (1 + GAP) / 2, color="#e4e4e4", lw=0.6, zorder=0)
+    axes[0].set_yticks(list(places.values()), [_plain(name) for name in places], fontsize=6.3)
+    axes[0].set_ylim(y - GAP, -1)
+    if diverged:
+        axes[-1].legend(
+            handles=[Line2D([], [], color=GREY, marker="o", mfc="white", ms=3.6, lw=0, label="diverged in a control")],
+            loc="upper right",
+        )
+    return figure
+
+
+def quality_against_steps(numbers, look=None):
+    """GenEval and distance against sampling steps at one guidance; the best of each family stands out."""
+    ranking = numbers["ranking"]
+    rows = ranking["against_steps"] if ranking else []
+    if len({row["steps"] for row in rows}) < 2:
+        return None
+    weights = "ema" if any(row["weights"] == "ema" for row in rows) else rows[0]["weights"]
+    rows = [row for row in rows if row["weights"] == weights and row["seed"] == rows[0]["seed"]]
+    corpora = sorted({row["corpus"] for row in rows})
+    shown = _leaders(ranking)
+    colours = dict(zip(shown, COLOURS, strict=False))
+    figure = Figure(figsize=(WIDTH, 4.6))
+    axes = figure.subplots(2, len(corpora), sharex=True, squeeze=False)
+    steps = sorted({row["steps"] for row in rows})
+    for place, corpus in enumerate(corpora):
+        for axis, measure in zip(axes[:, place], ("alignment", "distance"), strict=True):
+            mine = [row for row in rows if row["corpus"] == corpus]
+            for variant in sorted(
+                {row["variant"] for row in mine}, key=lambda v: (v in shown, -shown.index(v) if v in shown else 0)
+            ):
+                line = [row for row in mine if row["variant"] == variant]
+                clear = variant in shown
+                colour = colours.get(variant, FAINT)
+                axis.plot(
+                    [row["steps"] for row in line],
+                    [row[measure] for row in line],
+                    color=colour,
+                    lw=1.1 if clear else 0.5,
+                    zorder=3 if clear else 1,
+                )
+                for row in line if clear else ():
+                    point(
+                        axis,
+                        row["steps"],
+                        row[measure],
+                        *row[f"{measure}_ends"],
+                        color=colour,
+                        marker=MARKERS[shown.index(variant) % len(MARKERS)],
+                        ms=4,
+                    )
+            if measure == "distance":
+                marks = [row["truth"] for row in mine if row["truth"] is not None]
+                log_scale(axis, "y", [row[measure] for row in mine if row[measure] > 0] + marks)
+                if marks:
+                    axis.axhline(sum(marks) / len(marks), color=GREY, lw=1, ls="--", zorder=2)
+            axis.set_xscale("log")
+            axis.set_xticks(steps, [str(one) for one in steps])
+            axis.xaxis.set_minor_locator(NullLocator())
+        axes[0, place].set_title(f"{_plain(corpus)}, {weights} weights")
+        axes[1, place].set_xlabel("sampling steps (Euler)")
+    axes[0, 0].set_ylabel("GenEval, overall")
+    axes[1, 0].set_ylabel("Fréchet distance")
+    handles = [
+        Line2D([], [], color=colours[v], marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.1, label=_plain(v))
+        for i, v in enumerate(shown)
+    ]
+    if len(shown) < len(ranking["variants"]):
+        handles.append(Line2D([], [], color=FAINT, lw=0.8, label="the others"))
+    handles.append(Line2D([], [], color=GREY, lw=1, ls="--", label="ground truth"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, math.ceil(len(handles) / 2)))
+    return figure
+
+
+def _families(ranking):
+    """Family -> its variants; both the best first."""
+    order = [one["variant"] for one in next(column["ranks"] for column in ranking["columns"] if column["ranks"])]
+    family = {one["variant"]: one["family"] for one in ranking["variants"]}
+    found: dict[str, list[str]] = {}
+    for variant in order:
+        found.setdefault(family[variant], []).append(variant)
+    return found
+
+
+def _blocks(ranking):
+    """(variants, colour) of each family with several members, the best family first; then all others together."""
+    families = list(_families(ranking).values())
+    blocks = [members for members in families if len(members) > 1]
+    single = [members[0] for members in families if len(members) == 1]
+    coloured = [(members, COLOURS[place % len(COLOURS)]) for place, members in enumerate(blocks)]
+    return coloured + ([(single, GREY if blocks else COLOURS[0])] if single else [])
+
+
+def _leaders(ranking):
+    """The best of each family, the best first, as many as can be told apart."""
+    column = next((column for column in ranking["columns"] if column["ranks"]), None)
+    if column is None:
+        return []
+    best = [members[0] for members in _families(ranking).values()]
+    return sorted(best, key=lambda variant: rank_of(column, variant)["value"])[: len(COLOURS)]
+
+
+def _plain(name):
+    """A name in a figure, with no `$` that would start a formula."""
+    return name.replace("$", r"\$")

@@ -1,0 +1,240 @@
+"""The report's figures of GenEval: tasks against depth, held-out pairs, loss against score, sampling steps."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from rfjax.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, log_scale, point
+
+TASK_TITLES = {
+    "overall": "Overall",
+    "single_object": "Single object",
+    "two_object": "Two objects",
+    "counting": "Counting",
+    "colors": "Colours",
+    "position": "Position",
+    "color_attr": "Colour attribution",
+}
+
+
+def task_title(item: str) -> str:
+    return TASK_TITLES.get(item, item.replace("_", " ").capitalize())
+
+
+def geneval_against_depth(numbers, look):
+    """Score per task against depth, between the detector's ceiling and the floors."""
+    geneval = numbers["geneval"]
+    if not geneval["runs"]:
+        return None
+    items = geneval["items"]
+    columns = 4
+    rows = math.ceil((len(items) + 1) / columns)
+    figure = Figure(figsize=(WIDTH, 1.95 * rows))
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    best = [run for run in geneval["runs"] if run["best_of_depth"]]
+    for axis, item in zip(axes, items, strict=False):
+        ceiling = geneval["ceiling"].get(item)
+        if ceiling:
+            axis.axhline(ceiling["value"], color=GREEN, lw=1, ls="--")
+        for floor, colour, ls in (("shuffled", VERMILION, "-."), ("null", GREY, ":")):
+            rows_ = [(run["depth"], run["floors"][floor][item]) for run in best if item in run["floors"].get(floor, {})]
+            if rows_:
+                x = [depth for depth, _ in rows_]
+                axis.plot(x, [e["value"] for _, e in rows_], color=colour, lw=1, ls=ls)
+                axis.fill_between(
+                    x,
+                    [_or(e["low"], e["value"]) for _, e in rows_],
+                    [_or(e["high"], e["value"]) for _, e in rows_],
+                    color=colour,
+                    alpha=0.15,
+                    lw=0,
+                )
+        axis.plot(
+            [run["depth"] for run in best], [run["scores"][item]["value"] for run in best], color="#999999", lw=0.8
+        )
+        for run in geneval["runs"]:
+            colour, marker = look[run["depth"]]
+            score = run["scores"][item]
+            if score["value"] is None:
+                continue
+            if run["best_of_depth"]:
+                point(
+                    axis,
+                    run["depth"],
+                    score["value"],
+                    score["low"],
+                    score["high"],
+                    color=colour,
+                    marker=marker,
+                    ms=4.5,
+                )
+            else:
+                axis.plot(run["depth"], score["value"], color=colour, marker=marker, mfc="white", ms=3.5, lw=0)
+        axis.set_title(task_title(item), fontweight="bold" if item == "overall" else "normal")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axis.set_ylim(-0.03, 1.05)
+    for place in range(0, len(items), columns):
+        axes[place].set_ylabel("GenEval")
+    for axis in axes[max(0, len(items) - columns) : len(items)]:
+        axis.tick_params(labelbottom=True)
+    for axis in axes[columns * (rows - 1) : len(items)]:
+        axis.set_xlabel("depth")
+    legend = axes[len(items)]
+    handles = [
+        Line2D([], [], color=GREEN, ls="--", lw=1, label="detector's ceiling"),
+        Line2D([], [], color=GREY, marker="o", ms=4.5, lw=0.8, label="best run, 95 % interval"),
+        Line2D([], [], color=GREY, marker="o", mfc="white", ms=3.5, lw=0, label="other runs"),
+        Line2D([], [], color=VERMILION, ls="-.", lw=1, label="floor: other prompts"),
+        Line2D([], [], color=GREY, ls=":", lw=1, label="floor: null condition"),
+    ]
+    legend.legend(handles=handles, loc="center", fontsize=7)
+    for axis in axes[len(items) :]:
+        axis.axis("off")
+    return figure
+
+
+def held_out_pairs(numbers, look):
+    """Prompts with pairs never trained on against the others: per depth, and per task at the largest."""
+    runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"] and _pair(run, "overall")]
+    if not runs:
+        return None
+    figure = Figure(figsize=(WIDTH, 2.7))
+    left, right = figure.subplots(1, 2, sharey=True)
+    kinds = (("seen", BLUE, "o", False), ("held_out", ORANGE, "s", True))
+    for kind, colour, marker, hollow in kinds:
+        shift = -0.06 if kind == "seen" else 0.06
+        estimates = [run[kind]["overall"] for run in runs]
+        left.plot([run["depth"] + shift for run in runs], [e["value"] for e in estimates], color=colour, lw=0.8)
+        for run, e in zip(runs, estimates, strict=True):
+            point(
+                left,
+                run["depth"] + shift,
+                e["value"],
+                e["low"],
+                e["high"],
+                color=colour,
+                marker=marker,
+                hollow=hollow,
+            )
+    largest = runs[-1]
+    items = [item for item in numbers["geneval"]["items"] if _pair(largest, item)]
+    for place, item in enumerate(items):
+        for kind, colour, marker, hollow in kinds:
+            e = largest[kind][item]
+            point(
+                right,
+                place + (-0.1 if kind == "seen" else 0.1),
+                e["value"],
+                e["low"],
+                e["high"],
+                color=colour,
+                marker=marker,
+                hollow=hollow,
+            )
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_xlabel("depth")
+    left.set_ylabel("GenEval")
+    left.set_title("Overall")
+    right.set_title(f"Per task, depth {largest['depth']}")
+    right.set_xticks(range(len(items)), [task_title(item).replace(" ", "\n", 1) for item in items], fontsize=7)
+    right.grid(axis="x", visible=False)
+    left.set_ylim(bottom=min(0, left.get_ylim()[0]))
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", lw=0.8, label="seen pairs"),
+        Line2D([], [], color=ORANGE, marker="s", mfc="white", lw=0.8, label="held-out pairs"),
+    ]
+    left.legend(handles=handles, loc="upper left")
+    return figure
+
+
+def loss_against_geneval(numbers, look):
+    """Final loss against overall GenEval, one point per run."""
+    return _loss_against(numbers["geneval"]["runs"], numbers["correlation"], "GenEval, overall", look)
+
+
+def loss_against_folder_score(evaluation):
+    """The same of a score that `rfjax score` attached, by its evaluation's name in the table."""
+
+    def drawn(numbers, look):
+        found = [one for one in numbers["folder_scores"] if one["evaluation"] == evaluation]
+        return (
+            _loss_against(found[0]["runs"], found[0]["correlation"], f"{found[0]['title']}, overall", look)
+            if found
+            else None
+        )
+
+    return drawn
+
+
+def _loss_against(runs, correlation, label, look):
+    runs = [run for run in runs if run["scores"].get("overall", {}).get("value") is not None]
+    if len(runs) < 2:
+        return None
+    figure = Figure(figsize=(WIDTH * 0.62, 3.0))
+    axis = figure.subplots()
+    for run in runs:
+        colour, marker = look[run["depth"]]
+        score = run["scores"]["overall"]
+        point(axis, run["loss"], score["value"], score["low"], score["high"], color=colour, marker=marker, zorder=3)
+        if run["loss_low"] is not None:
+            axis.plot([run["loss_low"], run["loss_high"]], [score["value"]] * 2, color=colour, lw=1)
+    log_scale(axis, "x", [run["loss"] for run in runs])
+    axis.set_xlabel("validation loss (falls to the left)")
+    axis.set_ylabel(label)
+    axis.legend(handles=depth_handles(look, runs), loc="upper right")
+    found = {c["name"]: c for c in correlation.get("overall", {"coefficients": []})["coefficients"]}
+    if "Spearman" in found:
+        rank = found["Spearman"]
+        text = f"Spearman {rank['value']:.2f}, p = {rank['p']:.2g}, n = {len(runs)}".replace("-", "−")
+        axis.text(0.03, 0.04, text, transform=axis.transAxes, fontsize=7.5, color=GREY)
+    return figure
+
+
+# What is drawn against the sampling steps: (column, its ends, label, factor).
+STEP_PANELS = (
+    ("score", ("score_low", "score_high"), "GenEval, overall", 1),
+    ("drop", ("drop_low", "drop_high"), "drop from the most steps (%)", 100),
+    ("path_length", None, "path length", 1),
+)
+
+
+def score_against_steps(numbers, look):
+    """Score, its drop and the path length against sampling steps, a line for each run."""
+    counts = [one for one in numbers["sampling_steps"] if one["depth"] in look]
+    if not counts:
+        return None
+    lines: dict[tuple, list] = {}
+    for one in counts:
+        lines.setdefault((one["run"], one["settings"], one["reference"]), []).append(one)
+    figure = Figure(figsize=(WIDTH, 2.5))
+    for axis, (name, ends, label, factor) in zip(figure.subplots(1, len(STEP_PANELS)), STEP_PANELS, strict=True):
+        for line in lines.values():
+            shown = [one for one in line if one[name] is not None]
+            colour, marker = look[line[0]["depth"]]
+            axis.plot([one["steps"] for one in shown], [factor * one[name] for one in shown], color=colour, lw=0.8)
+            for one in shown:
+                low, high = (
+                    None if ends is None or one[end] is None else factor * one[end] for end in ends or (None, None)
+                )
+                point(axis, one["steps"], factor * one[name], low, high, color=colour, marker=marker, ms=4.5)
+        axis.set_xscale("log")
+        axis.set_xticks(
+            sorted({one["steps"] for one in counts}), [str(steps) for steps in sorted({one["steps"] for one in counts})]
+        )
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlabel("sampling steps")
+        axis.set_ylabel(label)
+    figure.axes[0].legend(handles=depth_handles(look, counts), loc="lower right")
+    return figure
+
+
+def _pair(run, item):
+    return all((run[kind].get(item) or {}).get("value") is not None for kind in ("seen", "held_out"))
+
+
+def _or(value, default):
+    return default if value is None else value

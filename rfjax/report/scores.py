@@ -1,0 +1,174 @@
+"""The report's numbers of GenEval: scores between floor and ceiling, and their correlation with loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from rfjax.laws import correlation, folder_scores, noise_levels, score_links
+from rfjax.results.columns import STATISTICS
+
+OVERALL = "overall"
+# Tasks in GenEval's own order; others follow as they come.
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+REFERENCES = {"ceiling": "geneval_ceiling", "shuffled": "geneval_floor_shuffled", "null": "geneval_floor_null"}
+
+
+def geneval(results, points, settings):
+    """Scores per task and run, between the detector's ceiling and the floors."""
+    items = _items(points.columns)
+    if not items:
+        return {"items": [], "runs": [], "ceiling": {}, "reason": "no finished run has a GenEval score"}
+    long = results.long[results.long["corpus"] == settings.corpus]
+    ceiling_rows = long[(long["evaluation"] == REFERENCES["ceiling"]) & (long["metric"] == "geneval")]
+    ceiling = {row["item"]: _estimate(row) for row in ceiling_rows.drop_duplicates("item").to_dict("records")}
+    runs = []
+    for _, row in points.iterrows():
+        if pd.isna(row.get(f"geneval_{OVERALL}", np.nan)):
+            continue
+        at = long[(long["run"] == row["run"]) & (long["step"] == row["step"]) & (long["weights"] == settings.weights)]
+        scores = {item: statistics(row, f"geneval_{item}", "value") for item in items}
+        floors = {
+            floor: {
+                r["item"]: _estimate(r)
+                for r in at[(at["evaluation"] == name) & (at["metric"] == "geneval")].to_dict("records")
+            }
+            for floor, name in REFERENCES.items()
+            if floor != "ceiling"
+        }
+        pairs = {
+            kind: {
+                item: statistics(row, f"geneval_{kind}_{item}", "value")
+                for item in items
+                if f"geneval_{kind}_{item}" in row
+            }
+            for kind in ("held_out", "seen")
+        }
+        # Above the floor: the score's whole interval above the whole of either floor's.
+        above = {
+            item: all(scores[item]["low"] > floors[f][item]["high"] for f in floors if item in floors[f])
+            if any(item in floors[f] for f in floors)
+            else None
+            for item in items
+        }
+        runs.append(
+            {
+                "run": row["run"],
+                "depth": row["depth"],
+                "params": row["params"],
+                "flops": row["flops"],
+                "loss": row["loss"],
+                "loss_low": row["loss_low"],
+                "loss_high": row["loss_high"],
+                "frontier": row["frontier"],
+                "scores": scores,
+                "floors": floors,
+                "above_floor": above,
+                **pairs,
+            }
+        )
+    best = {}
+    for run in runs:
+        if run["depth"] not in best or run["loss"] < best[run["depth"]]["loss"]:
+            best[run["depth"]] = run
+    for run in runs:
+        run["best_of_depth"] = best[run["depth"]] is run
+    return {"items": items, "runs": runs, "ceiling": ceiling, "reason": ""}
+
+
+def correlations(results, points, settings, *, resamples, seed):
+    """Loss against the overall score and against each task's, over finished runs: coefficients, the
+    links from loss to score, and the largest run's score predicted by them from the others."""
+    names = {item: f"geneval_{item}" for item in _items(points.columns)}
+    return _correlated(results, points, names, "geneval", settings, resamples=resamples, seed=seed)
+
+
+def folder_correlations(results, points, settings, *, resamples, seed):
+    """For each protocol by which images in folders were scored: the scores, and what `correlations` has of them."""
+    output = []
+    for found in folder_scores.find(results, points, settings):
+        names = {item: found.column(item) for item in found.items}
+        redrawn = correlation.redrawn_scores(results.prompts, found.scored, found.settings, 2, seed, found.evaluation)
+        output.append(
+            {
+                "evaluation": found.evaluation,
+                "title": found.title,
+                "corpus": found.settings.corpus,
+                "sampler": found.settings.sampler,
+                "sampler_seed": found.settings.sampler_seed,
+                "others": list(found.others),
+                "without": [run for run in points["run"] if run not in {*found.scored["run"], *found.others}],
+                "missing_prompts": "" if redrawn else folder_scores.missing_prompts(results.prompts, found),
+                "runs": [
+                    {name: row[name] for name in ("run", "depth", "loss", "loss_low", "loss_high")}
+                    | {"scores": {item: statistics(row, name, "value") for item, name in names.items()}}
+                    for _, row in found.scored.iterrows()
+                ],
+                "correlation": _correlated(
+                    results, found.points, names, found.evaluation, found.settings, resamples=resamples, seed=seed
+                ),
+            }
+        )
+    return output
+
+
+def _correlated(results, points, names, evaluation, settings, *, resamples, seed):
+    """By item: the loss against the column that `names` gives it, over the points that have both."""
+    output = {}
+    for item, name in names.items():
+        have = points[points[name].notna()]
+        loss, score = have["loss"].to_numpy(float), have[name].to_numpy(float)
+        redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation).get(item)
+        found = correlation.correlate(loss, score, redrawn=redrawn, resamples=resamples, seed=seed)
+        predicted = score_links.predict_largest(
+            loss, score, have["params"].to_numpy(float), have["run"].to_numpy(), resamples=resamples, seed=seed
+        )
+        output[item] = found.to_json() | {
+            "links": [
+                score_links.fit_link(loss, score, link, resamples=2).to_json() for link in score_links.LINKS.values()
+            ],
+            "largest_predicted": [vars(one) for one in predicted],
+        }
+    return output
+
+
+def score_levels(results, points, settings, *, resamples, seed):
+    """The overall score against the loss at each level of t."""
+    if f"geneval_{OVERALL}" not in points:
+        return []
+    have = points[points[f"geneval_{OVERALL}"].notna()]
+    names = {float(c.removeprefix("loss@t=")): c for c in points.columns if c.startswith("loss@t=") and "_" not in c}
+    losses = {t: have[c].to_numpy(float) for t, c in names.items() if have[c].notna().all()}
+    redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed).get(OVERALL)
+    found = noise_levels.by_level(
+        losses, have[f"geneval_{OVERALL}"].to_numpy(float), redrawn=redrawn, resamples=resamples, seed=seed
+    )
+    return [one.to_json() for one in found]
+
+
+def _items(columns: Iterable[str]) -> list[str]:
+    """GenEval items of the points: overall, the six tasks in their order, then any other."""
+    prefix = "geneval_"
+    protocols = (f"{name.removeprefix(prefix)}_" for name in folder_scores.PROTOCOLS)
+    other = ("held_out_", "seen_", "floor_", "ceiling_", *protocols)
+    suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)
+    found = [
+        c.removeprefix(prefix)
+        for c in columns
+        if c.startswith(prefix) and not c.endswith(suffixes) and not c.removeprefix(prefix).startswith(other)
+    ]
+    order = {name: place for place, name in enumerate((OVERALL, *TASKS))}
+    return sorted(found, key=lambda name: (order.get(name, len(order)), name))
+
+
+def statistics(row, name, label=None):
+    """Value, standard error, interval and count of a measured number, under `label`."""
+    label = name if label is None else label
+    keys = ("value", "stderr", "low", "high", "n") if label == "value" else tuple(label + s for _, s in STATISTICS)
+    return {key: row.get(name + suffix) for key, (_, suffix) in zip(keys, STATISTICS, strict=True)}
+
+
+def _estimate(row):
+    return {statistic: row[statistic] for statistic, _ in STATISTICS}

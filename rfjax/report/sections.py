@@ -1,0 +1,234 @@
+"""The sections of the report's page, each a function of the report's numbers.
+
+Everything that comes from outside (names of runs, prompts, messages) passes `text` on its way in;
+strings handed on are safe HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rfjax.laws.folder_scores import PROTOCOLS
+from rfjax.report.findings import findings
+from rfjax.report.fit_sections import compute_section
+from rfjax.report.formats import count, duration, loss, power, score, sentence, text
+from rfjax.report.ranking_section import ranking_section
+from rfjax.report.score_sections import (
+    correlation_section,
+    geneval_section,
+    pairs_section,
+    samples_section,
+    steps_section,
+)
+
+FIGURE_TITLES = {
+    "loss_against_compute": "Validation loss against training FLOPs",
+    "loss_against_steps": "Loss against steps and FLOPs",
+    "loss_per_level": "Validation loss per level of t",
+    "geneval_against_depth": "GenEval per task against depth",
+    "held_out_pairs": "GenEval on held-out and seen pairs",
+    "loss_against_geneval": "Validation loss against GenEval",
+    **{f"loss_against_{name}": f"Validation loss against {title}" for name, title in PROTOCOLS.items()},
+    "score_against_steps": "GenEval and path length against sampling steps",
+    "average_ranks": "Average rank of every variant",
+    "quality_against_steps": "GenEval and distance against sampling steps",
+    "learning_rates": "Validation loss against learning rate",
+}
+NARROW = (
+    "loss_against_geneval",
+    *(f"loss_against_{name}" for name in PROTOCOLS),
+)  # figures of less than the page's width
+
+
+def _what_ran(numbers, drawn, sheets, captions):
+    scored = any(run["score"] is not None for run in numbers["runs"])
+    variants = numbers["compares"] == "variants"
+    header = ["run", "depth", "width", "params", "rate", "steps", "images", "FLOPs", "training", "loss"]
+    rows = []
+    for run in numbers["runs"]:
+        end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else f"<i>{text(run['state'])}</i>"
+        mark = "" if variants or run["frontier"] is not False else "<sup>†</sup>"
+        row = [
+            text(run["run"]),
+            count(run["depth"]),
+            count(run["hidden"]),
+            count(run["params"]),
+            power(run["learning_rate"], 2),
+            count(run["steps"]),
+            count(run["images"]),
+            power(run["flops"]),
+            duration(run["train_seconds"]),
+            end + mark,
+        ]
+        rows.append(row + ([score(run)] if scored else []))
+    caption = "Every run, at its final checkpoint. Loss ± standard error over validation examples"
+    caption += "; overall GenEval with its 95 % interval, clustered by prompt." if scored else "."
+    if not variants and any(run["frontier"] is False for run in numbers["runs"]):
+        caption += (
+            " †: another run reaches as low a loss with as few FLOPs, so this one is off the frontier and not fitted."
+        )
+    lineage = [run for run in numbers["runs"] if run["parent_run"]]
+    if lineage:
+        caption += (
+            " Started from a checkpoint, whose images and FLOPs are counted in: "
+            + "; ".join(
+                f"{text(run['run'])} from {text(run['parent_run'])} at step {count(run['parent_step'])}"
+                for run in lineage
+            )
+            + "."
+        )
+    table = captions.table(header + (["GenEval"] if scored else []), rows, caption)
+    labels = {
+        "train_corpus": "corpus",
+        "corpus_fingerprint": "data",
+        "formulation": "formulation",
+        "schedule": "schedule",
+        "platform": "platform",
+        "device_kind": "device",
+        "devices": "devices",
+        "jax_version": "JAX",
+        "code_hash": "code",
+    }
+    facts = [
+        f"<dt>{label}</dt><dd>{text(', '.join(_short(value) for value in numbers['environment'][name]))}</dd>"
+        for name, label in labels.items()
+        if numbers["environment"][name]
+    ]
+    return table + f"<dl>{''.join(facts)}</dl>"
+
+
+def _short(value, length=24):
+    """The start of a long hash; report.json has all of it."""
+    shown = str(value)
+    return shown if len(shown) <= length else shown[:16] + "…"
+
+
+def _steps(numbers, drawn, sheets, captions):
+    if "loss_against_steps" not in drawn:
+        return ""
+    return captions.figure(
+        drawn["loss_against_steps"],
+        "Training loss (lines, means over windows of steps; its mix of t is that of training) and validation loss "
+        "(markers) of every run, against steps and against training FLOPs.",
+    )
+
+
+def _levels(numbers, drawn, sheets, captions):
+    if "loss_per_level" not in drawn:
+        return ""
+    return captions.figure(
+        drawn["loss_per_level"],
+        "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. Bars: 95 % "
+        "intervals over examples. Right: relative to the run of least compute.",
+    )
+
+
+def _rates(numbers, drawn, sheets, captions):
+    if "learning_rates" not in drawn:
+        return ""
+    rows = []
+    for sweep in numbers["learning_rates"]:
+        tried = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])
+        verdict = f"<b>at the edge ({text(sweep['edge'])})</b>" if sweep["at_edge"] else "inside"
+        rows.append([f"depth {sweep['depth']}, {count(sweep['images'])} images", tried, f"{sweep['best']:g}", verdict])
+    return captions.figure(
+        drawn["learning_rates"],
+        "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum.",
+    ) + captions.table(
+        ["", "rate: loss", "best", "in the grid"],
+        rows,
+        "The learning rates tried and the best of each.",
+        words=(0, 1),
+    )
+
+
+def _failed(numbers, drawn, sheets, captions):
+    runs = [*numbers["failures"], *numbers["unfinished"]]
+    parts = ["<p>Every run finished.</p>"]
+    if runs:
+        rows = [
+            [text(r["run"]), count(r["depth"]), text(r["state"]), count(r["last_step"]), text(r["message"] or "–")]
+            for r in runs
+        ]
+        caption = "Runs that failed, or had not finished when the table was made."
+        parts = [captions.table(["run", "depth", "state", "step", "message"], rows, caption, words=range(5))]
+    if numbers["notes"]:
+        parts.append(
+            "<p>Left out when the table was merged:</p><ul>"
+            + "".join(f"<li>{text(note)}</li>" for note in numbers["notes"])
+            + "</ul>"
+        )
+    return "".join(parts)
+
+
+def _methods(numbers, drawn, sheets, captions):
+    settings = numbers["settings"]
+    corpora = numbers["environment"]["train_corpus"]
+    shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"
+    items = [
+        "<b>Time</b> runs from t = 0 (data) to t = 1 (noise). <b>Loss</b> is the squared error of the velocity, unweighted, mean over "
+        "elements, then over validation examples, then over the levels of the grid. Noise is keyed by example and level: every "
+        "run sees the very same (image, t, noise), so differences between runs are far better known than the standard error of either.",
+        f"<b>Shown</b>: {shown}, {text(settings['weights'])} weights, grid {text(settings['grid'])}"
+        + (f", sampler {text(settings['sampler'])}" if settings["sampler"] else "")
+        + ". The paper's grid has the levels i/K and leaves t = 1 out of the mean.",
+        "<b>FLOPs</b> are counted by formula: 2 per multiply-accumulate of matrix products, training three times the forward pass, "
+        "recomputation left out, those of the checkpoints a run started from included.",
+        *([] if numbers["compares"] == "variants" else _fit_methods(numbers["analysis"])),
+        "<b>GenEval</b>: the official rules; a score is the fraction of images that are correct, overall is the unweighted mean of "
+        "the tasks, and intervals keep the images of a prompt together. The detectors work from pixels and are not those of the "
+        "official benchmark: scores compare runs of this study, not models elsewhere.",
+    ]
+    others = numbers["other_settings"]
+    parts = ["<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"]
+    if len(others) > 1:
+        runs = [run["run"] for run in numbers["runs"] if run["loss"] is not None]
+        rows = [[text(run)] + [loss(kind["losses"].get(run)) for kind in others] for run in runs]
+        header = ["run"] + [
+            f"{text(kind['weights'])}<br><small>{text(kind['grid'])}, seed {kind['seed']}</small>" for kind in others
+        ]
+        parts.append(captions.table(header, rows, "The final validation loss under every setting in the table."))
+    return "".join(parts)
+
+
+def _fit_methods(analysis):
+    fit, held = next(iter(analysis["fits"].values())), analysis["held_out"]
+    fits = [*analysis["fits"].values(), *([held["fit"]] if held else [])]
+    methods = dict.fromkeys(fit["interval_method"] for fit in fits if fit["interval_method"])
+    return [
+        f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, annealed checkpoints are "
+        "fitted, one point per run. The frontier holds the runs that no other beats in both loss and FLOPs; runs that differ in "
+        "the seed alone are judged by their mean.",
+        "<b>Intervals</b> are at 95 %. " + " ".join(sentence(method) + "." for method in methods),
+    ]
+
+
+# What a study compares -> its sections, in the order of the page; one that returns "" is left out. Runs of
+# one size have no law of compute, and their curves of training loss are not of one quantity.
+SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
+    "sizes": (
+        ("Findings", findings),
+        ("What ran", _what_ran),
+        ("Loss against compute", compute_section),
+        ("Loss against steps", _steps),
+        ("Loss per level of t", _levels),
+        ("GenEval against depth", geneval_section),
+        ("Held-out pairs", pairs_section),
+        ("Loss against GenEval", correlation_section),
+        ("Sampling steps", steps_section),
+        ("Ranking of variants", ranking_section),
+        ("Samples", samples_section),
+        ("Learning rates", _rates),
+        ("What failed", _failed),
+        ("Method", _methods),
+    ),
+    "variants": (
+        ("Findings", findings),
+        ("Ranking of variants", ranking_section),
+        ("What ran", _what_ran),
+        ("Sampling steps", steps_section),
+        ("Samples", samples_section),
+        ("What failed", _failed),
+        ("Method", _methods),
+    ),
+}

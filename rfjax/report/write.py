@@ -1,0 +1,73 @@
+"""The report: one HTML page, its figures, and a JSON of every number, from a results folder alone.
+
+<out>/index.html        self-contained: no request leaves it
+<out>/report.json       `rfjax.report.numbers`
+<out>/figures/*.{svg,png}
+<out>/tables/*.{csv,tex} `rfjax.ranking.tables`, of a study that ranks variants
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rfjax.files import write_whole
+from rfjax.ranking.tables import ranking_files
+from rfjax.report import figures, page
+from rfjax.report.findings import warnings
+from rfjax.report.formats import count, loss, power, score
+from rfjax.report.numbers import report_numbers
+from rfjax.report.ranking_section import ranking_lines
+from rfjax.report.terminal import analysis_lines, correlation_line, prediction_lines
+from rfjax.results import results_folder as results
+
+
+def write_report(results_folder: str | Path, out: str | Path, *, resamples: int = 1000, seed: int = 0) -> dict:
+    """Write the report of a results folder into `out`, whole or not at all; return its numbers.
+
+    `resamples` of the fits' bootstraps and their `seed` decide the intervals' last digits. Raises
+    `ConfigError` when the table is damaged (naming the file and the remedy) or has nothing to
+    show, and `RfjaxError` when the disk refuses.
+    """
+    table = results.read(results_folder)
+    numbers = report_numbers(table, resamples=resamples, seed=seed)
+    drawn = figures.draw(numbers)
+    svgs = {name: figures.to_bytes(figure, "svg") for name, figure in drawn.items()}
+    sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in numbers["samples"]["rows"]}
+    out = Path(out)
+    contents: dict[Path, str | bytes] = {
+        out / "index.html": page.render(numbers, svgs, sheets),
+        out / "report.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n",
+    }
+    for name, figure in drawn.items():
+        contents[out / "figures" / f"{name}.svg"] = svgs[name]
+        contents[out / "figures" / f"{name}.png"] = figures.to_bytes(figure, "png")
+    if numbers["ranking"]:
+        contents |= {out / "tables" / name: content for name, content in ranking_files(numbers["ranking"]).items()}
+    write_whole(contents)
+    for name in figures.FIGURES.keys() - drawn.keys():  # an earlier report's, which this one does not have
+        for kind in ("svg", "png"):
+            (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
+    return numbers
+
+
+def summary_lines(numbers: Mapping) -> list[str]:
+    """The report in a terminal: final table, law, held-out prediction, correlation, warnings."""
+    rows = [("run", "depth", "params", "FLOPs", "loss", "GenEval overall")]
+    for run in numbers["runs"]:
+        end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else run["state"]
+        rows.append((run["run"], count(run["depth"]), count(run["params"]), power(run["flops"]), end, score(run)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    sizes = numbers["compares"] == "sizes"
+    lines += ["", *(analysis_lines(numbers["analysis"]) if sizes else ())]
+    if sizes and "overall" in numbers["correlation"]:
+        found = numbers["correlation"]["overall"]
+        lines += [correlation_line("GenEval", found), *prediction_lines("GenEval", found["largest_predicted"])]
+    for one in numbers["folder_scores"] if sizes else ():
+        found = one["correlation"]["overall"]
+        lines += [correlation_line(one["title"], found), *prediction_lines(one["title"], found["largest_predicted"])]
+        lines += [f"note: {one['title']}: {one['missing_prompts']}"] if one["missing_prompts"] else []
+    lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
+    return lines + warnings(numbers)

@@ -1,0 +1,1 @@
+"""The results table: its columns, its files, and tables that other tools wrote."""

@@ -1,0 +1,310 @@
+"""The columns of the results table: name, kind, unit and meaning, in one place.
+
+The merge (`rfjax.results.merge`), the reader's checks and `docs/results_table.md` all follow from
+the tables below. Run this module to print that page:
+
+    python -m rfjax.results.columns > docs/results_table.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEMA = 4
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    kind: str  # text | integer | number
+    unit: str  # "" where there is none
+    meaning: str
+    required: bool = False  # a record or a run without it is refused
+
+
+# What identifies an evaluation record; a repeated key replaces the old record.
+KEY = (
+    Column("run", "text", "", "run id, unique in the study; `-` for what depends on no run", True),
+    Column("step", "integer", "steps", "optimiser steps of the checkpoint; -1 for what depends on none", True),
+    Column("weights", "text", "", "`ema` or `raw`; `-` where neither applies", True),
+    Column(
+        "evaluation",
+        "text",
+        "",
+        "`validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...",
+        True,
+    ),
+    Column("corpus", "text", "", "corpus evaluated on", True),
+    Column(
+        "sampler",
+        "text",
+        "",
+        "method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; `-` without one",
+        True,
+    ),
+    Column(
+        "grid",
+        "text",
+        "",
+        "levels of t of the validation loss and number of examples, as `paper-8-n512`; `-` without one",
+        True,
+    ),
+    Column(
+        "evaluation_seed",
+        "integer",
+        "",
+        "seed of the evaluation's noise and prompts (`seed` in the record's key)",
+        True,
+    ),
+)
+
+# What was measured.
+MEASURE = (
+    Column("metric", "text", "", "`loss`, `geneval`, `geneval_held_out`, `geneval_seen`, ...", True),
+    Column("item", "text", "", "`mean`, `t=0.125`, `overall`, a task's name, ...", True),
+    Column(
+        "value",
+        "number",
+        "metric's own",
+        "loss: squared error of the velocity, mean over elements; geneval: fraction of images that are correct",
+        True,
+    ),
+    Column("stderr", "number", "metric's own", "standard error: over examples (loss), over prompts (geneval)"),
+    Column("low", "number", "metric's own", "lower end of the 95 % interval"),
+    Column("high", "number", "metric's own", "upper end of the 95 % interval"),
+    Column("n", "integer", "", "how many: examples (loss), images (geneval)"),
+)
+
+# How far the checkpoint is, and what its evaluation took.
+PROGRESS = (
+    Column("final", "integer", "", "1 where `step` is the run's planned last step (learning rate annealed), else 0"),
+    Column("images", "integer", "images", "training images seen so far, lineage included"),
+    Column("flops", "number", "FLOP", "training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward"),
+    Column("seconds", "number", "s", "wall time of this evaluation"),
+    Column(
+        "train_seconds",
+        "number",
+        "s",
+        "wall time of training up to the checkpoint; of runs trained together, this one's share",
+    ),
+)
+
+# What the run is: the same on each of its rows. Read from run.json; a dot goes into a section.
+RUN = (
+    Column("study", "text", "", "name of the study"),
+    Column("point", "text", "", "id of the study's point"),
+    Column("depth", "integer", "blocks", "depth of the network, the knob of the family", True),
+    Column("hidden", "integer", "channels", "hidden size"),
+    Column("heads", "integer", "", "attention heads"),
+    Column("seed", "integer", "", "seed of initialisation, data order and noise"),
+    Column("learning_rate", "number", "per step", "peak learning rate"),
+    Column("params", "integer", "parameters", "trainable parameters", True),
+    Column("batch_size", "integer", "images", "images per step"),
+    Column("steps", "integer", "steps", "planned steps of this run", True),
+    Column("formulation", "text", "", "path, prediction and density of t, as `rf/lognorm(0.00,1.00)`"),
+    Column("backbone", "text", "", "kind of network, as `mmdit`"),
+    Column("schedule", "text", "", "schedule of the learning rate"),
+    Column("train_corpus", "text", "", "corpus trained on"),
+    Column("corpus_fingerprint", "text", "", "hash of all that decides the training data"),
+    Column("code_hash", "text", "", "hash of the code that trained"),
+    Column("parent_run", "text", "", "run whose checkpoint this one started from; empty for none"),
+    Column("parent_step", "integer", "steps", "step of that checkpoint"),
+)
+
+# One row per run, in runs.csv, besides `run` and RUN.
+OUTCOME = (
+    Column(
+        "flops_per_image",
+        "number",
+        "FLOP",
+        "training FLOPs per image, 3x forward, no recomputation; of aspect buckets the mean over steps",
+    ),
+    Column("flops_forward_per_image", "number", "FLOP", "forward FLOPs per image"),
+    Column("parent_flops", "number", "FLOP", "training FLOPs inherited from the lineage"),
+    Column("parent_images", "integer", "images", "training images inherited from the lineage"),
+    Column("platform", "text", "", "cpu, gpu or tpu"),
+    Column("device_kind", "text", "", "the device's own name"),
+    Column("devices", "integer", "", "devices used"),
+    Column("processes", "integer", "", "processes used"),
+    Column("jax_version", "text", "", "version of JAX"),
+    Column(
+        "state", "text", "", "`done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file"
+    ),
+    Column("last_step", "integer", "steps", "the step the status file names"),
+    Column("message", "text", "", "what a failed or diverged run said"),
+    Column(
+        "train_seconds",
+        "number",
+        "s",
+        "wall time of training, as of the last evaluated checkpoint; of runs trained together, this one's share",
+    ),
+    Column("evaluation_seconds", "number", "s", "wall time of all the run's evaluations"),
+)
+
+# The training loss, averaged over windows of steps so that a run has at most 200 rows.
+CURVE = (
+    Column("run", "text", "", "run id", True),
+    Column("step", "integer", "steps", "last step of the window", True),
+    Column("train_loss", "number", "loss", "training loss, mean over the window's logged steps", True),
+    Column("logged", "integer", "", "logged steps in the window", True),
+)
+
+# GenEval prompt by prompt: what a bootstrap over prompts needs.
+PROMPT = (
+    *(column for column in KEY if column.name != "grid"),
+    Column("prompt", "integer", "", "0-based place among the evaluation's distinct prompts", True),
+    Column("task", "text", "", "the prompt's task", True),
+    Column("correct", "integer", "images", "images of the prompt that are correct", True),
+    Column("samples", "integer", "images", "images of the prompt", True),
+)
+
+# How the validation losses of two final checkpoints move together: they share their examples.
+PAIR = (
+    *(column for column in KEY if column.name not in ("evaluation", "sampler")),
+    Column("other_run", "text", "", "the other run; the run itself for its variance", True),
+    Column("covariance", "number", "loss squared", "of the two mean losses over the examples they share", True),
+    Column("n", "integer", "", "examples", True),
+)
+
+# The measures that variants are ranked by, under resamples of prompts: resample b is the same in all runs.
+REPLICATE = (
+    *(column for column in KEY if column.name not in ("evaluation", "grid")),
+    Column("metric", "text", "", "`ranking_geneval` or `ranking_frechet_distance`", True),
+    Column(
+        "replicates",
+        "text",
+        "metric's own",
+        "the overall measure under each resample, numbers separated by spaces; `nan` where there is none",
+        True,
+    ),
+    Column(
+        "prompts_sha1",
+        "text",
+        "",
+        "of the tasks and numbers of images of the prompts: under another one resamples do not pair",
+        True,
+    ),
+    Column("feature_map", "text", "", "name and version of the features that distances are of", True),
+    Column("reference_sha1", "text", "", "of the real images that distances are from", True),
+)
+
+# The wide view's key: the evaluations of a checkpoint that need no sampler, joined with those that
+# do. A checkpoint with two grids and two samplers has four rows.
+WIDE_KEY = (
+    *(column for column in KEY if column.name in ("run", "step", "weights", "corpus")),
+    Column("grid", "text", "", "levels of t of the loss columns; empty without a loss"),
+    Column("grid_seed", "integer", "", "evaluation seed of the loss columns"),
+    Column("sampler", "text", "", "sampler of the GenEval columns; empty without a score"),
+    Column("sampler_seed", "integer", "", "evaluation seed of the GenEval columns"),
+)
+WIDE_PROGRESS = tuple(column for column in PROGRESS if column.name != "seconds")
+
+STATISTICS = (("value", ""), ("stderr", "_stderr"), ("low", "_low"), ("high", "_high"), ("n", "_n"))
+
+LONG = KEY + MEASURE + PROGRESS + RUN
+RUNS = KEY[:1] + RUN + OUTCOME
+
+# Files of a results folder, the columns each must have, and what a row is.
+FILES = {
+    "long.csv": (LONG, "one row per number of an evaluation record"),
+    "wide.csv": (WIDE_KEY + WIDE_PROGRESS + RUN, "one row per checkpoint and evaluation settings"),
+    "runs.csv": (RUNS, "one row per run, failed ones too"),
+    "prompts.csv": (PROMPT, "one row per checkpoint and GenEval prompt"),
+    "pairs.csv": (PAIR, "one row per two finished runs whose validation losses share their examples, and one per run"),
+    "replicates.csv": (REPLICATE, "one row per measure of a `ranking` record"),
+    "curves.csv": (CURVE, "training loss against steps"),
+}
+
+
+def measure_name(evaluation: str, metric: str, item: str) -> str:
+    """The wide column of a number: `loss`, `loss@t=0.125`, `geneval_overall`,
+    `geneval_held_out_position`, `geneval_floor_shuffled_overall`, ..."""
+    base = evaluation.split("_")[0]
+    if metric == base or metric.startswith(base + "_"):  # geneval_floor_null's geneval, geneval_seen
+        metric = evaluation + metric[len(base) :]
+    if item == "mean":
+        return metric
+    return f"{metric}@{item}" if item.startswith("t=") else f"{metric}_{item}"
+
+
+def measure_columns(name: str) -> tuple[Column, ...]:
+    """The wide columns of one measured number: value, standard error, interval, count."""
+    by_name = {column.name: column for column in MEASURE}
+    return tuple(
+        Column(name + suffix, by_name[statistic].kind, by_name[statistic].unit, f"{statistic} of {name}")
+        for statistic, suffix in STATISTICS
+    )
+
+
+_INTRODUCTION = """\
+# The results table
+
+`rfjax study` merges the evaluation records of a study's runs into a results folder; fits, reports
+and notebooks read that folder and nothing else. Schema version {schema}.
+
+Numbers are written with all their digits: reading gives back the very same floats. Empty means
+"not measured". `table.json` holds the schema version, each file's columns with units, the SHA-256
+of each file, the list of sample sheets under `samples/`, and notes on what was left out. A file
+whose hash does not match is refused: mend nothing by hand, run `rfjax study --collect` again.
+
+Time runs from t = 0 (data) to t = 1 (noise). The loss is the squared error of the velocity, mean
+over elements, then over examples, then over the grid's levels. GenEval scores are fractions of
+images; overall is the unweighted mean of the six tasks.
+"""
+
+_MEASURES = """\
+Then, for each number an evaluation gave, five columns:
+
+| column | meaning |
+|---|---|
+| *name* | its value |
+| *name*`_stderr` | its standard error |
+| *name*`_low`, *name*`_high` | its 95 % interval |
+| *name*`_n` | examples or images behind it |
+
+where *name* is the metric, followed by the item unless that is `mean`:
+
+| name | meaning |
+|---|---|
+| `loss` | validation loss, mean over the grid's levels |
+| `loss@t=0.125` | validation loss at one level of t |
+| `geneval_overall`, `geneval_two_object`, ... | GenEval overall and per task |
+| `geneval_held_out_overall`, `geneval_seen_overall`, ... | the same over prompts with, and without, a (colour, shape) pair that never occurs in training |
+| `geneval_floor_shuffled_overall`, ... | the same images scored against other prompts of the same task |
+| `geneval_floor_null_overall`, ... | samples of the null condition |
+| `ranking_geneval_overall`, ... | GenEval under one of a ranking's controls (docs/ranking.md) |
+| `ranking_frechet_distance_overall` | Frechet distance from real images under the control, in the square of the features' unit; `ranking_frechet_distance_ground_truth` that of as many pictures drawn for the prompts |
+| `geneval_official_overall`, ... | GenEval by the official protocol (`rfjax score`, docs/metrics.md); `geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any others |
+| `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | of a folder of images, as docs/metrics.md defines them; with `_other_model` where the model is not the metric's own |
+| `compbench_color`, ... | T2I-CompBench, by its own scorers |
+| `mlperf_loss`, `mlperf_loss@t=0.125`, ... | MLPerf's validation loss, each example at one level (`rfjax eval --mlperf-levels`) |
+| `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), in a row of its own |
+| `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
+| `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over images |
+
+Records that belong to no checkpoint (step -1: the detector's ceiling on rendered ground truth) are
+in `long.csv` only.
+"""
+
+
+def markdown() -> str:
+    """The text of docs/results_table.md."""
+    parts = [_INTRODUCTION.format(schema=SCHEMA)]
+    for name, (columns, row) in FILES.items():
+        lines = [
+            f"## {name}",
+            "",
+            f"{row[0].upper()}{row[1:]}.",
+            "",
+            "| column | kind | unit | meaning |",
+            "|---|---|---|---|",
+        ]
+        lines += [f"| `{c.name}` | {c.kind} | {c.unit or '-'} | {c.meaning} |" for c in columns]
+        parts.append("\n".join(lines) + "\n")
+        if name == "wide.csv":
+            parts.append(_MEASURES)
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

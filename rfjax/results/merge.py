@@ -1,0 +1,432 @@
+"""Merge the records of a study's runs into the results table.
+
+Each run writes its own records, in its own folder:
+
+    run.json            what the run is (and config.json, all of its config)
+    status.json         how it ended
+    metrics.jsonl       the training loss as it went
+    evaluations/*.json  one record per (run, step, weights, evaluation, corpus, sampler, grid, seed)
+
+`collect` reads those of many runs and writes a results folder (`rfjax.results.results_folder`); nothing
+downstream looks at a run folder again. No JAX here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation import control_measures
+from rfjax.evaluation.records import read_records, record_name
+from rfjax.results import columns as schema
+from rfjax.results import results_folder as results
+from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
+
+RUN_SCHEMA = 1
+MAX_CURVE_ROWS = 200
+RUN_FILES = ("run.json", "status.json")  # a folder with one of them is a run's
+
+# A record's key calls it `seed`, as a run's facts do theirs.
+KEY_FIELDS = {"evaluation_seed": "seed"}
+
+# Where a column's value stands in run.json (under `config`, in config.json), when not under its own name.
+RUN_FIELDS = {
+    "train_corpus": ("corpus",),
+    "formulation": ("config", "formulation"),
+    "backbone": ("config", "model", "backbone"),
+    "schedule": ("config", "train", "schedule"),
+    "parent_run": ("parent", "run"),
+    "parent_step": ("parent", "step"),
+    "parent_flops": ("parent", "flops"),
+    "parent_images": ("parent", "images"),
+    "platform": ("hardware", "platform"),
+    "device_kind": ("hardware", "device_kind"),
+    "devices": ("hardware", "devices"),
+    "processes": ("hardware", "processes"),
+}
+
+
+class RunRecords(NamedTuple):
+    """All that one run folder says."""
+
+    facts: dict  # by column name, RUNS without OUTCOME's measured ones
+    records: list[dict]
+    folder: Path
+    curve: pd.DataFrame
+    notes: list[str]
+
+
+def collect(
+    run_folders: Iterable[str | Path], results_folder: str | Path, references: Iterable[str | Path] = ()
+) -> results.Results:
+    """Merge run folders into `results_folder`, written whole, and return what was written.
+
+    `references` are folders with an `evaluations/` of records that belong to no run (key.run `-`).
+    A run with a file that is damaged, lacks a field or has another schema version is left out
+    whole; the table's notes say so and why, and `unreadable` counts them.
+
+    Raises `ConfigError` for a folder that is no run's, when two folders hold the same run, and
+    when there is no run that can be read.
+    """
+    folders = [Path(folder) for folder in run_folders]
+    if not folders:
+        raise ConfigError(f"no run folders to collect into {results_folder}; train a point first")
+    runs, left_out = _readable(folders)
+    owners: dict[str, Path] = {}
+    for run in runs:
+        name = run.facts["run"]
+        if name in owners:
+            raise ConfigError(f"run {name!r} is in both {owners[name]} and {run.folder}; collect one of them")
+        owners[name] = run.folder
+    shared = [(Path(folder), record) for folder in references for record in _records(Path(folder), run="-")]
+    long = long_frame(runs, [record for _, record in shared])
+    table = results.Results(
+        long=long,
+        wide=wide_frame(long),
+        runs=runs_frame(runs, long),
+        prompts=prompts_frame(runs),
+        pairs=pairs_frame(runs),
+        replicates=replicates_frame(runs),
+        curves=_typed(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
+        samples=(),
+        notes=(*left_out, *(note for run in runs for note in run.notes)),
+        unreadable=len(left_out),
+        folder=Path(results_folder),
+    )
+    owned = [(run.folder, record) for run in runs for record in run.records]
+    sheets = [_sheet(folder, record) for folder, record in owned + shared if record["extra"].get("png")]
+    return results.write(table, sheets)
+
+
+def _readable(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
+    """What the run folders say, and a note for each that cannot be trusted."""
+    for folder in folders:
+        _check_run_folder(folder)
+    runs, notes, errors = [], [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except RfjaxError as error:
+            errors.append(error)
+            notes.append(f"the run in {folder} was left out: {error}")
+    if not runs:
+        raise errors[0]
+    return runs, notes
+
+
+def _check_run_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"no run folder at {folder}")
+    if not any((folder / name).exists() for name in RUN_FILES):
+        raise ConfigError(f"{folder} has neither {' nor '.join(RUN_FILES)}; it is not a run folder")
+
+
+def run_folders(study_folder: str | Path) -> list[Path]:
+    """The run folders of a study: those inside it with a run.json or a status.json, by name."""
+    folder = Path(study_folder)
+    if not folder.is_dir():
+        raise ConfigError(f"no folder at {folder}; name a study's folder, or its results folder")
+    return sorted(p for p in folder.iterdir() if any((p / name).is_file() for name in RUN_FILES))
+
+
+def read_run(folder: Path) -> RunRecords:
+    """What one run folder says. A run that failed before it wrote run.json has its status alone."""
+    _check_run_folder(folder)
+    status = _read_json(folder / "status.json") if (folder / "status.json").exists() else {}
+    notes = []
+    if (folder / "run.json").exists():
+        run = _read_json(folder / "run.json")
+        if run.get("schema") != RUN_SCHEMA:
+            raise ConfigError(
+                f"{folder / 'run.json'} has schema {run.get('schema')!r}; this rfjax reads schema {RUN_SCHEMA}"
+            )
+        if (folder / "config.json").exists():
+            run["config"] = _read_json(folder / "config.json")
+        facts = {column.name: _dig(run, column.name) for column in RUNS}
+        for column in (*KEY[:1], *RUN):
+            if column.required and facts[column.name] is None:
+                raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
+    else:
+        facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
+    facts |= {
+        "state": status.get("state", "unknown"),
+        "last_step": status.get("step"),
+        "message": status.get("message"),
+    }
+    curve, unread = read_curve(folder / "metrics.jsonl", facts["run"])
+    if unread:
+        notes.append(f"{facts['run']}: {unread} line(s) of metrics.jsonl could not be read and were left out")
+    return RunRecords(facts, _records(folder, facts["run"]), folder, curve, notes)
+
+
+def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
+    """The training loss of metrics.jsonl in at most MAX_CURVE_ROWS windows; unreadable lines.
+
+    A resumed run may repeat steps: the last word counts.
+    """
+    losses, unread = {}, 0
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if row.get("loss") is not None:  # null where every step of the row was skipped
+                losses[int(row["step"])] = float(row["loss"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            unread += number < len(lines)  # a torn last line is how a killed run ends
+    steps = sorted(losses)
+    windows = np.array_split(steps, min(MAX_CURVE_ROWS, len(steps))) if steps else []
+    rows = [(run, int(w[-1]), float(np.mean([losses[int(s)] for s in w])), len(w)) for w in windows]
+    return pd.DataFrame(rows, columns=[column.name for column in CURVE]), unread
+
+
+def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.DataFrame:
+    """One row per number of a record, joined with the facts of its run.
+
+    Raises `ConfigError` when two records share a key and differ.
+    """
+    rows, seen = [], {}
+    sources = [(run.facts, run.records) for run in runs] + [({}, references)]
+    for facts, records in sources:
+        for record in records:
+            key = {column.name: record["key"][KEY_FIELDS.get(column.name, column.name)] for column in KEY}
+            identity = tuple(key.values())
+            if seen.setdefault(identity, record)["values"] != record["values"]:
+                raise ConfigError(
+                    f"two evaluation records have the key {record['key']} and different values; delete the stale one"
+                )
+            if seen[identity] is not record:  # the ceiling, say, measured again by another run
+                continue
+            of_run = key["run"] != "-"  # else, whoever measured it, it belongs to no run
+            joined = {
+                "final": int(of_run and key["step"] == facts.get("steps")),
+                **{name: record[name] for name in ("images", "flops", "seconds", "train_seconds")},
+                **{column.name: facts.get(column.name) if of_run else None for column in RUN},
+            }
+            rows += [
+                key | {column.name: value[column.name] for column in MEASURE} | joined for value in record["values"]
+            ]
+    frame = pd.DataFrame(rows, columns=[column.name for column in LONG])
+    order = ["run", "step", "weights", "evaluation", "corpus", "sampler", "grid", "evaluation_seed"]
+    return _typed(frame, LONG).sort_values(order, kind="stable", ignore_index=True)
+
+
+def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
+    """One row per checkpoint and evaluation settings: losses and scores side by side.
+
+    Records without a sampler (losses) are joined with those that have one (scores) on run, step,
+    weights and corpus, so a checkpoint with two grids and two samplers has four rows.
+    """
+    checkpoint = ["run", "step", "weights", "corpus"]
+    rows = long[long["step"] >= 0]
+    facts = [column.name for column in (*schema.WIDE_PROGRESS, *RUN)]
+    with_sampler = rows["sampler"] != "-"
+    losses, loss_columns = _pivot(rows[~with_sampler], checkpoint, "grid", "grid_seed")
+    scores, score_columns = _pivot(rows[with_sampler], checkpoint, "sampler", "sampler_seed")
+    wide = losses.merge(scores, on=checkpoint, how="outer", validate="many_to_many")
+    by_checkpoint = rows.groupby(checkpoint)[facts].first()  # the first that is not missing
+    wide = wide.join(by_checkpoint, on=checkpoint)
+    columns = wide_columns((*loss_columns, *score_columns))
+    wide = _typed(wide.reindex(columns=[column.name for column in columns]), columns)
+    keys = [column.name for column in schema.WIDE_KEY]
+    return wide.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def wide_columns(measures: Sequence[str]) -> tuple[schema.Column, ...]:
+    """Every column of the wide view that has these measured numbers."""
+    return (*FILES["wide.csv"][0], *(c for name in measures for c in schema.measure_columns(name)))
+
+
+def runs_frame(runs: Sequence[RunRecords], long: pd.DataFrame) -> pd.DataFrame:
+    """One row per run, whether or not it was ever evaluated."""
+    rows = []
+    for run in runs:
+        trained = [record["train_seconds"] for record in run.records if record["train_seconds"] is not None]
+        spent = [record["seconds"] for record in run.records if record["seconds"] is not None]
+        rows.append(
+            run.facts
+            | {
+                "train_seconds": max(trained) if trained else None,
+                "evaluation_seconds": float(sum(spent)) if spent else None,
+            }
+        )
+    frame = _typed(pd.DataFrame(rows, columns=[column.name for column in RUNS]), RUNS)
+    return frame.sort_values(["depth", "params", "run"], kind="stable", ignore_index=True)
+
+
+def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
+    """One row per checkpoint and GenEval prompt, from the records that keep them."""
+    rows = []
+    for run in runs:
+        for record in run.records:
+            key = {column.name: record["key"].get(KEY_FIELDS.get(column.name, column.name)) for column in PROMPT}
+            # replicates.csv has a ranking's.
+            scores = (
+                ()
+                if record["key"]["evaluation"] == control_measures.EVALUATION
+                else record["extra"].get("prompt_scores", ())
+            )
+            rows += [
+                key | {"prompt": index, "task": task, "correct": correct, "samples": samples}
+                for index, (task, correct, samples) in enumerate(scores)
+            ]
+    frame = pd.DataFrame(rows, columns=[column.name for column in PROMPT])
+    order = [column.name for column in PROMPT[:-3]]
+    return _typed(frame, PROMPT).sort_values(order, kind="stable", ignore_index=True)
+
+
+def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
+    """Covariances of the mean validation losses of finished runs that share their examples.
+
+    From the losses per example that the records keep; those of other examples, or without any, are
+    left out.
+    """
+    alike: dict[tuple, list] = {}
+    for run in runs:
+        for record in run.records:
+            key, extra = record["key"], record["extra"]
+            losses = extra.get("example_losses")
+            if losses and None not in losses and key["step"] == run.facts.get("steps"):
+                name = (
+                    key["weights"],
+                    key["corpus"],
+                    key["grid"],
+                    key["seed"],
+                    extra.get("example_ids_sha1"),
+                    len(losses),
+                )
+                alike.setdefault(name, []).append((key, losses))
+    rows = []
+    for members in alike.values():
+        members = sorted(members, key=lambda member: member[0]["run"])
+        covariance = np.atleast_2d(np.cov(np.array([losses for _, losses in members], float)))
+        for i, (key, losses) in enumerate(members):
+            common = {column.name: key.get(KEY_FIELDS.get(column.name, column.name)) for column in PAIR}
+            rows += [
+                common
+                | {"other_run": other["run"], "covariance": float(covariance[i, j] / len(losses)), "n": len(losses)}
+                for j, (other, _) in enumerate(members[i:], start=i)
+            ]
+    frame = pd.DataFrame(rows, columns=[column.name for column in PAIR])
+    return _typed(frame, PAIR).sort_values([column.name for column in PAIR[:-2]], kind="stable", ignore_index=True)
+
+
+def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
+    """One row per measure of a ranking's record: its value under each resample of prompts."""
+    rows = []
+    for run in runs:
+        for record in run.records:
+            key, extra = record["key"], record["extra"]
+            if key["evaluation"] != control_measures.EVALUATION or "replicates" not in extra:
+                continue
+            prompts = json.dumps([[task, images] for task, _, images in extra["prompt_scores"]])
+            common = {column.name: key.get(KEY_FIELDS.get(column.name, column.name)) for column in REPLICATE} | {
+                "prompts_sha1": hashlib.sha1(prompts.encode()).hexdigest(),
+                "feature_map": extra["feature_map"],
+                "reference_sha1": extra["reference"]["sha1"],
+            }
+            rows += [
+                common
+                | {
+                    "metric": metric,
+                    "replicates": " ".join("nan" if v is None else repr(v) for v in extra["replicates"][name]),
+                }
+                for metric, name in control_measures.REPLICATES.items()
+            ]
+    frame = pd.DataFrame(rows, columns=[column.name for column in REPLICATE])
+    order = [column.name for column in REPLICATE[:-4]]
+    return _typed(frame, REPLICATE).sort_values(order, kind="stable", ignore_index=True)
+
+
+def _pivot(rows, checkpoint, setting, setting_seed):
+    """(frame with one row per checkpoint and setting, names of its measures in order)."""
+    rows = rows.rename(columns={setting: "setting"})
+    index = [*checkpoint, "setting", "evaluation_seed"]
+    names = [
+        schema.measure_name(*triple) for triple in zip(rows["evaluation"], rows["metric"], rows["item"], strict=True)
+    ]
+    rows = rows.assign(measure=names)
+    repeated = rows.duplicated([*index, "measure"])
+    if repeated.any():
+        row = rows[repeated].iloc[0]
+        raise ConfigError(
+            f"run {row['run']!r} has {row['measure']!r} twice at step {row['step']} for {row['setting']!r} and seed "
+            f"{row['evaluation_seed']}; delete one of the records"
+        )
+    pieces = []
+    for statistic, suffix in schema.STATISTICS:
+        values = rows[statistic].astype(float)
+        piece = rows.assign(v=values).pivot(index=index, columns="measure", values="v")
+        pieces.append(piece.rename(columns=lambda name, suffix=suffix: name + suffix))
+    frame = pd.concat(pieces, axis=1).reset_index() if len(rows) else pd.DataFrame(columns=index)
+    frame = frame.rename(columns={"setting": setting, "evaluation_seed": setting_seed})
+    return frame, tuple(dict.fromkeys(names))
+
+
+def _typed(frame, columns):
+    """Every column in its kind: text (empty for none), nullable integer, float."""
+    result = {}
+    for column in columns:
+        values = frame[column.name]
+        if column.kind == "text":
+            result[column.name] = values.map(lambda v: "" if v is None or pd.isna(v) else str(v)).astype(object)
+        elif column.kind == "integer":
+            result[column.name] = pd.array([pd.NA if pd.isna(v) else int(v) for v in values], dtype="Int64")
+        else:
+            result[column.name] = np.array([np.nan if pd.isna(v) else float(v) for v in values], dtype=float)
+    return pd.DataFrame(result, index=frame.index)
+
+
+def _records(folder, run):
+    """The evaluation records of a folder: those of `run`, and those that belong to no run."""
+    records = read_records(folder)
+    for record in records:
+        if record["key"]["run"] not in (run, "-"):
+            raise ConfigError(
+                f"{folder / 'evaluations' / record_name(record['key'])} belongs to run {record['key']['run']!r} but "
+                f"lies in the folder of {run!r}; move it back"
+            )
+    return records
+
+
+def _sheet(folder, record):
+    """(sheet without its place in the results folder, where its picture is now)."""
+    key, extra = record["key"], record["extra"]
+    return (
+        results.SampleSheet(
+            run=key["run"],
+            step=key["step"],
+            weights=key["weights"],
+            sampler=key["sampler"],
+            seed=key["seed"],
+            prompts=tuple(map(str, extra.get("prompts", ()))),
+            tile=int(extra.get("tile") or 0),
+            png="",
+        ),
+        folder / extra["png"],
+    )
+
+
+def _dig(run, name):
+    value = run
+    for part in RUN_FIELDS.get(name, (name,)):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _read_json(path):
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); delete it and run the point again") from None

@@ -1,0 +1,210 @@
+"""The results folder on disk: written whole or not at all, and verified when read.
+
+table.json   schema version, columns with units, SHA-256 of every file, sample sheets, notes
+long.csv  wide.csv  runs.csv  prompts.csv  pairs.csv  replicates.csv  curves.csv    (`rfjax.results.columns` documents them)
+samples/*.png
+
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rfjax.errors import ConfigError
+from rfjax.files import write_whole
+from rfjax.results.columns import FILES, SCHEMA, STATISTICS, Column, measure_columns
+
+REMEDY = "remake the table with `rfjax study --collect`"
+SHEETS = "samples"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSheet:
+    """A horizontal strip of samples: tile i is `tile` pixels wide and answers prompts[i]."""
+
+    run: str
+    step: int
+    weights: str
+    sampler: str
+    seed: int
+    prompts: tuple[str, ...]
+    tile: int
+    png: str  # relative to the results folder
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Results:
+    """The results table: frames with the columns of `rfjax.results.columns.FILES`."""
+
+    long: pd.DataFrame
+    wide: pd.DataFrame
+    runs: pd.DataFrame
+    prompts: pd.DataFrame
+    pairs: pd.DataFrame
+    replicates: pd.DataFrame
+    curves: pd.DataFrame
+    samples: tuple[SampleSheet, ...]
+    notes: tuple[str, ...]  # what the merge left out, and why
+    unreadable: int = 0  # runs among that; of a merge just made, not of a table read
+    folder: Path
+
+    def frame(self, file: str) -> pd.DataFrame:
+        return getattr(self, file.removesuffix(".csv"))
+
+
+def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Results:
+    """Write `table` into its folder, with the pictures of `sheets` (sheet, source) copied in.
+
+    Returns the table with `samples` as written. A picture that is gone or is no PNG is left out
+    with a note; pictures of an earlier table are removed. Raises `RfjaxError` when the disk refuses.
+    """
+    folder, notes, samples, contents = table.folder, list(table.notes), [], {}
+    for sheet, source in sheets:
+        data = source.read_bytes() if source.is_file() else b""
+        if not data.startswith(PNG_MAGIC):
+            notes.append(f"{sheet.run}: the sample sheet of step {sheet.step} is missing or is no PNG ({source.name})")
+            continue
+        key = json.dumps([sheet.run, sheet.step, sheet.weights, sheet.sampler, sheet.seed])
+        name = f"{SHEETS}/{hashlib.sha1(key.encode()).hexdigest()[:16]}.png"  # run names may hold anything
+        samples.append(replace(sheet, png=name))
+        contents[name] = data
+    files = {}
+    for file, (_, row) in FILES.items():
+        frame = table.frame(file)
+        contents[file] = to_csv(frame).encode()
+        files[file] = {"row": row, "columns": [asdict(column) for column in _columns(file, frame)]}
+    hashes = {name: _sha256(data) for name, data in contents.items()}
+    index = {
+        "schema": SCHEMA,
+        "files": files,
+        "sha256": hashes,
+        "samples": [asdict(sample) for sample in samples],
+        "notes": notes,
+    }
+    contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
+    write_whole({folder / name: data for name, data in contents.items()})
+    for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # of runs or settings no longer in the table
+        if f"{SHEETS}/{path.name}" not in contents:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return replace(table, samples=tuple(samples), notes=tuple(notes))
+
+
+def find(folder: str | Path) -> Path:
+    """The results folder that `folder` is, or as a study's folder holds; it need not be there yet.
+
+    Raises `ConfigError` for the folder of a single run, whose table is the study's above it.
+    """
+    folder = Path(folder)
+    if (folder / "table.json").exists():
+        return folder
+    if (folder / "run.json").exists() and not (folder / "results").exists():
+        above = folder.absolute().parent
+        raise ConfigError(
+            f"{folder} is the folder of a single run; name the one above it, {above}, which holds its study"
+        )
+    return folder / "results"
+
+
+def read(folder: str | Path) -> Results:
+    """The results table of a folder, verified.
+
+    Raises `ConfigError` naming the file and the remedy when it is missing, damaged or edited by
+    hand, lacks a column, or has another schema version.
+    """
+    folder = Path(folder)
+    path = folder / "table.json"
+    if not path.is_file():
+        raise ConfigError(f"no results table at {folder} (table.json is missing); {REMEDY}")
+    try:
+        content = json.loads(path.read_text())
+        version, hashes = content["schema"], content["sha256"]
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
+    if version != SCHEMA:
+        raise ConfigError(f"{path} has schema version {version!r}; this rfjax reads version {SCHEMA}; {REMEDY}")
+    try:
+        samples = tuple(
+            SampleSheet(**(sample | {"prompts": tuple(sample["prompts"])})) for sample in content["samples"]
+        )
+        notes = tuple(content["notes"])
+    except (TypeError, KeyError) as error:
+        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
+    frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file)) for file in FILES}
+    for sample in samples:
+        _verified(folder / sample.png, hashes.get(sample.png))
+    return Results(samples=samples, notes=notes, folder=folder, **frames)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """CSV with every float in the shortest form that reads back to the very same one."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(frame.columns)
+    columns = [[_cell(value) for value in frame[name]] for name in frame.columns]
+    writer.writerows(zip(*columns, strict=True))
+    return out.getvalue()
+
+
+def _read_frame(path, file, expected):
+    data = path.read_bytes() if path.is_file() else None
+    if data is None:
+        raise ConfigError(f"{path} is missing; {REMEDY}")
+    try:
+        rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is damaged ({error}); {REMEDY}") from None
+    header = rows[0] if rows else []
+    missing = [column.name for column in FILES[file][0] if column.name not in header]
+    if missing:  # before the hash: it says more
+        raise ConfigError(f"{path} lacks the column(s) {', '.join(missing)}; {REMEDY}")
+    _verified(path, expected)
+    try:
+        frame = pd.DataFrame(rows[1:], columns=header, dtype=object)
+        return pd.DataFrame({c.name: _parse(frame[c.name], c.kind) for c in _columns(file, frame)})
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); {REMEDY}") from None
+
+
+def _columns(file, frame) -> tuple[Column, ...]:
+    """The columns of a file in order, those of measured numbers (wide.csv alone) included."""
+    fixed = {column.name: column for column in FILES[file][0]}
+    rest = [name for name in frame.columns if name not in fixed]
+    suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)
+    measured = {c.name: c for name in rest if not name.endswith(suffixes) for c in measure_columns(name)}
+    return tuple((fixed | measured)[name] for name in frame.columns)
+
+
+def _parse(values, kind):
+    if kind == "text":
+        return values.astype(object)
+    if kind == "integer":
+        return pd.array([pd.NA if value == "" else int(value) for value in values], dtype="Int64")
+    return np.array([np.nan if value == "" else float(value) for value in values], dtype=float)
+
+
+def _cell(value):
+    if value is pd.NA or value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def _verified(path, expected):
+    data = path.read_bytes() if path.is_file() else b""
+    if _sha256(data) != expected:
+        raise ConfigError(f"{path} does not match its hash in table.json: it is damaged or was edited; {REMEDY}")
+
+
+def _sha256(data):
+    return hashlib.sha256(data).hexdigest()

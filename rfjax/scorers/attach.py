@@ -1,0 +1,101 @@
+"""A score as an evaluation record of a run's checkpoint, and so as a column of the results table. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.geneval.rules import GenEvalScore
+from rfjax.evaluation.records import geneval_record, make_record, read_records, record_key, write_record
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What made the images: a run's checkpoint, its sampler and the seed of its noise."""
+
+    workdir: Path
+    step: int
+    weights: str
+    sampler: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number: `item` "mean" where there is but one of the metric; no interval where none is known."""
+
+    metric: str
+    value: float
+    n: int
+    item: str = "mean"
+    stderr: float | None = None
+
+    def to_json(self) -> dict:
+        half = None if self.stderr is None else 1.96 * self.stderr
+        low, high = (None, None) if half is None else (self.value - half, self.value + half)
+        numbers = {"value": self.value, "stderr": self.stderr, "low": low, "high": high, "n": self.n}
+        return {"metric": self.metric, "item": self.item, **numbers}
+
+
+def attach(
+    checkpoint: Checkpoint,
+    evaluation: str,
+    corpus: str,
+    values: Sequence[Measured] | GenEvalScore,
+    *,
+    seconds: float,
+    extra: Mapping[str, object],
+) -> Path:
+    """Writes the record into the run's folder, replacing one of the same key; returns its path.
+
+    `corpus` names the prompts or the reference images. Training's images, FLOPs and seconds are taken from the
+    checkpoint's other records, or else from the checkpoint. Raises `ConfigError` where the run has neither.
+    """
+    name, spent = run_facts(checkpoint)
+    key = record_key(
+        run=name,
+        step=checkpoint.step,
+        evaluation=evaluation,
+        corpus=corpus,
+        weights=checkpoint.weights,
+        sampler=checkpoint.sampler,
+        seed=checkpoint.seed,
+    )
+    if isinstance(values, GenEvalScore):
+        record = geneval_record(key, {"geneval": values}, seconds=seconds, extra=extra, **spent)
+    else:
+        record = make_record(key, [value.to_json() for value in values], seconds=seconds, extra=extra, **spent)
+    return write_record(checkpoint.workdir, record)
+
+
+def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
+    """(the run's name, training's images, FLOPs and seconds up to the checkpoint).
+
+    Called before scoring, too, so that a misnamed run is refused before hours of it.
+    """
+    path = checkpoint.workdir / "run.json"
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{checkpoint.workdir} is not a run's folder: cannot read {path.name} ({error}); give --workdir of its training"
+        ) from None
+    for record in read_records(checkpoint.workdir):
+        if record["key"]["step"] == checkpoint.step and record["key"]["run"] == name and record["flops"] is not None:
+            return name, {field: record[field] for field in ("images", "flops", "train_seconds")}
+    if "jax" not in sys.modules:  # reads files alone; on a GPU it would take most of the memory from torch
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from rfjax.training import checkpoint as checkpoints
+
+    step = checkpoints.choose_step(checkpoint.workdir, checkpoint.step)
+    return name, checkpoints.spent(checkpoints.read_facts(checkpoint.workdir, step))
+
+
+def file_revision(path: str | os.PathLike, sha256: str) -> dict:
+    """How a record names a model: the last part of its path, for people, and what it is by content."""
+    return {"name": Path(path).name, "sha256": sha256}

@@ -1,0 +1,82 @@
+"""CLIP through transformers, from a local folder: embeddings of images and texts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32
+from transformers import CLIPModel, CLIPTokenizer
+
+from rfjax.errors import ConfigError
+from rfjax.scorers import pretrained
+from rfjax.scorers.files import content_hash
+
+# By name: (width, layers, patch, input size) of the image tower.
+TOWERS = {"ViT-B/32": (768, 12, 32, 224), "ViT-L/14": (1024, 24, 14, 224), "ViT-L/14@336": (1024, 24, 14, 336)}
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A CLIP model on a device; `name` is its image tower's, or "other"."""
+
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    device: torch.device
+    name: str
+    sha256: str  # of the folder's files
+
+    @property
+    def size(self) -> int:
+        """Pixels of the input's side."""
+        return self.model.config.vision_config.image_size
+
+    @torch.inference_mode()
+    def embed_images(self, inputs: Float32[torch.Tensor, "n 3 size size"]) -> Float32[torch.Tensor, "n d"]:
+        """Projected embeddings, not normalised."""
+        pooled = self.model.vision_model(pixel_values=inputs.to(self.device)).pooler_output
+        return self.model.visual_projection(pooled).float()
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Float32[torch.Tensor, "n d"]:
+        """Projected embeddings, not normalised. A text of more than CLIP's 77 tokens is cut, its end mark kept."""
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        pooled = self.model.text_model(input_ids=tokens["input_ids"].to(self.device)).pooler_output
+        return self.model.text_projection(pooled).float()
+
+
+def load(path: str | os.PathLike, device: torch.device) -> Clip:
+    """The CLIP of a transformers folder (config.json, weights, tokenizer), in float32.
+
+    Raises `ConfigError` where there is none, and where its activation is not QuickGELU: OpenAI's weights were
+    trained with it, and a config that says `gelu` runs without complaint and gives other embeddings.
+    """
+    path = Path(path)
+    model = pretrained.load(CLIPModel, path, "CLIP")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        reason = pretrained.first_line(error)
+        raise ConfigError(f"cannot load CLIP's tokenizer from {path} ({reason}); is the folder whole?") from None
+    for tower in ("text_config", "vision_config"):
+        activation = getattr(model.config, tower).hidden_act
+        if activation != "quick_gelu":
+            raise ConfigError(
+                f"{path} has {tower}.hidden_act {activation!r}; OpenAI's CLIP needs 'quick_gelu', and gives other embeddings "
+                "without it; take the folder of openai/clip-vit-*"
+            )
+    vision = model.config.vision_config
+    shape = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
+    name = next((name for name, tower in TOWERS.items() if tower == shape), "other")
+    return Clip(model.to(device), tokenizer, device, name, content_hash(path))
+
+
+def unit(embeddings: Float32[torch.Tensor, "*n d"]) -> Float32[torch.Tensor, "*n d"]:
+    """Of length 1."""
+    return embeddings / embeddings.norm(dim=-1, keepdim=True)

@@ -1,0 +1,60 @@
+"""The colour of an object, by CLIP: GenEval's zero-shot classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Real
+from PIL import Image
+
+from rfjax.evaluation.geneval.rules import COLORS
+from rfjax.scorers.clip import Clip, unit
+from rfjax.scorers.images import clip_transform
+
+TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
+BACKGROUND = "#999"
+BATCH = 16
+
+
+class ColorClassifier:
+    """Names one of `COLORS` for each object; the texts of a class are embedded once."""
+
+    def __init__(self, clip: Clip):
+        self.clip = clip
+        self._classes: dict[str, torch.Tensor] = {}
+
+    def weights(self, name: str) -> torch.Tensor:
+        """A unit vector per colour: the mean of its templates' unit embeddings, made a unit vector."""
+        if name not in self._classes:
+            texts = [template.format(color=color, name=name) for color in COLORS for template in TEMPLATES]
+            embedded = unit(self.clip.embed_texts(texts)).unflatten(0, (len(COLORS), len(TEMPLATES)))
+            self._classes[name] = unit(embedded.mean(1))
+        return self._classes[name]
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        image: Image.Image,
+        boxes: Real[np.ndarray, "n values"],
+        masks: Sequence[Bool[np.ndarray, "h w"]],
+        name: str,
+    ) -> tuple[str, ...]:
+        """The colour of each object of the class `name`, from its pixels on a grey ground, cut to its box."""
+        crops = [
+            clip_transform(cut_out(image, box, mask), self.clip.size) for box, mask in zip(boxes, masks, strict=True)
+        ]
+        found = []
+        for start in range(0, len(crops), BATCH):
+            embedded = unit(self.clip.embed_images(torch.stack(crops[start : start + BATCH])))
+            found += (embedded @ self.weights(name).T).argmax(1).tolist()
+        return tuple(COLORS[index] for index in found)
+
+
+def cut_out(image: Image.Image, box: Real[np.ndarray, " values"], mask: Bool[np.ndarray, "h w"]) -> Image.Image:
+    """The image where the mask is true, grey elsewhere, cut to the box [x1, y1, x2, y2)."""
+    ground = Image.new("RGB", image.size, BACKGROUND)
+    shape = Image.fromarray(mask.astype(np.uint8) * 255)
+    left, top, right, bottom = (int(side) for side in box[:4])
+    return Image.composite(image.convert("RGB"), ground, shape).crop((left, top, right, bottom))

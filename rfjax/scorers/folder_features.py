@@ -1,0 +1,194 @@
+"""Features of a folder's images, a shard of them at a time, so that the same command goes on where it was stopped.
+
+    OUT/settings.json              what the features depend on
+    OUT/shards/00000.npz           `features` of so many images, and the hash of those images
+    OUT/features.npz               all of them, with what they are: may be given in place of the folder
+
+No torch here: whoever calls brings the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.frechet import Moments, moments
+from rfjax.files import write_whole
+from rfjax.scorers.files import content_hash
+from rfjax.scorers.rows import Bar, Rows
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PASSED_OVER = ("grid.png",)  # GenEval's generator leaves one beside each prompt's images
+SHARD = 512
+
+
+class Features(NamedTuple):
+    """Features [n, d], or only their Gaussian; `model` is what made them, "" where the file does not say."""
+
+    values: np.ndarray | None
+    gaussian: Moments | None
+    n: int | None  # None where the file does not say
+    model: str
+    sha256: str  # of the file, or of the images
+
+    def as_gaussian(self) -> Moments:
+        """Raises `ConfigError` on fewer than two."""
+        if self.gaussian is not None:
+            return self.gaussian
+        if len(self.values) < 2:
+            raise ConfigError("one image has no covariance; a Frechet distance needs two at least")
+        return moments(self.values.astype(np.float64))
+
+
+def images_of(folder: str | os.PathLike) -> list[Path]:
+    """The images in a folder and those below it, in the order of their names.
+
+    Raises `ConfigError` where there are none.
+    """
+    folder = Path(folder)
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.name not in PASSED_OVER and path.is_file()
+    ]
+    if not found:
+        raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in {folder}; give the folder that has them")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def of_folder(
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    model: str,
+    embed: Callable[[Sequence[Path]], Float32[np.ndarray, "n d"]],
+    *,
+    name: str,
+    batch_size: int,
+) -> Features:
+    """The features of a folder's images by `embed`, which is given files; `model` says what it is, by content.
+
+    Shards that are there are kept where their images are still the same. Raises `ConfigError` where `out` has
+    another model's.
+    """
+    folder, out = Path(folder), Path(out)
+    paths = images_of(folder)
+    pieces, digests = [], []
+    with Rows(out, {"features": name, "model": model}), Bar(name, 0, len(paths)) as bar:
+        for number, start in enumerate(range(0, len(paths), SHARD)):
+            chosen = paths[start : start + SHARD]
+            lines = [f"{path.relative_to(folder).as_posix()} {content_hash(path)}\n" for path in chosen]
+            digests.append(hashlib.sha256("".join(lines).encode()).hexdigest())
+            file = out / "shards" / f"{number:05d}.npz"
+            piece = _kept(file, digests[-1])
+            if piece is None:
+                piece = _made(chosen, embed, batch_size, bar)
+                write_whole({file: _npz(features=piece, images=np.array(digests[-1]))})
+            else:
+                bar.found_done(len(chosen))
+            pieces.append(piece)
+    values, sha256 = np.concatenate(pieces), hashlib.sha256("".join(digests).encode()).hexdigest()
+    content = _npz(features=values, model=np.array(model), images=np.array(sha256))
+    write_whole({out / "features.npz": content})
+    return Features(values, None, len(values), model, sha256)
+
+
+def _made(paths, embed, batch_size, bar):
+    pieces = []
+    for start in range(0, len(paths), batch_size):
+        batch = paths[start : start + batch_size]
+        pieces.append(embed(batch))
+        bar.more(len(batch))
+    return np.concatenate(pieces)
+
+
+def _kept(file, digest):
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            return content["features"] if str(content["images"]) == digest else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None  # it is made again
+
+
+def _npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def from_file(path: str | os.PathLike, model: str | None) -> Features:
+    """Features from a file: an array .npy [n, d]; or an .npz with `features`, as `of_folder` writes, or with `mu`
+    and `sigma`, as pytorch-fid does.
+
+    Raises `ConfigError` on anything else, and where the file names another model than `model`.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            arrays = (
+                {"features": content}
+                if isinstance(content, np.ndarray)
+                else {name: content[name] for name in content.files}
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"cannot read features from {path} ({error}); give an .npy or .npz of plain numbers"
+        ) from None
+    made_by = str(arrays.get("model", ""))
+    if made_by and model and made_by != model:
+        raise ConfigError(
+            f"{path} has features of {made_by}, and these are of {model}; distances between them mean nothing"
+        )
+    sha256 = content_hash(path)
+    if "features" in arrays:
+        values = arrays["features"]
+        if values.ndim != 2 or values.dtype.kind != "f":
+            raise ConfigError(
+                f"{path} has features of shape {values.shape} and type {values.dtype}; they must be floats [n, d]"
+            )
+        _check_finite(path, values)
+        return Features(values, None, len(values), made_by, str(arrays.get("images", sha256)))
+    if {"mu", "sigma"} <= arrays.keys():
+        mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise ConfigError(f"{path} has mu {mean.shape} and sigma {covariance.shape}; they must be [d] and [d, d]")
+        _check_finite(path, mean, covariance)
+        return Features(None, Moments(mean, covariance), None, made_by, sha256)
+    raise ConfigError(f"{path} has {', '.join(sorted(arrays))}; it must have `features`, or `mu` and `sigma`")
+
+
+def _check_finite(path, *arrays: Float[np.ndarray, " ..."]):
+    for values in arrays:
+        if not np.isfinite(values).all():
+            raise ConfigError(f"{path} has numbers that are not finite; make it again")
+
+
+def unit(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Rows of length 1."""
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def check_alike(a: Features, b: Features) -> None:
+    """Raises `ConfigError` where two sets' features have different lengths."""
+    sizes = [len(one.gaussian.mean) if one.values is None else one.values.shape[1] for one in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise ConfigError(
+            f"the images' features have {sizes[0]} numbers and the reference's {sizes[1]}; they are of different models"
+        )
+
+
+def described(features: Features) -> dict:
+    """For a record."""
+    return json.loads(json.dumps({"n": features.n, "sha256": features.sha256, "model": features.model or None}))

@@ -1,0 +1,218 @@
+"""GenEval of a folder of images: detect, name colours, judge, and sum up.
+
+The rules are `rfjax.evaluation.geneval.rules`'s, the results those of `rfjax geneval`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rfjax.errors import ConfigError
+from rfjax.evaluation.geneval.files import lacking, missing, result_row, score_summary, summary_path
+from rfjax.evaluation.geneval.judgements import prompt_scores
+from rfjax.evaluation.geneval.rules import Detections, GenEvalOptions, GenEvalScore, ImageResult, judge, keep, score
+from rfjax.evaluation.image_folders import geneval_folder
+from rfjax.files import write_whole
+from rfjax.scorers import images
+from rfjax.scorers.colors import ColorClassifier
+from rfjax.scorers.mask2former import Detector, Instances
+from rfjax.scorers.object_names import OBJECT_NAMES
+from rfjax.scorers.rows import Bar, Rows
+
+RESULTS = "results.jsonl"
+OFFICIAL_CLIP = "ViT-L/14"
+OFFICIAL_FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
+
+# By whose detector's weights it is: the evaluation's name in records, and what it is called.
+KINDS = {
+    "official": ("geneval_official", "GenEval"),
+    "hf": ("geneval_hf_mask2former", "GenEval (HF Mask2Former weights)"),
+    "other": ("geneval_other_models", "GenEval (other models)"),
+}
+
+
+class Scored(NamedTuple):
+    """`deviations` from the official protocol, in words; none where the score is GenEval's."""
+
+    evaluation: str
+    title: str
+    score: GenEvalScore
+    prompt_scores: list[list]
+    deviations: tuple[str, ...]
+    summary: dict
+
+
+def score_folder(
+    folder: str | os.PathLike,
+    detector: Detector,
+    classifier: ColorClassifier,
+    out: str | os.PathLike,
+    *,
+    metadata: str | os.PathLike | None = None,
+    options: GenEvalOptions = GenEvalOptions(),
+    batch_size: int = 4,
+    images_per_prompt: int | None = None,
+    allow_missing: bool = False,
+    seed: int = 0,
+) -> Scored:
+    """Scores the images of a folder in GenEval's layout into `out`, going on where it was stopped.
+
+    Writes `results.jsonl`, in the official format, and its summary, both whole. `metadata`,
+    `images_per_prompt` and `allow_missing` say what is expected, and `seed` is the bootstrap's, as in
+    `rfjax geneval`. Raises `ConfigError` naming what cannot be used as given.
+    """
+    found, out = geneval_folder.read(folder, metadata), Path(out)
+    _check_classes(found)
+    expected = images_per_prompt or 1 + max(sample.sample for sample in found.samples)
+    prompts = 1 + max(found.rows)
+    places = {(sample.prompt_index, sample.sample) for sample in found.samples}
+    missing_prompts, missing_images = missing(places, prompts, expected)
+    if (missing_prompts or missing_images) and not allow_missing:
+        raise ConfigError(
+            f"{folder} lacks {lacking(missing_prompts, missing_images)}; {prompts} prompts x {expected} images are "
+            "expected. Make them, or pass --allow-missing"
+        )
+    settings = {
+        "metric": "geneval",
+        "detector": f"{detector.kind} {detector.sha256}",
+        "clip": f"{classifier.clip.name} {classifier.clip.sha256}",
+        "options": dataclasses.asdict(options),
+    }
+    with Rows(out, settings) as rows:
+        _score_images(found, detector, classifier, rows, options, batch_size)
+        lines = [rows.get(sample.name) for sample in found.samples]
+    results = [
+        ImageResult(found.rows[sample.prompt_index], row["correct"], row["reason"], {})
+        for sample, row in zip(found.samples, lines, strict=True)
+    ]
+    kind = detector.kind if classifier.clip.name == OFFICIAL_CLIP else "other"
+    evaluation, title = KINDS[kind]
+    deviations = _deviations(found, detector, classifier, options, expected, missing_prompts or missing_images)
+    scores = score(results, seed=seed)
+    summary = {
+        "schema": 1,
+        "title": title,
+        "deviations": list(deviations),
+        "metadata_sha256": found.sha256,
+        "metadata_official": found.official,
+        "metadata_rows": len(found.rows),
+        "repeated_rows": len(found.rows) - len({json.dumps(row) for row in found.rows.values()}),
+        "images_per_prompt": expected,
+        "detector": {"weights": detector.kind, "sha256": detector.sha256},
+        "clip": {"name": classifier.clip.name, "sha256": classifier.clip.sha256},
+        **score_summary(scores),
+        "missing_prompts": missing_prompts,
+        "missing_images": [list(place) for place in missing_images],
+        "classes_never_detected": _never_kept(found, lines),
+        "options": dataclasses.asdict(options),
+        "seed": seed,
+    }
+    results_path = out / RESULTS
+    text = "".join(json.dumps({name: row[name] for name in OFFICIAL_FIELDS}, allow_nan=False) + "\n" for row in lines)
+    write_whole({results_path: text, summary_path(results_path): json.dumps(summary, indent=1, allow_nan=False) + "\n"})
+    return Scored(evaluation, title, scores, prompt_scores(results), deviations, summary)
+
+
+def _score_images(found, detector, classifier, rows, options, batch_size):
+    """Adds the row of every image that has none, or whose file is another than the row's."""
+    waiting, done = [], 0
+    for sample in found.samples:
+        row = rows.get(sample.name)
+        if row is not None and row["metadata"] != json.dumps(found.rows[sample.prompt_index]):
+            raise ConfigError(
+                f"{sample.name} was scored under another prompt; give another --out, or remove the folder"
+            )
+        if row is not None and row["sha256"] == hashlib.sha256(sample.path.read_bytes()).hexdigest():
+            done += 1
+        else:
+            waiting.append(sample)
+    with Bar("GenEval", done, len(found.samples)) as bar:
+        for batch in (waiting[start : start + batch_size] for start in range(0, len(waiting), batch_size)):
+            contents = [sample.path.read_bytes() for sample in batch]
+            pictures = [
+                images.read(io.BytesIO(content), sample.path) for content, sample in zip(contents, batch, strict=True)
+            ]
+            judged = []
+            for sample, content, picture, instances in zip(batch, contents, pictures, detector(pictures), strict=True):
+                result = judge_image(picture, instances, found.rows[sample.prompt_index], classifier, options)
+                row = result_row(sample.prompt_index, sample.sample, result) | {"filename": sample.name}
+                judged.append({"image": sample.name, "sha256": hashlib.sha256(content).hexdigest(), **row})
+            rows.add(judged)
+            bar.more(len(batch))
+
+
+def judge_image(
+    image, instances: Instances, row: Mapping[str, object], classifier: ColorClassifier, options: GenEvalOptions
+) -> ImageResult:
+    """The judgement of one image. Colours are asked for the objects that count, of the classes whose colour
+    the prompt names."""
+    boxes, masks = by_class(instances)
+    kept = keep(Detections(boxes), row["tag"], options)
+    boxes = {name: boxes[name][order] for name, order in kept.items()}
+    colored = {item["class"] for item in row.get("include", ()) if "color" in item}
+    colors = {
+        name: classifier(image, boxes[name], [masks[name][index] for index in kept[name]], name)
+        for name in kept
+        if name in colored
+    }
+    return judge(Detections(boxes, colors), row, options)
+
+
+def by_class(instances: Instances) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The boxes with scores, float32 [n, 5], and the masks [n, h, w], by class name."""
+    labels = instances.labels.cpu().numpy()
+    table = np.concatenate(
+        [instances.boxes.cpu().numpy().astype(np.float32), instances.scores.cpu().numpy().astype(np.float32)[:, None]],
+        1,
+    )
+    masks = instances.masks.cpu().numpy()
+    there = [int(label) for label in np.unique(labels)]
+    return (
+        {OBJECT_NAMES[label]: table[labels == label] for label in there},
+        {OBJECT_NAMES[label]: masks[labels == label] for label in there},
+    )
+
+
+def _check_classes(found):
+    for index, row in found.rows.items():
+        for item in (*row.get("include", ()), *row.get("exclude", ())):
+            if item["class"] not in OBJECT_NAMES:
+                raise ConfigError(
+                    f"prompt {index} asks for {item['class']!r}, which is none of the detector's 80 classes"
+                )
+
+
+def _deviations(found, detector, classifier, options, expected, incomplete):
+    """In what the scoring differs from the official protocol, in words."""
+    wrong = []
+    if not found.official:
+        wrong.append(
+            f"the prompts are not the official {geneval_folder.OFFICIAL_ROWS} (SHA-256 of the metadata {found.sha256})"
+        )
+    if expected != geneval_folder.OFFICIAL_IMAGES:
+        wrong.append(f"{expected} images a prompt instead of {geneval_folder.OFFICIAL_IMAGES}")
+    if incomplete:
+        wrong.append("images are missing")
+    if detector.kind != "official":
+        whose = "converted from facebookresearch's weights" if detector.kind == "hf" else "of another checkpoint"
+        wrong.append(f"the detector is {whose} (SHA-256 {detector.sha256})")
+    if classifier.clip.name != OFFICIAL_CLIP:
+        wrong.append(f"colours are by another CLIP than {OFFICIAL_CLIP} ({classifier.clip.name})")
+    if options != GenEvalOptions():
+        wrong.append("the scorer's options are not the official ones")
+    return tuple(wrong)
+
+
+def _never_kept(found, lines):
+    """Classes that prompts ask for and no image has a kept object of."""
+    asked = {item["class"] for sample in found.samples for item in found.rows[sample.prompt_index].get("include", ())}
+    return sorted(asked - {name for row in lines for name in json.loads(row["details"])})

@@ -1,0 +1,1 @@
+"""Running a study: its points, trained and measured alone or together."""

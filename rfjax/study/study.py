@@ -1,0 +1,359 @@
+"""Running a study: every point trained and evaluated, what is done skipped, failures carried past."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from rfjax import config as configs
+from rfjax import limits
+from rfjax.config import Config
+from rfjax.data.corpus import load_corpus
+from rfjax.errors import ConfigError, Preempted, RfjaxError
+from rfjax.flow.resolution import formulation_at
+from rfjax.models.backbone import make_backbone, parameter_count
+from rfjax.models.flops import forward_flops, state_bytes, training_flops
+from rfjax.study.cohorts import cohorts, kind, run_cohort, told
+from rfjax.study.run import mean_flops, run_config
+from rfjax.training import run_folder
+from rfjax.training.cohort import check_may_be_together
+from rfjax.training.processes import distributed
+from rfjax.training.processes.preemption import StopSignal
+
+POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RESERVED = ("results", "report", "launch")  # folders of a study that are no points
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a study: an id that names its folder, and its config."""
+
+    id: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str
+    points: tuple[Point, ...]
+
+    def point(self, id: str) -> Point:
+        for point in self.points:
+            if point.id == id:
+                return point
+        raise ConfigError(f"the study {self.name} has no point {id!r}; it has {', '.join(p.id for p in self.points)}")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a point costs, from shapes alone."""
+
+    params: int
+    flops_forward_per_image: int
+    flops_per_image: int
+    flops: float
+    images: int
+    state_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    point: Point
+    error: str | None  # None where the point is trained and evaluated
+    seconds: float
+
+
+def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) -> Study:
+    """The study of a config file; a file without `points()` is a study of one point, `main`.
+
+    A point's own overrides apply to the base config, and `overrides` to all of them, last.
+    """
+    module = configs.load_file(path)
+    base = configs.from_dict(configs.call(module, "get_config", path))
+    points = configs.call(module, "points", path) if callable(getattr(module, "points", None)) else {"main": {}}
+    if not isinstance(points, Mapping) or not points:
+        raise ConfigError(f"points() of {path} must return a mapping of at least one id to its overrides")
+    made = []
+    for id, changes in points.items():
+        if not isinstance(id, str) or not POINT_ID.fullmatch(id) or id in RESERVED:
+            raise ConfigError(f"point id {id!r} of {path} cannot name a folder; use letters, digits, . _ -")
+        try:
+            made.append(Point(id, configs.apply_overrides(base, {**changes, **(overrides or {})})))
+        except ConfigError as error:
+            raise ConfigError(f"point {id}: {error}") from None
+    return Study(made[0].config.name, tuple(made))
+
+
+def check_told_apart(study: Study) -> None:
+    """Raises `ConfigError` where two points are one run, as an override of what tells them apart makes them."""
+    first: dict[Config, str] = {}
+    for point in study.points:
+        other = first.setdefault(point.config, point.id)
+        if other != point.id:
+            raise ConfigError(
+                f"the points {other} and {point.id} of {study.name} have one and the same config; give no --config override of "
+                "what the points differ in, or run one with --point"
+            )
+
+
+def size_of(config: Config) -> Size:
+    """Parameters, FLOPs and state of a point; nothing is allocated."""
+    formulation_at(config)
+    check_may_be_together(config, _corpus(config.data, config.seed))
+    params, forward, per_image = _size_of_network(config.model, config.data, config.seed)
+    images = config.train.steps * config.train.batch_size
+    return Size(
+        params=params,
+        flops_forward_per_image=forward,
+        flops_per_image=per_image,
+        flops=float(per_image) * images,
+        images=images,
+        state_bytes=state_bytes(params),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _corpus(data, seed):
+    return load_corpus(data, seed)
+
+
+@functools.lru_cache
+def _size_of_network(model, data, seed) -> tuple[int, int, int]:
+    corpus = _corpus(data, seed)
+    for part in corpus.parts:
+        limits.check_latents(model, part.shapes.latents)
+    count = parameter_count(make_backbone(model, corpus.shapes))
+    return count, mean_flops(forward_flops, model, corpus), mean_flops(training_flops, model, corpus)
+
+
+def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:
+    """Trains and evaluates one point in `root/<id>`, from wherever it stands.
+
+    Each due checkpoint is evaluated as training passes it; what an earlier attempt left out is
+    measured from its stored checkpoint.
+    """
+    run_config(point.config, root / point.id, study=study.name, point=point.id, stop=stop)
+
+
+def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
+    """Runs every point in turn. A failed one is noted and passed; being told to stop is not:
+    SIGTERM or SIGINT at any time raises `Preempted` with everything saved. Many processes go from
+    point to point together, and hear of each other's failures.
+    """
+    say = say if distributed.is_first() else lambda text: None
+    together = max(point.config.train.together for point in study.points)
+    if together > 1 and distributed.many():
+        raise ConfigError(
+            f"config.train.together is {together}, and runs that are trained together are one process's; give every "
+            "process points of its own with --point, or set config.train.together=1"
+        )
+    check_told_apart(study)
+    _check_folder(study, root)
+    with StopSignal() as stop:
+        return _run_points(study, root, say, stop)
+
+
+def _check_folder(study, root):
+    """A folder of something else is refused before a point is trained: not one by one, over hours."""
+    if (root / "config.json").exists():
+        raise ConfigError(
+            f"{root} is the folder of one run (it has a config.json); give the study a --workdir of its own"
+        )
+    differing = {}
+    for point in study.points:
+        with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
+            differing[point.id] = run_folder.changed_keys(root / point.id, point.config)
+    differing = {id: keys for id, keys in differing.items() if keys}
+    if differing:
+        id, keys = next(iter(differing.items()))
+        raise ConfigError(
+            f"{root} holds runs of another config: {len(differing)} of the {len(study.points)} points of {study.name} differ from "
+            f"theirs, {id} in {', '.join('config.' + key for key in keys)}. Use another --workdir, or the config that they were "
+            "trained with"
+        )
+
+
+def _run_points(study, root, say, stop):
+    outcomes: dict[str, Outcome] = {}
+    sizes = {point.id: size_of(point.config) for point in study.points}
+    ahead = {
+        point.id: sizes[point.id].flops * (1.0 - _done_before(root / point.id, point.config)) for point in study.points
+    }
+    began, spent, total = time.monotonic(), 0.0, sum(ahead.values())
+    programs: dict = {}  # of evaluations, of points that are alike
+    last = None
+    for ids in cohorts({point.id: point.config for point in study.points}):
+        before, last = last, kind(ids[0], study.point(ids[0]).config)
+        if last != before:
+            jax.clear_caches()
+            programs.clear()
+        points, place = [study.point(id) for id in ids], len(outcomes) + 1
+        number = f"{place}-{place + len(ids) - 1}" if len(ids) > 1 else f"{place}"
+        said = describe(points[0], sizes[ids[0]]) + (
+            f"; with {len(ids) - 1} more, the last {ids[-1]}" if len(ids) > 1 else ""
+        )
+        say(f"[{number}/{len(study.points)}] {said}{_time_left(began, spent, total)}")
+        start = time.monotonic()
+        if stop():
+            raise Preempted(f"told to stop before point {ids[0]}; the same command goes on from there")
+        errors = (
+            _run_together(study, points, root, programs, stop)
+            if len(ids) > 1
+            else _run_alone(study, points[0], root, place, stop)
+        )
+        for point in points:
+            error = errors.get(point.id)
+            if error:
+                say(f"    {point.id} failed, going on: {error}")
+                _note_failure(root / point.id, error)
+                total -= ahead[point.id]
+            else:
+                spent += ahead[point.id]
+            outcomes[point.id] = Outcome(point, error, (time.monotonic() - start) / len(ids))
+    return [outcomes[point.id] for point in study.points]
+
+
+def _run_alone(study, point, root, number, stop) -> dict[str, str]:
+    """The failure of one point, by its id; all processes hear of it."""
+    failure = None
+    try:
+        run_point(study, point, root, stop=stop)
+    except Preempted:
+        raise
+    except RfjaxError as raised:
+        failure = raised
+    except Exception as raised:
+        failure = distributed.explained(raised)
+        if isinstance(failure, Preempted):
+            raise failure from raised
+        if distributed.is_first():
+            run_folder.note_traceback(root / point.id, raised)
+        failure = RfjaxError(f"{type(failure).__name__}: {failure}")
+    error = distributed.point_ended(number, failure)
+    return {point.id: error} if error else {}
+
+
+def _run_together(study, points, root, programs, stop) -> dict[str, str]:
+    """The failures of points that are trained in one program, by id."""
+    configs = {point.id: point.config for point in points}
+    try:
+        return run_cohort(configs, root, study.name, programs=programs, stop=stop)
+    except Preempted:
+        raise
+    except Exception as raised:
+        return dict.fromkeys(configs, told(raised, root / points[0].id))
+
+
+def _note_failure(workdir: Path, error: str) -> None:
+    """The trainer notes its own failures; one before it is noted here, for the report.
+
+    A folder that has a state keeps it: refusing a command must not harm a run that is done, or
+    that another process is training.
+    """
+    if not distributed.is_first():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    if run_folder.read_status(workdir)["state"] == "new":
+        run_folder.write_status(workdir, "failed", 0, error)
+
+
+def strangers(study: Study, root: Path) -> list[str]:
+    """The points that have not been run, for a reader of the collected results.
+
+    Raises `ConfigError` for a folder whose run has another config than its point: its results
+    would be shown under a config that did not make them.
+    """
+    notes = []
+    for point in study.points:
+        keys = run_folder.changed_keys(root / point.id, point.config)
+        if keys is None:
+            notes.append(f"not run: {point.id}")
+        elif keys:
+            raise ConfigError(
+                f"{root / point.id} was trained with another config than {study.name} now gives it; it differs in "
+                f"{', '.join('config.' + key for key in keys)}. Collect with the config that it was trained with"
+            )
+    return notes
+
+
+def describe(point: Point, size: Size) -> str:
+    model = point.config.model
+    return (
+        f"{point.id}: depth {model.depth}, width {model.width}, {size.params:,} parameters, "
+        f"{size.images:,} images, {size.flops:.3g} FLOPs"
+    )
+
+
+def _done_before(workdir: Path, config: Config) -> float:
+    """The part of a point's steps that earlier attempts have trained: it says nothing of this one's speed."""
+    with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
+        if run_folder.read_status(workdir)["state"] in ("done", "diverged"):
+            return 1.0
+        return min((run_folder.read_json(workdir / "run.json") or {}).get("step", 0) / config.train.steps, 1.0)
+    return 0.0
+
+
+def _time_left(began, spent, total) -> str:
+    if not spent:
+        return ""
+    left = (time.monotonic() - began) * (total - spent) / spent
+    return f" (about {left / 60:.0f} min left)"
+
+
+# What points may differ in beside their size; shown where they do.
+TOLD = {
+    "corpus": "data.corpus",
+    "backbone": "model.backbone",
+    "formulation": "formulation",
+    "rate": "train.learning_rate",
+    "seed": "seed",
+}
+
+
+def dry_run_lines(study: Study) -> Sequence[str]:
+    """A table of the study's points: what each would cost."""
+    check_told_apart(study)
+    flat = {point.id: configs.flatten(point.config) for point in study.points}
+    told = {name: key for name, key in TOLD.items() if len({values[key] for values in flat.values()}) > 1}
+    rows = [("point", *told, "depth", "width", "params", "steps", "batch", "GFLOPs/image", "FLOPs", "state")]
+    for point in study.points:
+        size, config = size_of(point.config), point.config
+        rows.append(
+            (
+                point.id,
+                *(str(flat[point.id][key]) for key in told.values()),
+                str(config.model.depth),
+                str(config.model.width),
+                f"{size.params:,}",
+                f"{config.train.steps:,}",
+                f"{config.train.batch_size:,}",
+                f"{size.flops_per_image / 1e9:,.4g}",
+                f"{size.flops:.4g}",
+                _bytes(size.state_bytes),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    ]
+    note = "FLOPs: training, three forward passes an image. State: parameters, average and two moments in float32."
+    parts = cohorts({point.id: point.config for point in study.points})
+    largest = max(map(len, parts))
+    together = f", trained in {len(parts)} programs of up to {largest} runs together" if largest > 1 else ""
+    return [f"study {study.name}: {len(study.points)} points{together}", *lines, note]
+
+
+def _bytes(count: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    raise AssertionError

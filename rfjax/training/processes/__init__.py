@@ -1,0 +1,1 @@
+"""Many processes as one job: finding it, joining it, stopping together, and noticing who is lost."""

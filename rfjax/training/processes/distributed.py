@@ -1,0 +1,390 @@
+"""Many processes as one: joining, deciding together, and leaving so that nobody waits for the dead.
+
+JAX's coordination service is the engine: it knows who lives, and carries the few words that processes
+must exchange. In one process everything here is free and does nothing.
+
+Arrays travel in collectives, which hang or fail where a process is missing; so whatever may fail in
+one process alone (a file, a lock) is decided by words, before the next collective.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax._src import distributed as _jax_distributed  # the service's client has no public name
+from jax.experimental import multihost_utils
+
+from rfjax import errors
+from rfjax.errors import Preempted, RfjaxError
+from rfjax.training.processes import watch
+from rfjax.training.processes.cluster import CONNECT_SECONDS, Job
+
+HEARTBEAT_SECONDS = 60  # a process that has not been heard of for so long is lost
+_FOREVER_MS = 2**31 - 1  # a wait that the heartbeat or the watch over progress ends, if anything must
+_REMEDY = "the same command goes on from the last checkpoint"
+
+_job: Job | None = None  # once joined
+_heartbeat = HEARTBEAT_SECONDS
+_numbers = itertools.count()  # of the exchanges, equal in all processes
+_lost: list[str] = []  # why, once a process is
+_leaving = threading.Event()
+_listener: threading.Thread | None = None
+_kept = None  # the handler of aborts, which the collector must not take away
+
+
+class PeerLost(Preempted):
+    """Another process of the job is gone; started again, the job goes on."""
+
+
+class Apart(Preempted):
+    """The processes of a job did not come together in time; started again, they may."""
+
+
+def join(
+    job: Job | None, *, heartbeat_seconds: int = HEARTBEAT_SECONDS, connect_seconds: int = CONNECT_SECONDS
+) -> None:
+    """Brings this process together with the job's others; nothing for None. Before any other use of JAX.
+
+    From then on a lost process ends this one within about `heartbeat_seconds`, with a message and
+    `Preempted`'s exit status. Raises `Apart` where the others do not come, as where their nodes start too
+    late, and `RfjaxError` where JAX refuses to bring them together.
+    """
+    global _job, _heartbeat
+    if job is None:
+        return
+    where = f"process {job.process_id} of {job.processes}, by {job.origin}"
+    if job.process_id:
+        _wait_for_coordinator(job.coordinator, connect_seconds, where)
+    remedy = (
+        "Start all of them with the same --coordinator and --processes and each with a --process-id of its "
+        "own, and look at the logs of those that are missing"
+    )
+    apart = (
+        f"the {job.processes} processes did not come together at {job.coordinator} within {connect_seconds} s ({where})"
+    )
+    jax.config.update("jax_enable_preemption_service", True)
+    failed = []
+
+    def connect():
+        try:
+            jax.distributed.initialize(
+                job.coordinator,
+                job.processes,
+                job.process_id,
+                job.local_device_ids,
+                cluster_detection_method="deactivate",
+                initialization_timeout=connect_seconds,
+                heartbeat_timeout_seconds=heartbeat_seconds,
+            )
+        except Exception as error:
+            failed.append(error)
+
+    # A thread of its own, for Python answers signals between calls, and this call may last minutes. Where
+    # the others stay away, JAX aborts instead of raising.
+    _on_abort(lambda: _end(f"{apart}. {remedy}", Apart.exit_status))
+    thread = threading.Thread(target=connect, daemon=True, name="rfjax-connect")
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if failed:
+        kind = Apart if "DEADLINE_EXCEEDED" in str(failed[0]) else RfjaxError
+        raise kind(f"{apart}: {_first_line(failed[0])}. {remedy}") from failed[0]
+    _job, _heartbeat = job, heartbeat_seconds
+    _watch_over_peers(job, heartbeat_seconds)
+
+
+def _wait_for_coordinator(address, seconds, where) -> None:
+    """Until process 0 listens. Done here, because JAX's own wait can neither be told to stop nor fail politely."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return _touch(address)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise Apart(
+                    f"the coordinator {address} was not reached in {seconds} s ({error}; {where}). Process 0 must run "
+                    "there, and the port must be free and open between the machines; see process 0's log"
+                ) from None
+            time.sleep(0.5)
+
+
+def many() -> bool:
+    """Whether this process is one of several."""
+    return _job is not None
+
+
+def is_first() -> bool:
+    """Whether this process writes what one process writes."""
+    return _job is None or _job.process_id == 0
+
+
+def _client():
+    return _jax_distributed.global_state.client
+
+
+def together(what: str) -> None:
+    """Until every process has come here. Unlike a collective's, this wait may be as long as a compilation."""
+    if many():
+        with watch.doing(f"waiting for the other processes ({what})"):
+            _client().wait_at_barrier(f"rfjax/{next(_numbers)}", _FOREVER_MS)
+
+
+def compiled(what: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The program, once every process has it. Compilation takes longer in some than in others, more
+    than a first collective waits."""
+    with watch.doing(f"compiling {what}"):
+        program = lowered.compile()
+    together(what)
+    return program
+
+
+def compiled_at_first_call(what: str, jitted: Callable) -> Callable:
+    """`jitted`; many processes compile it ahead of the first call with arguments of new shapes, as `compiled`."""
+    programs = {}
+
+    def call(*arguments):
+        shapes = tuple(jax.numpy.shape(leaf) for leaf in jax.tree.leaves(arguments))
+        if shapes not in programs:
+            programs[shapes] = compiled(what, jitted.lower(*arguments))
+        return programs[shapes](*arguments)
+
+    return call if many() else jitted
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make()` gives in process 0 (plain JSON), in all of them: decisions read from files are made once,
+    since file systems show changes to other machines when they like. An `RfjaxError` is raised in all."""
+    if not many():
+        return make()
+    key = f"rfjax/first/{next(_numbers)}"
+    if is_first():
+        try:
+            answer = {"value": make()}
+        except BaseException as error:
+            kind = type(error).__name__ if isinstance(error, RfjaxError) else "RfjaxError"
+            _client().key_value_set(key, json.dumps({"error": kind, "message": str(error) or repr(error)}))
+            raise
+        _client().key_value_set(key, json.dumps(answer))
+        return json.loads(json.dumps(answer["value"]))
+    with watch.doing("waiting for process 0"):
+        answer = json.loads(_client().blocking_key_value_get(key, _FOREVER_MS))
+    if "error" in answer:
+        raise getattr(errors, answer["error"], RfjaxError)(answer["message"])
+    return answer["value"]
+
+
+def everyones(word: str | None) -> list[str | None]:
+    """Each process's word, in their order. It is what tells all of a failure in one."""
+    if not many():
+        return [word]
+    folder = f"rfjax/words/{next(_numbers)}"
+    _client().key_value_set(f"{folder}/{_job.process_id}", json.dumps(word))
+    together("their words")
+    found = dict(_client().key_value_dir_get(folder))
+    return [json.loads(found[f"{folder}/{index}"]) for index in range(_job.processes)]
+
+
+def first_failure(error: Exception | None) -> str | None:
+    """The first process's failure that has one, where each tells its own; None where all went well."""
+    words = everyones(None if error is None else str(error) or type(error).__name__)
+    failed = [(index, word) for index, word in enumerate(words) if word is not None]
+    if not failed:
+        return None
+    index, word = failed[0]
+    return word if len(failed) == len(words) else f"in process {index} of {len(words)}: {word}"
+
+
+def point_ended(number: int, failure: Exception | None, *, patience_seconds: float = 120.0) -> str | None:
+    """How a point of a study ended in all processes: None, or the failure of the first that has one.
+
+    Raises `RfjaxError` where this process failed alone, amid what the others wait for it in: the job
+    must then end, and be started again.
+    """
+    global _numbers
+    if not many():
+        return None if failure is None else str(failure)
+    folder = f"rfjax/point/{number}"
+    word = json.dumps([None if failure is None else str(failure), next(_numbers)])
+    _client().key_value_set(f"{folder}/{_job.process_id}", word)
+    try:
+        _client().wait_at_barrier(f"{folder}-ended", int(1000 * patience_seconds) if failure else _FOREVER_MS)
+    except Exception as error:
+        lost = explained(error)
+        if isinstance(lost, PeerLost):
+            raise lost from failure
+        raise RfjaxError(f"process {_job.process_id} of {_job.processes} failed alone: {failure or error}") from failure
+    words = [json.loads(word) for _, word in sorted(_client().key_value_dir_get(folder))]
+    _numbers = itertools.count(1 + max(number for _, number in words))  # they may have failed at different ones
+    return next((word for word, _ in words if word is not None), None)
+
+
+# Being told to stop
+
+_polls = itertools.count(1)
+_agreed = False
+
+
+def stop_agreed() -> bool:
+    """True from that call on, the same one in all processes, which they agreed on after any was sent SIGTERM.
+
+    JAX's pre-emption service counts calls: it takes the largest count any process has reached, plus
+    one. All processes must therefore call it equally often.
+    """
+    global _agreed
+    if not _agreed:
+        _agreed = bool(multihost_utils.reached_preemption_sync_point(next(_polls)))
+    return _agreed
+
+
+# Losing a process
+
+
+def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
+    """Turns JAX's abort after a lost process into a message that names it and a status to requeue on.
+
+    A barrier that never completes fails with the name of a process that is lost. The abort that JAX
+    ends this process with is caught in C's handler: it comes from a thread of C++, and so at no
+    arbitrary point. An abort for any other reason stays what it is.
+    """
+
+    def listen():
+        try:
+            _client().wait_at_barrier(f"rfjax/never/{job.process_id}", _FOREVER_MS)
+        except Exception as error:
+            if not _leaving.is_set() or "heartbeat" in str(error):
+                _lost.append(_who(str(error), job, heartbeat_seconds))
+
+    global _listener
+    _listener = threading.Thread(target=listen, daemon=True, name="rfjax-peers")
+    _listener.start()
+
+    def aborted():
+        for _ in range(40):
+            if _lost:
+                break
+            time.sleep(0.05)
+        if not _lost and job.process_id and not _listens(job.coordinator):
+            _lost.append(f"process 0, the coordinator at {job.coordinator}, is gone")
+        if _lost:
+            _end_as_lost()
+
+    _on_abort(aborted)
+
+
+def _on_abort(do: Callable[[], None] | None) -> None:
+    """Calls `do`, once, where C++ aborts the process, which dies of it still where `do` returns."""
+    global _kept
+    libc = ctypes.CDLL(None)
+    install = getattr(
+        libc, "sysv_signal", None
+    )  # which forgets the handler as it is called: no second abort comes here
+    if install is None:  # not glibc: the process then ends with JAX's own message, by the abort
+        return
+    install.argtypes, install.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    _kept = None if do is None else ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: do())
+    install(signal.SIGABRT, ctypes.cast(_kept, ctypes.c_void_p) if _kept else None)
+
+
+def _who(error: str, job: Job, heartbeat_seconds: int) -> str:
+    """Which process is gone, by the service's error."""
+    lost = re.search(r"Task (\d+) heartbeat", error)
+    if lost:
+        return f"process {lost[1]} has not been heard of for {heartbeat_seconds} s"
+    if "leader" in error and job.process_id:
+        return f"process 0, the coordinator at {job.coordinator}, is gone or cannot be reached"
+    return f"another process is gone ({error.splitlines()[0]})"
+
+
+def _listens(address: str) -> bool:
+    try:
+        _touch(address)
+        return True
+    except OSError:
+        return False
+
+
+def _touch(address: str) -> None:
+    """Raises `OSError` where nobody listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+def _end_as_lost() -> None:
+    _end(
+        f"{_lost[0]}, so that this one (process {_job.process_id} of {_job.processes}) cannot go on; {_REMEDY}",
+        Preempted.exit_status,
+    )
+
+
+def _end(message: str, status: int) -> None:
+    os.write(2, f"rfjax: {message}\n".encode())
+    os._exit(status)
+
+
+def explained(error: BaseException) -> BaseException:
+    """`error`, or `PeerLost` where it came of a process that is lost.
+
+    A broken connection is seen before the service calls a process lost: this waits for that word.
+    """
+    if not many() or not _is_of_connections(error):
+        return error
+    deadline = time.monotonic() + _heartbeat + 10
+    while not _lost and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return PeerLost(f"{_lost[0]}; {_REMEDY}") if _lost else error
+
+
+_SIGNS = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline", "heartbeat", "barrier", "aborted")
+
+
+def _is_of_connections(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, may be another process's silence."""
+    while error is not None:
+        ours = isinstance(error, RfjaxError) or not isinstance(error, Exception)
+        if not ours and any(sign in str(error).lower() for sign in _SIGNS):
+            return True
+        error = error.__cause__
+    return False
+
+
+# Leaving
+
+
+def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -> int:
+    """Ends the job in this process with its exit status, which is returned once all leave.
+
+    It waits for all, as process 0 may have a report to write. After an error that this process may
+    have `alone` it waits briefly: where the others do not come, they may be in a collective that waits
+    for this process, whose death alone can tell them.
+    """
+    if _job is None:
+        return status
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _leaving.set()
+    try:
+        _client().wait_at_barrier("rfjax/left", int(1000 * patience_seconds) if alone else _FOREVER_MS)
+        _on_abort(None)
+        jax.distributed.shutdown()
+        _listener.join()  # its wait ends as the service does; Python's end must not find it in C++
+        return status
+    except Exception:
+        if status == 0 and _lost:
+            _end_as_lost()
+        os._exit(status or Preempted.exit_status)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

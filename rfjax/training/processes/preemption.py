@@ -1,0 +1,43 @@
+"""Being told to stop: a flag that signals set and the loop reads between steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from rfjax.training.processes import distributed, watch
+
+
+class StopSignal:
+    """True when called, once SIGTERM or SIGINT has come; a context manager.
+
+    A second SIGINT interrupts at once. Outside the main thread, where Python handles no
+    signals, it never fires. Where there are many processes, a signal to any one makes the same call
+    true in all of them: SIGTERM then belongs to JAX, and SIGINT is passed on as one.
+    """
+
+    def __init__(self):
+        self._came = False
+        self._before: dict[int, object] = {}
+
+    def __call__(self) -> bool:
+        watch.beat()
+        return distributed.stop_agreed() if distributed.many() else self._came
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT,) if distributed.many() else (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        if self._came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._came = True
+        if distributed.many():
+            os.kill(os.getpid(), signal.SIGTERM)

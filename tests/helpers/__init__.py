@@ -1,0 +1,1 @@
+"""What several tests share: tiny runs, planted studies, small models, photographs."""

@@ -1,0 +1,121 @@
+"""Which points are fitted, and the largest depth predicted without a look at it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import planted_study
+from rfjax.errors import ConfigError
+from rfjax.laws import study_fits
+from rfjax.laws.fitting import fit
+from rfjax.laws.laws import SATURATING
+from rfjax.results import merge, results_folder
+
+
+def points(rows):
+    """rows of (run, depth, flops, loss[, learning rate]) as `final_points` would give them."""
+    frame = pd.DataFrame([(*row, 3e-3)[:5] for row in rows], columns=["run", "depth", "flops", "loss", "learning_rate"])
+    frame["params"], frame["images"] = frame["depth"] * 1000, frame["flops"] / frame["depth"] / 1e6
+    return frame.assign(frontier=study_fits.on_frontier(frame), best_rate=study_fits.at_best_rate(frame))
+
+
+def test_a_run_beaten_in_both_is_off_the_frontier():
+    frame = points(
+        [
+            ("a", 1, 1e12, 0.2),
+            ("b", 1, 2e12, 0.15),
+            ("c", 2, 3e12, 0.16),
+            ("d", 2, 4e12, 0.1),
+            ("e", 3, 4e12, 0.12),
+        ]
+    )
+    assert frame["frontier"].tolist() == [True, True, False, True, False]
+
+
+def test_seeds_stand_or_fall_together():
+    # One lucky seed below a better configuration must not be on the frontier alone.
+    rows = [("a0", 1, 1e12, 0.10), ("a1", 1, 1e12, 0.20), ("b0", 2, 1e12, 0.13), ("b1", 2, 1e12, 0.13)]
+    assert points(rows)["frontier"].tolist() == [False, False, True, True]
+
+
+def test_the_best_learning_rate_is_per_size_and_budget():
+    rows = [
+        ("a", 1, 1e12, 0.20, 1e-3),
+        ("b", 1, 1e12, 0.18, 2e-3),
+        ("c", 2, 5e12, 0.11, 1e-3),
+        ("d", 2, 5e12, 0.12, 2e-3),
+    ]
+    assert points(rows)["best_rate"].tolist() == [False, True, True, False]
+
+
+def test_only_final_checkpoints_of_finished_runs_are_points(study):
+    found = results_folder.read(study)
+    rows = study_fits.checkpoints(found, study_fits.primary_settings(found))
+    assert len(rows) == 11  # seven finals, and depth3's four before the end
+    final = study_fits.final_points(rows)
+    assert sorted(final["run"]) == sorted(run for run, *_ in planted_study.FINISHED)
+    assert (final["step"] == final["steps"]).all()
+
+
+def test_settings_prefer_the_average_and_the_papers_grid(study):
+    found = results_folder.read(study)
+    settings = study_fits.primary_settings(found)
+    assert (settings.weights, settings.grid, settings.sampler) == ("ema", "paper-8", planted_study.SAMPLER)
+    more = pd.concat([found.long, found.long[found.long["metric"] == "loss"].assign(grid="midpoints-8")])
+    twice = results_folder.Results(
+        **{
+            name: getattr(found, name)
+            for name in ("wide", "runs", "prompts", "pairs", "replicates", "curves", "samples", "notes", "folder")
+        },
+        long=more,
+    )
+    assert study_fits.primary_settings(twice).grid == "paper-8"
+
+
+def test_no_validation_loss_is_refused(tmp_path):
+    merge.collect(planted_study.write_study(tmp_path / "runs", finished=()), tmp_path / "results")
+    with pytest.raises(ConfigError, match="no validation loss; evaluate a run first"):
+        study_fits.primary_settings(results_folder.read(tmp_path / "results"))
+
+
+def planted_points(largest_loss=None):
+    flops = np.geomspace(1e12, 1e14, 7)
+    rows = [(f"r{i}", 1 + i // 2, c, float(planted_study.planted_loss(c))) for i, c in enumerate(flops)]
+    if largest_loss:
+        rows[-1] = (*rows[-1][:3], largest_loss)
+    return points(rows)
+
+
+def test_the_held_out_depth_is_predicted_from_the_others_alone():
+    honest, other = (study_fits.analyse(planted_points(loss), resamples=50).held_out for loss in (None, 0.2))
+    assert honest.depth == 4 and honest.fit.n == 6
+    assert [p.run for p in honest.predictions] == ["r6"]
+    truth = float(planted_study.planted_loss(1e14))
+    assert honest.predictions[0].predicted == pytest.approx(truth, rel=1e-6)
+    # A different loss at the largest depth changes the verdict and nothing of the prediction.
+    assert other.predictions[0].predicted == honest.predictions[0].predicted
+    assert other.predictions[0].actual == 0.2 and not other.predictions[0].covered
+    assert other.predictions[0].relative_error == pytest.approx(truth / 0.2 - 1, rel=1e-6)
+
+
+def test_the_law_of_compute_is_fitted_on_the_frontier_only():
+    frame = planted_points()
+    worse = pd.concat([frame, frame.iloc[[3]].assign(run="worse", loss=0.5, learning_rate=1e-4)], ignore_index=True)
+    worse = points(worse[["run", "depth", "flops", "loss", "learning_rate"]].itertuples(index=False, name=None))
+    analysis = study_fits.analyse(worse, resamples=50)
+    assert "worse" not in analysis.fits["saturating"].runs and "worse" not in analysis.fits["parametric"].runs
+    assert analysis.to_json()["dominated_runs"] == ["worse"]
+    expected = fit(frame, SATURATING, resamples=50)
+    np.testing.assert_allclose(analysis.fits["saturating"].parameters, expected.parameters)
+
+
+def test_too_few_runs_fall_back_to_the_power_law_and_say_why():
+    analysis = study_fits.analyse(planted_points().iloc[[0, 2, 4]], resamples=50)
+    assert analysis.headline == "power"
+    assert "3 runs cannot decide 3 parameters" in analysis.headline_reason
+    assert analysis.held_out is None and "without depth 3: 2 runs" in analysis.held_out_reason
+
+
+def test_one_depth_cannot_be_held_out():
+    analysis = study_fits.analyse(planted_points().assign(depth=2), resamples=50)
+    assert analysis.held_out is None and "two depths" in analysis.held_out_reason

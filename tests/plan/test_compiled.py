@@ -1,0 +1,95 @@
+"""The compiled train step: what its text says, against formulas. Eight simulated devices, one child process."""
+
+import math
+
+import jax
+import pytest
+
+from rfjax.config import Config, from_dict
+from rfjax.data.corpus import load_corpus
+from rfjax.models.backbone import make_backbone
+from rfjax.models.flops import recompute_flops, training_flops
+from rfjax.plan.compiled import Compiled, _asked_for, compile_step
+
+DEVICES = 8
+LAYERS = 5  # in the scan; the last block is apart
+
+
+def config_of(**mesh) -> Config:
+    return from_dict(
+        {
+            "model": {"depth": LAYERS + 1, "hidden": 128, "head_size": 32},
+            "data": {
+                "corpus": "random",
+                "image_size": 16,
+                "channels": 4,
+                "context_tokens": 16,
+                "context_size": 64,
+                "pooled_size": 32,
+            },
+            "train": {"batch_size": 32, "accumulate": 2, "remat": "full"},
+            "mesh": mesh,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def program() -> tuple[Config, Compiled]:
+    config = config_of(data=2, fsdp=4)
+    return config, compile_step(config, None, cpu_devices=DEVICES)
+
+
+def layer_weights(config) -> dict[str, int]:
+    """Float32 bytes of one layer's kernels by name, from shapes."""
+    shapes = load_corpus(config.data, config.seed).shapes
+    blocks = jax.eval_shape(make_backbone(config.model, shapes).init, jax.random.key(0))["blocks"]["image"]
+    return {name: 4 * math.prod(part["kernel"].shape[1:]) for name, part in blocks.items() if "kernel" in part}
+
+
+def test_operations_of_the_compiled_step_are_the_formulas(program):
+    """Catches loops counted once (a factor of layers x microbatches) and a step that computes more
+    than it should, such as activations made whole on every device."""
+    config, compiled = program
+    shapes = load_corpus(config.data, config.seed).shapes
+    each = training_flops(config.model, shapes) + recompute_flops(config.model, shapes, "full")
+    assert compiled.counts.unknown_loops == 0
+    assert compiled.counts.flops == pytest.approx(each * config.train.batch_size / DEVICES, rel=0.02)
+
+
+def test_no_gather_is_larger_than_one_weight_of_one_layer(program):
+    """Catches a gather of the stack outside the scan, and activations gathered in place of weights."""
+    config, compiled = program
+    weights = layer_weights(config)
+    assert compiled.counts.largest_all_gather == max(weights.values())
+    gathers = [c for c in compiled.counts.collectives if c.kind == "all-gather" and "blocks" in c.name]
+    # each kernel of both streams, forward and again for the backward pass
+    once = 2 * sum(weights.values())
+    assert sum(c.bytes * c.times for c in gathers) == 2 * once * LAYERS * config.train.accumulate
+
+
+def test_activations_are_not_exchanged(program):
+    """Catches the compiler splitting activations along `hidden`, as the weights are."""
+    _, compiled = program
+    assert not [c for c in compiled.counts.collectives if c.kind == "all-to-all"]
+
+
+def test_memory_is_that_of_split_weights(program):
+    """Arguments hold a fsdp-th of the state: against the state's bytes from shapes."""
+    config, compiled = program
+    shapes = load_corpus(config.data, config.seed).shapes
+    params = jax.eval_shape(make_backbone(config.model, shapes).init, jax.random.key(0))
+    kernels = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "kernel" in str(path))
+    others = sum(leaf.size for leaf in jax.tree.leaves(params)) - kernels
+    batch = (
+        4
+        * config.train.batch_size
+        // DEVICES
+        * (math.prod(shapes.latents) + math.prod(shapes.context) + shapes.pooled + 1)
+    )
+    assert compiled.argument_bytes == pytest.approx(16 * (kernels / 4 + others) + batch, rel=0.01)
+    assert compiled.fits and compiled.peak_bytes > 0
+
+
+def test_what_a_compiler_asks_for():
+    text = "Ran out of memory: the total memory required for HLO temporaries (205.11G) exceeds available HBM (95.74G)."
+    assert _asked_for(text) == int(205.11 * 2**30)

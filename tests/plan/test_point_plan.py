@@ -1,0 +1,134 @@
+"""Plans by formula: state, search, table, JSON. Nothing is compiled."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rfjax import config as configs
+from rfjax.cli import main
+from rfjax.models.flops import recompute_flops, training_flops
+from rfjax.plan.chips import GIB, parse_target
+from rfjax.plan.compiled import Compiled
+from rfjax.plan.estimate import estimate
+from rfjax.plan.point_plan import plan_point
+from rfjax.plan.search import candidates
+from rfjax.study.study import load_study, size_of
+
+PAPER = Path(__file__).parents[2] / "configs" / "sd3_depth.py"
+DEPTHS = ("depth15", "depth18", "depth21", "depth30", "depth38")
+
+
+def point(id, **overrides):
+    return load_study(PAPER, {key.replace("__", "."): value for key, value in overrides.items()}).point(id)
+
+
+@pytest.mark.parametrize("name", ("v5p-256", "v5e-256"))
+@pytest.mark.parametrize("id", DEPTHS)
+def test_every_depth_of_the_paper_divides_as_configured(id, name):
+    """Catches an axis that does not divide a width or the batch: 2432 does not split 256 ways."""
+    target, config = parse_target(name), point(id).config
+    found = estimate(config, target)
+    size = size_of(config)
+    shapes_flops = size.flops_per_image
+    again = recompute_flops(config.model, _shapes(config), config.train.remat)
+    assert found.flops * target.chips == pytest.approx((shapes_flops + again) * config.train.batch_size, rel=1e-12)
+    # Kernels split 16 ways; biases and norms, under 0.1 % of the parameters, are whole on each device.
+    assert 1 < found.state_bytes / (size.state_bytes / 16) < 1.02
+
+
+def _shapes(config):
+    from rfjax.data.corpus import load_corpus
+
+    return load_corpus(config.data, config.seed).shapes
+
+
+def test_tensor_splits_what_it_splits():
+    """Heads and MLP halve with tensor=2; modulation and embeddings stay whole on both devices."""
+    config = point("depth38", mesh__data=8, mesh__fsdp=8, mesh__tensor=2).config
+    target = parse_target("v5p-256")
+    two = estimate(config, target).flops
+    one = estimate(configs.apply_overrides(config, {"mesh.data": 16, "mesh.tensor": 1}), target).flops
+    assert one < two < 1.02 * one
+    assert training_flops(config.model, _shapes(config)) > 0
+
+
+def test_a_search_finds_the_cheapest_that_fits_and_changes_only_the_layout():
+    """Catches a search that offers a layout which does not fit, or changes the experiment."""
+    target = parse_target("v5e-256")
+    config = point("depth38", mesh__fsdp=1).config
+    said = []
+    plan = plan_point(point("depth38", mesh__fsdp=1), target, compiles=False, say=said.append)
+    assert plan.fits and plan.searched and plan.peak_bytes <= target.chip.hbm_bytes
+    assert plan.notes[0].startswith("256x1x1, remat full, accumulate 1 does not fit: 1")
+    changed = configs.differences(config, plan.config)
+    assert set(changed) <= {"mesh.data", "mesh.fsdp", "mesh.tensor", "train.remat", "train.accumulate"} and changed
+    steps = [found.roofline.step for _, found in candidates(config, target, slack=1.0)]
+    assert plan.limits.step == pytest.approx(min(steps), rel=0.01)
+
+
+def test_a_search_expects_of_the_next_layout_what_the_last_one_took(monkeypatch):
+    """Catches minutes of compiling layouts that must fail as the one before did: here all take 1.3
+    times their estimates, so only those that leave as much room are worth compiling."""
+    target = parse_target("v5e-256")
+    asked = []
+
+    def compile_step(config, target, optimisation):
+        asked.append(estimate(config, target).peak_bytes)
+        took = int(1.3 * asked[-1])
+        return Compiled(took <= target.chip.hbm_bytes, took, None, None, None, 1.0, 1, optimisation)
+
+    monkeypatch.setattr("rfjax.plan.point_plan.compile_step", compile_step)
+    plan = plan_point(point("depth38"), target, compiles=True, search=True, say=lambda line: None)
+    assert plan.fits and len(asked) > 1
+    assert 1.3 * asked[0] > target.chip.hbm_bytes and all(1.3 * peak <= target.chip.hbm_bytes for peak in asked[1:])
+
+
+def test_the_command_writes_what_it_prints(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    command = ["plan", f"--config={PAPER}", "--target=v5p-256", "--no-compile", "--price=2", f"--out={out}"]
+    assert main([*command, "--point=depth38"]) == 0
+    printed = capsys.readouterr().out
+    assert "v5p-256: 128 chips, 256 TensorCores" in printed and "Nothing was compiled" in printed
+    (found,) = json.loads(out.read_text())["points"]
+    assert found["point"] == "depth38" and found["fits"] and found["compiled"] is None
+    assert found["cost"]["money"] == 2 * found["cost"]["chip_hours"]
+    assert found["limits"]["compute"] == pytest.approx(0.634, rel=0.01)  # 2.909e14 operations of 459e12 a second
+    assert f"{found['peak_bytes'] / GIB:.2f}" in printed
+    page = out.with_suffix(".html").read_text()
+    assert (
+        f"<td>{found['peak_bytes'] / GIB:.2f}</td>" in page
+        and f"<b>{1e3 * found['limits']['compute']:,.0f}</b>" in page
+    )
+
+
+@pytest.mark.parametrize(
+    "target, settings, attention",
+    [("v5p-256", {}, "splash"), ("v5p-256", {"train__attention": "xla"}, "xla"), ("h100x64", {}, "cudnn")],
+)
+def test_the_plan_says_which_attention_a_run_uses(target, settings, attention, capsys):
+    """Catches a plan made of what this machine would choose: here that is always xla."""
+    plan = plan_point(point("depth15", **settings), parse_target(target), compiles=False)
+    assert plan.attention == plan.to_json()["attention"] == attention
+    overrides = [f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    main(["plan", f"--config={PAPER}", f"--target={target}", "--no-compile", "--point=depth15", *overrides])
+    assert f"Attention of a run on {target}: {attention}; the estimates" in capsys.readouterr().out
+
+
+def test_an_attention_that_the_target_does_not_have_is_refused(capsys):
+    command = ["plan", f"--config={PAPER}", "--target=v5p-256", "--no-compile", "--config.train.attention=cudnn"]
+    assert main(command) == 2
+    assert "it runs on cuda, and this is tpu; use splash or xla" in capsys.readouterr().err
+
+
+def test_what_fits_nowhere_ends_with_status_one(capsys):
+    command = ["plan", f"--config={PAPER}", "--target=v5e-4", "--no-compile", "--point=depth38"]
+    assert main(command) == 1
+    assert "no layout should fit v5e-4" in capsys.readouterr().out
+
+
+def test_what_cannot_be_planned_is_refused(capsys):
+    assert main(["plan", f"--config={PAPER}", "--target=v9-256"]) == 2
+    assert "unknown chip 'v9'" in capsys.readouterr().err
+    assert main(["plan", f"--config={PAPER}", "--target=v5e-256", "--no-compile", "--price=-1"]) == 2
+    assert "--price is -1.0" in capsys.readouterr().err

@@ -1,0 +1,324 @@
+"""Merging run folders into the results table, and reading it back with suspicion."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import planted_study
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.results import columns, merge, results_folder
+
+FRAMES = [file.removesuffix(".csv") for file in columns.FILES]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """One finished run, its folder."""
+    planted_study.write_run(tmp_path / "a", "a", 1, 500)
+    return tmp_path / "a"
+
+
+def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path, run):
+    planted_study.put(
+        run,
+        "a",
+        500,
+        "fid",
+        [
+            planted_study.value("fid", "mean", 0.1 + 0.2, 5e-324, 3),
+            planted_study.value("fid", "big", 1.39e22 / 3, 1e300, 3),
+        ],
+        weights="raw",
+        grid="-",
+    )
+    written = merge.collect([run], tmp_path / "results")
+    read = results_folder.read(tmp_path / "results")
+    for name in FRAMES:
+        pd.testing.assert_frame_equal(getattr(written, name), getattr(read, name), check_exact=True)
+    assert read.samples == written.samples and len(read.samples) == 1
+    values = read.long.set_index(["metric", "item"])["value"]
+    assert values["fid", "mean"] == 0.1 + 0.2 and values["fid", "big"] == 1.39e22 / 3
+
+
+@pytest.mark.parametrize("name", ['a,b"c\n<&>', "NA", "nan", "  spaced ", "é☃"])
+def test_names_survive_whatever_they_are(tmp_path, name):
+    planted_study.write_run(tmp_path / "r", name, 1, 500)
+    merge.collect([tmp_path / "r"], tmp_path / "results")
+    read = results_folder.read(tmp_path / "results")
+    assert set(read.long["run"]) == {name} and set(read.runs["run"]) == {name}
+
+
+def test_wide_has_a_row_per_checkpoint_and_settings(tmp_path, run):
+    common = {"images": 32_000, "flops": 6.9e11}
+    planted_study.put(
+        run, "a", 500, "validation", planted_study.loss_values(0.3), weights="ema", grid="midpoints-8", **common
+    )
+    planted_study.put(
+        run,
+        "a",
+        500,
+        "geneval",
+        planted_study.score_values("geneval", 0.5),
+        weights="ema",
+        sampler="heun-10",
+        **common,
+    )
+    wide = merge.collect([run], tmp_path / "results").wide
+    ema = wide[wide["weights"] == "ema"]
+    assert sorted(zip(ema["grid"], ema["sampler"])) == sorted(
+        (g, s) for g in ("midpoints-8", "paper-8") for s in ("heun-10", planted_study.SAMPLER)
+    )
+    row = ema[(ema["grid"] == "midpoints-8") & (ema["sampler"] == "heun-10")].iloc[0]
+    assert row["loss"] == 0.3 and row["geneval_overall"] == pytest.approx(0.5)
+    assert row["loss_n"] == 512 and row["params"] == planted_study.params_of(1) and row["final"] == 1
+    # The raw weights have a loss and no score; the ceiling, which has no checkpoint, has no row.
+    raw = wide[wide["weights"] == "raw"]
+    assert len(raw) == 1 and np.isnan(raw["geneval_overall"].iloc[0]) and raw["sampler"].iloc[0] == ""
+    assert (wide["step"] == 500).all()
+
+
+@pytest.mark.parametrize(
+    ("triple", "name"),
+    [
+        (("validation", "loss", "mean"), "loss"),
+        (("validation", "loss", "t=0.125"), "loss@t=0.125"),
+        (("geneval", "geneval", "overall"), "geneval_overall"),
+        (("geneval", "geneval_held_out", "position"), "geneval_held_out_position"),
+        (("geneval_floor_null", "geneval", "counting"), "geneval_floor_null_counting"),
+        (("geneval_ceiling", "geneval_seen", "overall"), "geneval_ceiling_seen_overall"),
+    ],
+)
+def test_names_of_measured_columns(triple, name):
+    assert columns.measure_name(*triple) == name
+
+
+def test_facts_of_the_run_are_joined(tmp_path):
+    planted_study.write_run(tmp_path / "r", "r", 2, 500)
+    path = tmp_path / "r" / "run.json"
+    parent = {"run": "old", "step": 100, "flops": 2.5e9, "images": 6400}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parent": parent}))
+    (tmp_path / "r" / "config.json").write_text(
+        json.dumps({"formulation": "rf/lognorm(0.00,1.00)", "train": {"schedule": "wsd"}})
+    )
+    found = merge.collect([tmp_path / "r"], tmp_path / "results")
+    row = found.runs.iloc[0]
+    assert (row["parent_run"], row["parent_flops"], row["schedule"], row["platform"]) == (
+        "old",
+        2.5e9,
+        "wsd",
+        "cpu",
+    )
+    assert (row["train_seconds"], row["state"], row["last_step"]) == (25.0, "done", 500)
+    assert row["evaluation_seconds"] == 1.5 * 7
+    long = found.long
+    assert set(long["formulation"]) == {"rf/lognorm(0.00,1.00)"} and set(long["parent_step"]) == {100}
+    assert found.prompts.groupby("task").size().to_dict() == dict.fromkeys(planted_study.TASKS, 10)
+
+
+def test_only_the_planned_last_step_is_final(tmp_path):
+    planted_study.write_run(tmp_path / "r", "r", 1, 500, checkpoints=(200, 400))
+    wide = merge.collect([tmp_path / "r"], tmp_path / "results").wide
+    assert dict(zip(wide["step"], wide["final"])) == {200: 0, 400: 0, 500: 1}
+
+
+def test_training_curve_is_thinned_by_means(tmp_path, run):
+    lines = [{"step": s, "loss": float(s)} for s in range(1, 1001)] + [
+        {"step": 5, "loss": None},
+        {"step": 1000, "loss": 0.0},
+    ]
+    text = "\n".join([*map(json.dumps, lines[:300]), "{broken", *map(json.dumps, lines[300:])]) + '\n{"step": 10'
+    (run / "metrics.jsonl").write_text(text)
+    found = merge.collect([run], tmp_path / "results")
+    curve = found.curves
+    assert len(curve) == merge.MAX_CURVE_ROWS and curve["logged"].sum() == 1000
+    assert curve["train_loss"].iloc[0] == np.mean(range(1, 6)) and curve["step"].iloc[0] == 5
+    assert curve["train_loss"].iloc[-1] == np.mean([996, 997, 998, 999, 0])  # step 1000's last word
+    assert found.notes == ("a: 1 line(s) of metrics.jsonl could not be read and were left out",)
+
+
+def test_a_point_that_failed_before_it_began_is_listed(tmp_path, run):
+    planted_study.write_json(tmp_path / "b" / "status.json", {"state": "failed", "step": 0, "message": "out of memory"})
+    found = merge.collect([run, tmp_path / "b"], tmp_path / "results").runs.set_index("run")
+    assert found.loc["b", "state"] == "failed" and found.loc["b", "message"] == "out of memory"
+    assert pd.isna(found.loc["b", "depth"])
+
+
+def test_run_folders_are_those_with_a_run(tmp_path, run):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    assert merge.run_folders(tmp_path) == [run]
+
+
+def test_a_sample_sheet_that_is_gone_is_noted(tmp_path, run):
+    (run / "samples/final.png").write_bytes(b"not a picture")
+    found = merge.collect([run], tmp_path / "results")
+    assert found.samples == () and "sample sheet of step 500" in found.notes[0]
+
+
+def test_sheets_of_an_earlier_table_are_removed(tmp_path, run):
+    """They would pass for the table's own to whoever opens the folder."""
+    planted_study.write_run(tmp_path / "b", "b", 1, 500)
+    merge.collect([run, tmp_path / "b"], tmp_path / "results")
+    assert len(list((tmp_path / "results/samples").iterdir())) == 2
+    (sheet,) = merge.collect([run], tmp_path / "results").samples
+    assert [f"samples/{path.name}" for path in (tmp_path / "results/samples").iterdir()] == [sheet.png]
+    results_folder.read(tmp_path / "results")
+
+
+def test_two_folders_of_one_run_are_refused(tmp_path, run):
+    planted_study.write_run(tmp_path / "b", "a", 1, 500)
+    with pytest.raises(ConfigError, match="run 'a' is in both"):
+        merge.collect([run, tmp_path / "b"], tmp_path / "results")
+
+
+def test_a_record_in_the_wrong_folder_is_refused(tmp_path, run):
+    planted_study.put(run, "b", 500, "validation", planted_study.loss_values(0.1), grid="paper-8")
+    with pytest.raises(ConfigError, match="belongs to run 'b' but lies in the folder of 'a'"):
+        merge.collect([run], tmp_path / "results")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("run.json", "{", "cannot be read"),
+        ("run.json", "[]", "cannot be read"),
+        ("run.json", json.dumps({"schema": 9, "run": "a"}), "schema 9; this rfjax reads schema 1"),
+        ("run.json", json.dumps(planted_study.facts("a", 1, 500) | {"params": None}), "has no 'params'"),
+        ("status.json", "", "cannot be read"),
+    ],
+)
+def test_a_damaged_run_is_named_and_left_out(tmp_path, run, file, content, words):
+    """One unreadable file must neither hide the other runs nor go unsaid."""
+    (run / file).write_text(content)
+    with pytest.raises(ConfigError) as error:
+        merge.collect([run], tmp_path / "results")
+    assert words in str(error.value) and file in str(error.value)
+    planted_study.write_run(tmp_path / "b", "b", 1, 500)
+    found = merge.collect([run, tmp_path / "b"], tmp_path / "results")
+    assert set(found.long["run"]) == set(found.runs["run"]) == {"b"}
+    assert found.notes == (f"the run in {run} was left out: {error.value}",)
+    assert results_folder.read(tmp_path / "results").notes == found.notes  # whence the report has them
+
+
+def test_a_run_with_a_damaged_evaluation_is_left_out_whole(tmp_path, run):
+    planted_study.write_run(tmp_path / "b", "b", 1, 500)
+    record = next((run / "evaluations").glob("*.json"))
+    record.write_text(record.read_text()[:100])
+    found = merge.collect([run, tmp_path / "b"], tmp_path / "results")
+    assert set(found.long["run"]) - {"-"} == set(found.runs["run"]) == {"b"}
+    (note,) = found.notes
+    assert note.startswith(f"the run in {run} was left out: damaged evaluation record") and record.name in note
+
+
+def test_a_folder_that_is_no_run_is_refused_beside_runs_too(tmp_path, run):
+    with pytest.raises(ConfigError, match="no run folder at"):
+        merge.collect([run, tmp_path / "misspelt"], tmp_path / "results")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folders, words in (
+        ([tmp_path / "empty"], "not a run folder"),
+        ([tmp_path / "no"], "no run folder"),
+        ([], "no run folders"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            merge.collect(folders, tmp_path / "results")
+
+
+def edited(folder, file, change):
+    path = folder / file
+    path.write_text(change(path.read_text()))
+
+
+def without_column(text, name):
+    rows = [line.split(",") for line in text.splitlines()]
+    place = rows[0].index(name)
+    return "\n".join(",".join(row[:place] + row[place + 1 :]) for row in rows) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("wide.csv", lambda text: text.replace("0.2338", "0.2337"), "does not match its hash"),
+        ("long.csv", lambda text: text[:-200], "does not match its hash"),
+        ("curves.csv", lambda text: without_column(text, "train_loss"), "lacks the column(s) train_loss"),
+        ("runs.csv", lambda text: "", "lacks the column(s) run, study"),
+        ("table.json", lambda text: text[:100], "is damaged"),
+        (
+            "table.json",
+            lambda text: text.replace('"schema": 4', '"schema": 7'),
+            "schema version 7; this rfjax reads version 4",
+        ),
+        ("table.json", lambda text: text.replace('"notes"', '"nodes"'), "is damaged"),
+    ],
+)
+def test_a_damaged_table_is_refused_with_the_remedy(tmp_path, run, file, change, words):
+    merge.collect([run], tmp_path / "results")
+    edited(tmp_path / "results", file, change)
+    with pytest.raises(ConfigError) as error:
+        results_folder.read(tmp_path / "results")
+    assert file in str(error.value) and words in str(error.value) and "rfjax study --collect" in str(error.value)
+
+
+def test_missing_files_are_refused(tmp_path, run):
+    with pytest.raises(ConfigError, match="no results table at"):
+        results_folder.read(tmp_path)
+    merge.collect([run], tmp_path / "results")
+    sheet = next((tmp_path / "results/samples").glob("*.png"))
+    for path in (sheet, tmp_path / "results/long.csv"):
+        kept = path.read_bytes()
+        path.unlink()
+        with pytest.raises(ConfigError, match=path.name):
+            results_folder.read(tmp_path / "results")
+        path.write_bytes(kept)
+    results_folder.read(tmp_path / "results")
+
+
+def test_a_disk_that_refuses_leaves_the_old_table(tmp_path, run, monkeypatch):
+    merge.collect([run], tmp_path / "results")
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    monkeypatch.setattr(results_folder, "SCHEMA", 2)  # so that a half-written folder would differ
+    blocked = tmp_path / "results" / "runs.csv"
+    blocked.unlink()
+    blocked.mkdir()
+    with pytest.raises(RfjaxError, match=r"runs\.csv"):
+        merge.collect([run], tmp_path / "results")
+    assert {p: p.read_bytes() for p in before if p != blocked} == {p: b for p, b in before.items() if p != blocked}
+    assert not list((tmp_path / "results").glob(".*"))
+
+
+def test_the_documentation_is_what_the_code_says():
+    path = Path(__file__).parents[2] / "docs" / "results_table.md"
+    assert path.read_text() == columns.markdown(), "run: python -m rfjax.results.columns > docs/results_table.md"
+
+
+def test_table_and_fits_need_no_jax():
+    modules = "results.merge, rfjax.results.results_folder, rfjax.laws.study_fits, rfjax.report.fit_command, rfjax.report.write"
+    code = f"import sys, rfjax.{modules}; sys.exit('jax' in sys.modules or 'flax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_losses_that_share_their_examples_have_a_covariance(study):
+    """Of the means, from the records' losses per example: equal to numpy's over n, symmetric by
+    being stored once. A covariance of single examples, or of other checkpoints, would be larger."""
+    found = results_folder.read(study).pairs
+    ema = found[found["weights"] == "ema"]
+    runs = sorted(set(ema["run"]))
+    assert len(runs) == 7 and len(ema) == 7 * 8 // 2 and set(ema["step"]) == {500, 1000, 1200, 2000}
+    at = ema.set_index(["run", "other_run"])
+    first, last = (
+        planted_study.example_losses(1.0)["example_losses"],
+        planted_study.example_losses(1.0)["example_losses"],
+    )
+    unit = np.cov(first, last)[0, 1] / 64
+    wide = results_folder.read(study).wide
+    loss = wide[(wide["weights"] == "ema") & (wide["final"] == 1)].drop_duplicates("run").set_index("run")["loss"]
+    for a, b in ((runs[0], runs[0]), (runs[0], runs[3])):
+        assert at.loc[(a, b), "covariance"] == pytest.approx(loss[a] * loss[b] * unit, rel=1e-9)
+        assert at.loc[(a, b), "n"] == 64

@@ -1,0 +1,79 @@
+"""What studies, plans and benchmarks make of a corpus of several latent shapes."""
+
+from dataclasses import replace
+
+import pytest
+
+from rfjax.config import from_dict
+from rfjax.data.buckets import BucketedCorpus, largest
+from rfjax.data.corpus import load_corpus
+from rfjax.errors import ConfigError
+from rfjax.models.flops import forward_flops, training_flops
+from rfjax.plan import point_plan
+from rfjax.study import study
+from rfjax.study.run import run_facts
+
+SHAPES = ((4, 4), (2, 6), (6, 4), (8, 8))  # the largest has no training images
+
+
+def config(**changes):
+    return from_dict(
+        {
+            "model": {"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 4},
+            "data": {"corpus": "random", "image_size": 4, "context_tokens": 2, "context_size": 8, "pooled_size": 8},
+            **changes,
+        }
+    )
+
+
+def bucketed(shapes=SHAPES):
+    plain = load_corpus(config().data, 0)
+    parts = tuple(replace(plain, shapes=replace(plain.shapes, latents=(*shape, 3))) for shape in shapes)
+    return BucketedCorpus("buckets", parts, 0, (5000, 3000, 2000, 0), (4, 4, 4, 4))
+
+
+@pytest.fixture
+def corpus(monkeypatch):
+    made = bucketed()
+    monkeypatch.setattr(study, "_corpus", lambda data, seed: made)
+    study._size_of_network.cache_clear()
+    yield made
+    study._size_of_network.cache_clear()
+
+
+def test_a_points_flops_are_the_mean_over_steps(corpus):
+    """Catches the first bucket's cost, and a mean that weighs buckets alike."""
+    size, model = study.size_of(config(train={"steps": 1000, "batch_size": 8})), config().model
+    each = [training_flops(model, part.shapes) for part in corpus.parts]
+    expected = 0.5 * each[0] + 0.3 * each[1] + 0.2 * each[2]
+    assert size.flops_per_image == round(expected) and size.flops == 8000 * round(expected)
+    assert size.flops_forward_per_image == pytest.approx(expected / 3, abs=1)
+    facts = run_facts(config(), corpus)
+    assert facts.flops_of_buckets == tuple(each) and facts.flops_per_image == size.flops_per_image
+
+
+def test_a_corpus_of_one_shape_costs_what_it_did():
+    plain = load_corpus(config().data, 0)
+    facts = run_facts(config(), plain)
+    assert facts.flops_of_buckets == () and facts.flops_per_image == training_flops(config().model, plain.shapes)
+    assert facts.flops_forward_per_image == forward_flops(config().model, plain.shapes)
+
+
+def test_a_study_refuses_before_it_trains(corpus):
+    """Catches a bucket that does not fit found out at its first step, and runs put together that cannot be."""
+    with pytest.raises(
+        ConfigError, match="latents of 8x8 have 4 tokens along the height, more than config.model.position_grid=3"
+    ):
+        study.size_of(config(model={"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 3}))
+    with pytest.raises(ConfigError, match="config.train.together is 4, and the corpus buckets has 4 aspect buckets"):
+        study.size_of(config(train={"together": 4}))
+
+
+def test_plans_are_of_the_largest_bucket_that_is_trained_on(corpus, monkeypatch):
+    """Catches memory planned for the first bucket, and for one that no step takes."""
+    assert largest(corpus).shapes.latents == (6, 4, 3)
+    monkeypatch.setattr(point_plan, "load_corpus", lambda data, seed: corpus)
+    (note,) = point_plan._buckets_note(config())
+    assert "largest of 4 aspect buckets, latents of 6x4" in note
+    monkeypatch.setattr(point_plan, "load_corpus", lambda data, seed: corpus.parts[0])
+    assert point_plan._buckets_note(config()) == []
