@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,9 @@ def step_flops(low: Path, high: Path, batch: int) -> tuple[float, float]:
         counts = getattr(corpus, "training", (1,))
         found.append(
             batch
-            * sum(count * training_flops(run.model, part.shapes) for part, count in zip(corpus.parts, counts))
+            * sum(
+                count * training_flops(run.model, part.shapes) for part, count in zip(corpus.parts, counts, strict=True)
+            )
             / sum(counts)
         )
     return tuple(found)
@@ -147,12 +150,12 @@ def compare(runs: Path, corpus: Path) -> dict:
     counts = [bucket.images["validation"] for bucket in buckets]
     of = {name: losses(runs / name) for name in RUNS}
     spans, start = {"all": slice(None)}, 0
-    for bucket, count in zip(buckets, counts):
+    for bucket, count in zip(buckets, counts, strict=True):
         spans["x".join(map(str, bucket.latents[:2]))] = slice(start, start + count)
         start += count
     assert all(len(own) == start for own in of.values())
     return {
-        "validation_images": dict(zip(spans, (start, *counts))),
+        "validation_images": dict(zip(spans, (start, *counts), strict=True)),
         "losses": {
             name: {span: mean_and_error(own[where]) for span, where in spans.items()} for name, own in of.items()
         },
@@ -207,7 +210,8 @@ def main():
         if not (args.folder / name / "manifest.json").is_file():
             clock.of(
                 name,
-                lambda: rfjax(
+                partial(
+                    rfjax,
                     "prepare",
                     scenes,
                     f"--out={args.folder / name}",
@@ -248,7 +252,7 @@ def main():
     for name, count in steps.items():
         init = [f"--init={runs / 'low'}@{args.steps}"] if name == "child" else []
         config = write_config(name, low if name == "low" else high, count)
-        clock.of(name, lambda: rfjax("train", f"--config={config}", f"--workdir={runs / name}", *init))
+        clock.of(name, partial(rfjax, "train", f"--config={config}", f"--workdir={runs / name}", *init))
 
     sides = [bucket.latents[:2] for bucket in high.buckets]
     captions = ["red square", "blue ring, yellow triangle", "green cross, purple bar", "white pillar"]

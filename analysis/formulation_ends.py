@@ -50,7 +50,10 @@ def step_bias(formulation: Formulation, method: str, steps: int) -> float:
     mean is carried exactly by any method, for there the velocity is constant."""
     levels = sampling_levels(formulation, steps)
     begin = (1 - levels[0]) * MEAN + _spread(levels[0]) * np.array([0.0, 1.0])
-    known = lambda y, s: velocity(y, jax.numpy.maximum(s, formulation.rectified_span[0]))
+
+    def known(y, s):
+        return velocity(y, jax.numpy.maximum(s, formulation.rectified_span[0]))
+
     mean, one = np.asarray(integrate(known, jax.numpy.asarray(begin), levels, method))
     return (one - mean) / STD - 1
 

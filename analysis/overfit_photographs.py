@@ -30,10 +30,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from helpers import (
-    photographs,  # noqa: E402
-    tiny_models,  # noqa: E402
-)
+from helpers import photographs, tiny_models  # noqa: E402
 
 SIDE, TOKENS = 64, 24
 CONFIG = """

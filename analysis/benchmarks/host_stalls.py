@@ -51,7 +51,7 @@ def turns(events) -> list[dict[str, float]]:
     """Seconds of each turn of the loop by what they went to; a turn begins where a batch is asked for."""
     starts = [began for name, began, _ in events if name == "data"]
     found = []
-    for start, end in zip(starts, starts[1:]):
+    for start, end in zip(starts, starts[1:], strict=False):
         turn = {"all": end - start} | {name: 0.0 for name in ("data", "placing", "observe", "devices")}
         for name, began, ended in events:
             if start <= began < end:

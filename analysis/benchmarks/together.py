@@ -97,7 +97,7 @@ def main():
     rounds = [
         (clocked(together)[0] / args.steps / args.members, clocked(one)[0] / args.steps) for _ in range(args.rounds)
     ]
-    per_member, per_run = (statistics.median(times) for times in zip(*rounds))
+    per_member, per_run = (statistics.median(times) for times in zip(*rounds, strict=True))
     steps = config.train.steps
     total = [compile_together + steps * args.members * per_member, args.members * (compile_alone + steps * per_run)]
     flops = size * (

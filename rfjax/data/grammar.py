@@ -47,6 +47,7 @@ def captions(vocabulary: Vocabulary, contents: Contents, u: Float[np.ndarray, "n
             contents.colors.tolist(),
             contents.relation.tolist(),
             u.tolist(),
+            strict=True,
         )
     ]
 
@@ -86,7 +87,7 @@ def sentence(
     relation: str = RELATIONS[0],
 ) -> str:
     """One caption; an empty adjective is left out. For `position`, nouns[0] is the target."""
-    names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns)]
+    names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns, strict=True)]
     if task == "counting":
         body = f"{NUMBERS[count]} {names[0]}"
     elif task == "position":
@@ -117,9 +118,9 @@ def row(
     held_out = False
     if task in ("colors", "color_attr"):
         adjectives = [vocabulary.colors[c] for c in colors]
-        for item, adjective in zip(include, adjectives):
+        for item, adjective in zip(include, adjectives, strict=True):
             item["color"] = adjective
-        held_out = any(vocabulary.held_out[a] == b for a, b in zip(classes[:objects], colors[:objects]))
+        held_out = any(vocabulary.held_out[a] == b for a, b in zip(classes[:objects], colors[:objects], strict=True))
     if task == "position":
         include[1]["position"] = [RELATIONS[relation], 0]
     if task == "counting":
@@ -176,7 +177,8 @@ def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, " sl
     relation = next((RELATIONS.index(item["position"][0]) for item in include if "position" in item), 0)
     free = pick(vocabulary.seen()[classes], u[: len(classes)])
     colors = [
-        vocabulary.colors.index(item["color"]) if "color" in item else int(drawn) for item, drawn in zip(include, free)
+        vocabulary.colors.index(item["color"]) if "color" in item else int(drawn)
+        for item, drawn in zip(include, free, strict=True)
     ]
     return Contents(
         task=np.array([task]),

@@ -97,7 +97,7 @@ def _normals(stream: int, keys: np.ndarray, shape: tuple[int, ...]) -> Float[np.
     Sizes here reach a million numbers an example, where a generator each costs nothing beside them.
     """
     out = np.empty((len(keys), *shape), np.float32)
-    for row, key in zip(out, keys):
+    for row, key in zip(out, keys, strict=True):
         bits = np.random.Philox(key=np.array([stream, key], np.uint64))
         np.random.Generator(bits).standard_normal(dtype=np.float32, out=row)
     return out

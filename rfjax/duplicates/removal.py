@@ -96,7 +96,7 @@ def find(
         pairs=tuple(pairs),
         not_compared=tuple(left_out)
         + tuple((keys[i], reason) for i, reason in sorted(unfit.items()) if original[i] == i),
-        curve=tuple(zip(levels, counts)),
+        curve=tuple(zip(levels, counts, strict=True)),
         images=len(keys),
         clusters=used,
         repeated=repeated,

@@ -146,7 +146,7 @@ def remove(
                 dropped[level, new] = True
                 keeper[level, new] = image
         tell(min(start + BLOCK, count))
-    return [Removal(*each) for each in zip(thresholds, dropped, keeper)]
+    return [Removal(*each) for each in zip(thresholds, dropped, keeper, strict=True)]
 
 
 def similarity(
@@ -173,5 +173,5 @@ def _best(who, found, similar):
     first[1:] = (who[1:] != who[:-1]) | (found[1:] != found[:-1])
     who, found, similar = who[first], found[first], similar[first]
     images, starts = np.unique(who, return_index=True)
-    for image, near, alike in zip(images, np.split(found, starts[1:]), np.split(similar, starts[1:])):
+    for image, near, alike in zip(images, np.split(found, starts[1:]), np.split(similar, starts[1:]), strict=True):
         yield int(image), near, alike

@@ -253,7 +253,7 @@ class Evaluator:
         scores = {"geneval": rules.score(judged)}
         for metric, mask in (("geneval_held_out", held_out), ("geneval_seen", ~held_out)):
             if mask.any():
-                scores[metric] = rules.score([result for result, chosen in zip(judged, mask) if chosen])
+                scores[metric] = rules.score([result for result, chosen in zip(judged, mask, strict=True) if chosen])
         extra = {"prompt_scores": prompt_scores(judged), "images_per_prompt": settings.images_per_prompt}
 
         self._write_detections(one, prompts, ids, found)
@@ -292,7 +292,7 @@ class Evaluator:
         """The prompts and what was detected, as files that `rfjax geneval` scores again."""
         folder = self.workdir / "geneval" / self._place(one)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found))
+        rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found, strict=True))
         write_whole(
             {
                 folder / "metadata.jsonl": "".join(json.dumps(row) + "\n" for row in prompts),

@@ -102,7 +102,8 @@ def make_generator(
             chosen = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
             batch = (place(array[chosen]) for array in (ids, context, pooled))
             made = program(params, *rows, np.uint32(seed), *batch, *negative)
-            parts.append(jax.tree.map(lambda array: np.asarray(array)[: len(ids) - start], made))
+            kept = len(ids) - start
+            parts.append(jax.tree.map(lambda array, kept=kept: np.asarray(array)[:kept], made))
             watch.beat()
             if progress is not None:
                 progress(min(start + batch_size, len(ids)), len(ids))

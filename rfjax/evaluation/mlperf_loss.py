@@ -30,7 +30,7 @@ from rfjax.evaluation.open_run import open_run
 from rfjax.evaluation.paired_loss import GRIDS
 from rfjax.evaluation.records import make_record, record_key, write_record
 from rfjax.evaluation.validation import check_divisible, placed, validation_noise
-from rfjax.flow.formulation import Formulation, parse_formulation
+from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
 from rfjax.flow.matched import Matched, matched, velocity_of
 from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
 from rfjax.training.checkpoint import choose_step, read_facts, restore_params, spent
@@ -110,7 +110,10 @@ def compile_assigned(
 
     def losses(params, at: Matched, numbers, batch):
         latents, context, pooled, example_ids = batch
-        one = lambda example_id, number: validation_noise(config.seed, example_id[None], number, latents.shape[1:])[0]
+
+        def one(example_id, number):
+            return validation_noise(config.seed, example_id[None], number, latents.shape[1:])[0]
+
         noise = jax.vmap(one)(example_ids, numbers)
         z = interpolate(path, latents, noise, at.time)
         velocity = velocity_of(apply, params, z, at, context, pooled)
@@ -128,7 +131,7 @@ def assigned_loss(
     corpus,
     assigned: Int[np.ndarray, " n"],
     *,
-    formulation: Formulation = parse_formulation("rf"),
+    formulation: Formulation = RECTIFIED_FLOW,
     batch_sharding: NamedSharding | None = None,
 ) -> AssignedLoss:
     """The loss of `params` on the first n validation examples of the corpus, each at its assigned level.

@@ -103,7 +103,7 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
     the ids that says whether they may be.
     """
     items = {"mean": (result.loss, result.stderr)}
-    for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs):
+    for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True):
         items[f"t={t:g}"] = (loss, stderr)
     values = [
         _value("loss", item, loss, stderr, loss - 1.96 * stderr, loss + 1.96 * stderr, result.n)

@@ -25,7 +25,7 @@ from rfjax.config import ValidationConfig
 from rfjax.data.buckets import validation_shares
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, grid_name
-from rfjax.flow.formulation import Formulation, parse_formulation
+from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
 from rfjax.flow.matched import Matched, matched, velocity_of
 from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
 from rfjax.training.processes import distributed, watch
@@ -64,7 +64,7 @@ def make_validation_step(
     apply: Callable,
     config: ValidationConfig,
     *,
-    formulation: Formulation = parse_formulation("rf"),
+    formulation: Formulation = RECTIFIED_FLOW,
     batch_sharding: NamedSharding | None = None,
     program: Callable | None = None,
 ) -> ValidationStep:
@@ -121,7 +121,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     config = step.config
     shares = validation_shares(corpus, config.examples)
     found = [_losses(step, params, part, count) for part, count in zip(corpus.parts, shares, strict=True) if count]
-    example_ids, per_example = (np.concatenate(pieces) for pieces in zip(*found))
+    example_ids, per_example = (np.concatenate(pieces) for pieces in zip(*found, strict=True))
     assert len(example_ids) == len(per_example) == config.examples, "an example was lost or counted twice"
     order = np.argsort(example_ids, kind="stable")
     ids = example_ids[order]

@@ -166,3 +166,6 @@ def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
             "has another; set it to 1"
         )
     return replace(formulation, density=Shifted(formulation.density, timestep_shift), timestep_shift=timestep_shift)
+
+
+RECTIFIED_FLOW = parse_formulation("rf")

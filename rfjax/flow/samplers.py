@@ -102,7 +102,7 @@ def _steps(times, at):
     """(length of a step, what the velocity is asked at its beginning and its end), a row per step."""
     times = jnp.asarray(times, jnp.result_type(float))
     now, then = (
-        jax.tree.map(lambda a: jnp.asarray(a, times.dtype)[part], times if at is None else at)
+        jax.tree.map(lambda a, part=part: jnp.asarray(a, times.dtype)[part], times if at is None else at)
         for part in (slice(-1), slice(1, None))
     )
     return times[1:] - times[:-1], now, then

@@ -139,7 +139,7 @@ def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes)
         files = {target: shapes}
     else:
         parts = split_by_size(shapes, itemsize, max_shard_bytes)
-        files = dict(zip((target / name for name in names.shard_names(layout.name, len(parts))), parts))
+        files = dict(zip((target / name for name in names.shard_names(layout.name, len(parts))), parts, strict=True))
     total = sum(int(np.prod(shape)) for shape in shapes.values()) * itemsize
     by_leaf: dict[str, list] = {}
     for source in sources(layout, model, ours):
@@ -167,7 +167,7 @@ def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes)
                 write(buffer, array.reshape(positions_shape(model)))
             for source in by_leaf.get(leaf, ()):
                 layer = array if source.layer is None else array[source.layer]
-                for name, tensor in zip(source.names, source.transform.out(leaf.rsplit("/", 1)[1], layer)):
+                for name, tensor in zip(source.names, source.transform.out(leaf.rsplit("/", 1)[1], layer), strict=True):
                     write(name, tensor)
             del array
         sha256 = {name: digest for writer in dict.fromkeys(writers.values()) for name, digest in writer.sha256.items()}

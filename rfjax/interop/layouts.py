@@ -193,5 +193,5 @@ def tensor_shapes(
     """Every tensor of the layout with its shape, in the order of the network."""
     tensors = {layout.prefix + layout.positions: positions_shape(model)}
     for source in sources(layout, model, shapes):
-        tensors |= dict(zip(source.names, source.shapes))
+        tensors |= dict(zip(source.names, source.shapes, strict=True))
     return tensors

@@ -205,7 +205,7 @@ def _polish(link, theta, x, scores, iterations=100):
     Levenberg and Marquardt's steps; a parameter at a bound that its gradient points beyond stays there.
     The fit and its draws go through here alike: draws left on the grid would make intervals of its mesh.
     """
-    lower, upper = (np.array(ends) for ends in zip(*link.bounds))
+    lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
     theta, damping = np.clip(theta, lower, upper), np.full(len(theta), 1e-3)
     residual = link.curve(theta, x) - scores
     cost = (residual**2).sum(axis=1)

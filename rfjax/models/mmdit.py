@@ -113,7 +113,7 @@ class JointBlock(nn.Module):
         }
         chunks = {name: block.modulations(condition) for name, block in blocks.items()}
         inputs = [block.attend_inputs(carry[name], chunks[name]) for name, block in blocks.items()]
-        q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*inputs))
+        q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*inputs, strict=True))
         attended = attention(q, k, v, self.attention)
         result, start = {}, 0
         for name, block in blocks.items():

@@ -151,7 +151,9 @@ def table(plans: Sequence) -> list[str]:
     rows = [HEADER, *(_row(plan) for plan in plans)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     return [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
 

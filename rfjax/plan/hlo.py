@@ -218,7 +218,8 @@ def _convolution_flops(instruction, computation):
         *(
             _window(instruction.attributes, name, spatial, default)
             for name, default in (("size", 1), ("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate", 1))
-        )
+        ),
+        strict=True,
     )
     total = 2 * out[out_labels.index("b")] * out[out_labels.index("f")] * right[right_labels.index("i")]
     for number, (size, stride, low, left_dilation, right_dilation) in enumerate(windows):

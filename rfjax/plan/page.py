@@ -27,7 +27,7 @@ def _draw(content: Mapping) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.3 + 0.32 * len(points)))
         left, right = figure.subplots(1, 2, sharey=True)
-        for place, point in zip(places, points):
+        for place, point in zip(places, points, strict=True):
             if point["limits"]:
                 for name, colour, marker in LIMITS:
                     left.plot(1e3 * point["limits"][name], place, marker=marker, color=colour, lw=0)

@@ -114,11 +114,11 @@ def _of_bucket(found, bucket, split, count, seed):
     }
     rows = []
     files = kinds["images"].file_of(places)
-    for place, file, record in zip(places.tolist(), files.tolist(), kinds["images"].read(places)):
+    for place, file, record in zip(places.tolist(), files.tolist(), kinds["images"].read(places), strict=True):
         arrays, facts = unpack(record)
         own = [*facts["original"], *facts["synthetic"]]
         texts = kinds["captions"].read(kinds["captions"].first(file) + np.array(own, np.int64))
-        captions = {row: unpack(text)[1]["caption"] for row, text in zip(own, texts)}
+        captions = {row: unpack(text)[1]["caption"] for row, text in zip(own, texts, strict=True)}
         rows.append((bucket.name, place, facts, captions, bytes(arrays["thumbnail"]), arrays["latents"]))
     return rows
 

@@ -151,7 +151,7 @@ def _parquet(path: Path, sha256: str | None) -> Iterable[tuple[str, object]]:
             if column is None or "key" not in file.schema_arrow.names:
                 raise RfjaxError(f"{path} has the columns {', '.join(file.schema_arrow.names)}; {HINT}")
             for batch in file.iter_batches(columns=["key", column]):
-                yield from zip(batch["key"].to_pylist(), batch[column].to_pylist())
+                yield from zip(batch["key"].to_pylist(), batch[column].to_pylist(), strict=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise RfjaxError(f"{path} cannot be read: {error}") from None
 

@@ -188,9 +188,9 @@ def _encode(
     latents = models.latents(np.stack([one.picture.pixels for one in batch]))
     splits = [recipe.split_of(one.key) for one in batch]
     for split in SPLITS:
-        mine = [one for one, own in zip(batch, splits) if own == split]
+        mine = [one for one, own in zip(batch, splits, strict=True) if own == split]
         writers[bucket, split].add_captions([text for one in mine for text in (*one.original, *one.synthetic)])
-    for one, own, split in zip(batch, latents, splits):
+    for one, own, split in zip(batch, latents, splits, strict=True):
         writers[bucket, split].add_image(one, own)
 
 

@@ -19,7 +19,16 @@ import numpy as np
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.files import lacking, missing, result_row, score_summary, summary_path
 from rfjax.evaluation.geneval.judgements import prompt_scores
-from rfjax.evaluation.geneval.rules import Detections, GenEvalOptions, GenEvalScore, ImageResult, judge, keep, score
+from rfjax.evaluation.geneval.rules import (
+    DEFAULT_OPTIONS,
+    Detections,
+    GenEvalOptions,
+    GenEvalScore,
+    ImageResult,
+    judge,
+    keep,
+    score,
+)
 from rfjax.evaluation.image_folders import geneval_folder
 from rfjax.files import write_whole
 from rfjax.scorers import images
@@ -58,7 +67,7 @@ def score_folder(
     out: str | os.PathLike,
     *,
     metadata: str | os.PathLike | None = None,
-    options: GenEvalOptions = GenEvalOptions(),
+    options: GenEvalOptions = DEFAULT_OPTIONS,
     batch_size: int = 4,
     images_per_prompt: int | None = None,
     allow_missing: bool = False,
@@ -207,7 +216,7 @@ def _deviations(found, detector, classifier, options, expected, incomplete):
         wrong.append(f"the detector is {whose} (SHA-256 {detector.sha256})")
     if classifier.clip.name != OFFICIAL_CLIP:
         wrong.append(f"colours are by another CLIP than {OFFICIAL_CLIP} ({classifier.clip.name})")
-    if options != GenEvalOptions():
+    if options != DEFAULT_OPTIONS:
         wrong.append("the scorer's options are not the official ones")
     return tuple(wrong)
 

@@ -40,7 +40,10 @@ def mean_flops(count: Callable[[ModelConfig, BatchShapes], int], model: ModelCon
         return count(model, corpus.shapes)
     quotas = schedule_of(corpus).quotas
     return round(
-        Fraction(sum(quota * count(model, part.shapes) for quota, part in zip(quotas, corpus.parts)), sum(quotas))
+        Fraction(
+            sum(quota * count(model, part.shapes) for quota, part in zip(quotas, corpus.parts, strict=True)),
+            sum(quotas),
+        )
     )
 
 

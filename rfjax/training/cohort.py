@@ -223,7 +223,7 @@ class _Cohort:
             for step in checkpoint.steps_saved(member.workdir):
                 if step > self.first:  # made again, with the rows between
                     checkpoint.drop(member.workdir, step)
-        trees, self.facts = zip(*restored)
+        trees, self.facts = zip(*restored, strict=True)
         self.states = stack([TrainState(**tree) for tree in trees], self.mesh)
         return True
 
@@ -265,7 +265,7 @@ class _Cohort:
                     facts.get("train_seconds", 0.0),
                     share=1 / count,
                 )
-                for member, facts in zip(self.members, self.facts)
+                for member, facts in zip(self.members, self.facts, strict=True)
             ]
             peak = hardware.peak_flops([device.device_kind for device in self.mesh.devices.flat])
             monitors = [
@@ -289,7 +289,10 @@ class _Cohort:
             def evaluate():
                 if self.step in self.evaluated and self.places:
                     host = jax.device_get({"ema": states.ema, "raw": states.params})
-                    weights = lambda member: jax.tree.map(lambda a: a[self.members.index(member)], host)
+
+                    def weights(member):
+                        return jax.tree.map(lambda a: a[self.members.index(member)], host)
+
                     with contextlib.ExitStack() as paused:
                         for spending in (*spendings, clock):
                             paused.enter_context(spending.paused())
@@ -298,7 +301,7 @@ class _Cohort:
             def observe(metrics):
                 metrics = jax.device_get(metrics)
                 for place in self.places:
-                    own = jax.tree.map(lambda a: a[place], metrics)
+                    own = jax.tree.map(lambda a, place=place: a[place], metrics)
                     try:
                         monitors[place].observe(self.step, own, lambda place=place: self._params(states, place))
                     except Diverged as error:
@@ -364,7 +367,7 @@ class _Cohort:
             monitors[place].sync()  # rows first: a resumed run keeps those up to its checkpoint
             facts = monitors[place].facts(self.step)
             watch.beat()
-            state = jax.device_put(jax.tree.map(lambda leaf: leaf[place], host), self.alone)
+            state = jax.device_put(jax.tree.map(lambda leaf, place=place: leaf[place], host), self.alone)
             for pause in (*SAVE_AGAIN_SECONDS, None):
                 try:
                     with Checkpoints(

@@ -72,11 +72,11 @@ def make_cohort_step(
         formulations = [formulation_at(configs[place], batch.latents.shape[1:]) for place in lanes(len(configs), mesh)]
         inputs = step_inputs(shared, encoders, batch, number, jnp.arange(shared.train.batch_size, dtype=jnp.int32))
         times = [formulation.density.quantile(inputs.u) for formulation in formulations]
-        rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times)]
+        rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times, strict=True)]
         # What is the same for all examples of one formulation is not for all formulations.
         rows = [
             jax.tree.map(lambda number, t=t: jnp.broadcast_to(jnp.float32(number), t.shape), row)
-            for row, t in zip(rows, times)
+            for row, t in zip(rows, times, strict=True)
         ]
         examples = jax.tree.map(lambda *values: jnp.stack(values), *rows)
         split = jax.shard_map(

@@ -35,7 +35,7 @@ from rfjax.training.processes import distributed, watch
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
-from rfjax.training.run_folder import RunFacts
+from rfjax.training.run_folder import NO_FACTS, RunFacts
 from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
 
@@ -81,7 +81,7 @@ def train(
     *,
     corpus: Corpus,
     backbone,
-    facts: RunFacts = RunFacts(),
+    facts: RunFacts = NO_FACTS,
     init_from: str | None = None,
     on_checkpoint: OnCheckpoint | None = None,
     keep_steps: Collection[int] = (),
@@ -255,12 +255,12 @@ class _Run:
                 state, metrics = steps_by_shape[batch.latents.shape[1:]](state, put(batch))
                 if pending is not None:
                     monitor.observe(
-                        self.step, pending, lambda: state.params
+                        self.step, pending, lambda state=state: state.params
                     )  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
                 if stopping or self._saves(self.step) or self._must_save_again(checkpoints):
-                    monitor.observe(self.step, pending, lambda: state.params)
+                    monitor.observe(self.step, pending, lambda state=state: state.params)
                     pending = None
                     self._save(state, checkpoints, monitor)
                 if stopping:

@@ -56,8 +56,12 @@ class Window:
             "loss": sums["loss"] / steps if steps else None,
             "grad_norm": sums["grad_norm"] / steps if steps else None,
             "learning_rate": float(last.learning_rate),
-            "loss_by_t": [total / count if count else None for total, count in zip(sums["bins"], sums["counts"])],
-            "group_norms": {name: _finite(float(norm)) for name, norm in zip(self._groups, last.group_norms)},
+            "loss_by_t": [
+                total / count if count else None for total, count in zip(sums["bins"], sums["counts"], strict=True)
+            ],
+            "group_norms": {
+                name: _finite(float(norm)) for name, norm in zip(self._groups, last.group_norms, strict=True)
+            },
         }
         self._sums = _no_sums()
         return row

@@ -158,7 +158,7 @@ class Monitor:
         # groups whose gradients are all beyond measure.
         sizes = jax.jit(lambda params: [optax.tree.norm(params[group]) for group in self._groups])(params)
         norms = [norm if math.isfinite(norm) else math.inf for norm in metrics.group_norms.tolist()]
-        norm, _, group = max(zip(norms, map(float, sizes), self._groups))
+        norm, _, group = max(zip(norms, map(float, sizes), self._groups, strict=True))
         with contextlib.suppress(RfjaxError):
             if self._checkpoints:
                 self._checkpoints.wait()  # the newest may still be on its way to the disk

@@ -53,6 +53,9 @@ class RunFacts:
     flops_of_buckets: tuple[int, ...] = ()  # training, per image of each aspect bucket, where there are several
 
 
+NO_FACTS = RunFacts()
+
+
 def write_json(path: Path, value) -> None:
     """Writes the file whole or not at all; `RfjaxError` where it cannot. Only process 0 writes."""
     if distributed.is_first():

@@ -58,7 +58,7 @@ def test_quotas_are_the_shares_to_within_one_step():
     """Catches rounding each share alone, and an empty part that is given steps: it has no images to give."""
     quotas = Schedule(COUNTS, 0).quotas
     assert sum(quotas) == CYCLE and quotas[1] == 0 and quotas[3] == 1
-    for quota, count in zip(quotas, COUNTS):
+    for quota, count in zip(quotas, COUNTS, strict=True):
         assert abs(quota - Fraction(CYCLE * count, sum(COUNTS))) < 1
 
 
@@ -105,7 +105,7 @@ def test_every_example_of_a_part_comes_once_and_in_turn():
     ids = {shape: [] for shape in ((4, 4), (2, 6), (6, 2))}
     for batch in batches(corpus, batch_size=4, start_step=0, stop_step=90):
         ids[batch.latents.shape[1:3]] += batch.example_ids.tolist()
-    for first, found in zip((0, 100_000, 200_000), ids.values()):
+    for first, found in zip((0, 100_000, 200_000), ids.values(), strict=True):
         assert found == list(range(first, first + len(found))) and len(found) > 4 * 2
 
 
@@ -117,8 +117,8 @@ def test_resumed_and_split_over_processes_the_batches_are_the_same():
             batches(bucketed(), batch_size=4, start_step=first, stop_step=30, places=np.array(places), threads=3)
         )
         assert len(here) == 30 - first
-        for batch, mine in zip(whole[first:], here):
-            for array, rows in zip(batch, mine):
+        for batch, mine in zip(whole[first:], here, strict=True):
+            for array, rows in zip(batch, mine, strict=True):
                 assert np.array_equal(array[places], rows)
 
 

@@ -52,7 +52,7 @@ def test_ground_truth_uses_validation_scans():
 
 @pytest.mark.parametrize("side", [7, 8, 11, 13])
 def test_resampling_keeps_ink_and_place(side):
-    for scan, drawn in zip(scans("train")[4][:5], drawn_scans("train", side)[4][:5]):
+    for scan, drawn in zip(scans("train")[4][:5], drawn_scans("train", side)[4][:5], strict=True):
         assert drawn.sum() / side**2 == pytest.approx(scan.sum() / 64, rel=0.12)
         centroid = [
             (image.sum(axis=0) @ (np.arange(len(image)) + 0.5)) / image.sum() / len(image) for image in (scan, drawn)

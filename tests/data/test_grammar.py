@@ -67,7 +67,7 @@ def test_articles_follow_the_sound():
 def test_every_prompt_of_a_task_is_distinct(vocabulary):
     k, c = len(vocabulary.classes), len(vocabulary.colors)
     counts = (k, k * (k - 1), 3 * k, k * c, 4 * k * (k - 1), k * (k - 1) * c * (c - 1))
-    for task, count in zip(TASKS, counts):
+    for task, count in zip(TASKS, counts, strict=True):
         assert len({row["prompt"] for row in grammar.all_rows(vocabulary, task)}) == count
 
 
@@ -83,7 +83,7 @@ def test_evaluation_prompts():
         assert len(set(texts)) == distinct
         assert max(times) - min(times) <= 1
         # The floor scores an image against the next prompt of its task, which must be another.
-        assert all(a != b for a, b in zip(texts, texts[1:]))
+        assert all(a != b for a, b in zip(texts, texts[1:], strict=False))
 
 
 def test_rows_can_be_changed_without_harm():

@@ -29,7 +29,7 @@ def test_resuming_gives_the_same_batches(corpus):
     whole = list(batches(corpus, batch_size=4, start_step=0, stop_step=8))
     resumed = list(batches(corpus, batch_size=4, start_step=5, stop_step=8))
     assert len(resumed) == 3
-    for a, b in zip(whole[5:], resumed):
+    for a, b in zip(whole[5:], resumed, strict=True):
         assert_equal(a, b)
 
 

@@ -24,7 +24,7 @@ def test_standard_normal_and_random_access():
         assert abs(array.mean()) < 0.12 and abs(array.std() - 1) < 0.06
         assert len(np.unique(array.reshape(200, -1)[:, 0])) == 200
     picked = corpus.examples(np.array([150, 2]), "train")
-    for part, whole in zip(picked, batch):
+    for part, whole in zip(picked, batch, strict=True):
         assert np.array_equal(part, whole[[150, 2]])
     context, pooled = corpus.encode(corpus.captions(np.array([150]), "train"))
     assert np.array_equal(context[0], batch.context[150]) and np.array_equal(pooled[0], batch.pooled[150])

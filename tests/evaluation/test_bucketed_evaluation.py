@@ -32,7 +32,8 @@ def bucketed(firsts=(2000, 0, 1000)):
     """Ids do not follow the order of the parts."""
     slot = EncoderSlot("text", (0, 2), (0, 4), (0, 4))
     parts = tuple(
-        Part(0, BatchShapes((*shape, 3), (2, 4), 4, (slot,)), first=first) for shape, first in zip(SHAPES, firsts)
+        Part(0, BatchShapes((*shape, 3), (2, 4), 4, (slot,)), first=first)
+        for shape, first in zip(SHAPES, firsts, strict=True)
     )
     return BucketedCorpus("buckets", parts, 0, COUNTS, COUNTS)
 
@@ -65,9 +66,9 @@ def test_the_loss_of_buckets_is_that_of_each_one_joined_by_id(step):
     whole = validation_loss(step, params, corpus)
     assert whole.n == 13 and whole.example_ids.tolist() == [*range(4), 1000, 1001, *range(2000, 2007)]
     found = {}
-    for part, count in zip(corpus.parts, (7, 4, 2)):
+    for part, count in zip(corpus.parts, (7, 4, 2), strict=True):
         alone = validation_loss(replace(step, config=settings(examples=count)), params, part)
-        found |= dict(zip(alone.example_ids.tolist(), alone.per_example))
+        found |= dict(zip(alone.example_ids.tolist(), alone.per_example, strict=True))
     np.testing.assert_array_equal(whole.per_example, [found[id] for id in whole.example_ids.tolist()])
 
 
@@ -84,7 +85,7 @@ def test_noise_has_the_shape_of_the_examples_own_part():
     corpus = bucketed()
     nothing = make_validation_step(lambda params, z, t, context, pooled: jnp.zeros_like(z), settings())
     result = validation_loss(nothing, None, corpus)
-    for number, (part, first) in enumerate(zip(corpus.parts, (2000, 0, 1000))):
+    for _number, (part, first) in enumerate(zip(corpus.parts, (2000, 0, 1000), strict=True)):
         latents = part.examples(np.array([1], np.uint64), "validation").latents[0]
         row = result.per_example[result.example_ids.tolist().index(first + 1)]
         for place, level in enumerate((1, 2, 3)):

@@ -102,7 +102,7 @@ def test_replicates_are_the_measures_of_repeated_images(corpus, control, record)
     for b in (0, 57, 199):
         rows = [
             n
-            for name, times in zip(distinct, weights[b])
+            for name, times in zip(distinct, weights[b], strict=True)
             for n in np.flatnonzero(np.array(names) == name).tolist() * times
         ]
         tasks = {t: [judged[n].correct for n in rows if judged[n].metadata["tag"] == t] for t in rules.TASKS}

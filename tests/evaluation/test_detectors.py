@@ -40,7 +40,7 @@ def test_ceiling_on_ground_truth(name, size):
     images = np.stack([corpus.render_prompt(row, 100 * i + j) for i, row in enumerate(rows) for j in range(12)])
     results = detector_for(corpus)(images)
     judged = np.array([correct(found, rows[i // 12]) for i, found in enumerate(results)]).reshape(len(TASKS), -1)
-    reached = dict(zip(TASKS, judged.mean(axis=1).tolist()))
+    reached = dict(zip(TASKS, judged.mean(axis=1).tolist(), strict=True))
     assert min(reached.values()) >= CEILINGS[name], reached
 
 
@@ -64,7 +64,9 @@ def row_of(caption, vocabulary):
     relation = next((RELATION[word] for word in text.split() if word in RELATION), None)
     first = text.split()[0]
     if first in NUMBERS:
-        noun = next(c for c, plural in zip(vocabulary.classes, vocabulary.plurals) if text.endswith(plural))
+        noun = next(
+            c for c, plural in zip(vocabulary.classes, vocabulary.plurals, strict=True) if text.endswith(plural)
+        )
         color = next((c for c in vocabulary.colors if c in text), None)
         count = NUMBERS[first]
         include = [{"class": noun, "count": count, **({"color": color} if color else {})}]
@@ -82,10 +84,10 @@ def test_training_captions_are_true_of_their_images(corpus):
     found = detector_for(corpus)(images)
     rows = [row_of(caption, corpus.vocabulary) for caption in captions]
     assert all(1 <= len(row["include"]) <= 2 for row in rows)
-    truth = np.array([correct(f, row) for f, row in zip(found, rows)])
-    assert truth.mean() >= CEILINGS[corpus.name], [c for c, ok in zip(captions, truth) if not ok][:10]
+    truth = np.array([correct(f, row) for f, row in zip(found, rows, strict=True)])
+    assert truth.mean() >= CEILINGS[corpus.name], [c for c, ok in zip(captions, truth, strict=True) if not ok][:10]
     # Captions moved to other images are mostly false, so that the test can tell.
-    assert np.mean([correct(f, row) for f, row in zip(found, rows[1:] + rows[:1])]) < 0.2
+    assert np.mean([correct(f, row) for f, row in zip(found, rows[1:] + rows[:1], strict=False)]) < 0.2
 
 
 def test_boxes_and_colors(corpus):
@@ -97,7 +99,7 @@ def test_boxes_and_colors(corpus):
         assert found["detections"].keys() == found["colors"].keys()
         for name, boxes in found["detections"].items():
             assert len(boxes) == len(found["colors"][name])
-            for (x1, y1, x2, y2, score), color in zip(boxes, found["colors"][name]):
+            for (x1, y1, x2, y2, score), color in zip(boxes, found["colors"][name], strict=True):
                 assert 0 <= x1 < x2 <= 2 * half and 0 <= y1 < y2 <= 2 * half and 0 < score <= 1
                 cell = 2 * int((y1 + y2) / 2 >= half) + int((x1 + x2) / 2 >= half)
                 assert layout.present[i, cell]
@@ -163,7 +165,7 @@ def test_a_little_damage_is_forgiven(corpus):
     noise = np.random.default_rng(0).normal(size=images.shape)
     half = corpus.image_size // 2
     damages = (scipy.ndimage.gaussian_filter(images, (0, 0.8, 0.8, 0)), np.clip(images + 0.07 * noise, 0, 1))
-    for damaged, least in zip(damages, (0.9, 0.95)):
+    for damaged, least in zip(damages, (0.9, 0.95), strict=True):
         found = set()
         for i, result in enumerate(detector_for(corpus)(damaged)):
             for name, boxes in result["detections"].items():

@@ -38,7 +38,7 @@ def test_commuting_covariances_have_a_closed_form():
     axes, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     first, second = rng.uniform(0.1, 5, (2, 6))
     means = rng.normal(size=(2, 6))
-    a, b = (Moments(mean, (axes * values) @ axes.T) for mean, values in zip(means, (first, second)))
+    a, b = (Moments(mean, (axes * values) @ axes.T) for mean, values in zip(means, (first, second), strict=True))
     expected = np.square(means[0] - means[1]).sum() + np.square(np.sqrt(first) - np.sqrt(second)).sum()
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
 
@@ -156,7 +156,7 @@ def test_the_distance_grows_with_what_is_wrong_and_is_small_between_real_images(
         for s in strengths
     ]
     assert real < found[0] / 1.5 and real < found[-1] / 8, (real, found)
-    assert all(a < b for a, b in zip(found, found[1:])), found
+    assert all(a < b for a, b in zip(found, found[1:], strict=False)), found
 
 
 def test_exchanged_quadrants_are_a_symmetry_of_the_corpora(halves, corpus):

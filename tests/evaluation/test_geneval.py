@@ -168,7 +168,7 @@ def test_reasons_name_each_unmet_item_once():
     metadata = row("counting", item("cow", 2), item("dog"), exclude=[item("cat", 1)])
     result = judge(Detections.from_lists({"cow": squares(0.95), "cat": squares(0.95)}), metadata)
     lines = result.reason.splitlines()
-    assert len(lines) == 3 and all(name in line for name, line in zip(("cow", "dog", "cat"), lines))
+    assert len(lines) == 3 and all(name in line for name, line in zip(("cow", "dog", "cat"), lines, strict=True))
     assert judge(Detections.from_lists({"bench": squares(0.9)}), BENCH).reason == ""
 
 
@@ -349,7 +349,7 @@ def test_interval_covers_the_truth():
     for trial in range(200):
         chances = rng.choice([0.1, 0.5, 0.9], size=(2, 50, 1))
         images = rng.random((2, 50, 4)) < chances
-        overall = score(results(dict(zip(TASKS, images))), seed=trial, replicates=400).overall
+        overall = score(results(dict(zip(TASKS, images, strict=True))), seed=trial, replicates=400).overall
         covered += overall.low <= 0.5 <= overall.high
     assert 0.88 < covered / 200 < 0.99
 

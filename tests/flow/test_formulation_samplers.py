@@ -186,7 +186,10 @@ def test_what_evaluation_samples_has_the_datas_distribution(name, method):
     """The generator as evaluation calls it: first level, its noise, guidance, the last step. The optimal
     network's images are a function of the noise that is known but for the first level's bias."""
     formulation = parse_formulation(name)
-    apply = lambda params, z, t, context, pooled: optimal(name)(params, z, t, context, pooled)
+
+    def apply(params, z, t, context, pooled):
+        return optimal(name)(params, z, t, context, pooled)
+
     generate = make_generator(
         apply, SamplerConfig(method=method, steps=400, guidance_scale=3.0), formulation, (4, 4, 2), batch_size=8
     )
@@ -209,7 +212,10 @@ def test_loss_in_own_terms_is_a_ratio_at_each_level(name):
         data, noise, error = jnp.asarray(rng.standard_normal((3, 6, 5)))
         t = formulation.path.time_at(s)
         mixing = formulation.prediction.mixing(formulation.path, expand_time(t, data))
-        wrong = lambda params, z, *rest: mixing.m * data + mixing.n * noise + error
+
+        def wrong(params, z, *rest):
+            return mixing.m * data + mixing.n * noise + error
+
         y = expand_time(1 - s, data) * data + expand_time(s, data) * noise
         velocity = velocity_of(wrong, None, y, matched(formulation, s), None, None)
         rectified = jnp.square(velocity - (noise - data)).mean(1)

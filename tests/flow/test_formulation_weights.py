@@ -214,7 +214,9 @@ def monte_carlo(name, batches):
         jnp.zeros((BATCH, *VALUES)), jnp.zeros((BATCH, 1, 1)), jnp.zeros((BATCH, 1)), jnp.zeros(BATCH, jnp.uint32)
     )
     one = jax.jit(lambda step: loss_fn(None, batch, step, jnp.arange(BATCH))[1])
-    t, losses = (np.concatenate(part) for part in zip(*(jax.device_get(one(step)) for step in range(batches))))
+    t, losses = (
+        np.concatenate(part) for part in zip(*(jax.device_get(one(step)) for step in range(batches)), strict=True)
+    )
     # mode(-1) rounds to an end now and then, where z says nothing of the noise or of the data; one of linear's
     # 1000 levels is an end. All are out of the window.
     ends = (t <= 0) | (t >= 1)

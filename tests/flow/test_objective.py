@@ -22,7 +22,7 @@ def draws(places, step=5, dropout=0.4):
 
 def test_a_place_draws_the_same_whoever_shares_its_batch():
     whole, part = draws(jnp.arange(16)), draws(jnp.array([9, 3]))
-    for a, b in zip(whole, part):
+    for a, b in zip(whole, part, strict=True):
         np.testing.assert_array_equal(np.asarray(a)[[9, 3]], b)
 
 
@@ -83,7 +83,10 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
     # nor is anything changed when it is sampled
     at = matched(formulation, times)
     assert all((field == plain).all() for field, plain in zip(at, (times, 1.0, times, 1.0, 0.0), strict=True))
-    apply = lambda weight, *inputs: network(weight)(*inputs)
+
+    def apply(weight, *inputs):
+        return network(weight)(*inputs)
+
     np.testing.assert_array_equal(
         velocity_of(apply, weight, data, at, *conditions), network(weight)(data, times, *conditions)
     )

@@ -49,7 +49,10 @@ def pixelwise(config):
 
     def init(key):
         first, last = jax.random.split(key)
-        kernel = lambda key, *shape: 0.3 * jax.random.normal(key, shape)
+
+        def kernel(key, *shape):
+            return 0.3 * jax.random.normal(key, shape)
+
         return {
             "patch_embed": {"kernel": kernel(first, channels, hidden)},
             "final": {"linear": {"kernel": kernel(last, hidden, channels), "bias": jnp.zeros(channels)}},

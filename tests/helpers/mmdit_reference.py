@@ -104,7 +104,9 @@ def patches(config, z):
 
 def image_of(config, tokens, shape):
     image, size = np.empty(shape), config.patch_size
-    for token, (r, c) in zip(tokens, [(r, c) for r in range(0, shape[0], size) for c in range(0, shape[1], size)]):
+    for token, (r, c) in zip(
+        tokens, [(r, c) for r in range(0, shape[0], size) for c in range(0, shape[1], size)], strict=True
+    ):
         image[r : r + size, c : c + size] = token.reshape(size, size, shape[2])
     return image
 
@@ -124,6 +126,6 @@ def check(backbone, config, equations, params=None):
     batch = inputs()
     with jax.default_matmul_precision("highest"):
         got = jit(backbone.apply)(params, *batch)
-    want = np.stack([equations(config, params, *example) for example in zip(*map(np.asarray, batch))])
+    want = np.stack([equations(config, params, *example) for example in zip(*map(np.asarray, batch), strict=True)])
     assert np.abs(want).mean() > 0.1  # the comparison sees something
     np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())

@@ -77,7 +77,10 @@ def make_run(folder: Path, config: Config, seed: int = 0) -> Run:
 def inputs(config: Config, height: int, width: int, seed: int = 0):
     """(z, t, context, pooled) as JAX has them: channels last."""
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
     data = config.data
     z = draw(2, height, width, data.channels)
     return (

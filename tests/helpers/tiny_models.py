@@ -44,7 +44,7 @@ def save_clip(folder, number, hidden, projection, pad, seed):
             hidden_act="quick_gelu" if number == 1 else "gelu",
         )
     )
-    for name, value in model.named_parameters():  # norms and biases that do something
+    for _name, value in model.named_parameters():  # norms and biases that do something
         if value.ndim == 1:
             value.data += 0.2 * torch.randn_like(value)
     model.save_pretrained(folder / f"text_encoder{suffix}")

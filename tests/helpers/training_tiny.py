@@ -63,7 +63,10 @@ def tiny_backbone(config):
 
     def init(key):
         keys = iter(jax.random.split(key, 4))
-        kernel = lambda *shape: 0.3 * jax.random.normal(next(keys), shape)
+
+        def kernel(*shape):
+            return 0.3 * jax.random.normal(next(keys), shape)
+
         image = {
             "mlp_in": {"kernel": kernel(layers, hidden, 2 * hidden)},
             "mlp_out": {"kernel": kernel(layers, 2 * hidden, hidden), "bias": jnp.zeros((layers, hidden))},
@@ -164,7 +167,7 @@ def ended(started, timeout=300):
     finally:
         for process in started:
             process.kill()
-    return [(status, Path(process.said.name).read_text()) for status, process in zip(statuses, started)]
+    return [(status, Path(process.said.name).read_text()) for status, process in zip(statuses, started, strict=True)]
 
 
 def copy(workdir, target, overrides):

@@ -74,7 +74,7 @@ def test_smaller_types_round_and_come_back_as_written(imported, tmp_path, dtype,
     export_run(run.folder, layout="diffusers", out=tmp_path / "out", dtype=dtype)
     import_checkpoint(tmp_path / "out", tmp_path / "back")
     params, _ = restore_params(tmp_path / "back", 0, "ema")
-    for rounded, exact in zip(leaves(params), leaves(run.params)):
+    for rounded, exact in zip(leaves(params), leaves(run.params), strict=True):
         np.testing.assert_allclose(rounded, exact, rtol=2.0**-bits, atol=1e-7)
     export_run(tmp_path / "back", layout="diffusers", out=tmp_path / "again", dtype=dtype)
     digests = [json.loads((tmp_path / name / "rfjax.json").read_text())["sha256"] for name in ("out", "again")]
@@ -88,7 +88,10 @@ def test_training_goes_on_from_an_import_and_counts_what_it_has_seen(imported):
     assert steps_saved(back)[-1] == 2
     record = json.loads((back / "run.json").read_text())
     assert record["images"] == 96 + 2 * TRAIN["batch_size"]
-    moved = [np.abs(new - old).max() for new, old in zip(leaves(restore_params(back, 2, "raw")[0]), leaves(run.params))]
+    moved = [
+        np.abs(new - old).max()
+        for new, old in zip(leaves(restore_params(back, 2, "raw")[0]), leaves(run.params), strict=True)
+    ]
     assert 0 < max(moved) < 0.1  # two steps away from the imported weights, not from random ones
     assert read_parent(str(back)).images == 96 + 2 * TRAIN["batch_size"]
 

@@ -66,7 +66,7 @@ def test_qkv_rows_are_those_of_q_then_k_then_v():
     x = np.linspace(-1, 1, 5, dtype=np.float32)
     q, k, v = Linear(parts=3).out("kernel", kernel)
     ours = np.einsum("i,ichs->chs", x, kernel)
-    for part, theirs in zip(ours, (q, k, v)):
+    for part, theirs in zip(ours, (q, k, v), strict=True):
         np.testing.assert_allclose(theirs @ x, part.ravel(), rtol=1e-5)
     (joined,) = Linear().out("kernel", kernel)
     np.testing.assert_array_equal(joined, np.concatenate([q, k, v]))

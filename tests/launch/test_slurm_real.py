@@ -124,7 +124,7 @@ def test_preempted_by_partition_by_time_limit_and_by_hand_it_ends_as_undisturbed
     command(slurm, "scancel", "--signal=TERM", f"{jobs[0]}_1")  # to the processes, past the script
     logs = finish(slurm, jobs, root)
     assert logs.count("told to stop (status 75): back into the queue") == 2, logs
-    for point, run in zip(POINTS, runs):
+    for point, run in zip(POINTS, runs, strict=True):
         steps = [start["step"] for start in starts(run)]
         assert len(steps) == 3 and 0 == steps[0] < steps[1] < steps[2] < STEPS, (point, steps)
         facts, expected = (
@@ -135,7 +135,9 @@ def test_preempted_by_partition_by_time_limit_and_by_hand_it_ends_as_undisturbed
         assert len(starts(undisturbed / point)) == 1
     for name in ("long", "wide", "pairs"):
         found, expected = table(root, name), table(undisturbed, name)
-        differing = {a[0] for row, other in zip(found, expected) for a, b in zip(row, other) if a != b}
+        differing = {
+            a[0] for row, other in zip(found, expected, strict=True) for a, b in zip(row, other, strict=True) if a != b
+        }
         assert len(found) == len(expected) and not differing, (name, differing)  # none lost, doubled or changed
     assert len(table(root, "long")) > 0 and (root / "report/index.html").exists()
 

@@ -52,7 +52,7 @@ def check_parity(function):
         np.testing.assert_allclose(jax.jit(function)(*qkv), plain(*qkv), atol=1e-5)
         _, got = value_and_gradients(function, qkv, weight)
         _, want = value_and_gradients(plain, qkv, weight)
-    for a, b in zip(got, want):
+    for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
@@ -62,7 +62,7 @@ def check_low_precision(function):
     _, got = value_and_gradients(function, low, weight)
     _, want = value_and_gradients(plain, qkv, weight)
     assert jax.eval_shape(function, *low).dtype == jnp.bfloat16
-    for a, b in zip(got, want):
+    for a, b in zip(got, want, strict=True):
         assert a.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.float32(a), b, atol=0.03 * float(jnp.abs(b).max()))
 
@@ -104,7 +104,7 @@ def test_queries_and_keys_may_differ_in_number(name):
             np.testing.assert_allclose(jax.jit(function)(q, k, v), plain(q, k, v), atol=1e-5)
             _, got = value_and_gradients(function, (q, k, v), weight)
             _, want = value_and_gradients(plain, (q, k, v), weight)
-        for a, b in zip(got, want):
+        for a, b in zip(got, want, strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5)
 
 

@@ -67,7 +67,7 @@ def test_remat_changes_memory_and_not_numbers(name):
 
     plain = gradient("none")
     for remat in ("full", "dots"):  # "attention" runs over a mesh below
-        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(gradient(remat))):
+        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(gradient(remat)), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(a).max()))
 
 

@@ -45,7 +45,7 @@ def convolution(equation) -> int:
     left, right, out = (v.aval.shape for v in (*equation.invars, *equation.outvars))
     total = 2 * right[numbers.rhs_spec[0]] * right[numbers.rhs_spec[1]] * out[numbers.out_spec[0]]
     for axis, (stride, (low, _), dilated, spread) in enumerate(
-        zip(*(parameters[key] for key in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")))
+        zip(*(parameters[key] for key in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")), strict=True)
     ):
         sizes = (
             array[spec[2 + axis]]

@@ -212,7 +212,7 @@ def test_a_corpus_of_several_buckets_is_a_corpus_of_parts(mixed, undisturbed):
     assert corpus.shapes.latents == (4, 4, 3) and corpus.training[3] == corpus.validation[3] == 0
     for split, counts in (("train", corpus.training), ("validation", corpus.validation)):
         ids = []
-        for part, count in zip(corpus.parts, counts):
+        for part, count in zip(corpus.parts, counts, strict=True):
             if not count:
                 continue
             assert isinstance(part, Corpus)
@@ -270,7 +270,7 @@ def test_buckets_of_as_many_images_have_orders_and_draws_of_their_own(monkeypatc
     first, second = (
         [caption.startswith("a picture of") for caption in part.captions(n, "train")] for part in corpus.parts
     )
-    assert 8 < sum(a == b for a, b in zip(first, second)) < 32  # of 40; one fair coin each
+    assert 8 < sum(a == b for a, b in zip(first, second, strict=True)) < 32  # of 40; one fair coin each
 
 
 def test_the_side_in_the_config_is_the_first_buckets(monkeypatch, mixed, undisturbed, tmp_path):
@@ -319,7 +319,8 @@ def test_batches_are_of_one_bucket_and_full_until_a_shards_end(monkeypatch, mixe
         prepare(monkeypatch, mixed, f"--out={tmp_path / 'out'}", f"--buckets={','.join(BUCKETS)}", models=models) == 0
     )
     counts = {
-        name: sum(bucket.images.values()) for name, bucket in zip(BUCKETS, manifest.read(tmp_path / "out").buckets)
+        name: sum(bucket.images.values())
+        for name, bucket in zip(BUCKETS, manifest.read(tmp_path / "out").buckets, strict=True)
     }
     for name, (rows, columns) in BUCKETS.items():
         sizes = sorted((n for n, *sides, _ in seen if tuple(sides) == (rows, columns)), reverse=True)

@@ -172,7 +172,7 @@ def test_four_sources_from_images_to_training_draw_both_kinds_of_captions(monkey
             for share in (0.0, 0.5, 1.0)
         }
         assert set(drawn[0.0]) == original
-        for first, synthetic in zip(drawn[0.0], drawn[1.0]):
+        for first, synthetic in zip(drawn[0.0], drawn[1.0], strict=True):
             assert by_caption[first] == [synthetic]
         share = np.mean([caption not in original for caption in drawn[0.5]])
         assert abs(share - 0.5) < 4 * 0.5 / 40, kind
@@ -207,7 +207,7 @@ def test_captions_of_ones_own_are_joined_by_key_and_what_does_not_fit_is_refused
         corpus = load_corpus(data_config(out, synthetic_captions=1.0), 0)
         firsts = load_corpus(data_config(out), 0).captions(np.arange(64), "train")
         name_of = {caption: name for name, (_, caption) in photographs.FILES.items()}
-        for first, caption in zip(firsts, corpus.captions(np.arange(64), "train")):
+        for first, caption in zip(firsts, corpus.captions(np.arange(64), "train"), strict=True):
             name = name_of[first]
             assert caption in ((first,) if name == "moon" else (f"{name} one", f"{name} two"))
     wrong = {

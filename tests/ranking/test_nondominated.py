@@ -33,7 +33,7 @@ def test_ranks_are_those_of_the_definition(values):
         sets = rng.integers(0, values, (20, n, 2)).astype(float)
         sets[10:][rng.random((10, n)) < 0.15, 1] = np.nan
         found = nondominated_ranks(sets[..., 0], sets[..., 1])
-        for points, ranks in zip(sets, found):
+        for points, ranks in zip(sets, found, strict=True):
             assert ranks.tolist() == by_the_definition(points)
             np.testing.assert_array_equal(nondominated_ranks(points[:, 0], points[:, 1]), ranks)
 

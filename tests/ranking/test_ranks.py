@@ -180,7 +180,7 @@ def test_variants_are_named_by_what_differs_and_by_the_point_where_that_is_not_e
     folders = write_variant(tmp_path, "rf", in_line(0), corpora=("shapes",)) + write_variant(
         tmp_path, "v/cos", in_line(1), corpora=("shapes",)
     )
-    for folder, backbone in zip(folders, ("mmdit", "dit")):
+    for folder, backbone in zip(folders, ("mmdit", "dit"), strict=True):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"formulation": "rf", "model": {"backbone": backbone}}))
     measures = measures_of(collected(tmp_path, folders))

@@ -70,7 +70,7 @@ def test_wide_has_a_row_per_checkpoint_and_settings(tmp_path, run):
     )
     wide = merge.collect([run], tmp_path / "results").wide
     ema = wide[wide["weights"] == "ema"]
-    assert sorted(zip(ema["grid"], ema["sampler"])) == sorted(
+    assert sorted(zip(ema["grid"], ema["sampler"], strict=True)) == sorted(
         (g, s) for g in ("midpoints-8", "paper-8") for s in ("heun-10", planted_study.SAMPLER)
     )
     row = ema[(ema["grid"] == "midpoints-8") & (ema["sampler"] == "heun-10")].iloc[0]
@@ -123,7 +123,7 @@ def test_facts_of_the_run_are_joined(tmp_path):
 def test_only_the_planned_last_step_is_final(tmp_path):
     planted_study.write_run(tmp_path / "r", "r", 1, 500, checkpoints=(200, 400))
     wide = merge.collect([tmp_path / "r"], tmp_path / "results").wide
-    assert dict(zip(wide["step"], wide["final"])) == {200: 0, 400: 0, 500: 1}
+    assert dict(zip(wide["step"], wide["final"], strict=True)) == {200: 0, 400: 0, 500: 1}
 
 
 def test_training_curve_is_thinned_by_means(tmp_path, run):

@@ -72,7 +72,7 @@ def test_cmmd_is_every_pair_one_by_one():
     x, y = generator.normal(size=(7, 5)) * 4, generator.normal(size=(4, 5)) * 4 + 3
 
     def kernel(a, b):
-        return math.exp(-sum((p - q) ** 2 for p, q in zip(a, b)) / (2 * 10**2))
+        return math.exp(-sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) / (2 * 10**2))
 
     def mean(a, b):
         return sum(kernel(p, q) for p in a for q in b) / (len(a) * len(b))

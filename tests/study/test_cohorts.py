@@ -82,7 +82,7 @@ def test_members_are_measured_as_if_alone(finished, tmp_path):
         next(r["values"][0]["value"] for k, r in by_key(root / id).items() if '"validation"' in k)
         for id in ("rf", "edm", "eps")
     ]
-    assert min(abs(a - b) for a, b in zip(losses, losses[1:])) > 1e-2
+    assert min(abs(a - b) for a, b in zip(losses, losses[1:], strict=False)) > 1e-2
 
 
 def test_nothing_is_done_again_and_a_lost_evaluation_is_measured(finished, tmp_path):
@@ -101,7 +101,7 @@ def test_nothing_is_done_again_and_a_lost_evaluation_is_measured(finished, tmp_p
     again = by_key(tmp_path / "edm")
     assert again.keys() == before.keys()
     for key, record in again.items():
-        for ours, theirs in zip(record["values"], before[key]["values"]):
+        for ours, theirs in zip(record["values"], before[key]["values"], strict=True):
             assert ours["value"] == pytest.approx(theirs["value"], rel=1e-6)
 
 
@@ -125,7 +125,10 @@ def test_points_that_differ_in_more_are_trained_apart(tmp_path):
     path = tmp_path / "tiny.py"
     path.write_text(CONFIG)
     base = load_study(path).points[0].config
-    made = lambda **changes: apply_overrides(base, {key.replace("_", ".", 1): value for key, value in changes.items()})
+
+    def made(**changes):
+        return apply_overrides(base, {key.replace("_", ".", 1): value for key, value in changes.items()})
+
     configs = {
         "a": made(formulation="rf"),
         "b": made(model_hidden=64),

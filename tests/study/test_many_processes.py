@@ -39,7 +39,7 @@ def command(*arguments, timeout=900):
     finally:
         for process in running:
             process.kill()
-    return [(process.returncode, _ours(out), error) for process, (out, error) in zip(running, said)]
+    return [(process.returncode, _ours(out), error) for process, (out, error) in zip(running, said, strict=True)]
 
 
 def _ours(text: str) -> str:

@@ -132,7 +132,7 @@ def test_the_shift_by_area_moves_the_log_odds_of_t():
     settings = {"timestep_shift": 3.0, "timestep_shift_by_area": True}
     corpus, backbone = bucketed(tiny_config(SETTINGS)), pixelwise(tiny_config(SETTINGS))
     params = backbone.init(jax.random.key(0))
-    for part, (height, width) in zip(corpus.parts, SHAPES):
+    for part, (height, width) in zip(corpus.parts, SHAPES, strict=True):
         batch = part.examples(np.arange(BATCH, dtype=np.uint64), "train")
         t = [
             np.asarray(

@@ -21,8 +21,13 @@ from rfjax.training.state import TrainState
 
 def state_at(step, shape=(64, 33)):
     """A state whose every number depends on the step."""
-    numbers = lambda salt: jax.random.normal(jax.random.key(1000 * step + salt), shape)
-    tree = lambda salt: {"blocks": {"kernel": numbers(salt), "bias": jnp.full(7, step + 0.5)}}
+
+    def numbers(salt):
+        return jax.random.normal(jax.random.key(1000 * step + salt), shape)
+
+    def tree(salt):
+        return {"blocks": {"kernel": numbers(salt), "bias": jnp.full(7, step + 0.5)}}
+
     opt_state = ((), {"count": jnp.int32(step), "mu": tree(2), "half": numbers(3).astype(jnp.bfloat16)})
     return TrainState(jnp.int32(step), tree(0), tree(1), opt_state, jnp.int32(0), jnp.int32(0))
 

@@ -19,6 +19,7 @@ from rfjax.training.loop import train
 from rfjax.training.run_folder import RunFacts
 
 NAMES = ("rf/lognorm(0.00,1.00)", "edm(-1.20,1.20)", "eps/linear")
+COUNT = len(NAMES)
 SHIFTS = {"rf/lognorm(0.00,1.00)": 3.0}
 STEPS, EVERY = 16, 8
 
@@ -53,7 +54,7 @@ def run(root, names=NAMES, stop=lambda: False, seen=None, **overrides):
     )
 
 
-def sums(root, step=STEPS, count=len(NAMES)):
+def sums(root, step=STEPS, count=COUNT):
     return [checkpoint.read_facts(Path(root) / f"m{index}", step)["checksums"] for index in range(count)]
 
 
@@ -88,7 +89,9 @@ def test_a_member_is_trained_as_if_alone(undisturbed, tmp_path):
         assert facts[0]["images"] == facts[1]["images"] and facts[0]["flops"] == facts[1]["flops"] == STEPS * 8 * 10
         assert json.loads((member.workdir / "status.json").read_text())["state"] == "done"
     losses = [rows(member.workdir)[-1]["loss"] for member in members(root)]
-    assert min(abs(a - b) for a, b in zip(losses, losses[1:])) > 1e-3  # the members are not each other's copies
+    assert (
+        min(abs(a - b) for a, b in zip(losses, losses[1:], strict=False)) > 1e-3
+    )  # the members are not each other's copies
 
 
 def test_members_that_do_not_fill_the_devices_are_trained_all_the_same(undisturbed, tmp_path):

@@ -79,6 +79,6 @@ def test_killed_at_random_many_times_it_ends_with_the_same_bits(tmp_path, undist
         for _ in range(4):
             deadline = time.monotonic() + dice.uniform(0.2, 1.1) * length
             number = dice.choice([signal.SIGKILL, signal.SIGTERM])
-            statuses.add(kill_when(workdir, lambda: time.monotonic() > deadline, number))
+            statuses.add(kill_when(workdir, lambda deadline=deadline: time.monotonic() > deadline, number))
         finish(workdir, undisturbed)
     assert -signal.SIGKILL in statuses and 75 in statuses

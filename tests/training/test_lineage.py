@@ -54,7 +54,10 @@ def test_a_child_goes_on_in_the_stream_of_data_and_noise(parent, tmp_path):
     whole = tmp_path / "whole"
     tiny_train(whole, still | {"train.steps": 10})
     tiny_train(tmp_path / "child", still | {"train.steps": 4}, init_from=f"{whole}@6")
-    loss = lambda workdir: [row["loss"] for row in rows(workdir)]
+
+    def loss(workdir):
+        return [row["loss"] for row in rows(workdir)]
+
     assert loss(tmp_path / "child") == loss(whole)[6:]
 
 

@@ -70,8 +70,8 @@ def test_every_kernel_of_the_network_has_a_rule():
     unruled = [name for name in leaves if name.endswith("kernel") and not dimensions(name)]
     assert not unruled
     hidden = config.model.width
-    for name, sharding in zip(leaves, jax.tree.leaves(shardings(MESH, params))):
-        split = [size for size, axis in zip(leaves[name].shape, sharding.spec) if axis == "fsdp"]
+    for name, sharding in zip(leaves, jax.tree.leaves(shardings(MESH, params)), strict=True):
+        split = [size for size, axis in zip(leaves[name].shape, sharding.spec, strict=True) if axis == "fsdp"]
         assert split == ([hidden] if name.endswith("kernel") else []), name
 
 

@@ -29,7 +29,10 @@ class Trainer:
         self.optimizer = make_optimizer(self.train)
         self.loss = make_loss(self.config, self.backbone.apply, self.corpus.shapes.encoders)
         self.mesh = make_mesh(self.config.mesh, jax.devices()[:1])
-        start = lambda: init_state(self.backbone.init, self.optimizer, run_keys(self.config.seed)[0])
+
+        def start():
+            return init_state(self.backbone.init, self.optimizer, run_keys(self.config.seed)[0])
+
         self.abstract = jax.eval_shape(start)
         self.start = jax.jit(start, out_shardings=shardings(self.mesh, self.abstract))
         arguments = self.loss, self.optimizer, self.train, self.mesh, self.abstract
@@ -75,7 +78,7 @@ def test_the_update_is_the_gradient_of_the_mean_loss(trainer):
     state, metrics = trainer.step(trainer.start(), batch)
     rate = float(learning_rate(trainer.train)(0))
     assert rate == pytest.approx(float(metrics.learning_rate))
-    for new, old, grad in zip(*map(jax.tree.leaves, (state.params, start.params, grads))):
+    for new, old, grad in zip(*map(jax.tree.leaves, (state.params, start.params, grads)), strict=True):
         sure = np.abs(grad) > 1e-3  # Adam's first update is the gradient's sign, but for eps
         np.testing.assert_allclose((new - old)[sure], (-rate * np.sign(grad))[sure], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(metrics.loss, loss, rtol=1e-6)
@@ -143,7 +146,10 @@ def test_noise_follows_the_step_and_the_stream_offset(trainer):
 
     losses = [float(trainer.step(at(step), batch)[1].loss) for step in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
-    clock = lambda params, step: step * jnp.sum(params["final"]["linear"]["bias"] + 1.0)
+
+    def clock(params, step):
+        return step * jnp.sum(params["final"]["linear"]["bias"] + 1.0)
+
     step = toy_step(trainer, clock, stream_offset=40)
     size = trainer.start().params["final"]["linear"]["bias"].size
     assert float(step(at(2), batch)[1].loss) == 42 * size
@@ -165,7 +171,10 @@ def test_a_batch_that_microbatches_do_not_divide_is_refused(trainer):
 def low():
     """A real network in bfloat16, in four parts a step."""
     sizes = {"model.depth": 3, "model.hidden": 64, "model.head_size": 32, "model.qk_norm": True}
-    real = lambda config: training_backbone(config, load_corpus(config.data, config.seed).shapes, "cpu")
+
+    def real(config):
+        return training_backbone(config, load_corpus(config.data, config.seed).shapes, "cpu")
+
     return Trainer(sizes | {"train.compute_dtype": "bfloat16", "train.accumulate": 4}, make=real)
 
 
@@ -178,11 +187,15 @@ def test_parts_in_the_compute_type_are_summed_in_float32(low):
     params, batch = low.start().params, jax.tree.map(jnp.asarray, low.batch(0))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))  # its zeros would make most gradients zero
-    params = tree.unflatten([leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)])
+    params = tree.unflatten(
+        [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    )
     found, loss, _ = jax.jit(low.parts.gradients)(params, batch, jnp.int32(0))
     each = jax.jit(jax.value_and_grad(low.loss, has_aux=True))
     places = jnp.arange(low.train.batch_size)
-    taken = [each(params, jax.tree.map(lambda array: array[i::4], batch), jnp.int32(0), places[i::4]) for i in range(4)]
+    taken = [
+        each(params, jax.tree.map(lambda array, i=i: array[i::4], batch), jnp.int32(0), places[i::4]) for i in range(4)
+    ]
     np.testing.assert_allclose(loss, np.mean([part[0][0] for part in taken]), rtol=1e-6)
     expected = jax.tree.map(lambda *grads: np.mean(grads, axis=0, dtype=np.float64), *[part[1] for part in taken])
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

@@ -77,7 +77,7 @@ class PreparedCorpus:
         places = self._places(indices, split)
         images = self._records("images", split, places)
         latents = np.empty((len(indices), *self.bucket.latents), np.float32)
-        for row, (arrays, _) in zip(latents, images):
+        for row, (arrays, _) in zip(latents, images, strict=True):
             row[...] = arrays["latents"]
         latents -= np.float32(self.manifest.shift)
         latents *= np.float32(self.manifest.scale)
@@ -184,7 +184,9 @@ class PreparedCorpus:
             draws = hashing.uniforms(hashing.key(VERSION, "caption", self.seed, *self._own), indices, 2)
         share = self.synthetic_captions if split == "train" else 0.0
         rows = []
-        for (_, facts), (mix, which), file in zip(images, draws, self._files[split, "images"].file_of(places).tolist()):
+        for (_, facts), (mix, which), file in zip(
+            images, draws, self._files[split, "images"].file_of(places).tolist(), strict=True
+        ):
             original, synthetic = facts["original"], facts["synthetic"]
             wanted, other = (synthetic, original) if mix < share else (original, synthetic)
             among = wanted or other

@@ -48,7 +48,7 @@ def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
     errors = np.empty((len(blobs.image), len(CLASSES)))
     low, high = RADII[0] * cell / SIZE_TOLERANCE, RADII[1] * cell * SIZE_TOLERANCE
     local = blobs.centroid - blobs.origin
-    for index, (name, (area, fall)) in enumerate(zip(CLASSES, _moments(cell))):
+    for index, (name, (area, fall)) in enumerate(zip(CLASSES, _moments(cell), strict=True)):
         radius = np.sqrt(blobs.area / area)
         x = grid[None, None, :] - local[:, 0, None, None]
         y = grid[None, :, None] - (local[:, 1] - fall * radius)[:, None, None]

@@ -128,8 +128,13 @@ def score_files(
         "options": dataclasses.asdict(options),
         "seed": seed,
     }
-    lines = [json.dumps(result_row(*place, result), allow_nan=False) + "\n" for place, result in zip(places, results)]
-    write_whole(dict(zip(outputs, ("".join(lines), json.dumps(summary, indent=1, allow_nan=False) + "\n"))))
+    lines = [
+        json.dumps(result_row(*place, result), allow_nan=False) + "\n"
+        for place, result in zip(places, results, strict=True)
+    ]
+    write_whole(
+        dict(zip(outputs, ("".join(lines), json.dumps(summary, indent=1, allow_nan=False) + "\n"), strict=True))
+    )
     return summary
 
 

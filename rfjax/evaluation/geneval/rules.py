@@ -57,6 +57,9 @@ class GenEvalOptions:
                 raise ConfigError(f"GenEval option {name} is {value}; it must be {allowed}")
 
 
+DEFAULT_OPTIONS = GenEvalOptions()
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
     """What a detector found in one image, by class name.
@@ -118,7 +121,7 @@ class ImageResult:
 
 
 def keep(
-    detections: Detections, tag: str, options: GenEvalOptions = GenEvalOptions()
+    detections: Detections, tag: str, options: GenEvalOptions = DEFAULT_OPTIONS
 ) -> dict[str, Int[np.ndarray, " kept"]]:
     """The objects that count, by class: indices into the boxes, most confident first.
 
@@ -155,11 +158,13 @@ def relation(
     if (np.abs(beyond) < 1e-3).all():
         return ()
     dx, dy = beyond / np.linalg.norm(offset)
-    return tuple(name for name, holds in zip(RELATIONS, (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5)) if holds)
+    return tuple(
+        name for name, holds in zip(RELATIONS, (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5), strict=True) if holds
+    )
 
 
 def judge(
-    detections: Detections, metadata: Mapping[str, object], options: GenEvalOptions = GenEvalOptions()
+    detections: Detections, metadata: Mapping[str, object], options: GenEvalOptions = DEFAULT_OPTIONS
 ) -> ImageResult:
     """Whether the image shows what its prompt's row asks for, and where it does not.
 

@@ -40,7 +40,10 @@ def sample_picture(
     if distributed.many():
         parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
         size, split = -(-size // parts) * parts, NamedSharding(run.mesh, BATCH)
-        spread = lambda shapes: shardings(run.mesh, shapes)
+
+        def spread(shapes):
+            return shardings(run.mesh, shapes)
+
     params, _ = restore_params(run.workdir, step, wanted.weights, spread)
     generate = request.generator(run, shape, size, split)
     with jax.default_matmul_precision(run.config.train.matmul_precision):

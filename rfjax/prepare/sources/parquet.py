@@ -38,7 +38,9 @@ class ParquetSource:
                 counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 firsts = [sum(counts[:group]) for group in range(len(counts))]
                 groups = [
-                    g for g, (first, count) in enumerate(zip(firsts, counts)) if first < end and first + count > start
+                    g
+                    for g, (first, count) in enumerate(zip(firsts, counts, strict=True))
+                    if first < end and first + count > start
                 ]
                 row = firsts[groups[0]]
                 for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=groups):

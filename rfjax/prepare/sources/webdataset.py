@@ -103,5 +103,5 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> WebD
         sizes = [path.stat().st_size for path in paths]
     except OSError as error:
         raise RfjaxError(f"cannot read {error.filename}: {error.strerror}") from None
-    listing = listing_hash((path.name, size) for path, size in zip(paths, sizes))
+    listing = listing_hash((path.name, size) for path, size in zip(paths, sizes, strict=True))
     return WebDatasetSource(where, listing, tuple(paths), tuple(sizes))

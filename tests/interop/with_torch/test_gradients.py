@@ -37,7 +37,7 @@ def test_gradients_agree_layer_by_layer(exported):
     compared, worst = set(), {}
     for source in sources(DIFFUSERS, run.config.model, {leaf: array.shape for leaf, array in leaves.items()}):
         array = leaves[source.leaf] if source.layer is None else leaves[source.leaf][source.layer]
-        for name, ours in zip(source.names, source.transform.out(source.leaf.rsplit("/", 1)[1], array)):
+        for name, ours in zip(source.names, source.transform.out(source.leaf.rsplit("/", 1)[1], array), strict=True):
             compared.add(name)
             if name in idle:
                 assert not ours.any() and (theirs[name] is None or not theirs[name].any())

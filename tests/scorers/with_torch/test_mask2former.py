@@ -112,7 +112,7 @@ def test_input_is_resized_bilinearly_in_rgb():
     levels). Catches corners aligned, antialiasing, and channels in another order."""
     image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     values, (height, width) = mask2former.network_input(image)
-    for channel, (mean, std) in enumerate(zip(mask2former.MEAN, mask2former.STD)):
+    for channel, (mean, std) in enumerate(zip(mask2former.MEAN, mask2former.STD, strict=True)):
         wanted = bilinear(image[..., channel].astype(float), height, width, every=40)[::40, ::40]
         found = values[channel, :height, :width][::40, ::40].numpy() * std + mean
         assert np.abs(found - wanted).max() <= 1.01

@@ -121,16 +121,19 @@ def test_a_long_caption_keeps_its_end(model):
 def test_distances_of_folders(pictures, clip_folder, model, tmp_path, capsys, kind, transform, distance):
     """From the verb's own features to the definition on features taken one by one; a folder from itself is at 0;
     features that were kept stand for their folder. Catches features of other pixels, and unit vectors in FID."""
-    measure = lambda *paths: main(
-        [
-            "score",
-            *map(str, paths[:1]),
-            f"--metric={kind}",
-            f"--reference={paths[1]}",
-            f"--out={tmp_path / 'out'}",
-            *paths[2:],
-        ]
-    )  # noqa: E731, E501
+
+    def measure(*paths):
+        return main(
+            [
+                "score",
+                *map(str, paths[:1]),
+                f"--metric={kind}",
+                f"--reference={paths[1]}",
+                f"--out={tmp_path / 'out'}",
+                *paths[2:],
+            ]
+        )  # noqa: E731, E501
+
     assert measure(pictures / "made", pictures / "real") == 2
     assert "needs --clip" in capsys.readouterr().err
     assert measure(pictures / "made", pictures / "real", f"--clip={clip_folder}", "--batch-size=2") == 0
