@@ -98,7 +98,8 @@ def main():
             expected = reference[parameter]
             expected = expected[0] if isinstance(expected, tuple) else expected
             print(
-                f"  {parameter:6s} {estimate.value:12.6f}  reference {expected:12.6f}  {estimate.value / expected - 1:+.4%}"
+                f"  {parameter:6s} {estimate.value:12.6f}  reference {expected:12.6f}  "
+                f"{estimate.value / expected - 1:+.4%}"
             )
         record[name] = {p: e.value for p, e in found.estimates.items()} | {"objective": found.objective}
 
@@ -123,7 +124,8 @@ def main():
         print(f"\npublished estimator, start and seed, 4,000 resamples: {time.monotonic() - began:.1f} s")
         for parameter, (_, stderr) in PUBLISHED.items():
             print(
-                f"  {parameter:6s} {spread[parameter]:12.5f}  published {stderr:10.5f}  {spread[parameter] / stderr - 1:+.2%}"
+                f"  {parameter:6s} {spread[parameter]:12.5f}  published {stderr:10.5f}  "
+                f"{spread[parameter] / stderr - 1:+.2%}"
             )
         record["stderr_published_estimator"] = {name: float(value) for name, value in spread.items()}
     if args.out:

@@ -208,7 +208,8 @@ def main() -> int:
                             process.terminate()
                 if not wait(running, WAIT):
                     problems.append(
-                        f"{folder.name}: {signal.Signals(number).name} to {whom} of {processes}: still running after {WAIT} s"
+                        f"{folder.name}: {signal.Signals(number).name} to {whom} of {processes}: still running after "
+                        f"{WAIT} s"
                     )
                 slowest = max(slowest, time.monotonic() - at)
                 kills.append(
@@ -256,7 +257,8 @@ def main() -> int:
     }
     text = "\n".join(
         [
-            f"{now:%Y-%m-%d %H:%M} UTC, commit {commit}, Python {record['python']}, jax {record['jax']}, {os.cpu_count()} cores",
+            f"{now:%Y-%m-%d %H:%M} UTC, commit {commit}, Python {record['python']}, jax {record['jax']}, "
+            f"{os.cpu_count()} cores",
             f"{len(kills)} kills of {studies} studies in {record['minutes']} minutes (seed {args.seed})",
             *(f"  {count:3} x {kind}" for kind, count in record["by_kind"].items()),
             f"exit statuses of processes: {record['exit_statuses']}; the slowest end after a kill took {slowest:.0f} s",

@@ -136,7 +136,8 @@ def train_autoencoder(
         if step % every == 0 or step == steps - 1:
             error, spent = float((made - rows).abs().mean().detach()) / 2, time.monotonic() - began
             print(
-                f"autoencoder: step {step}, mean absolute error {error:.4f}, {spent:.0f} s, {spent / (step + 1) * (steps - step - 1):.0f} s left",
+                f"autoencoder: step {step}, mean absolute error {error:.4f}, {spent:.0f} s, "
+                f"{spent / (step + 1) * (steps - step - 1):.0f} s left",
                 flush=True,
             )
     model.eval().save_pretrained(folder / "vae")

@@ -117,7 +117,8 @@ def check_latents(model, latents) -> None:
     for name, side in (("height", height), ("width", width)):
         if side % model.patch_size:
             raise ConfigError(
-                f"latents of {height}x{width}: the {name} {side} is not divisible by config.model.patch_size={model.patch_size}"
+                f"latents of {height}x{width}: the {name} {side} is not divisible by "
+                f"config.model.patch_size={model.patch_size}"
             )
         if side // model.patch_size > model.position_grid:
             raise ConfigError(
@@ -227,24 +228,28 @@ def check(config, flat: Mapping[str, object]) -> None:
         raise ConfigError(f"config.evaluation.ranking.samplers is {samplers}; it must name one or more, each once")
     if config.evaluation.ranking.prompts_per_task == 1:
         raise ConfigError(
-            "config.evaluation.ranking.prompts_per_task is 1; intervals are made by resampling the prompts of a task, so "
+            "config.evaluation.ranking.prompts_per_task is 1; intervals are made by resampling the prompts of a "
+            "task, so "
             "give 2 or more, or 0 for no ranking"
         )
     examples = config.evaluation.validation.examples
     if examples == 1:
         raise ConfigError(
-            "config.evaluation.validation.examples is 1; a standard error needs 2 or more, and 0 turns the evaluation off"
+            "config.evaluation.validation.examples is 1; a standard error needs 2 or more, and 0 turns the "
+            "evaluation off"
         )
     for name in ("geneval", "ranking"):
         scored = getattr(config.evaluation, name)
         if scored.prompts_per_task and not examples:
             raise ConfigError(
-                f"config.evaluation.validation.examples is 0 and config.evaluation.{name}.prompts_per_task {scored.prompts_per_task}: "
+                f"config.evaluation.validation.examples is 0 and config.evaluation.{name}.prompts_per_task "
+                f"{scored.prompts_per_task}: "
                 "a score without its validation loss can be compared with nothing; set the latter to 0, too"
             )
         unvalidated = set(scored.weights) - set(config.evaluation.weights)
         if scored.prompts_per_task and unvalidated:
             raise ConfigError(
-                f"config.evaluation.{name}.weights lists {', '.join(unvalidated)}, which config.evaluation.weights does not: "
+                f"config.evaluation.{name}.weights lists {', '.join(unvalidated)}, which config.evaluation.weights "
+                "does not: "
                 "a score without its validation loss can be compared with nothing"
             )

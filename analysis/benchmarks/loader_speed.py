@@ -120,7 +120,8 @@ def main():
     stored = rates["arrayrecord"]["samples_per_core_second"]
     for name, found in rates.items():
         print(
-            f"{name}: {found['samples_per_core_second']:,.0f} samples per core-second ({found['samples_per_second']:,.0f} by the clock)"
+            f"{name}: {found['samples_per_core_second']:,.0f} samples per core-second "
+            f"({found['samples_per_second']:,.0f} by the clock)"
         )
     print(
         f"a stored example has {size / 1e6:.2f} MB\n\npoint     images/s of a v5p host   cores to load them   GB/s to read"

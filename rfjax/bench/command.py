@@ -71,7 +71,8 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     corpus = largest(whole)
     if len(whole.parts) > 1:
         say(
-            f"the largest of {len(whole.parts)} aspect buckets is measured, latents of {described(corpus.shapes.latents)}"
+            f"the largest of {len(whole.parts)} aspect buckets is measured, latents of "
+            f"{described(corpus.shapes.latents)}"
         )
     backbone = training_backbone(config, corpus.shapes, platform)
     with jax.set_mesh(mesh), jax.default_matmul_precision(train.matmul_precision):

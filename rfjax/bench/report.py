@@ -67,7 +67,8 @@ def summary(
             },
             "remainder": {
                 "seconds": None if both is None or optimiser is None else step - both - optimiser,
-                "what": "the step less forward, backward and optimiser: what compiling them as one gains or costs, and the host",
+                "what": "the step less forward, backward and optimiser: what compiling them as one gains or costs, "
+                "and the host",
             },
         },
     }
@@ -94,10 +95,13 @@ def lines(record: Mapping) -> list[str]:
     return [
         f"{record['hardware']['devices']} x {record['hardware']['device_kind']}, {record['params']:,} parameters, batch "
         f"{record['batch_size']}, {record['compute_dtype']}, attention {record['attention']}, remat {record['remat']}",
-        f"step        {1e3 * step:,.2f} ms (median of {len(record['step_seconds_all'])}), {record['images_per_second']:,.2f} images/s",
-        f"achieved    {record['achieved_flops_per_second'] / 1e12:,.4g} TFLOP/s, {record['share_of_measured_peak']:.1%} of the measured peak"
+        f"step        {1e3 * step:,.2f} ms (median of {len(record['step_seconds_all'])}), "
+        f"{record['images_per_second']:,.2f} images/s",
+        f"achieved    {record['achieved_flops_per_second'] / 1e12:,.4g} TFLOP/s, "
+        f"{record['share_of_measured_peak']:.1%} of the measured peak"
         + (f", {sheet:.1%} of the datasheet's" if sheet else "; this device's datasheet peak is not known"),
-        f"peak        {peak['flops_per_second'] / 1e12:,.4g} TFLOP/s, square {peak['dtype']} products on the same devices in this run",
+        f"peak        {peak['flops_per_second'] / 1e12:,.4g} TFLOP/s, square {peak['dtype']} products on the same "
+        "devices in this run",
         f"floor       {1e3 * record['floor_seconds']:,.2f} ms: {record['flops_per_step']:.4g} operations, and "
         f"{record['recomputed_flops_per_step']:.4g} computed again, at the measured peak",
         "",

@@ -86,12 +86,14 @@ def eval_(parser):
     parser.add_argument(
         "--sampling-steps",
         metavar="N,N,...",
-        help="instead: GenEval, path length and distance at these counts of sampling steps, the most being the reference",
+        help="instead: GenEval, path length and distance at these counts of sampling steps, the most being the "
+        "reference",
     )
     parser.add_argument(
         "--mlperf-levels",
         metavar="FILE",
-        help="instead: MLPerf's validation loss, each validation example at the one level that this file gives it, an integer from 0 to 7 a line",
+        help="instead: MLPerf's validation loss, each validation example at the one level that this file gives it, "
+        "an integer from 0 to 7 a line",
     )
 
 
@@ -118,12 +120,14 @@ def sample(parser):
     parser.add_argument(
         "--encoders",
         metavar="NAMES",
-        help="of a run on a prepared corpus: encode prompts with these alone, as clip_l,clip_g for want of T5; the others are zero",
+        help="of a run on a prepared corpus: encode prompts with these alone, as clip_l,clip_g for want of T5; the "
+        "others are zero",
     )
     parser.add_argument(
         "--latent-size",
         metavar="HxW",
-        help="of the images, in latent pixels, as 40x24; any that the positions reach (default: what was trained on, of aspect buckets the first)",
+        help="of the images, in latent pixels, as 40x24; any that the positions reach (default: what was trained on, "
+        "of aspect buckets the first)",
     )
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
@@ -147,7 +151,8 @@ def export(parser):
     parser.add_argument(
         "--pipeline",
         action="store_true",
-        help="of a run on a prepared corpus, with --format diffusers: a whole StableDiffusion3Pipeline, autoencoder, text encoders and tokenizers included",
+        help="of a run on a prepared corpus, with --format diffusers: a whole StableDiffusion3Pipeline, autoencoder, "
+        "text encoders and tokenizers included",
     )
     parser.add_argument(
         "--models",

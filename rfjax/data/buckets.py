@@ -145,7 +145,8 @@ class BucketedCorpus:
                 first.encoders,
             ):
                 raise ConfigError(
-                    f"the aspect buckets of corpus {self.name} differ in more than height and width: {part.shapes} and {first}"
+                    f"the aspect buckets of corpus {self.name} differ in more than height and width: {part.shapes} "
+                    f"and {first}"
                 )
             if latents in seen:
                 raise ConfigError(f"corpus {self.name} has two aspect buckets of {latents[0]}x{latents[1]}; join them")
@@ -221,7 +222,8 @@ def validation_shares(corpus, examples: int) -> tuple[int, ...]:
         return (examples,)
     if examples > sum(corpus.validation):
         raise ConfigError(
-            f"config.evaluation.validation.examples is {examples}, and the corpus {corpus.name} has {sum(corpus.validation)} "
+            f"config.evaluation.validation.examples is {examples}, and the corpus {corpus.name} has "
+            f"{sum(corpus.validation)} "
             f"validation images in its {len(corpus.parts)} aspect buckets; ask for at most as many"
         )
     return shared_out(examples, corpus.validation)

@@ -313,7 +313,8 @@ def _lines(header, rows, separator="\t"):
 def _summary(found, facts, out):
     copies = facts["same_bytes"]
     lines = [
-        f"{out}: {len(found.pairs):,} of {found.images:,} images are near-duplicates of one that stays at similarity {facts['threshold']:g} "
+        f"{out}: {len(found.pairs):,} of {found.images:,} images are near-duplicates of one that stays at similarity "
+        f"{facts['threshold']:g} "
         f"({copies:,} of them the same bytes); {found.clusters:,} clusters, {facts['probes']} searched",
         "dropped at other thresholds: "
         + ", ".join(f"{t:g}: {n:,} ({100 * n / found.images:.3g} %)" for t, n in found.curve),

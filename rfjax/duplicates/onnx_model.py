@@ -48,7 +48,8 @@ class OnnxModel:
                 )
         except Exception as error:  # onnxruntime's own kinds, which it does not export
             raise ConfigError(
-                f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}. Weights in a file of their own must be put "
+                f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}. Weights in a file of their "
+                "own must be put "
                 "into it: onnx.save_model(onnx.load(PATH), PATH, save_as_external_data=False)"
             ) from None
         self._path, self._mean, self._std, self._mirrored = path, np.float32(mean), np.float32(std), mirrored
@@ -73,12 +74,14 @@ class OnnxModel:
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise ConfigError(
-                f"{self._path} has {len(inputs)} inputs ({', '.join(one.name for one in inputs)}); a descriptor model has one, the images"
+                f"{self._path} has {len(inputs)} inputs ({', '.join(one.name for one in inputs)}); a descriptor "
+                "model has one, the images"
             )
         shape, kind, name = inputs[0].shape, inputs[0].type, inputs[0].name
         if kind not in TYPES or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
             raise ConfigError(
-                f"the input {name} of {self._path} is {kind} {shape}; it must be tensor(float) or tensor(float16) [n, 3, side, side]"
+                f"the input {name} of {self._path} is {kind} {shape}; it must be tensor(float) or tensor(float16) "
+                "[n, 3, side, side]"
             )
         fixed = {size for size in shape[2:] if isinstance(size, int)}
         if len(fixed) > 1:
@@ -126,7 +129,8 @@ class OnnxModel:
             ):  # [n, size], or with axes of 1
                 what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
                 raise ConfigError(
-                    f"the output {self._output} of {self._path} is {what} for {step} images; a descriptor is floating-point [n, size]"
+                    f"the output {self._output} of {self._path} is {what} for {step} images; a descriptor is "
+                    "floating-point [n, size]"
                 )
             rows.append(given.reshape(step, -1)[: len(some)].astype(np.float32))
         return unit(np.concatenate(rows))

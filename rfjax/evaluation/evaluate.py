@@ -95,7 +95,8 @@ class Evaluator:
                 continue
             if settings.batch_size % parts:
                 raise ConfigError(
-                    f"config.evaluation.{name}.batch_size={settings.batch_size} is not divisible by the {parts} devices "
+                    f"config.evaluation.{name}.batch_size={settings.batch_size} is not divisible by the {parts} "
+                    "devices "
                     "that a batch is split over (data x fsdp)"
                 )
             detector_for(self.corpus)

@@ -185,7 +185,8 @@ def measure_assigned(
     run = open_run(workdir, overrides)
     if len(run.corpus.parts) > 1:
         raise ConfigError(
-            f"MLPerf's validation loss is of one latent shape, and the corpus {run.corpus.name} has {len(run.corpus.parts)} aspect "
+            f"MLPerf's validation loss is of one latent shape, and the corpus {run.corpus.name} has "
+            f"{len(run.corpus.parts)} aspect "
             "buckets; measure it on a corpus prepared without them, or leave out --mlperf-levels"
         )
     config = run.config.evaluation.validation

@@ -84,7 +84,8 @@ def evaluate_run(workdir: Path, overrides: Mapping[str, object], *, step: int | 
     due = [one for one in due_at(run.config, run.name, step, everything=True, only=weights)]
     if not due:
         raise ConfigError(
-            f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of geneval and ranking are 0; "
+            f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of "
+            "geneval and ranking are 0; "
             "ask for one, as --config.evaluation.validation.examples=512"
         )
     with StopSignal() as stop:

@@ -30,7 +30,8 @@ def formulation_at(config: Config, latents: Sequence[int] | None = None) -> Form
     latents = latents or (config.data.image_size, config.data.image_size)
     if config.timestep_shift_by_area and not parse_formulation(config.formulation).is_rectified_flow:
         raise ConfigError(
-            f"config.timestep_shift_by_area is true, which shifts rectified flow's t, and formulation {config.formulation!r} "
+            "config.timestep_shift_by_area is true, which shifts rectified flow's t, and formulation "
+            f"{config.formulation!r} "
             "has another; set it to false"
         )
     return parse_formulation(config.formulation, shift_at(config, latents))

@@ -77,7 +77,8 @@ def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform
         levels = np.linspace(formulation.rectified_span[1], 0.0, steps + 1)
     else:
         raise ConfigError(
-            f"config.evaluation.sampler.sigmas is {sigmas}, which is a scheduler of rectified flow, and the formulation is "
+            f"config.evaluation.sampler.sigmas is {sigmas}, which is a scheduler of rectified flow, and the "
+            "formulation is "
             f"{formulation.name}; use uniform or matched"
         )
     levels[-1] = 0.0

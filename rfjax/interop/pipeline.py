@@ -28,38 +28,46 @@ def check(config: Config, models: str) -> tuple[Manifest, Path]:
     """The corpus's manifest and the folder of its frozen models. `ConfigError` for what the pipeline cannot be made of."""
     if config.data.corpus != "prepared":
         raise ConfigError(
-            f"config.data.corpus is {config.data.corpus}, which has no autoencoder and no text encoders; --pipeline is for runs on a prepared corpus"
+            f"config.data.corpus is {config.data.corpus}, which has no autoencoder and no text encoders; --pipeline "
+            "is for runs on a prepared corpus"
         )
     found = manifest.read(config.data.prepared.path)
     names = _used(config, found)
     for name in NEEDED:
         if name not in names:
             raise ConfigError(
-                f"{name} is not among the text encoders of the run ({', '.join(names)}), and StableDiffusion3Pipeline encodes with both "
-                "CLIPs always (it can leave out T5 alone); export without --pipeline, and give the network its features yourself"
+                f"{name} is not among the text encoders of the run ({', '.join(names)}), and "
+                "StableDiffusion3Pipeline encodes with both "
+                "CLIPs always (it can leave out T5 alone); export without --pipeline, and give the network its "
+                "features yourself"
             )
     order = [encoder.name for encoder in found.encoders if encoder.kind == "clip"]
     if order != list(NEEDED):
         raise ConfigError(
-            f"the corpus's CLIPs are in the order {', '.join(order)}, and StableDiffusion3Pipeline's is {', '.join(NEEDED)}; export without --pipeline"
+            f"the corpus's CLIPs are in the order {', '.join(order)}, and StableDiffusion3Pipeline's is "
+            f"{', '.join(NEEDED)}; export without --pipeline"
         )
     facts = found.facts["models"]
     for name in NEEDED:
         if facts["parts"][name]["class"] != WITH_PROJECTION:
             raise ConfigError(
-                f"{name} of the corpus is a {facts['parts'][name]['class']}, and StableDiffusion3Pipeline needs a {WITH_PROJECTION} for the pooled vector; export without --pipeline"
+                f"{name} of the corpus is a {facts['parts'][name]['class']}, and StableDiffusion3Pipeline needs a "
+                f"{WITH_PROJECTION} for the pooled vector; export without --pipeline"
             )
     folder = Path(models or config.data.prepared.models or facts["folder"])
     if not folder.is_dir():
         raise ConfigError(
-            f"the frozen models that {found.folder} was prepared with are not in {folder}; name their folder with --models"
+            f"the frozen models that {found.folder} was prepared with are not in {folder}; name their folder with "
+            "--models"
         )
     for name in (frozen.AUTOENCODER, *names):
         part, tokenizer = _folders(name)
         here = frozen.described(folder, part, facts["variant"]).facts(folder, tokenizer)
         if here["sha256"] != facts["parts"][name]["sha256"]:
             raise ConfigError(
-                f"{name} in {folder} is not what {found.folder} was prepared with: its files hash to {here['sha256'][:12]}, not {facts['parts'][name]['sha256'][:12]}; name the folder used then with --models"
+                f"{name} in {folder} is not what {found.folder} was prepared with: its files hash to "
+                f"{here['sha256'][:12]}, not {facts['parts'][name]['sha256'][:12]}; name the folder used then with "
+                "--models"
             )
     return found, folder
 
@@ -110,7 +118,8 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
     absent = "" if "t5" in _used(config, found) else ", text_encoder_3=None, tokenizer_3=None"
     return (
         f'pipeline = StableDiffusion3Pipeline.from_pretrained("{out}"{absent})\n'
-        f"null = dict(negative_prompt_embeds=torch.zeros(1, {tokens}, {size}), negative_pooled_prompt_embeds=torch.zeros(1, {pooled}))\n"
+        f"null = dict(negative_prompt_embeds=torch.zeros(1, {tokens}, {size}), "
+        f"negative_pooled_prompt_embeds=torch.zeros(1, {pooled}))\n"
         f'pipeline("a photo of a cat", num_inference_steps={sampler.steps}, guidance_scale={sampler.guidance_scale:g}, '
         f"max_sequence_length={t5[0] if t5 else 0}, height={height}, width={width}, **null)"
         + "".join(f"\n# {note}" for note in notes)

@@ -12,7 +12,8 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments. Nothing heavy is imported for `--help`."""
     parser.description = (
-        "Runs every point of a study as a task of its own (rfjax study --point=ID), and rfjax study --collect after them all. "
+        "Runs every point of a study as a task of its own (rfjax study --point=ID), and rfjax study --collect after "
+        "them all. "
         "What will be run is printed; scripts and manifests are kept in --out. A task that is pre-empted is started again "
         "and goes on from its newest checkpoint."
     )
@@ -32,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir",
         metavar="DIR",
-        help="the study's folder as the tasks see it, on storage they share (default on slurm: runs/<study>; on gke: /rfjax/<study>)",
+        help="the study's folder as the tasks see it, on storage they share (default on slurm: runs/<study>; on gke: "
+        "/rfjax/<study>)",
     )
     parser.add_argument(
         "--out",

@@ -158,7 +158,8 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         "fixed_images": (fixed_images, seen["images"]),
     }
     warnings = [
-        f"{name.replace('fixed_', 'fixed steps: ')} {value:.3g} is {max(value / column.max(), column.min() / max(value, 1e-300)):.3g} "
+        f"{name.replace('fixed_', 'fixed steps: ')} {value:.3g} is "
+        f"{max(value / column.max(), column.min() / max(value, 1e-300)):.3g} "
         f"times beyond the runs ({column.min():.3g} to {column.max():.3g})"
         for name, (value, column) in asked.items()
         if name != "budget"

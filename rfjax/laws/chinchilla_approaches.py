@@ -156,7 +156,8 @@ def approach2(
             approach="approach2",
             optima=tuple(optima),
             notes=notes,
-            reason=f"{len(optima)} budget{'s'[: len(optima) != 1]} with a minimum among the sizes tried; at least 2 are needed",
+            reason=f"{len(optima)} budget{'s'[: len(optima) != 1]} with a minimum among the sizes tried; at least 2 "
+            "are needed",
         )
     point = _line(optima)
     draws, method = _redrawn_parabolas(used, resamples, seed)

@@ -55,7 +55,8 @@ class Source:
             return ""
         on, best = (int(self.final[name].sum()) for name in ("frontier", "best_rate"))
         return (
-            f"of {len(self.final)} finished runs{' that are left' if self.excluded else ''}, laws of compute are fitted to the {on} on "
+            f"of {len(self.final)} finished runs{' that are left' if self.excluded else ''}, laws of compute are "
+            f"fitted to the {on} on "
             f"the frontier, those of size and images to the {best} at the best rate of their size and images"
         )
 

@@ -87,5 +87,8 @@ def missing_prompts(prompts: pd.DataFrame, score: FolderScore) -> str:
     own = prompts[prompts["evaluation"] == score.evaluation]
     lacking = [run for run in score.scored["run"] if run not in set(own["run"])]
     if lacking:
-        return f"prompts.csv has no results by prompt of {', '.join(map(str, lacking))}, so intervals are over runs alone; score their images again with rfjax score"
+        return (
+            f"prompts.csv has no results by prompt of {', '.join(map(str, lacking))}, so intervals are over runs "
+            "alone; score their images again with rfjax score"
+        )
     return "the runs were not scored on the same prompts, so intervals are over runs alone"

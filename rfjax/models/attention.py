@@ -41,7 +41,10 @@ class Implementation:
             return f"it computes in {' or '.join(self.dtypes)}, and config.train.compute_dtype is {dtype}"
         if head_size % self.head_size_multiple or head_size > (self.largest_head_size or head_size):
             limit = f" up to {self.largest_head_size}" if self.largest_head_size else ""
-            return f"it takes head sizes that are multiples of {self.head_size_multiple}{limit}, and this one is {head_size}"
+            return (
+                f"it takes head sizes that are multiples of {self.head_size_multiple}{limit}, and this one is "
+                f"{head_size}"
+            )
         return None
 
 

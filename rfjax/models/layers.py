@@ -170,7 +170,8 @@ def check_patches(height: int, width: int, patch: int) -> None:
     """Raises `ConfigError` for a side that `patch` does not divide."""
     if height % patch or width % patch:
         raise ConfigError(
-            f"latents of {height}x{width} cannot be cut into patches of {patch}x{patch}; both sides must be multiples of "
+            f"latents of {height}x{width} cannot be cut into patches of {patch}x{patch}; both sides must be "
+            "multiples of "
             f"config.model.patch_size={patch}"
         )
 

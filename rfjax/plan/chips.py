@@ -113,7 +113,8 @@ CHIPS: dict[str, Chip] = {
             shapes=_NODES,
             torus_side=1,
             topology="cuda",
-            source="NVIDIA H100 SXM datasheet, without sparsity; DGX H100: 400 Gb/s of network a GPU, NVLink 900 GB/s both ways",
+            source="NVIDIA H100 SXM datasheet, without sparsity; DGX H100: 400 Gb/s of network a GPU, NVLink 900 "
+            "GB/s both ways",
         ),
     )
 }

@@ -141,9 +141,15 @@ def _attention_note(plans, target, compiles: bool) -> str:
             sorted({COMPILED_INSTEAD[plan.attention] for plan in plans if plan.attention in COMPILED_INSTEAD})
         )
         if other:
-            return f"Attention of a run on {target.name}: {names}, which cannot be compiled without its library; {other} was, an upper bound of memory and traffic."
+            return (
+                f"Attention of a run on {target.name}: {names}, which cannot be compiled without its library; "
+                f"{other} was, an upper bound of memory and traffic."
+            )
         return f"Attention is that of a run on {target.name}: {names}."
-    return f"Attention of a run on {target.name}: {names}; the estimates of memory and traffic are those of xla, an upper bound."
+    return (
+        f"Attention of a run on {target.name}: {names}; the estimates of memory and traffic are those of xla, an "
+        "upper bound."
+    )
 
 
 def table(plans: Sequence) -> list[str]:
@@ -161,13 +167,15 @@ def table(plans: Sequence) -> list[str]:
 def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
     """What the numbers of a plan mean, and what was found on the way."""
     how = (
-        f"Peak memory, operations and exchanges are those of the program compiled for {target.name} (level {optimisation})."
+        f"Peak memory, operations and exchanges are those of the program compiled for {target.name} (level "
+        f"{optimisation})."
         if compiles
         else "Nothing was compiled (--no-compile): peak memory and traffic are estimates."
     )
     said = [
         f"{how} {_attention_note(plans, target, compiles)}",
-        f"GiB per device, of {target.chip.hbm_bytes / 2**30:.2f}; milliseconds of a step by each limit; mesh is data x fsdp x tensor.",
+        f"GiB per device, of {target.chip.hbm_bytes / 2**30:.2f}; milliseconds of a step by each limit; mesh is data "
+        "x fsdp x tensor.",
         "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
     ]
     for plan in plans:

@@ -117,5 +117,6 @@ def render(content: Mapping, title: str, notes: Sequence[str]) -> str:
         style=PAGE_STYLE,
         subtitle=text(title),
         body=body,
-        footer=f"Made by rfjax plan. Peaks and links of the chip: {text(content['source'])}. Every number is in the JSON beside this page.",
+        footer=f"Made by rfjax plan. Peaks and links of the chip: {text(content['source'])}. Every number is in the "
+        "JSON beside this page.",
     )

@@ -90,7 +90,8 @@ def _buckets_note(config) -> list[str]:
         return []
     which = described(largest(corpus).shapes.latents)
     return [
-        f"a step is planned at the largest of {len(corpus.parts)} aspect buckets, latents of {which}: what fits there fits in all, and "
+        f"a step is planned at the largest of {len(corpus.parts)} aspect buckets, latents of {which}: what fits "
+        "there fits in all, and "
         "days are an upper bound; FLOPs are the mean over the buckets' steps"
     ]
 
@@ -116,7 +117,8 @@ def _tried(id, config, target, compiles, optimisation, say, notes, estimated=Non
         fits = compiled.fits and compiled.peak_bytes <= target.chip.hbm_bytes
         word = "fits" if fits else "does not fit"
         say(
-            f"{id}: {word}: peak {compiled.peak_bytes / GIB:.2f} GiB; {compiled.seconds:.0f} s, {compiled.host_bytes / GIB:.1f} GiB of host memory"
+            f"{id}: {word}: peak {compiled.peak_bytes / GIB:.2f} GiB; {compiled.seconds:.0f} s, "
+            f"{compiled.host_bytes / GIB:.1f} GiB of host memory"
         )
         if compiled.counts and compiled.counts.unknown_kernels:
             notes.append(f"operations of the kernels {', '.join(compiled.counts.unknown_kernels)} are not counted")

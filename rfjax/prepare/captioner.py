@@ -40,11 +40,13 @@ class Writing:
             raise ConfigError(f"--temperature is {self.temperature:g}; it must be at least 0")
         if self.temperature and self.beams > 1:
             raise ConfigError(
-                f"--temperature {self.temperature:g} draws captions and --beams {self.beams} searches for the likeliest; give one of the two"
+                f"--temperature {self.temperature:g} draws captions and --beams {self.beams} searches for the "
+                "likeliest; give one of the two"
             )
         if not self.temperature and self.captions > max(self.beams, 1):
             raise ConfigError(
-                f"--captions is {self.captions}, and the likeliest caption is one: add --beams {self.captions} for the best of "
+                f"--captions is {self.captions}, and the likeliest caption is one: add --beams {self.captions} for "
+                "the best of "
                 "a search, --temperature 1 to draw them, or several --prompt"
             )
 
@@ -76,7 +78,8 @@ def load(
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(
-            f"no folder of a model at {folder}; fetch one, as `hf download Salesforce/blip-image-captioning-base --local-dir DIR` does"
+            f"no folder of a model at {folder}; fetch one, as `hf download Salesforce/blip-image-captioning-base "
+            "--local-dir DIR` does"
         )
     known = frozen.described(folder, ".", "")
     try:
@@ -95,7 +98,8 @@ def load(
     model = place.model(transformers.AutoModelForImageTextToText, folder, dtype=place.dtype)
     if not writing.prompts and processor.chat_template:
         raise ConfigError(
-            f"{type(model).__name__} in {folder} answers instructions: give one, as --prompt 'Describe this image in one sentence.'"
+            f"{type(model).__name__} in {folder} answers instructions: give one, as --prompt 'Describe this image in "
+            "one sentence.'"
         )
     say("hashing its files")
     files = sorted(
@@ -206,7 +210,8 @@ def _writer(model, processor, writing, place):
                     written = under(images, prompt)
                 except (ValueError, TypeError, KeyError, IndexError) as error:
                     raise RfjaxError(
-                        f"{type(model).__name__} wrote no caption for {len(images)} images under --prompt {prompt!r}: {type(error).__name__}: {error}"
+                        f"{type(model).__name__} wrote no caption for {len(images)} images under --prompt "
+                        f"{prompt!r}: {type(error).__name__}: {error}"
                     ) from error
                 for row, caption in enumerate(written):
                     found[row // writing.captions].append(caption)

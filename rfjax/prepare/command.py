@@ -115,7 +115,8 @@ def add_arguments(parser) -> None:
         "--latent-scaling",
         default="autoencoder",
         metavar="autoencoder|measured|DIR",
-        help="shift and scale: the autoencoder's own, the corpus's mean and deviation, or those of another prepared corpus (default autoencoder)",
+        help="shift and scale: the autoencoder's own, the corpus's mean and deviation, or those of another prepared "
+        "corpus (default autoencoder)",
     )
     output.add_argument(
         "--validation-share",
@@ -186,18 +187,21 @@ def run(args) -> int:
     missing = [name for name, facts in done.items() if facts is None]
     if missing:
         raise RfjaxError(
-            f"{len(missing)} of {parts} shards are not there, {missing[0]} first; give the command without --merge to make them"
+            f"{len(missing)} of {parts} shards are not there, {missing[0]} first; give the command without --merge "
+            "to make them"
         )
     if args.synthetic_captions and not any(unit["synthetic"] for facts in done.values() for unit in facts["units"]):
         raise RfjaxError(
-            f"none of the images has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {source.location}; give captions of this source, or leave it out"
+            f"none of the images has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of "
+            f"{source.location}; give captions of this source, or leave it out"
         )
     if ours.dropped_keys:
         reasons = set(ours.dropped_keys.values())
         met = sum(facts["dropped"].get(reason, 0) for facts in done.values() for reason in reasons)
         if not met:
             raise RfjaxError(
-                f"none of the {len(ours.dropped_keys):,} keys of --drop-keys {args.drop_keys}, {next(iter(ours.dropped_keys))!r} first, is one of "
+                f"none of the {len(ours.dropped_keys):,} keys of --drop-keys {args.drop_keys}, "
+                f"{next(iter(ours.dropped_keys))!r} first, is one of "
                 f"{source.location}; give keys as inspect and the .dropped.jsonl files have them, or leave it out"
             )
         say(f"{met:,} images were left out by the {len(ours.dropped_keys):,} keys of --drop-keys")
@@ -230,13 +234,15 @@ def _scaling(args, made) -> dict:
         return {name: made["latents"][name] for name in ("shift", "scale")} | {"scaling": args.latent_scaling}
     if not Path(args.latent_scaling).is_dir():
         raise ConfigError(
-            f"--latent-scaling is {args.latent_scaling!r}; it must be autoencoder, measured or the folder of a prepared corpus"
+            f"--latent-scaling is {args.latent_scaling!r}; it must be autoencoder, measured or the folder of a "
+            "prepared corpus"
         )
     other = manifest.read(args.latent_scaling)
     theirs, ours = (models["vae"]["sha256"] for models in (other.facts["models"]["parts"], made["models"]))
     if theirs != ours:
         raise ConfigError(
-            f"--latent-scaling: the corpus {args.latent_scaling} has latents of another autoencoder (SHA-256 {theirs[:12]}, "
+            f"--latent-scaling: the corpus {args.latent_scaling} has latents of another autoencoder (SHA-256 "
+            f"{theirs[:12]}, "
             f"here {ours[:12]}); its shift and scale mean nothing to this one's"
         )
     return {"shift": other.shift, "scale": other.scale, "scaling": f"as {other.folder.resolve().name}"}
@@ -299,7 +305,8 @@ def plan(args):
             and not (args.caption_column or args.synthetic_column or args.synthetic_captions)
         ):
             raise ConfigError(
-                f"{args.source} has neither a caption ({', '.join(CAPTIONS)}) nor a class; name the column with --caption-column, or give --synthetic-captions"
+                f"{args.source} has neither a caption ({', '.join(CAPTIONS)}) nor a class; name the column with "
+                "--caption-column, or give --synthetic-captions"
             )
     synthetic = args.synthetic_column
     if args.synthetic_captions:
@@ -345,6 +352,7 @@ def _buckets(args):
         return ((side, side),)
     if args.size is not None:
         raise ConfigError(
-            f"--size={args.size} and --buckets={args.buckets} both say what an image becomes; a square is a bucket too: leave out --size"
+            f"--size={args.size} and --buckets={args.buckets} both say what an image becomes; a square is a bucket "
+            "too: leave out --size"
         )
     return parse_buckets(args.buckets)

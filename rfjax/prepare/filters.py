@@ -61,7 +61,8 @@ def parse_filter(text: str) -> Filter:
     match = FORM.fullmatch(text)
     if not match:
         raise ConfigError(
-            f"--filter {text!r} is no comparison; write COLUMN, one of {' '.join(COMPARISONS)}, and a value: aesthetic>=5"
+            f"--filter {text!r} is no comparison; write COLUMN, one of {' '.join(COMPARISONS)}, and a value: "
+            "aesthetic>=5"
         )
     value = _read(match[3])
     if not isinstance(value, float) and match[2] not in ("==", "!="):

@@ -44,7 +44,8 @@ def run(args) -> int:
     bad = [] if args.no_hashes else list(damaged(found, say))
     for name in bad:
         print(
-            f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared it again"
+            f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared "
+            "it again"
         )
     if not args.no_hashes and not bad:
         print("every file is as it was written")

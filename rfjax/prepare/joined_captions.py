@@ -67,7 +67,8 @@ class JoinedSource:
             yield one
         if images and not known and self.captions.listing != self.source.listing:
             say(
-                f"no synthetic caption for any of {images} images: their keys are as {example!r}, and the captions' as {next(iter(found), 'none')!r}"
+                f"no synthetic caption for any of {images} images: their keys are as {example!r}, and the captions' "
+                f"as {next(iter(found), 'none')!r}"
             )
 
 
@@ -81,7 +82,8 @@ def open_captions(text: str) -> Captions:
         return _of_folder(path)
     if not path.is_file() or path.suffix not in READERS:
         raise ConfigError(
-            f"--synthetic-captions {text} is neither a folder that rfjax recaption wrote nor a .jsonl or .parquet file; {HINT}"
+            f"--synthetic-captions {text} is neither a folder that rfjax recaption wrote nor a .jsonl or .parquet "
+            f"file; {HINT}"
         )
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -106,7 +108,8 @@ def _of_folder(folder):
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"--synthetic-captions {folder} holds no finished captions: {NAME}: {error}; the rfjax recaption command that made it goes on"
+            f"--synthetic-captions {folder} holds no finished captions: {NAME}: {error}; the rfjax recaption command "
+            "that made it goes on"
         ) from None
 
 

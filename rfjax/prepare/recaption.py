@@ -205,7 +205,8 @@ def run(args) -> int:
     missing = [name for name, facts in done.items() if facts is None]
     if missing:
         raise RfjaxError(
-            f"{len(missing)} of {parts} files are not there, {missing[0]} first; give the command without --merge to make them"
+            f"{len(missing)} of {parts} files are not there, {missing[0]} first; give the command without --merge to "
+            "make them"
         )
     facts = _written(folder, list(done.values()), source, about, settings, identity, args)
     print("\n".join(_summary(folder, facts)))
@@ -346,7 +347,8 @@ def _written(folder, shards, source, about, settings, identity, args):
     }
     if not facts["captions"]:
         raise RfjaxError(
-            f"no caption was written for {facts['images']} images of {source.location}, of which {facts['empty']} came out empty; is --model one that writes captions, with this --prompt?"
+            f"no caption was written for {facts['images']} images of {source.location}, of which {facts['empty']} "
+            "came out empty; is --model one that writes captions, with this --prompt?"
         )
     write_whole({folder / NAME: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"})
     for left in folder.glob(".shard-*.tmp"):  # of commands that were killed; nobody writes any more
@@ -356,7 +358,8 @@ def _written(folder, shards, source, about, settings, identity, args):
 
 def _summary(folder, facts):
     lines = [
-        f"{folder}: {facts['captions']:,} captions of {facts['images']:,} images by {facts['model']['class']} {facts['model']['sha256'][:12]}; {facts['empty']:,} images without one"
+        f"{folder}: {facts['captions']:,} captions of {facts['images']:,} images by {facts['model']['class']} "
+        f"{facts['model']['sha256'][:12]}; {facts['empty']:,} images without one"
     ]
     if facts["dropped"]:
         lines.append(

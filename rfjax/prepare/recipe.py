@@ -75,7 +75,8 @@ def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
             raise ValueError
     except ValueError:
         raise ConfigError(
-            f"--buckets is {text!r}; it is HEIGHTxWIDTH in pixels, several with commas between: 1024x1024,1216x832,832x1216"
+            f"--buckets is {text!r}; it is HEIGHTxWIDTH in pixels, several with commas between: "
+            "1024x1024,1216x832,832x1216"
         ) from None
     check_buckets(buckets)
     return buckets
@@ -94,7 +95,8 @@ def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
         for other in buckets[:number]:
             if other[0] * width == other[1] * height:
                 raise ConfigError(
-                    f"--buckets has {bucket_name(other)} and {bucket_name((height, width))}, which are of one aspect; give one of them"
+                    f"--buckets has {bucket_name(other)} and {bucket_name((height, width))}, which are of one "
+                    "aspect; give one of them"
                 )
 
 
@@ -116,7 +118,8 @@ def settle(folder: Path, facts: Mapping) -> str:
     if wrong:
         said = "; ".join(f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}" for key in wrong[:4])
         raise ConfigError(
-            f"{folder} holds shards of another preparation: {said}; give the same command as before or another folder, or remove this one"
+            f"{folder} holds shards of another preparation: {said}; give the same command as before or another "
+            "folder, or remove this one"
         )
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -198,7 +198,8 @@ def _paired(
         found = {metric: kept.get((*place, metric)) for metric in (ALIGNMENT, DISTANCE)}
         if set(own) != set(found) or None in found.values():
             raise ConfigError(
-                f"the ranking record of run {place[0]!r} under {place[2]}, {place[4]} lacks a measure or its replicates; "
+                f"the ranking record of run {place[0]!r} under {place[2]}, {place[4]} lacks a measure or its "
+                "replicates; "
                 "delete it and evaluate the run again"
             )
         row = dict(zip(key, place, strict=True)) | {
@@ -213,7 +214,8 @@ def _paired(
         first, theirs = alike.setdefault(_control(row), (place[0], facts))
         if theirs != facts:
             raise ConfigError(
-                f"runs {first!r} and {place[0]!r} cannot be ranked together under {_control(row).name}: they differ in features, "
+                f"runs {first!r} and {place[0]!r} cannot be ranked together under {_control(row).name}: they differ "
+                "in features, "
                 "reference images or prompts; evaluate them again with one version of rfjax and one corpus"
             )
         rows.append(row)

@@ -49,7 +49,8 @@ def _of_variants(numbers):
         if ended:
             best = min(ended, key=lambda run: run["loss"])
             points.append(
-                f"On {text(corpus)} the lowest validation loss of {len(ended)} runs is {loss(best['loss'], best['loss_stderr'])}, of "
+                f"On {text(corpus)} the lowest validation loss of {len(ended)} runs is "
+                f"{loss(best['loss'], best['loss_stderr'])}, of "
                 f"{text(best['run'])}."
             )
     return points
@@ -67,7 +68,8 @@ def _of_sizes(numbers):
         first, last = depths[0], depths[-1]
         line = (
             f"Validation loss goes from {loss(first['loss'])} at depth {first['depth']} to {loss(last['loss'])} at depth "
-            f"{last['depth']} (Spearman with depth over the best run of each: {_signed(trends['loss']['best_per_depth'])}"
+            f"{last['depth']} (Spearman with depth over the best run of each: "
+            f"{_signed(trends['loss']['best_per_depth'])}"
         )
         points.append(line + f"; over all {trends['loss']['n']} runs: {_signed(trends['loss']['all_runs'])}).")
         if first["score"] is not None and last["score"] is not None:
@@ -108,7 +110,8 @@ def warnings(numbers: Mapping) -> list[str]:
     ]
     if numbers["failures"]:
         lines.append(
-            f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: {', '.join(r['run'] for r in numbers['failures'])}."
+            f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: "
+            f"{', '.join(r['run'] for r in numbers['failures'])}."
         )
     if numbers["unfinished"]:
         lines.append(f"Not finished when the table was made: {', '.join(r['run'] for r in numbers['unfinished'])}.")
@@ -148,14 +151,18 @@ def _pairs_sentence(numbers):
         return []
     new, old = (interval(pair["value"], pair["low"], pair["high"]) for pair in pairs)
     return [
-        f"On prompts with (colour, shape) pairs never trained on, depth {runs[-1]['depth']} scores {new}; on the others {old}."
+        f"On prompts with (colour, shape) pairs never trained on, depth {runs[-1]['depth']} scores {new}; on the "
+        f"others {old}."
     ]
 
 
 def _law_sentence(fit):
     shown = [f"<i>{name}</i> = {parameter(name, e)}" for name, e in fit["parameters"].items()]
     tail = "".join(f" {sentence(warning)}." for warning in fit["warnings"])
-    return f"Loss against compute C (in FLOPs) over {fit['n']} runs: <i>L</i> = {formula(fit)}, with {', '.join(shown)} (95 % intervals).{tail}"
+    return (
+        f"Loss against compute C (in FLOPs) over {fit['n']} runs: <i>L</i> = {formula(fit)}, with "
+        f"{', '.join(shown)} (95 % intervals).{tail}"
+    )
 
 
 def formula(fit):
@@ -172,6 +179,7 @@ def _held_out_sentences(numbers):
     return [
         f"Depth {held['depth']} held out: from the {held['fit']['n']} other runs the {held['fit']['law']} law predicts "
         f"{interval(p['predicted'], p['low'], p['high'], '.4f')} for {text(p['run'])} at {power(p['flops'])} FLOPs; it got "
-        f"{loss(p['actual'])}: an error of {percent(p['relative_error'])}, {'inside' if p['covered'] else 'outside'} the 95 % interval."
+        f"{loss(p['actual'])}: an error of {percent(p['relative_error'])}, {'inside' if p['covered'] else 'outside'} "
+        "the 95 % interval."
         for p in (held or {"predictions": ()})["predictions"]
     ]

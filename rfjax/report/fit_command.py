@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "table",
         metavar="TABLE",
-        help="a CSV or Parquet file with a row per run (columns run, loss, and flops or params and images), or a results folder, or a study's folder that holds one",
+        help="a CSV or Parquet file with a row per run (columns run, loss, and flops or params and images), or a "
+        "results folder, or a study's folder that holds one",
     )
     add("--law", choices=LAW_NAMES, help="default: all that the columns allow")
     add(
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fixed-images",
         type=float,
         metavar="N",
-        help="images of every run in the fixed-steps design to compare with (default: the most that a run of the table has seen)",
+        help="images of every run in the fixed-steps design to compare with (default: the most that a run of the "
+        "table has seen)",
     )
     add("--loss", choices=LOSS_NAMES, default="huber", help="what is minimised (default huber, of log residuals)")
     add("--delta", type=float, metavar="D", help="of Huber's loss (default 0.001)")
@@ -195,7 +197,8 @@ def _laws(args, source):
         ]
         if not chosen:
             raise ConfigError(
-                f"no law can be fitted without flops, or params and images; the table has {', '.join(source.final.columns)}"
+                "no law can be fitted without flops, or params and images; the table has "
+                f"{', '.join(source.final.columns)}"
             )
     if args.law == "saturating":  # the comparator, with its error, and what is left where the law refuses
         chosen.append(LAWS["power"])
@@ -336,7 +339,8 @@ def _scores(source, metric):
     column = metric if metric in source.final else f"geneval_{metric}"
     if column not in source.final:
         raise ConfigError(
-            f"the table has no column {metric!r} to set against the loss; it has {', '.join(map(str, source.final.columns))}"
+            f"the table has no column {metric!r} to set against the loss; it has "
+            f"{', '.join(map(str, source.final.columns))}"
         )
     check(source.final, ("loss",))
     values = pd.to_numeric(source.final[column], errors="coerce")
@@ -344,7 +348,8 @@ def _scores(source, metric):
     if len(words):
         run, word = words.iloc[0]
         raise ConfigError(
-            f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing where there is none"
+            f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing "
+            "where there is none"
         )
     return source.final.assign(score=values.astype(float))[values.notna()]
 
@@ -363,7 +368,8 @@ def _levels(have):
         t = pd.to_numeric(level, errors="coerce")
         if not 0 <= t <= 1:
             raise ConfigError(
-                f"column {column!r} is named as the loss at a level of t, and {level!r} is none (0 to 1); give it another name"
+                f"column {column!r} is named as the loss at a level of t, and {level!r} is none (0 to 1); give it "
+                "another name"
             )
         losses = pd.to_numeric(have[column], errors="coerce").to_numpy(float)
         if len(words := have.loc[pd.isna(losses) & have[column].notna(), column]):
@@ -389,7 +395,8 @@ def _metric(args, source, have, metric):
     lines = [correlation_line(metric, found)]
     if len(score) and not ((score >= 0) & (score <= 1)).all():
         content["no_fraction"] = (
-            f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the links that predict the "
+            f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the "
+            "links that predict the "
             "largest run's score, and the levels of t, which need one from 0 to 1 (divide percentages by 100)"
         )
         return [*lines, f"    {content['no_fraction']}"], content

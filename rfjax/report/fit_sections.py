@@ -44,9 +44,12 @@ def compute_section(numbers, drawn, sheets, captions):
         captions.table(
             ["law", "parameters, 95 % intervals", "n", "scatter", "left out", "starts", "remarks"],
             rows,
-            "Fits. C: training FLOPs, N: parameters, D: images seen. Scatter: standard deviation of log residuals with n − k "
-            "degrees of freedom. Left out: rms relative error of each run predicted from all others, and the error of the largest. "
-            "In braces: the profile likelihood's interval. ± after a semicolon: what other validation examples, as many, would "
+            "Fits. C: training FLOPs, N: parameters, D: images seen. Scatter: standard deviation of log residuals "
+            "with n − k "
+            "degrees of freedom. Left out: rms relative error of each run predicted from all others, and the error "
+            "of the largest. "
+            "In braces: the profile likelihood's interval. ± after a semicolon: what other validation examples, as "
+            "many, would "
             "change. Starts: how many of the optimiser's starts reach the same minimum. Laws of C are fitted on "
             "the frontier, the law of N and D on every run at its best learning rate.",
             words=(0, 1, 6),
@@ -107,9 +110,12 @@ def _plan(analysis):
     best, fixed = plan["optimal"], plan["fixed_steps"]
     return (
         f"For {power(plan['budget_flops'])} FLOPs the parametric law would train {_sized(best['params'])} parameters on "
-        f"{_sized(best['images'])} images, for a loss of {interval(*(best['loss'][k] for k in ('value', 'low', 'high')), '.4f')}; "
-        f"with the images fixed at {count(fixed['images_of_every_run'])} for every size, {count(fixed['params']['value'])} parameters "
-        f"and {percent(plan['excess_loss_of_fixed_steps']['value'])} of that loss. {'. '.join(map(sentence, plan['warnings']))}"
+        f"{_sized(best['images'])} images, for a loss of "
+        f"{interval(*(best['loss'][k] for k in ('value', 'low', 'high')), '.4f')}; "
+        f"with the images fixed at {count(fixed['images_of_every_run'])} for every size, "
+        f"{count(fixed['params']['value'])} parameters "
+        f"and {percent(plan['excess_loss_of_fixed_steps']['value'])} of that loss. "
+        f"{'. '.join(map(sentence, plan['warnings']))}"
     )
 
 

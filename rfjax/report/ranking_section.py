@@ -21,16 +21,20 @@ def ranking_section(numbers, drawn, sheets, captions):
         parts.append(
             captions.figure(
                 drawn["average_ranks"],
-                "Average rank of every variant, by family, over all controls and over those of 5 and of 50 sampling steps at guidance "
-                "5. Lines: 95 % intervals by a joint bootstrap over prompts. Every number is in tables/ranking_complete.csv.",
+                "Average rank of every variant, by family, over all controls and over those of 5 and of 50 sampling "
+                "steps at guidance "
+                "5. Lines: 95 % intervals by a joint bootstrap over prompts. Every number is in "
+                "tables/ranking_complete.csv.",
             )
         )
     if "quality_against_steps" in drawn:
         parts.append(
             captions.figure(
                 drawn["quality_against_steps"],
-                "GenEval and the Fréchet distance from real images against sampling steps, at guidance 5. In colour: the best of "
-                "each family. Dashed: the distance of as many pictures drawn for the same prompts. Bars: 95 % intervals over prompts.",
+                "GenEval and the Fréchet distance from real images against sampling steps, at guidance 5. In colour: "
+                "the best of "
+                "each family. Dashed: the distance of as many pictures drawn for the same prompts. Bars: 95 % "
+                "intervals over prompts.",
             )
         )
     parts.append(_paper_table(ranking, captions))
@@ -47,8 +51,10 @@ def ranking_sentence(ranking) -> str:
         return f"No ranking: {text(ranking['columns'][0]['reason'])}."
     best = column["ranks"][0]
     return (
-        f"Of {len(column['ranks'])} variants under {len(column['controls'])} controls, <i>{text(best['variant'])}</i> has the best average rank, "
-        f"{interval(best['value'], best['low'], best['high'])}; it comes first in {100 * best['first']:.0f} % of the resamples of prompts."
+        f"Of {len(column['ranks'])} variants under {len(column['controls'])} controls, "
+        f"<i>{text(best['variant'])}</i> has the best average rank, "
+        f"{interval(best['value'], best['low'], best['high'])}; it comes first in {100 * best['first']:.0f} % of the "
+        "resamples of prompts."
     )
 
 
@@ -58,7 +64,8 @@ def ranking_lines(ranking) -> list[str]:
     if not columns:
         return [f"no ranking: {ranking['columns'][0]['reason']}", *_gaps(ranking)]
     lines = [
-        f"average ranks of {len(columns[0]['ranks'])} variants under {len(columns[0]['controls'])} controls (95 % intervals over prompts):"
+        f"average ranks of {len(columns[0]['ranks'])} variants under {len(columns[0]['controls'])} controls (95 % "
+        "intervals over prompts):"
     ]
     rows = [("variant", *(column["name"] for column in columns))]
     for variant in ranking["shown"]:
@@ -70,7 +77,8 @@ def ranking_lines(ranking) -> list[str]:
     for one in ranking["paper"]["columns"]:
         if one["spearman"]:
             lines.append(
-                f"with the paper's ranks, {one['name']}: Spearman {_estimate(one['spearman'])} over {one['n']} variants, p = {p_value(one['p'])}"
+                f"with the paper's ranks, {one['name']}: Spearman {_estimate(one['spearman'])} over {one['n']} "
+                f"variants, p = {p_value(one['p'])}"
             )
     return lines + _gaps(ranking)
 
@@ -117,9 +125,12 @@ def _ranks_table(ranking, columns, captions):
         else []
     )
     caption = (
-        "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both GenEval and distance "
-        "get rank 1 and are removed, those that are left rank 2, and so on. Of each family the two best of each column. Brackets: 95 % "
-        "intervals by a bootstrap over prompts, the same resamples for all variants and controls of a corpus; another seed of training "
+        "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both "
+        "GenEval and distance "
+        "get rank 1 and are removed, those that are left rank 2, and so on. Of each family the two best of each "
+        "column. Brackets: 95 % "
+        "intervals by a bootstrap over prompts, the same resamples for all variants and controls of a corpus; "
+        "another seed of training "
         "would move ranks too."
     )
     if any(facts[variant]["diverged"] for variant in ranking["shown"]):
@@ -140,8 +151,10 @@ def _paper_table(ranking, captions):
     return captions.table(
         ["controls", "variants", "Spearman", "Kendall τ", "p"],
         rows,
-        "These ranks against the paper's, over the variants that its table 1 prints (the best of each family, so the range is "
-        "narrower than among all). Brackets: 95 % of the resamples of prompts. p: two-sided, of Spearman's coefficient, by permutation.",
+        "These ranks against the paper's, over the variants that its table 1 prints (the best of each family, so the "
+        "range is "
+        "narrower than among all). Brackets: 95 % of the resamples of prompts. p: two-sided, of Spearman's "
+        "coefficient, by permutation.",
     )
 
 

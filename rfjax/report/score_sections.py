@@ -34,7 +34,8 @@ def geneval_section(numbers, drawn, sheets, captions):
     ) + captions.table(
         ["", *(text(task_title(item)) for item in geneval["items"])],
         rows,
-        "GenEval of the best run of each depth, with 95 % intervals clustered by prompt. *: the interval lies above those of both floors.",
+        "GenEval of the best run of each depth, with 95 % intervals clustered by prompt. *: the interval lies above "
+        "those of both floors.",
     )
 
 
@@ -82,7 +83,8 @@ def _folder_score(one, drawn, captions):
         parts.append(
             captions.figure(
                 drawn[figure],
-                f"Validation loss against {text(one['title'])}, overall, final checkpoints; 95 % intervals. Prompts: {text(one['corpus'])}; "
+                f"Validation loss against {text(one['title'])}, overall, final checkpoints; 95 % intervals. Prompts: "
+                f"{text(one['corpus'])}; "
                 f"images: sampler {text(one['sampler'])}, seed {one['sampler_seed']}.",
             )
         )
@@ -111,7 +113,8 @@ def _correlation_tables(found, name, captions):
         ]
         caption = (
             f"Validation loss and overall {name} over {overall['n']} runs. p: {text(overall['p_method'])}. Intervals: "
-            f"{text(overall['interval_method'])}; where the order is perfect, an interval that ends at ±1 says little, and p "
+            f"{text(overall['interval_method'])}; where the order is perfect, an interval that ends at ±1 says "
+            "little, and p "
             "says what can be said."
         )
         parts.append(captions.table(["coefficient", "value, 95 % interval", "p"], rows, caption))
@@ -155,7 +158,8 @@ def _predicted_table(found, name, captions):
                 ]
             )
             caption = (
-                f"{text(name)[0].upper()}{text(name)[1:]} of the largest run ({text(p['run'])}) predicted from its validation loss by links fitted to the "
+                f"{text(name)[0].upper()}{text(name)[1:]} of the largest run ({text(p['run'])}) predicted from its "
+                "validation loss by links fitted to the "
                 "others: exponential, ε − k·exp(γ·loss), and logistic. 95 % intervals of a new run's score, from the "
                 "residual scatter with its own degrees of freedom."
             )
@@ -198,7 +202,8 @@ def steps_section(numbers, drawn, sheets, captions):
         parts.append(
             captions.figure(
                 drawn["score_against_steps"],
-                "Overall GenEval, its relative drop from the most steps, and the path length of the sampler against sampling "
+                "Overall GenEval, its relative drop from the most steps, and the path length of the sampler against "
+                "sampling "
                 "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts, of the drop paired.",
             )
         )
@@ -251,8 +256,10 @@ def _drops_table(numbers, captions):
     return captions.table(
         ["", "validation loss", *(f"{steps}/{reference}" for steps, reference in columns), "path length"],
         rows,
-        "Sampling with fewer steps: the relative drop of overall GenEval from the most steps (5/50: with 5 instead of 50), paired by "
-        "prompt, with its 95 % interval; and the path length at the most. As table 6 of the Stable Diffusion 3 paper, there of the "
+        "Sampling with fewer steps: the relative drop of overall GenEval from the most steps (5/50: with 5 instead "
+        "of 50), paired by "
+        "prompt, with its 95 % interval; and the path length at the most. As table 6 of the Stable Diffusion 3 "
+        "paper, there of the "
         "CLIP score.",
     )
 

@@ -166,17 +166,23 @@ def _methods(numbers, drawn, sheets, captions):
     corpora = numbers["environment"]["train_corpus"]
     shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"
     items = [
-        "<b>Time</b> runs from t = 0 (data) to t = 1 (noise). <b>Loss</b> is the squared error of the velocity, unweighted, mean over "
-        "elements, then over validation examples, then over the levels of the grid. Noise is keyed by example and level: every "
-        "run sees the very same (image, t, noise), so differences between runs are far better known than the standard error of either.",
+        "<b>Time</b> runs from t = 0 (data) to t = 1 (noise). <b>Loss</b> is the squared error of the velocity, "
+        "unweighted, mean over "
+        "elements, then over validation examples, then over the levels of the grid. Noise is keyed by example and "
+        "level: every "
+        "run sees the very same (image, t, noise), so differences between runs are far better known than the "
+        "standard error of either.",
         f"<b>Shown</b>: {shown}, {text(settings['weights'])} weights, grid {text(settings['grid'])}"
         + (f", sampler {text(settings['sampler'])}" if settings["sampler"] else "")
         + ". The paper's grid has the levels i/K and leaves t = 1 out of the mean.",
-        "<b>FLOPs</b> are counted by formula: 2 per multiply-accumulate of matrix products, training three times the forward pass, "
+        "<b>FLOPs</b> are counted by formula: 2 per multiply-accumulate of matrix products, training three times the "
+        "forward pass, "
         "recomputation left out, those of the checkpoints a run started from included.",
         *([] if numbers["compares"] == "variants" else _fit_methods(numbers["analysis"])),
-        "<b>GenEval</b>: the official rules; a score is the fraction of images that are correct, overall is the unweighted mean of "
-        "the tasks, and intervals keep the images of a prompt together. The detectors work from pixels and are not those of the "
+        "<b>GenEval</b>: the official rules; a score is the fraction of images that are correct, overall is the "
+        "unweighted mean of "
+        "the tasks, and intervals keep the images of a prompt together. The detectors work from pixels and are not "
+        "those of the "
         "official benchmark: scores compare runs of this study, not models elsewhere.",
     ]
     others = numbers["other_settings"]
@@ -196,8 +202,10 @@ def _fit_methods(analysis):
     fits = [*analysis["fits"].values(), *([held["fit"]] if held else [])]
     methods = dict.fromkeys(fit["interval_method"] for fit in fits if fit["interval_method"])
     return [
-        f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, annealed checkpoints are "
-        "fitted, one point per run. The frontier holds the runs that no other beats in both loss and FLOPs; runs that differ in "
+        f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, "
+        "annealed checkpoints are "
+        "fitted, one point per run. The frontier holds the runs that no other beats in both loss and FLOPs; runs "
+        "that differ in "
         "the seed alone are judged by their mean.",
         "<b>Intervals</b> are at 95 %. " + " ".join(sentence(method) + "." for method in methods),
     ]

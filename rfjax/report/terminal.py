@@ -46,7 +46,8 @@ def held_out_text(fit: Mapping) -> str:
     elif largest:
         where = "inside" if largest["covered"] else "OUTSIDE"
         parts.append(
-            f"largest ({', '.join(largest['runs'])}) from the others: error {percent(largest['relative_error'])}, {where} "
+            f"largest ({', '.join(largest['runs'])}) from the others: error {percent(largest['relative_error'])}, "
+            f"{where} "
             "its 95 % interval"
         )
     return "; ".join(parts)
@@ -68,14 +69,17 @@ def allocation_lines(found: Mapping) -> list[str]:
     """One budget, from `Allocation.to_json`."""
     best, fixed = found["optimal"], found["fixed_steps"]
     lines = [
-        f"budget {power(found['budget_flops'])} FLOPs: {_sized(best['params'])} parameters, {_sized(best['images'])} images, "
+        f"budget {power(found['budget_flops'])} FLOPs: {_sized(best['params'])} parameters, {_sized(best['images'])} "
+        "images, "
         f"loss {_estimate(best['loss'], '.4f')}; the size grows as C^{_estimate(found['exponent_a'], '.3f')}"
         + _beyond(found["beyond"]["budget"], "the FLOPs of the largest run"),
-        f"    fixed steps ({count(fixed['images_of_every_run'])} images for every size): {count(fixed['params']['value'])} "
+        f"    fixed steps ({count(fixed['images_of_every_run'])} images for every size): "
+        f"{count(fixed['params']['value'])} "
         f"parameters, loss {_estimate(fixed['loss'], '.4f')}, {percent(found['excess_loss_of_fixed_steps']['value'])} "
         f"of the optimum's{_beyond(found['beyond']['fixed_params'], 'the largest size')}"
         f"{_beyond(found['beyond']['fixed_images'], 'the most images')}",
-        f"    cost: {power(found['cost']['kappa'])} · params^{found['cost']['eta']:.3f} · images FLOPs ({found['cost']['source']})",
+        f"    cost: {power(found['cost']['kappa'])} · params^{found['cost']['eta']:.3f} · images FLOPs "
+        f"({found['cost']['source']})",
     ]
     return lines + [f"    {warning}" for warning in found["warnings"]]
 
@@ -83,7 +87,8 @@ def allocation_lines(found: Mapping) -> list[str]:
 def prediction_line(found: Mapping) -> str:
     """The loss that a law of compute gives a budget."""
     return (
-        f"budget {power(found['budget_flops'])} FLOPs: loss {interval(found['loss'], found['low'], found['high'], '.4f')} by the "
+        f"budget {power(found['budget_flops'])} FLOPs: loss "
+        f"{interval(found['loss'], found['low'], found['high'], '.4f')} by the "
         f"{found['law']} law; a new run {interval(found['loss'], found['new_run_low'], found['new_run_high'], '.4f')}"
         + _beyond(found["beyond"], "the largest run")
     )
@@ -95,14 +100,16 @@ def approach_lines(found: Mapping) -> list[str]:
     if found["a"] is None:
         return [f"{found['approach']}: no line: {found['reason']}", *notes]
     lines = [
-        f"{found['approach']}: N grows as C^{_estimate(found['a'], '.3f')}, images as C^{_estimate(found['b'], '.3f')}, "
+        f"{found['approach']}: N grows as C^{_estimate(found['a'], '.3f')}, images as "
+        f"C^{_estimate(found['b'], '.3f')}, "
         f"from the best sizes at {len(found['optima'])} budgets"
     ]
     bias = found["bias_on_fitted_parametric_law"]
     if bias and not bias["reason"]:
         worst = max(bias["params_relative"], key=abs)
         lines.append(
-            f"    its bias, on the parametric law fitted to these runs: exponent {minus(format(bias['exponent'], '+.4f'))}, "
+            "    its bias, on the parametric law fitted to these runs: exponent "
+            f"{minus(format(bias['exponent'], '+.4f'))}, "
             f"N up to {percent(worst)}"
         )
     elif bias:
@@ -147,8 +154,10 @@ def analysis_lines(analysis: Mapping) -> list[str]:
         lines.append(f"{'note' if analysis['headline'] else 'no law'}: {analysis['headline_reason']}")
     for p in (analysis["held_out"] or {"predictions": ()})["predictions"]:
         lines.append(
-            f"held out depth {analysis['held_out']['depth']} ({p['run']}): the {analysis['held_out']['fit']['law']} law predicted "
-            f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error {percent(p['relative_error'])}, "
+            f"held out depth {analysis['held_out']['depth']} ({p['run']}): the {analysis['held_out']['fit']['law']} "
+            "law predicted "
+            f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error "
+            f"{percent(p['relative_error'])}, "
             f"{'inside' if p['covered'] else 'OUTSIDE'} the 95 % interval"
         )
     if analysis["held_out_reason"]:

@@ -39,7 +39,8 @@ KEY = (
         "sampler",
         "text",
         "",
-        "method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; `-` without one",
+        "method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; `-` "
+        "without one",
         True,
     ),
     Column(

@@ -102,10 +102,12 @@ def _with_cost(table, flops_per_param_image):
         return table.assign(flops=flops_per_param_image * table["params"] * table["images"])
     if len(known) == 3:
         raise ConfigError(
-            "the table has flops, params and images: FLOPs per parameter and image would contradict it; leave the option out"
+            "the table has flops, params and images: FLOPs per parameter and image would contradict it; leave the "
+            "option out"
         )
     raise ConfigError(
-        f"FLOPs per parameter and image need params and one of flops and images; the table has {', '.join(sorted(known)) or 'none'}"
+        "FLOPs per parameter and image need params and one of flops and images; the table has "
+        f"{', '.join(sorted(known)) or 'none'}"
     )
 
 
@@ -127,7 +129,8 @@ def _csv(path):
     for line, row in zip(lines, rows, strict=True):
         if any(cell.strip() for cell in row[width:]):
             raise ConfigError(
-                f"line {line} of {path} has {len(row)} cells and the header {width} columns; name every column, or quote a cell with a comma"
+                f"line {line} of {path} has {len(row)} cells and the header {width} columns; name every column, or "
+                "quote a cell with a comma"
             )
     _distinct(pd.Index([name for name in rows[0] if name]), path)
     text = io.StringIO()

@@ -83,7 +83,8 @@ def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
         name = json.loads(path.read_text(encoding="utf-8"))["run"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{checkpoint.workdir} is not a run's folder: cannot read {path.name} ({error}); give --workdir of its training"
+            f"{checkpoint.workdir} is not a run's folder: cannot read {path.name} ({error}); give --workdir of its "
+            "training"
         ) from None
     for record in read_records(checkpoint.workdir):
         if record["key"]["step"] == checkpoint.step and record["key"]["run"] == name and record["flops"] is not None:

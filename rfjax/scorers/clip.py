@@ -68,7 +68,8 @@ def load(path: str | os.PathLike, device: torch.device) -> Clip:
         activation = getattr(model.config, tower).hidden_act
         if activation != "quick_gelu":
             raise ConfigError(
-                f"{path} has {tower}.hidden_act {activation!r}; OpenAI's CLIP needs 'quick_gelu', and gives other embeddings "
+                f"{path} has {tower}.hidden_act {activation!r}; OpenAI's CLIP needs 'quick_gelu', and gives other "
+                "embeddings "
                 "without it; take the folder of openai/clip-vit-*"
             )
     vision = model.config.vision_config

@@ -160,7 +160,8 @@ def _checkpoint(args, attach):
     name, _ = attach.run_facts(checkpoint)
     if made.get("run", name) != name:
         raise ConfigError(
-            f"the images in {args.folder} are of the run {made['run']!r}, and --run is {name!r}; name the run that made them"
+            f"the images in {args.folder} are of the run {made['run']!r}, and --run is {name!r}; name the run that "
+            "made them"
         )
     return checkpoint
 

@@ -72,7 +72,8 @@ def measure(
     if kind == "cmmd":
         if real.values is None:
             raise ConfigError(
-                f"CMMD needs features, and {reference} has only their mean and covariance; give the images, or their features"
+                f"CMMD needs features, and {reference} has only their mean and covariance; give the images, or their "
+                "features"
             )
         value = cmmd(folder_features.unit(found.values), folder_features.unit(real.values))
     else:

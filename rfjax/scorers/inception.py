@@ -248,7 +248,8 @@ def load(path: str | os.PathLike, device: torch.device) -> Loaded:
     wrong = sorted({*wanted} ^ {*found}) or sorted(name for name, shape in wanted.items() if found[name].shape != shape)
     if wrong:
         raise ConfigError(
-            f"{path} is not FID's Inception: {len(wrong)} tensors are missing, unknown or of another shape ({wrong[0]}, ...)"
+            f"{path} is not FID's Inception: {len(wrong)} tensors are missing, unknown or of another shape "
+            f"({wrong[0]}, ...)"
         )
     model.load_state_dict(found, strict=False)
     sha256 = content_hash(path)

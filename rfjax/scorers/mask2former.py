@@ -101,7 +101,8 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector:
         kind, sha256 = "hf" if alike else "other", content_hash(path)
     if model.config.num_labels != len(OBJECT_NAMES):
         raise ConfigError(
-            f"{path} has {model.config.num_labels} classes; GenEval needs instance segmentation of COCO's {len(OBJECT_NAMES)}"
+            f"{path} has {model.config.num_labels} classes; GenEval needs instance segmentation of COCO's "
+            f"{len(OBJECT_NAMES)}"
         )
     return Detector(model.eval().to(device), device, kind, sha256)
 

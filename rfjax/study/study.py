@@ -98,7 +98,8 @@ def check_told_apart(study: Study) -> None:
         other = first.setdefault(point.config, point.id)
         if other != point.id:
             raise ConfigError(
-                f"the points {other} and {point.id} of {study.name} have one and the same config; give no --config override of "
+                f"the points {other} and {point.id} of {study.name} have one and the same config; give no --config "
+                "override of "
                 "what the points differ in, or run one with --point"
             )
 
@@ -174,8 +175,10 @@ def _check_folder(study, root):
     if differing:
         id, keys = next(iter(differing.items()))
         raise ConfigError(
-            f"{root} holds runs of another config: {len(differing)} of the {len(study.points)} points of {study.name} differ from "
-            f"theirs, {id} in {', '.join('config.' + key for key in keys)}. Use another --workdir, or the config that they were "
+            f"{root} holds runs of another config: {len(differing)} of the {len(study.points)} points of "
+            f"{study.name} differ from "
+            f"theirs, {id} in {', '.join('config.' + key for key in keys)}. Use another --workdir, or the config "
+            "that they were "
             "trained with"
         )
 

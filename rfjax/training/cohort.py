@@ -63,7 +63,8 @@ def check_may_be_together(config: Config, corpus: Corpus) -> None:
     """Raises `ConfigError` where runs of a config are to be trained together and the corpus has several latent shapes."""
     if config.train.together > 1 and len(corpus.parts) > 1:
         raise ConfigError(
-            f"config.train.together is {config.train.together}, and the corpus {corpus.name} has {len(corpus.parts)} aspect buckets; "
+            f"config.train.together is {config.train.together}, and the corpus {corpus.name} has {len(corpus.parts)} "
+            "aspect buckets; "
             "runs are trained together on one latent shape: set config.train.together=1"
         )
 
@@ -132,7 +133,8 @@ def _check_may_start(member: Member, corpus: Corpus) -> None:
     record = run_folder.read_json(member.workdir / "run.json")
     if record and record["parent"]:
         raise ConfigError(
-            f"{member.workdir} began with the weights of another run, and is to be trained alone: --config.train.together=1"
+            f"{member.workdir} began with the weights of another run, and is to be trained alone: "
+            "--config.train.together=1"
         )
     if record:
         run_folder.check_corpus(member.workdir, record, corpus)

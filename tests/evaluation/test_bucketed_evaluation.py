@@ -160,7 +160,8 @@ def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, m
     [
         (
             (5, 4),
-            "--latent-size=5x4: .*height 5 is not divisible by config.model.patch_size=2. wide was trained on 4x4, 2x6, 6x4",
+            "--latent-size=5x4: .*height 5 is not divisible by config.model.patch_size=2. wide was trained on 4x4, "
+            "2x6, 6x4",
         ),
         ((4, 18), "9 tokens along the width, more than config.model.position_grid=8"),
         ((0, 4), "have no pixels"),

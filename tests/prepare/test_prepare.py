@@ -204,7 +204,8 @@ def test_a_process_killed_by_the_system_is_gone_on_from(monkeypatch, folder, und
         "import os, signal, pytest\nfrom helpers import stand_ins\n"
         f"left = [{batch}]\n"
         "def before():\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"stand_ins.prepare(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', *{ALL!r}, models=stand_ins.StandIns(before))\n"
+        f"stand_ins.prepare(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', *{ALL!r}, "
+        "models=stand_ins.StandIns(before))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -442,7 +443,8 @@ def test_a_full_disk_is_an_error_and_leaves_no_shard(folder, tmp_path):
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "import numpy, PIL, safetensors, array_record.python.array_record_module, rfjax.prepare.command\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
-        f"sys.exit(stand_ins.prepare(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', '--precision=float32'))\n"
+        f"sys.exit(stand_ins.prepare(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', "
+        "'--precision=float32'))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -289,7 +289,8 @@ def test_killed_and_given_again_it_ends_in_the_same_bytes(monkeypatch, mixed, un
         "import os, signal, pytest\nfrom helpers import stand_ins\n"
         f"left = [{batch}]\n"
         "def before():\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"stand_ins.prepare(pytest.MonkeyPatch(), {str(mixed)!r}, '--out={tmp_path / 'out'}', *{WORDS!r}, models=stand_ins.StandIns(before))\n"
+        f"stand_ins.prepare(pytest.MonkeyPatch(), {str(mixed)!r}, '--out={tmp_path / 'out'}', *{WORDS!r}, "
+        "models=stand_ins.StandIns(before))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -335,8 +336,8 @@ def test_inspect_counts_the_buckets_shows_some_of_each_and_finds_a_flipped_bit(u
     found = manifest.read(out)
     for bucket in found.buckets:
         assert (
-            f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.latents))}, {bucket.images['train']} training and"
-            in said
+            f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.latents))}, "
+            f"{bucket.images['train']} training and" in said
         )
         assert said.count(f"train {bucket.name} ") == (2 if bucket.images["train"] else 0)
     assert "--config.data.image_size=4 " in said and "every file is as it was written" in said

@@ -328,11 +328,15 @@ def train(stored, workdir, *more):
     config.write_text(
         "from ml_collections import ConfigDict\n"
         "def get_config():\n"
-        "    return ConfigDict({'model': {'depth': 1, 'hidden': 16, 'head_size': 8, 'position_grid': 4, 'position_tokens': 2},\n"
-        "        'train': {'steps': 12, 'batch_size': 4, 'warmup_steps': 2, 'learning_rate': 3e-3, 'checkpoint_every': 6, 'log_every': 6},\n"
-        "        'data': {'corpus': 'prepared', 'image_size': 4, 'context_tokens': 12, 'context_size': 20, 'pooled_size': 7,\n"
+        "    return ConfigDict({'model': {'depth': 1, 'hidden': 16, 'head_size': 8, 'position_grid': 4, "
+        "'position_tokens': 2},\n"
+        "        'train': {'steps': 12, 'batch_size': 4, 'warmup_steps': 2, 'learning_rate': 3e-3, "
+        "'checkpoint_every': 6, 'log_every': 6},\n"
+        "        'data': {'corpus': 'prepared', 'image_size': 4, 'context_tokens': 12, 'context_size': 20, "
+        "'pooled_size': 7,\n"
         f"            'prepared': {{'path': {str(stored)!r}, 'synthetic_captions': 0.5}}}},\n"
-        "        'evaluation': {'weights': ('ema',), 'geneval': {'prompts_per_task': 0, 'weights': ('ema',)}, 'validation': {'examples': 2, 'batch_size': 2}}})\n"
+        "        'evaluation': {'weights': ('ema',), 'geneval': {'prompts_per_task': 0, 'weights': ('ema',)}, "
+        "'validation': {'examples': 2, 'batch_size': 2}}})\n"
     )
     return main(["train", f"--config={config}", f"--workdir={workdir}", *more])
 
@@ -348,7 +352,8 @@ def test_a_run_trains_resumes_and_is_measured_on_it_without_pytorch(stored, tmp_
         "    def find_spec(self, name, *_):\n"
         "        if name in ('torch', 'transformers', 'diffusers'): raise ImportError(name)\n"
         "sys.meta_path.insert(0, Without())\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_prepared_corpus import train; sys.exit(train({str(stored)!r}, {str(tmp_path / 'run')!r}))\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_prepared_corpus import train; "
+        f"sys.exit(train({str(stored)!r}, {str(tmp_path / 'run')!r}))\n"
     )
     environment = child_process.environment(JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)

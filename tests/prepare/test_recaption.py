@@ -61,7 +61,8 @@ def test_a_killed_process_is_gone_on_from_and_tasks_make_the_same_bytes(monkeypa
         "import os, signal, pytest\nfrom helpers import stand_ins as t\n"
         "left = [4]\n"
         "def before():\n    left[0] -= 1\n    left[0] or os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"t.recaption(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', {SHARDS!r}, model=t.Writer(before))\n"
+        f"t.recaption(pytest.MonkeyPatch(), {str(folder)!r}, '--out={tmp_path / 'out'}', {SHARDS!r}, "
+        "model=t.Writer(before))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

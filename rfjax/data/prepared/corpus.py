@@ -213,7 +213,8 @@ def with_encoders(corpus: Corpus, names: Sequence[str]) -> Corpus:
     known = [slot.name for slot in corpus.shapes.encoders]
     if not all(isinstance(part, PreparedCorpus) for part in corpus.parts):
         raise ConfigError(
-            f"--encoders is {','.join(names)}, and the corpus {corpus.name} was not prepared with text encoders; leave it out"
+            f"--encoders is {','.join(names)}, and the corpus {corpus.name} was not prepared with text encoders; "
+            "leave it out"
         )
     for name in names:
         if name not in known:
@@ -233,7 +234,8 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
     wanted = data.prepared
     if not wanted.path:
         raise ConfigError(
-            "config.data.corpus is prepared, and config.data.prepared.path names no folder; give the one that rfjax prepare wrote"
+            "config.data.corpus is prepared, and config.data.prepared.path names no folder; give the one that rfjax "
+            "prepare wrote"
         )
     found = manifest.read(wanted.path)
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
@@ -259,11 +261,13 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
     for name in wanted.encoders:
         if name not in names:
             raise ConfigError(
-                f"config.data.prepared.encoders has {name!r}, which the prepared corpus {wanted.path} lacks; it has {', '.join(names)}"
+                f"config.data.prepared.encoders has {name!r}, which the prepared corpus {wanted.path} lacks; it has "
+                f"{', '.join(names)}"
             )
     if wanted.synthetic_captions and not found.facts["captions"]["synthetic"]:
         raise ConfigError(
-            f"config.data.prepared.synthetic_captions is {wanted.synthetic_captions}, and the prepared corpus {wanted.path} "
+            f"config.data.prepared.synthetic_captions is {wanted.synthetic_captions}, and the prepared corpus "
+            f"{wanted.path} "
             "has no synthetic captions; set it to 0, or prepare them with --synthetic-column"
         )
     chosen = tuple(name for name in names if not wanted.encoders or name in wanted.encoders)

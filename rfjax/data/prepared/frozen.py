@@ -155,7 +155,8 @@ def of_corpus(manifest: Manifest, folder: str, encoders: Sequence[str]) -> Froze
     facts, where = manifest.facts, folder or manifest.facts["models"]["folder"]
     if not Path(where).is_dir():
         raise ConfigError(
-            f"encoding a caption or seeing a latent needs the models that {manifest.folder} was prepared with, and {where} "
+            f"encoding a caption or seeing a latent needs the models that {manifest.folder} was prepared with, and "
+            f"{where} "
             "is not there; name their folder with config.data.prepared.models"
         )
     known = {encoder.name: encoder for encoder in manifest.encoders}
@@ -170,7 +171,8 @@ def of_corpus(manifest: Manifest, folder: str, encoders: Sequence[str]) -> Froze
     for name, about in facts["models"]["parts"].items():
         if name in models.facts and models.facts[name]["sha256"] != about["sha256"]:
             raise ConfigError(
-                f"{name} in {where} is not what {manifest.folder} was prepared with: its files hash to {models.facts[name]['sha256'][:12]}, not {about['sha256'][:12]}; give the folder used then"
+                f"{name} in {where} is not what {manifest.folder} was prepared with: its files hash to "
+                f"{models.facts[name]['sha256'][:12]}, not {about['sha256'][:12]}; give the folder used then"
             )
     return models
 
@@ -218,7 +220,8 @@ def described(folder: Path, part: str, variant: str) -> Described:
             else ""
         )
         raise ConfigError(
-            f"{folder / part} has no weights: no {'model' + (f'.{variant}' if variant else '')}.safetensors or shards of it{hint}"
+            f"{folder / part} has no weights: no {'model' + (f'.{variant}' if variant else '')}.safetensors or "
+            f"shards of it{hint}"
         )
     return Described(folder / part, model, weights)
 
@@ -291,7 +294,8 @@ def _text_encoder(folder, name, model_class, t5_tokens, place):
     limit = getattr(model.config, "max_position_embeddings", tokens)
     if tokens > limit:
         raise ConfigError(
-            f"the tokenizer of {folder / part} gives {tokens} tokens, and the model has {limit} positions; fetch the tokenizer of this model"
+            f"the tokenizer of {folder / part} gives {tokens} tokens, and the model has {limit} positions; fetch the "
+            "tokenizer of this model"
         )
 
     def ids(captions):

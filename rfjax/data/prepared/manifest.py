@@ -167,7 +167,8 @@ def read(folder: str | Path) -> Manifest:
         raise ConfigError(f"{path} cannot be read: {error!r}; prepare the corpus again") from None
     if known != (FORMAT, VERSION):
         raise ConfigError(
-            f"{path} is {known[0]} version {known[1]}; this rfjax reads {FORMAT} version {VERSION}: prepare the corpus again"
+            f"{path} is {known[0]} version {known[1]}; this rfjax reads {FORMAT} version {VERSION}: prepare the "
+            "corpus again"
         )
     found = Manifest(folder, facts)
     for file in found.every_file():
@@ -182,5 +183,6 @@ def _check_size(path, size):
         raise ConfigError(f"{path}, which {NAME} names, cannot be read: {error.strerror}; copy it again") from None
     if found != size:
         raise ConfigError(
-            f"{path} has {found} bytes, and {NAME} says {size}; copy it again, or remove its shard's .json and prepare again"
+            f"{path} has {found} bytes, and {NAME} says {size}; copy it again, or remove its shard's .json and "
+            "prepare again"
         )

@@ -176,7 +176,8 @@ def summary_text(summary: Mapping[str, object]) -> str:
             "equal rows are one prompt)"
         )
     lines = [
-        f"{overall['images']} images of {overall['prompts']} prompts{repeated}: {summary['correct_images']:.2%} of images and "
+        f"{overall['images']} images of {overall['prompts']} prompts{repeated}: {summary['correct_images']:.2%} of "
+        "images and "
         f"{summary['correct_prompts']:.2%} of prompts (any image) are correct",
         f"{'task':<16}{'score':>9}   95 % interval      images  prompts",
     ]

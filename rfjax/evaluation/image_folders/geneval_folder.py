@@ -94,7 +94,8 @@ def _check(path, index, row, given, metadata):
         raise ConfigError(f"{path} is beyond the {len(given)} rows of {metadata}; are its images of other prompts?")
     if row != given[index]:
         raise ConfigError(
-            f"{path / 'metadata.jsonl'} says {row.get('prompt')!r}, and row {index} of {metadata} {given[index]['prompt']!r}; "
+            f"{path / 'metadata.jsonl'} says {row.get('prompt')!r}, and row {index} of {metadata} "
+            f"{given[index]['prompt']!r}; "
             "its images are of other prompts"
         )
 

@@ -89,7 +89,8 @@ def warn_of_unknown_words(run: OpenRun, prompts: Sequence[str], wanted: Wanted) 
     if unknown and distributed.is_first():
         words = ", ".join(map(repr, unknown[:NAMED])) + (", ..." if len(unknown) > NAMED else "")
         note(
-            f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what that means"
+            f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what "
+            "that means"
         )
 
 

@@ -65,7 +65,8 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Tfds
         builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
     except Exception as error:  # of many kinds: an unknown name, a folder without a data set
         raise ConfigError(
-            f"tfds:{name} cannot be opened: {str(error).splitlines()[0]}; give a name that TFDS knows, or the folder of a version"
+            f"tfds:{name} cannot be opened: {str(error).splitlines()[0]}; give a name that TFDS knows, or the folder "
+            "of a version"
         ) from None
     folder = Path(str(builder.data_dir))
     if not folder.is_dir():
