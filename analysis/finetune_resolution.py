@@ -4,8 +4,8 @@
     python analysis/finetune_resolution.py --folder /a/folder --out docs/pictures/resolutions.png
 
 Scenes of one or two shapes on canvases of three aspects, with captions, are written as a folder of PNGs. A small
-`AutoencoderKL` is trained on them, and the text encoders are tiny and random. `rfjax prepare` makes two corpora of the same
-images: squares of 16x16 latents, and buckets of 32x32, 40x24 and 24x40. Four runs of one network:
+`AutoencoderKL` is trained on them, and the text encoders are tiny and random. `rfjax prepare` makes two corpora of
+the same images: squares of 16x16 latents, and buckets of 32x32, 40x24 and 24x40. Four runs of one network:
 
 - low: on the squares;
 - child: `--init` from low, a few steps on the buckets;
@@ -46,14 +46,18 @@ from ml_collections import ConfigDict
 def get_config():
     return ConfigDict({{
         "name": {name!r},
-        "model": {{"depth": 2, "hidden": 64, "head_size": 32, "patch_size": 2, "position_tokens": {tokens}, "position_span": 8.0,
+        "model": {{"depth": 2, "hidden": 64, "head_size": 32, "patch_size": 2, "position_tokens": {tokens}, \
+"position_span": 8.0,
                    "position_grid": 24, "qk_norm": True}},
         "data": {{"corpus": "prepared", "prepared": {{"path": {corpus!r}}}, "image_size": {side}, "channels": 4,
                   "context_tokens": {context}, "context_size": 80, "pooled_size": 72}},
-        "train": {{"steps": {steps}, "batch_size": {batch}, "learning_rate": 2e-3, "schedule": "wsd", "warmup_steps": {warmup}, "decay_fraction": 0.3,
-                   "ema_decay": 0.98, "ema_every": 1, "condition_dropout": 0.1, "checkpoint_every": 10000, "log_every": 25}},
+        "train": {{"steps": {steps}, "batch_size": {batch}, "learning_rate": 2e-3, "schedule": "wsd", "warmup_steps": \
+{warmup}, "decay_fraction": 0.3,
+                   "ema_decay": 0.98, "ema_every": 1, "condition_dropout": 0.1, "checkpoint_every": 10000, \
+"log_every": 25}},
         "evaluation": {{"weights": ("ema",), "validation": {{"examples": {examples}, "batch_size": 32}},
-                        "geneval": {{"prompts_per_task": 0, "weights": ("ema",)}}, "sampler": {{"steps": 25, "guidance_scale": 3.0}}}},
+                        "geneval": {{"prompts_per_task": 0, "weights": ("ema",)}}, "sampler": {{"steps": 25, \
+"guidance_scale": 3.0}}}},
     }})
 """
 

@@ -5,8 +5,8 @@
 Each attempt at the study is one process of two simulated devices or two processes of one device, as
 a die says; after a time drawn uniformly from its length, one process, or each of them, is sent SIGKILL
 or SIGTERM. Where one was, the others must end by themselves, but before they have come together: then
-they are told to, as a scheduler does. The same command is then given again. Whenever a study comes to its end, all of it is
-compared and another is begun in a new folder, until there have been enough kills; the last one is
+they are told to, as a scheduler does. The same command is then given again. Whenever a study comes to its end, all
+of it is compared and another is begun in a new folder, until there have been enough kills; the last one is
 let run to its end. A dated record goes to analysis/kill_records/.
 """
 

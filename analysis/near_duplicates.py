@@ -5,7 +5,8 @@
 
 Photographs of scikit-image and scikit-learn, quarters of them and distinct rendered scenes, with copies planted by kind
 (`tests/prepare/planted.py`), go through the command's own decoding, descriptors, index and removal. Two descriptors:
-`phash`, and an ONNX model without training (averages of 8 x 8 squares, less their mean, with `--mirrored`), which stands for the
+`phash`, and an ONNX model without training (averages of 8 x 8 squares, less their mean, with `--mirrored`), which
+stands for the
 path that a real model takes and not for its quality. Writes the tables and the picture that docs/prepare.md shows.
 """
 

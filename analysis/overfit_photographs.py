@@ -39,11 +39,14 @@ from ml_collections import ConfigDict
 def get_config():
     return ConfigDict({{
         "name": "photographs",
-        "model": {{"depth": 2, "hidden": 128, "head_size": 32, "patch_size": 2, "position_tokens": 8, "position_span": 8.0, "position_grid": 8}},
+        "model": {{"depth": 2, "hidden": 128, "head_size": 32, "patch_size": 2, "position_tokens": 8, \
+"position_span": 8.0, "position_grid": 8}},
         "data": {{"corpus": "prepared", "prepared": {{"path": {corpus!r}}}, "image_size": 16, "channels": 8,
                   "context_tokens": {context}, "context_size": 80, "pooled_size": 72}},
-        "train": {{"steps": {steps}, "batch_size": 16, "learning_rate": 2e-3, "schedule": "wsd", "warmup_steps": 50, "decay_fraction": 0.4,
-                   "ema_decay": 0.99, "ema_every": 1, "condition_dropout": 0.0, "checkpoint_every": 250, "log_every": 50}},
+        "train": {{"steps": {steps}, "batch_size": 16, "learning_rate": 2e-3, "schedule": "wsd", "warmup_steps": 50, \
+"decay_fraction": 0.4,
+                   "ema_decay": 0.99, "ema_every": 1, "condition_dropout": 0.0, "checkpoint_every": 250, "log_every": \
+50}},
         "evaluation": {{"validation": {{"examples": 0}}, "geneval": {{"prompts_per_task": 0}}}},
     }})
 """
@@ -82,7 +85,8 @@ def pixels(names) -> np.ndarray:
 
 
 def few_tokens(models: Path) -> None:
-    """Lets the tiny CLIP models take `TOKENS` tokens instead of 77, of a letter or two each; captions that are cut still differ."""
+    """Lets the tiny CLIP models take `TOKENS` tokens instead of 77, of a letter or two each; captions that are cut
+    still differ."""
     for part in ("tokenizer", "tokenizer_2"):
         path = models / part / "tokenizer_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": TOKENS}))

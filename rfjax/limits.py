@@ -217,7 +217,8 @@ def check(config, flat: Mapping[str, object]) -> None:
     for key, value in alone.items():
         if train.together > 1 and value != 1:
             raise ConfigError(
-                f"config.{key} is {value} and config.train.together {train.together}; runs that are trained together are "
+                f"config.{key} is {value} and config.train.together {train.together}; runs that are trained "
+                "together are "
                 "whole on one device each: set one of the two to 1"
             )
     for key in ("evaluation.weights", "evaluation.geneval.weights", "evaluation.ranking.weights"):

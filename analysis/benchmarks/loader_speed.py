@@ -124,7 +124,8 @@ def main():
             f"({found['samples_per_second']:,.0f} by the clock)"
         )
     print(
-        f"a stored example has {size / 1e6:.2f} MB\n\npoint     images/s of a v5p host   cores to load them   GB/s to read"
+        f"a stored example has {size / 1e6:.2f} MB\n\npoint     images/s of a v5p host   cores to load them   "
+        "GB/s to read"
     )
     rows = needs()
     for row in rows:

@@ -1,4 +1,5 @@
-"""Samples a second that one core loads from a prepared corpus of the real sizes, and what each precision takes to store.
+"""Samples a second that one core loads from a prepared corpus of the real sizes, and what each precision takes to
+store.
 
     python analysis/benchmarks/prepared_loading.py --folder /a/disk/with/room [--out FILE.json]
 
@@ -143,7 +144,8 @@ def main():
     print("latents, contexts  pooled    GB per million images  and captions  samples per core-second  by the clock")
     for row in rows:
         print(
-            f"{row['precision']:<19}{row['pooled']:<10}{row['bytes_of_an_image'] / 1e3:>21,.1f}{row['bytes_of_a_caption'] / 1e3:>14,.0f}"
+            f"{row['precision']:<19}{row['pooled']:<10}{row['bytes_of_an_image'] / 1e3:>21,.1f}"
+            f"{row['bytes_of_a_caption'] / 1e3:>14,.0f}"
             f"{row['samples_per_core_second']:>25,.0f}{row['samples_per_second']:>14,.0f}"
         )
     if args.out:

@@ -1,6 +1,7 @@
 """How much sooner variants are trained together than one after another, in one program of many members.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=2 python analysis/benchmarks/together.py [--members 16] [--out FILE.json]
+    XLA_FLAGS=--xla_force_host_platform_device_count=2 python analysis/benchmarks/together.py [--members 16] [--out
+    FILE.json]
 
 The first formulations of SD3's list in the small network of configs/formulations.py, on all devices that
 there are. Together: one program, members split over the devices. Alone: each one's own program, its batch

@@ -93,7 +93,8 @@ def lines(record: Mapping) -> list[str]:
     ]
     sheet = record["share_of_datasheet_peak"]
     return [
-        f"{record['hardware']['devices']} x {record['hardware']['device_kind']}, {record['params']:,} parameters, batch "
+        f"{record['hardware']['devices']} x {record['hardware']['device_kind']}, {record['params']:,} "
+        "parameters, batch "
         f"{record['batch_size']}, {record['compute_dtype']}, attention {record['attention']}, remat {record['remat']}",
         f"step        {1e3 * step:,.2f} ms (median of {len(record['step_seconds_all'])}), "
         f"{record['images_per_second']:,.2f} images/s",

@@ -1,4 +1,5 @@
-"""The verbs: what each does, with the arguments that it was given. Wiring only; a verb imports what it needs when it runs."""
+"""The verbs: what each does, with the arguments that it was given. Wiring only; a verb imports what it needs when
+it runs."""
 
 from __future__ import annotations
 

@@ -324,6 +324,7 @@ def _summary(found, facts, out):
     if found.repeated:
         lines.append(f"{found.repeated:,} more stay, because an image that stays has the same key")
     lines.append(
-        f"which of which, and how similar: {names(out)['pairs']}; leave them out with: rfjax prepare ... --drop-keys {out}"
+        f"which of which, and how similar: {names(out)['pairs']}; leave them out with: rfjax prepare ... "
+        f"--drop-keys {out}"
     )
     return lines

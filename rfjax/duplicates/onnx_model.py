@@ -1,4 +1,5 @@
-"""A descriptor model given as ONNX, such as SSCD (Pizzi et al. 2022, "A self-supervised descriptor for image copy detection").
+"""A descriptor model given as ONNX, such as SSCD (Pizzi et al. 2022, "A self-supervised descriptor for image copy
+detection").
 
 It takes squares [n, 3, side, side] of RGB in [0, 1], normalised, as float32 or float16, and gives one vector for each.
 """
@@ -108,7 +109,8 @@ class OnnxModel:
         return output or names[0]
 
     def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Float[np.ndarray, "n views size"]:
-        """Vectors of unit length, one or, with mirroring, two for each image; one that is not finite or has no length is NaN or zeros."""
+        """Vectors of unit length, one or, with mirroring, two for each image; one that is not finite or has no
+        length is NaN or zeros."""
         found = [self._vectors(pixels)] + ([self._vectors(pixels[:, :, ::-1])] if self._mirrored else [])
         return np.stack(found, axis=1)
 

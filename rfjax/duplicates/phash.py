@@ -1,8 +1,10 @@
 """A perceptual hash: the signs of an image's lowest cosine frequencies, of it whole, cropped and mirrored.
 
 The luminance of a square is reduced to 32 x 32 pixels and transformed by an orthonormal DCT-II. Bit 16 u + v of
-the 256 says that the coefficient of vertical frequency u and horizontal frequency v (0 to 15) is above 2; the mean's bit
-is 0. (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", compares with the median of 8 x 8
+the 256 says that the coefficient of vertical frequency u and horizontal frequency v (0 to 15) is above 2; the
+mean's bit
+is 0. (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", compares with the median
+of 8 x 8
 coefficients instead; a fixed level makes the hash of a mirrored image follow from the same transform, since mirroring
 negates odd v, and two grey levels are about what 8-bit rounding and JPEG move a coefficient by, so that what is
 flat in both of two copies is 0 in both.) It sees no colours.

@@ -69,7 +69,8 @@ class Index:
     def near(
         self, looking: Shaped[np.ndarray, "m size"], least: float
     ) -> tuple[Int[np.ndarray, " hits"], Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:
-        """(which looks, which is found, similarity) of all pairs at least so similar, in the clusters that are searched."""
+        """(which looks, which is found, similarity) of all pairs at least so similar, in the clusters that are
+        searched."""
         looking = np.ascontiguousarray(looking)
         if not len(looking):
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
@@ -112,7 +113,8 @@ def remove(
     thresholds: Sequence[float],
     tell: Callable[[int], None] = lambda done: None,
 ) -> list[Removal]:
-    """For each threshold, what Esser et al. 2024's appendix E.2 (algorithm 1) drops, going through the images in their order.
+    """For each threshold, what Esser et al. 2024's appendix E.2 (algorithm 1) drops, going through the images in
+    their order.
 
     An image that has been dropped is passed over; of another, all that are found at least so similar are dropped,
     and it stays. The rows that look may find what their own first row was not found by: an

@@ -75,7 +75,8 @@ def make_generator(
 ) -> Callable:
     """`generate(params, seed, ids, context, pooled, negative=None) -> latents`, compiled once.
 
-    `apply` is a backbone's, trained on the formulation, whose timestep shift is the sampler's. ids [n, 2] are (prompt index, sample); n is free: batches of
+    `apply` is a backbone's, trained on the formulation, whose timestep shift is the sampler's. ids [n, 2] are
+    (prompt index, sample); n is free: batches of
     `batch_size` are cut from it and the last is padded. `negative` is a (context, pooled) pair of
     one row that stands against every prompt; by default the null condition, zeros. With
     `path_length` it returns (latents, length of each one's path) instead. `program` is

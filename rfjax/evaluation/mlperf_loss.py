@@ -160,7 +160,8 @@ def assigned_loss(
             batch = corpus.examples(indices, "validation")
             if len(batch.example_ids) != size:
                 raise RfjaxError(
-                    f"corpus {corpus.name} gave {len(batch.example_ids)} validation examples where {size} were asked for"
+                    f"corpus {corpus.name} gave {len(batch.example_ids)} validation examples where {size} were "
+                    "asked for"
                 )
             chosen = assigned[indices.astype(np.int64)]
             each = _spread((Matched(*(field[chosen] for field in at)), numbers[chosen]), batch_sharding)

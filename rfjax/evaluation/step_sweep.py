@@ -113,7 +113,8 @@ def measure_sampling_steps(
                 evaluation=EVALUATION,
                 corpus=run.config.data.label,
                 weights=weights,
-                sampler=f"{sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)}-{images}-of{reference}",
+                sampler=sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)
+                + f"-{images}-of{reference}",
                 seed=settings.seed,
             )
             record = geneval_record(

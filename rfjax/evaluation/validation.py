@@ -128,7 +128,8 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     if len(corpus.parts) > 1 and (ids[1:] == ids[:-1]).any():  # noise and pairs are keyed by the id
         twice = ids[1:][ids[1:] == ids[:-1]][0]
         raise RfjaxError(
-            f"two validation examples of the corpus {corpus.name} have the id {twice}; its parts must number theirs apart"
+            f"two validation examples of the corpus {corpus.name} have the id {twice}; its parts must number "
+            "theirs apart"
         )
     grid = GRIDS[config.grid]
     return ValidationLoss(

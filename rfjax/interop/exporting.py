@@ -78,8 +78,8 @@ def export_run(
 ) -> Path:
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file.
 
-    With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and `scheduler`
-    beside the frozen models of the run's prepared corpus, from `models` or where they were then.
+    With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and
+    `scheduler` beside the frozen models of the run's prepared corpus, from `models` or where they were then.
 
     Raises `ConfigError` for what the layout cannot express and for an `out` that exists;
     `RfjaxError` for a damaged checkpoint and a disk that is full. Nothing is left behind then.

@@ -25,7 +25,8 @@ ABSENT = [None, None]
 
 
 def check(config: Config, models: str) -> tuple[Manifest, Path]:
-    """The corpus's manifest and the folder of its frozen models. `ConfigError` for what the pipeline cannot be made of."""
+    """The corpus's manifest and the folder of its frozen models. `ConfigError` for what the pipeline cannot be made
+    of."""
     if config.data.corpus != "prepared":
         raise ConfigError(
             f"config.data.corpus is {config.data.corpus}, which has no autoencoder and no text encoders; --pipeline "
@@ -104,7 +105,8 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
 
 
 def how_to_call(config: Config, found: Manifest, out: Path) -> str:
-    """Python that samples as `rfjax sample` does by default: T5's tokens, guidance, steps and the null condition are arguments."""
+    """Python that samples as `rfjax sample` does by default: T5's tokens, guidance, steps and the null condition
+    are arguments."""
     sampler = config.evaluation.sampler
     t5 = [encoder.tokens for encoder in found.encoders if encoder.kind == "t5"]
     (tokens, size), pooled, _ = manifest.layout(found.encoders)

@@ -15,7 +15,8 @@ from rfjax.plan.chips import CHIPS, Target, parse_target
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """One family of accelerators. A slice of at most `whole` chips is one machine; larger ones are made of machines of four."""
+    """One family of accelerators. A slice of at most `whole` chips is one machine; larger ones are made of machines
+    of four."""
 
     type: str  # what `--accelerator-type` begins with; empty where there are no TPU VMs
     runtime: str

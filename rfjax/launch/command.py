@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Runs every point of a study as a task of its own (rfjax study --point=ID), and rfjax study --collect after "
         "them all. "
-        "What will be run is printed; scripts and manifests are kept in --out. A task that is pre-empted is started again "
+        "What will be run is printed; scripts and manifests are kept in --out. A task that is pre-empted is "
+        "started again "
         "and goes on from its newest checkpoint."
     )
     parser.add_argument("--config", required=True, metavar="FILE.py", help="a study; its points are the tasks")

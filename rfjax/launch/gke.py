@@ -62,7 +62,8 @@ def submit(plan: Plan, say: Callable[[str], None]) -> None:
     done = subprocess.run(shlex.split(command))
     if done.returncode:
         raise RfjaxError(
-            f"kubectl ended with status {done.returncode}; what it says is above. The same command again applies the rest"
+            f"kubectl ended with status {done.returncode}; what it says is above. The same command again applies "
+            "the rest"
         )
 
 

@@ -55,7 +55,8 @@ def plan(launch: Launch, args: argparse.Namespace, out: Path, config: Path) -> P
     )
     summary = (
         where(target),
-        f"{path.name}: {len(launch.points)} slice(s) {kind} at once, one a point; then one {smallest(target)} to collect",
+        f"{path.name}: {len(launch.points)} slice(s) {kind} at once, one a point; then one {smallest(target)} "
+        "to collect",
     )
     return Plan(summary, {path: script}, (shlex.join(["bash", str(path)]),))
 

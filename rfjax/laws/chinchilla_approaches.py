@@ -94,7 +94,8 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     Where the envelope passes from one size to another the two are equally good, and the optimum is
     between them: their geometric mean. Winners themselves, as in the paper, know N in steps of the
     sizes, and those of the smallest and the largest size say only that the optimum may lie beyond:
-    a line through them is off in its slope and in N. Curves are interpolated in log-log; intervals are over whole runs. Checkpoints before the learning rate's
+    a line through them is off in its slope and in N. Curves are interpolated in log-log; intervals are over whole
+    runs. Checkpoints before the learning rate's
     end stand above the curve that a run of their own length would give; the envelope inherits that.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
@@ -114,7 +115,8 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     images = np.stack([_along(curve, grid, "images") for curve in curves])
     optima, notes = _crossings(np.arange(len(curves)), grid, sizes, on_grid, images)
     if len(optima) < 2:
-        reason = f"curves of different sizes cross {('nowhere', 'between two sizes only')[len(optima)]} on the envelope; a line needs 2 crossings"
+        where = ("nowhere", "between two sizes only")[len(optima)]
+        reason = f"curves of different sizes cross {where} on the envelope; a line needs 2 crossings"
         return Line(approach="approach1", optima=optima, notes=notes, reason=reason)
     rng = np.random.default_rng(seed)
     drawn = (np.unique(rng.integers(len(curves), size=len(curves))) for _ in range(resamples))
@@ -243,7 +245,10 @@ def _redrawn_parabolas(groups, resamples, seed):
         found = [one for one in found if one is not None]
         if len(found) > 1:
             draws.append(_line(found))
-    method = f"parametric bootstrap, {len(draws):,} resamples: normal noise of the parabolas' pooled relative scatter ({freedom} degrees of freedom)"
+    method = (
+        f"parametric bootstrap, {len(draws):,} resamples: normal noise of the parabolas' pooled relative scatter "
+        f"({freedom} degrees of freedom)"
+    )
     return (np.array(draws) if len(draws) > resamples / 2 else None), method
 
 

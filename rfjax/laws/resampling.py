@@ -1,8 +1,8 @@
 """Refits of resampled data: what the intervals of a fit are made from.
 
 With 8 runs or more, and 5 more than parameters, runs are resampled. Below that a resample has too
-few distinct points, and the bootstrap is parametric: the law plus normal noise of the residual scatter, whose own uncertainty at
-n - k degrees of freedom is drawn along (a t distribution). Coverage of both is tested.
+few distinct points, and the bootstrap is parametric: the law plus normal noise of the residual scatter, whose own
+uncertainty at n - k degrees of freedom is drawn along (a t distribution). Coverage of both is tested.
 """
 
 from __future__ import annotations

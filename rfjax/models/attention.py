@@ -26,7 +26,8 @@ class Implementation:
     """One way to compute attention, and where it runs."""
 
     name: str
-    function: Callable  # (queries, keys, values) -> output, all [batch, tokens, heads, head_size]; queries may be fewer or more
+    # (queries, keys, values) -> output, all [batch, tokens, heads, head_size]; queries may be fewer or more
+    function: Callable
     platforms: tuple[str, ...]
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of queries, keys and values
     head_size_multiple: int = 1

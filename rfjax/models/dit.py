@@ -57,7 +57,8 @@ def shared_blocks(
     unroll: int,
     attention: str,
 ) -> Float[Array, "batch image_tokens width"]:
-    """`config.depth` shared blocks over [text, image], as modules `blocks` and `last_block` of the one that calls it."""
+    """`config.depth` shared blocks over [text, image], as modules `blocks` and `last_block` of the one that calls
+    it."""
     tokens = jnp.concatenate([text, image], axis=1)
     if config.depth > 1:
         stack = stacked(SharedBlock, config.depth - 1, remat=remat, unroll=unroll)

@@ -28,7 +28,8 @@ ZEROS = nn.initializers.zeros
 
 
 def level_channels(config: ModelConfig) -> tuple[int, ...]:
-    """Channels of the levels, the finest first: half of the next coarser one's, which ends in the transformer's width."""
+    """Channels of the levels, the finest first: half of the next coarser one's, which ends in the transformer's
+    width."""
     levels = int(math.log2(config.patch_size))
     return tuple(config.width >> (levels - level) for level in range(levels))
 

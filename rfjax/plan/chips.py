@@ -65,7 +65,8 @@ CHIPS: dict[str, Chip] = {
             shapes=_CUBES,
             torus_side=4,
             topology="v4",
-            source="cloud.google.com/tpu/docs/v4; links: Jouppi et al. 2023 (arXiv 2304.01433), table 4: six of 50 GB/s",
+            source="cloud.google.com/tpu/docs/v4; links: Jouppi et al. 2023 (arXiv 2304.01433), table 4: six "
+            "of 50 GB/s",
         ),
         Chip(
             name="v5p",
@@ -182,7 +183,8 @@ def tensorcores(chip: Chip) -> int:
 def parse_target(name: str, option: str = "--target") -> Target:
     """`v5p-256`, `v5e-256`, `v6e-64`, `v4-128` by the vendor's count, or `h100x8` by GPUs.
 
-    `option` is what the user gave it with. Raises `ConfigError` for an unknown chip, with the nearest, and for a size that is not sold.
+    `option` is what the user gave it with. Raises `ConfigError` for an unknown chip, with the nearest, and for a
+    size that is not sold.
     """
     match = re.fullmatch(r"([a-z]+\d*[a-z]*)(?:-(\d+)|x(\d+))", name.lower())
     known = ", ".join(_example(chip) for chip in CHIPS.values())

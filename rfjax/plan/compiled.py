@@ -67,7 +67,8 @@ def _compiler(target: Target) -> tuple[str, str]:
 
 
 def attention_of(config: Config, target: Target) -> str:
-    """The attention of a run on the target. Raises `ConfigError` where the config asks for one that does not run there."""
+    """The attention of a run on the target. Raises `ConfigError` where the config asks for one that does not run
+    there."""
     dtype = config.train.compute_dtype
     return choose(config.train.attention, target.platform, dtype=dtype, head_size=config.model.head_size)
 

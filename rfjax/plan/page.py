@@ -95,7 +95,8 @@ HEADER = (
 )
 CAPTION = (
     "Memory is in GiB per device: the state alone, and the peak of the whole step. Compute, memory and links are the "
-    "milliseconds that a step takes at least by each limit, the slowest bold; days, chip-hours and cost are those at the "
+    "milliseconds that a step takes at least by each limit, the slowest bold; days, chip-hours and cost are "
+    "those at the "
     "slowest limit, as if the others hid behind it. Real steps take longer. A layout is data × fsdp × "
     "tensor, what is recomputed, and microbatches."
 )

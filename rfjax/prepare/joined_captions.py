@@ -1,4 +1,5 @@
-"""Captions from elsewhere joined to a source by its images' keys: what `rfjax recaption` wrote, or a file of one's own."""
+"""Captions from elsewhere joined to a source by its images' keys: what `rfjax recaption` wrote, or a file of one's
+own."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def write_manifest(
 ) -> Manifest:
     """Merges the shards' facts, in their order, and writes manifest.json.
 
-    `buckets` are (height, width) in pixels, `reduction` of which are one of a latent. `shift` and `scale` are the autoencoder's; with `scaling` measured they are the training latents'
+    `buckets` are (height, width) in pixels, `reduction` of which are one of a latent. `shift` and `scale` are the
+    autoencoder's; with `scaling` measured they are the training latents'
     mean and 1 / standard deviation instead, over all channels (Rombach et al. 2022 measure the
     scale alone). Raises `RfjaxError` where nothing is left.
     """

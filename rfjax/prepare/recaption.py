@@ -1,7 +1,7 @@
 """`rfjax recaption`: captions written by a model for a source's images, kept beside it by their keys.
 
-A folder of JSON lines, a file for each part of the source, made as `rfjax prepare` makes shards: each of one part and of
-nothing else, whole or not at all, so that the same command goes on after any end. `rfjax prepare
+A folder of JSON lines, a file for each part of the source, made as `rfjax prepare` makes shards: each of one part
+and of nothing else, whole or not at all, so that the same command goes on after any end. `rfjax prepare
 --synthetic-captions` joins them (`rfjax.prepare.joined_captions`); the source is not touched.
 """
 
@@ -326,7 +326,8 @@ def _read_identity(folder):
         return json.loads((folder / recipe.NAME).read_text())["model"]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"no captions to merge in {folder}: {recipe.NAME} cannot be read ({error}); give the command without --merge"
+            f"no captions to merge in {folder}: {recipe.NAME} cannot be read ({error}); give the command "
+            "without --merge"
         ) from None
 
 

@@ -40,7 +40,8 @@ def about(source: Source) -> dict:
 def make_missing(
     source: Source, names: Sequence[str], missing: Sequence[int], make: Callable[[int, Callable], object]
 ) -> dict[str, object]:
-    """What `make(part, tell)` gives of each missing part, by its name. `names` are all parts'; how far it is, is said."""
+    """What `make(part, tell)` gives of each missing part, by its name. `names` are all parts'; how far it is, is
+    said."""
     progress, made = Progress(sum(source.sizes[part] for part in missing)), {}
     for part in missing:
         with progress.of(names[part], source.sizes[part]):

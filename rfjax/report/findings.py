@@ -67,7 +67,8 @@ def _of_sizes(numbers):
     if len(depths) > 1:
         first, last = depths[0], depths[-1]
         line = (
-            f"Validation loss goes from {loss(first['loss'])} at depth {first['depth']} to {loss(last['loss'])} at depth "
+            f"Validation loss goes from {loss(first['loss'])} at depth {first['depth']} to {loss(last['loss'])} "
+            "at depth "
             f"{last['depth']} (Spearman with depth over the best run of each: "
             f"{_signed(trends['loss']['best_per_depth'])}"
         )
@@ -103,7 +104,8 @@ def _of_sizes(numbers):
 def warnings(numbers: Mapping) -> list[str]:
     """What a reader must know before trusting the rest, as plain sentences."""
     lines = [
-        f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the {sweep['edge']} of its "
+        f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the "
+        f"{sweep['edge']} of its "
         f"grid, {sweep['best']:g}: widen the grid."
         for sweep in numbers["learning_rates"]
         if sweep["at_edge"]
@@ -178,7 +180,8 @@ def _held_out_sentences(numbers):
     held = numbers["analysis"]["held_out"]
     return [
         f"Depth {held['depth']} held out: from the {held['fit']['n']} other runs the {held['fit']['law']} law predicts "
-        f"{interval(p['predicted'], p['low'], p['high'], '.4f')} for {text(p['run'])} at {power(p['flops'])} FLOPs; it got "
+        f"{interval(p['predicted'], p['low'], p['high'], '.4f')} for {text(p['run'])} at {power(p['flops'])} "
+        "FLOPs; it got "
         f"{loss(p['actual'])}: an error of {percent(p['relative_error'])}, {'inside' if p['covered'] else 'outside'} "
         "the 95 % interval."
         for p in (held or {"predictions": ()})["predictions"]

@@ -109,7 +109,8 @@ def _plan(analysis):
         return f"How to divide a larger budget is not said: {text(analysis['plan_reason'])}."
     best, fixed = plan["optimal"], plan["fixed_steps"]
     return (
-        f"For {power(plan['budget_flops'])} FLOPs the parametric law would train {_sized(best['params'])} parameters on "
+        f"For {power(plan['budget_flops'])} FLOPs the parametric law would train {_sized(best['params'])} "
+        "parameters on "
         f"{_sized(best['images'])} images, for a loss of "
         f"{interval(*(best['loss'][k] for k in ('value', 'low', 'high')), '.4f')}; "
         f"with the images fixed at {count(fixed['images_of_every_run'])} for every size, "

@@ -39,7 +39,8 @@ STYLE = """
 :root { --ink: #1a1a1a; --soft: #5c5c5c; --rule: #cfcfcf; --accent: #0072B2; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink);
-  font: 16px/1.55 "Charter", "Bitstream Charter", "Iowan Old Style", "Palatino Linotype", Georgia, "DejaVu Serif", serif; }
+  font: 16px/1.55 "Charter", "Bitstream Charter", "Iowan Old Style", "Palatino Linotype", Georgia, "DejaVu Serif", \
+serif; }
 main { max-width: 58rem; margin: 0 auto; padding: 3.2rem 1.6rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; font-weight: 600; }
 .subtitle { color: var(--soft); margin: 0 0 2.2rem; padding-bottom: 1.2rem; border-bottom: 1px solid var(--ink); }
@@ -63,7 +64,8 @@ th:first-child, td:first-child { padding-left: 0; } th:last-child, td:last-child
 tbody tr + tr td { border-top: .5px solid #ececec; }
 sup { line-height: 0; }
 small { color: var(--soft); font-size: .88em; }
-dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap: .15rem .9rem; font-size: .84rem; margin: 1rem 0; }
+dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap: .15rem .9rem; font-size: .84rem; \
+margin: 1rem 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .warn { border-left: 3px solid #D55E00; padding: .2rem 0 .2rem .9rem; }
 .sheet { display: grid; grid-template-columns: 6.8rem 1fr; gap: 3px .7rem; align-items: center;
@@ -72,11 +74,14 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .sheet img { width: 100%; image-rendering: pixelated; }
 .strip { position: relative; line-height: 0; }
 .strip::after { content: ""; position: absolute; inset: 0; /* gutters between the tiles */
-  background: repeating-linear-gradient(to right, #fff 0 1px, transparent 1px calc(100% / var(--n) - 1px), #fff calc(100% / var(--n) - 1px) calc(100% / var(--n))); }
+  background: repeating-linear-gradient(to right, #fff 0 1px, transparent 1px calc(100% / var(--n) - 1px), #fff \
+calc(100% / var(--n) - 1px) calc(100% / var(--n))); }
 .heads { display: grid; grid-template-columns: repeat(var(--n), 1fr); gap: 0; align-items: end; margin-bottom: 3px; }
-.heads div { padding: 0 3px; font-size: .66rem; text-align: center; color: var(--soft); overflow-wrap: anywhere; hyphens: auto; }
+.heads div { padding: 0 3px; font-size: .66rem; text-align: center; color: var(--soft); overflow-wrap: anywhere; \
+hyphens: auto; }
 .who { text-align: right; }
-footer { margin-top: 3rem; padding-top: .8rem; border-top: .8px solid var(--rule); font-size: .78rem; color: var(--soft); }
+footer { margin-top: 3rem; padding-top: .8rem; border-top: .8px solid var(--rule); font-size: .78rem; color: \
+var(--soft); }
 @page { size: A4; margin: 17mm 15mm; }
 @media print {
   body { font-size: 9.6pt; } main { max-width: none; padding: 0; }
@@ -84,7 +89,10 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: .8px solid var(--rule
 }
 """
 
-FOOTER = "Made by rfjax from the results table {}&hellip; (start of its SHA-256). Every number on this page is in report.json."
+FOOTER = (
+    "Made by rfjax from the results table {}&hellip; (start of its SHA-256). "
+    "Every number on this page is in report.json."
+)
 
 PAGE = """<!doctype html>
 <html lang="en">

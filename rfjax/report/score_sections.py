@@ -28,7 +28,8 @@ def geneval_section(numbers, drawn, sheets, captions):
     rows.append(["detector's ceiling"] + [_estimate(geneval["ceiling"].get(item)) for item in geneval["items"]])
     return captions.figure(
         drawn["geneval_against_depth"],
-        "GenEval per task against depth. Ceiling: the detector on rendered ground truth. Floors: the same images scored "
+        "GenEval per task against depth. Ceiling: the detector on rendered ground truth. Floors: the same "
+        "images scored "
         "against other prompts of the same task, and samples of the null condition. Bars and shades: 95 % intervals "
         "clustered by prompt.",
     ) + captions.table(
@@ -51,7 +52,8 @@ def pairs_section(numbers, drawn, sheets, captions):
         return ""
     return captions.figure(
         drawn["held_out_pairs"],
-        "Composition: GenEval on prompts that name a (colour, shape) pair which never occurs in training, and on the other "
+        "Composition: GenEval on prompts that name a (colour, shape) pair which never occurs in training, and on "
+        "the other "
         "prompts. Best run of each depth; 95 % intervals clustered by prompt.",
     )
 
@@ -204,7 +206,8 @@ def steps_section(numbers, drawn, sheets, captions):
                 drawn["score_against_steps"],
                 "Overall GenEval, its relative drop from the most steps, and the path length of the sampler against "
                 "sampling "
-                "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts, of the drop paired.",
+                "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts, of the "
+                "drop paired.",
             )
         )
     rows = [

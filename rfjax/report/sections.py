@@ -118,7 +118,8 @@ def _levels(numbers, drawn, sheets, captions):
         return ""
     return captions.figure(
         drawn["loss_per_level"],
-        "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. Bars: 95 % "
+        "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. "
+        "Bars: 95 % "
         "intervals over examples. Right: relative to the run of least compute.",
     )
 

@@ -270,18 +270,25 @@ where *name* is the metric, followed by the item unless that is `mean`:
 | `loss` | validation loss, mean over the grid's levels |
 | `loss@t=0.125` | validation loss at one level of t |
 | `geneval_overall`, `geneval_two_object`, ... | GenEval overall and per task |
-| `geneval_held_out_overall`, `geneval_seen_overall`, ... | the same over prompts with, and without, a (colour, shape) pair that never occurs in training |
+| `geneval_held_out_overall`, `geneval_seen_overall`, ... | the same over prompts with, and without, a (colour, \
+shape) pair that never occurs in training |
 | `geneval_floor_shuffled_overall`, ... | the same images scored against other prompts of the same task |
 | `geneval_floor_null_overall`, ... | samples of the null condition |
 | `ranking_geneval_overall`, ... | GenEval under one of a ranking's controls (docs/ranking.md) |
-| `ranking_frechet_distance_overall` | Frechet distance from real images under the control, in the square of the features' unit; `ranking_frechet_distance_ground_truth` that of as many pictures drawn for the prompts |
-| `geneval_official_overall`, ... | GenEval by the official protocol (`rfjax score`, docs/metrics.md); `geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any others |
-| `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | of a folder of images, as docs/metrics.md defines them; with `_other_model` where the model is not the metric's own |
+| `ranking_frechet_distance_overall` | Frechet distance from real images under the control, in the square of the \
+features' unit; `ranking_frechet_distance_ground_truth` that of as many pictures drawn for the prompts |
+| `geneval_official_overall`, ... | GenEval by the official protocol (`rfjax score`, docs/metrics.md); \
+`geneval_hf_mask2former_...` with transformers' detector, `geneval_other_models_...` with any others |
+| `clip_score`, `fid_inception`, `fid_clip`, `cmmd` | of a folder of images, as docs/metrics.md defines them; with \
+`_other_model` where the model is not the metric's own |
 | `compbench_color`, ... | T2I-CompBench, by its own scorers |
-| `mlperf_loss`, `mlperf_loss@t=0.125`, ... | MLPerf's validation loss, each example at one level (`rfjax eval --mlperf-levels`) |
-| `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), in a row of its own |
+| `mlperf_loss`, `mlperf_loss@t=0.125`, ... | MLPerf's validation loss, each example at one level (`rfjax eval \
+--mlperf-levels`) |
+| `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), \
+in a row of its own |
 | `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |
-| `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over images |
+| `sampling_steps_distance` | root mean square difference of the latents from those of the most steps, mean over \
+images |
 
 Records that belong to no checkpoint (step -1: the detector's ceiling on rendered ground truth) are
 in `long.csv` only.

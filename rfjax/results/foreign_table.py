@@ -65,7 +65,8 @@ def read_table(
             row = table[repeated].iloc[0]
             first = table.index[(table.eq(row) | (table.isna() & row.isna())).all(axis=1)][0]
             raise ConfigError(
-                f"{table.index.name} {row.name} of {path} repeats {table.index.name} {first} in every column; leave one, "
+                f"{table.index.name} {row.name} of {path} repeats {table.index.name} {first} in every column; "
+                "leave one, "
                 "or tell them apart by a column run"
             )
         names = pd.Series(

@@ -1,8 +1,8 @@
 """The results folder on disk: written whole or not at all, and verified when read.
 
 table.json   schema version, columns with units, SHA-256 of every file, sample sheets, notes
-long.csv  wide.csv  runs.csv  prompts.csv  pairs.csv  replicates.csv  curves.csv    (`rfjax.results.columns` documents them)
-samples/*.png
+long.csv  wide.csv  runs.csv  prompts.csv  pairs.csv  replicates.csv  curves.csv    (`rfjax.results.columns`
+documents them) samples/*.png
 
 """
 

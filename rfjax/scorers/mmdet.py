@@ -130,7 +130,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"the object {named[1]}" if named else "something that is no weights"
         raise ConfigError(
-            f"{path} holds {what}, which is not unpickled, for that could run any code; give OpenMMLab's own file, or one "
+            f"{path} holds {what}, which is not unpickled, for that could run any code; give OpenMMLab's own "
+            "file, or one "
             f'saved as torch.save({{"state_dict": model.state_dict()}}, ...)'
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:

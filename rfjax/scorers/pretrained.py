@@ -31,7 +31,8 @@ def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...
     if wrong:
         listed = ", ".join(wrong[:LISTED]) + (", ..." if len(wrong) > LISTED else "")
         raise ConfigError(
-            f"{path} lacks {len(wrong)} tensors of {name} ({listed}); they would be random numbers: get the folder again"
+            f"{path} lacks {len(wrong)} tensors of {name} ({listed}); they would be random numbers: get the "
+            "folder again"
         )
     return model.eval()
 

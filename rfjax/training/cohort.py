@@ -60,7 +60,8 @@ def may_join(config: Config) -> tuple:
 
 
 def check_may_be_together(config: Config, corpus: Corpus) -> None:
-    """Raises `ConfigError` where runs of a config are to be trained together and the corpus has several latent shapes."""
+    """Raises `ConfigError` where runs of a config are to be trained together and the corpus has several latent
+    shapes."""
     if config.train.together > 1 and len(corpus.parts) > 1:
         raise ConfigError(
             f"config.train.together is {config.train.together}, and the corpus {corpus.name} has {len(corpus.parts)} "

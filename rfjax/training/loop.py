@@ -56,7 +56,8 @@ class TrainResult(NamedTuple):
 
 
 def flops_before(schedule: Schedule, flops_of_buckets: Sequence[int], stream_offset: int, step: int) -> int:
-    """The FLOPs of one image of each of a run's first `step` steps, which are those of the schedule from `stream_offset` on."""
+    """The FLOPs of one image of each of a run's first `step` steps, which are those of the schedule from
+    `stream_offset` on."""
     begun, now = schedule.taken(stream_offset), schedule.taken(stream_offset + step)
     return sum(flops * (after - before) for flops, before, after in zip(flops_of_buckets, begun, now, strict=True))
 
@@ -144,7 +145,8 @@ def disk_trouble(error: BaseException, workdir: Path) -> RfjaxError | None:
 def claim(
     stack: contextlib.ExitStack, config: Config, workdir: Path, backbone, init_from: str | None, corpus: Corpus
 ) -> bool:
-    """Claims the folder for this attempt, until `stack` ends; whether the run in it is done. Raises what `train` refuses."""
+    """Claims the folder for this attempt, until `stack` ends; whether the run in it is done. Raises what `train`
+    refuses."""
     run_folder.check_config(workdir, config)
     if init_from and not (workdir / "run.json").exists():
         params = jax.eval_shape(backbone.init, jax.random.key(0))
@@ -304,7 +306,8 @@ class _Run:
             progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")
 
     def _compile(self, progress):
-        """(the compiled step of each latent shape, a function that puts this process's part of a batch on its devices)."""
+        """(the compiled step of each latent shape, a function that puts this process's part of a batch on its
+        devices)."""
         parts = [self.corpus.parts[part] for part in trained_parts(self.corpus)]
         compiled = {}
         for number, part in enumerate(parts, 1):

@@ -61,7 +61,8 @@ def known():
 
 
 def test_precision_and_recall_of_planted_copies_at_the_default_threshold(known):
-    """Catches a hash of less (8 x 8 frequencies take scenes for others), without crops or mirroring (recall), a default that is not the curve's."""
+    """Catches a hash of less (8 x 8 frequencies take scenes for others), without crops or mirroring (recall), a
+    default that is not the curve's."""
     views, group, kinds = known
     thresholds = [0.6, 0.8, descriptors.PHASH_THRESHOLD, 0.975]
     found = [
@@ -80,7 +81,8 @@ def test_precision_and_recall_of_planted_copies_at_the_default_threshold(known):
 
 
 def test_the_hash_is_what_its_definition_says():
-    """The transform a second way, by its sum. Catches rows for columns, a scaled transform, the mean's bit, and bits packed the other way."""
+    """The transform a second way, by its sum. Catches rows for columns, a scaled transform, the mean's bit, and
+    bits packed the other way."""
     pixels = squares([planted.photograph("chelsea", 128)])[0]
     small = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
     n = np.arange(32)
@@ -105,7 +107,8 @@ def test_the_mirrored_hash_is_the_mirrored_images():
 
 
 def test_a_flat_image_has_no_hash():
-    """Catches every blank image taken for a copy of every other: their hashes would be of noise, or all zeros and equal."""
+    """Catches every blank image taken for a copy of every other: their hashes would be of noise, or all zeros and
+    equal."""
     rng = np.random.default_rng(0)
     ramp = np.broadcast_to(
         np.linspace(100, 140, 128).astype(np.uint8)[:, None], (128, 128, 3)
@@ -151,8 +154,8 @@ def families(kind, count=900, views=3, noise=0.45, seed=0):
 
 @pytest.mark.parametrize("kind", ["bits", "vectors"])
 def test_the_removal_is_the_papers_on_all_pairs(kind):
-    """Catches a search that finds one way only, a dropped image that drops others, ties of the threshold and images of one
-    block that miss each other. More images than a block; thresholds at which some, many and nearly all go."""
+    """Catches a search that finds one way only, a dropped image that drops others, ties of the threshold and images
+    of one block that miss each other. More images than a block; thresholds at which some, many and nearly all go."""
     noise, thresholds = {"bits": (0.45, [0.5, 0.7, 0.8125, 0.9]), "vectors": (0.7, [0.6, 0.7, 0.75, 0.8])}[kind]
     views = families(kind, noise=noise)
     assert len(views) > search.BLOCK
@@ -185,7 +188,8 @@ def test_rows_that_say_nothing_find_nothing():
 
 @pytest.mark.parametrize("kind", ["bits", "vectors"])
 def test_clusters_lose_what_neighbours_bring_back(kind):
-    """Catches clusters of which one alone is searched whatever is asked, and an index that drops more than all pairs have."""
+    """Catches clusters of which one alone is searched whatever is asked, and an index that drops more than all
+    pairs have."""
     noise, threshold = {"bits": (0.45, 0.7), "vectors": (0.8, 0.65)}[kind]
     views = families(kind, 2000, views=1, noise=noise)
     whole = search.remove(views, search.Index(views[:, 0], 1, 1), [threshold])[0].dropped
@@ -202,7 +206,8 @@ def test_clusters_lose_what_neighbours_bring_back(kind):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Photographs with captions; copies by file, by JPEG and mirrored, a flat image under two keys, and a broken one."""
+    """Photographs with captions; copies by file, by JPEG and mirrored, a flat image under two keys, and a broken
+    one."""
     folder = photographs.write_folder(tmp_path_factory.mktemp("duplicates") / "in", list(photographs.FILES)[:9])
     sub = folder / "sub"
     shutil.copy(sub / "brick.png", folder / "again.png")  # comes before what it is a copy of
@@ -238,7 +243,8 @@ def undisturbed(source, tmp_path_factory):
 
 
 def test_the_files_say_what_is_dropped_for_what(undisturbed):
-    """Catches keys that stay listed as dropped, a keeper that is itself dropped, equal files of a flat image that no hash compares."""
+    """Catches keys that stay listed as dropped, a keeper that is itself dropped, equal files of a flat image that
+    no hash compares."""
     assert dict(rows(undisturbed)) == dict.fromkeys(DROPPED, "near-duplicate")
     header, *pairs = rows(undisturbed.with_name("drop.pairs.tsv"))
     assert header == ["key", "kept", "similarity"] and {key: kept for key, kept, _ in pairs} == DROPPED
@@ -266,7 +272,8 @@ def test_the_files_say_what_is_dropped_for_what(undisturbed):
 
 
 def test_the_curve_is_what_other_thresholds_drop(source, undisturbed, tmp_path, capsys):
-    """Catches counts that forget equal files, or that of a threshold is another's. Another threshold describes nothing again."""
+    """Catches counts that forget equal files, or that of a threshold is another's. Another threshold describes
+    nothing again."""
     curve = {
         float(t): int(n)
         for t, n, _ in (
@@ -307,7 +314,8 @@ def test_what_prepare_filters_out_is_kept_for_nobody(source, tmp_path):
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_command_killed_by_the_system_is_gone_on_from(source, undisturbed, tmp_path, after):
-    """SIGKILL while a file of descriptors is written; the same command ends in the same bytes, and nothing is left over."""
+    """SIGKILL while a file of descriptors is written; the same command ends in the same bytes, and nothing is left
+    over."""
     out = tmp_path / "drop.tsv"
     script = (
         "import os, signal, sys\n"
@@ -447,7 +455,8 @@ def test_descriptors_that_are_damaged_or_of_another_command_are_made_again(sourc
 
 
 def test_the_search_says_how_far_it_is(capsys):
-    """A fifth of the images in 30 seconds leaves two minutes. Catches time that counts the making of clusters, and a line a block."""
+    """A fifth of the images in 30 seconds leaves two minutes. Catches time that counts the making of clusters, and
+    a line a block."""
     now = [0.0]
     search = command.Searching(clock=lambda: now[0])
     now[0] = 500.0
@@ -465,7 +474,8 @@ def test_the_search_says_how_far_it_is(capsys):
 
 
 def test_a_model_sees_normalised_squares_and_gives_unit_vectors(tmp_path):
-    """By numpy the second way. Catches BGR, [0, 255], standard deviations left out, rows for columns, a last batch lost or padded into the result."""
+    """By numpy the second way. Catches BGR, [0, 255], standard deviations left out, rows for columns, a last batch
+    lost or padded into the result."""
     pixels = squares([planted.photograph(name, 128) for name in ("coffee", "chelsea", "china")])
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     pooled = ((pixels / 255 - mean) / std).reshape(3, 8, 16, 8, 16, 3).mean((2, 4)).transpose(0, 3, 1, 2)

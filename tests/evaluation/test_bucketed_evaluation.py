@@ -81,7 +81,8 @@ def test_one_part_is_measured_as_it_is_alone(step):
 
 
 def test_noise_has_the_shape_of_the_examples_own_part():
-    """Catches noise of the first part's shape, cut or filled up. A network that says nothing has the target's square."""
+    """Catches noise of the first part's shape, cut or filled up. A network that says nothing has the target's
+    square."""
     corpus = bucketed()
     nothing = make_validation_step(lambda params, z, t, context, pooled: jnp.zeros_like(z), settings())
     result = validation_loss(nothing, None, corpus)
@@ -129,8 +130,8 @@ def opened(**changes):
 
 @pytest.mark.parametrize("size, alpha", [(None, 2.0), ((2, 6), 3.0**0.5), ((8, 4), 8.0**0.5)])
 def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, monkeypatch):
-    """Catches images of the first bucket's shape whatever was asked for, its shift (alpha = 2 sqrt(m / 16)), and scores of two
-    shapes under one sampler's name, of which one would replace the other."""
+    """Catches images of the first bucket's shape whatever was asked for, its shift (alpha = 2 sqrt(m / 16)), and
+    scores of two shapes under one sampler's name, of which one would replace the other."""
     seen, make = [], request.make_generator
     monkeypatch.setattr(request, "open_run", lambda workdir, overrides: opened())
     monkeypatch.setattr(picture, "choose_step", lambda workdir, step: 7)

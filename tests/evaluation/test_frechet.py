@@ -69,7 +69,8 @@ def test_many_at_once_are_each_one_alone_and_a_singular_covariance_is_no_trouble
 
 
 def test_a_gaussian_is_at_no_distance_from_itself():
-    """Would catch a root that loses digits: what is left over must be rounding, far below the distances between models."""
+    """Would catch a root that loses digits: what is left over must be rounding, far below the distances between
+    models."""
     rng = np.random.default_rng(4)
     same = Moments(rng.normal(size=48), covariance(rng, 48))
     assert 0 <= frechet_distance(same, same) < 1e-9 * np.trace(same.covariance)
@@ -161,7 +162,8 @@ def test_the_distance_grows_with_what_is_wrong_and_is_small_between_real_images(
 
 def test_exchanged_quadrants_are_a_symmetry_of_the_corpora(halves, corpus):
     """Not a corruption: most scenes' objects are put into quadrants in any order, so sets whose quadrants
-    are permuted can be told apart by their position tasks at most. A distance that saw more would see what is not there."""
+    are permuted can be told apart by their position tasks at most. A distance that saw more would see what is not
+    there."""
     reference, images = halves
     side, rng = images.shape[1] // 2, np.random.default_rng(0)
     parts = images.reshape(-1, 2, side, 2, side, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, side, side, 3)
@@ -182,7 +184,8 @@ def test_covariance_of_real_images_is_well_conditioned(halves):
 
 
 def test_features_are_fixed():
-    """Would catch a change of the map under its old name: what one version wrote must not be compared with another's."""
+    """Would catch a change of the map under its old name: what one version wrote must not be compared with
+    another's."""
     rng = np.random.default_rng(7)
     found = image_features.features(rng.integers(0, 256, (2, 18, 18, 3), dtype=np.uint8))
     assert image_features.NAME == "grid-colour-edge-1" and found.shape == (2, image_features.SIZE) == (2, 48)

@@ -156,7 +156,8 @@ def test_missing_images_are_an_error_or_reported(files, capsys):
     write_lines(files[1], rows)
     with pytest.raises(
         ConfigError,
-        match=r"lacks every image of 1 metadata row \(5\) and 1 single image \(7/1\), as row/sample; 24 metadata rows x 2 .*--allow-missing",
+        match=r"lacks every image of 1 metadata row \(5\) and 1 single image \(7/1\), as row/sample; "
+        r"24 metadata rows x 2 .*--allow-missing",
     ):
         score_files(*files)
     assert not files[2].exists() and not summary_path(files[2]).exists()

@@ -25,11 +25,16 @@ from rfjax.training.loss import make_loss
 NAMES = """
 eps/linear v/linear eps/cos v/cos rf
 rf/mode(-1.00) rf/mode(-0.54) rf/mode(-0.08) rf/mode(0.38) rf/mode(0.83) rf/mode(1.00) rf/mode(1.29) rf/mode(1.75)
-rf/lognorm(-1.00,0.20) rf/lognorm(-1.00,0.60) rf/lognorm(-1.00,1.00) rf/lognorm(-1.00,1.40) rf/lognorm(-1.00,1.80) rf/lognorm(-1.00,2.20)
-rf/lognorm(-0.50,0.20) rf/lognorm(-0.50,0.60) rf/lognorm(-0.50,1.00) rf/lognorm(-0.50,1.40) rf/lognorm(-0.50,1.80) rf/lognorm(-0.50,2.20)
-rf/lognorm(0.00,0.20) rf/lognorm(0.00,0.60) rf/lognorm(0.00,1.00) rf/lognorm(0.00,1.40) rf/lognorm(0.00,1.80) rf/lognorm(0.00,2.20)
-rf/lognorm(0.50,0.20) rf/lognorm(0.50,0.60) rf/lognorm(0.50,1.00) rf/lognorm(0.50,1.40) rf/lognorm(0.50,1.80) rf/lognorm(0.50,2.20)
-rf/lognorm(1.00,0.20) rf/lognorm(1.00,0.60) rf/lognorm(1.00,1.00) rf/lognorm(1.00,1.40) rf/lognorm(1.00,1.80) rf/lognorm(1.00,2.20)
+rf/lognorm(-1.00,0.20) rf/lognorm(-1.00,0.60) rf/lognorm(-1.00,1.00)
+rf/lognorm(-1.00,1.40) rf/lognorm(-1.00,1.80) rf/lognorm(-1.00,2.20)
+rf/lognorm(-0.50,0.20) rf/lognorm(-0.50,0.60) rf/lognorm(-0.50,1.00)
+rf/lognorm(-0.50,1.40) rf/lognorm(-0.50,1.80) rf/lognorm(-0.50,2.20)
+rf/lognorm(0.00,0.20) rf/lognorm(0.00,0.60) rf/lognorm(0.00,1.00)
+rf/lognorm(0.00,1.40) rf/lognorm(0.00,1.80) rf/lognorm(0.00,2.20)
+rf/lognorm(0.50,0.20) rf/lognorm(0.50,0.60) rf/lognorm(0.50,1.00)
+rf/lognorm(0.50,1.40) rf/lognorm(0.50,1.80) rf/lognorm(0.50,2.20)
+rf/lognorm(1.00,0.20) rf/lognorm(1.00,0.60) rf/lognorm(1.00,1.00)
+rf/lognorm(1.00,1.40) rf/lognorm(1.00,1.80) rf/lognorm(1.00,2.20)
 rf/cosmap
 edm(-1.20,0.60) edm(-1.20,1.20) edm(-1.20,1.80) edm(-0.60,0.60) edm(-0.60,1.20) edm(-0.60,1.80)
 edm(0.00,0.60) edm(0.00,1.20) edm(0.00,1.80) edm(0.60,0.60) edm(0.60,1.20) edm(0.60,1.80)

@@ -1,4 +1,5 @@
-"""Images of which it is known which are copies of which: photographs and rendered scenes, and copies planted by kind."""
+"""Images of which it is known which are copies of which: photographs and rendered scenes, and copies planted by
+kind."""
 
 import dataclasses
 import io
@@ -13,7 +14,8 @@ SIDE = 256  # the photographs' shorter side; scenes have half
 
 
 def distinct_scenes(count, seed=0):
-    """`count` rendered scenes, no two of which hold the same shapes of the same colours in the same cells, as they are or
+    """`count` rendered scenes, no two of which hold the same shapes of the same colours in the same cells, as they
+    are or
     mirrored: the same objects moved by a few pixels are no distinct scene. Two that differ in one object's colour
     are, which a hash of luminance can tell only by where in their cells the objects lie."""
     rng = np.random.default_rng(seed)
@@ -95,8 +97,8 @@ def plant(originals, kinds=KINDS, seed=0):
 
 
 def judged(keepers, group):
-    """(precision, recall, which copies were dropped for one of their own) of a removal: `keepers` is -1 of what stays, `group` the original of each,
-    originals first."""
+    """(precision, recall, which copies were dropped for one of their own) of a removal: `keepers` is -1 of what
+    stays, `group` the original of each, originals first."""
     gone = keepers >= 0
     right = gone & (group[np.where(gone, keepers, 0)] == group)
     copies = len(group) - len(set(group.tolist()))

@@ -1,4 +1,5 @@
-"""Frozen models without PyTorch: features hashed from captions, latents that are means of pixels, captions that name pixels."""
+"""Frozen models without PyTorch: features hashed from captions, latents that are means of pixels, captions that
+name pixels."""
 
 import hashlib
 

@@ -42,7 +42,8 @@ elif verb == "ssh":
         open(os.path.join(here, "hanging"), "w").write(str(os.getpid()) + "\\n")
         time.sleep(60)
     if fate == [0]:
-        sys.exit(subprocess.call(["bash", "-c", option("--command")], env=os.environ | {"PATH": here + ":" + os.environ["PATH"]}))
+        sys.exit(subprocess.call(["bash", "-c", option("--command")], env=os.environ | {"PATH": here + ":" + \
+os.environ["PATH"]}))
     sys.exit(fate[0])
 """
 

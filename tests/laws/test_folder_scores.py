@@ -1,4 +1,5 @@
-"""Scores that `rfjax score` attached, against the loss: in the report and in `rfjax fit`, beside the embedded GenEval."""
+"""Scores that `rfjax score` attached, against the loss: in the report and in `rfjax fit`, beside the embedded
+GenEval."""
 
 import html
 import json

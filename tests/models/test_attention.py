@@ -238,7 +238,8 @@ def compare(make, arguments, places):
         split = jax.jit(make(made), in_shardings=places).lower(*arguments).compile()
         got = split(*jax.device_put(arguments, places))
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want))
-    return max(float(jnp.max(jnp.abs(a - b)) / (1e-6 + jnp.max(jnp.abs(b)))) for a, b in pairs), split.as_text().count("all-gather(")
+    return max(float(jnp.max(jnp.abs(a - b)) / (1e-6 + jnp.max(jnp.abs(b)))) for a, b in pairs), \
+split.as_text().count("all-gather(")
 
 with jax.default_matmul_precision("highest"):
     made = "kernel"

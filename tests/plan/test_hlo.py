@@ -18,7 +18,8 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %input = bf16[152,64]{1,0:T(8,128)(2,1)} parameter(0)
   %zero = bf16[] constant(0)
   %pad.1 = bf16[160,64]{1,0:T(8,128)(2,1)} pad(%input, %zero), padding=0_8x0_0
-  %all-reduce.1 = bf16[160,64]{1,0:T(8,128)(2,1)} all-reduce(%pad.1), channel_id=1, replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15},{16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31}}, to_apply=%add
+  %all-reduce.1 = bf16[160,64]{1,0:T(8,128)(2,1)} all-reduce(%pad.1), channel_id=1, replica_groups={{0,1,2,3,4,5,6,7,\
+8,9,10,11,12,13,14,15},{16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31}}, to_apply=%add
   %start = s32[] constant(0)
   ROOT %slice = bf16[10,64]{1,0} dynamic-slice(%all-reduce.1, %start, %start), dynamic_slice_sizes={10,64}
 }
@@ -42,7 +43,8 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %i.1 = s32[]{:T(128)} get-tuple-element(%carry), index=0
   %weights = f32[37,8,64]{2,1,0:T(8,128)} get-tuple-element(%carry), index=1
   %layer = f32[1,8,64]{2,1,0:T(8,128)} fusion(%weights, %i.1), kind=kLoop, calls=%sliced
-  %all-gather.1 = f32[1,128,64]{2,1,0:T(8,128)} all-gather(%layer), channel_id=2, replica_groups=mesh['axis_0'=16,'axis_1'=2], device_ids=([2,16]T(1,0)) {'axis_0'}, dimensions={1}, metadata={op_name="jit(step)/blocks/qkv"}
+  %all-gather.1 = f32[1,128,64]{2,1,0:T(8,128)} all-gather(%layer), channel_id=2, replica_groups=mesh['axis_0'=16,\
+'axis_1'=2], device_ids=([2,16]T(1,0)) {'axis_0'}, dimensions={1}, metadata={op_name="jit(step)/blocks/qkv"}
   ROOT %next = (s32[]{:T(128)}, f32[37,8,64]{2,1,0:T(8,128)}) tuple(%i.1, %weights)
 }
 
@@ -117,11 +119,14 @@ GPU_PROGRAM = """HloModule jit_step, is_scheduled=true
 ENTRY %main (x: bf16[4096,960], w: bf16[960,2880]) -> bf16[120,2880] {
   %x = bf16[4096,960]{1,0} parameter(0)
   %w = bf16[960,2880]{0,1} parameter(1)
-  %custom-call.1 = (bf16[4096,2880]{1,0}, s8[4194304]{0}) custom-call(%x, %w), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}
+  %custom-call.1 = (bf16[4096,2880]{1,0}, s8[4194304]{0}) custom-call(%x, %w), \
+custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contrac\
+ting_dimensions":["1"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}
   %y = bf16[4096,2880]{1,0} get-tuple-element(%custom-call.1), index=0
   %workspace = s8[4194304]{0} get-tuple-element(%custom-call.1), index=1
   %other = bf16[8] custom-call(%y), custom_call_target="Sharding"
-  %reduce-scatter-start = ((bf16[960,2880]{1,0}, bf16[960,960]{1,0}), (bf16[120,2880]{1,0}, bf16[120,960]{1,0})) reduce-scatter-start(%y, %x), channel_id=3, replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_1'}, dimensions={0}
+  %reduce-scatter-start = ((bf16[960,2880]{1,0}, bf16[960,960]{1,0}), (bf16[120,2880]{1,0}, bf16[120,960]{1,0})) \
+reduce-scatter-start(%y, %x), channel_id=3, replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_1'}, dimensions={0}
   %reduce-scatter-done = (bf16[120,2880]{1,0}, bf16[120,960]{1,0}) reduce-scatter-done(%reduce-scatter-start)
   ROOT %part = bf16[120,2880]{1,0} get-tuple-element(%reduce-scatter-done), index=0
 }
@@ -144,10 +149,14 @@ ENTRY %main (q: bf16[4,3,512,64]) -> bf16[4,3,512,64] {
   %k = bf16[4,3,640,64]{3,2,1,0:T(8,128)(2,1)} copy(%q)
   %table = s8[1,1,1]{2,1,0} constant({...})
   %segments = s32[512,128]{1,0} constant({...})
-  %splash_mha_fwd_segmented_residuals.1 = (f32[4,512,128]{2,1,0:T(8,128)}, bf16[4,3,512,64]{3,2,1,0:T(8,128)(2,1)S(1)}) custom-call(%table, %table, %q, %k, %k, /*index=5*/%segments), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+  %splash_mha_fwd_segmented_residuals.1 = (f32[4,512,128]{2,1,0:T(8,128)}, bf16[4,3,512,64]{3,2,1,0:T(8,128)(2,\
+1)S(1)}) custom-call(%table, %table, %q, %k, %k, /*index=5*/%segments), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
 "xprof_metadata":"{\\"block_q\\": 512}"
 }}, metadata={op_name="jit(step)/splash_mha_fwd/pallas_call"}
-  %splash_mha_dkv_segmented_no_residuals.1 = (bf16[4,1,3,512,64]{4,3,2,1,0}, bf16[4,3,512,64]{3,2,1,0}) custom-call(%table, %table, %q, %k, %k, %segments, %q), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+  %splash_mha_dkv_segmented_no_residuals.1 = (bf16[4,1,3,512,64]{4,3,2,1,0}, bf16[4,3,512,64]{3,2,1,0}) \
+custom-call(%table, %table, %q, %k, %k, %segments, %q), custom_call_target="tpu_custom_call", \
+frontend_attributes={kernel_metadata={
 }}, metadata={op_name="jit(step)/splash_mha_dkv/pallas_call"}
   %unheard_of.3 = bf16[4,3,512,64]{3,2,1,0} custom-call(%q), custom_call_target="tpu_custom_call"
   ROOT %sharding = bf16[4,3,512,64]{3,2,1,0} custom-call(%q), custom_call_target="Sharding"

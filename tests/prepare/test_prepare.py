@@ -144,7 +144,8 @@ def test_measured_scaling_gives_unit_latents(monkeypatch, folder, tmp_path):
 
 
 def test_scaling_of_another_corpus(monkeypatch, folder, tmp_path, capsys):
-    """A corpus for a child of a run has the parent's numbers. Catches its own taken instead, and another autoencoder's."""
+    """A corpus for a child of a run has the parent's numbers. Catches its own taken instead, and another
+    autoencoder's."""
     first, second = tmp_path / "first", tmp_path / "second"
     few = ("--precision=float32", "--validation-share=0")
     assert prepare(monkeypatch, folder, f"--out={first}", "--latent-scaling=measured", "--size=16", *few) == 0
@@ -253,7 +254,8 @@ def test_tasks_and_a_merge_make_what_one_process_makes(monkeypatch, folder, undi
 
 
 def test_the_split_is_the_keys_own(monkeypatch, folder, undisturbed, tmp_path):
-    """Catches a split that depends on the order, on shards or on what else there is: training would see validation images."""
+    """Catches a split that depends on the order, on shards or on what else there is: training would see validation
+    images."""
     assert (
         prepare(
             monkeypatch,

@@ -1,4 +1,5 @@
-"""`rfjax prepare --buckets`: which bucket an image goes to, how it is cut, what is stored and what training sees of it."""
+"""`rfjax prepare --buckets`: which bucket an image goes to, how it is cut, what is stored and what training sees of
+it."""
 
 import hashlib
 import json

@@ -59,7 +59,8 @@ def name_of(caption):
 
 @pytest.mark.parametrize("count", [1, 2, 7, 1000])
 def test_every_epoch_holds_every_example_once_in_an_order_of_its_own(count):
-    """Catches examples left out or met twice, one order for all epochs, and an order that knows what was asked before."""
+    """Catches examples left out or met twice, one order for all epochs, and an order that knows what was asked
+    before."""
     indices = np.arange(5 * count)
     places = EpochOrders(count, key=3).places(indices)
     epochs = places.reshape(5, count)
@@ -297,7 +298,8 @@ def test_what_is_printed_without_validation_images_is_no_config_that_training_re
 
 
 def test_few_open_files_are_enough(stored, tmp_path):
-    """A corpus of a thousand shards must not need a thousand file descriptors, nor one of many buckets as many times a limit."""
+    """A corpus of a thousand shards must not need a thousand file descriptors, nor one of many buckets as many
+    times a limit."""
     found = manifest.read(stored)
     files = found.files("train", "32x32", "captions")
     paths = [stored / name for name in files.names]

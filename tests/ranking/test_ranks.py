@@ -75,7 +75,8 @@ def test_replicates_that_lie_farther_away_change_no_order(line, tmp_path):
 
 
 def test_columns_average_over_their_controls_alone(tmp_path):
-    """Two variants that change places at 5 steps. Would catch a 5 found in 50 or 25, and an "all" weighted by column."""
+    """Two variants that change places at 5 steps. Would catch a 5 found in 50 or 25, and an "all" weighted by
+    column."""
 
     def first(corpus, weights, steps, guidance):
         return (0.5, 5.0) if steps == 5 else (0.7, 3.0)

@@ -145,7 +145,10 @@ def test_a_missing_headline_is_explained(table, tmp_path, capsys):
     pd.read_csv(table).iloc[[0, 6, 12, 19]].to_csv(tmp_path / "four.csv", index=False)
     status, found = fit_json(tmp_path / "four.csv", "--law", "saturating")
     said = capsys.readouterr().out
-    why = "4 of 4 runs cannot be predicted from the others (without r00: 3 runs cannot decide 3 parameters; at least 4 are needed)"
+    why = (
+        "4 of 4 runs cannot be predicted from the others "
+        "(without r00: 3 runs cannot decide 3 parameters; at least 4 are needed)"
+    )
     assert status == 0 and f"no error of each run left out in turn: {why}" in said
     assert "the largest (r19) is not predicted: without the largest: 3 runs cannot decide 3 parameters" in said
     assert found["fits"]["saturating"]["leave_one_out"]["reason"] == why

@@ -106,8 +106,8 @@ def test_each_shape_is_compiled_once_before_the_first_step(tmp_path, capsys, mon
 
 
 def test_a_steps_loss_is_that_of_its_own_bucket_and_shift(tmp_path):
-    """Catches a step at another part's examples, and a shift that is one for all shapes: against the loss by hand, at the
-    parameters that do not move."""
+    """Catches a step at another part's examples, and a shift that is one for all shapes: against the loss by hand,
+    at the parameters that do not move."""
     overrides = {"train.learning_rate": 0.0, "timestep_shift": 2.0, "timestep_shift_by_area": True, "train.steps": 8}
     bucketed_train(tmp_path, overrides)
     found = [row["loss"] for row in rows(tmp_path)]

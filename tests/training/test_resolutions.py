@@ -1,4 +1,5 @@
-"""A child at another resolution than its parent: its weights at new positions, and what must be the same all the same."""
+"""A child at another resolution than its parent: its weights at new positions, and what must be the same all the
+same."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -37,7 +37,8 @@ FROZEN = (
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """The images of one bucket of a prepared corpus: all of them, where it has but one. See `corpus.Corpus` for the methods.
+    """The images of one bucket of a prepared corpus: all of them, where it has but one. See `corpus.Corpus` for the
+    methods.
 
     Training examples come in epochs, each in an order of its own that depends on the seed, with a
     caption drawn anew. Validation examples are the same for every seed: the split's images in stored
@@ -172,7 +173,8 @@ class PreparedCorpus:
                 out.append(unpack(record))
             except ValueError as error:
                 raise RfjaxError(
-                    f"record {place} of the {split} {kind} of {self._where}: {error}; rfjax inspect finds what is damaged"
+                    f"record {place} of the {split} {kind} of {self._where}: {error}; rfjax inspect finds what "
+                    "is damaged"
                 ) from None
         return out
 

@@ -23,7 +23,8 @@ class EpochOrders:
         self._order = lru_cache(maxsize=3)(lambda epoch: _order(key, epoch, count))
 
     def places(self, indices: Integer[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-        """The example that stands at each index of the endless sequence of epochs. Every epoch holds every example once."""
+        """The example that stands at each index of the endless sequence of epochs. Every epoch holds every example
+        once."""
         epochs, positions = np.divmod(np.asarray(indices, np.uint64), np.uint64(self._count))
         places = np.empty(len(positions), np.uint64)
         for epoch in np.unique(epochs):

@@ -215,7 +215,8 @@ def described(folder: Path, part: str, variant: str) -> Described:
     if not weights:
         others = sorted(path.name for path in (folder / part).iterdir() if path.suffix in (".safetensors", ".bin"))
         hint = (
-            f"; it has {', '.join(others)}: --models-variant names the part between the dots, and .bin files are not read"
+            f"; it has {', '.join(others)}: --models-variant names the part between the dots, and .bin files are "
+            "not read"
             if others
             else ""
         )
@@ -254,7 +255,8 @@ class Place:
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ConfigError(
-                f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them; fetch the folder again"
+                f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them; fetch the "
+                "folder again"
             )
         return model.eval().requires_grad_(False).to(self.device)
 

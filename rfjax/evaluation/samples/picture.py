@@ -26,7 +26,8 @@ AT_ONCE = 64
 def sample_picture(
     workdir: Path, overrides: Mapping[str, object], wanted: Wanted, *, prompts: Sequence[str], out: Path
 ) -> Path:
-    """A PNG with a row per caption, and what made it as JSON beside it. Raises `ConfigError` on what cannot be used as given."""
+    """A PNG with a row per caption, and what made it as JSON beside it. Raises `ConfigError` on what cannot be used
+    as given."""
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {out}; pictures are written as PNG, so its name must end in .png")
     run = request.opened(workdir, overrides, wanted)

@@ -1,4 +1,5 @@
-"""What sampling from a run takes, whatever the images become: one picture (`sample_picture`) or a folder (`sample_folder`)."""
+"""What sampling from a run takes, whatever the images become: one picture (`sample_picture`) or a folder
+(`sample_folder`)."""
 
 from __future__ import annotations
 
@@ -64,8 +65,8 @@ def latents_shape(run: OpenRun, size: tuple[int, int] | None) -> tuple[int, int,
 
 
 def what_made_them(run: OpenRun, step: int, wanted: Wanted, shape: tuple[int, int, int]) -> dict:
-    """For the JSON beside images. What is not the run's own way of sampling is in the sampler's name, so that its scores have
-    a record of their own."""
+    """For the JSON beside images. What is not the run's own way of sampling is in the sampler's name, so that its
+    scores have a record of their own."""
     config = run.config
     sampler = sampler_name(config.evaluation.sampler, config.timestep_shift, config.timestep_shift_by_area)
     if wanted.encoders:  # scores of other conditions are not the same sampler's

@@ -141,8 +141,8 @@ class MMDiT(nn.Module):
         self.final = Final(hidden, values)
 
     def forward(self, latents, t, context, pooled):
-        """Latents [batch, channels, height, width] at times t [batch], or one number, in [0, 1], context [batch, tokens,
-        size], pooled [batch, size]; the velocity has the latents' shape."""
+        """Latents [batch, channels, height, width] at times t [batch], or one number, in [0, 1], context [batch,
+        tokens, size], pooled [batch, size]; the velocity has the latents' shape."""
         c, p = self.c, self.c["patch_size"]
         batch, channels, height, width = latents.shape
         if height % p or width % p or max(height, width) > p * c["position_grid"]:

@@ -168,8 +168,8 @@ def test_diffusers_pipeline_makes_what_rfjax_sample_makes(exported, monkeypatch,
 
 @pytest.mark.parametrize("exported", [ENCODERS["all"]], ids=["all"], indirect=True)
 def test_samples_without_t5_are_the_pipelines_without_it(exported, monkeypatch, tmp_path):
-    """A run that was trained with T5, sampled from with `--encoders`. Catches prompts that are encoded with it all the same, and
-    images whose record says nothing of it."""
+    """A run that was trained with T5, sampled from with `--encoders`. Catches prompts that are encoded with it all
+    the same, and images whose record says nothing of it."""
     run, folder = exported
     ours = sampled(monkeypatch, run, tmp_path / "s.png", "--encoders=clip_l,clip_g", "--negative=a dog")
     assert json.loads((tmp_path / "s.json").read_text())["sampler"].endswith("-clip_l+clip_g")

@@ -47,7 +47,8 @@ def test_the_module_computes_our_velocity(exported_plain):
 def test_the_module_needs_nothing_of_ours(exported_plain):
     """An import of rfjax or JAX in the module that a PyTorch user gets."""
     _, folder = exported_plain
-    script = "import sys; sys.modules['jax'] = sys.modules['rfjax'] = None; from mmdit import load; print(len(load('.').blocks))"
+    without = "import sys; sys.modules['jax'] = sys.modules['rfjax'] = None"
+    script = f"{without}; from mmdit import load; print(len(load('.').blocks))"
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
     assert done.stdout.strip() == "4", done.stderr
 

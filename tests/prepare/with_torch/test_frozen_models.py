@@ -1,4 +1,5 @@
-"""Features and latents are those of diffusers' own pipeline, whatever the source; and what is refused of a models' folder."""
+"""Features and latents are those of diffusers' own pipeline, whatever the source; and what is refused of a models'
+folder."""
 
 import json
 import shutil
@@ -296,8 +297,8 @@ def test_other_weights_than_those_prepared_with_are_refused(models, tmp_path):
 
 
 def test_prompts_are_encoded_with_some_of_the_encoders(models, tmp_path):
-    """As a run's samples are made for want of T5, whose folder need not be there. Catches an encoder's features in another's
-    slot, and T5 looked for."""
+    """As a run's samples are made for want of T5, whose folder need not be there. Catches an encoder's features in
+    another's slot, and T5 looked for."""
     out = prepared(
         models, photographs.write_folder(tmp_path / "in", ["moon"]), tmp_path / "out", "--validation-share=1"
     )

@@ -15,7 +15,8 @@ from rfjax.training import distributed
 from rfjax.training.processes.cluster import Job
 port, processes, index, seconds = map(int, sys.argv[1:])
 try:
-    distributed.join(Job("the test", processes, index, f"127.0.0.1:{port}"), heartbeat_seconds=10, connect_seconds=seconds)
+    distributed.join(Job("the test", processes, index, f"127.0.0.1:{port}"), heartbeat_seconds=10, \
+connect_seconds=seconds)
 except RfjaxError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_status)
