@@ -14,6 +14,7 @@ import difflib
 import importlib.util
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict
 
 from rfjax import limits
 from rfjax.errors import ConfigError
+from rfjax.shipped import find_config, find_site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,21 +240,22 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
     return from_dict(nested)
 
 
-def load_file(path: str | Path) -> types.ModuleType:
-    """The config file as a module, with `get_config()` and, for a study, `points()`."""
-    path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError(f"no config file at {path}{hint}")
-    spec = importlib.util.spec_from_file_location(f"rfjax_config_{path.stem}", path)
+def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
+    """The config file as a module, with `get_config()` and, for a study, `points()`.
+
+    `file` is a path, or as text the name of a shipped config too (`shipped.find_config`). Of the kind `site` it is a
+    site of `rfjax launch`, with `get_site()`.
+    """
+    find = {"config": find_config, "site": find_site}[kind]
+    path = find(file if isinstance(file, str) else os.path.join(".", file))  # a Path is never a name
+    spec = importlib.util.spec_from_file_location(f"rfjax_{kind}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ConfigError(f"config file {path} failed: {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, "get_config", None)):
-        raise ConfigError(f"config file {path} has no get_config(); it must return a ConfigDict")
+        raise ConfigError(f"{kind} file {path} failed: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, f"get_{kind}", None)):
+        raise ConfigError(f"{kind} file {path} has no get_{kind}(); it must return a ConfigDict")
     return module
 
 

@@ -14,7 +14,7 @@ import rfjax
 
 ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
-FOUNDATION = ("errors", "files", "limits", "config")
+FOUNDATION = ("errors", "files", "limits", "shipped", "config")
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("study", "results", "laws", "ranking", "report")
 PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch")
@@ -28,6 +28,7 @@ WITHOUT_JAX = (
     "rfjax.files",
     "rfjax.launch.command",
     "rfjax.limits",
+    "rfjax.shipped",
     "rfjax.evaluation.image_features",
     "rfjax.evaluation.frechet",
     "rfjax.evaluation.geneval.rules",

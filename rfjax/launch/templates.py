@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
+
+from rfjax.shipped import find_template
 
 
 def fill(template: str, **values: str) -> str:
-    """The package's file `template` with every `@name@` replaced; each value must have its place."""
-    text = resources.files("rfjax.launch").joinpath(template).read_text()
+    """The shipped file `template` of launch/ with every `@name@` replaced; each value must have its place."""
+    text = find_template(template).read_text()
     places = set(re.findall(r"@(\w+)@", text))
     assert places == set(values), (template, places ^ set(values))
     return re.sub(r"@(\w+)@", lambda place: values[place[1]], text)

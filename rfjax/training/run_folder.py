@@ -135,7 +135,8 @@ def code_hash() -> str:
     """A hash of the package's sources: runs with equal hashes ran the same code."""
     root = Path(rfjax.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    shipped = root / "_shipped"  # configs and sites, which only a wheel has inside
+    for path in sorted(path for path in root.rglob("*.py") if shipped not in path.parents):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

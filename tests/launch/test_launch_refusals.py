@@ -1,9 +1,6 @@
 """What cannot be launched is refused before anything is written, with the remedy."""
 
-import fnmatch
 import os
-import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +8,6 @@ from helpers.launch_tiny import write_study
 from rfjax import cli
 from rfjax.launch.tasks import LONGEST_NAME, scheduler_name
 
-ROOT = Path(__file__).parents[2]
 SLURM = ("--on=slurm", "--gpus-per-node=0")
 TPU = ("--on=tpu-vm", "--zone=z", "--workdir=/mnt/s")
 GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
@@ -89,14 +85,3 @@ def test_names_fit_every_scheduler_and_stay_apart():
     for name in names:
         assert name[0].isalpha() and name[-1] != "-" and len(name) <= LONGEST_NAME
         assert not set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789-")
-
-
-def test_templates_are_in_the_installed_package():
-    """Catches a script that a checkout has and an installation lacks."""
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rfjax"]
-    scripts = [
-        path.relative_to(ROOT / "rfjax") for path in (ROOT / "rfjax/launch").iterdir() if path.suffix not in (".py", "")
-    ]
-    assert len(scripts) == 3
-    for script in scripts:
-        assert any(fnmatch.fnmatch(str(script), pattern) for pattern in patterns), script

@@ -1,0 +1,70 @@
+"""What is shipped with the code and found by name: configs, sites and the templates of scripts. No JAX here.
+
+In a checkout they are the folders `configs/` and `launch/` beside the package; a wheel holds both inside the package
+(`setup.py`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+from rfjax.errors import ConfigError
+
+_PACKAGE = Path(__file__).parent
+
+
+def list_configs() -> dict[str, Path]:
+    """The shipped configs by name: `shapes`, `sd3_depth` and so on."""
+    return _list("configs")
+
+
+def list_sites() -> dict[str, Path]:
+    """The shipped sites of `rfjax launch` by name."""
+    return _list("launch")
+
+
+def find_config(text: str) -> Path:
+    """The config file that `--config` names: a path, or the name of a shipped config.
+
+    What has a slash or ends in `.py` is a path, and where that file exists it is taken. A word without either is always
+    a shipped name, whatever files there are here; `name.py` is one too where there is no such file. Raises
+    `ConfigError` with the nearest and with all shipped names.
+    """
+    return _find("config", text, list_configs())
+
+
+def find_site(text: str) -> Path:
+    """The site file that `--site` names, by the rule of `find_config`."""
+    return _find("site", text, list_sites())
+
+
+def find_template(name: str) -> Path:
+    """The template of a script, such as `slurm_points.sh`, that `rfjax launch` fills."""
+    return _folder("launch") / name
+
+
+def _folder(name: str) -> Path:
+    inside = _PACKAGE / "_shipped" / name  # of a wheel
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def _list(folder: str) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_folder(folder).glob("*.py"))}
+
+
+def _find(kind: str, text: str, shipped: Mapping[str, Path]) -> Path:
+    path, has_folder = Path(text), "/" in text
+    is_path = has_folder or text.endswith(".py")
+    if is_path and path.is_file():
+        return path
+    name = text.removesuffix(".py")
+    if name in shipped:
+        return shipped[name]
+    beside = [other.name for other in path.parent.glob("*.py")]
+    near = [str(path.parent / match) for match in difflib.get_close_matches(f"{path.stem}.py", beside, 1)]
+    near = near or ([] if has_folder else difflib.get_close_matches(name, shipped, 1))
+    what = f"no {kind} file at {text}" if is_path else f"no {kind} {text!r} is shipped, and a path ends in .py"
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise ConfigError(f"{what}{hint} Shipped are {', '.join(shipped)}")
