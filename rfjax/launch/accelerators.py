@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from rfjax.errors import ConfigError
+from rfjax.launch.target import option
 from rfjax.plan.chips import CHIPS, Target, parse_target
 
 
@@ -31,6 +33,19 @@ CLOUD: dict[str, Cloud] = {
     "v6e": Cloud(type="v6e", runtime="v2-alpha-tpuv6e", label="tpu-v6e-slice", whole=8),
     "h100": Cloud(type="", runtime="", label="nvidia-h100-80gb", whole=0),
 }
+
+
+def accelerator_option() -> Any:
+    """The option `accelerator` of a target on Google's cloud."""
+    return option(
+        "the slice of each point: v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips), h100x64 (GPUs, gke "
+        "only)",
+        needed=True,
+    )
+
+
+def spot_option() -> Any:
+    return option("cheaper, and pre-empted at any time", default=False)
 
 
 def parse_accelerator(name: str) -> tuple[Target, Cloud]:

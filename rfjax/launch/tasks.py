@@ -6,7 +6,6 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -14,63 +13,51 @@ from jax.sharding import AbstractMesh
 
 from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
-from rfjax.errors import ConfigError, Diverged, Preempted
+from rfjax.errors import ConfigError
+from rfjax.launch.target import CommonOptions, Launch, Task
 from rfjax.models.backbone import make_backbone
 from rfjax.models.sharding import AXES
-from rfjax.study.study import Point, Study
+from rfjax.study.study import Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 
-PREEMPTED = Preempted.exit_status  # start it again
-HOPELESS = (ConfigError.exit_status, Diverged.exit_status)  # starting it again cannot help
 LONGEST_NAME = 40  # of 63 that Kubernetes and Cloud allow; both append to it
 
 
-@dataclass(frozen=True)
-class Task:
-    """One command somewhere; `name` fits every scheduler."""
-
-    name: str
-    command: tuple[str, ...]
-    point: Point | None  # None: collects
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A study's tasks: the points, and what comes after them all."""
-
-    study: str
-    name: str
-    points: tuple[Task, ...]
-    collect: Task
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a launch does on one target: files to write, then commands as they are shown, in order."""
-
-    summary: tuple[str, ...]
-    files: Mapping[Path, str]
-    commands: tuple[str, ...]
-
-
 def make_launch(
-    study: Study, config: str | Path, overrides: Mapping[str, str], workdir: str, points: Sequence[str] = ()
+    study: Study,
+    overrides: Mapping[str, str],
+    *,
+    config: Path,
+    config_there: Path,
+    workdir: str,
+    out: Path,
+    options: CommonOptions,
+    points: Sequence[str] = (),
 ) -> Launch:
     """The tasks of a study, or of the points named, in the study's order.
 
-    `config` is the path of the config file where the tasks run, and `overrides` are the command
+    `config` is the config file on this machine, `config_there` where the tasks run, and `overrides` are the command
     line's. Raises `ConfigError` for a point that there is not.
     """
     chosen = {study.point(id).id for id in points} or {point.id for point in study.points}
-    base = ("rfjax", "study", f"--config={config}", *(f"--config.{key}={value}" for key, value in overrides.items()))
+    base = ("rfjax", "study", f"--config={config_there}")
+    base += tuple(f"--config.{key}={value}" for key, value in overrides.items())
     after = f"--workdir={workdir}"
     tasks = tuple(
-        Task(scheduler_name(f"{study.name}-{point.id}"), (*base, f"--point={point.id}", after), point)
+        Task(scheduler_name(f"{study.name}-{point.id}"), (*base, f"--point={point.id}", after), point.id, point.config)
         for point in study.points
         if point.id in chosen
     )
-    collect = Task(scheduler_name(f"{study.name}/collect"), (*base, after, "--collect"), None)
-    return Launch(study.name, scheduler_name(study.name), tasks, collect)
+    collect = Task(scheduler_name(f"{study.name}/collect"), (*base, after, "--collect"))
+    return Launch(
+        study=study.name,
+        name=scheduler_name(study.name),
+        points=tasks,
+        collect=collect,
+        config=config,
+        out=out,
+        options=options,
+    )
 
 
 def scheduler_name(text: str) -> str:
@@ -86,15 +73,15 @@ def scheduler_name(text: str) -> str:
     return f"{plain[: LONGEST_NAME - 7].rstrip('-')}-{mark}"
 
 
-def check_layout(point: Point, devices: int, where: str) -> None:
-    """Raises `ConfigError` unless the point's mesh, batch and parameters divide over `devices`."""
+def check_layout(task: Task, devices: int, where: str) -> None:
+    """Raises `ConfigError` unless the mesh, batch and parameters of the task's point divide over `devices`."""
     try:
-        config = point.config
+        config = task.config
         mesh = AbstractMesh(tuple(mesh_sizes(config.mesh, devices).values()), AXES)
         check_batch(mesh, config.train.batch_size, config.train.accumulate)
         shardings(mesh, _parameter_shapes(config))
     except ConfigError as error:
-        raise ConfigError(f"point {point.id} on {where}: {error}") from None
+        raise ConfigError(f"point {task.point} on {where}: {error}") from None
 
 
 def _parameter_shapes(config: Config):

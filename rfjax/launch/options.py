@@ -1,0 +1,127 @@
+"""The options of `rfjax launch` that belong to the place: read from flags and from a site file. No JAX here."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rfjax.config import call, load_file
+from rfjax.errors import ConfigError
+from rfjax.launch.target import CommonOptions, Target
+
+KINDS = {int: "a whole number", str: "text", bool: "True or False", tuple: "a list of texts"}
+
+
+@dataclass(frozen=True)
+class _Option:
+    field: dataclasses.Field
+    kind: type  # a key of KINDS
+    targets: tuple[str, ...]  # those that take it; empty: all do
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.field.name.replace("_", "-")
+
+
+def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) -> None:
+    """Adds --site, --on and a flag for every option, in groups by the targets that take it."""
+    parser.add_argument(
+        "--site",
+        metavar="SITE",
+        help="where to run: a file with get_site(), or the name of a shipped one. It gives --on and the options below; "
+        "flags override it",
+    )
+    parser.add_argument("--on", metavar="TARGET", help="the scheduler: " + ", ".join(targets))
+    groups = {(): parser}
+    for option in _options(targets).values():
+        if option.targets not in groups:
+            title = "with " + " or ".join(f"--on={target}" for target in option.targets)
+            groups[option.targets] = parser.add_argument_group(title)
+        reading = {
+            bool: {"action": argparse.BooleanOptionalAction},
+            tuple: {"action": "append", "metavar": option.field.metadata["metavar"]},
+        }.get(option.kind, {"type": option.kind, "metavar": option.field.metadata["metavar"]})
+        groups[option.targets].add_argument(option.flag, default=None, help=option.field.metadata["help"], **reading)
+
+
+def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple[str, CommonOptions, Target]:
+    """The target's name, the options that all targets take, and the target with its own.
+
+    Raises `ConfigError` for an option that is unknown, out of range or another target's, and for a needed one that
+    neither a flag nor the site gives.
+    """
+    options = _options(targets)
+    site = _read_site(args.site, options) if args.site else {}
+    on = site.get("on") if args.on is None else args.on
+    if on not in targets:
+        near = difflib.get_close_matches(str(on), targets, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        given = "neither --on nor a --site says where to run" if on is None else f"--on is {on!r}"
+        raise ConfigError(f"{given}; it must be one of {', '.join(targets)}{hint}")
+    values: dict[type, dict] = {CommonOptions: {}, targets[on]: {}}
+    for name, option in options.items():
+        by_flag = getattr(args, name) is not None
+        value = getattr(args, name) if by_flag else site.get(name)
+        said = option.flag if by_flag else f"the field {name} of the site {args.site}"
+        if option.targets and on not in option.targets:
+            if value is not None:
+                homes = " or ".join(option.targets)
+                raise ConfigError(f"{said} is for --on={homes}, and this is --on={on}; leave it out")
+        elif value is not None:
+            least = option.field.metadata["least"]
+            if least is not None and value < least:
+                raise ConfigError(f"{said} is {value}; it must be at least {least}")
+            owner = targets[on] if option.targets else CommonOptions
+            values[owner][name] = tuple(value) if option.kind is tuple else value
+        elif name in site or option.field.default is dataclasses.MISSING:
+            where = f"the site {args.site}" if args.site else "a site file for --site"
+            about = option.field.metadata["help"]
+            raise ConfigError(
+                f"{option.flag} is needed with --on={on}; {about}. Give it, or fill the field {name} of {where}"
+            )
+    return on, CommonOptions(**values[CommonOptions]), targets[on](**values[targets[on]])
+
+
+def _read_site(text: str, options: Mapping[str, _Option]) -> dict[str, object]:
+    """The fields of a site. One that is None is left for a flag to give."""
+    site = call(load_file(text, "site"), "get_site", text)
+    site = site.to_dict() if hasattr(site, "to_dict") else site
+    if not isinstance(site, dict):
+        raise ConfigError(f"get_site() of {text} returned {site!r}; it must return a ConfigDict")
+    for name, value in site.items():
+        if name != "on" and name not in options:
+            near = difflib.get_close_matches(str(name), ("on", *options), 1)
+            hint = f"did you mean {near[0]}?" if near else f"the fields are on, {', '.join(options)}"
+            raise ConfigError(f"the site {text} has no field {name!r}; {hint}")
+        kind = str if name == "on" else options[name].kind
+        if value is not None and not _is_of_kind(value, kind):
+            raise ConfigError(f"the field {name} of the site {text} is {value!r}; it must be {KINDS[kind]}")
+    return site
+
+
+def _is_of_kind(value: object, kind: type) -> bool:
+    if kind is tuple:
+        return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _options(targets: Mapping[str, type]) -> dict[str, _Option]:
+    """Every option by name, those that all targets take first."""
+    found: dict[str, _Option] = {}
+    for homes, owner in [((), CommonOptions), *(((name,), target) for name, target in targets.items())]:
+        hints = typing.get_type_hints(owner)
+        for field in dataclasses.fields(owner):
+            before = found[field.name].targets if field.name in found else ()
+            found[field.name] = _Option(field, _kind(hints[field.name]), (*before, *homes))
+    return found
+
+
+def _kind(annotation: object) -> type:
+    """The type that an option is read as: int of `int | None`, tuple of `tuple[str, ...]`."""
+    if typing.get_origin(annotation) is tuple:
+        return tuple
+    return next((part for part in typing.get_args(annotation) if part is not type(None)), annotation)

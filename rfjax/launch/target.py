@@ -1,0 +1,101 @@
+"""What a scheduler must be able to do to run a study, and what it is given and gives back. No JAX here.
+
+A new scheduler is one file with a class that is a `Target`, and a row of `command.TARGETS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from rfjax.config import Config
+from rfjax.errors import ConfigError, Diverged, Preempted
+
+PREEMPTED = Preempted.exit_status  # start it again
+HOPELESS = (ConfigError.exit_status, Diverged.exit_status)  # starting it again cannot help
+
+
+def option(help: str, *, metavar: str = "NAME", least: int | None = None, default=None, needed: bool = False) -> Any:
+    """A field of a dataclass of options, which is a flag of `rfjax launch` and a field of site files at once.
+
+    The field's type decides how it is read: text, a whole number, true or false, or a tuple of texts, whose flag may be
+    given several times. A `needed` one has no default, and its `help` must say what to give.
+    """
+    metadata = {"help": help, "metavar": metavar, "least": least}
+    return dataclasses.field(default=dataclasses.MISSING if needed else default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonOptions:
+    """The options that every scheduler takes."""
+
+    setup: str | None = option(
+        "shell commands that each task runs first: modules, an environment, a mount", metavar="COMMANDS"
+    )
+    storage: str | None = option(
+        "a folder that all machines share and that outlives them; the study's folder lies in it, unless --workdir "
+        "names another",
+        metavar="DIR",
+    )
+    grace: int = option("to save in when told to stop (default 300)", metavar="SECONDS", least=1, default=300)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command somewhere; `name` fits every scheduler."""
+
+    name: str
+    command: tuple[str, ...]
+    point: str | None = None  # the id of the study's point that it trains; None: it collects
+    config: Config | None = None  # of that point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A study's tasks: the points, and what comes after them all."""
+
+    study: str
+    name: str
+    points: tuple[Task, ...]
+    collect: Task
+    config: Path  # the config file on this machine
+    out: Path  # the folder on this machine of scripts, manifests and logs
+    options: CommonOptions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch does on one target: files to write, then commands as they are shown, in order."""
+
+    summary: tuple[str, ...]
+    files: Mapping[Path, str]
+    commands: tuple[str, ...]
+
+
+@runtime_checkable
+class Target(Protocol):
+    """A scheduler with its options: a frozen dataclass, each field of which is an `option`.
+
+    Flags, site files, refusals and `--help` follow from the fields. Its module is imported for `--help`, so JAX may be
+    imported inside its functions only.
+    """
+
+    executable: ClassVar[str]  # the program here that `submit` starts, which must be on the PATH
+    shares_folders: ClassVar[bool]  # whether this machine sees the study's folder by the path that the tasks use
+
+    def config_path(self, config: Path) -> Path:
+        """Where the tasks find the config file `config` of this machine."""
+
+    def workdir(self, given: str | None, study: str) -> str:
+        """The study's folder as the tasks see it: `given`, or the default. Raises `ConfigError` where what is written
+        there would be lost."""
+
+    def plan(self, launch: Launch) -> Plan:
+        """The files and commands of a launch; nothing is written. Raises `ConfigError` for machines that do not exist,
+        or that the mesh of a point does not fit."""
+
+    def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
+        """Hands a plan over, its files having been written. Raises `RfjaxError` where the scheduler refuses."""
