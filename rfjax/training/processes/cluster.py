@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.training.processes.jax_internals import cluster_kinds
 
 CONNECT_SECONDS = 300  # nodes of a job start minutes apart
 
@@ -76,7 +77,7 @@ def _from_slurm(environ) -> Job | None:
     processes = int(environ["SLURM_STEP_NUM_TASKS"])
     if processes == 1:
         return None
-    address = _kind("slurm").get_coordinator_address(CONNECT_SECONDS, environ.get("JAX_COORDINATOR_PORT"))
+    address = cluster_kinds()["slurm"].get_coordinator_address(CONNECT_SECONDS, environ.get("JAX_COORDINATOR_PORT"))
     return Job("SLURM", processes, int(environ["SLURM_PROCID"]), address, _slurm_devices(environ))
 
 
@@ -113,8 +114,8 @@ def _tasks_on_node(environ) -> int | None:
 def _from_cluster(environ) -> Job | None:
     """What JAX detects. A pod on Kubernetes counts only where it is one of an indexed job's."""
     passed_over = {"slurm"} | (set() if "JOB_COMPLETION_INDEX" in environ else {"k8s"})
-    for kind in _kinds():
-        if kind.opt_in_only_method or kind.name in passed_over or not kind.is_env_present():
+    for name, kind in cluster_kinds().items():
+        if kind.opt_in_only_method or name in passed_over or not kind.is_env_present():
             continue
         try:
             processes = kind.get_process_count()
@@ -122,20 +123,10 @@ def _from_cluster(environ) -> Job | None:
                 return None
             address = kind.get_coordinator_address(CONNECT_SECONDS, environ.get("JAX_COORDINATOR_PORT"))
             local = kind.get_local_process_id()
-            return Job(kind.name, processes, kind.get_process_id(), address, None if local is None else (local,))
+            return Job(name, processes, kind.get_process_id(), address, None if local is None else (local,))
         except Exception as error:  # requests, kubernetes and sockets each have their own
             raise RfjaxError(
-                f"this is one of a job's processes by {kind.name}, but the others could not be found "
+                f"this is one of a job's processes by {name}, but the others could not be found "
                 f"({type(error).__name__}: {error}); give --coordinator, --processes and --process-id"
             ) from error
     return None
-
-
-def _kinds():
-    from jax._src import clusters  # how many there are must be known before joining; no public name tells it
-
-    return clusters.ClusterEnv._cluster_types
-
-
-def _kind(name):
-    return next(kind for kind in _kinds() if kind.name == name)

@@ -23,13 +23,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax._src import distributed as _jax_distributed  # the service's client has no public name
 from jax.experimental import multihost_utils
 
 from rfjax import errors
 from rfjax.errors import Preempted, RfjaxError
 from rfjax.training.processes import watch
 from rfjax.training.processes.cluster import CONNECT_SECONDS, Job
+from rfjax.training.processes.jax_internals import coordination_client
 
 HEARTBEAT_SECONDS = 60  # a process that has not been heard of for so long is lost
 _FOREVER_MS = 2**31 - 1  # a wait that the heartbeat or the watch over progress ends, if anything must
@@ -130,15 +130,11 @@ def is_first() -> bool:
     return _job is None or _job.process_id == 0
 
 
-def _client():
-    return _jax_distributed.global_state.client
-
-
 def together(what: str) -> None:
     """Until every process has come here. Unlike a collective's, this wait may be as long as a compilation."""
     if many():
         with watch.doing(f"waiting for the other processes ({what})"):
-            _client().wait_at_barrier(f"rfjax/{next(_numbers)}", _FOREVER_MS)
+            coordination_client().wait_at_barrier(f"rfjax/{next(_numbers)}", _FOREVER_MS)
 
 
 def compiled(what: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
@@ -174,12 +170,12 @@ def from_first(make: Callable[[], Any]) -> Any:
             answer = {"value": make()}
         except BaseException as error:
             kind = type(error).__name__ if isinstance(error, RfjaxError) else "RfjaxError"
-            _client().key_value_set(key, json.dumps({"error": kind, "message": str(error) or repr(error)}))
+            coordination_client().key_value_set(key, json.dumps({"error": kind, "message": str(error) or repr(error)}))
             raise
-        _client().key_value_set(key, json.dumps(answer))
+        coordination_client().key_value_set(key, json.dumps(answer))
         return json.loads(json.dumps(answer["value"]))
     with watch.doing("waiting for process 0"):
-        answer = json.loads(_client().blocking_key_value_get(key, _FOREVER_MS))
+        answer = json.loads(coordination_client().blocking_key_value_get(key, _FOREVER_MS))
     if "error" in answer:
         raise getattr(errors, answer["error"], RfjaxError)(answer["message"])
     return answer["value"]
@@ -190,9 +186,9 @@ def everyones(word: str | None) -> list[str | None]:
     if not many():
         return [word]
     folder = f"rfjax/words/{next(_numbers)}"
-    _client().key_value_set(f"{folder}/{_job.process_id}", json.dumps(word))
+    coordination_client().key_value_set(f"{folder}/{_job.process_id}", json.dumps(word))
     together("their words")
-    found = dict(_client().key_value_dir_get(folder))
+    found = dict(coordination_client().key_value_dir_get(folder))
     return [json.loads(found[f"{folder}/{index}"]) for index in range(_job.processes)]
 
 
@@ -217,15 +213,17 @@ def point_ended(number: int, failure: Exception | None, *, patience_seconds: flo
         return None if failure is None else str(failure)
     folder = f"rfjax/point/{number}"
     word = json.dumps([None if failure is None else str(failure), next(_numbers)])
-    _client().key_value_set(f"{folder}/{_job.process_id}", word)
+    coordination_client().key_value_set(f"{folder}/{_job.process_id}", word)
     try:
-        _client().wait_at_barrier(f"{folder}-ended", int(1000 * patience_seconds) if failure else _FOREVER_MS)
+        coordination_client().wait_at_barrier(
+            f"{folder}-ended", int(1000 * patience_seconds) if failure else _FOREVER_MS
+        )
     except Exception as error:
         lost = explained(error)
         if isinstance(lost, PeerLost):
             raise lost from failure
         raise RfjaxError(f"process {_job.process_id} of {_job.processes} failed alone: {failure or error}") from failure
-    words = [json.loads(word) for _, word in sorted(_client().key_value_dir_get(folder))]
+    words = [json.loads(word) for _, word in sorted(coordination_client().key_value_dir_get(folder))]
     _numbers = itertools.count(1 + max(number for _, number in words))  # they may have failed at different ones
     return next((word for word, _ in words if word is not None), None)
 
@@ -261,7 +259,7 @@ def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
 
     def listen():
         try:
-            _client().wait_at_barrier(f"rfjax/never/{job.process_id}", _FOREVER_MS)
+            coordination_client().wait_at_barrier(f"rfjax/never/{job.process_id}", _FOREVER_MS)
         except Exception as error:
             if not _leaving.is_set() or "heartbeat" in str(error):
                 _lost.append(_who(str(error), job, heartbeat_seconds))
@@ -375,7 +373,7 @@ def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -
     sys.stderr.flush()
     _leaving.set()
     try:
-        _client().wait_at_barrier("rfjax/left", int(1000 * patience_seconds) if alone else _FOREVER_MS)
+        coordination_client().wait_at_barrier("rfjax/left", int(1000 * patience_seconds) if alone else _FOREVER_MS)
         _on_abort(None)
         jax.distributed.shutdown()
         _listener.join()  # its wait ends as the service does; Python's end must not find it in C++

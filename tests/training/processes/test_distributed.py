@@ -11,7 +11,7 @@ from helpers.training_tiny import environment
 JOIN = """
 import sys, time
 from rfjax.errors import RfjaxError
-from rfjax.training import distributed
+from rfjax.training.processes import distributed
 from rfjax.training.processes.cluster import Job
 port, processes, index, seconds = map(int, sys.argv[1:])
 try:
