@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest $(if $(filter no,$(TORCH)),--ignore-glob="*/wi
 INSTALLED := $(VENV)/.installed
 TESTS_INSTALLED := $(VENV)/.installed-tests-torch-$(TORCH)-libtpu-$(LIBTPU)
 
-.PHONY: study test test-full format lint clean
+.PHONY: study test test-full test-newest wheel-test format lint clean
 
 # Two simulated devices: each core then does the elementwise work of half a batch
 # (analysis/benchmarks). They say nothing about a GPU, which JAX uses if it has one.
@@ -27,7 +27,25 @@ study: $(INSTALLED)
 test: $(TESTS_INSTALLED)
 	$(PYTEST) -m "not full" -n 2 --dist worksteal
 
-# What is long or needs a system service; leaves a dated record.
+# rfjax without a checkout: a wheel, built, installed apart and used from an empty folder.
+wheel-test: $(INSTALLED)
+	.ci/wheel $(BIN)/python
+
+# What the newest JAX, Flax and Orbax would break: the quick tests in an environment of its own, where the upper bounds
+# of these three are lifted. No part of CI. make test-newest PYTHON=python3.12
+NEWEST := .venv-newest/bin/python
+test-newest:
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	$(NEWEST) -m pip install --quiet --upgrade pip
+	$(NEWEST) analysis/lift_bounds.py jax flax orbax-checkpoint >.venv-newest/requirements.txt
+	$(NEWEST) -m pip install --quiet --requirement .venv-newest/requirements.txt
+	$(NEWEST) -m pip install --quiet --no-deps -e .
+	$(NEWEST) -m pip list 2>/dev/null | grep -E '^(jax|jaxlib|flax|orbax-checkpoint) '
+	$(NEWEST) -m pytest -m "not full" -n 2 --dist worksteal --tb=line -r fE \
+		--ignore-glob="*/with_torch" --ignore=tests/plan/with_libtpu
+
+# What is long or needs a system service; leaves a dated row in analysis/test_records.md.
 test-full: $(TESTS_INSTALLED)
 	$(BIN)/python analysis/record_tests.py -- $(PYTEST) -n 2 --dist worksteal
 
