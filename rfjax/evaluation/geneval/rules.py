@@ -23,11 +23,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Int
 
+from rfjax.data.geneval_names import RELATIONS, TASKS
 from rfjax.errors import ConfigError
-
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-RELATIONS = ("left of", "right of", "above", "below")
+from rfjax.evaluation.intervals import PERCENTILES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +289,7 @@ def score(results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10
             means = _resampled_means(counts, replicates, np.random.default_rng((seed, index)))
             tasks[tag] = _estimate(counts, means)
             resampled.append(means)
-    low, high = np.percentile(np.mean(resampled, axis=0), (2.5, 97.5))
+    low, high = np.percentile(np.mean(resampled, axis=0), PERCENTILES)
     overall = Estimate(
         value=float(np.mean([task.value for task in tasks.values()])),
         stderr=math.sqrt(sum(task.stderr**2 for task in tasks.values())) / len(tasks),
@@ -326,5 +324,5 @@ def _estimate(counts, means):
     value, prompts = correct / images, len(counts)
     residuals = np.sort(counts[:, 0] - value * counts[:, 1])  # sorted: the sum ignores the prompts' order
     stderr = math.sqrt(prompts / (prompts - 1) * float(residuals @ residuals)) / images if prompts > 1 else math.nan
-    low, high = np.percentile(means, (2.5, 97.5))
+    low, high = np.percentile(means, PERCENTILES)
     return Estimate(value, stderr, float(low), float(high), correct, images, prompts)
