@@ -21,7 +21,7 @@ from rfjax.data.corpus import load_corpus
 from rfjax.models.backbone import make_backbone
 from rfjax.models.flops import PARTS, RECOMPUTED, recompute_flops, training_flops
 from rfjax.models.sharding import AXES
-from rfjax.plan.chips import Target
+from rfjax.plan.targets import Target
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.program import state_shapes

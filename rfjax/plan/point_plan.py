@@ -10,12 +10,13 @@ from rfjax.config import Config
 from rfjax.data.buckets import described, largest
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
-from rfjax.plan.chips import GIB, Target
 from rfjax.plan.compiled import Compiled, attention_of, compile_step
 from rfjax.plan.estimate import Estimate, estimate
 from rfjax.plan.roofline import Cost, Roofline, cost, roofline
 from rfjax.plan.search import SLACK, candidates
+from rfjax.plan.targets import Target
 from rfjax.study.study import Point, Size, size_of
+from rfjax.training.chips import GIB
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rfjax.plan.chips import Target
+from rfjax.plan.targets import Target
 
 # Bytes that a device sends, over the bytes of the whole array: a ring over n devices passes
 # (n - 1) / n of it along once, or twice for an all-reduce (Thakur et al. 2005, section 4).

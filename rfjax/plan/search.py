@@ -8,8 +8,8 @@ from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError
 from rfjax.limits import CHOICES
-from rfjax.plan.chips import Target
 from rfjax.plan.estimate import WIDEST_SCATTER, Estimate, estimate
+from rfjax.plan.targets import Target
 
 TENSOR = (1, 2, 4, 8)
 ACCUMULATE = (1, 2, 4, 8, 16, 32)
