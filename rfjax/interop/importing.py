@@ -29,7 +29,7 @@ from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
 from rfjax.interop.recognise import compare, network_of, recognise
 from rfjax.interop.safetensors_files import Reader, sha256_of
 from rfjax.models.backbone import make_backbone, parameter_count
-from rfjax.models.mmdit import POSITIONS
+from rfjax.models.positions import POSITIONS
 from rfjax.study.run import run_facts
 from rfjax.training import checkpoint, run_folder
 

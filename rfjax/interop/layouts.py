@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rfjax.config import ModelConfig
 from rfjax.interop.transforms import Linear, Patches, Same, Transform
-from rfjax.models.mmdit import POSITIONS
+from rfjax.models.positions import POSITIONS
 
 SUFFIX = {"kernel": ".weight", "bias": ".bias", "scale": ".weight"}
 STACKS = ("dual_blocks", "blocks", "last_block")  # in the order of the network

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError
+from rfjax.limits import BACKBONES, POSITION_MULTIPLE
 from rfjax.models.flops import forward_flops
 
 LARGEST_RATIO = 8  # of hidden sizes, within which is searched
@@ -72,7 +73,8 @@ def matched(reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str =
     measure, (step_of, heads_of) = MEASURES[by], HOLDS[hold]
     target, step = measure(reference, shapes), step_of(reference)
     other = dataclasses.replace(reference, **differences)
-    step = math.lcm(step, 4, other.patch_size if other.backbone == "uvit" else 1)
+    divisor = BACKBONES[other.backbone].width_divisor
+    step = math.lcm(step, POSITION_MULTIPLE, getattr(other, divisor) if divisor else 1)
     last = LARGEST_RATIO * reference.width // step
 
     def made(count):

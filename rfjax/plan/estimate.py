@@ -19,10 +19,10 @@ from rfjax.config import Config, MeshConfig
 from rfjax.data.buckets import largest
 from rfjax.data.corpus import load_corpus
 from rfjax.models.backbone import make_backbone
-from rfjax.models.flops import PARTS, RECOMPUTED, recompute_flops, training_flops
+from rfjax.models.flops import RECOMPUTED, flops_by_part, recompute_flops, training_flops
 from rfjax.models.sharding import AXES
-from rfjax.plan.targets import Target
 from rfjax.plan.roofline import Collective, Roofline, roofline
+from rfjax.plan.targets import Target
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.program import state_shapes
 
@@ -96,7 +96,7 @@ def estimate(config: Config, target: Target) -> Estimate:
     tensor, ways = sizes["tensor"], sizes["data"] * sizes["fsdp"]
     examples = train.batch_size // ways
 
-    parts = PARTS[model.backbone](model, shapes)
+    parts = flops_by_part(model, shapes)
     whole = training_flops(model, shapes) + recompute_flops(model, shapes, train.remat)
     recomputed = RECOMPUTED[train.remat]
     unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
