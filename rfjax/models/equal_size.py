@@ -16,6 +16,7 @@ from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError
 from rfjax.limits import BACKBONES, POSITION_MULTIPLE
+from rfjax.models.backbone import make_backbone, parameter_count
 from rfjax.models.flops import forward_flops
 
 LARGEST_RATIO = 8  # of hidden sizes, within which is searched
@@ -24,8 +25,6 @@ LARGEST_RATIO = 8  # of hidden sizes, within which is searched
 @functools.cache
 def parameters(model: ModelConfig, shapes: BatchShapes) -> int:
     """Trainable parameters, counted from the network's own shapes."""
-    from rfjax.models.backbone import make_backbone, parameter_count  # JAX, which FLOPs alone do not need
-
     return parameter_count(make_backbone(model, shapes, attention="xla"))
 
 
@@ -59,7 +58,9 @@ HOLDS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-def matched(reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str = "head_size", **differences) -> Match:
+def match_size(
+    reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str = "head_size", **differences
+) -> Match:
     """`reference` with `differences`, at the hidden size whose `parameters` or `flops` are nearest the reference's.
 
     The depth is kept, and `hold` says whether the size or the number of heads is (the latter gives finer

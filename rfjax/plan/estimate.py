@@ -46,7 +46,7 @@ WIDEST_SCATTER = 32  # over wider axes the TPU compiler all-reduced gradients
 
 
 @dataclass(frozen=True)
-class Estimate:
+class StepEstimate:
     """Per device; bytes and operations of one step."""
 
     mesh: dict[str, int]
@@ -79,7 +79,7 @@ def _bytes(tree, places) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def estimate(config: Config, target: Target) -> Estimate:
+def estimate(config: Config, target: Target) -> StepEstimate:
     """What a config's step takes on each of the target's devices.
 
     Raises `ConfigError` for a mesh that the devices, the batch or the parameters do not fit.
@@ -120,7 +120,7 @@ def estimate(config: Config, target: Target) -> Estimate:
 
     collectives = _collectives(sizes, train, weights, model.depth * micro * activation)
     limits = roofline(target, flops, traffic, collectives)
-    return Estimate(sizes, state_bytes, int(peak), flops, traffic, collectives, limits)
+    return StepEstimate(sizes, state_bytes, int(peak), flops, traffic, collectives, limits)
 
 
 def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:

@@ -61,14 +61,14 @@ def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequen
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     days: float
     chip_hours: float
     money: float | None  # None without a price
 
 
-def cost(target: Target, step_seconds: float, steps: int, price: float | None) -> Cost:
+def cost(target: Target, step_seconds: float, steps: int, price: float | None) -> RunCost:
     """Of `steps` steps; `price` is that of a chip-hour."""
     hours = step_seconds * steps / 3600.0
     chip_hours = hours * target.chips
-    return Cost(hours / 24.0, chip_hours, None if price is None else chip_hours * price)
+    return RunCost(hours / 24.0, chip_hours, None if price is None else chip_hours * price)

@@ -231,7 +231,7 @@ def _overlap(a, b):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ScoreEstimate:
     """A mean of correct images with its standard error and 95 % interval, clustered by prompt.
 
     The standard error is nan where there is one prompt only.
@@ -255,8 +255,8 @@ class GenEvalScore:
     `correct_prompts` (any image of the prompt right) are plain fractions over all tasks.
     """
 
-    tasks: Mapping[str, Estimate]
-    overall: Estimate
+    tasks: Mapping[str, ScoreEstimate]
+    overall: ScoreEstimate
     missing_tasks: tuple[str, ...]
     correct_images: float
     correct_prompts: float
@@ -290,7 +290,7 @@ def score(results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10
             tasks[tag] = _estimate(counts, means)
             resampled.append(means)
     low, high = np.percentile(np.mean(resampled, axis=0), PERCENTILES)
-    overall = Estimate(
+    overall = ScoreEstimate(
         value=float(np.mean([task.value for task in tasks.values()])),
         stderr=math.sqrt(sum(task.stderr**2 for task in tasks.values())) / len(tasks),
         low=float(low),
@@ -325,4 +325,4 @@ def _estimate(counts, means):
     residuals = np.sort(counts[:, 0] - value * counts[:, 1])  # sorted: the sum ignores the prompts' order
     stderr = math.sqrt(prompts / (prompts - 1) * float(residuals @ residuals)) / images if prompts > 1 else math.nan
     low, high = np.percentile(means, PERCENTILES)
-    return Estimate(value, stderr, float(low), float(high), correct, images, prompts)
+    return ScoreEstimate(value, stderr, float(low), float(high), correct, images, prompts)
