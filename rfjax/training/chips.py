@@ -31,21 +31,13 @@ class Chip:
     source: str
 
 
-_CUBES = (
-    (2, 2, 1),
-    (2, 2, 2),
-    (2, 2, 4),
-    (2, 4, 4),
-    (4, 4, 4),
-    (4, 4, 8),
-    (4, 8, 8),
-    (8, 8, 8),
-    (8, 8, 16),
-    (8, 16, 16),
-    (16, 16, 16),
-)
-_SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
-_NODES = tuple((nodes, 8) for nodes in (1, 2, 4, 8, 16, 32, 64, 128))
+def _shapes(names: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(map(int, name.split("x"))) for name in names.split())
+
+
+_CUBES = _shapes("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16")
+_SQUARES = _shapes("1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16")
+_NODES = _shapes("1x8 2x8 4x8 8x8 16x8 32x8 64x8 128x8")
 
 # Usable HBM of the TPUs is what libtpu's compiler allows a program, which its message names when
 # one is too large (95.74, 15.75 GiB); v4's is the documented capacity, v6e's an assumption, 3/4 GiB
