@@ -255,14 +255,19 @@ def check_latents(model, latents) -> None:
             )
 
 
+def check_choice(field: str, value: str | int) -> None:
+    """Raises `ConfigError` for a value that is none of the field's choices, with the nearest."""
+    allowed = CHOICES[field]
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"config.{field} is {value!r}; it must be one of {', '.join(map(str, allowed))}{hint}")
+
+
 def check(config) -> None:
     """Raises `ConfigError` naming the first field out of its limits, its value, and what it may be."""
-    for field, allowed in CHOICES.items():
-        value = attrgetter(field)(config)
-        if value not in allowed:
-            near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"config.{field} is {value!r}; it must be one of {', '.join(map(str, allowed))}{hint}")
+    for field in CHOICES:
+        check_choice(field, attrgetter(field)(config))
     for field, allowed in RANGES.items():
         value = attrgetter(field)(config)
         if value not in allowed:

@@ -165,7 +165,7 @@ def test_the_platform_decides():
         ),
         ("cudnn", "tpu", "it runs on cuda, and this is tpu; use splash or xla, or auto, which takes splash"),
         ("cudnn", "cuda", "it computes in bfloat16, and config.train.compute_dtype is float32; use xla"),
-        ("flash", "tpu", "it must be one of auto, splash, cudnn, xla; did you mean splash?"),
+        ("flash", "tpu", "it must be one of auto, xla, splash, cudnn; did you mean splash?"),
     ],
 )
 def test_what_cannot_run_is_refused_by_name(name, platform, message):
