@@ -3,7 +3,8 @@
 A config file is a short Python file whose `get_config()` returns an `ml_collections.ConfigDict`
 with any subset of the fields below, and, for a study, whose `points()` returns a mapping from
 point id to overrides (`{"depth4": {"model.depth": 4}}`). Defaults live here and nowhere else.
-What a field may be is in `limits.py`. This module imports neither JAX nor a later part of rfjax.
+What a field may be, the names of choices too, is in `limits.py`. This module imports neither JAX nor
+a later part of rfjax.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class ModelConfig:
     position_grid: int = 192  # side, in tokens, of the stored grid that is centre-cropped
     position_tokens: int = 16  # tokens per side at the training resolution
     position_span: float = 16.0  # a square of position_tokens spans [0, position_span)
-    positions: str = "formula"  # formula | stored: the grid itself is in the checkpoint, as imported, and frozen
+    positions: str = "formula"  # stored: the grid itself is in the checkpoint, as imported, and frozen
 
     @property
     def width(self) -> int:
@@ -74,7 +75,7 @@ class PreparedConfig:
 class DataConfig:
     """A corpus. `random` takes any sizes; the others know their own, and refuse others."""
 
-    corpus: str = "shapes"  # shapes | digits | random | prepared
+    corpus: str = "shapes"
     image_size: int = 16  # side of a latent, in latent pixels
     channels: int = 3
     context_tokens: int = 16
@@ -96,7 +97,7 @@ class TrainConfig:
     accumulate: int = 1  # microbatches a step
     together: int = 1  # so many points of a study that differ in their formulation alone are trained in one program
     learning_rate: float = 1e-4
-    schedule: str = "constant"  # constant | cosine | wsd (warm-up, stable, decay)
+    schedule: str = "constant"  # of the learning rate; wsd: warm-up, stable, decay
     warmup_steps: int = 1000
     decay_fraction: float = 0.2  # wsd: the last part of the steps over which the rate falls
     final_learning_rate_fraction: float = 0.0  # cosine and wsd: where the rate ends
@@ -107,12 +108,10 @@ class TrainConfig:
     clip_norm: float = 1.0  # 0 turns clipping off
     ema_decay: float = 0.99
     ema_every: int = 100  # steps between updates of the average
-    compute_dtype: str = "float32"  # float32 | bfloat16
-    matmul_precision: str = "default"  # default | high | highest
-    remat: str = "none"  # none | full | attention | dots: what the backward pass recomputes
-    attention: str = (
-        "auto"  # auto | xla | splash (TPU) | cudnn (NVIDIA GPU): what computes it; auto goes by the platform
-    )
+    compute_dtype: str = "float32"
+    matmul_precision: str = "default"
+    remat: str = "none"  # what the backward pass recomputes
+    attention: str = "auto"  # what computes it: splash on TPUs, cudnn on NVIDIA GPUs; auto goes by the platform
     condition_dropout: float = 0.464  # each text encoder's output zeroed independently
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20
@@ -133,7 +132,7 @@ class MeshConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    method: str = "euler"  # euler | heun
+    method: str = "euler"
     steps: int = 50
     guidance_scale: float = 5.0
     # uniform: 1, 1-1/n, ... 0, or for a formulation that is not rf the usual steps of its path | matched: rf's
@@ -205,7 +204,7 @@ def from_dict(values: Mapping | ConfigDict) -> Config:
     what it may be.
     """
     config = _build(Config, values, prefix="")
-    limits.check(config, flatten(config))
+    limits.check(config)
     return config
 
 

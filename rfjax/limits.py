@@ -1,15 +1,60 @@
-"""What the fields of a config may be: tables of limits, and the rules between fields."""
+"""What the fields of a config may be: names, ranges, and the rules between fields. Tables, read by `check`.
+
+This is a module of names: it imports neither JAX nor what the names stand for. A name that a table beside the code
+implements (a schedule, a sampler) stands here a second time, and tests/test_limits.py holds the two equal.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
 
 from rfjax.errors import ConfigError
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "model.backbone": ("mmdit", "dit", "dit_class", "crossdit", "uvit"),
+# (fields, what their values must satisfy, what is then said behind the fields and their values)
+Rule = tuple[tuple[str, ...], Callable[..., object], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A kind of network that a config may name."""
+
+    path: str  # of its class, which has its FLOPs too; imported when a network is made or counted
+    own_fields: tuple[str, ...] = ()  # of `config.model`: the others do not read them
+    width_divisor: str | None = None  # the field of `config.model` that must divide the hidden size
+    rules: tuple[Rule, ...] = ()
+
+
+_WIDTH = "model.width"  # the hidden size: given, or of the depth
+POSITION_MULTIPLE = 4  # that the 2-D position embedding needs of it
+
+BACKBONES: dict[str, Network] = {
+    "mmdit": Network(
+        path="rfjax.models.mmdit:MMDiT",
+        own_fields=("weight_sets", "dual_attention_blocks", "first_text_tokens", "positions"),
+    ),
+    "dit": Network(path="rfjax.models.dit:DiT"),
+    "dit_class": Network(path="rfjax.models.dit:ClassDiT"),
+    "crossdit": Network(path="rfjax.models.crossdit:CrossDiT"),
+    "uvit": Network(
+        path="rfjax.models.uvit:UViT",
+        width_divisor="patch_size",  # its channels halve with each level
+        rules=(
+            (
+                ("model.patch_size",),
+                lambda patch: patch >= 2 and patch & (patch - 1) == 0,
+                "config.model.backbone=uvit halves the resolution level by level down to it, so it must be a power "
+                "of two, at least 2",
+            ),
+        ),
+    ),
+}
+
+CHOICES: dict[str, tuple[str | int, ...]] = {
+    "model.backbone": tuple(BACKBONES),
     "model.weight_sets": (2, 3),
     "model.positions": ("formula", "stored"),
     "data.corpus": ("shapes", "digits", "random", "prepared"),
@@ -23,74 +68,157 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),
 }
 
-# (field, smallest value allowed)
-MINIMA: tuple[tuple[str, float], ...] = (
-    ("seed", 0),
-    ("model.position_grid", 1),
-    ("model.position_tokens", 1),
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`; an open end is not among them."""
+
+    low: float | int
+    high: float | int = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float | int) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open_low else 'at least'} {self.low}"
+        high = f" and {'below' if self.open_high else 'at most'} {self.high}"
+        return low if self.high == math.inf else low + high
+
+
+POSITIVE = Range(0, open_low=True)
+SHARE = Range(0, 1)
+DECAY = Range(0, 1, open_high=True)
+SEED = Range(0, 2**32, open_high=True)  # the generator's keys are made of 32 bits: two larger seeds could be one
+
+RANGES: dict[str, Range] = {
+    "seed": SEED,
+    "timestep_shift": POSITIVE,
+    _WIDTH: Range(1),
+    "model.depth": Range(1),
+    "model.head_size": Range(1),
+    "model.mlp_ratio": POSITIVE,
+    "model.patch_size": Range(1),
+    "model.dual_attention_blocks": Range(0),
+    "model.time_embedding_size": Range(2),
+    "model.position_grid": Range(1),
+    "model.position_tokens": Range(1),
+    "model.position_span": POSITIVE,
+    "data.image_size": Range(1),
+    "data.channels": Range(1),
+    "data.context_tokens": Range(1),
+    "data.context_size": Range(1),
+    "data.pooled_size": Range(1),
+    "data.prepared.synthetic_captions": SHARE,
+    "train.steps": Range(1),
+    "train.batch_size": Range(1),
+    "train.accumulate": Range(1),
+    "train.together": Range(1),
+    "train.learning_rate": Range(0),
+    "train.warmup_steps": Range(0),
+    "train.decay_fraction": SHARE,
+    "train.final_learning_rate_fraction": SHARE,
+    "train.b1": DECAY,
+    "train.b2": DECAY,
+    "train.eps": POSITIVE,
+    "train.weight_decay": Range(0),
+    "train.clip_norm": Range(0),
+    "train.ema_decay": DECAY,
+    "train.ema_every": Range(1),
+    "train.condition_dropout": SHARE,
+    "train.max_skipped_in_row": Range(1),
+    "train.log_every": Range(1),
+    "train.checkpoint_every": Range(1),
+    "train.keep_last": Range(1),
+    "train.stall_seconds": Range(0),
+    "train.keep_every": Range(0),
+    "evaluation.every": Range(0),
+    "evaluation.geneval_every": Range(0),
+    "evaluation.sampler.steps": Range(1),
+    "evaluation.validation.examples": Range(0),
+    "evaluation.validation.batch_size": Range(1),
+    "evaluation.validation.levels": Range(2),
+    "evaluation.validation.seed": SEED,
+    "evaluation.geneval.prompts_per_task": Range(0),
+    "evaluation.geneval.images_per_prompt": Range(1),
+    "evaluation.geneval.batch_size": Range(1),
+    "evaluation.geneval.seed": SEED,
+    "evaluation.ranking.prompts_per_task": Range(0),
+    "evaluation.ranking.images_per_prompt": Range(1),
+    "evaluation.ranking.batch_size": Range(1),
+    "evaluation.ranking.seed": SEED,
+}
+
+# (field, the field or number that must divide its value)
+DIVISORS: tuple[tuple[str, str | int], ...] = (
     ("model.time_embedding_size", 2),
-    ("data.context_tokens", 1),
-    ("data.context_size", 1),
-    ("data.pooled_size", 1),
-    ("train.weight_decay", 0.0),
-    ("evaluation.every", 0),
-    ("evaluation.geneval_every", 0),
-    ("evaluation.validation.seed", 0),
-    ("evaluation.geneval.seed", 0),
-    ("model.depth", 1),
-    ("model.head_size", 1),
-    ("model.patch_size", 1),
-    ("model.dual_attention_blocks", 0),
-    ("data.image_size", 1),
-    ("data.channels", 1),
-    ("train.steps", 1),
-    ("train.batch_size", 1),
-    ("train.accumulate", 1),
-    ("train.together", 1),
-    ("train.learning_rate", 0.0),
-    ("train.warmup_steps", 0),
-    ("train.clip_norm", 0.0),
-    ("train.ema_every", 1),
-    ("train.max_skipped_in_row", 1),
-    ("train.log_every", 1),
-    ("train.checkpoint_every", 1),
-    ("train.keep_last", 1),
-    ("train.keep_every", 0),
-    ("train.stall_seconds", 0.0),
-    ("evaluation.sampler.steps", 1),
-    ("evaluation.validation.examples", 0),
-    ("evaluation.validation.batch_size", 1),
-    ("evaluation.validation.levels", 2),
-    ("evaluation.geneval.prompts_per_task", 0),
-    ("evaluation.geneval.images_per_prompt", 1),
-    ("evaluation.geneval.batch_size", 1),
-    ("evaluation.ranking.seed", 0),
-    ("evaluation.ranking.prompts_per_task", 0),
-    ("evaluation.ranking.images_per_prompt", 1),
-    ("evaluation.ranking.batch_size", 1),
+    (_WIDTH, "model.head_size"),
+    (_WIDTH, POSITION_MULTIPLE),
+    ("data.image_size", "model.patch_size"),
+    ("train.batch_size", "train.accumulate"),
 )
 
-OPEN_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("timestep_shift", 0, math.inf),
-    ("model.mlp_ratio", 0, math.inf),
-    ("model.position_span", 0, math.inf),
-    ("train.eps", 0, math.inf),
-)
-UNIT_RANGES = (
-    "train.condition_dropout",
-    "train.decay_fraction",
-    "train.final_learning_rate_fraction",
-    "data.prepared.synthetic_captions",
-)
-HALF_OPEN_RANGES = ("train.ema_decay", "train.b1", "train.b2")
-SEEDS = ("seed", "evaluation.validation.seed", "evaluation.geneval.seed", "evaluation.ranking.seed")
+_ALONE = "runs that are trained together are whole on one device each: set one of the two to 1"
+_UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
-# (field, the value that leaves it unset, the backbones that have it): the others would not read it
-BACKBONES_OWN: tuple[tuple[str, object, tuple[str, ...]], ...] = (
-    ("model.weight_sets", 2, ("mmdit",)),
-    ("model.dual_attention_blocks", 0, ("mmdit",)),
-    ("model.first_text_tokens", 77, ("mmdit",)),
-    ("model.positions", "formula", ("mmdit",)),
+RULES: tuple[Rule, ...] = (
+    (("model.mlp_ratio", _WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
+    (
+        ("data.image_size", "model.patch_size", "model.position_grid"),
+        lambda side, patch, grid: side // patch <= grid,
+        "an image has more tokens a side than the grid of positions; raise that",
+    ),
+    (
+        ("model.dual_attention_blocks", "model.depth"),
+        lambda dual, depth: dual < depth,
+        "the former must be below the latter: the last block has no dual attention",
+    ),
+    (
+        ("model.weight_sets", "model.first_text_tokens", "data.context_tokens"),
+        lambda sets, first, tokens: sets != 3 or 0 < first < tokens,
+        "of 3 weight sets the first is that of the first text tokens, which must be some of the context's, not all",
+    ),
+    *(
+        (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
+        for field in ("train.accumulate", "mesh.fsdp", "mesh.tensor")
+    ),
+    *(
+        ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")
+        for field in ("evaluation.weights", "evaluation.geneval.weights", "evaluation.ranking.weights")
+    ),
+    (
+        ("evaluation.ranking.samplers",),
+        lambda samplers: 0 < len(samplers) == len(set(map(sampler_setting, samplers))),
+        "it must name one or more, each once",
+    ),
+    (
+        ("evaluation.ranking.prompts_per_task",),
+        lambda prompts: prompts != 1,
+        "intervals are made by resampling the prompts of a task, so give 2 or more, or 0 for no ranking",
+    ),
+    (
+        ("evaluation.validation.examples",),
+        lambda examples: examples != 1,
+        "a standard error needs 2 or more, and 0 turns the evaluation off",
+    ),
+    *(
+        (
+            (f"evaluation.{scores}.prompts_per_task", "evaluation.validation.examples"),
+            lambda prompts, examples: not prompts or examples,
+            f"{_UNVALIDATED}: set the former to 0, too",
+        )
+        for scores in ("geneval", "ranking")
+    ),
+    *(
+        (
+            (f"evaluation.{scores}.weights", "evaluation.weights", f"evaluation.{scores}.prompts_per_task"),
+            lambda scored, validated, prompts: not prompts or set(scored) <= set(validated),
+            f"{_UNVALIDATED}: leave out the weights that are not validated",
+        )
+        for scores in ("geneval", "ranking")
+    ),
 )
 
 
@@ -127,130 +255,59 @@ def check_latents(model, latents) -> None:
             )
 
 
-def check(config, flat: Mapping[str, object]) -> None:
-    """Raises `ConfigError` naming the first field out of its limits; `flat` is `config` by dotted key."""
-    for key, allowed in CHOICES.items():
-        if flat[key] not in allowed:
-            near = difflib.get_close_matches(str(flat[key]), [str(a) for a in allowed], 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"config.{key} is {flat[key]!r}; it must be one of {', '.join(map(str, allowed))}{hint}")
-    for key, minimum in MINIMA:
-        if flat[key] < minimum:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must be at least {minimum}")
-    model, data, train = config.model, config.data, config.train
-    if model.width < 1 or int(model.mlp_ratio * model.width) < 1:
-        raise ConfigError(
-            f"the hidden size is {model.width} and config.model.mlp_ratio {model.mlp_ratio}; the hidden size and "
-            "their product must be at least 1"
-        )
-    if model.time_embedding_size % 2:
-        raise ConfigError(f"config.model.time_embedding_size is {model.time_embedding_size}; it must be even")
-    for key, low, high in OPEN_RANGES:
-        if not low < flat[key] < high:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must lie between {low:g} and {high:g}")
-    for key in UNIT_RANGES:
-        if not 0 <= flat[key] <= 1:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must lie in [0, 1]")
-    for key in HALF_OPEN_RANGES:
-        if not 0 <= flat[key] < 1:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must lie in [0, 1)")
-    for key in SEEDS:  # the generator's keys are made of 32 bits: two larger seeds could be one
-        if flat[key] >= 2**32:
-            raise ConfigError(f"config.{key} is {flat[key]}; it must be below 2^32")
-    if model.width % model.head_size:
-        raise ConfigError(
-            f"the hidden size {model.width} (config.model.depth={model.depth}) is not divisible by "
-            f"config.model.head_size={model.head_size}; choose a head size that divides it"
-        )
-    if model.width % 4:
-        raise ConfigError(
-            f"the hidden size {model.width} is not divisible by 4, which the 2-D position embedding needs"
-        )
-    for key, unset, backbones in BACKBONES_OWN:
-        if model.backbone not in backbones and flat[key] != unset:
+def check_choice(field: str, value: str | int) -> None:
+    """Raises `ConfigError` for a value that is none of the field's choices, with the nearest."""
+    allowed = CHOICES[field]
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"config.{field} is {value!r}; it must be one of {', '.join(map(str, allowed))}{hint}")
+
+
+def check(config) -> None:
+    """Raises `ConfigError` naming the first field out of its limits, its value, and what it may be."""
+    for field in CHOICES:
+        check_choice(field, attrgetter(field)(config))
+    for field, allowed in RANGES.items():
+        value = attrgetter(field)(config)
+        if value not in allowed:
+            raise ConfigError(f"{_name(field)} is {value}; it must be {allowed}")
+    network = BACKBONES[config.model.backbone]
+    _check_unread(config, network)
+    for fields, holds, remedy in (*network.rules, *RULES):
+        values = [attrgetter(field)(config) for field in fields]
+        if not holds(*values):
+            given = (f"{_name(field)} is {value}" for field, value in zip(fields, values, strict=True))
+            raise ConfigError(f"{' and '.join(given)}; {remedy}")
+    of_the_network = ((_WIDTH, f"model.{network.width_divisor}"),) if network.width_divisor else ()
+    for field, divisor in (*DIVISORS, *of_the_network):
+        value, by = attrgetter(field)(config), divisor if isinstance(divisor, int) else attrgetter(divisor)(config)
+        if value % by:
+            named = by if isinstance(divisor, int) else f"config.{divisor}={by}"
             raise ConfigError(
-                f"config.{key} is {flat[key]}, which config.model.backbone={model.backbone} does not have; leave it at "
-                f"{unset}, or use the backbone {' or '.join(backbones)}"
+                f"{_name(field)} {value} is not divisible by {named}, as it must be; change one of the two"
             )
-    if model.backbone == "uvit" and (model.patch_size < 2 or model.patch_size & (model.patch_size - 1)):
+
+
+def _check_unread(config, network: Network) -> None:
+    """Refuses a field that was set and that the network, or the corpus, does not read."""
+    model, prepared = config.model, config.data.prepared
+    for name, other in BACKBONES.items():
+        for field in other.own_fields:
+            value, default = getattr(model, field), getattr(type(model)(), field)
+            if field not in network.own_fields and value != default:
+                raise ConfigError(
+                    f"config.model.{field} is {value}, which config.model.backbone={model.backbone} does not have; "
+                    f"leave it at {default}, or use the backbone {name}"
+                )
+    unused = [name for name, value in vars(prepared).items() if value != getattr(type(prepared)(), name)]
+    if config.data.corpus != "prepared" and unused:
         raise ConfigError(
-            f"config.model.patch_size is {model.patch_size}; config.model.backbone=uvit halves the resolution level by "
-            "level down to it, so it must be a power of two, at least 2"
+            f"config.data.prepared.{unused[0]} is {getattr(prepared, unused[0])!r}, which the corpus "
+            f"{config.data.corpus} does not read; set config.data.corpus=prepared, or leave it out"
         )
-    if model.backbone == "uvit" and model.width % model.patch_size:
-        raise ConfigError(
-            f"the hidden size {model.width} is not divisible by config.model.patch_size={model.patch_size}, which "
-            "config.model.backbone=uvit needs: its channels halve with each level"
-        )
-    if data.image_size % model.patch_size:
-        raise ConfigError(
-            f"config.data.image_size={data.image_size} is not divisible by config.model.patch_size={model.patch_size}"
-        )
-    if data.image_size // model.patch_size > model.position_grid:
-        raise ConfigError(
-            f"an image has {data.image_size // model.patch_size} tokens a side, more than "
-            f"config.model.position_grid={model.position_grid}"
-        )
-    if model.dual_attention_blocks >= model.depth:
-        raise ConfigError(
-            f"config.model.dual_attention_blocks={model.dual_attention_blocks} must be below "
-            f"config.model.depth={model.depth}: the last block has none"
-        )
-    if model.weight_sets == 3 and not 0 < model.first_text_tokens < data.context_tokens:
-        raise ConfigError(
-            f"config.model.first_text_tokens={model.first_text_tokens} must lie inside the "
-            f"{data.context_tokens} context tokens when config.model.weight_sets=3"
-        )
-    unused = [
-        key for key, value in flat.items() if key.startswith("data.prepared.") and value not in ("", None, 0.0, [])
-    ]
-    if data.corpus != "prepared" and unused:
-        raise ConfigError(
-            f"config.{unused[0]} is {flat[unused[0]]!r}, which the corpus {data.corpus} does not read; set "
-            "config.data.corpus=prepared, or leave it out"
-        )
-    if train.batch_size % train.accumulate:
-        raise ConfigError(
-            f"config.train.batch_size={train.batch_size} is not divisible by config.train.accumulate={train.accumulate}"
-        )
-    alone = {"train.accumulate": train.accumulate, "mesh.fsdp": config.mesh.fsdp, "mesh.tensor": config.mesh.tensor}
-    for key, value in alone.items():
-        if train.together > 1 and value != 1:
-            raise ConfigError(
-                f"config.{key} is {value} and config.train.together {train.together}; runs that are trained "
-                "together are "
-                "whole on one device each: set one of the two to 1"
-            )
-    for key in ("evaluation.weights", "evaluation.geneval.weights", "evaluation.ranking.weights"):
-        if not flat[key] or set(flat[key]) - {"ema", "raw"}:
-            raise ConfigError(f"config.{key} is {tuple(flat[key])}; it must list ema, raw or both")
-    samplers = config.evaluation.ranking.samplers
-    if not samplers or len(set(map(sampler_setting, samplers))) < len(samplers):
-        raise ConfigError(f"config.evaluation.ranking.samplers is {samplers}; it must name one or more, each once")
-    if config.evaluation.ranking.prompts_per_task == 1:
-        raise ConfigError(
-            "config.evaluation.ranking.prompts_per_task is 1; intervals are made by resampling the prompts of a "
-            "task, so "
-            "give 2 or more, or 0 for no ranking"
-        )
-    examples = config.evaluation.validation.examples
-    if examples == 1:
-        raise ConfigError(
-            "config.evaluation.validation.examples is 1; a standard error needs 2 or more, and 0 turns the "
-            "evaluation off"
-        )
-    for name in ("geneval", "ranking"):
-        scored = getattr(config.evaluation, name)
-        if scored.prompts_per_task and not examples:
-            raise ConfigError(
-                f"config.evaluation.validation.examples is 0 and config.evaluation.{name}.prompts_per_task "
-                f"{scored.prompts_per_task}: "
-                "a score without its validation loss can be compared with nothing; set the latter to 0, too"
-            )
-        unvalidated = set(scored.weights) - set(config.evaluation.weights)
-        if scored.prompts_per_task and unvalidated:
-            raise ConfigError(
-                f"config.evaluation.{name}.weights lists {', '.join(unvalidated)}, which config.evaluation.weights "
-                "does not: "
-                "a score without its validation loss can be compared with nothing"
-            )
+
+
+def _name(field: str) -> str:
+    """What a message calls a field. The hidden size may follow from the depth, and is then no field."""
+    return "the hidden size (config.model.hidden, or of the depth)" if field == _WIDTH else f"config.{field}"

@@ -87,8 +87,8 @@ def random_batches():
 
 def needs() -> list[dict]:
     """Images a second of a v5p host for each depth, at the compute limit of the plan."""
-    from rfjax.plan.chips import parse_target
     from rfjax.plan.estimate import estimate
+    from rfjax.plan.targets import parse_target
     from rfjax.study.study import load_study
 
     target = parse_target("v5p-256")

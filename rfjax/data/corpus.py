@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from rfjax.config import DataConfig
 from rfjax.data.batch import Batch, BatchShapes
-from rfjax.errors import ConfigError
+from rfjax.limits import check_choice
 
 Split = Literal["train", "validation"]
 
@@ -73,6 +73,5 @@ CORPORA = {
 
 def load_corpus(data: DataConfig, seed: int) -> Corpus:
     """The corpus a config names. Raises `ConfigError` for an unknown name or unusable sizes."""
-    if data.corpus not in CORPORA:
-        raise ConfigError(f"config.data.corpus is {data.corpus!r}; it must be one of {', '.join(CORPORA)}")
+    check_choice("data.corpus", data.corpus)
     return importlib.import_module(CORPORA[data.corpus]).make(data, seed)

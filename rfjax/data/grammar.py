@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from rfjax.data import hashing
-from rfjax.data.scenes import MAX_OBJECTS, RELATIONS, TASKS, Contents, Vocabulary, pick
+from rfjax.data.geneval_names import RELATIONS, TASKS
+from rfjax.data.scenes import MAX_OBJECTS, Contents, Vocabulary, pick
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 OFFICIAL_OPENING = "a photo of"

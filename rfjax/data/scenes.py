@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")  # official order
-RELATIONS = ("left of", "right of", "above", "below")  # of the subject to the target
+from rfjax.data.geneval_names import RELATIONS, TASKS
+
 MAX_OBJECTS = 4
 
 # How often each task is trained on. Counting, position and attribution are the hard ones, and

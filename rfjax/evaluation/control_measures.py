@@ -18,12 +18,14 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from rfjax.data.corpus import Corpus
+from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation import image_features
 from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.frechet import Moments, Reference, as_uint8, frechet_distance, moments, reference_of
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
+from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.evaluation.records import geneval_record
 
 EVALUATION = "ranking"
@@ -95,7 +97,7 @@ def ranking_record(
     judged = judge_rows(detector_for(corpus)(images.astype(np.float32) / np.float32(255.0)), own)
 
     cluster, tasks = _clusters(own)
-    per_task = [tasks.count(task) for task in rules.TASKS]
+    per_task = [tasks.count(task) for task in TASKS]
     weights = resamples_of_prompts(per_task, seed, resamples)
     correct = np.bincount(cluster, [result.correct for result in judged])
     reference = reference_of(corpus, [row["tag"] for row in own])
@@ -138,7 +140,7 @@ def shifted_interval(value: float, replicates: Float[np.ndarray, " resamples"]) 
     that: the replicates lie above the value by about what the value itself lies above the
     distance of infinitely many images. Their spread says how sure the value is; their place does not.
     """
-    low, high = np.percentile(replicates, (2.5, 97.5)) - np.mean(replicates) + value
+    low, high = np.percentile(replicates, PERCENTILES) - np.mean(replicates) + value
     return float(low), float(high)
 
 
@@ -147,16 +149,16 @@ def _clusters(own):
     as they come. A prompt may be asked more than once: its images share their fate all the same."""
     first: dict[str, str] = {}
     for row in own:
-        if row["tag"] not in rules.TASKS:
-            raise ConfigError(f"unknown GenEval tag {row['tag']!r}; it must be one of {', '.join(rules.TASKS)}")
+        if row["tag"] not in TASKS:
+            raise ConfigError(f"unknown GenEval tag {row['tag']!r}; it must be one of {', '.join(TASKS)}")
         first.setdefault(json.dumps(row), row["tag"])
-    ordered = sorted(first, key=lambda name: rules.TASKS.index(first[name]))
+    ordered = sorted(first, key=lambda name: TASKS.index(first[name]))
     place = {name: index for index, name in enumerate(ordered)}
     return np.array([place[json.dumps(row)] for row in own]), [first[name] for name in ordered]
 
 
 def _in_order(scores, tasks):
-    scores = sorted(scores, key=lambda row: rules.TASKS.index(row[0]))
+    scores = sorted(scores, key=lambda row: TASKS.index(row[0]))
     assert [row[0] for row in scores] == tasks
     return scores
 

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from rfjax.data.corpus import Corpus
+from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation import image_features
-from rfjax.evaluation.geneval.rules import TASKS
 
 REFERENCE_IMAGES = 4096  # the first of the validation split
 RENDERED_AT_ONCE = 1024

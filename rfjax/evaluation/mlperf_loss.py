@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation.intervals import normal_interval
 from rfjax.evaluation.open_run import open_run
 from rfjax.evaluation.paired_loss import GRIDS
 from rfjax.evaluation.records import make_record, record_key, write_record
@@ -227,6 +228,7 @@ def _values(result):
     for item, loss, stderr, n in items:
         known = {"value": loss if math.isfinite(loss) else None, "stderr": None, "low": None, "high": None}
         if math.isfinite(loss) and math.isfinite(stderr):
-            known |= {"stderr": stderr, "low": loss - 1.96 * stderr, "high": loss + 1.96 * stderr}
+            low, high = normal_interval(loss, stderr)
+            known |= {"stderr": stderr, "low": low, "high": high}
         values.append({"metric": METRIC, "item": item, **known, "n": n})
     return values

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from rfjax.errors import RfjaxError
 from rfjax.evaluation.geneval.rules import GenEvalScore
+from rfjax.evaluation.intervals import normal_interval
 from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.files import write_whole
 
@@ -106,7 +107,7 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
     for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True):
         items[f"t={t:g}"] = (loss, stderr)
     values = [
-        _value("loss", item, loss, stderr, loss - 1.96 * stderr, loss + 1.96 * stderr, result.n)
+        _value("loss", item, loss, stderr, *normal_interval(loss, stderr), result.n)
         for item, (loss, stderr) in items.items()
     ]
     extra = {

@@ -22,6 +22,7 @@ from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import make_generator, prompt_ids
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
+from rfjax.evaluation.intervals import normal_interval
 from rfjax.evaluation.open_run import open_run
 from rfjax.evaluation.records import geneval_record, record_key, write_record
 from rfjax.evaluation.schedule import sampler_name
@@ -135,7 +136,7 @@ def _mean(metric, values):
     """The mean over images as a record's value, with the interval of 1.96 standard errors."""
     mean = float(np.mean(values))
     stderr = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-    ends = (None, None) if stderr is None else (mean - 1.96 * stderr, mean + 1.96 * stderr)
+    ends = (None, None) if stderr is None else normal_interval(mean, stderr)
     return {
         "metric": metric,
         "item": "mean",

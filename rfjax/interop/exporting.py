@@ -32,8 +32,7 @@ from rfjax.interop import expressible, names, pipeline
 from rfjax.interop.layouts import LAYOUTS, Layout, positions_shape, sources, tensor_shapes
 from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
 from rfjax.models.backbone import make_backbone
-from rfjax.models.mmdit import POSITIONS
-from rfjax.models.positions import cropped_positions
+from rfjax.models.positions import POSITIONS, cropped_positions
 from rfjax.training import checkpoint
 from rfjax.training.mesh import path_name
 

@@ -29,7 +29,7 @@ from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
 from rfjax.interop.recognise import compare, network_of, recognise
 from rfjax.interop.safetensors_files import Reader, sha256_of
 from rfjax.models.backbone import make_backbone, parameter_count
-from rfjax.models.mmdit import POSITIONS
+from rfjax.models.positions import POSITIONS
 from rfjax.study.run import run_facts
 from rfjax.training import checkpoint, run_folder
 
@@ -37,7 +37,7 @@ from rfjax.training import checkpoint, run_folder
 RELEASED_POSITIONS = (64, 16.0)
 
 
-class Source(NamedTuple):
+class FoundCheckpoint(NamedTuple):
     """A checkpoint on disk, as found."""
 
     path: Path
@@ -125,7 +125,7 @@ def lines(imported: Imported, out: Path) -> list[str]:
     ]
 
 
-def find(path: Path) -> Source:
+def find(path: Path) -> FoundCheckpoint:
     """The files of a checkpoint: a folder, a pipeline's folder, or one file. Nothing is read but JSON."""
     if path.suffix in names.PICKLES:
         raise ConfigError(
@@ -138,7 +138,7 @@ def find(path: Path) -> Source:
         named = {f"{stem}.safetensors" for stem in names.WEIGHTS.values()}
         if path.name in named and any((path.parent / name).is_file() for name in ("config.json", names.MANIFEST)):
             return find(path.parent)  # what stands beside it says more than the tensors do
-        return Source(path, (path,), _json(names.manifest_of(path)), {}, None, path.stem)
+        return FoundCheckpoint(path, (path,), _json(names.manifest_of(path)), {}, None, path.stem)
     if not path.is_dir():
         raise ConfigError(f"no file or folder at {path}; name a folder with safetensors files, or one such file")
     if (path / "run.json").is_file() and (path / "checkpoints").is_dir():
@@ -161,7 +161,7 @@ def find(path: Path) -> Source:
             files = [name for name in names.shard_names(layout, 1) if (path / name).is_file()]
         if files:
             paths = tuple(path / name for name in files)
-            return Source(path, paths, _json(path / names.MANIFEST), _json(path / "config.json"), shift, name)
+            return FoundCheckpoint(path, paths, _json(path / names.MANIFEST), _json(path / "config.json"), shift, name)
     pickles = [file.name for file in path.iterdir() if file.suffix in names.PICKLES]
     also = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
     wanted = " or ".join(f"{stem}.safetensors" for stem in names.WEIGHTS.values())

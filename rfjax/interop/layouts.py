@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rfjax.config import ModelConfig
 from rfjax.interop.transforms import Linear, Patches, Same, Transform
-from rfjax.models.mmdit import POSITIONS
+from rfjax.models.positions import POSITIONS
 
 SUFFIX = {"kernel": ".weight", "bias": ".bias", "scale": ".weight"}
 STACKS = ("dual_blocks", "blocks", "last_block")  # in the order of the network
@@ -39,7 +39,7 @@ class Layout:
     last: Mapping[str, Row] = field(default_factory=dict)  # where the last block differs
 
 
-class Source(NamedTuple):
+class LeafPart(NamedTuple):
     """Where a layer's tensors come from: a leaf of our parameters, whole or one layer of a stack."""
 
     leaf: str  # blocks/image/qkv/kernel
@@ -150,7 +150,7 @@ PLAIN = Layout(
 LAYOUTS = {layout.name: layout for layout in (DIFFUSERS, SD3, PLAIN)}
 
 
-def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[Source]:
+def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[LeafPart]:
     """Every tensor of the layout but the positions, by the leaf of our parameters that it comes from.
 
     `shapes` are those of our parameters by path. Raises `KeyError` naming a module that the
@@ -175,11 +175,11 @@ def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, 
     return [source._replace(names=tuple(layout.prefix + name for name in source.names)) for source in found]
 
 
-def _source(row, leaf, layer, block, shape, model) -> Source:
+def _source(row, leaf, layer, block, shape, model) -> LeafPart:
     kind = leaf.rsplit("/", 1)[1]
     transform = row.transform or Patches(model.patch_size)
     names = tuple(f"{block}{name}{SUFFIX[kind]}" for name in row.names)
-    return Source(leaf, layer, names, tuple(map(tuple, transform.shapes(kind, tuple(shape)))), transform)
+    return LeafPart(leaf, layer, names, tuple(map(tuple, transform.shapes(kind, tuple(shape)))), transform)
 
 
 def positions_shape(model: ModelConfig) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What Google Cloud calls the accelerators of `plan/chips.py`, and how many a machine has.
+"""What Google Cloud calls the accelerators of `training/chips.py`, and how many a machine has.
 
 Sources: cloud.google.com/tpu/docs/runtimes (software versions);
 cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (node labels, chips a node).
@@ -12,7 +12,7 @@ from typing import Any
 
 from rfjax.errors import ConfigError
 from rfjax.launch.target import option
-from rfjax.plan.chips import CHIPS, Target, parse_target
+from rfjax.plan.targets import Target, parse_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def parse_accelerator(name: str) -> tuple[Target, Cloud]:
 
 def per_machine(target: Target) -> int:
     """Chips, or GPUs, of one machine of the slice."""
-    if target.chip.name == "h100":
+    if target.chip.kind != "tpu":
         return target.shape[-1]
     return target.chips if target.chips <= CLOUD[target.chip.name].whole else 4
 
@@ -73,7 +73,7 @@ def where(target: Target) -> str:
     count = machines(target)
     return (
         target.describe()
-        if target.chip.name == "h100"
+        if target.chip.kind != "tpu"
         else f"{target.describe()}, {count} machine(s) of {per_machine(target)} chips"
     )
 
@@ -88,5 +88,5 @@ def accelerator_type(target: Target) -> str:
 
 def smallest(target: Target) -> str:
     """The smallest slice of the same family: enough to collect, in the same zone and quota."""
-    shape = min(CHIPS[target.chip.name].shapes, key=math.prod)
+    shape = min(target.chip.shapes, key=math.prod)
     return f"{CLOUD[target.chip.name].type}-{math.prod(shape) * target.chip.cores}"

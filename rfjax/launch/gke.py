@@ -142,7 +142,7 @@ def _permissions(launch: Launch, target, gke: Gke) -> list[dict]:
     """
     name = launch.name
     rules = [{"apiGroups": ["jobset.x-k8s.io"], "resources": ["jobsets"], "verbs": ["get", "list", "watch"]}]
-    if target.chip.name == "h100" and machines(target) > 1:
+    if target.chip.kind != "tpu" and machines(target) > 1:
         rules.append({"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]})
         rules.append({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list"]})
     subject = {"kind": "ServiceAccount", "name": _account(launch, gke)}
@@ -195,7 +195,7 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
         "template": {"metadata": _annotations(volume), "spec": pod},
     }
     metadata = _metadata(launch, task.name)
-    if target.chip.name != "h100" and count > 1:  # all pods of a point on one slice, and no others there
+    if target.chip.kind == "tpu" and count > 1:  # all pods of a point on one slice, and no others there
         metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
     rule = {
         "name": "preempted",
@@ -256,14 +256,14 @@ def _annotations(volume) -> dict:
 
 
 def _resources(target) -> dict:
-    name = "nvidia.com/gpu" if target.chip.name == "h100" else "google.com/tpu"
+    name = "nvidia.com/gpu" if target.chip.kind != "tpu" else "google.com/tpu"
     amount = {name: str(per_machine(target))}
     return {"requests": amount, "limits": amount}
 
 
 def _nodes(target, spot) -> dict:
     _, cloud = parse_accelerator(target.name)
-    if target.chip.name == "h100":
+    if target.chip.kind != "tpu":
         labels = {"cloud.google.com/gke-accelerator": cloud.label}
     else:
         shape = "x".join(map(str, target.shape))

@@ -20,8 +20,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.intervals import ENDS, LEVEL
 from rfjax.laws import fit_points
-from rfjax.laws.fitting import LEVEL, Estimate, Fit
+from rfjax.laws.fitting import Estimate, Fit
 from rfjax.laws.laws import PARAMETRIC
 
 SD3_IMAGES = 500_000.0 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
@@ -199,5 +200,5 @@ def _estimate(values):
     rest = values[1:][np.isfinite(values[1:])]
     if len(rest) < 0.9 * len(values[1:]):  # too many draws have no optimum: there is no interval
         return Estimate(value=float(values[0]))
-    low, high = np.quantile(rest, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(rest, ENDS)
     return Estimate(value=float(values[0]), low=float(low), high=float(high))

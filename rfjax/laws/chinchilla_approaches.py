@@ -18,9 +18,10 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.intervals import ENDS, LEVEL
 from rfjax.laws import fit_points
 from rfjax.laws.budgets import measure_cost, optimum
-from rfjax.laws.fitting import LEVEL, RESAMPLES, Estimate, fit
+from rfjax.laws.fitting import RESAMPLES, Estimate, fit
 from rfjax.laws.laws import PARAMETRIC
 
 SAME_BUDGET = 0.02  # budgets this close (relative) are one IsoFLOP curve
@@ -68,7 +69,7 @@ class Line:
                 result.append(Estimate(value=value))
                 continue
             drawn = np.exp(self.draws[:, column] + self.draws[:, column + 1] * np.log(flops))
-            low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            low, high = np.quantile(drawn, ENDS)
             result.append(Estimate(value=value, low=float(low), high=float(high)))
         return result[0], result[1]
 
@@ -364,7 +365,7 @@ def _with_intervals(approach, optima, point, draws, method, notes=()):
     def estimate(place):
         if draws is None:
             return Estimate(value=float(point[place]))
-        low, high = np.quantile(draws[:, place], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(draws[:, place], ENDS)
         return Estimate(
             value=float(point[place]), low=float(low), high=float(high), stderr=float(draws[:, place].std(ddof=1))
         )

@@ -20,12 +20,12 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.intervals import ENDS
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
 PERMUTATIONS = 20_000  # beyond that
 CHUNK = 1_000_000  # pairs of runs compared at a time, to bound memory
 RESAMPLES = 2000
-LEVEL = 0.95
 MIN_RUNS = 3
 MIN_RUNS_FOR_INTERVAL = 4
 
@@ -148,7 +148,7 @@ def correlate(
             drawn = coefficient(of_loss(resampled[0]), of_score(resampled[1]))
             drawn = drawn[np.isfinite(drawn)]  # resamples whose runs all score the same have none
             if len(drawn) > resamples / 2:
-                low, high = (float(q) for q in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+                low, high = (float(q) for q in np.quantile(drawn, ENDS))
         coefficients.append(Coefficient(name=name, value=value, p=p, low=low, high=high))
     return Correlation(n=n, coefficients=tuple(coefficients), p_method=p_method, interval_method=interval_method)
 

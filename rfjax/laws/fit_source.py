@@ -16,7 +16,7 @@ from rfjax.results import foreign_table, results_folder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
+class FitSource:
     """`final` has one row per run, `curves` every checkpoint; `study` is (results, settings) of ours."""
 
     final: pd.DataFrame
@@ -69,7 +69,7 @@ def read_source(
     curves: bool,
     largest_losses: int,
     max_loss: float | None,
-) -> Source:
+) -> FitSource:
     """The points of a table or folder, without outliers by rule. `curves`: several rows a run are wanted.
 
     Of another's curves single rows are left out, of a study whole runs, by their final loss; its
@@ -92,7 +92,7 @@ def read_source(
         }
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules) if rules else (rows, ())
-        return Source(final=rows, curves=rows, described=described | _recorded(excluded), excluded=excluded)
+        return FitSource(final=rows, curves=rows, described=described | _recorded(excluded), excluded=excluded)
     given = [
         name for name, value in (("--rename", rename), ("--flops-per-param-image", flops_per_param_image)) if value
     ]
@@ -116,7 +116,7 @@ def read_source(
         "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
         "best_rate_runs": final.loc[final["best_rate"], "run"].tolist(),
     }
-    return Source(
+    return FitSource(
         final=final,
         curves=rows,
         described=described | _recorded(excluded),

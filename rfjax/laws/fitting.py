@@ -27,6 +27,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.intervals import ENDS, LEVEL
 from rfjax.laws import fit_points, identifiability, minimiser
 from rfjax.laws.fit_points import UNITS, Exclusion, log_columns
 from rfjax.laws.held_out import LargestOut, LeftOut, leave_one_out
@@ -34,7 +35,6 @@ from rfjax.laws.laws import SATURATING, Law
 from rfjax.laws.misfits import HUBER, Loss
 from rfjax.laws.resampling import draw, with_noise
 
-LEVEL = 0.95
 RESAMPLES = 1000
 # Two starts agree when their objectives do to this relative (or, near 0, absolute) tolerance.
 AGREEMENT = 1e-6
@@ -226,7 +226,7 @@ def fit(
 
 def _estimates(law, parameters, draws, of_examples, method):
     """Intervals by percentile. Draws with t-distributed noise may have no standard deviation."""
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = np.quantile(draws, ENDS, axis=0)
     estimates = {}
     for index, name in enumerate(law.parameters):
         natural = np.exp if law.logarithmic[index] else np.asarray

@@ -20,7 +20,8 @@ from jaxtyping import Float
 from scipy import stats
 
 from rfjax.errors import ConfigError
-from rfjax.laws.fitting import LEVEL, Fit
+from rfjax.evaluation.intervals import LEVEL
+from rfjax.laws.fitting import Fit
 from rfjax.laws.held_out import MANY
 from rfjax.laws.laws import MAX_EXPONENT, Law
 from rfjax.laws.minimiser import minimise, starts

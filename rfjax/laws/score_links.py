@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from scipy import optimize
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.intervals import ENDS
 
-LEVEL = 0.95
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # values of a link's nonlinear parameters that are tried
 CHUNK = 4_000_000
@@ -138,7 +138,7 @@ class LinkFit:
         if new_run:
             normal = np.random.default_rng(1).standard_normal(len(self.draws))
             scores = scores + (normal * self.noise_draws)[:, None]
-        low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        low, high = np.quantile(scores, ENDS, axis=0)
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def to_json(self) -> dict:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rfjax.evaluation.intervals import ENDS
 from rfjax.laws.correlation import redraw_prompts
 
 EVALUATION = "sampling_steps"
 SAMPLER = re.compile(r"(?P<method>[a-z]+)-(?P<steps>\d+)-(?P<rest>.*)-of(?P<reference>\d+)")
-LEVEL = 0.95
 RESAMPLES = 2000
 
 
@@ -99,7 +99,7 @@ def _drop(prompts, run, step, weights, seed_of_images, sampler, reference, resam
         return None, None, None
     drawn = redraw_prompts(tasks, correct, images, resamples=resamples, seed=seed)["overall"]
     drops = 1 - drawn[:, 0] / np.where(drawn[:, 1] > 0, drawn[:, 1], np.nan)
-    low, high = np.nanquantile(drops, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(drops, ENDS)
     return float(1 - point[0] / point[1]), float(low), float(high)
 
 

@@ -6,13 +6,13 @@ run it or by `config.train.attention`; the network is built with the row's name.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 from jaxtyping import Array, Float
 
+from rfjax import limits
 from rfjax.errors import ConfigError
 from rfjax.models import sharding
 from rfjax.models.attention_kernels import cudnn_attention, splash_attention
@@ -80,17 +80,12 @@ def platform_of(device: jax.Device) -> str:
 def choose(requested: str, platform: str, *, dtype: str, head_size: int) -> str:
     """The name of the row that computes on `platform`: `requested`, or the first that runs for `auto`.
 
-    Raises `ConfigError` for one that does not run there, naming those that do.
+    Raises `ConfigError` for one that is unknown or does not run there, naming those that do.
     """
+    limits.check_choice("train.attention", requested)
     able = [row.name for row in IMPLEMENTATIONS.values() if row.why_not(platform, dtype, head_size) is None]
     if requested == "auto":
         return able[0]
-    if requested not in IMPLEMENTATIONS:
-        near = difflib.get_close_matches(requested, IMPLEMENTATIONS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(
-            f"config.train.attention is {requested!r}; it must be one of auto, {', '.join(IMPLEMENTATIONS)}{hint}"
-        )
     reason = IMPLEMENTATIONS[requested].why_not(platform, dtype, head_size)
     if reason:
         raise ConfigError(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
+from rfjax.limits import BACKBONES
 from rfjax.models.attention import choose, platform_of
-from rfjax.models.crossdit import CrossDiT
-from rfjax.models.dit import ClassDiT, DiT
-from rfjax.models.mmdit import POSITIONS, MMDiT
-from rfjax.models.uvit import UViT
+from rfjax.models.positions import POSITIONS
 
 
 class Backbone(NamedTuple):
@@ -31,16 +29,6 @@ class Backbone(NamedTuple):
 
     init: Callable
     apply: Callable
-
-
-# By `config.model.backbone`. All are made alike, and all have their FLOPs in `models/flops.py`: PARTS.
-MODULES: dict[str, type[nn.Module]] = {
-    "mmdit": MMDiT,
-    "dit": DiT,
-    "dit_class": ClassDiT,
-    "crossdit": CrossDiT,
-    "uvit": UViT,
-}
 
 
 def make_backbone(
@@ -61,7 +49,8 @@ def make_backbone(
     platform = platform or platform_of(jax.devices()[0])
     attention = choose(attention, platform, dtype=compute_dtype, head_size=config.head_size)
     sizes = shapes.context[1], shapes.pooled
-    module = MODULES[config.backbone](config, jnp.dtype(compute_dtype), *sizes, remat, unroll, attention)
+    network = pkgutil.resolve_name(BACKBONES[config.backbone].path)
+    module = network(config, jnp.dtype(compute_dtype), *sizes, remat, unroll, attention)
 
     def init(key):
         z = jnp.zeros((1, *shapes.latents))

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from rfjax.config import ModelConfig
+from rfjax.data.batch import BatchShapes
+from rfjax.models import flops
 from rfjax.models.attention import attention
 from rfjax.models.layers import (
     EMBEDDER_INIT,
@@ -113,3 +115,19 @@ class CrossDiT(nn.Module):
         image, _ = blocks(c, dtype, self.attention, name="blocks")(image, (shared, text))
         out = CrossFinal(c, dtype, c.patch_size**2 * channels, name="final")(image, embedded)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
+
+    @staticmethod
+    def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
+        """Its one modulation stands outside the blocks, which do not compute it again: it is with the embeddings."""
+        h, mlp, depth = model.width, int(model.mlp_ratio * model.width), model.depth
+        (image, patch_values), (text, context_size) = flops.patches(model, shapes), shapes.context
+        return {
+            "embeddings": 2 * h * (image * patch_values + text * (context_size + h) + 6 * h)
+            + flops.condition_embedders(model, shapes),
+            "qkv": 2 * h * h * (4 * image + 2 * text) * depth,
+            "attention_logits": 2 * h * image * (image + text) * depth,
+            "attention_values": 2 * h * image * (image + text) * depth,
+            "proj": 2 * h * h * 2 * image * depth,
+            "mlp": 2 * 2 * h * mlp * image * depth,
+            "final": 2 * h * image * patch_values,
+        }

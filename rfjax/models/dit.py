@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rfjax.config import ModelConfig
+from rfjax.data.batch import BatchShapes
+from rfjax.models import flops
 from rfjax.models.attention import attention
 from rfjax.models.layers import (
     EMBEDDER_INIT,
@@ -91,6 +93,16 @@ class DiT(nn.Module):
         out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(image, condition)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
 
+    @staticmethod
+    def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
+        h, (image, patch_values), (text, context_size) = model.width, flops.patches(model, shapes), shapes.context
+        return {
+            "embeddings": 2 * h * (image * patch_values + text * context_size)
+            + flops.condition_embedders(model, shapes),
+            **flops.shared_blocks(model, image, text),
+            "final": 2 * h * (2 * h + image * patch_values),
+        }
+
 
 class ClassDiT(nn.Module):
     """The original DiT: `pooled` is the class, `context` is not read.
@@ -120,3 +132,12 @@ class ClassDiT(nn.Module):
         image, _ = blocks(c, dtype, self.attention, name="blocks")(image, condition)
         out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(image, condition)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
+
+    @staticmethod
+    def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
+        h, (image, patch_values) = model.width, flops.patches(model, shapes)
+        return {
+            "embeddings": 2 * h * (image * patch_values + model.time_embedding_size + h + shapes.pooled),
+            **flops.shared_blocks(model, image, 0),
+            "final": 2 * h * (2 * h + image * patch_values),
+        }

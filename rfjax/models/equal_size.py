@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError
+from rfjax.limits import BACKBONES, POSITION_MULTIPLE
+from rfjax.models.backbone import make_backbone, parameter_count
 from rfjax.models.flops import forward_flops
 
 LARGEST_RATIO = 8  # of hidden sizes, within which is searched
@@ -23,8 +25,6 @@ LARGEST_RATIO = 8  # of hidden sizes, within which is searched
 @functools.cache
 def parameters(model: ModelConfig, shapes: BatchShapes) -> int:
     """Trainable parameters, counted from the network's own shapes."""
-    from rfjax.models.backbone import make_backbone, parameter_count  # JAX, which FLOPs alone do not need
-
     return parameter_count(make_backbone(model, shapes, attention="xla"))
 
 
@@ -58,7 +58,9 @@ HOLDS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-def matched(reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str = "head_size", **differences) -> Match:
+def match_size(
+    reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str = "head_size", **differences
+) -> Match:
     """`reference` with `differences`, at the hidden size whose `parameters` or `flops` are nearest the reference's.
 
     The depth is kept, and `hold` says whether the size or the number of heads is (the latter gives finer
@@ -72,7 +74,8 @@ def matched(reference: ModelConfig, shapes: BatchShapes, *, by: str, hold: str =
     measure, (step_of, heads_of) = MEASURES[by], HOLDS[hold]
     target, step = measure(reference, shapes), step_of(reference)
     other = dataclasses.replace(reference, **differences)
-    step = math.lcm(step, 4, other.patch_size if other.backbone == "uvit" else 1)
+    divisor = BACKBONES[other.backbone].width_divisor
+    step = math.lcm(step, POSITION_MULTIPLE, getattr(other, divisor) if divisor else 1)
     last = LARGEST_RATIO * reference.width // step
 
     def made(count):

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from rfjax.config import ModelConfig
+from rfjax.data.batch import BatchShapes
+from rfjax.models import flops
 from rfjax.models.attention import attention
 from rfjax.models.layers import Linear, RMSNorm, condition_vector, modulate, patch_tokens, position_formula, unpatchify
-from rfjax.models.positions import centre_crop
+from rfjax.models.positions import POSITIONS, centre_crop
 from rfjax.models.stack import single, stacked
-
-POSITIONS = "positions"  # the one leaf of the parameters that no step changes
 
 
 def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
@@ -182,3 +182,25 @@ class MMDiT(nn.Module):
         carry, _ = last(c, dtype, names, self.attention, final=True, name="last_block")(carry, condition)
         out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(carry["image"], condition)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
+
+    @staticmethod
+    def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
+        """Forward operations of one example, by part."""
+        h, mlp = model.width, int(model.mlp_ratio * model.width)
+        image, patch_values = flops.patches(model, shapes)
+        text, context_size = shapes.context
+        joint = image + text
+        sets = model.weight_sets  # the text tokens are shared out among sets - 1 text streams
+        blocks, dual = model.depth, model.dual_attention_blocks
+
+        return {
+            "embeddings": 2 * h * (image * patch_values + text * context_size)
+            + flops.condition_embedders(model, shapes),
+            "modulation": 2 * h * h * (6 * sets * (blocks - 1) + 3 * dual + 6 + 2 * (sets - 1)),
+            "qkv": 2 * 3 * h * h * (joint * blocks + image * dual),
+            "attention_logits": 2 * h * (joint * joint * blocks + image * image * dual),
+            "attention_values": 2 * h * (joint * joint * blocks + image * image * dual),
+            "proj": 2 * h * h * (joint * (blocks - 1) + image + image * dual),
+            "mlp": 2 * 2 * h * mlp * (joint * (blocks - 1) + image),
+            "final": 2 * h * (2 * h + image * patch_values),
+        }

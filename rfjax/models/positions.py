@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from rfjax.errors import ConfigError
 
+POSITIONS = "positions"  # the leaf of the parameters that holds a stored grid, which no step changes
+
 
 def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, " grid"]:
     """Positions of a whole axis of `grid` tokens, of which a training square crops `tokens`.

@@ -8,18 +8,18 @@ from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 
 
-class Size(NamedTuple):
+class DiTSize(NamedTuple):
     depth: int
     hidden: int
     heads: int
 
 
 # Peebles and Xie 2023, table 1. Each comes with patches of 2, 4 and 8: "DiT-XL/2".
-DIT_SIZES: dict[str, Size] = {
-    "S": Size(12, 384, 6),
-    "B": Size(12, 768, 12),
-    "L": Size(24, 1024, 16),
-    "XL": Size(28, 1152, 16),
+DIT_SIZES: dict[str, DiTSize] = {
+    "S": DiTSize(12, 384, 6),
+    "B": DiTSize(12, 768, 12),
+    "L": DiTSize(24, 1024, 16),
+    "XL": DiTSize(28, 1152, 16),
 }
 DIT_PATCHES = (2, 4, 8)
 

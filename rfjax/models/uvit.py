@@ -17,12 +17,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from rfjax.config import ModelConfig
-from rfjax.models import sharding
+from rfjax.data.batch import BatchShapes
+from rfjax.models import flops, sharding
 from rfjax.models.dit import shared_blocks
 from rfjax.models.layers import NORM_EPSILON, Linear, check_patches, condition_vector, position_formula
 from rfjax.models.stack import single
 
-BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up (as in models/flops.py)
+BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up
 GROUPS, SMALLEST_GROUP = 32, 4  # of a group norm: how many, and the channels that each has at least
 ZEROS = nn.initializers.zeros
 
@@ -142,3 +143,30 @@ class UViT(nn.Module):
                 x = residual(sizes[level], c.width, dtype, name=f"up{level}_{block}")(x, condition, skips.pop())
         x = nn.silu(GroupNorm(sizes[0], name="final_norm")(x))
         return Convolution(sizes[0], channels, dtype, ZEROS, name="head")(x).astype(jnp.float32)
+
+    @staticmethod
+    def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
+        """Levels of halved resolution around shared blocks; `channels` of a level double with each."""
+        h, (text, context_size) = model.width, shapes.context
+        height, width, channels = shapes.latents
+        sizes = (*level_channels(model), h)
+        levels = len(sizes) - 1
+
+        def convolution(level, source, target):  # 3x3: each place meets three along an axis, the two at the ends two
+            return 2 * source * target * (3 * (height >> level) - 2) * (3 * (width >> level) - 2)
+
+        residual = [(level, sizes[level]) for level in range(levels)] * (2 * BLOCKS)  # down and up
+        one_convolution = sum(convolution(level, size, size) for level, size in residual)
+        linears = sum(2 * 2 * sizes[i] * sizes[i + 1] * (height >> i + 1) * (width >> i + 1) for i in range(levels))
+        blocks = flops.shared_blocks(model, flops.patches(model, shapes)[0], text)
+        return {
+            "embeddings": 2 * h * text * context_size
+            + convolution(0, channels, sizes[0])
+            + flops.condition_embedders(model, shapes),
+            **blocks,
+            "modulation": blocks["modulation"] + sum(2 * h * 2 * size for _, size in residual),
+            "conv_in": one_convolution,
+            "conv_out": one_convolution,
+            "levels": linears,
+            "final": convolution(0, sizes[0], channels),
+        }

@@ -42,9 +42,9 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: no accelerator is to be taken, or missed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
-    from rfjax.plan.chips import parse_target
     from rfjax.plan.compiled import why_not
     from rfjax.plan.point_plan import plan_point
+    from rfjax.plan.targets import parse_target
     from rfjax.study.study import load_study
 
     if args.price is not None and not 0 <= args.price < float("inf"):

@@ -17,9 +17,10 @@ from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.models.attention import choose
-from rfjax.plan.chips import GIB, Target
 from rfjax.plan.hlo import Counts
 from rfjax.plan.roofline import Collective
+from rfjax.plan.targets import Target
+from rfjax.training.chips import GIB
 
 # Nothing here asks a metadata server or a lock for a TPU, or writes libtpu's logs to where another user's
 # may be; the CPU is what constants are made on.
@@ -63,7 +64,7 @@ def why_not(target: Target) -> str | None:
 
 def _compiler(target: Target) -> tuple[str, str]:
     """(package that compiles for a target, the extra that installs it)."""
-    return ("jax_cuda13_plugin", "gpu-plan") if target.chip.topology == "cuda" else ("libtpu", "tpu-plan")
+    return ("jax_cuda13_plugin", "gpu-plan") if target.chip.kind == "cuda" else ("libtpu", "tpu-plan")
 
 
 def attention_of(config: Config, target: Target) -> str:
@@ -84,7 +85,7 @@ def compile_step(
     if target is not None and (reason := why_not(target)):
         raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
     environment = {**os.environ, **_ENVIRONMENT}
-    if target is not None and target.chip.topology == "cuda":
+    if target is not None and target.chip.kind == "cuda":
         # Without a device nothing can be tuned, and Triton's products have no default tiling.
         environment["XLA_FLAGS"] = "--xla_gpu_enable_triton_gemm=false"
     if target is None:

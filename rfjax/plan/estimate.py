@@ -19,10 +19,10 @@ from rfjax.config import Config, MeshConfig
 from rfjax.data.buckets import largest
 from rfjax.data.corpus import load_corpus
 from rfjax.models.backbone import make_backbone
-from rfjax.models.flops import PARTS, RECOMPUTED, recompute_flops, training_flops
+from rfjax.models.flops import RECOMPUTED, flops_by_part, recompute_flops, training_flops
 from rfjax.models.sharding import AXES
-from rfjax.plan.chips import Target
 from rfjax.plan.roofline import Collective, Roofline, roofline
+from rfjax.plan.targets import Target
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.program import state_shapes
 
@@ -46,7 +46,7 @@ WIDEST_SCATTER = 32  # over wider axes the TPU compiler all-reduced gradients
 
 
 @dataclass(frozen=True)
-class Estimate:
+class StepEstimate:
     """Per device; bytes and operations of one step."""
 
     mesh: dict[str, int]
@@ -79,7 +79,7 @@ def _bytes(tree, places) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def estimate(config: Config, target: Target) -> Estimate:
+def estimate(config: Config, target: Target) -> StepEstimate:
     """What a config's step takes on each of the target's devices.
 
     Raises `ConfigError` for a mesh that the devices, the batch or the parameters do not fit.
@@ -96,7 +96,7 @@ def estimate(config: Config, target: Target) -> Estimate:
     tensor, ways = sizes["tensor"], sizes["data"] * sizes["fsdp"]
     examples = train.batch_size // ways
 
-    parts = PARTS[model.backbone](model, shapes)
+    parts = flops_by_part(model, shapes)
     whole = training_flops(model, shapes) + recompute_flops(model, shapes, train.remat)
     recomputed = RECOMPUTED[train.remat]
     unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
@@ -120,7 +120,7 @@ def estimate(config: Config, target: Target) -> Estimate:
 
     collectives = _collectives(sizes, train, weights, model.depth * micro * activation)
     limits = roofline(target, flops, traffic, collectives)
-    return Estimate(sizes, state_bytes, int(peak), flops, traffic, collectives, limits)
+    return StepEstimate(sizes, state_bytes, int(peak), flops, traffic, collectives, limits)
 
 
 def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:

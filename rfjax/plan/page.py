@@ -9,13 +9,13 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rfjax.plan.chips import GIB
 from rfjax.report.axes import BLUE, GREY, ORANGE, STYLE, VERMILION, WIDTH, log_scale
 from rfjax.report.figures import to_bytes
 from rfjax.report.formats import NONE, amount, count, power, text
 from rfjax.report.html_parts import Captions, picture
 from rfjax.report.page import PAGE
 from rfjax.report.page import STYLE as PAGE_STYLE
+from rfjax.training.chips import GIB
 
 LIMITS = (("compute", BLUE, "o"), ("memory", ORANGE, "s"), ("links", VERMILION, "D"))
 

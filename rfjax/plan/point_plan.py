@@ -10,12 +10,13 @@ from rfjax.config import Config
 from rfjax.data.buckets import described, largest
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
-from rfjax.plan.chips import GIB, Target
 from rfjax.plan.compiled import Compiled, attention_of, compile_step
-from rfjax.plan.estimate import Estimate, estimate
-from rfjax.plan.roofline import Cost, Roofline, cost, roofline
+from rfjax.plan.estimate import StepEstimate, estimate
+from rfjax.plan.roofline import Roofline, RunCost, cost, roofline
 from rfjax.plan.search import SLACK, candidates
+from rfjax.plan.targets import Target
 from rfjax.study.study import Point, Size, size_of
+from rfjax.training.chips import GIB
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class PointPlan:
     size: Size
     fits: bool
     searched: bool
-    estimate: Estimate | None  # None where the point's own layout does not divide and none was found
+    estimate: StepEstimate | None  # None where the point's own layout does not divide and none was found
     compiled: Compiled | None
     limits: Roofline | None
-    cost: Cost | None
+    cost: RunCost | None
     attention: str  # what a run on the target computes it with
     notes: tuple[str, ...]
 
@@ -143,7 +144,7 @@ def _planned(point, target, size, tried, searched, price, notes) -> PointPlan:
     )
 
 
-def layout(config: Config, estimated: Estimate) -> str:
+def layout(config: Config, estimated: StepEstimate) -> str:
     """`8x16x1, remat full, accumulate 1`: data, fsdp and tensor, and the rest of the layout."""
     mesh = "x".join(str(size) for size in estimated.mesh.values())
     return f"{mesh}, remat {config.train.remat}, accumulate {config.train.accumulate}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rfjax.plan.chips import Target
+from rfjax.plan.targets import Target
 
 # Bytes that a device sends, over the bytes of the whole array: a ring over n devices passes
 # (n - 1) / n of it along once, or twice for an all-reduce (Thakur et al. 2005, section 4).
@@ -61,14 +61,14 @@ def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequen
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     days: float
     chip_hours: float
     money: float | None  # None without a price
 
 
-def cost(target: Target, step_seconds: float, steps: int, price: float | None) -> Cost:
+def cost(target: Target, step_seconds: float, steps: int, price: float | None) -> RunCost:
     """Of `steps` steps; `price` is that of a chip-hour."""
     hours = step_seconds * steps / 3600.0
     chip_hours = hours * target.chips
-    return Cost(hours / 24.0, chip_hours, None if price is None else chip_hours * price)
+    return RunCost(hours / 24.0, chip_hours, None if price is None else chip_hours * price)

@@ -8,8 +8,8 @@ from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError
 from rfjax.limits import CHOICES
-from rfjax.plan.chips import Target
-from rfjax.plan.estimate import WIDEST_SCATTER, Estimate, estimate
+from rfjax.plan.estimate import WIDEST_SCATTER, StepEstimate, estimate
+from rfjax.plan.targets import Target
 
 TENSOR = (1, 2, 4, 8)
 ACCUMULATE = (1, 2, 4, 8, 16, 32)
@@ -35,7 +35,7 @@ def settings(config: Config, target: Target) -> Iterator[dict[str, object]]:
                     yield mesh | {"train.accumulate": accumulate, "train.remat": remat, "train.together": 1}
 
 
-def candidates(config: Config, target: Target, slack: float = SLACK) -> list[tuple[Config, Estimate]]:
+def candidates(config: Config, target: Target, slack: float = SLACK) -> list[tuple[Config, StepEstimate]]:
     """Layouts that should fit by the estimate, the cheapest first; of equally cheap ones the
     smallest in memory. `slack` is how much more than there is an estimate may ask for.
 

@@ -8,16 +8,16 @@ import resource
 import sys
 import time
 
-from rfjax.plan.gpu_description import H100, text_proto
+from rfjax.plan.gpu_description import DESCRIPTIONS, text_proto
 
 
 def topology_devices(target):
     """The devices of a slice, or of nodes, that are not there."""
     from jax.experimental import topologies
 
-    if target.chip.topology == "cuda":
+    if target.chip.kind == "cuda":
         nodes, gpus = target.shape
-        description = text_proto(H100)
+        description = text_proto(DESCRIPTIONS[target.chip.name])
         return list(
             topologies.get_topology_desc("", "cuda", topology=f"1x{nodes}x{gpus}", target_config=description).devices
         )
@@ -51,7 +51,7 @@ def main() -> None:
 
     from rfjax import config as configs
     from rfjax.plan import hlo
-    from rfjax.plan.chips import parse_target
+    from rfjax.plan.targets import parse_target
 
     if request["optimisation"] != "default":
         jax.config.update("jax_optimization_level", request["optimisation"])

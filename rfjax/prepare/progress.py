@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 SAID_EVERY = 10.0  # seconds
 
 
-class Progress:
+class ShardProgress:
     """Says how far it is, how fast, and how long it will take.
 
     `total` is the size of all that is to be made now, in the source's own units (records, bytes): what

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.prepare.progress import Progress
+from rfjax.prepare.progress import ShardProgress
 from rfjax.prepare.sources import Source
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")  # of the frozen models
@@ -42,7 +42,7 @@ def make_missing(
 ) -> dict[str, object]:
     """What `make(part, tell)` gives of each missing part, by its name. `names` are all parts'; how far it is, is
     said."""
-    progress, made = Progress(sum(source.sizes[part] for part in missing)), {}
+    progress, made = ShardProgress(sum(source.sizes[part] for part in missing)), {}
     for part in missing:
         with progress.of(names[part], source.sizes[part]):
             made[names[part]] = make(part, progress.tell)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.ranking.measures import Measures, of_steps
 from rfjax.ranking.nondominated import nondominated_ranks
 
@@ -137,7 +138,7 @@ def rank_interval(
     beside the estimate, and cover the rank of infinitely many prompts in 90 % of simulated studies
     only. The interval is stretched to hold them moved to the estimate as well; it then covers 94 to 95 %.
     """
-    low, high = np.percentile(resampled, (2.5, 97.5), axis=1)
+    low, high = np.percentile(resampled, PERCENTILES, axis=1)
     shift = value - resampled.mean(axis=1)
     low, high = np.minimum(low, low + shift), np.maximum(high, high + shift)
     return np.clip(low, 1.0, len(value)), np.clip(high, 1.0, len(value))  # of n variants none is behind place n

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import stats
 
+from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.laws.correlation import permutation_orders, permutation_p
 from rfjax.ranking import paper
 from rfjax.ranking.measures import Measures, measures_of, of_steps
@@ -120,7 +121,7 @@ def _spearman(fixed, columns):
 def _estimate(value, resampled):
     kept = np.asarray(resampled, float)
     kept = kept[np.isfinite(kept)]
-    low, high = np.percentile(kept, (2.5, 97.5)) if len(kept) else (np.nan, np.nan)
+    low, high = np.percentile(kept, PERCENTILES) if len(kept) else (np.nan, np.nan)
     return {"value": value, "low": float(low), "high": float(high)}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rfjax.evaluation.intervals import STANDARD_ERRORS
 from rfjax.laws.folder_scores import PROTOCOLS
 from rfjax.report.axes import BLUE, GREEN, GREY, STYLE, VERMILION, WIDTH, depth_handles, log_scale, looks, point
 from rfjax.report.ranking_figures import average_ranks, quality_against_steps
@@ -218,7 +219,9 @@ def loss_per_level(numbers, look):
         style = {"color": colour, "lw": 0.7 if faint else 1.2, "ls": ":" if faint else "-", "ms": 4}
         left.plot(t, loss, zorder=2 if faint else 3, **style)
         if not faint:
-            left.errorbar(t, loss, 1.96 * np.array(run["stderr"], float), fmt="none", ecolor=colour, elinewidth=0.8)
+            left.errorbar(
+                t, loss, STANDARD_ERRORS * np.array(run["stderr"], float), fmt="none", ecolor=colour, elinewidth=0.8
+            )
             left.plot(t[averaged], loss[averaged], marker=marker, color=colour, lw=0, ms=4, zorder=4)
             left.plot(t[~averaged], loss[~averaged], marker=marker, color=colour, mfc="white", lw=0, ms=4, zorder=4)
         if run is not first:

@@ -7,12 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from rfjax.data.geneval_names import TASKS
 from rfjax.laws import correlation, folder_scores, noise_levels, score_links
 from rfjax.results.columns import STATISTICS
 
 OVERALL = "overall"
-# Tasks in GenEval's own order; others follow as they come.
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 REFERENCES = {"ceiling": "geneval_ceiling", "shuffled": "geneval_floor_shuffled", "null": "geneval_floor_null"}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.rules import GenEvalScore
+from rfjax.evaluation.intervals import normal_interval
 from rfjax.evaluation.records import geneval_record, make_record, read_records, record_key, write_record
 
 
@@ -36,8 +37,7 @@ class Measured:
     stderr: float | None = None
 
     def to_json(self) -> dict:
-        half = None if self.stderr is None else 1.96 * self.stderr
-        low, high = (None, None) if half is None else (self.value - half, self.value + half)
+        low, high = (None, None) if self.stderr is None else normal_interval(self.value, self.stderr)
         numbers = {"value": self.value, "stderr": self.stderr, "low": low, "high": high, "n": self.n}
         return {"metric": self.metric, "item": self.item, **numbers}
 

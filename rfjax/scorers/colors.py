@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Real
 from PIL import Image
 
-from rfjax.evaluation.geneval.rules import COLORS
+from rfjax.data.geneval_names import COLORS
 from rfjax.scorers.clip import Clip, unit
 from rfjax.scorers.images import clip_transform
 

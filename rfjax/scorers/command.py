@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rfjax.errors import ConfigError
 
 
-class Outcome(NamedTuple):
+class MetricResult(NamedTuple):
     """What a metric gives: the lines to print, and what a record of it says."""
 
     lines: Sequence[str]
@@ -31,7 +31,7 @@ class Metric(NamedTuple):
     needs: tuple[str, ...]  # options that must be given
     takes: tuple[str, ...]  # options that may be
     packages: tuple[str, ...]
-    measure: Callable  # (arguments, out) -> Outcome
+    measure: Callable  # (arguments, out) -> MetricResult
 
 
 OPTIONS = {
@@ -224,7 +224,7 @@ def _geneval(args, out):
         },
     }
     corpus = "geneval" if summary["metadata_official"] else f"geneval-{summary['metadata_sha256'][:8]}"
-    return Outcome(lines, scored.evaluation, corpus, scored.score, extra)
+    return MetricResult(lines, scored.evaluation, corpus, scored.score, extra)
 
 
 def _clip_score(args, out):
@@ -241,7 +241,7 @@ def _clip_score(args, out):
     models = {"clip": attach.file_revision(args.clip, model.sha256) | {"tower": model.name}}
     extra = {"models": models, "prefix": clip_score.PREFIX, "weight": clip_score.WEIGHT}
     value = attach.Measured(evaluation.replace("-", "_"), mean, len(scores), stderr=known)
-    return Outcome(lines, evaluation, args.captions and Path(args.captions).stem or "captions", [value], extra)
+    return MetricResult(lines, evaluation, args.captions and Path(args.captions).stem or "captions", [value], extra)
 
 
 def _named(evaluation, standard):
@@ -306,7 +306,7 @@ def _distance(kind, network, embedder_of):
         }
         evaluation = _named(kind, distance.standard)
         values = [attach.Measured(evaluation.replace("-", "_"), distance.value, found.n)]
-        return Outcome(lines, evaluation, Path(args.reference).absolute().name, values, extra)
+        return MetricResult(lines, evaluation, Path(args.reference).absolute().name, values, extra)
 
     return measure
 
@@ -324,7 +324,7 @@ def _compbench(args, out):
         )
         values.append(attach.Measured("compbench", category.score, category.images, item=name, stderr=stderr))
     prompts = {name: category.prompts for name, category in categories.items()}
-    return Outcome(lines, "compbench", "t2i-compbench", values, {"prompts": prompts})
+    return MetricResult(lines, "compbench", "t2i-compbench", values, {"prompts": prompts})
 
 
 TORCH = ("torch", "transformers", "PIL")

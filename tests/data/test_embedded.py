@@ -10,7 +10,8 @@ import pytest
 from rfjax.config import DataConfig
 from rfjax.data import grammar
 from rfjax.data.corpus import load_corpus
-from rfjax.data.scenes import MAX_OBJECTS, PROPORTIONS, TASKS
+from rfjax.data.geneval_names import TASKS
+from rfjax.data.scenes import MAX_OBJECTS, PROPORTIONS
 from rfjax.errors import ConfigError
 
 SIZES = {"shapes": 16, "digits": 20}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rfjax.data import digits, grammar, shapes
-from rfjax.data.scenes import TASKS
+from rfjax.data.geneval_names import TASKS
 
 VOCABULARY = shapes.VOCABULARY
 

@@ -104,7 +104,7 @@ def test_features_reveal_what_training_needs():
     """A linear readout of `pooled` and of a noun's token finds colour, class and relation."""
     from rfjax.config import DataConfig
     from rfjax.data.corpus import load_corpus
-    from rfjax.data.scenes import TASKS
+    from rfjax.data.geneval_names import TASKS
 
     corpus = load_corpus(DataConfig(), 0)
     contents, _, captions = corpus.scenes(np.arange(5000), "train")

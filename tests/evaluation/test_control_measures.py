@@ -7,6 +7,7 @@ import pytest
 
 from rfjax.config import DataConfig
 from rfjax.data.corpus import load_corpus
+from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation import control_measures, image_features
 from rfjax.evaluation.control_measures import ranking_record, resamples_of_prompts, shifted_interval
@@ -91,7 +92,7 @@ def test_replicates_are_the_measures_of_repeated_images(corpus, control, record)
     pixels, ids, prompts = control
     names = [json.dumps(prompts[i]) for i in ids[:, 0]]
     distinct = list(dict.fromkeys(names))  # evaluation_prompts comes in the order of tasks
-    per_task = [sum(json.loads(name)["tag"] == task for name in distinct) for task in rules.TASKS]
+    per_task = [sum(json.loads(name)["tag"] == task for name in distinct) for task in TASKS]
     assert per_task == [6, 8, 8, 8, 8, 8]
     weights = resamples_of_prompts(per_task, 1)
     judged = judge_rows(detector_for(corpus)(as_uint8(pixels) / np.float32(255)), [prompts[i] for i in ids[:, 0]])
@@ -105,7 +106,7 @@ def test_replicates_are_the_measures_of_repeated_images(corpus, control, record)
             for name, times in zip(distinct, weights[b], strict=True)
             for n in np.flatnonzero(np.array(names) == name).tolist() * times
         ]
-        tasks = {t: [judged[n].correct for n in rows if judged[n].metadata["tag"] == t] for t in rules.TASKS}
+        tasks = {t: [judged[n].correct for n in rows if judged[n].metadata["tag"] == t] for t in TASKS}
         assert kept["geneval"][b] == pytest.approx(np.mean([np.mean(correct) for correct in tasks.values()]), rel=1e-7)
         assert kept["frechet_distance"][b] == pytest.approx(
             frechet_distance(reference.moments, moments(values[rows])), rel=1e-6

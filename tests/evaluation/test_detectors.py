@@ -7,7 +7,7 @@ import scipy.ndimage
 
 from rfjax.config import DataConfig
 from rfjax.data.corpus import load_corpus
-from rfjax.data.scenes import TASKS
+from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.geneval.rules import Detections, judge

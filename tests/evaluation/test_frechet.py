@@ -7,10 +7,10 @@ from scipy.ndimage import gaussian_filter
 
 from rfjax.config import DataConfig
 from rfjax.data.corpus import load_corpus
+from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation import image_features
 from rfjax.evaluation.frechet import Moments, as_uint8, frechet_distance, moments, reference_of
-from rfjax.evaluation.geneval import rules
 
 
 @pytest.fixture(scope="module", params=["shapes", "digits"])
@@ -223,12 +223,12 @@ def test_reference_has_the_prompts_shares_of_tasks(corpus):
     task = corpus.scenes(ids, "validation")[0].task
     found = image_features.features(as_uint8(corpus.to_images(corpus.examples(ids, "validation").latents)))
     asked = ["counting"] * 3 + ["colors"]
-    expected = 0.75 * found[task == rules.TASKS.index("counting")].mean(0) + 0.25 * found[
-        task == rules.TASKS.index("colors")
-    ].mean(0)
+    expected = 0.75 * found[task == TASKS.index("counting")].mean(0) + 0.25 * found[task == TASKS.index("colors")].mean(
+        0
+    )
     reference = reference_of(corpus, asked, n)
     np.testing.assert_allclose(reference.moments.mean, expected, rtol=1e-10)
     assert reference_of(corpus, asked, n) is reference  # made once
     assert reference_of(corpus, ["colors"] * 4, n).sha1 != reference.sha1
     with pytest.raises(ConfigError, match="none of the first 1 validation images"):
-        reference_of(corpus, list(rules.TASKS), 1)
+        reference_of(corpus, list(TASKS), 1)

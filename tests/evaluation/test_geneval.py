@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from rfjax.data.geneval_names import RELATIONS, TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.rules import (
-    RELATIONS,
-    TASKS,
     Detections,
     GenEvalOptions,
     ImageResult,

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
+from rfjax.data.geneval_names import COLORS, TASKS
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.geneval import files as geneval_files
 from rfjax.evaluation.geneval.files import read_detections, read_metadata, score_files, summary_path
-from rfjax.evaluation.geneval.rules import COLORS, TASKS, GenEvalOptions, judge
+from rfjax.evaluation.geneval.rules import GenEvalOptions, judge
 
 NAMES = ("bench", "wine glass", "dog", "computer mouse")
 

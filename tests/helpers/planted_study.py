@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rfjax.data.geneval_names import TASKS
 from rfjax.evaluation import records
 
 E, A, B = 0.045, 2.0e3, 0.34  # the planted law: loss = E + A * flops^-B
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 SAMPLER = "euler-20-cfg4-shift1"
 LEVELS = tuple(i / 8 for i in range(1, 9))
 PROMPTS = (

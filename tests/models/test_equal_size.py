@@ -9,7 +9,7 @@ from rfjax.config import ModelConfig, apply_overrides, from_dict, load_file
 from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
-from rfjax.models.equal_size import MEASURES, matched, parameters
+from rfjax.models.equal_size import MEASURES, match_size, parameters
 from rfjax.models.flops import forward_flops
 
 SHAPES = BatchShapes(latents=(16, 16, 3), context=(16, 96), pooled=96, encoders=())
@@ -31,7 +31,7 @@ def ratio(size, target):
 @pytest.mark.parametrize("hold", ("head_size", "heads"))
 def test_no_other_hidden_size_is_nearer_in_flops(name, hold):
     """All multiples tried. Catches a search that stops on the wrong side, and a target that is not the reference's."""
-    found = matched(REFERENCE, SHAPES, by="flops", hold=hold, **DIFFERENCES[name])
+    found = match_size(REFERENCE, SHAPES, by="flops", hold=hold, **DIFFERENCES[name])
     target = forward_flops(REFERENCE, SHAPES)
     step = {"head_size": 16, "heads": 8}[hold]
     sizes = {
@@ -47,7 +47,7 @@ def test_no_other_hidden_size_is_nearer_in_flops(name, hold):
 
 def test_by_parameters_the_neighbours_are_farther():
     """A DiT as large as an MM-DiT is wider, as it has one weight set where MM-DiT has two."""
-    found = matched(REFERENCE, SHAPES, by="parameters", backbone="dit")
+    found = match_size(REFERENCE, SHAPES, by="parameters", backbone="dit")
     target = parameters(REFERENCE, SHAPES)
     assert found.size == parameters(found.model, SHAPES) and found.reference == target
     for hidden in (found.model.width - 16, found.model.width + 16):
@@ -58,16 +58,16 @@ def test_by_parameters_the_neighbours_are_farther():
 
 def test_the_reference_matches_itself_exactly():
     for by in MEASURES:
-        found = matched(REFERENCE, SHAPES, by=by)
+        found = match_size(REFERENCE, SHAPES, by=by)
         assert found.model == REFERENCE and found.mismatch == 0
 
 
 def test_what_cannot_be_matched_is_said():
     with pytest.raises(ConfigError, match="by is 'params'; it must be parameters or flops"):
-        matched(REFERENCE, SHAPES, by="params")
+        match_size(REFERENCE, SHAPES, by="params")
     with pytest.raises(ConfigError, match="no hidden size of dit_class up to 128 has the .* flops of the reference"):
         small = dataclasses.replace(REFERENCE, hidden=16)
-        matched(small, dataclasses.replace(SHAPES, context=(100_000, 96)), by="flops", backbone="dit_class")
+        match_size(small, dataclasses.replace(SHAPES, context=(100_000, 96)), by="flops", backbone="dit_class")
 
 
 STUDY = load_file(Path(__file__).parents[2] / "configs" / "backbones.py")
@@ -83,7 +83,7 @@ def test_the_studys_hidden_sizes_are_the_nearest(corpus):
     for by in measures:
         for name in DIFFERENCES:
             config = apply_overrides(base, points[f"{corpus}-{name}-{by}"])
-            found = matched(reference.model, shapes, by=by, hold="heads", **DIFFERENCES[name])
+            found = match_size(reference.model, shapes, by=by, hold="heads", **DIFFERENCES[name])
             assert found.model == config.model, (by, name)
             assert abs(found.mismatch) < 0.04
     # parameters do not depend on the number of tokens

@@ -8,12 +8,13 @@ import pytest
 from rfjax import config as configs
 from rfjax.cli import main
 from rfjax.models.flops import recompute_flops, training_flops
-from rfjax.plan.chips import GIB, parse_target
 from rfjax.plan.compiled import Compiled
 from rfjax.plan.estimate import estimate
 from rfjax.plan.point_plan import plan_point
 from rfjax.plan.search import candidates
+from rfjax.plan.targets import parse_target
 from rfjax.study.study import load_study, size_of
+from rfjax.training.chips import GIB
 
 PAPER = Path(__file__).parents[2] / "configs" / "sd3_depth.py"
 DEPTHS = ("depth15", "depth18", "depth21", "depth30", "depth38")

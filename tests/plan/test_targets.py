@@ -5,9 +5,10 @@ import math
 import pytest
 
 from rfjax.errors import ConfigError
-from rfjax.plan.chips import CHIPS, parse_target
 from rfjax.plan.roofline import Collective, cost, roofline
+from rfjax.plan.targets import parse_target
 from rfjax.report.formats import amount
+from rfjax.training.chips import CHIPS
 
 
 @pytest.mark.parametrize(
@@ -79,9 +80,18 @@ def test_the_slowest_limit_is_the_step_and_its_cost():
     assert cost(target, 1.0, 1, None).money is None
 
 
-def test_every_chip_states_its_source():
+def test_every_chip_states_its_source_and_has_its_own_names():
     for chip in CHIPS.values():
         assert chip.source and all(math.prod(shape) for shape in chip.shapes)
+    names = [name for chip in CHIPS.values() for name in chip.device_kinds]
+    assert len(set(names)) == len(names)
+
+
+def test_a_chip_of_which_only_the_peak_is_known_cannot_be_planned_for():
+    """Catches a plan with no memory and infinite links."""
+    assert CHIPS["a100"].peak_flops and not CHIPS["a100"].shapes
+    with pytest.raises(ConfigError, match="unknown chip 'a100'"):
+        parse_target("a100x8")
 
 
 def test_small_amounts_are_no_zeros():

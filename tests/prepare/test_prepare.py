@@ -22,7 +22,7 @@ from rfjax.data.prepared import manifest
 from rfjax.data.prepared.records import pack, unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.prepare import images
-from rfjax.prepare.progress import Progress
+from rfjax.prepare.progress import ShardProgress
 
 ALL = ("--shard-size=5", "--validation-share=0.3", "--synthetic-column=by_model")
 
@@ -523,7 +523,7 @@ def test_progress_counts_what_is_made_now_and_says_when_it_will_be_over(capsys):
     """A quarter of the bytes in 60 seconds leaves three minutes. Catches time left that forgets the parts before,
     counts what was made in another run, or restarts with every part."""
     now = [100.0]
-    progress = Progress(400, clock=lambda: now[0])
+    progress = ShardProgress(400, clock=lambda: now[0])
     with progress.of("shard-a", 80):
         now[0] += 48
         progress.tell(80, 70, 10)

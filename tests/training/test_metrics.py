@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rfjax.training.hardware import PEAK_FLOPS, peak_flops
+from rfjax.training.hardware import peak_flops
 from rfjax.training.metrics import MetricsWriter, Window, truncate
 from rfjax.training.progress import Progress, engineering
 from rfjax.training.step import TIME_BINS, StepMetrics
@@ -65,7 +65,8 @@ def test_rows_that_are_no_json_are_refused(tmp_path):
 
 
 def test_an_unknown_device_has_no_peak():
-    assert peak_flops(["TPU v4"] * 4) == 4 * PEAK_FLOPS["TPU v4"][0]
+    assert peak_flops(["TPU v4"] * 4) == 4 * 275e12
+    assert peak_flops(["TPU7x"] * 2) == 2307e12  # two devices a chip
     assert peak_flops(["TPU v4", "cpu"]) is None
 
 

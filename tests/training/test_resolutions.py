@@ -18,7 +18,7 @@ from rfjax.data.prepared.manifest import Manifest
 from rfjax.errors import ConfigError
 from rfjax.flow.objective import draw
 from rfjax.models.backbone import make_backbone
-from rfjax.models.mmdit import POSITIONS
+from rfjax.models.positions import POSITIONS
 from rfjax.training import checkpoint
 from rfjax.training.loss import run_keys
 

@@ -23,6 +23,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rfjax.data.geneval_names import COLORS, RELATIONS, TASKS
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 
@@ -203,8 +204,6 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
 
     Raises `ConfigError` naming the line.
     """
-    from rfjax.evaluation.geneval.rules import RELATIONS, TASKS
-
     rows = []
     for place, row in _json_lines(path):
         _check_keys(place, "", row, METADATA_KEYS)
@@ -241,7 +240,7 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
 
     Raises `ConfigError` naming the line.
     """
-    from rfjax.evaluation.geneval.rules import COLORS, Detections
+    from rfjax.evaluation.geneval.rules import Detections
 
     if images_per_prompt is not None and not 1 <= images_per_prompt <= MOST_IMAGES:
         raise ConfigError(f"images per prompt is {images_per_prompt}; it must be from 1 to {MOST_IMAGES}")

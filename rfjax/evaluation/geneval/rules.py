@@ -23,11 +23,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Int
 
+from rfjax.data.geneval_names import RELATIONS, TASKS
 from rfjax.errors import ConfigError
-
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-RELATIONS = ("left of", "right of", "above", "below")
+from rfjax.evaluation.intervals import PERCENTILES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +231,7 @@ def _overlap(a, b):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ScoreEstimate:
     """A mean of correct images with its standard error and 95 % interval, clustered by prompt.
 
     The standard error is nan where there is one prompt only.
@@ -257,8 +255,8 @@ class GenEvalScore:
     `correct_prompts` (any image of the prompt right) are plain fractions over all tasks.
     """
 
-    tasks: Mapping[str, Estimate]
-    overall: Estimate
+    tasks: Mapping[str, ScoreEstimate]
+    overall: ScoreEstimate
     missing_tasks: tuple[str, ...]
     correct_images: float
     correct_prompts: float
@@ -291,8 +289,8 @@ def score(results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10
             means = _resampled_means(counts, replicates, np.random.default_rng((seed, index)))
             tasks[tag] = _estimate(counts, means)
             resampled.append(means)
-    low, high = np.percentile(np.mean(resampled, axis=0), (2.5, 97.5))
-    overall = Estimate(
+    low, high = np.percentile(np.mean(resampled, axis=0), PERCENTILES)
+    overall = ScoreEstimate(
         value=float(np.mean([task.value for task in tasks.values()])),
         stderr=math.sqrt(sum(task.stderr**2 for task in tasks.values())) / len(tasks),
         low=float(low),
@@ -326,5 +324,5 @@ def _estimate(counts, means):
     value, prompts = correct / images, len(counts)
     residuals = np.sort(counts[:, 0] - value * counts[:, 1])  # sorted: the sum ignores the prompts' order
     stderr = math.sqrt(prompts / (prompts - 1) * float(residuals @ residuals)) / images if prompts > 1 else math.nan
-    low, high = np.percentile(means, (2.5, 97.5))
-    return Estimate(value, stderr, float(low), float(high), correct, images, prompts)
+    low, high = np.percentile(means, PERCENTILES)
+    return ScoreEstimate(value, stderr, float(low), float(high), correct, images, prompts)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rfjax.plan.chips import parse_target
 from rfjax.plan.compiled import compile_step
 from rfjax.plan.estimate import estimate
+from rfjax.plan.targets import parse_target
 from rfjax.study.study import load_study
 
 PAPER = Path(__file__).parents[3] / "configs" / "sd3_depth.py"

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from helpers import scored_runs
 from rfjax.cli import main
-from rfjax.evaluation.geneval.rules import COLORS
+from rfjax.data.geneval_names import COLORS
 from rfjax.evaluation.image_folders import geneval_folder
 from rfjax.evaluation.records import read_records
 from rfjax.results import merge

@@ -1,0 +1,13 @@
+"""The confidence level of every interval that rfjax prints or stores, and the ends of such an interval."""
+
+from __future__ import annotations
+
+LEVEL = 0.95
+ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # quantiles of draws between which the interval lies
+PERCENTILES = (2.5, 97.5)  # the same in per cent; a separate constant, since 100 * ENDS is not these to the last bit
+STANDARD_ERRORS = 1.96  # half of the interval of a normal distribution
+
+
+def normal_interval(value: float, stderr: float) -> tuple[float, float]:
+    """The interval of a normally distributed estimate with this standard error."""
+    return value - STANDARD_ERRORS * stderr, value + STANDARD_ERRORS * stderr
