@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "started again "
         "and goes on from its newest checkpoint."
     )
-    parser.add_argument("--config", required=True, metavar="FILE.py", help="a study; its points are the tasks")
+    parser.add_argument("--config", required=True, metavar="FILE.py|NAME", help="a study; its points are the tasks")
     parser.add_argument(
         "--on",
         required=True,
