@@ -52,6 +52,15 @@ def test_a_config_is_named_by_a_word_too(capsys):
     assert outputs[0] == outputs[1] and listed.keys() == {path.stem for path in (ROOT / "configs").glob("*.py")}
 
 
+def test_a_runs_config_json_is_a_path_without_a_slash_too(monkeypatch, tmp_path, capsys):
+    """Catches the config that a run keeps refused as a name that does not ship."""
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "--config=config.json", "--steps=0"]) == 2
+    assert main(["bench", "--config=config.json", "--config.train.steps=x"]) == 2
+    assert "--steps is 0" in (error := capsys.readouterr().err) and "config.train.steps" in error
+
+
 def test_overrides_are_taken_apart():
     rest, overrides = split_overrides(
         ["train", "--config=a.py", "--config.model.depth=3", "--config.name", "x=y", "--init", "r@5"]
