@@ -8,22 +8,57 @@ from pathlib import Path
 import pytest
 
 from rfjax.cli import VERBS, environment, main, split_overrides
+from rfjax.cli.verbs import MOMENTS
 from rfjax.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_verb_answers_help_without_jax_or_pandas():
+@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS)], ids=lambda words: "".join(words) or "rfjax")
+def test_help_needs_no_jax_and_no_table(words):
     """JAX takes seconds to import; what --help does not need must not be imported for it."""
-    for verb in VERBS:
-        script = (
-            "import sys\n"
-            "for name in ('jax', 'pandas', 'scipy', 'matplotlib', 'flax'): sys.modules[name] = None\n"
-            f"from rfjax.cli import main\nmain(['{verb}', '--help'])"
-        )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        assert done.returncode == 0, (verb, done.stderr[-500:])
-        assert "usage: rfjax " + verb in done.stdout
+    script = (
+        "import sys\n"
+        "for name in ('jax', 'pandas', 'scipy', 'matplotlib', 'flax', 'torch'): sys.modules[name] = None\n"
+        f"from rfjax.cli import main\nmain([*{words}, '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert " ".join(["usage: rfjax", *words]) in done.stdout
+
+
+def test_help_shows_each_verb_once_in_its_moment(capsys):
+    """Catches a verb of a moment that no heading names, which `rfjax --help` would leave out."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    places = {name: [n for n, line in enumerate(lines) if line.startswith(f"  {name:<17} ")] for name in VERBS}
+    headings = {moment: lines.index(title) for moment, (title, _) in MOMENTS.items()}
+    assert all(len(found) == 1 for found in places.values()), places
+    for name, (place,) in places.items():
+        above = [moment for moment, line in headings.items() if line < place]
+        assert above[-1] == VERBS[name].moment and VERBS[name].help in lines[place]
+
+
+def test_a_config_is_named_by_a_word_too(capsys):
+    """Catches a verb that takes the word for a path, and a list without what a study is about."""
+    assert main(["study", "--list"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert listed["shapes"].startswith("The default study: a depth sweep on procedurally drawn shapes")
+    outputs = []
+    for config in ("sd3_depth", f"{ROOT}/configs/sd3_depth.py"):
+        assert main(["study", f"--config={config}", "--dry-run"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] and listed.keys() == {path.stem for path in (ROOT / "configs").glob("*.py")}
+
+
+def test_a_runs_config_json_is_a_path_without_a_slash_too(monkeypatch, tmp_path, capsys):
+    """Catches the config that a run keeps refused as a name that does not ship."""
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "--config=config.json", "--steps=0"]) == 2
+    assert main(["bench", "--config=config.json", "--config.train.steps=x"]) == 2
+    assert "--steps is 0" in (error := capsys.readouterr().err) and "config.train.steps" in error
 
 
 def test_overrides_are_taken_apart():

@@ -77,7 +77,9 @@ def write(folder: Path, precision: str, pooled: str):
     )
     recipe = Recipe(precision=precision, pooled_precision=pooled, buckets=((64, 64),), validation_share=0.0)
     folder.mkdir(parents=True)
-    facts = shard.make_shard(source, 0, folder, recipe=recipe, recipe_hash="", models=RandomModels())
+    facts = shard.make_shard(
+        source, 0, folder / "shard-00000-of-00001", recipe=recipe, recipe_hash="", models=RandomModels()
+    )
     return merge.write_manifest(
         folder,
         [facts],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments. Nothing heavy is imported for `--help`."""
-    parser.add_argument("--config", required=True, metavar="FILE.py", help="a run, or a study's base")
+    parser.add_argument("--config", required=True, metavar="FILE.py|NAME", help="a run, or a study's base")
     parser.add_argument("--point", metavar="ID", help="of a study")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="timed steps (default 20)")
     parser.add_argument("--json", metavar="FILE.json", help="write every number here")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 
 from rfjax.cli.arguments import parsers, split_overrides
 from rfjax.cli.environment import settle
-from rfjax.cli.processes import ended, together
+from rfjax.cli.processes import exit_status_of, run_as_job, tidy_when_terminated
 from rfjax.cli.verbs import VERBS
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.shipped import find_config
 
 __all__ = ["VERBS", "main", "split_overrides"]
 
@@ -19,18 +22,23 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         rest, overrides = split_overrides(argv)
-        verb = next((word for word in rest if not word.startswith("-")), None)
-        parser, verbs = parsers(VERBS, verb)
-        if verb in verbs:
-            verbs[verb].check_options(rest)
+        name = next((word for word in rest if not word.startswith("-")), None)
+        parser, each = parsers(name)
+        if name in each:
+            each[name].check_options(rest)
         args = parser.parse_args(rest)
-        chosen = VERBS[args.verb]
-        if overrides and not chosen.overridable:
-            raise ConfigError(f"rfjax {args.verb} reads no config; leave out --config.{next(iter(overrides))}")
-        if chosen.computes and from_shell:
+        verb = VERBS[args.verb]
+        if overrides and not verb.overridable:
+            raise ConfigError(f"rfjax {verb.name} reads no config; leave out --config.{next(iter(overrides))}")
+        if verb.computes and from_shell:
             settle(argv)
-        if not chosen.together:
-            return chosen.act(args, overrides)
-        return together(args, lambda: chosen.act(args, overrides), from_shell, resumes=chosen.resumes)
+        config = getattr(args, "config", None)
+        if config and not config.endswith(".json"):  # a run's config.json is a path
+            args.config = str(find_config(config))
+        run = functools.partial(verb.load().run, args, overrides)
+        if verb.many_processes:
+            return run_as_job(args, run, from_shell, resumes=verb.resumes)
+        with tidy_when_terminated() if verb.tidies else contextlib.nullcontext():
+            return run()
     except (RfjaxError, KeyboardInterrupt, BrokenPipeError) as error:
-        return ended(error)
+        return exit_status_of(error)

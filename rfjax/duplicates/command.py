@@ -1,33 +1,22 @@
-"""`rfjax duplicates`: its arguments, the order of its work, and the files that it leaves."""
+"""`rfjax duplicates`: its arguments, and the order of its work."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
+import functools
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.files import write_whole
-from rfjax.prepare import command as prepare
-from rfjax.prepare import work
-from rfjax.prepare.progress import SAID_EVERY, duration, say
+from rfjax.prepare.options import add_options
+from rfjax.prepare.progress import SAID_EVERY, say
+from rfjax.training.progress import format_duration
 
-REASON = "near-duplicate"  # what the manifest of `rfjax prepare --drop-keys` counts them under
-LIBRARIES = ("rfjax", "numpy", "scipy", "pillow", "faiss-cpu", "onnxruntime", "onnxruntime-gpu")
 STEP, STEPS_DOWN = 0.05, 4  # of the curve: thresholds from four steps below the chosen one up to 1
-PASSED_ON = ("filter", "drop_keys", "caption_column", "synthetic_column", "label_column", "class_names", "shard_size")
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="as of rfjax prepare: a folder of images, .tar files, .parquet files, or tfds:NAME",
-    )
+    add_options(parser, "source")
     parser.add_argument(
         "--out",
         required=True,
@@ -73,9 +62,7 @@ def add_arguments(parser) -> None:
         action="store_true",
         help="compare mirrored images, too, for a model that sees a difference; phash always does",
     )
-    described.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="images described at once (default 32)"
-    )
+    add_options(described, "--batch-size")
     searched = parser.add_argument_group("search")
     searched.add_argument(
         "--clusters", type=int, metavar="N", help="of k-means (default: 1 up to 50,000 images, then 2 sqrt(images))"
@@ -88,86 +75,70 @@ def add_arguments(parser) -> None:
         help="nearest clusters that are searched; the paper searches 1 (default 8)",
     )
     kept = parser.add_argument_group("images", "what rfjax prepare would drop is not compared: give the same as there")
-    kept.add_argument(
-        "--filter",
-        action="append",
-        default=[],
-        metavar="COMPARISON",
-        help="as 'aesthetic>=5'; may be given several times",
-    )
-    kept.add_argument("--drop-keys", metavar="FILE", help="keys of images to leave out, one a line")
+    add_options(kept, "--filter", "--drop-keys")
+    add_options(kept, "--caption-column", "--synthetic-column", "--label-column", "--class-names")
     kept.add_argument(
         "--uncaptioned",
         action="store_true",
         help="compare images without a caption, too: of a source that is to be recaptioned",
     )
-    kept.add_argument("--caption-column", metavar="NAME")
-    kept.add_argument("--synthetic-column", metavar="NAME")
-    kept.add_argument("--label-column", metavar="NAME")
-    kept.add_argument("--class-names", metavar="FILE")
-    tasks = parser.add_argument_group("work")
-    tasks.add_argument(
-        "--shard-size",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="images a file of descriptors; a tar is one of its own (default 1024)",
-    )
-    tasks.add_argument(
-        "--task",
-        metavar="I/N",
-        help="describe only every Nth part, from the Ith (0 to N-1), and search nothing: for N processes or hosts",
-    )
-    tasks.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="that decode and search (default: one a core)"
-    )
+    add_options(parser.add_argument_group("work"), "--shard-size", "--task", "--threads")
 
 
-def run(args) -> int:
+def run(args, overrides) -> int:
     """Describes what is not described yet and, unless it is one task of several, searches and writes what to drop."""
-    from rfjax.duplicates import describe, removal
+    from rfjax.duplicates import describe
     from rfjax.duplicates.search import faiss_module
-    from rfjax.prepare import recipe as recipes
+    from rfjax.prepare import work
     from rfjax.prepare.captions import CaptionColumns
+    from rfjax.prepare.reading import Reading, given, open_captioned
+    from rfjax.prepare.recipe import Recipe
 
     out = Path(args.out)
-    own = work.parse_task(args.task)
+    task = work.parse_task(args.task)
     _check(args, out)
-    source, recipe = prepare.plan(_as_prepare(args))
+    reading = Reading(**given(Reading, args))
+    source, columns = open_captioned(reading)
     descriptor = _descriptor(args)
-    threshold = descriptor.threshold if args.threshold is None else args.threshold
     faiss = faiss_module()
-    if args.uncaptioned:
-        recipe = dataclasses.replace(recipe, columns=CaptionColumns(original=describe.ANY))
-    recipe = dataclasses.replace(recipe, buckets=((descriptor.side, descriptor.side),), batch_size=args.batch_size)
-    folder, parts = out.with_name(out.name + ".descriptors"), len(source.sizes)
-    about = work.about(source)
-    recipe_hash = recipes.settle(folder, {"descriptor": descriptor.facts, "recipe": recipe.facts(), "source": about})
-    paths = [folder / describe.file_name(part, parts) for part in range(parts)]
-    to_make = [part for part in range(own[0], parts, own[1]) if describe.read(paths[part], recipe_hash) is None]
-    work.make_missing(
-        source,
-        [path.name for path in paths],
-        to_make,
-        lambda part, tell: describe.describe_part(
-            source,
-            part,
-            paths[part],
-            descriptor=descriptor,
-            recipe=recipe,
-            recipe_hash=recipe_hash,
-            threads=work.threads(args.threads),
-            tell=tell,
-        ),
+    recipe = Recipe(
+        buckets=((descriptor.side, descriptor.side),),
+        batch_size=args.batch_size,
+        shard_size=args.shard_size,
+        columns=CaptionColumns(original=describe.ANY) if args.uncaptioned else columns,
+        filters=reading.filters(),
+        dropped_keys=reading.dropped_keys(),
     )
-    if args.task:
-        say(f"task {args.task} is done; when all are: the same command without --task")
-        return 0
-    if args.threads:
-        faiss.omp_set_num_threads(args.threads)
+    folder, about = out.with_name(out.name + ".descriptors"), work.about(source)
+
+    def merge(paths, recipe_hash):
+        if args.threads:
+            faiss.omp_set_num_threads(args.threads)
+        about_source = {**about, "location": source.location}
+        return _search(args, descriptor, _described(paths, recipe_hash), about_source)
+
+    job = work.Job(
+        source=source,
+        folder=folder,
+        facts={"descriptor": descriptor.facts, "recipe": recipe.facts(), "source": about},
+        stem="descriptors",
+        to_merge="without --task",
+        threads=args.threads,
+        finished=lambda path, recipe_hash: describe.read(path, recipe_hash) and path,
+        make=functools.partial(describe.describe_part, descriptor=descriptor, recipe=recipe),
+        merge=merge,
+    )
+    return work.run(job, task)
+
+
+def _search(args, descriptor, parts, source) -> list[str]:
+    """Finds what is to be dropped, and writes the files that say so; returns the lines to print."""
+    from rfjax.duplicates import removal, written
+
+    threshold = descriptor.threshold if args.threshold is None else args.threshold
     search = Searching()
     found = removal.find(
-        _described(paths, recipe_hash),
+        parts,
         threshold=threshold,
         curve=curve_thresholds(threshold),
         clusters=args.clusters,
@@ -175,45 +146,14 @@ def run(args) -> int:
         tell=search.tell,
         began=search.began,
     )
-    facts = {
-        "source": {**about, "location": source.location},
-        "descriptor": descriptor.facts,
-        "threshold": threshold,
-        "clusters": found.clusters,
-        "probes": min(args.probes, found.clusters),
-        "images": found.images,
-        "dropped": len(found.pairs),
-        "same_bytes": sum(similarity is None for _, _, similarity in found.pairs),
-        "stay_for_their_key": found.repeated,
-        "not_compared": dict(sorted(Counter(reason for _, reason in found.not_compared).items())),
-        "made_with": work.versions(LIBRARIES),
-    }
-    named = names(out)
-    write_whole(
-        {
-            named["pairs"]: _lines(
-                ("key", "kept", "similarity"),
-                ((key, kept, "same bytes" if s is None else f"{s:.6f}") for key, kept, s in found.pairs),
-            ),
-            named["not_compared"]: _lines(
-                ("key", "reason"), ((ascii(key)[1:-1], reason) for key, reason in found.not_compared)
-            ),
-            named["curve"]: _lines(
-                ("threshold", "dropped", "share"),
-                ((f"{t:g}", str(n), f"{n / found.images:.6f}") for t, n in found.curve),
-                ",",
-            ),
-            named["facts"]: json.dumps(facts, indent=1, ensure_ascii=False) + "\n",
-            out: "".join(f"{key}\t{REASON}\n" for key, _, _ in found.pairs),  # last: what says that the rest is there
-        }
+    facts = written.write(
+        found, Path(args.out), source=source, descriptor=descriptor.facts, threshold=threshold, probes=args.probes
     )
-    for left in folder.glob(".*.tmp"):  # of commands that were killed
-        left.unlink(missing_ok=True)
-    print("\n".join(_summary(found, facts, out)))
-    return 0
+    return written.summary(found, facts, Path(args.out))
 
 
 def _described(paths, recipe_hash):
+    """The parts that were described, one at a time."""
     from rfjax.duplicates import describe
 
     for path in paths:
@@ -238,15 +178,8 @@ class Searching:
         now = self._clock()
         if done < self._count and now - self._said >= SAID_EVERY:
             self._said = now
-            left = duration((now - self._began) * (self._count - done) / done)
+            left = format_duration((now - self._began) * (self._count - done) / done)
             say(f"search: {done:,} of {self._count:,} images, {100 * done / self._count:.0f} %, {left} left")
-
-
-def names(out: Path) -> dict[str, Path]:
-    """The files beside OUT."""
-    stem = out.name.removesuffix(".tsv")
-    kinds = {"pairs": ".pairs.tsv", "curve": ".curve.csv", "not_compared": ".not-compared.tsv", "facts": ".json"}
-    return {kind: out.with_name(stem + suffix) for kind, suffix in kinds.items()}
 
 
 def curve_thresholds(threshold: float) -> list[float]:
@@ -269,16 +202,6 @@ def _check(args, out):
     given = [o for o in ("model_size", "model_output", "mirrored") if getattr(args, o)]
     if args.descriptor == "phash" and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} is for a model; give its .onnx with --descriptor")
-
-
-def _as_prepare(args):
-    """The arguments as `rfjax prepare` would have them, so that the same images are kept here and there."""
-    parser = argparse.ArgumentParser()
-    prepare.add_arguments(parser)
-    whole = parser.parse_args([args.source, "--out=", "--models="])
-    for name in PASSED_ON:
-        setattr(whole, name, getattr(args, name))
-    return whole
 
 
 def _descriptor(args):
@@ -304,27 +227,3 @@ def _three(option, text):
     if len(values) != 3:
         raise ConfigError(f"{option} is {text!r}; it is three numbers, as 0.485,0.456,0.406")
     return values
-
-
-def _lines(header, rows, separator="\t"):
-    return "".join(separator.join(row) + "\n" for row in (header, *rows))
-
-
-def _summary(found, facts, out):
-    copies = facts["same_bytes"]
-    lines = [
-        f"{out}: {len(found.pairs):,} of {found.images:,} images are near-duplicates of one that stays at similarity "
-        f"{facts['threshold']:g} "
-        f"({copies:,} of them the same bytes); {found.clusters:,} clusters, {facts['probes']} searched",
-        "dropped at other thresholds: "
-        + ", ".join(f"{t:g}: {n:,} ({100 * n / found.images:.3g} %)" for t, n in found.curve),
-    ]
-    if facts["not_compared"]:
-        lines.append("not compared: " + ", ".join(f"{n:,} {reason}" for reason, n in facts["not_compared"].items()))
-    if found.repeated:
-        lines.append(f"{found.repeated:,} more stay, because an image that stays has the same key")
-    lines.append(
-        f"which of which, and how similar: {names(out)['pairs']}; leave them out with: rfjax prepare ... "
-        f"--drop-keys {out}"
-    )
-    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,10 @@ from jaxtyping import Shaped, UInt8
 from rfjax.data.prepared.records import pack, unpack
 from rfjax.duplicates.descriptors import Descriptor
 from rfjax.files import write_whole
+from rfjax.prepare.part import LeftOut, Tell, in_order
 from rfjax.prepare.recipe import Recipe
-from rfjax.prepare.shard import AHEAD, in_order, judge
-from rfjax.prepare.sources import Drop, Source
+from rfjax.prepare.shard import AHEAD, judge
+from rfjax.prepare.sources import Drop, Record, Source
 
 ANY = "a caption of every image"  # the column that is asked for where images need none
 UNLISTABLE = "key with a tab or a line break"  # which --drop-keys, a key a line, cannot name
@@ -32,8 +32,14 @@ class Described:
     left_out: tuple[tuple[str, str], ...]  # (key, reason)
 
 
-def file_name(part: int, parts: int) -> str:
-    return f"descriptors-{part:05}-of-{parts:05}"
+@dataclass(frozen=True)
+class _Looked:
+    """An image that is compared."""
+
+    key: str
+    pixels: UInt8[np.ndarray, "side side 3"]
+    digest: bytes  # of the file's bytes
+    done: float | int
 
 
 def read(path: Path, recipe_hash: str) -> Described | None:
@@ -56,17 +62,14 @@ def describe_part(
     recipe: Recipe,
     recipe_hash: str,
     threads: int,
-    tell: Callable[[float | int, int, int], None] = lambda done, kept, dropped: None,
-) -> None:
-    """Writes a part's file. `recipe` says which images `rfjax prepare` would keep, and how large they are looked at."""
-    keys, digests, left_out, views, batch = [], [], [], [], []
+    tell: Tell = lambda done, kept, dropped: None,
+) -> Path:
+    """Writes a part's file, and returns its path.
 
-    def look(record):
-        if not isinstance(record, Drop):
-            record = replace(record, metadata={**record.metadata, ANY: "-"})
-        return judge(record, recipe), b"" if isinstance(record, Drop) else hashlib.blake2b(
-            record.image, digest_size=16
-        ).digest()
+    `recipe` says which images `rfjax prepare` would keep, and how large they are looked at.
+    """
+    left_out = LeftOut(path.name)
+    keys, digests, views, batch = [], [], [], []
 
     def flush():
         if batch:
@@ -74,18 +77,14 @@ def describe_part(
             batch.clear()
 
     with ThreadPoolExecutor(threads) as pool:
-        for one, digest in in_order(pool, look, source.records(part), AHEAD * recipe.batch_size):
-            if not isinstance(one, Drop) and any(end in one.key for end in "\t\n\r"):
-                one = Drop(one.key, UNLISTABLE, "", one.done)
-            if isinstance(one, Drop):
-                left_out.append((one.key, one.reason))
-            else:
-                keys.append(one.key)
-                digests.append(np.frombuffer(digest, np.uint8))
-                batch.append(one.picture.pixels)
-                if len(batch) == recipe.batch_size:
-                    flush()
-            tell(one.done, len(keys), len(left_out))
+        window = AHEAD * recipe.batch_size
+        looked = in_order(pool, lambda record: _look(record, recipe), source.records(part), window)
+        for one in left_out.sift(looked, tell):
+            keys.append(one.key)
+            digests.append(np.frombuffer(one.digest, np.uint8))
+            batch.append(one.pixels)
+            if len(batch) == recipe.batch_size:
+                flush()
     flush()
     found = (
         np.concatenate(views)
@@ -93,4 +92,19 @@ def describe_part(
         else descriptor.describe(np.zeros((1, descriptor.side, descriptor.side, 3), np.uint8))[:0]
     )
     arrays = {"views": found, "digests": np.stack(digests) if digests else np.zeros((0, 16), np.uint8)}
-    write_whole({path: pack(arrays, {"recipe_sha256": recipe_hash, "keys": keys, "left_out": left_out})})
+    listed = [(row["key"], row["reason"]) for row in left_out.rows]
+    write_whole({path: pack(arrays, {"recipe_sha256": recipe_hash, "keys": keys, "left_out": listed})})
+    return path
+
+
+def _look(record: Record | Drop, recipe: Recipe) -> _Looked | Drop:
+    """A record decoded, or why it is not compared."""
+    if isinstance(record, Drop):
+        return record
+    kept = judge(replace(record, metadata={**record.metadata, ANY: "-"}), recipe)
+    if isinstance(kept, Drop):
+        return kept
+    if any(end in kept.key for end in "\t\n\r"):
+        return Drop(kept.key, UNLISTABLE, "", kept.done)
+    digest = hashlib.blake2b(record.image, digest_size=16).digest()
+    return _Looked(kept.key, kept.picture.pixels, digest, kept.done)

@@ -12,7 +12,7 @@ from rfjax.duplicates.describe import Described
 from rfjax.duplicates.descriptors import useless
 from rfjax.duplicates.search import Index, default_clusters, remove, similarity
 from rfjax.errors import RfjaxError
-from rfjax.prepare.shard import NO_CAPTION
+from rfjax.prepare.part import NO_CAPTION
 
 
 @dataclass(frozen=True)

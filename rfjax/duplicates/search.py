@@ -175,5 +175,6 @@ def _best(who, found, similar):
     first[1:] = (who[1:] != who[:-1]) | (found[1:] != found[:-1])
     who, found, similar = who[first], found[first], similar[first]
     images, starts = np.unique(who, return_index=True)
-    for image, near, alike in zip(images, np.split(found, starts[1:]), np.split(similar, starts[1:]), strict=True):
-        yield int(image), near, alike
+    ends = np.append(starts, len(who))[1:]  # of none none
+    for image, start, end in zip(images, starts, ends, strict=True):
+        yield int(image), found[start:end], similar[start:end]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments. Nothing heavy is imported for `--help`."""
-    parser.add_argument("--config", required=True, metavar="FILE.py", help="a study or a run")
+    parser.add_argument("--config", required=True, metavar="FILE.py|NAME", help="a study or a run")
     parser.add_argument(
         "--target",
         required=True,

@@ -35,7 +35,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--no-hashes", action="store_true", help="leave out reading every byte")
 
 
-def run(args) -> int:
+def run(args, overrides) -> int:
     """Exit status 1 where a file is not as it was written."""
     found = manifest.read(args.corpus)
     if args.samples < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -91,8 +90,6 @@ def write_manifest(
         ],
     }
     write_whole({folder / manifest.NAME: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"})
-    for left in folder.glob(".shard-*.tmp"):  # of preparations that were killed; nobody writes any more
-        shutil.rmtree(left, ignore_errors=True)
     return manifest.read(folder)
 
 

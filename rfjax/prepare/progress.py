@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from rfjax.training.progress import format_duration
+
 SAID_EVERY = 10.0  # seconds
 
 
@@ -45,18 +47,11 @@ class ShardProgress:
         seconds = self._said - self._began
         done, kept, dropped = self._done + self._part[0], self._kept + self._part[1], self._dropped + self._part[2]
         through = done / self._total
-        left = f", {duration(seconds * (1 - through) / through)} left" if 0 < through < 1 else ""
+        left = f", {format_duration(seconds * (1 - through) / through)} left" if 0 < through < 1 else ""
         rate = (kept + dropped) / max(seconds, 1e-9)
         say(
             f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {rate:.3g} images/s, {100 * through:.0f} %{left}"
         )
-
-
-def duration(seconds: float) -> str:
-    """As a person reads it: 3m12s, 5h07m."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
 
 
 def say(text: str) -> None:

@@ -15,7 +15,6 @@ from rfjax.data import hashing
 from rfjax.data.prepared.manifest import bucket_name
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
-from rfjax.prepare import work
 from rfjax.prepare.captions import CaptionColumns
 from rfjax.prepare.filters import Filter
 
@@ -63,7 +62,7 @@ class Recipe:
         facts["filters"] = [one.text for one in self.filters]
         names = json.dumps(facts["columns"].pop("class_names"), sort_keys=True)
         facts["columns"]["class_names_sha256"] = hashlib.sha256(names.encode()).hexdigest()
-        facts["dropped_keys"] = work.keys_facts(self.dropped_keys)
+        facts["dropped_keys"] = keys_facts(self.dropped_keys)
         return {"version": VERSION} | facts
 
 
@@ -124,15 +123,21 @@ def settle(folder: Path, facts: Mapping) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_models(folder: Path) -> dict:
-    """What recipe.json says of the models and what they make, for a merge that need not load them."""
+def read_settled(folder: Path, *names: str) -> dict:
+    """What the folder's recipe.json says under these names, for a merge that need not load the models."""
     try:
         there = json.loads((folder / NAME).read_text())
-        return {key: there[key] for key in ("models", "encoders", "latents")}
+        return {name: there[name] for name in names}
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"no shards to merge in {folder}: {NAME} cannot be read ({error}); give the command without --merge"
+            f"nothing to merge in {folder}: {NAME} cannot be read ({error}); give the command without --merge"
         ) from None
+
+
+def keys_facts(dropped_keys: Mapping[str, str]) -> dict:
+    """For JSON: keys to drop, of which there may be millions, as their number and hash."""
+    keys = json.dumps(sorted(dropped_keys.items()))
+    return {"count": len(dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
 
 
 def _flat(facts, prefix=""):

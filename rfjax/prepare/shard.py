@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,10 @@ from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
 from rfjax.prepare import images
 from rfjax.prepare.images import CorruptImage, Picture
+from rfjax.prepare.part import CORRUPT, NO_CAPTION, LeftOut, Tell, in_order
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Drop, Record, Source
 
-CORRUPT = "corrupt"
-NO_CAPTION = "no caption"
-SPARED = 10  # corrupt images a shard that never stop it: a share of few says little
 AHEAD = 4  # batches decoded ahead of the models
 
 
@@ -54,42 +52,34 @@ class Kept:
         return bucket_name(self.picture.pixels.shape)
 
 
-def shard_name(part: int, parts: int) -> str:
-    return f"shard-{part:05}-of-{parts:05}"
-
-
-def finished(folder: Path, name: str, recipe_hash: str) -> dict | None:
-    """What a finished shard says of itself; None where it is not there whole, or of another recipe."""
-    try:
-        facts = json.loads((folder / f"{name}.json").read_text())
-        files = [file for unit in facts["units"] for file in unit["files"].values()]
-        whole = all((folder / file["name"]).stat().st_size == file["bytes"] for file in files)
-    except (OSError, ValueError, KeyError):
-        return None
-    return facts if whole and facts["recipe_sha256"] == recipe_hash else None
+def sizes(facts: Mapping) -> dict[str, int]:
+    """The bytes of each file of a shard, by name, as its .json says."""
+    return {file["name"]: file["bytes"] for unit in facts["units"] for file in unit["files"].values()}
 
 
 def make_shard(
     source: Source,
     part: int,
-    folder: Path,
+    path: Path,
     *,
     recipe: Recipe,
     recipe_hash: str,
     models: Models,
     threads: int = 4,
-    tell: Callable[[float | int, int, int], None] = lambda done, kept, dropped: None,
+    tell: Tell = lambda done, kept, dropped: None,
 ) -> dict:
-    """Makes a part's shard in `folder`, and returns what its .json says.
+    """Makes a part's shard, files whose names begin with `path`, and returns what its .json says.
 
     `tell` hears how much of the part is done and how many images were kept and dropped. Raises
     `RfjaxError` where too many images are corrupt or nothing more can be written; then nothing of
     the shard is left.
     """
-    name = shard_name(part, len(source.sizes))
-    dropped, listed, converted, truncated = Counter(), [], Counter(), Counter()
-    kept = 0
-    with folder_moved_when_whole(folder / f"{name}.json", files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
+    name = path.name
+    left_out, converted, truncated = LeftOut(name), Counter(), Counter()
+    with (
+        folder_moved_when_whole(path.with_name(f"{name}.json"), files_of=True) as inside,
+        ThreadPoolExecutor(threads) as pool,
+    ):
         buckets = [bucket_name(pixels) for pixels in recipe.buckets]
         writers = {
             (bucket, split): _UnitWriter(inside, f"{name}.{bucket}.{split}", recipe, models, truncated)
@@ -97,23 +87,14 @@ def make_shard(
             for split in SPLITS
         }
         batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # of one shape each
-        for one in in_order(
-            pool, lambda record: judge(record, recipe), source.records(part), AHEAD * recipe.batch_size
-        ):
-            if isinstance(one, Drop):
-                dropped[one.reason] += 1
-                listed.append({"key": one.key, "reason": one.reason, "detail": one.detail})
-                check_corrupt(dropped, kept, listed, recipe.corrupt_limit, name)
-            else:
-                kept += 1
-                converted.update(one.picture.converted)
-                batch = batches[one.bucket]
-                batch.append(one)
-                if len(batch) == recipe.batch_size:
-                    _encode(batch, recipe, models, writers)
-                    batch.clear()
-            tell(one.done, kept, sum(dropped.values()))
-        check_corrupt(dropped, kept, listed, recipe.corrupt_limit, name, over=True)
+        judged = in_order(pool, lambda record: judge(record, recipe), source.records(part), AHEAD * recipe.batch_size)
+        for one in left_out.sift(judged, tell, recipe.corrupt_limit):
+            converted.update(one.picture.converted)
+            batch = batches[one.bucket]
+            batch.append(one)
+            if len(batch) == recipe.batch_size:
+                _encode(batch, recipe, models, writers)
+                batch.clear()
         for batch in batches.values():
             if batch:
                 _encode(batch, recipe, models, writers)
@@ -122,29 +103,17 @@ def make_shard(
             for (bucket, split), writer in writers.items()
             if writer.written
         ]
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
-        (inside / f"{name}.dropped.jsonl").write_text(lines, encoding="utf-8")
+        (inside / f"{name}.dropped.jsonl").write_text(left_out.lines(), encoding="utf-8")
         facts = {
             "name": name,
             "recipe_sha256": recipe_hash,
             "units": units,
-            "dropped": dict(sorted(dropped.items())),
+            "dropped": left_out.by_reason(),
             "converted": dict(sorted(converted.items())),
             "truncated": dict(sorted(truncated.items())),
         }
         (inside / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
     return facts
-
-
-def in_order(pool, function, items: Iterable, window: int) -> Iterator:
-    """`function` of each item, in their order, up to `window` at a time in the pool's threads."""
-    pending = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) >= window:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
@@ -167,17 +136,6 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
         if reason:
             return Drop(record.key, reason, f"{picture.width}x{picture.height}", record.done)
     return Kept(record.key, picture, original, synthetic, record.done)
-
-
-def check_corrupt(dropped, kept, listed, limit, name, over=False):
-    """Raises `RfjaxError` where more than `limit` of the images of a shard are corrupt; `over` at its end."""
-    seen, corrupt = kept + sum(dropped.values()), dropped[CORRUPT]
-    if corrupt > SPARED and corrupt > limit * seen and (over or seen >= 100):
-        first = "; ".join(f"{row['key']} ({row['detail']})" for row in listed if row["reason"] == CORRUPT)[:600]
-        raise RfjaxError(
-            f"{corrupt} of the first {seen} images of {name} cannot be decoded, more than --corrupt-limit="
-            f"{limit:g} allows: {first}; see what they are, or raise the limit"
-        )
 
 
 def _encode(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 LAW_NAMES = ("power", "saturating", "parametric", "broken", "approach1", "approach2")
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="FILE.json", help="write every number of the fits here")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Fit, compare by held-out error, divide budgets, relate scores to the loss; say so.
 
     Raises `ConfigError` for a table that is damaged, lacks a column or has a bad value, for a law

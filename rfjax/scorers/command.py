@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """`rfjax score`: returns the exit status."""
     from rfjax.scorers import attach
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
-from rfjax.training.progress import duration
+from rfjax.training.progress import format_duration
 
 SCHEMA = 1
 EVERY_SECONDS = 30.0  # between lines where there is no terminal
@@ -148,7 +148,7 @@ class Bar:
         now = time.monotonic()
         if now - self._said >= EVERY_SECONDS or self._done == self._total:
             rate = (self._done - self._first) / max(now - self._began, 1e-9)
-            left = duration((self._total - self._done) / rate)
+            left = format_duration((self._total - self._done) / rate)
             print(
                 f"{self._name}: {self._done}/{self._total} images, {rate:.3g} images/s, {left} left",
                 file=sys.stderr,

@@ -18,7 +18,8 @@ def engineering(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """A time as a person reads it: 3m12s, 5h07m."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
@@ -87,5 +88,5 @@ class Progress:
         if now - self._said >= self._every or row["step"] == self._steps:
             self._said = now
             if row["steps_per_second"]:
-                parts.append(f"{duration((self._steps - row['step']) / row['steps_per_second'])} left")
+                parts.append(f"{format_duration((self._steps - row['step']) / row['steps_per_second'])} left")
             self.note(f"{self._name}: step {row['step']}/{self._steps}, {', '.join(parts)}")

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from rfjax.data.geneval_names import COLORS, TASKS
+from rfjax.cli import geneval
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.geneval import files as geneval_files
 from rfjax.evaluation.geneval.files import read_detections, read_metadata, score_files, summary_path
@@ -126,22 +127,22 @@ def test_results_are_in_the_official_format(files):
 
 def test_the_command(files, capsys):
     parser = argparse.ArgumentParser()
-    geneval_files.add_arguments(parser)
+    geneval.add_arguments(parser)
     arguments = ["--metadata", str(files[0]), "--detections", str(files[1]), "--out", str(files[2])]
-    assert geneval_files.run(parser.parse_args(arguments)) == 0
+    assert geneval.run(parser.parse_args(arguments), {}) == 0
     printed = capsys.readouterr().out
     assert all(tag in printed for tag in (*TASKS, "overall")) and "1.0000" in printed
     # a threshold above every score makes every counting prompt wrong
-    geneval_files.run(parser.parse_args([*arguments, "--counting-threshold", "0.98", "--seed", "3"]))
+    geneval.run(parser.parse_args([*arguments, "--counting-threshold", "0.98", "--seed", "3"]), {})
     summary = json.loads(summary_path(files[2]).read_text())
     assert summary["options"]["counting_threshold"] == 0.98 and summary["seed"] == 3
     assert summary["tasks"]["counting"]["value"] == 0.0 and summary["tasks"]["colors"]["value"] == 1.0
 
 
 def test_options_of_the_command_are_those_of_the_rules():
-    assert {name for name, _, _ in geneval_files.OPTIONS} == set(GenEvalOptions.__dataclass_fields__)
+    assert {name for name, _, _ in geneval.OPTIONS} == set(GenEvalOptions.__dataclass_fields__)
     defaults = GenEvalOptions()
-    assert all(f"default {getattr(defaults, name):g}" in text for name, _, text in geneval_files.OPTIONS)
+    assert all(f"default {getattr(defaults, name):g}" in text for name, _, text in geneval.OPTIONS)
 
 
 def test_needs_no_jax():

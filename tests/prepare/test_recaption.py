@@ -269,7 +269,7 @@ def test_captions_that_were_changed_or_are_others_are_refused(monkeypatch, folde
         (["--batch-size=0"], "--batch-size is 0"),
         (["--corrupt-limit=2"], "--corrupt-limit is 2"),
         (["--task=0/2", "--merge"], "give one of the two"),
-        (["--merge"], "no captions to merge"),
+        (["--merge"], "nothing to merge"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_written(monkeypatch, folder, tmp_path, capsys, words, said):

@@ -14,7 +14,6 @@ and details (the last two as JSON text), and a summary beside them.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
@@ -27,7 +26,7 @@ from rfjax.data.geneval_names import COLORS, RELATIONS, TASKS
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 
-# The rules bring numpy along: they are imported where they are used, so that --help is quick.
+# The rules bring numpy along: they are imported where they are used.
 
 SCHEMA = 1
 METADATA_KEYS = {"tag": True, "prompt": True, "include": False, "exclude": False, "held_out": False}  # key: required
@@ -36,46 +35,6 @@ EXCLUDE_KEYS = {"class": True, "count": True}
 DETECTIONS_KEYS = {"prompt_index": True, "sample": True, "detections": True, "colors": False}
 MOST_IMAGES = 10_000  # per prompt: file names have four digits, and a slip must not ask for millions
 LISTED = 8  # how many missing things an error names before it only counts them
-
-# (field of the arguments, GenEvalOptions field, type, help)
-OPTIONS = (
-    ("threshold", float, "score above which an object counts (default 0.3)"),
-    ("counting_threshold", float, "the same for counting prompts (default 0.9)"),
-    ("max_objects", int, "objects kept per class (default 16)"),
-    ("max_overlap", float, "IoU from which the weaker of two objects is dropped (default 1: none is)"),
-    ("position_threshold", float, "part of the summed sizes that an offset must exceed (default 0.1)"),
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `rfjax geneval`."""
-    parser.add_argument("--metadata", required=True, metavar="FILE.jsonl", help="prompts, in GenEval's official schema")
-    parser.add_argument("--detections", required=True, metavar="FILE.jsonl", help="one row of detections per image")
-    parser.add_argument("--out", required=True, metavar="results.jsonl", help="results; the summary is put beside it")
-    parser.add_argument("--allow-missing", action="store_true", help="score what is there, and report what is not")
-    parser.add_argument("--images-per-prompt", type=int, metavar="N", help="expected (default: the largest sample + 1)")
-    for name, kind, text in OPTIONS:
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X" if kind is float else "N", help=text)
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """`rfjax geneval`: score the files, print the summary; returns the exit status."""
-    from rfjax.evaluation.geneval.rules import GenEvalOptions
-
-    given = {name: getattr(args, name) for name, _, _ in OPTIONS if getattr(args, name) is not None}
-    summary = score_files(
-        args.metadata,
-        args.detections,
-        args.out,
-        allow_missing=args.allow_missing,
-        options=GenEvalOptions(**given),
-        images_per_prompt=args.images_per_prompt,
-        seed=args.seed,
-    )
-    print(summary_text(summary))
-    print(f"results: {args.out}\nsummary: {summary_path(args.out)}")
-    return 0
 
 
 def score_files(

@@ -1,0 +1,28 @@
+"""`rfjax report`: the report of a study remade, from its runs or from its results alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("runs", metavar="RUNS", help="a study's folder, or its results folder")
+    parser.add_argument("--out", metavar="DIR", help="default: report, beside the results")
+
+
+def run(args, overrides) -> int:
+    """Writes the report; exit status 1 where a run could not be read, and the report is of the others."""
+    from rfjax.report.write import summary_lines, write_report
+    from rfjax.results.merge import collect, run_folders
+    from rfjax.results.results_folder import find
+
+    results, unreadable = find(args.runs), 0
+    if not (results / "table.json").exists():
+        table = collect(run_folders(args.runs), results)
+        unreadable = table.unreadable
+        for note in table.notes:
+            print(f"note: {note}", file=sys.stderr)
+    numbers = write_report(results, Path(args.out) if args.out else results.parent / "report")
+    print("\n".join(summary_lines(numbers)))
+    return 1 if unreadable else 0

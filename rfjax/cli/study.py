@@ -1,0 +1,81 @@
+"""`rfjax study`: every point of a study trained and evaluated, then fitted and reported."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+from rfjax.cli.processes import is_first, say
+from rfjax.errors import ConfigError
+
+
+def add_arguments(parser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", metavar="FILE.py|NAME", help="a file with get_config() and points()")
+    which.add_argument("--list", action="store_true", help="list the studies that come with rfjax, for --config=NAME")
+    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<name of the study>")
+    parser.add_argument("--point", metavar="ID", help="train and evaluate this point only")
+    parser.add_argument("--collect", action="store_true", help="merge, fit and report what has been run; train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list the points with parameters, FLOPs and state bytes")
+
+
+def run(args, overrides) -> int:
+    """Runs the points that are asked for; exit status 1 where one failed or could not be read."""
+    if args.list:
+        print("\n".join(_shipped_lines()))
+        return 0
+    from rfjax.study import study as studies
+
+    study = studies.load_study(args.config, overrides)
+    if args.point:
+        study.point(args.point)  # known, also for a dry run
+    if args.dry_run:
+        print("\n".join(studies.dry_run_lines(study)))
+        return 0
+    root = Path(args.workdir or Path("runs") / study.name)
+    failed = []
+    if args.point:
+        studies.run_point(study, study.point(args.point), root)
+        say(
+            f"point {args.point} is trained and evaluated in {root / args.point}; collect with: "
+            f"rfjax study --config={args.config} --workdir={root} --collect"
+        )
+        return 0
+    notes = studies.strangers(study, root) if args.collect else []
+    if not args.collect:
+        failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
+    if not is_first():
+        return 1 if failed else 0
+    try:
+        table = _collect(study, root)
+    finally:  # what failed is said even where there is nothing to collect
+        for outcome in failed:
+            print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
+    for note in (*notes, *table.notes):
+        print(f"note: {note}", file=sys.stderr)
+    return 1 if failed or table.unreadable else 0
+
+
+def _shipped_lines() -> list[str]:
+    """Name and first line of the docstring of each config that comes with rfjax; none of them is run."""
+    from rfjax.shipped import list_configs
+
+    docs = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in list_configs().items()}
+    return [f"{name:<16} {doc.partition(chr(10))[0]}" for name, doc in docs.items()]
+
+
+def _collect(study, root):
+    """Prints what the study's runs say; returns their table."""
+    from rfjax.report.write import summary_lines, write_report
+    from rfjax.results.merge import collect, run_folders
+
+    known = {point.id for point in study.points}
+    runs = [folder for folder in run_folders(root) if folder.name in known] if root.is_dir() else []
+    if not runs:
+        raise ConfigError(f"no point of {study.name} has been run in {root}; leave --collect out to run them")
+    table = collect(runs, root / "results")
+    numbers = write_report(root / "results", root / "report")
+    print("\n".join(summary_lines(numbers)))
+    print(f"\nresults: {root / 'results'}\nreport:  {root / 'report' / 'index.html'}")
+    return table
