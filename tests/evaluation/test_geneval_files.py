@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from rfjax.data.geneval_names import COLORS, TASKS
 from rfjax.cli import geneval
+from rfjax.data.geneval_names import COLORS, TASKS
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.geneval import files as geneval_files
 from rfjax.evaluation.geneval.files import read_detections, read_metadata, score_files, summary_path
