@@ -11,7 +11,6 @@ from rfjax.cli.environment import settle
 from rfjax.cli.processes import exit_status_of, run_as_job, tidy_when_terminated
 from rfjax.cli.verbs import VERBS
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.shipped import find_config
 
 __all__ = ["VERBS", "main", "split_overrides"]
 
@@ -32,9 +31,6 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"rfjax {verb.name} reads no config; leave out --config.{next(iter(overrides))}")
         if verb.computes and from_shell:
             settle(argv)
-        config = getattr(args, "config", None)
-        if config and not config.endswith(".json"):  # a run's config.json is a path
-            args.config = str(find_config(config))
         run = functools.partial(verb.load().run, args, overrides)
         if verb.many_processes:
             return run_as_job(args, run, from_shell, resumes=verb.resumes)
