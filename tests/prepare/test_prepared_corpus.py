@@ -268,7 +268,8 @@ def test_a_corpus_without_validation_images_is_trained_on_with_what_is_printed_f
     out, printed = tmp_path / "out", "--config.evaluation.validation.examples=0"
     assert prepare(monkeypatch, folder, f"--out={out}", "--validation-share=0", "--synthetic-column=by_model") == 0
     assert printed in capsys.readouterr().out and train(out, tmp_path / "run", printed) == 0
-    assert not list((tmp_path / "run").glob("evaluations/*")) and main(["eval", str(tmp_path / "run")]) == 0
+    assert not list((tmp_path / "run").glob("evaluations/*")) and main(["eval", str(tmp_path / "run")]) == 2
+    assert "asks for no evaluation" in capsys.readouterr().err
 
 
 def test_what_is_printed_without_validation_images_is_no_config_that_training_refuses(
@@ -287,7 +288,7 @@ def test_what_is_printed_without_validation_images_is_no_config_that_training_re
         (["--config.evaluation.validation.examples=1"], "examples is 1; a standard error needs 2 or more"),
         (
             [printed, "--config.evaluation.geneval.prompts_per_task=1"],
-            "geneval.prompts_per_task 1: a score without its validation loss",
+            "a score without its validation loss can be compared with nothing",
         ),
     ):
         assert train(out, tmp_path / "other", *words) == 2
