@@ -46,7 +46,7 @@ WITH_JAX = {"overridable": True, "computes": True}
 AS_A_JOB = WITH_JAX | {"many_processes": True}
 ROWS = (
     Verb("prepare", "data", "rfjax.prepare.command", "make a corpus of images and captions", tidies=True),
-    Verb("inspect", "data", "rfjax.prepare.inspect", "show and verify a prepared corpus"),
+    Verb("inspect", "data", "rfjax.cli.inspect", "show and verify a prepared corpus"),
     Verb("duplicates", "data", "rfjax.duplicates.command", "find near-duplicate images, to leave out", tidies=True),
     Verb("recaption", "data", "rfjax.prepare.recaption", "caption images with a model, for prepare", tidies=True),
     Verb("import", "data", "rfjax.cli.import_run", "make a run of a PyTorch checkpoint", **WITH_JAX, tidies=True),

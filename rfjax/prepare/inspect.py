@@ -1,4 +1,4 @@
-"""`rfjax inspect`: what a prepared corpus holds, whether every byte of it is as it was written, and a picture of it."""
+"""What a prepared corpus holds: whether every byte of it is as it was written, and a picture of some images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -17,59 +16,7 @@ from rfjax.data.prepared import manifest
 from rfjax.data.prepared.manifest import Manifest
 from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
-from rfjax.errors import ConfigError, RfjaxError
-from rfjax.files import write_whole
-from rfjax.prepare.progress import say
-from rfjax.prepare.summary import summary
-
-
-def add_arguments(parser) -> None:
-    parser.add_argument("corpus", metavar="DIR", help="what rfjax prepare wrote")
-    parser.add_argument("--samples", type=int, default=12, metavar="N", help="images shown (default 12)")
-    parser.add_argument("--split", choices=("train", "validation"), default="train", help="default: train")
-    parser.add_argument("--seed", type=int, default=0, help="of which images are shown (default 0)")
-    parser.add_argument("--out", metavar="FILE.png", help="the picture (default: samples.png in DIR)")
-    parser.add_argument(
-        "--models", metavar="DIR", help="decode the latents too, beside the stored thumbnails; needs PyTorch"
-    )
-    parser.add_argument("--no-hashes", action="store_true", help="leave out reading every byte")
-
-
-def run(args, overrides) -> int:
-    """Exit status 1 where a file is not as it was written."""
-    found = manifest.read(args.corpus)
-    if args.samples < 0:
-        raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
-    print("\n".join(summary(found)))
-    bad = [] if args.no_hashes else list(damaged(found, say))
-    for name in bad:
-        print(
-            f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared "
-            "it again"
-        )
-    if not args.no_hashes and not bad:
-        print("every file is as it was written")
-    split = args.split if found.count(args.split) else "train"
-    if args.samples and found.count(split) and not bad:
-        out = Path(args.out or Path(args.corpus, "samples.png"))
-        rows = samples(found, split, args.samples, args.seed)
-        several = len(found.buckets) > 1
-        for name, place, facts, captions, _, _ in rows:
-            print(
-                f"{split} {name + ' ' if several else ''}{place}: {facts['key']} ({facts['width']}x{facts['height']})"
-            )
-            for kind in ("original", "synthetic"):
-                for row in facts[kind]:
-                    print(f"    {kind}: {textwrap.shorten(captions[row], 160)}")
-        decoded = None
-        if args.models:
-            from rfjax.data.prepared import frozen
-
-            models = frozen.of_corpus(found, args.models, [encoder.name for encoder in found.encoders])
-            decoded = [models.images(latents[None].astype(np.float32))[0] for *_, latents in rows]
-        write_whole({out: picture(rows, decoded)})
-        print(f"picture: {out}")
-    return 1 if bad else 0
+from rfjax.errors import RfjaxError
 
 
 def damaged(found: Manifest, say: Callable[[str], None] = lambda text: None) -> Iterator[str]:
