@@ -105,6 +105,12 @@ class Fit:
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low, high
 
+    def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
+        """The loss at each `x`, with the ends of the law's interval and of a new run's."""
+        low, high = self.interval(x, new_run=False)
+        new_low, new_high = self.interval(x, new_run=True)
+        return {"loss": self.predict(x), "low": low, "high": high, "new_run_low": new_low, "new_run_high": new_high}
+
     def to_json(self) -> dict:
         """Every number of the fit but the data and the draws, as plain values."""
         estimates = self.estimates or {}

@@ -299,6 +299,17 @@ def predict_largest(
     return tuple(found)
 
 
+def predict_by_links(
+    loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict:
+    """Every link over all runs, and what each predicts of the largest run (`predict_largest`), as JSON."""
+    predicted = predict_largest(loss, score, size, runs, resamples=resamples, seed=seed)
+    return {
+        "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
+        "largest_predicted": [vars(prediction) for prediction in predicted],
+    }
+
+
 def left_out_rms(loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic"]) -> float | None:
     """Root mean square error of each run's score predicted from all other runs; None for too few."""
     loss, score = np.asarray(loss, float), np.asarray(score, float)

@@ -7,8 +7,11 @@ points that a fit leaves out.
 
 from __future__ import annotations
 
+import io
+
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -72,3 +75,11 @@ def log_scale(axes, which, values):
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{3 if span > 1.3 else 4}g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as "svg" or "png"; the same figure gives the same bytes."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    return out.getvalue()

@@ -1,9 +1,6 @@
-"""The report's figures, drawn from its numbers (`rfjax.report.numbers`) and nothing else."""
+"""The report's figures of the loss, drawn from its numbers (`rfjax.report.numbers`) and nothing else."""
 
 from __future__ import annotations
-
-import io
-from collections.abc import Callable, Mapping
 
 import matplotlib
 import numpy as np
@@ -11,40 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rfjax.evaluation.intervals import STANDARD_ERRORS
-from rfjax.laws.folder_scores import PROTOCOLS
-from rfjax.report.axes import BLUE, GREEN, GREY, STYLE, VERMILION, WIDTH, depth_handles, log_scale, looks, point
-from rfjax.report.ranking_figures import average_ranks, quality_against_steps
-from rfjax.report.score_figures import (
-    geneval_against_depth,
-    held_out_pairs,
-    loss_against_folder_score,
-    loss_against_geneval,
-    score_against_steps,
-)
+from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, log_scale, point
 
 ASIDE = 0.93  # a prediction is drawn beside the point it is about, this factor of compute below
-
-
-def draw(numbers: Mapping) -> dict[str, Figure]:
-    """The figures that these numbers allow, by name, in the order of the page."""
-    with matplotlib.rc_context(STYLE):
-        depths = sorted({run["depth"] for run in numbers["runs"] if run["depth"] is not None})
-        look = looks(depths)
-        names = OF_VARIANTS if numbers["compares"] == "variants" else FIGURES
-        drawn = {name: FIGURES[name](numbers, look) for name in names}
-        drawn = {name: figure for name, figure in drawn.items() if figure is not None}
-        for figure in drawn.values():
-            figure.draw_without_rendering()  # lays it out, once for both formats
-            figure.set_layout_engine("none")
-    return drawn
-
-
-def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png"; the same figure gives the same bytes."""
-    out = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    return out.getvalue()
 
 
 def loss_against_compute(numbers, look):
@@ -268,22 +234,6 @@ def learning_rates(numbers, look):
     ]
     figure.legend(handles=handles, loc="outside right center")
     return figure
-
-
-FIGURES: dict[str, Callable] = {
-    "loss_against_compute": loss_against_compute,
-    "loss_against_steps": loss_against_steps,
-    "loss_per_level": loss_per_level,
-    "geneval_against_depth": geneval_against_depth,
-    "held_out_pairs": held_out_pairs,
-    "loss_against_geneval": loss_against_geneval,
-    **{f"loss_against_{name}": loss_against_folder_score(name) for name in PROTOCOLS},
-    "score_against_steps": score_against_steps,
-    "average_ranks": average_ranks,
-    "quality_against_steps": quality_against_steps,
-    "learning_rates": learning_rates,
-}
-OF_VARIANTS = ("average_ranks", "quality_against_steps", "score_against_steps")  # of runs of one size
 
 
 def _clip(name, length=24):

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rfjax.report.formats import (
-    count,
-    duration,
-    interval,
-    loss,
-    minus,
-    p_value,
-    parameter,
-    percent,
-    power,
-    score,
-    sentence,
-    text,
-)
+from rfjax.report.fit_facts import as_prose, correlation_fact, headline_fact, held_out_facts, overall_scores
+from rfjax.report.formats import count, duration, estimate, loss, minus, power, score, text
 from rfjax.report.ranking_section import ranking_sentence
 
 
@@ -34,7 +22,7 @@ def subtitle(numbers: Mapping) -> str:
     )
 
 
-def findings(numbers: Mapping, *_) -> str:
+def findings(numbers: Mapping, page: object) -> str:
     """The findings, one sentence each."""
     points = _of_variants(numbers) if numbers["compares"] == "variants" else _of_sizes(numbers)
     points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
@@ -57,48 +45,38 @@ def _of_variants(numbers):
 
 
 def _of_sizes(numbers):
-    points = []
-    depths, trends = numbers["depths"], numbers["trends"]
-    if len(depths) == 1:
-        shown = f", overall GenEval {score(depths[0])}" if depths[0]["score"] is not None else ""
-        points.append(
-            f"Depth {depths[0]['depth']}: validation loss {loss(depths[0]['loss'], depths[0]['loss_stderr'])}{shown}."
-        )
-    if len(depths) > 1:
-        first, last = depths[0], depths[-1]
-        line = (
-            f"Validation loss goes from {loss(first['loss'])} at depth {first['depth']} to {loss(last['loss'])} "
-            "at depth "
-            f"{last['depth']} (Spearman with depth over the best run of each: "
-            f"{_signed(trends['loss']['best_per_depth'])}"
-        )
-        points.append(line + f"; over all {trends['loss']['n']} runs: {_signed(trends['loss']['all_runs'])}).")
-        if first["score"] is not None and last["score"] is not None:
-            points.append(
-                f"Overall GenEval goes from {score(first)} to {score(last)} "
-                f"(Spearman with depth: {_signed(trends['score']['best_per_depth'])}). {_standing(numbers)}"
-            )
-        points += _pairs_sentence(numbers)
+    """How loss and score follow from the size, the law, and how well it predicts."""
     analysis = numbers["analysis"]
-    if analysis["headline"]:
-        points.append(_law_sentence(analysis["fits"][analysis["headline"]]))
-    else:
-        points.append(f"No law of compute was fitted: {text(analysis['headline_reason'])}.")
-    points += _held_out_sentences(numbers) or [f"Nothing was held out: {text(analysis['held_out_reason'])}."]
-    measured = [("overall GenEval", numbers["correlation"])]
-    measured += [(f"{one['title']}, overall", one["correlation"]) for one in numbers["folder_scores"]]
-    for name, items in measured:
-        found = items.get("overall")
-        if not found or not found["coefficients"]:
-            continue
-        rank = next(c for c in found["coefficients"] if c["name"] == "Spearman")
+    points = _depths_sentences(numbers) + [as_prose(headline_fact(analysis)), *map(as_prose, held_out_facts(analysis))]
+    points += [
+        as_prose(correlation_fact(name, found, only="Spearman"))
+        for name, found in overall_scores(numbers)
+        if found["coefficients"]
+    ]
+    return points + ([ranking_sentence(numbers["ranking"])] if numbers["ranking"] else [])
+
+
+def _depths_sentences(numbers):
+    """Loss and score at the smallest and the largest depth."""
+    depths, trends = numbers["depths"], numbers["trends"]
+    if not depths:
+        return []
+    first, last = depths[0], depths[-1]
+    if len(depths) == 1:
+        shown = f", overall GenEval {score(first)}" if first["score"] is not None else ""
+        return [f"Depth {first['depth']}: validation loss {loss(first['loss'], first['loss_stderr'])}{shown}."]
+    points = [
+        f"Validation loss goes from {loss(first['loss'])} at depth {first['depth']} to {loss(last['loss'])} "
+        f"at depth {last['depth']} (Spearman with depth over the best run of each: "
+        f"{_coefficient(trends['loss']['best_per_depth'])}; over all {trends['loss']['n']} runs: "
+        f"{_coefficient(trends['loss']['all_runs'])})."
+    ]
+    if first["score"] is not None and last["score"] is not None:
         points.append(
-            f"Validation loss and {text(name)}: Spearman {interval(rank['value'], rank['low'], rank['high'])}, "
-            f"p = {p_value(rank['p'])} over {found['n']} runs."
+            f"Overall GenEval goes from {score(first)} to {score(last)} "
+            f"(Spearman with depth: {_coefficient(trends['score']['best_per_depth'])}). {_floors_sentence(numbers)}"
         )
-    if numbers["ranking"]:
-        points.append(ranking_sentence(numbers["ranking"]))
-    return points
+    return points + _pairs_sentences(numbers)
 
 
 def warnings(numbers: Mapping) -> list[str]:
@@ -125,11 +103,11 @@ def warnings(numbers: Mapping) -> list[str]:
     ]
 
 
-def _signed(value):
+def _coefficient(value):
     return "not defined" if value is None else minus(f"{value:.2f}")
 
 
-def _standing(numbers):
+def _floors_sentence(numbers):
     """Where the largest depth's score stands between floor and ceiling."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     if not runs:
@@ -145,44 +123,13 @@ def _standing(numbers):
     )
 
 
-def _pairs_sentence(numbers):
+def _pairs_sentences(numbers):
     """How the largest depth does on pairs it has never seen."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
-    pairs = [runs[-1][kind].get("overall") for kind in ("held_out", "seen")] if runs else [None]
-    if any(pair is None or pair["value"] is None for pair in pairs):
+    new, others = (runs[-1][kind].get("overall") for kind in ("held_out", "seen")) if runs else (None, None)
+    if any(pair is None or pair["value"] is None for pair in (new, others)):
         return []
-    new, old = (interval(pair["value"], pair["low"], pair["high"]) for pair in pairs)
     return [
-        f"On prompts with (colour, shape) pairs never trained on, depth {runs[-1]['depth']} scores {new}; on the "
-        f"others {old}."
-    ]
-
-
-def _law_sentence(fit):
-    shown = [f"<i>{name}</i> = {parameter(name, e)}" for name, e in fit["parameters"].items()]
-    tail = "".join(f" {sentence(warning)}." for warning in fit["warnings"])
-    return (
-        f"Loss against compute C (in FLOPs) over {fit['n']} runs: <i>L</i> = {formula(fit)}, with "
-        f"{', '.join(shown)} (95 % intervals).{tail}"
-    )
-
-
-def formula(fit):
-    shown = {
-        "power": "a·C<sup>−b</sup>",
-        "saturating": "E + a·C<sup>−b</sup>",
-        "parametric": "E + A·N<sup>−α</sup> + B·D<sup>−β</sup>",
-    }
-    return f"<i>{shown.get(fit['law'], text(fit['formula']))}</i>"
-
-
-def _held_out_sentences(numbers):
-    held = numbers["analysis"]["held_out"]
-    return [
-        f"Depth {held['depth']} held out: from the {held['fit']['n']} other runs the {held['fit']['law']} law predicts "
-        f"{interval(p['predicted'], p['low'], p['high'], '.4f')} for {text(p['run'])} at {power(p['flops'])} "
-        "FLOPs; it got "
-        f"{loss(p['actual'])}: an error of {percent(p['relative_error'])}, {'inside' if p['covered'] else 'outside'} "
-        "the 95 % interval."
-        for p in (held or {"predictions": ()})["predictions"]
+        f"On prompts with (colour, shape) pairs never trained on, depth {runs[-1]['depth']} scores {estimate(new)}; "
+        f"on the others {estimate(others)}."
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 NONE = "–"
 NBSP = "\u00a0"
@@ -16,8 +17,18 @@ def text(value: object) -> str:
 
 
 def sentence(value: str) -> str:
-    """Safe for HTML, with a capital at its start."""
-    return text(value[:1].upper() + value[1:])
+    """With a capital and a full stop, safe for HTML; the exponents of laws are raised."""
+    return f"{formula(value[:1].upper() + value[1:])}."
+
+
+def formula(value: str) -> str:
+    """Safe for HTML, with the exponents of a law raised: `a·flops^-b` as a·flops<sup>−b</sup>."""
+    return re.sub(r"\b(flops|params|images|C)\^(-?\w+(\.\d+)?)", _raise_exponent, text(value))
+
+
+def _raise_exponent(found):
+    exponent = found[2].replace("alpha", "α").replace("beta", "β")
+    return f"{found[1]}<sup>{minus(exponent)}</sup>"
 
 
 def power(value: float | int | None, digits: int = 3) -> str:
@@ -61,12 +72,19 @@ def loss(value: float | int | None, stderr: float | None = None) -> str:
     return f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr is not None else "")
 
 
-def interval(value: float | int | None, low: float | None, high: float | None, form: str = ".2f") -> str:
-    """0.31 [0.28, 0.34]."""
+def interval(
+    value: float | int | None, low: float | None, high: float | None, form: str | Callable[[float], str] = ".2f"
+) -> str:
+    """0.31 [0.28, 0.34]; `form` is a format or a function such as `count`."""
     if value is None:
         return NONE
-    shown = minus(f"{value:{form}}")
-    return shown if low is None or high is None else f"{shown} [{minus(f'{low:{form}}')}, {minus(f'{high:{form}}')}]"
+    show = form if callable(form) else lambda number: minus(format(number, form))
+    return show(value) if low is None or high is None else f"{show(value)} [{show(low)}, {show(high)}]"
+
+
+def estimate(found: Mapping | None, form: str | Callable[[float], str] = ".2f") -> str:
+    """A mapping's `value` with the interval from its `low` to its `high`; a dash where there is none."""
+    return interval(found["value"], found["low"], found["high"], form) if found else NONE
 
 
 def score(run: Mapping) -> str:
@@ -78,12 +96,9 @@ def score(run: Mapping) -> str:
 _PARAMETER_FORMS = {"E": ".4f", "b": ".3f", "alpha": ".3f", "beta": ".3f", "c0": ".3f", "c1": ".3f", "f": ".3f"}
 
 
-def parameter(name: str, estimate: Mapping) -> str:
+def parameter(name: str, found: Mapping) -> str:
     """A law's parameter with its interval."""
-    ends = [estimate[key] for key in ("value", "low", "high")]
-    if name in _PARAMETER_FORMS:
-        return interval(*ends, _PARAMETER_FORMS[name])
-    return f"{power(ends[0])} [{power(ends[1])}, {power(ends[2])}]"
+    return estimate(found, _PARAMETER_FORMS.get(name, power))
 
 
 def p_value(p: float | None) -> str:
@@ -108,3 +123,9 @@ def minus(shown: str) -> str:
 def amount(value: float, decimals: int = 0) -> str:
     """1,275 or 0.2; below one unit of the last decimal two significant digits, where else a zero would stand."""
     return f"{value:,.{decimals}f}" if value >= 10.0**-decimals or value == 0 else f"{value:.2g}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines whose cells stand under one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -20,7 +20,6 @@ from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
 from rfjax.report import scores
-from rfjax.results.columns import STATISTICS
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results
 
@@ -185,7 +184,7 @@ def _runs(table, ends, ids):
             | {"corpus": run["train_corpus"]}
             | {name: end.get(name) for name in ("images", "flops", "frontier", "best_rate")}
             | scores.statistics(end, "loss")
-            | {f"score{suffix}": end.get(f"geneval_{scores.OVERALL}{suffix}") for _, suffix in STATISTICS}
+            | scores.statistics(end, f"geneval_{scores.OVERALL}", "score")
         )
     # By compute within a depth; runs that never got so far come last.
     return sorted(rows, key=lambda r: (_or(r["depth"], math.inf), _or(_number(r["flops"]), math.inf), r["run"]))
@@ -199,7 +198,7 @@ def _depths(points):
         rows.append(
             {"depth": depth, "run": best["run"], "params": best["params"], "flops": best["flops"]}
             | scores.statistics(best, "loss")
-            | {f"score{suffix}": best.get(f"geneval_{scores.OVERALL}{suffix}") for _, suffix in STATISTICS}
+            | scores.statistics(best, f"geneval_{scores.OVERALL}", "score")
         )
     return rows
 
@@ -226,23 +225,11 @@ def _band(analysis: Analysis):
     flops = analysis.points["flops"].to_numpy(float)
     grid = np.geomspace(flops.min() / BAND_MARGIN, flops.max() * BAND_MARGIN, BAND_POINTS)
     band = {"flops": grid.tolist(), "law": _band_of(analysis.fits[analysis.headline], grid)}
-    if analysis.held_out:
-        band["held_out"] = _band_of(analysis.held_out.fit, grid)
-    return band
+    return band | ({"held_out": _band_of(analysis.held_out.fit, grid)} if analysis.held_out else {})
 
 
 def _band_of(fitted, grid):
-    x = {"flops": grid}
-    low, high = fitted.interval(x, new_run=False)
-    new_low, new_high = fitted.interval(x, new_run=True)
-    values = {
-        "loss": fitted.predict(x),
-        "low": low,
-        "high": high,
-        "new_run_low": new_low,
-        "new_run_high": new_high,
-    }
-    return {name: value.tolist() for name, value in values.items()}
+    return {name: values.tolist() for name, values in fitted.bands({"flops": grid}).items()}
 
 
 def _curves(results, rows):

@@ -83,7 +83,7 @@ def quality_against_steps(numbers, look=None):
         for axis, measure in zip(axes[:, place], ("alignment", "distance"), strict=True):
             mine = [row for row in rows if row["corpus"] == corpus]
             for variant in sorted(
-                {row["variant"] for row in mine}, key=lambda v: (v in shown, -shown.index(v) if v in shown else 0)
+                {row["variant"] for row in mine}, key=lambda v: (v in shown, -shown.index(v) if v in shown else 0, v)
             ):
                 line = [row for row in mine if row["variant"] == variant]
                 clear = variant in shown

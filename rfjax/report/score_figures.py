@@ -156,18 +156,16 @@ def loss_against_geneval(numbers, look):
     return _loss_against(numbers["geneval"]["runs"], numbers["correlation"], "GenEval, overall", look)
 
 
-def loss_against_folder_score(evaluation):
-    """The same of a score that `rfjax score` attached, by its evaluation's name in the table."""
+def draw_against(evaluation):
+    """The same for a score that `rfjax score` attached: the function that draws it, by its evaluation's name."""
 
-    def drawn(numbers, look):
-        found = [one for one in numbers["folder_scores"] if one["evaluation"] == evaluation]
-        return (
-            _loss_against(found[0]["runs"], found[0]["correlation"], f"{found[0]['title']}, overall", look)
-            if found
-            else None
-        )
+    def draw(numbers, look):
+        for found in numbers["folder_scores"]:
+            if found["evaluation"] == evaluation:
+                return _loss_against(found["runs"], found["correlation"], f"{found['title']}, overall", look)
+        return None
 
-    return drawn
+    return draw
 
 
 def _loss_against(runs, correlation, label, look):

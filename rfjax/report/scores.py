@@ -121,15 +121,9 @@ def _correlated(results, points, names, evaluation, settings, *, resamples, seed
         loss, score = have["loss"].to_numpy(float), have[name].to_numpy(float)
         redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation).get(item)
         found = correlation.correlate(loss, score, redrawn=redrawn, resamples=resamples, seed=seed)
-        predicted = score_links.predict_largest(
+        output[item] = found.to_json() | score_links.predict_by_links(
             loss, score, have["params"].to_numpy(float), have["run"].to_numpy(), resamples=resamples, seed=seed
         )
-        output[item] = found.to_json() | {
-            "links": [
-                score_links.fit_link(loss, score, link, resamples=2).to_json() for link in score_links.LINKS.values()
-            ],
-            "largest_predicted": [vars(one) for one in predicted],
-        }
     return output
 
 

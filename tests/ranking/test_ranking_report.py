@@ -12,8 +12,9 @@ from helpers.planted_ranking import write_variant
 from rfjax.ranking import paper
 from rfjax.ranking.measures import family_of
 from rfjax.ranking.tables import latex
-from rfjax.report import figures, page
+from rfjax.report import page
 from rfjax.report import write as report
+from rfjax.report.axes import to_bytes
 from rfjax.report.ranking_section import _gaps
 from rfjax.results import merge
 
@@ -116,7 +117,7 @@ def test_the_page_shows_it_and_escapes_names(folder, numbers):
     read = json.loads((folder / "report/report.json").read_text())
     kept = read["ranking"]
     # No number reaches the page by another way than report.json.
-    svgs = {name: figures.to_bytes(figure, "svg") for name, figure in figures.draw(read).items()}
+    svgs = {name: to_bytes(figure, "svg") for name, figure in page.draw(read).items()}
     assert page.render(read, svgs, {}) == shown
     assert kept == numbers["ranking"] and len(kept["against_steps"]) == 19 * 2 * 2 * 4
     lines = report.summary_lines(numbers)

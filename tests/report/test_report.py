@@ -9,7 +9,8 @@ import pytest
 from helpers import planted_study
 from rfjax import cli
 from rfjax.errors import ConfigError
-from rfjax.report import figures, formats, page
+from rfjax.report import formats, page
+from rfjax.report.axes import to_bytes
 from rfjax.report.write import summary_lines, write_report
 from rfjax.results import merge, results_folder
 
@@ -55,7 +56,7 @@ def test_the_page_says_nothing_that_the_json_does_not_hold(report, study):
     # The page drawn again from report.json is the page: no number reaches it by another way.
     out, _ = report
     numbers = json.loads((out / "report.json").read_text())
-    svgs = {name: figures.to_bytes(figure, "svg") for name, figure in figures.draw(numbers).items()}
+    svgs = {name: to_bytes(figure, "svg") for name, figure in page.draw(numbers).items()}
     sheets = {sheet.png: (study / sheet.png).read_bytes() for sheet in results_folder.read(study).samples}
     assert page.render(numbers, svgs, sheets) == (out / "index.html").read_text()
 
