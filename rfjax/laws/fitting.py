@@ -214,7 +214,8 @@ def fit(
     left_out = largest_out = None
     if held_out:
         left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
-        largest_out = _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals)
+        how = dict(loss=loss, column=column, resamples=resamples, seed=seed, intervals=intervals, held_out=False)
+        largest_out = _leave_largest_out(table, law, log_x, log_loss, lambda rows: fit(rows, law, **how))
     return Fit(
         identifiable=True,
         reason="",
@@ -254,37 +255,20 @@ def _redraw_examples(law, inner, z, log_loss, covariance, loss, seed):
     return minimiser.minimise(law, start, z, log_loss + moved, loss).parameters
 
 
-def _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals):
-    """The largest run (all of them, where several are as large) predicted from the others."""
+def _leave_largest_out(table, law, log_x, log_loss, refit):
+    """The largest run (all of them, where several are as large) predicted from the others by `refit(their rows)`."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
-    rest = (
-        fit(
-            table[~largest],
-            law,
-            loss=loss,
-            column=column,
-            resamples=resamples,
-            seed=seed,
-            intervals=intervals,
-            held_out=False,
-        )
-        if not largest.all()
-        else None
-    )
-    runs = tuple(table["run"][largest].astype(str))
-    if rest is None or not rest.identifiable:
-        reason = rest.reason if rest else "all runs are as large"
-        return LargestOut(runs=runs, actual=tuple(np.exp(log_loss[largest])), reason=f"without the largest: {reason}")
+    actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}
+    if largest.all():
+        return LargestOut(**actual, reason="without the largest: all runs are as large")
+    rest = refit(table[~largest])
+    if not rest.identifiable:
+        return LargestOut(**actual, reason=f"without the largest: {rest.reason}")
     x = {name: table[name].to_numpy(float)[largest] for name in law.variables}
     low, high = rest.interval(x, new_run=True)
-    return LargestOut(
-        runs=runs,
-        actual=tuple(np.exp(log_loss[largest]).tolist()),
-        predicted=tuple(rest.predict(x).tolist()),
-        low=tuple(low.tolist()),
-        high=tuple(high.tolist()),
-    )
+    predicted = tuple(rest.predict(x).tolist())
+    return LargestOut(**actual, predicted=predicted, low=tuple(low.tolist()), high=tuple(high.tolist()))
 
 
 def compare(fits: Mapping[str, Fit]) -> dict:

@@ -49,19 +49,25 @@ STYLE = {
 
 
 def looks(depths):
-    """Depth -> (colour, marker)."""
+    """The look of each depth: (colour, marker)."""
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.82, max(len(depths), 2)))
     return {d: (matplotlib.colors.to_hex(colours[i]), MARKERS[i % len(MARKERS)]) for i, d in enumerate(depths)}
 
 
+def ends(found, value="value"):
+    """(value, low, high) of a mapping, as `point` takes them."""
+    return found[value], found["low"], found["high"]
+
+
 def point(axis, x, value, low, high, *, color, marker, hollow=False, ms=5, zorder=3):
-    """A point with its interval, where it has one."""
+    """Draw a point with its interval, where it has one."""
     if low is not None and high is not None:
         axis.plot([x, x], [low, high], color=color, lw=1, zorder=zorder - 0.1, solid_capstyle="butt")
     axis.plot(x, value, marker=marker, color=color, mfc="white" if hollow else color, ms=ms, lw=0, zorder=zorder)
 
 
 def depth_handles(look, rows):
+    """A legend's entries for the depths of the rows."""
     depths = sorted({row["depth"] for row in rows})
     return [Line2D([], [], color=look[d][0], marker=look[d][1], lw=0, label=f"depth {d}") for d in depths]
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rfjax.evaluation.intervals import STANDARD_ERRORS
-from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, log_scale, point
+from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, log_scale, point
 
 ASIDE = 0.93  # a prediction is drawn beside the point it is about, this factor of compute below
 
@@ -46,34 +46,16 @@ def loss_against_compute(numbers, look):
     if held and band:
         top.plot(band["flops"], band["held_out"]["loss"], color=VERMILION, ls="--", lw=1, zorder=2)
         for prediction in held["predictions"]:
-            point(
-                top,
-                prediction["flops"] * ASIDE,
-                prediction["predicted"],
-                prediction["low"],
-                prediction["high"],
-                color=VERMILION,
-                marker="D",
-                hollow=True,
-                ms=4,
-            )
+            at = prediction["flops"] * ASIDE
+            point(top, at, *ends(prediction, "predicted"), color=VERMILION, marker="D", hollow=True, ms=4)
         handles.append(Line2D([], [], color=VERMILION, ls="--", lw=1, label=f"law without depth {held['depth']}"))
         handles.append(
             Line2D([], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label="its prediction, 95 % interval")
         )
     for run in runs:
         colour, marker = look[run["depth"]]
-        point(
-            top,
-            run["flops"],
-            run["loss"],
-            run["loss_low"],
-            run["loss_high"],
-            color=colour,
-            marker=marker,
-            hollow=not run["frontier"],
-            zorder=4,
-        )
+        low, high, hollow = run["loss_low"], run["loss_high"], not run["frontier"]
+        point(top, run["flops"], run["loss"], low, high, color=colour, marker=marker, hollow=hollow, zorder=4)
     top.set_ylabel("validation loss")
     log_scale(top, "y", [run["loss"] for run in runs])
     handles = depth_handles(look, runs) + handles
@@ -99,14 +81,8 @@ def _residuals(axes, numbers, runs, look):
         return 100 * (np.array(loss) / at - 1)
 
     for low, high, alpha in (("new_run_low", "new_run_high", 0.10), ("low", "high", 0.22)):
-        axes.fill_between(
-            band["flops"],
-            percent(band["flops"], band["law"][low]),
-            percent(band["flops"], band["law"][high]),
-            color=BLUE,
-            alpha=alpha,
-            lw=0,
-        )
+        lower, upper = (percent(band["flops"], band["law"][end]) for end in (low, high))
+        axes.fill_between(band["flops"], lower, upper, color=BLUE, alpha=alpha, lw=0)
     axes.axhline(0, color=BLUE, lw=1)
     shown = []
     for run in (run for run in runs if run["frontier"]):
@@ -115,9 +91,9 @@ def _residuals(axes, numbers, runs, look):
         point(axes, run["flops"], value, None, None, color=colour, marker=marker, ms=4.5, zorder=4)
         shown.append(value)
     for prediction in held["predictions"] if held else ():
-        ends = [percent(prediction["flops"], prediction[name]) for name in ("predicted", "low", "high")]
-        point(axes, prediction["flops"] * ASIDE, *ends, color=VERMILION, marker="D", hollow=True, ms=4)
-        shown += ends
+        values = [percent(prediction["flops"], value) for value in ends(prediction, "predicted")]
+        point(axes, prediction["flops"] * ASIDE, *values, color=VERMILION, marker="D", hollow=True, ms=4)
+        shown += values
     reach = 1.25 * max(abs(value) for value in shown) + 1e-3  # the band may leave the panel, points may not
     axes.set_ylim(-reach, reach)
     axes.set_ylabel("above law (%)")
@@ -134,23 +110,13 @@ def loss_against_steps(numbers, look):
         shown = []
         for curve in curves:
             colour, marker = look[curve["depth"]]
-            train = [
-                (at, loss) for at, loss in zip(curve["train"][x], curve["train"]["loss"], strict=True) if at and loss
-            ]
-            if train:
-                axis.plot(*zip(*train, strict=True), color=colour, lw=0.8, alpha=0.65)
-                shown += [loss for _, loss in train]
-            validation = curve["validation"]
-            axis.plot(
-                validation[x],
-                validation["loss"],
-                color=colour,
-                lw=0.9 if len(validation[x]) > 1 else 0,
-                marker=marker,
-                ms=4.5,
-                zorder=3,
-            )
-            shown += validation["loss"]
+            train, validation = curve["train"], curve["validation"]
+            points = [(at, loss) for at, loss in zip(train[x], train["loss"], strict=True) if at and loss]
+            if points:
+                axis.plot(*zip(*points, strict=True), color=colour, lw=0.8, alpha=0.65)
+            lw = 0.9 if len(validation[x]) > 1 else 0
+            axis.plot(validation[x], validation["loss"], color=colour, lw=lw, marker=marker, ms=4.5, zorder=3)
+            shown += [loss for _, loss in points] + validation["loss"]
         log_scale(axis, "y", shown)
     axes[0].set_xlabel("step")
     axes[0].set_ylabel("loss")

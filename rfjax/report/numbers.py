@@ -26,6 +26,15 @@ from rfjax.results.results_folder import Results
 REPORT_SCHEMA = 4
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # how far beyond the data the law is drawn, as a factor of compute
+# What is taken as it stands in the results table.
+ENVIRONMENT_COLUMNS = (
+    "train_corpus corpus_fingerprint formulation schedule platform device_kind devices processes jax_version code_hash"
+).split()
+RUN_COLUMNS = (
+    "depth hidden heads params seed learning_rate batch_size steps flops_per_image train_seconds evaluation_seconds "
+    "state last_step message parent_run parent_step"
+).split()
+SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
 
 
 def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) -> dict:
@@ -51,7 +60,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
         {
             "schema": REPORT_SCHEMA,
             "table_sha256": hashlib.sha256((folder / "table.json").read_bytes()).hexdigest(),
-            "study": _study_name(results.runs),
+            "study": ", ".join(name for name in results.runs["study"].unique() if name),
             "compares": "variants" if ranking and points["depth"].nunique() < 2 else "sizes",
             "settings": vars(settings),
             "environment": _environment(results.runs),
@@ -89,25 +98,13 @@ def _with_short_names(results):
         return results
     shown = dict(zip(runs["run"], points, strict=True))
 
-    def renamed(frame):
-        return frame.assign(run=frame["run"].map(lambda run: shown.get(run, run)))
+    def rename(frame, column="run"):
+        return frame.assign(**{column: frame[column].map(lambda run: shown.get(run, run))})
 
-    return replace(
-        results,
-        long=renamed(results.long),
-        wide=renamed(results.wide),
-        runs=renamed(runs),
-        prompts=renamed(results.prompts),
-        curves=renamed(results.curves),
-        replicates=renamed(results.replicates),
-        pairs=renamed(results.pairs).assign(other_run=results.pairs["other_run"].map(lambda run: shown.get(run, run))),
-        samples=tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples),
-    )
-
-
-def _study_name(runs):
-    names = [name for name in runs["study"].unique() if name]
-    return ", ".join(names)
+    frames = ("long", "wide", "runs", "prompts", "curves", "replicates", "pairs")
+    samples = tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples)
+    short = replace(results, **{name: rename(getattr(results, name)) for name in frames}, samples=samples)
+    return replace(short, pairs=rename(short.pairs, "other_run"))
 
 
 def _ends(results, points, settings):
@@ -125,20 +122,8 @@ def _ends(results, points, settings):
 def _environment(runs):
     """Distinct values over runs, and corpora of which they saw several versions; more than one code hash is
     worth a reader's eye."""
-    fields = (
-        "train_corpus",
-        "corpus_fingerprint",
-        "formulation",
-        "schedule",
-        "platform",
-        "device_kind",
-        "devices",
-        "processes",
-        "jax_version",
-        "code_hash",
-    )
     versions = runs.groupby("train_corpus")["corpus_fingerprint"].nunique()
-    distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in fields}
+    distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in ENVIRONMENT_COLUMNS}
     return distinct | {"corpora_that_changed": versions[versions > 1].to_dict()}
 
 
@@ -160,27 +145,7 @@ def _runs(table, ends, ids):
         end = final.loc[run["run"]] if run["run"] in final.index else {}
         rows.append(
             {"run": run["run"], "id": ids[run["run"]]}
-            | {
-                name: run[name]
-                for name in (
-                    "depth",
-                    "hidden",
-                    "heads",
-                    "params",
-                    "seed",
-                    "learning_rate",
-                    "batch_size",
-                    "steps",
-                    "flops_per_image",
-                    "train_seconds",
-                    "evaluation_seconds",
-                    "state",
-                    "last_step",
-                    "message",
-                    "parent_run",
-                    "parent_step",
-                )
-            }
+            | {name: run[name] for name in RUN_COLUMNS}
             | {"corpus": run["train_corpus"]}
             | {name: end.get(name) for name in ("images", "flops", "frontier", "best_rate")}
             | scores.statistics(end, "loss")
@@ -300,15 +265,7 @@ def _learning_rates(points):
                 "best": best,
                 "at_edge": bool(edge),
                 "edge": edge,
-                "runs": [
-                    {
-                        "run": r["run"],
-                        "learning_rate": r["learning_rate"],
-                        "loss": r["loss"],
-                        "loss_stderr": r["loss_stderr"],
-                    }
-                    for r in group.sort_values("learning_rate").to_dict("records")
-                ],
+                "runs": group.sort_values("learning_rate")[SWEEP_COLUMNS].to_dict("records"),
             }
         )
     return sweeps
@@ -323,27 +280,15 @@ def _other_settings(results, ends):
         & (rows["final"] == 1)
         & (rows["corpus"] == rows["run"].map(ends.set_index("run")["corpus"]))
     ]
-    kinds = (
-        rows[["weights", "grid", "evaluation_seed"]]
-        .drop_duplicates()
-        .sort_values(["grid", "weights", "evaluation_seed"])
-    )
-    table = []
-    for kind in kinds.itertuples(index=False):
-        mine = rows[
-            (rows["weights"] == kind.weights)
-            & (rows["grid"] == kind.grid)
-            & (rows["evaluation_seed"] == kind.evaluation_seed)
-        ]
-        table.append(
-            {
-                "weights": kind.weights,
-                "grid": kind.grid,
-                "seed": kind.evaluation_seed,
-                "losses": {run: value for run, value in zip(mine["run"], mine["value"], strict=True)},
-            }
-        )
-    return table
+    return [
+        {
+            "weights": weights,
+            "grid": grid,
+            "seed": seed,
+            "losses": dict(zip(kind["run"], kind["value"], strict=True)),
+        }
+        for (grid, weights, seed), kind in rows.groupby(["grid", "weights", "evaluation_seed"])
+    ]
 
 
 def _samples(results, settings, points):

@@ -12,6 +12,7 @@ from rfjax.laws import correlation, folder_scores, noise_levels, score_links
 from rfjax.results.columns import STATISTICS
 
 OVERALL = "overall"
+POINT_COLUMNS = ("run", "depth", "params", "flops", "loss", "loss_low", "loss_high", "frontier")
 REFERENCES = {"ceiling": "geneval_ceiling", "shuffled": "geneval_floor_shuffled", "null": "geneval_floor_null"}
 
 
@@ -53,15 +54,8 @@ def geneval(results, points, settings):
             for item in items
         }
         runs.append(
-            {
-                "run": row["run"],
-                "depth": row["depth"],
-                "params": row["params"],
-                "flops": row["flops"],
-                "loss": row["loss"],
-                "loss_low": row["loss_low"],
-                "loss_high": row["loss_high"],
-                "frontier": row["frontier"],
+            {name: row[name] for name in POINT_COLUMNS}
+            | {
                 "scores": scores,
                 "floors": floors,
                 "above_floor": above,
