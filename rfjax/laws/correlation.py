@@ -113,18 +113,10 @@ def correlate(
     second level of the bootstrap. Raises `ConfigError` for arrays of different length or values
     that are not finite.
     """
-    loss, score = np.asarray(loss, float), np.asarray(score, float)
-    if loss.shape != score.shape or loss.ndim != 1:
-        raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
-    if not (np.isfinite(loss).all() and np.isfinite(score).all()):
-        raise ConfigError("a loss or score is not finite; drop that run before correlating")
+    loss, score = check_pairs(loss, score)
     n = len(loss)
-    reason = ""
-    if n < MIN_RUNS:
-        reason = f"{n} run{'s'[: n != 1]} with both a loss and a score; at least {MIN_RUNS} are needed"
-    elif np.ptp(loss) == 0 or np.ptp(score) == 0:
-        reason = f"all runs have the same {'loss' if np.ptp(loss) == 0 else 'score'}"
-    if reason:
+    few = f"{n} run{'s'[: n != 1]} with both a loss and a score; at least {MIN_RUNS} are needed"
+    if reason := few if n < MIN_RUNS else constant_reason(loss, score):
         return Correlation(n=n, coefficients=(), p_method="", interval_method="", reason=reason)
 
     rng = np.random.default_rng(seed)
@@ -151,6 +143,22 @@ def correlate(
                 low, high = (float(q) for q in np.quantile(drawn, ENDS))
         coefficients.append(Coefficient(name=name, value=value, p=p, low=low, high=high))
     return Correlation(n=n, coefficients=tuple(coefficients), p_method=p_method, interval_method=interval_method)
+
+
+def check_pairs(loss: ArrayLike, score: ArrayLike) -> tuple[Float[np.ndarray, " runs"], Float[np.ndarray, " runs"]]:
+    """One loss and one score per run, as arrays. Raises `ConfigError` for anything else."""
+    loss, score = np.asarray(loss, float), np.asarray(score, float)
+    if loss.shape != score.shape or loss.ndim != 1:
+        raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
+    if not (np.isfinite(loss).all() and np.isfinite(score).all()):
+        raise ConfigError("a loss or score is not finite; drop that run first")
+    return loss, score
+
+
+def constant_reason(loss: Float[np.ndarray, " runs"], score: Float[np.ndarray, " runs"]) -> str:
+    """Why losses and scores that do not vary decide nothing; "" where both vary."""
+    constant = [name for name, values in (("loss", loss), ("score", score)) if np.ptp(values) == 0]
+    return f"all runs have the same {constant[0]}" if constant else ""
 
 
 def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int) -> float:

@@ -20,6 +20,7 @@ from scipy import optimize
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
+from rfjax.laws.correlation import check_pairs, constant_reason
 
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # values of a link's nonlinear parameters that are tried
@@ -161,18 +162,10 @@ def fit_link(
     Raises `ConfigError` for arrays of different length or values that are not finite. Too few runs,
     or runs all alike, are no error: the result says why there is no fit.
     """
-    loss, score = np.asarray(loss, float), np.asarray(score, float)
-    if loss.shape != score.shape or loss.ndim != 1:
-        raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
-    if not (np.isfinite(loss).all() and np.isfinite(score).all()):
-        raise ConfigError("a loss or score is not finite; drop that run first")
+    loss, score = check_pairs(loss, score)
     n, k = len(loss), len(link.parameters)
-    reason = ""
-    if n <= k:
-        reason = f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
-    elif np.ptp(loss) == 0 or np.ptp(score) == 0:
-        reason = f"all runs have the same {'loss' if np.ptp(loss) == 0 else 'score'}"
-    if reason:
+    few = f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
+    if reason := few if n <= k else constant_reason(loss, score):
         return LinkFit(link=link, n=n, parameters={}, rms=None, isotonic_rms=None, reason=reason)
     low, span = float(loss.min()), float(np.ptp(loss))
     x = (loss - low) / span
@@ -271,31 +264,17 @@ def predict_largest(
     largest = int(np.lexsort((np.asarray(runs).astype(str), size))[-1])
     rest = np.arange(len(loss)) != largest
     found = []
+    name, actual = str(np.asarray(runs)[largest]), float(score[largest])
     for link in LINKS.values():
         fitted = fit_link(loss[rest], score[rest], link, resamples=resamples, seed=seed)
-        name, actual = str(np.asarray(runs)[largest]), float(score[largest])
+        said = {"link": link.name, "run": name, "n": fitted.n, "actual": actual, "reason": fitted.reason}
         if fitted.reason:
-            found.append(
-                ScorePrediction(
-                    link=link.name, run=name, n=fitted.n, predicted=None, actual=actual, reason=fitted.reason
-                )
-            )
+            found.append(ScorePrediction(predicted=None, **said))
             continue
         value = float(fitted.predict(loss[largest])[0])
         low, high = (float(end[0]) for end in fitted.interval(loss[largest], new_run=True))
-        found.append(
-            ScorePrediction(
-                link=link.name,
-                run=name,
-                n=fitted.n,
-                predicted=value,
-                low=low,
-                high=high,
-                actual=actual,
-                error=value - actual,
-                covered=low <= actual <= high,
-            )
-        )
+        ends = {"low": low, "high": high, "covered": low <= actual <= high}
+        found.append(ScorePrediction(predicted=value, error=value - actual, **ends, **said))
     return tuple(found)
 
 
