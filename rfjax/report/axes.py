@@ -1,7 +1,7 @@
 """What the report's figures share: their style, the look of a depth, points, logarithmic axes.
 
-Depth is an ordered quantity and gets an ordered, colour-blind-safe scale (viridis, without its
-pale end) and a marker of its own; kinds of line get Okabe and Ito's colours. Hollow markers are
+Depth is an ordered quantity, so depths have the colours of an ordered, colour-blind-safe scale (viridis, without its
+pale end) and a marker each; kinds of line get Okabe and Ito's colours. Hollow markers are
 points that a fit leaves out.
 """
 
@@ -73,7 +73,7 @@ def depth_handles(look, rows):
 
 
 def log_scale(axes, which, values):
-    """A logarithmic x or y with plain decimal labels; on a short range also between the decades."""
+    """Make x or y logarithmic, with plain decimal labels; a short range has labels between the decades too."""
     span = max(values) / min(values) if values else 1.0
     subs = (1,) if span > 300 else (1, 2, 5) if span > 12 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     getattr(axes, f"set_{which}scale")("log")

@@ -1,4 +1,4 @@
-"""The report's figures of the loss, drawn from its numbers (`rfjax.report.numbers`) and nothing else."""
+"""Draws the report's figures of the loss from its numbers (`rfjax.report.numbers`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from matplotlib.lines import Line2D
 from rfjax.evaluation.intervals import STANDARD_ERRORS
 from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, log_scale, point
 
-ASIDE = 0.93  # a prediction is drawn beside the point it is about, this factor of compute below
+ASIDE = 0.93  # a prediction is drawn at this factor of its run's compute, beside the run
 
 
 def loss_against_compute(numbers, look):
-    """Final losses over training FLOPs with the fitted law and its band; residuals below."""
+    """Draw final losses against training FLOPs with the fitted law and its intervals; residuals below."""
     runs = [run for run in numbers["runs"] if run["loss"] is not None]
     if not runs:
         return None
@@ -65,14 +65,14 @@ def loss_against_compute(numbers, look):
         )
     top.legend(handles=handles, loc="upper right", ncols=2)
     if band:
-        _residuals(axes[1], numbers, runs, look)
+        _draw_residuals(axes[1], numbers, runs, look)
     axes[-1].set_xlabel("training FLOPs (2 per multiply-accumulate, 3× forward)")
     axes[-1].set_xscale("log")
     return figure
 
 
-def _residuals(axes, numbers, runs, look):
-    """Everything of the panel above in per cent of the fitted law."""
+def _draw_residuals(axes, numbers, runs, look):
+    """Draw runs, intervals and predictions in per cent of the fitted law."""
     band, held = numbers["band"], numbers["analysis"]["held_out"]
     law = np.array(band["law"]["loss"])
 
@@ -100,7 +100,7 @@ def _residuals(axes, numbers, runs, look):
 
 
 def loss_against_steps(numbers, look):
-    """Training and validation loss as they went, over steps and over FLOPs."""
+    """Draw training and validation loss against steps and against FLOPs."""
     curves = numbers["curves"]
     if not any(len(curve["train"]["step"]) > 1 or len(curve["validation"]["step"]) > 1 for curve in curves):
         return None
@@ -131,7 +131,7 @@ def loss_against_steps(numbers, look):
 
 
 def loss_per_level(numbers, look):
-    """Loss at each level of t, and relative to the run of least compute."""
+    """Draw the loss at each level of t, and relative to the run of least compute."""
     levels = numbers["levels"]
     runs = levels["runs"]
     if not levels["t"] or not runs:
@@ -164,7 +164,7 @@ def loss_per_level(numbers, look):
         axis.set_xlabel("t  (0: data, 1: noise)")
         axis.set_xlim(-0.02, 1.02)
     left.set_ylabel("validation loss at t")
-    right.set_ylabel(f"relative to {_clip(first['run'])}")
+    right.set_ylabel(f"relative to {_shorten_name(first['run'])}")
     handles = depth_handles(look, runs)
     if any(best[run["depth"]] is not run for run in runs):
         handles.append(Line2D([], [], color=GREY, lw=0.8, ls=":", label="less compute"))
@@ -175,7 +175,7 @@ def loss_per_level(numbers, look):
 
 
 def learning_rates(numbers, look):
-    """Final loss against the peak learning rate, per depth and budget."""
+    """Draw the final loss against the peak learning rate, a line for each depth and budget."""
     sweeps = numbers["learning_rates"]
     if not sweeps:
         return None
@@ -202,7 +202,7 @@ def learning_rates(numbers, look):
     return figure
 
 
-def _clip(name, length=24):
-    """A run's name in a figure: short, and with no `$` that would start a formula."""
+def _shorten_name(name, length=24):
+    """A run's name for a figure: cut to `length`, with every `$` escaped, which would start a formula."""
     name = name if len(name) <= length else name[: length - 1] + "…"
     return name.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The report's findings, one sentence each, and what a reader must be warned of."""
+"""Writes the report's findings, and warns of what could mislead a reader."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rfjax.report.ranking_section import ranking_sentence
 
 
 def subtitle(numbers: Mapping) -> str:
+    """What ran, where, and what it cost, as HTML."""
     totals, environment = numbers["totals"], numbers["environment"]
     corpora = environment["train_corpus"] or [numbers["settings"]["corpus"]]
     kinds = ", ".join(map(str, environment["device_kind"]))
@@ -23,14 +24,14 @@ def subtitle(numbers: Mapping) -> str:
 
 
 def findings(numbers: Mapping, page: object) -> str:
-    """The findings, one sentence each."""
-    points = _of_variants(numbers) if numbers["compares"] == "variants" else _of_sizes(numbers)
+    """The list of findings and warnings, as HTML."""
+    points = _variants_sentences(numbers) if numbers["compares"] == "variants" else _sizes_sentences(numbers)
     points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
     return "<ul class=findings>" + "".join(f"<li>{point}</li>" for point in points) + "</ul>"
 
 
-def _of_variants(numbers):
-    """What came first in the ranking, and which had the lowest loss on each corpus."""
+def _variants_sentences(numbers):
+    """The best variant, and the run of lowest loss on each corpus."""
     points = [ranking_sentence(numbers["ranking"])]
     for corpus in numbers["environment"]["train_corpus"]:
         ended = [run for run in numbers["runs"] if run["corpus"] == corpus and run["loss"] is not None]
@@ -38,14 +39,13 @@ def _of_variants(numbers):
             best = min(ended, key=lambda run: run["loss"])
             points.append(
                 f"On {text(corpus)} the lowest validation loss of {len(ended)} runs is "
-                f"{loss(best['loss'], best['loss_stderr'])}, of "
-                f"{text(best['run'])}."
+                f"{loss(best['loss'], best['loss_stderr'])}, of {text(best['run'])}."
             )
     return points
 
 
-def _of_sizes(numbers):
-    """How loss and score follow from the size, the law, and how well it predicts."""
+def _sizes_sentences(numbers):
+    """How loss and score follow from the size, the law of compute, and how well the law predicts."""
     analysis = numbers["analysis"]
     points = _depths_sentences(numbers) + [as_prose(headline_fact(analysis)), *map(as_prose, held_out_facts(analysis))]
     points += [
@@ -80,11 +80,10 @@ def _depths_sentences(numbers):
 
 
 def warnings(numbers: Mapping) -> list[str]:
-    """What a reader must know before trusting the rest, as plain sentences."""
+    """What a reader must know before trusting the numbers, as plain sentences."""
     lines = [
-        f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the "
-        f"{sweep['edge']} of its "
-        f"grid, {sweep['best']:g}: widen the grid."
+        f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the {sweep['edge']} of "
+        f"its grid, {sweep['best']:g}: widen the grid."
         for sweep in numbers["learning_rates"]
         if sweep["at_edge"]
     ]
@@ -108,7 +107,7 @@ def _coefficient(value):
 
 
 def _floors_sentence(numbers):
-    """Where the largest depth's score stands between floor and ceiling."""
+    """Whether the largest depth's score lies above both floors."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     if not runs:
         return ""
@@ -124,7 +123,7 @@ def _floors_sentence(numbers):
 
 
 def _pairs_sentences(numbers):
-    """How the largest depth does on pairs it has never seen."""
+    """How the largest depth scores on pairs that it was never trained on."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     new, others = (runs[-1][kind].get("overall") for kind in ("held_out", "seen")) if runs else (None, None)
     if any(pair is None or pair["value"] is None for pair in (new, others)):

@@ -1,4 +1,4 @@
-"""`rfjax fit`: the laws of a table of runs on the console, and as JSON."""
+"""`rfjax fit`: its arguments, their checks, and where its answer goes. `rfjax.report.fit_answers` computes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOSS_NAMES = ("huber", "squares-log", "squares-raw", "l1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's arguments. Nothing heavy is imported for `--help`."""
+    """Add the verb's arguments. Nothing heavy is imported for `--help`."""
     add = parser.add_argument
     add(
         "table",
@@ -27,30 +27,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FLOPS",
-        help="divide this budget (parametric, approach1, approach2), or predict its loss; may be given several times",
+        help="divide this budget (parametric, approach1, approach2), or predict its loss; may be repeated",
     )
     add(
         "--fixed-images",
         type=float,
         metavar="N",
-        help="images of every run in the fixed-steps design to compare with (default: the most that a run of the "
-        "table has seen)",
+        help="images of every run in the fixed-steps design that the optimum is compared with (default: the most that "
+        "any run of the table has seen)",
     )
-    add("--loss", choices=LOSS_NAMES, default="huber", help="what is minimised (default huber, of log residuals)")
-    add("--delta", type=float, metavar="D", help="of Huber's loss (default 0.001)")
+    add(
+        "--loss",
+        choices=LOSS_NAMES,
+        default="huber",
+        help="the misfit to be minimised (default huber, of log residuals)",
+    )
+    add("--delta", type=float, metavar="D", help="delta of Huber's loss (default 0.001)")
     add(
         "--metric",
         action="append",
         default=[],
         metavar="COLUMN",
-        help="a score to correlate with the loss and to predict from it; may be given several times",
+        help="a score to correlate with the loss and to predict from it; may be repeated",
     )
     add(
         "--rename",
         action="append",
         default=[],
         metavar="OURS=THEIRS",
-        help='a column by another name, as "params=Model Size"',
+        help='our name for a column of the table, as "params=Model Size"; may be repeated',
     )
     add("--flops-per-param-image", type=float, metavar="K", help="images (or flops) from flops = K * params * images")
     add(
@@ -61,20 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out rows whose loss is at least the K-th largest",
     )
     add("--max-loss", type=float, metavar="L", help="leave out rows with a larger loss")
-    add("--profile", action="store_true", help="profile likelihoods of E and the exponents too")
+    add("--profile", action="store_true", help="add profile likelihoods of E and the exponents")
     add(
         "--intervals",
         choices=("auto", "runs", "parametric"),
         default="auto",
         help="bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)",
     )
-    add("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default 1000)")
-    add("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    add("--resamples", type=int, default=1000, metavar="N", help="resamples of the bootstrap (default 1000)")
+    add("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")
     add("--out", metavar="FILE.json", help="write every number of the fits here")
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Fit, compare by held-out error, divide budgets, relate scores to the loss; say so.
+    """Answer the verb: print the fits' facts, and write them to `--out`.
 
     Raises `ConfigError` for a table that is damaged, lacks a column or has a bad value, for a law
     asked for that the runs cannot decide, and for options that contradict each other.

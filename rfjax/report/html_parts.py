@@ -1,4 +1,4 @@
-"""Pieces of HTML that the report's sections are made of."""
+"""The pieces of HTML that sections are made of: numbered figures and tables, warnings, pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Captions:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
     ) -> str:
-        """A table of cells that are already safe HTML; the columns `words` are words, the others numbers."""
+        """A table of cells that are already safe HTML. The columns `words` hold words, the others numbers."""
 
         def cells(row, tag):
             return "".join(f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row))

@@ -1,7 +1,7 @@
-"""Every number of the report, from the results table alone.
+"""Computes every number of the report from the results table alone.
 
-`report_numbers` is the whole of report.json; the figures and the page are drawn from it and from
-nothing else but the sample sheets' pictures.
+`report_numbers` returns the whole of report.json. Figures and page are drawn from it; only the pictures of the sample
+sheets come from elsewhere.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rfjax.results.results_folder import Results
 
 REPORT_SCHEMA = 4
 BAND_POINTS = 121
-BAND_MARGIN = 1.6  # how far beyond the data the law is drawn, as a factor of compute
-# What is taken as it stands in the results table.
+BAND_MARGIN = 1.6  # the law is drawn this factor of compute beyond the data
+# Columns of the results table that the report copies.
 ENVIRONMENT_COLUMNS = (
     "train_corpus corpus_fingerprint formulation schedule platform device_kind devices processes jax_version code_hash"
 ).split()
@@ -38,9 +38,9 @@ SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
 
 
 def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) -> dict:
-    """The report as plain values (JSON-ready: no NaN, no arrays).
+    """The report's numbers as plain values, ready for JSON: no NaN, no arrays.
 
-    Raises `ConfigError` when the table has nothing to show: no run with a validation loss.
+    Raises `ConfigError` where the table has no run, or no run with a validation loss.
     """
     if results.runs.empty:
         raise ConfigError(f"the results table at {results.folder} has no runs; train a point first")
@@ -53,7 +53,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     analysis = study_fits.analyse(
         points, resamples=resamples, seed=seed, pairs=study_fits.pairs_of(results, settings), profiles=True
     )
-    ends = _ends(results, points, settings)
+    ends = _final_checkpoints(results, points, settings)
     runs = _runs(results.runs, ends, ids)
     ranking = ranking_numbers(results, seed=seed)
     return plain(
@@ -91,7 +91,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
 
 
 def _with_short_names(results):
-    """The same table with each run called by its point, where points tell the runs apart."""
+    """The table with each run named by its point, where no two runs share a point."""
     runs = results.runs
     points = runs["point"].where(runs["point"] != "", runs["run"])
     if not points.is_unique:
@@ -107,8 +107,8 @@ def _with_short_names(results):
     return replace(short, pairs=rename(short.pairs, "other_run"))
 
 
-def _ends(results, points, settings):
-    """The final checkpoints of all corpora: of runs not among the points, those on another one."""
+def _final_checkpoints(results, points, settings):
+    """The final checkpoint of every run: the points, and the runs that were evaluated on other corpora alone."""
     long = results.long
     others = long[(long["metric"] == "loss") & (long["final"] == 1) & (long["corpus"] != settings.corpus)][
         "corpus"
@@ -120,8 +120,7 @@ def _ends(results, points, settings):
 
 
 def _environment(runs):
-    """Distinct values over runs, and corpora of which they saw several versions; more than one code hash is
-    worth a reader's eye."""
+    """The distinct values over runs of what they were trained with, and the corpora that changed between runs."""
     versions = runs.groupby("train_corpus")["corpus_fingerprint"].nunique()
     distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in ENVIRONMENT_COLUMNS}
     return distinct | {"corpora_that_changed": versions[versions > 1].to_dict()}
@@ -138,7 +137,7 @@ def _totals(table, runs):
 
 
 def _runs(table, ends, ids):
-    """One row per run, failed ones too; loss and score where it has finished."""
+    """One row per run, failed runs included; loss and score are None where a run has not finished."""
     final = ends.set_index("run")
     rows = []
     for run in table.sort_values(["depth", "flops_per_image", "steps", "run"], kind="stable").to_dict("records"):
@@ -151,12 +150,14 @@ def _runs(table, ends, ids):
             | scores.statistics(end, "loss")
             | scores.statistics(end, f"geneval_{scores.OVERALL}", "score")
         )
-    # By compute within a depth; runs that never got so far come last.
-    return sorted(rows, key=lambda r: (_or(r["depth"], math.inf), _or(_number(r["flops"]), math.inf), r["run"]))
+    # By compute within a depth; runs without a final checkpoint come last.
+    return sorted(
+        rows, key=lambda r: (_value_or(r["depth"], math.inf), _value_or(_number(r["flops"]), math.inf), r["run"])
+    )
 
 
 def _depths(points):
-    """The best run of each depth: what is compared across depths."""
+    """The run of lowest loss at each depth."""
     rows = []
     for depth, group in points.groupby("depth"):
         best = group.loc[group["loss"].idxmin()]
@@ -184,21 +185,21 @@ def _trends(points):
 
 
 def _band(analysis: Analysis):
-    """The headline law with its band, and the held-out one, over the compute of the points."""
+    """The headline law with its intervals over a range of compute, and so the law without the largest depth."""
     if not analysis.headline:
         return None
     flops = analysis.points["flops"].to_numpy(float)
     grid = np.geomspace(flops.min() / BAND_MARGIN, flops.max() * BAND_MARGIN, BAND_POINTS)
-    band = {"flops": grid.tolist(), "law": _band_of(analysis.fits[analysis.headline], grid)}
-    return band | ({"held_out": _band_of(analysis.held_out.fit, grid)} if analysis.held_out else {})
+    band = {"flops": grid.tolist(), "law": _band_values(analysis.fits[analysis.headline], grid)}
+    return band | ({"held_out": _band_values(analysis.held_out.fit, grid)} if analysis.held_out else {})
 
 
-def _band_of(fitted, grid):
+def _band_values(fitted, grid):
     return {name: values.tolist() for name, values in fitted.bands({"flops": grid}).items()}
 
 
 def _curves(results, rows):
-    """Training loss and validation loss against steps and FLOPs, run by run."""
+    """Each run's training and validation loss against steps and FLOPs."""
     facts = results.runs.set_index("run")
     curves = []
     for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable")["run"]:
@@ -206,8 +207,8 @@ def _curves(results, rows):
         validation = rows[(rows["run"] == run) & rows["loss"].notna()].sort_values("step")
         if pd.isna(facts.loc[run, "depth"]) or (train.empty and validation.empty):
             continue
-        per_step = float(facts.loc[run, "flops_per_image"]) * float(_or(facts.loc[run, "batch_size"], math.nan))
-        start = _or(_number(facts.loc[run, "parent_flops"]), 0.0)
+        per_step = float(facts.loc[run, "flops_per_image"]) * float(_value_or(facts.loc[run, "batch_size"], math.nan))
+        start = _value_or(_number(facts.loc[run, "parent_flops"]), 0.0)
         steps = train["step"].to_numpy(float)
         curves.append(
             {
@@ -250,7 +251,7 @@ def _levels(points, settings):
 
 
 def _learning_rates(points):
-    """Depth and budget by learning rate, where several were tried; whether the best is at an edge."""
+    """The learning rates tried at each depth and number of images, and whether the best is at an edge of its grid."""
     sweeps = []
     for (depth, images), group in points.groupby(["depth", "images"]):
         by_rate = group.groupby("learning_rate")["loss"].mean()
@@ -272,7 +273,7 @@ def _learning_rates(points):
 
 
 def _other_settings(results, ends):
-    """The final loss under every weights and grid the table has, the primary one included."""
+    """The final losses under every choice of weights, grid and seed in the table."""
     rows = results.long
     rows = rows[
         (rows["metric"] == "loss")
@@ -292,7 +293,7 @@ def _other_settings(results, ends):
 
 
 def _samples(results, settings, points):
-    """Sample sheets of the same prompts and noise: final ones of each run, then along a run."""
+    """The sample sheets that share prompts and noise, in order of compute."""
     facts = results.runs.set_index("run")
     sheets = [s for s in results.samples if s.weights == settings.weights and s.run in facts.index]
     groups: dict[tuple, list] = {}
@@ -305,8 +306,8 @@ def _samples(results, settings, points):
     rows = []
     for sheet in chosen:
         run = facts.loc[sheet.run]
-        per_step = float(run["flops_per_image"]) * float(_or(run["batch_size"], math.nan))
-        flops = _or(_number(run["parent_flops"]), 0.0) + sheet.step * per_step
+        per_step = float(run["flops_per_image"]) * float(_value_or(run["batch_size"], math.nan))
+        flops = _value_or(_number(run["parent_flops"]), 0.0) + sheet.step * per_step
         rows.append(
             {
                 "run": sheet.run,
@@ -319,11 +320,11 @@ def _samples(results, settings, points):
                 "tile": sheet.tile,
             }
         )
-    rows.sort(key=lambda row: (_or(_number(row["flops"]), math.inf), row["run"]))
+    rows.sort(key=lambda row: (_value_or(_number(row["flops"]), math.inf), row["run"]))
     return {"prompts": list(prompts[0]), "sampler": prompts[1], "seed": prompts[2], "rows": rows}
 
 
-def _or(value, default):
+def _value_or(value, default):
     return default if value is None or pd.isna(value) else value
 
 

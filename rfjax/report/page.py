@@ -1,4 +1,4 @@
-"""The report's page: its figures, and one HTML file with everything in it, from the report's numbers."""
+"""Draws the report's figures and renders its page, one HTML file with everything in it, from the report's numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(numbers: Mapping) -> dict[str, Figure]:
 def render(numbers: Mapping, figures: Mapping[str, bytes], sheets: Mapping[str, bytes]) -> str:
     """The page. `figures` are SVGs by name; `sheets` are PNGs by their place in the results folder.
 
-    A section with nothing to say is left out; one that cannot say what it should, says why.
+    A section with nothing to show is left out.
     """
     drawn = {
         name: picture(svg, "image/svg+xml", FIGURES[name].title, " class=narrow" if FIGURES[name].narrow else "")

@@ -1,11 +1,11 @@
-"""The section that ranks variants: the tables of average ranks, their figures, and the paper's ranks beside."""
+"""Writes the section that ranks variants, and the ranking's lines on the console."""
 
 from __future__ import annotations
 
 from rfjax.ranking.summary import rank_of
 from rfjax.report.formats import NONE, columns, estimate, p_value, text
 
-NAMED = 5  # controls or variants before they are only counted
+NAMED = 5  # controls or variants that a line names; the rest it counts
 
 
 def ranking_section(numbers, page):
@@ -31,12 +31,12 @@ def ranking_section(numbers, page):
         ),
         _paper_table(ranking, page),
     ]
-    gaps = "".join(f"<li>{text(line)}.</li>" for line in _gaps(ranking))
+    gaps = "".join(f"<li>{text(line)}.</li>" for line in unranked_lines(ranking))
     return "".join(parts) + (f"<ul class=warn>{gaps}</ul>" if gaps else "")
 
 
 def ranking_sentence(ranking) -> str:
-    """What came first, in a sentence that is safe HTML."""
+    """Which variant has the best average rank, as a sentence that is safe HTML."""
     column = next((column for column in ranking["columns"] if column["ranks"]), None)
     if column is None:
         return f"No ranking: {text(ranking['columns'][0]['reason'])}."
@@ -44,16 +44,15 @@ def ranking_sentence(ranking) -> str:
     return (
         f"Of {len(column['ranks'])} variants under {len(column['controls'])} controls, "
         f"<i>{text(best['variant'])}</i> has the best average rank, "
-        f"{estimate(best)}; it comes first in {100 * best['first']:.0f} % of the "
-        "resamples of prompts."
+        f"{estimate(best)}; it comes first in {100 * best['first']:.0f} % of the resamples of prompts."
     )
 
 
 def ranking_lines(ranking) -> list[str]:
-    """The short table in a terminal, and what does not count."""
+    """The short table of ranks for the console, and what was not ranked."""
     shown = [column for column in ranking["columns"] if column["ranks"]]
     if not shown:
-        return [f"no ranking: {ranking['columns'][0]['reason']}", *_gaps(ranking)]
+        return [f"no ranking: {ranking['columns'][0]['reason']}", *unranked_lines(ranking)]
     rows = [("variant", *(column["name"] for column in shown))]
     rows += [(variant, *(estimate(rank_of(column, variant)) for column in shown)) for variant in ranking["shown"]]
     lines = [
@@ -67,21 +66,22 @@ def ranking_lines(ranking) -> list[str]:
                 f"with the paper's ranks, {one['name']}: Spearman {estimate(one['spearman'])} over {one['n']} "
                 f"variants, p = {p_value(one['p'])}"
             )
-    return lines + _gaps(ranking)
+    return lines + unranked_lines(ranking)
 
 
-def _gaps(ranking):
-    """What was not ranked, and the controls that do not count: those that lack the same variants in one line."""
+def unranked_lines(ranking):
+    """The runs that were not ranked, and the controls that do not count; a line for all that lack the same variants."""
     alike: dict[tuple, list[str]] = {}
     for control, variants in ranking["missing"].items():
         alike.setdefault(tuple(variants), []).append(control)
-    return list(ranking["notes"]) + [
-        f"{_some(controls, '; ')} do{'es'[: 2 * (len(controls) == 1)]} not count: no record of {_some(variants, ', ')}"
-        for variants, controls in alike.items()
-    ]
+    lines = list(ranking["notes"])
+    for variants, controls in alike.items():
+        verb = "does" if len(controls) == 1 else "do"
+        lines.append(f"{_names(controls, '; ')} {verb} not count: no record of {_names(variants, ', ')}")
+    return lines
 
 
-def _some(names, between):
+def _names(names, between):
     shown = between.join(names[:NAMED])
     return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 

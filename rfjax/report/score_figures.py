@@ -1,4 +1,4 @@
-"""The report's figures of GenEval: tasks against depth, held-out pairs, loss against score, sampling steps."""
+"""Draws the report's figures of GenEval: tasks against depth, held-out pairs, loss against score, sampling steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def task_title(item: str) -> str:
 
 
 def geneval_against_depth(numbers, look):
-    """Score per task against depth, between the detector's ceiling and the floors."""
+    """Draw each task's score against depth, between the detector's ceiling and the floors."""
     geneval = numbers["geneval"]
     if not geneval["runs"]:
         return None
@@ -85,8 +85,8 @@ def geneval_against_depth(numbers, look):
 
 
 def held_out_pairs(numbers, look):
-    """Prompts with pairs never trained on against the others: per depth, and per task at the largest."""
-    runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"] and _pair(run, "overall")]
+    """Draw scores of prompts with pairs never trained on and of the others: by depth, and by task at the largest."""
+    runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"] and _has_pairs(run, "overall")]
     if not runs:
         return None
     figure = Figure(figsize=(WIDTH, 2.7))
@@ -99,7 +99,7 @@ def held_out_pairs(numbers, look):
         for run, e in zip(runs, estimates, strict=True):
             point(left, run["depth"] + shift, *ends(e), color=colour, marker=marker, hollow=hollow)
     largest = runs[-1]
-    items = [item for item in numbers["geneval"]["items"] if _pair(largest, item)]
+    items = [item for item in numbers["geneval"]["items"] if _has_pairs(largest, item)]
     for place, item in enumerate(items):
         for kind, colour, marker, hollow in kinds:
             at = place + (-0.1 if kind == "seen" else 0.1)
@@ -121,23 +121,23 @@ def held_out_pairs(numbers, look):
 
 
 def loss_against_geneval(numbers, look):
-    """Final loss against overall GenEval, one point per run."""
-    return _loss_against(numbers["geneval"]["runs"], numbers["correlation"], "GenEval, overall", look)
+    """Draw the final loss against overall GenEval, one point per run."""
+    return _draw_loss_against(numbers["geneval"]["runs"], numbers["correlation"], "GenEval, overall", look)
 
 
 def draw_against(evaluation):
-    """The same for a score that `rfjax score` attached: the function that draws it, by its evaluation's name."""
+    """The function that draws the final loss against a score of `rfjax score`, named by its evaluation."""
 
     def draw(numbers, look):
         for found in numbers["folder_scores"]:
             if found["evaluation"] == evaluation:
-                return _loss_against(found["runs"], found["correlation"], f"{found['title']}, overall", look)
+                return _draw_loss_against(found["runs"], found["correlation"], f"{found['title']}, overall", look)
         return None
 
     return draw
 
 
-def _loss_against(runs, correlation, label, look):
+def _draw_loss_against(runs, correlation, label, look):
     runs = [run for run in runs if run["scores"].get("overall", {}).get("value") is not None]
     if len(runs) < 2:
         return None
@@ -170,7 +170,7 @@ STEP_PANELS = (
 
 
 def score_against_steps(numbers, look):
-    """Score, its drop and the path length against sampling steps, a line for each run."""
+    """Draw the score, its drop and the path length against sampling steps, a line for each run."""
     counts = [one for one in numbers["sampling_steps"] if one["depth"] in look]
     if not counts:
         return None
@@ -196,5 +196,5 @@ def score_against_steps(numbers, look):
     return figure
 
 
-def _pair(run, item):
+def _has_pairs(run, item):
     return all((run[kind].get(item) or {}).get("value") is not None for kind in ("seen", "held_out"))

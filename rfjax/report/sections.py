@@ -1,7 +1,7 @@
-"""The sections of the report's page, each a function of the report's numbers.
+"""The tables of the report's figures and sections, and the sections that have no file of their own.
 
-Everything that comes from outside (names of runs, prompts, messages) passes `text` on its way in;
-strings handed on are safe HTML.
+A section is a function of the report's numbers and the page, and returns safe HTML: everything that comes from outside
+(names of runs, prompts, messages) passes through `text`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from rfjax.report.score_sections import (
 )
 
 
-def _what_ran(numbers, page):
+def _runs_section(numbers, page):
+    """The table of runs, and what they were trained with."""
     scored = any(run["score"] is not None for run in numbers["runs"])
     variants = numbers["compares"] == "variants"
     header = ["run", "depth", "width", "params", "rate", "steps", "images", "FLOPs", "training", "loss"]
@@ -84,20 +85,21 @@ def _what_ran(numbers, page):
         "code_hash": "code",
     }
     facts = [
-        f"<dt>{label}</dt><dd>{text(', '.join(_short(value) for value in numbers['environment'][name]))}</dd>"
+        f"<dt>{label}</dt><dd>{text(', '.join(_shorten_hash(value) for value in numbers['environment'][name]))}</dd>"
         for name, label in labels.items()
         if numbers["environment"][name]
     ]
     return table + f"<dl>{''.join(facts)}</dl>"
 
 
-def _short(value, length=24):
-    """The start of a long hash; report.json has all of it."""
+def _shorten_hash(value, length=24):
+    """The start of a long hash; report.json has the whole hash."""
     shown = str(value)
     return shown if len(shown) <= length else shown[:16] + "…"
 
 
-def _steps(numbers, page):
+def _curves_section(numbers, page):
+    """Losses against steps and FLOPs."""
     return page.drawing(
         "loss_against_steps",
         "Training loss (lines, means over windows of steps; its mix of t is that of training) and validation loss "
@@ -105,7 +107,8 @@ def _steps(numbers, page):
     )
 
 
-def _levels(numbers, page):
+def _levels_section(numbers, page):
+    """The validation loss at each level of t."""
     return page.drawing(
         "loss_per_level",
         "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. Bars: "
@@ -113,7 +116,8 @@ def _levels(numbers, page):
     )
 
 
-def _rates(numbers, page):
+def _rates_section(numbers, page):
+    """The learning rates that were tried."""
     rows = []
     for sweep in numbers["learning_rates"]:
         losses = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])
@@ -132,7 +136,8 @@ def _rates(numbers, page):
     )
 
 
-def _failed(numbers, page):
+def _failures_section(numbers, page):
+    """The runs that failed or have not finished, and what the merge left out."""
     runs = [*numbers["failures"], *numbers["unfinished"]]
     parts = ["<p>Every run finished.</p>"]
     if runs:
@@ -151,7 +156,8 @@ def _failed(numbers, page):
     return "".join(parts)
 
 
-def _methods(numbers, page):
+def _method_section(numbers, page):
+    """How losses, FLOPs, fits and scores are made, and the losses under other settings."""
     settings = numbers["settings"]
     corpora = numbers["environment"]["train_corpus"]
     shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"
@@ -196,8 +202,8 @@ def _fit_methods(analysis):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: a function of the report's numbers and the look of each depth, which gives None where the numbers
-    allow no figure; and what the figure shows."""
+    """A figure of the report. `draw` takes the report's numbers and the look of each depth, and returns None where
+    the numbers allow no figure; `title` says what the figure shows."""
 
     draw: Callable[[Mapping, Mapping], Figure | None]
     title: str
@@ -205,7 +211,7 @@ class Drawing:
     of_variants: bool = False  # also where a study compares variants
 
 
-# A new measure of the report: a row here and one in `SECTIONS`, for the functions that draw it and write of it.
+# A new measure in the report needs a line in `numbers.report_numbers`, a row here and a row in `SECTIONS`.
 FIGURES: dict[str, Drawing] = {
     "loss_against_compute": Drawing(loss_against_compute, "Validation loss against training FLOPs"),
     "loss_against_steps": Drawing(loss_against_steps, "Loss against steps and FLOPs"),
@@ -227,32 +233,32 @@ FIGURES: dict[str, Drawing] = {
     "learning_rates": Drawing(learning_rates, "Validation loss against learning rate"),
 }
 
-# What a study compares -> its sections, in the order of the page; one that returns "" is left out. Runs of
-# one size have no law of compute, and their curves of training loss are not of one quantity.
+# The sections of a study that compares sizes or variants, in the order of the page; a section that returns "" is left
+# out. Runs of one size have no law of compute, and variants' training losses are not of one quantity.
 SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
     "sizes": (
         ("Findings", findings),
-        ("What ran", _what_ran),
+        ("What ran", _runs_section),
         ("Loss against compute", compute_section),
-        ("Loss against steps", _steps),
-        ("Loss per level of t", _levels),
+        ("Loss against steps", _curves_section),
+        ("Loss per level of t", _levels_section),
         ("GenEval against depth", geneval_section),
         ("Held-out pairs", pairs_section),
         ("Loss against GenEval", correlation_section),
         ("Sampling steps", steps_section),
         ("Ranking of variants", ranking_section),
         ("Samples", samples_section),
-        ("Learning rates", _rates),
-        ("What failed", _failed),
-        ("Method", _methods),
+        ("Learning rates", _rates_section),
+        ("What failed", _failures_section),
+        ("Method", _method_section),
     ),
     "variants": (
         ("Findings", findings),
         ("Ranking of variants", ranking_section),
-        ("What ran", _what_ran),
+        ("What ran", _runs_section),
         ("Sampling steps", steps_section),
         ("Samples", samples_section),
-        ("What failed", _failed),
-        ("Method", _methods),
+        ("What failed", _failures_section),
+        ("Method", _method_section),
     ),
 }

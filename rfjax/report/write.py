@@ -1,4 +1,4 @@
-"""The report: one HTML page, its figures, and a JSON of every number, from a results folder alone.
+"""Writes the report: one HTML page, its figures, and a JSON of every number, from a results folder alone.
 
 <out>/index.html        self-contained: no request leaves it
 <out>/report.json       `rfjax.report.numbers`
@@ -55,14 +55,14 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     if numbers["ranking"]:
         contents |= {out / "tables" / name: content for name, content in ranking_files(numbers["ranking"]).items()}
     write_whole(contents)
-    for name in FIGURES.keys() - drawn.keys():  # an earlier report's, which this one does not have
+    for name in FIGURES.keys() - drawn.keys():  # what an earlier report drew and this one does not
         for kind in ("svg", "png"):
             (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     return numbers
 
 
 def summary_lines(numbers: Mapping) -> list[str]:
-    """The report in a terminal: final table, law, held-out prediction, correlation, warnings."""
+    """The report for the console: the table of runs, the law, what was held out, correlations, warnings."""
     rows = [("run", "depth", "params", "FLOPs", "loss", "GenEval overall")]
     for run in numbers["runs"]:
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else run["state"]
