@@ -1,4 +1,4 @@
-"""From validation loss to score: links fitted over runs, and the largest run predicted by them.
+"""Fits links from validation loss to score over runs, and predicts the largest run's score by them.
 
     exponential   score = eps - k exp(gamma loss)        k, gamma >= 0
     logistic      score = 1 / (1 + exp((loss - middle) / width))
@@ -32,7 +32,7 @@ MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A curve of score against loss. Inside, loss is in units of its range: x from 0 to 1."""
+    """A curve of score against loss. Its functions take the loss in units of its range: x from 0 to 1."""
 
     name: str
     formula: str
@@ -110,7 +110,7 @@ LINKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class LinkFit:
-    """A link over n runs; `reason` says why there is none, or ""."""
+    """A link fitted to n runs; `reason` says why it could not be fitted, or ""."""
 
     link: Link
     n: int
@@ -133,7 +133,7 @@ class LinkFit:
         )
 
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """95 % ends at these losses: of the curve, or of a new run's score; within [0, 1]."""
+        """The ends of the 95 % interval at these losses, of the curve or of a new run's score; within [0, 1]."""
         self.predict(loss)
         scores = self.link.curve(self.draws, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span)
         if new_run:
@@ -193,10 +193,10 @@ def fit_link(
 
 
 def _polish(link, theta, x, scores, iterations=100):
-    """The grid's best parameters [b, k] moved to the minimum inside the link's bounds, all rows at once.
+    """The parameters [b, k] at the minimum within the link's bounds, from the grid's best, all rows at once.
 
     Levenberg and Marquardt's steps; a parameter at a bound that its gradient points beyond stays there.
-    The fit and its draws go through here alike: draws left on the grid would make intervals of its mesh.
+    Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid.
     """
     lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
     theta, damping = np.clip(theta, lower, upper), np.full(len(theta), 1e-3)
@@ -251,7 +251,7 @@ class ScorePrediction:
 def predict_largest(
     loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[ScorePrediction, ...]:
-    """The run of largest `size`, among equals the last by name, predicted by each link.
+    """The score of the run of largest `size`, by name the last of equals, as each link predicts it.
 
     Raises `ConfigError` for a size that is not finite: it could be the largest.
     """
@@ -281,7 +281,7 @@ def predict_largest(
 def predict_by_links(
     loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict:
-    """Every link over all runs, and what each predicts of the largest run (`predict_largest`), as JSON."""
+    """Every link fitted to all runs, and the largest run's score as each predicts it from the others, as JSON."""
     predicted = predict_largest(loss, score, size, runs, resamples=resamples, seed=seed)
     return {
         "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],

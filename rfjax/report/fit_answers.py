@@ -54,7 +54,7 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
         said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
         facts += said
     chosen = [[source.chosen_line()]] if source.study and args.law != "approach1" else []
-    return as_lines(chosen + facts), {"source": source.described, **content}
+    return as_lines(chosen + facts), {"source": source.description, **content}
 
 
 def _source(args):
@@ -135,7 +135,7 @@ def _table_fits(args, source, options):
         chosen.append(LAWS["power"])
     fits, pairs = {}, source.pairs
     for law in chosen:
-        rows = source.of(law)
+        rows = source.rows_for(law)
         covariance = study_fits.examples_covariance(pairs, rows["run"].tolist())
         fits[law.name] = fit(rows, law, examples_covariance=covariance, **options)
     if not any(found.identifiable for found in fits.values()):
@@ -157,7 +157,7 @@ def _approach(args, source):
     if args.law == "approach1":
         found = approach1(source.curves, resamples=args.resamples, seed=args.seed)
     else:
-        found = approach2(source.of(PARAMETRIC), resamples=args.resamples, seed=args.seed)
+        found = approach2(source.rows_for(PARAMETRIC), resamples=args.resamples, seed=args.seed)
     budgets = []
     for budget in args.budget:
         params, images = found.at(budget)
@@ -182,7 +182,7 @@ def _budget(args, source, fits, budget, *, required):
     """
     found, parametric = [], fits.get("parametric")
     if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):
-        rows = source.of(parametric.law)
+        rows = source.rows_for(parametric.law)
         fixed = args.fixed_images or float(rows["images"].max())
         allocation = allocate(parametric, budget, _cost(rows, args), fixed_images=fixed).to_json()
         found.append((allocation_fact(allocation), allocation))
@@ -191,7 +191,7 @@ def _budget(args, source, fits, budget, *, required):
     for name, fitted in fits.items():
         if "flops" in fitted.law.variables and fitted.identifiable:
             ends = {end: float(value) for end, (value,) in fitted.bands({"flops": [budget]}).items()}
-            beyond = budget / float(source.of(fitted.law)["flops"].max())
+            beyond = budget / float(source.rows_for(fitted.law)["flops"].max())
             predicted = {"budget_flops": budget, "law": name, **ends, "beyond": beyond}
             found.append((budget_fact(predicted), predicted))
     return found
@@ -248,7 +248,7 @@ def _metric(args, source, have, metric):
     """(facts, JSON): one score against the loss; what needs a fraction is left out for others, and said."""
     loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
     options = {"resamples": args.resamples, "seed": args.seed}
-    redrawn = source.redrawn(metric, have, **options)
+    redrawn = source.redraw_score(metric, have, **options)
     found = correlate(loss, score, redrawn=redrawn, **options).to_json()
     without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
     content = {"without_score": without, "correlation": found, "no_fraction": ""}
