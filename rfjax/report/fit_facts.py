@@ -28,7 +28,7 @@ def fit_fact(fit: Mapping) -> list[str]:
     if not fit["identifiable"]:
         return [f"{fit['law']} law: not fitted: {fit['reason']}"]
     parameters = ", ".join(f"{name} = {parameter(name, found)}" for name, found in fit["parameters"].items())
-    fact = [f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs, with 95 % intervals: {parameters}"]
+    fact = [f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs: {parameters}"]
     errors = _held_out_errors(fit)
     fact += [errors] if errors else []
     fact += exclusion_sentences(fit["excluded"])
@@ -87,8 +87,8 @@ def held_out_facts(analysis: Mapping) -> list[Fact]:
     return [
         [
             f"held out depth {held['depth']} ({p['run']}): the {held['fit']['law']} law predicted "
-            f"{interval(p['predicted'], p['low'], p['high'], '.4f')} for {power(p['flops'])} FLOPs from "
-            f"{held['fit']['n']} other runs, got {loss(p['actual'])}: error {percent(p['relative_error'])}, {_where(p)}"
+            f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error "
+            f"{percent(p['relative_error'])}, {_where(p)}"
         ]
         for p in held["predictions"]
     ]
