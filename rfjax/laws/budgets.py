@@ -1,4 +1,4 @@
-"""Where to spend a budget: parameters and images that minimise the parametric law at fixed FLOPs.
+"""Divides a budget: the parameters and images that minimise the parametric law at fixed FLOPs.
 
 Training costs C = kappa N^eta D FLOPs (N parameters, D images). Minimising E + A N^-alpha + B D^-beta
 along that line gives (Hoffmann et al. 2022, eq. 4, there with kappa = 6 and eta = 1)
@@ -26,8 +26,8 @@ from rfjax.laws.fitting import Estimate, Fit
 from rfjax.laws.laws import PARAMETRIC
 
 SD3_IMAGES = 500_000.0 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
-UNDECIDED = 1e-6  # an exponent whose interval comes below this decides nothing
-FAR = 10.0  # extrapolation by more than this factor is warned of
+UNDECIDED = 1e-6  # an exponent whose interval reaches below this does not divide a budget
+FAR = 10.0  # the factor beyond the runs from which extrapolation is warned of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Cost:
     source: str = "6 FLOPs per parameter and image"
 
     def params(self, flops: float, images: float) -> float:
-        """The size that these FLOPs pay for, over so many images."""
+        """The number of parameters that can be trained on this many images for these FLOPs."""
         with np.errstate(over="ignore"):
             return float(np.exp((np.log(flops) - np.log(self.kappa) - np.log(images)) / self.eta))
 
@@ -56,6 +56,8 @@ class Design:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
+    """The best use of a budget, and the design that holds the number of images fixed, side by side."""
+
     budget: float
     cost: Cost
     exponent: Estimate  # a: the optimal size grows as budget^a
@@ -164,7 +166,7 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         f"times beyond the runs ({column.min():.3g} to {column.max():.3g})"
         for name, (value, column) in asked.items()
         if name != "budget"
-        and (value > FAR * column.max() or value < column.min() / FAR)  # the budget's factor is always said
+        and (value > FAR * column.max() or value < column.min() / FAR)  # the budget's factor is always reported
     ]
     undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
     if undecided:
@@ -189,14 +191,14 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
 
 
 def _loss(parameters, params, images):
-    """log loss of each row of parameters at its own params and images."""
+    """The log loss of each row of parameters, each at its params and images."""
     e, log_a, alpha, log_b, beta = parameters.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.logaddexp.reduce([np.log(e), log_a - alpha * np.log(params), log_b - beta * np.log(images)], axis=0)
 
 
 def _estimate(values):
-    """The first is the point; the rest are draws."""
+    """The estimate whose value is the first of `values`; the rest are draws, which give its interval."""
     rest = values[1:][np.isfinite(values[1:])]
     if len(rest) < 0.9 * len(values[1:]):  # too many draws have no optimum: there is no interval
         return Estimate(value=float(values[0]))

@@ -1,12 +1,12 @@
-"""Compute-optimal size without a law of the loss: Chinchilla's approaches 1 and 2.
+"""Finds compute-optimal sizes without a law of the loss: Chinchilla's approaches 1 and 2.
 
 Both find the best size at several budgets and draw a line through them in log-log, N = G C^a and
 D = H C^b (Hoffmann et al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the
 training curves; approach 2 the vertex of a parabola of the loss in log N at each budget (IsoFLOP).
-A budget won by the smallest or the largest size that competes does not bracket its optimum, and
-neither uses it. Neither is exact either: a valley is no parabola, and its bottom is off the middle
-between two sizes. Both report how far, by applying themselves to the parametric law fitted to the
-same runs, without noise, at the same sizes and budgets.
+Neither uses a budget at which the smallest or the largest size is best, since such a budget does not bracket its
+optimum. Neither is exact: a valley is no parabola, and its bottom is not in the middle between two sizes. Both report
+their bias, from the same method applied to the parametric law that is fitted to the same runs, without noise, at the
+same sizes and budgets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rfjax.laws.laws import PARAMETRIC
 SAME_BUDGET = 0.02  # budgets this close (relative) are one IsoFLOP curve
 ENVELOPE_POINTS = 200
 BIAS_POINTS = 200  # checkpoints, at most, to which the law behind an envelope's bias is fitted
-LISTED = 3  # budgets left out for one reason that are named one by one
+LISTED = 3  # up to this many budgets left out for one reason are named one by one
 COLUMNS = ("loss", "flops", "params", "images")
 
 
@@ -44,7 +44,7 @@ class Optimum:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """N = G C^a and D = H C^b through the optima; `reason` says why there is none, or ""."""
+    """The lines N = G C^a and D = H C^b through the optima; `reason` says why there are none, or ""."""
 
     approach: str
     optima: tuple[Optimum, ...]
@@ -90,14 +90,13 @@ class Line:
 
 
 def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, bias: bool = True) -> Line:
-    """The envelope of training curves: `table` has a row per checkpoint, several per run.
+    """The line through the envelope of training curves: `table` has a row per checkpoint, several per run.
 
-    Where the envelope passes from one size to another the two are equally good, and the optimum is
-    between them: their geometric mean. Winners themselves, as in the paper, know N in steps of the
-    sizes, and those of the smallest and the largest size say only that the optimum may lie beyond:
-    a line through them is off in its slope and in N. Curves are interpolated in log-log; intervals are over whole
-    runs. Checkpoints before the learning rate's
-    end stand above the curve that a run of their own length would give; the envelope inherits that.
+    Where the envelope passes from one size to another the two are equally good, and the optimum is taken as their
+    geometric mean. The best size itself, as in the paper, would give N in steps of the sizes, and the smallest and the
+    largest size would only say that the optimum may lie beyond: a line through them has the wrong slope and the wrong
+    N. Curves are interpolated in log-log; intervals are over whole runs. A checkpoint before the end of its learning
+    rate schedule has a higher loss than a run of that length would have, and so has the envelope.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -112,8 +111,8 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     log_c = np.log(pd.concat(curves)["flops"].to_numpy(float))
     grid = np.linspace(log_c.min(), log_c.max(), ENVELOPE_POINTS)
     sizes = np.array([float(curve["params"].iloc[0]) for curve in curves])
-    on_grid = np.stack([_along(curve, grid, "loss") for curve in curves])
-    images = np.stack([_along(curve, grid, "images") for curve in curves])
+    on_grid = np.stack([_column_on_grid(curve, grid, "loss") for curve in curves])
+    images = np.stack([_column_on_grid(curve, grid, "images") for curve in curves])
     optima, notes = _crossings(np.arange(len(curves)), grid, sizes, on_grid, images)
     if len(optima) < 2:
         where = ("nowhere", "between two sizes only")[len(optima)]
@@ -124,7 +123,7 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     found = [crossings for chosen in drawn if len(crossings := _crossings(chosen, grid, sizes, on_grid, images)[0]) > 1]
     draws = np.array([_line(crossings) for crossings in found]) if len(found) > resamples / 2 else None
     method = f"bootstrap over runs, {len(found):,} resamples in which sizes cross"
-    result = _with_intervals("approach1", optima, _line(optima), draws, method, notes)
+    result = _line_with_intervals("approach1", optima, _line(optima), draws, method, notes)
     return replace(result, bias=_bias_of_envelope(pd.concat(curves), grid, sizes, images) if bias else None)
 
 
@@ -136,7 +135,7 @@ def approach2(
     same_budget: float = SAME_BUDGET,
     bias: bool = True,
 ) -> Line:
-    """IsoFLOP parabolas: `table` has one row per run, several sizes at each budget.
+    """The line through the minima of IsoFLOP parabolas: `table` has one row per run, several sizes at each budget.
 
     Intervals are parametric: normal noise of the parabolas' pooled residual scatter. Budgets with
     fewer than three sizes, a parabola without a minimum, or one outside the sizes tried are left
@@ -163,13 +162,13 @@ def approach2(
             "are needed",
         )
     point = _line(optima)
-    draws, method = _redrawn_parabolas(used, resamples, seed)
-    found = _with_intervals("approach2", optima, point, draws, method, notes)
+    draws, method = _redraw_parabolas(used, resamples, seed)
+    found = _line_with_intervals("approach2", optima, point, draws, method, notes)
     return replace(found, bias=_bias_of_parabolas(table, used) if bias else None)
 
 
 def _notes(left_out):
-    """Budgets left out, from (FLOPs, runs, why): one by one where they are few, by reason where many."""
+    """Notes on the budgets left out, from (FLOPs, runs, why): by budget where they are few, by reason where many."""
     reasons: dict[str, list] = {}
     for flops, runs, why in left_out:
         reasons.setdefault(why, []).append((flops, runs))
@@ -184,11 +183,13 @@ def _notes(left_out):
 
 
 def _budgets(table, same_budget):
-    """Rows by budget: those within `same_budget` of the smallest of them are one."""
+    """The rows of each budget: FLOPs within `same_budget` of a group's smallest are one budget."""
     table = table.sort_values(["flops", "params", "run"], kind="stable")
     group, first = np.zeros(len(table), int), 0
     flops = table["flops"].to_numpy(float)
-    for row in range(1, len(table)):  # from the first of each: from row to row, close budgets would chain
+    for row in range(
+        1, len(table)
+    ):  # measured from each group's first row: measured from row to row, close budgets would chain
         if flops[row] > flops[first] * (1 + same_budget):
             first = row
         group[row] = first
@@ -226,7 +227,7 @@ def _vertex(group, loss):
     ), ""
 
 
-def _redrawn_parabolas(groups, resamples, seed):
+def _redraw_parabolas(groups, resamples, seed):
     """Lines through the vertices of parabolas with noise of the pooled scatter: (draws, method)."""
     designs = [_design(group)[0] for group in groups]
     losses = [group["loss"].to_numpy(float) for group in groups]
@@ -254,7 +255,7 @@ def _redrawn_parabolas(groups, resamples, seed):
 
 
 def _bias_of_parabolas(table, groups):
-    """Approach 2 on the noise-free parametric law of the same runs, against that law's own optimum."""
+    """The bias of approach 2: applied to the parametric law of the same runs, against that law's optimum."""
     fitted, cost = _surface(table)
     if not fitted.identifiable:
         return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
@@ -270,7 +271,7 @@ def _bias_of_parabolas(table, groups):
 
 
 def _bias_of_envelope(table, grid, sizes, images):
-    """Approach 1 likewise; the law is fitted to all checkpoints, as the envelope takes them for runs."""
+    """The bias of approach 1. The law is fitted to all checkpoints, which the envelope treats as runs."""
     thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
     fitted, cost = _surface(thin)
     if not fitted.identifiable:
@@ -292,7 +293,7 @@ def _surface(table):
 
 
 def _bias(fitted, cost, optima):
-    """Optima, and the exponent of their line, against those of the law they were found on."""
+    """The errors of the optima, and of their line's exponent, against the law that they were found on."""
     exact = np.array([optimum(fitted.parameters, one.flops, cost)[0] for one in optima])
     _, _, alpha, _, beta = fitted.parameters
     return {
@@ -303,8 +304,8 @@ def _bias(fitted, cost, optima):
     }
 
 
-def _along(curve, grid, column):
-    """A run's column at the grid of log FLOPs, in log-log; NaN outside its curve."""
+def _column_on_grid(curve, grid, column):
+    """A run's column interpolated in log-log on the grid of log FLOPs; NaN outside the run's curve."""
     log_c = np.log(curve["flops"].to_numpy(float))
     values = np.interp(grid, log_c, np.log(curve[column].to_numpy(float)))
     return np.where((grid >= log_c[0] - 1e-12) & (grid <= log_c[-1] + 1e-12), np.exp(values), np.nan)
@@ -361,7 +362,7 @@ def _line(optima):
     return result
 
 
-def _with_intervals(approach, optima, point, draws, method, notes=()):
+def _line_with_intervals(approach, optima, point, draws, method, notes=()):
     def estimate(place):
         if draws is None:
             return Estimate(value=float(point[place]))

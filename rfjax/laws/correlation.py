@@ -1,4 +1,4 @@
-"""How validation loss and a score go together over runs, honestly for a handful of points.
+"""Correlates the validation loss with a score over runs, with p-values and intervals that hold for a few points.
 
 p-values are two-sided and by permutation, over all n! orders where that can be done: with four
 runs in perfect order p of a rank correlation is 2/4! = 0.083, where a normal approximation would
@@ -24,7 +24,7 @@ from rfjax.evaluation.intervals import ENDS
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
 PERMUTATIONS = 20_000  # beyond that
-CHUNK = 1_000_000  # pairs of runs compared at a time, to bound memory
+CHUNK = 1_000_000  # pairs of runs that are compared at a time, to bound memory
 RESAMPLES = 2000
 MIN_RUNS = 3
 MIN_RUNS_FOR_INTERVAL = 4
@@ -32,8 +32,7 @@ MIN_RUNS_FOR_INTERVAL = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """One correlation. `low` and `high` are None where runs are too few, or too
-    often alike, for an interval."""
+    """One correlation. `low` and `high` are None where runs are too few, or too often equal, for an interval."""
 
     name: str
     value: float
@@ -61,7 +60,7 @@ def _identity(values):
 
 
 def _arcsine(score):
-    """Variance-stabilising for a fraction, so that scores near 0 and 1 do not weigh more."""
+    """The arcsine of a fraction's root. It stabilises the variance, so that scores near 0 and 1 do not weigh more."""
     return np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0)))
 
 
@@ -70,7 +69,7 @@ def _ranks(values):
 
 
 def _pearson(x, y):
-    """Along the last axis; NaN where either is constant."""
+    """Pearson's coefficient along the last axis; NaN where x or y is constant."""
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -79,7 +78,7 @@ def _pearson(x, y):
 
 
 def _kendall(x, y):
-    """tau-b along the last axis; NaN where either is constant."""
+    """Kendall's tau-b along the last axis; NaN where x or y is constant."""
     i, j = np.triu_indices(x.shape[-1], 1)
     a, b = np.sign(x[..., i] - x[..., j]), np.sign(y[..., i] - y[..., j])
     scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
@@ -113,18 +112,10 @@ def correlate(
     second level of the bootstrap. Raises `ConfigError` for arrays of different length or values
     that are not finite.
     """
-    loss, score = np.asarray(loss, float), np.asarray(score, float)
-    if loss.shape != score.shape or loss.ndim != 1:
-        raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
-    if not (np.isfinite(loss).all() and np.isfinite(score).all()):
-        raise ConfigError("a loss or score is not finite; drop that run before correlating")
+    loss, score = check_pairs(loss, score)
     n = len(loss)
-    reason = ""
-    if n < MIN_RUNS:
-        reason = f"{n} run{'s'[: n != 1]} with both a loss and a score; at least {MIN_RUNS} are needed"
-    elif np.ptp(loss) == 0 or np.ptp(score) == 0:
-        reason = f"all runs have the same {'loss' if np.ptp(loss) == 0 else 'score'}"
-    if reason:
+    few = f"{n} run{'s'[: n != 1]} with both a loss and a score; at least {MIN_RUNS} are needed"
+    if reason := few if n < MIN_RUNS else constant_reason(loss, score):
         return Correlation(n=n, coefficients=(), p_method="", interval_method="", reason=reason)
 
     rng = np.random.default_rng(seed)
@@ -153,15 +144,34 @@ def correlate(
     return Correlation(n=n, coefficients=tuple(coefficients), p_method=p_method, interval_method=interval_method)
 
 
+def check_pairs(loss: ArrayLike, score: ArrayLike) -> tuple[Float[np.ndarray, " runs"], Float[np.ndarray, " runs"]]:
+    """One loss and one score per run, as arrays. Raises `ConfigError` for anything else."""
+    loss, score = np.asarray(loss, float), np.asarray(score, float)
+    if loss.shape != score.shape or loss.ndim != 1:
+        raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
+    if not (np.isfinite(loss).all() and np.isfinite(score).all()):
+        raise ConfigError("a loss or score is not finite; drop that run first")
+    return loss, score
+
+
+def constant_reason(loss: Float[np.ndarray, " runs"], score: Float[np.ndarray, " runs"]) -> str:
+    """Why losses and scores that do not vary decide nothing; "" where both vary."""
+    constant = [name for name, values in (("loss", loss), ("score", score)) if np.ptp(values) == 0]
+    return f"all runs have the same {constant[0]}" if constant else ""
+
+
 def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int) -> float:
-    """The two-sided p of a coefficient from those of `permutation_orders`: exact where they are all there are."""
+    """The two-sided p of a coefficient, from the coefficients `reordered` under `permutation_orders`.
+
+    It is exact where those are all n! orders.
+    """
     as_extreme = np.abs(reordered) >= abs(value) - 1e-12
     exact = len(reordered) == math.factorial(n)
     return float(as_extreme.mean() if exact else (as_extreme.sum() + 1) / (len(reordered) + 1))
 
 
 def permutation_orders(n: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "orders n"], str]:
-    """Orders of n things, all there are or a sample, and how a p-value from them is described."""
+    """All orders of n things, or a sample of them; and how a p-value that is computed from them is described."""
     if n <= MAX_ENUMERATED:
         orders = np.array(list(itertools.permutations(range(n))))
         return orders, f"two-sided, exact over all {len(orders):,} orders"
@@ -179,7 +189,7 @@ def redraw_prompts(
 ) -> dict[str, Float[np.ndarray, "resamples runs"]]:
     """Scores per task and "overall" (their unweighted mean) under redraws of each task's prompts.
 
-    `correct` of `images` images of each prompt fit it; the images of a prompt stay together.
+    `correct` of the `images` images of each prompt match it; the images of a prompt stay together.
     """
     rng = np.random.default_rng(seed)
     tasks = np.asarray(tasks)
@@ -193,7 +203,7 @@ def redraw_prompts(
 
 
 def _resample(loss, score, redrawn, resamples, rng):
-    """Pairs (losses, scores) [resamples, n] and the method's name; None where runs are too few."""
+    """((losses, scores) [resamples, n], the method's name); None for the pair where runs are too few."""
     n = len(loss)
     if n < MIN_RUNS_FOR_INTERVAL:
         return None, f"none: {n} runs are too few to resample"
@@ -205,7 +215,7 @@ def _resample(loss, score, redrawn, resamples, rng):
 
 
 def resampled_runs(n: int, resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "resamples n"]:
-    """Places of resampled runs, at least three of them distinct: two always correlate perfectly."""
+    """Places of resampled runs, at least three of them distinct, since two always correlate perfectly."""
     chosen = np.empty((0, n), int)
     while len(chosen) < resamples:
         drawn = rng.integers(n, size=(resamples, n))
@@ -214,7 +224,7 @@ def resampled_runs(n: int, resamples: int, rng: np.random.Generator) -> Int[np.n
 
 
 def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
-    """Scores under redraws of the prompts, or {} unless every run was scored on the same ones."""
+    """Scores under redraws of the prompts; {} unless every run was scored on the same prompts."""
     own = prompts[
         (prompts["evaluation"] == evaluation)
         & (prompts["weights"] == settings.weights)

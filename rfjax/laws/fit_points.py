@@ -1,7 +1,7 @@
-"""The points of a fit: one row per run, checked, with every exclusion written down.
+"""Checks the points of a fit, one row per run, and writes down every exclusion.
 
 A table has named columns: `run`, `loss` and a law's variables, in the units of `UNITS`. What is
-wrong with one is said with the row and the column, and nothing is dropped in silence.
+wrong with a table is reported with the row and the column, and nothing is dropped in silence.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from jaxtyping import Float
 from rfjax.errors import ConfigError
 
 UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
-NAMED = 5  # rows that an error names before it only counts
+NAMED = 5  # rows that an error names; the rest it counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """A run (or row of one) left out of a fit, and the rule that did it."""
+    """A run, or a row of a run, that was left out of a fit, and the rule that left it out."""
 
     run: str
     rule: str
 
 
 def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool = True) -> None:
-    """Raises `ConfigError` where `run` or one of `columns` is missing, a run has no name or (where
-    `one_row_per_run`) occurs twice, or a value is missing, not a number, not finite or not positive;
-    names rows and columns."""
+    """Refuse a table that cannot be fitted, naming its rows and columns.
+
+    Raises `ConfigError` where `run` or one of `columns` is missing, a run has no name or (where `one_row_per_run`)
+    occurs twice, or a value is missing, not a number, not finite or not positive.
+    """
     lacking = [name for name in ("run", *columns) if name not in table.columns]
     if lacking:
         raise ConfigError(
@@ -42,11 +44,11 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
     nameless = (table["run"].isna() | (table["run"].astype(str).str.strip() == "")).to_numpy()
     if nameless.any():
         raise ConfigError(
-            f"the run in {_rows(table, nameless)} has no name; give every row one, or leave the column out"
+            f"the run in {_name_rows(table, nameless)} has no name; give every row one, or leave the column out"
         )
     repeated = table["run"][table["run"].duplicated()].unique()
     if len(repeated) and one_row_per_run:
-        places = _rows(table, (table["run"] == repeated[0]).to_numpy())
+        places = _name_rows(table, (table["run"] == repeated[0]).to_numpy())
         raise ConfigError(
             f"run {repeated[0]!r} occurs more than once ({places}); a fit takes one row per run (its final checkpoint)"
         )
@@ -55,9 +57,9 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
         bad = ~(np.isfinite(values) & (values > 0))
         if bad.any():
             first = int(np.argmax(bad))
-            more = f" (and {int(bad.sum()) - 1} more: {_rows(table, bad)})" if bad.sum() > 1 else ""
+            more = f" (and {int(bad.sum()) - 1} more: {_name_rows(table, bad)})" if bad.sum() > 1 else ""
             raise ConfigError(
-                f"{name} of run {table['run'].iloc[first]!r} ({_rows(table, np.arange(len(table)) == first)}) is "
+                f"{name} of run {table['run'].iloc[first]!r} ({_name_rows(table, np.arange(len(table)) == first)}) is "
                 f"{table[name].iloc[first]}{more}; it must be positive and finite (drop the row, or mend it)"
             )
 
@@ -65,7 +67,7 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
 def exclude(
     table: pd.DataFrame, *, largest_losses: int = 0, max_loss: float | None = None, column: str = "loss"
 ) -> tuple[pd.DataFrame, tuple[Exclusion, ...]]:
-    """The table without outliers by stated rules, and what they took.
+    """The table without its outliers, and the rows that were left out, each with its rule.
 
     `largest_losses` drops every row whose loss is at least the k-th largest (ties with it go too);
     `max_loss` every row above it. Raises `ConfigError` for rules that mean nothing.
@@ -75,7 +77,7 @@ def exclude(
     out, kept = [], np.ones(len(table), bool)
     names = table["run"].astype(str).to_numpy()
     if table["run"].duplicated().any():  # checkpoints: a name is not enough
-        names = np.array([f"{name} ({_rows(table, np.arange(len(table)) == i)})" for i, name in enumerate(names)])
+        names = np.array([f"{name} ({_name_rows(table, np.arange(len(table)) == i)})" for i, name in enumerate(names)])
     losses = table[column].to_numpy(float)
     if largest_losses < 0 or largest_losses >= len(table) > 0:
         raise ConfigError(f"cannot drop the {largest_losses} largest losses of {len(table)} rows")
@@ -91,19 +93,19 @@ def exclude(
 
 
 def log_columns(variables: Sequence[str], x: object) -> Float[np.ndarray, "n v"]:
-    """Natural logarithms of the variables, from a mapping or a table."""
+    """The natural logarithms of the variables of a mapping or a table, one column each."""
     columns = [np.log(np.atleast_1d(np.asarray(x[name], dtype=float))) for name in variables]
     return np.stack(np.broadcast_arrays(*columns), axis=-1)
 
 
-def _rows(table, chosen):
-    """The rows by the table's own index: 1-based places, or the lines of the file it was read from."""
+def _name_rows(table, chosen):
+    """Names the rows: by their lines in the file that the table was read from, or by their places from 1."""
     index = table.index[chosen]
     if table.index.name == "line":
-        return _named("line", index)
-    return _named("row", np.flatnonzero(chosen) + 1)
+        return _name_places("line", index)
+    return _name_places("row", np.flatnonzero(chosen) + 1)
 
 
-def _named(word, places):
+def _name_places(word, places):
     shown = ", ".join(str(place) for place in places[:NAMED]) + (", ..." if len(places) > NAMED else "")
     return f"{word}{'s'[: len(places) != 1]} {shown}"

@@ -1,4 +1,4 @@
-"""Where the points of `rfjax fit` come from: anybody's table, or a results folder of ours."""
+"""Reads the points of `rfjax fit` from anybody's table or from a results folder of rfjax."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from rfjax.results import foreign_table, results_folder
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitSource:
-    """`final` has one row per run, `curves` every checkpoint; `study` is (results, settings) of ours."""
+    """The points to fit. `final` has one row per run, `curves` one per checkpoint; `study` is (results, settings) of a
+    results folder, and None of a foreign table."""
 
     final: pd.DataFrame
     curves: pd.DataFrame
-    described: dict  # for the record of the fits
+    description: dict  # for the record of the fits
     study: tuple | None = None
     folder_scores: tuple = ()  # of a study: what `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = field(default=())
 
     @property
     def pairs(self) -> pd.DataFrame | None:
-        """Covariances of the runs' losses over the examples they share; None for another's table."""
+        """The covariances of the runs' losses over the examples they share; None for a foreign table."""
         return None if self.study is None else study_fits.pairs_of(*self.study)
 
-    def redrawn(self, metric: str, rows: pd.DataFrame, *, resamples: int, seed: int):
-        """A score [resamples, runs] under redraws of its prompts, which only our results keep; None without."""
+    def redraw_score(self, metric: str, rows: pd.DataFrame, *, resamples: int, seed: int):
+        """The score [resamples, runs] under redraws of its prompts; None where the table has no results by prompt."""
         if self.study is None:
             return None
         for score in self.folder_scores:
@@ -43,14 +44,14 @@ class FitSource:
             metric.removeprefix("geneval_")
         )
 
-    def of(self, law: Law) -> pd.DataFrame:
-        """The rows that a law is fitted to: a study's compute laws follow its frontier."""
+    def rows_for(self, law: Law) -> pd.DataFrame:
+        """The rows that a law is fitted to. In a study, laws of compute are fitted to the frontier."""
         if self.study is None:
             return self.final
         return self.final[self.final["best_rate" if "params" in law.variables else "frontier"]]
 
     def chosen_line(self) -> str:
-        """What of a study is fitted, in words; "" for another's table."""
+        """Which of a study's runs are fitted, in words; "" for a foreign table."""
         if self.study is None:
             return ""
         on, best = (int(self.final[name].sum()) for name in ("frontier", "best_rate"))
@@ -70,12 +71,13 @@ def read_source(
     largest_losses: int,
     max_loss: float | None,
 ) -> FitSource:
-    """The points of a table or folder, without outliers by rule. `curves`: several rows a run are wanted.
+    """The points of a table or a results folder, without outliers. `curves` allows several rows per run.
 
-    Of another's curves single rows are left out, of a study whole runs, by their final loss; its
-    frontier and best rates are then those of the runs that are left.
+    In a foreign table single rows are dropped; in a study, whole runs, by final loss, and the frontier and the best
+    learning rates are then found among the runs that remain.
 
-    Raises `ConfigError` for what cannot be read or is no loss, and for options that do not go together.
+    Raises `ConfigError` for a file that cannot be read, a loss that is no positive number, and options that contradict
+    each other.
     """
     folder = results_folder.find(path) if path.is_dir() else path
     if path.name in ("wide.csv", "long.csv") and (path.parent / "table.json").exists():
@@ -83,7 +85,7 @@ def read_source(
     rules = {"largest_losses": largest_losses, "max_loss": max_loss} if largest_losses or max_loss is not None else {}
     if not path.is_dir() and folder != path.parent:
         rows = foreign_table.read_table(path, rename=rename, flops_per_param_image=flops_per_param_image)
-        described = {
+        description = {
             "table": path.name,
             "sha256": foreign_table.sha256(path),
             "rows": len(rows),
@@ -92,7 +94,9 @@ def read_source(
         }
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules) if rules else (rows, ())
-        return FitSource(final=rows, curves=rows, described=described | _recorded(excluded), excluded=excluded)
+        return FitSource(
+            final=rows, curves=rows, description=description | _exclusions_json(excluded), excluded=excluded
+        )
     given = [
         name for name, value in (("--rename", rename), ("--flops-per-param-image", flops_per_param_image)) if value
     ]
@@ -108,9 +112,9 @@ def read_source(
     rows = rows[rows["loss"].notna()]
     if rules:
         final, excluded = exclude(final, **rules)
-        final = study_fits.marked(final.reset_index(drop=True))
+        final = study_fits.mark_points(final.reset_index(drop=True))
         rows = rows[~rows["run"].astype(str).isin({one.run for one in excluded})]
-    described = {
+    description = {
         "results": folder.name,
         "settings": vars(settings),
         "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
@@ -119,12 +123,12 @@ def read_source(
     return FitSource(
         final=final,
         curves=rows,
-        described=described | _recorded(excluded),
+        description=description | _exclusions_json(excluded),
         study=(table, settings),
         folder_scores=scored,
         excluded=excluded,
     )
 
 
-def _recorded(excluded):
+def _exclusions_json(excluded):
     return {"excluded": [vars(one) for one in excluded]} if excluded else {}

@@ -1,4 +1,4 @@
-"""Fit a law to a table: point estimate, intervals, bands, held-out error, and a verdict.
+"""Fits a law to a table: parameters, intervals, held-out errors, and whether the data decide the law.
 
 `fit(table, law)` takes any table with one row per run and named columns (`run`, `loss` and the
 law's variables) and needs no JAX. Conventions, all from the literature on how such fits go wrong
@@ -33,17 +33,17 @@ from rfjax.laws.fit_points import UNITS, Exclusion, log_columns
 from rfjax.laws.held_out import LargestOut, LeftOut, leave_one_out
 from rfjax.laws.laws import SATURATING, Law
 from rfjax.laws.misfits import HUBER, Loss
-from rfjax.laws.resampling import draw, with_noise
+from rfjax.laws.resampling import add_noise, draw
 
 RESAMPLES = 1000
-# Two starts agree when their objectives do to this relative (or, near 0, absolute) tolerance.
+# Two starts agree when their objectives agree to this relative tolerance.
 AGREEMENT = 1e-6
 EXAMPLE_DRAWS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number with its interval at `LEVEL`; None where there is none."""
+    """A number with its interval at `LEVEL`. Fields are None where there is no interval or no standard error."""
 
     value: float
     low: float | None = None
@@ -54,7 +54,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What `fit` found. Only an `identifiable` fit has parameters and predicts."""
+    """A law fitted to runs. Only an `identifiable` fit has parameters and predicts."""
 
     law: Law
     loss: Loss
@@ -96,17 +96,23 @@ class Fit:
     def interval(
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """Lower and upper end at each `x`: of the law itself, or of the loss a new run would get."""
+        """The lower and upper ends at each `x`, of the law itself or of a new run's loss."""
         self.predict(x)  # refuses when it must
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
             normal = np.random.default_rng(self.seed + 1).standard_normal(len(self.draws))
-            log_loss = with_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
+            log_loss = add_noise(log_loss, self.noise_draws[:, None], normal[:, None], self.loss)
         low, high = np.quantile(np.exp(log_loss), [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low, high
 
+    def bands(self, x: Mapping[str, object]) -> dict[str, Float[np.ndarray, " m"]]:
+        """The loss at each `x`, with the ends of the law's interval and of a new run's."""
+        low, high = self.interval(x, new_run=False)
+        new_low, new_high = self.interval(x, new_run=True)
+        return {"loss": self.predict(x), "low": low, "high": high, "new_run_low": new_low, "new_run_high": new_high}
+
     def to_json(self) -> dict:
-        """Every number of the fit but the data and the draws, as plain values."""
+        """Every number of the fit except the data and the draws, as plain values."""
         estimates = self.estimates or {}
         return {
             "law": self.law.name,
@@ -203,12 +209,13 @@ def fit(
     of_examples = None
     if examples_covariance is not None:
         covariance = np.asarray(examples_covariance, float)[np.ix_(order, order)]
-        of_examples = law.recentred(_redraw_examples(law, inner, z, log_loss, covariance, loss, seed), centre)
-    parameters, draws = law.recentred(inner, centre), law.recentred(drawn.parameters, centre)
+        of_examples = law.recentre(_redraw_examples(law, inner, z, log_loss, covariance, loss, seed), centre)
+    parameters, draws = law.recentre(inner, centre), law.recentre(drawn.parameters, centre)
     left_out = largest_out = None
     if held_out:
         left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
-        largest_out = _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals)
+        how = dict(loss=loss, column=column, resamples=resamples, seed=seed, intervals=intervals, held_out=False)
+        largest_out = _leave_largest_out(table, law, log_x, log_loss, lambda rows: fit(rows, law, **how))
     return Fit(
         identifiable=True,
         reason="",
@@ -225,7 +232,10 @@ def fit(
 
 
 def _estimates(law, parameters, draws, of_examples, method):
-    """Intervals by percentile. Draws with t-distributed noise may have no standard deviation."""
+    """The parameters with percentile intervals.
+
+    Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have none.
+    """
     low, high = np.quantile(draws, ENDS, axis=0)
     estimates = {}
     for index, name in enumerate(law.parameters):
@@ -239,7 +249,7 @@ def _estimates(law, parameters, draws, of_examples, method):
 
 
 def _redraw_examples(law, inner, z, log_loss, covariance, loss, seed):
-    """Refits after the mean losses have moved as with other examples: normal with their covariance."""
+    """Refits to mean losses as other validation examples would give them: normal, with their covariance."""
     mean = np.exp(log_loss)
     values, vectors = np.linalg.eigh(covariance / np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -248,42 +258,27 @@ def _redraw_examples(law, inner, z, log_loss, covariance, loss, seed):
     return minimiser.minimise(law, start, z, log_loss + moved, loss).parameters
 
 
-def _leave_largest_out(table, law, log_x, log_loss, column, loss, resamples, seed, intervals):
-    """The largest run (all of them, where several are as large) predicted from the others."""
+def _leave_largest_out(table, law, log_x, log_loss, refit):
+    """The largest run, or all that are as large, predicted from the other runs by `refit(rows)`."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
-    rest = (
-        fit(
-            table[~largest],
-            law,
-            loss=loss,
-            column=column,
-            resamples=resamples,
-            seed=seed,
-            intervals=intervals,
-            held_out=False,
-        )
-        if not largest.all()
-        else None
-    )
-    runs = tuple(table["run"][largest].astype(str))
-    if rest is None or not rest.identifiable:
-        reason = rest.reason if rest else "all runs are as large"
-        return LargestOut(runs=runs, actual=tuple(np.exp(log_loss[largest])), reason=f"without the largest: {reason}")
+    actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}
+    if largest.all():
+        return LargestOut(**actual, reason="without the largest: all runs are as large")
+    rest = refit(table[~largest])
+    if not rest.identifiable:
+        return LargestOut(**actual, reason=f"without the largest: {rest.reason}")
     x = {name: table[name].to_numpy(float)[largest] for name in law.variables}
     low, high = rest.interval(x, new_run=True)
-    return LargestOut(
-        runs=runs,
-        actual=tuple(np.exp(log_loss[largest]).tolist()),
-        predicted=tuple(rest.predict(x).tolist()),
-        low=tuple(low.tolist()),
-        high=tuple(high.tolist()),
-    )
+    predicted = tuple(rest.predict(x).tolist())
+    return LargestOut(**actual, predicted=predicted, low=tuple(low.tolist()), high=tuple(high.tolist()))
 
 
 def compare(fits: Mapping[str, Fit]) -> dict:
-    """Laws side by side by held-out error: rms of leave-one-out, error of the largest; and the law
-    that predicts held-out runs best ("" unless at least two can be compared)."""
+    """The laws' held-out errors, of each run left out and of the largest, and the law with the smallest.
+
+    `preferred` is "" unless at least two laws can be compared.
+    """
     table = {
         name: {
             "leave_one_out_rms": fitted.left_out.rms if fitted.left_out else None,

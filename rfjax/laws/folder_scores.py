@@ -1,7 +1,7 @@
-"""GenEval of images in folders, as `rfjax score` attaches it to runs: set against the runs' validation loss.
+"""Joins the GenEval scores that `rfjax score` attached to runs with the runs' validation losses.
 
-Its prompts are not the training corpus's, and so its rows stand under another corpus than the loss: they are joined by
-run and step. Protocols are kept apart: scores by different detectors are different scores.
+These scores are of prompts that are not the training corpus's, so their rows have another corpus than the loss and are
+joined by run and step. Protocols are kept apart, since scores by different detectors are different scores.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rfjax.laws.study_fits import Settings
 from rfjax.results.columns import STATISTICS
 from rfjax.results.results_folder import Results
 
-# The evaluation's name in the table -> what it is called; docs/metrics.md says what each is.
+# The title of each evaluation, by its name in the table; docs/metrics.md defines them.
 PROTOCOLS = {
     "geneval_official": "official GenEval",
     "geneval_hf_mask2former": "GenEval with the HF Mask2Former weights",
@@ -26,8 +26,11 @@ PREFERRED = {"corpus": ("geneval",)}  # the official prompts, of corpora with as
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FolderScore:
-    """One protocol's scores at final checkpoints. `points` are those given, with columns `EVALUATION_ITEM` and their
-    statistics, missing where a run has none under `settings`."""
+    """One protocol's scores at final checkpoints.
+
+    `points` are the given points with the columns `EVALUATION_ITEM` and their statistics, which are missing where a run
+    has no score under `settings`.
+    """
 
     evaluation: str
     title: str
@@ -46,21 +49,19 @@ class FolderScore:
 
 
 def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[FolderScore]:
-    """The scores that final checkpoints have, by protocol, each under the settings that cover most runs."""
+    """Each protocol's scores of final checkpoints, under the settings that cover most runs."""
     found = []
     for evaluation, title in PROTOCOLS.items():
         long = results.long
         long = long[(long["evaluation"] == evaluation) & (long["metric"] == "geneval")]
-        every, chosen = (
-            [run for run in points["run"] if run in set(long["run"])],
-            {},
-        )  # scored in some way, or of another step
+        every = [run for run in points["run"] if run in set(long["run"])]  # scored under any settings, at any step
         long = long[long["weights"] == settings.weights]
         rows = long.merge(points[["run", "step"]], on=["run", "step"])
         if not (rows["item"] == "overall").any():
             continue
+        chosen = {}
         for column in ("corpus", "sampler", "evaluation_seed"):
-            chosen[column] = study_fits.commonest(rows, column, PREFERRED.get(column, ()))
+            chosen[column] = study_fits.most_common(rows, column, PREFERRED.get(column, ()))
             rows = rows[rows[column] == chosen[column]]
         wide = {
             f"{evaluation}_{item}{suffix}": of.set_index("run")[statistic]
@@ -83,7 +84,7 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
 
 
 def missing_prompts(prompts: pd.DataFrame, score: FolderScore) -> str:
-    """Why there are no redraws of the prompts, for `scores.redrawn_scores` that came back empty."""
+    """Why `correlation.redrawn_scores` found no redraws of the prompts."""
     own = prompts[prompts["evaluation"] == score.evaluation]
     lacking = [run for run in score.scored["run"] if run not in set(own["run"])]
     if lacking:

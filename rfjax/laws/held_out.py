@@ -1,8 +1,8 @@
-"""How well a law predicts runs that its fit has not seen: the headline of every fit.
+"""Measures how well a law predicts runs that its fit has not seen: the headline of every fit.
 
 Leave-one-out refits without each run in turn; leave-largest-out predicts the largest from the
-others, which is what a scaling law is for. Laws are compared by both, with the offset E and
-without, rather than by how closely they follow the points they were fitted to.
+others, which is what a scaling law is for. Laws with the offset E and without it are compared by these errors, and not
+by how closely they follow the points they were fitted to.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from rfjax.laws.laws import Law
 from rfjax.laws.minimiser import minimise, starts
 from rfjax.laws.misfits import Loss
 
-MANY = 40  # with more points one of them moves the minimum little: refits start from it alone
+MANY = 40  # with more points, one of them moves the minimum little, and refits start from the minimum alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Each run predicted from all others; None where those could not decide the law."""
+    """The error of each run predicted from all others; None where the others cannot decide the law."""
 
     runs: tuple[str, ...]
     relative_errors: tuple[float | None, ...]  # predicted / actual - 1
@@ -62,7 +62,7 @@ class LargestOut:
 
     @property
     def covered(self) -> bool | None:
-        """Whether every one of them lies within its interval."""
+        """Whether each of the largest runs lies within its interval."""
         if not self.predicted:
             return None
         return all(low <= a <= high for low, a, high in zip(self.low, self.actual, self.high, strict=True))
@@ -82,7 +82,7 @@ def leave_one_out(
     log_loss: Float[np.ndarray, " n"],
     parameters: Float[np.ndarray, " k"],
 ) -> LeftOut:
-    """Refits without each run; `log_x` centred as the fitted `parameters` are."""
+    """The errors of refits without each run. `log_x` is centred, as the fitted `parameters` are."""
     n = len(runs)
     refusals = [refusal(law, np.delete(log_x, i, 0), np.delete(log_loss, i)) for i in range(n)]
     errors: list[float | None] = [None] * n

@@ -1,4 +1,4 @@
-"""Whether data can decide a law: before the fit, by counting; after it, by what the fit looks like."""
+"""Decides whether data can decide a law: before the fit, by counting; after it, from the fit itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_TREND_P = 0.2
 
 
 def refusal(law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarray, " n"]) -> str:
-    """Why these points cannot decide the law whatever the fit would be; "" if they may."""
+    """Why no fit of these points could decide the law; "" if a fit may."""
     n, k = len(log_x), len(law.parameters)
     if n <= k:
         return f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
@@ -40,14 +40,14 @@ def refusal(law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarra
 
 
 def distinct_needed(law: Law) -> int:
-    """Values of each variable that pin its coefficient and exponent down: one more where something
-    is added to them, and two more for a break."""
+    """How many distinct values of each variable the law needs: 2 for a lone power, 3 beside other terms or an
+    offset, and 3 more for a break."""
     plain = 3 if law.offset or len(law.terms) > 1 else 2
     return plain + 3 * any(isinstance(term, BrokenTerm) for term in law.terms)
 
 
 def _trend_p(log_x, log_loss):
-    """p of the F test of log loss on log x, straight lines; 0 where they leave nothing over."""
+    """The p-value of the F test of log loss on log x by straight lines; 0 where they leave no residual."""
     n, v = log_x.shape
     if n <= v + 1:
         return 0.0

@@ -1,4 +1,4 @@
-"""Scaling laws as a table: an offset, if any, plus one falling term for each variable.
+"""Defines scaling laws in a table: an offset, if any, plus one falling term for each variable.
 
     L(x) = E + sum_k exp( g_k(theta_k, log x_k) )
 
@@ -21,7 +21,7 @@ MAX_EXPONENT = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class PowerTerm:
-    """A * x^-e: parameters (log A, e)."""
+    """The term A * x^-e, with parameters (log A, e)."""
 
     variable: str
     coefficient: str
@@ -54,7 +54,7 @@ class PowerTerm:
         """Second derivatives of g, or None where g is linear in the parameters."""
         return None
 
-    def shifted(self, theta: Float[np.ndarray, "*batch p"], log_shift: float) -> Float[np.ndarray, "*batch p"]:
+    def shift(self, theta: Float[np.ndarray, "*batch p"], log_shift: float) -> Float[np.ndarray, "*batch p"]:
         """The same term as a function of log x + log_shift."""
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
@@ -65,13 +65,13 @@ class PowerTerm:
         return [-np.inf, 0.0], [np.inf, MAX_EXPONENT]
 
     def starts(self, log_x: Float[np.ndarray, " n"], dense: bool) -> Iterator[tuple[float, ...]]:
-        """Starts of all parameters but the coefficient, which the level of the loss decides."""
+        """Starts of all parameters except the coefficient, which follows from the level of the loss."""
         yield from ((e,) for e in np.geomspace(0.02, 2.0, 7 if dense else 5))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenTerm:
-    """a x^-c0 (1 + (x/d)^(1/f))^(-c1 f): a power of slope -c0 that bends to -(c0 + c1) about x = d.
+    """The term a x^-c0 (1 + (x/d)^(1/f))^(-c1 f): a power of slope -c0 that bends to -(c0 + c1) about x = d.
 
     Parameters (log a, c0, c1, log d, log f); f is the width of the bend in units of log x.
     Caballero et al. 2022, eq. 1, with one break.
@@ -128,7 +128,7 @@ class BrokenTerm:
             result[..., j, i, :] = result[..., i, j, :]
         return result
 
-    def shifted(self, theta: Float[np.ndarray, "*batch p"], log_shift: float) -> Float[np.ndarray, "*batch p"]:
+    def shift(self, theta: Float[np.ndarray, "*batch p"], log_shift: float) -> Float[np.ndarray, "*batch p"]:
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
         result[..., 3] += log_shift
@@ -168,7 +168,7 @@ class Law:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Names in the order of the parameter array; logarithms by the name of what they are of."""
+        """The parameters' names, in the order of the parameter array; log A has the name A."""
         names = [name for term in self.terms for name in term.parameters]
         return (("E",) if self.offset else ()) + tuple(names)
 
@@ -222,7 +222,7 @@ class Law:
             columns += list(share * term.gradient(theta[None], z)[0])
         return np.stack(columns, axis=1)
 
-    def recentred(
+    def recentre(
         self, parameters: Float[np.ndarray, "*batch k"], log_shift: Float[np.ndarray, " v"]
     ) -> Float[np.ndarray, "*batch k"]:
         """The same law as a function of log x + log_shift.
@@ -232,7 +232,7 @@ class Law:
         """
         result = np.array(parameters, dtype=float)
         for term, part, shift in zip(self.terms, self.slices, np.asarray(log_shift, float), strict=True):
-            result[..., part] = term.shifted(result[..., part], shift)
+            result[..., part] = term.shift(result[..., part], shift)
         return result
 
 

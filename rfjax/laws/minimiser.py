@@ -1,4 +1,4 @@
-"""Minimise a misfit over a law's parameters, for many starts or many resamples at once.
+"""Minimises a misfit over a law's parameters, for many starts or many resamples at once.
 
 Every start and every bootstrap resample is one row of a batch, so that ten thousand refits cost
 one loop in numpy. Each row takes damped Newton steps with analytic first and second derivatives
@@ -98,11 +98,11 @@ def minimise(
     gradual: bool = False,
     iterations: int = ITERATIONS,
 ) -> Minimum:
-    """The minimum reached from each row's own start on its own data.
+    """The minimum that each row reaches from its start on its data.
 
     `log_loss` (and `weights`, which multiply rho point by point: counts of a bootstrap resample)
     may have one row for all. Parameters at the places `fixed` stay where they start. `gradual`
-    comes to a small delta through larger ones, for starts from afar; delta = 0 always does.
+    approaches a small delta through larger ones, for starts far from the minimum; delta = 0 is always approached so.
     """
     start = np.asarray(start, dtype=float)
     y = np.atleast_2d(log_loss)
@@ -145,7 +145,7 @@ def _minimise_chunk(problem, start, limits, fixed, gradual, iterations):
 
 
 def _deltas(problem, gradual):
-    """The deltas to go through, ending with the problem's own."""
+    """The deltas to minimise with in turn; the problem's delta is the last."""
     if problem.loss.delta > 0 and not gradual:
         return [problem.delta]
     unit = 1.0 if problem.loss.logarithmic else float(np.median(problem.scale))
@@ -181,7 +181,7 @@ def _newton(problem, inner, lower, upper, free, iterations):
         for array, new in zip(state, there, strict=True):
             array[accepted] = new[better]
         damping[active] = np.where(better, damping[active] / 5, damping[active] * 4).clip(1e-12, 1e14)
-        # Done: no direction left, a step too small to matter, or nothing gained however damped.
+        # Done: the gradient is zero, the step is too small to matter, or no damping gains anything.
         done = moved < 1e-14 * (1 + np.abs(theta).max(axis=1))
         done |= better & (gain <= 1e-15 * now[0]) & (moved < 1e-9)
         done |= (~better & (damping[active] >= 1e12)) | (np.abs(gradient).max(axis=1) == 0)
@@ -192,7 +192,7 @@ def _newton(problem, inner, lower, upper, free, iterations):
 
 
 def _at_minimum(problem, inner, state, lower, upper, free):
-    """Whether Newton's step would gain nothing to speak of; steps no shorter than rounding allows."""
+    """Whether Newton's step would lower the objective by no more than `CONVERGED` of it, or than rounding."""
     gradient, hessian, diagonal = _derivatives(problem, inner, state)
     held = ~free | ((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)

@@ -1,11 +1,11 @@
-"""What a fit minimises: Huber's loss, least squares or absolute values, of log or raw residuals.
+"""Defines what a fit minimises: Huber's loss, least squares or absolute values, of log or raw residuals.
 
     minimise over theta:  sum_i rho_delta( r_i ),   r_i = log L(x_i) - log L_i   or   L(x_i) - L_i
 
 rho is Huber's: r^2/2 inside delta and delta(|r| - delta/2) outside; delta = inf is least squares
 and delta -> 0, divided by delta, is the sum of absolute values. The sum, not the mean: a mean
-shrinks the objective below an optimiser's tolerance, and a published fit stopped early for it
-(Besiroglu et al. 2024). Ours does not mind, and `reduction` says which is reported.
+shrinks the objective below an optimiser's tolerance, and a published fit stopped early because of it
+(Besiroglu et al. 2024). The minimiser here has no such tolerance; `reduction` chooses what is reported.
 """
 
 from __future__ import annotations

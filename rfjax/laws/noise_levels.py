@@ -1,6 +1,6 @@
-"""Which noise level's loss predicts the score best.
+"""Finds the noise level whose loss predicts the score best.
 
-The validation loss is a mean over levels of t; each level is a predictor of its own. Levels are
+The validation loss is a mean over levels of t, and each level alone is a predictor too. Levels are
 compared by how closely the score follows them over runs, and a two-level bootstrap (runs, and the
 prompts they share) says how often each comes out first.
 """
@@ -41,7 +41,7 @@ def by_level(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Level, ...]:
-    """Each level of t (key) against the score; `redrawn` as in `rfjax.laws.correlation.correlate`.
+    """The score against the loss at each level of t, the keys of `losses`; `redrawn` as in `correlation.correlate`.
 
     Raises `ConfigError` for levels without a loss for every run.
     """

@@ -1,4 +1,4 @@
-"""Profile likelihood: how far a parameter can be pushed before the others cannot make up for it.
+"""Computes profile likelihoods: how far a parameter can move before the others cannot make up for it.
 
 For a value v of the parameter the others are fitted again, and the misfit S(v) compared with the
 minimum:
@@ -25,17 +25,17 @@ from rfjax.laws.fitting import Fit
 from rfjax.laws.held_out import MANY
 from rfjax.laws.laws import MAX_EXPONENT, Law
 from rfjax.laws.minimiser import minimise, starts
-from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE, with_noise
+from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE, add_noise
 
 SIMULATIONS = 1000
 REACH = np.geomspace(0.02, 50.0, 33)  # in half-widths of the bootstrap's interval
 REFINEMENTS, PIECES = 4, 9
-ELSEWHERE = 12  # starts besides the fit's own minimum, for few points
+ELSEWHERE = 12  # starts besides the fit's minimum, where points are few
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The interval of one parameter. `low` or `high` is at the bound where T never gets so far."""
+    """The interval of one parameter. `low` or `high` is the parameter's bound where T never exceeds its 95 % point."""
 
     name: str
     value: float
@@ -72,7 +72,7 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
         raise ConfigError(f"there is a profile for {', '.join(allowed)}, not for {name!r}")
     index = law.parameters.index(name)
     centre = fit.log_x.mean(axis=0)
-    z, best = fit.log_x - centre, law.recentred(fit.parameters, -centre)
+    z, best = fit.log_x - centre, law.recentre(fit.parameters, -centre)
     freedom = fit.n - len(law.parameters)
     critical, method = _critical(fit, z, best, index, freedom, level, simulations, seed)
     least = fit.objective
@@ -121,7 +121,7 @@ def _crossing(statistic, inside, values, critical, bound):
         trace.append((values, t))
         beyond = np.flatnonzero(t > critical)
         if not len(beyond):
-            if len(trace) == 1:  # all the way to the bound, or as far as was looked
+            if len(trace) == 1:  # to the bound, or to the end of the search
                 return float(values[-1]), True, trace
             inside = values[-1]
             continue
@@ -144,7 +144,7 @@ def _critical(fit, z, best, index, freedom, level, simulations, seed):
         model = fit.law.log_loss(best, z)
         left = fit.log_loss - model if fit.loss.logarithmic else np.exp(fit.log_loss) - np.exp(model)
         normal, said = rng.choice(left - left.mean(), shape) / max(left.std(), 1e-300), "resampled residuals"
-    data = with_noise(fit.law.log_loss(best, z)[None], np.array([[fit.residual_sd]]), normal, fit.loss)
+    data = add_noise(fit.law.log_loss(best, z)[None], np.array([[fit.residual_sd]]), normal, fit.loss)
     start = np.tile(best, (simulations, 1))
     fixed = minimise(fit.law, start, z, data, fit.loss, fixed=(index,))
     free = minimise(fit.law, fixed.parameters, z, data, fit.loss)

@@ -1,8 +1,8 @@
-"""Refits of resampled data: what the intervals of a fit are made from.
+"""Refits resampled data, for the intervals of a fit.
 
 With 8 runs or more, and 5 more than parameters, runs are resampled. Below that a resample has too
-few distinct points, and the bootstrap is parametric: the law plus normal noise of the residual scatter, whose own
-uncertainty at n - k degrees of freedom is drawn along (a t distribution). Coverage of both is tested.
+few distinct points, and the bootstrap is parametric: the law plus normal noise of the residual scatter, which is
+itself drawn with n - k degrees of freedom (so the noise has a t distribution). Tests measure the coverage of both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MIN_RUNS_TO_RESAMPLE = 8
 # Nine runs and five parameters: resampled runs cover an exponent 85 times in 100.
 MIN_FREEDOM_TO_RESAMPLE = 5
 # Of log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
-# is already no knowledge at all, and more of it would only overflow.
+# already says nothing about a run, and more would only overflow.
 MAX_NOISE = 1.0
 # With fewer points a resample may have several minima, and is fitted from a second start.
 FEW = 50
@@ -48,7 +48,7 @@ def draw(
     seed: int,
     method: str = "auto",
 ) -> Draws:
-    """Refits of `resamples` resamples, from the fitted `parameters`; `log_x` centred as they are."""
+    """Refits of `resamples` resamples that start from the fitted `parameters`; `log_x` is centred as they are."""
     if method not in METHODS:
         raise ConfigError(f"intervals are by {', '.join(METHODS)}, not {method!r}")
     rng = np.random.default_rng(seed)
@@ -86,18 +86,18 @@ def simulate(
     loss: Loss,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draws n"]:
-    """Logs of losses of the law with normal noise of these standard deviations, in the residual's units."""
+    """Log losses of the law with normal noise of these standard deviations, which have the residual's unit."""
     log_model = law.log_loss(parameters, log_x)
-    return with_noise(log_model[None], noise[:, None], rng.standard_normal((len(noise), len(log_x))), loss)
+    return add_noise(log_model[None], noise[:, None], rng.standard_normal((len(noise), len(log_x))), loss)
 
 
-def with_noise(
+def add_noise(
     log_loss: Float[np.ndarray, "*#shape"],
     noise: Float[np.ndarray, "*#shape"],
     normal: Float[np.ndarray, "*#shape"],
     loss: Loss,
 ) -> Float[np.ndarray, "*shape"]:
-    """log of the loss after noise * normal has been added in the residual's units."""
+    """The log loss with noise * normal added to it, or to the loss where residuals are of the loss."""
     if loss.logarithmic:
         return log_loss + np.minimum(noise, MAX_NOISE) * normal
     raw = np.exp(log_loss)
@@ -105,7 +105,7 @@ def with_noise(
 
 
 def _middle(law, log_x, log_loss):
-    """A start in the middle of things: half of the smallest loss is E, exponents are 0.3."""
+    """A second start: E is half of the smallest loss, exponents are 0.3."""
     share = 0.5 * law.offset
     level = float(np.log(np.mean(np.exp(log_loss)))) + np.log1p(-share) - np.log(len(law.terms))
     row = [share * np.exp(log_loss.min())] * law.offset
@@ -121,7 +121,7 @@ def _middle(law, log_x, log_loss):
 def resampled_counts(
     rng: np.random.Generator, law: Law, log_x: Float[np.ndarray, "n v"], resamples: int
 ) -> Float[np.ndarray, "resamples n"]:
-    """How often each point occurs in each resample; only such resamples as can decide the law."""
+    """How often each point occurs in each resample. Resamples that cannot decide the law are drawn again."""
     n, k = len(log_x), len(law.parameters)
     # Which rows hold each distinct value, of every variable and of all of them together.
     columns = [log_x[:, [column]] for column in range(log_x.shape[1])] + [log_x]

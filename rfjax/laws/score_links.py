@@ -1,4 +1,4 @@
-"""From validation loss to score: links fitted over runs, and the largest run predicted by them.
+"""Fits links from validation loss to score over runs, and predicts the largest run's score by them.
 
     exponential   score = eps - k exp(gamma loss)        k, gamma >= 0
     logistic      score = 1 / (1 + exp((loss - middle) / width))
@@ -20,6 +20,7 @@ from scipy import optimize
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
+from rfjax.laws.correlation import check_pairs, constant_reason
 
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # values of a link's nonlinear parameters that are tried
@@ -31,7 +32,7 @@ MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A curve of score against loss. Inside, loss is in units of its range: x from 0 to 1."""
+    """A curve of score against loss. Its functions take the loss in units of its range: x from 0 to 1."""
 
     name: str
     formula: str
@@ -109,7 +110,7 @@ LINKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class LinkFit:
-    """A link over n runs; `reason` says why there is none, or ""."""
+    """A link fitted to n runs; `reason` says why it could not be fitted, or ""."""
 
     link: Link
     n: int
@@ -132,7 +133,7 @@ class LinkFit:
         )
 
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """95 % ends at these losses: of the curve, or of a new run's score; within [0, 1]."""
+        """The ends of the 95 % interval at these losses, of the curve or of a new run's score; within [0, 1]."""
         self.predict(loss)
         scores = self.link.curve(self.draws, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span)
         if new_run:
@@ -161,18 +162,10 @@ def fit_link(
     Raises `ConfigError` for arrays of different length or values that are not finite. Too few runs,
     or runs all alike, are no error: the result says why there is no fit.
     """
-    loss, score = np.asarray(loss, float), np.asarray(score, float)
-    if loss.shape != score.shape or loss.ndim != 1:
-        raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
-    if not (np.isfinite(loss).all() and np.isfinite(score).all()):
-        raise ConfigError("a loss or score is not finite; drop that run first")
+    loss, score = check_pairs(loss, score)
     n, k = len(loss), len(link.parameters)
-    reason = ""
-    if n <= k:
-        reason = f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
-    elif np.ptp(loss) == 0 or np.ptp(score) == 0:
-        reason = f"all runs have the same {'loss' if np.ptp(loss) == 0 else 'score'}"
-    if reason:
+    few = f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
+    if reason := few if n <= k else constant_reason(loss, score):
         return LinkFit(link=link, n=n, parameters={}, rms=None, isotonic_rms=None, reason=reason)
     low, span = float(loss.min()), float(np.ptp(loss))
     x = (loss - low) / span
@@ -200,10 +193,10 @@ def fit_link(
 
 
 def _polish(link, theta, x, scores, iterations=100):
-    """The grid's best parameters [b, k] moved to the minimum inside the link's bounds, all rows at once.
+    """The parameters [b, k] at the minimum within the link's bounds, from the grid's best, all rows at once.
 
     Levenberg and Marquardt's steps; a parameter at a bound that its gradient points beyond stays there.
-    The fit and its draws go through here alike: draws left on the grid would make intervals of its mesh.
+    Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid.
     """
     lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
     theta, damping = np.clip(theta, lower, upper), np.full(len(theta), 1e-3)
@@ -258,7 +251,7 @@ class ScorePrediction:
 def predict_largest(
     loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[ScorePrediction, ...]:
-    """The run of largest `size`, among equals the last by name, predicted by each link.
+    """The score of the run of largest `size`, by name the last of equals, as each link predicts it.
 
     Raises `ConfigError` for a size that is not finite: it could be the largest.
     """
@@ -271,32 +264,29 @@ def predict_largest(
     largest = int(np.lexsort((np.asarray(runs).astype(str), size))[-1])
     rest = np.arange(len(loss)) != largest
     found = []
+    name, actual = str(np.asarray(runs)[largest]), float(score[largest])
     for link in LINKS.values():
         fitted = fit_link(loss[rest], score[rest], link, resamples=resamples, seed=seed)
-        name, actual = str(np.asarray(runs)[largest]), float(score[largest])
+        said = {"link": link.name, "run": name, "n": fitted.n, "actual": actual, "reason": fitted.reason}
         if fitted.reason:
-            found.append(
-                ScorePrediction(
-                    link=link.name, run=name, n=fitted.n, predicted=None, actual=actual, reason=fitted.reason
-                )
-            )
+            found.append(ScorePrediction(predicted=None, **said))
             continue
         value = float(fitted.predict(loss[largest])[0])
         low, high = (float(end[0]) for end in fitted.interval(loss[largest], new_run=True))
-        found.append(
-            ScorePrediction(
-                link=link.name,
-                run=name,
-                n=fitted.n,
-                predicted=value,
-                low=low,
-                high=high,
-                actual=actual,
-                error=value - actual,
-                covered=low <= actual <= high,
-            )
-        )
+        ends = {"low": low, "high": high, "covered": low <= actual <= high}
+        found.append(ScorePrediction(predicted=value, error=value - actual, **ends, **said))
     return tuple(found)
+
+
+def predict_by_links(
+    loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict:
+    """Every link fitted to all runs, and the largest run's score as each predicts it from the others, as JSON."""
+    predicted = predict_largest(loss, score, size, runs, resamples=resamples, seed=seed)
+    return {
+        "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
+        "largest_predicted": [vars(prediction) for prediction in predicted],
+    }
 
 
 def left_out_rms(loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic"]) -> float | None:

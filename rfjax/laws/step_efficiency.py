@@ -1,4 +1,4 @@
-"""Score against sampling steps, per run: how much fewer steps cost, and how straight the paths are.
+"""Measures what fewer sampling steps cost each run's score, and how straight its sampling paths are.
 
 From the records of `rfjax eval --sampling-steps`. All counts share prompts and noise, so the drop
 from the reference (the most steps) is paired: its interval redraws prompts, the same for both
@@ -23,14 +23,14 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class StepCount:
-    """One run sampled with one count of steps. `drop` is 1 - score / the reference's score."""
+    """One run sampled with one number of steps. `drop` is 1 - score / score at `reference` steps."""
 
     run: str
     depth: int | None
     params: int | None
     steps: int
     reference: int
-    settings: str  # the sampler but for its steps
+    settings: str  # the sampler without its steps
     score: float
     score_low: float | None
     score_high: float | None
@@ -67,13 +67,13 @@ def step_counts(
                 reference=int(match["reference"]),
                 settings=f"{match['method']}-{match['rest']}",
                 score=score.value,
-                score_low=_or_none(score.low),
-                score_high=_or_none(score.high),
+                score_low=_number_or_none(score.low),
+                score_high=_number_or_none(score.high),
                 drop=drop[0],
                 drop_low=drop[1],
                 drop_high=drop[2],
                 path_length=length.value,
-                path_length_stderr=_or_none(length.stderr),
+                path_length_stderr=_number_or_none(length.stderr),
                 distance=distance.value,
             )
         )
@@ -81,7 +81,7 @@ def step_counts(
 
 
 def _drop(prompts, run, step, weights, seed_of_images, sampler, reference, resamples, seed):
-    """(drop, low, high) of the overall score from the reference's; None where it cannot be said."""
+    """(drop, low, high) of the overall score from the reference's; None where no prompts pair or the score is 0."""
     own = prompts[
         (prompts["run"] == run)
         & (prompts["step"] == step)
@@ -108,5 +108,5 @@ def _tasks(tasks):
     return [tasks == task for task in dict.fromkeys(tasks.tolist())]
 
 
-def _or_none(value):
+def _number_or_none(value):
     return None if pd.isna(value) else float(value)

@@ -1,4 +1,4 @@
-"""From the results table to the study's fits: which points, which laws, and the held-out depth.
+"""Fits a study's laws to its results table: chooses points and laws, and holds out the largest depth.
 
 One point per run: its final checkpoint, where the learning rate has been annealed. Intermediate
 checkpoints are neither annealed nor independent of the final one, and are never fitted.
@@ -21,14 +21,14 @@ from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
 from rfjax.results.merge import wide_frame
 from rfjax.results.results_folder import Results
 
-# Preferred where several settings cover as many runs: the weights one samples with, the paper's grid.
+# Preferred where several settings cover as many runs: the weights that samples are drawn with, the paper's grid.
 PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
-PLANNED = 10.0  # the plan is for a budget this many times the largest run's
+PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which evaluations the fits and figures are about; "" where the table has none of the kind."""
+    """The evaluations that fits and figures use; "" or None where the table has no such evaluation."""
 
     corpus: str
     weights: str
@@ -40,7 +40,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The loss predicted for a run that the fit has not seen, and the loss it got."""
+    """The loss predicted for a run that the fit has not seen, and the loss that the run reached."""
 
     run: str
     flops: float
@@ -54,7 +54,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """The largest depth predicted by the law of the others."""
+    """The largest depth, predicted by the law of the other depths."""
 
     depth: int
     fit: Fit
@@ -63,7 +63,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """All fits of a study. `headline` names the law of compute in `fits` to be shown, "" for none."""
+    """All fits of a study. `headline` names the law of compute that the report shows, "" where none was fitted."""
 
     points: pd.DataFrame  # one row per finished run, with `frontier` and `best_rate` (bool)
     fits: Mapping[str, Fit]
@@ -116,7 +116,7 @@ def primary_settings(results: Results) -> Settings:
         ("grid", "grid"),
         ("grid_seed", "evaluation_seed"),
     ):
-        chosen[name] = commonest(losses, column, PREFERENCES.get(name, ()))
+        chosen[name] = most_common(losses, column, PREFERENCES.get(name, ()))
         losses = losses[losses[column] == chosen[name]]
     scores = results.long[
         (results.long["evaluation"] == "geneval")
@@ -125,7 +125,7 @@ def primary_settings(results: Results) -> Settings:
     ]
     scores = scores[scores["final"] == 1] if (scores["final"] == 1).any() else scores
     for name, column in (("sampler", "sampler"), ("sampler_seed", "evaluation_seed")):
-        chosen[name] = commonest(scores, column, ()) if len(scores) else ("" if name == "sampler" else None)
+        chosen[name] = most_common(scores, column, ()) if len(scores) else ("" if name == "sampler" else None)
         scores = scores[scores[column] == chosen[name]]
     return Settings(**chosen)
 
@@ -146,20 +146,20 @@ def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
 
 def final_points(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per finished run that has a loss, with the columns `frontier` and `best_rate`."""
-    return marked(rows[(rows["final"] == 1) & rows["loss"].notna()].reset_index(drop=True))
+    return mark_points(rows[(rows["final"] == 1) & rows["loss"].notna()].reset_index(drop=True))
 
 
-def marked(points: pd.DataFrame) -> pd.DataFrame:
-    """The points with the columns `frontier` and `best_rate`, as they are among these points."""
+def mark_points(points: pd.DataFrame) -> pd.DataFrame:
+    """The points with the columns `frontier` and `best_rate`, found among these points."""
     marks = pd.DataFrame({"frontier": on_frontier(points), "best_rate": at_best_rate(points)}, points.index)
     return pd.concat([points.drop(columns=list(marks), errors="ignore"), marks], axis=1)
 
 
 def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Which runs no other beats: none has a loss as low for FLOPs as few.
+    """Which runs are on the compute frontier: no other run has as low a loss for as few FLOPs.
 
-    Runs that differ in nothing but the seed stand or fall together, by their mean loss: the
-    luckiest seed alone would bend the frontier down.
+    Runs that differ only in their seed are on it together or not at all, by their mean loss: the luckiest seed alone
+    would bend the frontier down.
     """
     groups = points.groupby(["flops", "params", "learning_rate"], dropna=False)["loss"]
     mean, flops = groups.transform("mean").to_numpy(float), points["flops"].to_numpy(float)
@@ -169,7 +169,7 @@ def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
 
 
 def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Which runs have the best learning rate among those that share their size and images."""
+    """Which runs have the best learning rate of all runs of their size and number of images."""
     keys = ["params", "images"]
     mean = points.groupby([*keys, "learning_rate"], dropna=False)["loss"].transform("mean")
     best = mean.groupby([points[key] for key in keys]).transform("min")
@@ -209,8 +209,8 @@ def analyse(
 
     Loss against compute is fitted to the runs on the compute frontier; loss against parameters
     and images to every run at its best learning rate. The saturating law is the headline; where
-    the points cannot decide it, the pure power law stands in, and the reason is kept. `pairs` (of
-    `pairs_of`) carries the noise of the validation examples through; `profiles` adds those of the
+    the points cannot decide it, the pure power law is the headline, and the reason is kept. `pairs` (of
+    `pairs_of`) adds standard errors over validation examples; `profiles` adds profile likelihoods of the
     laws of compute. `how` goes to `rfjax.laws.fitting.fit`.
     """
     options = {"resamples": resamples, "seed": seed, **how}
@@ -221,9 +221,9 @@ def analyse(
     frontier, best = points[points["frontier"]], points[points["best_rate"]]
     fits = {law.name: fitted(frontier, law) for law in (SATURATING, POWER)}
     fits[PARAMETRIC.name] = fitted(best, PARAMETRIC)
-    headline, reason = _headline(fits[SATURATING.name], fits[POWER.name])
+    headline, reason = _choose_headline(fits[SATURATING.name], fits[POWER.name])
     held_out, held_out_reason = hold_out_largest(points, options)
-    plan, plan_reason = _plan(fits[PARAMETRIC.name], best)
+    plan, plan_reason = _plan_budget(fits[PARAMETRIC.name], best)
     profiled = {
         name: {p: profile(fits[name], p, simulations=resamples, seed=seed) for p in profiled_parameters(fits[name].law)}
         for name in (SATURATING.name, POWER.name)
@@ -242,8 +242,8 @@ def analyse(
     )
 
 
-def _plan(parametric, rows):
-    """(allocation of ten times the largest run's FLOPs, why there is none)."""
+def _plan_budget(parametric, rows):
+    """(the best use of ten times the largest run's FLOPs, why there is none)."""
     if not parametric.identifiable:
         return None, f"the parametric law was not fitted: {parametric.reason}"
     undecided = [name for name in ("alpha", "beta") if parametric.estimates[name].low < UNDECIDED]
@@ -254,10 +254,10 @@ def _plan(parametric, rows):
 
 
 def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tuple[HeldOut | None, str]:
-    """The largest depth predicted from the frontier of the others: (result, why there is none).
+    """(the largest depth predicted from the frontier of the other depths, why there is none).
 
-    Its runs on the frontier of the whole study are predicted (the law is of the frontier); if
-    none is, the one with the lowest loss.
+    Of its runs, those on the frontier of the whole study are predicted, since the law is of the frontier; if none is
+    on it, the run of lowest loss.
     """
     if points.empty or points["depth"].nunique() < 2:
         return None, "a depth can be held out only where runs of at least two depths have finished"
@@ -265,7 +265,7 @@ def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tup
     rest = points[points["depth"] < depth]
     rest = rest[on_frontier(rest)]
     fits = [fit(rest, law, held_out=False, **options) for law in (SATURATING, POWER)]
-    chosen, reason = _headline(*fits)
+    chosen, reason = _choose_headline(*fits)
     if not chosen:
         return None, f"without depth {depth}: {reason}"
     fitted = next(candidate for candidate in fits if candidate.law.name == chosen)
@@ -289,8 +289,8 @@ def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tup
     return HeldOut(depth=depth, fit=fitted, predictions=predictions), ""
 
 
-def _headline(saturating, power):
-    """(name of the law to show, why it is not the saturating one)."""
+def _choose_headline(saturating, power):
+    """(the name of the law to show, why it is not the saturating law)."""
     if saturating.identifiable:
         return saturating.law.name, ""
     if power.identifiable:
@@ -298,8 +298,8 @@ def _headline(saturating, power):
     return "", f"{saturating.reason}; nor the power law: {power.reason}"
 
 
-def commonest(rows, column, preferences):
-    """The value with most runs; ties go to the preferred, then to the first in order."""
+def most_common(rows, column, preferences):
+    """The column's value that most runs have; of equals the preferred one, then the first in order."""
     counts = rows.groupby(column)["run"].nunique()
 
     def rank(value):

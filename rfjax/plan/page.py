@@ -9,8 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rfjax.report.axes import BLUE, GREY, ORANGE, STYLE, VERMILION, WIDTH, log_scale
-from rfjax.report.figures import to_bytes
+from rfjax.report.axes import BLUE, GREY, ORANGE, STYLE, VERMILION, WIDTH, log_scale, to_bytes
 from rfjax.report.formats import NONE, amount, count, power, text
 from rfjax.report.html_parts import Captions, picture
 from rfjax.report.page import PAGE

@@ -1,7 +1,7 @@
-"""From the results table to the measures of every variant under every control.
+"""Reads the measures of every variant under every control from the results table.
 
-A variant is what runs are compared by: their formulation, or their backbone, whatever differs. A
-control is one (corpus, weights, sampler), and one seed of training where there are several.
+A variant is what differs between runs: their formulation, their backbone, or both. A control is one (corpus, weights,
+sampler), and one seed of training where there are several.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAMPLER = re.compile(r"(?P<method>[^-]+)-(?P<steps>\d+)-cfg(?P<guidance>[^-]+)-.
 
 @dataclass(frozen=True, order=True)
 class Control:
-    """Under what variants are compared."""
+    """The conditions under which variants are compared."""
 
     corpus: str
     weights: str
@@ -78,15 +78,15 @@ class Measures:
 
 
 def family_of(variant: str) -> str:
-    """A formulation's family: `rf/lognorm` of `rf/lognorm(0.00,1.00)`; any other name is its own."""
+    """A formulation's family, as `rf/lognorm` of `rf/lognorm(0.00,1.00)`; any other name is its own family."""
     return variant.split("(")[0]
 
 
 def measures_of(results: Results) -> Measures | None:
-    """What the table says of its ranking; None where fewer than two variants have records.
+    """The measures in the table; None where fewer than two variants have records.
 
-    A run that diverged counts as a variant, with nan under the controls of its corpus that it has no
-    record of. Of a run measured at several steps the last counts.
+    A run that diverged counts as a variant, with nan under each control of its corpus without a record of it. If a
+    run was measured at several steps, the last counts.
 
     Raises `ConfigError` where two variants' resamples, features or references differ under one control.
     """
@@ -99,15 +99,15 @@ def measures_of(results: Results) -> Measures | None:
     runs = pd.concat([ranked, lost[lost["train_corpus"].isin(long["corpus"])]])
     idle = results.runs[~results.runs["run"].isin(runs["run"])]["run"].tolist()
     notes += [f"not ranked, for want of a record: {', '.join(idle)}"] if idle else []
-    names, named_by = _names(runs)
+    names, named_by = _name_variants(runs)
     if len(set(names.values())) < 2:
         return None
     repeated = pd.DataFrame({"variant": runs["run"].map(names), "corpus": runs["train_corpus"]}).duplicated().any()
-    # One run of each variant has whatever seed it has; several are told apart by it.
+    # Seeds tell several runs of a variant apart; of one run the seed does not matter.
     seeds = dict(
         zip(runs["run"], runs["seed"].fillna(0).astype(int).tolist() if repeated else [None] * len(runs), strict=True)
     )
-    rows = _paired(long, names, seeds, results.replicates)
+    rows = _pair_measures(long, names, seeds, results.replicates)
     controls = tuple(sorted({_control(row) for row in rows}))
     variants = tuple(sorted(set(names.values()), key=_by_family_and_numbers))
     lengths = {len(values) for row in rows for values in row["replicates"].values()}
@@ -164,16 +164,19 @@ def measures_of(results: Results) -> Measures | None:
 
 
 def _last_steps(long):
-    """Each run's last measured step, and a note for runs that were measured at others too."""
+    """The rows of each run's last measured step, and a note on each run that was measured at other steps too."""
     last = long.groupby("run")["step"].transform("max")
     early = long[long["step"] < last]
     notes = [f"{run}: measured at several steps; the last counts" for run in early["run"].unique()]
     return long[long["step"] == last], notes
 
 
-def _names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
-    """Run -> the name of its variant: what differs between the runs, or the point (without its corpus)
-    where that does not tell apart two runs of one corpus and seed; and what the names are of."""
+def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
+    """(each run's variant, what variants are named by).
+
+    A variant is named by what differs between the runs, or by the point without its corpus where that would give two
+    runs of one corpus and seed the same name.
+    """
     differing = [name for name in FACTS if runs[name].nunique() > 1] or list(FACTS[:1])
     names = runs[differing].agg(" ".join, axis=1)
     if not pd.concat([names, runs[["train_corpus", "seed"]]], axis=1).duplicated().any():
@@ -185,10 +188,10 @@ def _names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
     return dict(zip(runs["run"], names, strict=True)), "point"
 
 
-def _paired(
+def _pair_measures(
     long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame
 ) -> list[dict]:
-    """One row per variant and control: both measures and their replicates, checked to go together."""
+    """One row per variant and control: both measures and their replicates, which must belong together."""
     key = ["run", "step", "weights", "corpus", "sampler", "evaluation_seed"]
     kept = {tuple(row[name] for name in [*key, "metric"]): row for row in replicates.to_dict("records")}
     rows, alike, records = [], {}, {}
@@ -199,8 +202,7 @@ def _paired(
         if set(own) != set(found) or None in found.values():
             raise ConfigError(
                 f"the ranking record of run {place[0]!r} under {place[2]}, {place[4]} lacks a measure or its "
-                "replicates; "
-                "delete it and evaluate the run again"
+                "replicates; delete it and evaluate the run again"
             )
         row = dict(zip(key, place, strict=True)) | {
             "variant": names[place[0]],
@@ -215,8 +217,7 @@ def _paired(
         if theirs != facts:
             raise ConfigError(
                 f"runs {first!r} and {place[0]!r} cannot be ranked together under {_control(row).name}: they differ "
-                "in features, "
-                "reference images or prompts; evaluate them again with one version of rfjax and one corpus"
+                "in features, reference images or prompts; evaluate them again with one version of rfjax and one corpus"
             )
         rows.append(row)
     return rows
@@ -227,13 +228,13 @@ def _control(row) -> Control:
 
 
 def _by_family_and_numbers(name: str) -> tuple:
-    """By family, then by the numbers in the name: -1.00 before 0.00 before 1.00."""
+    """A key that sorts by family, then by the numbers in the name: -1.00 before 0.00 before 1.00."""
     numbers = re.findall(r"-?\d+\.?\d*", name.partition("(")[2])
     return family_of(name), [float(number) for number in numbers], name
 
 
-def of_steps(controls: Sequence[Control], steps: int | None, guidance: float | None) -> list[int]:
-    """Places of the controls with so many steps and this guidance; None takes any."""
+def places_of_steps(controls: Sequence[Control], steps: int | None, guidance: float | None) -> list[int]:
+    """The places of the controls with this number of steps and this guidance; None takes any."""
     return [
         place
         for place, control in enumerate(controls)

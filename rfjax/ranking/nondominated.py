@@ -1,4 +1,4 @@
-"""Ranks by non-dominated sorting: SD3, section 5.1.
+"""Ranks variants by non-dominated sorting: SD3, section 5.1.
 
 Under one control every variant is a point (alignment, distance). The Pareto-optimal points get rank
 1 and are removed, those of the rest rank 2, and so on.
@@ -13,12 +13,11 @@ from jaxtyping import Float, Int
 def nondominated_ranks(
     alignment: Float[np.ndarray, "*sets variants"], distance: Float[np.ndarray, "*sets variants"]
 ) -> Int[np.ndarray, "*sets variants"]:
-    """The rank of each variant, from 1, in each set apart; alignment is better up, distance down.
+    """The rank of each variant, from 1, in each set; a higher alignment is better, and a lower distance.
 
-    A point dominates another if it is no worse in both and better in one: of equal points neither
-    dominates, and both stay in one front; equal in one and worse in the other is dominated.
-    A variant without a number in either (it diverged) is in no front: all such share the rank after the
-    worst of the others.
+    A point dominates another if it is no worse in both measures and better in one, so equal points share a front. A
+    variant that lacks either number (it diverged) is in no front: all such variants share the rank after the worst of
+    the others.
     """
     there = np.isfinite(alignment) & np.isfinite(distance)
     up, down = np.where(there, alignment, -np.inf), np.where(there, distance, np.inf)

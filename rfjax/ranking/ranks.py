@@ -1,4 +1,4 @@
-"""Average ranks over controls, with intervals from a joint bootstrap over prompts."""
+"""Averages ranks over controls, with intervals from a joint bootstrap over prompts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from jaxtyping import Float
 
 from rfjax.evaluation.intervals import PERCENTILES
-from rfjax.ranking.measures import Measures, of_steps
+from rfjax.ranking.measures import Measures, places_of_steps
 from rfjax.ranking.nondominated import nondominated_ranks
 
-# Column -> (sampling steps, guidance) of the controls it averages over; None takes any. As in the paper's
-# table 1, whose "50 steps" is made of four controls: of its three guidances at 50 steps, the one
-# that 5 steps have too.
+# The (sampling steps, guidance) of the controls that each column averages over; None takes any. As in the paper's
+# table 1, whose column "50 steps" averages four controls: of the three guidances at 50 steps, the one that 5 steps were
+# sampled at too.
 COLUMNS: dict[str, tuple[int | None, float | None]] = {"all": (None, None), "5 steps": (5, 5.0), "50 steps": (50, 5.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AverageRank:
-    """One variant in one column. `low` and `high`: `rank_interval`."""
+    """One variant's average rank in one column. `low` and `high` are from `rank_interval`."""
 
     variant: str
     family: str
@@ -32,7 +32,7 @@ class AverageRank:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Column:
-    """Average ranks over one set of controls, the best first; none and a `reason` where it has no control."""
+    """Average ranks over one set of controls, the best first; or no ranks and a `reason`, where no control counts."""
 
     name: str
     controls: tuple[str, ...]
@@ -51,10 +51,9 @@ class Ranking:
 def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | None]] = COLUMNS) -> Ranking:
     """Average ranks of all variants.
 
-    Only controls count under which every variant has a record or has diverged: an average over other
-    controls than its rival's would compare nothing. Resample b of the prompts is applied to all variants
-    and to all controls of a corpus at once, since they share their prompts; corpora, which share
-    none, are resampled apart.
+    A control counts only if every variant has a record under it or has diverged, since averages over different
+    controls do not compare. Resample b of the prompts is applied to all variants and to all controls of a corpus at
+    once, since they share their prompts; corpora, which share none, are resampled independently.
     """
     whole = [place for place in range(len(measures.controls)) if measures.present[place].all()]
     missing = {
@@ -66,7 +65,7 @@ def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | Non
     resampled = resampled_ranks(measures, whole)
     found = []
     for name, (steps, guidance) in columns.items():
-        chosen = [place for place in of_steps(measures.controls, steps, guidance) if place in whole]
+        chosen = [place for place in places_of_steps(measures.controls, steps, guidance) if place in whole]
         found.append(
             _column(name, measures, chosen, ranks[chosen], resampled[[whole.index(place) for place in chosen]])
         )
@@ -87,7 +86,7 @@ def resampled_ranks(measures: Measures, controls: Sequence[int]) -> Float[np.nda
         distance = measures.distance_replicates[place]
         distance = distance - distance.mean(axis=1, keepdims=True) + measures.distance[place][:, None]
         ranks = nondominated_ranks(measures.alignment_replicates[place].T, distance.T).T
-        # Equal draws for unlike prompts would tie corpora together: each goes through the resamples in its own order.
+        # The same draws for different prompts would correlate corpora, so each corpus takes them in another order.
         order = (
             np.arange(shape[2])
             if corpus == corpora[0]
@@ -133,12 +132,12 @@ def rank_interval(
 ) -> tuple[Float[np.ndarray, " variants"], Float[np.ndarray, " variants"]]:
     """95 % intervals of average ranks from their resamples.
 
-    A resample adds its noise to the noise that is in the measures already, and noise moves ranks: it
-    tears ties and fronts apart, and pulls the best down. So the 2.5 and 97.5 percentiles lie a little
-    beside the estimate, and cover the rank of infinitely many prompts in 90 % of simulated studies
-    only. The interval is stretched to hold them moved to the estimate as well; it then covers 94 to 95 %.
+    A resample adds noise to measures that are noisy already, and noise moves ranks: it separates ties and fronts, and
+    lowers the best. So the 2.5 and 97.5 percentiles are off the estimate a little, and in simulated studies they cover
+    the rank of infinitely many prompts only 90 % of the time. The interval is widened to contain the percentiles
+    shifted to the estimate, too; it then covers 94 to 95 %.
     """
     low, high = np.percentile(resampled, PERCENTILES, axis=1)
     shift = value - resampled.mean(axis=1)
     low, high = np.minimum(low, low + shift), np.maximum(high, high + shift)
-    return np.clip(low, 1.0, len(value)), np.clip(high, 1.0, len(value))  # of n variants none is behind place n
+    return np.clip(low, 1.0, len(value)), np.clip(high, 1.0, len(value))  # ranks are from 1 to n

@@ -1,4 +1,4 @@
-"""The ranking as plain values: what report.json keeps, and tables, figures and page are made from."""
+"""Writes the ranking as plain values, for report.json and for the tables, figures and page made from it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from scipy import stats
 from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.laws.correlation import permutation_orders, permutation_p
 from rfjax.ranking import paper
-from rfjax.ranking.measures import Measures, measures_of, of_steps
+from rfjax.ranking.measures import Measures, measures_of, places_of_steps
 from rfjax.ranking.ranks import Column, Ranking, rank
 from rfjax.results.results_folder import Results
 
-SHOWN_PER_FAMILY = 2  # in the short table, of each family with several members and in each column
-STEPS_GUIDANCE = 5.0  # of the samplers that differ in their steps
-MIN_COMMON = 4  # variants, for a correlation with the paper's ranks
+SHOWN_PER_FAMILY = 2  # variants in the short table, of each family and for each column
+STEPS_GUIDANCE = 5.0  # the guidance of the samplers that differ in their steps
+MIN_COMMON = 4  # the fewest variants for a correlation with the paper's ranks
 
 
 def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
-    """Everything of the ranking but the replicates; None where fewer than two variants are measured."""
+    """The ranking without its replicates; None where fewer than two variants are measured."""
     measures = measures_of(results)
     if measures is None:
         return None
@@ -62,14 +62,14 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
         "against_steps": _against_steps(measures),
         "paper": {
             "source": paper.SOURCE,
-            "columns": [_with_paper(column, place, seed) for place, column in enumerate(ranking.columns)],
+            "columns": [_compare_with_paper(column, place, seed) for place, column in enumerate(ranking.columns)],
         },
     }
 
 
 def shown_variants(ranking: Ranking) -> list[str]:
-    """The variants of the short table: the best of each family in each column, as in the paper's table 1;
-    ordered by the first column."""
+    """The variants of the short table, in the first column's order: the best of each family in each column, as in the
+    paper's table 1."""
     chosen: set[str] = set()
     for column in ranking.columns:
         families: dict[str, list[str]] = {}
@@ -80,7 +80,7 @@ def shown_variants(ranking: Ranking) -> list[str]:
     return [one.variant for one in order if one.variant in chosen]
 
 
-def _with_paper(column: Column, place: int, seed: int) -> dict:
+def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
     """Rank correlations of a column with the paper's, over the variants that both have."""
     both = [
         (index, paper.AVERAGE_RANKS[one.variant][place])
@@ -111,7 +111,7 @@ def _with_paper(column: Column, place: int, seed: int) -> dict:
 
 
 def _spearman(fixed, columns):
-    """Spearman's coefficient of one vector with each column: Pearson's of mid-ranks."""
+    """Spearman's coefficient of a vector with each column, which is Pearson's of mid-ranks."""
     x, y = stats.rankdata(fixed), stats.rankdata(columns, axis=0)
     x, y = x - x.mean(), y - y.mean(axis=0)
     with np.errstate(invalid="ignore"):  # a column without differences has none: nan
@@ -126,9 +126,9 @@ def _estimate(value, resampled):
 
 
 def _against_steps(measures: Measures) -> list[dict]:
-    """Both measures of each variant at every number of sampling steps, guidance held at `STEPS_GUIDANCE`."""
+    """Both measures of each variant at every number of sampling steps, at the guidance `STEPS_GUIDANCE`."""
     rows = []
-    for place in of_steps(measures.controls, None, STEPS_GUIDANCE):
+    for place in places_of_steps(measures.controls, None, STEPS_GUIDANCE):
         control = measures.controls[place]
         for index, variant in enumerate(measures.variants):
             if np.isfinite(measures.distance[place, index]):

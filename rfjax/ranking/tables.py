@@ -1,4 +1,4 @@
-"""The ranking's tables as files: CSV with every number, LaTeX (booktabs) to be put into a paper."""
+"""Writes the ranking's tables: CSV with every number, and LaTeX (booktabs) for a paper."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _LATEX = {
 
 
 def ranking_files(numbers: Mapping) -> dict[str, str]:
-    """File name -> content, of `ranking_numbers`: the short table, with the best of each family as in the
-    paper's table 1, and the complete one."""
-    best_first = [one["variant"] for one in _first(numbers)["ranks"]]
+    """The tables' content by file name, from `ranking_numbers`: the complete table, and the short one with the best
+    of each family, as in the paper's table 1."""
+    best_first = [one["variant"] for one in _first_ranked(numbers)["ranks"]]
     files = {}
     for name, variants in (("ranking", numbers["shown"]), ("ranking_complete", best_first)):
         if variants:
@@ -40,8 +40,8 @@ def ranking_files(numbers: Mapping) -> dict[str, str]:
 
 
 def ranking_csv(numbers: Mapping, variants: Sequence[str]) -> str:
-    """One row per variant: in each column its average rank, the interval, and how often it came first;
-    then the paper's ranks."""
+    """One row per variant: its average rank in each column, with interval and the share of resamples in which it
+    came first; then the paper's ranks."""
     facts = {one["variant"]: one for one in numbers["variants"]}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -85,9 +85,9 @@ def ranking_latex(numbers: Mapping, variants: Sequence[str]) -> str:
 
 
 def latex(text: str) -> str:
-    """Any text as LaTeX shows it."""
+    """The text escaped for LaTeX."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-def _first(numbers):
+def _first_ranked(numbers):
     return next((column for column in numbers["columns"] if column["ranks"]), {"ranks": []})

@@ -1,14 +1,17 @@
 """What the report's figures share: their style, the look of a depth, points, logarithmic axes.
 
-Depth is an ordered quantity and gets an ordered, colour-blind-safe scale (viridis, without its
-pale end) and a marker of its own; kinds of line get Okabe and Ito's colours. Hollow markers are
+Depth is an ordered quantity, so depths have the colours of an ordered, colour-blind-safe scale (viridis, without its
+pale end) and a marker each; kinds of line get Okabe and Ito's colours. Hollow markers are
 points that a fit leaves out.
 """
 
 from __future__ import annotations
 
+import io
+
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -46,25 +49,31 @@ STYLE = {
 
 
 def looks(depths):
-    """Depth -> (colour, marker)."""
+    """The look of each depth: (colour, marker)."""
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.82, max(len(depths), 2)))
     return {d: (matplotlib.colors.to_hex(colours[i]), MARKERS[i % len(MARKERS)]) for i, d in enumerate(depths)}
 
 
+def ends(found, value="value"):
+    """(value, low, high) of a mapping, as `point` takes them."""
+    return found[value], found["low"], found["high"]
+
+
 def point(axis, x, value, low, high, *, color, marker, hollow=False, ms=5, zorder=3):
-    """A point with its interval, where it has one."""
+    """Draw a point with its interval, where it has one."""
     if low is not None and high is not None:
         axis.plot([x, x], [low, high], color=color, lw=1, zorder=zorder - 0.1, solid_capstyle="butt")
     axis.plot(x, value, marker=marker, color=color, mfc="white" if hollow else color, ms=ms, lw=0, zorder=zorder)
 
 
 def depth_handles(look, rows):
+    """A legend's entries for the depths of the rows."""
     depths = sorted({row["depth"] for row in rows})
     return [Line2D([], [], color=look[d][0], marker=look[d][1], lw=0, label=f"depth {d}") for d in depths]
 
 
 def log_scale(axes, which, values):
-    """A logarithmic x or y with plain decimal labels; on a short range also between the decades."""
+    """Make x or y logarithmic, with plain decimal labels; a short range has labels between the decades too."""
     span = max(values) / min(values) if values else 1.0
     subs = (1,) if span > 300 else (1, 2, 5) if span > 12 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
     getattr(axes, f"set_{which}scale")("log")
@@ -72,3 +81,11 @@ def log_scale(axes, which, values):
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{3 if span > 1.3 else 4}g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as "svg" or "png"; the same figure gives the same bytes."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    return out.getvalue()

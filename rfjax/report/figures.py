@@ -1,9 +1,6 @@
-"""The report's figures, drawn from its numbers (`rfjax.report.numbers`) and nothing else."""
+"""Draws the report's figures of the loss from its numbers (`rfjax.report.numbers`)."""
 
 from __future__ import annotations
-
-import io
-from collections.abc import Callable, Mapping
 
 import matplotlib
 import numpy as np
@@ -11,44 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rfjax.evaluation.intervals import STANDARD_ERRORS
-from rfjax.laws.folder_scores import PROTOCOLS
-from rfjax.report.axes import BLUE, GREEN, GREY, STYLE, VERMILION, WIDTH, depth_handles, log_scale, looks, point
-from rfjax.report.ranking_figures import average_ranks, quality_against_steps
-from rfjax.report.score_figures import (
-    geneval_against_depth,
-    held_out_pairs,
-    loss_against_folder_score,
-    loss_against_geneval,
-    score_against_steps,
-)
+from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, log_scale, point
 
-ASIDE = 0.93  # a prediction is drawn beside the point it is about, this factor of compute below
-
-
-def draw(numbers: Mapping) -> dict[str, Figure]:
-    """The figures that these numbers allow, by name, in the order of the page."""
-    with matplotlib.rc_context(STYLE):
-        depths = sorted({run["depth"] for run in numbers["runs"] if run["depth"] is not None})
-        look = looks(depths)
-        names = OF_VARIANTS if numbers["compares"] == "variants" else FIGURES
-        drawn = {name: FIGURES[name](numbers, look) for name in names}
-        drawn = {name: figure for name, figure in drawn.items() if figure is not None}
-        for figure in drawn.values():
-            figure.draw_without_rendering()  # lays it out, once for both formats
-            figure.set_layout_engine("none")
-    return drawn
-
-
-def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png"; the same figure gives the same bytes."""
-    out = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    return out.getvalue()
+ASIDE = 0.93  # a prediction is drawn at this factor of its run's compute, beside the run
 
 
 def loss_against_compute(numbers, look):
-    """Final losses over training FLOPs with the fitted law and its band; residuals below."""
+    """Draw final losses against training FLOPs with the fitted law and its intervals; residuals below."""
     runs = [run for run in numbers["runs"] if run["loss"] is not None]
     if not runs:
         return None
@@ -80,34 +46,16 @@ def loss_against_compute(numbers, look):
     if held and band:
         top.plot(band["flops"], band["held_out"]["loss"], color=VERMILION, ls="--", lw=1, zorder=2)
         for prediction in held["predictions"]:
-            point(
-                top,
-                prediction["flops"] * ASIDE,
-                prediction["predicted"],
-                prediction["low"],
-                prediction["high"],
-                color=VERMILION,
-                marker="D",
-                hollow=True,
-                ms=4,
-            )
+            at = prediction["flops"] * ASIDE
+            point(top, at, *ends(prediction, "predicted"), color=VERMILION, marker="D", hollow=True, ms=4)
         handles.append(Line2D([], [], color=VERMILION, ls="--", lw=1, label=f"law without depth {held['depth']}"))
         handles.append(
             Line2D([], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label="its prediction, 95 % interval")
         )
     for run in runs:
         colour, marker = look[run["depth"]]
-        point(
-            top,
-            run["flops"],
-            run["loss"],
-            run["loss_low"],
-            run["loss_high"],
-            color=colour,
-            marker=marker,
-            hollow=not run["frontier"],
-            zorder=4,
-        )
+        low, high, hollow = run["loss_low"], run["loss_high"], not run["frontier"]
+        point(top, run["flops"], run["loss"], low, high, color=colour, marker=marker, hollow=hollow, zorder=4)
     top.set_ylabel("validation loss")
     log_scale(top, "y", [run["loss"] for run in runs])
     handles = depth_handles(look, runs) + handles
@@ -117,14 +65,14 @@ def loss_against_compute(numbers, look):
         )
     top.legend(handles=handles, loc="upper right", ncols=2)
     if band:
-        _residuals(axes[1], numbers, runs, look)
+        _draw_residuals(axes[1], numbers, runs, look)
     axes[-1].set_xlabel("training FLOPs (2 per multiply-accumulate, 3× forward)")
     axes[-1].set_xscale("log")
     return figure
 
 
-def _residuals(axes, numbers, runs, look):
-    """Everything of the panel above in per cent of the fitted law."""
+def _draw_residuals(axes, numbers, runs, look):
+    """Draw runs, intervals and predictions in per cent of the fitted law."""
     band, held = numbers["band"], numbers["analysis"]["held_out"]
     law = np.array(band["law"]["loss"])
 
@@ -133,14 +81,8 @@ def _residuals(axes, numbers, runs, look):
         return 100 * (np.array(loss) / at - 1)
 
     for low, high, alpha in (("new_run_low", "new_run_high", 0.10), ("low", "high", 0.22)):
-        axes.fill_between(
-            band["flops"],
-            percent(band["flops"], band["law"][low]),
-            percent(band["flops"], band["law"][high]),
-            color=BLUE,
-            alpha=alpha,
-            lw=0,
-        )
+        lower, upper = (percent(band["flops"], band["law"][end]) for end in (low, high))
+        axes.fill_between(band["flops"], lower, upper, color=BLUE, alpha=alpha, lw=0)
     axes.axhline(0, color=BLUE, lw=1)
     shown = []
     for run in (run for run in runs if run["frontier"]):
@@ -149,16 +91,16 @@ def _residuals(axes, numbers, runs, look):
         point(axes, run["flops"], value, None, None, color=colour, marker=marker, ms=4.5, zorder=4)
         shown.append(value)
     for prediction in held["predictions"] if held else ():
-        ends = [percent(prediction["flops"], prediction[name]) for name in ("predicted", "low", "high")]
-        point(axes, prediction["flops"] * ASIDE, *ends, color=VERMILION, marker="D", hollow=True, ms=4)
-        shown += ends
+        values = [percent(prediction["flops"], value) for value in ends(prediction, "predicted")]
+        point(axes, prediction["flops"] * ASIDE, *values, color=VERMILION, marker="D", hollow=True, ms=4)
+        shown += values
     reach = 1.25 * max(abs(value) for value in shown) + 1e-3  # the band may leave the panel, points may not
     axes.set_ylim(-reach, reach)
     axes.set_ylabel("above law (%)")
 
 
 def loss_against_steps(numbers, look):
-    """Training and validation loss as they went, over steps and over FLOPs."""
+    """Draw training and validation loss against steps and against FLOPs."""
     curves = numbers["curves"]
     if not any(len(curve["train"]["step"]) > 1 or len(curve["validation"]["step"]) > 1 for curve in curves):
         return None
@@ -168,23 +110,13 @@ def loss_against_steps(numbers, look):
         shown = []
         for curve in curves:
             colour, marker = look[curve["depth"]]
-            train = [
-                (at, loss) for at, loss in zip(curve["train"][x], curve["train"]["loss"], strict=True) if at and loss
-            ]
-            if train:
-                axis.plot(*zip(*train, strict=True), color=colour, lw=0.8, alpha=0.65)
-                shown += [loss for _, loss in train]
-            validation = curve["validation"]
-            axis.plot(
-                validation[x],
-                validation["loss"],
-                color=colour,
-                lw=0.9 if len(validation[x]) > 1 else 0,
-                marker=marker,
-                ms=4.5,
-                zorder=3,
-            )
-            shown += validation["loss"]
+            train, validation = curve["train"], curve["validation"]
+            points = [(at, loss) for at, loss in zip(train[x], train["loss"], strict=True) if at and loss]
+            if points:
+                axis.plot(*zip(*points, strict=True), color=colour, lw=0.8, alpha=0.65)
+            lw = 0.9 if len(validation[x]) > 1 else 0
+            axis.plot(validation[x], validation["loss"], color=colour, lw=lw, marker=marker, ms=4.5, zorder=3)
+            shown += [loss for _, loss in points] + validation["loss"]
         log_scale(axis, "y", shown)
     axes[0].set_xlabel("step")
     axes[0].set_ylabel("loss")
@@ -199,7 +131,7 @@ def loss_against_steps(numbers, look):
 
 
 def loss_per_level(numbers, look):
-    """Loss at each level of t, and relative to the run of least compute."""
+    """Draw the loss at each level of t, and relative to the run of least compute."""
     levels = numbers["levels"]
     runs = levels["runs"]
     if not levels["t"] or not runs:
@@ -232,7 +164,7 @@ def loss_per_level(numbers, look):
         axis.set_xlabel("t  (0: data, 1: noise)")
         axis.set_xlim(-0.02, 1.02)
     left.set_ylabel("validation loss at t")
-    right.set_ylabel(f"relative to {_clip(first['run'])}")
+    right.set_ylabel(f"relative to {_shorten_name(first['run'])}")
     handles = depth_handles(look, runs)
     if any(best[run["depth"]] is not run for run in runs):
         handles.append(Line2D([], [], color=GREY, lw=0.8, ls=":", label="less compute"))
@@ -243,7 +175,7 @@ def loss_per_level(numbers, look):
 
 
 def learning_rates(numbers, look):
-    """Final loss against the peak learning rate, per depth and budget."""
+    """Draw the final loss against the peak learning rate, a line for each depth and budget."""
     sweeps = numbers["learning_rates"]
     if not sweeps:
         return None
@@ -270,23 +202,7 @@ def learning_rates(numbers, look):
     return figure
 
 
-FIGURES: dict[str, Callable] = {
-    "loss_against_compute": loss_against_compute,
-    "loss_against_steps": loss_against_steps,
-    "loss_per_level": loss_per_level,
-    "geneval_against_depth": geneval_against_depth,
-    "held_out_pairs": held_out_pairs,
-    "loss_against_geneval": loss_against_geneval,
-    **{f"loss_against_{name}": loss_against_folder_score(name) for name in PROTOCOLS},
-    "score_against_steps": score_against_steps,
-    "average_ranks": average_ranks,
-    "quality_against_steps": quality_against_steps,
-    "learning_rates": learning_rates,
-}
-OF_VARIANTS = ("average_ranks", "quality_against_steps", "score_against_steps")  # of runs of one size
-
-
-def _clip(name, length=24):
-    """A run's name in a figure: short, and with no `$` that would start a formula."""
+def _shorten_name(name, length=24):
+    """A run's name for a figure: cut to `length`, with every `$` escaped, which would start a formula."""
     name = name if len(name) <= length else name[: length - 1] + "…"
     return name.replace("$", r"\$")

@@ -1,27 +1,16 @@
-"""The report's findings, one sentence each, and what a reader must be warned of."""
+"""Writes the report's findings, and warns of what could mislead a reader."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rfjax.report.formats import (
-    count,
-    duration,
-    interval,
-    loss,
-    minus,
-    p_value,
-    parameter,
-    percent,
-    power,
-    score,
-    sentence,
-    text,
-)
+from rfjax.report.fit_facts import as_prose, correlation_fact, headline_fact, held_out_facts, overall_scores
+from rfjax.report.formats import count, duration, estimate, loss, minus, power, score, text
 from rfjax.report.ranking_section import ranking_sentence
 
 
 def subtitle(numbers: Mapping) -> str:
+    """What ran, where, and what it cost, as HTML."""
     totals, environment = numbers["totals"], numbers["environment"]
     corpora = environment["train_corpus"] or [numbers["settings"]["corpus"]]
     kinds = ", ".join(map(str, environment["device_kind"]))
@@ -34,15 +23,15 @@ def subtitle(numbers: Mapping) -> str:
     )
 
 
-def findings(numbers: Mapping, *_) -> str:
-    """The findings, one sentence each."""
-    points = _of_variants(numbers) if numbers["compares"] == "variants" else _of_sizes(numbers)
+def findings(numbers: Mapping, page: object) -> str:
+    """The list of findings and warnings, as HTML."""
+    points = _variants_sentences(numbers) if numbers["compares"] == "variants" else _sizes_sentences(numbers)
     points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
     return "<ul class=findings>" + "".join(f"<li>{point}</li>" for point in points) + "</ul>"
 
 
-def _of_variants(numbers):
-    """What came first in the ranking, and which had the lowest loss on each corpus."""
+def _variants_sentences(numbers):
+    """The best variant, and the run of lowest loss on each corpus."""
     points = [ranking_sentence(numbers["ranking"])]
     for corpus in numbers["environment"]["train_corpus"]:
         ended = [run for run in numbers["runs"] if run["corpus"] == corpus and run["loss"] is not None]
@@ -50,63 +39,51 @@ def _of_variants(numbers):
             best = min(ended, key=lambda run: run["loss"])
             points.append(
                 f"On {text(corpus)} the lowest validation loss of {len(ended)} runs is "
-                f"{loss(best['loss'], best['loss_stderr'])}, of "
-                f"{text(best['run'])}."
+                f"{loss(best['loss'], best['loss_stderr'])}, of {text(best['run'])}."
             )
     return points
 
 
-def _of_sizes(numbers):
-    points = []
-    depths, trends = numbers["depths"], numbers["trends"]
-    if len(depths) == 1:
-        shown = f", overall GenEval {score(depths[0])}" if depths[0]["score"] is not None else ""
-        points.append(
-            f"Depth {depths[0]['depth']}: validation loss {loss(depths[0]['loss'], depths[0]['loss_stderr'])}{shown}."
-        )
-    if len(depths) > 1:
-        first, last = depths[0], depths[-1]
-        line = (
-            f"Validation loss goes from {loss(first['loss'])} at depth {first['depth']} to {loss(last['loss'])} "
-            "at depth "
-            f"{last['depth']} (Spearman with depth over the best run of each: "
-            f"{_signed(trends['loss']['best_per_depth'])}"
-        )
-        points.append(line + f"; over all {trends['loss']['n']} runs: {_signed(trends['loss']['all_runs'])}).")
-        if first["score"] is not None and last["score"] is not None:
-            points.append(
-                f"Overall GenEval goes from {score(first)} to {score(last)} "
-                f"(Spearman with depth: {_signed(trends['score']['best_per_depth'])}). {_standing(numbers)}"
-            )
-        points += _pairs_sentence(numbers)
+def _sizes_sentences(numbers):
+    """How loss and score follow from the size, the law of compute, and how well the law predicts."""
     analysis = numbers["analysis"]
-    if analysis["headline"]:
-        points.append(_law_sentence(analysis["fits"][analysis["headline"]]))
-    else:
-        points.append(f"No law of compute was fitted: {text(analysis['headline_reason'])}.")
-    points += _held_out_sentences(numbers) or [f"Nothing was held out: {text(analysis['held_out_reason'])}."]
-    measured = [("overall GenEval", numbers["correlation"])]
-    measured += [(f"{one['title']}, overall", one["correlation"]) for one in numbers["folder_scores"]]
-    for name, items in measured:
-        found = items.get("overall")
-        if not found or not found["coefficients"]:
-            continue
-        rank = next(c for c in found["coefficients"] if c["name"] == "Spearman")
+    points = _depths_sentences(numbers) + [as_prose(headline_fact(analysis)), *map(as_prose, held_out_facts(analysis))]
+    points += [
+        as_prose(correlation_fact(name, found, only="Spearman"))
+        for name, found in overall_scores(numbers)
+        if found["coefficients"]
+    ]
+    return points + ([ranking_sentence(numbers["ranking"])] if numbers["ranking"] else [])
+
+
+def _depths_sentences(numbers):
+    """Loss and score at the smallest and the largest depth."""
+    depths, trends = numbers["depths"], numbers["trends"]
+    if not depths:
+        return []
+    first, last = depths[0], depths[-1]
+    if len(depths) == 1:
+        shown = f", overall GenEval {score(first)}" if first["score"] is not None else ""
+        return [f"Depth {first['depth']}: validation loss {loss(first['loss'], first['loss_stderr'])}{shown}."]
+    points = [
+        f"Validation loss goes from {loss(first['loss'])} at depth {first['depth']} to {loss(last['loss'])} "
+        f"at depth {last['depth']} (Spearman with depth over the best run of each: "
+        f"{_coefficient(trends['loss']['best_per_depth'])}; over all {trends['loss']['n']} runs: "
+        f"{_coefficient(trends['loss']['all_runs'])})."
+    ]
+    if first["score"] is not None and last["score"] is not None:
         points.append(
-            f"Validation loss and {text(name)}: Spearman {interval(rank['value'], rank['low'], rank['high'])}, "
-            f"p = {p_value(rank['p'])} over {found['n']} runs."
+            f"Overall GenEval goes from {score(first)} to {score(last)} "
+            f"(Spearman with depth: {_coefficient(trends['score']['best_per_depth'])}). {_floors_sentence(numbers)}"
         )
-    if numbers["ranking"]:
-        points.append(ranking_sentence(numbers["ranking"]))
-    return points
+    return points + _pairs_sentences(numbers)
 
 
 def warnings(numbers: Mapping) -> list[str]:
-    """What a reader must know before trusting the rest, as plain sentences."""
+    """What a reader must know before trusting the numbers, as plain sentences."""
     lines = [
-        f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the "
-        f"{sweep['edge']} of its "
-        f"grid, {sweep['best']:g}: widen the grid."
+        f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the {sweep['edge']} of "
+        f"its grid, {sweep['best']:g}: widen the grid."
         for sweep in numbers["learning_rates"]
         if sweep["at_edge"]
     ]
@@ -125,12 +102,12 @@ def warnings(numbers: Mapping) -> list[str]:
     ]
 
 
-def _signed(value):
+def _coefficient(value):
     return "not defined" if value is None else minus(f"{value:.2f}")
 
 
-def _standing(numbers):
-    """Where the largest depth's score stands between floor and ceiling."""
+def _floors_sentence(numbers):
+    """Whether the largest depth's score lies above both floors."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     if not runs:
         return ""
@@ -145,44 +122,13 @@ def _standing(numbers):
     )
 
 
-def _pairs_sentence(numbers):
-    """How the largest depth does on pairs it has never seen."""
+def _pairs_sentences(numbers):
+    """How the largest depth scores on pairs that it was never trained on."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
-    pairs = [runs[-1][kind].get("overall") for kind in ("held_out", "seen")] if runs else [None]
-    if any(pair is None or pair["value"] is None for pair in pairs):
+    new, others = (runs[-1][kind].get("overall") for kind in ("held_out", "seen")) if runs else (None, None)
+    if any(pair is None or pair["value"] is None for pair in (new, others)):
         return []
-    new, old = (interval(pair["value"], pair["low"], pair["high"]) for pair in pairs)
     return [
-        f"On prompts with (colour, shape) pairs never trained on, depth {runs[-1]['depth']} scores {new}; on the "
-        f"others {old}."
-    ]
-
-
-def _law_sentence(fit):
-    shown = [f"<i>{name}</i> = {parameter(name, e)}" for name, e in fit["parameters"].items()]
-    tail = "".join(f" {sentence(warning)}." for warning in fit["warnings"])
-    return (
-        f"Loss against compute C (in FLOPs) over {fit['n']} runs: <i>L</i> = {formula(fit)}, with "
-        f"{', '.join(shown)} (95 % intervals).{tail}"
-    )
-
-
-def formula(fit):
-    shown = {
-        "power": "a·C<sup>−b</sup>",
-        "saturating": "E + a·C<sup>−b</sup>",
-        "parametric": "E + A·N<sup>−α</sup> + B·D<sup>−β</sup>",
-    }
-    return f"<i>{shown.get(fit['law'], text(fit['formula']))}</i>"
-
-
-def _held_out_sentences(numbers):
-    held = numbers["analysis"]["held_out"]
-    return [
-        f"Depth {held['depth']} held out: from the {held['fit']['n']} other runs the {held['fit']['law']} law predicts "
-        f"{interval(p['predicted'], p['low'], p['high'], '.4f')} for {text(p['run'])} at {power(p['flops'])} "
-        "FLOPs; it got "
-        f"{loss(p['actual'])}: an error of {percent(p['relative_error'])}, {'inside' if p['covered'] else 'outside'} "
-        "the 95 % interval."
-        for p in (held or {"predictions": ()})["predictions"]
+        f"On prompts with (colour, shape) pairs never trained on, depth {runs[-1]['depth']} scores {estimate(new)}; "
+        f"on the others {estimate(others)}."
     ]

@@ -2,127 +2,91 @@
 
 from __future__ import annotations
 
-from rfjax.report.findings import formula
-from rfjax.report.formats import count, interval, loss, minus, parameter, percent, power, sentence, text
-from rfjax.report.terminal import comparison_line
+from rfjax.report.fit_facts import as_prose, comparison_facts, held_out_facts, plan_fact
+from rfjax.report.formats import NONE, formula, interval, loss, minus, parameter, percent, power, text
+from rfjax.report.html_parts import warning
 
 
-def compute_section(numbers, drawn, sheets, captions):
+def compute_section(numbers, page):
+    """The figure of the laws of compute, the table of fits, the plan, and the runs that were held out."""
     analysis = numbers["analysis"]
-    parts = []
-    if "loss_against_compute" in drawn:
-        caption = "Validation loss of final checkpoints against training compute."
-        if analysis["headline"]:
-            fit = analysis["fits"][analysis["headline"]]
-            caption += (
-                f" Line: <i>L</i> = {formula(fit)}; bands: 95 % intervals of the law, and of the loss of a new run."
-            )
-            caption += " Below: the same in per cent of the law."
-        parts.append(captions.figure(drawn["loss_against_compute"], caption))
+    caption = "Validation loss of final checkpoints against training compute."
+    if analysis["headline"]:
+        law = formula(analysis["fits"][analysis["headline"]]["formula"])
+        caption += f" Line: loss = {law}; bands: 95 % intervals of the law, and of the loss of a new run."
+        caption += " Below: the same in per cent of the law."
+    parts = [page.drawing("loss_against_compute", caption)]
     if analysis["headline"] and analysis["headline_reason"]:
-        parts.append(f"<p class=warn>{sentence(analysis['headline_reason'])}.</p>")
-    rows = []
-    for fit in analysis["fits"].values():
-        name = f"{text(fit['law'])}: {formula(fit)}"
-        if fit["identifiable"]:
-            profiles = analysis["profiles"].get(fit["law"], {})
-            shown = "<br>".join(
-                f"<i>{_greek(n)}</i> = {_shown(n, e, profiles.get(n))}" for n, e in fit["parameters"].items()
-            )
-            agree = f"{fit['starts_agreeing']}/{fit['starts']}"
-            scatter = percent(fit["residual_sd"], signed=False)
-            gaps = [
-                fit[name]["reason"]
-                for name in ("leave_one_out", "leave_largest_out")
-                if fit[name] and fit[name]["reason"]
-            ]
-            remarks = "; ".join(map(text, [*fit["warnings"], *gaps])) or "–"
-            rows.append([name, shown, str(fit["n"]), scatter, _left_out(fit), agree, remarks])
-        else:
-            rows.append([name, "not fitted", str(fit["n"]), "–", "–", "–", text(fit["reason"])])
+        parts.append(warning(analysis["headline_reason"]))
+    rows = [_fit_row(fit, analysis["profiles"].get(fit["law"], {})) for fit in analysis["fits"].values()]
     parts.append(
-        captions.table(
+        page.table(
             ["law", "parameters, 95 % intervals", "n", "scatter", "left out", "starts", "remarks"],
             rows,
-            "Fits. C: training FLOPs, N: parameters, D: images seen. Scatter: standard deviation of log residuals "
-            "with n − k "
-            "degrees of freedom. Left out: rms relative error of each run predicted from all others, and the error "
-            "of the largest. "
-            "In braces: the profile likelihood's interval. ± after a semicolon: what other validation examples, as "
-            "many, would "
-            "change. Starts: how many of the optimiser's starts reach the same minimum. Laws of C are fitted on "
-            "the frontier, the law of N and D on every run at its best learning rate.",
+            "Fits; flops are training FLOPs. Scatter: standard deviation of log residuals with n − k degrees of "
+            "freedom. Left out: rms relative error of each run predicted from all others, and the error of the "
+            "largest. In braces: the profile likelihood's interval. ± after a semicolon: what other validation "
+            "examples, as many, would change. Starts: how many of the optimiser's starts reach the same minimum. Laws "
+            "of flops are fitted on the frontier, the law of params and images on every run at its best learning rate.",
             words=(0, 1, 6),
         )
     )
-    parts.append(f"<p>{_comparison(analysis['comparison'])}{_plan(analysis)}</p>")
-    held = analysis["held_out"]
-    if held:
-        rows = [
-            [
-                text(p["run"]),
-                power(p["flops"]),
-                interval(p["predicted"], p["low"], p["high"], ".4f"),
-                loss(p["actual"]),
-                percent(p["relative_error"]),
-                "yes" if p["covered"] else "<b>no</b>",
-            ]
-            for p in held["predictions"]
-        ]
-        parts.append(
-            captions.table(
-                ["run", "FLOPs", "predicted, 95 % interval", "measured", "error", "inside"],
-                rows,
-                f"Depth {held['depth']} held out and predicted by the {text(held['fit']['law'])} law of the other "
-                f"{held['fit']['n']} runs on their own frontier. The interval is for the loss of a new run.",
-            )
-        )
-    else:
-        parts.append(f"<p class=warn>Nothing was held out and predicted: {text(analysis['held_out_reason'])}.</p>")
-    return "".join(parts)
+    facts = [*comparison_facts(analysis["comparison"]), plan_fact(analysis)]
+    parts.append(f"<p>{' '.join(map(as_prose, facts))}</p>")
+    return "".join(parts) + _held_out_table(analysis, page)
 
 
-def _shown(name, estimate, profile):
+def _fit_row(fit, profiles):
+    name = f"{text(fit['law'])}: {formula(fit['formula'])}"
+    if not fit["identifiable"]:
+        return [name, "not fitted", str(fit["n"]), NONE, NONE, NONE, text(fit["reason"])]
+    parameters = "<br>".join(_parameter(n, e, profiles.get(n)) for n, e in fit["parameters"].items())
+    left, largest = fit["leave_one_out"], fit["leave_largest_out"]
+    errors = (
+        f"{percent(left['rms_relative_error'], signed=False) if left else NONE}"
+        f"<br><small>{percent(largest['relative_error']) if largest else NONE}</small>"
+    )
+    remarks = [*fit["warnings"], *(out["reason"] for out in (left, largest) if out and out["reason"])]
+    return [
+        name,
+        parameters,
+        str(fit["n"]),
+        percent(fit["residual_sd"], signed=False),
+        errors,
+        f"{fit['starts_agreeing']}/{fit['starts']}",
+        "; ".join(map(text, remarks)) or NONE,
+    ]
+
+
+def _parameter(name, found, profile):
     """A parameter with its interval, its profile's, and what other validation examples would change."""
-    shown = parameter(name, estimate)
+    shown = f"<i>{ {'alpha': 'α', 'beta': 'β'}.get(name, text(name)) }</i> = {parameter(name, found)}"
     if profile:
         shown += f" <small>{{{minus(format(profile['low'], '.3f'))}, {minus(format(profile['high'], '.3f'))}}}</small>"
-    if estimate["examples_stderr"] is not None:
-        shown += f"<small>; ± {power(estimate['examples_stderr'], 2)}</small>"
+    if found["examples_stderr"] is not None:
+        shown += f"<small>; ± {power(found['examples_stderr'], 2)}</small>"
     return shown
 
 
-def _left_out(fit):
-    left, largest = fit["leave_one_out"], fit["leave_largest_out"]
-    rms = percent(left["rms_relative_error"], signed=False) if left else "–"
-    return f"{rms}<br><small>{percent(largest['relative_error']) if largest else '–'}</small>"
-
-
-def _comparison(comparison):
-    line = comparison_line(comparison)
-    return f"{sentence(line)}. " if line else ""
-
-
-def _plan(analysis):
-    plan = analysis["plan"]
-    if plan is None:
-        return f"How to divide a larger budget is not said: {text(analysis['plan_reason'])}."
-    best, fixed = plan["optimal"], plan["fixed_steps"]
-    return (
-        f"For {power(plan['budget_flops'])} FLOPs the parametric law would train {_sized(best['params'])} "
-        "parameters on "
-        f"{_sized(best['images'])} images, for a loss of "
-        f"{interval(*(best['loss'][k] for k in ('value', 'low', 'high')), '.4f')}; "
-        f"with the images fixed at {count(fixed['images_of_every_run'])} for every size, "
-        f"{count(fixed['params']['value'])} parameters "
-        f"and {percent(plan['excess_loss_of_fixed_steps']['value'])} of that loss. "
-        f"{'. '.join(map(sentence, plan['warnings']))}"
+def _held_out_table(analysis, page):
+    """The runs of the largest depth as predicted, or why none was."""
+    held = analysis["held_out"]
+    if not held:
+        return warning(held_out_facts(analysis)[0][0])
+    rows = [
+        [
+            text(p["run"]),
+            power(p["flops"]),
+            interval(p["predicted"], p["low"], p["high"], ".4f"),
+            loss(p["actual"]),
+            percent(p["relative_error"]),
+            "yes" if p["covered"] else "<b>no</b>",
+        ]
+        for p in held["predictions"]
+    ]
+    return page.table(
+        ["run", "FLOPs", "predicted, 95 % interval", "measured", "error", "inside"],
+        rows,
+        f"Depth {held['depth']} held out and predicted by the {text(held['fit']['law'])} law of the other "
+        f"{held['fit']['n']} runs on their own frontier. The interval is for the loss of a new run.",
     )
-
-
-def _sized(estimate):
-    return f"{count(estimate['value'])} [{count(estimate['low'])}, {count(estimate['high'])}]"
-
-
-def _greek(name):
-    return {"alpha": "α", "beta": "β"}.get(name, text(name))

@@ -1,9 +1,10 @@
-"""Numbers as a reader wants them: powers of ten, units of size and time, intervals, p-values."""
+"""Formats numbers for a reader: powers of ten, units of size and time, intervals, p-values."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 NONE = "–"
 NBSP = "\u00a0"
@@ -11,17 +12,27 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def text(value: object) -> str:
-    """Anything from outside, made safe for HTML."""
+    """The value's text, escaped for HTML."""
     return html.escape(str(value), quote=True)
 
 
 def sentence(value: str) -> str:
-    """Safe for HTML, with a capital at its start."""
-    return text(value[:1].upper() + value[1:])
+    """A plain sentence with its capital and full stop, safe for HTML; exponents of laws are raised."""
+    return f"{formula(value[:1].upper() + value[1:])}."
+
+
+def formula(value: str) -> str:
+    """A text with a law in it, safe for HTML; exponents are raised: `a·flops^-b` becomes a·flops<sup>−b</sup>."""
+    return re.sub(r"\b(flops|params|images|C)\^(-?\w+(\.\d+)?)", _raise_exponent, text(value))
+
+
+def _raise_exponent(found):
+    exponent = found[2].replace("alpha", "α").replace("beta", "β")
+    return f"{found[1]}<sup>{minus(exponent)}</sup>"
 
 
 def power(value: float | int | None, digits: int = 3) -> str:
-    """1.23 × 10¹⁵; plain between 0.001 and 10,000."""
+    """A number as 1.23 × 10¹⁵; without the power between 0.001 and 10,000."""
     if value is None:
         return NONE
     if 1e3 <= abs(value) < 1e4:
@@ -33,7 +44,7 @@ def power(value: float | int | None, digits: int = 3) -> str:
 
 
 def count(value: float | int | None) -> str:
-    """1,234 up to 99,999; beyond that 1.23 M, 4.56 B, 7.89 T."""
+    """A count as 1,234 up to 99,999; beyond that as 123 k, 1.23 M, 4.56 B, 7.89 T."""
     if value is None:
         return NONE
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e5, "k")):
@@ -43,7 +54,7 @@ def count(value: float | int | None) -> str:
 
 
 def duration(seconds: float | int | None) -> str:
-    """12 s, 3 min 20 s, 2 h 05 min."""
+    """A time as 12 s, 3 min 20 s, 2 h 05 min."""
     if seconds is None:
         return NONE
     whole = round(seconds)
@@ -55,18 +66,25 @@ def duration(seconds: float | int | None) -> str:
 
 
 def loss(value: float | int | None, stderr: float | None = None) -> str:
-    """0.0731 ± 0.0004: a loss with its standard error."""
+    """A loss with its standard error, as 0.0731 ± 0.0004."""
     if value is None:
         return NONE
     return f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr is not None else "")
 
 
-def interval(value: float | int | None, low: float | None, high: float | None, form: str = ".2f") -> str:
-    """0.31 [0.28, 0.34]."""
+def interval(
+    value: float | int | None, low: float | None, high: float | None, form: str | Callable[[float], str] = ".2f"
+) -> str:
+    """A value with its interval, as 0.31 [0.28, 0.34]; `form` is a format or a function such as `count`."""
     if value is None:
         return NONE
-    shown = minus(f"{value:{form}}")
-    return shown if low is None or high is None else f"{shown} [{minus(f'{low:{form}}')}, {minus(f'{high:{form}}')}]"
+    show = form if callable(form) else lambda number: minus(format(number, form))
+    return show(value) if low is None or high is None else f"{show(value)} [{show(low)}, {show(high)}]"
+
+
+def estimate(found: Mapping | None, form: str | Callable[[float], str] = ".2f") -> str:
+    """A mapping's `value` with the interval from its `low` to its `high`; a dash where there is none."""
+    return interval(found["value"], found["low"], found["high"], form) if found else NONE
 
 
 def score(run: Mapping) -> str:
@@ -74,20 +92,17 @@ def score(run: Mapping) -> str:
     return interval(run["score"], run["score_low"], run["score_high"])
 
 
-# Parameters that are losses or exponents; coefficients span decades and are shown as powers of ten.
+# Forms of losses and exponents. Coefficients span decades, so they are written as powers of ten.
 _PARAMETER_FORMS = {"E": ".4f", "b": ".3f", "alpha": ".3f", "beta": ".3f", "c0": ".3f", "c1": ".3f", "f": ".3f"}
 
 
-def parameter(name: str, estimate: Mapping) -> str:
+def parameter(name: str, found: Mapping) -> str:
     """A law's parameter with its interval."""
-    ends = [estimate[key] for key in ("value", "low", "high")]
-    if name in _PARAMETER_FORMS:
-        return interval(*ends, _PARAMETER_FORMS[name])
-    return f"{power(ends[0])} [{power(ends[1])}, {power(ends[2])}]"
+    return estimate(found, _PARAMETER_FORMS.get(name, power))
 
 
 def p_value(p: float | None) -> str:
-    """Two digits, never a 0 that was not measured."""
+    """A p-value with two digits; a small one as a power of ten, since it is never 0."""
     if p is None:
         return NONE
     return f"{p:.2g}" if p >= 1e-4 else power(p, 2)
@@ -99,12 +114,18 @@ def percent(value: float | int | None, *, signed: bool = True) -> str:
 
 
 def minus(shown: str) -> str:
-    """With a true minus sign, and none before a zero."""
+    """A formatted number with a true minus sign, and no sign before a zero."""
     if not shown.strip("-+0., %"):
         shown = shown.lstrip("-")
     return shown.replace("-", "−")
 
 
 def amount(value: float, decimals: int = 0) -> str:
-    """1,275 or 0.2; below one unit of the last decimal two significant digits, where else a zero would stand."""
+    """A number as 1,275 or 0.2; with two significant digits where `decimals` would leave a zero."""
     return f"{value:,.{decimals}f}" if value >= 10.0**-decimals or value == 0 else f"{value:.2g}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines whose cells stand under one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

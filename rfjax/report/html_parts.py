@@ -1,11 +1,11 @@
-"""Pieces of HTML that the report's sections are made of."""
+"""The pieces of HTML that sections are made of: numbered figures and tables, warnings, pictures."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rfjax.report.formats import text
+from rfjax.report.formats import sentence, text
 
 
 class Captions:
@@ -24,7 +24,7 @@ class Captions:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
     ) -> str:
-        """A table of cells that are already safe HTML; the columns `words` are words, the others numbers."""
+        """A table of cells that are already safe HTML. The columns `words` hold words, the others numbers."""
 
         def cells(row, tag):
             return "".join(f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
@@ -34,6 +34,26 @@ class Captions:
             f"<figure class=t><figcaption>{self._label('Table')} {caption}</figcaption><div class=scroll><table>"
             f"<thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table></div></figure>"
         )
+
+
+class Page(Captions):
+    """A report's page while its sections are made: numbered captions, and what there is to show.
+
+    `drawn` holds the figures as HTML by name, `sheets` the PNGs of samples by their place in the results folder.
+    """
+
+    def __init__(self, drawn: Mapping[str, str], sheets: Mapping[str, bytes]):
+        super().__init__()
+        self.drawn, self.sheets = drawn, sheets
+
+    def drawing(self, name: str, caption: str) -> str:
+        """The figure of this name with its caption; "" where these numbers allow none."""
+        return self.figure(self.drawn[name], caption) if name in self.drawn else ""
+
+
+def warning(content: str) -> str:
+    """A paragraph that warns of something; `content` is escaped and becomes a sentence."""
+    return f"<p class=warn>{sentence(content)}</p>"
 
 
 def picture(data: bytes, kind: str, alt: str, attributes: str = "") -> str:

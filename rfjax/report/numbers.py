@@ -1,7 +1,7 @@
-"""Every number of the report, from the results table alone.
+"""Computes every number of the report from the results table alone.
 
-`report_numbers` is the whole of report.json; the figures and the page are drawn from it and from
-nothing else but the sample sheets' pictures.
+`report_numbers` returns the whole of report.json. Figures and page are drawn from it; only the pictures of the sample
+sheets come from elsewhere.
 """
 
 from __future__ import annotations
@@ -20,19 +20,27 @@ from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
 from rfjax.report import scores
-from rfjax.results.columns import STATISTICS
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results
 
 REPORT_SCHEMA = 4
 BAND_POINTS = 121
-BAND_MARGIN = 1.6  # how far beyond the data the law is drawn, as a factor of compute
+BAND_MARGIN = 1.6  # the law is drawn this factor of compute beyond the data
+# Columns of the results table that the report copies.
+ENVIRONMENT_COLUMNS = (
+    "train_corpus corpus_fingerprint formulation schedule platform device_kind devices processes jax_version code_hash"
+).split()
+RUN_COLUMNS = (
+    "depth hidden heads params seed learning_rate batch_size steps flops_per_image train_seconds evaluation_seconds "
+    "state last_step message parent_run parent_step"
+).split()
+SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
 
 
 def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) -> dict:
-    """The report as plain values (JSON-ready: no NaN, no arrays).
+    """The report's numbers as plain values, ready for JSON: no NaN, no arrays.
 
-    Raises `ConfigError` when the table has nothing to show: no run with a validation loss.
+    Raises `ConfigError` where the table has no run, or no run with a validation loss.
     """
     if results.runs.empty:
         raise ConfigError(f"the results table at {results.folder} has no runs; train a point first")
@@ -45,14 +53,14 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     analysis = study_fits.analyse(
         points, resamples=resamples, seed=seed, pairs=study_fits.pairs_of(results, settings), profiles=True
     )
-    ends = _ends(results, points, settings)
+    ends = _final_checkpoints(results, points, settings)
     runs = _runs(results.runs, ends, ids)
     ranking = ranking_numbers(results, seed=seed)
     return plain(
         {
             "schema": REPORT_SCHEMA,
             "table_sha256": hashlib.sha256((folder / "table.json").read_bytes()).hexdigest(),
-            "study": _study_name(results.runs),
+            "study": ", ".join(name for name in results.runs["study"].unique() if name),
             "compares": "variants" if ranking and points["depth"].nunique() < 2 else "sizes",
             "settings": vars(settings),
             "environment": _environment(results.runs),
@@ -83,36 +91,24 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
 
 
 def _with_short_names(results):
-    """The same table with each run called by its point, where points tell the runs apart."""
+    """The table with each run named by its point, where no two runs share a point."""
     runs = results.runs
     points = runs["point"].where(runs["point"] != "", runs["run"])
     if not points.is_unique:
         return results
     shown = dict(zip(runs["run"], points, strict=True))
 
-    def renamed(frame):
-        return frame.assign(run=frame["run"].map(lambda run: shown.get(run, run)))
+    def rename(frame, column="run"):
+        return frame.assign(**{column: frame[column].map(lambda run: shown.get(run, run))})
 
-    return replace(
-        results,
-        long=renamed(results.long),
-        wide=renamed(results.wide),
-        runs=renamed(runs),
-        prompts=renamed(results.prompts),
-        curves=renamed(results.curves),
-        replicates=renamed(results.replicates),
-        pairs=renamed(results.pairs).assign(other_run=results.pairs["other_run"].map(lambda run: shown.get(run, run))),
-        samples=tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples),
-    )
+    frames = ("long", "wide", "runs", "prompts", "curves", "replicates", "pairs")
+    samples = tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples)
+    short = replace(results, **{name: rename(getattr(results, name)) for name in frames}, samples=samples)
+    return replace(short, pairs=rename(short.pairs, "other_run"))
 
 
-def _study_name(runs):
-    names = [name for name in runs["study"].unique() if name]
-    return ", ".join(names)
-
-
-def _ends(results, points, settings):
-    """The final checkpoints of all corpora: of runs not among the points, those on another one."""
+def _final_checkpoints(results, points, settings):
+    """The final checkpoint of every run: the points, and the runs that were evaluated on other corpora alone."""
     long = results.long
     others = long[(long["metric"] == "loss") & (long["final"] == 1) & (long["corpus"] != settings.corpus)][
         "corpus"
@@ -124,22 +120,9 @@ def _ends(results, points, settings):
 
 
 def _environment(runs):
-    """Distinct values over runs, and corpora of which they saw several versions; more than one code hash is
-    worth a reader's eye."""
-    fields = (
-        "train_corpus",
-        "corpus_fingerprint",
-        "formulation",
-        "schedule",
-        "platform",
-        "device_kind",
-        "devices",
-        "processes",
-        "jax_version",
-        "code_hash",
-    )
+    """The distinct values over runs of what they were trained with, and the corpora that changed between runs."""
     versions = runs.groupby("train_corpus")["corpus_fingerprint"].nunique()
-    distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in fields}
+    distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in ENVIRONMENT_COLUMNS}
     return distinct | {"corpora_that_changed": versions[versions > 1].to_dict()}
 
 
@@ -154,52 +137,34 @@ def _totals(table, runs):
 
 
 def _runs(table, ends, ids):
-    """One row per run, failed ones too; loss and score where it has finished."""
+    """One row per run, failed runs included; loss and score are None where a run has not finished."""
     final = ends.set_index("run")
     rows = []
     for run in table.sort_values(["depth", "flops_per_image", "steps", "run"], kind="stable").to_dict("records"):
         end = final.loc[run["run"]] if run["run"] in final.index else {}
         rows.append(
             {"run": run["run"], "id": ids[run["run"]]}
-            | {
-                name: run[name]
-                for name in (
-                    "depth",
-                    "hidden",
-                    "heads",
-                    "params",
-                    "seed",
-                    "learning_rate",
-                    "batch_size",
-                    "steps",
-                    "flops_per_image",
-                    "train_seconds",
-                    "evaluation_seconds",
-                    "state",
-                    "last_step",
-                    "message",
-                    "parent_run",
-                    "parent_step",
-                )
-            }
+            | {name: run[name] for name in RUN_COLUMNS}
             | {"corpus": run["train_corpus"]}
             | {name: end.get(name) for name in ("images", "flops", "frontier", "best_rate")}
             | scores.statistics(end, "loss")
-            | {f"score{suffix}": end.get(f"geneval_{scores.OVERALL}{suffix}") for _, suffix in STATISTICS}
+            | scores.statistics(end, f"geneval_{scores.OVERALL}", "score")
         )
-    # By compute within a depth; runs that never got so far come last.
-    return sorted(rows, key=lambda r: (_or(r["depth"], math.inf), _or(_number(r["flops"]), math.inf), r["run"]))
+    # By compute within a depth; runs without a final checkpoint come last.
+    return sorted(
+        rows, key=lambda r: (_value_or(r["depth"], math.inf), _value_or(_number(r["flops"]), math.inf), r["run"])
+    )
 
 
 def _depths(points):
-    """The best run of each depth: what is compared across depths."""
+    """The run of lowest loss at each depth."""
     rows = []
     for depth, group in points.groupby("depth"):
         best = group.loc[group["loss"].idxmin()]
         rows.append(
             {"depth": depth, "run": best["run"], "params": best["params"], "flops": best["flops"]}
             | scores.statistics(best, "loss")
-            | {f"score{suffix}": best.get(f"geneval_{scores.OVERALL}{suffix}") for _, suffix in STATISTICS}
+            | scores.statistics(best, f"geneval_{scores.OVERALL}", "score")
         )
     return rows
 
@@ -220,33 +185,21 @@ def _trends(points):
 
 
 def _band(analysis: Analysis):
-    """The headline law with its band, and the held-out one, over the compute of the points."""
+    """The headline law with its intervals over a range of compute, and so the law without the largest depth."""
     if not analysis.headline:
         return None
     flops = analysis.points["flops"].to_numpy(float)
     grid = np.geomspace(flops.min() / BAND_MARGIN, flops.max() * BAND_MARGIN, BAND_POINTS)
-    band = {"flops": grid.tolist(), "law": _band_of(analysis.fits[analysis.headline], grid)}
-    if analysis.held_out:
-        band["held_out"] = _band_of(analysis.held_out.fit, grid)
-    return band
+    band = {"flops": grid.tolist(), "law": _band_values(analysis.fits[analysis.headline], grid)}
+    return band | ({"held_out": _band_values(analysis.held_out.fit, grid)} if analysis.held_out else {})
 
 
-def _band_of(fitted, grid):
-    x = {"flops": grid}
-    low, high = fitted.interval(x, new_run=False)
-    new_low, new_high = fitted.interval(x, new_run=True)
-    values = {
-        "loss": fitted.predict(x),
-        "low": low,
-        "high": high,
-        "new_run_low": new_low,
-        "new_run_high": new_high,
-    }
-    return {name: value.tolist() for name, value in values.items()}
+def _band_values(fitted, grid):
+    return {name: values.tolist() for name, values in fitted.bands({"flops": grid}).items()}
 
 
 def _curves(results, rows):
-    """Training loss and validation loss against steps and FLOPs, run by run."""
+    """Each run's training and validation loss against steps and FLOPs."""
     facts = results.runs.set_index("run")
     curves = []
     for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable")["run"]:
@@ -254,8 +207,8 @@ def _curves(results, rows):
         validation = rows[(rows["run"] == run) & rows["loss"].notna()].sort_values("step")
         if pd.isna(facts.loc[run, "depth"]) or (train.empty and validation.empty):
             continue
-        per_step = float(facts.loc[run, "flops_per_image"]) * float(_or(facts.loc[run, "batch_size"], math.nan))
-        start = _or(_number(facts.loc[run, "parent_flops"]), 0.0)
+        per_step = float(facts.loc[run, "flops_per_image"]) * float(_value_or(facts.loc[run, "batch_size"], math.nan))
+        start = _value_or(_number(facts.loc[run, "parent_flops"]), 0.0)
         steps = train["step"].to_numpy(float)
         curves.append(
             {
@@ -298,7 +251,7 @@ def _levels(points, settings):
 
 
 def _learning_rates(points):
-    """Depth and budget by learning rate, where several were tried; whether the best is at an edge."""
+    """The learning rates tried at each depth and number of images, and whether the best is at an edge of its grid."""
     sweeps = []
     for (depth, images), group in points.groupby(["depth", "images"]):
         by_rate = group.groupby("learning_rate")["loss"].mean()
@@ -313,22 +266,14 @@ def _learning_rates(points):
                 "best": best,
                 "at_edge": bool(edge),
                 "edge": edge,
-                "runs": [
-                    {
-                        "run": r["run"],
-                        "learning_rate": r["learning_rate"],
-                        "loss": r["loss"],
-                        "loss_stderr": r["loss_stderr"],
-                    }
-                    for r in group.sort_values("learning_rate").to_dict("records")
-                ],
+                "runs": group.sort_values("learning_rate")[SWEEP_COLUMNS].to_dict("records"),
             }
         )
     return sweeps
 
 
 def _other_settings(results, ends):
-    """The final loss under every weights and grid the table has, the primary one included."""
+    """The final losses under every choice of weights, grid and seed in the table."""
     rows = results.long
     rows = rows[
         (rows["metric"] == "loss")
@@ -336,31 +281,19 @@ def _other_settings(results, ends):
         & (rows["final"] == 1)
         & (rows["corpus"] == rows["run"].map(ends.set_index("run")["corpus"]))
     ]
-    kinds = (
-        rows[["weights", "grid", "evaluation_seed"]]
-        .drop_duplicates()
-        .sort_values(["grid", "weights", "evaluation_seed"])
-    )
-    table = []
-    for kind in kinds.itertuples(index=False):
-        mine = rows[
-            (rows["weights"] == kind.weights)
-            & (rows["grid"] == kind.grid)
-            & (rows["evaluation_seed"] == kind.evaluation_seed)
-        ]
-        table.append(
-            {
-                "weights": kind.weights,
-                "grid": kind.grid,
-                "seed": kind.evaluation_seed,
-                "losses": {run: value for run, value in zip(mine["run"], mine["value"], strict=True)},
-            }
-        )
-    return table
+    return [
+        {
+            "weights": weights,
+            "grid": grid,
+            "seed": seed,
+            "losses": dict(zip(kind["run"], kind["value"], strict=True)),
+        }
+        for (grid, weights, seed), kind in rows.groupby(["grid", "weights", "evaluation_seed"])
+    ]
 
 
 def _samples(results, settings, points):
-    """Sample sheets of the same prompts and noise: final ones of each run, then along a run."""
+    """The sample sheets that share prompts and noise, in order of compute."""
     facts = results.runs.set_index("run")
     sheets = [s for s in results.samples if s.weights == settings.weights and s.run in facts.index]
     groups: dict[tuple, list] = {}
@@ -373,8 +306,8 @@ def _samples(results, settings, points):
     rows = []
     for sheet in chosen:
         run = facts.loc[sheet.run]
-        per_step = float(run["flops_per_image"]) * float(_or(run["batch_size"], math.nan))
-        flops = _or(_number(run["parent_flops"]), 0.0) + sheet.step * per_step
+        per_step = float(run["flops_per_image"]) * float(_value_or(run["batch_size"], math.nan))
+        flops = _value_or(_number(run["parent_flops"]), 0.0) + sheet.step * per_step
         rows.append(
             {
                 "run": sheet.run,
@@ -387,11 +320,11 @@ def _samples(results, settings, points):
                 "tile": sheet.tile,
             }
         )
-    rows.sort(key=lambda row: (_or(_number(row["flops"]), math.inf), row["run"]))
+    rows.sort(key=lambda row: (_value_or(_number(row["flops"]), math.inf), row["run"]))
     return {"prompts": list(prompts[0]), "sampler": prompts[1], "seed": prompts[2], "rows": rows}
 
 
-def _or(value, default):
+def _value_or(value, default):
     return default if value is None or pd.isna(value) else value
 
 

@@ -1,30 +1,47 @@
-"""The report's page: one HTML file with everything in it, from the report's numbers."""
+"""Draws the report's figures and renders its page, one HTML file with everything in it, from the report's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from string import Template
 
+import matplotlib
+from matplotlib.figure import Figure
+
+from rfjax.report.axes import STYLE as FIGURE_STYLE
+from rfjax.report.axes import looks
 from rfjax.report.findings import subtitle
 from rfjax.report.formats import text
-from rfjax.report.html_parts import Captions, picture
-from rfjax.report.sections import FIGURE_TITLES, NARROW, SECTIONS
+from rfjax.report.html_parts import Page, picture
+from rfjax.report.sections import FIGURES, SECTIONS
+
+
+def draw(numbers: Mapping) -> dict[str, Figure]:
+    """The figures that these numbers allow, by name, in the order of the page."""
+    with matplotlib.rc_context(FIGURE_STYLE):
+        look = looks(sorted({run["depth"] for run in numbers["runs"] if run["depth"] is not None}))
+        rows = {name: row for name, row in FIGURES.items() if numbers["compares"] != "variants" or row.of_variants}
+        drawn = {name: row.draw(numbers, look) for name, row in rows.items()}
+        drawn = {name: figure for name, figure in drawn.items() if figure is not None}
+        for figure in drawn.values():
+            figure.draw_without_rendering()  # lays it out, once for both formats
+            figure.set_layout_engine("none")
+    return drawn
 
 
 def render(numbers: Mapping, figures: Mapping[str, bytes], sheets: Mapping[str, bytes]) -> str:
     """The page. `figures` are SVGs by name; `sheets` are PNGs by their place in the results folder.
 
-    A section with nothing to say is left out; one that cannot say what it should, says why.
+    A section with nothing to show is left out.
     """
     drawn = {
-        name: picture(svg, "image/svg+xml", FIGURE_TITLES[name], " class=narrow" if name in NARROW else "")
+        name: picture(svg, "image/svg+xml", FIGURES[name].title, " class=narrow" if FIGURES[name].narrow else "")
         for name, svg in figures.items()
     }
-    captions = Captions()
+    page = Page(drawn, sheets)
     body = []
     for title, section in SECTIONS[numbers["compares"]]:
-        content = section(numbers, drawn, sheets, captions)
-        if content:
+        if content := section(numbers, page):
             body.append(f"<section><h2>{len(body) + 1}&ensp;{title}</h2>\n{content}\n</section>")
     return Template(PAGE).substitute(
         title=text(f"Scaling study: {numbers['study']}" if numbers["study"] else "Scaling study"),

@@ -1,4 +1,4 @@
-"""The ranking's figures, drawn from `summary.ranking_numbers` alone."""
+"""Draws the ranking's figures from `rfjax.ranking.summary.ranking_numbers`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FAINT = "#c9c9c9"
 
 
 def average_ranks(numbers, look=None):
-    """Every variant's average rank with its interval, a panel for each column, variants by family."""
+    """Draw every variant's average rank with its interval, a panel for each column, variants by family."""
     ranking = numbers["ranking"]
     columns = [column for column in ranking["columns"] if column["ranks"]] if ranking else []
     if not columns:
         return None
-    blocks = _blocks(ranking)
+    blocks = _family_blocks(ranking)
     places, y = {}, 0.0
     for members, _ in blocks:
         places |= {variant: y + place for place, variant in enumerate(members)}
@@ -55,7 +55,7 @@ def average_ranks(numbers, look=None):
         axis.tick_params(axis="y", length=0)
         for members, _ in blocks[1:]:
             axis.axhline(places[members[0]] - (1 + GAP) / 2, color="#e4e4e4", lw=0.6, zorder=0)
-    axes[0].set_yticks(list(places.values()), [_plain(name) for name in places], fontsize=6.3)
+    axes[0].set_yticks(list(places.values()), [_escape_dollars(name) for name in places], fontsize=6.3)
     axes[0].set_ylim(y - GAP, -1)
     if diverged:
         axes[-1].legend(
@@ -66,7 +66,7 @@ def average_ranks(numbers, look=None):
 
 
 def quality_against_steps(numbers, look=None):
-    """GenEval and distance against sampling steps at one guidance; the best of each family stands out."""
+    """Draw GenEval and distance against sampling steps at one guidance; the best of each family is in colour."""
     ranking = numbers["ranking"]
     rows = ranking["against_steps"] if ranking else []
     if len({row["steps"] for row in rows}) < 2:
@@ -74,7 +74,7 @@ def quality_against_steps(numbers, look=None):
     weights = "ema" if any(row["weights"] == "ema" for row in rows) else rows[0]["weights"]
     rows = [row for row in rows if row["weights"] == weights and row["seed"] == rows[0]["seed"]]
     corpora = sorted({row["corpus"] for row in rows})
-    shown = _leaders(ranking)
+    shown = _best_of_families(ranking)
     colours = dict(zip(shown, COLOURS, strict=False))
     figure = Figure(figsize=(WIDTH, 4.6))
     axes = figure.subplots(2, len(corpora), sharex=True, squeeze=False)
@@ -83,7 +83,7 @@ def quality_against_steps(numbers, look=None):
         for axis, measure in zip(axes[:, place], ("alignment", "distance"), strict=True):
             mine = [row for row in rows if row["corpus"] == corpus]
             for variant in sorted(
-                {row["variant"] for row in mine}, key=lambda v: (v in shown, -shown.index(v) if v in shown else 0)
+                {row["variant"] for row in mine}, key=lambda v: (v in shown, -shown.index(v) if v in shown else 0, v)
             ):
                 line = [row for row in mine if row["variant"] == variant]
                 clear = variant in shown
@@ -113,12 +113,12 @@ def quality_against_steps(numbers, look=None):
             axis.set_xscale("log")
             axis.set_xticks(steps, [str(one) for one in steps])
             axis.xaxis.set_minor_locator(NullLocator())
-        axes[0, place].set_title(f"{_plain(corpus)}, {weights} weights")
+        axes[0, place].set_title(f"{_escape_dollars(corpus)}, {weights} weights")
         axes[1, place].set_xlabel("sampling steps (Euler)")
     axes[0, 0].set_ylabel("GenEval, overall")
     axes[1, 0].set_ylabel("Fréchet distance")
     handles = [
-        Line2D([], [], color=colours[v], marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.1, label=_plain(v))
+        Line2D([], [], color=colours[v], marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.1, label=_escape_dollars(v))
         for i, v in enumerate(shown)
     ]
     if len(shown) < len(ranking["variants"]):
@@ -129,7 +129,7 @@ def quality_against_steps(numbers, look=None):
 
 
 def _families(ranking):
-    """Family -> its variants; both the best first."""
+    """Each family's variants. Families and variants are in order of the first ranked column, the best first."""
     order = [one["variant"] for one in next(column["ranks"] for column in ranking["columns"] if column["ranks"])]
     family = {one["variant"]: one["family"] for one in ranking["variants"]}
     found: dict[str, list[str]] = {}
@@ -138,8 +138,8 @@ def _families(ranking):
     return found
 
 
-def _blocks(ranking):
-    """(variants, colour) of each family with several members, the best family first; then all others together."""
+def _family_blocks(ranking):
+    """(variants, colour) of each family with several members, the best family first; then of all other variants."""
     families = list(_families(ranking).values())
     blocks = [members for members in families if len(members) > 1]
     single = [members[0] for members in families if len(members) == 1]
@@ -147,8 +147,8 @@ def _blocks(ranking):
     return coloured + ([(single, GREY if blocks else COLOURS[0])] if single else [])
 
 
-def _leaders(ranking):
-    """The best of each family, the best first, as many as can be told apart."""
+def _best_of_families(ranking):
+    """The best variant of each family, the best first, at most as many as there are colours."""
     column = next((column for column in ranking["columns"] if column["ranks"]), None)
     if column is None:
         return []
@@ -156,6 +156,6 @@ def _leaders(ranking):
     return sorted(best, key=lambda variant: rank_of(column, variant)["value"])[: len(COLOURS)]
 
 
-def _plain(name):
-    """A name in a figure, with no `$` that would start a formula."""
+def _escape_dollars(name):
+    """A name for a figure, with every `$` escaped, which would start a formula."""
     return name.replace("$", r"\$")

@@ -1,51 +1,42 @@
-"""The section that ranks variants: the tables of average ranks, their figures, and the paper's ranks beside."""
+"""Writes the section that ranks variants, and the ranking's lines on the console."""
 
 from __future__ import annotations
 
 from rfjax.ranking.summary import rank_of
-from rfjax.report.formats import NONE, interval, p_value, text
+from rfjax.report.formats import NONE, columns, estimate, p_value, text
 
-NAMED = 5  # controls or variants before they are only counted
+NAMED = 5  # controls or variants that a line names; the rest it counts
 
 
-def ranking_section(numbers, drawn, sheets, captions):
-    """Nothing where fewer than two variants were measured."""
+def ranking_section(numbers, page):
+    """The ranks, their figures, and what was not ranked; nothing where fewer than two variants were measured."""
     ranking = numbers["ranking"]
     if not ranking:
         return ""
-    parts = [f"<p>{ranking_sentence(ranking)}</p>"]
-    columns = [column for column in ranking["columns"] if column["ranks"]]
-    if columns:
-        parts.append(_ranks_table(ranking, columns, captions))
-    if "average_ranks" in drawn:
-        parts.append(
-            captions.figure(
-                drawn["average_ranks"],
-                "Average rank of every variant, by family, over all controls and over those of 5 and of 50 sampling "
-                "steps at guidance "
-                "5. Lines: 95 % intervals by a joint bootstrap over prompts. Every number is in "
-                "tables/ranking_complete.csv.",
-            )
-        )
-    if "quality_against_steps" in drawn:
-        parts.append(
-            captions.figure(
-                drawn["quality_against_steps"],
-                "GenEval and the Fréchet distance from real images against sampling steps, at guidance 5. In colour: "
-                "the best of "
-                "each family. Dashed: the distance of as many pictures drawn for the same prompts. Bars: 95 % "
-                "intervals over prompts.",
-            )
-        )
-    parts.append(_paper_table(ranking, captions))
-    remarks = [text(line) + "." for line in _gaps(ranking)]
-    if remarks:
-        parts.append("<ul class=warn>" + "".join(f"<li>{remark}</li>" for remark in remarks) + "</ul>")
-    return "".join(parts)
+    ranked = [column for column in ranking["columns"] if column["ranks"]]
+    parts = [
+        f"<p>{ranking_sentence(ranking)}</p>",
+        _ranks_table(ranking, ranked, page) if ranked else "",
+        page.drawing(
+            "average_ranks",
+            "Average rank of every variant, by family, over all controls and over those of 5 and of 50 sampling steps "
+            "at guidance 5. Lines: 95 % intervals by a joint bootstrap over prompts. Every number is in "
+            "tables/ranking_complete.csv.",
+        ),
+        page.drawing(
+            "quality_against_steps",
+            "GenEval and the Fréchet distance from real images against sampling steps, at guidance 5. In colour: the "
+            "best of each family. Dashed: the distance of as many pictures drawn for the same prompts. Bars: 95 % "
+            "intervals over prompts.",
+        ),
+        _paper_table(ranking, page),
+    ]
+    gaps = "".join(f"<li>{text(line)}.</li>" for line in unranked_lines(ranking))
+    return "".join(parts) + (f"<ul class=warn>{gaps}</ul>" if gaps else "")
 
 
 def ranking_sentence(ranking) -> str:
-    """What came first, in a sentence that is safe HTML."""
+    """Which variant has the best average rank, as a sentence that is safe HTML."""
     column = next((column for column in ranking["columns"] if column["ranks"]), None)
     if column is None:
         return f"No ranking: {text(ranking['columns'][0]['reason'])}."
@@ -53,62 +44,58 @@ def ranking_sentence(ranking) -> str:
     return (
         f"Of {len(column['ranks'])} variants under {len(column['controls'])} controls, "
         f"<i>{text(best['variant'])}</i> has the best average rank, "
-        f"{interval(best['value'], best['low'], best['high'])}; it comes first in {100 * best['first']:.0f} % of the "
-        "resamples of prompts."
+        f"{estimate(best)}; it comes first in {100 * best['first']:.0f} % of the resamples of prompts."
     )
 
 
 def ranking_lines(ranking) -> list[str]:
-    """The short table in a terminal, and what does not count."""
-    columns = [column for column in ranking["columns"] if column["ranks"]]
-    if not columns:
-        return [f"no ranking: {ranking['columns'][0]['reason']}", *_gaps(ranking)]
+    """The short table of ranks for the console, and what was not ranked."""
+    shown = [column for column in ranking["columns"] if column["ranks"]]
+    if not shown:
+        return [f"no ranking: {ranking['columns'][0]['reason']}", *unranked_lines(ranking)]
+    rows = [("variant", *(column["name"] for column in shown))]
+    rows += [(variant, *(estimate(rank_of(column, variant)) for column in shown)) for variant in ranking["shown"]]
     lines = [
-        f"average ranks of {len(columns[0]['ranks'])} variants under {len(columns[0]['controls'])} controls (95 % "
-        "intervals over prompts):"
-    ]
-    rows = [("variant", *(column["name"] for column in columns))]
-    for variant in ranking["shown"]:
-        rows.append((variant, *(_rank(rank_of(column, variant)) for column in columns)))
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines += [
-        "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        f"average ranks of {len(shown[0]['ranks'])} variants under {len(shown[0]['controls'])} controls (95 % "
+        "intervals over prompts):",
+        *(f"    {line}" for line in columns(rows)),
     ]
     for one in ranking["paper"]["columns"]:
         if one["spearman"]:
             lines.append(
-                f"with the paper's ranks, {one['name']}: Spearman {_estimate(one['spearman'])} over {one['n']} "
+                f"with the paper's ranks, {one['name']}: Spearman {estimate(one['spearman'])} over {one['n']} "
                 f"variants, p = {p_value(one['p'])}"
             )
-    return lines + _gaps(ranking)
+    return lines + unranked_lines(ranking)
 
 
-def _gaps(ranking):
-    """What was not ranked, and the controls that do not count: those that lack the same variants in one line."""
+def unranked_lines(ranking):
+    """The runs that were not ranked, and the controls that do not count; a line for all that lack the same variants."""
     alike: dict[tuple, list[str]] = {}
     for control, variants in ranking["missing"].items():
         alike.setdefault(tuple(variants), []).append(control)
-    return list(ranking["notes"]) + [
-        f"{_some(controls, '; ')} do{'es'[: 2 * (len(controls) == 1)]} not count: no record of {_some(variants, ', ')}"
-        for variants, controls in alike.items()
-    ]
+    lines = list(ranking["notes"])
+    for variants, controls in alike.items():
+        verb = "does" if len(controls) == 1 else "do"
+        lines.append(f"{_names(controls, '; ')} {verb} not count: no record of {_names(variants, ', ')}")
+    return lines
 
 
-def _some(names, between):
+def _names(names, between):
     shown = between.join(names[:NAMED])
     return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
-def _ranks_table(ranking, columns, captions):
+def _ranks_table(ranking, ranked, page):
     facts = {one["variant"]: one for one in ranking["variants"]}
     with_paper = any(facts[variant]["paper"] for variant in ranking["shown"])
-    best = {column["name"]: min(one["value"] for one in column["ranks"]) for column in columns}
+    best = {column["name"]: min(one["value"] for one in column["ranks"]) for column in ranked}
     rows = []
     for variant in ranking["shown"]:
         cells = []
-        for column in columns:
+        for column in ranked:
             one = rank_of(column, variant)
-            value, _, ends = _rank(one).partition(" ")
+            value, _, ends = estimate(one).partition(" ")
             cells.append(
                 (f"<b>{value}</b>" if one["value"] == best[column["name"]] else value) + f" <small>{ends}</small>"
             )
@@ -117,7 +104,7 @@ def _ranks_table(ranking, columns, captions):
         rows.append([text(variant) + ("<sup>†</sup>" if facts[variant]["diverged"] else ""), *cells])
     header = [
         text(ranking["named_by"]),
-        *(f"{text(c['name'])}<br><small>{len(c['controls'])} controls</small>" for c in columns),
+        *(f"{text(c['name'])}<br><small>{len(c['controls'])} controls</small>" for c in ranked),
     ]
     header += (
         [f"the paper's<br><small>{' · '.join(text(c['name']) for c in ranking['columns'])}</small>"]
@@ -126,41 +113,29 @@ def _ranks_table(ranking, columns, captions):
     )
     caption = (
         "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both "
-        "GenEval and distance "
-        "get rank 1 and are removed, those that are left rank 2, and so on. Of each family the two best of each "
-        "column. Brackets: 95 % "
-        "intervals by a bootstrap over prompts, the same resamples for all variants and controls of a corpus; "
-        "another seed of training "
-        "would move ranks too."
+        "GenEval and distance get rank 1 and are removed, those that are left rank 2, and so on. Of each family the "
+        "two best of each column. Brackets: 95 % intervals by a bootstrap over prompts, the same resamples for all "
+        "variants and controls of a corpus; another seed of training would move ranks too."
     )
     if any(facts[variant]["diverged"] for variant in ranking["shown"]):
         caption += " †: diverged in a control, where its rank is the one after the last."
     if with_paper:
         caption += f" The paper's: {text(ranking['paper']['source'])}, whose models, data and measures are others."
-    return captions.table(header, rows, caption)
+    return page.table(header, rows, caption)
 
 
-def _paper_table(ranking, captions):
+def _paper_table(ranking, page):
     rows = [
-        [text(one["name"]), str(one["n"]), _estimate(one["spearman"]), _estimate(one["kendall"]), p_value(one["p"])]
+        [text(one["name"]), str(one["n"]), estimate(one["spearman"]), estimate(one["kendall"]), p_value(one["p"])]
         for one in ranking["paper"]["columns"]
         if one["spearman"]
     ]
     if not rows:
         return ""
-    return captions.table(
+    return page.table(
         ["controls", "variants", "Spearman", "Kendall τ", "p"],
         rows,
         "These ranks against the paper's, over the variants that its table 1 prints (the best of each family, so the "
-        "range is "
-        "narrower than among all). Brackets: 95 % of the resamples of prompts. p: two-sided, of Spearman's "
+        "range is narrower than among all). Brackets: 95 % of the resamples of prompts. p: two-sided, of Spearman's "
         "coefficient, by permutation.",
     )
-
-
-def _estimate(found):
-    return interval(found["value"], found["low"], found["high"])
-
-
-def _rank(one):
-    return interval(one["value"], one["low"], one["high"])

@@ -1,4 +1,4 @@
-"""The report's figures of GenEval: tasks against depth, held-out pairs, loss against score, sampling steps."""
+"""Draws the report's figures of GenEval: tasks against depth, held-out pairs, loss against score, sampling steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from rfjax.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, log_scale, point
+from rfjax.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, ends, log_scale, point
 
 TASK_TITLES = {
     "overall": "Overall",
@@ -26,7 +26,7 @@ def task_title(item: str) -> str:
 
 
 def geneval_against_depth(numbers, look):
-    """Score per task against depth, between the detector's ceiling and the floors."""
+    """Draw each task's score against depth, between the detector's ceiling and the floors."""
     geneval = numbers["geneval"]
     if not geneval["runs"]:
         return None
@@ -41,18 +41,14 @@ def geneval_against_depth(numbers, look):
         if ceiling:
             axis.axhline(ceiling["value"], color=GREEN, lw=1, ls="--")
         for floor, colour, ls in (("shuffled", VERMILION, "-."), ("null", GREY, ":")):
-            rows_ = [(run["depth"], run["floors"][floor][item]) for run in best if item in run["floors"].get(floor, {})]
-            if rows_:
-                x = [depth for depth, _ in rows_]
-                axis.plot(x, [e["value"] for _, e in rows_], color=colour, lw=1, ls=ls)
-                axis.fill_between(
-                    x,
-                    [_or(e["low"], e["value"]) for _, e in rows_],
-                    [_or(e["high"], e["value"]) for _, e in rows_],
-                    color=colour,
-                    alpha=0.15,
-                    lw=0,
-                )
+            floors = [
+                (run["depth"], run["floors"][floor][item]) for run in best if item in run["floors"].get(floor, {})
+            ]
+            if floors:
+                x = [depth for depth, _ in floors]
+                axis.plot(x, [e["value"] for _, e in floors], color=colour, lw=1, ls=ls)
+                low, high = ([e["value"] if e[end] is None else e[end] for _, e in floors] for end in ("low", "high"))
+                axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
         axis.plot(
             [run["depth"] for run in best], [run["scores"][item]["value"] for run in best], color="#999999", lw=0.8
         )
@@ -62,16 +58,7 @@ def geneval_against_depth(numbers, look):
             if score["value"] is None:
                 continue
             if run["best_of_depth"]:
-                point(
-                    axis,
-                    run["depth"],
-                    score["value"],
-                    score["low"],
-                    score["high"],
-                    color=colour,
-                    marker=marker,
-                    ms=4.5,
-                )
+                point(axis, run["depth"], *ends(score), color=colour, marker=marker, ms=4.5)
             else:
                 axis.plot(run["depth"], score["value"], color=colour, marker=marker, mfc="white", ms=3.5, lw=0)
         axis.set_title(task_title(item), fontweight="bold" if item == "overall" else "normal")
@@ -98,8 +85,8 @@ def geneval_against_depth(numbers, look):
 
 
 def held_out_pairs(numbers, look):
-    """Prompts with pairs never trained on against the others: per depth, and per task at the largest."""
-    runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"] and _pair(run, "overall")]
+    """Draw scores of prompts with pairs never trained on and of the others: by depth, and by task at the largest."""
+    runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"] and _has_pairs(run, "overall")]
     if not runs:
         return None
     figure = Figure(figsize=(WIDTH, 2.7))
@@ -110,31 +97,13 @@ def held_out_pairs(numbers, look):
         estimates = [run[kind]["overall"] for run in runs]
         left.plot([run["depth"] + shift for run in runs], [e["value"] for e in estimates], color=colour, lw=0.8)
         for run, e in zip(runs, estimates, strict=True):
-            point(
-                left,
-                run["depth"] + shift,
-                e["value"],
-                e["low"],
-                e["high"],
-                color=colour,
-                marker=marker,
-                hollow=hollow,
-            )
+            point(left, run["depth"] + shift, *ends(e), color=colour, marker=marker, hollow=hollow)
     largest = runs[-1]
-    items = [item for item in numbers["geneval"]["items"] if _pair(largest, item)]
+    items = [item for item in numbers["geneval"]["items"] if _has_pairs(largest, item)]
     for place, item in enumerate(items):
         for kind, colour, marker, hollow in kinds:
-            e = largest[kind][item]
-            point(
-                right,
-                place + (-0.1 if kind == "seen" else 0.1),
-                e["value"],
-                e["low"],
-                e["high"],
-                color=colour,
-                marker=marker,
-                hollow=hollow,
-            )
+            at = place + (-0.1 if kind == "seen" else 0.1)
+            point(right, at, *ends(largest[kind][item]), color=colour, marker=marker, hollow=hollow)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("depth")
     left.set_ylabel("GenEval")
@@ -152,25 +121,23 @@ def held_out_pairs(numbers, look):
 
 
 def loss_against_geneval(numbers, look):
-    """Final loss against overall GenEval, one point per run."""
-    return _loss_against(numbers["geneval"]["runs"], numbers["correlation"], "GenEval, overall", look)
+    """Draw the final loss against overall GenEval, one point per run."""
+    return _draw_loss_against(numbers["geneval"]["runs"], numbers["correlation"], "GenEval, overall", look)
 
 
-def loss_against_folder_score(evaluation):
-    """The same of a score that `rfjax score` attached, by its evaluation's name in the table."""
+def draw_against(evaluation):
+    """The function that draws the final loss against a score of `rfjax score`, named by its evaluation."""
 
-    def drawn(numbers, look):
-        found = [one for one in numbers["folder_scores"] if one["evaluation"] == evaluation]
-        return (
-            _loss_against(found[0]["runs"], found[0]["correlation"], f"{found[0]['title']}, overall", look)
-            if found
-            else None
-        )
+    def draw(numbers, look):
+        for found in numbers["folder_scores"]:
+            if found["evaluation"] == evaluation:
+                return _draw_loss_against(found["runs"], found["correlation"], f"{found['title']}, overall", look)
+        return None
 
-    return drawn
+    return draw
 
 
-def _loss_against(runs, correlation, label, look):
+def _draw_loss_against(runs, correlation, label, look):
     runs = [run for run in runs if run["scores"].get("overall", {}).get("value") is not None]
     if len(runs) < 2:
         return None
@@ -179,7 +146,7 @@ def _loss_against(runs, correlation, label, look):
     for run in runs:
         colour, marker = look[run["depth"]]
         score = run["scores"]["overall"]
-        point(axis, run["loss"], score["value"], score["low"], score["high"], color=colour, marker=marker, zorder=3)
+        point(axis, run["loss"], *ends(score), color=colour, marker=marker, zorder=3)
         if run["loss_low"] is not None:
             axis.plot([run["loss_low"], run["loss_high"]], [score["value"]] * 2, color=colour, lw=1)
     log_scale(axis, "x", [run["loss"] for run in runs])
@@ -198,12 +165,12 @@ def _loss_against(runs, correlation, label, look):
 STEP_PANELS = (
     ("score", ("score_low", "score_high"), "GenEval, overall", 1),
     ("drop", ("drop_low", "drop_high"), "drop from the most steps (%)", 100),
-    ("path_length", None, "path length", 1),
+    ("path_length", ("", ""), "path length", 1),
 )
 
 
 def score_against_steps(numbers, look):
-    """Score, its drop and the path length against sampling steps, a line for each run."""
+    """Draw the score, its drop and the path length against sampling steps, a line for each run."""
     counts = [one for one in numbers["sampling_steps"] if one["depth"] in look]
     if not counts:
         return None
@@ -211,20 +178,17 @@ def score_against_steps(numbers, look):
     for one in counts:
         lines.setdefault((one["run"], one["settings"], one["reference"]), []).append(one)
     figure = Figure(figsize=(WIDTH, 2.5))
-    for axis, (name, ends, label, factor) in zip(figure.subplots(1, len(STEP_PANELS)), STEP_PANELS, strict=True):
+    for axis, (name, bounds, label, factor) in zip(figure.subplots(1, len(STEP_PANELS)), STEP_PANELS, strict=True):
         for line in lines.values():
             shown = [one for one in line if one[name] is not None]
             colour, marker = look[line[0]["depth"]]
             axis.plot([one["steps"] for one in shown], [factor * one[name] for one in shown], color=colour, lw=0.8)
             for one in shown:
-                low, high = (
-                    None if ends is None or one[end] is None else factor * one[end] for end in ends or (None, None)
-                )
+                low, high = (None if one.get(end) is None else factor * one[end] for end in bounds)
                 point(axis, one["steps"], factor * one[name], low, high, color=colour, marker=marker, ms=4.5)
         axis.set_xscale("log")
-        axis.set_xticks(
-            sorted({one["steps"] for one in counts}), [str(steps) for steps in sorted({one["steps"] for one in counts})]
-        )
+        steps = sorted({one["steps"] for one in counts})
+        axis.set_xticks(steps, list(map(str, steps)))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("sampling steps")
         axis.set_ylabel(label)
@@ -232,9 +196,5 @@ def score_against_steps(numbers, look):
     return figure
 
 
-def _pair(run, item):
+def _has_pairs(run, item):
     return all((run[kind].get(item) or {}).get("value") is not None for kind in ("seen", "held_out"))
-
-
-def _or(value, default):
-    return default if value is None else value

@@ -1,191 +1,164 @@
-"""The sections on what the models draw: GenEval, its correlation with the loss, samples."""
+"""The sections on what the models draw: GenEval, its correlation with the loss, sampling steps, samples."""
 
 from __future__ import annotations
 
-from rfjax.report.formats import NONE, interval, loss, minus, p_value, percent, power, text
-from rfjax.report.html_parts import picture
+from rfjax.report.fit_facts import correlation_fact
+from rfjax.report.formats import NONE, estimate, interval, loss, minus, p_value, percent, power, text
+from rfjax.report.html_parts import picture, warning
 from rfjax.report.score_figures import task_title
 
 
-def geneval_section(numbers, drawn, sheets, captions):
+def geneval_section(numbers, page):
+    """GenEval per task, between the detector's ceiling and the floors; a warning where nothing was scored."""
     geneval = numbers["geneval"]
-    if "geneval_against_depth" not in drawn:
-        return f"<p class=warn>Nothing to show: {text(geneval.get('reason') or 'no scores')}.</p>"
-    best = [run for run in geneval["runs"] if run["best_of_depth"]]
+    if not geneval["runs"]:
+        return warning(f"Nothing to show: {geneval.get('reason') or 'no scores'}")
+    items, best = geneval["items"], [run for run in geneval["runs"] if run["best_of_depth"]]
     rows = [
         [f"depth {run['depth']}<br><small>{text(run['run'])}</small>"]
-        + [
-            _estimate(run["scores"][item], "<sup>*</sup>" if run["above_floor"].get(item) else "")
-            for item in geneval["items"]
-        ]
+        + [_score_cell(run["scores"][item], "<sup>*</sup>" if run["above_floor"].get(item) else "") for item in items]
         for run in best
     ]
-    for floor, label in (("shuffled", "floor: other prompts"), ("null", "floor: null condition")):
-        rows.append(
-            [f"{label}, depth {best[-1]['depth']}"]
-            + [_estimate(best[-1]["floors"][floor].get(item)) for item in geneval["items"]]
-        )
-    rows.append(["detector's ceiling"] + [_estimate(geneval["ceiling"].get(item)) for item in geneval["items"]])
-    return captions.figure(
-        drawn["geneval_against_depth"],
-        "GenEval per task against depth. Ceiling: the detector on rendered ground truth. Floors: the same "
-        "images scored "
-        "against other prompts of the same task, and samples of the null condition. Bars and shades: 95 % intervals "
-        "clustered by prompt.",
-    ) + captions.table(
-        ["", *(text(task_title(item)) for item in geneval["items"])],
+    depth, floors = best[-1]["depth"], best[-1]["floors"]
+    marks = {
+        f"floor: other prompts, depth {depth}": floors["shuffled"],
+        f"floor: null condition, depth {depth}": floors["null"],
+        "detector's ceiling": geneval["ceiling"],
+    }
+    rows += [[label, *(_score_cell(scores.get(item)) for item in items)] for label, scores in marks.items()]
+    return page.drawing(
+        "geneval_against_depth",
+        "GenEval per task against depth. Ceiling: the detector on rendered ground truth. Floors: the same images "
+        "scored against other prompts of the same task, and samples of the null condition. Bars and shades: 95 % "
+        "intervals clustered by prompt.",
+    ) + page.table(
+        ["", *(text(task_title(item)) for item in items)],
         rows,
         "GenEval of the best run of each depth, with 95 % intervals clustered by prompt. *: the interval lies above "
         "those of both floors.",
     )
 
 
-def _estimate(estimate, mark=""):
-    if not estimate or estimate["value"] is None:
-        return "–"
-    value, _, ends = interval(estimate["value"], estimate["low"], estimate["high"]).partition(" ")
+def _score_cell(found, mark=""):
+    value, _, ends = estimate(found).partition(" ")
     return f"{mark}{value}<br><small>{ends}</small>" if ends else mark + value
 
 
-def pairs_section(numbers, drawn, sheets, captions):
-    if "held_out_pairs" not in drawn:
-        return ""
-    return captions.figure(
-        drawn["held_out_pairs"],
-        "Composition: GenEval on prompts that name a (colour, shape) pair which never occurs in training, and on "
-        "the other "
-        "prompts. Best run of each depth; 95 % intervals clustered by prompt.",
+def pairs_section(numbers, page):
+    """Prompts with pairs never trained on, against the others."""
+    return page.drawing(
+        "held_out_pairs",
+        "Composition: GenEval on prompts that name a (colour, shape) pair which never occurs in training, and on the "
+        "other prompts. Best run of each depth; 95 % intervals clustered by prompt.",
     )
 
 
-def correlation_section(numbers, drawn, sheets, captions):
-    found = numbers["correlation"]
-    parts = []
-    if "loss_against_geneval" in drawn:
-        parts.append(
-            captions.figure(
-                drawn["loss_against_geneval"],
-                "Validation loss against overall GenEval, final checkpoints; 95 % intervals.",
-            )
+def correlation_section(numbers, page):
+    """Loss against the embedded GenEval, and against each score that `rfjax score` attached."""
+    found, scored = numbers["correlation"], numbers["folder_scores"]
+    parts = [
+        page.drawing(
+            "loss_against_geneval",
+            "Validation loss against overall GenEval, final checkpoints; 95 % intervals.",
         )
+    ]
     if found:
-        parts += _correlation_tables(
-            found, "GenEval" + (" by the corpus's own detector" if numbers["folder_scores"] else ""), captions
-        )
-        parts += [_predicted_table(found, "GenEval", captions), _levels_table(numbers["score_levels"], captions)]
-    for one in numbers["folder_scores"]:
-        parts += _folder_score(one, drawn, captions)
+        parts += _correlation_tables(found, "GenEval" + (" by the corpus's own detector" if scored else ""), page)
+        parts += [_largest_table(found, "GenEval", page), _levels_table(numbers["score_levels"], page)]
+    for kind in scored:
+        parts += _folder_score(kind, page)
     return "".join(parts)
 
 
-def _folder_score(one, drawn, captions):
+def _folder_score(found, page):
     """What `rfjax score` measured of images in folders, against the loss."""
-    parts = []
-    if (figure := f"loss_against_{one['evaluation']}") in drawn:
-        parts.append(
-            captions.figure(
-                drawn[figure],
-                f"Validation loss against {text(one['title'])}, overall, final checkpoints; 95 % intervals. Prompts: "
-                f"{text(one['corpus'])}; "
-                f"images: sampler {text(one['sampler'])}, seed {one['sampler_seed']}.",
-            )
+    title = found["title"]
+    parts = [
+        page.drawing(
+            f"loss_against_{found['evaluation']}",
+            f"Validation loss against {text(title)}, overall, final checkpoints; 95 % intervals. Prompts: "
+            f"{text(found['corpus'])}; images: sampler {text(found['sampler'])}, seed {found['sampler_seed']}.",
         )
+    ]
     for runs, why in (
-        (one["without"], "were not scored by it"),
-        (one["others"], "were scored with another sampler, seed or other prompts"),
+        (found["without"], "were not scored by it"),
+        (found["others"], "were scored with another sampler, seed or other prompts"),
     ):
         if runs:
-            parts.append(f"<p class=warn>{text(one['title'])}: {text(', '.join(map(str, runs)))} {why}.</p>")
-    if one["missing_prompts"]:
-        parts.append(f"<p class=warn>{text(one['title'])}: {text(one['missing_prompts'])}.</p>")
-    return (
-        parts
-        + _correlation_tables(one["correlation"], one["title"], captions)
-        + [_predicted_table(one["correlation"], one["title"], captions)]
-    )
+            parts.append(warning(f"{title}: {', '.join(map(str, runs))} {why}"))
+    if found["missing_prompts"]:
+        parts.append(warning(f"{title}: {found['missing_prompts']}"))
+    correlation = found["correlation"]
+    return parts + _correlation_tables(correlation, title, page) + [_largest_table(correlation, title, page)]
 
 
-def _correlation_tables(found, name, captions):
-    parts, name = [], text(name)
+def _correlation_tables(found, name, page):
+    """The overall score's coefficients, or why there are none; then each task's rank correlation."""
     overall = found.get("overall")
     if overall and overall["coefficients"]:
-        rows = [
-            [text(c["name"]), interval(c["value"], c["low"], c["high"]), p_value(c["p"])]
-            for c in overall["coefficients"]
-        ]
         caption = (
-            f"Validation loss and overall {name} over {overall['n']} runs. p: {text(overall['p_method'])}. Intervals: "
-            f"{text(overall['interval_method'])}; where the order is perfect, an interval that ends at ±1 says "
-            "little, and p "
-            "says what can be said."
+            f"Validation loss and overall {text(name)} over {overall['n']} runs. p: {text(overall['p_method'])}. "
+            f"Intervals: {text(overall['interval_method'])}; where the order is perfect, an interval that ends at ±1 "
+            "says little, and p says what can be said."
         )
-        parts.append(captions.table(["coefficient", "value, 95 % interval", "p"], rows, caption))
+        rows = [[text(c["name"]), estimate(c), p_value(c["p"])] for c in overall["coefficients"]]
+        parts = [page.table(["coefficient", "value, 95 % interval", "p"], rows, caption)]
     else:
-        parts.append(
-            f"<p class=warn>No correlation with {name}: {text((overall or {}).get('reason') or 'no scores')}.</p>"
-        )
-    rows = []
-    for item, c in found.items():
-        rank = next((x for x in c["coefficients"] if x["name"] == "Spearman"), None)
-        if item != "overall" and rank:
-            rows.append(
-                [text(task_title(item)), interval(rank["value"], rank["low"], rank["high"]), p_value(rank["p"])]
-            )
+        parts = [warning(*correlation_fact(name, overall or {"coefficients": (), "reason": "no scores"}))]
+    rows = [
+        [text(task_title(item)), estimate(c), p_value(c["p"])]
+        for item, correlation in found.items()
+        for c in correlation["coefficients"]
+        if item != "overall" and c["name"] == "Spearman"
+    ]
     if rows:
-        parts.append(
-            captions.table(
-                ["task", "Spearman, 95 % interval", "p"],
-                rows,
-                f"Validation loss and {name}, task by task. The p-values are not corrected for there being several.",
-            )
-        )
+        caption = f"Validation loss and {text(name)}, task by task. The p-values are not corrected for their number."
+        parts.append(page.table(["task", "Spearman, 95 % interval", "p"], rows, caption))
     return parts
 
 
-def _predicted_table(found, name, captions):
+def _largest_table(found, name, page):
     """The largest run's scores as the links predict them from the other runs."""
-    rows, caption = [], ""
-    for item, c in found.items():
-        for p in c["largest_predicted"]:
-            if p["predicted"] is None:
-                continue
-            rows.append(
-                [
-                    f"{text(task_title(item))}",
-                    p["link"],
-                    interval(p["predicted"], p["low"], p["high"]),
-                    interval(p["actual"], None, None),
-                    minus(f"{p['error']:+.2f}"),
-                    "inside" if p["covered"] else "outside",
-                ]
-            )
-            caption = (
-                f"{text(name)[0].upper()}{text(name)[1:]} of the largest run ({text(p['run'])}) predicted from its "
-                "validation loss by links fitted to the "
-                "others: exponential, ε − k·exp(γ·loss), and logistic. 95 % intervals of a new run's score, from the "
-                "residual scatter with its own degrees of freedom."
-            )
-    return captions.table(["task", "link", "predicted", "got", "error", "interval"], rows, caption) if rows else ""
-
-
-def _levels_table(levels, captions):
-    """Which noise level's loss the overall score follows most closely."""
-    levels = [level for level in levels if level["coefficients"]]
-    if not levels:
+    predicted = [(item, p) for item, c in found.items() for p in c["largest_predicted"] if p["predicted"] is not None]
+    if not predicted:
         return ""
+    rows = [
+        [
+            text(task_title(item)),
+            p["link"],
+            interval(p["predicted"], p["low"], p["high"]),
+            interval(p["actual"], None, None),
+            minus(f"{p['error']:+.2f}"),
+            "inside" if p["covered"] else "outside",
+        ]
+        for item, p in predicted
+    ]
+    return page.table(
+        ["task", "link", "predicted", "got", "error", "interval"],
+        rows,
+        f"{text(name[:1].upper() + name[1:])} of the largest run ({text(predicted[-1][1]['run'])}) predicted from its "
+        "validation loss by links fitted to the others: exponential, ε − k·exp(γ·loss), and logistic. 95 % intervals "
+        "of a new run's score, from the residual scatter with its own degrees of freedom.",
+    )
+
+
+def _levels_table(levels, page):
+    """How closely the overall score follows the loss at each noise level."""
     rows = []
-    for level in levels:
-        shown = {c["name"]: interval(c["value"], c["low"], c["high"], ".3f") for c in level["coefficients"]}
+    for level in (level for level in levels if level["coefficients"]):
+        found = {c["name"]: estimate(c, ".3f") for c in level["coefficients"]}
         rows.append(
             [
                 f"{level['t']:g}",
-                shown["Pearson of arcsine √score"],
-                shown["Spearman"],
+                found["Pearson of arcsine √score"],
+                found["Spearman"],
                 NONE if level["left_out_rms"] is None else f"{level['left_out_rms']:.3f}",
-                NONE if level["share_first"] is None else percent(level["share_first"], signed=False),
+                percent(level["share_first"], signed=False),
             ]
         )
-    return captions.table(
+    if not rows:
+        return ""
+    return page.table(
         ["t", "Pearson of arcsine √score", "Spearman", "rms error, each run left out", "first in"],
         rows,
         "Overall GenEval against the validation loss at each noise level. The error is of the score predicted by a "
@@ -194,91 +167,79 @@ def _levels_table(levels, captions):
     )
 
 
-def steps_section(numbers, drawn, sheets, captions):
+def steps_section(numbers, page):
     """Scores at few sampling steps, as in the paper's table 6."""
     counts = numbers["sampling_steps"]
     if not counts:
         return ""
-    parts = []
-    if "score_against_steps" in drawn:
-        parts.append(
-            captions.figure(
-                drawn["score_against_steps"],
-                "Overall GenEval, its relative drop from the most steps, and the path length of the sampler against "
-                "sampling "
-                "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts, of the "
-                "drop paired.",
-            )
-        )
+    figure = page.drawing(
+        "score_against_steps",
+        "Overall GenEval, its relative drop from the most steps, and the path length of the sampler against sampling "
+        "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts, of the drop paired.",
+    )
     rows = [
         [
-            _sampled(one),
-            str(one["steps"]),
-            interval(one["score"], one["score_low"], one["score_high"]),
-            f"{one['path_length']:.2f}",
-            f"{one['distance']:.4f}",
+            _run_cell(found),
+            str(found["steps"]),
+            interval(found["score"], found["score_low"], found["score_high"]),
+            f"{found['path_length']:.2f}",
+            f"{found['distance']:.4f}",
         ]
-        for one in counts
+        for found in counts
     ]
-    parts.append(_drops_table(numbers, captions))
-    parts.append(
-        captions.table(
+    return (
+        figure
+        + _drops_table(numbers, page)
+        + page.table(
             ["", "steps", "GenEval overall", "path length", "distance"],
             rows,
             "Every count of steps. Path length: sum over steps of the norm of a latent's move, mean over images. "
             "Distance: of the latents from those of the most steps, root mean square.",
         )
     )
-    return "".join(parts)
 
 
-def _drops_table(numbers, captions):
+def _drops_table(numbers, page):
     """A row for each run, a column for each count of steps: the paper's table 6."""
     losses = {run["run"]: run["loss"] for run in numbers["runs"]}
-    columns, lines = set(), {}
-    for one in numbers["sampling_steps"]:
-        line = lines.setdefault((one["run"], one["settings"], one["reference"]), {})
-        line[one["steps"], one["reference"]] = one
-        if one["steps"] != one["reference"]:
-            columns.add((one["steps"], one["reference"]))
+    lines: dict[tuple, dict] = {}
+    for found in numbers["sampling_steps"]:
+        line = lines.setdefault((found["run"], found["settings"], found["reference"]), {})
+        line[found["steps"], found["reference"]] = found
+    columns = {(steps, reference) for line in lines.values() for steps, reference in line if steps != reference}
     columns = sorted(columns, key=lambda column: column[::-1])
     rows = []
     for (run, _, reference), line in lines.items():
         most = line.get((reference, reference))
-        drops = [
-            _drop(line[column]) if column in line and line[column]["drop"] is not None else NONE for column in columns
-        ]
         rows.append(
             [
-                _sampled(next(iter(line.values()))),
+                _run_cell(next(iter(line.values()))),
                 loss(losses.get(run)),
-                *drops,
+                *(_drop(line.get(column)) for column in columns),
                 f"{most['path_length']:.2f}" if most else NONE,
             ]
         )
-    return captions.table(
+    return page.table(
         ["", "validation loss", *(f"{steps}/{reference}" for steps, reference in columns), "path length"],
         rows,
-        "Sampling with fewer steps: the relative drop of overall GenEval from the most steps (5/50: with 5 instead "
-        "of 50), paired by "
-        "prompt, with its 95 % interval; and the path length at the most. As table 6 of the Stable Diffusion 3 "
-        "paper, there of the "
-        "CLIP score.",
+        "Sampling with fewer steps: the relative drop of overall GenEval from the most steps (5/50: with 5 instead of "
+        "50), paired by prompt, with its 95 % interval; and the path length at the most. As table 6 of the Stable "
+        "Diffusion 3 paper, there of the CLIP score.",
     )
 
 
-def _sampled(one):
-    return f"depth {one['depth']}<br><small>{text(one['run'])}<br>{text(one['settings'])}</small>"
+def _run_cell(found):
+    return f"depth {found['depth']}<br><small>{text(found['run'])}<br>{text(found['settings'])}</small>"
 
 
-def _drop(one):
-    ends = "" if one["drop_low"] is None else f" [{percent(one['drop_low'])}, {percent(one['drop_high'])}]"
-    return percent(one["drop"]) + ends
+def _drop(found):
+    return interval(found["drop"], found["drop_low"], found["drop_high"], percent) if found else NONE
 
 
-def samples_section(numbers, drawn, sheets, captions):
+def samples_section(numbers, page):
+    """Sample sheets: the best run of each depth, then every sheet in order of compute."""
     samples = numbers["samples"]
-    rows = [row for row in samples["rows"] if row["png"] in sheets]
+    rows = [row for row in samples["rows"] if row["png"] in page.sheets]
     if not rows:
         return ""
     shared = f"Columns share prompt and initial noise (sampler {text(samples['sampler'])}, seed {samples['seed']})."
@@ -286,12 +247,8 @@ def samples_section(numbers, drawn, sheets, captions):
     parts = []
     if len(across) > 1:
         labels = [f"depth {row['depth']}<br><small>{text(row['run'])}</small>" for row in across]
-        parts.append(
-            captions.figure(
-                _sheet(samples["prompts"], across, labels, sheets),
-                f"Across depths: the best run of each. {shared}",
-            )
-        )
+        sheet = _sheet(samples["prompts"], across, labels, page.sheets)
+        parts.append(page.figure(sheet, f"Across depths: the best run of each. {shared}"))
     if len(rows) > len(across) or not parts:
         labels = [
             f"{power(row['flops'], 2)}<br><small>{text(row['run'])}"
@@ -299,12 +256,8 @@ def samples_section(numbers, drawn, sheets, captions):
             + "</small>"
             for row in rows
         ]
-        parts.append(
-            captions.figure(
-                _sheet(samples["prompts"], rows, labels, sheets),
-                f"Across compute: every sheet in order of training FLOPs. {shared}",
-            )
-        )
+        sheet = _sheet(samples["prompts"], rows, labels, page.sheets)
+        parts.append(page.figure(sheet, f"Across compute: every sheet in order of training FLOPs. {shared}"))
     return "".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The report's numbers of GenEval: scores between floor and ceiling, and their correlation with loss."""
+"""Computes the report's numbers of GenEval: scores between floor and ceiling, and their correlation with the loss."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from rfjax.laws import correlation, folder_scores, noise_levels, score_links
 from rfjax.results.columns import STATISTICS
 
 OVERALL = "overall"
+POINT_COLUMNS = ("run", "depth", "params", "flops", "loss", "loss_low", "loss_high", "frontier")
 REFERENCES = {"ceiling": "geneval_ceiling", "shuffled": "geneval_floor_shuffled", "null": "geneval_floor_null"}
 
 
 def geneval(results, points, settings):
     """Scores per task and run, between the detector's ceiling and the floors."""
-    items = _items(points.columns)
+    items = _geneval_items(points.columns)
     if not items:
         return {"items": [], "runs": [], "ceiling": {}, "reason": "no finished run has a GenEval score"}
     long = results.long[results.long["corpus"] == settings.corpus]
@@ -45,7 +46,7 @@ def geneval(results, points, settings):
             }
             for kind in ("held_out", "seen")
         }
-        # Above the floor: the score's whole interval above the whole of either floor's.
+        # A score is above the floor if its interval lies above the intervals of all floors.
         above = {
             item: all(scores[item]["low"] > floors[f][item]["high"] for f in floors if item in floors[f])
             if any(item in floors[f] for f in floors)
@@ -53,15 +54,8 @@ def geneval(results, points, settings):
             for item in items
         }
         runs.append(
-            {
-                "run": row["run"],
-                "depth": row["depth"],
-                "params": row["params"],
-                "flops": row["flops"],
-                "loss": row["loss"],
-                "loss_low": row["loss_low"],
-                "loss_high": row["loss_high"],
-                "frontier": row["frontier"],
+            {name: row[name] for name in POINT_COLUMNS}
+            | {
                 "scores": scores,
                 "floors": floors,
                 "above_floor": above,
@@ -78,14 +72,17 @@ def geneval(results, points, settings):
 
 
 def correlations(results, points, settings, *, resamples, seed):
-    """Loss against the overall score and against each task's, over finished runs: coefficients, the
-    links from loss to score, and the largest run's score predicted by them from the others."""
-    names = {item: f"geneval_{item}" for item in _items(points.columns)}
-    return _correlated(results, points, names, "geneval", settings, resamples=resamples, seed=seed)
+    """Loss against the overall score and against each task's score, over finished runs.
+
+    Each has its coefficients, the links from loss to score, and the largest run's score as the links predict it from
+    the other runs.
+    """
+    names = {item: f"geneval_{item}" for item in _geneval_items(points.columns)}
+    return _correlate_items(results, points, names, "geneval", settings, resamples=resamples, seed=seed)
 
 
 def folder_correlations(results, points, settings, *, resamples, seed):
-    """For each protocol by which images in folders were scored: the scores, and what `correlations` has of them."""
+    """The scores of each protocol that `rfjax score` attached, with their correlations as in `correlations`."""
     output = []
     for found in folder_scores.find(results, points, settings):
         names = {item: found.column(item) for item in found.items}
@@ -105,7 +102,7 @@ def folder_correlations(results, points, settings, *, resamples, seed):
                     | {"scores": {item: statistics(row, name, "value") for item, name in names.items()}}
                     for _, row in found.scored.iterrows()
                 ],
-                "correlation": _correlated(
+                "correlation": _correlate_items(
                     results, found.points, names, found.evaluation, found.settings, resamples=resamples, seed=seed
                 ),
             }
@@ -113,23 +110,17 @@ def folder_correlations(results, points, settings, *, resamples, seed):
     return output
 
 
-def _correlated(results, points, names, evaluation, settings, *, resamples, seed):
-    """By item: the loss against the column that `names` gives it, over the points that have both."""
+def _correlate_items(results, points, names, evaluation, settings, *, resamples, seed):
+    """Each item's correlation of the loss with the column that `names` gives, over the points that have both."""
     output = {}
     for item, name in names.items():
         have = points[points[name].notna()]
         loss, score = have["loss"].to_numpy(float), have[name].to_numpy(float)
         redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation).get(item)
         found = correlation.correlate(loss, score, redrawn=redrawn, resamples=resamples, seed=seed)
-        predicted = score_links.predict_largest(
+        output[item] = found.to_json() | score_links.predict_by_links(
             loss, score, have["params"].to_numpy(float), have["run"].to_numpy(), resamples=resamples, seed=seed
         )
-        output[item] = found.to_json() | {
-            "links": [
-                score_links.fit_link(loss, score, link, resamples=2).to_json() for link in score_links.LINKS.values()
-            ],
-            "largest_predicted": [vars(one) for one in predicted],
-        }
     return output
 
 
@@ -147,8 +138,8 @@ def score_levels(results, points, settings, *, resamples, seed):
     return [one.to_json() for one in found]
 
 
-def _items(columns: Iterable[str]) -> list[str]:
-    """GenEval items of the points: overall, the six tasks in their order, then any other."""
+def _geneval_items(columns: Iterable[str]) -> list[str]:
+    """The GenEval items that have columns: overall, the six tasks in GenEval's order, then any others."""
     prefix = "geneval_"
     protocols = (f"{name.removeprefix(prefix)}_" for name in folder_scores.PROTOCOLS)
     other = ("held_out_", "seen_", "floor_", "ceiling_", *protocols)
@@ -163,7 +154,7 @@ def _items(columns: Iterable[str]) -> list[str]:
 
 
 def statistics(row, name, label=None):
-    """Value, standard error, interval and count of a measured number, under `label`."""
+    """The value, standard error, interval and count in the columns of `name`, under keys that begin with `label`."""
     label = name if label is None else label
     keys = ("value", "stderr", "low", "high", "n") if label == "value" else tuple(label + s for _, s in STATISTICS)
     return {key: row.get(name + suffix) for key, (_, suffix) in zip(keys, STATISTICS, strict=True)}

@@ -1,18 +1,30 @@
-"""The sections of the report's page, each a function of the report's numbers.
+"""The tables of the report's figures and sections, and the sections that have no file of their own.
 
-Everything that comes from outside (names of runs, prompts, messages) passes `text` on its way in;
-strings handed on are safe HTML.
+A section is a function of the report's numbers and the page, and returns safe HTML: everything that comes from outside
+(names of runs, prompts, messages) passes through `text`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
 
 from rfjax.laws.folder_scores import PROTOCOLS
+from rfjax.report.figures import learning_rates, loss_against_compute, loss_against_steps, loss_per_level
 from rfjax.report.findings import findings
 from rfjax.report.fit_sections import compute_section
 from rfjax.report.formats import count, duration, loss, power, score, sentence, text
+from rfjax.report.ranking_figures import average_ranks, quality_against_steps
 from rfjax.report.ranking_section import ranking_section
+from rfjax.report.score_figures import (
+    draw_against,
+    geneval_against_depth,
+    held_out_pairs,
+    loss_against_geneval,
+    score_against_steps,
+)
 from rfjax.report.score_sections import (
     correlation_section,
     geneval_section,
@@ -21,26 +33,9 @@ from rfjax.report.score_sections import (
     steps_section,
 )
 
-FIGURE_TITLES = {
-    "loss_against_compute": "Validation loss against training FLOPs",
-    "loss_against_steps": "Loss against steps and FLOPs",
-    "loss_per_level": "Validation loss per level of t",
-    "geneval_against_depth": "GenEval per task against depth",
-    "held_out_pairs": "GenEval on held-out and seen pairs",
-    "loss_against_geneval": "Validation loss against GenEval",
-    **{f"loss_against_{name}": f"Validation loss against {title}" for name, title in PROTOCOLS.items()},
-    "score_against_steps": "GenEval and path length against sampling steps",
-    "average_ranks": "Average rank of every variant",
-    "quality_against_steps": "GenEval and distance against sampling steps",
-    "learning_rates": "Validation loss against learning rate",
-}
-NARROW = (
-    "loss_against_geneval",
-    *(f"loss_against_{name}" for name in PROTOCOLS),
-)  # figures of less than the page's width
 
-
-def _what_ran(numbers, drawn, sheets, captions):
+def _runs_section(numbers, page):
+    """The table of runs, and what they were trained with."""
     scored = any(run["score"] is not None for run in numbers["runs"])
     variants = numbers["compares"] == "variants"
     header = ["run", "depth", "width", "params", "rate", "steps", "images", "FLOPs", "training", "loss"]
@@ -77,7 +72,7 @@ def _what_ran(numbers, drawn, sheets, captions):
             )
             + "."
         )
-    table = captions.table(header + (["GenEval"] if scored else []), rows, caption)
+    table = page.table(header + (["GenEval"] if scored else []), rows, caption)
     labels = {
         "train_corpus": "corpus",
         "corpus_fingerprint": "data",
@@ -90,52 +85,50 @@ def _what_ran(numbers, drawn, sheets, captions):
         "code_hash": "code",
     }
     facts = [
-        f"<dt>{label}</dt><dd>{text(', '.join(_short(value) for value in numbers['environment'][name]))}</dd>"
+        f"<dt>{label}</dt><dd>{text(', '.join(_shorten_hash(value) for value in numbers['environment'][name]))}</dd>"
         for name, label in labels.items()
         if numbers["environment"][name]
     ]
     return table + f"<dl>{''.join(facts)}</dl>"
 
 
-def _short(value, length=24):
-    """The start of a long hash; report.json has all of it."""
+def _shorten_hash(value, length=24):
+    """The start of a long hash; report.json has the whole hash."""
     shown = str(value)
     return shown if len(shown) <= length else shown[:16] + "…"
 
 
-def _steps(numbers, drawn, sheets, captions):
-    if "loss_against_steps" not in drawn:
-        return ""
-    return captions.figure(
-        drawn["loss_against_steps"],
+def _curves_section(numbers, page):
+    """Losses against steps and FLOPs."""
+    return page.drawing(
+        "loss_against_steps",
         "Training loss (lines, means over windows of steps; its mix of t is that of training) and validation loss "
         "(markers) of every run, against steps and against training FLOPs.",
     )
 
 
-def _levels(numbers, drawn, sheets, captions):
-    if "loss_per_level" not in drawn:
-        return ""
-    return captions.figure(
-        drawn["loss_per_level"],
-        "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. "
-        "Bars: 95 % "
-        "intervals over examples. Right: relative to the run of least compute.",
+def _levels_section(numbers, page):
+    """The validation loss at each level of t."""
+    return page.drawing(
+        "loss_per_level",
+        "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. Bars: "
+        "95 % intervals over examples. Right: relative to the run of least compute.",
     )
 
 
-def _rates(numbers, drawn, sheets, captions):
-    if "learning_rates" not in drawn:
-        return ""
+def _rates_section(numbers, page):
+    """The learning rates that were tried."""
     rows = []
     for sweep in numbers["learning_rates"]:
-        tried = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])
+        losses = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])
         verdict = f"<b>at the edge ({text(sweep['edge'])})</b>" if sweep["at_edge"] else "inside"
-        rows.append([f"depth {sweep['depth']}, {count(sweep['images'])} images", tried, f"{sweep['best']:g}", verdict])
-    return captions.figure(
-        drawn["learning_rates"],
+        rows.append([f"depth {sweep['depth']}, {count(sweep['images'])} images", losses, f"{sweep['best']:g}", verdict])
+    if not rows:
+        return ""
+    return page.drawing(
+        "learning_rates",
         "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum.",
-    ) + captions.table(
+    ) + page.table(
         ["", "rate: loss", "best", "in the grid"],
         rows,
         "The learning rates tried and the best of each.",
@@ -143,7 +136,8 @@ def _rates(numbers, drawn, sheets, captions):
     )
 
 
-def _failed(numbers, drawn, sheets, captions):
+def _failures_section(numbers, page):
+    """The runs that failed or have not finished, and what the merge left out."""
     runs = [*numbers["failures"], *numbers["unfinished"]]
     parts = ["<p>Every run finished.</p>"]
     if runs:
@@ -152,7 +146,7 @@ def _failed(numbers, drawn, sheets, captions):
             for r in runs
         ]
         caption = "Runs that failed, or had not finished when the table was made."
-        parts = [captions.table(["run", "depth", "state", "step", "message"], rows, caption, words=range(5))]
+        parts = [page.table(["run", "depth", "state", "step", "message"], rows, caption, words=range(5))]
     if numbers["notes"]:
         parts.append(
             "<p>Left out when the table was merged:</p><ul>"
@@ -162,29 +156,25 @@ def _failed(numbers, drawn, sheets, captions):
     return "".join(parts)
 
 
-def _methods(numbers, drawn, sheets, captions):
+def _method_section(numbers, page):
+    """How losses, FLOPs, fits and scores are made, and the losses under other settings."""
     settings = numbers["settings"]
     corpora = numbers["environment"]["train_corpus"]
     shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"
     items = [
         "<b>Time</b> runs from t = 0 (data) to t = 1 (noise). <b>Loss</b> is the squared error of the velocity, "
-        "unweighted, mean over "
-        "elements, then over validation examples, then over the levels of the grid. Noise is keyed by example and "
-        "level: every "
-        "run sees the very same (image, t, noise), so differences between runs are far better known than the "
-        "standard error of either.",
+        "unweighted, mean over elements, then over validation examples, then over the levels of the grid. Noise is "
+        "keyed by example and level: every run sees the very same (image, t, noise), so differences between runs are "
+        "far better known than the standard error of either.",
         f"<b>Shown</b>: {shown}, {text(settings['weights'])} weights, grid {text(settings['grid'])}"
         + (f", sampler {text(settings['sampler'])}" if settings["sampler"] else "")
         + ". The paper's grid has the levels i/K and leaves t = 1 out of the mean.",
         "<b>FLOPs</b> are counted by formula: 2 per multiply-accumulate of matrix products, training three times the "
-        "forward pass, "
-        "recomputation left out, those of the checkpoints a run started from included.",
+        "forward pass, recomputation left out, those of the checkpoints a run started from included.",
         *([] if numbers["compares"] == "variants" else _fit_methods(numbers["analysis"])),
         "<b>GenEval</b>: the official rules; a score is the fraction of images that are correct, overall is the "
-        "unweighted mean of "
-        "the tasks, and intervals keep the images of a prompt together. The detectors work from pixels and are not "
-        "those of the "
-        "official benchmark: scores compare runs of this study, not models elsewhere.",
+        "unweighted mean of the tasks, and intervals keep the images of a prompt together. The detectors work from "
+        "pixels and are not those of the official benchmark: scores compare runs of this study, not models elsewhere.",
     ]
     others = numbers["other_settings"]
     parts = ["<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"]
@@ -194,7 +184,7 @@ def _methods(numbers, drawn, sheets, captions):
         header = ["run"] + [
             f"{text(kind['weights'])}<br><small>{text(kind['grid'])}, seed {kind['seed']}</small>" for kind in others
         ]
-        parts.append(captions.table(header, rows, "The final validation loss under every setting in the table."))
+        parts.append(page.table(header, rows, "The final validation loss under every setting in the table."))
     return "".join(parts)
 
 
@@ -204,40 +194,71 @@ def _fit_methods(analysis):
     methods = dict.fromkeys(fit["interval_method"] for fit in fits if fit["interval_method"])
     return [
         f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, "
-        "annealed checkpoints are "
-        "fitted, one point per run. The frontier holds the runs that no other beats in both loss and FLOPs; runs "
-        "that differ in "
-        "the seed alone are judged by their mean.",
-        "<b>Intervals</b> are at 95 %. " + " ".join(sentence(method) + "." for method in methods),
+        "annealed checkpoints are fitted, one point per run. The frontier holds the runs that no other beats in both "
+        "loss and FLOPs; runs that differ in the seed alone are judged by their mean.",
+        "<b>Intervals</b> are at 95 %. " + " ".join(map(sentence, methods)),
     ]
 
 
-# What a study compares -> its sections, in the order of the page; one that returns "" is left out. Runs of
-# one size have no law of compute, and their curves of training loss are not of one quantity.
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the report. `draw` takes the report's numbers and the look of each depth, and returns None where
+    the numbers allow no figure; `title` says what the figure shows."""
+
+    draw: Callable[[Mapping, Mapping], Figure | None]
+    title: str
+    narrow: bool = False  # of less than the page's width
+    of_variants: bool = False  # also where a study compares variants
+
+
+# A new measure in the report needs a line in `numbers.report_numbers`, a row here and a row in `SECTIONS`.
+FIGURES: dict[str, Drawing] = {
+    "loss_against_compute": Drawing(loss_against_compute, "Validation loss against training FLOPs"),
+    "loss_against_steps": Drawing(loss_against_steps, "Loss against steps and FLOPs"),
+    "loss_per_level": Drawing(loss_per_level, "Validation loss per level of t"),
+    "geneval_against_depth": Drawing(geneval_against_depth, "GenEval per task against depth"),
+    "held_out_pairs": Drawing(held_out_pairs, "GenEval on held-out and seen pairs"),
+    "loss_against_geneval": Drawing(loss_against_geneval, "Validation loss against GenEval", narrow=True),
+    **{
+        f"loss_against_{name}": Drawing(draw_against(name), f"Validation loss against {title}", narrow=True)
+        for name, title in PROTOCOLS.items()
+    },
+    "score_against_steps": Drawing(
+        score_against_steps, "GenEval and path length against sampling steps", of_variants=True
+    ),
+    "average_ranks": Drawing(average_ranks, "Average rank of every variant", of_variants=True),
+    "quality_against_steps": Drawing(
+        quality_against_steps, "GenEval and distance against sampling steps", of_variants=True
+    ),
+    "learning_rates": Drawing(learning_rates, "Validation loss against learning rate"),
+}
+
+# The sections of a study that compares sizes or variants, in the order of the page; a section that returns "" is left
+# out. Runs of one size have no law of compute, and variants' training losses are not of one quantity.
 SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
     "sizes": (
         ("Findings", findings),
-        ("What ran", _what_ran),
+        ("What ran", _runs_section),
         ("Loss against compute", compute_section),
-        ("Loss against steps", _steps),
-        ("Loss per level of t", _levels),
+        ("Loss against steps", _curves_section),
+        ("Loss per level of t", _levels_section),
         ("GenEval against depth", geneval_section),
         ("Held-out pairs", pairs_section),
         ("Loss against GenEval", correlation_section),
         ("Sampling steps", steps_section),
         ("Ranking of variants", ranking_section),
         ("Samples", samples_section),
-        ("Learning rates", _rates),
-        ("What failed", _failed),
-        ("Method", _methods),
+        ("Learning rates", _rates_section),
+        ("What failed", _failures_section),
+        ("Method", _method_section),
     ),
     "variants": (
         ("Findings", findings),
         ("Ranking of variants", ranking_section),
-        ("What ran", _what_ran),
+        ("What ran", _runs_section),
         ("Sampling steps", steps_section),
         ("Samples", samples_section),
-        ("What failed", _failed),
-        ("Method", _methods),
+        ("What failed", _failures_section),
+        ("Method", _method_section),
     ),
 }

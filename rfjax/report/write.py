@@ -1,4 +1,4 @@
-"""The report: one HTML page, its figures, and a JSON of every number, from a results folder alone.
+"""Writes the report: one HTML page, its figures, and a JSON of every number, from a results folder alone.
 
 <out>/index.html        self-contained: no request leaves it
 <out>/report.json       `rfjax.report.numbers`
@@ -14,12 +14,21 @@ from pathlib import Path
 
 from rfjax.files import write_whole
 from rfjax.ranking.tables import ranking_files
-from rfjax.report import figures, page
+from rfjax.report import page
+from rfjax.report.axes import to_bytes
 from rfjax.report.findings import warnings
-from rfjax.report.formats import count, loss, power, score
+from rfjax.report.fit_facts import (
+    as_lines,
+    correlation_fact,
+    headline_fact,
+    held_out_facts,
+    largest_score_facts,
+    overall_scores,
+)
+from rfjax.report.formats import columns, count, loss, power, score
 from rfjax.report.numbers import report_numbers
 from rfjax.report.ranking_section import ranking_lines
-from rfjax.report.terminal import analysis_lines, correlation_line, prediction_lines
+from rfjax.report.sections import FIGURES
 from rfjax.results import results_folder as results
 
 
@@ -32,8 +41,8 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     """
     table = results.read(results_folder)
     numbers = report_numbers(table, resamples=resamples, seed=seed)
-    drawn = figures.draw(numbers)
-    svgs = {name: figures.to_bytes(figure, "svg") for name, figure in drawn.items()}
+    drawn = page.draw(numbers)
+    svgs = {name: to_bytes(figure, "svg") for name, figure in drawn.items()}
     sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in numbers["samples"]["rows"]}
     out = Path(out)
     contents: dict[Path, str | bytes] = {
@@ -42,32 +51,32 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     }
     for name, figure in drawn.items():
         contents[out / "figures" / f"{name}.svg"] = svgs[name]
-        contents[out / "figures" / f"{name}.png"] = figures.to_bytes(figure, "png")
+        contents[out / "figures" / f"{name}.png"] = to_bytes(figure, "png")
     if numbers["ranking"]:
         contents |= {out / "tables" / name: content for name, content in ranking_files(numbers["ranking"]).items()}
     write_whole(contents)
-    for name in figures.FIGURES.keys() - drawn.keys():  # an earlier report's, which this one does not have
+    for name in FIGURES.keys() - drawn.keys():  # what an earlier report drew and this one does not
         for kind in ("svg", "png"):
             (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     return numbers
 
 
 def summary_lines(numbers: Mapping) -> list[str]:
-    """The report in a terminal: final table, law, held-out prediction, correlation, warnings."""
+    """The report for the console: the table of runs, the law, what was held out, correlations, warnings."""
     rows = [("run", "depth", "params", "FLOPs", "loss", "GenEval overall")]
     for run in numbers["runs"]:
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else run["state"]
         rows.append((run["run"], count(run["depth"]), count(run["params"]), power(run["flops"]), end, score(run)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    sizes = numbers["compares"] == "sizes"
-    lines += ["", *(analysis_lines(numbers["analysis"]) if sizes else ())]
-    if sizes and "overall" in numbers["correlation"]:
-        found = numbers["correlation"]["overall"]
-        lines += [correlation_line("GenEval", found), *prediction_lines("GenEval", found["largest_predicted"])]
-    for one in numbers["folder_scores"] if sizes else ():
-        found = one["correlation"]["overall"]
-        lines += [correlation_line(one["title"], found), *prediction_lines(one["title"], found["largest_predicted"])]
-        lines += [f"note: {one['title']}: {one['missing_prompts']}"] if one["missing_prompts"] else []
+    lines = [*columns(rows), ""]
+    if numbers["compares"] == "sizes":
+        facts = [headline_fact(numbers["analysis"]), *held_out_facts(numbers["analysis"])]
+        for name, found in overall_scores(numbers):
+            facts += [correlation_fact(name, found), *largest_score_facts(name, found["largest_predicted"])]
+        facts += [
+            [f"note: {kind['title']}: {kind['missing_prompts']}"]
+            for kind in numbers["folder_scores"]
+            if kind["missing_prompts"]
+        ]
+        lines += as_lines(facts)
     lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
     return lines + warnings(numbers)

@@ -1,4 +1,4 @@
-"""The columns of the results table: name, kind, unit and meaning, in one place.
+"""Defines the columns of the results table: name, kind, unit and meaning.
 
 The merge (`rfjax.results.merge`), the reader's checks and `docs/results_table.md` all follow from
 the tables below. Run this module to print that page:
@@ -131,8 +131,8 @@ OUTCOME = (
     Column(
         "state", "text", "", "`done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file"
     ),
-    Column("last_step", "integer", "steps", "the step the status file names"),
-    Column("message", "text", "", "what a failed or diverged run said"),
+    Column("last_step", "integer", "steps", "step in the status file"),
+    Column("message", "text", "", "error of a failed or diverged run"),
     Column(
         "train_seconds",
         "number",
@@ -163,7 +163,9 @@ PROMPT = (
 PAIR = (
     *(column for column in KEY if column.name not in ("evaluation", "sampler")),
     Column("other_run", "text", "", "the other run; the run itself for its variance", True),
-    Column("covariance", "number", "loss squared", "of the two mean losses over the examples they share", True),
+    Column(
+        "covariance", "number", "loss squared", "covariance of the two mean losses, over the examples they share", True
+    ),
     Column("n", "integer", "", "examples", True),
 )
 
@@ -182,11 +184,11 @@ REPLICATE = (
         "prompts_sha1",
         "text",
         "",
-        "of the tasks and numbers of images of the prompts: under another one resamples do not pair",
+        "hash of the prompts (tasks and numbers of images); resamples pair only where it is equal",
         True,
     ),
-    Column("feature_map", "text", "", "name and version of the features that distances are of", True),
-    Column("reference_sha1", "text", "", "of the real images that distances are from", True),
+    Column("feature_map", "text", "", "name and version of the features whose distance was measured", True),
+    Column("reference_sha1", "text", "", "hash of the real images that distances are measured from", True),
 )
 
 # The wide view's key: the evaluations of a checkpoint that need no sampler, joined with those that

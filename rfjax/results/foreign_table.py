@@ -1,12 +1,12 @@
-"""Anybody's table of runs: a CSV or Parquet file with named columns.
+"""Reads anybody's table of runs: a CSV or Parquet file with named columns.
 
-    run      a name, distinct (left out: rows are named by their line)
+    run      a distinct name (without this column, rows are named by their line)
     loss     the loss at the end of training, positive
     flops    training FLOPs         params   trainable parameters
     images   training images seen (or `samples`)         anything else: metrics
 
-Columns of other names are renamed by the caller, never guessed. A column named so takes the place
-of one that already has the name.
+The caller renames columns of other names; none is guessed. A renamed column replaces a column that already has the
+name.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ NUMBERS = ("loss", "flops", "params", "images")
 def read_table(
     path: str | Path, *, rename: Mapping[str, str] | None = None, flops_per_param_image: float | None = None
 ) -> pd.DataFrame:
-    """The file as a frame whose index, "line", is where a row stands in it (Parquet: its row, from 1).
+    """The file as a frame whose index, "line", is a row's line in the file (Parquet: "row", its number from 1).
 
-    `rename` maps our names to the file's. `flops_per_param_image` gives images = flops / (it *
-    params), or flops from params and images, where one of them is lacking. Without a column `run`
-    no row may repeat another: nothing else would tell a run that stands there twice.
+    `rename` maps our names to the file's. `flops_per_param_image` gives images = flops / (flops_per_param_image *
+    params), or flops from params and images, where one of them is lacking. Without a column `run` no row may repeat
+    another, since nothing would tell a run that is there twice from two runs.
 
     Raises `ConfigError` naming the file, and the column or line, for what cannot be read.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"no table at {path}; name a CSV or Parquet file, or a results folder")
-    table = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _csv(path)
+    table = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
     again = [theirs for place, theirs in enumerate((rename or {}).values()) if theirs in list(rename.values())[:place]]
     if again:
         raise ConfigError(f"column {again[0]!r} of {path} cannot have two names; rename it once")
@@ -53,7 +53,7 @@ def read_table(
     table = table.drop(columns=[ours for ours in names.values() if ours in table and ours not in names]).rename(
         columns=names
     )
-    _distinct(table.columns, path)
+    _check_distinct(table.columns, path)
     if "samples" in table and "images" in table:
         raise ConfigError(
             f"{path} has both images and samples, which are the same; leave one, or give one another name"
@@ -83,7 +83,7 @@ def read_table(
                     f"{name} in {table.index.name} {place} of {path} is {table[name][place]!r}, which is no number"
                 )
             table[name] = numbers.astype(float)
-    return _with_cost(table, flops_per_param_image)
+    return _add_cost(table, flops_per_param_image)
 
 
 def sha256(path: str | Path) -> str:
@@ -91,7 +91,7 @@ def sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _with_cost(table, flops_per_param_image):
+def _add_cost(table, flops_per_param_image):
     if flops_per_param_image is None:
         return table
     if not (np.isfinite(flops_per_param_image) and flops_per_param_image > 0):
@@ -112,8 +112,8 @@ def _with_cost(table, flops_per_param_image):
     )
 
 
-def _csv(path):
-    """Blank lines are passed over, and count as lines: a row is where an editor shows it."""
+def _read_csv(path):
+    """A CSV file, its index the lines as an editor counts them: blank lines are skipped and counted."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader, rows, lines, end = csv.reader(file), [], [], 0
@@ -133,7 +133,7 @@ def _csv(path):
                 f"line {line} of {path} has {len(row)} cells and the header {width} columns; name every column, or "
                 "quote a cell with a comma"
             )
-    _distinct(pd.Index([name for name in rows[0] if name]), path)
+    _check_distinct(pd.Index([name for name in rows[0] if name]), path)
     text = io.StringIO()
     csv.writer(text).writerows(row[:width] for row in rows)
     text.seek(0)
@@ -142,21 +142,21 @@ def _csv(path):
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
     table.index = pd.Index(lines[1:], name="line", dtype=int)
-    return table.copy()  # in one piece: of many columns each would be another
+    return table.copy()  # one block of memory: with many columns, pandas warns of many blocks
 
 
-def _distinct(columns, path):
+def _check_distinct(columns, path):
     twice = columns[columns.duplicated()]
     if len(twice):
         raise ConfigError(f"{path} has the column {twice[0]!r} more than once; leave one")
 
 
-def _parquet(path):
+def _read_parquet(path):
     try:
         table = pd.read_parquet(path)
     except ImportError:
         raise ConfigError(f"reading {path} needs pyarrow: pip install 'rfjax[parquet]', or give a CSV") from None
-    except Exception as error:  # pyarrow's own classes, which may not be imported here
+    except Exception as error:  # pyarrow's classes, which are not imported here
         raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
     if any(name is not None for name in table.index.names):  # pandas keeps a named index apart
         table = table.reset_index()

@@ -1,14 +1,14 @@
-"""Merge the records of a study's runs into the results table.
+"""Merges the records of a study's runs into the results table.
 
-Each run writes its own records, in its own folder:
+Each run writes its records in its folder:
 
     run.json            what the run is (and config.json, all of its config)
     status.json         how it ended
     metrics.jsonl       the training loss as it went
     evaluations/*.json  one record per (run, step, weights, evaluation, corpus, sampler, grid, seed)
 
-`collect` reads those of many runs and writes a results folder (`rfjax.results.results_folder`); nothing
-downstream looks at a run folder again. No JAX here.
+`collect` reads the folders of many runs and writes a results folder (`rfjax.results.results_folder`), and whatever
+comes after reads that folder alone. No JAX here.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT
 
 RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
-RUN_FILES = ("run.json", "status.json")  # a folder with one of them is a run's
+RUN_FILES = ("run.json", "status.json")  # a folder with either file is a run's
 
-# A record's key calls it `seed`, as a run's facts do theirs.
+# A column's name in a record's key, where it is another.
 KEY_FIELDS = {"evaluation_seed": "seed"}
 
-# Where a column's value stands in run.json (under `config`, in config.json), when not under its own name.
+# Where a column's value is in run.json (under `config`: in config.json), where not under the column's name.
 RUN_FIELDS = {
     "train_corpus": ("corpus",),
     "formulation": ("config", "formulation"),
@@ -54,7 +54,7 @@ RUN_FIELDS = {
 
 
 class RunRecords(NamedTuple):
-    """All that one run folder says."""
+    """The content of one run folder."""
 
     facts: dict  # by column name, RUNS without OUTCOME's measured ones
     records: list[dict]
@@ -78,7 +78,7 @@ def collect(
     folders = [Path(folder) for folder in run_folders]
     if not folders:
         raise ConfigError(f"no run folders to collect into {results_folder}; train a point first")
-    runs, left_out = _readable(folders)
+    runs, left_out = _read_runs(folders)
     owners: dict[str, Path] = {}
     for run in runs:
         name = run.facts["run"]
@@ -94,7 +94,7 @@ def collect(
         prompts=prompts_frame(runs),
         pairs=pairs_frame(runs),
         replicates=replicates_frame(runs),
-        curves=_typed(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
+        curves=_cast(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
         samples=(),
         notes=(*left_out, *(note for run in runs for note in run.notes)),
         unreadable=len(left_out),
@@ -105,8 +105,8 @@ def collect(
     return results.write(table, sheets)
 
 
-def _readable(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
-    """What the run folders say, and a note for each that cannot be trusted."""
+def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
+    """The content of the run folders, and a note for each folder that cannot be read."""
     for folder in folders:
         _check_run_folder(folder)
     runs, notes, errors = [], [], []
@@ -137,7 +137,7 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> RunRecords:
-    """What one run folder says. A run that failed before it wrote run.json has its status alone."""
+    """The content of one run folder. A run that failed before it wrote run.json has its status alone."""
     _check_run_folder(folder)
     status = _read_json(folder / "status.json") if (folder / "status.json").exists() else {}
     notes = []
@@ -149,7 +149,7 @@ def read_run(folder: Path) -> RunRecords:
             )
         if (folder / "config.json").exists():
             run["config"] = _read_json(folder / "config.json")
-        facts = {column.name: _dig(run, column.name) for column in RUNS}
+        facts = {column.name: _run_value(run, column.name) for column in RUNS}
         for column in (*KEY[:1], *RUN):
             if column.required and facts[column.name] is None:
                 raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
@@ -167,9 +167,9 @@ def read_run(folder: Path) -> RunRecords:
 
 
 def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
-    """The training loss of metrics.jsonl in at most MAX_CURVE_ROWS windows; unreadable lines.
+    """(the training loss of metrics.jsonl in at most MAX_CURVE_ROWS windows, the number of unreadable lines).
 
-    A resumed run may repeat steps: the last word counts.
+    A resumed run may repeat steps; the last line of a step counts.
     """
     losses, unread = {}, 0
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
@@ -203,9 +203,9 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
                 raise ConfigError(
                     f"two evaluation records have the key {record['key']} and different values; delete the stale one"
                 )
-            if seen[identity] is not record:  # the ceiling, say, measured again by another run
+            if seen[identity] is not record:  # another run measured the same again, the ceiling for example
                 continue
-            of_run = key["run"] != "-"  # else, whoever measured it, it belongs to no run
+            of_run = key["run"] != "-"  # a record of no run may stand in any run's folder
             joined = {
                 "final": int(of_run and key["step"] == facts.get("steps")),
                 **{name: record[name] for name in ("images", "flops", "seconds", "train_seconds")},
@@ -214,9 +214,7 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
             rows += [
                 key | {column.name: value[column.name] for column in MEASURE} | joined for value in record["values"]
             ]
-    frame = pd.DataFrame(rows, columns=[column.name for column in LONG])
-    order = ["run", "step", "weights", "evaluation", "corpus", "sampler", "grid", "evaluation_seed"]
-    return _typed(frame, LONG).sort_values(order, kind="stable", ignore_index=True)
+    return _sorted_frame(rows, LONG, [column.name for column in KEY])
 
 
 def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
@@ -235,7 +233,7 @@ def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
     by_checkpoint = rows.groupby(checkpoint)[facts].first()  # the first that is not missing
     wide = wide.join(by_checkpoint, on=checkpoint)
     columns = wide_columns((*loss_columns, *score_columns))
-    wide = _typed(wide.reindex(columns=[column.name for column in columns]), columns)
+    wide = _cast(wide.reindex(columns=[column.name for column in columns]), columns)
     keys = [column.name for column in schema.WIDE_KEY]
     return wide.sort_values(keys, kind="stable", ignore_index=True)
 
@@ -246,7 +244,7 @@ def wide_columns(measures: Sequence[str]) -> tuple[schema.Column, ...]:
 
 
 def runs_frame(runs: Sequence[RunRecords], long: pd.DataFrame) -> pd.DataFrame:
-    """One row per run, whether or not it was ever evaluated."""
+    """One row per run, evaluated or not."""
     rows = []
     for run in runs:
         trained = [record["train_seconds"] for record in run.records if record["train_seconds"] is not None]
@@ -258,8 +256,7 @@ def runs_frame(runs: Sequence[RunRecords], long: pd.DataFrame) -> pd.DataFrame:
                 "evaluation_seconds": float(sum(spent)) if spent else None,
             }
         )
-    frame = _typed(pd.DataFrame(rows, columns=[column.name for column in RUNS]), RUNS)
-    return frame.sort_values(["depth", "params", "run"], kind="stable", ignore_index=True)
+    return _sorted_frame(rows, RUNS, ["depth", "params", "run"])
 
 
 def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
@@ -267,27 +264,21 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     rows = []
     for run in runs:
         for record in run.records:
-            key = {column.name: record["key"].get(KEY_FIELDS.get(column.name, column.name)) for column in PROMPT}
-            # replicates.csv has a ranking's.
-            scores = (
-                ()
-                if record["key"]["evaluation"] == control_measures.EVALUATION
-                else record["extra"].get("prompt_scores", ())
-            )
+            if record["key"]["evaluation"] == control_measures.EVALUATION:  # its prompts are in replicates.csv
+                continue
+            key, scores = _key_columns(record, PROMPT), record["extra"].get("prompt_scores", ())
             rows += [
                 key | {"prompt": index, "task": task, "correct": correct, "samples": samples}
                 for index, (task, correct, samples) in enumerate(scores)
             ]
-    frame = pd.DataFrame(rows, columns=[column.name for column in PROMPT])
-    order = [column.name for column in PROMPT[:-3]]
-    return _typed(frame, PROMPT).sort_values(order, kind="stable", ignore_index=True)
+    return _sorted_frame(rows, PROMPT, [column.name for column in PROMPT[:-3]])
 
 
 def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     """Covariances of the mean validation losses of finished runs that share their examples.
 
-    From the losses per example that the records keep; those of other examples, or without any, are
-    left out.
+    They come from the losses per example in the records. Records of other examples, or without losses per example,
+    are left out.
     """
     alike: dict[tuple, list] = {}
     for run in runs:
@@ -295,28 +286,19 @@ def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
             key, extra = record["key"], record["extra"]
             losses = extra.get("example_losses")
             if losses and None not in losses and key["step"] == run.facts.get("steps"):
-                name = (
-                    key["weights"],
-                    key["corpus"],
-                    key["grid"],
-                    key["seed"],
-                    extra.get("example_ids_sha1"),
-                    len(losses),
-                )
-                alike.setdefault(name, []).append((key, losses))
+                settings = (key[name] for name in ("weights", "corpus", "grid", "seed"))
+                alike.setdefault((*settings, extra.get("example_ids_sha1"), len(losses)), []).append((record, losses))
     rows = []
     for members in alike.values():
-        members = sorted(members, key=lambda member: member[0]["run"])
+        members = sorted(members, key=lambda member: member[0]["key"]["run"])
         covariance = np.atleast_2d(np.cov(np.array([losses for _, losses in members], float)))
-        for i, (key, losses) in enumerate(members):
-            common = {column.name: key.get(KEY_FIELDS.get(column.name, column.name)) for column in PAIR}
+        for i, (record, losses) in enumerate(members):
+            common = _key_columns(record, PAIR) | {"n": len(losses)}
             rows += [
-                common
-                | {"other_run": other["run"], "covariance": float(covariance[i, j] / len(losses)), "n": len(losses)}
+                common | {"other_run": other["key"]["run"], "covariance": float(covariance[i, j] / len(losses))}
                 for j, (other, _) in enumerate(members[i:], start=i)
             ]
-    frame = pd.DataFrame(rows, columns=[column.name for column in PAIR])
-    return _typed(frame, PAIR).sort_values([column.name for column in PAIR[:-2]], kind="stable", ignore_index=True)
+    return _sorted_frame(rows, PAIR, [column.name for column in PAIR[:-2]])
 
 
 def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
@@ -328,7 +310,7 @@ def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
             if key["evaluation"] != control_measures.EVALUATION or "replicates" not in extra:
                 continue
             prompts = json.dumps([[task, images] for task, _, images in extra["prompt_scores"]])
-            common = {column.name: key.get(KEY_FIELDS.get(column.name, column.name)) for column in REPLICATE} | {
+            common = _key_columns(record, REPLICATE) | {
                 "prompts_sha1": hashlib.sha1(prompts.encode()).hexdigest(),
                 "feature_map": extra["feature_map"],
                 "reference_sha1": extra["reference"]["sha1"],
@@ -341,9 +323,7 @@ def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
                 }
                 for metric, name in control_measures.REPLICATES.items()
             ]
-    frame = pd.DataFrame(rows, columns=[column.name for column in REPLICATE])
-    order = [column.name for column in REPLICATE[:-4]]
-    return _typed(frame, REPLICATE).sort_values(order, kind="stable", ignore_index=True)
+    return _sorted_frame(rows, REPLICATE, [column.name for column in REPLICATE[:-4]])
 
 
 def _pivot(rows, checkpoint, setting, setting_seed):
@@ -371,8 +351,19 @@ def _pivot(rows, checkpoint, setting, setting_seed):
     return frame, tuple(dict.fromkeys(names))
 
 
-def _typed(frame, columns):
-    """Every column in its kind: text (empty for none), nullable integer, float."""
+def _key_columns(record, columns):
+    """The values of a record's key under the names of the columns; None for columns that are no part of the key."""
+    return {column.name: record["key"].get(KEY_FIELDS.get(column.name, column.name)) for column in columns}
+
+
+def _sorted_frame(rows, columns, order):
+    """The rows as a frame of these columns, sorted by the columns `order`."""
+    frame = _cast(pd.DataFrame(rows, columns=[column.name for column in columns]), columns)
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def _cast(frame, columns):
+    """The frame with every column in its kind: text (empty for none), nullable integer, float."""
     result = {}
     for column in columns:
         values = frame[column.name]
@@ -398,7 +389,7 @@ def _records(folder, run):
 
 
 def _sheet(folder, record):
-    """(sheet without its place in the results folder, where its picture is now)."""
+    """(the sheet, which has no place in the results folder yet; the path of its picture)."""
     key, extra = record["key"], record["extra"]
     return (
         results.SampleSheet(
@@ -415,7 +406,7 @@ def _sheet(folder, record):
     )
 
 
-def _dig(run, name):
+def _run_value(run, name):
     value = run
     for part in RUN_FIELDS.get(name, (name,)):
         value = value.get(part) if isinstance(value, dict) else None

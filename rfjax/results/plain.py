@@ -1,4 +1,4 @@
-"""Values made ready for JSON."""
+"""Makes values ready for JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 
 def plain(value: object) -> object:
-    """Numpy scalars, arrays and missing values become Python's own; what is not finite becomes None."""
+    """The value in Python's types: arrays as lists, missing values and numbers that are not finite as None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,9 +1,8 @@
-"""The results folder on disk: written whole or not at all, and verified when read.
+"""Writes the results folder, whole or not at all, and reads it, verified.
 
 table.json   schema version, columns with units, SHA-256 of every file, sample sheets, notes
-long.csv  wide.csv  runs.csv  prompts.csv  pairs.csv  replicates.csv  curves.csv    (`rfjax.results.columns`
-documents them) samples/*.png
-
+*.csv        long, wide, runs, prompts, pairs, replicates, curves (`rfjax.results.columns` documents them)
+samples/     the sample sheets, *.png
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Results:
     curves: pd.DataFrame
     samples: tuple[SampleSheet, ...]
     notes: tuple[str, ...]  # what the merge left out, and why
-    unreadable: int = 0  # runs among that; of a merge just made, not of a table read
+    unreadable: int = 0  # how many runs the merge left out; 0 in a table that was read
     folder: Path
 
     def frame(self, file: str) -> pd.DataFrame:
@@ -102,7 +101,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
 
 
 def find(folder: str | Path) -> Path:
-    """The results folder that `folder` is, or as a study's folder holds; it need not be there yet.
+    """`folder` itself where it is a results folder, else the results folder in it, which need not exist yet.
 
     Raises `ConfigError` for the folder of a single run, whose table is the study's above it.
     """
@@ -143,12 +142,12 @@ def read(folder: str | Path) -> Results:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
     frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file)) for file in FILES}
     for sample in samples:
-        _verified(folder / sample.png, hashes.get(sample.png))
+        _check_hash(folder / sample.png, hashes.get(sample.png))
     return Results(samples=samples, notes=notes, folder=folder, **frames)
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """CSV with every float in the shortest form that reads back to the very same one."""
+    """The frame as CSV, every float in the shortest form that reads back to the same float."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(frame.columns)
@@ -169,7 +168,7 @@ def _read_frame(path, file, expected):
     missing = [column.name for column in FILES[file][0] if column.name not in header]
     if missing:  # before the hash: it says more
         raise ConfigError(f"{path} lacks the column(s) {', '.join(missing)}; {REMEDY}")
-    _verified(path, expected)
+    _check_hash(path, expected)
     try:
         frame = pd.DataFrame(rows[1:], columns=header, dtype=object)
         return pd.DataFrame({c.name: _parse(frame[c.name], c.kind) for c in _columns(file, frame)})
@@ -178,7 +177,7 @@ def _read_frame(path, file, expected):
 
 
 def _columns(file, frame) -> tuple[Column, ...]:
-    """The columns of a file in order, those of measured numbers (wide.csv alone) included."""
+    """The columns of a file in order, with those of measured numbers, which only wide.csv has."""
     fixed = {column.name: column for column in FILES[file][0]}
     rest = [name for name in frame.columns if name not in fixed]
     suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)
@@ -200,7 +199,7 @@ def _cell(value):
     return repr(float(value)) if isinstance(value, float) else str(value)
 
 
-def _verified(path, expected):
+def _check_hash(path, expected):
     data = path.read_bytes() if path.is_file() else b""
     if _sha256(data) != expected:
         raise ConfigError(f"{path} does not match its hash in table.json: it is damaged or was edited; {REMEDY}")

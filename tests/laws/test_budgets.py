@@ -9,7 +9,7 @@ from rfjax.errors import ConfigError
 from rfjax.laws.budgets import Cost, allocate, measure_cost, optimum
 from rfjax.laws.fitting import fit
 from rfjax.laws.laws import PARAMETRIC
-from rfjax.report.terminal import allocation_lines
+from rfjax.report.fit_facts import allocation_fact
 
 
 @pytest.mark.parametrize("cost", [Cost(), Cost(kappa=0.7, eta=0.85)])
@@ -60,12 +60,12 @@ def test_what_lies_beyond_the_runs_is_said_and_by_what_factor():
     )
     assert found.beyond["fixed_images"] == pytest.approx(1)
     assert any(line.startswith("fixed steps: params 3.57e+10 is 35.7 times beyond the runs") for line in found.warnings)
-    first, second, *_ = allocation_lines(found.to_json())
+    first, second, *_ = allocation_fact(found.to_json())
     assert first.endswith("; 25 times the FLOPs of the largest run") and second.endswith(
         "; 35.7 times the largest size"
     )
     assert Cost(kappa=3.0, eta=0.9).params(1e308, 1.0) == np.inf  # absurd, and no traceback
-    within = allocation_lines(allocate(fitted, largest / 2, Cost(kappa=3.0, eta=0.9), fixed_images=1e10).to_json())
+    within = allocation_fact(allocate(fitted, largest / 2, Cost(kappa=3.0, eta=0.9), fixed_images=1e10).to_json())
     assert not any("times" in line for line in within)
 
 

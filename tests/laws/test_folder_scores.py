@@ -11,9 +11,10 @@ from scipy import stats
 
 from helpers import planted_study
 from rfjax.laws import correlation, fit_source, study_fits
-from rfjax.report import figures, fit_command, scores
-from rfjax.report.html_parts import Captions
+from rfjax.report import fit_answers, scores
+from rfjax.report.html_parts import Page
 from rfjax.report.score_sections import correlation_section
+from rfjax.report.sections import FIGURES
 from rfjax.report.write import summary_lines, write_report
 from rfjax.results import merge
 
@@ -70,9 +71,9 @@ def section_of(numbers):
     drawn = {
         name: "<svg/>"
         for name in ("loss_against_geneval", "loss_against_geneval_official")
-        if figures.FIGURES[name](numbers, look)
+        if FIGURES[name].draw(numbers, look)
     }
-    return html.unescape(correlation_section(numbers, drawn, {}, Captions())), set(drawn)
+    return html.unescape(correlation_section(numbers, Page(drawn, {}))), set(drawn)
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +153,8 @@ def test_fit_correlates_the_official_column_as_the_report_does(study):
         "overall": numbers["correlation"],
     }
     for metric, expected in reported.items():
-        _, content = fit_command._metric(
-            SimpleNamespace(resamples=50, seed=0), source, fit_command._scores(source, metric), metric
+        _, content = fit_answers._metric(
+            SimpleNamespace(resamples=50, seed=0), source, fit_answers._scores(source, metric), metric
         )
         assert content["correlation"]["interval_method"] == expected["overall"]["interval_method"]
         assert content["correlation"]["coefficients"] == expected["overall"]["coefficients"]
@@ -173,7 +174,7 @@ def test_what_is_missing_is_said(tmp_path):
     page, _ = section_of(numbers)
     assert "prompts.csv has no results by prompt of depth2" in page
     assert (
-        f"official GenEval: {RUNS[-1]} were not scored by it" in page
+        f"Official GenEval: {RUNS[-1]} were not scored by it" in page
         and f"{RUNS[-2]} were scored with another sampler" in page
     )
 
@@ -212,6 +213,6 @@ def test_a_study_with_official_scores_alone_shows_them(tmp_path):
     assert numbers["correlation"] == {} and numbers["folder_scores"][0]["correlation"]["overall"]["n"] == 7
     page = (tmp_path / "report/index.html").read_text()
     assert "Loss against GenEval" in page and "overall official GenEval over 7 runs" in page
-    assert "Validation loss and official GenEval, overall: Spearman" in page
+    assert "Loss against official GenEval over 7 runs (two-sided, exact over all 5,040 orders): Spearman" in page
     assert (tmp_path / "report/figures/loss_against_geneval_official.svg").exists()
     assert any(line.startswith("loss against official GenEval over 7 runs") for line in summary_lines(numbers))

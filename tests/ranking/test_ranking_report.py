@@ -12,9 +12,10 @@ from helpers.planted_ranking import write_variant
 from rfjax.ranking import paper
 from rfjax.ranking.measures import family_of
 from rfjax.ranking.tables import latex
-from rfjax.report import figures, page
+from rfjax.report import page
 from rfjax.report import write as report
-from rfjax.report.ranking_section import _gaps
+from rfjax.report.axes import to_bytes
+from rfjax.report.ranking_section import unranked_lines
 from rfjax.results import merge
 
 # Ours in the paper's order but for one exchange; one that the paper does not print; and one with a name to be escaped.
@@ -116,7 +117,7 @@ def test_the_page_shows_it_and_escapes_names(folder, numbers):
     read = json.loads((folder / "report/report.json").read_text())
     kept = read["ranking"]
     # No number reaches the page by another way than report.json.
-    svgs = {name: figures.to_bytes(figure, "svg") for name, figure in figures.draw(read).items()}
+    svgs = {name: to_bytes(figure, "svg") for name, figure in page.draw(read).items()}
     assert page.render(read, svgs, {}) == shown
     assert kept == numbers["ranking"] and len(kept["against_steps"]) == 19 * 2 * 2 * 4
     lines = report.summary_lines(numbers)
@@ -157,7 +158,7 @@ def test_gaps_are_told(tmp_path):
     said = "shapes, raw, euler-25-cfg5-shift1-10x4 does not count: no record of v/cos"
     assert said in report.summary_lines(numbers) and said in (tmp_path / "report/index.html").read_text()
     # Controls that lack the same are told together, and long lists are cut.
-    told = _gaps({"notes": ["n"], "missing": {f"c{i}": ["a"] for i in range(7)} | {"d": list("abcdefgh")}})
+    told = unranked_lines({"notes": ["n"], "missing": {f"c{i}": ["a"] for i in range(7)} | {"d": list("abcdefgh")}})
     assert told == [
         "n",
         "c0; c1; c2; c3; c4 and 2 more do not count: no record of a",

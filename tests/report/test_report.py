@@ -5,11 +5,13 @@ import re
 import shutil
 
 import pytest
+from matplotlib.figure import Figure
 
 from helpers import planted_study
 from rfjax import cli
 from rfjax.errors import ConfigError
-from rfjax.report import figures, formats, page
+from rfjax.report import formats, page, sections
+from rfjax.report.axes import to_bytes
 from rfjax.report.write import summary_lines, write_report
 from rfjax.results import merge, results_folder
 
@@ -55,7 +57,7 @@ def test_the_page_says_nothing_that_the_json_does_not_hold(report, study):
     # The page drawn again from report.json is the page: no number reaches it by another way.
     out, _ = report
     numbers = json.loads((out / "report.json").read_text())
-    svgs = {name: figures.to_bytes(figure, "svg") for name, figure in figures.draw(numbers).items()}
+    svgs = {name: to_bytes(figure, "svg") for name, figure in page.draw(numbers).items()}
     sheets = {sheet.png: (study / sheet.png).read_bytes() for sheet in results_folder.read(study).samples}
     assert page.render(numbers, svgs, sheets) == (out / "index.html").read_text()
 
@@ -133,6 +135,16 @@ def test_the_report_says_how_well_its_laws_predict(report):
     html = (folder / "index.html").read_text()
     assert "predicted from its validation loss by links" in html and "at each noise level" in html
     assert "By leave-one-out error the saturating law predicts best" in html
+
+
+def test_a_new_figure_and_a_new_section_are_a_row_each(report, monkeypatch):
+    """Catches a title, a list of names or a renderer that has to know every figure."""
+    _, numbers = report
+    monkeypatch.setitem(sections.FIGURES, "new", sections.Drawing(lambda numbers, look: Figure(), "A new figure"))
+    row = ("A new section", lambda numbers, page: page.drawing("new", f"Of {numbers['study']}."))
+    monkeypatch.setitem(sections.SECTIONS, "sizes", (*sections.SECTIONS["sizes"], row))
+    html = page.render(numbers, {"new": to_bytes(page.draw(numbers)["new"], "svg")}, {})
+    assert "A new section</h2>" in html and 'alt="A new figure"' in html and "Of planted.</figcaption>" in html
 
 
 def test_what_failed_is_told_and_what_users_named_is_escaped(report, tmp_path):
@@ -277,6 +289,10 @@ def test_the_command_line_reports_and_fits_from_the_results_alone(study, tmp_pat
         (formats.loss(0.0731, 0.0004), "0.0731 ± 0.0004"),
         (formats.interval(-0.001, -0.2, 0.3), "0.00 [−0.20, 0.30]"),
         (formats.interval(0.5, None, None), "0.50"),
+        (formats.interval(2.5e6, 1e6, 3e6, formats.count), "2.5 M [1 M, 3 M]"),
+        (formats.estimate(None), "–"),
+        (formats.sentence("loss = a·flops^-b < 1"), "Loss = a·flops<sup>−b</sup> &lt; 1."),
+        (formats.formula("run^2: C^0.45 · params^-alpha"), "run^2: C<sup>0.45</sup> · params<sup>−α</sup>"),
         (formats.p_value(1 / 12), "0.083"),
         (formats.p_value(2e-6), "2.0\u00a0×\u00a010⁻⁶"),
         (formats.percent(-0.0421), "−4.21 %"),

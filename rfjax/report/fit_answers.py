@@ -1,0 +1,271 @@
+"""What `rfjax fit` answers of a table of runs: lines for the console, and the same as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from rfjax.errors import ConfigError
+from rfjax.laws import study_fits
+from rfjax.laws.budgets import Cost, allocate, measure_cost
+from rfjax.laws.chinchilla_approaches import approach1, approach2
+from rfjax.laws.correlation import correlate
+from rfjax.laws.fit_points import check
+from rfjax.laws.fit_source import read_source
+from rfjax.laws.fitting import compare, fit
+from rfjax.laws.laws import LAWS, PARAMETRIC
+from rfjax.laws.misfits import LOSSES
+from rfjax.laws.noise_levels import by_level
+from rfjax.laws.profile_likelihood import profile, profiled_parameters
+from rfjax.laws.score_links import predict_by_links
+from rfjax.report.fit_facts import (
+    allocation_fact,
+    approach_budget_fact,
+    approach_fact,
+    as_lines,
+    budget_fact,
+    comparison_facts,
+    correlation_fact,
+    exclusion_sentences,
+    fit_fact,
+    headline_fact,
+    held_out_facts,
+    largest_score_facts,
+    profile_facts,
+)
+from rfjax.results.plain import plain
+
+APPROACHES = ("approach1", "approach2")
+
+
+def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
+    """The lines and the JSON of the verb's arguments.
+
+    Raises `ConfigError` for a table that cannot be read, a law that was asked for and cannot be fitted, and
+    columns that are no scores.
+    """
+    source = _source(args)
+    scores = {metric: _scores(source, metric) for metric in args.metric}
+    facts, content = _approach(args, source) if args.law in APPROACHES else _laws(args, source)
+    for metric, have in scores.items():
+        said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
+        facts += said
+    chosen = [[source.chosen_line()]] if source.study and args.law != "approach1" else []
+    return as_lines(chosen + facts), {"source": source.description, **content}
+
+
+def _source(args):
+    return read_source(
+        Path(args.table),
+        rename=_renames(args.rename),
+        flops_per_param_image=args.flops_per_param_image,
+        curves=args.law == "approach1",
+        largest_losses=args.drop_largest_losses,
+        max_loss=args.max_loss,
+    )
+
+
+def _renames(words):
+    rename = {}
+    for word in words:
+        ours, sign, theirs = word.partition("=")
+        if not (ours and sign and theirs):
+            raise ConfigError(f'--rename {word!r} must be OURS=THEIRS, as "params=Model Size"')
+        if ours in rename:
+            raise ConfigError(f"--rename gives {ours!r} twice, from {rename[ours]!r} and from {theirs!r}; give it once")
+        rename[ours] = theirs
+    return rename
+
+
+def _loss(args):
+    if args.delta is None:
+        return LOSSES[args.loss]
+    if args.loss != "huber":
+        raise ConfigError(f"--delta is of Huber's loss; leave it out with --loss {args.loss}")
+    return replace(LOSSES["huber"], delta=args.delta)
+
+
+def _laws(args, source):
+    """(facts, JSON): the fits, how well they predict, and what they give each budget."""
+    options = {
+        "loss": _loss(args),
+        "resamples": args.resamples,
+        "seed": args.seed,
+        "intervals": args.intervals,
+        "excluded": source.excluded,
+    }
+    study = source.study and not args.law
+    facts, content, fits = (_study_fits if study else _table_fits)(args, source, options)
+    facts += comparison_facts(content["comparison"])
+    budgets = [found for budget in args.budget for found in _budget(args, source, fits, budget, required=not study)]
+    profiles = {
+        name: {p: profile(found, p, seed=args.seed).to_json() for p in profiled_parameters(found.law)}
+        for name, found in fits.items()
+        if args.profile and found.identifiable
+    }
+    facts += [fact for fact, _ in budgets] + profile_facts(profiles)
+    return facts, content | {"budgets": [found for _, found in budgets if found], "profiles": profiles}
+
+
+def _study_fits(args, source, options):
+    """(facts, JSON, fits) of a study's own analysis: the frontier's law, the largest depth held out."""
+    found = study_fits.analyse(source.final, pairs=source.pairs, **options)
+    analysis = found.to_json()
+    others = [fit_fact(fitted) for name, fitted in analysis["fits"].items() if name != analysis["headline"]]
+    return [headline_fact(analysis), *held_out_facts(analysis), *others], analysis, found.fits
+
+
+def _table_fits(args, source, options):
+    """(facts, JSON, fits) of one law, or of all that the columns allow."""
+    if args.law:
+        chosen = [LAWS[args.law]]
+    else:
+        chosen = [
+            law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= set(source.final.columns)
+        ]
+        if not chosen:
+            raise ConfigError(
+                "no law can be fitted without flops, or params and images; the table has "
+                f"{', '.join(source.final.columns)}"
+            )
+    if args.law == "saturating":  # the comparator, with its error, and what is left where the law refuses
+        chosen.append(LAWS["power"])
+    fits, pairs = {}, source.pairs
+    for law in chosen:
+        rows = source.rows_for(law)
+        covariance = study_fits.examples_covariance(pairs, rows["run"].tolist())
+        fits[law.name] = fit(rows, law, examples_covariance=covariance, **options)
+    if not any(found.identifiable for found in fits.values()):
+        raise ConfigError("; ".join(f"the {name} law was not fitted: {found.reason}" for name, found in fits.items()))
+    content = {
+        "fits": {name: found.to_json() for name, found in fits.items()},
+        "comparison": compare({name: found for name, found in fits.items() if "flops" in found.law.variables}),
+        "instead": "power" if args.law == "saturating" and not fits[args.law].identifiable else "",
+    }
+    facts = [fit_fact(found) for found in content["fits"].values()]
+    if content["instead"]:
+        remedy = "the pure power law, without an offset"
+        facts.append([f"instead of the {args.law} law, which these runs cannot decide: {remedy}"])
+    return facts, content, fits
+
+
+def _approach(args, source):
+    """(facts, JSON) of approach 1 or 2, and the line's answer to each budget."""
+    if args.law == "approach1":
+        found = approach1(source.curves, resamples=args.resamples, seed=args.seed)
+    else:
+        found = approach2(source.rows_for(PARAMETRIC), resamples=args.resamples, seed=args.seed)
+    budgets = []
+    for budget in args.budget:
+        params, images = found.at(budget)
+        budgets.append(
+            {
+                "budget_flops": budget,
+                "approach": args.law,
+                "params": vars(params),
+                "images": vars(images),
+                "beyond": budget / max(best.flops for best in found.optima),
+            }
+        )
+    fact = approach_fact(found.to_json()) + exclusion_sentences([vars(exclusion) for exclusion in source.excluded])
+    content = {"approaches": {args.law: plain(found.to_json())}, "budgets": budgets}
+    return [fact, *map(approach_budget_fact, budgets)], content
+
+
+def _budget(args, source, fits, budget, *, required):
+    """(fact, JSON) pairs: how the parametric law divides the budget, and the loss that laws of compute predict.
+
+    The JSON is None where the parametric law cannot divide it; where that law alone was `required`, that is refused.
+    """
+    found, parametric = [], fits.get("parametric")
+    if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):
+        rows = source.rows_for(parametric.law)
+        fixed = args.fixed_images or float(rows["images"].max())
+        allocation = allocate(parametric, budget, _cost(rows, args), fixed_images=fixed).to_json()
+        found.append((allocation_fact(allocation), allocation))
+    elif parametric is not None:
+        found.append(([f"budget {budget:g}: not divided: {parametric.reason}"], None))
+    for name, fitted in fits.items():
+        if "flops" in fitted.law.variables and fitted.identifiable:
+            ends = {end: float(value) for end, (value,) in fitted.bands({"flops": [budget]}).items()}
+            beyond = budget / float(source.rows_for(fitted.law)["flops"].max())
+            predicted = {"budget_flops": budget, "law": name, **ends, "beyond": beyond}
+            found.append((budget_fact(predicted), predicted))
+    return found
+
+
+def _cost(rows, args):
+    if args.flops_per_param_image:
+        return Cost(kappa=args.flops_per_param_image, eta=1.0, source="as given")
+    return measure_cost(rows)
+
+
+def _scores(source, metric):
+    """The rows that have this score, as the column `score`."""
+    column = metric if metric in source.final else f"geneval_{metric}"
+    if column not in source.final:
+        raise ConfigError(
+            f"the table has no column {metric!r} to set against the loss; it has "
+            f"{', '.join(map(str, source.final.columns))}"
+        )
+    check(source.final, ("loss",))
+    values = pd.to_numeric(source.final[column], errors="coerce")
+    words = source.final.loc[values.isna() & source.final[column].notna(), ["run", column]]
+    if len(words):
+        run, word = words.iloc[0]
+        raise ConfigError(
+            f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing "
+            "where there is none"
+        )
+    return source.final.assign(score=values.astype(float))[values.notna()]
+
+
+def _levels(have):
+    """The loss at each level of t, from the columns `loss@t=T` that have all rows."""
+    found = {}
+    for column in have:
+        level = str(column).removeprefix("loss@t=")
+        if level == str(column) or "_" in level:
+            continue
+        t = pd.to_numeric(level, errors="coerce")
+        if not 0 <= t <= 1:
+            raise ConfigError(
+                f"column {column!r} is named as the loss at a level of t, and {level!r} is none (0 to 1); give it "
+                "another name"
+            )
+        losses = pd.to_numeric(have[column], errors="coerce").to_numpy(float)
+        if len(words := have.loc[pd.isna(losses) & have[column].notna(), column]):
+            raise ConfigError(f"column {column!r} holds {words.iloc[0]!r}, which is no number")
+        if not pd.isna(losses).any():
+            found[float(t)] = losses
+    return found
+
+
+def _metric(args, source, have, metric):
+    """(facts, JSON): one score against the loss; what needs a fraction is left out for others, and said."""
+    loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
+    options = {"resamples": args.resamples, "seed": args.seed}
+    redrawn = source.redraw_score(metric, have, **options)
+    found = correlate(loss, score, redrawn=redrawn, **options).to_json()
+    without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
+    content = {"without_score": without, "correlation": found, "no_fraction": ""}
+    fact = correlation_fact(metric, found)
+    if len(score) and not ((score >= 0) & (score <= 1)).all():
+        content["no_fraction"] = (
+            f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the "
+            "links that predict the largest run's score, and the levels of t, which need one from 0 to 1 (divide "
+            "percentages by 100)"
+        )
+        return [[*fact, content["no_fraction"]]], content
+    size = next((name for name in ("params", "flops", "images") if name in have and have[name].notna().all()), "loss")
+    linked = predict_by_links(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)
+    content |= {
+        "largest_predicted": linked["largest_predicted"],
+        "size": size,
+        "links": linked["links"],
+        "levels": [level.to_json() for level in by_level(_levels(have), score, redrawn=redrawn, **options)],
+    }
+    return [fact, *largest_score_facts(metric, linked["largest_predicted"])], content

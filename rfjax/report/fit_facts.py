@@ -1,0 +1,209 @@
+"""What a fit, a prediction, a budget and a correlation say, each fact in one place, from its JSON.
+
+A fact is a list of plain sentences without capital and full stop: the first says what was found, the others what
+stands behind it. The console prints facts as lines (`as_lines`), the report's page as prose (`as_prose`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rfjax.report.formats import count, estimate, interval, loss, minus, p_value, parameter, percent, power, sentence
+
+Fact = Sequence[str]
+
+
+def as_lines(facts: Iterable[Fact]) -> list[str]:
+    """Each fact's first sentence as a line, and its others as indented lines."""
+    return [f"    {line}" if place else line for fact in facts for place, line in enumerate(fact)]
+
+
+def as_prose(fact: Fact) -> str:
+    """A fact as sentences with capital and full stop, safe for HTML."""
+    return " ".join(map(sentence, fact))
+
+
+def fit_fact(fit: Mapping) -> list[str]:
+    """One fit, from `Fit.to_json`: the law with its parameters, then how well it predicts."""
+    if not fit["identifiable"]:
+        return [f"{fit['law']} law: not fitted: {fit['reason']}"]
+    parameters = ", ".join(f"{name} = {parameter(name, found)}" for name, found in fit["parameters"].items())
+    fact = [f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs: {parameters}"]
+    errors = _held_out_errors(fit)
+    fact += [errors] if errors else []
+    fact += exclusion_sentences(fit["excluded"])
+    examples = {name: found.get("examples_stderr") for name, found in fit["parameters"].items()}
+    moves = ", ".join(f"{name} ± {power(value)}" for name, value in examples.items() if value is not None)
+    fact += [f"other validation examples, as many, would move: {moves}"] if moves else []
+    return fact + list(fit["warnings"])
+
+
+def _held_out_errors(fit):
+    """Leave-one-out and leave-largest-out error of a fit, or why there is none; "" where none was asked for."""
+    parts = []
+    left, largest = fit.get("leave_one_out"), fit.get("leave_largest_out")
+    if left and left["reason"]:
+        parts.append(f"no error of each run left out in turn: {left['reason']}")
+    elif left:
+        parts.append(f"each run left out in turn: rms error {percent(left['rms_relative_error'], signed=False)}")
+    if largest:
+        runs = f"({', '.join(largest['runs'])})"
+        parts.append(
+            f"the largest {runs} is not predicted: {largest['reason']}"
+            if largest["reason"]
+            else f"largest {runs} from the others: error {percent(largest['relative_error'])}, {_where(largest, 'its')}"
+        )
+    return "; ".join(parts)
+
+
+def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
+    """How many rows went before a fit, and by what rules, from `vars(Exclusion)`; none where no row went."""
+    rules = "; ".join(dict.fromkeys(exclusion["rule"] for exclusion in excluded))
+    rows = f"{len(excluded)} row{'s'[: len(excluded) != 1]}"
+    return [f"left out before fitting: {rows} ({rules})"] if excluded else []
+
+
+def comparison_facts(comparison: Mapping) -> list[Fact]:
+    """Which law predicts held-out runs best; none where there is nothing to compare."""
+    errors = {name: row["leave_one_out_rms"] for name, row in comparison["laws"].items()}
+    rows = ", ".join(f"{name} {percent(rms, signed=False)}" for name, rms in errors.items() if rms is not None)
+    best = comparison["preferred"]
+    return [[f"by leave-one-out error the {best} law predicts best ({rows})"]] if best else []
+
+
+def headline_fact(analysis: Mapping) -> list[str]:
+    """The law of compute to be shown, from `Analysis.to_json`, or why there is none."""
+    reason = analysis["headline_reason"]
+    if not analysis["headline"]:
+        return [f"no law of compute was fitted: {reason}"]
+    return fit_fact(analysis["fits"][analysis["headline"]]) + ([reason] if reason else [])
+
+
+def held_out_facts(analysis: Mapping) -> list[Fact]:
+    """Each run of the largest depth as the other depths' law predicts it, from `Analysis.to_json`."""
+    held = analysis["held_out"]
+    if not held:
+        return [[f"nothing was held out: {analysis['held_out_reason']}"]]
+    return [
+        [
+            f"held out depth {held['depth']} ({p['run']}): the {held['fit']['law']} law predicted "
+            f"{interval(p['predicted'], p['low'], p['high'], '.4f')}, got {loss(p['actual'])}: error "
+            f"{percent(p['relative_error'])}, {_where(p)}"
+        ]
+        for p in held["predictions"]
+    ]
+
+
+def allocation_fact(found: Mapping) -> list[str]:
+    """How a budget is best spent, from `Allocation.to_json`."""
+    best, fixed, cost, beyond = found["optimal"], found["fixed_steps"], found["cost"], found["beyond"]
+    return [
+        f"budget {power(found['budget_flops'])} FLOPs: {estimate(best['params'], count)} parameters, "
+        f"{estimate(best['images'], count)} images, loss {estimate(best['loss'], '.4f')}; "
+        f"the size grows as C^{estimate(found['exponent_a'], '.3f')}"
+        + _beyond(beyond["budget"], "the FLOPs of the largest run"),
+        f"fixed steps ({count(fixed['images_of_every_run'])} images for every size): "
+        f"{count(fixed['params']['value'])} parameters, loss {estimate(fixed['loss'], '.4f')}, "
+        f"{percent(found['excess_loss_of_fixed_steps']['value'])} of the optimum's"
+        + _beyond(beyond["fixed_params"], "the largest size")
+        + _beyond(beyond["fixed_images"], "the most images"),
+        f"cost: {power(cost['kappa'])} · params^{cost['eta']:.3f} · images FLOPs ({cost['source']})",
+        *found["warnings"],
+    ]
+
+
+def plan_fact(analysis: Mapping) -> list[str]:
+    """How a larger budget than any run's would be spent, from `Analysis.to_json`, or why that is not known."""
+    if analysis["plan"] is None:
+        return [f"how to divide a larger budget is not known: {analysis['plan_reason']}"]
+    return allocation_fact(analysis["plan"])
+
+
+def budget_fact(found: Mapping) -> list[str]:
+    """The loss that a law of compute predicts for a budget."""
+    return [
+        f"budget {power(found['budget_flops'])} FLOPs: loss "
+        f"{interval(found['loss'], found['low'], found['high'], '.4f')} by the {found['law']} law; a new run "
+        f"{interval(found['loss'], found['new_run_low'], found['new_run_high'], '.4f')}"
+        + _beyond(found["beyond"], "the largest run")
+    ]
+
+
+def approach_fact(found: Mapping) -> list[str]:
+    """Approach 1 or 2, from `Line.to_json`."""
+    notes = [f"left out: {note}" for note in found["notes"]]
+    if found["a"] is None:
+        return [f"{found['approach']}: no line: {found['reason']}", *notes]
+    fact = [
+        f"{found['approach']}: N grows as C^{estimate(found['a'], '.3f')}, images as "
+        f"C^{estimate(found['b'], '.3f')}, from the best sizes at {len(found['optima'])} budgets"
+    ]
+    bias = found["bias_on_fitted_parametric_law"]
+    if bias and bias["reason"]:
+        fact.append(f"its bias is unknown: {bias['reason']}")
+    elif bias:
+        fact.append(
+            f"its bias, on the parametric law fitted to these runs: exponent {minus(format(bias['exponent'], '+.4f'))}"
+            f", N up to {percent(max(bias['params_relative'], key=abs))}"
+        )
+    return fact + notes
+
+
+def approach_budget_fact(found: Mapping) -> list[str]:
+    """What approach 1's or 2's line gives a budget."""
+    return [
+        f"budget {power(found['budget_flops'])} FLOPs by {found['approach']}: {estimate(found['params'], count)} "
+        f"parameters, {estimate(found['images'], count)} images"
+        + _beyond(found["beyond"], "the largest budget with a best size")
+    ]
+
+
+def profile_facts(profiles: Mapping[str, Mapping[str, Mapping]]) -> list[Fact]:
+    """Each profiled parameter with its interval and its open ends, from `Profile.to_json` by law and parameter."""
+    facts = []
+    for law, found in profiles.items():
+        for name, p in found.items():
+            ends = zip(("lower", "upper"), ("low", "high"), p["at_bound"], strict=True)
+            open_ends = "".join(
+                f"; no {word} end: {p[end]:.4g} is not excluded either" for word, end, at_bound in ends if at_bound
+            )
+            facts.append([f"{law} law, {p['method']}: {name} = {parameter(name, p)}{open_ends}"])
+    return facts
+
+
+def correlation_fact(name: str, found: Mapping, only: str = "") -> list[str]:
+    """Loss against a score, from `Correlation.to_json`: every coefficient, or those that have `only` in their name."""
+    if not found["coefficients"]:
+        return [f"no correlation of loss with {name}: {found['reason']}"]
+    coefficients = "; ".join(
+        f"{c['name']} {estimate(c)} p = {p_value(c['p'])}" for c in found["coefficients"] if only in c["name"]
+    )
+    return [f"loss against {name} over {found['n']} runs ({found['p_method']}): {coefficients}"]
+
+
+def largest_score_facts(name: str, predicted: Sequence[Mapping]) -> list[Fact]:
+    """The largest run's score predicted by the links from the others, from `vars(ScorePrediction)`."""
+    return [
+        [
+            f"{name} of {p['run']} from its loss, by the {p['link']} link over the {p['n']} others: "
+            f"{interval(p['predicted'], p['low'], p['high'])}, got {interval(p['actual'], None, None)}, {_where(p)}"
+            if p["predicted"] is not None
+            else f"{name} of {p['run']} is not predicted by the {p['link']} link: {p['reason']}"
+        ]
+        for p in predicted
+    ]
+
+
+def overall_scores(numbers: Mapping) -> list[tuple[str, Mapping]]:
+    """(name, loss against the overall score) of every kind of score that the report's numbers have."""
+    kinds = [("GenEval", numbers["correlation"])]
+    kinds += [(kind["title"], kind["correlation"]) for kind in numbers["folder_scores"]]
+    return [(name, items["overall"]) for name, items in kinds if "overall" in items]
+
+
+def _where(predicted, whose="the"):
+    return f"{'inside' if predicted['covered'] else 'OUTSIDE'} {whose} 95 % interval"
+
+
+def _beyond(factor, what):
+    return f"; {factor:.3g} times {what}" if factor > 1.005 else ""
