@@ -348,7 +348,7 @@ def test_interval_covers_the_truth():
     for trial in range(200):
         chances = rng.choice([0.1, 0.5, 0.9], size=(2, 50, 1))
         images = rng.random((2, 50, 4)) < chances
-        overall = score(results(dict(zip(TASKS, images, strict=True))), seed=trial, replicates=400).overall
+        overall = score(results(dict(zip(TASKS[:2], images, strict=True))), seed=trial, replicates=400).overall
         covered += overall.low <= 0.5 <= overall.high
     assert 0.88 < covered / 200 < 0.99
 
