@@ -87,7 +87,7 @@ def sentence(
     relation: str = RELATIONS[0],
 ) -> str:
     """One caption; an empty adjective is left out. For `position`, nouns[0] is the target."""
-    names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns, strict=True)]
+    names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns, strict=False)]
     if task == "counting":
         body = f"{NUMBERS[count]} {names[0]}"
     elif task == "position":
