@@ -91,7 +91,8 @@ def _train(args, overrides):
 
 
 def _eval(args, overrides):
-    from rfjax.evaluation.open_run import evaluate_run, record_lines
+    from rfjax.evaluation.evaluate import evaluate_run
+    from rfjax.evaluation.records import record_lines
 
     if args.sampling_steps and args.mlperf_levels:
         raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")

@@ -12,13 +12,11 @@ from pathlib import Path
 import jax
 from jax.sharding import AbstractMesh
 
-from rfjax.config import Config
-from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Diverged, Preempted
-from rfjax.models.backbone import make_backbone
 from rfjax.models.sharding import AXES
 from rfjax.study.study import Point, Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
+from rfjax.training.run import plan_run
 
 PREEMPTED = Preempted.exit_status  # start it again
 HOPELESS = (ConfigError.exit_status, Diverged.exit_status)  # starting it again cannot help
@@ -92,14 +90,9 @@ def check_layout(point: Point, devices: int, where: str) -> None:
         config = point.config
         mesh = AbstractMesh(tuple(mesh_sizes(config.mesh, devices).values()), AXES)
         check_batch(mesh, config.train.batch_size, config.train.accumulate)
-        shardings(mesh, _parameter_shapes(config))
+        shardings(mesh, jax.eval_shape(plan_run(config).backbone.init, jax.random.key(0)))
     except ConfigError as error:
         raise ConfigError(f"point {point.id} on {where}: {error}") from None
-
-
-def _parameter_shapes(config: Config):
-    backbone = make_backbone(config.model, load_corpus(config.data, config.seed).shapes)
-    return jax.eval_shape(backbone.init, jax.random.key(0))
 
 
 def executable(name: str) -> str:

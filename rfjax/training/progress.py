@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from rfjax.training.processes import distributed
+
 
 def engineering(value: float, unit: str) -> str:
     """1.23e12, "FLOP/s" -> "1.23 TFLOP/s"."""
@@ -27,6 +29,12 @@ def duration(seconds: float) -> str:
 def note(text: str) -> None:
     """A line of its own on standard error, above whatever bar is there."""
     tqdm.write(text, file=sys.stderr)
+
+
+def bar(total: int, what: str, unit: str, *, done: int = 0, leave: bool = False) -> tqdm:
+    """A bar on a terminal, of one process: a context manager with `update(count)`."""
+    hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
+    return tqdm(total=total, initial=done, desc=what, unit=unit, leave=leave, disable=hidden)
 
 
 class Progress:
