@@ -100,7 +100,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         "hardware": hardware.describe(devices),
         "jax": jax.__version__,
         "mesh": dict(run.mesh.shape),
-        "params": run.params,
+        "params": run.parameter_count,
         "latent_size": list(shapes.latents[:2]),
         "batch_size": train.batch_size,
         "compute_dtype": train.compute_dtype,

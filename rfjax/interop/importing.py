@@ -96,7 +96,7 @@ def import_checkpoint(
         params = _parameters(layout, config, ours, get, stored)
     run = plan_run(config, out)
     _write_run(run, source, params)
-    return Imported(config, layout.name, run.params, ignored, tuple(said))
+    return Imported(config, layout.name, run.parameter_count, ignored, tuple(said))
 
 
 def lines(imported: Imported, out: Path) -> list[str]:

@@ -155,13 +155,15 @@ def _loss(args):
 
 
 def _fit_options(args, source):
-    return {
-        "loss": _loss(args),
-        "resamples": args.resamples,
-        "seed": args.seed,
-        "intervals": args.intervals,
-        "excluded": source.excluded,
-    }
+    from rfjax.laws.fitting import FitOptions
+
+    return FitOptions(
+        loss=_loss(args),
+        resamples=args.resamples,
+        seed=args.seed,
+        intervals=args.intervals,
+        excluded=source.excluded,
+    )
 
 
 def _study(args, source):
@@ -169,7 +171,7 @@ def _study(args, source):
     from rfjax.laws import study_fits
     from rfjax.report.terminal import analysis_lines, comparison_line, fit_lines
 
-    found = study_fits.analyse(source.final, pairs=source.pairs, **_fit_options(args, source))
+    found = study_fits.analyse(source.final, _fit_options(args, source), pairs=source.pairs)
     analysis = found.to_json()
     others = [fit for name, fit in analysis["fits"].items() if name != analysis["headline"]]
     lines = [*analysis_lines(analysis), *(line for fit in others for line in fit_lines(fit))]
@@ -206,7 +208,7 @@ def _laws(args, source):
     for law in chosen:
         rows = source.of(law)
         covariance = examples_covariance(pairs, rows["run"].tolist())
-        fits[law.name] = fit(rows, law, examples_covariance=covariance, **_fit_options(args, source))
+        fits[law.name] = fit(rows, law, _fit_options(args, source), examples_covariance=covariance)
     if not any(found.identifiable for found in fits.values()):
         raise ConfigError("; ".join(f"the {name} law was not fitted: {found.reason}" for name, found in fits.items()))
     instead = "power" if args.law == "saturating" and not fits[args.law].identifiable else ""

@@ -106,12 +106,12 @@ def size_of(config: Config) -> Size:
     check_may_be_together(config, run.corpus)
     images = config.train.steps * config.train.batch_size
     return Size(
-        params=run.params,
+        params=run.parameter_count,
         flops_forward_per_image=run.flops_forward_per_image,
         flops_per_image=run.flops_per_image,
         flops=float(run.flops_per_image) * images,
         images=images,
-        state_bytes=state_bytes(run.params),
+        state_bytes=state_bytes(run.parameter_count),
     )
 
 

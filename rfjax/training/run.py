@@ -63,8 +63,8 @@ class Run:
 
     # What a run costs, by formula.
 
-    @functools.cached_property
-    def params(self) -> int:
+    @property
+    def parameter_count(self) -> int:
         """The number of trainable parameters."""
         return parameter_count(self.backbone)
 
@@ -197,7 +197,7 @@ def describe(run: Run, parent: dict | None) -> dict:
         "heads": config.model.heads,
         "seed": config.seed,
         "learning_rate": config.train.learning_rate,
-        "params": run.params,
+        "params": run.parameter_count,
         "flops_per_image": run.flops_per_image,
         "flops_forward_per_image": run.flops_forward_per_image,
         "buckets": _buckets(run),
