@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from rfjax.training.processes import distributed
-
 
 def engineering(value: float, unit: str) -> str:
     """1.23e12, "FLOP/s" -> "1.23 TFLOP/s"."""
@@ -33,6 +31,8 @@ def note(text: str) -> None:
 
 def bar(total: int, what: str, unit: str, *, done: int = 0, leave: bool = False) -> tqdm:
     """A bar on a terminal, of one process: a context manager with `update(count)`."""
+    from rfjax.training.processes import distributed  # JAX, which the other kinds of progress do not need
+
     hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
     return tqdm(total=total, initial=done, desc=what, unit=unit, leave=leave, disable=hidden)
 
