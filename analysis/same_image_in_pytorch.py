@@ -21,11 +21,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
 from rfjax.config import SamplerConfig
 from rfjax.evaluation.generate import make_generator, noise_for, prompt_ids
-from rfjax.evaluation.open_run import open_run
 from rfjax.evaluation.pictures import png_bytes, strip
 from rfjax.files import write_whole
 from rfjax.interop.exporting import export_run
 from rfjax.training.checkpoint import restore_params
+from rfjax.training.run import open_run
 
 PROMPTS = [
     "a photo of a red ring",

@@ -22,6 +22,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,32 +63,30 @@ def rfjax_step(depth, batch, remat, shape):
     """(a function that takes a step, one that waits, parameters, attention)."""
     import jax
     import numpy as np
+    from jax.sharding import NamedSharding
 
-    from rfjax.data.corpus import load_corpus
     from rfjax.models.attention import choose, platform_of
-    from rfjax.models.backbone import make_backbone, parameter_count
     from rfjax.training.loss import run_keys
-    from rfjax.training.mesh import make_mesh
+    from rfjax.training.mesh import BATCH, make_mesh
     from rfjax.training.optimizer import make_optimizer
-    from rfjax.training.program import abstract_batch, lower_train_step
+    from rfjax.training.program import lower_train_step
+    from rfjax.training.run import make_run
     from rfjax.training.state import init_state
 
     config = rfjax_config(depth, batch, remat, shape)
-    corpus = load_corpus(config.data, 0)
+    run = replace(make_run(config), mesh=make_mesh(config.mesh, jax.devices()[:1]))
     attention = choose("auto", platform_of(jax.devices()[0]), dtype="bfloat16", head_size=shape["head_size"])
-    backbone = make_backbone(config.model, corpus.shapes, compute_dtype="bfloat16", remat=remat, attention=attention)
-    mesh = make_mesh(config.mesh, jax.devices()[:1])
-    with jax.set_mesh(mesh):
-        step = lower_train_step(config, corpus, backbone, mesh).compile()
-        state = jax.jit(lambda key: init_state(backbone.init, make_optimizer(config.train), key))(run_keys(0)[0])
-    example = corpus.examples(np.arange(1, dtype=np.uint64), "train")
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_batch(config, corpus, mesh))
+    with jax.set_mesh(run.mesh):
+        step = lower_train_step(run).compile()
+        state = jax.jit(lambda key: init_state(run.backbone.init, make_optimizer(config.train), key))(run_keys(0)[0])
+    example = run.corpus.examples(np.arange(1, dtype=np.uint64), "train")
+    places = NamedSharding(run.mesh, BATCH)
     held = [state, jax.device_put(jax.tree.map(lambda a: np.repeat(a, batch, axis=0), example), places)]
 
     def take():
         held[0], _ = step(*held)
 
-    return take, lambda: jax.block_until_ready(held[0]), parameter_count(backbone), attention
+    return take, lambda: jax.block_until_ready(held[0]), run.parameter_count, attention
 
 
 def torch_step(depth, batch, variant, shape, tiny):

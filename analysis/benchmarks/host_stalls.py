@@ -71,9 +71,8 @@ def main():
     import jax
 
     from rfjax import config as configs
-    from rfjax.data.corpus import load_corpus
-    from rfjax.models.backbone import make_backbone
     from rfjax.training import loop, monitor
+    from rfjax.training.run import make_run
 
     last = WARMUP + args.steps
     config = configs.load(
@@ -89,9 +88,8 @@ def main():
     monitor.Monitor.observe = clocks.around("observe", monitor.Monitor.observe)
     jax.device_get = clocks.around("devices", jax.device_get)
     jax.device_put = clocks.around("placing", jax.device_put)
-    corpus = load_corpus(config.data, config.seed)
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(config, Path(folder) / "run", corpus=corpus, backbone=make_backbone(config.model, corpus.shapes))
+        loop.train(make_run(config, Path(folder) / "run"))
 
     timed = turns(clocks.events)[WARMUP : WARMUP + args.steps]
     wall = sum(turn["all"] for turn in timed)

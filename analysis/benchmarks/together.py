@@ -24,17 +24,16 @@ import numpy as np
 
 from rfjax.bench.peak import matmul_flops_per_second
 from rfjax.config import load
-from rfjax.data.corpus import load_corpus
 from rfjax.data.loader import batch_of_step
 from rfjax.flow.formulation import PAPER
-from rfjax.models.backbone import training_backbone
-from rfjax.models.flops import recompute_flops, training_flops
+from rfjax.models.flops import recompute_flops
 from rfjax.training import hardware
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
 from rfjax.training.loss import run_keys
-from rfjax.training.mesh import make_mesh, places_here, put_batch, shardings
+from rfjax.training.mesh import places_here, put_batch, shardings
 from rfjax.training.optimizer import make_optimizer
 from rfjax.training.program import lower_train_step, state_shapes
+from rfjax.training.run import make_run
 from rfjax.training.state import init_state
 
 CONFIG = Path(__file__).parents[2] / "configs" / "formulations.py"
@@ -57,10 +56,10 @@ def main():
     args = parser.parse_args()
 
     configs = [load(CONFIG, {"formulation": name}) for name in PAPER[: args.members]]
-    config, corpus = configs[0], load_corpus(configs[0].data, configs[0].seed)
-    backbone, size = training_backbone(config, corpus.shapes), config.train.batch_size
-    batch = batch_of_step(corpus, 0, batch_size=size)
-    make_state = jax.jit(lambda key: init_state(backbone.init, make_optimizer(config.train), key))
+    run = make_run(configs[0])
+    config, size = run.config, run.config.train.batch_size
+    batch = batch_of_step(run.corpus, 0, batch_size=size)
+    make_state = jax.jit(lambda key: init_state(run.backbone.init, make_optimizer(config.train), key))
     first = make_state(run_keys(config.seed)[0])
 
     mesh = cohort_mesh()
@@ -68,19 +67,15 @@ def main():
         stack([first] * args.members, mesh),
         jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())),
     )
-    program = make_cohort_step(
-        configs, backbone.apply, corpus.shapes.encoders, mesh, state_shapes(config, backbone).params
-    )
+    program = make_cohort_step(configs, run.backbone.apply, run.corpus.shapes.encoders, mesh, state_shapes(run).params)
     compile_together, program = clocked(lambda: program.lower(states, whole, np.int32(0)).compile())
 
-    alone_mesh = make_mesh(config.mesh)
-    put = put_batch(alone_mesh, size, places_here(alone_mesh, size), batch)
+    put = put_batch(run.mesh, size, places_here(run.mesh, size), batch)
     compiled = [
-        clocked(lambda c=c: lower_train_step(c, corpus, backbone, alone_mesh).compile())
-        for c in configs[:COMPILED_ALONE]
+        clocked(lambda c=c: lower_train_step(make_run(c, like=run)).compile()) for c in configs[:COMPILED_ALONE]
     ]
     compile_alone = statistics.median(seconds for seconds, _ in compiled)
-    step, alone = compiled[0][1], jax.device_put(first, shardings(alone_mesh, first))
+    step, alone = compiled[0][1], jax.device_put(first, shardings(run.mesh, first))
 
     def together():
         nonlocal states
@@ -101,9 +96,7 @@ def main():
     per_member, per_run = (statistics.median(times) for times in zip(*rounds, strict=True))
     steps = config.train.steps
     total = [compile_together + steps * args.members * per_member, args.members * (compile_alone + steps * per_run)]
-    flops = size * (
-        training_flops(config.model, corpus.shapes) + recompute_flops(config.model, corpus.shapes, config.train.remat)
-    )
+    flops = size * (run.flops_per_image + recompute_flops(config.model, run.corpus.shapes, config.train.remat))
     peak = matmul_flops_per_second(jax.devices(), config.train.compute_dtype)["flops_per_second"]
     record = {
         "date": date.today().isoformat(),

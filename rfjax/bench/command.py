@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Mapping
 from datetime import UTC
@@ -53,41 +54,38 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     from rfjax.bench.report import summary
     from rfjax.config import to_dict
     from rfjax.data.buckets import described, largest
-    from rfjax.data.corpus import load_corpus
     from rfjax.errors import ConfigError
     from rfjax.models.attention import choose, platform_of
-    from rfjax.models.backbone import parameter_count, training_backbone
-    from rfjax.models.flops import recompute_flops, training_flops
+    from rfjax.models.flops import recompute_flops
     from rfjax.training import hardware
-    from rfjax.training.mesh import make_mesh
+    from rfjax.training.run import make_run
 
     if jax.process_count() > 1:
         raise ConfigError(f"rfjax bench measures one process's devices, and there are {jax.process_count()} processes")
-    train, mesh = config.train, make_mesh(config.mesh)
-    devices = mesh.devices.flatten().tolist()
-    platform = platform_of(devices[0])
-    attention = choose(train.attention, platform, dtype=train.compute_dtype, head_size=config.model.head_size)
-    whole = load_corpus(config.data, config.seed)
-    corpus = largest(whole)
-    if len(whole.parts) > 1:
+    whole, train = make_run(config), config.train
+    run = dataclasses.replace(whole, corpus=largest(whole.corpus))
+    shapes, devices = run.corpus.shapes, run.mesh.devices.flatten().tolist()
+    attention = choose(
+        train.attention, platform_of(devices[0]), dtype=train.compute_dtype, head_size=config.model.head_size
+    )
+    if len(whole.corpus.parts) > 1:
         say(
-            f"the largest of {len(whole.parts)} aspect buckets is measured, latents of "
-            f"{described(corpus.shapes.latents)}"
+            f"the largest of {len(whole.corpus.parts)} aspect buckets is measured, latents of "
+            f"{described(shapes.latents)}"
         )
-    backbone = training_backbone(config, corpus.shapes, platform)
-    with jax.set_mesh(mesh), jax.default_matmul_precision(train.matmul_precision):
+    with run.computing():
         say(f"the peak of {train.compute_dtype} products on {len(devices)} device(s)")
         peak = matmul_flops_per_second(devices, train.compute_dtype)
         say("the loader alone")
-        loader = phases.loader_seconds(config, corpus, steps)
+        loader = phases.loader_seconds(run, steps)
         say(f"{steps} steps")
-        loop = phases.run_loop(config, corpus, backbone, mesh, steps, trace)
+        loop = phases.run_loop(run, steps, trace)
         say("forward, backward and optimiser, each compiled alone")
-        parts = phases.part_seconds(config, corpus, backbone, mesh, steps)
+        parts = phases.part_seconds(run, steps)
     found = summary(
         batch_size=train.batch_size,
-        flops_per_image=training_flops(config.model, corpus.shapes),
-        recomputed_per_image=recompute_flops(config.model, corpus.shapes, train.remat),
+        flops_per_image=run.flops_per_image,
+        recomputed_per_image=recompute_flops(config.model, shapes, train.remat),
         devices=len(devices),
         peak=peak["flops_per_second"],
         datasheet_peak=hardware.peak_flops([device.device_kind for device in devices]),
@@ -101,9 +99,9 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         "name": config.name,
         "hardware": hardware.describe(devices),
         "jax": jax.__version__,
-        "mesh": dict(mesh.shape),
-        "params": parameter_count(backbone),
-        "latent_size": list(corpus.shapes.latents[:2]),
+        "mesh": dict(run.mesh.shape),
+        "params": run.parameter_count,
+        "latent_size": list(shapes.latents[:2]),
         "batch_size": train.batch_size,
         "compute_dtype": train.compute_dtype,
         "matmul_precision": train.matmul_precision,

@@ -17,13 +17,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rfjax.config import Config
-from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.training.loss import make_loss, run_keys
 from rfjax.training.mesh import BATCH
 from rfjax.training.optimizer import make_optimizer
-from rfjax.training.program import abstract_batch, abstract_state, lower_train_step
+from rfjax.training.program import abstract_state, lower_train_step
+from rfjax.training.run import Run
 from rfjax.training.state import TrainState, init_state
 from rfjax.training.step import TIME_BINS, step_parts
 
@@ -50,21 +49,21 @@ def _timed(function: Callable, rounds: int) -> float:
     return statistics.median(times)
 
 
-def _first_state(config: Config, backbone, mesh) -> TrainState:
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, backbone, mesh))
-    optimizer = make_optimizer(config.train)
-    return jax.jit(lambda key: init_state(backbone.init, optimizer, key), out_shardings=places)(
-        run_keys(config.seed)[0]
+def _first_state(run: Run) -> TrainState:
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run))
+    optimizer = make_optimizer(run.config.train)
+    return jax.jit(lambda key: init_state(run.backbone.init, optimizer, key), out_shardings=places)(
+        run_keys(run.config.seed)[0]
     )
 
 
-def _batches(config: Config, corpus: Corpus, steps: int):
-    return batches(corpus, batch_size=config.train.batch_size, start_step=0, stop_step=steps)
+def _batches(run: Run, steps: int):
+    return batches(run.corpus, batch_size=run.config.train.batch_size, start_step=0, stop_step=steps)
 
 
-def loader_seconds(config: Config, corpus: Corpus, steps: int) -> float:
+def loader_seconds(run: Run, steps: int) -> float:
     """Seconds that the loader takes for a batch when nothing else runs."""
-    iterator = _batches(config, corpus, steps + 1)
+    iterator = _batches(run, steps + 1)
     next(iterator)
     began = time.perf_counter()
     for _ in iterator:
@@ -72,15 +71,15 @@ def loader_seconds(config: Config, corpus: Corpus, steps: int) -> float:
     return (time.perf_counter() - began) / steps
 
 
-def run_loop(config: Config, corpus: Corpus, backbone, mesh, steps: int, trace: Path | None = None) -> Loop:
+def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
     """Times `steps` steps of training as the trainer runs them: read ahead, metrics read a step late.
 
     `trace` is a folder for a profile of them.
     """
-    step = lower_train_step(config, corpus, backbone, mesh).compile()
-    state, place, pending = _first_state(config, backbone, mesh), NamedSharding(mesh, BATCH), None
+    step = lower_train_step(run).compile()
+    state, place, pending = _first_state(run), NamedSharding(run.mesh, BATCH), None
     loop = Loop([], [], [], [])
-    iterator = _batches(config, corpus, steps + WARMUP)
+    iterator = _batches(run, steps + WARMUP)
     for number in range(steps + WARMUP):
         if number == WARMUP:
             jax.block_until_ready(state)
@@ -107,18 +106,17 @@ def run_loop(config: Config, corpus: Corpus, backbone, mesh, steps: int, trace: 
     return loop
 
 
-def part_seconds(config: Config, corpus: Corpus, backbone, mesh, rounds: int) -> dict[str, float | str]:
+def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
     """Median seconds of the forward pass, of forward and backward, and of the optimiser, each compiled alone.
 
     A part that does not fit in the devices' memory on its own has the compiler's words in place of seconds.
     """
-    abstract, batch_shapes = abstract_state(config, backbone, mesh), abstract_batch(config, corpus, mesh)
-    loss_fn = make_loss(config, backbone.apply, corpus.shapes.encoders)
+    config, corpus, mesh, abstract = run.config, run.corpus, run.mesh, abstract_state(run)
+    loss_fn = make_loss(config, run.backbone.apply, corpus.shapes.encoders)
     parts = step_parts(loss_fn, make_optimizer(config.train), config.train, mesh, abstract)
-    state = _first_state(config, backbone, mesh)
+    state, rows = _first_state(run), NamedSharding(mesh, BATCH)
     examples = corpus.examples(np.arange(config.train.batch_size, dtype=np.uint64), "train")
-    batch = jax.device_put(examples, jax.tree.map(lambda leaf: leaf.sharding, batch_shapes))
-    places = jax.device_put(np.arange(config.train.batch_size, dtype=np.int32), NamedSharding(mesh, BATCH))
+    batch, places = jax.device_put((examples, np.arange(config.train.batch_size, dtype=np.int32)), rows)
     split = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     whole = NamedSharding(mesh, P())
 

@@ -27,7 +27,8 @@ def add_arguments(parser) -> None:
 
 def run(args, overrides) -> int:
     """Measures what is asked for, and prints the records."""
-    from rfjax.evaluation.open_run import evaluate_run, record_lines
+    from rfjax.evaluation.evaluate import evaluate_run
+    from rfjax.evaluation.records import record_lines
 
     if args.sampling_steps and args.mlperf_levels:
         raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")

@@ -13,19 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from tqdm import tqdm
 
-from rfjax import limits
-from rfjax.config import Config
 from rfjax.data.buckets import validation_shares
-from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.control_measures import ranking_record
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.generate import compile_sampler, make_generator, other_prompts_of_task, prompt_ids
+from rfjax.evaluation.generate import (
+    check_batch_size,
+    compile_sampler,
+    generator_of,
+    other_prompts_of_task,
+    prompt_ids,
+)
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.pictures import write_strip
@@ -42,13 +42,12 @@ from rfjax.evaluation.schedule import Evaluation, due_at
 from rfjax.evaluation.validation import compile_validation, make_validation_step, validation_loss
 from rfjax.files import write_whole
 from rfjax.flow.matched import own_loss_ratio
-from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import sampling_levels
-from rfjax.models.backbone import Backbone
-from rfjax.training.checkpoint import read_facts, restore_params, spent
-from rfjax.training.mesh import BATCH, shardings
+from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.processes import distributed, watch
-from rfjax.training.progress import note
+from rfjax.training.processes.preemption import StopSignal
+from rfjax.training.progress import bar, note
+from rfjax.training.run import Run, open_run
 
 RECORDS = "evaluations"
 SHOWN_PER_TASK = 2  # prompts of each task in the strip of samples
@@ -58,47 +57,29 @@ CEILING_IMAGES = 8  # per prompt: ground truth costs little, and the ceiling sho
 class Evaluator:
     """Measures checkpoints of one run; what is compiled serves all of them."""
 
-    def __init__(
-        self,
-        config: Config,
-        workdir: Path,
-        run: str,
-        corpus: Corpus,
-        backbone: Backbone,
-        mesh: jax.sharding.Mesh,
-        programs: dict | None = None,
-    ):
-        self.config, self.workdir, self.run = config, Path(workdir), run
-        self.corpus, self.backbone, self.mesh = corpus, backbone, mesh
-        self.formulation = formulation_at(config, corpus.shapes.latents)
+    def __init__(self, run: Run, programs: dict | None = None):
+        self.run, self.config, self.corpus = run, run.config, run.corpus
         # Compiled programs by what they do; runs that differ in their formulation alone may be given one dict.
         self._programs: dict[object, Callable] = {} if programs is None else programs
         self._check()
 
     def _check(self):
         """Refuses before training what could not be measured after it."""
-        evaluation, parts = self.config.evaluation, self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        for part in self.corpus.parts:
-            limits.check_latents(self.config.model, part.shapes.latents)
+        evaluation = self.config.evaluation
         examples = evaluation.validation.examples
         if examples:
             self._validation_step()
             for part, count in zip(self.corpus.parts, validation_shares(self.corpus, examples), strict=True):
                 if count:
                     part.captions(np.array([count - 1]), "validation")  # not all corpora have as many
-        for one in due_at(self.config, self.run, self.config.train.steps):
+        for one in due_at(self.config, self.run.name, self.config.train.steps):
             if one.sampler:
-                sampling_levels(self.formulation, one.sampler.steps, one.sampler.sigmas)
+                sampling_levels(self.run.formulation, one.sampler.steps, one.sampler.sigmas)
         for name in ("geneval", "ranking"):
             settings = getattr(evaluation, name)
             if not settings.prompts_per_task:
                 continue
-            if settings.batch_size % parts:
-                raise ConfigError(
-                    f"config.evaluation.{name}.batch_size={settings.batch_size} is not divisible by the {parts} "
-                    "devices "
-                    "that a batch is split over (data x fsdp)"
-                )
+            check_batch_size(self.run, name)
             detector_for(self.corpus)
             if name == "geneval":  # its floor needs other prompts
                 other_prompts_of_task(self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
@@ -106,9 +87,9 @@ class Evaluator:
     def missing(self, steps: Sequence[int]) -> list[Evaluation]:
         """The evaluations that are due at these steps and have no record yet."""
         there = set(
-            distributed.from_first(lambda: [record_name(record["key"]) for record in read_records(self.workdir)])
+            distributed.from_first(lambda: [record_name(record["key"]) for record in read_records(self.run.workdir)])
         )
-        due = [one for step in steps for one in due_at(self.config, self.run, step)]
+        due = [one for step in steps for one in due_at(self.config, self.run.name, step)]
         return [one for one in due if record_name(one.key) not in there]
 
     def measure(
@@ -122,22 +103,22 @@ class Evaluator:
         `stop` is polled before each evaluation; told to stop, it raises `Preempted`, and the
         next attempt finds the rest missing.
         """
-        with jax.set_mesh(self.mesh), jax.default_matmul_precision(self.config.train.matmul_precision):
+        with self.run.computing():
             for step, due in itertools.groupby(evaluations, key=lambda one: one.step):
                 self._measure_checkpoint(step, list(due), params, stop)
 
     def _measure_checkpoint(self, step, due, params, stop):
-        cost, held = spent(read_facts(self.workdir, step)), (None, None)
+        cost, held = spent(read_facts(self.run.workdir, step)), (None, None)
         for index, one in enumerate(due):
             if stop():
-                raise Preempted(f"told to stop while measuring {self.workdir}; the same command goes on from there")
+                raise Preempted(f"told to stop while measuring {self.run.workdir}; the same command goes on from there")
             if index == 0 and distributed.is_first():
                 counts = Counter(f"{one.kind} of {one.weights}" for one in due)
                 said = (name + (f" under {n} samplers" if n > 1 else "") for name, n in counts.items())
-                note(f"{self.run}: evaluating step {step}: {', '.join(said)}")
+                note(f"{self.run.name}: evaluating step {step}: {', '.join(said)}")
             if held[0] != one.weights:  # those of one kind follow each other
                 held = None  # two sets need not be there at once
-                held = one.weights, params[one.weights] if params else self._restore(step, one.weights)
+                held = one.weights, params[one.weights] if params else self.run.restore_params(step, one.weights)
             with watch.doing(f"measuring step {step} ({one.kind})"):
                 failure = self._recorded(getattr(self, f"_{one.kind}")(one, held[1], cost))
             if failure:
@@ -155,13 +136,6 @@ class Evaluator:
             failure = error
         return distributed.first_failure(failure)
 
-    def _restore(self, step, weights):
-        return restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
-
-    @property
-    def _batch_sharding(self):
-        return NamedSharding(self.mesh, BATCH) if self.mesh.size > 1 else None
-
     # Each evaluation is computed by all processes, and returns what writes its records.
 
     def _program(self, key, compile_it):
@@ -170,39 +144,38 @@ class Evaluator:
         return self._programs[key]
 
     def _validation_step(self):
-        apply, settings, split = self.backbone.apply, self.config.evaluation.validation, self._batch_sharding
+        apply, settings, split = self.run.backbone.apply, self.config.evaluation.validation, self.run.batch_sharding
         program = self._program("validation", lambda: compile_validation(apply, settings, batch_sharding=split))
         return make_validation_step(
-            apply, settings, formulation=self.formulation, batch_sharding=split, program=program
+            apply, settings, formulation=self.run.formulation, batch_sharding=split, program=program
         )
 
     def _validation(self, one, params, spent):
         began = time.monotonic()
         result = validation_loss(self._validation_step(), params, self.corpus)
-        extra = {} if self.formulation.is_rectified_flow else {"own_loss_ratio": self._own_loss_ratio(result.levels)}
+        extra = (
+            {} if self.run.formulation.is_rectified_flow else {"own_loss_ratio": self._own_loss_ratio(result.levels)}
+        )
         record = validation_record(one.key, result, seconds=time.monotonic() - began, extra=extra, **spent)
-        return lambda: write_record(self.workdir, record)
+        return lambda: write_record(self.run.workdir, record)
 
     def _own_loss_ratio(self, levels):
         """By which each level's loss is to be multiplied to be the formulation's own."""
-        return own_loss_ratio(self.formulation, np.array(levels)).tolist()
+        return own_loss_ratio(self.run.formulation, np.array(levels)).tolist()
 
     def _images(self, params, sampler, settings, ids, context, pooled, label):
         """Images of the rows of `ids`, each from its own noise; `settings` are the evaluation's."""
-        apply, shape, split, size = (
-            self.backbone.apply,
-            self.corpus.shapes.latents,
-            self._batch_sharding,
-            settings.batch_size,
+        run, size = self.run, settings.batch_size
+        program = self._program(
+            (sampler, size),
+            lambda: compile_sampler(
+                run.backbone.apply, sampler, run.corpus.shapes.latents, batch_sharding=run.batch_sharding
+            ),
         )
-        program = self._program((sampler, size), lambda: compile_sampler(apply, sampler, shape, batch_sharding=split))
-        generate = make_generator(
-            apply, sampler, self.formulation, shape, batch_size=size, batch_sharding=split, program=program
-        )
-        hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
-        with tqdm(total=len(ids), desc=label, unit="image", leave=False, disable=hidden) as bar:
+        generate = generator_of(run, sampler, size, program=program)
+        with bar(len(ids), label, "image") as shown:
             latents = generate(
-                params, settings.seed, ids, context, pooled, progress=lambda done, _: bar.update(done - bar.n)
+                params, settings.seed, ids, context, pooled, progress=lambda done, _: shown.update(done - shown.n)
             )
         return self.corpus.to_images(latents)
 
@@ -216,18 +189,20 @@ class Evaluator:
     def _ranking(self, one, params, spent):
         began, settings = time.monotonic(), self.config.evaluation.ranking
         prompts, ids, context, pooled = self._prompts(settings)
-        images = self._images(params, one.sampler, settings, ids, context, pooled, f"{self.run} {one.key['sampler']}")
+        images = self._images(
+            params, one.sampler, settings, ids, context, pooled, f"{self.run.name} {one.key['sampler']}"
+        )
 
         def write():
             record = ranking_record(one.key, images, ids, prompts, self.corpus, seed=settings.seed, **spent)
-            write_record(self.workdir, record | {"seconds": time.monotonic() - began})
+            write_record(self.run.workdir, record | {"seconds": time.monotonic() - began})
 
         return write
 
     def _geneval(self, one, params, spent):
         began, settings = time.monotonic(), self.config.evaluation.geneval
         prompts, ids, context, pooled = self._prompts(settings)
-        named = f"{self.run} {one.step}"
+        named = f"{self.run.name} {one.step}"
         images = self._images(params, one.sampler, settings, ids, context, pooled, f"{named} GenEval")
         # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
         # of the null condition against itself changes nothing, so the compiled sampler serves.
@@ -262,36 +237,36 @@ class Evaluator:
         seconds = time.monotonic() - began
         for name, results in (("geneval_floor_shuffled", shuffled), ("geneval_floor_null", null)):
             record = geneval_record({**one.key, "evaluation": name}, {"geneval": rules.score(results)}, **spent)
-            write_record(self.workdir, record)
+            write_record(self.run.workdir, record)
         self._ceiling(prompts, detect)
         # Last, because its presence says that the whole evaluation is done.
-        write_record(self.workdir, geneval_record(one.key, scores, seconds=seconds, extra=extra, **spent))
+        write_record(self.run.workdir, geneval_record(one.key, scores, seconds=seconds, extra=extra, **spent))
 
     def _ceiling(self, prompts, detect):
         """The detector's own score on ground truth: no model can be measured above it."""
         settings = self.config.evaluation.geneval
         key = record_key(
-            run=self.run,
+            run=self.run.name,
             step=-1,
             evaluation="geneval_ceiling",
             corpus=self.config.data.label,
             sampler=f"ground truth-{settings.prompts_per_task}x{CEILING_IMAGES}",
             seed=settings.seed,
         )
-        if record_name(key) in {record_name(record["key"]) for record in read_records(self.workdir)}:
+        if record_name(key) in {record_name(record["key"]) for record in read_records(self.run.workdir)}:
             return
         ids = prompt_ids(len(prompts), CEILING_IMAGES)
         # A seed for each image: prompts may repeat, and must not repeat their picture.
         truth = np.stack([self.corpus.render_prompt(prompts[i], n) for n, (i, _) in enumerate(ids)])
         judged = judge_rows(detect(truth), [prompts[i] for i, _ in ids])
-        write_record(self.workdir, geneval_record(key, {"geneval": rules.score(judged)}))
+        write_record(self.run.workdir, geneval_record(key, {"geneval": rules.score(judged)}))
 
     def _place(self, one):
         return f"{one.step}-{one.weights}-{one.key['sampler']}-seed{one.key['seed']}"
 
     def _write_detections(self, one, prompts, ids, found):
         """The prompts and what was detected, as files that `rfjax geneval` scores again."""
-        folder = self.workdir / "geneval" / self._place(one)
+        folder = self.run.workdir / "geneval" / self._place(one)
         folder.mkdir(parents=True, exist_ok=True)
         rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found, strict=True))
         write_whole(
@@ -308,7 +283,26 @@ class Evaluator:
             chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:SHOWN_PER_TASK]
         first = {int(i): n for n, (i, j) in enumerate(ids) if j == 0}
         path = Path("samples") / f"{self._place(one)}.png"
-        tile = write_strip(self.workdir / path, images[[first[index] for index in chosen]])
+        tile = write_strip(self.run.workdir / path, images[[first[index] for index in chosen]])
         shown = [prompts[index]["prompt"] for index in chosen]
         extra = {"png": str(path), "prompts": shown, "tile": tile}
-        write_record(self.workdir, make_record({**one.key, "evaluation": "samples"}, [], extra=extra, **spent))
+        write_record(self.run.workdir, make_record({**one.key, "evaluation": "samples"}, [], extra=extra, **spent))
+
+
+def evaluate_run(workdir: Path, overrides: Mapping[str, object], *, step: int | None, weights: str) -> list[dict]:
+    """Measures one checkpoint with everything its config asks for, again where it has been, and
+    returns the records."""
+    run = open_run(workdir, overrides)
+    step = run.choose_step(step)
+    evaluator = Evaluator(run)
+    due = due_at(run.config, run.name, step, everything=True, only=weights)
+    if not due:
+        raise ConfigError(
+            f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of "
+            "geneval and ranking are 0; "
+            "ask for one, as --config.evaluation.validation.examples=512"
+        )
+    with StopSignal() as stop:
+        evaluator.measure(due, stop=stop)
+    keys = [dict(one.key) for one in due]
+    return distributed.from_first(lambda: [record for record in read_records(run.workdir) if record["key"] in keys])

@@ -14,8 +14,11 @@ from rfjax.config import SamplerConfig
 from rfjax.errors import ConfigError
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.matched import matched, velocity_of
+from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_levels
+from rfjax.training.mesh import spread
 from rfjax.training.processes import distributed, watch
+from rfjax.training.run import Run
 
 
 def noise_for(
@@ -88,11 +91,6 @@ def make_generator(
     levels = sampling_levels(formulation, sampler.steps, sampler.sigmas)
     rows = jax.tree.map(np.float32, (levels, matched(formulation, levels)))
 
-    def place(array):
-        if batch_sharding is None:
-            return array
-        return jax.make_array_from_callback(array.shape, batch_sharding, lambda index: array[index])
-
     def generate(params, seed, ids, context, pooled, negative=None, progress=None):
         ids = np.asarray(ids, np.int32)
         if negative is None:
@@ -101,7 +99,7 @@ def make_generator(
         for start in range(0, len(ids), batch_size):
             # Rows past the end repeat the last one, so that one compilation serves all batches.
             chosen = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
-            batch = (place(array[chosen]) for array in (ids, context, pooled))
+            batch = spread((ids[chosen], context[chosen], pooled[chosen]), batch_sharding)
             made = program(params, *rows, np.uint32(seed), *batch, *negative)
             kept = len(ids) - start
             parts.append(jax.tree.map(lambda array, kept=kept: np.asarray(array)[:kept], made))
@@ -111,6 +109,45 @@ def make_generator(
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
     return generate
+
+
+def generator_of(
+    run: Run,
+    sampler: SamplerConfig,
+    batch_size: int,
+    *,
+    latent_shape: tuple[int, int, int] | None = None,
+    path_length: bool = False,
+    program: Callable | None = None,
+) -> Callable:
+    """`make_generator`'s of a run's network, its batches split over the run's mesh, for latents of a shape, by default
+    the corpus's own, the first of several."""
+    latent_shape = latent_shape or run.corpus.shapes.latents
+    return make_generator(
+        run.backbone.apply,
+        sampler,
+        formulation_at(run.config, latent_shape),
+        latent_shape,
+        batch_size=batch_size,
+        batch_sharding=run.batch_sharding,
+        path_length=path_length,
+        program=program,
+    )
+
+
+def check_batch_size(run: Run, evaluation: str) -> None:
+    """Raises `ConfigError` where the batches of images of an evaluation, "geneval" or "ranking", cannot be split."""
+    size = getattr(run.config.evaluation, evaluation).batch_size
+    if size % run.batch_ways:
+        raise ConfigError(
+            f"config.evaluation.{evaluation}.batch_size={size} is not divisible by the {run.batch_ways} devices "
+            "that a batch is split over (data x fsdp)"
+        )
+
+
+def whole_batch(run: Run, images: int) -> int:
+    """The least batch size of at least so many images that the run's devices can share."""
+    return -(-images // run.batch_ways) * run.batch_ways
 
 
 def prompt_ids(prompts: int, images_per_prompt: int) -> Int[np.ndarray, "images 2"]:

@@ -22,21 +22,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float32, Int, UInt32
-from tqdm import tqdm
 
 from rfjax.config import ValidationConfig
-from rfjax.errors import ConfigError, RfjaxError
+from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import normal_interval
-from rfjax.evaluation.open_run import open_run
 from rfjax.evaluation.paired_loss import GRIDS
 from rfjax.evaluation.records import make_record, record_key, write_record
-from rfjax.evaluation.validation import check_divisible, placed, validation_noise
+from rfjax.evaluation.validation import check_divisible, validation_batches, validation_noise
 from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
 from rfjax.flow.matched import Matched, matched, velocity_of
 from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
-from rfjax.training.checkpoint import choose_step, read_facts, restore_params, spent
-from rfjax.training.mesh import BATCH, shardings
-from rfjax.training.processes import distributed, watch
+from rfjax.training.checkpoint import read_facts, spent
+from rfjax.training.mesh import spread
+from rfjax.training.processes import distributed
+from rfjax.training.progress import bar
+from rfjax.training.run import open_run
 
 EVALUATION = "validation_mlperf"
 METRIC = "mlperf_loss"
@@ -142,40 +142,19 @@ def assigned_loss(
     """
     if batch_sharding is not None:
         check_divisible(config, batch_sharding)
-    grid, size, n = GRIDS["mlperf"], config.batch_size, len(assigned)
+    grid, n = GRIDS["mlperf"], len(assigned)
     times = np.array(grid.times(LEVELS), np.float32).clip(*formulation.rectified_span)
     at = jax.tree.map(np.float32, matched(formulation, times))
     numbers: UInt32[np.ndarray, " levels"] = np.array(grid.numbers(LEVELS), np.uint32)
     program = compile_assigned(apply, config, batch_sharding=batch_sharding)
     found = []
-    with tqdm(
-        total=n,
-        desc="MLPerf's validation",
-        unit="example",
-        leave=False,
-        disable=None if distributed.is_first() else True,
-    ) as bar:
-        for start in range(0, n, size):
-            indices = np.arange(start, start + size, dtype=np.uint64).clip(max=n - 1)
-            real = min(size, n - start)
-            batch = corpus.examples(indices, "validation")
-            if len(batch.example_ids) != size:
-                raise RfjaxError(
-                    f"corpus {corpus.name} gave {len(batch.example_ids)} validation examples where {size} were "
-                    "asked for"
-                )
-            chosen = assigned[indices.astype(np.int64)]
-            each = _spread((Matched(*(field[chosen] for field in at)), numbers[chosen]), batch_sharding)
-            watch.beat()
-            found.append(np.asarray(program(params, *each, placed(batch, batch_sharding)))[:real])
-            bar.update(real)
+    with bar(n, "MLPerf's validation", "example") as progress:
+        for places, batch, real in validation_batches(corpus, n, config.batch_size):
+            chosen = assigned[places]
+            inputs = Matched(*(field[chosen] for field in at)), numbers[chosen], batch
+            found.append(np.asarray(program(params, *spread(inputs, batch_sharding)))[:real])
+            progress.update(real)
     return AssignedLoss(grid.times(LEVELS), assigned, np.concatenate(found))
-
-
-def _spread(arrays, sharding):
-    if sharding is None:
-        return arrays
-    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index, a=a: a[index]), arrays)
 
 
 def measure_assigned(
@@ -192,13 +171,17 @@ def measure_assigned(
             "buckets; measure it on a corpus prepared without them, or leave out --mlperf-levels"
         )
     config = run.config.evaluation.validation
-    step = distributed.from_first(lambda: choose_step(run.workdir, step))
-    split = NamedSharding(run.mesh, BATCH) if run.mesh.size > 1 else None
+    step = run.choose_step(step)
     cost = spent(read_facts(run.workdir, step))
-    with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
-        params, _ = restore_params(run.workdir, step, weights, lambda shapes: shardings(run.mesh, shapes))
+    with run.computing():
         result = assigned_loss(
-            run.backbone.apply, config, params, run.corpus, assigned, formulation=run.formulation, batch_sharding=split
+            run.backbone.apply,
+            config,
+            run.restore_params(step, weights),
+            run.corpus,
+            assigned,
+            formulation=run.formulation,
+            batch_sharding=run.batch_sharding,
         )
     sha1 = hashlib.sha1(assigned.astype("<u4").tobytes()).hexdigest()
     key = record_key(

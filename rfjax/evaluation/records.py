@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rfjax.errors import RfjaxError
@@ -224,3 +224,19 @@ def _problem(record):
     if len(set(names)) != len(names):
         return "has a metric and item twice"
     return ""
+
+
+def record_lines(records: Sequence[Mapping]) -> list[str]:
+    """The measured values for a console, one a line."""
+    lines = []
+    for record in records:
+        key = record["key"]
+        settings = " ".join(str(key[name]) for name in ("grid", "sampler") if key[name] != "-")
+        lines.append(
+            f"{key['run']} step {key['step']} {key['weights']}: {key['evaluation']} ({settings}, seed {key['seed']})"
+        )
+        for value in record["values"]:
+            interval = "" if value["low"] is None else f"  [{value['low']:.4f}, {value['high']:.4f}]"
+            measured = "not finite" if value["value"] is None else f"{value['value']:.4f}"
+            lines.append(f"  {value['metric']:<25} {value['item']:<16}{measured}{interval}  n={value['n']}")
+    return lines

@@ -12,23 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from tqdm import tqdm
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.generate import make_generator, prompt_ids
+from rfjax.evaluation.generate import check_batch_size, generator_of, prompt_ids
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.intervals import normal_interval
-from rfjax.evaluation.open_run import open_run
 from rfjax.evaluation.records import geneval_record, record_key, write_record
 from rfjax.evaluation.schedule import sampler_name
-from rfjax.training.checkpoint import choose_step, read_facts, restore_params, spent
-from rfjax.training.mesh import BATCH, shardings
+from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.processes import distributed
+from rfjax.training.progress import bar
+from rfjax.training.run import open_run
 
 EVALUATION = "sampling_steps"
 
@@ -57,18 +54,12 @@ def measure_sampling_steps(
     the latent's difference from the reference's, mean over images).
     """
     run = open_run(workdir, overrides)
-    step = distributed.from_first(lambda: choose_step(run.workdir, step))
+    step = run.choose_step(step)
     evaluation, reference = run.config.evaluation, max(counts)
     settings = evaluation.geneval
     if not settings.prompts_per_task:
         raise ConfigError("config.evaluation.geneval.prompts_per_task is 0: there are no prompts to sample")
-    batch_sharding = NamedSharding(run.mesh, BATCH) if distributed.many() else None
-    parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"] if distributed.many() else 1
-    if settings.batch_size % parts:
-        raise ConfigError(
-            f"config.evaluation.geneval.batch_size={settings.batch_size} is not divisible by the {parts} devices "
-            "that a batch is split over (data x fsdp)"
-        )
+    check_batch_size(run, "geneval")
     prompts = run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
     ids = prompt_ids(len(prompts), settings.images_per_prompt)
     context, pooled = run.corpus.encode([row["prompt"] for row in prompts])
@@ -76,34 +67,20 @@ def measure_sampling_steps(
     cost = spent(read_facts(run.workdir, step))
     images = f"{settings.prompts_per_task}x{settings.images_per_prompt}"
     records, target = [], None
-    with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
-        params, _ = restore_params(run.workdir, step, weights, lambda shapes: shardings(run.mesh, shapes))
+    with run.computing():
+        params = run.restore_params(step, weights)
         for count in sorted(counts, reverse=True):  # the reference first
             began = time.monotonic()
             sampler = replace(evaluation.sampler, steps=count)
-            generate = make_generator(
-                run.backbone.apply,
-                sampler,
-                run.formulation,
-                run.corpus.shapes.latents,
-                batch_size=settings.batch_size,
-                batch_sharding=batch_sharding,
-                path_length=True,
-            )
-            with tqdm(
-                total=len(ids),
-                desc=f"{run.name} {count} steps",
-                unit="image",
-                leave=False,
-                disable=None if distributed.is_first() else True,
-            ) as bar:
+            generate = generator_of(run, sampler, settings.batch_size, path_length=True)
+            with bar(len(ids), f"{run.name} {count} steps", "image") as shown:
                 latents, lengths = generate(
                     params,
                     settings.seed,
                     ids,
                     context[ids[:, 0]],
                     pooled[ids[:, 0]],
-                    progress=lambda done, _, bar=bar: bar.update(done - bar.n),
+                    progress=lambda done, _, shown=shown: shown.update(done - shown.n),
                 )
             target = latents if target is None else target
             distances = np.sqrt(np.square(latents.astype(np.float64) - target).reshape(len(ids), -1).mean(axis=1))

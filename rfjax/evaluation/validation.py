@@ -12,14 +12,14 @@ A level outside the noise that a formulation knows is moved to the nearest that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float32, UInt32
+from jaxtyping import Array, Float32, Int, UInt32
 
 from rfjax.config import ValidationConfig
 from rfjax.data.buckets import validation_shares
@@ -28,6 +28,7 @@ from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, grid_name
 from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
 from rfjax.flow.matched import Matched, matched, velocity_of
 from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
+from rfjax.training.mesh import spread
 from rfjax.training.processes import distributed, watch
 
 
@@ -144,18 +145,10 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
 
 def _losses(step, params, corpus, examples):
     """(ids, losses by level) of the first `examples` of a corpus of one shape, in its order."""
-    size = step.config.batch_size
     ids, rows, pending = [], [], None
-    for start in range(0, examples, size):
-        indices = np.arange(start, start + size, dtype=np.uint64).clip(max=examples - 1)
-        real = min(size, examples - start)
-        batch = corpus.examples(indices, "validation")
-        if len(batch.example_ids) != size:
-            given = f"{len(batch.example_ids)} validation examples"
-            raise RfjaxError(f"corpus {corpus.name} gave {given} where {size} were asked for; check its examples()")
-        ids.append(np.asarray(batch.example_ids[:real], np.uint32))
-        watch.beat()
-        losses = step.program(params, step.at, placed(batch, step.batch_sharding))
+    for _, batch, real in validation_batches(corpus, examples, step.config.batch_size):
+        ids.append(batch[3][:real])
+        losses = step.program(params, step.at, spread(batch, step.batch_sharding))
         if pending is not None:  # fetched one batch late, so that devices need not wait for the host
             rows.append(np.asarray(pending[0])[: pending[1]])
         pending = losses, real
@@ -163,13 +156,21 @@ def _losses(step, params, corpus, examples):
     return np.concatenate(ids), np.concatenate(rows)
 
 
-def placed(batch, sharding: NamedSharding | None) -> tuple:
-    """The batch's arrays where the step wants them; each process places only its own part."""
-    arrays = [np.asarray(a, np.float32) for a in (batch.latents, batch.context, batch.pooled)]
-    arrays.append(np.asarray(batch.example_ids, np.uint32))
-    if sharding is None:
-        return tuple(arrays)
-    return tuple(jax.make_array_from_callback(a.shape, sharding, lambda index, a=a: a[index]) for a in arrays)
+def validation_batches(corpus, examples: int, size: int) -> Iterator[tuple[Int[np.ndarray, " size"], tuple, int]]:
+    """(places, (latents, context, pooled, example ids), how many of them count) of each batch of `size` of the first
+    `examples` validation examples of a corpus of one shape; the last batch is filled up with its last example.
+
+    Raises `RfjaxError` where the corpus gives another number of examples than asked for.
+    """
+    for start in range(0, examples, size):
+        places = np.arange(start, start + size).clip(max=examples - 1)
+        batch = corpus.examples(places.astype(np.uint64), "validation")
+        if len(batch.example_ids) != size:
+            given = f"{len(batch.example_ids)} validation examples"
+            raise RfjaxError(f"corpus {corpus.name} gave {given} where {size} were asked for; check its examples()")
+        watch.beat()
+        arrays = [np.asarray(a, np.float32) for a in (batch.latents, batch.context, batch.pooled)]
+        yield places, (*arrays, np.asarray(batch.example_ids, np.uint32)), min(size, examples - start)
 
 
 def check_divisible(config, sharding):

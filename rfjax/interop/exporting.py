@@ -22,10 +22,8 @@ from tqdm import tqdm
 from rfjax import config as schema
 from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
-from rfjax.data.corpus import load_corpus
 from rfjax.data.prepared import manifest
 from rfjax.errors import ConfigError
-from rfjax.evaluation.open_run import read_run
 from rfjax.files import folder_moved_when_whole
 from rfjax.flow.resolution import shift_at
 from rfjax.interop import expressible, names, pipeline
@@ -35,6 +33,7 @@ from rfjax.models.backbone import make_backbone
 from rfjax.models.positions import POSITIONS, cropped_positions
 from rfjax.training import checkpoint
 from rfjax.training.mesh import path_name
+from rfjax.training.run import plan_run, read_config
 
 SCHEDULER = "scheduler_config.json"
 MAX_SHARD_BYTES = 10e9  # diffusers' default
@@ -119,14 +118,13 @@ def export_run(
 
 def how_to_call(workdir: Path, out: Path) -> str:
     """Python that samples with the pipeline in `out`, made of the run in `workdir`."""
-    config, _ = read_run(Path(workdir))
+    config = read_config(Path(workdir))
     return pipeline.how_to_call(config, manifest.read(config.data.prepared.path), out)
 
 
 def _origin(workdir, step, weights) -> Origin:
-    config, run = read_run(workdir)
-    step = checkpoint.choose_step(workdir, step)
-    return Origin(workdir, run, step, weights, config, load_corpus(config.data, config.seed).shapes)
+    run = plan_run(read_config(workdir), workdir)
+    return Origin(workdir, run.name, checkpoint.choose_step(workdir, step), weights, run.config, run.corpus.shapes)
 
 
 def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes) -> dict[str, str]:

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from rfjax import config as schema
 from rfjax.config import Config, DataConfig
 from rfjax.data.batch import BatchShapes
-from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import folder_moved_when_whole
 from rfjax.interop import names
@@ -28,10 +27,9 @@ from rfjax.interop.exporting import formula_positions, parameter_shapes
 from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
 from rfjax.interop.recognise import compare, network_of, recognise
 from rfjax.interop.safetensors_files import Reader, sha256_of
-from rfjax.models.backbone import make_backbone, parameter_count
 from rfjax.models.positions import POSITIONS
-from rfjax.study.run import run_facts
 from rfjax.training import checkpoint, run_folder
+from rfjax.training.run import describe, plan_run
 
 # (position_tokens, position_span) of the released models: 1024 px spans [0, 16) (SD3 section 5.3.2).
 RELEASED_POSITIONS = (64, 16.0)
@@ -74,8 +72,7 @@ def import_checkpoint(
         layout, prefix, found = _layout(source, reader)
         ignored = len(reader.tensors) - len(found)
         config = _config(source, layout, found, base, overrides)
-        corpus = load_corpus(config.data, config.seed)
-        shapes = corpus.shapes
+        shapes = plan_run(config).corpus.shapes
         _check_data(config, layout, found, shapes)
         ours = parameter_shapes(config.model, shapes)
         said = []
@@ -97,9 +94,9 @@ def import_checkpoint(
             ours = parameter_shapes(config.model, shapes)
             stored = np.asarray(grid, np.float32).reshape(ours[POSITIONS])
         params = _parameters(layout, config, ours, get, stored)
-    count = parameter_count(make_backbone(config.model, shapes))
-    _write_run(out, source, config, corpus, params, count)
-    return Imported(config, layout.name, count, ignored, tuple(said))
+    run = plan_run(config, out)
+    _write_run(run, source, params)
+    return Imported(config, layout.name, run.parameter_count, ignored, tuple(said))
 
 
 def lines(imported: Imported, out: Path) -> list[str]:
@@ -324,7 +321,7 @@ def _parameters(layout, config, ours, get, stored):
     return tree
 
 
-def _write_run(out, source, config, corpus, params, count) -> None:
+def _write_run(run, source, params) -> None:
     """The run's folder: made under another name, and moved when whole."""
     manifest = source.manifest
     spent = {name: manifest.get(name, 0) for name in ("images", "flops")}
@@ -335,15 +332,15 @@ def _write_run(out, source, config, corpus, params, count) -> None:
         **spent,
     }
     needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # raw and average
-    with folder_moved_when_whole(out) as temporary:
+    with folder_moved_when_whole(run.workdir) as temporary:
         free = shutil.disk_usage(temporary).free
         if free < needed:
             raise RfjaxError(
-                f"{out} needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; make room first"
+                f"{run.workdir} needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; make room first"
             )
-        record = run_folder.describe(config, run_facts(config, corpus), out, corpus, count, parent)
+        record = describe(run, parent)
         facts = {"schema": 1, "step": 0, **spent, "train_seconds": manifest.get("train_seconds", 0.0)}
         with checkpoint.Checkpoints(temporary, keep_last=1, kept=lambda step: False) as saving:
             saving.save(checkpoint.Weights(params, params), 0, facts | {"weights_alone": True})
         run_folder.write_json(temporary / "run.json", record | {"step": 0})
-        run_folder.write_json(temporary / "config.json", schema.to_dict(config))
+        run_folder.write_json(temporary / "config.json", schema.to_dict(run.config))

@@ -11,14 +11,12 @@ from pathlib import Path
 import jax
 from jax.sharding import AbstractMesh
 
-from rfjax.config import Config
-from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.launch.target import CommonOptions, Launch, Task
-from rfjax.models.backbone import make_backbone
 from rfjax.models.sharding import AXES
 from rfjax.study.study import Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
+from rfjax.training.run import plan_run
 
 LONGEST_NAME = 40  # of 63 that Kubernetes and Cloud allow; both append to it
 
@@ -79,14 +77,9 @@ def check_layout(task: Task, devices: int, where: str) -> None:
         config = task.config
         mesh = AbstractMesh(tuple(mesh_sizes(config.mesh, devices).values()), AXES)
         check_batch(mesh, config.train.batch_size, config.train.accumulate)
-        shardings(mesh, _parameter_shapes(config))
+        shardings(mesh, jax.eval_shape(plan_run(config).backbone.init, jax.random.key(0)))
     except ConfigError as error:
         raise ConfigError(f"point {task.point} on {where}: {error}") from None
-
-
-def _parameter_shapes(config: Config):
-    backbone = make_backbone(config.model, load_corpus(config.data, config.seed).shapes)
-    return jax.eval_shape(backbone.init, jax.random.key(0))
 
 
 def executable(name: str) -> str:

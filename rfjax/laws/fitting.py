@@ -20,7 +20,7 @@ law's variables) and needs no JAX. Conventions, all from the literature on how s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,22 @@ RESAMPLES = 1000
 # Two starts agree when their objectives agree to this relative tolerance.
 AGREEMENT = 1e-6
 EXAMPLE_DRAWS = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a law is fitted, whatever the table and the law."""
+
+    loss: Loss = HUBER
+    column: str = "loss"  # of the table, with the losses
+    resamples: int = RESAMPLES
+    seed: int = 0
+    intervals: str = "auto"  # over runs (parametric below 8, or below k + 5), or "runs" or "parametric"
+    held_out: bool = True  # also refit without each run, and without the largest
+    excluded: tuple[Exclusion, ...] = ()  # written down with the fit
+
+
+DEFAULTS = FitOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,22 +161,16 @@ class Fit:
 def fit(
     table: pd.DataFrame,
     law: Law = SATURATING,
+    options: FitOptions = DEFAULTS,
     *,
-    loss: Loss = HUBER,
-    column: str = "loss",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    intervals: str = "auto",
-    held_out: bool = True,
-    excluded: tuple[Exclusion, ...] = (),
     examples_covariance: Float[np.ndarray, "runs runs"] | None = None,
+    **changes,
 ) -> Fit:
     """Fit `law` to a table with one row per run.
 
-    Columns: `run` (distinct names), `loss` (positive; `column` names another) and each of
-    `law.variables` (positive, in `UNITS`). The order of rows does not matter. `intervals` are
-    "auto" (over runs; parametric below 8, or below k + 5), "runs" or "parametric". `held_out` also refits without
-    each run and without the largest. `excluded` is written down with the fit.
+    Columns: `run` (distinct names), `loss` (positive; `options.column` names another) and each of
+    `law.variables` (positive, in `UNITS`). The order of rows does not matter. `changes` are made to the options: as
+    `fit(table, law, resamples=200)`.
     `examples_covariance` is that of the runs' mean losses over the validation examples they share,
     in the order of rows.
 
@@ -169,13 +179,15 @@ def fit(
     independent points). Under-identified data are no error: the result says `identifiable=False`
     and why.
     """
+    options = replace(options, **changes)
+    loss, column, resamples, seed = options.loss, options.column, options.resamples, options.seed
     fit_points.check(table, dict.fromkeys((column, *law.variables, *({"flops"} & set(table.columns)))))
     order = np.argsort(table["run"].astype(str).to_numpy(), kind="stable")  # draws do not depend on row order
     table = table.iloc[order]
     runs = tuple(str(run) for run in table["run"])
     log_x = log_columns(law.variables, {name: table[name].to_numpy(float) for name in law.variables})
     log_loss = np.log(table[column].to_numpy(float))
-    common = dict(law=law, loss=loss, runs=runs, excluded=excluded, seed=seed, log_x=log_x, log_loss=log_loss)
+    common = dict(law=law, loss=loss, runs=runs, excluded=options.excluded, seed=seed, log_x=log_x, log_loss=log_loss)
     reason = identifiability.refusal(law, log_x, log_loss)
     if reason:
         return Fit(identifiable=False, reason=reason, **common)
@@ -203,7 +215,7 @@ def fit(
     if reason:
         return Fit(identifiable=False, reason=reason, warnings=warnings, **common)
 
-    drawn = draw(law, inner, z, log_loss, residual_sd, loss, resamples=resamples, seed=seed, method=intervals)
+    drawn = draw(law, inner, z, log_loss, residual_sd, loss, resamples=resamples, seed=seed, method=options.intervals)
     if drawn.unconverged > resamples / 100:
         warnings += (f"{drawn.unconverged} of {resamples} refits of the bootstrap did not converge",)
     of_examples = None
@@ -212,10 +224,9 @@ def fit(
         of_examples = law.recentre(_redraw_examples(law, inner, z, log_loss, covariance, loss, seed), centre)
     parameters, draws = law.recentre(inner, centre), law.recentre(drawn.parameters, centre)
     left_out = largest_out = None
-    if held_out:
+    if options.held_out:
         left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
-        how = dict(loss=loss, column=column, resamples=resamples, seed=seed, intervals=intervals, held_out=False)
-        largest_out = _leave_largest_out(table, law, log_x, log_loss, lambda rows: fit(rows, law, **how))
+        largest_out = _leave_largest_out(table, law, log_x, log_loss, options)
     return Fit(
         identifiable=True,
         reason="",
@@ -258,14 +269,14 @@ def _redraw_examples(law, inner, z, log_loss, covariance, loss, seed):
     return minimiser.minimise(law, start, z, log_loss + moved, loss).parameters
 
 
-def _leave_largest_out(table, law, log_x, log_loss, refit):
-    """The largest run, or all that are as large, predicted from the other runs by `refit(rows)`."""
+def _leave_largest_out(table, law, log_x, log_loss, options):
+    """The largest run, or all that are as large, predicted from the other runs."""
     size = table["flops"].to_numpy(float) if "flops" in table else np.exp(log_x.sum(axis=1))
     largest = size >= size.max() * (1 - 1e-9)
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}
     if largest.all():
         return LargestOut(**actual, reason="without the largest: all runs are as large")
-    rest = refit(table[~largest])
+    rest = fit(table[~largest], law, options, held_out=False)
     if not rest.identifiable:
         return LargestOut(**actual, reason=f"without the largest: {rest.reason}")
     x = {name: table[name].to_numpy(float)[largest] for name in law.variables}

@@ -7,7 +7,7 @@ checkpoints are neither annealed nor independent of the final one, and are never
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from rfjax.errors import ConfigError
 from rfjax.laws.budgets import UNDECIDED, Allocation, allocate, measure_cost
-from rfjax.laws.fitting import RESAMPLES, Fit, compare, fit
+from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, compare, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
 from rfjax.results.merge import wide_frame
@@ -198,12 +198,11 @@ def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Floa
 
 def analyse(
     points: pd.DataFrame,
+    options: FitOptions = DEFAULTS,
     *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     pairs: pd.DataFrame | None = None,
     profiles: bool = False,
-    **how,
+    **changes,
 ) -> Analysis:
     """Every fit of the study, from `final_points`.
 
@@ -211,12 +210,12 @@ def analyse(
     and images to every run at its best learning rate. The saturating law is the headline; where
     the points cannot decide it, the pure power law is the headline, and the reason is kept. `pairs` (of
     `pairs_of`) adds standard errors over validation examples; `profiles` adds profile likelihoods of the
-    laws of compute. `how` goes to `rfjax.laws.fitting.fit`.
+    laws of compute. `changes` are made to the options of every fit.
     """
-    options = {"resamples": resamples, "seed": seed, **how}
+    options = replace(options, **changes)
 
     def fitted(rows, law):
-        return fit(rows, law, examples_covariance=examples_covariance(pairs, rows["run"].tolist()), **options)
+        return fit(rows, law, options, examples_covariance=examples_covariance(pairs, rows["run"].tolist()))
 
     frontier, best = points[points["frontier"]], points[points["best_rate"]]
     fits = {law.name: fitted(frontier, law) for law in (SATURATING, POWER)}
@@ -225,7 +224,10 @@ def analyse(
     held_out, held_out_reason = hold_out_largest(points, options)
     plan, plan_reason = _plan_budget(fits[PARAMETRIC.name], best)
     profiled = {
-        name: {p: profile(fits[name], p, simulations=resamples, seed=seed) for p in profiled_parameters(fits[name].law)}
+        name: {
+            p: profile(fits[name], p, simulations=options.resamples, seed=options.seed)
+            for p in profiled_parameters(fits[name].law)
+        }
         for name in (SATURATING.name, POWER.name)
         if profiles and fits[name].identifiable
     }
@@ -253,7 +255,7 @@ def _plan_budget(parametric, rows):
     return allocate(parametric, PLANNED * float(rows["flops"].max()), measure_cost(rows), fixed_images=largest), ""
 
 
-def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tuple[HeldOut | None, str]:
+def hold_out_largest(points: pd.DataFrame, options: FitOptions) -> tuple[HeldOut | None, str]:
     """(the largest depth predicted from the frontier of the other depths, why there is none).
 
     Of its runs, those on the frontier of the whole study are predicted, since the law is of the frontier; if none is
@@ -264,7 +266,7 @@ def hold_out_largest(points: pd.DataFrame, options: Mapping[str, object]) -> tup
     depth = int(points["depth"].max())
     rest = points[points["depth"] < depth]
     rest = rest[on_frontier(rest)]
-    fits = [fit(rest, law, held_out=False, **options) for law in (SATURATING, POWER)]
+    fits = [fit(rest, law, options, held_out=False) for law in (SATURATING, POWER)]
     chosen, reason = _choose_headline(*fits)
     if not chosen:
         return None, f"without depth {depth}: {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pkgutil
 from collections.abc import Callable
@@ -76,6 +77,7 @@ def training_backbone(config: Config, shapes: BatchShapes, platform: str | None 
     )
 
 
+@functools.lru_cache
 def parameter_count(backbone: Backbone) -> int:
     """Trainable parameters, from shapes alone: nothing is allocated. Stored positions are none."""
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))

@@ -17,14 +17,13 @@ from jax.sharding import AbstractMesh
 
 from rfjax.config import Config, MeshConfig
 from rfjax.data.buckets import largest
-from rfjax.data.corpus import load_corpus
-from rfjax.models.backbone import make_backbone
 from rfjax.models.flops import RECOMPUTED, flops_by_part, recompute_flops, training_flops
 from rfjax.models.sharding import AXES
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.program import state_shapes
+from rfjax.training.run import plan_run
 
 UNSPLIT = (
     "embeddings",
@@ -68,8 +67,8 @@ def _without_layout(config: Config) -> Config:
 def _state(config: Config):
     """(shapes of a batch, abstract state) of a config's network and optimiser; nothing is allocated. Of aspect buckets
     the largest one's: it is what has to fit."""
-    shapes = largest(load_corpus(config.data, config.seed)).shapes
-    return shapes, state_shapes(config, make_backbone(config.model, shapes))
+    run = plan_run(config)
+    return largest(run.corpus).shapes, state_shapes(run)
 
 
 def _bytes(tree, places) -> int:

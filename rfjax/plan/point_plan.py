@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from rfjax.config import Config
 from rfjax.data.buckets import described, largest
-from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.plan.compiled import Compiled, attention_of, compile_step
 from rfjax.plan.estimate import StepEstimate, estimate
@@ -17,6 +16,7 @@ from rfjax.plan.search import SLACK, candidates
 from rfjax.plan.targets import Target
 from rfjax.study.study import Point, Size, size_of
 from rfjax.training.chips import GIB
+from rfjax.training.run import plan_run
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def plan_point(
 
 
 def _buckets_note(config) -> list[str]:
-    corpus = load_corpus(config.data, config.seed)
+    corpus = plan_run(config).corpus
     if len(corpus.parts) == 1:
         return []
     which = described(largest(corpus).shapes.latents)

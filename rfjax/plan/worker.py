@@ -35,14 +35,17 @@ def topology_devices(target):
 def lower(config, devices, platform: str):
     """The lowered train step of a config on a mesh over `devices`; `platform` is as `models/attention.py` names it."""
     from rfjax.data.buckets import largest
-    from rfjax.data.corpus import load_corpus
     from rfjax.models.backbone import training_backbone
     from rfjax.training.mesh import make_mesh
     from rfjax.training.program import lower_train_step
+    from rfjax.training.run import plan_run
 
-    corpus = largest(load_corpus(config.data, config.seed))
+    run = plan_run(config)
+    corpus = largest(run.corpus)
     backbone = training_backbone(config, corpus.shapes, platform)
-    return lower_train_step(config, corpus, backbone, make_mesh(config.mesh, devices))
+    return lower_train_step(
+        dataclasses.replace(run, corpus=corpus, backbone=backbone, mesh=make_mesh(config.mesh, devices))
+    )
 
 
 def main() -> None:

@@ -8,15 +8,13 @@ from pathlib import Path
 import jax
 
 from rfjax.config import Config
-from rfjax.data.corpus import load_corpus
 from rfjax.errors import Preempted, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
-from rfjax.models.backbone import training_backbone
-from rfjax.study.run import run_facts
 from rfjax.training import run_folder
-from rfjax.training.cohort import Member, may_join, train_cohort
+from rfjax.training.cohort import may_join, train_cohort
 from rfjax.training.loop import evaluation_steps
-from rfjax.training.mesh import make_mesh, shardings
+from rfjax.training.mesh import shardings
+from rfjax.training.run import Run, make_run
 
 
 def kind(id: str, config: Config) -> object:
@@ -56,40 +54,38 @@ def run_cohort(
     `programs` are what evaluation compiled for cohorts like this one, and grows. A failed evaluation ends
     its own point. Raises as `train_cohort` does, where all of them are concerned.
     """
-    shared = next(iter(configs.values()))
-    corpus = load_corpus(shared.data, shared.seed)
-    backbone, mesh = training_backbone(shared, corpus.shapes), make_mesh(shared.mesh)
-    members, evaluators, failures = [], {}, {}
+    runs: list[Run] = []
+    evaluators, failures = {}, {}
     for id, config in configs.items():
-        workdir = root / id
         try:
-            member = Member(config, workdir, run_facts(config, corpus, study, id))
-            run = run_folder.run_name(member.facts, workdir)
-            evaluators[workdir] = Evaluator(config, workdir, run, corpus, backbone, mesh, programs)
-            members.append(member)
+            run = make_run(config, root / id, study=study, point=id, like=runs[0] if runs else None)
+            evaluators[run] = Evaluator(run, programs)
+            runs.append(run)
         except RfjaxError as error:
             failures[id] = str(error)
+    if not runs:
+        return failures
 
-    def measure(member: Member, steps: Sequence[int], params=None):
-        """Measures what is missing; its failure is this member's alone."""
-        evaluator = evaluators[member.workdir]
+    def measure(run: Run, steps: Sequence[int], params=None):
+        """Measures what is missing; its failure is this run's alone."""
+        evaluator = evaluators[run]
         try:
             if missing := evaluator.missing(steps):
-                own = params and params(member)
-                evaluator.measure(missing, own and jax.tree.map(jax.device_put, own, shardings(mesh, own)), stop)
+                own = params and params(run)
+                evaluator.measure(missing, own and jax.tree.map(jax.device_put, own, shardings(run.mesh, own)), stop)
         except Preempted:
             raise
         except Exception as error:
-            failures[member.workdir.name] = told(error, member.workdir)
+            failures[run.workdir.name] = told(error, run.workdir)
 
     def on_checkpoint(step, live, weights):
-        for member in live:
-            if member.workdir.name not in failures:
-                measure(member, [step], weights)
+        for run in live:
+            if run.workdir.name not in failures:
+                measure(run, [step], weights)
 
-    ended = train_cohort(members, corpus=corpus, backbone=backbone, on_checkpoint=on_checkpoint, stop=stop)
+    ended = train_cohort(runs, on_checkpoint=on_checkpoint, stop=stop)
     failures |= {workdir.name: told(error, workdir) for workdir, error in ended.items()}
-    for member in members:
-        if member.workdir.name not in failures:
-            measure(member, sorted(evaluation_steps(member.config)))
+    for run in runs:
+        if run.workdir.name not in failures:
+            measure(run, sorted(evaluation_steps(run.config)))
     return failures

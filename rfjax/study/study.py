@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,19 +12,16 @@ from pathlib import Path
 import jax
 
 from rfjax import config as configs
-from rfjax import limits
 from rfjax.config import Config
-from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
-from rfjax.flow.resolution import formulation_at
-from rfjax.models.backbone import make_backbone, parameter_count
-from rfjax.models.flops import forward_flops, state_bytes, training_flops
+from rfjax.models.flops import state_bytes
 from rfjax.study.cohorts import cohorts, kind, run_cohort, told
-from rfjax.study.run import mean_flops, run_config
+from rfjax.study.run import run_config
 from rfjax.training import run_folder
 from rfjax.training.cohort import check_may_be_together
 from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
+from rfjax.training.run import plan_run
 
 POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESERVED = ("results", "report", "launch")  # folders of a study that are no points
@@ -106,32 +102,17 @@ def check_told_apart(study: Study) -> None:
 
 def size_of(config: Config) -> Size:
     """Parameters, FLOPs and state of a point; nothing is allocated."""
-    formulation_at(config)
-    check_may_be_together(config, _corpus(config.data, config.seed))
-    params, forward, per_image = _size_of_network(config.model, config.data, config.seed)
+    run = plan_run(config)
+    check_may_be_together(config, run.corpus)
     images = config.train.steps * config.train.batch_size
     return Size(
-        params=params,
-        flops_forward_per_image=forward,
-        flops_per_image=per_image,
-        flops=float(per_image) * images,
+        params=run.parameter_count,
+        flops_forward_per_image=run.flops_forward_per_image,
+        flops_per_image=run.flops_per_image,
+        flops=float(run.flops_per_image) * images,
         images=images,
-        state_bytes=state_bytes(params),
+        state_bytes=state_bytes(run.parameter_count),
     )
-
-
-@functools.lru_cache(maxsize=8)
-def _corpus(data, seed):
-    return load_corpus(data, seed)
-
-
-@functools.lru_cache
-def _size_of_network(model, data, seed) -> tuple[int, int, int]:
-    corpus = _corpus(data, seed)
-    for part in corpus.parts:
-        limits.check_latents(model, part.shapes.latents)
-    count = parameter_count(make_backbone(model, corpus.shapes))
-    return count, mean_flops(forward_flops, model, corpus), mean_flops(training_flops, model, corpus)
 
 
 def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:

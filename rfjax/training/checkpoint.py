@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from rfjax.training.state import TrainState
 
 FOLDER = "checkpoints"
 CHUNK_BYTES = 2**26  # of an array on disk; a reader holds whole chunks beside the array
+SAVE_AGAIN_SECONDS = (1.0, 5.0, 25.0)  # pauses before trying again to write a checkpoint
 ASIDE = "damaged"  # where a run moves checkpoints it cannot read, for a person to look at
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
@@ -246,6 +248,21 @@ class SaveFailed(RfjaxError):
     """A checkpoint could not be written; `may_pass` where trying again may help."""
 
     may_pass = True
+
+
+def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> None:
+    """Calls `save(again)` until it saves, with pauses; `again` is true after a failure, and `note` is told of each.
+
+    Of many processes some may have saved their part, so these do not try again: all start from what is whole.
+    """
+    for tries, pause in enumerate((*SAVE_AGAIN_SECONDS, None)):
+        try:
+            return save(tries > 0)
+        except SaveFailed as error:
+            if pause is None or not error.may_pass or distributed.many():
+                raise
+            note(f"{error}. Trying again in {pause:g} s")
+            time.sleep(pause)
 
 
 class Checkpoints:

@@ -9,10 +9,8 @@ rounding, and either may be resumed as the other. What a member meets (divergenc
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,19 +22,18 @@ from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
-from rfjax.models.backbone import parameter_count
-from rfjax.training import checkpoint, hardware, run_folder
-from rfjax.training.checkpoint import Checkpoints, SaveFailed
+from rfjax.training import checkpoint, run_folder
+from rfjax.training.checkpoint import Checkpoints, save_again
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
-from rfjax.training.loop import SAVE_AGAIN_SECONDS, claim, disk_trouble, evaluation_steps, keeps
+from rfjax.training.loop import claim, disk_trouble, evaluation_steps, keeps
 from rfjax.training.loss import run_keys
-from rfjax.training.metrics import MetricsWriter
+from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.monitor import Monitor, Rates, Spending
 from rfjax.training.optimizer import make_optimizer
 from rfjax.training.processes import distributed, watch
 from rfjax.training.program import abstract_batch, state_shapes
 from rfjax.training.progress import Progress, note
-from rfjax.training.run_folder import RunFacts
+from rfjax.training.run import Run, begin, describe, write_record
 from rfjax.training.state import TrainState, init_state
 from rfjax.training.step import parameter_groups
 
@@ -44,14 +41,8 @@ from rfjax.training.step import parameter_groups
 OWN = ("formulation", "timestep_shift")
 
 
-class Member(NamedTuple):
-    config: Config
-    workdir: Path
-    facts: RunFacts
-
-
-# (step, the members that go on, a function of a member that gives its {"ema": ..., "raw": ...} on the host)
-OnCheckpoint = Callable[[int, Sequence[Member], Callable[[Member], dict]], None]
+# (step, the runs that go on, a function of a run that gives its {"ema": ..., "raw": ...} on the host)
+OnCheckpoint = Callable[[int, Sequence[Run], Callable[[Run], dict]], None]
 
 
 def may_join(config: Config) -> tuple:
@@ -71,31 +62,26 @@ def check_may_be_together(config: Config, corpus: Corpus) -> None:
 
 
 def train_cohort(
-    members: Sequence[Member],
-    *,
-    corpus: Corpus,
-    backbone,
-    on_checkpoint: OnCheckpoint,
-    stop: Callable[[], bool],
-    log_seconds: float = 30.0,
+    members: Sequence[Run], *, on_checkpoint: OnCheckpoint, stop: Callable[[], bool], log_seconds: float = 30.0
 ) -> dict[Path, Exception]:
     """Trains every member from wherever it stands to its last step; the failures by folder.
 
-    `on_checkpoint` is called at each evaluated step with all checkpoints on disk. Members that do not stand
-    at one step (`_parts`) are trained in parts, one after another. What one member meets fails it alone
-    (another config in its folder, damage, divergence); what a part meets (a disk that is full) fails that part.
+    All have one corpus and one network. `on_checkpoint` is called at each evaluated step with all checkpoints on
+    disk. Members that do not stand at one step (`_parts`) are trained in parts, one after another. What one member
+    meets fails it alone (another config in its folder, damage, divergence); what a part meets (a disk that is full)
+    fails that part.
 
     Raises `Preempted` when told to stop, after saving: the next start goes on from there. `ConfigError` for a corpus
     of several latent shapes.
     """
-    check_may_be_together(members[0].config, corpus)
+    check_may_be_together(members[0].config, members[0].corpus)
     with contextlib.ExitStack() as folders:
         failures: dict[Path, Exception] = {}
-        ahead: list[Member] = []
+        ahead: list[Run] = []
         for member in members:
             try:
-                done = claim(folders, member.config, member.workdir, backbone, None, corpus)
-                _check_may_start(member, corpus)
+                done = claim(folders, member, None)
+                _check_may_start(member)
             except Preempted:
                 raise
             except RfjaxError as error:
@@ -112,7 +98,7 @@ def train_cohort(
                 if stop():
                     raise Preempted(f"told to stop before {name} were done; the same command goes on from there")
                 part, step = _parts(ahead)[0]
-                cohort = _Cohort(part, step, corpus, backbone)
+                cohort = _Cohort(part, step)
                 try:
                     if not cohort.restore(failures):
                         ahead = [member for member in ahead if member.workdir not in failures]
@@ -129,7 +115,7 @@ def train_cohort(
         return failures
 
 
-def _check_may_start(member: Member, corpus: Corpus) -> None:
+def _check_may_start(member: Run) -> None:
     """Raises `ConfigError` for a run that can only be trained alone, or not at all."""
     record = run_folder.read_json(member.workdir / "run.json")
     if record and record["parent"]:
@@ -138,10 +124,10 @@ def _check_may_start(member: Member, corpus: Corpus) -> None:
             "--config.train.together=1"
         )
     if record:
-        run_folder.check_corpus(member.workdir, record, corpus)
+        run_folder.check_corpus(member.workdir, record, member.corpus)
 
 
-def _parts(members: Sequence[Member]) -> list[tuple[list[Member], int | None]]:
+def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
     """The members by the checkpoint that they go on from (None: from the start), the earliest first.
 
     A kill between two members' saves leaves some one save ahead. Those go back to the checkpoint before,
@@ -149,7 +135,7 @@ def _parts(members: Sequence[Member]) -> list[tuple[list[Member], int | None]]:
     """
     saved = {member: checkpoint.steps_saved(member.workdir) for member in members}
     reach = members[0].config.train.checkpoint_every
-    parts: dict[int | None, list[Member]] = {}
+    parts: dict[int | None, list[Run]] = {}
     for member in sorted(members, key=lambda member: max(saved[member], default=-1)):
         newest = max(saved[member], default=None)
         first = next((step for step in parts if step in saved[member] and newest - step <= reach), newest)
@@ -174,18 +160,16 @@ class _Quiet(Progress):
 class _Cohort:
     """One attempt at the runs that go on from one step."""
 
-    def __init__(self, members, step, corpus, backbone):
-        self.members, self.corpus, self.backbone = list(members), corpus, backbone
-        self.config = self.members[0].config
+    def __init__(self, members: Sequence[Run], step: int | None):
+        self.members, self.shared = list(members), members[0]  # the first has what all share
+        self.config = self.shared.config
         self.mesh = cohort_mesh()
         self.first, self.step, self.failures = step, step or 0, {}
         self.evaluated = evaluation_steps(self.config)
-        self.abstract = state_shapes(self.config, backbone)
+        self.abstract = state_shapes(self.shared)
         self.alone = NamedSharding(cohort_mesh(jax.devices()[:1]), P())
         self.records = [
-            run_folder.read_json(member.workdir / "run.json")
-            or run_folder.describe(member.config, member.facts, member.workdir, corpus, parameter_count(backbone), None)
-            for member in self.members
+            run_folder.read_json(member.workdir / "run.json") or describe(member, None) for member in self.members
         ]
 
     @property
@@ -194,7 +178,7 @@ class _Cohort:
         return [place for place, member in enumerate(self.members) if member.workdir not in self.failures]
 
     @property
-    def live(self) -> list[Member]:
+    def live(self) -> list[Run]:
         return [self.members[place] for place in self.places]
 
     def restore(self, failures: dict[Path, Exception]) -> bool:
@@ -202,7 +186,7 @@ class _Cohort:
         member has no other, the member is put among the `failures`."""
         if self.first is None:
             optimizer, (key, _) = make_optimizer(self.config.train), run_keys(self.config.seed)
-            state = jax.jit(lambda key: init_state(self.backbone.init, optimizer, key))(key)
+            state = jax.jit(lambda key: init_state(self.shared.backbone.init, optimizer, key))(key)
             self.states = stack([state] * len(self.members), self.mesh)
             self.facts = [{}] * len(self.members)
             return True
@@ -246,11 +230,9 @@ class _Cohort:
     def _train(self, on_checkpoint, stop, log_seconds):
         train, count = self.config.train, len(self.members)
         for place, member in enumerate(self.members):
-            if not (member.workdir / "config.json").exists():
-                run_folder.write_json(member.workdir / "config.json", schema.to_dict(member.config))
-            self.records[place] = run_folder.started(self.records[place], self.step, self.mesh, count)
-            self._write_record(place, self.facts[place])
-            run_folder.write_status(member.workdir, "running", self.step)
+            self.records[place] = begin(
+                member, self.records[place], self.facts[place], self.step, self.mesh, together=count
+            )
         with contextlib.ExitStack() as stacked:
             names = [record["run"] for record in self.records]
             title = names[0] if count == 1 else f"{names[0]} and {count - 1} more"
@@ -260,34 +242,24 @@ class _Cohort:
             progress.note(f"{title}: compiling the training step")
             program, states = self._compile(), self.states
             self.states = None  # donated from here on
-            spendings = [
-                Spending(
-                    train.batch_size,
-                    member.facts.flops_per_image,
-                    None,
-                    facts.get("train_seconds", 0.0),
-                    share=1 / count,
-                )
-                for member, facts in zip(self.members, self.facts, strict=True)
-            ]
-            peak = hardware.peak_flops([device.device_kind for device in self.mesh.devices.flat])
+
+            def spending(seconds, share):
+                return Spending(train.batch_size, self.shared.flops_per_image, None, seconds, share)
+
+            spendings = [spending(facts.get("train_seconds", 0.0), 1 / count) for facts in self.facts]
+            groups = parameter_groups(self.abstract.params)
             monitors = [
                 Monitor(
-                    train,
-                    member.workdir,
-                    spendings[place],
-                    None,
-                    step=self.step,
-                    groups=parameter_groups(self.abstract.params),
-                    window=self.facts[place].get("window"),
-                    peak_flops=peak,
-                    writer=stacked.enter_context(MetricsWriter(member.workdir, self.step)),
-                    progress=_Quiet(names[place], progress),
+                    member,
+                    Rates(spendings[place], self.step, self.mesh),
+                    Window(groups, self.facts[place].get("window")),
+                    stacked.enter_context(MetricsWriter(member.workdir, self.step)),
+                    _Quiet(names[place], progress),
                 )
                 for place, member in enumerate(self.members)
             ]
-            clock = Spending(train.batch_size, self.members[0].facts.flops_per_image, None, 0.0)
-            rates = Rates(clock, train.batch_size, self.step, peak)  # of the cohort's line of progress
+            clock = spending(0.0, 1.0)
+            rates = Rates(clock, self.step, self.mesh)  # of the cohort's line of progress
 
             def evaluate():
                 if self.step in self.evaluated and self.places:
@@ -297,8 +269,8 @@ class _Cohort:
                         return jax.tree.map(lambda a: a[self.members.index(member)], host)
 
                     with contextlib.ExitStack() as paused:
-                        for spending in (*spendings, clock):
-                            paused.enter_context(spending.paused())
+                        for timed in (*spendings, clock):
+                            paused.enter_context(timed.paused())
                         on_checkpoint(self.step, self.live, weights)
 
             def observe(metrics):
@@ -344,12 +316,12 @@ class _Cohort:
     def _compile(self):
         step = make_cohort_step(
             [member.config for member in self.members],
-            self.backbone.apply,
-            self.corpus.shapes.encoders,
+            self.shared.backbone.apply,
+            self.shared.corpus.shapes.encoders,
             self.mesh,
             self.abstract.params,
         )
-        batch = abstract_batch(self.config, self.corpus, self.mesh, P())
+        batch = abstract_batch(self.shared, NamedSharding(self.mesh, P()))
         return distributed.compiled("the training step", step.lower(self.states, batch, np.int32(0)))
 
     def _params(self, states, place):
@@ -358,7 +330,7 @@ class _Cohort:
     def _batches(self):
         whole = NamedSharding(self.mesh, P())
         size, steps = self.config.train.batch_size, self.config.train.steps
-        for batch in batches(self.corpus, batch_size=size, start_step=self.step, stop_step=steps):
+        for batch in batches(self.shared.corpus, batch_size=size, start_step=self.step, stop_step=steps):
             yield jax.device_put(batch, whole)
 
     def _keeps(self, step):
@@ -367,24 +339,15 @@ class _Cohort:
     def _save(self, states, monitors, progress):
         host = jax.device_get(states)
         for place in self.places:
+            member = self.members[place]
             monitors[place].sync()  # rows first: a resumed run keeps those up to its checkpoint
             facts = monitors[place].facts(self.step)
             watch.beat()
             state = jax.device_put(jax.tree.map(lambda leaf, place=place: leaf[place], host), self.alone)
-            for pause in (*SAVE_AGAIN_SECONDS, None):
-                try:
-                    with Checkpoints(
-                        self.members[place].workdir, keep_last=self.config.train.keep_last, kept=self._keeps
-                    ) as writer:
-                        writer.save(state, self.step, facts)
-                    break
-                except SaveFailed as error:
-                    if pause is None or not error.may_pass:
-                        raise
-                    progress.note(f"{error}. Trying again in {pause:g} s")
-                    time.sleep(pause)
-            self._write_record(place, facts)
 
-    def _write_record(self, place, facts):
-        self.records[place] |= {"step": self.step} | (checkpoint.spent(facts) if facts else {})
-        run_folder.write_json(self.members[place].workdir / "run.json", self.records[place])
+            def save(_, member=member, state=state, facts=facts):
+                with Checkpoints(member.workdir, keep_last=self.config.train.keep_last, kept=self._keeps) as writer:
+                    writer.save(state, self.step, facts)
+
+            save_again(save, progress.note)
+            self.records[place] = write_record(member, self.records[place], facts, self.step)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from rfjax import config as schema
 from rfjax.config import Config
-from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.mesh import path_name
+from rfjax.training.run import Run
 
 # Scales that start at one and so leave the network as it was: a child may have them anew.
 _NEW_SCALE = re.compile(r"(query|key)_norm2?/scale$")
@@ -79,24 +79,26 @@ def read_parent(text: str) -> Parent:
     return Parent(str(folder), run, step, facts["images"], facts["flops"])
 
 
-def check_fits(parent: Parent, config: Config, params) -> None:
-    """Raises `ConfigError` where a run of `config` could not `inherit` the parent's weights.
+def check_fits(parent: Parent, run: Run) -> None:
+    """Raises `ConfigError` where a run could not `inherit` the parent's weights, or they would mean something else.
 
-    `params` are the run's, as `ShapeDtypeStruct`s. The error names the keys in which the two
-    configs' models differ, with both values, or a parameter where the parent's config says nothing.
+    The error names the keys in which the two configs' models differ, with both values, or a parameter where the
+    parent's config says nothing.
     """
-    given, asked = _stored_shapes(parent), _shapes(params)
+    given = _stored_shapes(parent)
+    asked = _shapes(jax.eval_shape(run.backbone.init, jax.random.key(0)))
     problem = _mismatch(given, asked)
     if problem:
         raise ConfigError(
             f"--init={parent.path}@{parent.step}: its weights do not fit this run's model: "
-            f"{'; '.join(_differences(parent, config)) or problem}. {_REMEDY}"
+            f"{'; '.join(_differences(parent, run.config)) or problem}. {_REMEDY}"
         )
+    _check_made_with(parent, run.corpus)
 
 
-def check_made_with(parent: Parent, corpus: Corpus) -> None:
-    """Raises `ConfigError` where the parent learnt from what other models made, as its run.json says: another
-    autoencoder's latents, or another encoder's features, mean something else to the same weights.
+def _check_made_with(parent, corpus):
+    """Refuses a parent that learnt from what other models made, as its run.json says: another autoencoder's latents,
+    or another encoder's features, mean something else to the same weights.
 
     Encoders that only one of the two uses are no hindrance: a slot may be empty, as condition dropout leaves it.
     """

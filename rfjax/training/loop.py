@@ -9,39 +9,33 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from rfjax import config as schema
-from rfjax import limits
 from rfjax.config import Config, TrainConfig
 from rfjax.data.buckets import Schedule, described, schedule_of, trained_parts
-from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
-from rfjax.models.backbone import parameter_count
-from rfjax.training import checkpoint, hardware, lineage, run_folder
-from rfjax.training.checkpoint import Checkpoints, SaveFailed
+from rfjax.training import checkpoint, lineage, run_folder
+from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
 from rfjax.training.loss import run_keys
-from rfjax.training.mesh import check_batch, make_mesh, places_here, put_batch
-from rfjax.training.metrics import MetricsWriter
-from rfjax.training.monitor import Monitor, Spending
+from rfjax.training.mesh import check_batch, places_here, put_batch
+from rfjax.training.metrics import MetricsWriter, Window
+from rfjax.training.monitor import Monitor, Rates, Spending
 from rfjax.training.optimizer import make_optimizer
 from rfjax.training.processes import distributed, watch
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
-from rfjax.training.run_folder import NO_FACTS, RunFacts
+from rfjax.training.run import Run, begin, describe, write_record
 from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-
-SAVE_AGAIN_SECONDS = (1.0, 5.0, 25.0)  # pauses before trying again to write a checkpoint
 
 OnCheckpoint = Callable[[int, TrainState], None]
 
@@ -77,23 +71,17 @@ def keeps(train: TrainConfig, kept: Collection[int], step: int) -> bool:
 
 
 def train(
-    config: Config,
-    workdir: str | Path,
+    run: Run,
     *,
-    corpus: Corpus,
-    backbone,
-    facts: RunFacts = NO_FACTS,
     init_from: str | None = None,
     on_checkpoint: OnCheckpoint | None = None,
     keep_steps: Collection[int] = (),
     stop: Callable[[], bool] | None = None,
-    devices: Sequence[jax.Device] | None = None,
     log_seconds: float = 30.0,
 ) -> TrainResult:
-    """Trains `config` in `workdir` from wherever it stands, and returns when it is done.
+    """Trains a run in its folder from wherever it stands, and returns when it is done.
 
-    `backbone` has `init(key)` and `apply(params, z, t, context, pooled)`. `init_from` is
-    `RUN@STEP`, whose weights a new run starts with. `on_checkpoint(step, state)` is called with
+    `init_from` is `RUN@STEP`, whose weights a new run starts with. `on_checkpoint(step, state)` is called with
     each evaluated step's checkpoint safely on disk; where it does not return, the next attempt
     calls it again for that step. `keep_steps` are checkpoints to make and keep beside those
     that the config asks for. `stop` is polled between steps; by default SIGTERM and SIGINT set
@@ -104,27 +92,25 @@ def train(
     row were not finite, and at once in a folder where that has happened; `RfjaxError` when
     checkpoints can be neither read nor written.
     """
-    workdir = Path(workdir)
-    for part in corpus.parts:
-        limits.check_latents(config.model, part.shapes.latents)
+    workdir, train = run.workdir, run.config.train
     with contextlib.ExitStack() as stack:
         # In one place for all processes, and refused before the folder is touched.
-        done = distributed.from_first(lambda: claim(stack, config, workdir, backbone, init_from, corpus))
+        done = distributed.from_first(lambda: claim(stack, run, init_from))
         if done:
-            return _done_before(workdir, config.train.steps)
+            return _done_before(workdir, train.steps)
         remedy = f"look at that, then give the same command again; it goes on from the last checkpoint in {workdir}"
-        stack.enter_context(watch.over(config.train.stall_seconds, f"{workdir}{_which_process()}", remedy))
+        stack.enter_context(watch.over(train.stall_seconds, f"{workdir}{_which_process()}", remedy))
         stop = stop or stack.enter_context(StopSignal())
-        run = _Run(config, workdir, corpus, backbone, facts, init_from, keep_steps, devices)
+        attempt = _Attempt(run, init_from, keep_steps)
         try:
-            with jax.set_mesh(run.mesh), jax.default_matmul_precision(config.train.matmul_precision):
-                result = run.train(on_checkpoint, stop, log_seconds)
+            with run.computing():
+                result = attempt.train(on_checkpoint, stop, log_seconds)
         except BaseException as error:
             told = distributed.explained(error)
             # Another start of the same command goes on from all of these but divergence.
             state = "diverged" if isinstance(told, Diverged) else "stopped" if isinstance(told, Preempted) else "failed"
             with contextlib.suppress(RfjaxError):  # the disk may be what failed
-                run_folder.write_status(workdir, state, run.step, str(told) or type(told).__name__)
+                run_folder.write_status(workdir, state, attempt.step, str(told) or type(told).__name__)
             if told is not error:
                 raise told from error
             if trouble := disk_trouble(error, workdir):
@@ -142,23 +128,19 @@ def disk_trouble(error: BaseException, workdir: Path) -> RfjaxError | None:
     return None
 
 
-def claim(
-    stack: contextlib.ExitStack, config: Config, workdir: Path, backbone, init_from: str | None, corpus: Corpus
-) -> bool:
-    """Claims the folder for this attempt, until `stack` ends; whether the run in it is done. Raises what `train`
+def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
+    """Claims the run's folder for this attempt, until `stack` ends; whether the run in it is done. Raises what `train`
     refuses."""
-    run_folder.check_config(workdir, config)
+    workdir = run.workdir
+    run_folder.check_config(workdir, run.config)
     if init_from and not (workdir / "run.json").exists():
-        params = jax.eval_shape(backbone.init, jax.random.key(0))
-        parent = lineage.read_parent(init_from)
-        lineage.check_fits(parent, config, params)
-        lineage.check_made_with(parent, corpus)
+        lineage.check_fits(lineage.read_parent(init_from), run)
     workdir.mkdir(parents=True, exist_ok=True)
     stack.enter_context(run_folder.lock(workdir))
     status = run_folder.read_status(workdir)
     if status["state"] == "diverged":
         raise Diverged(status["message"])
-    return status["state"] == "done" and config.train.steps in checkpoint.steps_saved(workdir)
+    return status["state"] == "done" and run.config.train.steps in checkpoint.steps_saved(workdir)
 
 
 def _which_process() -> str:
@@ -175,27 +157,25 @@ def _on_first_process(stack, make):
     return stack.enter_context(make()) if distributed.is_first() else None
 
 
-class _Run:
+class _Attempt:
     """One attempt at a run: what its parts share."""
 
-    def __init__(self, config, workdir, corpus, backbone, facts, init_from, keep_steps, devices):
-        self.config, self.workdir, self.corpus, self.backbone = config, workdir, corpus, backbone
+    def __init__(self, run: Run, init_from: str | None, keep_steps: Collection[int]):
+        train = run.config.train
+        self.run, self.config, self.workdir = run, run.config, run.workdir
         self.step = 0
-        self.mesh = make_mesh(config.mesh, devices)
-        check_batch(self.mesh, config.train.batch_size, config.train.accumulate)
-        self.places = places_here(self.mesh, config.train.batch_size)
-        self.evaluated = evaluation_steps(config)
+        check_batch(run.mesh, train.batch_size, train.accumulate)
+        self.places = places_here(run.mesh, train.batch_size)
+        self.evaluated = evaluation_steps(run.config)
         self.kept = self.evaluated | set(keep_steps)
-        self.optimizer = make_optimizer(config.train)
-        self.abstract = abstract_state(config, backbone, self.mesh)
+        self.optimizer = make_optimizer(train)
+        self.abstract = abstract_state(run)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        record = distributed.from_first(lambda: run_folder.read_json(workdir / "run.json"))
+        record = distributed.from_first(lambda: run_folder.read_json(run.workdir / "run.json"))
         self.parent = self._parent(record, init_from)
-        self.stream_offset = lineage.stream_offset(self.parent, config.train.batch_size)
-        params = parameter_count(backbone)
-        parent = self.parent and self.parent._asdict()
-        self.record = record or run_folder.describe(config, facts, workdir, corpus, params, parent)
-        run_folder.check_corpus(workdir, self.record, corpus)
+        self.stream_offset = lineage.stream_offset(self.parent, train.batch_size)
+        self.record = record or describe(run, self.parent and self.parent._asdict())
+        run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
         """The parent on record, else the one asked for; where there are both, they must agree."""
@@ -210,11 +190,7 @@ class _Run:
     def train(self, on_checkpoint, stop, log_seconds) -> TrainResult:
         state, saved, messages = self._first_state()
         first, steps = self.step, self.config.train.steps
-        if distributed.is_first() and not (self.workdir / "config.json").exists():  # all that can be refused has been
-            run_folder.write_json(self.workdir / "config.json", schema.to_dict(self.config))
-        self.record = run_folder.started(self.record, first, self.mesh)
-        self._write_record(saved)
-        run_folder.write_status(self.workdir, "running", first)
+        self.record = begin(self.run, self.record, saved, first, self.run.mesh)  # all that can be refused has been
         with contextlib.ExitStack() as stack:
             progress = _on_first_process(
                 stack, lambda: Progress(self.record["run"], first, steps, messages, every_seconds=log_seconds)
@@ -231,18 +207,18 @@ class _Run:
                 self.parent,
                 saved.get("train_seconds", 0.0),
             )
-            monitor = Monitor(
-                self.config.train,
-                self.workdir,
-                spending,
-                checkpoints,
-                step=first,
-                groups=parameter_groups(state.params),
-                window=saved.get("window"),
-                peak_flops=hardware.peak_flops([device.device_kind for device in self.mesh.devices.flat]),
-                writer=_on_first_process(stack, lambda: MetricsWriter(self.workdir, first)),
-                progress=progress,
-            )
+            rates = Rates(spending, first, self.run.mesh)
+            window = Window(parameter_groups(state.params), saved.get("window"))
+            writer = _on_first_process(stack, lambda: MetricsWriter(self.workdir, first))
+            monitor = Monitor(self.run, rates, window, writer, progress)
+
+            def observe(metrics, state):
+                def params():
+                    with contextlib.suppress(RfjaxError):
+                        checkpoints.wait()  # the newest may still be on its way to the disk
+                    return state.params
+
+                monitor.observe(self.step, metrics, params)
 
             def evaluate():
                 if self.step in self.evaluated and on_checkpoint:
@@ -256,13 +232,11 @@ class _Run:
             for batch in () if stopping else self._batches():
                 state, metrics = steps_by_shape[batch.latents.shape[1:]](state, put(batch))
                 if pending is not None:
-                    monitor.observe(
-                        self.step, pending, lambda state=state: state.params
-                    )  # a step late: the device is already at the next
+                    observe(pending, state)  # a step late: the device is already at the next
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
                 if stopping or self._saves(self.step) or self._must_save_again(checkpoints):
-                    monitor.observe(self.step, pending, lambda state=state: state.params)
+                    observe(pending, state)
                     pending = None
                     self._save(state, checkpoints, monitor)
                 if stopping:
@@ -293,7 +267,7 @@ class _Run:
             make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
         else:
             key, _ = run_keys(self.config.seed)
-            make, inputs = lambda key: init_state(self.backbone.init, self.optimizer, key), (key,)
+            make, inputs = lambda key: init_state(self.run.backbone.init, self.optimizer, key), (key,)
         made = distributed.compiled("the first state", jax.jit(make, out_shardings=self.shardings).lower(*inputs))
         return made(*inputs), facts, messages
 
@@ -308,15 +282,15 @@ class _Run:
     def _compile(self, progress):
         """(the compiled step of each latent shape, a function that puts this process's part of a batch on its
         devices)."""
-        parts = [self.corpus.parts[part] for part in trained_parts(self.corpus)]
+        parts = [self.run.corpus.parts[part] for part in trained_parts(self.run.corpus)]
         compiled = {}
         for number, part in enumerate(parts, 1):
             which = f" ({number} of {len(parts)}: {described(part.shapes.latents)})" if len(parts) > 1 else ""
             if progress:
                 progress.note(f"{self.record['run']}: compiling the training step{which}")
-            lowered = lower_train_step(self.config, part, self.backbone, self.mesh, stream_offset=self.stream_offset)
+            lowered = lower_train_step(replace(self.run, corpus=part), stream_offset=self.stream_offset)
             compiled[part.shapes.latents] = distributed.compiled(f"the training step{which}", lowered)
-        put = functools.partial(put_batch, self.mesh, self.config.train.batch_size, self.places)
+        put = functools.partial(put_batch, self.run.mesh, self.config.train.batch_size, self.places)
         return compiled, put
 
     def _flops_per_image(self):
@@ -324,11 +298,11 @@ class _Run:
         if not self.record.get("buckets"):
             return self.record["flops_per_image"]
         each = [bucket["flops_per_image"] for bucket in self.record["buckets"]]
-        return functools.partial(flops_before, schedule_of(self.corpus), each, self.stream_offset)
+        return functools.partial(flops_before, schedule_of(self.run.corpus), each, self.stream_offset)
 
     def _batches(self):
         return batches(
-            self.corpus,
+            self.run.corpus,
             batch_size=self.config.train.batch_size,
             start_step=self.step + self.stream_offset,
             stop_step=self.config.train.steps + self.stream_offset,
@@ -345,20 +319,16 @@ class _Run:
     def _save(self, state, checkpoints, monitor) -> None:
         monitor.sync()  # rows first: a resumed run keeps those up to its checkpoint
         facts = monitor.facts(self.step)
-        for pause in (*SAVE_AGAIN_SECONDS, None):
-            try:
-                checkpoints.save(state, self.step, facts)
-                if pause != SAVE_AGAIN_SECONDS[0]:
-                    checkpoints.wait()
-                break
-            except SaveFailed as error:
-                # Of many processes some may have saved their part: all start again from what is whole.
-                if pause is None or not error.may_pass or distributed.many():
-                    raise
-                monitor.note(f"{error}. Trying again in {pause:g} s")
-                time.sleep(pause)
+
+        def save(again):
+            if again:
                 checkpoints.open_again()
-        self._write_record(facts)
+            checkpoints.save(state, self.step, facts)
+            if again:
+                checkpoints.wait()
+
+        save_again(save, monitor.note)
+        self.record = write_record(self.run, self.record, facts, self.step)
 
     def _must_save_again(self, checkpoints) -> bool:
         """Whether a save in the background has failed: the present state is then saved in its place."""
@@ -380,7 +350,3 @@ class _Run:
             checkpoints.open_again()
             self._save(state, checkpoints, monitor)
             checkpoints.wait()
-
-    def _write_record(self, facts: dict) -> None:
-        self.record |= {"step": self.step} | (checkpoint.spent(facts) if facts else {})
-        run_folder.write_json(self.workdir / "run.json", self.record)

@@ -56,8 +56,7 @@ def step_inputs(
 
 def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
     """The formulation's training loss for a backbone's `apply`; `encoders` as in `step_inputs`. The batch's shape
-    decides the timestep shift, where it goes by area. Raises `ConfigError` for a formulation that cannot be shifted."""
-    formulation_at(config)
+    decides the timestep shift, where it goes by area."""
 
     def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, " batch"]):
         formulation = formulation_at(config, batch.latents.shape[1:])

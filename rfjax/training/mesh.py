@@ -112,6 +112,14 @@ def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], loc
     return jax.device_put(local, sharding) if sharding.is_fully_addressable else jax.tree.map(put, local)
 
 
+def spread(tree, sharding: NamedSharding | None):
+    """Arrays that every process has whole, each process's own part of them put on its devices; as they are where
+    `sharding` is None."""
+    if sharding is None:
+        return tree
+    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), tree)
+
+
 def check_batch(mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int) -> None:
     """Raises `ConfigError` unless every device gets whole examples of every microbatch."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -27,7 +27,7 @@ class Window:
     that a resumed run's rows are the uninterrupted run's."""
 
     def __init__(self, groups: Sequence[str], sums: dict | None = None):
-        self._groups = list(groups)
+        self.groups = list(groups)
         self._sums = sums or _no_sums()
 
     def sums(self) -> dict:
@@ -60,7 +60,7 @@ class Window:
                 total / count if count else None for total, count in zip(sums["bins"], sums["counts"], strict=True)
             ],
             "group_norms": {
-                name: _finite(float(norm)) for name, norm in zip(self._groups, last.group_norms, strict=True)
+                name: _finite(float(norm)) for name, norm in zip(self.groups, last.group_norms, strict=True)
             },
         }
         self._sums = _no_sums()

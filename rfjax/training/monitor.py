@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import optax
+from jax.sharding import Mesh
 
-from rfjax.config import TrainConfig
 from rfjax.errors import Diverged, RfjaxError
-from rfjax.training import checkpoint
-from rfjax.training.checkpoint import Checkpoints
+from rfjax.training import checkpoint, hardware
 from rfjax.training.lineage import Parent
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.progress import Progress
+from rfjax.training.run import Run
 from rfjax.training.state import Params
 from rfjax.training.step import StepMetrics
 
@@ -37,7 +37,7 @@ class Spending:
         seconds: float,
         share: float = 1.0,
     ):
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._flops_before = flops_per_image if callable(flops_per_image) else lambda step: step * flops_per_image
         self._images = parent.images if parent else 0
         self._flops = parent.flops if parent else 0.0
@@ -54,32 +54,32 @@ class Spending:
 
     def at(self, step: int) -> dict:
         return {
-            "images": self._images + step * self._batch_size,
+            "images": self._images + step * self.batch_size,
             "flops": self._flops + self.own_flops(step),
             "train_seconds": (time.monotonic() - self._zero) * self.share,
         }
 
     def own_flops(self, step: int) -> int:
         """The FLOPs of this run's first `step` steps."""
-        return self._flops_before(step) * self._batch_size
+        return self._flops_before(step) * self.batch_size
 
 
 class Rates:
     """Steps, images and FLOPs a second since the last time they were asked for, in training time."""
 
-    def __init__(self, spending: Spending, batch_size: int, step: int, peak_flops: float | None):
-        self._spending, self._batch_size, self._peak = spending, batch_size, peak_flops
-        self._from = step, spending.at(step)["train_seconds"]
+    def __init__(self, spending: Spending, step: int, mesh: Mesh):
+        self.spending, self._from = spending, (step, spending.at(step)["train_seconds"])
+        self._peak = hardware.peak_flops([device.device_kind for device in mesh.devices.flat])
 
     def at(self, step: int, runs: int = 1) -> dict:
         """The rates at a step; of so many runs that are trained together, images and FLOPs are all theirs."""
-        seconds = self._spending.at(step)["train_seconds"]
+        seconds = self.spending.at(step)["train_seconds"]
         since_step, since = self._from
         self._from = step, seconds
-        wall = (seconds - since) / self._spending.share
+        wall = (seconds - since) / self.spending.share
         steps_per_second = (step - since_step) / max(wall, 1e-9)
-        images_per_second = steps_per_second * self._batch_size * runs
-        flops = self._spending.own_flops(step) - self._spending.own_flops(since_step)
+        images_per_second = steps_per_second * self.spending.batch_size * runs
+        flops = self.spending.own_flops(step) - self.spending.own_flops(since_step)
         flops_per_second = flops * runs / max(wall, 1e-9) or None
         return {
             "steps_per_second": steps_per_second,
@@ -92,29 +92,14 @@ class Rates:
 class Monitor:
     """Takes every step's metrics in turn. `writer` and `progress` are None but on process 0."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        workdir: Path,
-        spending: Spending,
-        checkpoints: Checkpoints | None,
-        *,
-        step: int,
-        groups: Sequence[str],
-        window: dict | None,
-        peak_flops: float | None,
-        writer: MetricsWriter | None,
-        progress: Progress | None,
-    ):
-        self._config, self._workdir, self._spending = config, workdir, spending
-        self._checkpoints = checkpoints
-        self._groups, self._writer, self._progress = groups, writer, progress
-        self.window = Window(groups, window)
+    def __init__(self, run: Run, rates: Rates, window: Window, writer: MetricsWriter | None, progress: Progress | None):
+        self._config, self._workdir, self._rates = run.config.train, run.workdir, rates
+        self.window, self._writer, self._progress = window, writer, progress
         self.skipped_in_row = 0
-        self._rates = Rates(spending, config.batch_size, step, peak_flops)
 
     def observe(self, step: int, metrics: StepMetrics, params: Callable[[], Params]) -> None:
-        """The metrics of the update that ended at `step`; `params` gives those of then or later.
+        """The metrics of the update that ended at `step`. `params` gives those of then or later, when every checkpoint
+        is on the disk.
 
         Waits for the device to have finished that step. Raises `Diverged`.
         """
@@ -132,7 +117,7 @@ class Monitor:
 
     def facts(self, step: int) -> dict:
         """What a checkpoint of `step` keeps beside its arrays, for a resumed run to go on as this one would."""
-        facts = {"schema": 1, "step": step} | self._spending.at(step)
+        facts = {"schema": 1, "step": step} | self._rates.spending.at(step)
         return facts | {"skipped_in_row": self.skipped_in_row, "window": self.window.sums()}
 
     def sync(self) -> None:
@@ -147,7 +132,7 @@ class Monitor:
 
     def _row(self, step, metrics):
         row = {"step": step} | self.window.close(metrics) | {"skipped": int(metrics.skipped)}
-        row |= self._spending.at(step) | self._rates.at(step)
+        row |= self._rates.spending.at(step) | self._rates.at(step)
         if self._writer:
             self._writer.write(row)
         if self._progress:
@@ -156,12 +141,9 @@ class Monitor:
     def _diverged(self, step, metrics, params) -> Diverged:
         # Parameters are as they were before the first of these steps: their norms tell apart
         # groups whose gradients are all beyond measure.
-        sizes = jax.jit(lambda params: [optax.tree.norm(params[group]) for group in self._groups])(params)
+        sizes = jax.jit(lambda params: [optax.tree.norm(params[group]) for group in self.window.groups])(params)
         norms = [norm if math.isfinite(norm) else math.inf for norm in metrics.group_norms.tolist()]
-        norm, _, group = max(zip(norms, map(float, sizes), self._groups, strict=True))
-        with contextlib.suppress(RfjaxError):
-            if self._checkpoints:
-                self._checkpoints.wait()  # the newest may still be on its way to the disk
+        norm, _, group = max(zip(norms, map(float, sizes), self.window.groups, strict=True))
         good = last_good(self._workdir)
         rate = self._config.learning_rate
         remedy = (

@@ -30,6 +30,14 @@ def note(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+def bar(total: int, what: str, unit: str, *, done: int = 0, leave: bool = False) -> tqdm:
+    """A bar on a terminal, of one process: a context manager with `update(count)`."""
+    from rfjax.training.processes import distributed  # JAX, which the other kinds of progress do not need
+
+    hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
+    return tqdm(total=total, initial=done, desc=what, unit=unit, leave=leave, disable=hidden)
+
+
 class Progress:
     """Shows step, loss, images/s, FLOP/s, MFU where known, and time left; a context manager."""
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from jax.sharding import Mesh
 import rfjax
 from rfjax import config as schema
 from rfjax.config import Config
-from rfjax.data.buckets import schedule_of
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
@@ -40,20 +38,6 @@ _MAY_CHANGE = (
     "data.prepared.path",
     "data.prepared.models",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """What run.json records beside the config and what the trainer knows itself."""
-
-    study: str | None = None
-    point: str | None = None
-    flops_per_image: int = 0  # training: forward and backward; of aspect buckets the mean over steps
-    flops_forward_per_image: int = 0
-    flops_of_buckets: tuple[int, ...] = ()  # training, per image of each aspect bucket, where there are several
-
-
-NO_FACTS = RunFacts()
 
 
 def write_json(path: Path, value) -> None:
@@ -139,52 +123,6 @@ def code_hash() -> str:
     for path in sorted(path for path in root.rglob("*.py") if shipped not in path.parents):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
-
-
-def run_name(facts: RunFacts, workdir: Path) -> str:
-    """What a run is called in every table: what it has been called before, else study/point or its folder's name."""
-    if recorded := (read_json(workdir / "run.json") or {}).get("run"):
-        return recorded  # a run keeps its name, whatever its folder is called by now
-    named = "/".join(part for part in (facts.study, facts.point) if part)
-    return named or Path(workdir).absolute().name
-
-
-def describe(config: Config, facts: RunFacts, workdir: Path, corpus: Corpus, params: int, parent: dict | None) -> dict:
-    """run.json as it is first written. `parent` is null, or the run, step, images and FLOPs that
-    this run's weights come with."""
-    return {
-        "schema": 1,
-        "run": run_name(facts, workdir),
-        "study": facts.study,
-        "point": facts.point,
-        "depth": config.model.depth,
-        "hidden": config.model.width,
-        "heads": config.model.heads,
-        "seed": config.seed,
-        "learning_rate": config.train.learning_rate,
-        "params": params,
-        "flops_per_image": facts.flops_per_image,
-        "flops_forward_per_image": facts.flops_forward_per_image,
-        "buckets": _buckets(facts, corpus),
-        "batch_size": config.train.batch_size,
-        "steps": config.train.steps,
-        "corpus": corpus.name,
-        "corpus_fingerprint": corpus.fingerprint,
-        "made_with": dict(corpus.made_with),
-        "parent": parent,
-        "starts": [],
-    }
-
-
-def _buckets(facts: RunFacts, corpus: Corpus) -> list[dict] | None:
-    """The aspect buckets that the run trains on, each with its share of the steps; None where there is one shape."""
-    if len(corpus.parts) == 1:
-        return None
-    flops = facts.flops_of_buckets or (0,) * len(corpus.parts)
-    return [
-        {"latent_size": list(part.shapes.latents[:2]), "steps_of_cycle": quota, "flops_per_image": per_image}
-        for part, quota, per_image in zip(corpus.parts, schedule_of(corpus).quotas, flops, strict=True)
-    ]
 
 
 def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:

@@ -14,7 +14,7 @@ from rfjax.config import MeshConfig, ValidationConfig, from_dict
 from rfjax.data.batch import BatchShapes, EncoderSlot
 from rfjax.data.buckets import BucketedCorpus, validation_shares
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation import open_run
+from rfjax.evaluation import generate
 from rfjax.evaluation.samples import picture, request
 from rfjax.evaluation.schedule import due_at, sampler_name
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
@@ -24,6 +24,7 @@ from rfjax.flow.samplers import sampling_times
 from rfjax.models.backbone import Backbone
 from rfjax.training.cohort import check_may_be_together
 from rfjax.training.mesh import make_mesh
+from rfjax.training.run import Run
 
 SHAPES, COUNTS = ((4, 4), (2, 6), (6, 4)), (9, 6, 3)
 
@@ -123,8 +124,13 @@ def config(**changes):
 
 def opened(**changes):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return open_run.OpenRun(
-        Path("runs/wide"), "wide", config(**changes), bucketed(), Backbone(lambda key: {}, network), mesh
+    return Run(
+        config=config(**changes),
+        corpus=bucketed(),
+        backbone=Backbone(lambda key: {}, network),
+        mesh=mesh,
+        name="wide",
+        workdir=Path("runs/wide"),
     )
 
 
@@ -132,12 +138,12 @@ def opened(**changes):
 def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, monkeypatch):
     """Catches images of the first bucket's shape whatever was asked for, its shift (alpha = 2 sqrt(m / 16)), and
     scores of two shapes under one sampler's name, of which one would replace the other."""
-    seen, make = [], request.make_generator
+    seen, make = [], generate.make_generator
     monkeypatch.setattr(request, "open_run", lambda workdir, overrides: opened())
-    monkeypatch.setattr(picture, "choose_step", lambda workdir, step: 7)
-    monkeypatch.setattr(picture, "restore_params", lambda *given: (jnp.float32(0.3), {}))
+    monkeypatch.setattr(Run, "choose_step", lambda run, step: 7)
+    monkeypatch.setattr(Run, "restore_params", lambda run, step, weights: jnp.float32(0.3))
     monkeypatch.setattr(
-        request,
+        generate,
         "make_generator",
         lambda apply, sampler, formulation, latents, **more: (
             seen.append((formulation, latents)) or make(apply, sampler, formulation, latents, **more)

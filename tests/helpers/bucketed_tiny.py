@@ -12,18 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from helpers.bucketed_parts import Part
-from helpers.training_tiny import rows, tiny_config
+from helpers.training_tiny import rows, run_in, tiny_config
 from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import Preempted
 from rfjax.models.backbone import Backbone
+from rfjax.models.flops import training_flops
 from rfjax.training import checkpoint
 from rfjax.training.loop import train
-from rfjax.training.run_folder import RunFacts
 
 SHAPES = ((4, 4), (2, 6), (6, 4))
 TRAINING = (50, 30, 20)  # images, and so hundredths of the steps
-FLOPS = (1000, 700, 1600)  # of an image of each; made up
 SETTINGS = {
     "train.steps": 12,
     "train.batch_size": 4,
@@ -41,6 +40,11 @@ def bucketed(config, training=TRAINING, validation=(9, 6, 3)):
         for number, shape in enumerate(SHAPES)
     )
     return BucketedCorpus("tiny buckets", parts, config.seed, training, validation)
+
+
+def flops(config):
+    """Of an image of each of `SHAPES`, forward and backward."""
+    return tuple(training_flops(config.model, part.shapes) for part in bucketed(config).parts)
 
 
 def pixelwise(config):
@@ -65,11 +69,10 @@ def pixelwise(config):
     return Backbone(init, apply)
 
 
-def bucketed_train(workdir, overrides=None, **arguments):
+def bucketed_train(workdir, overrides=None, corpus=None, backbone=None, **arguments):
     config = tiny_config(SETTINGS | (overrides or {}))
-    arguments = {"corpus": bucketed(config), "backbone": pixelwise(config), "log_seconds": 1e9} | arguments
-    facts = RunFacts(flops_per_image=1030, flops_of_buckets=FLOPS[: len(arguments["corpus"].parts)])
-    return train(config, Path(workdir), facts=facts, **arguments)
+    run = run_in(workdir, config, corpus or bucketed(config), backbone or pixelwise(config))
+    return train(run, **{"log_seconds": 1e9} | arguments)
 
 
 def stop_at(step):

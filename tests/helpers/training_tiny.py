@@ -33,6 +33,7 @@ from rfjax.training.mesh import make_mesh
 from rfjax.training.processes import distributed
 from rfjax.training.processes.cluster import Job
 from rfjax.training.program import abstract_state
+from rfjax.training.run import Run
 from rfjax.training.state import TrainState
 
 BASE = {
@@ -116,7 +117,21 @@ class PoisonedCorpus(RandomCorpus):
         return batch._replace(latents=np.where(bad[:, None, None, None], np.nan, batch.latents).astype(np.float32))
 
 
-def tiny_train(workdir, overrides=None, *, bad_steps=(), bad_from=0, pause=0.0, damaged=None, **arguments):
+def run_in(workdir, config, corpus=None, backbone=None, devices=None):
+    """The run of a config in a folder; by default on its own corpus, with the toy backbone, on all devices."""
+    return Run(
+        config=config,
+        corpus=corpus or load_corpus(config.data, config.seed),
+        backbone=backbone or tiny_backbone(config),
+        mesh=make_mesh(config.mesh, devices),
+        name=Path(workdir).name,
+        workdir=Path(workdir),
+    )
+
+
+def tiny_train(
+    workdir, overrides=None, *, bad_steps=(), bad_from=0, pause=0.0, damaged=None, devices=None, **arguments
+):
     config = tiny_config(overrides)
     plain = load_corpus(config.data, config.seed)
     poison = {
@@ -127,7 +142,7 @@ def tiny_train(workdir, overrides=None, *, bad_steps=(), bad_from=0, pause=0.0, 
         "damaged": damaged,
     }
     corpus = PoisonedCorpus(plain.seed, plain.shapes, **poison)
-    return train(config, workdir, corpus=corpus, backbone=tiny_backbone(config), **arguments)
+    return train(run_in(workdir, config, corpus, devices=devices), **arguments)
 
 
 def rows(workdir):
@@ -172,12 +187,9 @@ def ended(started, timeout=300):
 
 def copy(workdir, target, overrides):
     """Restores the newest checkpoint on this process's mesh, and saves it again elsewhere."""
-    config = tiny_config(overrides)
-    mesh = make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
-        restored = checkpoint.restore_newest(
-            Path(workdir), abstract_state(config, tiny_backbone(config), mesh)._asdict()
-        )
+    run = run_in(workdir, tiny_config(overrides))
+    with jax.set_mesh(run.mesh):
+        restored = checkpoint.restore_newest(run.workdir, abstract_state(run)._asdict())
         with checkpoint.Checkpoints(Path(target), keep_last=1, kept=lambda step: False) as checkpoints:
             checkpoints.save(TrainState(**restored.tree), restored.step, restored.facts)
 

@@ -10,7 +10,7 @@ from helpers.random_runs import DATA, MODEL, make_config, make_run
 from rfjax import config as schema
 from rfjax.cli import main
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.evaluation.open_run import evaluate_run
+from rfjax.evaluation.evaluate import evaluate_run
 from rfjax.interop.exporting import export_run
 from rfjax.interop.importing import import_checkpoint
 from rfjax.study.run import run_config

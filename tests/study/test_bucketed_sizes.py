@@ -11,7 +11,8 @@ from rfjax.errors import ConfigError
 from rfjax.models.flops import forward_flops, training_flops
 from rfjax.plan import point_plan
 from rfjax.study import study
-from rfjax.study.run import run_facts
+from rfjax.training import run as runs
+from rfjax.training.run import plan_run
 
 SHAPES = ((4, 4), (2, 6), (6, 4), (8, 8))  # the largest has no training images
 
@@ -35,10 +36,8 @@ def bucketed(shapes=SHAPES):
 @pytest.fixture
 def corpus(monkeypatch):
     made = bucketed()
-    monkeypatch.setattr(study, "_corpus", lambda data, seed: made)
-    study._size_of_network.cache_clear()
-    yield made
-    study._size_of_network.cache_clear()
+    monkeypatch.setattr(runs, "_corpus", lambda data, seed: made)
+    return made
 
 
 def test_a_points_flops_are_the_mean_over_steps(corpus):
@@ -48,15 +47,15 @@ def test_a_points_flops_are_the_mean_over_steps(corpus):
     expected = 0.5 * each[0] + 0.3 * each[1] + 0.2 * each[2]
     assert size.flops_per_image == round(expected) and size.flops == 8000 * round(expected)
     assert size.flops_forward_per_image == pytest.approx(expected / 3, abs=1)
-    facts = run_facts(config(), corpus)
-    assert facts.flops_of_buckets == tuple(each) and facts.flops_per_image == size.flops_per_image
+    run = plan_run(config())
+    assert run.flops_of_parts == tuple(each) and run.flops_per_image == size.flops_per_image
 
 
 def test_a_corpus_of_one_shape_costs_what_it_did():
     plain = load_corpus(config().data, 0)
-    facts = run_facts(config(), plain)
-    assert facts.flops_of_buckets == () and facts.flops_per_image == training_flops(config().model, plain.shapes)
-    assert facts.flops_forward_per_image == forward_flops(config().model, plain.shapes)
+    run = plan_run(config())
+    assert run.flops_per_image == training_flops(config().model, plain.shapes)
+    assert run.flops_forward_per_image == forward_flops(config().model, plain.shapes)
 
 
 def test_a_study_refuses_before_it_trains(corpus):
@@ -72,8 +71,7 @@ def test_a_study_refuses_before_it_trains(corpus):
 def test_plans_are_of_the_largest_bucket_that_is_trained_on(corpus, monkeypatch):
     """Catches memory planned for the first bucket, and for one that no step takes."""
     assert largest(corpus).shapes.latents == (6, 4, 3)
-    monkeypatch.setattr(point_plan, "load_corpus", lambda data, seed: corpus)
     (note,) = point_plan._buckets_note(config())
     assert "largest of 4 aspect buckets, latents of 6x4" in note
-    monkeypatch.setattr(point_plan, "load_corpus", lambda data, seed: corpus.parts[0])
+    monkeypatch.setattr(runs, "_corpus", lambda data, seed: corpus.parts[0])
     assert point_plan._buckets_note(config()) == []

@@ -110,7 +110,7 @@ def test_what_cannot_be_measured_of_one_stops_no_other(finished, tmp_path, monke
     real = evaluate.Evaluator._validation
 
     def broken(self, one, params, spent):
-        if self.run.endswith("/edm"):
+        if self.run.name.endswith("/edm"):
             raise ValueError("no such thing")
         return real(self, one, params, spent)
 

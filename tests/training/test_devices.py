@@ -27,7 +27,7 @@ from rfjax.training import checkpoint
 from rfjax.training.loop import train
 from rfjax.training.mesh import make_mesh, shardings
 from test_devices import MESHES
-from helpers.training_tiny import rows, tiny_config
+from helpers.training_tiny import rows, run_in, tiny_config
 
 overrides = {"model.hidden": 32, "model.head_size": 16, "train.steps": 20, "train.log_every": 1,
              "train.batch_size": 16, "train.checkpoint_every": 20, "train.matmul_precision": "highest",
@@ -39,8 +39,8 @@ out = {}
 for name, config in configs.items():
     corpus = load_corpus(config.data, config.seed)
     workdir = Path(sys.argv[1]) / name
-    result = train(config, workdir, corpus=corpus, backbone=make_backbone(config.model, corpus.shapes),
-                   devices=devices[name], log_seconds=1e9)
+    backbone = make_backbone(config.model, corpus.shapes)
+    result = train(run_in(workdir, config, corpus, backbone, devices[name]), log_seconds=1e9)
     specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(result.state.params)}
     same = []
     for other, target in configs.items():

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.training_tiny import ended, rows, start_processes, tiny_train
 from rfjax.errors import RfjaxError
-from rfjax.training import checkpoint, loop
+from rfjax.training import checkpoint
 
 OVERRIDES = {"train.steps": 12}
 
@@ -34,7 +34,7 @@ class Storage:
             return true(manager, *arguments, **named)
 
         monkeypatch.setattr(checkpoint.ocp.CheckpointManager, method, fails)
-        monkeypatch.setattr(loop, "SAVE_AGAIN_SECONDS", (0.01, 0.02, 0.03))
+        monkeypatch.setattr(checkpoint, "SAVE_AGAIN_SECONDS", (0.01, 0.02, 0.03))
 
 
 @pytest.mark.parametrize("method", ["save", "wait_until_finished", "check_for_errors"])

@@ -43,9 +43,10 @@ def test_a_child_starts_with_the_parents_weights_and_counts_its_cost(parent, tmp
     assert int(seen[0].step) == 4 and int(seen[0].opt_state[1].count) == 4  # a clock and an optimiser of its own
     assert result.images == (6 + 4) * 8
     record = json.loads((child / "run.json").read_text())
-    assert record["parent"] == {"path": str(parent), "run": "parent", "step": 6, "images": 48, "flops": 0.0}
+    each = record["flops_per_image"]
+    assert record["parent"] == {"path": str(parent), "run": "parent", "step": 6, "images": 48, "flops": 48.0 * each}
     grandchild = tiny_train(tmp_path / "grandchild", SHORT, init_from=f"{child}@4")
-    assert grandchild.images == (6 + 4 + 4) * 8
+    assert grandchild.images == (6 + 4 + 4) * 8 and grandchild.flops == (6 + 4 + 4) * 8 * each > 0
 
 
 def test_a_child_goes_on_in_the_stream_of_data_and_noise(parent, tmp_path):

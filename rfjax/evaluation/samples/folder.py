@@ -11,22 +11,18 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from tqdm import tqdm
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.generate import prompt_ids
+from rfjax.evaluation.generate import generator_of, prompt_ids, whole_batch
 from rfjax.evaluation.geneval.files import read_metadata
 from rfjax.evaluation.image_folders import compbench, geneval_folder
 from rfjax.evaluation.pictures import png_bytes
 from rfjax.evaluation.samples import request
 from rfjax.evaluation.samples.request import Wanted
 from rfjax.files import write_whole
-from rfjax.training.checkpoint import choose_step, restore_params
-from rfjax.training.mesh import BATCH, shardings
 from rfjax.training.processes import distributed
+from rfjax.training.progress import bar
 
 FACTS = geneval_folder.GENERATION
 LAYOUTS = ("geneval", "compbench")
@@ -62,7 +58,7 @@ def sample_folder(
     """
     prompts, rows = read_prompts(prompts_file, layout)
     run = request.opened(workdir, overrides, wanted)
-    step = distributed.from_first(lambda: choose_step(run.workdir, wanted.step))
+    step = run.choose_step(wanted.step)
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
     facts = request.what_made_them(run, step, wanted, shape)
     facts |= {
@@ -76,20 +72,13 @@ def sample_folder(
     request.warn_of_unknown_words(run, prompts, wanted)
     if not len(ids):
         return out
-    parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    size = -(-min(len(ids), run.config.evaluation.geneval.batch_size) // parts) * parts
-    generate = request.generator(run, shape, size, NamedSharding(run.mesh, BATCH) if run.mesh.size > 1 else None)
+    size = whole_batch(run, min(len(ids), run.config.evaluation.geneval.batch_size))
+    generate = generator_of(run, run.config.evaluation.sampler, size, latent_shape=shape)
     against = None if wanted.negative is None else run.corpus.encode([wanted.negative])
-    hidden = None if distributed.is_first() else True
-    with jax.set_mesh(run.mesh), jax.default_matmul_precision(run.config.train.matmul_precision):
-        params, _ = restore_params(run.workdir, step, wanted.weights, lambda shapes: shardings(run.mesh, shapes))
-        with tqdm(
-            total=len(prompts) * samples,
-            initial=len(prompts) * samples - len(ids),
-            desc=f"{run.name} {step}",
-            unit="image",
-            disable=hidden,
-        ) as bar:
+    total = len(prompts) * samples
+    with run.computing():
+        params = run.restore_params(step, wanted.weights)
+        with bar(total, f"{run.name} {step}", "image", done=total - len(ids), leave=True) as shown:
             for start in range(0, len(ids), size):  # a batch at a time: what is made is on the disk
                 chosen = ids[start : start + size]
                 context, pooled = run.corpus.encode([prompts[index] for index in chosen[:, 0]])
@@ -98,7 +87,7 @@ def sample_folder(
                     images = np.clip(run.corpus.to_images(latents), 0.0, 1.0)
                     made = [(int(i), int(j), png_bytes(image)) for (i, j), image in zip(chosen, images, strict=True)]
                     _write(out, layout, prompts, rows, made, samples)
-                bar.update(len(chosen))
+                shown.update(len(chosen))
     return out
 
 

@@ -6,18 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax.sharding import NamedSharding
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.generate import prompt_ids
+from rfjax.evaluation.generate import generator_of, prompt_ids, whole_batch
 from rfjax.evaluation.pictures import png_bytes, strip
 from rfjax.evaluation.samples import request
 from rfjax.evaluation.samples.request import Wanted
 from rfjax.files import write_whole
-from rfjax.training.checkpoint import choose_step, restore_params
-from rfjax.training.mesh import BATCH, shardings
 from rfjax.training.processes import distributed
 
 AT_ONCE = 64
@@ -31,23 +27,16 @@ def sample_picture(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {out}; pictures are written as PNG, so its name must end in .png")
     run = request.opened(workdir, overrides, wanted)
-    step = distributed.from_first(lambda: choose_step(run.workdir, wanted.step))
+    step = run.choose_step(wanted.step)
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
     ids = prompt_ids(len(prompts), samples)
     request.warn_of_unknown_words(run, prompts, wanted)
     context, pooled = run.corpus.encode(list(prompts))
     against = None if wanted.negative is None else run.corpus.encode([wanted.negative])
-    size, spread, split = min(len(ids), AT_ONCE), None, None  # one process needs one device only
-    if distributed.many():
-        parts = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-        size, split = -(-size // parts) * parts, NamedSharding(run.mesh, BATCH)
-
-        def spread(shapes):
-            return shardings(run.mesh, shapes)
-
-    params, _ = restore_params(run.workdir, step, wanted.weights, spread)
-    generate = request.generator(run, shape, size, split)
-    with jax.default_matmul_precision(run.config.train.matmul_precision):
+    size = whole_batch(run, min(len(ids), AT_ONCE))
+    generate = generator_of(run, run.config.evaluation.sampler, size, latent_shape=shape)
+    with run.computing():
+        params = run.restore_params(step, wanted.weights)
         latents = generate(params, wanted.seed, ids, context[ids[:, 0]], pooled[ids[:, 0]], against)
     if not distributed.is_first():
         return out

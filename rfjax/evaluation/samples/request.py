@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from jax.sharding import NamedSharding
 
 from rfjax import limits
 from rfjax.data.buckets import described, trained_parts
 from rfjax.data.prepared.corpus import with_encoders
 from rfjax.errors import ConfigError
-from rfjax.evaluation.generate import make_generator
-from rfjax.evaluation.open_run import OpenRun, open_run
 from rfjax.evaluation.schedule import sampler_name
-from rfjax.flow.resolution import formulation_at
 from rfjax.training.processes import distributed
 from rfjax.training.progress import note
+from rfjax.training.run import Run, open_run
 
 NAMED = 10  # unknown words, of a warning
 
@@ -42,13 +38,13 @@ class Wanted:
             raise ConfigError(f"--seed is {self.seed}; it must lie in [0, 2^32)")
 
 
-def opened(workdir: Path, overrides: Mapping[str, object], wanted: Wanted) -> OpenRun:
+def opened(workdir: Path, overrides: Mapping[str, object], wanted: Wanted) -> Run:
     """The run, to be sampled from with the text encoders that are wanted. Raises `ConfigError` for what cannot be."""
     run = open_run(workdir, overrides)
     return replace(run, corpus=with_encoders(run.corpus, wanted.encoders)) if wanted.encoders else run
 
 
-def latents_shape(run: OpenRun, size: tuple[int, int] | None) -> tuple[int, int, int]:
+def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, int, int]:
     """The latents' shape for a `size` (height, width) that was asked for, by default the corpus's own, the first of
     several. Raises `ConfigError`, with the shapes that were trained on, for one that the network cannot take."""
     if size is None:
@@ -64,7 +60,7 @@ def latents_shape(run: OpenRun, size: tuple[int, int] | None) -> tuple[int, int,
     return latents
 
 
-def what_made_them(run: OpenRun, step: int, wanted: Wanted, shape: tuple[int, int, int]) -> dict:
+def what_made_them(run: Run, step: int, wanted: Wanted, shape: tuple[int, int, int]) -> dict:
     """For the JSON beside images. What is not the run's own way of sampling is in the sampler's name, so that its
     scores have a record of their own."""
     config = run.config
@@ -84,7 +80,7 @@ def what_made_them(run: OpenRun, step: int, wanted: Wanted, shape: tuple[int, in
     }
 
 
-def warn_of_unknown_words(run: OpenRun, prompts: Sequence[str], wanted: Wanted) -> None:
+def warn_of_unknown_words(run: Run, prompts: Sequence[str], wanted: Wanted) -> None:
     """One line, by one process, where captions have words that the corpus has not."""
     unknown = run.corpus.unknown_words([*prompts, wanted.negative or ""])
     if unknown and distributed.is_first():
@@ -93,15 +89,3 @@ def warn_of_unknown_words(run: OpenRun, prompts: Sequence[str], wanted: Wanted) 
             f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what "
             "that means"
         )
-
-
-def generator(run: OpenRun, shape: tuple[int, int, int], size: int, sharding: NamedSharding | None) -> Callable:
-    """`generate` for latents of this shape, `size` at once."""
-    return make_generator(
-        run.backbone.apply,
-        run.config.evaluation.sampler,
-        formulation_at(run.config, shape),
-        shape,
-        batch_size=size,
-        batch_sharding=sharding,
-    )

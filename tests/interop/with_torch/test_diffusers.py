@@ -11,11 +11,11 @@ from helpers.random_runs import VARIANTS, inputs, our_velocity
 from helpers.torch_reference import random_module, their_velocity
 from rfjax.config import Config
 from rfjax.errors import ConfigError
-from rfjax.evaluation.open_run import open_run
 from rfjax.interop.exporting import diffusers_config, export_run, parameter_shapes
 from rfjax.interop.importing import import_checkpoint
 from rfjax.interop.layouts import DIFFUSERS, tensor_shapes
 from rfjax.training.checkpoint import restore_params
+from rfjax.training.run import open_run
 
 SIZES = [(16, 16), (24, 24), (8, 20)]  # two resolutions, one not square
 CLOSE = 2e-5  # of outputs at unit scale, in float32

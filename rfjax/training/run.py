@@ -1,0 +1,238 @@
+"""The `Run` value: a config with all that is made of it, checked once and then passed whole.
+
+`make_run` is a run here, to be trained, measured or timed; `open_run` the one in a folder; `plan_run` one
+of which shapes and costs alone are asked. None of them writes anything, so what they refuse is refused
+before a folder is claimed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from rfjax import config as configs
+from rfjax import limits
+from rfjax.config import Config, ModelConfig
+from rfjax.data.batch import BatchShapes
+from rfjax.data.buckets import schedule_of
+from rfjax.data.corpus import Corpus, load_corpus
+from rfjax.errors import ConfigError
+from rfjax.flow.formulation import Formulation
+from rfjax.flow.resolution import formulation_at
+from rfjax.models.backbone import Backbone, make_backbone, parameter_count, training_backbone
+from rfjax.models.flops import forward_flops, training_flops
+from rfjax.training import checkpoint, run_folder
+from rfjax.training.mesh import BATCH, make_mesh, shardings
+from rfjax.training.processes import distributed
+from rfjax.training.state import Params
+
+# What may differ from a run's own config when it is opened again, without making it another run.
+MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention", "data.prepared.path", "data.prepared.models")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """One run: its config, the corpus it learns from, its network, its devices, its name in every table.
+
+    `mesh` is None of a run that is only planned, and `workdir` of one without a folder. Raises `ConfigError` for
+    latents that the network cannot take, and for a formulation that cannot have the config's timestep shift.
+    """
+
+    config: Config
+    corpus: Corpus
+    backbone: Backbone
+    mesh: Mesh | None = None
+    name: str = ""
+    study: str | None = None
+    point: str | None = None
+    workdir: Path | None = None
+    formulation: Formulation = field(init=False)  # at the corpus's own latent shape, the first of several
+
+    def __post_init__(self):
+        for part in self.corpus.parts:
+            limits.check_latents(self.config.model, part.shapes.latents)
+        object.__setattr__(self, "formulation", formulation_at(self.config, self.corpus.shapes.latents))
+
+    # What a run costs, by formula.
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of trainable parameters."""
+        return parameter_count(self.backbone)
+
+    @property
+    def flops_per_image(self) -> int:
+        """Training: forward and backward, as the mean over the latent shapes of a whole cycle of steps."""
+        return self._mean(training_flops)
+
+    @property
+    def flops_forward_per_image(self) -> int:
+        return self._mean(forward_flops)
+
+    @property
+    def flops_of_parts(self) -> tuple[int, ...]:
+        """Training, of one image of each of the corpus's latent shapes."""
+        return tuple(training_flops(self.config.model, part.shapes) for part in self.corpus.parts)
+
+    def _mean(self, count: Callable[[ModelConfig, BatchShapes], int]) -> int:
+        quotas = schedule_of(self.corpus).quotas
+        each = [count(self.config.model, part.shapes) for part in self.corpus.parts]
+        return round(Fraction(sum(quota * one for quota, one in zip(quotas, each, strict=True)), sum(quotas)))
+
+    # How it is computed on its mesh.
+
+    @property
+    def batch_sharding(self) -> NamedSharding | None:
+        """How a batch is split over the devices; None where there is one device and nothing to split."""
+        return NamedSharding(self.mesh, BATCH) if self.mesh.size > 1 else None
+
+    @property
+    def batch_ways(self) -> int:
+        """The devices that a batch is split over; each takes as many of its examples."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """In this context JAX computes on the run's mesh, in the precision of its config."""
+        with jax.set_mesh(self.mesh), jax.default_matmul_precision(self.config.train.matmul_precision):
+            yield
+
+    def choose_step(self, step: int | None) -> int:
+        """The step of a stored checkpoint, the newest by default; the same in every process."""
+        return distributed.from_first(lambda: checkpoint.choose_step(self.workdir, step))
+
+    def restore_params(self, step: int, weights: str) -> Params:
+        """The `ema` or `raw` weights of a stored checkpoint, laid out over the mesh."""
+        return checkpoint.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
+
+
+def make_run(
+    config: Config,
+    workdir: Path | None = None,
+    *,
+    study: str | None = None,
+    point: str | None = None,
+    like: Run | None = None,
+) -> Run:
+    """The run of a config on all of JAX's devices, to be trained, measured or timed.
+
+    With `like`, a run that differs in nothing that shapes them, the corpus, network and mesh are that run's.
+    Raises `ConfigError` for what cannot be: an unknown corpus, a network or an attention that does not fit, a
+    mesh that is not of the devices.
+    """
+    if like is None:
+        corpus, mesh = load_corpus(config.data, config.seed), make_mesh(config.mesh)
+        backbone = training_backbone(config, corpus.shapes)
+    else:
+        corpus, backbone, mesh = like.corpus, like.backbone, like.mesh
+    return _named(config, workdir, study, point, corpus=corpus, backbone=backbone, mesh=mesh)
+
+
+def plan_run(config: Config, workdir: Path | None = None) -> Run:
+    """The run of a config for what follows from shapes: parameters, FLOPs, layouts. It has no mesh, and its attention
+    is any that this machine has; corpora and networks of earlier plans are used again."""
+    corpus = _corpus(config.data, config.seed)
+    return _named(config, workdir, None, None, corpus=corpus, backbone=_network(config.model, corpus.shapes))
+
+
+_corpus = functools.lru_cache(maxsize=8)(load_corpus)
+_network = functools.lru_cache(make_backbone)
+
+
+def _named(config: Config, workdir: Path | None, study: str | None, point: str | None, **parts) -> Run:
+    """A run is called what its folder's run.json calls it, whatever the folder is called by now; else study/point,
+    else as its folder."""
+    record = distributed.from_first(lambda: run_folder.read_json(workdir / "run.json")) if workdir else None
+    named = "/".join(part for part in (study, point) if part) or (workdir.absolute().name if workdir else config.name)
+    name = (record or {}).get("run") or named
+    return Run(config=config, name=name, study=study, point=point, workdir=workdir, **parts)
+
+
+def read_config(workdir: Path) -> Config:
+    """The config of the run in a folder. Raises `ConfigError` where there is none."""
+    for name in ("config.json", "run.json"):
+        if not (workdir / name).is_file():
+            raise ConfigError(f"{workdir} is not a run's folder: it has no {name}; give the folder that was --workdir")
+    return configs.from_dict(json.loads((workdir / "config.json").read_text()))
+
+
+def open_run(workdir: Path, overrides: Mapping[str, object]) -> Run:
+    """The run in a folder. Raises `ConfigError` where there is none, or an override would make it another run."""
+    workdir = Path(workdir)
+    config = read_config(workdir)
+    for key in overrides:
+        if not key.startswith(MAY_DIFFER):
+            raise ConfigError(
+                f"config.{key} belongs to the training of {workdir} and cannot be changed now; "
+                f"only {', '.join('config.' + name for name in MAY_DIFFER)} can"
+            )
+    run = make_run(configs.apply_overrides(config, overrides), workdir)
+    if any(key.startswith("data.") for key in overrides):  # another place is allowed, other data are not
+        run_folder.check_corpus(workdir, json.loads((workdir / "run.json").read_text()), run.corpus)
+    return run
+
+
+# run.json
+
+
+def describe(run: Run, parent: dict | None) -> dict:
+    """run.json as it is first written. `parent` is null, or the run, step, images and FLOPs that
+    this run's weights come with."""
+    config, corpus = run.config, run.corpus
+    return {
+        "schema": 1,
+        "run": run.name,
+        "study": run.study,
+        "point": run.point,
+        "depth": config.model.depth,
+        "hidden": config.model.width,
+        "heads": config.model.heads,
+        "seed": config.seed,
+        "learning_rate": config.train.learning_rate,
+        "params": run.parameter_count,
+        "flops_per_image": run.flops_per_image,
+        "flops_forward_per_image": run.flops_forward_per_image,
+        "buckets": _buckets(run),
+        "batch_size": config.train.batch_size,
+        "steps": config.train.steps,
+        "corpus": corpus.name,
+        "corpus_fingerprint": corpus.fingerprint,
+        "made_with": dict(corpus.made_with),
+        "parent": parent,
+        "starts": [],
+    }
+
+
+def _buckets(run: Run) -> list[dict] | None:
+    """The aspect buckets that the run trains on, each with its share of the steps; None where there is one shape."""
+    parts = run.corpus.parts
+    if len(parts) == 1:
+        return None
+    return [
+        {"latent_size": list(part.shapes.latents[:2]), "steps_of_cycle": quota, "flops_per_image": flops}
+        for part, quota, flops in zip(parts, schedule_of(run.corpus).quotas, run.flops_of_parts, strict=True)
+    ]
+
+
+def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
+    """Notes in the folder that an attempt begins at `step`, from a checkpoint with `facts`; the record since then."""
+    if not (run.workdir / "config.json").exists():
+        run_folder.write_json(run.workdir / "config.json", configs.to_dict(run.config))
+    record = write_record(run, run_folder.started(record, step, mesh, together), facts, step)
+    run_folder.write_status(run.workdir, "running", step)
+    return record
+
+
+def write_record(run: Run, record: dict, facts: dict, step: int) -> dict:
+    """Writes run.json as of a checkpoint with `facts` at `step`; returns what was written."""
+    record = record | {"step": step} | (checkpoint.spent(facts) if facts else {})
+    run_folder.write_json(run.workdir / "run.json", record)
+    return record
