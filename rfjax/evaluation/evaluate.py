@@ -38,6 +38,7 @@ from rfjax.evaluation.records import (
     validation_record,
     write_record,
 )
+from rfjax.evaluation.sampler_name import ground_truth_name
 from rfjax.evaluation.schedule import Evaluation, due_at
 from rfjax.evaluation.validation import compile_validation, make_validation_step, validation_loss
 from rfjax.files import write_whole
@@ -250,7 +251,7 @@ class Evaluator:
             step=-1,
             evaluation="geneval_ceiling",
             corpus=self.config.data.label,
-            sampler=f"ground truth-{settings.prompts_per_task}x{CEILING_IMAGES}",
+            sampler=ground_truth_name((settings.prompts_per_task, CEILING_IMAGES)),
             seed=settings.seed,
         )
         if record_name(key) in {record_name(record["key"]) for record in read_records(self.run.workdir)}:

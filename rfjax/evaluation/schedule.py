@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rfjax.config import Config, SamplerConfig
 from rfjax.evaluation.paired_loss import grid_name
 from rfjax.evaluation.records import record_key
+from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.limits import sampler_setting
 
 
@@ -20,14 +21,6 @@ class Evaluation:
     weights: str
     key: Mapping[str, object]
     sampler: SamplerConfig | None = None  # of those that sample
-
-
-def sampler_name(sampler: SamplerConfig, timestep_shift: float, by_area: bool = False) -> str:
-    """The sampler as it is recorded beside every score: as "euler-50-cfg5-shift3", or where the shift goes `by_area`
-    as "euler-50-cfg5-shift3-by-area", of which 3 is that at `image_size`."""
-    area = "-by-area" if by_area else ""
-    sigmas = "" if sampler.sigmas == "uniform" else f"-{sampler.sigmas}"
-    return f"{sampler.method}-{sampler.steps}-cfg{sampler.guidance_scale:g}-shift{timestep_shift:g}{area}{sigmas}"
 
 
 def due_at(
@@ -47,8 +40,8 @@ def due_at(
         due.append(Evaluation(kind, step, weights, key, by))
 
     def named(sampler, settings):
-        images = f"{settings.prompts_per_task}x{settings.images_per_prompt}"
-        return f"{sampler_name(sampler, config.timestep_shift, config.timestep_shift_by_area)}-{images}"
+        images = settings.prompts_per_task, settings.images_per_prompt
+        return SamplerName.of(config, sampler, images=images).format()
 
     validation, geneval, ranking = evaluation.validation, evaluation.geneval, evaluation.ranking
     if validation.examples and (last or (evaluation.every and step % evaluation.every == 0)):

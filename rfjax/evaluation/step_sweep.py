@@ -21,7 +21,7 @@ from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.intervals import normal_interval
 from rfjax.evaluation.records import geneval_record, record_key, write_record
-from rfjax.evaluation.schedule import sampler_name
+from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.processes import distributed
 from rfjax.training.progress import bar
@@ -65,7 +65,7 @@ def measure_sampling_steps(
     context, pooled = run.corpus.encode([row["prompt"] for row in prompts])
     detect = detector_for(run.corpus)
     cost = spent(read_facts(run.workdir, step))
-    images = f"{settings.prompts_per_task}x{settings.images_per_prompt}"
+    images = settings.prompts_per_task, settings.images_per_prompt
     records, target = [], None
     with run.computing():
         params = run.restore_params(step, weights)
@@ -91,8 +91,7 @@ def measure_sampling_steps(
                 evaluation=EVALUATION,
                 corpus=run.config.data.label,
                 weights=weights,
-                sampler=sampler_name(sampler, run.config.timestep_shift, run.config.timestep_shift_by_area)
-                + f"-{images}-of{reference}",
+                sampler=SamplerName.of(run.config, sampler, images=images, reference=reference).format(),
                 seed=settings.seed,
             )
             record = geneval_record(

@@ -7,17 +7,16 @@ counts. SD3 table 6 has the drop of the CLIP score and the path length at 50 ste
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from rfjax.evaluation.intervals import ENDS
+from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.laws.correlation import redraw_prompts
 
 EVALUATION = "sampling_steps"
-SAMPLER = re.compile(r"(?P<method>[a-z]+)-(?P<steps>\d+)-(?P<rest>.*)-of(?P<reference>\d+)")
 RESAMPLES = 2000
 
 
@@ -49,11 +48,11 @@ def step_counts(
     rows = long[(long["evaluation"] == EVALUATION) & (long["weights"] == weights) & (long["final"] == 1)]
     found = []
     for (run, sampler, at), group in rows.groupby(["run", "sampler", "evaluation_seed"], sort=True):
-        match = SAMPLER.fullmatch(sampler)
-        if match is None:
+        name = SamplerName.parse(sampler)
+        if name is None or name.reference is None:
             continue
         values = {(row.metric, row.item): row for row in group.itertuples()}
-        reference = f"{match['method']}-{match['reference']}-{match['rest']}-of{match['reference']}"
+        reference = replace(name, steps=name.reference).format()
         drop = _drop(prompts, run, group["step"].iloc[0], weights, at, sampler, reference, resamples, seed)
         score = values["sampling", "overall"]
         length, distance = values["sampling_path_length", "mean"], values["sampling_distance", "mean"]
@@ -63,9 +62,9 @@ def step_counts(
                 run=run,
                 depth=depth,
                 params=params,
-                steps=int(match["steps"]),
-                reference=int(match["reference"]),
-                settings=f"{match['method']}-{match['rest']}",
+                steps=name.steps,
+                reference=name.reference,
+                settings=name.settings,
                 score=score.value,
                 score_low=_number_or_none(score.low),
                 score_high=_number_or_none(score.high),

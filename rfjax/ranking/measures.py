@@ -16,10 +16,10 @@ from jaxtyping import Float
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.control_measures import ALIGNMENT, DISTANCE, EVALUATION, TRUTH
+from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.results.results_folder import Results
 
 FACTS = ("formulation", "backbone")  # what a variant may be named by
-SAMPLER = re.compile(r"(?P<method>[^-]+)-(?P<steps>\d+)-cfg(?P<guidance>[^-]+)-.*")
 
 
 @dataclass(frozen=True, order=True)
@@ -34,15 +34,15 @@ class Control:
 
     @property
     def steps(self) -> int | None:
-        return int(self._sampler["steps"]) if self._sampler else None
+        return self._sampler.steps if self._sampler else None
 
     @property
     def guidance(self) -> float | None:
-        return float(self._sampler["guidance"]) if self._sampler else None
+        return self._sampler.guidance_scale if self._sampler else None
 
     @property
     def _sampler(self):
-        return SAMPLER.fullmatch(self.sampler)
+        return SamplerName.parse(self.sampler)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,6 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids
 from rfjax.evaluation.geneval.judgements import prompt_scores
 from rfjax.evaluation.geneval.rules import Detections, judge
-from rfjax.evaluation.schedule import sampler_name
 from rfjax.flow.formulation import parse_formulation
 
 SHAPE = (4, 4, 2)
@@ -50,11 +49,6 @@ def test_the_default_negative_is_zeros():
 
 def test_ids_run_prompt_by_prompt():
     np.testing.assert_array_equal(prompt_ids(2, 3), [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]])
-
-
-def test_sampler_names_tell_settings_apart():
-    assert sampler_name(SamplerConfig(method="euler", steps=20, guidance_scale=4.0), 1.0) == "euler-20-cfg4-shift1"
-    assert sampler_name(SamplerConfig(method="heun", steps=5, guidance_scale=2.5), 3.0) == "heun-5-cfg2.5-shift3"
 
 
 def rows(*prompts):

@@ -60,9 +60,8 @@ def sample_folder(
     run = request.opened(workdir, overrides, wanted)
     step = run.choose_step(wanted.step)
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
-    facts = request.what_made_them(run, step, wanted, shape)
+    facts = request.what_made_them(run, step, wanted, shape, (len(prompts), samples))
     facts |= {
-        "sampler": f"{facts['sampler']}-{len(prompts)}x{samples}",
         "layout": layout,
         "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
     }

@@ -11,7 +11,7 @@ from rfjax import limits
 from rfjax.data.buckets import described, trained_parts
 from rfjax.data.prepared.corpus import with_encoders
 from rfjax.errors import ConfigError
-from rfjax.evaluation.schedule import sampler_name
+from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.training.processes import distributed
 from rfjax.training.progress import note
 from rfjax.training.run import Run, open_run
@@ -60,20 +60,26 @@ def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, int, int
     return latents
 
 
-def what_made_them(run: Run, step: int, wanted: Wanted, shape: tuple[int, int, int]) -> dict:
-    """For the JSON beside images. What is not the run's own way of sampling is in the sampler's name, so that its
-    scores have a record of their own."""
-    config = run.config
-    sampler = sampler_name(config.evaluation.sampler, config.timestep_shift, config.timestep_shift_by_area)
-    if wanted.encoders:  # scores of other conditions are not the same sampler's
-        sampler += "-" + "+".join(slot.name for slot in run.corpus.shapes.encoders)
-    if shape != run.corpus.shapes.latents:
-        sampler += f"-{described(shape)}"
+def what_made_them(
+    run: Run, step: int, wanted: Wanted, shape: tuple[int, int, int], images: tuple[int, int] | None = None
+) -> dict:
+    """The facts for the JSON beside images; `images` are the numbers of prompts and of each one's images, of a folder.
+
+    What is not the run's own way of sampling is in the sampler's name, so that its scores have a record of their own.
+    """
+    shapes = run.corpus.shapes
+    sampler = SamplerName.of(
+        run.config,
+        run.config.evaluation.sampler,
+        encoders=tuple(slot.name for slot in shapes.encoders) if wanted.encoders else (),
+        latent_size=None if shape == shapes.latents else shape[:2],
+        images=images,
+    )
     return {
         "run": run.name,
         "step": step,
         "weights": wanted.weights,
-        "sampler": sampler,
+        "sampler": sampler.format(),
         "negative": "null condition (zeros)" if wanted.negative is None else wanted.negative,
         "seed": wanted.seed,
         "samples": wanted.samples,

@@ -1,0 +1,104 @@
+"""A sampler's name: what the images of one checkpoint may differ in, as it stands in a record's key. No JAX here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rfjax.config import Config, SamplerConfig
+from rfjax.limits import CHOICES
+
+_NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
+_SIZE = r"\d+x\d+"
+_NAME = re.compile(
+    rf"(?P<method>[a-z]+)-(?P<steps>\d+)-cfg(?P<guidance_scale>{_NUMBER})-shift(?P<timestep_shift>{_NUMBER})"
+    rf"(?P<by_area>-by-area)?(-(?P<sigmas>{'|'.join(CHOICES['evaluation.sampler.sigmas'])}))?"
+    rf"(-(?!of\d+$)(?P<encoders>[A-Za-z][^-]*))?"
+    rf"(-(?P<latent_size>{_SIZE})(?=-{_SIZE}))?(-(?P<images>{_SIZE}))?(-of(?P<reference>\d+))?"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerName:
+    """A sampler's settings. Their text, as `euler-50-cfg5-shift3-40x4`, is a field of a record's key, so that scores
+    under other settings have a record of their own."""
+
+    method: str
+    steps: int
+    guidance_scale: float
+    timestep_shift: float
+    by_area: bool = False  # the shift is that at config.data.image_size, and goes by the area of the latents
+    sigmas: str = "uniform"
+    encoders: tuple[str, ...] = ()  # text encoders of the prompts; empty for the run's own
+    latent_size: tuple[int, int] | None = None  # height, width; None for the corpus's own
+    images: tuple[int, int] | None = None  # prompts (of each task, where there are tasks), images of each prompt
+    reference: int | None = None  # steps of the samples that these are compared with
+
+    @classmethod
+    def of(cls, config: Config, sampler: SamplerConfig, **more) -> SamplerName:
+        """The name of a run's `sampler`, whose timestep shift is the run's; `more` are the fields that config lacks."""
+        shift = {"timestep_shift": config.timestep_shift, "by_area": config.timestep_shift_by_area}
+        return cls(**vars(sampler), **shift, **more)
+
+    @classmethod
+    def parse(cls, text: str) -> SamplerName | None:
+        """The settings that `format` makes this very text of; None for a name that it does not make, since
+        `rfjax score --sampler` takes any.
+
+        A lone AxB is `images`: a name with a latent size alone stands beside pictures, never in a key.
+        """
+        match = _NAME.fullmatch(text)
+        if match is None:
+            return None
+        encoders, latent_size, images = match["encoders"], match["latent_size"], match["images"]
+        name = cls(
+            method=match["method"],
+            steps=int(match["steps"]),
+            guidance_scale=float(match["guidance_scale"]),
+            timestep_shift=float(match["timestep_shift"]),
+            by_area=match["by_area"] is not None,
+            sigmas=match["sigmas"] or "uniform",
+            encoders=tuple(encoders.split("+")) if encoders else (),
+            latent_size=_parse_size(latent_size),
+            images=_parse_size(images),
+            reference=int(match["reference"]) if match["reference"] else None,
+        )
+        return name if name.format() == text else None
+
+    def format(self) -> str:
+        """The text in a record's key."""
+        return self._join(str(self.steps), "" if self.reference is None else f"of{self.reference}")
+
+    @property
+    def settings(self) -> str:
+        """The text without its counts of steps: samples that differ in them alone have the same."""
+        return self._join("", "")
+
+    def _join(self, steps, reference):
+        parts = (
+            self.method,
+            steps,
+            f"cfg{self.guidance_scale:g}",
+            f"shift{self.timestep_shift:g}",
+            "by-area" if self.by_area else "",
+            "" if self.sigmas == "uniform" else self.sigmas,
+            "+".join(self.encoders),
+            _format_size(self.latent_size),
+            _format_size(self.images),
+            reference,
+        )
+        return "-".join(filter(None, parts))
+
+
+def ground_truth_name(images: tuple[int, int]) -> str:
+    """What stands in the place of a sampler's name where pictures are drawn and not sampled; `images` as in
+    `SamplerName`."""
+    return f"ground truth-{_format_size(images)}"
+
+
+def _format_size(size):
+    return "" if size is None else f"{size[0]}x{size[1]}"
+
+
+def _parse_size(text):
+    return None if text is None else tuple(int(number) for number in text.split("x"))
