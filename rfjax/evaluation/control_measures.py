@@ -26,7 +26,7 @@ from rfjax.evaluation.frechet import Moments, Reference, as_uint8, frechet_dista
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.intervals import PERCENTILES
-from rfjax.evaluation.records import geneval_record
+from rfjax.evaluation.records import Measured, geneval_record
 
 EVALUATION = "ranking"
 # Not "geneval", so that no reader of GenEval scores takes a control's for the run's own.
@@ -107,9 +107,15 @@ def ranking_record(
         distance = float(frechet_distance(reference.moments, moments(found)))
         distances = frechet_distance(reference.moments, _resampled_moments(found, cluster, weights, reference))
 
-    record = geneval_record(
+    low, high = shifted_interval(distance, distances)
+    spread, truth = float(np.std(distances, ddof=1)), _ground_truth(corpus, own, reference)
+    return geneval_record(
         key,
         {ALIGNMENT: rules.score(judged)},
+        [
+            Measured(metric=DISTANCE, n=len(images), item="overall", value=distance, stderr=spread, low=low, high=high),
+            Measured(metric=DISTANCE, n=len(images), item=TRUTH, value=truth),
+        ],
         seconds=seconds,
         extra={
             "prompt_scores": _in_order(prompt_scores(judged), tasks),
@@ -124,13 +130,6 @@ def ranking_record(
         },
         **training,
     )
-    low, high = shifted_interval(distance, distances)
-    truth = _ground_truth(corpus, own, reference)
-    record["values"] += [
-        _value("overall", distance, float(np.std(distances, ddof=1)), low, high, len(images)),
-        _value(TRUTH, truth, math.nan, math.nan, math.nan, len(images)),
-    ]
-    return record
 
 
 def shifted_interval(value: float, replicates: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
@@ -205,10 +204,3 @@ def _ground_truth(corpus, own, reference: Reference) -> float:
 def _plain(values):
     """Eight digits are far more than the resamples are worth; null where there is no number."""
     return [float(f"{value:.8g}") if math.isfinite(value) else None for value in values]
-
-
-def _value(item, value, stderr, low, high, n):
-    numbers = {"value": value, "stderr": stderr, "low": low, "high": high}
-    return (
-        {"metric": DISTANCE, "item": item} | {k: v if math.isfinite(v) else None for k, v in numbers.items()} | {"n": n}
-    )

@@ -25,9 +25,8 @@ from jaxtyping import Float32, Int, UInt32
 
 from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError
-from rfjax.evaluation.intervals import normal_interval
 from rfjax.evaluation.paired_loss import GRIDS
-from rfjax.evaluation.records import make_record, record_key, write_record
+from rfjax.evaluation.records import Measured, make_record, record_key, write_record
 from rfjax.evaluation.validation import check_divisible, validation_batches, validation_noise
 from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
 from rfjax.flow.matched import Matched, matched, velocity_of
@@ -201,17 +200,9 @@ def measure_assigned(
 
 
 def _values(result):
-    items = [("mean", result.loss, result.stderr, len(result.losses))]
     per_level = len(result.losses) // len(result.levels)
-    items += [
-        (f"t={t:g}", loss, stderr, per_level)
-        for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True)
+    levels = zip(result.levels, result.level_losses, result.level_stderrs, strict=True)
+    return [
+        Measured.within(metric=METRIC, value=result.loss, stderr=result.stderr, n=len(result.losses)),
+        *(Measured.within(metric=METRIC, item=f"t={t:g}", value=v, stderr=s, n=per_level) for t, v, s in levels),
     ]
-    values = []
-    for item, loss, stderr, n in items:
-        known = {"value": loss if math.isfinite(loss) else None, "stderr": None, "low": None, "high": None}
-        if math.isfinite(loss) and math.isfinite(stderr):
-            low, high = normal_interval(loss, stderr)
-            known |= {"stderr": stderr, "low": low, "high": high}
-        values.append({"metric": METRIC, "item": item, **known, "n": n})
-    return values

@@ -19,6 +19,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rfjax.errors import RfjaxError
@@ -39,7 +40,33 @@ KEY_FIELDS = {
     "seed": int,
 }
 RECORD_FIELDS = ("schema", "key", "images", "flops", "seconds", "train_seconds", "values", "extra")
-VALUE_FIELDS = ("metric", "item", "value", "stderr", "low", "high", "n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One number that an evaluation found, with its standard error, its 95 % interval and the number of examples or
+    images behind it. A number that is not known, or not finite, is nan here and null in the record."""
+
+    metric: str
+    item: str = "mean"
+    value: float
+    stderr: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int
+
+    @classmethod
+    def within(cls, *, value: float, stderr: float, **more) -> Measured:
+        """The number with the interval of a normal distribution."""
+        low, high = normal_interval(value, stderr)
+        return cls(value=value, stderr=stderr, low=low, high=high, **more)
+
+    def to_json(self) -> dict:
+        """The number as a record's value."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self).items()}
+
+
+VALUE_FIELDS = tuple(field.name for field in fields(Measured))
 
 
 def record_key(
@@ -74,7 +101,7 @@ def record_name(key: Mapping[str, object]) -> str:
 
 def make_record(
     key: Mapping[str, object],
-    values: list[dict],
+    values: Sequence[Measured],
     *,
     images: int | None = None,
     flops: float | None = None,
@@ -90,7 +117,7 @@ def make_record(
         "flops": flops,
         "seconds": seconds,
         "train_seconds": train_seconds,
-        "values": values,
+        "values": [value.to_json() for value in values],
         "extra": dict(extra or {}),
     }
 
@@ -107,7 +134,7 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
     for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True):
         items[f"t={t:g}"] = (loss, stderr)
     values = [
-        _value("loss", item, loss, stderr, *normal_interval(loss, stderr), result.n)
+        Measured.within(metric="loss", item=item, value=loss, stderr=stderr, n=result.n)
         for item, (loss, stderr) in items.items()
     ]
     extra = {
@@ -119,9 +146,11 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
     return make_record(key, values, **{**training, "extra": {**extra, **training.get("extra", {})}})
 
 
-def geneval_record(key: Mapping[str, object], scores: Mapping[str, GenEvalScore], **training) -> dict:
+def geneval_record(
+    key: Mapping[str, object], scores: Mapping[str, GenEvalScore], more: Sequence[Measured] = (), /, **training
+) -> dict:
     """The record of GenEval scores by metric: "geneval", and "geneval_held_out" and
-    "geneval_seen" where prompts are told apart; `training` as in `validation_record`.
+    "geneval_seen" where prompts are told apart; then those in `more`; `training` as in `validation_record`.
 
     Items: "overall" and the tasks that have images; n counts images. `extra` names, per metric,
     the tasks without any, the prompts behind each item, and the plain fractions.
@@ -129,14 +158,17 @@ def geneval_record(key: Mapping[str, object], scores: Mapping[str, GenEvalScore]
     values, extra = [], {}
     for metric, score in scores.items():
         items = {"overall": score.overall, **score.tasks}
-        values += [_value(metric, item, e.value, e.stderr, e.low, e.high, e.images) for item, e in items.items()]
+        values += [
+            Measured(metric=metric, item=item, value=e.value, stderr=e.stderr, low=e.low, high=e.high, n=e.images)
+            for item, e in items.items()
+        ]
         extra[metric] = {
             "missing_tasks": list(score.missing_tasks),
             "prompts": {item: estimate.prompts for item, estimate in items.items()},
             "correct_images": score.correct_images,
             "correct_prompts": score.correct_prompts,
         }
-    return make_record(key, values, **{**training, "extra": {**extra, **training.get("extra", {})}})
+    return make_record(key, [*values, *more], **{**training, "extra": {**extra, **training.get("extra", {})}})
 
 
 def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Path:
@@ -177,18 +209,6 @@ def read_records(workdir: str | os.PathLike) -> list[dict]:
             raise RfjaxError(f"an evaluation record whose key does not hash to its file name, {remedy}")
         records.append(record)
     return sorted(records, key=lambda record: [record["key"][name] for name in KEY_FIELDS])
-
-
-def _value(metric, item, value, stderr, low, high, n):
-    return {
-        "metric": metric,
-        "item": item,
-        "value": _number(value),
-        "stderr": _number(stderr),
-        "low": _number(low),
-        "high": _number(high),
-        "n": n,
-    }
 
 
 def _number(value):

@@ -7,6 +7,7 @@ per count, evaluation "sampling_steps", whose sampler ends in `-of<the reference
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rfjax.errors import ConfigError
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import check_batch_size, generator_of, prompt_ids
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
-from rfjax.evaluation.intervals import normal_interval
-from rfjax.evaluation.records import geneval_record, record_key, write_record
+from rfjax.evaluation.records import Measured, geneval_record, record_key, write_record
 from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.processes import distributed
@@ -97,11 +97,11 @@ def measure_sampling_steps(
             record = geneval_record(
                 key,
                 {"sampling": rules.score(judged)},
+                [_mean("sampling_path_length", lengths), _mean("sampling_distance", distances)],
                 extra={"prompt_scores": prompt_scores(judged)},
                 seconds=time.monotonic() - began,
                 **cost,
             )
-            record["values"] += [_mean("sampling_path_length", lengths), _mean("sampling_distance", distances)]
             if distributed.is_first():
                 write_record(run.workdir, record)
             records.append(record)
@@ -109,16 +109,9 @@ def measure_sampling_steps(
 
 
 def _mean(metric, values):
-    """The mean over images as a record's value, with the interval of 1.96 standard errors."""
+    """The mean over images, with the interval of 1.96 standard errors."""
     mean = float(np.mean(values))
-    stderr = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-    ends = (None, None) if stderr is None else normal_interval(mean, stderr)
-    return {
-        "metric": metric,
-        "item": "mean",
-        "value": mean,
-        "stderr": stderr,
-        "low": ends[0],
-        "high": ends[1],
-        "n": len(values),
-    }
+    if not math.isfinite(mean):
+        raise RfjaxError(f"{metric} is {mean}: the network's samples are not finite; measure an earlier step")
+    stderr = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan
+    return Measured.within(metric=metric, value=mean, stderr=stderr, n=len(values))

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.rules import GenEvalScore
-from rfjax.evaluation.intervals import normal_interval
-from rfjax.evaluation.records import geneval_record, make_record, read_records, record_key, write_record
+from rfjax.evaluation.records import Measured, geneval_record, make_record, read_records, record_key, write_record
 
 
 @dataclass(frozen=True)
@@ -24,22 +23,6 @@ class Checkpoint:
     weights: str
     sampler: str
     seed: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One number: `item` "mean" where there is but one of the metric; no interval where none is known."""
-
-    metric: str
-    value: float
-    n: int
-    item: str = "mean"
-    stderr: float | None = None
-
-    def to_json(self) -> dict:
-        low, high = (None, None) if self.stderr is None else normal_interval(self.value, self.stderr)
-        numbers = {"value": self.value, "stderr": self.stderr, "low": low, "high": high, "n": self.n}
-        return {"metric": self.metric, "item": self.item, **numbers}
 
 
 def attach(
@@ -69,7 +52,7 @@ def attach(
     if isinstance(values, GenEvalScore):
         record = geneval_record(key, {"geneval": values}, seconds=seconds, extra=extra, **spent)
     else:
-        record = make_record(key, [value.to_json() for value in values], seconds=seconds, extra=extra, **spent)
+        record = make_record(key, values, seconds=seconds, extra=extra, **spent)
     return write_record(checkpoint.workdir, record)
 
 

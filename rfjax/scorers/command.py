@@ -20,7 +20,7 @@ class MetricResult(NamedTuple):
     lines: Sequence[str]
     evaluation: str
     corpus: str
-    values: object  # a GenEvalScore, or a sequence of `attach.Measured`
+    values: object  # a GenEvalScore, or a sequence of `records.Measured`
     extra: Mapping[str, object]
 
 
@@ -228,19 +228,20 @@ def _geneval(args, out):
 
 
 def _clip_score(args, out):
+    from rfjax.evaluation.records import Measured
     from rfjax.scorers import attach, clip, clip_score, torch_device
 
     captions = clip_score.captions_of(args.folder, args.captions)
     model = clip.load(args.clip, torch_device.prepared(args.device))
     scores = clip_score.score_folder(args.folder, model, captions, out, batch_size=args.batch_size)
     mean, stderr = clip_score.mean_and_stderr(scores, list(captions.values()))
-    known = stderr if math.isfinite(stderr) else None
-    interval = "" if known is None else f" +- {stderr:.4f} (standard error over {len(set(captions.values()))} captions)"
+    known = f" +- {stderr:.4f} (standard error over {len(set(captions.values()))} captions)"
+    interval = known if math.isfinite(stderr) else ""
     lines = [f"CLIP score {mean:.4f}{interval}, {len(scores)} images", *_other(model.name, clip_score.TOWER)]
     evaluation = _named("clip-score", model.name == clip_score.TOWER)
     models = {"clip": attach.file_revision(args.clip, model.sha256) | {"tower": model.name}}
     extra = {"models": models, "prefix": clip_score.PREFIX, "weight": clip_score.WEIGHT}
-    value = attach.Measured(evaluation.replace("-", "_"), mean, len(scores), stderr=known)
+    value = Measured.within(metric=evaluation.replace("-", "_"), value=mean, stderr=stderr, n=len(scores))
     return MetricResult(lines, evaluation, args.captions and Path(args.captions).stem or "captions", [value], extra)
 
 
@@ -272,7 +273,8 @@ def _distance(kind, network, embedder_of):
     """The measurement of a distance; `network` is the option that names what gives the features of a folder."""
 
     def measure(args, out):
-        from rfjax.scorers import attach, distances, folder_features
+        from rfjax.evaluation.records import Measured
+        from rfjax.scorers import distances, folder_features
 
         folders = [path for path in (args.folder, args.reference) if Path(path).is_dir()]
         if folders and not getattr(args, network):
@@ -305,7 +307,7 @@ def _distance(kind, network, embedder_of):
             "models": {"features": distance.model or None},
         }
         evaluation = _named(kind, distance.standard)
-        values = [attach.Measured(evaluation.replace("-", "_"), distance.value, found.n)]
+        values = [Measured(metric=evaluation.replace("-", "_"), value=distance.value, n=found.n)]
         return MetricResult(lines, evaluation, Path(args.reference).absolute().name, values, extra)
 
     return measure
@@ -313,16 +315,14 @@ def _distance(kind, network, embedder_of):
 
 def _compbench(args, out):
     from rfjax.evaluation.image_folders import compbench
-    from rfjax.scorers import attach
+    from rfjax.evaluation.records import Measured
 
     categories = compbench.read(args.folder)
     lines, values = [f"{'category':<14}{'score':>9}{'std. error':>12}{'images':>8}"], []
     for name, category in categories.items():
-        stderr = category.stderr if math.isfinite(category.stderr) else None
-        lines.append(
-            f"{name:<14}{category.score:>9.4f}{'-' if stderr is None else f'{stderr:.4f}':>12}{category.images:>8}"
-        )
-        values.append(attach.Measured("compbench", category.score, category.images, item=name, stderr=stderr))
+        score, stderr, n, _ = category
+        lines.append(f"{name:<14}{score:>9.4f}{f'{stderr:.4f}' if math.isfinite(stderr) else '-':>12}{n:>8}")
+        values.append(Measured.within(metric="compbench", item=name, value=score, stderr=stderr, n=n))
     prompts = {name: category.prompts for name, category in categories.items()}
     return MetricResult(lines, "compbench", "t2i-compbench", values, {"prompts": prompts})
 

@@ -15,6 +15,7 @@ from rfjax.errors import RfjaxError
 from rfjax.evaluation.geneval.rules import ImageResult, score
 from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.evaluation.records import (
+    Measured,
     geneval_record,
     make_record,
     read_records,
@@ -30,7 +31,7 @@ def key(**changes):
 
 
 def record(value=0.1, **changes):
-    values = [{"metric": "loss", "item": "mean", "value": value, "stderr": None, "low": None, "high": None, "n": 3}]
+    values = [Measured(metric="loss", value=value, n=3)]
     return make_record(key(**changes), values, images=12_800, flops=1.5e12, seconds=2.0, train_seconds=60.0)
 
 
@@ -140,12 +141,27 @@ def test_records_out_of_schema_are_not_written(tmp_path):
         ({**record(), "key": {"run": "a"}}, "key"),
         ({**record(), "key": {**key(), "seed": True}}, "seed"),
         ({**record(), "values": record()["values"] * 2}, "twice"),
-        (record(float("nan")), "not plain JSON"),
+        ({**record(), "values": [record()["values"][0] | {"value": float("nan")}]}, "not plain JSON"),
         ({**record(), "extra": {"array": np.zeros(2)}}, "not plain JSON"),
     ):
         with pytest.raises(RfjaxError, match=message):
             write_record(tmp_path, wrong)
     assert not (tmp_path / "evaluations").exists()
+
+
+def test_a_number_becomes_a_value_of_seven_fields():
+    """In the order that files on disk have; what is not known, or not finite, is null."""
+    within = Measured.within(metric="loss", item="t=1", value=2.0, stderr=0.5, n=3)
+    assert json.dumps(within.to_json()) == (
+        '{"metric": "loss", "item": "t=1", "value": 2.0, "stderr": 0.5, "low": 1.02, "high": 2.98, "n": 3}'
+    )
+    unknown = {"stderr": None, "low": None, "high": None, "n": 3}
+    assert (
+        Measured(metric="cmmd", value=2.0, n=3).to_json() == {"metric": "cmmd", "item": "mean", "value": 2.0} | unknown
+    )
+    for value, stderr in ((2.0, np.nan), (np.inf, np.nan), (np.nan, np.nan)):
+        made = Measured.within(metric="cmmd", value=value, stderr=stderr, n=3).to_json()
+        assert made == {"metric": "cmmd", "item": "mean", "value": 2.0 if value == 2.0 else None} | unknown
 
 
 LOSS = ValidationLoss(

@@ -51,15 +51,15 @@ def control_record(
             value = float(np.mean(right if metric == ALIGNMENT else away)) if item != "ground_truth" else 1.0
             low, high = shifted_interval(value, replicates[metric])
             values.append(
-                {
-                    "metric": metric,
-                    "item": item,
-                    "value": value,
-                    "stderr": float(replicates[metric].std()),
-                    "low": low,
-                    "high": high,
-                    "n": 240,
-                }
+                records.Measured(
+                    metric=metric,
+                    item=item,
+                    value=value,
+                    stderr=float(replicates[metric].std()),
+                    low=low,
+                    high=high,
+                    n=240,
+                )
             )
     key = records.record_key(
         run=run, step=step, evaluation=EVALUATION, corpus=corpus, weights=weights, sampler=sampler_name(steps, guidance)

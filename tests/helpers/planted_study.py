@@ -97,15 +97,7 @@ def put(folder: Path, run, step, evaluation, values, *, images=0, flops=0.0, ext
 
 def value(metric, item, number, spread, n):
     number, spread = float(number), float(spread)
-    return {
-        "metric": metric,
-        "item": item,
-        "value": number,
-        "stderr": spread,
-        "low": number - 1.96 * spread,
-        "high": number + 1.96 * spread,
-        "n": n,
-    }
+    return records.Measured.within(metric=metric, item=item, value=number, stderr=spread, n=n)
 
 
 def loss_values(mean):

@@ -14,6 +14,6 @@ def write(folder):
     key = records.record_key(
         run="point", step=100, evaluation="validation", corpus="shapes", weights="ema", grid="paper-8"
     )
-    values = [{"metric": "loss", "item": "mean", "value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7, "n": 8}]
+    values = [records.Measured(metric="loss", value=0.5, stderr=0.1, low=0.3, high=0.7, n=8)]
     records.write_record(folder, records.make_record(key, values, seconds=1.0, **SPENT))
     return folder

@@ -107,7 +107,7 @@ def test_the_official_score_is_correlated_beside_the_embedded_one(study):
     assert {run["run"]: run["loss"] for run in one["runs"]} == losses
     found = one["correlation"]["overall"]
     values = {c["name"]: c["value"] for c in found["coefficients"]}
-    overall = {run: planted_study.score_values("geneval", OFFICIAL[run])[0]["value"] for run in RUNS}
+    overall = {run: planted_study.score_values("geneval", OFFICIAL[run])[0].value for run in RUNS}
     pairs = np.array([[losses[run], overall[run]] for run in RUNS]).T
     assert values["Spearman"] == pytest.approx(stats.spearmanr(*pairs).statistic, abs=1e-12)
     assert values["Pearson"] == pytest.approx(stats.pearsonr(*pairs).statistic, abs=1e-9)
