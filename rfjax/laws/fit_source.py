@@ -13,6 +13,7 @@ from rfjax.laws.correlation import redrawn_scores
 from rfjax.laws.fit_points import Exclusion, check, exclude
 from rfjax.laws.laws import Law
 from rfjax.results import foreign_table, results_folder
+from rfjax.results.columns import Measure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,13 +37,13 @@ class FitSource:
         """The score [resamples, runs] under redraws of its prompts; None where the table has no results by prompt."""
         if self.study is None:
             return None
-        for score in self.folder_scores:
-            if metric.startswith(f"{score.evaluation}_"):
-                own = redrawn_scores(self.study[0].prompts, rows, score.settings, resamples, seed, score.evaluation)
-                return own.get(metric.removeprefix(f"{score.evaluation}_"))
-        return redrawn_scores(self.study[0].prompts, rows, self.study[1], resamples, seed).get(
-            metric.removeprefix("geneval_")
-        )
+        measure = Measure.parse(metric) or Measure("geneval", "geneval", metric)
+        settings = {"geneval": self.study[1]} | {score.evaluation: score.settings for score in self.folder_scores}
+        if measure.metric != "geneval" or measure.evaluation not in settings:
+            return None
+        evaluation = measure.evaluation
+        redrawn = redrawn_scores(self.study[0].prompts, rows, settings[evaluation], resamples, seed, evaluation)
+        return redrawn.get(measure.item)
 
     def rows_for(self, law: Law) -> pd.DataFrame:
         """The rows that a law is fitted to. In a study, laws of compute are fitted to the frontier."""

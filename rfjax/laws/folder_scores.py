@@ -12,15 +12,9 @@ import pandas as pd
 
 from rfjax.laws import study_fits
 from rfjax.laws.study_fits import Settings
-from rfjax.results.columns import STATISTICS
+from rfjax.results.columns import PROTOCOLS, STATISTICS, Measure, measure_columns
 from rfjax.results.results_folder import Results
 
-# The title of each evaluation, by its name in the table; docs/metrics.md defines them.
-PROTOCOLS = {
-    "geneval_official": "official GenEval",
-    "geneval_hf_mask2former": "GenEval with the HF Mask2Former weights",
-    "geneval_other_models": "GenEval with other models",
-}
 PREFERRED = {"corpus": ("geneval",)}  # the official prompts, of corpora with as many runs
 
 
@@ -28,8 +22,8 @@ PREFERRED = {"corpus": ("geneval",)}  # the official prompts, of corpora with as
 class FolderScore:
     """One protocol's scores at final checkpoints.
 
-    `points` are the given points with the columns `EVALUATION_ITEM` and their statistics, which are missing where a run
-    has no score under `settings`.
+    `points` are the given points with the columns of its scores and their statistics, which are missing where a run has
+    no score under `settings`.
     """
 
     evaluation: str
@@ -45,7 +39,7 @@ class FolderScore:
         return self.points[self.points[self.column("overall")].notna()]
 
     def column(self, item: str) -> str:
-        return f"{self.evaluation}_{item}"
+        return Measure(self.evaluation, "geneval", item).format()
 
 
 def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[FolderScore]:
@@ -63,22 +57,24 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
         for column in ("corpus", "sampler", "evaluation_seed"):
             chosen[column] = study_fits.most_common(rows, column, PREFERRED.get(column, ()))
             rows = rows[rows[column] == chosen[column]]
+        measures = {name: Measure.parse(name) for name in points.columns}
+        own = [name for name, measure in measures.items() if measure and measure.evaluation == evaluation]
         wide = {
-            f"{evaluation}_{item}{suffix}": of.set_index("run")[statistic]
+            Measure(evaluation, "geneval", item).format() + suffix: of.set_index("run")[statistic]
             for item, of in rows.groupby("item", sort=False)
             for statistic, suffix in STATISTICS
         }
-        kept = points.drop(columns=[name for name in points.columns if name.startswith(f"{evaluation}_")])
+        kept = points.drop(columns=[c.name for name in own for c in measure_columns(name)], errors="ignore")
         joined = pd.concat(
             [kept, pd.DataFrame({name: kept["run"].map(values) for name, values in wide.items()}, kept.index)], axis=1
         )
-        own = replace(
+        images = replace(
             settings, corpus=chosen["corpus"], sampler=chosen["sampler"], sampler_seed=chosen["evaluation_seed"]
         )
         items = tuple(rows["item"].drop_duplicates())
         others = tuple(run for run in every if run not in set(rows["run"]))
         found.append(
-            FolderScore(evaluation=evaluation, title=title, settings=own, points=joined, items=items, others=others)
+            FolderScore(evaluation=evaluation, title=title, settings=images, points=joined, items=items, others=others)
         )
     return found
 

@@ -36,6 +36,7 @@ from rfjax.report.fit_facts import (
     largest_score_facts,
     profile_facts,
 )
+from rfjax.results.columns import loss_levels, score_column
 from rfjax.results.plain import plain
 
 APPROACHES = ("approach1", "approach2")
@@ -205,7 +206,7 @@ def _cost(rows, args):
 
 def _scores(source, metric):
     """The rows that have this score, as the column `score`."""
-    column = metric if metric in source.final else f"geneval_{metric}"
+    column = metric if metric in source.final else score_column(metric)
     if column not in source.final:
         raise ConfigError(
             f"the table has no column {metric!r} to set against the loss; it has "
@@ -226,10 +227,7 @@ def _scores(source, metric):
 def _levels(have):
     """The loss at each level of t, from the columns `loss@t=T` that have all rows."""
     found = {}
-    for column in have:
-        level = str(column).removeprefix("loss@t=")
-        if level == str(column) or "_" in level:
-            continue
+    for level, column in loss_levels(map(str, have)).items():
         t = pd.to_numeric(level, errors="coerce")
         if not 0 <= t <= 1:
             raise ConfigError(

@@ -20,6 +20,7 @@ from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
 from rfjax.report import scores
+from rfjax.results.columns import loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results
 
@@ -148,7 +149,7 @@ def _runs(table, ends, ids):
             | {"corpus": run["train_corpus"]}
             | {name: end.get(name) for name in ("images", "flops", "frontier", "best_rate")}
             | scores.statistics(end, "loss")
-            | scores.statistics(end, f"geneval_{scores.OVERALL}", "score")
+            | scores.statistics(end, score_column(), "score")
         )
     # By compute within a depth; runs without a final checkpoint come last.
     return sorted(
@@ -164,7 +165,7 @@ def _depths(points):
         rows.append(
             {"depth": depth, "run": best["run"], "params": best["params"], "flops": best["flops"]}
             | scores.statistics(best, "loss")
-            | scores.statistics(best, f"geneval_{scores.OVERALL}", "score")
+            | scores.statistics(best, score_column(), "score")
         )
     return rows
 
@@ -172,7 +173,7 @@ def _depths(points):
 def _trends(points):
     """Spearman's rank correlation of depth with loss and score, over the final checkpoints."""
     trends = {}
-    for name, column in (("loss", "loss"), ("score", f"geneval_{scores.OVERALL}")):
+    for name, column in (("loss", "loss"), ("score", score_column())):
         have = points[points[column].notna()] if column in points else points[:0]
         enough = len(have) >= 2 and have["depth"].nunique() > 1 and have[column].nunique() > 1
         best = have.loc[have.groupby("depth")["loss"].idxmin()] if enough else have
@@ -229,9 +230,7 @@ def _curves(results, rows):
 
 def _levels(points, settings):
     """The loss at each level of t of every finished run."""
-    levels = sorted(
-        (float(c.removeprefix("loss@t=")), c) for c in points.columns if c.startswith("loss@t=") and c.count("_") == 0
-    )
+    levels = sorted((float(t), column) for t, column in loss_levels(points.columns).items())
     # The paper's grid leaves t = 1 out of its mean; the other grids have no such level.
     return {
         "t": [t for t, _ in levels],

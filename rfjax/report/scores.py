@@ -7,9 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from rfjax.data.geneval_names import TASKS
 from rfjax.laws import correlation, folder_scores, noise_levels, score_links
-from rfjax.results.columns import STATISTICS
+from rfjax.results.columns import SCORED, STATISTICS, Measure, loss_levels, score_column
 
 OVERALL = "overall"
 POINT_COLUMNS = ("run", "depth", "params", "flops", "loss", "loss_low", "loss_high", "frontier")
@@ -26,10 +25,10 @@ def geneval(results, points, settings):
     ceiling = {row["item"]: _estimate(row) for row in ceiling_rows.drop_duplicates("item").to_dict("records")}
     runs = []
     for _, row in points.iterrows():
-        if pd.isna(row.get(f"geneval_{OVERALL}", np.nan)):
+        if pd.isna(row.get(score_column(), np.nan)):
             continue
         at = long[(long["run"] == row["run"]) & (long["step"] == row["step"]) & (long["weights"] == settings.weights)]
-        scores = {item: statistics(row, f"geneval_{item}", "value") for item in items}
+        scores = {item: statistics(row, score_column(item), "value") for item in items}
         floors = {
             floor: {
                 r["item"]: _estimate(r)
@@ -40,9 +39,9 @@ def geneval(results, points, settings):
         }
         pairs = {
             kind: {
-                item: statistics(row, f"geneval_{kind}_{item}", "value")
+                item: statistics(row, name, "value")
                 for item in items
-                if f"geneval_{kind}_{item}" in row
+                if (name := Measure("geneval", f"geneval_{kind}", item).format()) in row
             }
             for kind in ("held_out", "seen")
         }
@@ -77,7 +76,7 @@ def correlations(results, points, settings, *, resamples, seed):
     Each has its coefficients, the links from loss to score, and the largest run's score as the links predict it from
     the other runs.
     """
-    names = {item: f"geneval_{item}" for item in _geneval_items(points.columns)}
+    names = {item: score_column(item) for item in _geneval_items(points.columns)}
     return _correlate_items(results, points, names, "geneval", settings, resamples=resamples, seed=seed)
 
 
@@ -126,31 +125,22 @@ def _correlate_items(results, points, names, evaluation, settings, *, resamples,
 
 def score_levels(results, points, settings, *, resamples, seed):
     """The overall score against the loss at each level of t."""
-    if f"geneval_{OVERALL}" not in points:
+    if score_column() not in points:
         return []
-    have = points[points[f"geneval_{OVERALL}"].notna()]
-    names = {float(c.removeprefix("loss@t=")): c for c in points.columns if c.startswith("loss@t=") and "_" not in c}
+    have = points[points[score_column()].notna()]
+    names = {float(t): column for t, column in loss_levels(points.columns).items()}
     losses = {t: have[c].to_numpy(float) for t, c in names.items() if have[c].notna().all()}
     redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed).get(OVERALL)
     found = noise_levels.by_level(
-        losses, have[f"geneval_{OVERALL}"].to_numpy(float), redrawn=redrawn, resamples=resamples, seed=seed
+        losses, have[score_column()].to_numpy(float), redrawn=redrawn, resamples=resamples, seed=seed
     )
     return [one.to_json() for one in found]
 
 
 def _geneval_items(columns: Iterable[str]) -> list[str]:
-    """The GenEval items that have columns: overall, the six tasks in GenEval's order, then any others."""
-    prefix = "geneval_"
-    protocols = (f"{name.removeprefix(prefix)}_" for name in folder_scores.PROTOCOLS)
-    other = ("held_out_", "seen_", "floor_", "ceiling_", *protocols)
-    suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)
-    found = [
-        c.removeprefix(prefix)
-        for c in columns
-        if c.startswith(prefix) and not c.endswith(suffixes) and not c.removeprefix(prefix).startswith(other)
-    ]
-    order = {name: place for place, name in enumerate((OVERALL, *TASKS))}
-    return sorted(found, key=lambda name: (order.get(name, len(order)), name))
+    """The GenEval items that have columns: overall, then the tasks in GenEval's order."""
+    there = set(columns)
+    return [item for item in SCORED if score_column(item) in there]
 
 
 def statistics(row, name, label=None):

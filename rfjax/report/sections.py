@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from rfjax.laws.folder_scores import PROTOCOLS
 from rfjax.report.figures import learning_rates, loss_against_compute, loss_against_steps, loss_per_level
 from rfjax.report.findings import findings
 from rfjax.report.fit_sections import compute_section
@@ -32,6 +31,7 @@ from rfjax.report.score_sections import (
     samples_section,
     steps_section,
 )
+from rfjax.results.columns import PROTOCOLS
 
 
 def _runs_section(numbers, page):

@@ -8,7 +8,11 @@ the tables below. Run this module to print that page:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from rfjax.data.geneval_names import TASKS
+from rfjax.evaluation.image_folders import compbench
 
 SCHEMA = 4
 
@@ -219,15 +223,78 @@ FILES = {
 }
 
 
-def measure_name(evaluation: str, metric: str, item: str) -> str:
-    """The wide column of a number: `loss`, `loss@t=0.125`, `geneval_overall`,
-    `geneval_held_out_position`, `geneval_floor_shuffled_overall`, ..."""
-    base = evaluation.split("_")[0]
-    if metric == base or metric.startswith(base + "_"):  # geneval_floor_null's geneval, geneval_seen
-        metric = evaluation + metric[len(base) :]
-    if item == "mean":
-        return metric
-    return f"{metric}@{item}" if item.startswith("t=") else f"{metric}_{item}"
+@dataclass(frozen=True)
+class Measure:
+    """What a number is of: its record's evaluation, and its own metric and item."""
+
+    evaluation: str
+    metric: str
+    item: str = "mean"
+
+    def format(self) -> str:
+        """The number's wide column: `loss`, `loss@t=0.125`, `geneval_overall`,
+        `geneval_held_out_position`, `geneval_floor_shuffled_overall`, ..."""
+        metric, base = self.metric, self.evaluation.split("_")[0]
+        if metric == base or metric.startswith(base + "_"):  # geneval_floor_null's geneval, geneval_seen
+            metric = self.evaluation + metric[len(base) :]
+        if self.item == "mean":
+            return metric
+        return f"{metric}@{self.item}" if self.item.startswith("t=") else f"{metric}_{self.item}"
+
+    @classmethod
+    def parse(cls, name: str) -> Measure | None:
+        """The measure whose wide column this is; None for any other column, such as a standard error's."""
+        base, at, level = name.partition("@t=")
+        found = _KNOWN.get(base)
+        if not at or found is None:
+            return found
+        return replace(found, item=f"t={level}") if found.item == "mean" and "_" not in level else None
+
+
+# The title of each evaluation of images in folders, by its name in the table; docs/metrics.md defines them.
+PROTOCOLS = {
+    "geneval_official": "official GenEval",
+    "geneval_hf_mask2former": "GenEval with the HF Mask2Former weights",
+    "geneval_other_models": "GenEval with other models",
+}
+SCORED = ("overall", *TASKS)  # the items of a GenEval score
+# The items of each (evaluation, metric); a loss has one more for each level of t.
+ITEMS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("validation", "loss"): ("mean",),
+    ("validation_mlperf", "mlperf_loss"): ("mean",),
+    **{("geneval", metric): SCORED for metric in ("geneval", "geneval_held_out", "geneval_seen")},
+    **{(f"geneval_{mark}", "geneval"): SCORED for mark in ("ceiling", "floor_shuffled", "floor_null")},
+    **{(protocol, "geneval"): SCORED for protocol in PROTOCOLS},
+    ("ranking", "ranking_geneval"): SCORED,
+    ("ranking", "ranking_frechet_distance"): ("overall", "ground_truth"),
+    ("sampling_steps", "sampling"): SCORED,
+    ("sampling_steps", "sampling_path_length"): ("mean",),
+    ("sampling_steps", "sampling_distance"): ("mean",),
+    **{
+        (f"{name}{other}", f"{name}{other}".replace("-", "_")): ("mean",)
+        for name in ("clip-score", "fid-inception", "fid-clip", "cmmd")
+        for other in ("", "-other-model")
+    },
+    ("compbench", "compbench"): tuple(compbench.RESULTS),
+}
+_KNOWN = {
+    measure.format(): measure for named, items in ITEMS.items() for measure in (Measure(*named, i) for i in items)
+}
+
+
+def score_column(item: str = "overall") -> str:
+    """The wide column of GenEval by the corpus's own detector."""
+    return Measure("geneval", "geneval", item).format()
+
+
+def loss_levels(names: Iterable[str]) -> dict[str, str]:
+    """The columns of the validation loss at one level of t, by the level as the name has it."""
+    found = ((Measure.parse(name), name) for name in names)
+    return {
+        measure.item.removeprefix("t="): name
+        for measure, name in found
+        if measure and measure.evaluation == "validation" and measure.item != "mean"
+    }
 
 
 def measure_columns(name: str) -> tuple[Column, ...]:

@@ -330,9 +330,8 @@ def _pivot(rows, checkpoint, setting, setting_seed):
     """(frame with one row per checkpoint and setting, names of its measures in order)."""
     rows = rows.rename(columns={setting: "setting"})
     index = [*checkpoint, "setting", "evaluation_seed"]
-    names = [
-        schema.measure_name(*triple) for triple in zip(rows["evaluation"], rows["metric"], rows["item"], strict=True)
-    ]
+    triples = zip(rows["evaluation"], rows["metric"], rows["item"], strict=True)
+    names = [schema.Measure(*triple).format() for triple in triples]
     rows = rows.assign(measure=names)
     repeated = rows.duplicated([*index, "measure"])
     if repeated.any():

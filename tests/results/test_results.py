@@ -10,8 +10,12 @@ import pandas as pd
 import pytest
 
 from helpers import planted_study
+from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.evaluation import control_measures, mlperf_loss
+from rfjax.evaluation.image_folders import compbench
 from rfjax.results import columns, merge, results_folder
+from rfjax.scorers import distances
 
 FRAMES = [file.removesuffix(".csv") for file in columns.FILES]
 
@@ -94,7 +98,56 @@ def test_wide_has_a_row_per_checkpoint_and_settings(tmp_path, run):
     ],
 )
 def test_names_of_measured_columns(triple, name):
-    assert columns.measure_name(*triple) == name
+    assert columns.Measure(*triple).format() == name
+
+
+WRITTEN = {
+    ("validation", "loss", "mean"),
+    (mlperf_loss.EVALUATION, mlperf_loss.METRIC, "mean"),
+    (control_measures.EVALUATION, control_measures.DISTANCE, control_measures.TRUTH),
+    ("sampling_steps", "sampling_path_length", "mean"),
+    ("sampling_steps", "sampling_distance", "mean"),
+    *(("compbench", "compbench", item) for item in compbench.RESULTS),
+    *((name, name.replace("-", "_"), "mean") for name in ("clip-score", *distances.MODELS, "cmmd-other-model")),
+    *(
+        (evaluation, metric, item)
+        for item in ("overall", *TASKS)
+        for evaluation, metric in (
+            ("geneval", "geneval"),
+            ("geneval", "geneval_held_out"),
+            ("geneval", "geneval_seen"),
+            ("geneval_floor_null", "geneval"),
+            ("geneval_floor_shuffled", "geneval"),
+            ("geneval_ceiling", "geneval"),
+            *((protocol, "geneval") for protocol in columns.PROTOCOLS),
+            (control_measures.EVALUATION, control_measures.ALIGNMENT),
+            ("sampling_steps", "sampling"),
+        )
+    ),
+}
+
+
+def test_every_measure_that_is_written_is_read_back_from_its_column():
+    """Catches a metric that a reader would take for nothing, and two whose columns have one name."""
+    measures = [columns.Measure(*triple) for triple in WRITTEN]
+    assert len({measure.format() for measure in measures}) == len(WRITTEN)
+    assert [columns.Measure.parse(measure.format()) for measure in measures] == measures
+    for evaluation, metric in (("validation", "loss"), ("validation_mlperf", "mlperf_loss")):
+        level = columns.Measure(evaluation, metric, "t=0.125")
+        assert columns.Measure.parse(level.format()) == level
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "geneval", "geneval_overall_low", "loss_stderr", "loss@t=0.5_n", "geneval_new_overall", "x@t=0.5"]
+)
+def test_other_columns_are_no_measures(name):
+    """A statistic is none, and a metric that nothing writes is no task of GenEval's."""
+    assert columns.Measure.parse(name) is None
+
+
+def test_losses_at_levels_are_found_by_their_level():
+    names = ["loss", "loss@t=0.5", "loss@t=0.5_low", "mlperf_loss@t=0.5", "geneval_overall", "loss@t=abc"]
+    assert columns.loss_levels(names) == {"0.5": "loss@t=0.5", "abc": "loss@t=abc"}
 
 
 def test_facts_of_the_run_are_joined(tmp_path):
