@@ -60,17 +60,17 @@ def main() -> None:
     run = open_run(args.run, {})
     params, facts = restore_params(run.workdir)
     ids = prompt_ids(len(PROMPTS), 2)
-    context, pooled = (array[ids[:, 0]] for array in run.corpus.encode(PROMPTS))
+    conditions = run.corpus.encode(PROMPTS).rows(ids[:, 0])
     sampler = SamplerConfig(steps=args.steps, guidance_scale=args.guidance, sigmas="diffusers")
     generate = make_generator(
         run.backbone.apply, sampler, run.formulation, run.corpus.shapes.latents, batch_size=len(ids)
     )
     with jax.default_matmul_precision("highest"):
-        ours = run.corpus.to_images(generate(params, 0, ids, context, pooled))
+        ours = run.corpus.to_images(generate(params, 0, ids, conditions))
     noise = np.array(noise_for(0, jax.numpy.asarray(ids), run.corpus.shapes.latents))
     with tempfile.TemporaryDirectory() as folder:
         exported = export_run(run.workdir, layout="diffusers", out=Path(folder) / "exported")
-        theirs = run.corpus.to_images(draw_in_pytorch(exported, noise, context, pooled, args.steps, args.guidance))
+        theirs = run.corpus.to_images(draw_in_pytorch(exported, noise, *conditions, args.steps, args.guidance))
     rows = [strip(images, gap=2)[0] for images in (ours, theirs)]
     write_whole(
         {args.out: png_bytes(np.concatenate([np.pad(rows[0], ((0, 8), (0, 0), (0, 0)), constant_values=1.0), rows[1]]))}

@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import Float, UInt32
+from jaxtyping import Bool, Float, Int, UInt32
 from numpy import ndarray
+
+
+class Conditions(NamedTuple):
+    """What a network is told of examples' captions: the features of their text, by token and as a whole."""
+
+    context: Float[ndarray, "batch tokens context_size"]
+    pooled: Float[ndarray, "batch pooled_size"]
+
+    def rows(self, places: Int[ndarray, " n"] | Bool[ndarray, " batch"]) -> Conditions:
+        """The conditions of the examples at these places."""
+        return Conditions(self.context[places], self.pooled[places])
 
 
 class Batch(NamedTuple):
@@ -16,6 +27,10 @@ class Batch(NamedTuple):
     context: Float[ndarray, "batch tokens context_size"]
     pooled: Float[ndarray, "batch pooled_size"]
     example_ids: UInt32[ndarray, " batch"]  # place in the split; validation noise is keyed by it
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(self.context, self.pooled)
 
 
 @dataclass(frozen=True)

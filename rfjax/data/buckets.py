@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from rfjax.data import hashing
-from rfjax.data.batch import Batch, BatchShapes
+from rfjax.data.batch import Batch, BatchShapes, Conditions
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
@@ -171,7 +171,7 @@ class BucketedCorpus:
             f"examples of corpus {self.name} have {len(self.parts)} latent shapes; ask one of its parts for captions"
         )
 
-    def encode(self, captions: Sequence[str]):
+    def encode(self, captions: Sequence[str]) -> Conditions:
         return self.parts[0].encode(captions)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:

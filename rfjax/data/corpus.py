@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer
 from numpy import ndarray
 
 from rfjax.config import DataConfig
-from rfjax.data.batch import Batch, BatchShapes
+from rfjax.data.batch import Batch, BatchShapes, Conditions
 from rfjax.limits import check_choice
 
 Split = Literal["train", "validation"]
@@ -38,9 +38,7 @@ class Corpus(Protocol):
     def captions(self, indices: Integer[ndarray, " n"], split: Split) -> list[str]:
         """The captions that `examples` encodes."""
 
-    def encode(
-        self, captions: Sequence[str]
-    ) -> tuple[Float[ndarray, "n tokens context_size"], Float[ndarray, "n pooled_size"]]:
+    def encode(self, captions: Sequence[str]) -> Conditions:
         """Text features, float32. `ConfigError` for a caption that does not fit."""
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer
 
 from rfjax.config import DataConfig
 from rfjax.data import grammar, hashing, scenes, text
-from rfjax.data.batch import Batch, BatchShapes
+from rfjax.data.batch import Batch, BatchShapes, Conditions
 from rfjax.data.scenes import Contents, Layout, Vocabulary
 from rfjax.errors import ConfigError
 
@@ -78,13 +78,12 @@ class SceneCorpus:
     def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
         indices = np.asarray(indices, np.uint64)
         _, layout, captions = self.scenes(indices, split)
-        context, pooled = self.encode(captions)
-        return Batch(self.to_latents(self.render(layout, split)), context, pooled, indices.astype(np.uint32))
+        return Batch(self.to_latents(self.render(layout, split)), *self.encode(captions), indices.astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         return self.scenes(np.asarray(indices, np.uint64), split)[2]
 
-    def encode(self, captions: Sequence[str]):
+    def encode(self, captions: Sequence[str]) -> Conditions:
         return self._encoder(captions)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 
 from rfjax.config import DataConfig
 from rfjax.data import hashing
-from rfjax.data.batch import Batch, BatchShapes, EncoderSlot
+from rfjax.data.batch import Batch, BatchShapes, Conditions, EncoderSlot
 from rfjax.errors import ConfigError
 
 VERSION = "random-1"
@@ -51,13 +51,12 @@ class RandomCorpus:
         indices = np.asarray(indices, np.uint64)
         stream = hashing.key(VERSION, self.seed, split)
         latents = _normals(stream, indices, self.shapes.latents)
-        context, pooled = self.encode(self.captions(indices, split))
-        return Batch(latents, context, pooled, indices.astype(np.uint32))
+        return Batch(latents, *self.encode(self.captions(indices, split)), indices.astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         return [f"{split} example {index} of seed {self.seed}" for index in np.asarray(indices).tolist()]
 
-    def encode(self, captions: Sequence[str]):
+    def encode(self, captions: Sequence[str]) -> Conditions:
         """Features hashed from the caption; in each slot of an encoder, and zero outside them."""
         keys = np.array([hashing.key(VERSION, caption) for caption in captions], np.uint64)
         drawn_context = _normals(1, keys, self.shapes.context)
@@ -67,7 +66,7 @@ class RandomCorpus:
             tokens, channels = slice(*slot.tokens), slice(*slot.channels)
             context[:, tokens, channels] = drawn_context[:, tokens, channels]
             pooled[:, slice(*slot.pooled)] = drawn_pooled[:, slice(*slot.pooled)]
-        return context, pooled
+        return Conditions(context, pooled)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         return []  # any text is as random as any other

@@ -33,7 +33,7 @@ import sentencepiece
 from jaxtyping import Float, Int
 
 from rfjax.data import hashing
-from rfjax.data.batch import EncoderSlot
+from rfjax.data.batch import Conditions, EncoderSlot
 from rfjax.errors import ConfigError
 
 VERSION = "text-1"
@@ -73,7 +73,7 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int = 200) -> byte
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Captions to (context, pooled), from a tokenizer and the frequencies of its pieces."""
+    """Captions to conditions, from a tokenizer and the frequencies of its pieces."""
 
     model: bytes
     frequencies: tuple[float, ...]  # per piece, the expected share of a caption's tokens
@@ -133,9 +133,7 @@ class TextEncoder:
             ids[i, : len(row)] = row
         return ids, lengths
 
-    def __call__(
-        self, captions: Sequence[str]
-    ) -> tuple[Float[np.ndarray, "n tokens context_size"], Float[np.ndarray, "n pooled_size"]]:
+    def __call__(self, captions: Sequence[str]) -> Conditions:
         """Float32 features of captions; a caption's row does not depend on the others."""
         ids, _ = self.tokenize(captions)
         used = (ids >= 0)[..., None]
@@ -151,7 +149,7 @@ class TextEncoder:
         first = _decayed_past(weights * tables["first"][ids])
         pairs = (weights * tables["second"][ids] * first).sum(axis=1)
         pooled = np.concatenate([_unit(bag), _unit(pairs)], axis=-1)
-        return context.astype(np.float32), pooled.astype(np.float32)
+        return Conditions(context.astype(np.float32), pooled.astype(np.float32))
 
 
 def _decayed_past(values: Float[np.ndarray, "n tokens size"]) -> Float[np.ndarray, "n tokens size"]:

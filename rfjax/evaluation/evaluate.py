@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rfjax.data.batch import Conditions
 from rfjax.data.buckets import validation_shares
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.control_measures import ranking_record
@@ -164,7 +165,7 @@ class Evaluator:
         """By which each level's loss is to be multiplied to be the formulation's own."""
         return own_loss_ratio(self.run.formulation, np.array(levels)).tolist()
 
-    def _images(self, params, sampler, settings, ids, context, pooled, label):
+    def _images(self, params, sampler, settings, ids, conditions, label):
         """Images of the rows of `ids`, each from its own noise; `settings` are the evaluation's."""
         run, size = self.run, settings.batch_size
         program = self._program(
@@ -176,23 +177,21 @@ class Evaluator:
         generate = generator_of(run, sampler, size, program=program)
         with bar(len(ids), label, "image") as shown:
             latents = generate(
-                params, settings.seed, ids, context, pooled, progress=lambda done, _: shown.update(done - shown.n)
+                params, settings.seed, ids, conditions, progress=lambda done, _: shown.update(done - shown.n)
             )
         return self.corpus.to_images(latents)
 
     def _prompts(self, settings):
-        """(prompts, (prompt, sample) of each image, context and pooled of each image)."""
+        """(prompts, (prompt, sample) of each image, conditions of each image)."""
         prompts = self.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
         ids = prompt_ids(len(prompts), settings.images_per_prompt)
-        context, pooled = self.corpus.encode([row["prompt"] for row in prompts])
-        return prompts, ids, context[ids[:, 0]], pooled[ids[:, 0]]
+        return prompts, ids, self.corpus.encode([row["prompt"] for row in prompts]).rows(ids[:, 0])
 
     def _ranking(self, one, params, spent):
         began, settings = time.monotonic(), self.config.evaluation.ranking
-        prompts, ids, context, pooled = self._prompts(settings)
-        images = self._images(
-            params, one.sampler, settings, ids, context, pooled, f"{self.run.name} {one.key['sampler']}"
-        )
+        prompts, ids, conditions = self._prompts(settings)
+        label = f"{self.run.name} {one.key['sampler']}"
+        images = self._images(params, one.sampler, settings, ids, conditions, label)
 
         def write():
             record = ranking_record(one.key, images, ids, prompts, self.corpus, seed=settings.seed, **spent)
@@ -202,14 +201,14 @@ class Evaluator:
 
     def _geneval(self, one, params, spent):
         began, settings = time.monotonic(), self.config.evaluation.geneval
-        prompts, ids, context, pooled = self._prompts(settings)
+        prompts, ids, conditions = self._prompts(settings)
         named = f"{self.run.name} {one.step}"
-        images = self._images(params, one.sampler, settings, ids, context, pooled, f"{named} GenEval")
+        images = self._images(params, one.sampler, settings, ids, conditions, f"{named} GenEval")
         # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
         # of the null condition against itself changes nothing, so the compiled sampler serves.
         first = ids[:, 1] == 0
-        nothing = np.zeros_like(context[first]), np.zeros_like(pooled[first])
-        unconditional = self._images(params, one.sampler, settings, ids[first], *nothing, f"{named} null condition")
+        nothing = Conditions(*map(np.zeros_like, conditions.rows(first)))
+        unconditional = self._images(params, one.sampler, settings, ids[first], nothing, f"{named} null condition")
 
         def write():
             self._write_geneval(one, prompts, ids, images, unconditional, spent, began)

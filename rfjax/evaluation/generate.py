@@ -43,20 +43,17 @@ def compile_sampler(
 ) -> Callable:
     """The program of one batch, for a backbone's `apply` and every formulation, compiled at its first call.
 
-    `program(params, levels, at, seed, ids, context, pooled, negative_context, negative_pooled)`: levels
+    `program(params, levels, at, seed, ids, conditions, negative)`: levels
     [steps + 1] are the sampler's and `at` what the formulation is there (`rfjax.flow.matched`).
     """
     solve = integrate_with_length if path_length else integrate
 
-    def make_batch(params, levels, at, seed, ids, context, pooled, negative_context, negative_pooled):
-        def velocity(z, at, c, p):
-            return velocity_of(apply, params, z, at, c, p)
+    def make_batch(params, levels, at, seed, ids, conditions, negative):
+        def velocity(z, at, told):
+            return velocity_of(apply, params, z, at, told)
 
-        negative = (
-            jnp.broadcast_to(negative_context, context.shape),
-            jnp.broadcast_to(negative_pooled, pooled.shape),
-        )
-        field = guided_velocity(velocity, sampler.guidance_scale, context, pooled, negative)
+        negative = jax.tree.map(lambda row, each: jnp.broadcast_to(row, each.shape), negative, conditions)
+        field = guided_velocity(velocity, sampler.guidance_scale, conditions, negative)
         start = levels[0] * noise_for(seed, ids, latent_shape)
         return solve(field, start, levels, sampler.method, at)
 
@@ -76,12 +73,12 @@ def make_generator(
     path_length: bool = False,
     program: Callable | None = None,
 ) -> Callable:
-    """`generate(params, seed, ids, context, pooled, negative=None) -> latents`, compiled once.
+    """`generate(params, seed, ids, conditions, negative=None) -> latents`, compiled once.
 
     `apply` is a backbone's, trained on the formulation, whose timestep shift is the sampler's. ids [n, 2] are
     (prompt index, sample); n is free: batches of
-    `batch_size` are cut from it and the last is padded. `negative` is a (context, pooled) pair of
-    one row that stands against every prompt; by default the null condition, zeros. With
+    `batch_size` are cut from it and the last is padded. `negative` has one row, which
+    stands against every prompt; by default the null condition, zeros. With
     `path_length` it returns (latents, length of each one's path) instead. `program` is
     `compile_sampler`'s of the same arguments, where formulations share one.
     """
@@ -91,16 +88,16 @@ def make_generator(
     levels = sampling_levels(formulation, sampler.steps, sampler.sigmas)
     rows = jax.tree.map(np.float32, (levels, matched(formulation, levels)))
 
-    def generate(params, seed, ids, context, pooled, negative=None, progress=None):
+    def generate(params, seed, ids, conditions, negative=None, progress=None):
         ids = np.asarray(ids, np.int32)
         if negative is None:
-            negative = np.zeros((1, *context.shape[1:]), np.float32), np.zeros((1, *pooled.shape[1:]), np.float32)
+            negative = jax.tree.map(lambda each: np.zeros((1, *each.shape[1:]), np.float32), conditions)
         parts = []
         for start in range(0, len(ids), batch_size):
             # Rows past the end repeat the last one, so that one compilation serves all batches.
             chosen = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
-            batch = spread((ids[chosen], context[chosen], pooled[chosen]), batch_sharding)
-            made = program(params, *rows, np.uint32(seed), *batch, *negative)
+            batch = spread((ids[chosen], conditions.rows(chosen)), batch_sharding)
+            made = program(params, *rows, np.uint32(seed), *batch, negative)
             kept = len(ids) - start
             parts.append(jax.tree.map(lambda array, kept=kept: np.asarray(array)[:kept], made))
             watch.beat()

@@ -109,14 +109,14 @@ def compile_assigned(
     path = RectifiedFlow()
 
     def losses(params, at: Matched, numbers, batch):
-        latents, context, pooled, example_ids = batch
+        latents = batch.latents
 
         def one(example_id, number):
             return validation_noise(config.seed, example_id[None], number, latents.shape[1:])[0]
 
-        noise = jax.vmap(one)(example_ids, numbers)
+        noise = jax.vmap(one)(batch.example_ids, numbers)
         z = interpolate(path, latents, noise, at.time)
-        velocity = velocity_of(apply, params, z, at, context, pooled)
+        velocity = velocity_of(apply, params, z, at, batch.conditions)
         error = jnp.square(velocity - velocity_target(path, latents, noise, at.time))
         return error.reshape(error.shape[0], -1).mean(1)
 

@@ -62,7 +62,7 @@ def measure_sampling_steps(
     check_batch_size(run, "geneval")
     prompts = run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
     ids = prompt_ids(len(prompts), settings.images_per_prompt)
-    context, pooled = run.corpus.encode([row["prompt"] for row in prompts])
+    conditions = run.corpus.encode([row["prompt"] for row in prompts]).rows(ids[:, 0])
     detect = detector_for(run.corpus)
     cost = spent(read_facts(run.workdir, step))
     images = settings.prompts_per_task, settings.images_per_prompt
@@ -78,8 +78,7 @@ def measure_sampling_steps(
                     params,
                     settings.seed,
                     ids,
-                    context[ids[:, 0]],
-                    pooled[ids[:, 0]],
+                    conditions,
                     progress=lambda done, _, shown=shown: shown.update(done - shown.n),
                 )
             target = latents if target is None else target

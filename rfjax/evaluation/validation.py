@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int, UInt32
 
 from rfjax.config import ValidationConfig
+from rfjax.data.batch import Batch
 from rfjax.data.buckets import validation_shares
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, grid_name
@@ -37,7 +38,7 @@ class ValidationStep:
     """A compiled loss of one batch, for one model and any number of its checkpoints.
 
     `program(params, at, batch)` gives Float[batch levels] for a formulation that is `at` at the levels;
-    the batch is (latents, context, pooled, example ids), of `config.batch_size` examples.
+    the batch has `config.batch_size` examples.
     """
 
     config: ValidationConfig
@@ -94,14 +95,14 @@ def compile_validation(
     numbers, path = np.array(GRIDS[config.grid].numbers(config.levels), np.uint32), RectifiedFlow()
 
     def losses(params, at, batch):
-        latents, context, pooled, example_ids = batch
+        latents = batch.latents
 
         def at_level(level):
             number, at = level
-            noise = validation_noise(config.seed, example_ids, number, latents.shape[1:])
+            noise = validation_noise(config.seed, batch.example_ids, number, latents.shape[1:])
             t = jnp.full(latents.shape[0], at.time)
             z = interpolate(path, latents, noise, t)
-            velocity = velocity_of(apply, params, z, at, context, pooled)
+            velocity = velocity_of(apply, params, z, at, batch.conditions)
             error = jnp.square(velocity - velocity_target(path, latents, noise, t))
             return error.reshape(error.shape[0], -1).mean(1)
 
@@ -147,7 +148,7 @@ def _losses(step, params, corpus, examples):
     """(ids, losses by level) of the first `examples` of a corpus of one shape, in its order."""
     ids, rows, pending = [], [], None
     for _, batch, real in validation_batches(corpus, examples, step.config.batch_size):
-        ids.append(batch[3][:real])
+        ids.append(batch.example_ids[:real])
         losses = step.program(params, step.at, spread(batch, step.batch_sharding))
         if pending is not None:  # fetched one batch late, so that devices need not wait for the host
             rows.append(np.asarray(pending[0])[: pending[1]])
@@ -156,9 +157,9 @@ def _losses(step, params, corpus, examples):
     return np.concatenate(ids), np.concatenate(rows)
 
 
-def validation_batches(corpus, examples: int, size: int) -> Iterator[tuple[Int[np.ndarray, " size"], tuple, int]]:
-    """(places, (latents, context, pooled, example ids), how many of them count) of each batch of `size` of the first
-    `examples` validation examples of a corpus of one shape; the last batch is filled up with its last example.
+def validation_batches(corpus, examples: int, size: int) -> Iterator[tuple[Int[np.ndarray, " size"], Batch, int]]:
+    """(places, batch, how many of its examples count) of each batch of `size` of the first `examples` validation
+    examples of a corpus of one shape; the last batch is filled up with its last example.
 
     Raises `RfjaxError` where the corpus gives another number of examples than asked for.
     """
@@ -169,8 +170,9 @@ def validation_batches(corpus, examples: int, size: int) -> Iterator[tuple[Int[n
             given = f"{len(batch.example_ids)} validation examples"
             raise RfjaxError(f"corpus {corpus.name} gave {given} where {size} were asked for; check its examples()")
         watch.beat()
-        arrays = [np.asarray(a, np.float32) for a in (batch.latents, batch.context, batch.pooled)]
-        yield places, (*arrays, np.asarray(batch.example_ids, np.uint32)), min(size, examples - start)
+        *arrays, ids = batch
+        batch = Batch(*(np.asarray(array, np.float32) for array in arrays), np.asarray(ids, np.uint32))
+        yield places, batch, min(size, examples - start)
 
 
 def check_divisible(config, sharding):

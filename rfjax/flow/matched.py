@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rfjax.data.batch import Conditions
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import Times, expand_time
 
@@ -51,12 +52,12 @@ def matched(formulation: Formulation, s: Times) -> Matched:
 
 
 def velocity_of(
-    apply: Callable, params, y: Float[Array, "batch ..."], at: Matched, context, pooled
+    apply: Callable, params, y: Float[Array, "batch ..."], at: Matched, conditions: Conditions
 ) -> Float[Array, "batch ..."]:
     """The velocity at y of a backbone's `apply`; the fields of `at` are numbers, or one per example."""
     each = Matched(*(jnp.broadcast_to(jnp.asarray(field, y.dtype), y.shape[:1]) for field in at))
     scale, of_prediction, of_point = (expand_time(f, y) for f in (each.scale, each.of_prediction, each.of_point))
-    return of_prediction * apply(params, scale * y, each.condition, context, pooled) + of_point * y
+    return of_prediction * apply(params, scale * y, each.condition, *conditions) + of_point * y
 
 
 def own_loss_ratio(formulation: Formulation, s: Times) -> Times:

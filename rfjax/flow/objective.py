@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from rfjax.data.batch import Conditions
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import Path, Times, expand_time
 from rfjax.flow.prediction import Mixing
@@ -51,24 +52,20 @@ def draw(
     return Draws(*jax.vmap(one)(places))
 
 
-def drop_conditions(
-    context: Float[Array, "batch tokens size"],
-    pooled: Float[Array, "batch pooled"],
-    keep: Float[Array, "batch encoders"],
-    slots: Sequence,
-) -> tuple[Float[Array, "batch tokens size"], Float[Array, "batch pooled"]]:
+def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"], slots: Sequence) -> Conditions:
     """Zeroes the outputs of dropped text encoders, each independently (SD3 section 5.1).
 
     `slots` say which tokens and channels of the context, and which part of the pooled vector,
     each encoder fills (`rfjax.data.batch.EncoderSlot`).
     """
+    context, pooled = conditions
     for index, slot in enumerate(slots):
         kept = keep[:, index]
         (first, last), (low, high) = slot.tokens, slot.channels
         context = context.at[:, first:last, low:high].multiply(kept[:, None, None])
         low, high = slot.pooled
         pooled = pooled.at[:, low:high].multiply(kept[:, None])
-    return context, pooled
+    return Conditions(context, pooled)
 
 
 class Examples(NamedTuple):
@@ -92,8 +89,7 @@ def example_losses(
     examples: Examples,
     noise: Float[Array, "batch height width channels"],
     latents: Float[Array, "batch height width channels"],
-    context: Float[Array, "batch tokens size"],
-    pooled: Float[Array, "batch pooled"],
+    conditions: Conditions,
 ) -> Float[Array, " batch"]:
     """Each example's mean squared error of the prediction, times the formulation's weight at its t.
 
@@ -105,7 +101,7 @@ def example_losses(
     z = a * latents + b * noise
     target = m * latents + n * noise
     seen = (scale if isinstance(scale, float) else expand_time(scale, latents)) * z
-    error = network(seen, condition, context, pooled).astype(jnp.float32) - target
+    error = network(seen, condition, *conditions).astype(jnp.float32) - target
     return weight * jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 

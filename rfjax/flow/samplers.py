@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rfjax.data.batch import Conditions
 from rfjax.errors import ConfigError
 from rfjax.flow.density import shift_time
 from rfjax.flow.formulation import Formulation
@@ -153,24 +154,21 @@ def integrate_with_length(
 def guided_velocity(
     velocity: Callable[..., Float[Array, "batch ..."]],
     guidance_scale: float,
-    context: Float[Array, "batch tokens size"],
-    pooled: Float[Array, "batch pooled"],
-    negative: tuple[Float[Array, "batch tokens size"], Float[Array, "batch pooled"]] | None = None,
+    conditions: Conditions,
+    negative: Conditions | None = None,
 ) -> TimeVelocity:
     """v_neg + scale (v_pos - v_neg), both halves in one batch; scale 1 costs one half.
 
-    `velocity(z, at, context, pooled)` is asked at what `integrate` gives. The default negative is the
+    `velocity(z, at, conditions)` is asked at what `integrate` gives. The default negative is the
     null condition that training knows: zeros.
     """
     if guidance_scale == 1.0:
-        return lambda z, at: velocity(z, at, context, pooled)
-    negative_context, negative_pooled = negative or (jnp.zeros_like(context), jnp.zeros_like(pooled))
-    both_contexts = jnp.concatenate([context, negative_context])
-    both_pooled = jnp.concatenate([pooled, negative_pooled])
+        return lambda z, at: velocity(z, at, conditions)
+    negative = negative or jax.tree.map(jnp.zeros_like, conditions)
+    both = jax.tree.map(lambda *halves: jnp.concatenate(halves), conditions, negative)
 
     def guided(z, at):
-        both = velocity(jnp.concatenate([z, z]), at, both_contexts, both_pooled)
-        positive, null = jnp.split(both, 2)
+        positive, null = jnp.split(velocity(jnp.concatenate([z, z]), at, both), 2)
         return null + guidance_scale * (positive - null)
 
     return guided

@@ -58,15 +58,15 @@ def make_cohort_step(
     shared = configs[0]
     update = make_update(make_optimizer(shared.train), shared.train, parameter_groups(abstract_params))
 
-    def member(state, t, examples, noise, latents, context, pooled):
+    def member(state, t, examples, noise, latents, conditions):
         def loss_fn(params):
-            losses = example_losses(lambda *given: apply(params, *given), examples, noise, latents, context, pooled)
+            losses = example_losses(lambda *given: apply(params, *given), examples, noise, latents, conditions)
             return jnp.mean(losses), ExampleLosses(t, losses)
 
         (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return update(state, grads, loss, time_bins(aux))
 
-    members = jax.vmap(member, in_axes=(0, 0, 0, None, None, None, None))
+    members = jax.vmap(member, in_axes=(0, 0, 0, None, None, None))
 
     def step(states, batch, number):
         formulations = [formulation_at(configs[place], batch.latents.shape[1:]) for place in lanes(len(configs), mesh)]
@@ -80,8 +80,8 @@ def make_cohort_step(
         ]
         examples = jax.tree.map(lambda *values: jnp.stack(values), *rows)
         split = jax.shard_map(
-            members, mesh=mesh, in_specs=(MEMBER, MEMBER, MEMBER, P(), P(), P(), P()), out_specs=MEMBER, check_vma=False
+            members, mesh=mesh, in_specs=(MEMBER, MEMBER, MEMBER, P(), P(), P()), out_specs=MEMBER, check_vma=False
         )
-        return split(states, jnp.stack(times), examples, inputs.noise, batch.latents, inputs.context, inputs.pooled)
+        return split(states, jnp.stack(times), examples, inputs.noise, batch.latents, inputs.conditions)
 
     return jax.jit(step, donate_argnums=0)

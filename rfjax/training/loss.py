@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rfjax.config import Config
-from rfjax.data.batch import Batch
+from rfjax.data.batch import Batch, Conditions
 from rfjax.flow.objective import draw, drop_conditions, example_losses, examples_at
 from rfjax.flow.resolution import formulation_at
 
@@ -38,8 +38,7 @@ class StepInputs(NamedTuple):
 
     u: Float[Array, " batch"]
     noise: Float[Array, "batch height width channels"]
-    context: Float[Array, "batch tokens size"]
-    pooled: Float[Array, "batch pooled"]
+    conditions: Conditions
 
 
 def step_inputs(
@@ -51,7 +50,7 @@ def step_inputs(
     """
     _, key = run_keys(config.seed)
     draws = draw(key, step, places, batch.latents.shape[1:], len(encoders), config.train.condition_dropout)
-    return StepInputs(draws.u, draws.noise, *drop_conditions(batch.context, batch.pooled, draws.keep, encoders))
+    return StepInputs(draws.u, draws.noise, drop_conditions(batch.conditions, draws.keep, encoders))
 
 
 def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
@@ -67,8 +66,7 @@ def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
             examples_at(formulation, t),
             inputs.noise,
             batch.latents,
-            inputs.context,
-            inputs.pooled,
+            inputs.conditions,
         )
         return jnp.mean(losses), ExampleLosses(t, losses)
 

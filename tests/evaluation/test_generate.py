@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rfjax.config import SamplerConfig
+from rfjax.data.batch import Conditions
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import make_generator, other_prompts_of_task, prompt_ids
 from rfjax.evaluation.geneval.judgements import prompt_scores
@@ -25,10 +26,10 @@ def apply(params, z, t, context, pooled):
 
 def generate(ids, batch_size, guidance=3.0, negative=None):
     rng = np.random.default_rng(0)
-    context, pooled = np.float32(rng.standard_normal((20, 3, 2))), np.float32(rng.standard_normal((20, 5)))
+    conditions = Conditions(np.float32(rng.standard_normal((20, 3, 2))), np.float32(rng.standard_normal((20, 5))))
     sampler = SamplerConfig(method="heun", steps=3, guidance_scale=guidance)
     run = make_generator(apply, sampler, parse_formulation("rf", 2.0), SHAPE, batch_size=batch_size)
-    return run(jnp.float32(0.3), 7, ids, context[ids[:, 0]], pooled[ids[:, 0]], negative)
+    return run(jnp.float32(0.3), 7, ids, conditions.rows(ids[:, 0]), negative)
 
 
 def test_an_image_is_the_same_in_any_batch():
@@ -41,9 +42,9 @@ def test_an_image_is_the_same_in_any_batch():
 
 def test_the_default_negative_is_zeros():
     ids = prompt_ids(3, 1)
-    zeros = np.zeros((1, 3, 2), np.float32), np.zeros((1, 5), np.float32)
+    zeros = Conditions(np.zeros((1, 3, 2), np.float32), np.zeros((1, 5), np.float32))
     np.testing.assert_array_equal(generate(ids, 3), generate(ids, 3, negative=zeros))
-    ones = np.ones((1, 3, 2), np.float32), np.ones((1, 5), np.float32)
+    ones = Conditions(np.ones((1, 3, 2), np.float32), np.ones((1, 5), np.float32))
     assert not np.allclose(generate(ids, 3), generate(ids, 3, negative=ones))
 
 

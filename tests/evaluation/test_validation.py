@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from rfjax.config import ValidationConfig
+from rfjax.data.batch import Batch
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, paired_difference
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
@@ -42,7 +42,7 @@ class FakeCorpus:
         latents = latents.astype(np.float32)
         pooled = np.stack([indices, np.ones(len(indices))], 1).astype(np.float32)
         context = latents.reshape(len(indices), 4, 8)
-        return SimpleNamespace(latents=latents, context=context, pooled=pooled, example_ids=indices.astype(np.uint32))
+        return Batch(latents, context, pooled, indices.astype(np.uint32))
 
 
 def config(**changes):

@@ -14,6 +14,7 @@ import pytest
 
 from helpers.published_families import own_prediction
 from rfjax.config import SamplerConfig
+from rfjax.data.batch import Conditions
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import make_generator, noise_for, prompt_ids
 from rfjax.flow.formulation import FAMILIES, PAPER, parse_formulation
@@ -53,7 +54,9 @@ def optimal(name):
 
 def field(name):
     formulation, apply = parse_formulation(name), optimal(name)
-    return lambda y, s: velocity_of(apply, None, y, matched(formulation, jnp.full(y.shape[:1], s)), None, None)
+    return lambda y, s: velocity_of(
+        apply, None, y, matched(formulation, jnp.full(y.shape[:1], s)), Conditions(None, None)
+    )
 
 
 def marginal(s, quantiles):
@@ -194,7 +197,7 @@ def test_what_evaluation_samples_has_the_datas_distribution(name, method):
         apply, SamplerConfig(method=method, steps=400, guidance_scale=3.0), formulation, (4, 4, 2), batch_size=8
     )
     ids = prompt_ids(8, 1)
-    got = generate(None, 7, ids, np.zeros((8, 1, 1), np.float32), np.zeros((8, 1), np.float32))
+    got = generate(None, 7, ids, Conditions(np.zeros((8, 1, 1), np.float32), np.zeros((8, 1), np.float32)))
     noise, s = np.asarray(noise_for(7, jnp.asarray(ids), (4, 4, 2))), formulation.rectified_span[1]
     spread = np.sqrt((1 - s) ** 2 * STD**2 + s * s)
     quantile = (s * noise - (1 - s) * MEAN) / spread  # of N(0, b^2) in the exact marginal
@@ -217,7 +220,7 @@ def test_loss_in_own_terms_is_a_ratio_at_each_level(name):
             return mixing.m * data + mixing.n * noise + error
 
         y = expand_time(1 - s, data) * data + expand_time(s, data) * noise
-        velocity = velocity_of(wrong, None, y, matched(formulation, s), None, None)
+        velocity = velocity_of(wrong, None, y, matched(formulation, s), Conditions(None, None))
         rectified = jnp.square(velocity - (noise - data)).mean(1)
         np.testing.assert_allclose(own_loss_ratio(formulation, s) * rectified, jnp.square(error).mean(1), rtol=1e-7)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfjax.data.batch import EncoderSlot
+from rfjax.data.batch import Conditions, EncoderSlot
 from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.matched import matched, velocity_of
 from rfjax.flow.objective import draw, drop_conditions, example_losses, examples_at
@@ -43,13 +43,13 @@ def test_dropout_has_its_rate_and_is_independent_of_t_and_between_encoders():
 
 
 def test_dropping_zeroes_an_encoders_part_and_nothing_else():
-    context, pooled = jnp.ones((2, 5, 6)), jnp.ones((2, 3))
-    dropped, dropped_pooled = drop_conditions(context, pooled, jnp.array([[0.0, 1.0], [1.0, 0.0]]), SLOTS)
+    conditions = Conditions(jnp.ones((2, 5, 6)), jnp.ones((2, 3)))
+    dropped = drop_conditions(conditions, jnp.array([[0.0, 1.0], [1.0, 0.0]]), SLOTS)
     want = np.ones((2, 5, 6))
     want[0, :3, :4] = 0
     want[1, 3:] = 0
-    np.testing.assert_array_equal(dropped, want)
-    np.testing.assert_array_equal(dropped_pooled, [[0, 0, 1], [1, 1, 1]])
+    np.testing.assert_array_equal(dropped.context, want)
+    np.testing.assert_array_equal(dropped.pooled, [[0, 0, 1], [1, 1, 1]])
 
 
 @pytest.mark.parametrize("name", ("rf", "rf/lognorm(0.00,1.00)", "rf/mode(1.29)", "rf/cosmap"))
@@ -61,14 +61,14 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
     data = jnp.float32(rng.standard_normal((64, 4, 4, 2)))
     drawn = draw(jax.random.key(3), jnp.int32(7), jnp.arange(64), (4, 4, 2), 1, 0.0)
     times = formulation.density.quantile(drawn.u)
-    conditions = jnp.zeros((64, 1, 1)), jnp.zeros((64, 1))
+    conditions = Conditions(jnp.zeros((64, 1, 1)), jnp.zeros((64, 1)))
     weight = jnp.float32(rng.standard_normal((2, 2)))
 
     def network(weight):
         return lambda z, t, context, pooled: jnp.tanh(z @ weight + t[:, None, None, None])
 
     def generic(weight):
-        losses = example_losses(network(weight), examples_at(formulation, times), drawn.noise, data, *conditions)
+        losses = example_losses(network(weight), examples_at(formulation, times), drawn.noise, data, conditions)
         return losses.mean(), losses
 
     def plain(weight):
@@ -88,7 +88,7 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
         return network(weight)(*inputs)
 
     np.testing.assert_array_equal(
-        velocity_of(apply, weight, data, at, *conditions), network(weight)(data, times, *conditions)
+        velocity_of(apply, weight, data, at, conditions), network(weight)(data, times, *conditions)
     )
 
 
@@ -98,12 +98,12 @@ def test_loss_is_the_mean_square_of_the_velocity_error(t):
     data, noise = jnp.float32(rng.standard_normal((2, 3, 4, 4, 2)))
     formulation = parse_formulation("rf")
     fixed = examples_at(formulation, jnp.full(3, t))
-    conditions = jnp.zeros((3, 1, 1)), jnp.zeros((3, 1))
+    conditions = Conditions(jnp.zeros((3, 1, 1)), jnp.zeros((3, 1)))
     offset = np.float32(rng.standard_normal((3, 4, 4, 2)))
 
     def nearly_right(z, time, context, pooled):
         np.testing.assert_allclose(z, (1 - t) * data + t * noise, atol=1e-6)
         return noise - data + offset
 
-    got = example_losses(nearly_right, fixed, noise, data, *conditions)
+    got = example_losses(nearly_right, fixed, noise, data, conditions)
     np.testing.assert_allclose(got, (offset**2).mean((1, 2, 3)), rtol=1e-5)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rfjax.data.batch import Conditions
 from rfjax.flow.path import RectifiedFlow, expand_time, interpolate, velocity_target
 from rfjax.flow.prediction import Velocity, data_and_noise
 from rfjax.flow.samplers import METHODS, guided_velocity, integrate, integrate_with_length, sampling_times
@@ -59,17 +60,17 @@ def test_a_path_is_as_long_as_it_is(method):
 def test_guidance():
     """v_null + s (v_text - v_null), the null condition being zeros unless a negative is given."""
 
-    def velocity(z, t, context, pooled):
-        return z + t + context.sum((1, 2))[:, None] + 10 * pooled.sum(1)[:, None]
+    def velocity(z, t, conditions):
+        return z + t + conditions.context.sum((1, 2))[:, None] + 10 * conditions.pooled.sum(1)[:, None]
 
     z, t = jnp.ones((2, 3)), 0.5
-    context, pooled = jnp.ones((2, 1, 1)), jnp.array([[0.0], [1.0]])
+    conditions = Conditions(jnp.ones((2, 1, 1)), jnp.array([[0.0], [1.0]]))
     text = np.array([1.0, 11.0])[:, None]
-    np.testing.assert_allclose(guided_velocity(velocity, 4.0, context, pooled)(z, t), 1.5 + 4 * text * np.ones((2, 3)))
-    np.testing.assert_allclose(guided_velocity(velocity, 1.0, context, pooled)(z, t), 1.5 + text * np.ones((2, 3)))
-    negative = (2 * jnp.ones((2, 1, 1)), jnp.zeros((2, 1)))
+    np.testing.assert_allclose(guided_velocity(velocity, 4.0, conditions)(z, t), 1.5 + 4 * text * np.ones((2, 3)))
+    np.testing.assert_allclose(guided_velocity(velocity, 1.0, conditions)(z, t), 1.5 + text * np.ones((2, 3)))
+    negative = Conditions(2 * jnp.ones((2, 1, 1)), jnp.zeros((2, 1)))
     np.testing.assert_allclose(
-        guided_velocity(velocity, 4.0, context, pooled, negative)(z, t), 1.5 + 2 + 4 * (text - 2) * np.ones((2, 3))
+        guided_velocity(velocity, 4.0, conditions, negative)(z, t), 1.5 + 2 + 4 * (text - 2) * np.ones((2, 3))
     )
 
 

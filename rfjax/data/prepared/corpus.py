@@ -19,7 +19,7 @@ from jaxtyping import Float, Integer
 
 from rfjax.config import DataConfig
 from rfjax.data import hashing
-from rfjax.data.batch import Batch, BatchShapes
+from rfjax.data.batch import Batch, BatchShapes, Conditions
 from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.corpus import Corpus
 from rfjax.data.prepared import manifest
@@ -82,9 +82,9 @@ class PreparedCorpus:
             row[...] = arrays["latents"]
         latents -= np.float32(self.manifest.shift)
         latents *= np.float32(self.manifest.scale)
-        context, pooled = self._assembled([arrays for arrays, _ in self._chosen(indices, split, places, images)])
+        conditions = self._assembled([arrays for arrays, _ in self._chosen(indices, split, places, images)])
         before = sum(bucket.images[split] for bucket in self.manifest.buckets[: self.number])
-        return Batch(latents, context, pooled, (places + np.uint64(before)).astype(np.uint32))
+        return Batch(latents, *conditions, (places + np.uint64(before)).astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         indices = np.asarray(indices, np.uint64)
@@ -92,7 +92,7 @@ class PreparedCorpus:
         chosen = self._chosen(indices, split, places, self._records("images", split, places))
         return [facts["caption"] for _, facts in chosen]
 
-    def encode(self, captions: Sequence[str]):
+    def encode(self, captions: Sequence[str]) -> Conditions:
         features = self._frozen.text(list(captions))
         return self._assembled([{name: rows[i] for name, rows in features.items()} for i in range(len(captions))])
 
@@ -196,7 +196,7 @@ class PreparedCorpus:
         return self._records("captions", split, np.array(rows, np.int64))
 
     def _assembled(self, stored):
-        """(context, pooled) float32 of captions' arrays by name, each encoder in its slot, zeros elsewhere."""
+        """Float32 conditions of captions' arrays by name, each encoder in its slot, zeros elsewhere."""
         shapes = self.shapes
         context = np.zeros((len(stored), *shapes.context), np.float32)
         pooled = np.zeros((len(stored), shapes.pooled), np.float32)
@@ -206,7 +206,7 @@ class PreparedCorpus:
                 context[row, tokens, channels] = arrays[f"{slot.name}.context"]
                 if slot.pooled[1] > slot.pooled[0]:
                     pooled[row, slice(*slot.pooled)] = arrays[f"{slot.name}.pooled"]
-        return context, pooled
+        return Conditions(context, pooled)
 
 
 def with_encoders(corpus: Corpus, names: Sequence[str]) -> Corpus:

@@ -80,8 +80,8 @@ def sample_folder(
         with bar(total, f"{run.name} {step}", "image", done=total - len(ids), leave=True) as shown:
             for start in range(0, len(ids), size):  # a batch at a time: what is made is on the disk
                 chosen = ids[start : start + size]
-                context, pooled = run.corpus.encode([prompts[index] for index in chosen[:, 0]])
-                latents = generate(params, wanted.seed, chosen, context, pooled, against)
+                conditions = run.corpus.encode([prompts[index] for index in chosen[:, 0]])
+                latents = generate(params, wanted.seed, chosen, conditions, against)
                 if distributed.is_first():
                     images = np.clip(run.corpus.to_images(latents), 0.0, 1.0)
                     made = [(int(i), int(j), png_bytes(image)) for (i, j), image in zip(chosen, images, strict=True)]

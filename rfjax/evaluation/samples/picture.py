@@ -31,13 +31,13 @@ def sample_picture(
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
     ids = prompt_ids(len(prompts), samples)
     request.warn_of_unknown_words(run, prompts, wanted)
-    context, pooled = run.corpus.encode(list(prompts))
+    conditions = run.corpus.encode(list(prompts)).rows(ids[:, 0])
     against = None if wanted.negative is None else run.corpus.encode([wanted.negative])
     size = whole_batch(run, min(len(ids), AT_ONCE))
     generate = generator_of(run, run.config.evaluation.sampler, size, latent_shape=shape)
     with run.computing():
         params = run.restore_params(step, wanted.weights)
-        latents = generate(params, wanted.seed, ids, context[ids[:, 0]], pooled[ids[:, 0]], against)
+        latents = generate(params, wanted.seed, ids, conditions, against)
     if not distributed.is_first():
         return out
     images = run.corpus.to_images(latents)

@@ -56,11 +56,11 @@ def test_diffusers_makes_our_image(exported_study_model, sigmas):
     corpus, shift = load_corpus(run.config.data, run.config.seed), run.config.timestep_shift
     formulation = parse_formulation(run.config.formulation, shift)
     ids = prompt_ids(len(PROMPTS), 2)
-    context, pooled = corpus.encode(PROMPTS)
+    conditions = corpus.encode(PROMPTS).rows(ids[:, 0])
     sampler = SamplerConfig(method="euler", steps=10, guidance_scale=GUIDANCE, sigmas=sigmas)
     generate = make_generator(run.backbone.apply, sampler, formulation, corpus.shapes.latents, batch_size=4)
     with jax.default_matmul_precision("highest"):
-        ours = generate(run.params, 0, ids, context[ids[:, 0]], pooled[ids[:, 0]])
+        ours = generate(run.params, 0, ids, conditions)
 
     model = SD3Transformer2DModel.from_pretrained(folder)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder)
@@ -68,7 +68,7 @@ def test_diffusers_makes_our_image(exported_study_model, sigmas):
     _set_times(scheduler, sigmas, 10)
     noise = np.asarray(noise_for(0, jax.numpy.asarray(ids), corpus.shapes.latents))
     z = torch.from_numpy(noise.copy()).permute(0, 3, 1, 2)
-    text = torch.from_numpy(context[ids[:, 0]]), torch.from_numpy(pooled[ids[:, 0]])
+    text = map(torch.from_numpy, conditions)
     features = [torch.cat([part, torch.zeros_like(part)]) for part in text]  # the null condition is zeros
     with torch.no_grad():
         for t in scheduler.timesteps:
@@ -80,7 +80,7 @@ def test_diffusers_makes_our_image(exported_study_model, sigmas):
     np.testing.assert_allclose(corpus.to_images(ours), corpus.to_images(theirs), rtol=0, atol=1e-3)
     other = dataclasses.replace(sampler, sigmas="uniform" if sigmas == "diffusers" else "diffusers")
     different = make_generator(run.backbone.apply, other, formulation, corpus.shapes.latents, batch_size=4)
-    wrong = different(run.params, 0, ids, context[ids[:, 0]], pooled[ids[:, 0]])
+    wrong = different(run.params, 0, ids, conditions)
     assert np.abs(corpus.to_images(wrong) - corpus.to_images(theirs)).max() > 1e-3  # the bound can tell schedules apart
 
 
