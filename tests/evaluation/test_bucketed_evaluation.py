@@ -15,8 +15,8 @@ from rfjax.data.batch import BatchShapes, EncoderSlot
 from rfjax.data.buckets import BucketedCorpus, validation_shares
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import generate
+from rfjax.evaluation.evaluate import due_at
 from rfjax.evaluation.samples import picture, request
-from rfjax.evaluation.schedule import due_at
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
 from rfjax.flow.formulation import parse_formulation
 from rfjax.flow.resolution import formulation_at

@@ -3,9 +3,9 @@
 import pytest
 
 from rfjax.config import from_dict
+from rfjax.evaluation.evaluate import due_at
 from rfjax.evaluation.records import record_key, record_name
 from rfjax.evaluation.sampler_name import SamplerName, ground_truth_name
-from rfjax.evaluation.schedule import due_at
 
 RUN = {"run": "study/d4", "step": 2000, "corpus": "shapes", "weights": "ema"}
 GENEVAL = "euler-50-cfg5-shift1-40x4"

@@ -277,7 +277,7 @@ def test_what_is_printed_without_validation_images_is_no_config_that_training_re
 ):
     """Of one image there is no standard error, so it counts as none."""
     from rfjax import config
-    from rfjax.evaluation.schedule import due_at
+    from rfjax.evaluation.evaluate import due_at
 
     out, printed = tmp_path / "out", "--config.evaluation.validation.examples=0"
     assert prepare(monkeypatch, folder, f"--out={out}", "--validation-share=0", "--synthetic-column=by_model") == 0

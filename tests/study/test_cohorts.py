@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rfjax.config import apply_overrides
-from rfjax.evaluation import evaluate
+from rfjax.evaluation.kinds import validation
 from rfjax.evaluation.records import read_records
 from rfjax.study import study as studies
 from rfjax.study.cohorts import cohorts
@@ -107,14 +107,14 @@ def test_nothing_is_done_again_and_a_lost_evaluation_is_measured(finished, tmp_p
 
 def test_what_cannot_be_measured_of_one_stops_no_other(finished, tmp_path, monkeypatch):
     path, _ = finished
-    real = evaluate.Evaluator._validation
+    real = validation.measure
 
-    def broken(self, one, params, spent):
-        if self.run.name.endswith("/edm"):
+    def broken(run, *given):
+        if run.name.endswith("/edm"):
             raise ValueError("no such thing")
-        return real(self, one, params, spent)
+        return real(run, *given)
 
-    monkeypatch.setattr(evaluate.Evaluator, "_validation", broken)
+    monkeypatch.setattr(validation, "measure", broken)
     study = load_study(path, {"evaluation.ranking.prompts_per_task": 0})
     errors = {o.point.id: o.error for o in run_study(study, tmp_path)}
     assert errors == {"rf": None, "edm": "ValueError: no such thing", "eps": None}

@@ -1,0 +1,135 @@
+"""GenEval of a run's checkpoints by its corpus's own detector: score, floors, ceiling, and a strip of samples.
+
+Each has a record of its own; that of the score is written last, since its presence says that all is done.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rfjax.config import Config, SamplerConfig
+from rfjax.data.batch import Conditions
+from rfjax.evaluation.detectors import detector_for
+from rfjax.evaluation.generate import other_prompts_of_task, prompt_ids
+from rfjax.evaluation.geneval import rules
+from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
+from rfjax.evaluation.kinds.prompted import check_images, images_of, prompts_of, with_names
+from rfjax.evaluation.pictures import write_strip
+from rfjax.evaluation.records import geneval_record, make_record, read_records, record_key, record_name, write_record
+from rfjax.evaluation.sampler_name import ground_truth_name
+from rfjax.evaluation.schedule import Evaluation, Programs, is_due
+from rfjax.files import write_whole
+from rfjax.training.run import Run
+
+SHOWN_PER_TASK = 2  # prompts of each task in the strip of samples
+CEILING_IMAGES = 8  # per prompt: ground truth costs little, and the ceiling should be sharp
+
+
+def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict]]:
+    """The config's sampler, at each multiple of `evaluation.geneval_every`."""
+    settings = config.evaluation.geneval
+    asked = settings.prompts_per_task and is_due(config.evaluation.geneval_every, step, last)
+    return with_names(config, settings, [config.evaluation.sampler] if asked else [])
+
+
+def check(run: Run, programs: Programs) -> None:
+    """Raises `ConfigError` as `check_images` does, and where a task has one prompt alone and so no floor."""
+    settings = run.config.evaluation.geneval
+    if settings.prompts_per_task:
+        check_images(run, "geneval", [run.config.evaluation.sampler])
+        other_prompts_of_task(run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
+
+
+def measure(run: Run, programs: Programs, one: Evaluation, params, spent: dict) -> Callable[[], object]:
+    began, settings = time.monotonic(), run.config.evaluation.geneval
+    prompts, ids, conditions = prompts_of(run, settings)
+    named = f"{run.name} {one.step}"
+    images = images_of(run, programs, params, one.sampler, settings, ids, conditions, f"{named} GenEval")
+    # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
+    # of the null condition against itself changes nothing, so the compiled sampler serves.
+    first = ids[:, 1] == 0
+    nothing = Conditions(*map(np.zeros_like, conditions.rows(first)))
+    null = images_of(run, programs, params, one.sampler, settings, ids[first], nothing, f"{named} null condition")
+    return lambda: _write(run, one, prompts, ids, images, null, spent, began)
+
+
+def _write(run, one, prompts, ids, images, unconditional, spent, began):
+    """Detects, judges and records: the host's part, which needs no other process."""
+    settings, detect = run.config.evaluation.geneval, detector_for(run.corpus)
+    found = detect(images)
+    own = ids[:, 0]
+    judged = judge_rows(found, [prompts[index] for index in own])
+    shuffled = judge_rows(found, [prompts[index] for index in other_prompts_of_task(prompts)[own]])
+
+    null = judge_rows(detect(unconditional), prompts)
+
+    held_out = np.array([bool(row.get("held_out")) for row in prompts])[own]
+    scores = {"geneval": rules.score(judged)}
+    for metric, mask in (("geneval_held_out", held_out), ("geneval_seen", ~held_out)):
+        if mask.any():
+            scores[metric] = rules.score([result for result, chosen in zip(judged, mask, strict=True) if chosen])
+    extra = {"prompt_scores": prompt_scores(judged), "images_per_prompt": settings.images_per_prompt}
+
+    _write_detections(run, one, prompts, ids, found)
+    _write_strip(run, one, prompts, ids, images, spent)
+    seconds = time.monotonic() - began
+    for name, results in (("geneval_floor_shuffled", shuffled), ("geneval_floor_null", null)):
+        record = geneval_record({**one.key, "evaluation": name}, {"geneval": rules.score(results)}, **spent)
+        write_record(run.workdir, record)
+    _write_ceiling(run, prompts, detect)
+    write_record(run.workdir, geneval_record(one.key, scores, seconds=seconds, extra=extra, **spent))
+
+
+def _write_ceiling(run, prompts, detect):
+    """The detector's own score on ground truth: no model can be measured above it."""
+    settings = run.config.evaluation.geneval
+    key = record_key(
+        run=run.name,
+        step=-1,
+        evaluation="geneval_ceiling",
+        corpus=run.config.data.label,
+        sampler=ground_truth_name((settings.prompts_per_task, CEILING_IMAGES)),
+        seed=settings.seed,
+    )
+    if record_name(key) in {record_name(record["key"]) for record in read_records(run.workdir)}:
+        return
+    ids = prompt_ids(len(prompts), CEILING_IMAGES)
+    # A seed for each image: prompts may repeat, and must not repeat their picture.
+    truth = np.stack([run.corpus.render_prompt(prompts[i], n) for n, (i, _) in enumerate(ids)])
+    judged = judge_rows(detect(truth), [prompts[i] for i, _ in ids])
+    write_record(run.workdir, geneval_record(key, {"geneval": rules.score(judged)}))
+
+
+def _place(one):
+    return f"{one.step}-{one.weights}-{one.key['sampler']}-seed{one.key['seed']}"
+
+
+def _write_detections(run, one, prompts, ids, found):
+    """The prompts and what was detected, as files that `rfjax geneval` scores again."""
+    folder = run.workdir / "geneval" / _place(one)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found, strict=True))
+    write_whole(
+        {
+            folder / "metadata.jsonl": "".join(json.dumps(row) + "\n" for row in prompts),
+            folder / "detections.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        }
+    )
+
+
+def _write_strip(run, one, prompts, ids, images, spent):
+    """A row of pictures for the report: the first image of the first prompts of each task."""
+    chosen = []
+    for tag in dict.fromkeys(row["tag"] for row in prompts):
+        chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:SHOWN_PER_TASK]
+    first = {int(i): n for n, (i, j) in enumerate(ids) if j == 0}
+    path = Path("samples") / f"{_place(one)}.png"
+    tile = write_strip(run.workdir / path, images[[first[index] for index in chosen]])
+    shown = [prompts[index]["prompt"] for index in chosen]
+    extra = {"png": str(path), "prompts": shown, "tile": tile}
+    write_record(run.workdir, make_record({**one.key, "evaluation": "samples"}, [], extra=extra, **spent))
