@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rfjax.config import Config
 from rfjax.errors import ConfigError, Preempted, RfjaxError
@@ -111,9 +112,17 @@ class Evaluator:
         return distributed.first_failure(failure)
 
 
-def evaluate_run(workdir: Path, overrides: Mapping[str, object], *, step: int | None, weights: str) -> list[dict]:
-    """Measures one checkpoint with everything its config asks for, again where it has been, and
-    returns the records."""
+def evaluate_run(
+    workdir: str | Path,
+    overrides: Mapping[str, object] = MappingProxyType({}),
+    *,
+    step: int | None = None,
+    weights: str = "ema",
+) -> list[dict]:
+    """The records of one checkpoint, the newest by default, measured (again) with everything its config asks for.
+
+    `weights` are `ema` or `raw`. Raises `ConfigError` as `open_run` does, and for a config that asks for no evaluation.
+    """
     run = open_run(workdir, overrides)
     step = run.choose_step(step)
     evaluator = Evaluator(run)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -116,7 +117,7 @@ class Run:
 
 def make_run(
     config: Config,
-    workdir: Path | None = None,
+    workdir: str | Path | None = None,
     *,
     study: str | None = None,
     point: str | None = None,
@@ -147,9 +148,10 @@ _corpus = functools.lru_cache(maxsize=8)(load_corpus)
 _network = functools.lru_cache(make_backbone)
 
 
-def _named(config: Config, workdir: Path | None, study: str | None, point: str | None, **parts) -> Run:
+def _named(config: Config, workdir: str | Path | None, study: str | None, point: str | None, **parts) -> Run:
     """A run is called what its folder's run.json calls it, whatever the folder is called by now; else study/point,
     else as its folder."""
+    workdir = None if workdir is None else Path(workdir)
     record = distributed.from_first(lambda: run_folder.read_json(workdir / "run.json")) if workdir else None
     named = "/".join(part for part in (study, point) if part) or (workdir.absolute().name if workdir else config.name)
     name = (record or {}).get("run") or named
@@ -164,7 +166,7 @@ def read_config(workdir: Path) -> Config:
     return configs.from_dict(json.loads((workdir / "config.json").read_text()))
 
 
-def open_run(workdir: Path, overrides: Mapping[str, object]) -> Run:
+def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxyType({})) -> Run:
     """The run in a folder. Raises `ConfigError` where there is none, or an override would make it another run."""
     workdir = Path(workdir)
     config = read_config(workdir)
