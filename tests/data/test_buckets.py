@@ -8,7 +8,7 @@ import pytest
 
 from helpers.bucketed_parts import Part
 from rfjax.data.batch import BatchShapes, EncoderSlot
-from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, shared_out
+from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, share_out
 from rfjax.data.loader import batch_of_step, batches
 from rfjax.data.prepared import epoch_orders
 from rfjax.errors import ConfigError
@@ -75,13 +75,13 @@ def test_quotas_are_the_shares_to_within_one_step():
 )
 def test_sharing_out_by_largest_remainder(total, counts, at_least, expected):
     """Worked by hand; catches floats, and what the smallest are given left out of the sum."""
-    assert shared_out(total, counts, at_least=at_least) == expected
+    assert share_out(total, counts, at_least=at_least) == expected
 
 
 def test_nothing_to_share_out_over():
     for total, counts in ((3, (0, 0)), (1, (1, 1))):
         with pytest.raises(ConfigError, match="cannot be shared out"):
-            shared_out(total, counts, at_least=1)
+            share_out(total, counts, at_least=1)
 
 
 def test_more_parts_than_a_cycle_has_steps_are_refused():
