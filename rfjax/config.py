@@ -83,8 +83,8 @@ class DataConfig:
 
     @property
     def label(self) -> str:
-        """The corpus's name in tables. A prepared corpus has its folder's name in it: losses on two of them do not
-        compare, as losses on shapes and digits do not."""
+        """The corpus's name in tables. That of a prepared corpus has its folder's name in it, because losses on two
+        prepared corpora cannot be compared."""
         return f"{self.corpus}:{Path(self.prepared.path).resolve().name}" if self.corpus == "prepared" else self.corpus
 
 
@@ -194,7 +194,7 @@ class Config:
 
 
 def from_dict(values: Mapping | ConfigDict) -> Config:
-    """The checked config of a nested mapping: a `ConfigDict`, or a dict of `to_dict`.
+    """The checked config of a nested mapping: a `ConfigDict`, or a dict that `to_dict` gave.
 
     Raises `ConfigError` naming the key and the nearest valid key, or the field, its value and what it may be.
     """
@@ -336,7 +336,7 @@ def _unknown(key):
     keys = list(flatten(Config()))
     near = difflib.get_close_matches(key, keys, 1, 0.5)
     if not near:  # a right name in the wrong section
-        leaves = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}  # of equal names the first counts
+        leaves = {other.rsplit(".", 1)[-1]: other for other in reversed(keys)}  # of equal names the first counts
         near = [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)]
     hint = f"; did you mean config.{near[0]}?" if near else f"; the fields are: {', '.join(keys)}"
     return f"unknown config key config.{key}{hint}"

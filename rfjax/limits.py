@@ -170,7 +170,7 @@ RULES: tuple[Rule, ...] = (
     (
         ("evaluation.validation.examples",),
         lambda examples: examples != 1,
-        "a standard error needs 2 or more; 0 is none",
+        "a standard error needs 2 or more; 0 is off",
     ),
     *(
         (

@@ -96,7 +96,7 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 
 
 def _steps(times, at):
-    """(its length, the velocity's argument at its beginning, and at its end) of each step."""
+    """For each step its length, and what `velocity` is given at its beginning and at its end."""
     times = jnp.asarray(times, jnp.result_type(float))
     now, then = (
         jax.tree.map(lambda a, part=part: jnp.asarray(a, times.dtype)[part], times if at is None else at)
