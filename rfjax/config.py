@@ -1,10 +1,8 @@
 """The schema of a run: frozen dataclasses, checked before anything starts.
 
-A config file is a short Python file whose `get_config()` returns an `ml_collections.ConfigDict`
-with any subset of the fields below, and, for a study, whose `points()` returns a mapping from
-point id to overrides (`{"depth4": {"model.depth": 4}}`). Defaults live here and nowhere else.
-What a field may be, the names of choices too, is in `limits.py`. This module imports neither JAX nor
-a later part of rfjax.
+A config file is a short Python file. Its `get_config()` returns an `ml_collections.ConfigDict` with any of the fields
+below; for a study its `points()` returns a mapping from point id to overrides (`{"depth4": {"model.depth": 4}}`).
+Defaults stand here and nowhere else. The values that a field may have are in `limits.py`. No JAX here.
 """
 
 from __future__ import annotations
@@ -41,14 +39,14 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     patch_size: int = 2
     qk_norm: bool = False  # RMSNorm with learnable scale on queries and keys, per head
-    dual_attention_blocks: int = 0  # image-only second attention in the first n blocks (SD3.5-M: 13)
+    dual_attention_blocks: int = 0  # the first n blocks have a second, image-only attention (SD3.5-M: 13)
     weight_sets: int = 2  # 3: the context's first `first_text_tokens` tokens get their own weights
     first_text_tokens: int = 77
     time_embedding_size: int = 256
     position_grid: int = 192  # side, in tokens, of the stored grid that is centre-cropped
-    position_tokens: int = 16  # tokens per side at the training resolution
+    position_tokens: int = 16  # tokens a side at the training resolution
     position_span: float = 16.0  # a square of position_tokens spans [0, position_span)
-    positions: str = "formula"  # stored: the grid itself is in the checkpoint, as imported, and frozen
+    positions: str = "formula"  # stored: the checkpoint holds the grid, as imported, and it is not trained
 
     @property
     def width(self) -> int:
@@ -61,19 +59,19 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedConfig:
-    """What `rfjax prepare` wrote, for the corpus `prepared`."""
+    """Where the corpus `prepared` is, and what of it is used."""
 
-    path: str = ""  # the folder with manifest.json
-    encoders: tuple[str, ...] = ()  # text encoders whose features are used; none named: all that are stored
+    path: str = ""  # the folder that `rfjax prepare` wrote, with manifest.json
+    encoders: tuple[str, ...] = ()  # text encoders whose features are used; (): all that are stored
     synthetic_captions: float = 0.0  # share of training examples with a synthetic caption (0.5: SD3, 0.95: DALL-E 3)
-    latent_shift: float | None = None  # if given, those of the corpus must be these
+    latent_shift: float | None = None  # if given, the corpus must have this shift and this scale
     latent_scale: float | None = None
-    models: str = ""  # the frozen models, to encode prompts and decode images; "": where the manifest says
+    models: str = ""  # folder of the frozen models that encode prompts and decode images; "": the manifest's
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A corpus. `random` takes any sizes; the others know their own, and refuse others."""
+    """A corpus. `random` takes any sizes; every other corpus has its sizes, and refuses different ones."""
 
     corpus: str = "shapes"
     image_size: int = 16  # side of a latent, in latent pixels
@@ -85,8 +83,8 @@ class DataConfig:
 
     @property
     def label(self) -> str:
-        """What tables call the corpus. Prepared ones are told apart by their folders' names: losses on two
-        of them compare no better than those on shapes and digits."""
+        """The corpus's name in tables. That of a prepared corpus has its folder's name in it, because losses on two
+        prepared corpora cannot be compared."""
         return f"{self.corpus}:{Path(self.prepared.path).resolve().name}" if self.corpus == "prepared" else self.corpus
 
 
@@ -95,12 +93,12 @@ class TrainConfig:
     steps: int = 2000
     batch_size: int = 64
     accumulate: int = 1  # microbatches a step
-    together: int = 1  # so many points of a study that differ in their formulation alone are trained in one program
+    together: int = 1  # points of a study that are trained in one program; they may differ in their formulation alone
     learning_rate: float = 1e-4
-    schedule: str = "constant"  # of the learning rate; wsd: warm-up, stable, decay
+    schedule: str = "constant"  # of the learning rate; wsd is warm-up, stable, decay
     warmup_steps: int = 1000
-    decay_fraction: float = 0.2  # wsd: the last part of the steps over which the rate falls
-    final_learning_rate_fraction: float = 0.0  # cosine and wsd: where the rate ends
+    decay_fraction: float = 0.2  # wsd: the rate falls over this last share of the steps
+    final_learning_rate_fraction: float = 0.0  # cosine and wsd: the last rate over `learning_rate`
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -111,14 +109,14 @@ class TrainConfig:
     compute_dtype: str = "float32"
     matmul_precision: str = "default"
     remat: str = "none"  # what the backward pass recomputes
-    attention: str = "auto"  # what computes it: splash on TPUs, cudnn on NVIDIA GPUs; auto goes by the platform
+    attention: str = "auto"  # its implementation: splash is for TPUs, cudnn for NVIDIA GPUs; auto picks by platform
     condition_dropout: float = 0.464  # each text encoder's output zeroed independently
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20
     checkpoint_every: int = 500
     keep_last: int = 2
-    stall_seconds: float = 3600.0  # without any progress, compilation included, that end a run; 0: for ever
-    keep_every: int = 0  # a checkpoint at each multiple is kept for good; 0: only evaluated ones
+    stall_seconds: float = 3600.0  # a run without progress (compilation counts) ends after so long; 0: never
+    keep_every: int = 0  # checkpoints at multiples of it are kept for good; 0: only those that are evaluated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +133,8 @@ class SamplerConfig:
     method: str = "euler"
     steps: int = 50
     guidance_scale: float = 5.0
-    # uniform: 1, 1-1/n, ... 0, or for a formulation that is not rf the usual steps of its path | matched: rf's
-    # steps for every formulation | diffusers: FlowMatchEulerDiscreteScheduler's own; shifted all
+    # uniform: 1, 1-1/n, ..., 0 for rf, and the usual steps of its path for another formulation | matched: rf's steps
+    # for every formulation | diffusers: the steps of FlowMatchEulerDiscreteScheduler. All of them are shifted.
     sigmas: str = "uniform"
 
 
@@ -151,7 +149,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenEvalConfig:
-    prompts_per_task: int = 40  # a task with fewer repeats its own; 0 turns the evaluation off
+    prompts_per_task: int = 40  # a task with fewer prompts repeats them; 0 turns the evaluation off
     images_per_prompt: int = 4
     batch_size: int = 120
     seed: int = 0
@@ -173,7 +171,7 @@ class RankingConfig:
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     weights: tuple[str, ...] = ("ema", "raw")
-    every: int = 0  # validate checkpoints at each multiple of this step; 0: the last only
+    every: int = 0  # checkpoints at multiples of this step are validated; 0: the last only
     geneval_every: int = 0  # the same for GenEval; 0: the last only
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -187,9 +185,7 @@ class Config:
     seed: int = 0
     formulation: str = "rf/lognorm(0.00,1.00)"
     timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
-    timestep_shift_by_area: bool = (
-        False  # that is alpha at image_size^2 latent pixels; m have timestep_shift sqrt(m) / image_size
-    )
+    timestep_shift_by_area: bool = False  # if true, a latent of m pixels has timestep_shift * sqrt(m) / image_size
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -198,10 +194,9 @@ class Config:
 
 
 def from_dict(values: Mapping | ConfigDict) -> Config:
-    """The checked config of a nested mapping (a `ConfigDict` or what `to_dict` gave).
+    """The checked config of a nested mapping: a `ConfigDict`, or a dict that `to_dict` gave.
 
-    Raises `ConfigError` naming the key and the nearest valid one, or the field, its value and
-    what it may be.
+    Raises `ConfigError` naming the key and the nearest valid key, or the field, its value and what it may be.
     """
     config = _build(Config, values, prefix="")
     limits.check(config)
@@ -209,7 +204,7 @@ def from_dict(values: Mapping | ConfigDict) -> Config:
 
 
 def to_dict(config: Config) -> dict:
-    """A nested dict of plain values, fit for JSON; `from_dict` reads it back unchanged."""
+    """The config as a nested dict that JSON can hold; `from_dict` reads it back unchanged."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -225,25 +220,22 @@ def differences(a: Config, b: Config) -> list[str]:
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
-    """`config` with dotted keys replaced; string values are read by the field's type."""
+    """`config` with the values of dotted keys replaced; a string is read by the field's type."""
     nested = to_dict(config)
     for key, value in overrides.items():
         annotation = _annotation(key)
-        if isinstance(value, str):
-            value = _parse(key, value, annotation)
         *sections, last = key.split(".")
         target = nested
         for section in sections:
             target = target[section]
-        target[last] = value
+        target[last] = _parse(key, value, annotation) if isinstance(value, str) else value
     return from_dict(nested)
 
 
 def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
-    """The config file as a module, with `get_config()` and, for a study, `points()`.
+    """The module of a config file (it has `get_config()`), or of a `kind` "site" for `rfjax launch` (`get_site()`).
 
-    `file` is a path, or as text the name of a shipped config too (`shipped.find_config`). Of the kind `site` it is a
-    site of `rfjax launch`, with `get_site()`.
+    `file` is a `Path`, or as text a path or the name of a shipped file (`shipped.find_config`).
     """
     find = {"config": find_config, "site": find_site}[kind]
     path = find(file if isinstance(file, str) else os.path.join(".", file))  # a Path is never a name
@@ -259,10 +251,7 @@ def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
 
 
 def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
-    """The checked config of a file, with dotted overrides applied.
-
-    A file `.json` is what a run keeps as its config.json.
-    """
+    """The checked config of a config file, or of a run's config.json, with dotted overrides applied."""
     values = _read_json(Path(path)) if str(path).endswith(".json") else call(load_file(path), "get_config", path)
     return apply_overrides(from_dict(values), overrides or {})
 
@@ -275,7 +264,7 @@ def _read_json(path):
 
 
 def call(module: types.ModuleType, function: str, path: str | Path):
-    """What a config file's function returns; an exception inside it is a `ConfigError`."""
+    """The result of a config file's function. Raises `ConfigError` for an exception inside it."""
     try:
         return getattr(module, function)()
     except Exception as error:
@@ -292,20 +281,18 @@ def _build(cls, values, prefix):
             raise ConfigError(_unknown(prefix + key))
     arguments = {}
     for key, value in values.items():
-        if dataclasses.is_dataclass(hints[key]):
-            arguments[key] = _build(hints[key], value, f"{prefix}{key}.")
-        else:
-            arguments[key] = _convert(prefix + key, value, hints[key])
+        convert, end = (_build, ".") if dataclasses.is_dataclass(hints[key]) else (_convert, "")
+        arguments[key] = convert(hints[key], value, prefix + key + end)
     return cls(**arguments)
 
 
-def _convert(key, value, annotation):
+def _convert(annotation, value, key):
     """`value` as the annotated type, without lossy conversions."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        return _convert(key, value, next(a for a in args if a is not type(None)))
+        return _convert(next(a for a in args if a is not type(None)), value, key)
     if origin is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -320,7 +307,7 @@ def _convert(key, value, annotation):
 
 
 def _parse(key, text, annotation):
-    """A command-line string as a value of the annotated type."""
+    """The value of a command line's text, by the annotated type."""
     if annotation is str:
         return text
     if annotation == tuple[str, ...]:
@@ -332,17 +319,16 @@ def _parse(key, text, annotation):
 
 
 def _annotation(key):
+    """The type of the field that a dotted key names."""
     cls = Config
-    parts = key.split(".")
-    for index, part in enumerate(parts):
+    for part in key.split("."):
         hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
         if part not in hints:
             raise ConfigError(_unknown(key))
         cls = hints[part]
-        if dataclasses.is_dataclass(cls) and index == len(parts) - 1:
-            raise ConfigError(
-                f"config.{key} is a section; name one of its fields: {', '.join(typing.get_type_hints(cls))}"
-            )
+    if dataclasses.is_dataclass(cls):
+        fields = ", ".join(typing.get_type_hints(cls))
+        raise ConfigError(f"config.{key} is a section; name one of its fields: {fields}")
     return cls
 
 
@@ -350,9 +336,8 @@ def _unknown(key):
     keys = list(flatten(Config()))
     near = difflib.get_close_matches(key, keys, 1, 0.5)
     if not near:  # a right name in the wrong section
-        leaf = key.rsplit(".", 1)[-1]
-        near = difflib.get_close_matches(leaf, [k.rsplit(".", 1)[-1] for k in keys], 1, 0.6)
-        near = [k for k in keys if near and k.rsplit(".", 1)[-1] == near[0]][:1]
+        leaves = {other.rsplit(".", 1)[-1]: other for other in reversed(keys)}  # of equal names the first counts
+        near = [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)]
     hint = f"; did you mean config.{near[0]}?" if near else f"; the fields are: {', '.join(keys)}"
     return f"unknown config key config.{key}{hint}"
 
@@ -360,16 +345,12 @@ def _unknown(key):
 def _describe(annotation):
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return " or ".join("none" if a is type(None) else _describe(a) for a in typing.get_args(annotation))
-    return {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}.get(
-        annotation, "a list of texts"
-    )
+    names = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
+    return names.get(annotation, "a list of texts")
 
 
 def _flatten(nested, prefix=""):
     flat = {}
     for key, value in nested.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -1,12 +1,12 @@
 """The errors a user can meet, and the exit status of each.
 
-Every message names the thing, its value and the remedy. The command line prints the message
-alone and exits with the class's status; launchers requeue on `Preempted.exit_status` only.
+Every message names the thing, its value and the remedy. The command line prints the message alone and exits with the
+class's status. Launchers requeue on `Preempted.exit_status` only.
 """
 
 
 class RfjaxError(Exception):
-    """A failure the user can act on."""
+    """A failure that the user can act on."""
 
     exit_status = 1
 

@@ -1,4 +1,4 @@
-"""Writing files so that each is there whole or not at all. No JAX here."""
+"""Writes files so that each is there whole or not at all. No JAX here."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rfjax.errors import RfjaxError
 
 
 def write_whole(contents: Mapping[Path, str | bytes]) -> None:
-    """Writes files (text as UTF-8) so that none is replaced unless all could be written.
+    """Writes files (text as UTF-8), and makes their folders, so that none is replaced unless all could be written.
 
-    Folders are made. Raises `RfjaxError` naming the file that could not be written.
+    Raises `RfjaxError` naming the file that could not be written.
     """
     temporary = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for path in contents}
     try:
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():  # found out now, not after another file has been replaced
+            if path.is_dir():  # refused now, before another file has been replaced
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             with open(temporary[path], "xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
@@ -35,18 +35,16 @@ def write_whole(contents: Mapping[Path, str | bytes]) -> None:
         raise RfjaxError(f"cannot write {path}: {reason}; check the folder and the space left") from None
     finally:
         for name in temporary.values():
-            try:
+            with contextlib.suppress(OSError):  # it was renamed, or never made
                 name.unlink()
-            except OSError:  # renamed, or never made
-                pass
 
 
 @contextlib.contextmanager
 def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `out`, which becomes it; or whose files, with `files_of`, go where
-    the file `out` is to be, that one last. Removed after an error.
+    """Yields a temporary folder that becomes `out` at the end, and is removed after an error.
 
-    Raises `RfjaxError` naming `out` where it could not be written.
+    With `files_of`, `out` is a file: the temporary folder's files go beside it, and `out` itself comes last. Raises
+    `RfjaxError` naming `out` where it could not be written.
     """
     temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -54,14 +52,13 @@ def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Pa
         yield temporary
         if not files_of:
             temporary.rename(out)
-        else:  # what says that it is whole comes last
+        else:  # the file whose presence says that all are there comes last
             for path in sorted(temporary.iterdir(), key=lambda path: path.name == out.name):
                 path.rename(out.with_name(path.name))
     except OSError as error:
-        raise RfjaxError(
-            f"cannot write {out}: {error.strerror or error}; check the folder and the space left"
-        ) from error
-    except RfjaxError as error:  # it names what the user named
+        reason = error.strerror or error
+        raise RfjaxError(f"cannot write {out}: {reason}; check the folder and the space left") from error
+    except RfjaxError as error:  # the message must name the user's path, not the temporary one
         raise type(error)(str(error).replace(str(temporary), str(out))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

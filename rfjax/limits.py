@@ -1,7 +1,7 @@
 """What the fields of a config may be: names, ranges, and the rules between fields. Tables, read by `check`.
 
-This is a module of names: it imports neither JAX nor what the names stand for. A name that a table beside the code
-implements (a schedule, a sampler) stands here a second time, and tests/test_limits.py holds the two equal.
+No JAX here, and no import of the things that the names stand for. So the names of schedules, samplers and other tables
+stand here a second time, and tests/test_limits.py holds the two equal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from rfjax.errors import ConfigError
 
-# (fields, what their values must satisfy, what is then said behind the fields and their values)
+# (fields, the condition on their values, the remedy: a refusal gives the fields, their values and the remedy)
 Rule = tuple[tuple[str, ...], Callable[..., object], str]
 
 
@@ -22,14 +22,14 @@ Rule = tuple[tuple[str, ...], Callable[..., object], str]
 class Network:
     """A kind of network that a config may name."""
 
-    path: str  # of its class, which has its FLOPs too; imported when a network is made or counted
-    own_fields: tuple[str, ...] = ()  # of `config.model`: the others do not read them
+    path: str  # of its class, which also counts its FLOPs; imported when a network is made or counted
+    own_fields: tuple[str, ...] = ()  # fields of `config.model` that only this network reads
     width_divisor: str | None = None  # the field of `config.model` that must divide the hidden size
     rules: tuple[Rule, ...] = ()
 
 
-_WIDTH = "model.width"  # the hidden size: given, or of the depth
-POSITION_MULTIPLE = 4  # that the 2-D position embedding needs of it
+_WIDTH = "model.width"  # the hidden size: given, or set by the depth
+POSITION_MULTIPLE = 4  # the 2-D position embedding needs a hidden size that is a multiple of it
 
 BACKBONES: dict[str, Network] = {
     "mmdit": Network(
@@ -46,8 +46,7 @@ BACKBONES: dict[str, Network] = {
             (
                 ("model.patch_size",),
                 lambda patch: patch >= 2 and patch & (patch - 1) == 0,
-                "config.model.backbone=uvit halves the resolution level by level down to it, so it must be a power "
-                "of two, at least 2",
+                "config.model.backbone=uvit halves the resolution level by level: give a power of two, at least 2",
             ),
         ),
     ),
@@ -91,64 +90,34 @@ class Range:
 POSITIVE = Range(0, open_low=True)
 SHARE = Range(0, 1)
 DECAY = Range(0, 1, open_high=True)
-SEED = Range(0, 2**32, open_high=True)  # the generator's keys are made of 32 bits: two larger seeds could be one
+SEED = Range(0, 2**32, open_high=True)  # keys are made of 32 bits: two larger seeds could give the same key
 
-RANGES: dict[str, Range] = {
-    "seed": SEED,
-    "timestep_shift": POSITIVE,
-    _WIDTH: Range(1),
-    "model.depth": Range(1),
-    "model.head_size": Range(1),
-    "model.mlp_ratio": POSITIVE,
-    "model.patch_size": Range(1),
-    "model.dual_attention_blocks": Range(0),
-    "model.time_embedding_size": Range(2),
-    "model.position_grid": Range(1),
-    "model.position_tokens": Range(1),
-    "model.position_span": POSITIVE,
-    "data.image_size": Range(1),
-    "data.channels": Range(1),
-    "data.context_tokens": Range(1),
-    "data.context_size": Range(1),
-    "data.pooled_size": Range(1),
-    "data.prepared.synthetic_captions": SHARE,
-    "train.steps": Range(1),
-    "train.batch_size": Range(1),
-    "train.accumulate": Range(1),
-    "train.together": Range(1),
-    "train.learning_rate": Range(0),
-    "train.warmup_steps": Range(0),
-    "train.decay_fraction": SHARE,
-    "train.final_learning_rate_fraction": SHARE,
-    "train.b1": DECAY,
-    "train.b2": DECAY,
-    "train.eps": POSITIVE,
-    "train.weight_decay": Range(0),
-    "train.clip_norm": Range(0),
-    "train.ema_decay": DECAY,
-    "train.ema_every": Range(1),
-    "train.condition_dropout": SHARE,
-    "train.max_skipped_in_row": Range(1),
-    "train.log_every": Range(1),
-    "train.checkpoint_every": Range(1),
-    "train.keep_last": Range(1),
-    "train.stall_seconds": Range(0),
-    "train.keep_every": Range(0),
-    "evaluation.every": Range(0),
-    "evaluation.geneval_every": Range(0),
-    "evaluation.sampler.steps": Range(1),
-    "evaluation.validation.examples": Range(0),
-    "evaluation.validation.batch_size": Range(1),
-    "evaluation.validation.levels": Range(2),
-    "evaluation.validation.seed": SEED,
-    "evaluation.geneval.prompts_per_task": Range(0),
-    "evaluation.geneval.images_per_prompt": Range(1),
-    "evaluation.geneval.batch_size": Range(1),
-    "evaluation.geneval.seed": SEED,
-    "evaluation.ranking.prompts_per_task": Range(0),
-    "evaluation.ranking.images_per_prompt": Range(1),
-    "evaluation.ranking.batch_size": Range(1),
-    "evaluation.ranking.seed": SEED,
+# (section of the config, what its fields may be, the fields)
+_RANGES: tuple[tuple[str, Range, str], ...] = (
+    ("model", Range(0), "dual_attention_blocks"),
+    ("model", Range(1), "width depth head_size patch_size position_grid position_tokens"),
+    ("model", Range(2), "time_embedding_size"),
+    ("model", POSITIVE, "mlp_ratio position_span"),
+    ("data", Range(1), "image_size channels context_tokens context_size pooled_size"),
+    ("data.prepared", SHARE, "synthetic_captions"),
+    ("train", Range(0), "learning_rate warmup_steps weight_decay clip_norm stall_seconds keep_every"),
+    ("train", Range(1), "steps batch_size accumulate together ema_every max_skipped_in_row"),
+    ("train", Range(1), "log_every checkpoint_every keep_last"),
+    ("train", POSITIVE, "eps"),
+    ("train", SHARE, "decay_fraction final_learning_rate_fraction condition_dropout"),
+    ("train", DECAY, "b1 b2 ema_decay"),
+    ("evaluation", Range(0), "every geneval_every"),
+    ("evaluation.sampler", Range(1), "steps"),
+    ("evaluation.validation", Range(0), "examples"),
+    ("evaluation.validation", Range(1), "batch_size"),
+    ("evaluation.validation", Range(2), "levels"),
+    ("evaluation.validation", SEED, "seed"),
+    *((f"evaluation.{scores}", Range(0), "prompts_per_task") for scores in ("geneval", "ranking")),
+    *((f"evaluation.{scores}", Range(1), "images_per_prompt batch_size") for scores in ("geneval", "ranking")),
+    *((f"evaluation.{scores}", SEED, "seed") for scores in ("geneval", "ranking")),
+)
+RANGES: dict[str, Range] = {"seed": SEED, "timestep_shift": POSITIVE} | {
+    f"{section}.{field}": allowed for section, allowed, fields in _RANGES for field in fields.split()
 }
 
 # (field, the field or number that must divide its value)
@@ -160,7 +129,7 @@ DIVISORS: tuple[tuple[str, str | int], ...] = (
     ("train.batch_size", "train.accumulate"),
 )
 
-_ALONE = "runs that are trained together are whole on one device each: set one of the two to 1"
+_ALONE = "each of the runs trained together is whole on one device: set one of the two to 1"
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
 RULES: tuple[Rule, ...] = (
@@ -168,7 +137,7 @@ RULES: tuple[Rule, ...] = (
     (
         ("data.image_size", "model.patch_size", "model.position_grid"),
         lambda side, patch, grid: side // patch <= grid,
-        "an image has more tokens a side than the grid of positions; raise that",
+        "an image has more tokens a side than the grid of positions; raise the grid",
     ),
     (
         ("model.dual_attention_blocks", "model.depth"),
@@ -178,7 +147,7 @@ RULES: tuple[Rule, ...] = (
     (
         ("model.weight_sets", "model.first_text_tokens", "data.context_tokens"),
         lambda sets, first, tokens: sets != 3 or 0 < first < tokens,
-        "of 3 weight sets the first is that of the first text tokens, which must be some of the context's, not all",
+        "of 3 weight sets one is for the first text tokens: give it some tokens of the context, and not all",
     ),
     *(
         (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
@@ -196,12 +165,12 @@ RULES: tuple[Rule, ...] = (
     (
         ("evaluation.ranking.prompts_per_task",),
         lambda prompts: prompts != 1,
-        "intervals are made by resampling the prompts of a task, so give 2 or more, or 0 for no ranking",
+        "intervals are made by resampling a task's prompts: give 2 or more, or 0 for no ranking",
     ),
     (
         ("evaluation.validation.examples",),
         lambda examples: examples != 1,
-        "a standard error needs 2 or more, and 0 turns the evaluation off",
+        "a standard error needs 2 or more; 0 is off",
     ),
     *(
         (
@@ -223,40 +192,31 @@ RULES: tuple[Rule, ...] = (
 
 
 def sampler_setting(text: str) -> tuple[int, float]:
-    """(steps, guidance scale) of one of `config.evaluation.ranking.samplers`, such as 25@5.
-
-    Raises `ConfigError` for text that is none.
-    """
+    """(steps, guidance scale) of a sampler of `config.evaluation.ranking.samplers`, such as 25@5; or `ConfigError`."""
     steps, _, guidance = text.partition("@")
     try:
         setting = int(steps), float(guidance)
         if setting[0] < 1 or not math.isfinite(setting[1]):
             raise ValueError
     except ValueError:
-        raise ConfigError(
-            f"config.evaluation.ranking.samplers has {text!r}; a sampler is steps@guidance scale, as 25@5"
-        ) from None
+        name = "config.evaluation.ranking.samplers"
+        raise ConfigError(f"{name} has {text!r}; a sampler is steps@guidance scale, such as 25@5") from None
     return setting
 
 
 def check_latents(model, latents) -> None:
     """Raises `ConfigError` for latents of (height, width, channels) that the network cannot take."""
-    height, width, _ = latents
-    for name, side in (("height", height), ("width", width)):
-        if side % model.patch_size:
-            raise ConfigError(
-                f"latents of {height}x{width}: the {name} {side} is not divisible by "
-                f"config.model.patch_size={model.patch_size}"
-            )
-        if side // model.patch_size > model.position_grid:
-            raise ConfigError(
-                f"latents of {height}x{width} have {side // model.patch_size} tokens along the {name}, more than "
-                f"config.model.position_grid={model.position_grid}; raise that to {side // model.patch_size} or more"
-            )
+    patch, grid, given = model.patch_size, model.position_grid, f"latents of {latents[0]}x{latents[1]}"
+    for name, side in (("height", latents[0]), ("width", latents[1])):
+        if side % patch:
+            raise ConfigError(f"{given}: the {name} {side} is not divisible by config.model.patch_size={patch}")
+        if side // patch > grid:
+            tokens = f"{given} have {side // patch} tokens along the {name}"
+            raise ConfigError(f"{tokens}, more than config.model.position_grid={grid}; raise it to {side // patch}")
 
 
 def check_choice(field: str, value: str | int) -> None:
-    """Raises `ConfigError` for a value that is none of the field's choices, with the nearest."""
+    """Raises `ConfigError` with the nearest choice for a value that is not a choice of the field."""
     allowed = CHOICES[field]
     if value not in allowed:
         near = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
@@ -265,7 +225,7 @@ def check_choice(field: str, value: str | int) -> None:
 
 
 def check(config) -> None:
-    """Raises `ConfigError` naming the first field out of its limits, its value, and what it may be."""
+    """Raises `ConfigError` naming the first field outside its limits, its value, and what it may be."""
     for field in CHOICES:
         check_choice(field, attrgetter(field)(config))
     for field, allowed in RANGES.items():
@@ -279,35 +239,30 @@ def check(config) -> None:
         if not holds(*values):
             given = (f"{_name(field)} is {value}" for field, value in zip(fields, values, strict=True))
             raise ConfigError(f"{' and '.join(given)}; {remedy}")
-    of_the_network = ((_WIDTH, f"model.{network.width_divisor}"),) if network.width_divisor else ()
-    for field, divisor in (*DIVISORS, *of_the_network):
+    divisors = (*DIVISORS, (_WIDTH, f"model.{network.width_divisor}")) if network.width_divisor else DIVISORS
+    for field, divisor in divisors:
         value, by = attrgetter(field)(config), divisor if isinstance(divisor, int) else attrgetter(divisor)(config)
         if value % by:
             named = by if isinstance(divisor, int) else f"config.{divisor}={by}"
-            raise ConfigError(
-                f"{_name(field)} {value} is not divisible by {named}, as it must be; change one of the two"
-            )
+            raise ConfigError(f"{_name(field)} {value} is not divisible by {named}; change one of the two")
 
 
 def _check_unread(config, network: Network) -> None:
-    """Refuses a field that was set and that the network, or the corpus, does not read."""
+    """Raises `ConfigError` for a field that was set and that the network or the corpus does not read."""
     model, prepared = config.model, config.data.prepared
     for name, other in BACKBONES.items():
         for field in other.own_fields:
             value, default = getattr(model, field), getattr(type(model)(), field)
             if field not in network.own_fields and value != default:
-                raise ConfigError(
-                    f"config.model.{field} is {value}, which config.model.backbone={model.backbone} does not have; "
-                    f"leave it at {default}, or use the backbone {name}"
-                )
+                given = f"config.model.{field} is {value}, which config.model.backbone={model.backbone} does not have"
+                raise ConfigError(f"{given}; leave it at {default}, or use the backbone {name}")
     unused = [name for name, value in vars(prepared).items() if value != getattr(type(prepared)(), name)]
     if config.data.corpus != "prepared" and unused:
-        raise ConfigError(
-            f"config.data.prepared.{unused[0]} is {getattr(prepared, unused[0])!r}, which the corpus "
-            f"{config.data.corpus} does not read; set config.data.corpus=prepared, or leave it out"
-        )
+        given = f"config.data.prepared.{unused[0]} is {getattr(prepared, unused[0])!r}"
+        remedy = "set config.data.corpus=prepared, or leave it out"
+        raise ConfigError(f"{given}, which the corpus {config.data.corpus} does not read; {remedy}")
 
 
 def _name(field: str) -> str:
-    """What a message calls a field. The hidden size may follow from the depth, and is then no field."""
+    """The name of a field in messages. The hidden size is no field where the depth sets it."""
     return "the hidden size (config.model.hidden, or of the depth)" if field == _WIDTH else f"config.{field}"

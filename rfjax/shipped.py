@@ -1,4 +1,4 @@
-"""What is shipped with the code and found by name: configs, sites and the templates of scripts. No JAX here.
+"""Finds by name what is shipped with the code: configs, sites and the templates of scripts. No JAX here.
 
 In a checkout they are the folders `configs/` and `launch/` beside the package; a wheel holds both inside the package
 (`setup.py`).
@@ -28,9 +28,9 @@ def list_sites() -> dict[str, Path]:
 def find_config(text: str) -> Path:
     """The config file that `--config` names: a path, or the name of a shipped config.
 
-    What has a slash or ends in `.py` is a path, and where that file exists it is taken. A word without either is always
-    a shipped name, whatever files there are here; `name.py` is one too where there is no such file. Raises
-    `ConfigError` with the nearest and with all shipped names.
+    A text with a slash or with `.py` at its end is a path. A text without either is always a shipped name, whatever
+    files the current folder has; `name.py` is a shipped name too where no such file is. Raises `ConfigError` with the
+    nearest name and with all shipped names.
     """
     return _find("config", text, list_configs())
 
@@ -41,7 +41,7 @@ def find_site(text: str) -> Path:
 
 
 def find_template(name: str) -> Path:
-    """The template of a script, such as `slurm_points.sh`, that `rfjax launch` fills."""
+    """The path of a script's template, such as `slurm_points.sh`, that `rfjax launch` fills."""
     return _folder("launch") / name
 
 

@@ -53,7 +53,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     from rfjax.bench.peak import matmul_flops_per_second
     from rfjax.bench.report import summary
     from rfjax.config import to_dict
-    from rfjax.data.buckets import described, largest
+    from rfjax.data.buckets import format_shape, largest
     from rfjax.errors import ConfigError
     from rfjax.models.attention import choose, platform_of
     from rfjax.models.flops import recompute_flops
@@ -71,7 +71,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     if len(whole.corpus.parts) > 1:
         say(
             f"the largest of {len(whole.corpus.parts)} aspect buckets is measured, latents of "
-            f"{described(shapes.latents)}"
+            f"{format_shape(shapes.latents)}"
         )
     with run.computing():
         say(f"the peak of {train.compute_dtype} products on {len(devices)} device(s)")

@@ -1,1 +1,1 @@
-"""Corpora: what an example is, where it comes from, and how batches of it are read ahead."""
+"""Corpora: what an example is, where it comes from, and how its batches are read ahead."""

@@ -1,4 +1,4 @@
-"""What the trainer sees of a corpus: arrays with a leading batch axis, and their shapes."""
+"""A batch of examples, its captions' features, and their shapes: all that the trainer sees of a corpus."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from numpy import ndarray
 
 
 class Conditions(NamedTuple):
-    """What a network is told of examples' captions: the features of their text, by token and as a whole."""
+    """The text features of examples' captions, by token (`context`) and as a whole (`pooled`)."""
 
     context: Float[ndarray, "batch tokens context_size"]
     pooled: Float[ndarray, "batch pooled_size"]
 
     def rows(self, places: Int[ndarray, " n"] | Bool[ndarray, " batch"]) -> Conditions:
-        """The conditions of the examples at these places."""
+        """The conditions of the examples at `places` of the batch."""
         return Conditions(self.context[places], self.pooled[places])
 
 
 class Batch(NamedTuple):
-    """Examples of one step, or a slice of them."""
+    """The examples of one step, or a slice of them."""
 
     latents: Float[ndarray, "batch height width channels"]
     context: Float[ndarray, "batch tokens context_size"]
     pooled: Float[ndarray, "batch pooled_size"]
-    example_ids: UInt32[ndarray, " batch"]  # place in the split; validation noise is keyed by it
+    example_ids: UInt32[ndarray, " batch"]  # the place in the split, by which validation noise is keyed
 
     @property
     def conditions(self) -> Conditions:

@@ -1,9 +1,9 @@
 """Aspect buckets: one corpus of several latent shapes, and which shape a training step takes.
 
-A batch has one shape, so a corpus of several is a tuple of parts of one shape each, and every
-training step takes one part. Which one is a function of (seed, step): steps come in cycles of
-`CYCLE`, in each of which a part has as many steps as its share of the training images, in an order of
-the cycle's own. So a run that is resumed, or spread over other hosts, sees the very same batches.
+A batch has one shape. So a corpus of several shapes is a tuple of parts of one shape each, and every training step
+takes one part. The part is a function of (seed, step): steps come in cycles of `CYCLE`, a part's number of steps in a
+cycle follows its share of the training images, and each cycle has an order of its own. So a run that is resumed, or
+spread over other hosts, sees the very same batches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -23,27 +23,27 @@ from rfjax.data.batch import Batch, BatchShapes, Conditions
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
-VERSION = "buckets-1"  # raised whenever a step of a seed comes to mean another part
-CYCLE = 1000  # steps; a part's share of them is its share of the images to within 1 / CYCLE, tiny parts' one step apart
-_LOCK = threading.Lock()  # threads that read ahead meet a new cycle together
+VERSION = "buckets-1"  # to be raised whenever the part of a step changes
+CYCLE = 1000  # steps; a part's share of steps and of images differ by at most 1 / CYCLE, unless its one step is more
+_LOCK = threading.Lock()  # threads that read ahead come to a new cycle at the same time
 
 
-def shared_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple[int, ...]:
-    """`total` things shared out in proportion to `counts`, by largest remainder; earlier ones first among equals.
+def share_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple[int, ...]:
+    """Shares of `total` in proportion to `counts`, by largest remainder; of equal remainders the first wins.
 
-    A count above zero gets `at_least` so many, of zero none. Raises `ConfigError` where `total` does not
+    A count above zero gets `at_least` or more, a count of zero gets 0. Raises `ConfigError` where `total` does not
     suffice for that, and where all counts are zero.
     """
     filled = [index for index, count in enumerate(counts) if count]
     if not filled or at_least * len(filled) > total:
         raise ConfigError(f"{total} cannot be shared out over {len(filled)} parts with {at_least} each at least")
     everything = sum(counts)
-    # In whole numbers: quotients of floats could order equal remainders by their rounding.
+    # Integers, because rounding could order equal remainders of floats.
     shares = [max(total * count // everything, at_least if count else 0) for count in counts]
     while sum(shares) < total:
         behind = max(filled, key=lambda index: (total * counts[index] - shares[index] * everything, -index))
         shares[behind] += 1
-    while sum(shares) > total:  # what the small ones were given is taken from whom it leaves furthest ahead
+    while sum(shares) > total:  # `at_least` gave too much: the share furthest ahead of its quota gives one back
         able = [index for index in filled if shares[index] > at_least]
         shares[max(able, key=lambda index: (shares[index] * everything - total * counts[index], index))] -= 1
     return tuple(shares)
@@ -51,10 +51,9 @@ def shared_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which part a training step takes, and how many earlier steps took it, as functions of the step.
+    """The part that a training step takes, and the number of earlier steps that took it, as functions of the step.
 
-    `counts` are the parts' numbers of training images. Every part that has any gets at least one step
-    of a cycle. With one part, every step takes it.
+    `counts` are the parts' numbers of training images. A part with any images has at least one step of a cycle.
     """
 
     counts: tuple[int, ...]
@@ -62,11 +61,11 @@ class Schedule:
 
     @property
     def quotas(self) -> tuple[int, ...]:
-        """The steps of each part in a cycle of `CYCLE`. Raises `ConfigError` for more parts than that."""
+        """The number of steps of each part in a cycle. Raises `ConfigError` for more than `CYCLE` parts."""
         return _quotas(self.counts)
 
     def at(self, step: int) -> tuple[int, int]:
-        """(part, earlier): the part of a step, and how many of the steps before it took that part."""
+        """(part, earlier): the part of a step, and how many earlier steps took that part."""
         if len(self.counts) == 1:
             return 0, step
         cycle, place = divmod(int(step), CYCLE)
@@ -89,18 +88,16 @@ class Schedule:
 
 @lru_cache(maxsize=16)
 def _quotas(counts):
-    if sum(1 for count in counts if count) > CYCLE:
-        raise ConfigError(
-            f"a corpus has {len(counts)} aspect buckets with training images; at most {CYCLE} can be trained on"
-        )
-    return shared_out(CYCLE, counts, at_least=1)
+    if len(counts) - counts.count(0) > CYCLE:
+        raise ConfigError(f"a corpus has {len(counts)} aspect buckets; at most {CYCLE} may have training images")
+    return share_out(CYCLE, counts, at_least=1)
 
 
 @lru_cache(maxsize=16)
 def _order(
     quotas: tuple[int, ...], seed: int, cycle: int
 ) -> tuple[Int[np.ndarray, " steps"], Int[np.ndarray, " steps"]]:
-    """The part of each step of a cycle, and how many steps of the cycle before it took the same."""
+    """The part of each step of a cycle, and how many earlier steps of the cycle took the same part."""
     numbers = hashing.uniforms(hashing.key(VERSION, seed, cycle), np.arange(CYCLE, dtype=np.uint64), 1)[:, 0]
     parts = np.repeat(np.arange(len(quotas)), quotas)[np.argsort(numbers, kind="stable")]
     earlier = np.empty(CYCLE, np.int64)
@@ -111,12 +108,12 @@ def _order(
 
 @dataclass(frozen=True)
 class BucketedCorpus:
-    """Parts of one latent shape each as one corpus; see `corpus.Corpus` for the methods.
+    """A corpus of several latent shapes, with a part for each; see `corpus.Corpus` for the methods.
 
-    `shapes`, and whatever needs no example, are the first part's: it is the one that is sampled at where
-    no shape is asked for, so it should be the largest. Examples are the parts' own, `parts[i].examples`.
-    Their example ids must be unique among all parts: validation noise and pairs of losses are keyed by
-    them. `training` and `validation` are the parts' numbers of images.
+    Examples come from the parts (`parts[i].examples`). Their ids must be unique among all parts, because validation
+    noise and pairs of losses are keyed by them. `shapes` and all that needs no example come from the first part. It
+    should be the largest, since sampling takes its shape by default. `training` and `validation` are the parts' numbers
+    of images.
     """
 
     name: str
@@ -126,30 +123,21 @@ class BucketedCorpus:
     validation: tuple[int, ...]
 
     def __post_init__(self):
-        if not self.parts or not len(self.parts) == len(self.training) == len(self.validation):
-            raise ConfigError(
-                f"corpus {self.name} has {len(self.parts)} parts, {len(self.training)} numbers of training images and "
-                f"{len(self.validation)} of validation images; give one of each for every part, and at least one"
-            )
+        parts, training, validation = len(self.parts), len(self.training), len(self.validation)
+        if not parts or not parts == training == validation:
+            given = f"{parts} parts, {training} numbers of training images and {validation} of validation images"
+            raise ConfigError(f"corpus {self.name} has {given}; give both numbers for every part, and some part")
         if not any(self.training):
-            raise ConfigError(
-                f"corpus {self.name} has no training images in any of its {len(self.parts)} aspect buckets"
-            )
+            raise ConfigError(f"corpus {self.name} has no training images in any of its {parts} aspect buckets")
         first, seen = self.shapes, set()
-        for part in self.parts:
-            latents = part.shapes.latents
-            if (latents[2], part.shapes.context, part.shapes.pooled, part.shapes.encoders) != (
-                first.latents[2],
-                first.context,
-                first.pooled,
-                first.encoders,
-            ):
+        for shapes in (part.shapes for part in self.parts):
+            latents = shapes.latents
+            if replace(shapes, latents=(*first.latents[:2], latents[2])) != first:
                 raise ConfigError(
-                    f"the aspect buckets of corpus {self.name} differ in more than height and width: {part.shapes} "
-                    f"and {first}"
+                    f"aspect buckets of {self.name} differ in more than height and width: {shapes}, {first}"
                 )
             if latents in seen:
-                raise ConfigError(f"corpus {self.name} has two aspect buckets of {latents[0]}x{latents[1]}; join them")
+                raise ConfigError(f"corpus {self.name} has two aspect buckets of {format_shape(latents)}; join them")
             seen.add(latents)
 
     @property
@@ -162,14 +150,10 @@ class BucketedCorpus:
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
-        raise ConfigError(
-            f"examples of corpus {self.name} have {len(self.parts)} latent shapes; ask one of its parts for them"
-        )
+        raise ConfigError(f"corpus {self.name} has {len(self.parts)} latent shapes; ask one of its parts for examples")
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
-        raise ConfigError(
-            f"examples of corpus {self.name} have {len(self.parts)} latent shapes; ask one of its parts for captions"
-        )
+        raise ConfigError(f"corpus {self.name} has {len(self.parts)} latent shapes; ask one of its parts for captions")
 
     def encode(self, captions: Sequence[str]) -> Conditions:
         return self.parts[0].encode(captions)
@@ -196,9 +180,7 @@ class BucketedCorpus:
 
 def schedule_of(corpus: Corpus) -> Schedule:
     """The schedule of a run's steps over a corpus's parts."""
-    if len(corpus.parts) == 1:
-        return Schedule((1,), 0)
-    return Schedule(corpus.training, corpus.seed)
+    return Schedule((1,), 0) if len(corpus.parts) == 1 else Schedule(corpus.training, corpus.seed)
 
 
 def trained_parts(corpus: Corpus) -> tuple[int, ...]:
@@ -207,28 +189,24 @@ def trained_parts(corpus: Corpus) -> tuple[int, ...]:
 
 
 def largest(corpus: Corpus) -> Corpus:
-    """The part that costs most to train on: of those that steps take, the one of most latent pixels."""
-    return max(
-        (corpus.parts[part] for part in trained_parts(corpus)), key=lambda part: math.prod(part.shapes.latents[:2])
-    )
+    """The part that costs most to train on: the part with most latent pixels among those that steps take."""
+    trained = (corpus.parts[part] for part in trained_parts(corpus))
+    return max(trained, key=lambda part: math.prod(part.shapes.latents[:2]))
 
 
 def validation_shares(corpus, examples: int) -> tuple[int, ...]:
-    """How many of so many validation examples each part gives, its first: in proportion to those it has.
+    """How many of `examples` validation examples come from each part, in proportion to its validation images.
 
-    Raises `ConfigError` where there are not as many; a corpus of one part says so itself when asked for them.
+    Raises `ConfigError` for more examples than images, but for a corpus of one part, which raises it when it is read.
     """
     if len(corpus.parts) == 1:
         return (examples,)
     if examples > sum(corpus.validation):
-        raise ConfigError(
-            f"config.evaluation.validation.examples is {examples}, and the corpus {corpus.name} has "
-            f"{sum(corpus.validation)} "
-            f"validation images in its {len(corpus.parts)} aspect buckets; ask for at most as many"
-        )
-    return shared_out(examples, corpus.validation)
+        given = f"config.evaluation.validation.examples is {examples}, and the corpus {corpus.name}"
+        raise ConfigError(f"{given} has {sum(corpus.validation)} validation images; ask for at most as many")
+    return share_out(examples, corpus.validation)
 
 
-def described(latents: Sequence[int]) -> str:
+def format_shape(latents: Sequence[int]) -> str:
     """A latent shape as text: 40x24, the height first."""
     return f"{latents[0]}x{latents[1]}"

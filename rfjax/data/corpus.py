@@ -1,4 +1,4 @@
-"""What a corpus is, and the table of those there are."""
+"""The protocol of a corpus, and the table of all corpora."""
 
 from __future__ import annotations
 
@@ -20,35 +20,31 @@ Split = Literal["train", "validation"]
 class Corpus(Protocol):
     """An unlimited source of examples with random access.
 
-    Everything is a function of the corpus's seed and the arguments; `fingerprint` is a hash of
-    all that decides the data, so that equal fingerprints mean equal examples. `parts` are corpora
-    of one latent shape each, and it is they that give examples: the corpus itself, or where the
-    shapes are several those of a `buckets.BucketedCorpus`.
+    Everything is a function of the corpus's seed and the arguments. `fingerprint` is a hash of all that decides the
+    data: equal fingerprints mean equal examples. `parts` are the corpora of one latent shape that give the examples:
+    the corpus itself, or the parts of a `buckets.BucketedCorpus`, which has several shapes.
     """
 
     name: str
     shapes: BatchShapes
     fingerprint: str
     parts: tuple[Corpus, ...]
-    made_with: Mapping[str, object]  # what frozen models and scales made its arrays, by name; empty where none did
+    made_with: Mapping[str, object]  # by name, the frozen models and scales that made its arrays; may be empty
 
     def examples(self, indices: Integer[ndarray, " n"], split: Split) -> Batch:
-        """Examples by index, each independent of the others asked for with it."""
+        """Examples by index; an example does not depend on the other indices."""
 
     def captions(self, indices: Integer[ndarray, " n"], split: Split) -> list[str]:
         """The captions that `examples` encodes."""
 
     def encode(self, captions: Sequence[str]) -> Conditions:
-        """Text features, float32. `ConfigError` for a caption that does not fit."""
+        """Float32 text features. Raises `ConfigError` for a caption that is too long."""
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        """The words that no training caption holds, once each: a network has learnt nothing of them."""
+        """The words, each once, that no training caption has: a network has learnt nothing of them."""
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
-        """GenEval metadata rows, tasks in the official order, with "held_out" added.
-
-        Empty where the corpus has none.
-        """
+        """GenEval's metadata rows with "held_out" added, tasks in the official order; [] for a corpus without any."""
 
     def render_prompt(self, row: dict, seed: int) -> Float[ndarray, "h w 3"]:
         """A ground-truth image in [0, 1] that satisfies a row of `evaluation_prompts`."""
@@ -60,7 +56,7 @@ class Corpus(Protocol):
         """Latents of about zero mean and unit variance per channel."""
 
 
-# name -> module whose `make(data, seed)` builds it; imported when asked for
+# name -> the module whose `make(data, seed)` builds the corpus; imported when it is asked for
 CORPORA = {
     "shapes": "rfjax.data.shapes",
     "digits": "rfjax.data.digits",
@@ -70,6 +66,6 @@ CORPORA = {
 
 
 def load_corpus(data: DataConfig, seed: int) -> Corpus:
-    """The corpus a config names. Raises `ConfigError` for an unknown name or unusable sizes."""
+    """The corpus that a config names. Raises `ConfigError` for an unknown name or unusable sizes."""
     check_choice("data.corpus", data.corpus)
     return importlib.import_module(CORPORA[data.corpus]).make(data, seed)

@@ -1,9 +1,8 @@
 """The corpus `digits`: the scenes of `shapes` made of real handwriting.
 
-The objects are scikit-learn's bundled 1,797 scans of 8 x 8 pixels and 17 grey levels (the test
-part of Alpaydin & Kaynak 1998, "Optical recognition of handwritten digits", UCI), coloured and
-placed. A quarter of the scans is set aside by a fixed hash of the scan's number: training
-examples show the others only, validation examples and ground truth the set-aside ones only.
+The objects are the 1,797 scans of 8 x 8 pixels and 17 grey levels that scikit-learn has (the test part of Alpaydin &
+Kaynak 1998, "Optical recognition of handwritten digits", UCI), coloured and placed. A quarter of the scans is set aside
+by a fixed hash of the scan's number: validation and ground truth show these only, training only the others.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ VOCABULARY = Vocabulary(
 SCAN_SIDE = 8
 VALIDATION_SHARE = 0.25
 
-# Over training images of 20 pixels a side, so that latents have about zero mean and unit variance.
+# Of training images of 20 pixels a side, so that latents have about zero mean and unit variance.
 MEAN = (0.261, 0.249, 0.251)
 STD = (0.163, 0.141, 0.152)
 
 
 @cache
 def scans(split: str) -> tuple[Float[np.ndarray, "digit_scans 8 8"], ...]:
-    """Per digit, the scans of a split as coverage in [0, 1]."""
-    from sklearn.datasets import load_digits  # slow to import, and only this corpus wants it
+    """For each digit, the scans of a split as coverage in [0, 1]."""
+    from sklearn.datasets import load_digits  # slow to import, and only this corpus needs it
 
     bunch = load_digits()
     u = hashing.uniforms(hashing.key("digits", "split"), np.arange(len(bunch.target)), 1)[:, 0]
@@ -47,7 +46,7 @@ def scans(split: str) -> tuple[Float[np.ndarray, "digit_scans 8 8"], ...]:
 
 
 def drawn_side(cell: int) -> int:
-    """Pixels a scan is drawn at in a cell: as scanned where the image is 20 pixels a side."""
+    """The side in pixels at which a scan is drawn in a cell; in an image of 20 pixels a side it is the scan's own."""
     return int(0.8 * cell + 0.7)
 
 
@@ -63,8 +62,8 @@ def resampling(
 ) -> Float[np.ndarray, "n target source"]:
     """Matrices that sample `source` pixels at `target` places `step` pixels apart about `centre`.
 
-    Triangle filter of half-width max(step, 1), so that shrinking does not alias; beyond the edge
-    is zero. Coordinates put the first pixel's centre at 1/2.
+    The filter is a triangle of half-width max(step, 1), so shrinking does not alias; there are zeros beyond the edge.
+    The first pixel's centre is at 1/2.
     """
     places = centre[:, None] + (np.arange(target) + 0.5 - target / 2) * step
     width = max(step, 1.0)
@@ -76,7 +75,7 @@ def renderer(image_size: int):
     """A function from layouts and a split to images of the given side."""
     cell = image_size // 2
     side = drawn_side(cell)
-    room = cell - 1 - side  # one empty line keeps two digits apart
+    room = cell - 1 - side  # one empty line of pixels keeps two digits apart
 
     def render(layout: Layout, split: str) -> Float[np.ndarray, "n h w 3"]:
         groups = drawn_scans(split, side)

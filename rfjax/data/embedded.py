@@ -1,11 +1,12 @@
-"""What the corpora of drawn scenes share: scenes and words to batches, prompts and latents."""
+"""The corpora of drawn scenes: how scenes and words become batches, prompts and latents."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -17,8 +18,8 @@ from rfjax.data.scenes import Contents, Layout, Vocabulary
 from rfjax.errors import ConfigError
 
 SPLITS = ("train", "validation")
-GROUND_TRUTH = "validation"  # whose pictures ground truth is drawn with
-IMAGE_SIZES = (16, 32)  # the smallest and the largest that the scenes can be told apart at
+GROUND_TRUTH = "validation"  # ground truth is drawn with the pictures of this split
+IMAGE_SIZES = (16, 32)  # the smallest and the largest at which scenes can be told apart
 OWN_SIZES = {
     "channels": 3,
     "context_tokens": text.CONTEXT_TOKENS,
@@ -31,17 +32,18 @@ OWN_SIZES = {
 class SceneCorpus:
     """A corpus whose examples are scenes drawn by `render`; see `corpus.Corpus` for the methods.
 
-    The splits are separate streams of one generator; neither ever shows a held-out pair.
+    The splits are separate streams of one generator. Neither ever shows a held-out pair.
     """
 
     name: str
-    version: str  # raised whenever the data of a seed change
+    version: str  # to be raised whenever the data of a seed change
     seed: int
     image_size: int
     vocabulary: Vocabulary
     mean: tuple[float, float, float]  # per channel over training images, in [0, 1]
     std: tuple[float, float, float]
-    render: Callable[[Layout, str], Float[np.ndarray, "n h w 3"]]  # given the split
+    render: Callable[[Layout, str], Float[np.ndarray, "n h w 3"]]  # (layout, split) -> images
+    made_with: ClassVar[Mapping[str, object]] = {}
 
     @property
     def shapes(self) -> BatchShapes:
@@ -59,11 +61,7 @@ class SceneCorpus:
     @property
     def fingerprint(self) -> str:
         facts = (self.name, self.version, self.seed, self.image_size, self.vocabulary, self.mean, self.std)
-        return hashlib.sha256(f"{facts!r}|{self._encoder.fingerprint}".encode()).hexdigest()
-
-    @property
-    def _encoder(self) -> text.TextEncoder:
-        return _encoder(self.vocabulary)
+        return hashlib.sha256(f"{facts!r}|{_encoder(self.vocabulary).fingerprint}".encode()).hexdigest()
 
     def scenes(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
         """Contents, layout and captions of examples."""
@@ -84,17 +82,11 @@ class SceneCorpus:
         return self.scenes(np.asarray(indices, np.uint64), split)[2]
 
     def encode(self, captions: Sequence[str]) -> Conditions:
-        return self._encoder(captions)
+        return _encoder(self.vocabulary)(captions)
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        known = _words(self.vocabulary)
-        return list(
-            dict.fromkeys(word for caption in captions for word in caption.split() if word.casefold() not in known)
-        )
-
-    @property
-    def made_with(self) -> dict:
-        return {}
+        known, used = grammar.words(self.vocabulary), (word for caption in captions for word in caption.split())
+        return [word for word in dict.fromkeys(used) if word.casefold() not in known]
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return grammar.evaluation_prompts(self.vocabulary, prompts_per_task, seed)
@@ -118,30 +110,19 @@ def _encoder(vocabulary):
     return text.TextEncoder.fit(list(grammar.specimens(vocabulary)))
 
 
-@lru_cache(maxsize=8)
-def _words(vocabulary):
-    return grammar.words(vocabulary)
-
-
 def scene_corpus(
     data: DataConfig, seed: int, *, name: str, renderer: Callable[[int], Callable], **facts
 ) -> SceneCorpus:
     """The corpus `name` at the config's image size, drawn by `renderer(image_size)`.
 
-    `facts` are the other fields of `SceneCorpus`. Raises `ConfigError` unless the scene's four
-    cells come out whole and large enough, and for any other size that is not the corpus's own:
-    it would be ignored.
+    `facts` are the other fields of `SceneCorpus`. Raises `ConfigError` for an image size at which the four cells are
+    not whole or too small, and for any other size that is not the corpus's own: it would be ignored.
     """
-    smallest, largest = IMAGE_SIZES
-    if data.image_size % 2 or not smallest <= data.image_size <= largest:
-        raise ConfigError(
-            f"config.data.image_size is {data.image_size}; the {name} corpus needs an even number "
-            f"from {smallest} to {largest}"
-        )
+    size, (low, high) = data.image_size, IMAGE_SIZES
+    if size % 2 or not low <= size <= high:
+        raise ConfigError(f"config.data.image_size is {size}; the {name} corpus needs an even one from {low} to {high}")
     for field, own in OWN_SIZES.items():
         if getattr(data, field) != own:
-            raise ConfigError(
-                f"config.data.{field} is {getattr(data, field)}; the {name} corpus has {own}: leave it out, "
-                f"or set config.data.corpus=random, which takes any"
-            )
-    return SceneCorpus(name=name, seed=seed, image_size=data.image_size, render=renderer(data.image_size), **facts)
+            given = f"config.data.{field} is {getattr(data, field)}; the {name} corpus has {own}"
+            raise ConfigError(f"{given}: leave it out, or set config.data.corpus=random, which takes any")
+    return SceneCorpus(name=name, seed=seed, image_size=size, render=renderer(size), **facts)

@@ -1,11 +1,13 @@
 """Words for scenes: captions, and evaluation prompts in GenEval's JSON-lines schema.
 
-The official wording and schema are those of GenEval's `evaluation_metadata.jsonl` (Ghosh et al.
-2023). Training captions mix that wording with paraphrases of the same meaning.
+"Official" is the wording and schema of GenEval's `evaluation_metadata.jsonl` (Ghosh et al. 2023). Training captions mix
+that wording with paraphrases of the same meaning.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -20,10 +22,8 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 OFFICIAL_OPENING = "a photo of"
 OFFICIAL_JOIN = "and"
 
-# The share of training captions in the official wording throughout, and of captions of
-# uncoloured tasks that name the colours all the same.
-OFFICIAL_SHARE = 0.5
-DETAIL_SHARE = 0.25
+OFFICIAL_SHARE = 0.5  # of training captions: these have the official wording throughout
+DETAIL_SHARE = 0.25  # of the other captions: these name colours in tasks without colours too
 
 OPENINGS = (OFFICIAL_OPENING, "an image of", "a picture of", "")
 JOINS = (OFFICIAL_JOIN, "with", "beside")
@@ -38,19 +38,9 @@ WORDING_SLOTS = 5
 
 
 def captions(vocabulary: Vocabulary, contents: Contents, u: Float[np.ndarray, "n slots"]) -> list[str]:
-    """A caption per scene, from `WORDING_SLOTS` uniforms each; true of the scene by GenEval's rules."""
-    return [
-        _caption(vocabulary, task, count, classes, colors, relation, wording)
-        for task, count, classes, colors, relation, wording in zip(
-            contents.task.tolist(),
-            contents.count.tolist(),
-            contents.classes.tolist(),
-            contents.colors.tolist(),
-            contents.relation.tolist(),
-            u.tolist(),
-            strict=True,
-        )
-    ]
+    """A caption for each scene, from `WORDING_SLOTS` uniforms; it is true of the scene by GenEval's rules."""
+    fields = (contents.task, contents.count, contents.classes, contents.colors, contents.relation, u)
+    return [_caption(vocabulary, *scene) for scene in zip(*(field.tolist() for field in fields), strict=True)]
 
 
 def _caption(vocabulary, task, count, classes, colors, relation, wording):
@@ -58,14 +48,12 @@ def _caption(vocabulary, task, count, classes, colors, relation, wording):
     if official < OFFICIAL_SHARE:
         opening = join = phrase = 0.0
     task = TASKS[task]
-    if task in ("colors", "color_attr") or (detail < DETAIL_SHARE and official >= OFFICIAL_SHARE):
-        adjectives = [vocabulary.colors[c] for c in colors]
-    else:
-        adjectives = [""] * len(colors)
+    colored = task in ("colors", "color_attr") or (detail < DETAIL_SHARE and official >= OFFICIAL_SHARE)
+    nouns = vocabulary.plurals if task == "counting" else vocabulary.classes
     return sentence(
         task,
-        [vocabulary.plurals[c] if task == "counting" else vocabulary.classes[c] for c in classes],
-        adjectives,
+        [nouns[c] for c in classes],
+        [vocabulary.colors[c] if colored else "" for c in colors],
         count,
         opening=_choose(OPENINGS, opening),
         join=_choose(JOINS, join),
@@ -87,7 +75,7 @@ def sentence(
     join: str = OFFICIAL_JOIN,
     relation: str = RELATIONS[0],
 ) -> str:
-    """One caption; an empty adjective is left out. For `position`, nouns[0] is the target."""
+    """One caption; empty adjectives are left out. For `position`, nouns[0] is the target."""
     names = [f"{adjective} {noun}".strip() for adjective, noun in zip(adjectives, nouns, strict=False)]
     if task == "counting":
         body = f"{NUMBERS[count]} {names[0]}"
@@ -99,7 +87,7 @@ def sentence(
 
 
 def with_article(name: str) -> str:
-    """The name with "a" or "an" before it, by sound: "an eight", but "a one"."""
+    """The name after "a" or "an", by sound: "an eight", but "a one"."""
     vowel = name[0] in "aeiou" and not name.startswith("one")
     return f"{'an' if vowel else 'a'} {name}"
 
@@ -107,10 +95,8 @@ def with_article(name: str) -> str:
 def row(
     vocabulary: Vocabulary, task: str, classes: Sequence[int], colors: Sequence[int], count: int, relation: int
 ) -> dict:
-    """A metadata row in the official wording and schema, with "held_out" added.
-
-    "held_out" is true where the prompt names a (class, colour) pair that training never shows.
-    """
+    """A metadata row in the official wording and schema, with "held_out": whether the prompt names a (class, colour)
+    pair that training never shows."""
     objects = 1 if task == "counting" else count
     include = [{"class": vocabulary.classes[c], "count": 1} for c in classes[:objects]]
     adjectives = [""] * max(objects, 2)
@@ -149,28 +135,20 @@ def all_rows(vocabulary: Vocabulary, task: str) -> list[dict]:
 
 
 def evaluation_prompts(vocabulary: Vocabulary, prompts_per_task: int, seed: int) -> list[dict]:
-    """`prompts_per_task` rows for each task, in the official order of the tasks.
+    """`prompts_per_task` rows for each task, tasks in the official order.
 
-    A seeded shuffle of all the task's prompts, begun anew when they run out: rows repeat only
-    where a task has fewer distinct prompts, and then as evenly as can be.
+    A task's rows are a seeded shuffle of all its prompts, repeated if it has too few of them.
     """
     prompts = []
     for task in TASKS:
         rows = all_rows(vocabulary, task)
         order = np.argsort(hashing.uniforms(hashing.key("prompts", seed, task), np.arange(len(rows)), 1)[:, 0])
-        prompts += [_copy(rows[order[i % len(rows)]]) for i in range(prompts_per_task)]
+        prompts += [copy.deepcopy(rows[order[i % len(rows)]]) for i in range(prompts_per_task)]
     return prompts
 
 
-def _copy(source):
-    copied = {**source, "include": [dict(item) for item in source["include"]]}
-    if "exclude" in source:
-        copied["exclude"] = [dict(item) for item in source["exclude"]]
-    return copied
-
-
 def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, " slots"]) -> Contents:
-    """A scene satisfying a metadata row: what the row names, and the rest drawn as in training."""
+    """A scene that satisfies a metadata row; what the row leaves open is drawn as in training."""
     include = row["include"]
     task = TASKS.index(row["tag"])
     count = include[0]["count"] if row["tag"] == "counting" else len(include)
@@ -181,26 +159,21 @@ def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, " sl
         vocabulary.colors.index(item["color"]) if "color" in item else int(drawn)
         for item, drawn in zip(include, free, strict=True)
     ]
-    return Contents(
-        task=np.array([task]),
-        count=np.array([count]),
-        classes=np.array([_four(classes)]),
-        colors=np.array([_four(colors)]),
-        relation=np.array([relation]),
-    )
+    return Contents(*(np.array([field]) for field in (task, count, _four(classes), _four(colors), relation)))
 
 
 def _four(values):
     return list(values) + [values[-1]] * (MAX_OBJECTS - len(values))
 
 
+@functools.lru_cache(maxsize=8)
 def words(vocabulary: Vocabulary) -> frozenset[str]:
-    """Every word that a caption of this grammar can hold, in lower case."""
+    """All words of this grammar's captions, in lower case."""
     return frozenset(word for caption in specimens(vocabulary) for word in caption.split())
 
 
 def specimens(vocabulary: Vocabulary) -> Iterator[str]:
-    """Captions that together hold every word of the grammar, for training a tokenizer."""
+    """Captions that together have every word of the grammar, to train a tokenizer on."""
     relations = [phrase for phrases in RELATION_PHRASES.values() for phrase in phrases]
     kinds = range(len(vocabulary.classes))
     for opening in OPENINGS:

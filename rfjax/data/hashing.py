@@ -1,10 +1,9 @@
 """Counter-based random numbers: uniforms and normals that are functions of (key, index, slot).
 
-A generator with a state would have to be made per example to give random access; hashing a
-counter gives any example's numbers at once, and a whole batch in one vectorised call. The mixer
-is the finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
-generators"), which passes BigCrush on consecutive counters. Only integer arithmetic and one
-scaling are involved, so the uniforms agree bit for bit on every platform.
+With a stateful generator, random access would need a generator for each example. A hashed counter gives any example's
+numbers at once, and a whole batch in one vectorised call. The mixer is the finaliser of SplitMix64 (Steele, Lea & Flood
+2014, "Fast splittable pseudorandom number generators"), which passes BigCrush on consecutive counters. There is only
+integer arithmetic and one scaling, so the uniforms agree bit for bit on every platform.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def key(*parts: object) -> int:
-    """A 64-bit key from names and numbers, as stable as their `repr`."""
+    """A 64-bit key of names and numbers, as stable as their `repr`."""
     digest = hashlib.sha256("\x1f".join(repr(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "little")
 

@@ -1,7 +1,7 @@
 """Batches of training steps, read ahead.
 
-Grain is used for reading ahead alone: which examples a step gets is a formula of the step, so a
-run resumed at a step, or one spread over other hosts, sees the very same data.
+Grain only reads ahead. The examples of a step follow from the step by a formula, so a resumed run, or a run on another
+number of hosts, sees the very same data.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rfjax.errors import ConfigError
 def batch_of_step(
     corpus: Corpus, step: int, *, batch_size: int, places: Int[np.ndarray, " rows"] | None = None
 ) -> Batch:
-    """The training examples earlier*batch_size + place of the step's part, for the `places` given or all of the
-    batch's. `earlier` is how many steps before took that part: the step itself, where there is but one part."""
+    """The training examples of one step: index earlier * batch_size + place of the step's part, for each of `places`
+    (by default the whole batch). `earlier` counts the previous steps that took this part."""
     places = np.arange(batch_size) if places is None else places
     part, earlier = schedule_of(corpus).at(step)
     return corpus.parts[part].examples(np.uint64(earlier * batch_size) + places.astype(np.uint64), "train")
@@ -39,17 +39,14 @@ def batches(
     read_ahead: int = 4,
     threads: int | None = None,
 ) -> Iterator[Batch]:
-    """`batch_of_step` for every step from `start_step` up to `stop_step`, exclusive.
+    """The batches (`batch_of_step`) of all steps from `start_step` up to, but without, `stop_step`.
 
-    `threads` (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead`
-    batches while earlier ones are in use; their number changes neither batches nor order. `places` are
-    those of the global batch that this process's devices hold: any of them, for a mesh may give a process
-    rows that do not follow each other, or two processes the same.
+    `threads` (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead` batches while
+    earlier batches are in use. Their number changes neither the batches nor their order. `places` are the rows of the
+    global batch that this process's devices hold. They need not follow each other, and processes may share rows.
     """
     if places is not None and not (np.all(places >= 0) and np.all(places < batch_size)):
-        raise ConfigError(
-            f"the places {places.tolist()} are not all among a batch of config.train.batch_size={batch_size}"
-        )
+        raise ConfigError(f"places {places.tolist()} are not all below config.train.batch_size={batch_size}")
     if start_step >= stop_step:
         return iter(())
 

@@ -1,14 +1,14 @@
 """The corpus `random`: Gaussian latents and features of any size, for benchmarks and dry runs.
 
-Nothing can be learnt from it. Its sizes are the config's, so that it can stand in for the latents
-and text features of a corpus that is not at hand.
+Nothing can be learnt from it. It has the config's sizes, so it can stand in for a corpus that is not at hand.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -20,8 +20,8 @@ from rfjax.errors import ConfigError
 
 VERSION = "random-1"
 
-# (context_tokens, context_size, pooled_size) -> how the text encoders share them. SD3 puts the two
-# CLIP models side by side over the first 77 tokens and T5 after them (Esser et al. 2024, fig. 2).
+# (context_tokens, context_size, pooled_size) -> the encoders' slots. SD3 puts the two CLIP models side by side over the
+# first 77 tokens, and T5 after them (Esser et al. 2024, fig. 2).
 ENCODERS = {
     (154, 4096, 2048): (
         EncoderSlot("clip_l", (0, 77), (0, 768), (0, 768)),
@@ -38,6 +38,7 @@ class RandomCorpus:
     seed: int
     shapes: BatchShapes
     name: str = "random"
+    made_with: ClassVar[Mapping[str, object]] = {}
 
     @property
     def parts(self) -> tuple[RandomCorpus]:
@@ -57,7 +58,7 @@ class RandomCorpus:
         return [f"{split} example {index} of seed {self.seed}" for index in np.asarray(indices).tolist()]
 
     def encode(self, captions: Sequence[str]) -> Conditions:
-        """Features hashed from the caption; in each slot of an encoder, and zero outside them."""
+        """Features hashed from the captions, in the encoders' slots; zero outside them."""
         keys = np.array([hashing.key(VERSION, caption) for caption in captions], np.uint64)
         drawn_context = _normals(1, keys, self.shapes.context)
         drawn_pooled = _normals(2, keys, (self.shapes.pooled,))
@@ -71,10 +72,6 @@ class RandomCorpus:
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
         return []  # any text is as random as any other
 
-    @property
-    def made_with(self) -> dict:
-        return {}
-
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         return []
 
@@ -82,7 +79,7 @@ class RandomCorpus:
         raise ConfigError("the random corpus has no scenes to render; set config.data.corpus to shapes or digits")
 
     def to_images(self, latents: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
-        """The first three channels, with +-2 standard deviations spanning [0, 1]."""
+        """The first three channels; +-2 standard deviations become [0, 1]."""
         first = np.asarray(latents, np.float32)[..., [0, 1 % self.shapes.latents[2], 2 % self.shapes.latents[2]]]
         return np.clip(0.5 + 0.25 * first, 0.0, 1.0)
 
@@ -91,10 +88,8 @@ class RandomCorpus:
 
 
 def _normals(stream: int, keys: np.ndarray, shape: tuple[int, ...]) -> Float[np.ndarray, " n *shape"]:
-    """Float32 normals by Philox (Salmon et al. 2011), one counter-based stream per example.
-
-    Sizes here reach a million numbers an example, where a generator each costs nothing beside them.
-    """
+    """Float32 normals by Philox (Salmon et al. 2011), a counter-based stream for each example. An example may have a
+    million numbers, beside which making its generator costs nothing."""
     out = np.empty((len(keys), *shape), np.float32)
     for row, key in zip(out, keys, strict=True):
         bits = np.random.Philox(key=np.array([stream, key], np.uint64))
@@ -103,21 +98,10 @@ def _normals(stream: int, keys: np.ndarray, shape: tuple[int, ...]) -> Float[np.
 
 
 def make(data: DataConfig, seed: int) -> RandomCorpus:
-    for field, value in (
-        ("context_tokens", data.context_tokens),
-        ("context_size", data.context_size),
-        ("pooled_size", data.pooled_size),
-    ):
-        if value < 1:
-            raise ConfigError(f"config.data.{field} is {value}; it must be at least 1")
-    sizes = (data.context_tokens, data.context_size, data.pooled_size)
-    one = (EncoderSlot("text", (0, sizes[0]), (0, sizes[1]), (0, sizes[2])),)
-    return RandomCorpus(
-        seed=seed,
-        shapes=BatchShapes(
-            latents=(data.image_size, data.image_size, data.channels),
-            context=sizes[:2],
-            pooled=sizes[2],
-            encoders=ENCODERS.get(sizes, one),
-        ),
-    )
+    for field in ("context_tokens", "context_size", "pooled_size"):
+        if getattr(data, field) < 1:
+            raise ConfigError(f"config.data.{field} is {getattr(data, field)}; it must be at least 1")
+    tokens, size, pooled = sizes = (data.context_tokens, data.context_size, data.pooled_size)
+    encoders = ENCODERS.get(sizes, (EncoderSlot("text", (0, tokens), (0, size), (0, pooled)),))
+    latents = (data.image_size, data.image_size, data.channels)
+    return RandomCorpus(seed, BatchShapes(latents, (tokens, size), pooled, encoders))

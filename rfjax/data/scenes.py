@@ -1,9 +1,8 @@
-"""Scenes of one to four objects on a grid of two by two cells: what is in them, and where.
+"""Scenes of one to four objects on a grid of two by two cells, as numbers: which objects, and where.
 
-The numbers only: words are in `grammar`, pixels in the corpora. A scene is drawn for one of
-GenEval's six tasks, so that a caption of that task is true of it under GenEval's rules (Ghosh et
-al. 2023, "GenEval: an object-focused framework for evaluating text-to-image alignment").
-Everything is vectorised over a leading scene axis `n`.
+Words are in `grammar`, pixels in the corpora. A scene is drawn for one of GenEval's six tasks, so that a caption of the
+task is true by GenEval's rules (Ghosh et al. 2023, "GenEval: an object-focused framework for evaluating text-to-image
+alignment"). Everything is vectorised over a leading scene axis `n`.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ from rfjax.data.geneval_names import RELATIONS, TASKS
 
 MAX_OBJECTS = 4
 
-# How often each task is trained on. Counting, position and attribution are the hard ones, and
-# their scenes also teach what the easy ones need.
+# Shares of the tasks in training. Counting, position and attribution are hard, and also teach what the easy tasks need.
 PROPORTIONS = (0.10, 0.15, 0.20, 0.15, 0.20, 0.20)
 COUNTS = (1, 2, 0, 1, 2, 2)  # objects per task; 0: two to four, drawn
 
-# (relation, lane) -> cells of target and subject. Cells: 0 1 over 2 3. In one row or column, so
-# that exactly one relation holds.
+# (relation, lane) -> cells of target and subject, in one row or column, so that exactly one relation holds.
+# Cells: 0 1 over 2 3.
 _POSITION_CELLS = np.array(
     [
         [[1, 0], [3, 2]],  # subject left of target
@@ -33,7 +31,7 @@ _POSITION_CELLS = np.array(
     ]
 )
 
-# Colours far apart in RGB and from every background: names among GenEval's ten.
+# Colours of GenEval's ten that are far apart in RGB and far from every background.
 PALETTE = {
     "red": (0.95, 0.10, 0.10),
     "yellow": (1.00, 0.90, 0.05),
@@ -50,45 +48,45 @@ LAYOUT_SLOTS = 22
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words of a corpus and the (class, colour) pairs that training never shows."""
+    """The words of a corpus, and the (class, colour) pairs that training never shows."""
 
     classes: tuple[str, ...]
     plurals: tuple[str, ...]
     colors: tuple[str, ...]  # among GenEval's ten
     palette: tuple[tuple[float, float, float], ...]  # RGB in [0, 1] of each colour
-    held_out: tuple[int, ...]  # per class, the colour it never has in training or validation
+    held_out: tuple[int, ...]  # of each class, the colour that it never has in training or validation
 
     def seen(self) -> Bool[np.ndarray, "classes colors"]:
-        """Which pairs training may show."""
+        """Whether training may show a pair."""
         return np.arange(len(self.colors)) != np.array(self.held_out)[:, None]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What scenes hold, in the order a caption names it: for `position`, the target first."""
+    """The objects of scenes, in a caption's order; for `position`, the target is first."""
 
     task: Int[np.ndarray, " n"]  # index in TASKS
     count: Int[np.ndarray, " n"]  # how many of the four objects exist
     classes: Int[np.ndarray, "n 4"]
     colors: Int[np.ndarray, "n 4"]
-    relation: Int[np.ndarray, " n"]  # index in RELATIONS; means something for `position` only
+    relation: Int[np.ndarray, " n"]  # index in RELATIONS; only `position` uses it
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are: one entry per cell, in reading order."""
+    """Where the objects of scenes are: an entry for each cell, in reading order."""
 
     present: Bool[np.ndarray, "n 4"]
     classes: Int[np.ndarray, "n 4"]
     colors: Int[np.ndarray, "n 4"]
-    offset: Float[np.ndarray, "n 4 2"]  # (x, y) in [-1, 1), in units of the room that is left
+    offset: Float[np.ndarray, "n 4 2"]  # (x, y) in [-1, 1), in units of the free room in the cell
     size: Float[np.ndarray, "n 4"]  # in [0, 1): from the smallest to the largest
     variant: Float[np.ndarray, "n 4"]  # in [0, 1): which of a class's pictures
     background: Float[np.ndarray, " n"]  # in [0, 1): from the darkest to the lightest
 
 
 def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Contents:
-    """Scenes as training shows them, from `CONTENT_SLOTS` uniforms each."""
+    """The objects of training scenes, from `CONTENT_SLOTS` uniforms each."""
     task = np.searchsorted(np.cumsum(PROPORTIONS)[:-1], u[:, 0], side="right")
     counting = task == TASKS.index("counting")
     count = np.where(counting, 2 + (3 * u[:, 1]).astype(int), np.array(COUNTS)[task])
@@ -100,7 +98,7 @@ def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Co
     seen = vocabulary.seen()
     first_color = pick(seen[first], u[:, 4])
     other = np.arange(len(vocabulary.colors)) != first_color[:, None]
-    attribution = task == TASKS.index("color_attr")  # its two colours differ, as in the official prompts
+    attribution = task == TASKS.index("color_attr")  # the two colours differ, as in the official prompts
     second_color = pick(seen[second] & (other | ~attribution[:, None]), u[:, 5])
 
     def pair(a, b):
@@ -111,13 +109,13 @@ def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Co
 
 
 def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """One allowed choice per row, uniformly; every row must allow one."""
+    """One allowed choice of each row, uniformly; every row must have one."""
     rank = (u * allowed.sum(axis=1)).astype(int) + 1
     return np.argmax(np.cumsum(allowed, axis=1) == rank[:, None], axis=1)
 
 
 def place(contents: Contents, u: Float[np.ndarray, "n slots"]) -> Layout:
-    """Objects put into cells, from `LAYOUT_SLOTS` uniforms each, so that the relations hold."""
+    """Puts objects into cells so that the relations hold, from `LAYOUT_SLOTS` uniforms for each scene."""
     n = len(contents.task)
     cells = np.argsort(u[:, 0:4], axis=1)
     lane = (2 * u[:, 4]).astype(int)
@@ -150,7 +148,7 @@ def between(low: float, high: float, u: Float[np.ndarray, "*shape"]) -> Float[np
 def paint(
     vocabulary: Vocabulary, layout: Layout, alpha: Float[np.ndarray, "n 4 cell cell"]
 ) -> Float[np.ndarray, "n side side 3"]:
-    """Images in [0, 1]: each cell's colour over the background, mixed by `alpha`, 0 where absent."""
+    """Images in [0, 1]: each cell's colour over the background, mixed by `alpha`, 0 where no object is."""
     n, _, cell, _ = alpha.shape
     background = between(*BACKGROUNDS, layout.background)[:, None, None, None, None]
     color = np.array(vocabulary.palette)[layout.colors][:, :, None, None, :]

@@ -1,9 +1,8 @@
 """The corpus `shapes`: scenes of one to four coloured shapes, drawn with anti-aliasing.
 
-The six shapes were chosen to be far apart at six pixels: the normalised squared difference of
-any two, centred, is at least 0.3 (a disc and a square would be at 0.1). A shape is the set where
-its signed distance is negative, and a pixel's coverage is 1/2 minus the distance from the pixel's
-centre to the edge, in pixels, clipped to [0, 1].
+The six shapes were chosen to be far apart at six pixels: the normalised squared difference of any two, centred, is at
+least 0.3 (of a disc and a square 0.1). A shape is the set where its signed distance is negative. A pixel's coverage is
+1/2 minus the distance from its centre to the edge, in pixels, clipped to [0, 1].
 """
 
 from __future__ import annotations
@@ -24,18 +23,16 @@ VOCABULARY = Vocabulary(
     held_out=(0, 1, 2, 3, 4, 5),  # red square, yellow triangle, green cross, blue ring, purple bar, white pillar
 )
 
-# Half the side of the box a shape fills, as a share of its cell's side; and the empty margin
-# that keeps two shapes apart by at least a pixel at 16 x 16 wherever they are jittered to.
+# Shares of a cell's side: half the side of a shape's box, from the smallest to the largest, and the empty margin.
 RADII = (0.325, 0.41)
-MARGIN = 0.0625
+MARGIN = 0.0625  # at 16 x 16 two shapes are always at least a pixel apart
 
-# Over training images of 16 pixels a side, so that latents have about zero mean and unit variance.
+# Of training images of 16 pixels a side, so that latents have about zero mean and unit variance.
 MEAN = (0.285, 0.269, 0.270)
 STD = (0.203, 0.178, 0.192)
 
 
-# Signed distances, in pixels, at (x right, y down) from the centre of a shape whose box has half
-# side r; negative inside.
+# Signed distances in pixels, negative inside, at (x right, y down) from the centre of a shape's box of half side r.
 
 
 def _square(x, y, r):
@@ -65,14 +62,7 @@ def _pillar(x, y, r):
     return _bar(y, x, r)
 
 
-SIGNED_DISTANCES = {
-    "square": _square,
-    "triangle": _triangle,
-    "cross": _cross,
-    "ring": _ring,
-    "bar": _bar,
-    "pillar": _pillar,
-}
+SIGNED_DISTANCES = dict(zip(CLASSES, (_square, _triangle, _cross, _ring, _bar, _pillar), strict=True))
 
 
 def coverage(
@@ -81,7 +71,7 @@ def coverage(
     y: Float[np.ndarray, "*#shape"],
     radius: Float[np.ndarray, "*#shape"] | float,
 ) -> Float[np.ndarray, "*shape"]:
-    """The share of each pixel that a shape covers, from the pixel centres' offsets; broadcasts."""
+    """The share of each pixel that a shape covers, from the offsets of the pixels' centres; broadcasts."""
     return np.clip(0.5 - SIGNED_DISTANCES[name](x, y, radius), 0.0, 1.0)
 
 

@@ -1,21 +1,20 @@
 """Frozen text features of the embedded corpora: a sentencepiece model and fixed random vectors.
 
-They stand where CLIP and T5 will: the network receives `context` and `pooled`, never strings.
-A token's features are four blocks side by side:
+They stand in the place of CLIP and T5: the network receives `context` and `pooled`, never strings. A token's features
+are four blocks side by side:
 
     piece      a random vector of the piece itself
-    left       what stands before it: sum over k >= 1 of DECAY^(k-1) w(p[i-k]) e_left(p[i-k])
-    right      the same of what stands after it
+    left       the pieces before it: sum over k >= 1 of DECAY^(k-1) w(p[i-k]) e_left(p[i-k])
+    right      the same sum over the pieces after it
     position   a random vector of the token's place
 
-so that "ring" in "red ring left of a square" carries its colour, its relation and its
-partner, as the output of a contextual encoder would. w(p) = a / (a + frequency of p) is the
-smooth inverse frequency of Arora, Liang & Ma 2017 ("A simple but tough-to-beat baseline for
-sentence embeddings"); it keeps "a photo of a" from drowning the words that matter. `pooled` is a
-weighted bag of pieces beside a weighted bag of ordered pairs, a pair being bound by the
-elementwise product of its two random vectors. Every sequence ends in an end-of-text token, so an
-encoded empty caption differs from the null condition, which is zeros; rows beyond the caption's
-length are zeros. Features have a mean square of about 1 per component over the rows in use.
+So "ring" in "red ring left of a square" carries its colour, its relation and its partner, as the output of a contextual
+encoder would. w(p) = a / (a + frequency of p) is the smooth inverse frequency of Arora, Liang & Ma 2017 ("A simple but
+tough-to-beat baseline for sentence embeddings"). It keeps "a photo of a" from drowning the words that matter. `pooled`
+is a weighted bag of pieces beside a weighted bag of ordered pairs. The elementwise product of its two random vectors
+stands for a pair. Every sequence ends in an end-of-text token, so an encoded empty caption differs from the null
+condition, which is zeros. Rows beyond the caption's length are zeros. Features have a mean square of about 1 per
+component over the rows in use.
 
 The random vectors are hashed from the pieces' own text and do not depend on the corpus's seed.
 """
@@ -55,7 +54,7 @@ SLOT = EncoderSlot("words", (0, CONTEXT_TOKENS), (0, CONTEXT_SIZE), (0, POOLED_S
 def train_tokenizer(captions: Iterable[str], vocabulary_size: int = 200) -> bytes:
     """A byte-pair sentencepiece model of the captions: the same bytes for the same captions.
 
-    200 pieces are enough for every word of the embedded grammars to be one piece.
+    With 200 pieces every word of the embedded grammars is one piece.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -73,10 +72,10 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int = 200) -> byte
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Captions to conditions, from a tokenizer and the frequencies of its pieces."""
+    """Encodes captions, by a tokenizer and the frequencies of its pieces."""
 
     model: bytes
-    frequencies: tuple[float, ...]  # per piece, the expected share of a caption's tokens
+    frequencies: tuple[float, ...]  # of each piece, the expected share of a caption's tokens
 
     @classmethod
     def fit(cls, captions: Sequence[str]) -> TextEncoder:
@@ -101,7 +100,7 @@ class TextEncoder:
         return FREQUENCY_SCALE / (FREQUENCY_SCALE + np.array(self.frequencies))
 
     def _table(self, role: str, size: int) -> Float[np.ndarray, "pieces size"]:
-        """Standard normal vectors, each a function of the role and of the piece's own text."""
+        """A standard normal vector for each piece, a function of the role and the piece's text."""
         pieces = [self._processor.id_to_piece(i) for i in range(len(self.frequencies))]
         keys = np.array([hashing.key(VERSION, role, piece) for piece in pieces], np.uint64)
         return hashing.normals(0, keys, size)
@@ -116,25 +115,19 @@ class TextEncoder:
         return tables
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int[np.ndarray, "n tokens"], Int[np.ndarray, " n"]]:
-        """Piece ids padded with -1, and lengths; each ends in the end-of-text token.
-
-        Raises `ConfigError` for a caption longer than `CONTEXT_TOKENS` with it.
-        """
+        """Piece ids, each row with the end-of-text token and then -1, and lengths; `ConfigError` for long captions."""
         rows = [ids + [_END] for ids in self._processor.encode(list(captions), num_threads=1)]
         lengths = np.array([len(row) for row in rows], int)
         if len(rows) and lengths.max() > CONTEXT_TOKENS:
-            worst = int(lengths.argmax())
-            raise ConfigError(
-                f"caption {captions[worst]!r} has {lengths[worst]} tokens, more than the {CONTEXT_TOKENS} "
-                "that the context holds; shorten it"
-            )
+            given = f"caption {captions[int(lengths.argmax())]!r} has {lengths.max()} tokens"
+            raise ConfigError(f"{given}, more than the {CONTEXT_TOKENS} of the context; shorten it")
         ids = np.full((len(rows), CONTEXT_TOKENS), -1)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row
         return ids, lengths
 
     def __call__(self, captions: Sequence[str]) -> Conditions:
-        """Float32 features of captions; a caption's row does not depend on the others."""
+        """Float32 features; a caption's row does not depend on the other captions."""
         ids, _ = self.tokenize(captions)
         used = (ids >= 0)[..., None]
         weights = np.where(ids >= 0, self._weights[ids], 0.0)[..., None]
@@ -161,6 +154,6 @@ def _decayed_past(values: Float[np.ndarray, "n tokens size"]) -> Float[np.ndarra
 
 
 def _unit(values):
-    """Rows scaled to a mean square of 1; a row of zeros stays so."""
+    """Rows scaled to a mean square of 1; a row of zeros stays zero."""
     scale = np.sqrt(np.mean(values**2, axis=-1, keepdims=True))
     return values / np.maximum(scale, 1e-12)

@@ -1,1 +1,1 @@
-"""What is learnt, and where the noise is spent: paths, predictions, densities of t, weights, samplers."""
+"""What a network learns, and at which noise levels: paths, predictions, densities of t, weights, samplers."""

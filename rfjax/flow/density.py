@@ -1,7 +1,7 @@
 """Densities of the timestep t in training (SD3 section 3.1), each with an exact sampler.
 
-A density is sampled by its quantile function applied to u ~ U(0, 1), so that one uniform number
-per example decides t whatever the density. `pdf` and `cdf` are for tests, weights and plots.
+The sampler is the quantile function of u ~ U(0, 1), so one uniform number of an example decides t for every density.
+`pdf` and `cdf` are for tests, weights and plots.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class UniformAbove:
 class Discrete:
     """Uniform on the levels n / steps, n = 1, ..., steps, of a discrete schedule.
 
-    `pdf` is the probability of a level times their number: what a mean over them weighs it by.
+    `pdf` is the probability of a level times the number of levels: the level's weight in a mean over levels.
     """
 
     steps: int = 1000
@@ -120,7 +120,7 @@ class Mode:
         return 1.0 - v - self.scale * (jnp.cos(0.5 * jnp.pi * v) ** 2 - 1.0 + v)
 
     def _inverse(self, t):
-        """v with _map(v) = t, by bisection: exact to float precision where the map is flat too."""
+        """v with _map(v) = t, by bisection: exact to float precision, even where the map is flat."""
 
         def halve(_, bounds):
             low, high = bounds
@@ -144,7 +144,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class CosMap:
-    """The density under which rectified flow has the log-SNR of the cosine schedule:
+    """The density that gives rectified flow the log-SNR of the cosine schedule:
     t = 1 - 1/(tan(pi u/2) + 1)  (SD3 eq. 21)."""
 
     def quantile(self, u):
@@ -163,8 +163,8 @@ def shift_time(t: Float[Array | np.ndarray, "*n"], alpha: float) -> Float[Array 
     """The timestep at another resolution with the same uncertainty (SD3 eq. 23):
     t' = alpha t / (1 + (alpha - 1) t), alpha = sqrt(m/n) for pixel counts n -> m.
 
-    Training and sampling both call this function, so that they can't disagree. A shifted
-    logit-normal(m, s) is a logit-normal(m + ln alpha, s).
+    Training and sampling both call this function, so they cannot disagree. A shifted logit-normal(m, s) is a
+    logit-normal(m + ln alpha, s).
     """
     return alpha * t / (1.0 + (alpha - 1.0) * t)
 

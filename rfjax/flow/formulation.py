@@ -1,8 +1,8 @@
 """A formulation by name: path x prediction x density of t x weight.
 
-`FAMILIES` is the one table: the 61 formulations that SD3 compares (section 5.1), named as there, the
-paths of Lipman 2023 (`fm/...`), and data prediction (`x/...`). `PAPER` lists the 61. Equations and
-the readings chosen where the paper leaves a choice are in docs/formulations.md.
+The table `FAMILIES` has the 61 formulations that SD3 compares (section 5.1) with the names used there, the paths of
+Lipman 2023 (`fm/...`), and data prediction (`x/...`). `PAPER` lists the 61. docs/formulations.md has the equations, and
+how the paper is read where it leaves a choice.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from rfjax.flow.weight import Unit, Weight
 
 @dataclass(frozen=True, kw_only=True)
 class Formulation:
-    """What is learnt, and where along t the effort is spent."""
+    """What a network learns (path, prediction, weight), and how often each t is drawn (density)."""
 
     name: str
     path: Path
     density: TimeDensity
     prediction: Prediction = Velocity()
     weight: Weight = Unit()
-    span: tuple[float, float] | None = None  # t within which the network is asked; by default the path's
-    timestep_shift: float = 1.0  # the sampler's; training's is in the density
+    span: tuple[float, float] | None = None  # the network is asked at these t only; by default the path's span
+    timestep_shift: float = 1.0  # of the sampler; in training the density is shifted
 
     @property
     def is_rectified_flow(self) -> bool:
-        """Whether the network is a rectified flow's velocity as it stands, whatever t's density."""
+        """Whether the network predicts a rectified flow's velocity, whatever the density of t."""
         return isinstance(self.path, RectifiedFlow) and isinstance(self.prediction, Velocity)
 
     @property
@@ -58,8 +58,8 @@ class Formulation:
 
 class Family(NamedTuple):
     example: str
-    numbers: tuple[str, ...]  # what the numbers in parentheses are
-    make: Callable[..., dict]  # them -> the fields of a Formulation
+    numbers: tuple[str, ...]  # names of the numbers in parentheses
+    make: Callable[..., dict]  # these numbers -> the fields of a Formulation
 
 
 def _rf(density) -> Callable[..., dict]:
@@ -67,11 +67,8 @@ def _rf(density) -> Callable[..., dict]:
 
 
 def _edm(density) -> Callable[..., dict]:
-    return lambda *numbers: {
-        "path": VarianceExplodingEDM(),
-        "prediction": EDMPrediction(),
-        "density": density(*numbers),
-    }
+    pieces = {"path": VarianceExplodingEDM(), "prediction": EDMPrediction()}
+    return lambda *numbers: pieces | {"density": density(*numbers)}
 
 
 def _fixed(**pieces) -> Callable[..., dict]:
@@ -79,7 +76,7 @@ def _fixed(**pieces) -> Callable[..., dict]:
 
 
 _LINEAR, _DISCRETE = LatentDiffusionLinear(), Discrete(LatentDiffusionLinear().steps)
-_EARLY = 0.999  # eps/cos starts here: at t = 1 its network says nothing of the data
+_EARLY = 0.999  # eps/cos starts here: at t = 1 a predicted noise says nothing about the data
 _VP = VariancePreserving()
 
 FAMILIES: dict[str, Family] = {
@@ -126,19 +123,19 @@ PAPER: tuple[str, ...] = (
 def _unknown(name: str) -> ConfigError:
     known = (*PAPER, *(family.example for family in FAMILIES.values()))
     text = name.lower().replace(" ", "")
-    # First the family, so that a number more or less does not lead to another one.
+    # First the family is matched, so that a number too many does not lead to another family.
     near = difflib.get_close_matches(text.split("(")[0], FAMILIES, 1, 0.5)
-    within = [one for one in known if near and one.split("(")[0] == near[0]] or known
+    within = [other for other in known if near and other.split("(")[0] == near[0]] or known
     best = difflib.get_close_matches(text, within, 1, 0.0)[0]
     examples = ", ".join(family.example for family in FAMILIES.values())
     return ConfigError(f"unknown formulation {name!r}; did you mean {best}? There are {examples}")
 
 
 def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
-    """The formulation of a name such as `rf/lognorm(0.00,1.00)`, its density shifted by alpha.
+    """The formulation of a name such as `rf/lognorm(0.00,1.00)`, with its density shifted by alpha.
 
-    Raises `ConfigError` with the nearest name for one that is unknown, and for a shift of what is
-    not rectified flow: SD3's eq. 23 is about its t.
+    Raises `ConfigError` with the nearest name for an unknown name, and for a shift of a formulation that is not
+    rectified flow: SD3's eq. 23 is about rectified flow's t.
     """
     match = re.fullmatch(r"([a-z/]+)(?:\(([^()]*)\))?", name.replace(" ", ""))
     family_name, arguments = (match[1], match[2].split(",") if match[2] else []) if match else (None, [])
@@ -146,10 +143,8 @@ def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
         raise _unknown(name)
     family = FAMILIES[family_name]
     if len(arguments) != len(family.numbers):
-        raise ConfigError(
-            f"formulation {name!r} has {len(arguments)} numbers, {family_name} takes {len(family.numbers)}, "
-            f"as in {family.example}"
-        )
+        wanted = f"{family_name} takes {len(family.numbers)}, as in {family.example}"
+        raise ConfigError(f"formulation {name!r} has {len(arguments)} numbers, {wanted}")
     try:
         numbers = [float(argument) for argument in arguments]
     except ValueError:
@@ -161,10 +156,8 @@ def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
     if timestep_shift == 1.0:
         return formulation
     if not formulation.is_rectified_flow:
-        raise ConfigError(
-            f"config.timestep_shift is {timestep_shift:g}, which shifts rectified flow's t, and formulation {name!r} "
-            "has another; set it to 1"
-        )
+        given = f"config.timestep_shift is {timestep_shift:g}, which shifts rectified flow's t"
+        raise ConfigError(f"{given}, and formulation {name!r} has another t; set it to 1")
     return replace(formulation, density=Shifted(formulation.density, timestep_shift), timestep_shift=timestep_shift)
 
 

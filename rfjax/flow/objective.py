@@ -18,7 +18,7 @@ NetworkFn = Callable[..., Float[Array, "batch height width channels"]]
 
 
 class Draws(NamedTuple):
-    """The random numbers of one step: the same whatever the formulation, which decides t by u."""
+    """The random numbers of one step. They are the same for all formulations; a formulation makes t of u."""
 
     u: Float[Array, " batch"]
     noise: Float[Array, "batch height width channels"]
@@ -33,11 +33,10 @@ def draw(
     encoders: int,
     condition_dropout: float,
 ) -> Draws:
-    """A uniform number for t, noise and condition dropout, each a function of (key, step, place in
-    the global batch).
+    """Draws u for t, noise and condition dropout, each as a function of (key, step, place in the global batch).
 
-    A place's numbers do not depend on which other places are drawn with it, so neither the
-    number of devices nor the microbatch size can change them.
+    A place's numbers do not depend on the other places, so neither the number of devices nor the size of a microbatch
+    can change them.
     """
     step_key = jax.random.fold_in(key, step)
 
@@ -53,10 +52,10 @@ def draw(
 
 
 def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"], slots: Sequence) -> Conditions:
-    """Zeroes the outputs of dropped text encoders, each independently (SD3 section 5.1).
+    """Zeroes the outputs of the dropped text encoders (SD3 section 5.1).
 
-    `slots` say which tokens and channels of the context, and which part of the pooled vector,
-    each encoder fills (`rfjax.data.batch.EncoderSlot`).
+    `slots` say which tokens and channels of the context, and which part of the pooled vector, each encoder fills
+    (`rfjax.data.batch.EncoderSlot`).
     """
     context, pooled = conditions
     for index, slot in enumerate(slots):
@@ -69,16 +68,16 @@ def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"]
 
 
 class Examples(NamedTuple):
-    """What a formulation makes of examples at their times; a plain number is the same for all."""
+    """The coefficients that a formulation gives examples at their times; a plain number holds for all examples."""
 
     mixing: Mixing
     input_scale: Times | float
-    condition: Times  # what the network is told
+    condition: Times  # the time that the network is given
     weight: Times | float
 
 
 def examples_at(formulation: Formulation, t: Float[Array, " batch"]) -> Examples:
-    """The numbers that the objective needs of a formulation, for examples at times t."""
+    """The coefficients of a formulation for examples at times t."""
     mixing = formulation.prediction.mixing(formulation.path, t)
     scale = formulation.prediction.input_scale(mixing.a, mixing.b)
     return Examples(mixing, scale, formulation.path.condition(t), formulation.weight.at(t))
@@ -93,8 +92,8 @@ def example_losses(
 ) -> Float[Array, " batch"]:
     """Each example's mean squared error of the prediction, times the formulation's weight at its t.
 
-    `network(z, condition, context, pooled)` predicts what the formulation says; conditions are
-    taken as given. For rf this is conditional flow matching (SD3 eqs. 8 and 13).
+    `network(z, condition, context, pooled)` predicts what the formulation says; no condition is dropped here. For rf
+    this is conditional flow matching (SD3 eqs. 8 and 13).
     """
     mixing, scale, condition, weight = examples
     a, b, m, n = (expand_time(coefficient, latents) for coefficient in mixing)
@@ -106,7 +105,7 @@ def example_losses(
 
 
 def log_snr(path: Path, t: Times) -> Times:
-    """log(a^2 / b^2)  (SD3 section 2)."""
+    """log(a^2 / b^2) (SD3 section 2)."""
     return 2.0 * jnp.log(path.a(t) / path.b(t))
 
 

@@ -1,13 +1,13 @@
 """Paths from data to noise: z_t = a(t) x0 + b(t) eps  (SD3 eq. 2).
 
-Time runs from data (t=0) to noise (t=1). Functions of t take NumPy arrays as well (schedules are made
-in float64 on the host), so a path asks t for its namespace.
+Time runs from data (t=0) to noise (t=1). Functions of t take NumPy arrays too, because schedules are made in float64 on
+the host; so a path asks t for its namespace.
 
-Divided by a + b, every one of these paths is the straight path of rectified flow at the time
+Divided by a + b, each of these paths is the straight path of rectified flow at the time
 
-    s = b / (a + b) = sigma / (1 + sigma),   sigma = b / a,   log-SNR = 2 log((1 - s) / s),
+    s = b / (a + b) = sigma / (1 + sigma),   sigma = b / a,   log-SNR = 2 log((1 - s) / s).
 
-which is how formulations meet: in validation, in sampling and in tests (`rfjax.flow.matched`).
+At this s formulations are compared in validation, in sampling and in tests (`rfjax.flow.matched`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Times = Float[Array | np.ndarray, "*n"]
 
 @runtime_checkable
 class Path(Protocol):
-    """The coefficients of z_t = a(t) x0 + b(t) eps, their derivatives in t, and what goes with t."""
+    """The coefficients of z_t = a(t) x0 + b(t) eps, their derivatives in t, and what a network is told of t."""
 
     @property
     def span(self) -> tuple[float, float]:
-        """The t in which a network is asked: sampling stays inside, but for its last step to sigma = 0."""
+        """The t at which a network is asked: sampling stays inside, except for its last step to sigma = 0."""
 
     def a(self, t: Times) -> Times: ...
     def b(self, t: Times) -> Times: ...
@@ -42,7 +42,7 @@ class Path(Protocol):
         """The t of this path at which b / (a + b) = s."""
 
     def condition(self, t: Times) -> Times:
-        """What the network is told of t."""
+        """The network's time input at t."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Cosine:
 
 @functools.lru_cache
 def _log_alpha_bar(steps, first, last):
-    """log prod_{i < n} (1 - beta_i) for n = 0, ..., steps, beta_i the square of an even walk in its root."""
+    """log prod_{i < n} (1 - beta_i) for n = 0, ..., steps; sqrt(beta_i) rises evenly."""
     betas = np.linspace(math.sqrt(first), math.sqrt(last), steps) ** 2
     return np.append(0.0, np.cumsum(np.log1p(-betas)))
 
@@ -106,11 +106,10 @@ def _log_alpha_bar(steps, first, last):
 class LatentDiffusionLinear:
     """The discrete schedule of latent diffusion, "linear" in SD3 (section 2): sqrt(beta) rises evenly.
 
-    After n of `steps` steps, at t = n / steps, a^2 = prod_{i < n} (1 - beta_i) and b^2 = 1 - a^2.
-    Training visits n = 1, ..., steps; the network is told (n - 1) / steps, so that an embedding of
-    1000 t sees the index that such networks know. Between steps log a^2 is interpolated linearly, as
-    validation and sampling need it; a derivative is that of the interpolation.
-    The numbers are Stable Diffusion's; SD3 does not print them.
+    After n of `steps` steps, at t = n / steps, a^2 = prod_{i < n} (1 - beta_i) and b^2 = 1 - a^2. Training visits
+    n = 1, ..., steps. The network is told (n - 1) / steps, so that an embedding of 1000 t sees the index that such
+    networks know. Between steps log a^2 is interpolated linearly, for validation and sampling; derivatives are those of
+    the interpolation. The numbers are Stable Diffusion's; SD3 does not print them.
     """
 
     steps: int = 1000
@@ -152,7 +151,7 @@ class LatentDiffusionLinear:
         return t - 1.0 / self.steps
 
 
-# As near to 0 and to 1 as float32 tells t apart from them: sigma from 6e-8 to 1.7e7.
+# The least distance from 0 and 1 that float32 resolves: sigma goes from 6e-8 to 1.7e7.
 _NEAREST = 2.0**-24
 
 
@@ -160,9 +159,9 @@ _NEAREST = 2.0**-24
 class VarianceExplodingEDM:
     """EDM's path z = x0 + sigma eps (Karras 2022), in the time t = sigma / (1 + sigma).
 
-    In this time a normal ln(sigma) is a logit-normal t, and the log-SNR of t is that of rectified
-    flow, so rf's densities of t serve. The network is told c_noise = ln(sigma) / 4. SD3 writes the
-    same law as b_t = exp F^-1(t) with t uniform. Sampling spans EDM's sigma of 0.002 to 80.
+    In this time a normal ln(sigma) is a logit-normal t, and t has rectified flow's log-SNR, so rf's densities of t
+    serve. The network is told c_noise = ln(sigma) / 4. SD3 writes the same law as b_t = exp F^-1(t) with t uniform.
+    Sampling spans EDM's sigma of 0.002 to 80.
     """
 
     span = (0.002 / 1.002, 80.0 / 81.0)
@@ -192,8 +191,8 @@ class VarianceExplodingEDM:
 
 @dataclass(frozen=True)
 class OptimalTransport:
-    """Flow matching's conditional optimal transport (Lipman 2023, eq. 20), with time turned round:
-    a = 1 - t, b = sigma_min + (1 - sigma_min) t. With sigma_min = 0 it is rectified flow."""
+    """Flow matching's conditional optimal transport (Lipman 2023, eq. 20), with time reversed: a = 1 - t,
+    b = sigma_min + (1 - sigma_min) t. With sigma_min = 0 it is rectified flow."""
 
     sigma_min: float = 1e-5
 
@@ -224,7 +223,7 @@ class OptimalTransport:
 
 @dataclass(frozen=True)
 class VariancePreserving:
-    """Flow matching's diffusion path (Lipman 2023, eq. 19), with time turned round: a = exp(-T(t)/2),
+    """Flow matching's diffusion path (Lipman 2023, eq. 19), with time reversed: a = exp(-T(t)/2),
     b = sqrt(1 - a^2), T(t) = beta_min t + (beta_max - beta_min) t^2 / 2.
 
     db grows as 1/sqrt(t) near the data, so t stays above 1e-5 in training and in sampling.
@@ -268,7 +267,7 @@ class VariancePreserving:
 
 @dataclass(frozen=True)
 class VarianceExploding:
-    """Flow matching's other diffusion path (Lipman 2023, eq. 17), with time turned round: a = 1 and
+    """Flow matching's other diffusion path (Lipman 2023, eq. 17), with time reversed: a = 1 and
     b = sigma_min (sigma_max / sigma_min)^t, as in Song 2021."""
 
     sigma_min: float = 0.01
@@ -315,10 +314,7 @@ def expand_time(t: Float[Array, " batch"], like: Float[Array, "batch ..."]) -> F
 
 
 def interpolate(
-    path: Path,
-    data: Float[Array, "batch ..."],
-    noise: Float[Array, "batch ..."],
-    t: Float[Array, " batch"],
+    path: Path, data: Float[Array, "batch ..."], noise: Float[Array, "batch ..."], t: Float[Array, " batch"]
 ) -> Float[Array, "batch ..."]:
     """The point z_t on the path (SD3 eq. 2)."""
     t = expand_time(t, data)
@@ -326,11 +322,8 @@ def interpolate(
 
 
 def velocity_target(
-    path: Path,
-    data: Float[Array, "batch ..."],
-    noise: Float[Array, "batch ..."],
-    t: Float[Array, " batch"],
+    path: Path, data: Float[Array, "batch ..."], noise: Float[Array, "batch ..."], t: Float[Array, " batch"]
 ) -> Float[Array, "batch ..."]:
-    """dz_t/dt for fixed data and noise: what the conditional flow-matching loss regresses on."""
+    """dz_t/dt for fixed data and noise: the target of the conditional flow-matching loss."""
     t = expand_time(t, data)
     return path.da(t) * data + path.db(t) * noise

@@ -1,8 +1,8 @@
 """What a network predicts, and how any prediction becomes data, noise or another prediction.
 
-Every prediction in use is p = m x0 + n eps, with m and n functions of the path's a and b and their
-derivatives. Together with z = a x0 + b eps that is a linear system in (x0, eps), and solving it is
-the one conversion there is. With the error of p at a given z, eps_hat - eps = a (p_hat - p) / det.
+Every prediction is p = m x0 + n eps, where m and n are functions of the path's a and b and their derivatives. With
+z = a x0 + b eps that is a linear system in (x0, eps); its solution is the only conversion. An error of p at a given z
+gives eps_hat - eps = a (p_hat - p) / det.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rfjax.flow.path import Path, Times
 
 
 class Mixing(NamedTuple):
-    """z = a x0 + b eps is the point, p = m x0 + n eps what is predicted there."""
+    """The coefficients of the point z = a x0 + b eps and of the prediction p = m x0 + n eps."""
 
     a: Times
     b: Times
@@ -25,7 +25,7 @@ class Mixing(NamedTuple):
 
     @property
     def determinant(self) -> Times:
-        """a n - b m; where it vanishes the prediction says nothing of the data that z does not."""
+        """a n - b m. Where it vanishes, the prediction adds nothing to what z says about the data."""
         return self.a * self.n - self.b * self.m
 
 
@@ -35,7 +35,7 @@ class Prediction(Protocol):
         """The point's and the prediction's coefficients at t."""
 
     def input_scale(self, a: Times, b: Times) -> Times | float:
-        """What z is multiplied by before the network sees it."""
+        """The factor on z in the network's input."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Velocity:
 
 @dataclass(frozen=True)
 class AngularVelocity:
-    """v = a eps - b x0 (Salimans and Ho 2022): the velocity in the angle arctan(b / a). On the cosine
-    path the velocity in t is pi/2 times it."""
+    """v = a eps - b x0 (Salimans and Ho 2022), the velocity in the angle arctan(b / a). On the cosine path the velocity
+    in t is pi/2 times v."""
 
     def mixing(self, path, t):
         a, b = path.a(t), path.b(t)
@@ -64,7 +64,7 @@ class AngularVelocity:
 
 @dataclass(frozen=True)
 class Noise:
-    """eps (Ho 2020). Says nothing of the data where a = 0."""
+    """eps (Ho 2020). It says nothing about the data where a = 0."""
 
     def mixing(self, path, t):
         a = path.a(t)
@@ -76,7 +76,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Data:
-    """x0. Says nothing of the noise where b = 0."""
+    """x0. It says nothing about the noise where b = 0."""
 
     def mixing(self, path, t):
         a = path.a(t)
@@ -90,8 +90,8 @@ class Data:
 class EDMPrediction:
     """EDM's F = (x0 - c_skip z) / c_out and its input c_in z (Karras 2022, table 1 and eq. 7).
 
-    Written for any a and b, not for a = 1 alone, and with r = sqrt(b^2 + sigma_data^2 a^2):
-    c_in = 1/r, F = (b / (sigma_data r)) x0 - (sigma_data a / r) eps, finite from sigma = 0 to infinity.
+    Here a need not be 1. With r = sqrt(b^2 + sigma_data^2 a^2), c_in = 1/r and
+    F = (b / (sigma_data r)) x0 - (sigma_data a / r) eps, which is finite from sigma = 0 to infinity.
     """
 
     sigma_data: float = 0.5
@@ -111,9 +111,6 @@ class EDMPrediction:
 def data_and_noise(
     mixing: Mixing, z: Float[Array, "batch ..."], prediction: Float[Array, "batch ..."]
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-    """The (x0, eps) that give both z and the prediction; the coefficients are of z's rank.
-
-    The determinant must not vanish.
-    """
+    """The (x0, eps) that give both z and the prediction. The coefficients have z's rank; det must not vanish."""
     a, b, m, n = mixing
     return (n * z - b * prediction) / mixing.determinant, (a * prediction - m * z) / mixing.determinant

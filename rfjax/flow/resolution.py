@@ -1,8 +1,7 @@
 """The timestep shift of a latent shape (SD3 section 5.3.2, eq. 23).
 
-More pixels of one picture need more noise before it is destroyed: at equal t the uncertainty of a
-patch falls with the square root of their number. So a shape of m latent pixels has
-alpha = timestep_shift sqrt(m / n), where n = image_size^2 and timestep_shift is the alpha there.
+A picture with more pixels needs more noise to be destroyed: at equal t a patch's uncertainty falls with the square root
+of their number. So a shape of m latent pixels has alpha = timestep_shift sqrt(m / n), where n = image_size^2.
 """
 
 from __future__ import annotations
@@ -23,15 +22,12 @@ def shift_at(config: Config, latents: Sequence[int]) -> float:
 
 
 def formulation_at(config: Config, latents: Sequence[int] | None = None) -> Formulation:
-    """The formulation of a run for latents of (height, width, ...), by default of `config.data.image_size`.
+    """The formulation of a run for latents of (height, width, ...), by default squares of `config.data.image_size`.
 
-    Raises `ConfigError` for a shift, or one by area, of what is not rectified flow.
+    Raises `ConfigError` for a shift, or a shift by area, of a formulation that is not rectified flow.
     """
     latents = latents or (config.data.image_size, config.data.image_size)
     if config.timestep_shift_by_area and not parse_formulation(config.formulation).is_rectified_flow:
-        raise ConfigError(
-            "config.timestep_shift_by_area is true, which shifts rectified flow's t, and formulation "
-            f"{config.formulation!r} "
-            "has another; set it to false"
-        )
+        given = "config.timestep_shift_by_area is true, which shifts rectified flow's t"
+        raise ConfigError(f"{given}, and formulation {config.formulation!r} has another t; set it to false")
     return parse_formulation(config.formulation, shift_at(config, latents))

@@ -1,9 +1,8 @@
-"""Integrating dz/dt = v(z, t) from noise (t=1) to data (t=0), with classifier-free guidance.
+"""Integrates dz/dt = v(z, t) from noise (t=1) to data (t=0), with classifier-free guidance.
 
-Every formulation is sampled by this one integrator, in rectified flow's coordinates
-(`rfjax.flow.matched`): y = z / (a + b) and s = b / (a + b), in which dy/ds = eps_hat - x0_hat. An
-Euler step in them is a step of DDIM: from a x0_hat + b eps_hat to a' x0_hat + b' eps_hat. What a
-formulation decides is at which s the steps lie (`sampling_levels`).
+One integrator samples every formulation, in rectified flow's coordinates (`rfjax.flow.matched`): y = z / (a + b) and
+s = b / (a + b), where dy/ds = eps_hat - x0_hat. An Euler step there is a step of DDIM: from a x0_hat + b eps_hat to
+a' x0_hat + b' eps_hat. A formulation decides only at which s the steps are (`sampling_levels`).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rfjax.flow.density import shift_time
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import VarianceExplodingEDM, rectified_time
 
-TimeVelocity = Callable[..., Float[Array, "batch ..."]]  # of (z, time), or of (z, what stands at the time)
+TimeVelocity = Callable[..., Float[Array, "batch ..."]]  # of (z, time), or of (z, numbers that belong to the time)
 
 
 def _uniform(steps, shift):
@@ -29,17 +28,17 @@ def _uniform(steps, shift):
 
 
 def _diffusers(steps, shift):
-    """What diffusers' FlowMatchEulerDiscreteScheduler takes: equal steps down to the least of its
-    1,000 training times, which has been shifted already; then 0."""
+    """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps down to the least of its 1,000 training
+    times, which is shifted already; then 0."""
     return np.append(np.linspace(1.0, shift_time(np.array([1e-3]), shift)[0], steps), 0.0)
 
 
-# times before the shift, which is sigma = t
+# times before the shift; for rectified flow sigma = t
 SIGMAS = {"uniform": _uniform, "matched": _uniform, "diffusers": _diffusers}
 
 
 def sampling_times(steps: int, timestep_shift: float = 1.0, sigmas: str = "uniform") -> Float[np.ndarray, " times"]:
-    """steps + 1 times from 1 to 0, shifted as in training (SD3 eq. 23). First 1, last 0 exactly."""
+    """steps + 1 times from exactly 1 to exactly 0, shifted as in training (SD3 eq. 23)."""
     return shift_time(SIGMAS[sigmas](steps, timestep_shift), timestep_shift)
 
 
@@ -54,18 +53,17 @@ def _karras(steps, first, last, rho=7.0):
     return np.append(sigma / (1.0 + sigma), 0.0)
 
 
-# How the "uniform" steps of a path lie in its own t between the ends of its span; others lie evenly.
+# The "uniform" steps of a path in its own t, between the ends of its span; for other paths they are even.
 OWN_STEPS = {VarianceExplodingEDM: _karras}
 
 
 def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform") -> Float[np.ndarray, " levels"]:
     """steps + 1 levels s = sigma / (1 + sigma) from the formulation's noisiest to 0, exactly.
 
-    For rectified flow, `sampling_times`. For others "uniform" is the usual spacing of that path (for
-    edm Karras's 80 to 0.002, else even in t) and "matched" an even one in s. Sampling starts from
-    N(0, b^2), which at the first level is s times unit noise. Where the network knows no sigma = 0, Heun's
-    last evaluation takes the point for one at the least sigma that it knows.
-    Raises `ConfigError` for "diffusers", whose scheduler is rectified flow's.
+    For rectified flow they are `sampling_times`. For others "uniform" is the path's usual spacing (for edm Karras's
+    from 80 to 0.002, else even in t) and "matched" is even in s. Sampling starts from N(0, b^2): at the first level s
+    times unit noise. For a network that was not trained at sigma = 0, Heun's last evaluation uses the smallest sigma
+    that it was trained on. Raises `ConfigError` for "diffusers", whose scheduler is for rectified flow.
     """
     if formulation.is_rectified_flow:
         return sampling_times(steps, formulation.timestep_shift, sigmas)
@@ -77,11 +75,8 @@ def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform
     elif sigmas == "matched":
         levels = np.linspace(formulation.rectified_span[1], 0.0, steps + 1)
     else:
-        raise ConfigError(
-            f"config.evaluation.sampler.sigmas is {sigmas}, which is a scheduler of rectified flow, and the "
-            "formulation is "
-            f"{formulation.name}; use uniform or matched"
-        )
+        given = f"config.evaluation.sampler.sigmas is {sigmas}, which is a scheduler of rectified flow"
+        raise ConfigError(f"{given}, and the formulation is {formulation.name}; use uniform or matched")
     levels[-1] = 0.0
     return levels
 
@@ -101,7 +96,7 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 
 
 def _steps(times, at):
-    """(length of a step, what the velocity is asked at its beginning and its end), a row per step."""
+    """For each step its length, and what `velocity` is given at its beginning and at its end."""
     times = jnp.asarray(times, jnp.result_type(float))
     now, then = (
         jax.tree.map(lambda a, part=part: jnp.asarray(a, times.dtype)[part], times if at is None else at)
@@ -119,8 +114,7 @@ def integrate(
 ) -> Float[Array, "batch ..."]:
     """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1).
 
-    `velocity(z, at)` is asked at each time for what `at`, a tree of arrays [times], has there: by
-    default the time.
+    `velocity(z, at)` is given the entries of `at`, a tree of arrays [times], at each time: by default the time itself.
     """
     step = METHODS[method]
 
@@ -137,8 +131,8 @@ def integrate_with_length(
     method: str = "euler",
     at=None,
 ) -> tuple[Float[Array, "batch ..."], Float[Array, " batch"]]:
-    """`integrate`, and how long each example's way was: the sum over steps of the norm of its move,
-    over all elements. With Euler's method sum ||v dt||, as in SD3 table 6."""
+    """`integrate`, and the length of each example's way: the sum over steps of the norm, over all elements, of its
+    move. With Euler's method it is sum ||v dt||, as in SD3 table 6."""
     step = METHODS[method]
 
     def body(carry, row):
@@ -157,10 +151,10 @@ def guided_velocity(
     conditions: Conditions,
     negative: Conditions | None = None,
 ) -> TimeVelocity:
-    """v_neg + scale (v_pos - v_neg), both halves in one batch; scale 1 costs one half.
+    """v_neg + scale (v_pos - v_neg), with both halves in one batch; at scale 1 one half is enough.
 
-    `velocity(z, at, conditions)` is asked at what `integrate` gives. The default negative is the
-    null condition that training knows: zeros.
+    `integrate` gives the `at` of `velocity(z, at, conditions)`. The default negative is training's null condition:
+    zeros.
     """
     if guidance_scale == 1.0:
         return lambda z, at: velocity(z, at, conditions)

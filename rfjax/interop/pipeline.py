@@ -63,7 +63,7 @@ def check(config: Config, models: str) -> tuple[Manifest, Path]:
         )
     for name in (frozen.AUTOENCODER, *names):
         part, tokenizer = _folders(name)
-        here = frozen.described(folder, part, facts["variant"]).facts(folder, tokenizer)
+        here = frozen.find_model(folder, part, facts["variant"]).facts(folder, tokenizer)
         if here["sha256"] != facts["parts"][name]["sha256"]:
             raise ConfigError(
                 f"{name} in {folder} is not what {found.folder} was prepared with: its files hash to "
@@ -143,7 +143,7 @@ def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
     """A model's config and weights, under the names that are loaded without a variant."""
     (target / part).mkdir()
     plain = lambda name: name.replace(f".{variant}", "") if variant else name  # noqa: E731
-    for path in (models / part / "config.json", *frozen.described(models, part, variant).weights):
+    for path in (models / part / "config.json", *frozen.find_model(models, part, variant).weights):
         _place(path, target / part / plain(path.name))
     for path in (models / part).glob(f"*.safetensors.index{f'.{variant}' if variant else ''}.json"):
         index: Mapping = json.loads(path.read_text())

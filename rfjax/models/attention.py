@@ -1,7 +1,7 @@
-"""Joint softmax attention without a mask: one function, and the table of what can compute it.
+"""Joint softmax attention without a mask: one function, and the table of its implementations.
 
-Which row computes is decided before anything is traced, by the platform of the devices that will
-run it or by `config.train.attention`; the network is built with the row's name.
+The implementation is chosen before anything is traced, by `config.train.attention` or by the platform of the devices
+that will run it; the network is built with its name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ALL_PLATFORMS = ("tpu", "cuda", "rocm", "cuda_before_ampere", "cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Implementation:
-    """One way to compute attention, and where it runs."""
+    """A way to compute attention, and where it runs."""
 
     name: str
     # (queries, keys, values) -> output, all [batch, tokens, heads, head_size]; queries may be fewer or more
@@ -32,29 +32,26 @@ class Implementation:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of queries, keys and values
     head_size_multiple: int = 1
     largest_head_size: int | None = None
-    partitioned: bool = False  # the compiler splits it over a mesh; what it cannot look into is split by hand
+    partitioned: bool = False  # the compiler splits it over a mesh; kernels are opaque and split by hand
 
     def why_not(self, platform: str, dtype: str, head_size: int) -> str | None:
-        """Why it does not run there; None where it does."""
+        """The reason why it does not run there, or None."""
         if platform not in self.platforms:
             return f"it runs on {' and '.join(self.platforms)}, and this is {platform}"
         if dtype not in self.dtypes:
             return f"it computes in {' or '.join(self.dtypes)}, and config.train.compute_dtype is {dtype}"
         if head_size % self.head_size_multiple or head_size > (self.largest_head_size or head_size):
             limit = f" up to {self.largest_head_size}" if self.largest_head_size else ""
-            return (
-                f"it takes head sizes that are multiples of {self.head_size_multiple}{limit}, and this one is "
-                f"{head_size}"
-            )
+            return f"it takes head sizes in multiples of {self.head_size_multiple}{limit}, and this one is {head_size}"
         return None
 
 
-# In order of preference: `auto` is the first that runs.
+# In order of preference: `auto` takes the first row that runs.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     row.name: row
     for row in (
         Implementation(name="splash", function=splash_attention, platforms=("tpu",)),
-        # cuDNN's fused attention: half precision alone, and the limits of its training kernels
+        # cuDNN's training kernels take half precision only, and have these limits.
         Implementation(
             name="cudnn",
             function=cudnn_attention,
@@ -78,9 +75,9 @@ def platform_of(device: jax.Device) -> str:
 
 
 def choose(requested: str, platform: str, *, dtype: str, head_size: int) -> str:
-    """The name of the row that computes on `platform`: `requested`, or the first that runs for `auto`.
+    """The name of the row that computes on `platform`: `requested`, or for `auto` the first row that runs.
 
-    Raises `ConfigError` for one that is unknown or does not run there, naming those that do.
+    Raises `ConfigError` for a row that is unknown or does not run there, naming the rows that do.
     """
     limits.check_choice("train.attention", requested)
     able = [row.name for row in IMPLEMENTATIONS.values() if row.why_not(platform, dtype, head_size) is None]
@@ -88,10 +85,8 @@ def choose(requested: str, platform: str, *, dtype: str, head_size: int) -> str:
         return able[0]
     reason = IMPLEMENTATIONS[requested].why_not(platform, dtype, head_size)
     if reason:
-        raise ConfigError(
-            f"config.train.attention is {requested!r}, which cannot run here: {reason}; "
-            f"use {' or '.join(able)}, or auto, which takes {able[0]}"
-        )
+        remedy = f"use {' or '.join(able)}, or auto, which takes {able[0]}"
+        raise ConfigError(f"config.train.attention is {requested!r}, which cannot run here: {reason}; {remedy}")
     return requested
 
 
@@ -101,9 +96,9 @@ def attention(
     values: Float[Array, "batch attended heads head_size"],
     implementation: str = "xla",
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """softmax(q k^T / sqrt(head_size)) v, every token attending to every token, by a row of the table.
+    """softmax(q k^T / sqrt(head_size)) v, where every token attends to every token, by a row of the table.
 
-    Over a mesh each device attends its own examples and heads.
+    Over a mesh each device computes its own examples and heads.
     """
     row = IMPLEMENTATIONS[implementation]
     if row.partitioned:

@@ -1,8 +1,8 @@
 """Attention by kernels that JAX ships for one kind of hardware: splash on TPUs, cuDNN's on GPUs.
 
-Neither is given a mask or a bias: cuDNN's gradients with one have been wrong or not finite, and a
-mask is read from memory for nothing. JAX has an older TPU kernel, `flash_attention`, that is not
-here: its backward pass makes an array of [tokens, tokens] in float32 for each head.
+Neither is given a mask or a bias: cuDNN's gradients with a mask or bias have been wrong or not finite, and reading a
+mask from memory costs time. JAX's older TPU kernel, `flash_attention`, is left out: its backward pass makes an array of
+[tokens, tokens] in float32 for each head.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from jaxtyping import Array, Float
 
 from rfjax.models.attention_xla import scale
 
-LANES = 128  # a TPU's vectors: tokens come in multiples of it
-LARGEST_BLOCK = 1024  # tokens that a kernel holds at once, in blocks of [tokens, tokens] float32
+LANES = 128  # the size of a TPU's vectors: tokens come in multiples of it
+LARGEST_BLOCK = 1024  # tokens: a kernel holds blocks of [tokens, tokens] in float32
 
 
 def block_sizes(tokens: int) -> tuple[int, int]:
-    """(tokens after padding, tokens of a block): as few equal blocks as there can be, then as little padding."""
+    """(tokens after padding, tokens of a block): the fewest equal blocks, then the least padding."""
     lanes = -(-tokens // LANES)
     count = -(-lanes * LANES // LARGEST_BLOCK)
     block = -(-lanes // count) * LANES
@@ -31,7 +31,7 @@ def block_sizes(tokens: int) -> tuple[int, int]:
 
 @functools.cache
 def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # a quarter of a second, on TPUs alone
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # takes 0.25 s, needed on TPUs only
 
     (rows, block), (columns, block_kv) = block_sizes(tokens), block_sizes(attended)
     sizes = splash.BlockSizes(
@@ -41,7 +41,7 @@ def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
         block_q_dkv=block,
         block_kv_dkv=block_kv,
         block_kv_dkv_compute=block_kv,
-        use_fused_bwd_kernel=True,  # one kernel for all three gradients: the logits are computed again once
+        use_fused_bwd_kernel=True,  # one kernel for all three gradients recomputes the logits once
     )
 
     def build():
@@ -50,14 +50,13 @@ def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
             block_sizes=sizes,
             head_shards=1,
             q_seq_shards=1,
-            residual_checkpoint_name="attention",  # as in attention_xla: what a policy saves
+            residual_checkpoint_name="attention",  # the name by which a policy saves it, as in attention_xla
             interpret=interpret,
         )
         return jax.tree.map(np.asarray, kernel)
 
-    # The kernel's tables are kept for later traces, on other devices, too: nothing of this trace may
-    # be in them. In a thread of its own there is none; Flax's scan reaches into
-    # `jax.ensure_compile_time_eval`.
+    # The kernel's tables are kept for later traces, on other devices too, so nothing of this trace may be in them. A
+    # new thread has no trace; `jax.ensure_compile_time_eval` does not keep out Flax's scan.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as outside:
         return outside.submit(build).result()
 
@@ -71,9 +70,9 @@ def splash_attention(
 ) -> Float[Array, "batch tokens heads head_size"]:
     """JAX's Pallas kernel for TPUs, on one device's examples and heads.
 
-    Tokens are padded to whole blocks. Padding is a segment of its own, so no token attends to it,
-    and it gets no gradient: the result is that of the tokens alone. `interpret` runs the kernel
-    step by step on any platform, for tests.
+    Tokens are padded to whole blocks. The padding is a segment of its own, so no token attends to it and it gets no
+    gradient: the result is that of the tokens alone. `interpret` runs the kernel step by step on any platform, for
+    tests.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
@@ -101,7 +100,7 @@ def cudnn_attention(
 ) -> Float[Array, "batch tokens heads head_size"]:
     """cuDNN's fused attention, on one device's examples and heads, without padding.
 
-    What its backward pass needs has no name that a rematerialisation policy could save, so under
-    every policy but `none` its forward kernel runs twice.
+    The values that its backward pass needs have no name by which a rematerialisation policy could save them, so its
+    forward kernel runs twice under every policy but `none`.
     """
     return jax.nn.dot_product_attention(queries, keys, values, scale=scale(queries), implementation="cudnn")

@@ -1,4 +1,4 @@
-"""Joint softmax attention in plain JAX, for any platform: what XLA makes of it."""
+"""Joint softmax attention in plain JAX, for any platform."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OUTPUT = "bhqk,bkhd->bqhd"
 
 
 def scale(queries) -> float:
-    """Of the logits: 1 / sqrt(head_size)."""
+    """The scale of the logits: 1 / sqrt(head_size)."""
     return 1.0 / math.sqrt(queries.shape[-1])
 
 
@@ -29,11 +29,11 @@ def xla_attention(
     keys: Float[Array, "batch attended heads head_size"],
     values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """softmax(q k^T / sqrt(head_size)) v, every token attending to every token.
+    """softmax(q k^T / sqrt(head_size)) v, where every token attends to every token. Logits are float32.
 
-    The backward pass keeps the output and the log-sum-exp and recomputes the probabilities
-    (Dao et al. 2022, algorithm 4, in one tile): stacking a [tokens, tokens] array per layer
-    costs more in memory traffic than the products that rebuild it. Logits are float32.
+    The forward pass keeps the output and the log-sum-exp; the backward pass recomputes the probabilities (Dao et al.
+    2022, algorithm 4, in one tile). To stack a [tokens, tokens] array for each layer would cost more in memory traffic
+    than the products that rebuild it.
     """
     return _forward(queries, keys, values)[0]
 
@@ -44,10 +44,9 @@ def _forward(queries, keys, values):
     weights = jnp.exp(logits - maximum)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     output = jnp.einsum(_OUTPUT, weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    # Dividing after the product touches head_size numbers a row instead of `tokens`.
+    # A division after the product touches head_size numbers a row instead of `tokens`.
     output = output / jnp.swapaxes(total, 1, 2)
-    # Named here, where the backward pass takes them from: a policy that saves "attention" then
-    # spares the backward pass the whole forward one.
+    # The backward pass takes these named values: a policy that saves "attention" spares it the whole forward pass.
     log_sum_exp = checkpoint_name(maximum + jnp.log(total), "attention")
     output = checkpoint_name(output.astype(queries.dtype), "attention")
     return output, (queries, keys, values, output, log_sum_exp)
@@ -59,7 +58,7 @@ def _backward(residuals, gradient):
     low = probabilities.astype(values.dtype)
     d_values = jnp.einsum("bhqk,bqhd->bkhd", low, gradient, preferred_element_type=jnp.float32)
     d_probabilities = jnp.einsum("bqhd,bkhd->bhqk", gradient, values, preferred_element_type=jnp.float32)
-    # sum_k p dp = <gradient, output>: a row sum over head_size instead of over tokens.
+    # sum_k p dp = <gradient, output>: a row's sum over head_size instead of over tokens.
     row = jnp.sum(gradient.astype(jnp.float32) * output.astype(jnp.float32), axis=-1)
     d_logits = (probabilities * (d_probabilities - jnp.swapaxes(row, 1, 2)[..., None])).astype(queries.dtype)
     d_queries = jnp.einsum("bhqk,bkhd->bqhd", d_logits, keys, preferred_element_type=jnp.float32) * scale(queries)

@@ -1,4 +1,4 @@
-"""The one interface of all networks: parameters in, prediction out."""
+"""The interface of all networks: parameters in, prediction out."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from rfjax.models.positions import POSITIONS
 class Backbone(NamedTuple):
     """A network as two pure functions.
 
-    `init(key) -> params`, a nested dict of float32 arrays.
-    `apply(params, z, t, context, pooled) -> prediction`: z [batch, height, width, channels] at
-    times t [batch] in [0, 1], context [batch, tokens, size], pooled [batch, size]; the
-    prediction has z's shape and is float32. What is predicted, how z is scaled and what stands for t
-    (EDM's ln(sigma) / 4 is not in [0, 1]) is the formulation's business.
+    `init(key) -> params`, a nested dict of float32 arrays. `apply(params, z, t, context, pooled) -> prediction`: z
+    [batch, height, width, channels] at times t [batch] in [0, 1], context [batch, tokens, size] and pooled [batch,
+    size]; the prediction has z's shape and is float32. The formulation decides what is predicted, how z is scaled and
+    what stands for t (EDM's ln(sigma) / 4 is not in [0, 1]).
     """
 
     init: Callable
@@ -44,8 +43,8 @@ def make_backbone(
 ) -> Backbone:
     """The network that `config` names, for batches of these shapes.
 
-    `attention` is `config.train.attention`; `platform` is where it will run, if not on JAX's
-    default device. Raises `ConfigError` for an attention that does not run there.
+    `attention` is `config.train.attention`; `platform` is where the network will run, by default JAX's default device.
+    Raises `ConfigError` for an attention that does not run there.
     """
     platform = platform or platform_of(jax.devices()[0])
     attention = choose(attention, platform, dtype=compute_dtype, head_size=config.head_size)
@@ -65,22 +64,15 @@ def make_backbone(
 
 
 def training_backbone(config: Config, shapes: BatchShapes, platform: str | None = None) -> Backbone:
-    """The network as a run of `config` computes it: its precision, what it recomputes, its attention."""
+    """The network as a run of `config` computes it: with its precision, rematerialisation and attention."""
     train = config.train
-    return make_backbone(
-        config.model,
-        shapes,
-        compute_dtype=train.compute_dtype,
-        remat=train.remat,
-        attention=train.attention,
-        platform=platform,
-    )
+    computed = {"compute_dtype": train.compute_dtype, "remat": train.remat, "attention": train.attention}
+    return make_backbone(config.model, shapes, **computed, platform=platform)
 
 
 @functools.lru_cache
 def parameter_count(backbone: Backbone) -> int:
-    """Trainable parameters, from shapes alone: nothing is allocated. Stored positions are none."""
+    """The number of trainable parameters, so without stored positions; from shapes alone, nothing is allocated."""
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
-    return sum(
-        math.prod(leaf.shape) for name, part in shapes.items() if name != POSITIONS for leaf in jax.tree.leaves(part)
-    )
+    trained = {name: part for name, part in shapes.items() if name != POSITIONS}
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))

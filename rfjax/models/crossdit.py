@@ -1,8 +1,8 @@
 """CrossDiT: image tokens attend to themselves and, across, to the text (PixArt-alpha, Chen et al. 2023).
 
-SD3 (section 5.2.3) names it and gives no details; this is PixArt's block, with one addition: the
-pooled text is embedded and added to the embedded time, as in MM-DiT, so that all backbones
-are told the same. Without it (its embedder's output zero) the network is PixArt's.
+SD3 (section 5.2.3) names it and gives no details. This is PixArt's block with an addition: the embedded pooled text is
+added to the embedded time, as in MM-DiT, so that all backbones are told the same. If its embedder's output is zero, the
+network is PixArt's.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from rfjax.models.layers import (
     position_formula,
     unpatchify,
 )
-from rfjax.models.stack import stacked
+from rfjax.models.stack import stack_blocks
 
 ZEROS = nn.initializers.zeros
 gelu = functools.partial(nn.gelu, approximate=True)
 
 
 def _table(module, rows, width):
-    """A learnt [rows, width] that is added to what all blocks share: adaLN-single's part of a block."""
+    """A learnt [rows, width], which is added to the modulation that all blocks share (adaLN-single)."""
     return module.param("modulation_table", nn.initializers.normal(1 / math.sqrt(width)), (rows, width))
 
 
 class CrossBlock(nn.Module):
-    """Self-attention, attention to the text, MLP; called as (image tokens, (shared modulation, text)) for the scan.
+    """Self-attention, attention to the text, MLP; the scan calls it with (image tokens, (shared modulation, text)).
 
     The attention to the text is neither normalised nor modulated nor gated, as in PixArt's code.
     """
@@ -80,7 +80,7 @@ class CrossBlock(nn.Module):
 
 
 class CrossFinal(nn.Module):
-    """The last norm is modulated by the embedded time itself plus a table: no linear map."""
+    """The last layer: the embedded time itself, plus a table, modulates its norm, without a linear map."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -109,16 +109,16 @@ class CrossDiT(nn.Module):
         image = patch_tokens(z, position_formula(c, height // c.patch_size, width // c.patch_size), c, dtype)
         text = ConditionMLP(self.context_size, c.width, dtype, EMBEDDER_INIT, gelu, name="context_embed")(context)
         embedded = condition_vector(t, pooled, c, dtype, self.pooled_size)
-        # adaLN-single: computed once, not in each block
+        # adaLN-single: the modulation is computed once, not in each block
         shared = Linear((c.width,), (6, c.width), dtype, EMBEDDER_INIT, name="modulation")(nn.silu(embedded))
-        blocks = stacked(CrossBlock, c.depth, remat=self.remat, unroll=self.unroll)
+        blocks = stack_blocks(CrossBlock, c.depth, remat=self.remat, unroll=self.unroll)
         image, _ = blocks(c, dtype, self.attention, name="blocks")(image, (shared, text))
         out = CrossFinal(c, dtype, c.patch_size**2 * channels, name="final")(image, embedded)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Its one modulation stands outside the blocks, which do not compute it again: it is with the embeddings."""
+        """Operations by part. The modulation is counted with the embeddings: no block recomputes it."""
         h, mlp, depth = model.width, int(model.mlp_ratio * model.width), model.depth
         (image, patch_values), (text, context_size) = flops.patches(model, shapes), shapes.context
         return {

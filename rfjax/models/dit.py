@@ -1,8 +1,8 @@
 """DiT (Peebles and Xie 2023), of two kinds.
 
-`dit` is the SD3 paper's (section 5.2.3): text and image tokens are one sequence, every token goes
-through the same weights, and time and pooled text modulate all of them: an MM-DiT whose streams
-share their weights. `dit_class` is the original: image tokens alone, modulated by time and class.
+`dit` is the SD3 paper's (section 5.2.3), an MM-DiT whose streams share their weights: text and image tokens are one
+sequence, and time and pooled text modulate all tokens. `dit_class` is the original: image tokens only, modulated by
+time and class.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from rfjax.models.layers import (
     unpatchify,
 )
 from rfjax.models.mmdit import FinalLayer, StreamBlock
-from rfjax.models.stack import single, stacked
+from rfjax.models.stack import single_block, stack_blocks
 
 
 class SharedBlock(nn.Module):
-    """A block of one weight set for all tokens; called as (tokens, condition) for the scan.
+    """A block with one weight set for all tokens; the scan calls it with (tokens, condition).
 
-    The first `ended` tokens are attended to, and end here: the text in the last block, whose own
-    output nothing reads.
+    The first `ended` tokens are attended to and end here: in the last block nothing reads the text's output.
     """
 
     config: ModelConfig
@@ -59,13 +58,12 @@ def shared_blocks(
     unroll: int,
     attention: str,
 ) -> Float[Array, "batch image_tokens width"]:
-    """`config.depth` shared blocks over [text, image], as modules `blocks` and `last_block` of the one that calls
-    it."""
+    """`config.depth` shared blocks over [text, image], as the calling module's `blocks` and `last_block`."""
     tokens = jnp.concatenate([text, image], axis=1)
     if config.depth > 1:
-        stack = stacked(SharedBlock, config.depth - 1, remat=remat, unroll=unroll)
+        stack = stack_blocks(SharedBlock, config.depth - 1, remat=remat, unroll=unroll)
         tokens, _ = stack(config, dtype, attention, name="blocks")(tokens, condition)
-    last = single(SharedBlock, remat=remat)(config, dtype, attention, ended=text.shape[1], name="last_block")
+    last = single_block(SharedBlock, remat=remat)(config, dtype, attention, ended=text.shape[1], name="last_block")
     return last(tokens, condition)[0]
 
 
@@ -107,10 +105,9 @@ class DiT(nn.Module):
 class ClassDiT(nn.Module):
     """The original DiT: `pooled` is the class, `context` is not read.
 
-    A batch has no class, so the embedding table is a linear map of `pooled`. Its bias is the null
-    class's embedding, and row c plus the bias is that of class c: a one-hot `pooled` looks a class up,
-    zeros give the null class, as condition dropout does. Any other vector is embedded linearly.
-    The learnt variance is left out: the network returns its prediction alone.
+    A batch has no class, so the embedding table is a linear map of `pooled`. A one-hot `pooled` gives the embedding of
+    its class, a row plus the bias; zeros, as of condition dropout, give that of the null class, the bias. Any other
+    vector is embedded linearly. The learnt variance is left out: the network returns its prediction only.
     """
 
     config: ModelConfig
@@ -128,7 +125,7 @@ class ClassDiT(nn.Module):
         image = patch_tokens(z, position_formula(c, height // c.patch_size, width // c.patch_size), c, dtype)
         classes = Linear((self.pooled_size,), (c.width,), dtype, EMBEDDER_INIT, name="class_embed")(pooled)
         condition = nn.silu(timestep_embedding(t, c, dtype) + classes)
-        blocks = stacked(SharedBlock, c.depth, remat=self.remat, unroll=self.unroll)
+        blocks = stack_blocks(SharedBlock, c.depth, remat=self.remat, unroll=self.unroll)
         image, _ = blocks(c, dtype, self.attention, name="blocks")(image, condition)
         out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(image, condition)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""Backbones of equal size: the hidden size at which one has another's parameters, or its FLOPs.
+"""Backbones of equal size: the hidden size at which a backbone has another backbone's parameters, or its FLOPs.
 
-The comparison of backbones (SD3 section 5.2.3) does not say what was held equal, and the two ways
-differ: a backbone with one weight set has half of MM-DiT's parameters at the same FLOPs.
+The comparison of backbones (SD3 section 5.2.3) does not say which was held equal, and they differ: a backbone with one
+weight set has half of MM-DiT's parameters at the same FLOPs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rfjax.limits import BACKBONES, POSITION_MULTIPLE
 from rfjax.models.backbone import make_backbone, parameter_count
 from rfjax.models.flops import forward_flops
 
-LARGEST_RATIO = 8  # of hidden sizes, within which is searched
+LARGEST_RATIO = 8  # the search ends at this ratio of hidden sizes
 
 
 @functools.cache
 def parameters(model: ModelConfig, shapes: BatchShapes) -> int:
-    """Trainable parameters, counted from the network's own shapes."""
+    """The number of trainable parameters, counted from the network's own shapes."""
     return parameter_count(make_backbone(model, shapes, attention="xla"))
 
 
@@ -43,18 +43,10 @@ class Match:
         return self.size / self.reference - 1
 
 
-def _head_size(model: ModelConfig, hidden: int) -> dict[str, int]:
-    return {"head_size": model.head_size}
-
-
-def _heads(model: ModelConfig, hidden: int) -> dict[str, int]:
-    return {"head_size": hidden // model.heads}
-
-
-# What of the reference's heads is kept -> (hidden sizes come in multiples of this, their head size)
+# What is kept of the reference's heads -> (reference -> the step of hidden sizes, (reference, hidden) -> head size)
 HOLDS: dict[str, tuple[Callable, Callable]] = {
-    "head_size": (lambda model: model.head_size, _head_size),
-    "heads": (lambda model: model.heads, _heads),
+    "head_size": (lambda model: model.head_size, lambda model, hidden: model.head_size),
+    "heads": (lambda model: model.heads, lambda model, hidden: hidden // model.heads),
 }
 
 
@@ -63,15 +55,14 @@ def match_size(
 ) -> Match:
     """`reference` with `differences`, at the hidden size whose `parameters` or `flops` are nearest the reference's.
 
-    The depth is kept, and `hold` says whether the size or the number of heads is (the latter gives finer
-    steps where there are few). Hidden sizes are multiples of that which the network's positions (and for
-    `uvit` its levels) allow. Nearest is by ratio. Raises `ConfigError` for another `by` or `hold`, and where
-    no hidden size up to eight times the reference's reaches it.
+    The depth is kept, and by `hold` the size or the number of heads (a small number gives finer steps). Hidden sizes
+    are multiples of what the positions, and the levels of `uvit`, allow. Nearest is by ratio. Raises `ConfigError` for
+    another `by` or `hold`, and where no hidden size up to eight times the reference's is large enough.
     """
     for name, value, table in (("by", by, MEASURES), ("hold", hold, HOLDS)):
         if value not in table:
             raise ConfigError(f"{name} is {value!r}; it must be {' or '.join(table)}")
-    measure, (step_of, heads_of) = MEASURES[by], HOLDS[hold]
+    measure, (step_of, head_size_of) = MEASURES[by], HOLDS[hold]
     target, step = measure(reference, shapes), step_of(reference)
     other = dataclasses.replace(reference, **differences)
     divisor = BACKBONES[other.backbone].width_divisor
@@ -79,17 +70,16 @@ def match_size(
     last = LARGEST_RATIO * reference.width // step
 
     def made(count):
-        return dataclasses.replace(other, hidden=count * step, **heads_of(reference, count * step))
+        hidden = count * step
+        return dataclasses.replace(other, hidden=hidden, head_size=head_size_of(reference, hidden))
 
     def measured(count):
         return measure(made(count), shapes)
 
     if measured(last) < target:
-        raise ConfigError(
-            f"no hidden size of {other.backbone} up to {last * step} has the {target:,} {by} of the reference; "
-            f"its depth {reference.depth} is too small for that"
-        )
-    # The first count that is not below the target; sizes grow about as the square of the hidden size.
+        given = f"no hidden size of {other.backbone} up to {last * step} has the {target:,} {by} of the reference"
+        raise ConfigError(f"{given}; its depth {reference.depth} is too small for that")
+    # Find the first count that reaches the target; sizes grow about as the square of the hidden size.
     low, high, probe = 1, last, reference.width // step
     while low < high:
         probe = min(max(probe, low), high - 1)

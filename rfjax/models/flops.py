@@ -1,11 +1,10 @@
 """Floating-point operations of a network, by formula.
 
-Conventions, stated because the x axis of a scaling law depends on them: two operations per
-multiply-add; matrix products only (norms, softmax and activations are not counted); attention
-is bidirectional, every token to every token; modulation is computed once per example, not per
-token; training is three times the forward pass. What rematerialisation computes again is kept
-apart (`recompute_flops`) and enters neither the law nor the MFU. Each network states its operations
-beside itself, as `flops_by_part` of its class; what several have is here.
+The x axis of a scaling law depends on these conventions: two operations per multiply-add; matrix products only (norms,
+softmax and activations are not counted); attention is bidirectional, every token to every token; modulation is computed
+once per example, not per token; training is three times the forward pass. What rematerialisation recomputes is counted
+apart (`recompute_flops`) and enters neither the law nor the MFU. A network's class counts its operations
+(`flops_by_part`); the parts that several networks share are here.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
 
 
 def condition_embedders(model: ModelConfig, shapes: BatchShapes) -> int:
-    """The embedders of the time and of the pooled text."""
+    """Operations of the embedders of the time and of the pooled text."""
     return 2 * model.width * (model.time_embedding_size + shapes.pooled + 2 * model.width)
 
 
 def shared_blocks(model: ModelConfig, image: int, text: int) -> dict[str, int]:
-    """Blocks of one weight set for all tokens; in the last one the text ends after the attention."""
+    """Operations of blocks with one weight set for all tokens; in the last block the text ends after the attention."""
     h, mlp = model.width, int(model.mlp_ratio * model.width)
     joint, finished = image + text, (image + text) * (model.depth - 1) + image
     return {
@@ -45,8 +44,8 @@ def shared_blocks(model: ModelConfig, image: int, text: int) -> dict[str, int]:
     }
 
 
-# Forward parts that the backward pass computes a second time. The attention logits are always
-# among them: its backward keeps the log-sum-exp, not the probabilities. A network has some of these parts.
+# Forward parts that the backward pass recomputes, if the network has them. The attention logits are always among them,
+# since the log-sum-exp is kept, not the probabilities.
 RECOMPUTED: dict[str, tuple[str, ...]] = {
     "none": ("attention_logits",),
     "dots": ("attention_logits", "modulation"),

@@ -33,8 +33,8 @@ def xavier_uniform(inputs: int) -> Callable:
 class Linear(nn.Module):
     """x W + b from the last axes of `x` (shape `source`) to axes of shape `target`.
 
-    Kernels keep their axes apart, such as [hidden, 3, heads, head_size] for queries, keys and
-    values, so that a sharding can name the heads. Parameters are float32; products run in `dtype`.
+    Kernels keep their axes apart, for example [hidden, 3, heads, head_size] for queries, keys and values, so that a
+    sharding can name the heads. Parameters are float32; products run in `dtype`.
     """
 
     source: tuple[int, ...]
@@ -54,7 +54,7 @@ class Linear(nn.Module):
 
 
 def rounded_kernels(params, dtype: str | jnp.dtype):
-    """`params` with every kernel in the type that `Linear` rounds it to: the network computes the same of them."""
+    """`params` with kernels in the type to which `Linear` rounds them; the network computes the same with them."""
 
     def rounded(path, leaf):
         return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
@@ -63,7 +63,7 @@ def rounded_kernels(params, dtype: str | jnp.dtype):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale over the last axis, in float32: the paper's QK-norm."""
+    """x / rms(x) * scale over the last axis, in float32: the paper's QK normalisation."""
 
     size: int
 
@@ -86,15 +86,15 @@ def layer_norm(x: Float[Array, "... size"]) -> Float[Array, "... size"]:
 def modulate(
     x: Float[Array, "batch tokens size"], shift: Float[Array, "batch size"], scale: Float[Array, "batch size"]
 ) -> Float[Array, "batch tokens size"]:
-    """LN(x) (1 + scale) + shift, one shift and scale per example."""
+    """LN(x) (1 + scale) + shift, with a shift and a scale for each example."""
     return layer_norm(x) * (1.0 + scale[:, None]) + shift[:, None]
 
 
 def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "batch size"]:
     """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32.
 
-    The frequencies are constants whose exponents are rounded to float32, as in the PyTorch code that
-    the released weights were trained with, and whose exponential is exact: times 1000, an ulp shows.
+    The frequencies are constants. Their exponents are rounded to float32, as in the PyTorch code that trained the
+    released weights, and their exponentials are exact: times 1000, an error of an ulp shows.
     """
     half = size // 2
     exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
@@ -104,7 +104,7 @@ def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "bat
 
 
 class ConditionMLP(nn.Module):
-    """Linear, SiLU, linear: the embedder of the timestep and that of the pooled text."""
+    """Linear, SiLU, linear: the embedder of the timestep, and of the pooled text."""
 
     source: int
     width: int
@@ -124,7 +124,7 @@ EMBEDDER_INIT = nn.initializers.normal(0.02)  # DiT's initialiser of the timeste
 def timestep_embedding(
     t: Float[Array, " batch"], config: ModelConfig, dtype: jnp.dtype
 ) -> Float[Array, "batch hidden"]:
-    """MLP(features of t), as module `time_embed` of the one that calls it."""
+    """MLP(features of t), as the calling module's `time_embed`."""
     size = config.time_embedding_size
     return ConditionMLP(size, config.width, dtype, EMBEDDER_INIT, name="time_embed")(timestep_features(t, size))
 
@@ -136,22 +136,18 @@ def condition_vector(
     dtype: jnp.dtype,
     pooled_size: int,
 ) -> Float[Array, "batch hidden"]:
-    """y = MLP(t) + MLP(pooled text) (SD3 section 4), as modules `time_embed` and `pooled_embed` of the one that
-    calls it. Before the SiLU that modulations start with."""
+    """y = MLP(t) + MLP(pooled text) (SD3 section 4), as the calling module's `time_embed` and `pooled_embed`.
+
+    Modulations start with a SiLU, which is not applied yet.
+    """
     time = timestep_embedding(t, config, dtype)
     return time + ConditionMLP(pooled_size, config.width, dtype, name="pooled_embed")(pooled)
 
 
 def position_formula(config: ModelConfig, rows: int, columns: int) -> Float[np.ndarray, "tokens hidden"]:
     """The fixed positions of an image of rows x columns tokens."""
-    return cropped_positions(
-        rows,
-        columns,
-        grid=config.position_grid,
-        tokens=config.position_tokens,
-        span=config.position_span,
-        channels=config.width,
-    )
+    grid, tokens, span = config.position_grid, config.position_tokens, config.position_span
+    return cropped_positions(rows, columns, grid=grid, tokens=tokens, span=span, channels=config.width)
 
 
 def patch_tokens(
@@ -160,7 +156,7 @@ def patch_tokens(
     config: ModelConfig,
     dtype: jnp.dtype,
 ) -> Float[Array, "batch tokens hidden"]:
-    """Embedded patches with their positions added, as module `patch_embed` of the one that calls it."""
+    """Embedded patches plus their positions, as the calling module's `patch_embed`."""
     patches = patchify(z, config.patch_size)
     image = Linear((patches.shape[-1],), (config.width,), dtype, name="patch_embed")(patches)
     return image + positions.astype(dtype)
@@ -169,15 +165,12 @@ def patch_tokens(
 def check_patches(height: int, width: int, patch: int) -> None:
     """Raises `ConfigError` for a side that `patch` does not divide."""
     if height % patch or width % patch:
-        raise ConfigError(
-            f"latents of {height}x{width} cannot be cut into patches of {patch}x{patch}; both sides must be "
-            "multiples of "
-            f"config.model.patch_size={patch}"
-        )
+        remedy = f"both sides must be multiples of config.model.patch_size={patch}"
+        raise ConfigError(f"latents of {height}x{width} cannot be cut into patches of {patch}x{patch}; {remedy}")
 
 
 def patchify(x: Float[Array, "batch height width channels"], patch: int) -> Float[Array, "batch tokens patch_values"]:
-    """Tokens in row-major order; inside one the order is (row, column, channel), channel fastest.
+    """Tokens in row-major order; inside a token the order is (row, column, channel), channel fastest.
 
     Raises `ConfigError` for a side that `patch` does not divide.
     """

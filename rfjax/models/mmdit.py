@@ -1,8 +1,8 @@
-"""MM-DiT: text and image tokens in streams with their own weights, joined in attention
-(SD3 section 4 and figure 2; dual attention as in SD3.5-Medium).
+"""MM-DiT: text and image tokens in streams with their own weights, joined in attention (SD3 section 4 and figure 2;
+dual attention as in SD3.5-Medium).
 
-Stacked blocks run under a scan, so that compile time does not grow with the depth. The last
-block is apart: its context streams feed attention and end there.
+Stacked blocks run under a scan, so that compile time does not grow with the depth. The last block is apart: its context
+streams feed the attention and end there.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rfjax.models import flops
 from rfjax.models.attention import attention
 from rfjax.models.layers import Linear, RMSNorm, condition_vector, modulate, patch_tokens, position_formula, unpatchify
 from rfjax.models.positions import POSITIONS, centre_crop
-from rfjax.models.stack import single, stacked
+from rfjax.models.stack import single_block, stack_blocks
 
 
 def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
-    """The text streams by name: one weight set for all tokens, or two (SD3 section 5.2.3)."""
+    """The text streams by name: one for all tokens, or two for 3 weight sets (SD3 section 5.2.3)."""
     if config.weight_sets == 2:
         return {"context": slice(0, context_tokens)}
     return {
@@ -32,7 +32,7 @@ def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
 
 
 class StreamBlock(nn.Module):
-    """One stream's weights in one block: `attend_inputs` before the joint attention, `finish` after."""
+    """A stream's weights in a block: `attend_inputs` comes before the joint attention, `finish` after."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -60,7 +60,7 @@ class StreamBlock(nn.Module):
             self.mlp_out = Linear((mlp,), (width,), self.dtype)
 
     def modulations(self, condition):
-        """The chunks, in the order shift, scale, gate of attention, of the MLP, of the second attention."""
+        """The chunks: shift, scale and gate of the attention, then of the MLP, then of the second attention."""
         return jnp.moveaxis(self.modulation(condition), 1, 0)
 
     def _queries_keys_values(self, linear, x, query_norm, key_norm):
@@ -74,7 +74,7 @@ class StreamBlock(nn.Module):
         return self._queries_keys_values(self.qkv, modulate(x, chunks[0], chunks[1]), *norms)
 
     def second_attention(self, x, chunks):
-        """The image-only attention; it reads the same `x` as the joint one."""
+        """The image-only attention; it reads the same `x` as the joint attention."""
         norms = (self.query_norm2, self.key_norm2) if self.config.qk_norm else (None, None)
         q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms)
         return chunks[8][:, None] * checkpoint_name(self.proj2(attention(q, k, v, self.attention)), "proj")
@@ -89,7 +89,7 @@ class StreamBlock(nn.Module):
 
 
 class JointBlock(nn.Module):
-    """All streams through one joint attention; called as (carry, condition) for the scan."""
+    """All streams through a joint attention; the scan calls it with (carry, condition)."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -100,17 +100,10 @@ class JointBlock(nn.Module):
 
     @nn.compact
     def __call__(self, carry, condition):
-        blocks = {
-            name: StreamBlock(
-                self.config,
-                self.dtype,
-                dual=self.dual and name == "image",
-                final=self.final and name != "image",
-                attention=self.attention,
-                name=name,
-            )
-            for name in self.streams
-        }
+        blocks = {}
+        for name in self.streams:
+            kind = {"dual": self.dual and name == "image", "final": self.final and name != "image"}
+            blocks[name] = StreamBlock(self.config, self.dtype, **kind, attention=self.attention, name=name)
         chunks = {name: block.modulations(condition) for name, block in blocks.items()}
         inputs = [block.attend_inputs(carry[name], chunks[name]) for name, block in blocks.items()]
         q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*inputs, strict=True))
@@ -147,11 +140,11 @@ class MMDiT(nn.Module):
     attention: str = "xla"
 
     def _scan(self, length, streams, **block):
-        scanned = stacked(JointBlock, length, remat=self.remat, unroll=self.unroll)
+        scanned = stack_blocks(JointBlock, length, remat=self.remat, unroll=self.unroll)
         return scanned(self.config, self.dtype, streams, self.attention, **block)
 
     def _positions(self, rows, columns):
-        """[tokens, width] by the formula, or from a grid that is stored with the weights and stays as it is."""
+        """[tokens, width], by the formula or from a grid that is stored with the weights and not trained."""
         c = self.config
         grid = c.position_grid
         if c.positions == "formula":
@@ -166,10 +159,7 @@ class MMDiT(nn.Module):
         positions = self._positions(height // c.patch_size, width // c.patch_size)
         image = patch_tokens(z, positions, c, dtype)
         text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
-        condition = nn.silu(
-            condition_vector(t, pooled, c, dtype, self.pooled_size)
-        )  # every modulation starts with the SiLU
-
+        condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))  # the modulations' first step
         slices = text_streams(c, context.shape[1])
         carry = {name: text[:, part] for name, part in slices.items()} | {"image": image}
         names = (*slices, "image")
@@ -178,21 +168,20 @@ class MMDiT(nn.Module):
             carry, _ = self._scan(c.dual_attention_blocks, names, dual=True, name="dual_blocks")(carry, condition)
         if plain:
             carry, _ = self._scan(plain, names, name="blocks")(carry, condition)
-        last = single(JointBlock, remat=self.remat)
+        last = single_block(JointBlock, remat=self.remat)
         carry, _ = last(c, dtype, names, self.attention, final=True, name="last_block")(carry, condition)
         out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(carry["image"], condition)
         return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Forward operations of one example, by part."""
+        """Operations of one example's forward pass, by part."""
         h, mlp = model.width, int(model.mlp_ratio * model.width)
         image, patch_values = flops.patches(model, shapes)
         text, context_size = shapes.context
         joint = image + text
-        sets = model.weight_sets  # the text tokens are shared out among sets - 1 text streams
+        sets = model.weight_sets  # sets - 1 text streams share the text tokens
         blocks, dual = model.depth, model.dual_attention_blocks
-
         return {
             "embeddings": 2 * h * (image * patch_values + text * context_size)
             + flops.condition_embedders(model, shapes),

@@ -7,14 +7,14 @@ from jaxtyping import Array, Float
 
 from rfjax.errors import ConfigError
 
-POSITIONS = "positions"  # the leaf of the parameters that holds a stored grid, which no step changes
+POSITIONS = "positions"  # the parameters' leaf with a stored grid; no step changes it
 
 
 def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, " grid"]:
-    """Positions of a whole axis of `grid` tokens, of which a training square crops `tokens`.
+    """Positions of a whole axis of `grid` tokens, from which a training square takes the middle `tokens`.
 
-    (p - (grid - tokens)/2) * span/tokens: the square spans [0, span) whatever its resolution
-    (span is 16 in the paper: 256 px over 16 px a token); longer sides extrapolate on both ends.
+    They are (p - (grid - tokens)/2) * span/tokens. The square spans [0, span) at any resolution (span is 16 in the
+    paper: 256 px over 16 px a token); longer sides extrapolate at both ends.
     """
     return (np.arange(grid) - (grid - tokens) / 2) * (span / tokens)
 
@@ -43,15 +43,13 @@ def cropped_positions(
 def centre_crop(
     positions: Float[Array, "grid grid channels"], height: int, width: int
 ) -> Float[Array, "tokens channels"]:
-    """The positions of an image of height x width tokens, cut from a whole grid as above."""
+    """The positions of an image of height x width tokens: the centre of a whole grid, row-major."""
     top, left = _corner(height, width, positions.shape[0])
     return positions[top : top + height, left : left + width].reshape(height * width, -1)
 
 
 def _corner(height, width, grid):
     if max(height, width) > grid:
-        raise ConfigError(
-            f"an image of {height}x{width} tokens does not fit the position grid of {grid}x{grid}; "
-            f"raise config.model.position_grid"
-        )
+        given = f"an image of {height}x{width} tokens does not fit the position grid of {grid}x{grid}"
+        raise ConfigError(f"{given}; raise config.model.position_grid")
     return (grid - height) // 2, (grid - width) // 2

@@ -14,7 +14,7 @@ class DiTSize(NamedTuple):
     heads: int
 
 
-# Peebles and Xie 2023, table 1. Each comes with patches of 2, 4 and 8: "DiT-XL/2".
+# Peebles and Xie 2023, table 1. Each size comes with patches of 2, 4 and 8: "DiT-XL/2".
 DIT_SIZES: dict[str, DiTSize] = {
     "S": DiTSize(12, 384, 6),
     "B": DiTSize(12, 768, 12),
@@ -23,14 +23,14 @@ DIT_SIZES: dict[str, DiTSize] = {
 }
 DIT_PATCHES = (2, 4, 8)
 
-# What they are trained on: ImageNet's classes, and latents of 256x256 images; no text.
+# Their training data: ImageNet's classes and latents of 256x256 images; no text.
 IMAGENET = BatchShapes(latents=(32, 32, 4), context=(1, 1), pooled=1000, encoders=())
 
 
 def dit_class(name: str) -> ModelConfig:
-    """The original DiT by its published name, such as `XL/2`. Its positions are those of a 32x32 latent.
+    """The original DiT by its published name, such as `XL/2`, with the positions of a 32x32 latent.
 
-    Raises `KeyError` for a size or patch that there is none of.
+    Raises `KeyError` for an unknown size or patch.
     """
     size, patch = name.split("/")
     depth, hidden, heads = DIT_SIZES[size]

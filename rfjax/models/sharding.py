@@ -1,11 +1,10 @@
-"""Which mesh axis splits which dimension: of every parameter, and of what a layer computes.
+"""Which mesh axis splits which dimension: of every parameter, and of a layer's activations.
 
-Two tables. A parameter's dimensions have names by a rule over its path; a name has a mesh axis.
-`data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor`
-splits heads and MLP channels. Inside a layer the compiler is told three things, without which it
-prefers to exchange activations, which are larger: a weight is made whole over `fsdp` where it is
-used (so under a scan one layer's at a time), its gradient goes back split, and activations stay
-split by example. Outside a mesh these functions do nothing.
+There are two tables: a rule over a parameter's path names its dimensions, and a name has a mesh axis. `data` splits the
+batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor` splits heads and MLP channels. Left alone,
+the compiler prefers to exchange activations, which are larger than weights. So a layer tells it three things: a weight
+is made whole over `fsdp` where it is used (under a scan one layer's weights at a time), its gradient goes back split,
+and activations stay split by example. Outside a mesh these functions do nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ BATCH_AXES = ("data", "fsdp")
 # the mesh axis that splits a named dimension of a parameter
 DIMENSION_AXIS = {"hidden": "fsdp", "heads": "tensor", "mlp": "tensor"}
 
-# (end of the parameter's path, its last dimensions: names that are split, None where whole).
-# The first match counts. Stacked blocks have the layer axis in front, which is never split: the
-# scan takes one layer's weights at a time. What no row matches (biases, norms) is replicated.
+# (end of the parameter's path, its last dimensions: a name where it is split, None where it is whole). The first match
+# counts. The layer axis in front of stacked blocks is never split: the scan takes one layer's weights at a time.
+# Parameters that no row matches (biases, norms) are replicated.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"/qkv2?/kernel$", ("hidden", None, "heads", None)),
     (r"/(cross_)?proj2?/kernel$", ("heads", None, "hidden")),
@@ -40,7 +39,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(time|pooled|context)_embed/in/kernel$", (None, "hidden")),
     (r"(time|pooled|context)_embed/out/kernel$", ("hidden", None)),
     (r"final/linear/kernel$", ("hidden", None)),
-    # convolutional levels, whose `hidden` is a fraction of the transformer's
+    # convolutional levels; their `hidden` is a fraction of the transformer's
     (r"/stem/kernel$", (None, None, None, "hidden")),
     (r"/(conv_in|conv_out|head)/kernel$", (None, None, "hidden", None)),
     (r"/(down|up)\d+_linear/kernel$", ("hidden", None)),
@@ -53,7 +52,7 @@ def dimensions(path: str) -> tuple[str | None, ...]:
 
 
 def _mesh():
-    """The ambient mesh (of `jax.set_mesh`), or None where there is nothing to split over."""
+    """The ambient mesh (of `jax.set_mesh`), or None where it has one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if mesh.axis_names == AXES and mesh.size > 1 else None
 
@@ -63,49 +62,47 @@ def _axes(names) -> list[str | None]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _placed(x, forward, backward):
+def _constrain(x, forward, backward):
     return jax.lax.with_sharding_constraint(x, forward)
 
 
-_placed.defvjp(
-    lambda x, forward, backward: (_placed(x, forward, backward), None),
+_constrain.defvjp(
+    lambda x, forward, backward: (_constrain(x, forward, backward), None),
     lambda forward, backward, _, gradient: (jax.lax.with_sharding_constraint(gradient, backward),),
 )
 
 
-def gathered(kernel: Float[Array, " ..."], names: tuple[str | None, ...]) -> Float[Array, " ..."]:
-    """`kernel` whole over `fsdp`, still split over `tensor`; its gradient is split like the parameter.
+def gather(kernel: Float[Array, " ..."], names: tuple[str | None, ...]) -> Float[Array, " ..."]:
+    """`kernel` whole over `fsdp` and still split over `tensor`; its gradient is split like the parameter.
 
     A plain constraint would make the gradient whole too, and the reduce-scatter an all-reduce.
     """
     if _mesh() is None:
         return kernel
     stored = _axes(names)
-    # Pinned before it is gathered, or the compiler gathers the float32 of which it is a cast.
-    kernel = _placed(kernel, P(*stored), P(*stored))
-    return _placed(kernel, P(*(axis if axis == "tensor" else None for axis in stored)), P(*stored))
+    # Without this constraint the compiler gathers the float32 parameter of which `kernel` is a cast.
+    kernel = _constrain(kernel, P(*stored), P(*stored))
+    return _constrain(kernel, P(*(axis if axis == "tensor" else None for axis in stored)), P(*stored))
 
 
 def by_example(x: Float[Array, "batch ..."], names: tuple[str | None, ...]) -> Float[Array, "batch ..."]:
-    """`x` and its gradient split by example, and over `tensor` where its last dimensions `names` say so.
+    """`x` and its gradient split by example, and over `tensor` where the names of its last dimensions say so.
 
-    A batch that the mesh does not divide (that of initialisation is one example) is left alone.
+    A batch that the mesh does not divide (initialisation has one example) is left alone.
     """
     mesh = _mesh()
     if mesh is None or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
         return x
     last = [axis if axis == "tensor" else None for axis in _axes(names)]
     spec = P(BATCH_AXES, *[None] * (x.ndim - 1 - len(last)), *last)
-    return _placed(x, spec, spec)
+    return _constrain(x, spec, spec)
 
 
 def by_head(
     function: Callable, *arrays: Float[Array, "batch tokens heads head_size"]
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """`function` of each device's own examples and heads: for kernels, which the compiler cannot split.
-
-    A batch that the mesh does not divide is computed whole on every device.
-    """
+    """`function` of each device's own examples and heads, for kernels that the compiler cannot split. Every device
+    computes the whole of a batch that the mesh does not divide."""
     mesh = _mesh()
     if mesh is None:
         return function(*arrays)
@@ -125,8 +122,8 @@ def product(
 ) -> Float[Array, "batch ..."]:
     """`x` contracted over its last `inputs` axes with the first axes of a parameter's `kernel`.
 
-    Over a mesh whose `tensor` axis is 1 the kernel is one matrix: of gradients with more axes the
-    TPU compiler makes an all-reduce, twice the bytes of a reduce-scatter.
+    Over a mesh whose `tensor` axis is 1 the kernel becomes a matrix: for gradients with more axes the TPU compiler
+    makes an all-reduce, which moves twice the bytes of a reduce-scatter.
     """
     mesh, target = _mesh(), kernel.shape[inputs:]
     if mesh is not None and mesh.shape["tensor"] == 1 and names:
@@ -137,7 +134,7 @@ def product(
         inputs = 1
     axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
     x = by_example(x, names[:inputs])
-    y = by_example(jax.lax.dot_general(x, gathered(kernel, names), (axes, ((), ()))), names[inputs:])
+    y = by_example(jax.lax.dot_general(x, gather(kernel, names), (axes, ((), ()))), names[inputs:])
     return y.reshape(*y.shape[: x.ndim - inputs], *target)
 
 
@@ -146,9 +143,7 @@ def convolution(
     kernel: Float[Array, "rows columns channels targets"],
     names: tuple[str | None, ...],
 ) -> Float[Array, "batch height width targets"]:
-    """`x` convolved with a parameter's `kernel`, zeros around the edges. `tensor` does not split it."""
+    """`x` convolved with a parameter's `kernel`, with zeros around the edges. `tensor` does not split it."""
     layout = ("NHWC", "HWIO", "NHWC")
-    y = jax.lax.conv_general_dilated(
-        by_example(x, ()), gathered(kernel, names), (1, 1), "SAME", dimension_numbers=layout
-    )
+    y = jax.lax.conv_general_dilated(by_example(x, ()), gather(kernel, names), (1, 1), "SAME", dimension_numbers=layout)
     return by_example(y, ())

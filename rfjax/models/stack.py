@@ -1,11 +1,11 @@
-"""Blocks in a stack: a scan over the depth, and what the backward pass computes again."""
+"""Stacks of blocks: a scan over the depth, and what the backward pass recomputes."""
 
 from __future__ import annotations
 
 import flax.linen as nn
 import jax
 
-# What the backward pass finds saved, by the names that the blocks give; the rest of a block is computed again.
+# What the forward pass saves, by the names that blocks give; the backward pass recomputes the rest of a block.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
@@ -13,11 +13,11 @@ REMAT_POLICIES = {
 }
 
 
-def stacked(block: type[nn.Module], length: int, *, remat: str, unroll: int) -> type[nn.Module]:
-    """`length` blocks as one scan, their parameters stacked on a leading layer axis.
+def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int) -> type[nn.Module]:
+    """`length` blocks as one scan, with their parameters stacked on a leading layer axis.
 
-    A block is called as (carry, what every block is given) and returns (carry, None). The program
-    does not grow with `length`. `remat` is `config.train.remat`.
+    A block is called with (carry, what all blocks are given) and returns (carry, None). The program does not grow with
+    `length`. `remat` is `config.train.remat`.
     """
     if remat != "none":
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
@@ -31,6 +31,6 @@ def stacked(block: type[nn.Module], length: int, *, remat: str, unroll: int) -> 
     )
 
 
-def single(block: type[nn.Module], *, remat: str) -> type[nn.Module]:
-    """One block outside any stack, under the same policy."""
+def single_block(block: type[nn.Module], *, remat: str) -> type[nn.Module]:
+    """A block outside a stack, under the same policy."""
     return block if remat == "none" else nn.remat(block, policy=REMAT_POLICIES[remat])

@@ -1,9 +1,9 @@
 """U-ViT (Hoogeboom et al. 2023, "simple diffusion"): convolutional levels around a transformer.
 
-Residual blocks and 2x2 pooling take the latent down to the resolution at which the other backbones
-have their tokens, so `patch_size` 2^n means n levels instead of patches; the transformer there is
-`dit`'s, text tokens and all; and the way up mirrors the way down, every residual block
-given the output of its partner. What the sources leave open and what was chosen: docs/backbones.md.
+Residual blocks and 2x2 pooling take the latent down to the resolution at which other backbones have their tokens: a
+`patch_size` of 2^n means n levels instead of patches. The transformer there is that of `dit`, text tokens included. The
+way up mirrors the way down, and each residual block gets its partner's output. docs/backbones.md says what the sources
+leave open and what was chosen.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from rfjax.data.batch import BatchShapes
 from rfjax.models import flops, sharding
 from rfjax.models.dit import shared_blocks
 from rfjax.models.layers import NORM_EPSILON, Linear, check_patches, condition_vector, position_formula
-from rfjax.models.stack import single
+from rfjax.models.stack import single_block
 
 BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up
-GROUPS, SMALLEST_GROUP = 32, 4  # of a group norm: how many, and the channels that each has at least
+GROUPS, SMALLEST_GROUP = 32, 4  # of a group norm: the most groups, and the fewest channels of a group
 ZEROS = nn.initializers.zeros
 
 
 def level_channels(config: ModelConfig) -> tuple[int, ...]:
-    """Channels of the levels, the finest first: half of the next coarser one's, which ends in the transformer's
-    width."""
+    """Channels of the levels, the finest level first. They double with each level, up to the transformer's width."""
     levels = int(math.log2(config.patch_size))
     return tuple(config.width >> (levels - level) for level in range(levels))
 
 
 class Convolution(nn.Module):
-    """3x3, zeros around the edges, as many places out as in."""
+    """A 3x3 convolution with zeros around the edges; the number of places stays."""
 
     source: int
     target: int
@@ -52,7 +51,7 @@ class Convolution(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Mean 0 and variance 1 over the places and channels of each group, in float32, then scale and bias a channel."""
+    """Mean 0 and variance 1 over each group's places and channels, in float32; then a channel's scale and bias."""
 
     channels: int
 
@@ -60,7 +59,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, (self.channels,))
         bias = self.param("bias", ZEROS, (self.channels,))
-        # Groups of one channel would take away what the convolution's bias and the modulation say.
+        # Groups of one channel would remove the effect of the convolution's bias and of the modulation.
         groups = math.gcd(GROUPS, max(1, self.channels // SMALLEST_GROUP), self.channels)
         y = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, -1)
         y = y - jnp.mean(y, axis=(1, 2, 4), keepdims=True)
@@ -71,7 +70,7 @@ class GroupNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))) (1 + scale) + shift)), modulated by the condition.
 
-    With a partner's output `skip` its input is (x + skip) / sqrt(2), which keeps the variance.
+    With a partner's output `skip` the input is (x + skip) / sqrt(2), which keeps the variance.
     """
 
     channels: int
@@ -91,14 +90,14 @@ class ResidualBlock(nn.Module):
         return x + Convolution(size, size, self.dtype, ZEROS, name="conv_out")(nn.silu(h))
 
 
-def _halved(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch half_height half_width channels"]:
+def _halve(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch half_height half_width channels"]:
     """Means of 2x2 places."""
     b, h, w, c = x.shape
     return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
-def _doubled(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch twice_height twice_width channels"]:
-    """Every place four times: nearest neighbours."""
+def _double(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch twice_height twice_width channels"]:
+    """Every place four times (nearest neighbour)."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
@@ -120,7 +119,7 @@ class UViT(nn.Module):
         condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))
         sizes = (*level_channels(c), c.width)
         levels = range(len(sizes) - 1)
-        residual = single(ResidualBlock, remat=self.remat)
+        residual = single_block(ResidualBlock, remat=self.remat)
 
         x = Convolution(channels, sizes[0], dtype, name="stem")(z)
         skips = []
@@ -128,7 +127,7 @@ class UViT(nn.Module):
             for block in range(BLOCKS):
                 x = residual(sizes[level], c.width, dtype, name=f"down{level}_{block}")(x, condition)
                 skips.append(x)
-            x = Linear((sizes[level],), (sizes[level + 1],), dtype, name=f"down{level}_linear")(_halved(x))
+            x = Linear((sizes[level],), (sizes[level + 1],), dtype, name=f"down{level}_linear")(_halve(x))
 
         image = x.reshape(batch, rows * columns, c.width) + position_formula(c, rows, columns).astype(dtype)
         text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
@@ -138,7 +137,7 @@ class UViT(nn.Module):
 
         x = image.reshape(batch, rows, columns, c.width)
         for level in reversed(levels):
-            x = _doubled(Linear((sizes[level + 1],), (sizes[level],), dtype, name=f"up{level}_linear")(x))
+            x = _double(Linear((sizes[level + 1],), (sizes[level],), dtype, name=f"up{level}_linear")(x))
             for block in range(BLOCKS):
                 x = residual(sizes[level], c.width, dtype, name=f"up{level}_{block}")(x, condition, skips.pop())
         x = nn.silu(GroupNorm(sizes[0], name="final_norm")(x))
@@ -146,13 +145,13 @@ class UViT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Levels of halved resolution around shared blocks; `channels` of a level double with each."""
+        """Operations by part: levels of halved resolution and doubled channels around shared blocks."""
         h, (text, context_size) = model.width, shapes.context
         height, width, channels = shapes.latents
         sizes = (*level_channels(model), h)
         levels = len(sizes) - 1
 
-        def convolution(level, source, target):  # 3x3: each place meets three along an axis, the two at the ends two
+        def convolution(level, source, target):  # 3x3: a place has 3 neighbours along an axis, at an end 2
             return 2 * source * target * (3 * (height >> level) - 2) * (3 * (width >> level) - 2)
 
         residual = [(level, sizes[level]) for level in range(levels)] * (2 * BLOCKS)  # down and up

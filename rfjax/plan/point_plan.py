@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rfjax.config import Config
-from rfjax.data.buckets import described, largest
+from rfjax.data.buckets import format_shape, largest
 from rfjax.errors import ConfigError
 from rfjax.plan.compiled import Compiled, attention_of, compile_step
 from rfjax.plan.estimate import StepEstimate, estimate
@@ -89,7 +89,7 @@ def _buckets_note(config) -> list[str]:
     corpus = plan_run(config).corpus
     if len(corpus.parts) == 1:
         return []
-    which = described(largest(corpus).shapes.latents)
+    which = format_shape(largest(corpus).shapes.latents)
     return [
         f"a step is planned at the largest of {len(corpus.parts)} aspect buckets, latents of {which}: what fits "
         "there fits in all, and "

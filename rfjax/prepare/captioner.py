@@ -81,7 +81,7 @@ def load(
             f"no folder of a model at {folder}; fetch one, as `hf download Salesforce/blip-image-captioning-base "
             "--local-dir DIR` does"
         )
-    known = frozen.described(folder, ".", "")
+    known = frozen.find_model(folder, ".", "")
     try:
         import torch  # noqa: F401
         import transformers

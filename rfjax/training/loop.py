@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 
 from rfjax.config import Config, TrainConfig
-from rfjax.data.buckets import Schedule, described, schedule_of, trained_parts
+from rfjax.data.buckets import Schedule, format_shape, schedule_of, trained_parts
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.training import checkpoint, lineage, run_folder
@@ -285,7 +285,7 @@ class _Attempt:
         parts = [self.run.corpus.parts[part] for part in trained_parts(self.run.corpus)]
         compiled = {}
         for number, part in enumerate(parts, 1):
-            which = f" ({number} of {len(parts)}: {described(part.shapes.latents)})" if len(parts) > 1 else ""
+            which = f" ({number} of {len(parts)}: {format_shape(part.shapes.latents)})" if len(parts) > 1 else ""
             if progress:
                 progress.note(f"{self.record['run']}: compiling the training step{which}")
             lowered = lower_train_step(replace(self.run, corpus=part), stream_offset=self.stream_offset)

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.bucketed_parts import Part
 from rfjax.data.batch import BatchShapes, EncoderSlot
-from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, shared_out
+from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, share_out
 from rfjax.data.loader import batch_of_step, batches
 from rfjax.data.prepared import epoch_orders
 from rfjax.errors import ConfigError
@@ -28,7 +28,7 @@ def bucketed(training=(60, 30, 10), seed=0):
 
 @pytest.mark.parametrize("first, steps", [(0, 2 * CYCLE + 17), (5 * CYCLE - 3, 40)])
 def test_a_schedule_counts_what_came_before(first, steps):
-    """Catches a count that starts anew with a cycle, or leaves the present step in: against counting."""
+    """Compares with counting. Catches a count that restarts with a cycle, or that includes the step itself."""
     schedule = Schedule(COUNTS, 7)
     seen = list(schedule.taken(first))
     for step in range(first, first + steps):
@@ -55,7 +55,7 @@ def test_every_cycle_has_its_quotas_in_an_order_of_its_own():
 
 
 def test_quotas_are_the_shares_to_within_one_step():
-    """Catches rounding each share alone, and an empty part that is given steps: it has no images to give."""
+    """Catches shares that are rounded one by one, and an empty part with steps, for which it has no images."""
     quotas = Schedule(COUNTS, 0).quotas
     assert sum(quotas) == CYCLE and quotas[1] == 0 and quotas[3] == 1
     for quota, count in zip(quotas, COUNTS, strict=True):
@@ -74,14 +74,14 @@ def test_quotas_are_the_shares_to_within_one_step():
     ],
 )
 def test_sharing_out_by_largest_remainder(total, counts, at_least, expected):
-    """Worked by hand; catches floats, and what the smallest are given left out of the sum."""
-    assert shared_out(total, counts, at_least=at_least) == expected
+    """Worked by hand. Catches float arithmetic, and a sum that leaves out the least shares."""
+    assert share_out(total, counts, at_least=at_least) == expected
 
 
 def test_nothing_to_share_out_over():
     for total, counts in ((3, (0, 0)), (1, (1, 1))):
         with pytest.raises(ConfigError, match="cannot be shared out"):
-            shared_out(total, counts, at_least=1)
+            share_out(total, counts, at_least=1)
 
 
 def test_more_parts_than_a_cycle_has_steps_are_refused():

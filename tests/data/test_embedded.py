@@ -1,4 +1,4 @@
-"""What holds of both corpora of drawn scenes."""
+"""The properties that both corpora of drawn scenes share."""
 
 import hashlib
 import subprocess
@@ -147,7 +147,7 @@ def test_unknown_corpus_is_refused():
 
 
 def test_every_word_of_the_captions_is_known_and_others_are_named(corpus):
-    """A word left out of the vocabulary would warn about what training shows; one too many would hide a slip."""
+    """A word missing from the vocabulary would raise false warnings; a word too many would hide a slip."""
     captions = corpus.captions(np.arange(3000), "train") + [row["prompt"] for row in corpus.evaluation_prompts(40, 0)]
     assert corpus.unknown_words(captions) == []
     seen = {word for caption in captions for word in caption.split()}
@@ -159,7 +159,7 @@ def test_every_word_of_the_captions_is_known_and_others_are_named(corpus):
     ("field", "own"), [("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)]
 )
 def test_sizes_that_are_not_the_corpuss_own_are_refused(field, own):
-    """Ignored, a run would record channels or features that it never had."""
+    """If they were ignored, a run would record channels or features that it never had."""
     for name, size in SIZES.items():
         load_corpus(DataConfig(corpus=name, image_size=size, **{field: own}), 0)
         with pytest.raises(ConfigError, match=f"config.data.{field} is 100; the {name} corpus has {own}: leave it out"):

@@ -53,7 +53,7 @@ def test_threads_change_neither_batches_nor_order(corpus):
 
 @pytest.mark.parametrize("places", [[0, 1, 2, 3], [2, 3, 6, 7], [5]])
 def test_places_are_rows_of_the_batch(corpus, places):
-    """Catches rows counted from the process's own first, which only contiguous parts survive."""
+    """Catches rows counted from the process's first row, which is right for contiguous parts only."""
     whole = list(batches(corpus, batch_size=8, start_step=3, stop_step=5))
     parts = list(batches(corpus, batch_size=8, start_step=3, stop_step=5, places=np.array(places)))
     for batch, part in zip(whole, parts, strict=True):

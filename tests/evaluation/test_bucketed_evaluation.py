@@ -192,7 +192,7 @@ def test_the_shift_at_the_configs_size_is_the_configs():
 
 def test_a_shift_by_area_of_another_formulation_is_refused():
     with pytest.raises(
-        ConfigError, match="timestep_shift_by_area is true, .* 'eps/linear' has another; set it to false"
+        ConfigError, match="timestep_shift_by_area is true, .* 'eps/linear' has another t; set it to false"
     ):
         formulation_at(config(formulation="eps/linear", timestep_shift=1.0))
 

@@ -42,7 +42,7 @@ ALL = tuple(dict.fromkeys((*PAPER, *SAMPLED)))
 
 
 def optimal(name):
-    """The network of least loss for data N(MEAN, STD^2)."""
+    """The network with the least loss for data N(MEAN, STD^2)."""
 
     def apply(params, z, condition, context, pooled):
         a, b, z, prediction = own_prediction(name, z, expand_time(condition, z))
@@ -60,7 +60,7 @@ def field(name):
 
 
 def marginal(s, quantiles):
-    """The straight path's marginal at s, at normal quantiles: what the exact flow carries along."""
+    """The straight path's marginal at s, at normal quantiles, which the exact flow maps to each other."""
     return (1 - s) * MEAN + np.sqrt((1 - s) ** 2 * STD**2 + s * s) * quantiles
 
 
@@ -83,8 +83,8 @@ def test_every_sampler_is_tested():
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_optimal_denoiser_is_one_function_of_z_over_a_and_sigma(name):
-    """Whatever is predicted, and however the input is scaled and time told: E[x0 | z/a, sigma]. A sign, a
-    factor or an end of time confused in one conversion shows here, apart from any sampler."""
+    """For every prediction, input scale and definition of time, the data estimate is E[x0 | z/a, sigma]. A wrong sign
+    or factor, or an exchanged end of time, in one conversion shows here, without any sampler."""
     formulation = parse_formulation(name)
     low, high = formulation.rectified_span
     with jax.enable_x64(True):

@@ -117,7 +117,7 @@ def test_a_near_miss_is_answered_with_the_nearest(name, answer):
 
 @pytest.mark.parametrize("name", ("v/cos", "edm/rf", "fm/ot(0.00001)"))
 def test_a_timestep_shift_is_of_rectified_flow_alone(name):
-    """Silently ignoring it would give two runs one meaning, and applying it to another t a third."""
+    """A shift that is silently ignored, or applied to another t, would make runs that are not what they say."""
     with pytest.raises(ConfigError, match=r"timestep_shift is 3, .* set it to 1"):
         parse_formulation(name, 3.0)
 
@@ -164,7 +164,7 @@ def test_effective_weight_of_the_discrete_schedules_is_the_exact_sum(name):
 
 
 def test_rf_and_the_cosine_path_share_their_total_weight_but_not_their_density():
-    """The reason for the reading of edm/rf and edm/cos: matching total weights would make them one."""
+    """The reason why edm/rf and edm/cos are read as they are: equal total weights would make them the same."""
     lam = np.linspace(-4, 4, 9)
     assert np.ptp(closed_form("rf", lam) / closed_form("v/cos", lam)) < 1e-12
     assert np.ptp(closed_form("edm/rf", lam) / closed_form("edm/cos", lam)) > 0.1
@@ -185,7 +185,7 @@ VALUES, BATCH = (2, 2, 1), 4096
 
 
 def window(lam):
-    """An error of the noise that is felt between log-SNRs -4 and 4 alone, uneven there: moments stay finite."""
+    """An uneven error of the noise, zero outside log-SNRs of -4 to 4, so that moments stay finite."""
     xp = jnp if isinstance(lam, jax.Array) else np
     return xp.where(abs(lam) < 4, xp.exp(lam / 4) * (1 + 0.5 * xp.sin(lam)) * (1 - (lam / 4) ** 2), 0.0)
 

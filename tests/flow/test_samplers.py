@@ -45,8 +45,8 @@ def test_times_run_from_noise_to_data():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_path_is_as_long_as_it_is(method):
-    """A turn by two radians about the origin is an arc of twice the radius, whatever the batch's other
-    member does; a norm over the batch, or of the displacement from start to end, is not."""
+    """A turn by two radians about the origin is an arc of twice the radius. Catches a norm over the batch, and a norm
+    of the displacement from start to end."""
 
     def turning(z, t):
         return 2.0 * jnp.stack([-z[:, 1], z[:, 0]], axis=1)

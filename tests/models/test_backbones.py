@@ -1,4 +1,4 @@
-"""What every backbone owes the trainer: the interface, its policies, its sharding, its limits."""
+"""The properties that the trainer needs of every backbone: interface, policies, sharding, limits."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def test_every_kernel_has_a_rule_that_names_its_dimensions(name):
 
 @pytest.mark.parametrize("field", BACKBONES["mmdit"].own_fields)
 def test_a_field_that_a_backbone_would_not_read_is_refused(field):
-    """Catches a study that believes it varied something."""
+    """Catches a study that varies a field without effect."""
     key = f"model.{field}"
     set_to = {
         "model.weight_sets": 3,

@@ -29,7 +29,7 @@ from rfjax.models.backbone import make_backbone
 
 
 def tied(params):
-    """An MM-DiT's parameters whose streams hold the same weights: those of a `dit`."""
+    """The parameters of an MM-DiT whose streams all have the weights of a `dit`."""
     made = {name: part for name, part in params.items() if name not in ("blocks", "last_block")}
     if "blocks" in params:
         made["blocks"] = {"context": params["blocks"]["tokens"], "image": params["blocks"]["tokens"]}

@@ -34,7 +34,7 @@ def abstract_inputs(shapes):
 
 
 def meetings(size, kernel, outputs, stride, low, left_dilation, right_dilation) -> int:
-    """Pairs (place of the output, place in the kernel) along one axis that meet an element, not a zero put in."""
+    """The pairs (place of the output, place in the kernel) along an axis that meet an element, not padding."""
     places = [o * stride + k * right_dilation - low for o in range(outputs) for k in range(kernel)]
     return sum(place in range(0, size * left_dilation, left_dilation) for place in places)
 

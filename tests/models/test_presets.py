@@ -25,15 +25,15 @@ MILLIONS = {"S": 33, "B": 130, "L": 458, "XL": 675}  # table 1
 
 
 def learnt_variance(model) -> tuple[int, int]:
-    """(parameters, multiply-adds) of the outputs for the variance, which theirs have and ours do not."""
+    """(parameters, multiply-adds) of the outputs for the variance, which only the published networks have."""
     outputs = model.patch_size**2 * IMAGENET.latents[2]
     return (model.width + 1) * outputs, (IMAGENET.latents[0] // model.patch_size) ** 2 * model.width * outputs
 
 
 @pytest.mark.parametrize("name", DIT_SIZES)
 def test_dits_have_the_published_parameters(name):
-    """To the published million with patches of 2. Catches a table of classes without the null class's row only
-    in the exact count of XL/2, which is their code's: it counts the fixed positions, too."""
+    """Compares with the published millions at patches of 2. The exact count of XL/2 is that of the authors' code, which
+    counts the fixed positions too; it alone catches a table of classes without the null class's row."""
     model = dit_class(f"{name}/2")
     count = parameter_count(make_backbone(model, IMAGENET, attention="xla")) + learnt_variance(model)[0]
     assert round(count / 1e6) == MILLIONS[name]

@@ -1,4 +1,4 @@
-"""U-ViT against its equations in float64, and what it takes."""
+"""U-ViT against its equations in float64, and the sizes that it accepts."""
 
 import jax
 import jax.numpy as jnp
@@ -95,8 +95,8 @@ def test_channels_halve_from_the_transformers_width():
     "channels, together", [(256, [8, 9, 10, 11, 12, 13, 14, 15]), (64, [8, 9, 10, 11]), (12, list(range(12)))]
 )
 def test_group_norm_has_32_groups_or_groups_of_four(channels, together):
-    """One channel changes: its group alone knows of it. Catches groups across channels far apart, and groups of one
-    channel, which make the bias before them say nothing."""
+    """A change of one channel changes its group only. Catches groups of channels that are far apart, and groups of one
+    channel, which would remove the effect of the bias before them."""
     x = np.random.default_rng(0).standard_normal((1, 4, 4, channels)).astype(np.float32)
     params = {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)}
     apply = lambda x: GroupNorm(channels).apply({"params": params}, jnp.asarray(x))  # noqa: E731

@@ -1,9 +1,8 @@
-"""The corpus `prepared`: what `rfjax prepare` made of real images and captions, read from its shards.
+"""The corpus `prepared`: real images and captions, read from the shards that `rfjax prepare` wrote.
 
-An index is put in its epoch's own order and leads to one image's record; that names its captions'
-records, of which one is chosen by (seed, index). Reading needs NumPy and array_record. What needs
-the frozen models themselves (encoding a new caption, seeing a latent) loads them, and PyTorch, when
-it is asked for the first time, which training never does.
+An index and its epoch's order lead to an image's record. The record names its captions' records, and (seed, index)
+chooses one of these. Reading needs NumPy and array_record. To encode a new caption or to decode a latent needs the
+frozen models: they, and PyTorch, are loaded when this is first asked for. Training never asks for it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from operator import attrgetter
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -29,28 +29,25 @@ from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import ConfigError, RfjaxError
 
-VERSION = "prepared-1"  # raised whenever an index of a seed comes to mean another example
-FROZEN = (
-    "rfjax.data.prepared.frozen"  # imports PyTorch; named here and not imported, because it stands after this package
-)
+VERSION = "prepared-1"  # to be raised whenever the example of an index changes
+FROZEN = "rfjax.data.prepared.frozen"  # named and not imported, because it imports PyTorch
 
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """The images of one bucket of a prepared corpus: all of them, where it has but one. See `corpus.Corpus` for the
-    methods.
+    """The images of one bucket of a prepared corpus; see `corpus.Corpus` for the methods.
 
-    Training examples come in epochs, each in an order of its own that depends on the seed, with a
-    caption drawn anew. Validation examples are the same for every seed: the split's images in stored
-    order, each with its first original caption (its first synthetic one where it has no other).
-    Example ids are places among the images of all buckets, one bucket after the other.
+    Training examples come in epochs. Each epoch has an order of its own, by the seed, and draws captions anew.
+    Validation examples are the same for every seed: the split's images in stored order, each with its first original
+    caption, or its first synthetic caption if it has no original. Example ids are places among the images of all
+    buckets, one bucket after the other.
     """
 
     manifest: Manifest
     seed: int
-    encoders: tuple[str, ...]  # those whose features are given; the others' slots are zero
+    encoders: tuple[str, ...]  # only these encoders' slots have features; the others are zero
     synthetic_captions: float
-    models: str  # the folder of the frozen models; "" is where the manifest says they were
+    models: str  # the folder of the frozen models; "": the manifest's
     name: str  # prepared:FOLDER
     number: int = 0  # of the bucket
 
@@ -82,22 +79,22 @@ class PreparedCorpus:
             row[...] = arrays["latents"]
         latents -= np.float32(self.manifest.shift)
         latents *= np.float32(self.manifest.scale)
-        conditions = self._assembled([arrays for arrays, _ in self._chosen(indices, split, places, images)])
+        conditions = self._assemble([arrays for arrays, _ in self._choose_captions(indices, split, places, images)])
         before = sum(bucket.images[split] for bucket in self.manifest.buckets[: self.number])
         return Batch(latents, *conditions, (places + np.uint64(before)).astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
         indices = np.asarray(indices, np.uint64)
         places = self._places(indices, split)
-        chosen = self._chosen(indices, split, places, self._records("images", split, places))
+        chosen = self._choose_captions(indices, split, places, self._records("images", split, places))
         return [facts["caption"] for _, facts in chosen]
 
     def encode(self, captions: Sequence[str]) -> Conditions:
         features = self._frozen.text(list(captions))
-        return self._assembled([{name: rows[i] for name, rows in features.items()} for i in range(len(captions))])
+        return self._assemble([{name: rows[i] for name, rows in features.items()} for i in range(len(captions))])
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        return []  # the encoders have seen more text than the corpus has
+        return []  # the encoders have learnt from more text than the corpus has
 
     @property
     def made_with(self) -> dict[str, object]:
@@ -126,17 +123,15 @@ class PreparedCorpus:
 
     @property
     def _own(self) -> tuple[str, ...]:
-        """What keys the orders and draws of one bucket among several, so that no two have the same."""
+        """The bucket's part of a key, so that no two of several buckets have the same orders and draws."""
         return (self.bucket.name,) if len(self.manifest.buckets) > 1 else ()
 
     @property
     def _where(self) -> str:
-        return " ".join(
-            ("the prepared corpus", str(self.manifest.folder), *(f"in bucket {name}" for name in self._own))
-        )
+        return f"the prepared corpus {self.manifest.folder}" + "".join(f" in bucket {name}" for name in self._own)
 
     def _places(self, indices, split):
-        """Places in the split and bucket, uint64."""
+        """Places in the split and bucket, as uint64."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
         count = self.bucket.images[split]
@@ -145,11 +140,9 @@ class PreparedCorpus:
                 raise ConfigError(f"{self._where} has no training images")
             return self._orders.places(indices)
         if len(indices) and int(indices.max()) >= count:  # a repeated example would shrink the standard error
-            raise ConfigError(
-                f"{self._where} has {count} validation images, and number "
-                f"{int(indices.max())} was asked for; set config.evaluation.validation.examples to at most {count}, or "
-                "prepare it with a larger --validation-share"
-            )
+            given = f"{self._where} has {count} validation images, and number {int(indices.max())} was asked for"
+            remedy = "or prepare it with a larger --validation-share"
+            raise ConfigError(f"{given}; set config.evaluation.validation.examples to at most {count}, {remedy}")
         return indices
 
     @cached_property
@@ -172,31 +165,27 @@ class PreparedCorpus:
             try:
                 out.append(unpack(record))
             except ValueError as error:
-                raise RfjaxError(
-                    f"record {place} of the {split} {kind} of {self._where}: {error}; rfjax inspect finds what "
-                    "is damaged"
-                ) from None
+                given = f"record {place} of the {split} {kind} of {self._where}"
+                raise RfjaxError(f"{given}: {error}; rfjax inspect finds what is damaged") from None
         return out
 
-    def _chosen(self, indices, split, places, images):
-        """The captions' records that go with the images' records, read together."""
+    def _choose_captions(self, indices, split, places, images):
+        """The records of the captions chosen for images' records; they are read together."""
         captions = self._files[split, "captions"]
-        draws = np.zeros((len(indices), 2))
+        draws, share, rows = np.zeros((len(indices), 2)), 0.0, []
         if split == "train":
             draws = hashing.uniforms(hashing.key(VERSION, "caption", self.seed, *self._own), indices, 2)
-        share = self.synthetic_captions if split == "train" else 0.0
-        rows = []
-        for (_, facts), (mix, which), file in zip(
-            images, draws, self._files[split, "images"].file_of(places).tolist(), strict=True
-        ):
+            share = self.synthetic_captions
+        files = self._files[split, "images"].file_of(places).tolist()
+        for (_, facts), (mix, which), file in zip(images, draws, files, strict=True):
             original, synthetic = facts["original"], facts["synthetic"]
             wanted, other = (synthetic, original) if mix < share else (original, synthetic)
             among = wanted or other
             rows.append(captions.first(file) + among[int(which * len(among))])
         return self._records("captions", split, np.array(rows, np.int64))
 
-    def _assembled(self, stored):
-        """Float32 conditions of captions' arrays by name, each encoder in its slot, zeros elsewhere."""
+    def _assemble(self, stored):
+        """Float32 conditions of captions' arrays (by name): each encoder in its slot, zeros elsewhere."""
         shapes = self.shapes
         context = np.zeros((len(stored), *shapes.context), np.float32)
         pooled = np.zeros((len(stored), shapes.pooled), np.float32)
@@ -210,14 +199,12 @@ class PreparedCorpus:
 
 
 def with_encoders(corpus: Corpus, names: Sequence[str]) -> Corpus:
-    """A prepared corpus that encodes with some of its text encoders, the others' slots zero. `ConfigError` for others
-    than it has, and for a corpus that no encoders made."""
+    """A prepared corpus that encodes with the text encoders `names` only; the others' slots are zero. Raises
+    `ConfigError` for an encoder that it does not have, and for a corpus that was not prepared."""
     known = [slot.name for slot in corpus.shapes.encoders]
     if not all(isinstance(part, PreparedCorpus) for part in corpus.parts):
-        raise ConfigError(
-            f"--encoders is {','.join(names)}, and the corpus {corpus.name} was not prepared with text encoders; "
-            "leave it out"
-        )
+        given = f"--encoders is {','.join(names)}, and the corpus {corpus.name}"
+        raise ConfigError(f"{given} was not prepared with text encoders; leave it out")
     for name in names:
         if name not in known:
             raise ConfigError(f"--encoders has {name!r}, which the run was not trained with; it has {', '.join(known)}")
@@ -232,13 +219,11 @@ def _frozen(folder, models, encoders):
 
 
 def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
-    """A corpus of one bucket, or of several with a part for each. Refuses, by name, what is not as the config says."""
+    """The corpus of one bucket, or of several with a part for each. `ConfigError` names what the config has wrong."""
     wanted = data.prepared
     if not wanted.path:
-        raise ConfigError(
-            "config.data.corpus is prepared, and config.data.prepared.path names no folder; give the one that rfjax "
-            "prepare wrote"
-        )
+        missing = "config.data.corpus is prepared, and config.data.prepared.path names no folder"
+        raise ConfigError(f"{missing}; give the folder that rfjax prepare wrote")
     found = manifest.read(wanted.path)
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
     has = {
@@ -250,11 +235,7 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
         "prepared.latent_shift": found.shift,
         "prepared.latent_scale": found.scale,
     }
-    asked = {
-        **{field: getattr(data, field) for field in has if "." not in field},
-        "prepared.latent_shift": wanted.latent_shift,
-        "prepared.latent_scale": wanted.latent_scale,
-    }
+    asked = {field: attrgetter(field)(data) for field in has}
     wrong = [field for field in has if asked[field] is not None and asked[field] != has[field]]
     if wrong:
         said = "; ".join(f"config.data.{field} is {asked[field]}, and the corpus has {has[field]}" for field in wrong)
@@ -262,16 +243,12 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
     names = tuple(encoder.name for encoder in found.encoders)
     for name in wanted.encoders:
         if name not in names:
-            raise ConfigError(
-                f"config.data.prepared.encoders has {name!r}, which the prepared corpus {wanted.path} lacks; it has "
-                f"{', '.join(names)}"
-            )
+            given = f"config.data.prepared.encoders has {name!r}, which the prepared corpus {wanted.path} lacks"
+            raise ConfigError(f"{given}; it has {', '.join(names)}")
     if wanted.synthetic_captions and not found.facts["captions"]["synthetic"]:
-        raise ConfigError(
-            f"config.data.prepared.synthetic_captions is {wanted.synthetic_captions}, and the prepared corpus "
-            f"{wanted.path} "
-            "has no synthetic captions; set it to 0, or prepare them with --synthetic-column"
-        )
+        given = f"config.data.prepared.synthetic_captions is {wanted.synthetic_captions}"
+        remedy = "set it to 0, or prepare them with --synthetic-column"
+        raise ConfigError(f"{given}, and the prepared corpus {wanted.path} has no synthetic captions; {remedy}")
     chosen = tuple(name for name in names if not wanted.encoders or name in wanted.encoders)
     buckets = found.buckets
     parts = tuple(

@@ -1,4 +1,4 @@
-"""Which example comes when: a random order of a finite corpus for every epoch, a function of (key, epoch)."""
+"""A random order of a finite corpus's examples for every epoch, as a function of (key, epoch)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from rfjax.errors import ConfigError
 
 
 class EpochOrders:
-    """The orders of a finite corpus of `count` examples, one for every epoch; safe to share between threads.
+    """The orders of `count` examples, one order for each epoch; safe to share between threads.
 
-    The last three are kept: a batch may span two epochs, and what is read ahead a third.
+    The last three orders are kept: a batch may span two epochs, and the batches read ahead a third.
     """
 
     def __init__(self, count: int, key: int):
-        self._count, self._lock = count, threading.Lock()  # threads that read ahead meet a new epoch together
+        self._count, self._lock = count, threading.Lock()  # threads that read ahead come to a new epoch at once
         self._order = lru_cache(maxsize=3)(lambda epoch: _order(key, epoch, count))
 
     def places(self, indices: Integer[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-        """The example that stands at each index of the endless sequence of epochs. Every epoch holds every example
-        once."""
+        """The example at each index of the endless sequence of epochs; an epoch has every example once."""
         epochs, positions = np.divmod(np.asarray(indices, np.uint64), np.uint64(self._count))
         places = np.empty(len(positions), np.uint64)
         for epoch in np.unique(epochs):
@@ -36,7 +35,7 @@ class EpochOrders:
 
 
 def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, " count"]:
-    """The permutation that sorts one hashed number per example: 4 bytes an example are kept."""
+    """The permutation that sorts a hashed number of each example: 4 bytes an example are kept."""
     if count > 2**32:
         raise ConfigError(f"a split has {count} images; at most {2**32} can be put in order")
     numbers = hashing.uniforms(hashing.key("epoch", key, epoch), np.arange(count, dtype=np.uint64), 1)[:, 0]

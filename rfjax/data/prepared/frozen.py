@@ -1,10 +1,10 @@
 """The frozen autoencoder and text encoders, from a folder laid out as diffusers' StableDiffusion3Pipeline.
 
-What goes in and comes out is NumPy; PyTorch, transformers and diffusers are imported when the models
-are loaded. Text features are those of the pipeline's `encode_prompt`, each encoder apart: of CLIP
-the hidden states before the last layer, without a final norm, and the pooled output, projected where the
-model has a projection; of T5 the last hidden states. Tokens are padded to the model's length and no
-attention mask is given, as there. Latents are the mean of the posterior.
+Inputs and outputs are NumPy arrays; PyTorch, transformers and diffusers are imported when the models are loaded. Text
+features are those of the pipeline's `encode_prompt`, for each encoder apart. CLIP gives the hidden states before the
+last layer, without a final norm, and the pooled output, projected if the model has a projection. T5 gives the last
+hidden states. As in the pipeline, tokens are padded to the model's length and there is no attention mask. Latents are
+the mean of the posterior.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 from rfjax.data.prepared.manifest import Manifest, StoredEncoder
 from rfjax.errors import ConfigError
 
-# name -> kind, folder of the model, folder of its tokenizer
+# name -> kind, the model's folder, its tokenizer's folder
 ENCODERS = {
     "clip_l": ("clip", "text_encoder", "tokenizer"),
     "clip_g": ("clip", "text_encoder_2", "tokenizer_2"),
@@ -36,15 +36,15 @@ WEIGHTS = r"(model|diffusion_pytorch_model){variant}(-\d+-of-\d+)?\.safetensors"
 
 @dataclass(frozen=True)
 class FrozenModels:
-    """Loaded models; `facts` says what they are, with a hash of every file that decides their outputs."""
+    """Loaded models. `facts` has each model's class and the hash of every file that decides its outputs."""
 
     encoders: tuple[StoredEncoder, ...]
     latent_channels: int
-    reduction: int  # pixels a side of an image to one of a latent
+    reduction: int  # pixels of an image to a pixel of its latent, along a side
     shift: float
     scale: float
     facts: dict
-    _text: dict[str, Callable]  # name -> captions -> (context, pooled or None), arrays
+    _text: dict[str, Callable]  # name -> captions -> (context, pooled or None)
     _encode: Callable
     _decode: Callable
     _tokens: dict[str, Callable]
@@ -52,7 +52,7 @@ class FrozenModels:
     def latents(
         self, images: Float[np.ndarray, "n height width 3"] | UInt8[np.ndarray, "n height width 3"]
     ) -> Float[np.ndarray, "n h w c"]:
-        """Raw posterior means, float32, neither shifted nor scaled, of images in [0, 1] or of bytes."""
+        """Float32 posterior means, neither shifted nor scaled, of images in [0, 1] or in bytes."""
         unit = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
         return self._encode((2 * unit - 1).transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 
@@ -71,7 +71,7 @@ class FrozenModels:
         return found
 
     def token_counts(self, captions: Sequence[str]) -> dict[str, list[int]]:
-        """By encoder, the tokens of each caption before any is cut off, with the special ones."""
+        """For each encoder, the captions' numbers of tokens before truncation, special tokens included."""
         return {name: count(list(captions)) for name, count in self._tokens.items()}
 
 
@@ -85,45 +85,38 @@ def load(
     variant: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> FrozenModels:
-    """The models of a folder: its autoencoder, and the text encoders named or all that it has.
+    """The autoencoder of a folder, and the text encoders `encoders` (by default all that it has).
 
-    Raises `ConfigError` for a folder, model or weight that is not there. Nothing is downloaded.
+    Raises `ConfigError` for a missing folder, model or weight. Nothing is downloaded.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigError(
-            f"no folder of models at {folder}; it holds vae, text_encoder, tokenizer and so on, as "
-            "`hf download stabilityai/stable-diffusion-3-medium-diffusers --local-dir DIR` writes it"
-        )
+        command = "hf download stabilityai/stable-diffusion-3-medium-diffusers --local-dir DIR"
+        raise ConfigError(f"no folder of models at {folder}; `{command}` writes one, with vae, text_encoder and so on")
     names = tuple(encoders) or tuple(name for name, (_, part, _) in ENCODERS.items() if (folder / part).is_dir())
     for name in names:
         if name not in ENCODERS:
             raise ConfigError(f"--encoders has {name!r}; it may have {', '.join(ENCODERS)}")
     if not names:
-        raise ConfigError(
-            f"{folder} has no text encoder: none of {', '.join(part for _, part, _ in ENCODERS.values())}"
-        )
-    parts = {AUTOENCODER: described(folder, AUTOENCODER, variant)}
+        known = ", ".join(part for _, part, _ in ENCODERS.values())
+        raise ConfigError(f"{folder} has no text encoder; add one of the folders {known}")
+    parts = {AUTOENCODER: find_model(folder, AUTOENCODER, variant)}
     for name in names:
         kind, part, tokenizer = ENCODERS[name]
-        parts[name] = described(folder, part, variant)
-        if parts[name].model not in CLASSES[kind]:
-            raise ConfigError(
-                f"{folder / part} is a {parts[name].model}; {name} must be a {' or '.join(CLASSES[kind])}"
-            )
+        parts[name] = find_model(folder, part, variant)
+        model, classes = parts[name].model, " or ".join(CLASSES[kind])
+        if model not in CLASSES[kind]:
+            raise ConfigError(f"{folder / part} is a {model}; {name} must be a {classes}")
         if not (folder / tokenizer).is_dir():
-            raise ConfigError(
-                f"{folder} has {part} and no {tokenizer}: the encoder's tokenizer is missing; copy it, too"
-            )
+            raise ConfigError(f"{folder} has {part} and no {tokenizer}; copy this tokenizer, too")
     try:
         import torch
         import transformers
         from diffusers import AutoencoderKL  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"the frozen models need PyTorch, transformers and diffusers ({error}): pip install 'rfjax[prepare]'"
-        ) from None
-    if not sys.stderr.isatty():  # in a log, a bar is one long line
+        packages = "PyTorch, transformers and diffusers"
+        raise ConfigError(f"the frozen models need {packages} ({error}): pip install 'rfjax[prepare]'") from None
+    if not sys.stderr.isatty():  # in a log, a progress bar is one long line
         transformers.utils.logging.disable_progress_bar()
     place = Place(torch, device, compute_dtype, variant)
     say(f"loading {', '.join((AUTOENCODER, *names))} of {folder} on {place.device}, in {compute_dtype}")
@@ -150,36 +143,28 @@ def load(
 
 
 def of_corpus(manifest: Manifest, folder: str, encoders: Sequence[str]) -> FrozenModels:
-    """The models that a corpus was prepared with: its autoencoder, and of its text encoders those named, so that the
-    others need not be there. `ConfigError` where other models are there by now."""
+    """The autoencoder that a corpus was prepared with, and its text encoders `encoders`; the others may be missing.
+
+    Raises `ConfigError` for models that are not there, or that have changed since.
+    """
     facts, where = manifest.facts, folder or manifest.facts["models"]["folder"]
     if not Path(where).is_dir():
-        raise ConfigError(
-            f"encoding a caption or seeing a latent needs the models that {manifest.folder} was prepared with, and "
-            f"{where} "
-            "is not there; name their folder with config.data.prepared.models"
-        )
-    known = {encoder.name: encoder for encoder in manifest.encoders}
-    tokens = known["t5"].tokens if "t5" in known else 77
-    models = load(
-        where,
-        encoders=tuple(encoders),
-        t5_tokens=tokens,
-        compute_dtype=facts["recipe"]["compute_dtype"],
-        variant=facts["models"]["variant"],
-    )
+        given = f"no folder {where}, which had the models that {manifest.folder} was prepared with"
+        raise ConfigError(f"{given}; to encode captions or decode latents, name it in config.data.prepared.models")
+    tokens = next((encoder.tokens for encoder in manifest.encoders if encoder.name == "t5"), 77)
+    dtype, variant = facts["recipe"]["compute_dtype"], facts["models"]["variant"]
+    models = load(where, encoders=tuple(encoders), t5_tokens=tokens, compute_dtype=dtype, variant=variant)
     for name, about in facts["models"]["parts"].items():
-        if name in models.facts and models.facts[name]["sha256"] != about["sha256"]:
-            raise ConfigError(
-                f"{name} in {where} is not what {manifest.folder} was prepared with: its files hash to "
-                f"{models.facts[name]['sha256'][:12]}, not {about['sha256'][:12]}; give the folder used then"
-            )
+        here, then = models.facts.get(name, about)["sha256"], about["sha256"]
+        if here != then:
+            given = f"{name} in {where} is not what {manifest.folder} was prepared with"
+            raise ConfigError(f"{given}: its files hash to {here[:12]}, not {then[:12]}; give the folder used then")
     return models
 
 
 @dataclass(frozen=True)
-class Described:
-    """A model's folder, its class and its weight files, found before anything is loaded."""
+class ModelFolder:
+    """A model's folder, its class and its weight files, before anything is loaded."""
 
     part: Path
     model: str
@@ -193,17 +178,14 @@ class Described:
 
 
 def identity(model: str, folder: Path, files: Sequence[Path]) -> dict:
-    """A model's class, the SHA-256 of each of its files, and one hash of them all."""
+    """A model's class, the SHA-256 of each of its files, and a hash of all of them."""
     hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-    return {
-        "class": model,
-        "sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest(),
-        "files": hashes,
-    }
+    together = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return {"class": model, "sha256": together, "files": hashes}
 
 
-def described(folder: Path, part: str, variant: str) -> Described:
-    """The model in `folder / part`. `ConfigError` where it has no config.json or no weights."""
+def find_model(folder: Path, part: str, variant: str) -> ModelFolder:
+    """The model in `folder / part`. Raises `ConfigError` where it has no config.json or no weights."""
     config = folder / part / "config.json"
     try:
         about = json.loads(config.read_text())
@@ -214,17 +196,11 @@ def described(folder: Path, part: str, variant: str) -> Described:
     weights = tuple(sorted(path for path in (folder / part).iterdir() if form.fullmatch(path.name)))
     if not weights:
         others = sorted(path.name for path in (folder / part).iterdir() if path.suffix in (".safetensors", ".bin"))
-        hint = (
-            f"; it has {', '.join(others)}: --models-variant names the part between the dots, and .bin files are "
-            "not read"
-            if others
-            else ""
-        )
-        raise ConfigError(
-            f"{folder / part} has no weights: no {'model' + (f'.{variant}' if variant else '')}.safetensors or "
-            f"shards of it{hint}"
-        )
-    return Described(folder / part, model, weights)
+        hint = "--models-variant names the part between the dots, and .bin files are not read"
+        hint = f"; it has {', '.join(others)}: {hint}" if others else ""
+        wanted = f"model.{variant}.safetensors" if variant else "model.safetensors"
+        raise ConfigError(f"{folder / part} has no weights: no {wanted} or shards of it{hint}")
+    return ModelFolder(folder / part, model, weights)
 
 
 def _sha256(path):
@@ -233,35 +209,29 @@ def _sha256(path):
 
 
 class Place:
-    """Where models run and in which type; `model` loads one from its folder, with safetensors alone."""
+    """The device and type in which models run; `model` loads a model, from safetensors alone."""
 
     def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
         self.torch = torch
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = getattr(torch, compute_dtype)
-        self.loading = {
-            "local_files_only": True,
-            "use_safetensors": True,
-            "output_loading_info": True,
-            "variant": variant or None,
-        }
+        self.loading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        self.loading["variant"] = variant or None
 
     def model(self, cls, folder, **dtype):
-        """A model of a folder. transformers and diffusers make up weights that are missing; that is refused."""
+        """The model of a folder. transformers and diffusers make up missing weights; these are refused."""
         try:
             model, info = cls.from_pretrained(folder, **self.loading, **dtype)
-        except Exception as error:  # of the libraries' own kinds, and safetensors'
+        except Exception as error:  # the libraries and safetensors have kinds of their own
             raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
-            raise ConfigError(
-                f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them; fetch the "
-                "folder again"
-            )
+            given = f"{folder} lacks {len(missing)} weights of {cls.__name__}, {missing[0]} among them"
+            raise ConfigError(f"{given}; fetch the folder again")
         return model.eval().requires_grad_(False).to(self.device)
 
     def arrays(self, function):
-        """`function` of tensors without gradients, its result as a float32 array."""
+        """`function` without gradients, with its result as a float32 array."""
 
         def run(*values):
             with self.torch.inference_mode():
@@ -295,10 +265,8 @@ def _text_encoder(folder, name, model_class, t5_tokens, place):
     tokens = t5_tokens if kind == "t5" else tokenizer.model_max_length
     limit = getattr(model.config, "max_position_embeddings", tokens)
     if tokens > limit:
-        raise ConfigError(
-            f"the tokenizer of {folder / part} gives {tokens} tokens, and the model has {limit} positions; fetch the "
-            "tokenizer of this model"
-        )
+        given = f"the tokenizer of {folder / part} gives {tokens} tokens, and the model has {limit} positions"
+        raise ConfigError(f"{given}; fetch the tokenizer of this model")
 
     def ids(captions):
         padded = tokenizer(captions, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""The manifest of a prepared corpus: what its shards hold, and how text features are put together."""
+"""The manifest of a prepared corpus: its shards' files and numbers, and the layout of its text features."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rfjax.errors import ConfigError
 NAME = "manifest.json"
 FORMAT = "rfjax-prepared"
 VERSION = 2
-KINDS = ("images", "captions")  # the files of a shard's unit: its images of one split and one bucket
+KINDS = ("images", "captions")  # the files of a unit: a shard's examples of one split and one bucket
 SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """One text encoder's features as they are stored: `context` [tokens, channels], `pooled` [pooled]."""
+    """A text encoder whose features are stored: `context` [tokens, channels] and `pooled` [pooled]."""
 
     name: str
     kind: str  # clip | t5
@@ -31,11 +31,10 @@ class StoredEncoder:
 
 
 def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tuple[EncoderSlot, ...]]:
-    """((tokens, size) of the context, size of pooled, the slots), as SD3 puts the encoders together.
+    """((tokens, size) of the context, size of pooled, the slots), as SD3 joins encoders (Esser et al. 2024, fig. 2).
 
-    The CLIP models stand side by side over the first tokens, with zeros up to the widest; T5 stands
-    after them. Pooled vectors follow each other (Esser et al. 2024, figure 2). Raises `ConfigError`
-    for CLIP models of different lengths.
+    The CLIP models are side by side over the first tokens, with zeros up to the widest encoder; T5 is after them.
+    Pooled vectors follow each other. Raises `ConfigError` for CLIP models of different lengths.
     """
     clips = [encoder for encoder in encoders if encoder.kind == "clip"]
     if len({encoder.tokens for encoder in clips}) > 1:
@@ -50,23 +49,22 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
         if encoder.kind != "clip":
             slots.append(EncoderSlot(encoder.name, (tokens, tokens + encoder.tokens), (0, encoder.channels), (0, 0)))
             tokens += encoder.tokens
-    size = max(slot.channels[1] for slot in slots)
-    return (tokens, size), pooled, tuple(slots)
+    return (tokens, max(slot.channels[1] for slot in slots)), pooled, tuple(slots)
 
 
 def bucket_name(pixels: Sequence[int]) -> str:
-    """HEIGHTxWIDTH of an image's sides in pixels."""
+    """HEIGHTxWIDTH of an image, in pixels."""
     return f"{pixels[0]}x{pixels[1]}"
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """An aspect bucket: all its images have these sides, and how many there are."""
+    """An aspect bucket: the sides that all its images have, and its numbers of images and captions."""
 
     pixels: tuple[int, int]  # height, width
     latents: tuple[int, int, int]  # height, width, channels
     images: Mapping[str, int]  # by split
-    captions: Mapping[str, int]  # stored ones, by split
+    captions: Mapping[str, int]  # stored captions, by split
 
     @property
     def name(self) -> str:
@@ -75,7 +73,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """The files of one kind that a split and bucket has, in the shards' order, and how many records each has."""
+    """The files of a kind, split and bucket, in the shards' order, and the number of records of each."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
@@ -83,7 +81,7 @@ class UnitFiles:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared corpus's manifest.json, read and checked; `facts` is all of it."""
+    """A prepared corpus's manifest.json, read and checked; `facts` is its whole content."""
 
     folder: Path
     facts: Mapping
@@ -95,20 +93,16 @@ class Manifest:
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
-        """In the order in which they were asked for; the first is the default shape."""
-        return tuple(
-            Bucket(
-                tuple(each["pixels"]),
-                tuple(each["latents"]),
-                {split: each["splits"][split]["images"] for split in SPLITS},
-                {split: each["splits"][split]["captions"] for split in SPLITS},
-            )
-            for each in self.facts["buckets"]
-        )
+        """The buckets in the order in which they were asked for; the first is the default shape."""
+        buckets = []
+        for each in self.facts["buckets"]:
+            images, captions = ({split: each["splits"][split][kind] for split in SPLITS} for kind in KINDS)
+            buckets.append(Bucket(tuple(each["pixels"]), tuple(each["latents"]), images, captions))
+        return tuple(buckets)
 
     @property
     def side(self) -> int:
-        """What config.data.image_size must be: the longer side of the first bucket's latents."""
+        """The value for config.data.image_size: the longer side of the first bucket's latents."""
         return max(self.buckets[0].latents[:2])
 
     @property
@@ -120,16 +114,16 @@ class Manifest:
         return self.facts["latents"]["scale"]
 
     def count(self, split: str) -> int:
-        """Images of a split, in all buckets."""
+        """The number of a split's images, in all buckets."""
         return sum(bucket.images[split] for bucket in self.buckets)
 
     def files(self, split: str, bucket: str, kind: str) -> UnitFiles:
-        """The files of a split and bucket that hold records of a kind."""
+        """The files with records of a kind, of a split and bucket."""
         units = [unit for unit in self._units() if (unit["split"], unit["bucket"]) == (split, bucket)]
         return UnitFiles(tuple(unit["files"][kind]["name"] for unit in units), tuple(unit[kind] for unit in units))
 
     def every_file(self) -> Iterator[Mapping]:
-        """Name, bytes and sha256 of each file, in the shards' order."""
+        """The name, bytes and sha256 of each file, in the shards' order."""
         return (file for unit in self._units() for file in unit["files"].values())
 
     def _units(self):
@@ -137,28 +131,22 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides the examples: what the shards hold, and how it is scaled and laid out."""
-        held = [
-            (unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS))
-            for unit in self._units()
-        ]
+        """A hash of all that decides the examples: the files, their scaling and their layout."""
+        units = self._units()
+        held = [(unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS)) for unit in units]
         shapes = [(bucket.name, bucket.latents) for bucket in self.buckets]
         decides = [VERSION, held, shapes, self.shift, self.scale, [repr(e) for e in self.encoders]]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: str | Path) -> Manifest:
-    """The manifest of a folder. `ConfigError` where there is none, it is of another version, or a
-    file that it names is not there whole; bytes are compared by `rfjax inspect`, sizes here."""
+    """The manifest of a folder. Raises `ConfigError` where there is none, where it has another version, and for a file
+    of another size than it says; contents are compared by `rfjax inspect`."""
     folder = Path(folder)
     path = folder / NAME
     if not path.is_file():
         shards = len(list(folder.glob("shard-*.json"))) if folder.is_dir() else 0
-        hint = (
-            f"{shards} of its shards are there: the command that prepares it goes on"
-            if shards
-            else "rfjax prepare makes one"
-        )
+        hint = f"it has {shards} shards: run its rfjax prepare command again" if shards else "rfjax prepare makes one"
         raise ConfigError(f"no prepared corpus in {folder}: it has no {NAME}; {hint}")
     try:
         facts = json.loads(path.read_text())
@@ -166,10 +154,8 @@ def read(folder: str | Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error!r}; prepare the corpus again") from None
     if known != (FORMAT, VERSION):
-        raise ConfigError(
-            f"{path} is {known[0]} version {known[1]}; this rfjax reads {FORMAT} version {VERSION}: prepare the "
-            "corpus again"
-        )
+        given, wanted = f"{known[0]} version {known[1]}", f"{FORMAT} version {VERSION}"
+        raise ConfigError(f"{path} is {given}; this rfjax reads {wanted}: prepare the corpus again")
     found = Manifest(folder, facts)
     for file in found.every_file():
         _check_size(folder / file["name"], file["bytes"])
@@ -182,7 +168,5 @@ def _check_size(path, size):
     except OSError as error:
         raise ConfigError(f"{path}, which {NAME} names, cannot be read: {error.strerror}; copy it again") from None
     if found != size:
-        raise ConfigError(
-            f"{path} has {found} bytes, and {NAME} says {size}; copy it again, or remove its shard's .json and "
-            "prepare again"
-        )
+        remedy = "copy it again, or remove its shard's .json and prepare again"
+        raise ConfigError(f"{path} has {found} bytes, and {NAME} says {size}; {remedy}")

@@ -1,7 +1,7 @@
 """One record of a prepared corpus: named arrays and a few facts, as the bytes of a safetensors file.
 
-Writing is the library's; reading takes views of the bytes, since a batch of text features is
-hundreds of megabytes and a copy fewer of them is worth the ten lines. No pickle anywhere.
+The library writes. Reading takes views of the bytes instead: a batch of text features is hundreds of megabytes, and a
+copy fewer of them is worth the ten lines. There is no pickle.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save
 
 DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
-FACTS = "facts"  # one key, because the library writes several in no fixed order
+FACTS = "facts"  # a single key, because the library writes several keys in no fixed order
 
 
 def pack(arrays: Mapping[str, np.ndarray], facts: Mapping[str, object]) -> bytes:
@@ -23,7 +23,7 @@ def pack(arrays: Mapping[str, np.ndarray], facts: Mapping[str, object]) -> bytes
 
 
 def unpack(record: bytes) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays (read-only views of `record`) and the facts. `ValueError` for bytes that are no record."""
+    """The arrays (read-only views of `record`) and the facts. Raises `ValueError` for bytes that are no record."""
     size = int.from_bytes(record[:8], "little")
     start = 8 + size
     try:

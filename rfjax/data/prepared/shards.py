@@ -1,4 +1,4 @@
-"""Records of many ArrayRecord files by their place among all of them."""
+"""Reads records of many ArrayRecord files by their place among all records."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_OPEN = 4096
 
 
 class Readers:
-    """The files used last, kept open; safe to share between threads.
+    """Keeps the last used files open; safe to share between threads.
 
-    `array_record`'s own data source keeps all files open, and a corpus of a thousand shards would run out of file
+    `array_record`'s own data source keeps all files open: a corpus of a thousand shards would run out of file
     descriptors in the middle of an epoch.
     """
 
@@ -29,30 +29,31 @@ class Readers:
         self._open: OrderedDict[Hashable, object] = OrderedDict()
 
     def of(self, key: Hashable, path: Path):
-        """The reader known by `key`, of the file at `path`."""
+        """The reader of the file at `path`, kept under `key`."""
         from array_record.python.array_record_module import ArrayRecordReader
 
         with self._lock:
             reader = self._open.pop(key, None)
-            if reader is None:  # no read-ahead: what is asked for next is somewhere else
+            if reader is None:  # no read-ahead: the next record asked for is somewhere else
                 reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0", file_reader_buffer_size=2**15)
             self._open[key] = reader
-            if len(self._open) > self._most:  # closed when whoever still reads from it is done
+            if len(self._open) > self._most:  # it is closed when its last user drops it
                 self._open.popitem(last=False)
             return reader
 
 
-def _half_of_those_allowed():
+def _open_file_budget():
+    """Half of the files that the process may open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, soft // 2))
 
 
-READERS = Readers(_half_of_those_allowed())  # of the process: all kinds, splits and buckets share what it may open
+READERS = Readers(_open_file_budget())  # of the process: all kinds, splits and buckets share this budget
 _numbers = itertools.count()
 
 
 class Shards:
-    """Random access to the records of files that follow each other; safe to share between threads."""
+    """Random access to the records of a sequence of files; safe to share between threads."""
 
     def __init__(self, paths: Sequence[Path], counts: Sequence[int], *, readers: Readers = READERS):
         self._paths, self._ends = list(paths), np.cumsum(counts)
@@ -66,11 +67,11 @@ class Shards:
         return int(self._ends[file - 1]) if file else 0
 
     def file_of(self, places: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-        """Which file holds each place."""
+        """The number of the file that holds each place."""
         return np.searchsorted(self._ends, np.asarray(places, np.int64), side="right")
 
     def read(self, places: Integer[np.ndarray, " n"]) -> list[bytes]:
-        """The records at `places`, in their order. `RfjaxError` names the file and record that cannot be read."""
+        """The records at `places`, in their order. Raises `RfjaxError` naming a file and record that cannot be read."""
         places = np.asarray(places, np.int64)
         files, records = self.file_of(places), [b""] * len(places)
         for file in np.unique(files).tolist():
@@ -84,7 +85,6 @@ class Shards:
         try:
             return self._readers.of((self._number, file), self._paths[file]).read(own)
         except Exception as error:  # array_record raises RuntimeError and ValueError with C++'s words
-            raise RfjaxError(
-                f"{self._paths[file]}: record {own[0]}{f' or one of {len(own)}' if len(own) > 1 else ''} cannot be "
-                f"read: {error}; rfjax inspect {self._paths[file].parent} finds every damaged file"
-            ) from None
+            path, which = self._paths[file], f"record {own[0]}" + (f" or one of {len(own)}" if len(own) > 1 else "")
+            remedy = f"rfjax inspect {path.parent} finds every damaged file"
+            raise RfjaxError(f"{path}: {which} cannot be read: {error}; {remedy}") from None

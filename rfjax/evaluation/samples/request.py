@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rfjax import limits
-from rfjax.data.buckets import described, trained_parts
+from rfjax.data.buckets import format_shape, trained_parts
 from rfjax.data.prepared.corpus import with_encoders
 from rfjax.errors import ConfigError
 from rfjax.evaluation.sampler_name import SamplerName
@@ -52,11 +52,11 @@ def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, int, int
     latents = (*size, run.corpus.shapes.latents[2])
     try:
         if min(size) < 1:
-            raise ConfigError(f"latents of {described(size)} have no pixels")
+            raise ConfigError(f"latents of {format_shape(size)} have no pixels")
         limits.check_latents(run.config.model, latents)
     except ConfigError as error:
-        trained = ", ".join(described(run.corpus.parts[part].shapes.latents) for part in trained_parts(run.corpus))
-        raise ConfigError(f"--latent-size={described(size)}: {error}. {run.name} was trained on {trained}") from None
+        trained = ", ".join(format_shape(run.corpus.parts[part].shapes.latents) for part in trained_parts(run.corpus))
+        raise ConfigError(f"--latent-size={format_shape(size)}: {error}. {run.name} was trained on {trained}") from None
     return latents
 
 
