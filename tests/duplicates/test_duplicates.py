@@ -117,7 +117,7 @@ def test_a_flat_image_has_no_hash():
         [np.full((128, 128, 3), 255, np.uint8), rng.integers(120, 123, (128, 128, 3)).astype(np.uint8), ramp]
     )
     found = descriptors.Phash().describe(flat)
-    assert not found.any() and descriptors.useless(found[:, 0]) == dict.fromkeys(range(3), "too flat to hash")
+    assert not found.any() and descriptors.incomparable(found[:, 0]) == dict.fromkeys(range(3), "too flat to hash")
 
 
 # The removal against brute force

@@ -24,7 +24,7 @@ from rfjax.data.prepared import manifest
 from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import ConfigError
-from rfjax.prepare.images import decode, nearest, thumbnail
+from rfjax.prepare.images import decode, nearest_bucket, thumbnail
 from rfjax.prepare.recipe import parse_buckets
 
 # Height x width. 8x128 is for a panorama that is not there.
@@ -112,7 +112,7 @@ def test_the_nearest_bucket_is_the_one_of_brute_force():
         apart = np.abs(np.log(width / height) - logs)
         two = np.sort(apart)[:2]
         if two[1] - two[0] > 1e-9:  # otherwise floating point cannot tell
-            assert nearest(width, height, buckets) == apart.argmin()
+            assert nearest_bucket(width, height, buckets) == apart.argmin()
 
 
 def test_of_two_buckets_as_near_the_first_is_taken():
@@ -120,8 +120,8 @@ def test_of_two_buckets_as_near_the_first_is_taken():
     equal in floats."""
     for width, height in ((2, 1), (2, 3), (2, 5), (4, 3), (3, 7), (1, 18)):
         square, other = (30, 30), (height**2, width**2)
-        assert nearest(width, height, [square, other]) == nearest(width, height, [other, square]) == 0
-        assert nearest(width * 101, height * 101, [(9, 99999), square, other]) == 1
+        assert nearest_bucket(width, height, [square, other]) == nearest_bucket(width, height, [other, square]) == 0
+        assert nearest_bucket(width * 101, height * 101, [(9, 99999), square, other]) == 1
 
 
 @pytest.mark.parametrize("excess", [0, 16, 15])
