@@ -49,9 +49,7 @@ class OnnxModel:
             ) from None
         self._path, self._mean, self._std, self._mirrored = path, np.float32(mean), np.float32(std), mirrored
         if len(self._mean) != 3 or len(self._std) != 3 or not (self._std > 0).all():
-            raise ConfigError(
-                f"--model-mean {mean} and --model-std {std} must be three numbers each, the second above 0"
-            )
+            raise ConfigError(f"--model-mean {mean} and --model-std {std} must have three numbers, the second above 0")
         self.side, self._batch, self._type, self._input = self._input_of(side)
         self._output = self._output_of(output)
         with open(path, "rb") as file:
@@ -63,9 +61,7 @@ class OnnxModel:
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(each.name for each in inputs)
-            raise ConfigError(
-                f"{self._path} has {len(inputs)} inputs ({names}); give a model whose one input is the images"
-            )
+            raise ConfigError(f"{self._path} has {len(inputs)} inputs ({names}); give a model that takes images alone")
         shape, kind, name = inputs[0].shape, inputs[0].type, inputs[0].name
         if kind not in TYPES or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
             allowed = f"{' or '.join(TYPES)} [n, 3, side, side]"
@@ -88,9 +84,7 @@ class OnnxModel:
         if output is None and len(names) > 1:
             raise ConfigError(f"{self._path} gives {', '.join(names)}; name the descriptor's with --model-output")
         if output not in (None, *names):
-            raise ConfigError(
-                f"--model-output is {output}, and {self._path} gives {', '.join(names)}; name one of them"
-            )
+            raise ConfigError(f"--model-output is {output}, and {self._path} gives {', '.join(names)}; name one")
         return output or names[0]
 
     def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Float[np.ndarray, "n views size"]:

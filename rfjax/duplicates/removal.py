@@ -10,7 +10,7 @@ import numpy as np
 
 from rfjax.duplicates.describe import Described
 from rfjax.duplicates.descriptors import incomparable
-from rfjax.duplicates.search import Index, default_clusters, remove, similarity
+from rfjax.duplicates.search import CHUNK, Index, default_clusters, remove, similarity
 from rfjax.errors import RfjaxError
 from rfjax.prepare.part import NO_CAPTION, list_counts
 
@@ -74,8 +74,8 @@ def find(
         chosen = removals[levels.index(threshold)]
         near = np.flatnonzero(chosen.dropped)
         keeper[compared[near]] = compared[chosen.keeper[near]]
-        for start in range(0, len(near), 65536):  # all rows at once may not fit
-            some = near[start : start + 65536]
+        for start in range(0, len(near), CHUNK):  # all rows at once may not fit
+            some = near[start : start + CHUNK]
             alike[compared[some]] = similarity(views[some], views[chosen.keeper[some]])
     pairs, stay, repeated = [], {keys[i] for i in range(len(keys)) if keeper[original[i]] == i}, 0
     for i, key in enumerate(keys):

@@ -115,9 +115,8 @@ def read_recipe(folder: Path, *names: str) -> dict:
         there = json.loads((folder / NAME).read_text())
         return {name: there[name] for name in names}
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"nothing to merge in {folder}: {NAME} cannot be read ({error}); give the command without --merge"
-        ) from None
+        lack = f"nothing to merge in {folder}: {NAME} cannot be read ({error})"
+        raise ConfigError(f"{lack}; give the command without --merge") from None
 
 
 def keys_facts(dropped_keys: Mapping[str, str]) -> dict:

@@ -364,8 +364,8 @@ def test_other_buckets_in_the_same_folder_are_refused_by_name(monkeypatch, mixed
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--buckets=32x32,16x16"], "32x32 and 16x16, which are of one aspect"),
-        (["--buckets=32x48,32x32,16x24"], "32x48 and 16x24, which are of one aspect"),
+        (["--buckets=32x32,16x16"], "32x32 and 16x16, of one aspect"),
+        (["--buckets=32x48,32x32,16x24"], "32x48 and 16x24, of one aspect"),
         (["--buckets=32x36"], "--buckets has 32x36; both sides must be divisible by 8"),
         (["--buckets=32x32,0x64"], "--buckets has 0x64; a side must be at least 8"),
         (["--buckets=-32x32"], "--buckets has -32x32; a side must be at least 8"),

@@ -76,9 +76,7 @@ def _kind_of(text):
     if path.is_dir():
         return "folder"
     kinds = ", ".join(f"{kind}:WHERE" for kind in SOURCES)
-    raise ConfigError(
-        f"no source at {text}: give a folder of images, .tar or .parquet files, or name the kind: {kinds}"
-    )
+    raise ConfigError(f"no source at {text}: give a folder of images, .tar or .parquet files, or {kinds}")
 
 
 def files_of(where: str, suffix: str) -> list[Path]:

@@ -68,11 +68,9 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Tfds
         raise ConfigError(f"tfds:{name} is not on this machine (TFDS looks in {folder}); {remedy}")
     stored = builder.info.file_format.value
     if stored != "array_record":
-        raise ConfigError(
-            f"tfds:{name} is stored as {stored}, which has no random access; convert it, and give tfds:{folder}-array_"
-            f"record: tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record "
-            f"--out_dir={folder}-array_record"
-        )
+        new = f"{folder}-array_record"
+        command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record --out_dir={new}"
+        raise ConfigError(f"tfds:{name} is stored as {stored}, not for random access; give tfds:{new} after: {command}")
     if split.partition("[")[0] not in builder.info.splits:
         raise ConfigError(f"tfds:{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
     features = builder.info.features
