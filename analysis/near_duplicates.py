@@ -174,7 +174,7 @@ def main():
         )
         for name, descriptor in (("phash", descriptors.Phash()), ("8x8 averages (ONNX)", model)):
             views = described(descriptor, everything)
-            usable = ~np.isin(np.arange(len(views)), list(descriptors.useless(views[:, 0])))
+            usable = ~np.isin(np.arange(len(views)), list(descriptors.incomparable(views[:, 0])))
             print(f"{name}: {len(first)} originals, {len(copies)} copies, {(~usable).sum()} not compared", flush=True)
             rows += curve(name, views, group, kinds, (len(first), pictures))
             threshold = descriptor.threshold if name == "phash" else 0.95

@@ -26,7 +26,7 @@ def run(args, overrides) -> int:
 
     from rfjax.data.prepared import manifest
     from rfjax.files import write_whole
-    from rfjax.prepare.inspect import damaged, picture, samples
+    from rfjax.prepare.inspect import damaged_files, picture, samples
     from rfjax.prepare.progress import say
     from rfjax.prepare.summary import summary
 
@@ -34,7 +34,7 @@ def run(args, overrides) -> int:
     if args.samples < 0:
         raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
     print("\n".join(summary(found)))
-    bad = [] if args.no_hashes else list(damaged(found, say))
+    bad = [] if args.no_hashes else list(damaged_files(found, say))
     for name in bad:
         print(
             f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared "

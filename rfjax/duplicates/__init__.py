@@ -1,2 +1,1 @@
-"""Near-duplicates of a source: a descriptor of every image, clusters of them, and Esser et al. 2024's greedy
-removal."""
+"""Finds near-duplicate images: descriptors of all images, clusters, and the greedy removal of Esser et al. 2024."""

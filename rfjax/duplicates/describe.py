@@ -1,8 +1,9 @@
-"""One part of a source made one file of descriptors, whole or not at all."""
+"""Makes one file of descriptors of one part of a source, whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,18 +14,18 @@ from jaxtyping import Shaped, UInt8
 from rfjax.data.prepared.records import pack, unpack
 from rfjax.duplicates.descriptors import Descriptor
 from rfjax.files import write_whole
-from rfjax.prepare.part import LeftOut, Tell, in_order
+from rfjax.prepare.part import LeftOut, Tell, map_in_order
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.shard import AHEAD, judge
 from rfjax.prepare.sources import Drop, Record, Source
 
-ANY = "a caption of every image"  # the column that is asked for where images need none
-UNLISTABLE = "key with a tab or a line break"  # which --drop-keys, a key a line, cannot name
+ANY = "a caption of every image"  # the caption column if images need no caption
+UNLISTABLE = "key with a tab or a line break"  # the lines of --drop-keys cannot name such a key
 
 
 @dataclass(frozen=True)
 class Described:
-    """A part's images in their order. `left_out` are those that `rfjax prepare` would drop anyway."""
+    """The images of a part in their order; `left_out` would be dropped by `rfjax prepare` anyway."""
 
     keys: tuple[str, ...]
     digests: UInt8[np.ndarray, "n 16"]  # of the files' bytes
@@ -43,7 +44,7 @@ class _Looked:
 
 
 def read(path: Path, recipe_hash: str) -> Described | None:
-    """A finished part; None where it is not there whole, or of another recipe."""
+    """Reads a finished part; None if its file is missing, damaged or of another recipe."""
     try:
         arrays, facts = unpack(path.read_bytes())
         if facts["recipe_sha256"] != recipe_hash:
@@ -64,41 +65,30 @@ def describe_part(
     threads: int,
     tell: Tell = lambda done, kept, dropped: None,
 ) -> Path:
-    """Writes a part's file, and returns its path.
+    """Writes the file of a part, and returns its path.
 
-    `recipe` says which images `rfjax prepare` would keep, and how large they are looked at.
+    `recipe` says which images `rfjax prepare` would keep; its only bucket is the square that the descriptor takes.
     """
     left_out = LeftOut(path.name)
-    keys, digests, views, batch = [], [], [], []
-
-    def flush():
-        if batch:
-            views.append(descriptor.describe(np.stack(batch)))
-            batch.clear()
-
+    keys, digests, views = [], [np.zeros((0, 16), np.uint8)], []
     with ThreadPoolExecutor(threads) as pool:
         window = AHEAD * recipe.batch_size
-        looked = in_order(pool, lambda record: _look(record, recipe), source.records(part), window)
-        for one in left_out.sift(looked, tell):
-            keys.append(one.key)
-            digests.append(np.frombuffer(one.digest, np.uint8))
-            batch.append(one.pixels)
-            if len(batch) == recipe.batch_size:
-                flush()
-    flush()
-    found = (
-        np.concatenate(views)
-        if views
-        else descriptor.describe(np.zeros((1, descriptor.side, descriptor.side, 3), np.uint8))[:0]
-    )
-    arrays = {"views": found, "digests": np.stack(digests) if digests else np.zeros((0, 16), np.uint8)}
+        looked = map_in_order(pool, lambda record: _look(record, recipe), source.records(part), window)
+        kept = left_out.sift(looked, tell)
+        while batch := list(itertools.islice(kept, recipe.batch_size)):
+            keys += [image.key for image in batch]
+            digests += [np.frombuffer(image.digest, np.uint8)[None] for image in batch]
+            views.append(descriptor.describe(np.stack([image.pixels for image in batch])))
+    if not views:  # no rows, of the right size and type
+        views = [descriptor.describe(np.zeros((1, descriptor.side, descriptor.side, 3), np.uint8))[:0]]
+    arrays = {"views": np.concatenate(views), "digests": np.concatenate(digests)}
     listed = [(row["key"], row["reason"]) for row in left_out.rows]
     write_whole({path: pack(arrays, {"recipe_sha256": recipe_hash, "keys": keys, "left_out": listed})})
     return path
 
 
 def _look(record: Record | Drop, recipe: Recipe) -> _Looked | Drop:
-    """A record decoded, or why it is not compared."""
+    """Decodes a record, or says why it is not compared."""
     if isinstance(record, Drop):
         return record
     kept = judge(replace(record, metadata={**record.metadata, ANY: "-"}), recipe)

@@ -1,4 +1,4 @@
-"""What images are compared by: a table of descriptors, and what all of them give."""
+"""Descriptors, by which images are compared: the protocol that they follow, and the two kinds."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from jaxtyping import Shaped, UInt8
 from rfjax.duplicates import phash
 from rfjax.duplicates.onnx_model import OnnxModel
 
-PHASH_THRESHOLD = 0.9  # analysis/results/near_duplicates: the lowest there with a precision of 99 %
-MODEL_THRESHOLD = (
-    0.75  # where SSCD's authors find 90 % precision on DISC2021 (sscd_disc_mixup); another model has another
-)
+PHASH_THRESHOLD = 0.9  # the lowest with a precision of 99 % in analysis/results/near_duplicates
+MODEL_THRESHOLD = 0.75  # a precision of 90 % for sscd_disc_mixup on DISC2021, by its authors; it differs by model
 
 
 @runtime_checkable
 class Descriptor(Protocol):
-    """Images to rows of `views`: the first is the image's, which others look for; the rest only look for others."""
+    """Makes rows of `views` of each image. The first is the image's own and is indexed; all rows are queries."""
 
-    side: int  # pixels of the squares that it sees
-    facts: dict  # what decides the numbers, for JSON
-    threshold: float  # default similarity from which on two images are duplicates
+    side: int  # of the squares that it takes, in pixels
+    facts: dict  # what decides its numbers, for JSON
+    threshold: float  # default of the similarity from which on images are duplicates
 
     def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Shaped[np.ndarray, "n views size"]:
         """Packed bits (uint8) or vectors of unit length (float32). A row of zeros or NaN is not compared."""
@@ -39,16 +37,15 @@ class Phash:
         return {"phash": 1, "crops": list(phash.CROPS), "level": phash.LEVEL, "bits": phash.BITS}
 
     def describe(self, pixels: UInt8[np.ndarray, "n 128 128 3"]) -> UInt8[np.ndarray, "n views 32"]:
-        return np.stack([phash.views(one) for one in pixels])
+        return np.stack([phash.views(image) for image in pixels])
 
 
 class Model(OnnxModel):
     threshold = MODEL_THRESHOLD
 
 
-def useless(rows: Shaped[np.ndarray, "n size"]) -> dict[int, str]:
-    """Why a row cannot be compared, by its number."""
-    if rows.dtype == np.uint8:
-        return {int(i): "too flat to hash" for i in np.flatnonzero(~rows.any(axis=1))}
-    found = {int(i): "descriptor is zero" for i in np.flatnonzero(~rows.any(axis=1))}
-    return found | {int(i): "descriptor is not finite" for i in np.flatnonzero(~np.isfinite(rows).all(axis=1))}
+def incomparable(rows: Shaped[np.ndarray, "n size"]) -> dict[int, str]:
+    """Number -> reason, of the rows that cannot be compared."""
+    empty = "too flat to hash" if rows.dtype == np.uint8 else "descriptor is zero"
+    reasons = {empty: ~rows.any(axis=1), "descriptor is not finite": ~np.isfinite(rows).all(axis=1)}
+    return {int(number): reason for reason, mask in reasons.items() for number in np.flatnonzero(mask)}

@@ -1,7 +1,6 @@
-"""A descriptor model given as ONNX, such as SSCD (Pizzi et al. 2022, "A self-supervised descriptor for image copy
-detection").
+"""A descriptor model in ONNX, as SSCD (Pizzi et al. 2022, "A self-supervised descriptor for image copy detection").
 
-It takes squares [n, 3, side, side] of RGB in [0, 1], normalised, as float32 or float16, and gives one vector for each.
+It takes squares [n, 3, side, side] of RGB in [0, 1], normalised, as float32 or float16, and gives a vector for each.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.prepare.libraries import require
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, and SSCD's
 
 
 class OnnxModel:
-    """A session and what it needs. `ConfigError` for a model that takes or gives something else, naming what."""
+    """A session of onnxruntime. `ConfigError` names what is wrong with a model of other inputs or outputs."""
 
     def __init__(
         self,
@@ -33,84 +32,66 @@ class OnnxModel:
         output: str | None,
         mirrored: bool,
     ):
-        try:
-            import onnxruntime
-        except ImportError:
-            raise ConfigError("descriptors from an ONNX model need onnxruntime: pip install 'rfjax[prepare]'") from None
+        onnxruntime = require("onnxruntime", "descriptors from an ONNX model need onnxruntime")
         if not Path(path).is_file():
             raise ConfigError(f"--descriptor is {path}, which is no file; give phash, or the .onnx of a model")
         there = onnxruntime.get_available_providers()
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
         try:
-            # From a folder of its own, so that no weights come from files beside it, which nobody would hash.
+            # A copy in an empty folder finds no weights in other files, which would be in no hash.
             with tempfile.TemporaryDirectory() as alone:
                 copy = shutil.copyfile(path, Path(alone, "model.onnx"))
-                self._session = onnxruntime.InferenceSession(
-                    str(copy), providers=[p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in there]
-                )
-        except Exception as error:  # onnxruntime's own kinds, which it does not export
+                self._session = onnxruntime.InferenceSession(str(copy), providers=providers)
+        except Exception as error:  # of classes that onnxruntime does not export
             raise ConfigError(
-                f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}. Weights in a file of their "
-                "own must be put "
-                "into it: onnx.save_model(onnx.load(PATH), PATH, save_as_external_data=False)"
+                f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}. Weights in a file of their own "
+                "must be put into it: onnx.save_model(onnx.load(PATH), PATH, save_as_external_data=False)"
             ) from None
         self._path, self._mean, self._std, self._mirrored = path, np.float32(mean), np.float32(std), mirrored
         if len(self._mean) != 3 or len(self._std) != 3 or not (self._std > 0).all():
-            raise ConfigError(
-                f"--model-mean {mean} and --model-std {std} must be three numbers each, the second above 0"
-            )
+            raise ConfigError(f"--model-mean {mean} and --model-std {std} must have three numbers, the second above 0")
         self.side, self._batch, self._type, self._input = self._input_of(side)
         self._output = self._output_of(output)
         with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self.facts = {
-            "model": digest,
-            "side": self.side,
-            "mean": [float(x) for x in self._mean],
-            "std": [float(x) for x in self._std],
-            "output": self._output,
-            "mirrored": mirrored,
-        }
+            self.facts = {"model": hashlib.file_digest(file, "sha256").hexdigest(), "side": self.side}
+        self.facts |= {"mean": [float(x) for x in self._mean], "std": [float(x) for x in self._std]}
+        self.facts |= {"output": self._output, "mirrored": mirrored}
 
     def _input_of(self, side):
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
-            raise ConfigError(
-                f"{self._path} has {len(inputs)} inputs ({', '.join(one.name for one in inputs)}); a descriptor "
-                "model has one, the images"
-            )
+            names = ", ".join(each.name for each in inputs)
+            raise ConfigError(f"{self._path} has {len(inputs)} inputs ({names}); give a model that takes images alone")
         shape, kind, name = inputs[0].shape, inputs[0].type, inputs[0].name
         if kind not in TYPES or len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
-            raise ConfigError(
-                f"the input {name} of {self._path} is {kind} {shape}; it must be tensor(float) or tensor(float16) "
-                "[n, 3, side, side]"
-            )
+            allowed = f"{' or '.join(TYPES)} [n, 3, side, side]"
+            raise ConfigError(f"the input {name} of {self._path} is {kind} {shape}; it must be {allowed}")
         fixed = {size for size in shape[2:] if isinstance(size, int)}
         if len(fixed) > 1:
-            raise ConfigError(
-                f"the input {name} of {self._path} is {shape}, which is not square; export it for squares"
-            )
+            raise ConfigError(f"the input {name} of {self._path} is {shape}, not square; export it for squares")
         if not fixed and side is None:
-            raise ConfigError(
-                f"{self._path} takes images of any size; name the side of the square with --model-size (288 for SSCD)"
-            )
+            remedy = "name the side of the square with --model-size (288 for SSCD)"
+            raise ConfigError(f"{self._path} takes images of any size; {remedy}")
         if fixed and side not in (None, *fixed):
-            raise ConfigError(f"--model-size is {side}, and {self._path} takes {shape}")
+            raise ConfigError(f"--model-size is {side}, and {self._path} takes {shape}; leave it out")
         chosen = side or fixed.pop()
         if chosen < 8:
             raise ConfigError(f"--model-size is {chosen}; it must be at least 8")
         return chosen, shape[0] if isinstance(shape[0], int) else None, TYPES[kind], name
 
     def _output_of(self, output):
-        names = [one.name for one in self._session.get_outputs()]
+        names = [each.name for each in self._session.get_outputs()]
         if output is None and len(names) > 1:
             raise ConfigError(f"{self._path} gives {', '.join(names)}; name the descriptor's with --model-output")
         if output not in (None, *names):
-            raise ConfigError(f"--model-output is {output}, and {self._path} gives {', '.join(names)}")
+            raise ConfigError(f"--model-output is {output}, and {self._path} gives {', '.join(names)}; name one")
         return output or names[0]
 
     def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Float[np.ndarray, "n views size"]:
-        """Vectors of unit length, one or, with mirroring, two for each image; one that is not finite or has no
-        length is NaN or zeros."""
+        """A vector of unit length for each image, and with mirroring a second one.
+
+        A vector that is not finite becomes NaN; zeros stay zeros.
+        """
         found = [self._vectors(pixels)] + ([self._vectors(pixels[:, :, ::-1])] if self._mirrored else [])
         return np.stack(found, axis=1)
 
@@ -124,22 +105,18 @@ class OnnxModel:
             try:
                 (given,) = self._session.run([self._output], {self._input: padded.astype(self._type)})
             except Exception as error:
-                raise RfjaxError(f"{self._path} fails on {padded.shape}: {error}") from None
-            rows_of = given.shape if isinstance(given, np.ndarray) and given.dtype.kind == "f" else ()
-            if rows_of[:1] != (step,) or given.size != step * max(
-                rows_of[1:], default=0
-            ):  # [n, size], or with axes of 1
+                raise RfjaxError(f"{self._path} fails on {padded.shape}: {error}; give another --batch-size") from None
+            shape = given.shape if isinstance(given, np.ndarray) and given.dtype.kind == "f" else ()
+            if shape[:1] != (step,) or given.size != step * max(shape[1:], default=0):  # axes of length 1 may follow n
                 what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
-                raise ConfigError(
-                    f"the output {self._output} of {self._path} is {what} for {step} images; a descriptor is "
-                    "floating-point [n, size]"
-                )
+                name = f"the output {self._output} of {self._path}"
+                raise ConfigError(f"{name} is {what} for {step} images; give a model with floating-point [n, size]")
             rows.append(given.reshape(step, -1)[: len(some)].astype(np.float32))
         return unit(np.concatenate(rows))
 
 
 def unit(vectors: Float[np.ndarray, "n size"]) -> Float[np.ndarray, "n size"]:
-    """Each divided by its length; zeros stay zeros, and what is not finite becomes NaN throughout."""
+    """The vectors divided by their lengths; zeros stay zeros, and a vector that is not finite becomes all NaN."""
     wide = vectors.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         length = np.linalg.norm(wide, axis=1, keepdims=True)

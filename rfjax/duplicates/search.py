@@ -1,8 +1,8 @@
-"""Clusters of descriptors, range search in them, and the greedy removal: FAISS counts, the rest is bookkeeping.
+"""Clusters descriptors, searches the clusters by range, and removes near-duplicates greedily. FAISS does the counting.
 
-Bits are compared by 1 - 2 h / bits, h the Hamming distance: the cosine of vectors of +1 and -1, so that
-one threshold means the same for both kinds. An image's first row is what is found; all its rows look. Two
-images are as similar as the best match of either's rows with the other's first.
+The similarity of bits is 1 - 2 h / bits, where h is the Hamming distance: the cosine of vectors of +1 and -1, so one
+threshold means the same for bits and vectors. Only the first row of an image is indexed; all its rows are queries. The
+similarity of two images is the best match of a row of either with the first row of the other.
 """
 
 from __future__ import annotations
@@ -14,51 +14,42 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from rfjax.errors import ConfigError
+from rfjax.prepare.libraries import require
 
 ONE_CLUSTER = 50_000  # images; up to here every pair is compared
-PROBES = 8
-BLOCK = 512  # images that look at once
-TRAINED_ON = 256  # descriptors a cluster that k-means sees at most
+BLOCK = 512  # images whose rows are queries at once
+TRAINED_ON = 256  # descriptors a cluster that k-means sees, at most
 ROUNDS = 20
 SEED = 0
-SLACK = 1e-4  # what float32 sums may differ by; similarities at the threshold are computed again in float64
+SLACK = 1e-4  # float32 sums may be off by less; similarities near the threshold are computed again in float64
+CHUNK = 65536  # pairs compared in float64 at once
 
 
 def default_clusters(images: int) -> int:
-    """1 up to 50,000 images, then 2 sqrt(images): 16,000 of them, the paper's number, at 64 million."""
+    """1 up to 50,000 images, then 2 sqrt(images): at 64 million images the paper's 16,000."""
     return 1 if images <= ONE_CLUSTER else round(2 * math.sqrt(images))
 
 
 def faiss_module():
-    """FAISS, or `ConfigError` naming the extra that has it."""
-    try:
-        import faiss
-    except ImportError:
-        raise ConfigError("searching for near-duplicates needs faiss: pip install 'rfjax[prepare]'") from None
-    return faiss
+    """FAISS; `ConfigError` with the command that installs it if it is missing."""
+    return require("faiss", "searching for near-duplicates needs faiss")
 
 
 class Index:
-    """The first rows of all images, in clusters, of which those nearest to what looks are searched."""
+    """The first rows of all images in clusters. A query searches the `probes` clusters that are nearest to it."""
 
     def __init__(self, rows: Shaped[np.ndarray, "n size"], clusters: int, probes: int):
         faiss = faiss_module()
         self._binary = rows.dtype == np.uint8
         self._rows, size = np.ascontiguousarray(rows), rows.shape[1]
         self.clusters = max(1, min(clusters, len(rows)))
-        if self._binary:
-            flat = faiss.IndexBinaryFlat(8 * size)
-            self._index = flat if self.clusters == 1 else faiss.IndexBinaryIVF(flat, 8 * size, self.clusters)
-        else:
-            flat = faiss.IndexFlatIP(size)
-            self._index = (
-                flat
-                if self.clusters == 1
-                else faiss.IndexIVFFlat(flat, size, self.clusters, faiss.METRIC_INNER_PRODUCT)
-            )
+        self._index = flat = faiss.IndexBinaryFlat(8 * size) if self._binary else faiss.IndexFlatIP(size)
         if self.clusters > 1:
             self._quantizer = flat  # faiss does not keep it alive
+            if self._binary:
+                self._index = faiss.IndexBinaryIVF(flat, 8 * size, self.clusters)
+            else:
+                self._index = faiss.IndexIVFFlat(flat, size, self.clusters, faiss.METRIC_INNER_PRODUCT)
             self._index.cp.seed, self._index.cp.niter = SEED, ROUNDS
             self._index.cp.max_points_per_centroid, self._index.cp.min_points_per_centroid = TRAINED_ON, 1
             self._index.cp.spherical = not self._binary
@@ -69,38 +60,29 @@ class Index:
     def near(
         self, looking: Shaped[np.ndarray, "m size"], least: float
     ) -> tuple[Int[np.ndarray, " hits"], Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:
-        """(which looks, which is found, similarity) of all pairs at least so similar, in the clusters that are
-        searched."""
+        """(query, image found, similarity) of all pairs of at least that similarity, in the clusters searched."""
         looking = np.ascontiguousarray(looking)
         if not len(looking):
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
         if self._binary:
             bits = 8 * looking.shape[1]
-            radius = math.floor((1 - least) / 2 * bits + 1e-9) + 1  # found is what is nearer than it
+            radius = math.floor((1 - least) / 2 * bits + 1e-9) + 1  # faiss finds what is nearer than this
             starts, distances, found = self._index.range_search(looking, radius)
             similar = 1 - 2 * distances.astype(np.float64) / bits
         else:
             starts, _, found = self._index.range_search(looking, least - SLACK)
         who = np.repeat(np.arange(len(looking)), np.diff(starts.astype(np.int64)))
         if not self._binary:
-            similar = np.concatenate(
-                [
-                    np.einsum(
-                        "hd,hd->h",
-                        looking[who[i : i + 65536]].astype(np.float64),
-                        self._rows[found[i : i + 65536]].astype(np.float64),
-                    )
-                    for i in range(0, len(who), 65536)
-                ]
-                or [np.zeros(0)]
-            )
+            chunks = [slice(start, start + CHUNK) for start in range(0, len(who), CHUNK)]
+            cosines = (_cosines(looking[who[chunk]], self._rows[found[chunk]]) for chunk in chunks)
+            similar = np.concatenate([np.zeros(0), *cosines])
         enough = similar >= least - 1e-9
         return who[enough], found[enough].astype(np.int64), similar[enough]
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Which images go, and which stays for each; -1 for one that stays itself."""
+    """Which images are dropped, and the image that stays for each; -1 for an image that stays itself."""
 
     threshold: float
     dropped: Bool[np.ndarray, " n"]
@@ -113,13 +95,11 @@ def remove(
     thresholds: Sequence[float],
     tell: Callable[[int], None] = lambda done: None,
 ) -> list[Removal]:
-    """For each threshold, what Esser et al. 2024's appendix E.2 (algorithm 1) drops, going through the images in
-    their order.
+    """Drops near-duplicates at each threshold by algorithm 1 of Esser et al. 2024, appendix E.2, in the images' order.
 
-    An image that has been dropped is passed over; of another, all that are found at least so similar are dropped,
-    and it stays. The rows that look may find what their own first row was not found by: an
-    image that finds one that stays, before it, is dropped itself, which makes the search symmetric.
-    `tell` hears how many images have been gone through.
+    A dropped image is passed over. Any other image stays, and all images that it finds at that similarity are dropped.
+    Its queries may find an earlier image whose queries did not find it; if that image stays, this one is dropped. So
+    the search is symmetric. Calls `tell` with the number of images that are done.
     """
     count, least = len(views), min(thresholds)
     dropped = np.zeros((len(thresholds), count), bool)
@@ -151,10 +131,15 @@ def remove(
     return [Removal(*each) for each in zip(thresholds, dropped, keeper, strict=True)]
 
 
+def _cosines(first: Shaped[np.ndarray, "n size"], second: Shaped[np.ndarray, "n size"]) -> Float[np.ndarray, " n"]:
+    """Products of the rows in float64, which do not depend on the block as float32 sums do."""
+    return np.einsum("pd,pd->p", first.astype(np.float64), second.astype(np.float64))
+
+
 def similarity(
     one: Shaped[np.ndarray, "pairs views size"], other: Shaped[np.ndarray, "pairs views size"]
 ) -> Float[np.ndarray, " pairs"]:
-    """How alike the images of each pair are: the best match of either's rows with the other's first."""
+    """The similarity of each pair of images: the best match of a row of either with the first row of the other."""
     best = np.full(len(one), -1.0)
     for looking, found in ((one, other), (other, one)):
         for row in range(one.shape[1]):
@@ -162,19 +147,19 @@ def similarity(
             if one.dtype == np.uint8:
                 alike = 1 - 2 * np.bitwise_count(looking[:, row] ^ found[:, 0]).sum(axis=1) / (8 * one.shape[2])
             else:
-                alike = np.einsum("pd,pd->p", looking[:, row].astype(np.float64), found[:, 0].astype(np.float64))
+                alike = _cosines(looking[:, row], found[:, 0])
             best = np.where(usable, np.maximum(best, np.nan_to_num(alike, nan=-1)), best)
     return best
 
 
 def _best(who, found, similar):
-    """(image, what it finds in ascending order, how similar at best) for each image that finds any."""
+    """(image, the images that it finds in ascending order, best similarity of each) for each image that finds any."""
     order = np.lexsort((-similar, found, who))
     who, found, similar = who[order], found[order], similar[order]
     first = np.ones(len(who), bool)
     first[1:] = (who[1:] != who[:-1]) | (found[1:] != found[:-1])
     who, found, similar = who[first], found[first], similar[first]
     images, starts = np.unique(who, return_index=True)
-    ends = np.append(starts, len(who))[1:]  # of none none
+    ends = np.append(starts, len(who))[1:]
     for image, start, end in zip(images, starts, ends, strict=True):
         yield int(image), found[start:end], similar[start:end]

@@ -1,1 +1,1 @@
-"""From a bucket of images and captions to shards that training reads. PyTorch is imported here alone, and late."""
+"""Makes a prepared corpus: the images and captions of a source become shards of latents and text features."""

@@ -1,7 +1,7 @@
 """A model that writes captions: a folder that transformers loads as `AutoModelForImageTextToText`.
 
-Nothing is downloaded, weights are safetensors, and code that lies in the folder is not run. PyTorch and
-transformers are imported when the model is loaded.
+Nothing is downloaded, weights are safetensors, and code in the folder is not run. PyTorch and transformers are imported
+when the model is loaded.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from pathlib import Path
 from rfjax.data.prepared import frozen
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.prepare.captions import clean, texts
+from rfjax.prepare.libraries import require
+from rfjax.prepare.options import check_range
 
-# Model types to which a prompt is the beginning of the caption, and so a part of it; to all others it is an
-# instruction.
+# To these types of model a prompt is the beginning of the caption, and a part of it; to all others an instruction.
 CONTINUED = ("blip", "git")
-READ = {".json", ".jinja", ".model", ".txt"}  # beside the weights, what of a folder may decide a caption
+READ = {".json", ".jinja", ".model", ".txt"}  # files that may decide a caption, besides the weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How captions are written. Of each prompt come `captions` of them: the best of so many beams, or as many draws."""
+    """How captions are written. Each prompt gives `captions` of them: the best of a beam search, or as many draws."""
 
     prompts: tuple[str, ...] = ()
     captions: int = 1
@@ -33,35 +34,27 @@ class Writing:
     max_tokens: int = 77
 
     def __post_init__(self):
-        for name in ("captions", "beams", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
-        if self.temperature < 0:
-            raise ConfigError(f"--temperature is {self.temperature:g}; it must be at least 0")
+        check_range(self, ("captions", "beams", "max_tokens"), 1)
+        check_range(self, ("temperature",), 0)
         if self.temperature and self.beams > 1:
-            raise ConfigError(
-                f"--temperature {self.temperature:g} draws captions and --beams {self.beams} searches for the "
-                "likeliest; give one of the two"
-            )
+            both = f"--temperature {self.temperature:g} draws captions and --beams {self.beams} searches for them"
+            raise ConfigError(f"{both}; give one of the two")
         if not self.temperature and self.captions > max(self.beams, 1):
-            raise ConfigError(
-                f"--captions is {self.captions}, and the likeliest caption is one: add --beams {self.captions} for "
-                "the best of "
-                "a search, --temperature 1 to draw them, or several --prompt"
-            )
+            ways = f"--beams {self.captions} to search for the best, --temperature 1 to draw them, or several --prompt"
+            raise ConfigError(f"--captions is {self.captions}, and only one caption is the likeliest: add {ways}")
 
 
 @dataclass(frozen=True)
 class Captioner:
-    """A loaded model; `facts` says which, with a hash of every file that decides what it writes."""
+    """A loaded model. `facts` identify it, with a hash of every file that decides its captions."""
 
     facts: dict
     _write: Callable
 
     def captions(self, images: Sequence, seed: int) -> list[tuple[str, ...]]:
-        """The captions of each RGB image, a PIL.Image of any size; none where the model wrote nothing.
+        """The captions of each RGB image, a PIL.Image of any size; no caption if the model wrote nothing.
 
-        `seed` decides what is drawn where a temperature was given, and nothing else.
+        `seed` decides the draws if a temperature was given, and nothing else.
         """
         return self._write(list(images), seed)
 
@@ -74,22 +67,15 @@ def load(
     device: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> Captioner:
-    """The model of a folder. `ConfigError` where it is not there, not whole, not of a known kind, or needs a prompt."""
+    """Loads the model of a folder. `ConfigError` if it is missing, incomplete or of another kind, or needs a prompt."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigError(
-            f"no folder of a model at {folder}; fetch one, as `hf download Salesforce/blip-image-captioning-base "
-            "--local-dir DIR` does"
-        )
+        remedy = "fetch one, as with hf download Salesforce/blip-image-captioning-base --local-dir DIR"
+        raise ConfigError(f"no folder of a model at {folder}; {remedy}")
     known = frozen.find_model(folder, ".", "")
-    try:
-        import torch  # noqa: F401
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            f"writing captions needs PyTorch and transformers ({error}): pip install 'rfjax[prepare]'"
-        ) from None
-    transformers.utils.logging.set_verbosity_error()  # what a generation_config has beside is told at every batch
+    need = "writing captions needs PyTorch and transformers"
+    torch, transformers = require("torch", need), require("transformers", need)
+    transformers.utils.logging.set_verbosity_error()  # it warns of a generation_config at every batch
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     place = frozen.Place(torch, device, compute_dtype)
@@ -97,23 +83,18 @@ def load(
     processor = _processor(transformers, folder)
     model = place.model(transformers.AutoModelForImageTextToText, folder, dtype=place.dtype)
     if not writing.prompts and processor.chat_template:
-        raise ConfigError(
-            f"{type(model).__name__} in {folder} answers instructions: give one, as --prompt 'Describe this image in "
-            "one sentence.'"
-        )
+        remedy = "give one, as --prompt 'Describe this image in one sentence.'"
+        raise ConfigError(f"{type(model).__name__} in {folder} answers instructions: {remedy}")
     say("hashing its files")
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix in READ and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    facts = frozen.identity(type(model).__name__, folder, [*files, *(path for path in known.weights)])
+    read = [(path, path.relative_to(folder).parts) for path in sorted(folder.rglob("*")) if path.suffix in READ]
+    files = [path for path, parts in read if not any(part.startswith(".") for part in parts)]
+    facts = frozen.identity(type(model).__name__, folder, [*files, *known.weights])
     return Captioner(facts, _writer(model, processor, writing, place))
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """An image processor and a tokenizer of a folder that names no processor, as a VisionEncoderDecoderModel's."""
+    """The image processor and the tokenizer of a folder that has no processor, as a VisionEncoderDecoderModel's."""
 
     images: Callable
     tokenizer: object
@@ -135,34 +116,24 @@ def _processor(transformers, folder):
         found = transformers.AutoProcessor.from_pretrained(folder, **safe)
         if hasattr(found, "image_processor") and hasattr(found, "tokenizer"):
             return found
-        images, tokenizer = (
-            getattr(transformers, name).from_pretrained(folder, **safe)
-            for name in ("AutoImageProcessor", "AutoTokenizer")
-        )
-    except Exception as error:  # of many kinds, and libraries that a processor lacks
-        raise ConfigError(f"{folder} has no processor of images and text that can be loaded: {error}") from None
-    return _Pair(images, tokenizer)
+        images = transformers.AutoImageProcessor.from_pretrained(folder, **safe)
+        return _Pair(images, transformers.AutoTokenizer.from_pretrained(folder, **safe))
+    except Exception as error:  # of many kinds; a library may be missing, too
+        lack = f"{folder} has no processor of images and text that can be loaded: {error}"
+        raise ConfigError(f"{lack}; fetch the model whole, and what it names") from None
 
 
 def _inputs(processor, kind, images, prompt):
-    """The model's inputs of images under one prompt (None: none)."""
+    """The model's inputs for images under a prompt, or without a prompt."""
     if processor.chat_template and prompt is not None:
-        said = [
-            [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
-            for image in images
-        ]
-        return processor.apply_chat_template(
-            said,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-        )
+        text = {"type": "text", "text": prompt}
+        chats = [[{"role": "user", "content": [{"type": "image", "image": image}, text]}] for image in images]
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        return processor.apply_chat_template(chats, **options, processor_kwargs={"padding": True})
     if prompt is None:
         return processor(images=images, return_tensors="pt")
     found = processor(images=images, text=[prompt] * len(images), padding=True, return_tensors="pt")
-    if kind == "git":  # its tokenizer closes the text; blip takes that back itself
+    if kind == "git":  # its tokenizer ends the text; BLIP's model removes the end itself
         for name in ("input_ids", "attention_mask"):
             found[name] = found[name][:, :-1]
     return found
@@ -171,19 +142,14 @@ def _inputs(processor, kind, images, prompt):
 def _writer(model, processor, writing, place):
     kind = model.config.model_type
     if not model.config.is_encoder_decoder:
-        processor.tokenizer.padding_side = "left"  # what is written follows what is read
-    options = {
-        "max_new_tokens": writing.max_tokens,
-        "num_return_sequences": writing.captions,
-        "num_beams": writing.beams,
-        "do_sample": False,
-    }
+        processor.tokenizer.padding_side = "left"  # the caption follows the prompt
+    options = {"max_new_tokens": writing.max_tokens, "num_return_sequences": writing.captions}
+    options |= {"num_beams": writing.beams, "do_sample": bool(writing.temperature)}
     if writing.temperature:
-        options |= {"do_sample": True, "temperature": writing.temperature}
+        options["temperature"] = writing.temperature
+    typed = "token_type_ids" in inspect.signature(model.forward).parameters  # BERT's tokenizer gives them to any model
 
-    typed = "token_type_ids" in inspect.signature(model.forward).parameters  # BERT's tokenizer gives them to whomever
-
-    def under(images, prompt):
+    def generate(images, prompt):
         inputs = _inputs(processor, kind, images, prompt).to(place.device, place.dtype)
         if not typed:
             inputs.pop("token_type_ids", None)
@@ -194,11 +160,9 @@ def _writer(model, processor, writing, place):
             if ids.shape[1] >= read.shape[1] and bool((ids[:, : read.shape[1]] == read).all()):
                 ids = ids[:, read.shape[1] :]
         written = processor.post_process_image_text_to_text(ids, skip_special_tokens=True)
-        # A beginning to which nothing was added is no caption.
-        return [
-            "" if kind in CONTINUED and prompt and clean(one).lower() == clean(prompt).lower() else one
-            for one in written
-        ]
+        if kind in CONTINUED and prompt:  # a beginning to which nothing was added is no caption
+            written = ["" if clean(text).lower() == clean(prompt).lower() else text for text in written]
+        return written
 
     def write(images, seed):
         found = [[] for _ in images]
@@ -207,12 +171,11 @@ def _writer(model, processor, writing, place):
                 place.torch.manual_seed(seed)
             for prompt in writing.prompts or (None,):
                 try:
-                    written = under(images, prompt)
+                    written = generate(images, prompt)
                 except (ValueError, TypeError, KeyError, IndexError) as error:
-                    raise RfjaxError(
-                        f"{type(model).__name__} wrote no caption for {len(images)} images under --prompt "
-                        f"{prompt!r}: {type(error).__name__}: {error}"
-                    ) from error
+                    failed = f"{type(model).__name__} wrote no caption for {len(images)} images"
+                    why = f"{type(error).__name__}: {error}"
+                    raise RfjaxError(f"{failed} under --prompt {prompt!r}: {why}; give another --prompt") from error
                 for row, caption in enumerate(written):
                     found[row // writing.captions].append(caption)
         return [texts(row) for row in found]

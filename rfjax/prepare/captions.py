@@ -1,4 +1,4 @@
-"""Captions from a record's columns: as they are given, or made of a class as the SD3 paper made them."""
+"""Captions from a record's columns: as they stand there, or made of a class as in the SD3 paper."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError
 
-TEMPLATE = "a photo of a {}"  # Esser et al. 2024, section 5.1, of ImageNet's classes
+TEMPLATE = "a photo of a {}"  # Esser et al. 2024, section 5.1, for ImageNet's classes
 
 
 @dataclass(frozen=True)
 class CaptionColumns:
-    """Which columns hold what; a dotted name goes into a nested column."""
+    """The columns that captions come from. A dotted name goes into a nested column."""
 
     original: str = "caption"
     synthetic: str | None = None
-    label: str | None = None  # a class; the caption is then made of its name
-    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # label, as text -> names
+    label: str | None = None  # holds a class, of whose names captions are made
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # label as text -> names
     template: str = TEMPLATE
 
     def of(self, metadata: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(original, synthetic) captions of a record; empty where it has none.
-
-        Every name of a class gives a caption, of which training draws one.
-        """
+        """(original, synthetic) captions of a record. Every name of a class gives one; training draws among them."""
         synthetic = texts(column(metadata, self.synthetic)) if self.synthetic else ()
         if self.label is None:
             return texts(column(metadata, self.original)), synthetic
@@ -35,17 +32,17 @@ class CaptionColumns:
             return (), synthetic
         label = clean(label)
         names = self.class_names.get(label, () if self.class_names else (label,))
-        return tuple(self.template.format(spoken(name)) for name in names if spoken(name)), synthetic
+        return tuple(self.template.format(name) for name in map(to_words, names) if name), synthetic
 
 
 def column(metadata: Mapping[str, object], name: str) -> object:
-    """A column's value, or None; `captions.text` is `text` of `captions`, in each where it is a list."""
+    """A column's value, or None. `captions.text` is `text` of `captions`, or of each item if that is a list."""
     if name in metadata:
         return metadata[name]
     value: object = metadata
     for part in name.split("."):
         if isinstance(value, list):
-            value = [each.get(part) for each in value if isinstance(each, Mapping)]
+            value = [item.get(part) for item in value if isinstance(item, Mapping)]
         elif isinstance(value, Mapping):
             value = value.get(part)
         else:
@@ -54,43 +51,37 @@ def column(metadata: Mapping[str, object], name: str) -> object:
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """The captions that a column holds, one or several, each once and without those that say nothing."""
-    if isinstance(value, Mapping):  # TFDS gives a sequence of texts so
+    """The captions in a column that holds one or several: each once, and none that is empty."""
+    if isinstance(value, Mapping):  # a sequence of texts, as TFDS gives it
         value = value.get("text", value.get("raw"))
     several = value if isinstance(value, (list, tuple)) else [value]
-    found = (
-        clean(each["text"] if isinstance(each, Mapping) and "text" in each else each)
-        for each in several
-        if each is not None
-    )
+    raw = (item["text"] if isinstance(item, Mapping) and "text" in item else item for item in several)
+    found = (clean(text) for text in raw if text is not None)
     return tuple(dict.fromkeys(text for text in found if text))
 
 
 def clean(value: object) -> str:
-    """Text that can be stored: stripped; what is not UTF-8, or half a surrogate pair, is replaced."""
+    """Makes text that can be stored: stripped, with bytes that are not UTF-8 and half surrogate pairs replaced."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     return text.encode("utf-8", "replace").decode().replace("\0", " ").strip()
 
 
-def spoken(name: str) -> str:
-    """A class's name as it is said: `golden_retriever` is "golden retriever"."""
+def to_words(name: str) -> str:
+    """A class's name in words: `golden_retriever` is "golden retriever"."""
     return clean(name).replace("_", " ").strip()
 
 
 def read_class_names(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """Names by class, from JSON ({"n01440764": ["tench", "Tinca tinca"]}) or lines `n01440764 tench, Tinca tinca`,
-    as ImageNet's LOC_synset_mapping.txt has them. `ConfigError` for any other file."""
+    """Names by class, from JSON ({"n01440764": ["tench", "Tinca tinca"]}) or from lines `n01440764 tench, Tinca tinca`
+    as in ImageNet's LOC_synset_mapping.txt. `ConfigError` for any other file."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return {
-                str(key): texts(value if isinstance(value, (str, list)) else None)
-                for key, value in json.loads(text).items()
-            }
+            rows = json.loads(text).items()
+            return {str(label): texts(names if isinstance(names, (str, list)) else None) for label, names in rows}
         rows = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
         return {label: tuple(name.strip() for name in names.split(",") if name.strip()) for label, names in rows}
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"--class-names {path} cannot be read: {error}; it has lines `class name, other name`, or is JSON"
-        ) from None
+        form = "it has lines `class name, other name`, or is JSON"
+        raise ConfigError(f"--class-names {path} cannot be read: {error}; {form}") from None

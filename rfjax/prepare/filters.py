@@ -1,10 +1,10 @@
-"""Which records are kept by their columns: comparisons such as `aesthetic>=5`, never evaluated as code."""
+"""Filters that keep records by their columns: comparisons such as `aesthetic>=5`, never evaluated as code."""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from rfjax.errors import ConfigError
@@ -18,14 +18,14 @@ COMPARISONS: dict[str, Callable[[object, object], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-MEASURED = ("width", "height", "aspect", "short_side")  # of the decoded image; aspect is width / height
+MEASURED = ("width", "height", "aspect", "short_side")  # columns of the decoded image; aspect is width / height
 FORM = re.compile(r"\s*([\w.-]+)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 WORDS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Filter:
-    """`column comparison value`: what holds is kept."""
+    """`column comparison value`. A record is kept if it holds."""
 
     text: str
     column: str
@@ -34,36 +34,32 @@ class Filter:
 
     @property
     def measured(self) -> bool:
-        """Whether it needs the decoded image."""
+        """Whether the filter needs the decoded image."""
         return self.column in MEASURED
 
     def refuses(self, columns: Mapping[str, object]) -> str | None:
-        """Why a record is dropped, or None. One without the column is dropped, under a reason of its own."""
+        """Why a record is dropped, or None. A record without the column is dropped, under a separate reason."""
         value = column(columns, self.column)
         if value is None:
             return f"lacks {self.column}"
-        value = (
-            _read(value.decode("utf-8", "replace"))
-            if isinstance(value, bytes)
-            else _read(value)
-            if isinstance(value, str)
-            else value
-        )
-        if type(value) in (int, float) and type(self.value) is float:
-            return None if COMPARISONS[self.comparison](value, self.value) else f"not {self.text}"
-        if type(value) is type(self.value):
-            return None if COMPARISONS[self.comparison](value, self.value) else f"not {self.text}"
-        return f"{self.column} is of another type"
+        if isinstance(value, (bytes, str)):
+            value = _read(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
+        both_numbers = type(value) is int and type(self.value) is float
+        if type(value) is not type(self.value) and not both_numbers:
+            return f"{self.column} is of another type"
+        return None if COMPARISONS[self.comparison](value, self.value) else f"not {self.text}"
+
+
+def first_refusal(filters: Iterable[Filter], columns: Mapping[str, object]) -> str | None:
+    """The reason of the first filter that refuses a record; None if all filters keep it."""
+    return next(filter(None, (test.refuses(columns) for test in filters)), None)
 
 
 def parse_filter(text: str) -> Filter:
-    """`aesthetic>=5`, `nsfw=="UNLIKELY"`, `watermarked==false`. `ConfigError` for anything else."""
+    """Reads `aesthetic>=5`, `nsfw=="UNLIKELY"`, `watermarked==false`. `ConfigError` for anything else."""
     match = FORM.fullmatch(text)
     if not match:
-        raise ConfigError(
-            f"--filter {text!r} is no comparison; write COLUMN, one of {' '.join(COMPARISONS)}, and a value: "
-            "aesthetic>=5"
-        )
+        raise ConfigError(f"--filter {text!r} is no comparison by {' '.join(COMPARISONS)}; write as in aesthetic>=5")
     value = _read(match[3])
     if not isinstance(value, float) and match[2] not in ("==", "!="):
         raise ConfigError(f"--filter {text!r} compares by size with {match[3]}, which is no number; use == or !=")
@@ -71,7 +67,7 @@ def parse_filter(text: str) -> Filter:
 
 
 def _read(text: str) -> float | str | bool:
-    """A number, true or false, or text, with or without quotes."""
+    """The value that a text means: a number, true or false, or text with or without quotes."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     if text.lower() in WORDS:

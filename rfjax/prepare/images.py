@@ -1,11 +1,10 @@
-"""Encoded images to 8-bit RGB of the sides asked for, and a small JPEG of each to look at.
+"""Decodes images to 8-bit RGB of a bucket's sides, and makes a small JPEG of each to look at.
 
-What PIL cannot decode whole is an error. What it decodes is made RGB so: transparency is laid over
-white, 16-bit grey keeps its high byte, CMYK and palettes are converted as PIL does (colour profiles
-are not applied), of an animation the first picture is taken, and a camera's orientation is obeyed. It
-goes to the bucket of the nearest aspect; its largest centred part of that aspect is resized by PIL's
-Lanczos or bicubic filter, which widen with the reduction and so do not alias. Nothing is random: the
-paper's pretraining crops the centre too.
+An image that PIL cannot decode whole is an error. Others are made RGB: transparency is laid over white, 16-bit grey
+keeps its high byte, CMYK and palettes are converted as PIL does (without colour profiles), the first picture of an
+animation is taken, and the camera's orientation is obeyed. An image goes to the bucket of the nearest aspect. Its
+largest centred part of that aspect is resized by PIL's Lanczos or bicubic filter, whose support widens with the
+reduction, so nothing aliases. Nothing is random: the paper's pretraining crops the centre, too.
 """
 
 from __future__ import annotations
@@ -35,23 +34,23 @@ class Picture:
     """A decoded image, cut and resized to a bucket's sides."""
 
     pixels: UInt8[np.ndarray, "rows columns 3"]
-    width: int  # of the original, upright
+    width: int  # of the upright original
     height: int
-    converted: tuple[str, ...]  # what had to be done to it, by name
+    converted: tuple[str, ...]  # names of the conversions it needed
 
     @property
     def columns(self) -> dict[str, float | int]:
-        """What filters can ask of it."""
-        return measured(self.width, self.height)
+        """The columns that filters can ask."""
+        return size_columns(self.width, self.height)
 
 
-def measured(width: int, height: int) -> dict[str, float | int]:
-    """The columns that an image's size gives, in pixels; `aspect` is width / height."""
+def size_columns(width: int, height: int) -> dict[str, float | int]:
+    """The columns that follow from an image's size, in pixels; `aspect` is width / height."""
     return {"width": width, "height": height, "aspect": width / height, "short_side": min(width, height)}
 
 
-def nearest(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> int:
-    """Which bucket, of (height, width), has the log aspect ratio nearest to an image's; of equals, the first.
+def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> int:
+    """The number of the bucket (height, width) with the log aspect ratio nearest to an image's; of equals, the first.
 
     |log(w / h) - log(W / H)| is the log of wH / hW or of its inverse, whichever is above 1, so the ratios are
     compared as fractions and nothing is rounded.
@@ -66,21 +65,25 @@ def nearest(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> int:
 
 
 def decode(data: bytes, size: int | Sequence[tuple[int, int]], resample: str) -> Picture:
-    """The picture in encoded bytes: a square of `size` pixels a side, or as the nearest of several buckets, which
-    are (height, width). Resized to cover its bucket, and what is over is cut off evenly. Raises `CorruptImage`."""
+    """Decodes an image to a square of `size` pixels a side, or to the nearest of several buckets (height, width).
+
+    The image is resized to cover its bucket, and what sticks out is cut off evenly. Raises `CorruptImage`.
+    """
     buckets = [(size, size)] if isinstance(size, int) else size
-    with _opened(data) as (image, converted):
+    with _open_rgb(data) as (image, converted):
         width, height = image.size
-        rows, columns = buckets[nearest(width, height, buckets)]
+        rows, columns = buckets[nearest_bucket(width, height, buckets)]
         converted += ["enlarged"] if width < columns or height < rows else []
         cut = ImageOps.fit(image, (columns, rows), FILTERS[resample])
     return Picture(np.asarray(cut), width, height, tuple(converted))
 
 
-def unscaled(data: bytes, crop: str) -> Image.Image:
-    """The upright RGB image in encoded bytes at its own size, cut to its centred square (`crop` square) or whole
-    (none). Raises `CorruptImage`."""
-    with _opened(data) as (image, _):
+def decode_unscaled(data: bytes, crop: str) -> Image.Image:
+    """Decodes an image to upright RGB of its own size: its centred square (`crop` square) or the whole image (none).
+
+    Raises `CorruptImage`.
+    """
+    with _open_rgb(data) as (image, _):
         image.load()
         if crop == "none":
             return image
@@ -90,27 +93,25 @@ def unscaled(data: bytes, crop: str) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(data):
-    """(the upright RGB image, names of what was done to it). What fails while it is in use is a `CorruptImage`."""
+def _open_rgb(data):
+    """Gives (upright RGB image, names of its conversions). An error while it is in use becomes a `CorruptImage`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of large images and odd metadata; what is too large is an error of its own
+            warnings.simplefilter("ignore")  # PIL warns of large images and odd metadata; too large is an error
             with Image.open(io.BytesIO(data)) as image:
                 converted = ["animated"] if getattr(image, "is_animated", False) else []
                 image, how = _rgb(_upright(image))
                 yield image, converted + how
     except CorruptImage:
         raise
-    except UnidentifiedImageError:  # whose message has an address in memory, another in every run
+    except UnidentifiedImageError:  # its message has an address in memory, which differs in every run
         raise CorruptImage("no format that PIL knows" if data else "no bytes at all") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise CorruptImage(f"{type(error).__name__}: {error}") from None
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"], side: int) -> bytes:
-    """A JPEG of a picture, its longer side `side` pixels."""
+    """A JPEG of a picture whose longer side has `side` pixels."""
     rows, columns = (max(1, round(side * length / max(pixels.shape[:2]))) for length in pixels.shape[:2])
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)

@@ -1,5 +1,4 @@
-"""Captions from elsewhere joined to a source by its images' keys: what `rfjax recaption` wrote, or a file of one's
-own."""
+"""Joins captions to a source by its images' keys: those that `rfjax recaption` wrote, or a file of the user's."""
 
 from __future__ import annotations
 
@@ -14,26 +13,27 @@ from pathlib import Path
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.prepare.caption_files import FORMAT, NAME, VERSION
 from rfjax.prepare.captions import texts
+from rfjax.prepare.libraries import require
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Drop, Record, Source
 
-COLUMN = "joined synthetic captions"  # the column that a joined record has
+COLUMN = "joined synthetic captions"  # the column that joined records have
 HINT = 'a file has lines {"key": ..., "captions": [...]}, or columns key and captions (.parquet)'
 
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions by key. `facts` is what decides them, for recipe and manifest; `parts` are files of one part each."""
+    """Captions by key. `facts` identify them in recipe and manifest; a file holds one part, or all."""
 
     facts: Mapping
-    listing: str | None  # of the source that they were written for
-    sizes: tuple  # of its parts
-    files: tuple[tuple[Path, str | None], ...]  # (file, its SHA-256 where known)
+    listing: str | None  # of the source that they were written for, if known
+    sizes: tuple  # of that source's parts
+    files: tuple[tuple[Path, str | None], ...]  # (file, its SHA-256 if known)
 
     def for_part(self, source: Source, part: int) -> Mapping[str, tuple[str, ...]]:
-        """Captions by key, with those of the source's part `part` among them.
+        """Captions by key, those of the source's part `part` among them.
 
-        Of captions written for this source in the same parts, one file is read; otherwise all are held in memory.
+        If they were written for this source in the same parts, one file is read; otherwise all are held in memory.
         """
         if self.listing == source.listing and list(self.sizes) == list(source.sizes):
             return _read(self.files[part : part + 1])
@@ -46,7 +46,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class JoinedSource:
-    """A source whose records have one column more: the captions that stand elsewhere under their key."""
+    """A source whose records have one more column: the captions with their key."""
 
     source: Source
     captions: Captions
@@ -61,57 +61,46 @@ class JoinedSource:
     def records(self, part: int) -> Iterator[Record | Drop]:
         found = self.captions.for_part(self.source, part)
         known, images, example = 0, 0, ""
-        for one in self.source.records(part):
-            if isinstance(one, Record):
-                known, images, example = known + (one.key in found), images + 1, one.key
-                one = dataclasses.replace(one, metadata={**one.metadata, COLUMN: list(found.get(one.key, ()))})
-            yield one
+        for item in self.source.records(part):
+            if isinstance(item, Record):
+                known, images, example = known + (item.key in found), images + 1, item.key
+                item = dataclasses.replace(item, metadata={**item.metadata, COLUMN: list(found.get(item.key, ()))})
+            yield item
         if images and not known and self.captions.listing != self.source.listing:
-            say(
-                f"no synthetic caption for any of {images} images: their keys are as {example!r}, and the captions' "
-                f"as {next(iter(found), 'none')!r}"
-            )
+            forms = f"their keys are like {example!r}, those of the captions like {next(iter(found), 'none')!r}"
+            say(f"no synthetic caption for any of {images} images: {forms}")
 
 
 def open_captions(text: str) -> Captions:
-    """The captions of `--synthetic-captions`: a folder that `rfjax recaption` finished, a .jsonl or a .parquet.
+    """Opens the captions of `--synthetic-captions`: a folder that `rfjax recaption` finished, a .jsonl or a .parquet.
 
     Raises `ConfigError` for anything else.
     """
     path = Path(text)
     if path.is_dir():
-        return _of_folder(path)
+        return _open_folder(path)
     if not path.is_file() or path.suffix not in READERS:
-        raise ConfigError(
-            f"--synthetic-captions {text} is neither a folder that rfjax recaption wrote nor a .jsonl or .parquet "
-            f"file; {HINT}"
-        )
+        raise ConfigError(f"--synthetic-captions {text} is neither a folder of rfjax recaption nor a file; {HINT}")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Captions({"sha256": digest}, None, (), ((path, None),))
 
 
-def _of_folder(folder):
+def _open_folder(folder):
     try:
         facts = json.loads((folder / NAME).read_text())
-        if (facts["format"], facts["version"]) != (FORMAT, VERSION):
-            raise ValueError(
-                f"it is {facts['format']} version {facts['version']}, and this rfjax reads {FORMAT} version {VERSION}"
-            )
+        form, readable = f"{facts['format']} version {facts['version']}", f"{FORMAT} version {VERSION}"
+        if form != readable:
+            raise ValueError(f"it is {form}, and this rfjax reads {readable}")
         model = {name: facts["model"][name] for name in ("class", "sha256", "files")}
         files = tuple((folder / f"{shard['name']}.jsonl", shard["sha256"]) for shard in facts["shards"])
         digest = hashlib.sha256("".join(sha256 for _, sha256 in files).encode()).hexdigest()
-        return Captions(
-            {"sha256": digest, "model": model, "settings": facts["settings"]},
-            facts["source"]["listing"],
-            tuple(shard["size"] for shard in facts["shards"]),
-            files,
-        )
+        identity = {"sha256": digest, "model": model, "settings": facts["settings"]}
+        sizes = tuple(shard["size"] for shard in facts["shards"])
+        return Captions(identity, facts["source"]["listing"], sizes, files)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"--synthetic-captions {folder} holds no finished captions: {NAME}: {error}; the rfjax recaption command "
-            "that made it goes on"
-        ) from None
+        lack = f"--synthetic-captions {folder} holds no finished captions: {NAME}: {error}"
+        raise ConfigError(f"{lack}; give its rfjax recaption command again") from None
 
 
 def _read(files) -> dict[str, tuple[str, ...]]:
@@ -128,7 +117,7 @@ def _json_lines(path: Path, sha256: str | None) -> Iterable[tuple[str, object]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RfjaxError(f"{path} cannot be read: {error.strerror}") from None
+        raise RfjaxError(f"{path} cannot be read: {error.strerror}; give a file that can be read") from None
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise RfjaxError(f"{path} is not as rfjax recaption wrote it; remove its .json and give that command again")
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -144,11 +133,9 @@ def _json_lines(path: Path, sha256: str | None) -> Iterable[tuple[str, object]]:
 
 
 def _parquet(path: Path, sha256: str | None) -> Iterable[tuple[str, object]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError("reading Parquet needs pyarrow: pip install 'rfjax[prepare]'") from None
+    require("pyarrow.parquet", "reading Parquet needs pyarrow")
+    import pyarrow.parquet
+
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             column = next((name for name in ("captions", "caption") if name in file.schema_arrow.names), None)
@@ -157,7 +144,7 @@ def _parquet(path: Path, sha256: str | None) -> Iterable[tuple[str, object]]:
             for batch in file.iter_batches(columns=["key", column]):
                 yield from zip(batch["key"].to_pylist(), batch[column].to_pylist(), strict=True)
     except (pyarrow.ArrowException, OSError) as error:
-        raise RfjaxError(f"{path} cannot be read: {error}") from None
+        raise RfjaxError(f"{path} cannot be read: {error}; {HINT}") from None
 
 
 READERS: dict[str, Callable] = {".jsonl": _json_lines, ".parquet": _parquet}

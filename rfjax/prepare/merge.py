@@ -1,4 +1,4 @@
-"""The manifest of a prepared corpus, from what its finished shards say of themselves."""
+"""Makes the manifest of a prepared corpus from the .json files of its finished shards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from rfjax.data.prepared import manifest
 from rfjax.data.prepared.manifest import SPLITS, Manifest, StoredEncoder, bucket_name
 from rfjax.errors import RfjaxError
 from rfjax.files import write_whole
+from rfjax.prepare.part import list_counts
 
 SCALINGS = ("autoencoder", "measured")
-HELD = ("bucket", "split", *manifest.KINDS, "files")  # what the manifest keeps of a shard's units
+HELD = ("bucket", "split", *manifest.KINDS, "files")  # the facts of a shard's units that the manifest keeps
 
 
 def write_manifest(
@@ -36,40 +37,37 @@ def write_manifest(
 ) -> Manifest:
     """Merges the shards' facts, in their order, and writes manifest.json.
 
-    `buckets` are (height, width) in pixels, `reduction` of which are one of a latent. `shift` and `scale` are the
-    autoencoder's; with `scaling` measured they are the training latents'
-    mean and 1 / standard deviation instead, over all channels (Rombach et al. 2022 measure the
-    scale alone). Raises `RfjaxError` where nothing is left.
+    `buckets` are (height, width) in pixels; `reduction` pixels a side become one of a latent. `shift` and `scale` are
+    the autoencoder's. If `scaling` is measured, they are instead the mean and 1 / standard deviation of the training
+    latents over all channels (Rombach et al. 2022 measure the scale alone). Raises `RfjaxError` if no image is left.
     """
     dropped = _total(shard["dropped"] for shard in shards)
     units = [unit for shard in shards for unit in shard["units"]]
     if not units:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()) or "the source is empty"
-        raise RfjaxError(
-            f"nothing is left of {source['location']}: {reasons}; the shards' .dropped.jsonl list every image"
-        )
+        reasons = list_counts(dropped) or "the source is empty"
+        raise RfjaxError(f"nothing is left of {source['location']}: {reasons}; see the shards' .dropped.jsonl")
     of_split = {split: [unit for unit in units if unit["split"] == split] for split in SPLITS}
-    statistics = {split: _moments([unit["statistics"] for unit in own]) for split, own in of_split.items() if own}
-    of = statistics.get("train") or statistics["validation"]
+    statistics = {split: _moments([unit["statistics"] for unit in some]) for split, some in of_split.items() if some}
     if scaling == "measured":
-        shift, scale = of["all"]["mean"], 1.0 / of["all"]["std"]
+        moments = (statistics.get("train") or statistics["validation"])["all"]
+        shift, scale = moments["mean"], 1.0 / moments["std"]
+
+    def describe(pixels):
+        name = bucket_name(pixels)
+        inside = {split: [unit for unit in some if unit["bucket"] == name] for split, some in of_split.items()}
+        return {
+            "name": name,
+            "pixels": list(pixels),
+            "latents": [pixels[0] // reduction, pixels[1] // reduction, channels],
+            "splits": {split: _count(some) for split, some in inside.items()},
+        }
+
     facts = {
         "format": manifest.FORMAT,
         "version": manifest.VERSION,
         "source": dict(source),
-        "splits": {split: _counts(own) for split, own in of_split.items()},
-        "buckets": [
-            {
-                "name": bucket_name(pixels),
-                "pixels": list(pixels),
-                "latents": [pixels[0] // reduction, pixels[1] // reduction, channels],
-                "splits": {
-                    split: _counts(unit for unit in own if unit["bucket"] == bucket_name(pixels))
-                    for split, own in of_split.items()
-                },
-            }
-            for pixels in buckets
-        ],
+        "splits": {split: _count(some) for split, some in of_split.items()},
+        "buckets": [describe(pixels) for pixels in buckets],
         "latents": {
             "stored": "raw posterior mean; (stored - shift) * scale is what a network sees",
             "shift": shift,
@@ -95,21 +93,20 @@ def write_manifest(
 
 def _total(counts) -> Counter:
     total = Counter()
-    for each in counts:
-        total.update(each)
+    for some in counts:
+        total.update(some)
     return total
 
 
-def _counts(units) -> dict:
-    total = _total({kind: unit[kind] for kind in manifest.KINDS} for unit in units)
-    return {kind: total[kind] for kind in manifest.KINDS}
+def _count(units) -> dict[str, int]:
+    return {kind: sum(unit[kind] for unit in units) for kind in manifest.KINDS}
 
 
 def _moments(sums: Sequence[Mapping]) -> dict:
-    """Mean and standard deviation per channel and over all, of raw latents."""
-    count = sum(one["values"] for one in sums)
-    mean = np.sum([one["sum"] for one in sums], axis=0) / count
-    square = np.sum([one["squares"] for one in sums], axis=0) / count
+    """Mean and standard deviation of raw latents, per channel and over all channels."""
+    count = sum(unit["values"] for unit in sums)
+    mean = np.sum([unit["sum"] for unit in sums], axis=0) / count
+    square = np.sum([unit["squares"] for unit in sums], axis=0) / count
     std = np.sqrt(np.maximum(square - mean**2, 0.0))
     overall = float(mean.mean())
     spread = float(np.sqrt(max(square.mean() - overall**2, 0.0)))

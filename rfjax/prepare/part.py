@@ -1,4 +1,4 @@
-"""One part of a source: its name, its images looked at in threads and in order, and those that are left out."""
+"""One part of a source: its name, its images in order, those that are left out, and the files that describe it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rfjax.prepare.sources import Drop, Record
 
 CORRUPT = "corrupt"
 NO_CAPTION = "no caption"
-SPARED = 10  # corrupt images of a part that never stop it: a share of few says little
+SPARED = 10  # corrupt images that never stop a part: a share of few images says little
 Looked = TypeVar("Looked")
 Tell = Callable[[float | int, int, int], None]  # (how much of the part is done, images kept, images left out)
 
@@ -24,8 +24,8 @@ def part_name(stem: str, part: int, parts: int) -> str:
     return f"{stem}-{part:05}-of-{parts:05}"
 
 
-def finished(path: Path, recipe_hash: str, sizes: Callable[[Mapping], Mapping[str, int]]) -> dict | None:
-    """What a finished part's .json says; None where it is of another recipe, or a file has not the size it says."""
+def read_finished(path: Path, recipe_hash: str, sizes: Callable[[Mapping], Mapping[str, int]]) -> dict | None:
+    """The .json of a finished part; None if it has another recipe, or if a file has not the size that it states."""
     try:
         facts = json.loads(path.with_name(f"{path.name}.json").read_text())
         whole = all(path.with_name(name).stat().st_size == size for name, size in sizes(facts).items())
@@ -34,10 +34,10 @@ def finished(path: Path, recipe_hash: str, sizes: Callable[[Mapping], Mapping[st
         return None
 
 
-def in_order(
+def map_in_order(
     pool: Executor, look: Callable[[Record | Drop], Looked], records: Iterable[Record | Drop], window: int
 ) -> Iterator[Looked]:
-    """`look` at each record, in their order, up to `window` at a time in the pool's threads."""
+    """Applies `look` to each record, up to `window` at a time in the pool's threads; gives the results in order."""
     pending = deque()
     for record in records:
         pending.append(pool.submit(look, record))
@@ -45,6 +45,11 @@ def in_order(
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def list_counts(counts: Mapping[str, int]) -> str:
+    """`1,200 corrupt, 3 no caption`: the highest count first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 @dataclass
@@ -57,19 +62,19 @@ class LeftOut:
     kept: int = 0
 
     def sift(self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0) -> Iterator[Looked]:
-        """What is no `Drop`, each with its `done`; `tell` hears of it when it has been dealt with.
+        """Gives all but the drops, which are recorded; calls `tell` when an image has been dealt with.
 
-        Raises `RfjaxError` where more than `corrupt_limit` of the images, a share, are corrupt.
+        Raises `RfjaxError` if more than `corrupt_limit` of the images, a share, are corrupt.
         """
-        for one in looked:
-            if isinstance(one, Drop):
-                self.counts[one.reason] += 1
-                self.rows.append({"key": one.key, "reason": one.reason, "detail": one.detail})
+        for item in looked:
+            if isinstance(item, Drop):
+                self.counts[item.reason] += 1
+                self.rows.append({"key": item.key, "reason": item.reason, "detail": item.detail})
                 self._check(corrupt_limit, soonest=100)
             else:
                 self.kept += 1
-                yield one
-            tell(one.done, self.kept, self.counts.total())
+                yield item
+            tell(item.done, self.kept, self.counts.total())
         self._check(corrupt_limit, soonest=0)
 
     def _check(self, limit, soonest):
@@ -78,12 +83,14 @@ class LeftOut:
             found = (f"{row['key']} ({row['detail']})" for row in self.rows if row["reason"] == CORRUPT)
             raise RfjaxError(
                 f"{corrupt} of the first {seen} images of {self.name} cannot be decoded, more than --corrupt-limit="
-                f"{limit:g} allows: {'; '.join(found)[:600]}; see what they are, or raise the limit"
+                f"{limit:g} allows: {'; '.join(found)[:600]}; mend them, or raise the limit"
             )
-
-    def lines(self) -> str:
-        """The rows as JSON lines."""
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
 
     def by_reason(self) -> dict[str, int]:
         return dict(sorted(self.counts.items()))
+
+    def write_with(self, facts: Mapping, folder: Path) -> None:
+        """Writes the part's NAME.dropped.jsonl, and `facts` as its NAME.json."""
+        rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
+        (folder / f"{self.name}.dropped.jsonl").write_text(rows, encoding="utf-8")
+        (folder / f"{self.name}.json").write_text(json.dumps(facts, indent=1) + "\n")

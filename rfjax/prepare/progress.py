@@ -1,4 +1,4 @@
-"""What a person hears while a corpus is prepared: a line every few seconds, on standard error."""
+"""Progress of preparing a corpus: a line on standard error every few seconds."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ SAID_EVERY = 10.0  # seconds
 
 
 class ShardProgress:
-    """Says how far it is, how fast, and how long it will take.
+    """Says how much is done, how fast, and how long the rest will take.
 
-    `total` is the size of all that is to be made now, in the source's own units (records, bytes): what
-    was made before counts neither as done nor as time.
+    `total` is the size of the parts to be made now, in the source's units (records, bytes). Parts that an earlier
+    command made count neither as done nor as time.
     """
 
     def __init__(self, total: float | int, *, clock: Callable[[], float] = time.monotonic):
         self._total, self._clock = total, clock
         self._began = self._said = clock()
         self._name, self._done = "", 0.0
-        self._kept = self._dropped = 0  # of the parts that are made
-        self._part = (0.0, 0, 0)  # done, kept and dropped of the part in hand
+        self._kept = self._dropped = 0  # images of the finished parts
+        self._part = (0.0, 0, 0)  # done, kept, dropped in the current part
 
     @contextlib.contextmanager
     def of(self, name: str, size: float | int) -> Iterator[None]:
-        """While a part of this name and size is made; a line at its end."""
+        """A part of this name and size is made inside; a line at its end."""
         self._name, self._part = name, (0.0, 0, 0)
         yield
         _, kept, dropped = self._part
@@ -37,7 +37,7 @@ class ShardProgress:
         self._line()
 
     def tell(self, done: float | int, kept: int, dropped: int) -> None:
-        """So much of the part in hand is done, with so many images kept and dropped."""
+        """Records how much of the current part is done, and how many of its images were kept and dropped."""
         self._part = (done, kept, dropped)
         if self._clock() - self._said >= SAID_EVERY:
             self._line()
@@ -49,11 +49,10 @@ class ShardProgress:
         through = done / self._total
         left = f", {format_duration(seconds * (1 - through) / through)} left" if 0 < through < 1 else ""
         rate = (kept + dropped) / max(seconds, 1e-9)
-        say(
-            f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {rate:.3g} images/s, {100 * through:.0f} %{left}"
-        )
+        speed = f"{rate:.3g} images/s, {100 * through:.0f} %{left}"
+        say(f"{self._name}: {kept:,} images kept, {dropped:,} dropped, {speed}")
 
 
 def say(text: str) -> None:
-    """A line on standard error."""
+    """Prints a line on standard error."""
     print(f"rfjax: {text}", file=sys.stderr, flush=True)

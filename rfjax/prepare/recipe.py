@@ -1,4 +1,4 @@
-"""What decides the bytes of a prepared corpus; two preparations with equal recipes make the same shards."""
+"""The recipe of a prepared corpus: what decides its bytes. Equal recipes make equal shards."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 from rfjax.prepare.captions import CaptionColumns
 from rfjax.prepare.filters import Filter
+from rfjax.prepare.options import check_range
 
 VERSION = 2  # raised whenever the same recipe makes other bytes
 NAME = "recipe.json"
@@ -24,11 +25,11 @@ NAME = "recipe.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything but the frozen models and the source, whose hashes stand beside it in recipe.json."""
+    """All settings that decide the bytes. Hashes of the frozen models and of the source stand beside it on disk."""
 
     buckets: tuple[tuple[int, int], ...] = ((256, 256),)  # (height, width) in pixels; the first is the default shape
     resample: str = "lanczos"
-    precision: str = "float16"  # of latents and contexts, as stored
+    precision: str = "float16"  # of stored latents and contexts
     pooled_precision: str = "float32"
     t5_tokens: int = 77
     batch_size: int = 32  # images that the models see at once: sums in floating point depend on it
@@ -39,27 +40,23 @@ class Recipe:
     thumbnail: int = 64
     columns: CaptionColumns = field(default_factory=CaptionColumns)
     filters: tuple[Filter, ...] = ()
-    dropped_keys: Mapping[str, str] = field(default_factory=dict)  # key -> the reason that is counted
+    dropped_keys: Mapping[str, str] = field(default_factory=dict)  # key -> the reason under which it is counted
 
     def __post_init__(self):
-        low = {"t5_tokens": 1, "batch_size": 1, "shard_size": 1, "thumbnail": 8}
-        for name, least in low.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        check_range(self, ("t5_tokens", "batch_size", "shard_size"), 1)
+        check_range(self, ("thumbnail",), 8)
         check_buckets(self.buckets)
-        for name in ("validation_share", "corrupt_limit"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must lie in [0, 1]")
+        check_range(self, ("validation_share", "corrupt_limit"), 0, 1)
 
     def split_of(self, key: str) -> str:
-        """train or validation, a function of the record's key alone: growing a corpus moves nothing across."""
+        """train or validation. It depends on the record's key alone, so a growing corpus moves no image across."""
         draw = hashing.uniforms(hashing.key("prepared split", key), np.zeros(1, np.uint64), 1)[0, 0]
         return "validation" if draw < self.validation_share else "train"
 
     def facts(self) -> dict:
-        """For JSON; the keys to drop, of which there may be millions, as their hash."""
+        """The recipe as JSON stores it: class names and dropped keys by their hash, since there may be millions."""
         facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys={}))
-        facts["filters"] = [one.text for one in self.filters]
+        facts["filters"] = [test.text for test in self.filters]
         names = json.dumps(facts["columns"].pop("class_names"), sort_keys=True)
         facts["columns"]["class_names_sha256"] = hashlib.sha256(names.encode()).hexdigest()
         facts["dropped_keys"] = keys_facts(self.dropped_keys)
@@ -67,42 +64,34 @@ class Recipe:
 
 
 def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
-    """(height, width) of each `HEIGHTxWIDTH`, with commas between; checked as `check_buckets` does."""
+    """(height, width) of each `HEIGHTxWIDTH`; commas separate them. Raises `ConfigError` as `check_buckets` does."""
     try:
-        buckets = tuple(tuple(map(int, each.split("x"))) for each in text.split(","))
+        buckets = tuple(tuple(map(int, bucket.split("x"))) for bucket in text.split(","))
         if any(len(bucket) != 2 for bucket in buckets):
             raise ValueError
     except ValueError:
-        raise ConfigError(
-            f"--buckets is {text!r}; it is HEIGHTxWIDTH in pixels, several with commas between: "
-            "1024x1024,1216x832,832x1216"
-        ) from None
+        raise ConfigError(f"--buckets is {text!r}; it is HEIGHTxWIDTH in pixels,...: 1024x1024,1216x832") from None
     check_buckets(buckets)
     return buckets
 
 
 def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
-    """`ConfigError` for sides below 8 pixels, and for two buckets of one aspect: no image could tell them apart."""
+    """Raises `ConfigError` for sides below 8 pixels, and for two buckets of one aspect: no image could choose."""
+    names = [bucket_name(bucket) for bucket in buckets]
     for number, (height, width) in enumerate(buckets):
         if min(height, width) < 8:
-            given = (
-                f"--size is {height}"
-                if buckets == ((height, height),)
-                else f"--buckets has {bucket_name((height, width))}"
-            )
+            alone = buckets == ((height, height),)
+            given = f"--size is {height}" if alone else f"--buckets has {names[number]}"
             raise ConfigError(f"{given}; a side must be at least 8")
-        for other in buckets[:number]:
-            if other[0] * width == other[1] * height:
-                raise ConfigError(
-                    f"--buckets has {bucket_name(other)} and {bucket_name((height, width))}, which are of one "
-                    "aspect; give one of them"
-                )
+        for other in range(number):
+            if buckets[other][0] * width == buckets[other][1] * height:
+                raise ConfigError(f"--buckets has {names[other]} and {names[number]}, of one aspect; give one of them")
 
 
-def settle(folder: Path, facts: Mapping) -> str:
-    """Writes recipe.json, or holds `facts` against the one that is there; returns the recipe's hash.
+def claim(folder: Path, facts: Mapping) -> str:
+    """Writes `facts` as the folder's recipe.json, or compares them with the one that is there; returns their hash.
 
-    Raises `ConfigError` with what differs: shards of two recipes must not stand in one folder.
+    Raises `ConfigError` with the differences: shards of two recipes must not stand in one folder.
     """
     path = folder / NAME
     facts = json.loads(json.dumps(facts))
@@ -112,39 +101,32 @@ def settle(folder: Path, facts: Mapping) -> str:
         there = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; give another folder") from None
-    ours, theirs = _flat(facts), _flat(there)
+    ours, theirs = _flatten(facts), _flatten(there)
     wrong = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
     if wrong:
         said = "; ".join(f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}" for key in wrong[:4])
-        raise ConfigError(
-            f"{folder} holds shards of another preparation: {said}; give the same command as before or another "
-            "folder, or remove this one"
-        )
+        raise ConfigError(f"{folder} has another recipe: {said}; give the command as before, or another folder")
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def read_settled(folder: Path, *names: str) -> dict:
-    """What the folder's recipe.json says under these names, for a merge that need not load the models."""
+def read_recipe(folder: Path, *names: str) -> dict:
+    """Values of the folder's recipe.json by name, so that a merge need not load the models."""
     try:
         there = json.loads((folder / NAME).read_text())
         return {name: there[name] for name in names}
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"nothing to merge in {folder}: {NAME} cannot be read ({error}); give the command without --merge"
-        ) from None
+        lack = f"nothing to merge in {folder}: {NAME} cannot be read ({error})"
+        raise ConfigError(f"{lack}; give the command without --merge") from None
 
 
 def keys_facts(dropped_keys: Mapping[str, str]) -> dict:
-    """For JSON: keys to drop, of which there may be millions, as their number and hash."""
+    """Number and hash of keys to drop, for JSON: there may be millions."""
     keys = json.dumps(sorted(dropped_keys.items()))
     return {"count": len(dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
 
 
-def _flat(facts, prefix=""):
+def _flatten(facts, prefix=""):
     found = {}
     for key, value in facts.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
+        found |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return found

@@ -1,9 +1,8 @@
-"""One part of a source made one shard: decoded, filtered, encoded and written, whole or not at all."""
+"""Makes one shard of one part of a source: decodes, filters, encodes and writes it, whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,9 @@ from rfjax.data.prepared.records import pack
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
 from rfjax.prepare import images
+from rfjax.prepare.filters import first_refusal
 from rfjax.prepare.images import CorruptImage, Picture
-from rfjax.prepare.part import CORRUPT, NO_CAPTION, LeftOut, Tell, in_order
+from rfjax.prepare.part import CORRUPT, NO_CAPTION, LeftOut, Tell, map_in_order
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Drop, Record, Source
 
@@ -28,7 +28,7 @@ AHEAD = 4  # batches decoded ahead of the models
 
 @runtime_checkable
 class Models(Protocol):
-    """What a shard needs of `frozen.FrozenModels`."""
+    """The part of `frozen.FrozenModels` that a shard needs."""
 
     encoders: tuple[StoredEncoder, ...]
 
@@ -53,7 +53,7 @@ class Kept:
 
 
 def sizes(facts: Mapping) -> dict[str, int]:
-    """The bytes of each file of a shard, by name, as its .json says."""
+    """Bytes by file name, as a shard's .json states them."""
     return {file["name"]: file["bytes"] for unit in facts["units"] for file in unit["files"].values()}
 
 
@@ -68,56 +68,47 @@ def make_shard(
     threads: int = 4,
     tell: Tell = lambda done, kept, dropped: None,
 ) -> dict:
-    """Makes a part's shard, files whose names begin with `path`, and returns what its .json says.
+    """Makes the shard of a part, in files whose names begin with `path`; returns the content of its .json.
 
-    `tell` hears how much of the part is done and how many images were kept and dropped. Raises
-    `RfjaxError` where too many images are corrupt or nothing more can be written; then nothing of
-    the shard is left.
+    Calls `tell` as images are dealt with. Raises `RfjaxError` if too many images are corrupt or a file cannot be
+    written; then nothing of the shard is left.
     """
-    name = path.name
+    name, window = path.name, AHEAD * recipe.batch_size
     left_out, converted, truncated = LeftOut(name), Counter(), Counter()
-    with (
-        folder_moved_when_whole(path.with_name(f"{name}.json"), files_of=True) as inside,
-        ThreadPoolExecutor(threads) as pool,
-    ):
+    last = path.with_name(f"{name}.json")
+    with folder_moved_when_whole(last, files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
         buckets = [bucket_name(pixels) for pixels in recipe.buckets]
         writers = {
             (bucket, split): _UnitWriter(inside, f"{name}.{bucket}.{split}", recipe, models, truncated)
             for bucket in buckets
             for split in SPLITS
         }
-        batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # of one shape each
-        judged = in_order(pool, lambda record: judge(record, recipe), source.records(part), AHEAD * recipe.batch_size)
-        for one in left_out.sift(judged, tell, recipe.corrupt_limit):
-            converted.update(one.picture.converted)
-            batch = batches[one.bucket]
-            batch.append(one)
+        batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # each batch has one shape
+        judged = map_in_order(pool, lambda record: judge(record, recipe), source.records(part), window)
+        for image in left_out.sift(judged, tell, recipe.corrupt_limit):
+            converted.update(image.picture.converted)
+            batch = batches[image.bucket]
+            batch.append(image)
             if len(batch) == recipe.batch_size:
                 _encode(batch, recipe, models, writers)
                 batch.clear()
-        for batch in batches.values():
-            if batch:
-                _encode(batch, recipe, models, writers)
-        units = [
-            {"bucket": bucket, "split": split, **writer.close()}
-            for (bucket, split), writer in writers.items()
-            if writer.written
-        ]
-        (inside / f"{name}.dropped.jsonl").write_text(left_out.lines(), encoding="utf-8")
+        for batch in filter(None, batches.values()):
+            _encode(batch, recipe, models, writers)
+        written = {unit: writer.close() for unit, writer in writers.items() if writer.written}
         facts = {
             "name": name,
             "recipe_sha256": recipe_hash,
-            "units": units,
+            "units": [{"bucket": bucket, "split": split, **unit} for (bucket, split), unit in written.items()],
             "dropped": left_out.by_reason(),
             "converted": dict(sorted(converted.items())),
             "truncated": dict(sorted(truncated.items())),
         }
-        (inside / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+        left_out.write_with(facts, inside)
     return facts
 
 
 def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
-    """A record decoded, or why it is dropped. What costs least is asked first."""
+    """Decodes a record, or says why it is dropped. The cheapest checks come first."""
     if isinstance(record, Drop):
         return record
     if record.key in recipe.dropped_keys:
@@ -125,36 +116,31 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
     original, synthetic = recipe.columns.of(record.metadata)
     if not original and not synthetic:
         return Drop(record.key, NO_CAPTION, "", record.done)
-    for reason in (one.refuses(record.metadata) for one in recipe.filters if not one.measured):
-        if reason:
-            return Drop(record.key, reason, "", record.done)
+    if reason := first_refusal((test for test in recipe.filters if not test.measured), record.metadata):
+        return Drop(record.key, reason, "", record.done)
     try:
         picture = images.decode(record.image, recipe.buckets, recipe.resample)
     except CorruptImage as error:
         return Drop(record.key, CORRUPT, str(error), record.done)
-    for reason in (one.refuses(picture.columns) for one in recipe.filters if one.measured):
-        if reason:
-            return Drop(record.key, reason, f"{picture.width}x{picture.height}", record.done)
+    if reason := first_refusal((test for test in recipe.filters if test.measured), picture.columns):
+        return Drop(record.key, reason, f"{picture.width}x{picture.height}", record.done)
     return Kept(record.key, picture, original, synthetic, record.done)
 
 
-def _encode(
-    batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple[str, str], _UnitWriter]
-) -> None:
+def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple, _UnitWriter]) -> None:
     """Encodes and writes images of one bucket."""
     bucket = batch[0].bucket
-    latents = models.latents(np.stack([one.picture.pixels for one in batch]))
-    splits = [recipe.split_of(one.key) for one in batch]
+    latents = models.latents(np.stack([image.picture.pixels for image in batch]))
+    splits = [recipe.split_of(image.key) for image in batch]
     for split in SPLITS:
-        mine = [one for one, own in zip(batch, splits, strict=True) if own == split]
-        writers[bucket, split].add_captions([text for one in mine for text in (*one.original, *one.synthetic)])
-    for one, own, split in zip(batch, latents, splits, strict=True):
-        writers[bucket, split].add_image(one, own)
+        members = [image for image, its_split in zip(batch, splits, strict=True) if its_split == split]
+        writers[bucket, split].add_captions([text for image in members for text in (*image.original, *image.synthetic)])
+    for image, latent, split in zip(batch, latents, splits, strict=True):
+        writers[bucket, split].add_image(image, latent)
 
 
 class _UnitWriter:
-    """The two files of a shard's split and bucket, made when there is an image for them; a caption that comes
-    again is stored once."""
+    """Writes the two files of a split and bucket, from the first image on; a repeated caption is stored once."""
 
     def __init__(self, folder, stem, recipe, models, truncated):
         self._paths = {kind: folder / f"{stem}.{kind}.array_record" for kind in KINDS}
@@ -180,7 +166,7 @@ class _UnitWriter:
         self._counts[kind] += 1
 
     def add_captions(self, texts: Sequence[str]) -> None:
-        """Encodes and stores the captions that are new here."""
+        """Encodes and stores those captions that these files do not have yet."""
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         for start in range(0, len(new), self._recipe.batch_size):
             some = new[start : start + self._recipe.batch_size]
@@ -189,56 +175,52 @@ class _UnitWriter:
                 counts = self._models.token_counts(some)[encoder.name]
                 self._truncated[encoder.name] += sum(count > encoder.tokens for count in counts)
             for i, text in enumerate(some):
-                arrays = {name: self._stored(name, rows[i], text) for name, rows in features.items()}
+                arrays = {name: self._round(name, rows[i], text) for name, rows in features.items()}
                 self._rows[text] = len(self._rows)
                 self._write("captions", pack(arrays, {"caption": text}))
 
-    def add_image(self, one: Kept, latents) -> None:
+    def add_image(self, image: Kept, latents) -> None:
         values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
         self._sum, self._squares = self._sum + values.sum(0), self._squares + np.square(values).sum(0)
         self._values += len(values)
-        self._originals, self._synthetic = self._originals + len(one.original), self._synthetic + len(one.synthetic)
-        small = images.thumbnail(one.picture.pixels, self._recipe.thumbnail)
-        arrays = {"latents": self._stored("latents", latents, one.key), "thumbnail": np.frombuffer(small, np.uint8)}
+        self._originals += len(image.original)
+        self._synthetic += len(image.synthetic)
+        small = images.thumbnail(image.picture.pixels, self._recipe.thumbnail)
+        arrays = {"latents": self._round("latents", latents, image.key), "thumbnail": np.frombuffer(small, np.uint8)}
         facts = {
-            "key": one.key,
-            "width": one.picture.width,
-            "height": one.picture.height,
-            "original": [self._rows[text] for text in one.original],
-            "synthetic": [self._rows[text] for text in one.synthetic],
+            "key": image.key,
+            "width": image.picture.width,
+            "height": image.picture.height,
+            "original": [self._rows[text] for text in image.original],
+            "synthetic": [self._rows[text] for text in image.synthetic],
         }
         self._write("images", pack(arrays, facts))
 
-    def _stored(self, name, values, of):
+    def _round(self, name, values, owner):
+        """The array in the recipe's precision."""
         precision = self._recipe.pooled_precision if name.endswith(".pooled") else self._recipe.precision
         with np.errstate(over="ignore"):
             stored = values.astype(precision)
         if not np.isfinite(stored).all():
             why = f"do not fit {precision}" if np.isfinite(values).all() else "are not finite"
-            raise RfjaxError(
-                f"the {name} of {of[:80]!r} {why}; prepare with --precision=float32 --compute-dtype=float32"
-            )
+            remedy = "prepare with --precision=float32 --compute-dtype=float32"
+            raise RfjaxError(f"the {name} of {owner[:80]!r} {why}; {remedy}")
         return stored
 
     def close(self) -> dict:
-        """Closes the files; what the shard's .json says of them."""
+        """Closes the files; returns their description for the shard's .json."""
         for writer in self._writers.values():
             try:
                 writer.close()
             except Exception as error:
                 raise OSError(f"{error}") from None
-        files = {kind: _file_facts(self._paths[kind]) for kind in self._writers}
-        sums = {
-            "values": self._values,
-            "sum": np.atleast_1d(self._sum).tolist(),
-            "squares": np.atleast_1d(self._squares).tolist(),
-        }
+        sums = {"sum": np.atleast_1d(self._sum).tolist(), "squares": np.atleast_1d(self._squares).tolist()}
         return {
             **self._counts,
             "original": self._originals,
             "synthetic": self._synthetic,
-            "files": files,
-            "statistics": sums,
+            "files": {kind: _file_facts(self._paths[kind]) for kind in self._writers},
+            "statistics": {"values": self._values, **sums},
         }
 
 

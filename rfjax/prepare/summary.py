@@ -1,68 +1,59 @@
-"""What a prepared corpus holds, in a few lines."""
+"""Describes a prepared corpus in a few lines."""
 
 from __future__ import annotations
 
 from rfjax.data.buckets import CYCLE
 from rfjax.data.prepared import manifest
 from rfjax.data.prepared.manifest import Manifest
+from rfjax.prepare.part import list_counts
 
 
-def rare(images: int, of: int) -> str:
-    """What to say of a bucket that training sees more often than its images are worth."""
-    return f"; fewer than 1/{CYCLE}, which training sees oftener than the others" if 0 < images * CYCLE < of else ""
+def rarity_note(images: int, total: int) -> str:
+    """What to add for a bucket so rare that training sees its images more often than the others."""
+    return f"; fewer than 1/{CYCLE}, which training sees oftener than the others" if 0 < images * CYCLE < total else ""
 
 
 def summary(found: Manifest) -> list[str]:
-    """For a console; the last line is the config that trains on it."""
+    """Lines for a console; the last is the config that trains on the corpus."""
     facts = found.facts
     (tokens, size), pooled, slots = manifest.layout(found.encoders)
-    buckets = found.buckets
-    stored = sum(file["bytes"] for file in found.every_file())
+    buckets, latents = found.buckets, facts["latents"]
+    gigabytes = sum(file["bytes"] for file in found.every_file()) / 1e9
     train, validation = (facts["splits"][split] for split in ("train", "validation"))
-    statistics = facts["latents"]["statistics"]
+    several = f" of the first of {len(buckets)} buckets" if len(buckets) > 1 else ""
     lines = [
         f"{found.folder}: {train['images']:,} training and {validation['images']:,} validation images, "
         f"{train['captions'] + validation['captions']:,} captions stored ({facts['captions']['original']:,} original, "
-        f"{facts['captions']['synthetic']:,} synthetic in use), {len(facts['shards'])} shards, {stored / 1e9:.3g} GB",
+        f"{facts['captions']['synthetic']:,} synthetic in use), {len(facts['shards'])} shards, {gigabytes:.3g} GB",
         f"source: {facts['source']['kind']} {facts['source']['location']}",
-        f"latents: {'x'.join(map(str, buckets[0].latents))}, shift {found.shift!r}, scale {found.scale!r} "
-        f"({facts['latents']['scaling']})",
+        f"latents{several}: {'x'.join(map(str, buckets[0].latents))}, shift {found.shift!r}, scale {found.scale!r} "
+        f"({latents['scaling']})",
     ]
-    if len(buckets) > 1:
-        lines[-1] = lines[-1].replace("latents: ", f"latents of {len(buckets)} buckets, the first ", 1)
-        for bucket in buckets:
-            lines.append(
-                f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.latents))}, "
-                f"{bucket.images['train']:,} training and "
-                f"{bucket.images['validation']:,} validation images{rare(bucket.images['train'], train['images'])}"
-            )
-    for split, about in statistics.items():
-        mean, std = about["all"]["mean"], about["all"]["std"]
-        lines.append(
-            f"  {split}: mean {mean:.4f}, deviation {std:.4f} as encoded; a network sees "
-            f"{(mean - found.shift) * found.scale:.4f} and {std * found.scale:.4f}"
-        )
+    for bucket in buckets if len(buckets) > 1 else ():
+        counts = f"{bucket.images['train']:,} training and {bucket.images['validation']:,} validation images"
+        sides, note = "x".join(map(str, bucket.latents)), rarity_note(bucket.images["train"], train["images"])
+        lines.append(f"  {bucket.name} (height x width): latents {sides}, {counts}{note}")
+    for split, statistics in latents["statistics"].items():
+        mean, std = statistics["all"]["mean"], statistics["all"]["std"]
+        seen = f"{(mean - found.shift) * found.scale:.4f} and {std * found.scale:.4f}"
+        lines.append(f"  {split}: mean {mean:.4f}, deviation {std:.4f} as encoded; a network sees {seen}")
     for encoder in facts["text"]["encoders"]:
-        model = facts["models"]["parts"][encoder["name"]]
-        cut = facts["truncated"].get(encoder["name"], 0)
+        name, model = encoder["name"], facts["models"]["parts"][encoder["name"]]
         lines.append(
-            f"{encoder['name']}: {model['class']} {model['sha256'][:12]}, {encoder['tokens']} tokens of "
-            f"{encoder['channels']}, pooled {encoder['pooled'] or 'none'}; {cut:,} captions cut off"
+            f"{name}: {model['class']} {model['sha256'][:12]}, {encoder['tokens']} tokens of {encoder['channels']}, "
+            f"pooled {encoder['pooled'] or 'none'}; {facts['truncated'].get(name, 0):,} captions cut off"
         )
-    for title in ("dropped", "converted"):
-        if facts[title]:
-            lines.append(
-                f"{title}: "
-                + ", ".join(
-                    f"{count:,} {reason}" for reason, count in sorted(facts[title].items(), key=lambda item: -item[1])
-                )
-            )
-    lines += [
-        "to train on it: --config.data.corpus=prepared "
-        f"--config.data.prepared.path={found.folder} --config.data.image_size={found.side} "
-        f"--config.data.channels={buckets[0].latents[2]} "
-        f"--config.data.context_tokens={tokens} --config.data.context_size={size} --config.data.pooled_size={pooled} "
-        "--config.evaluation.geneval.prompts_per_task=0 "
-        f"--config.evaluation.validation.examples={min(validation['images'], 512) if validation['images'] > 1 else 0}"
-    ]
-    return lines
+    lines += [f"{title}: {list_counts(facts[title])}" for title in ("dropped", "converted") if facts[title]]
+    examples = min(validation["images"], 512) if validation["images"] > 1 else 0
+    config = {
+        "data.corpus": "prepared",
+        "data.prepared.path": found.folder,
+        "data.image_size": found.side,
+        "data.channels": buckets[0].latents[2],
+        "data.context_tokens": tokens,
+        "data.context_size": size,
+        "data.pooled_size": pooled,
+        "evaluation.geneval.prompts_per_task": 0,
+        "evaluation.validation.examples": examples,
+    }
+    return [*lines, "to train on it: " + " ".join(f"--config.{field}={value}" for field, value in config.items())]

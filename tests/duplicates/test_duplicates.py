@@ -1,4 +1,4 @@
-"""`rfjax duplicates`: what it finds of copies that were planted, the removal against brute force, and the command."""
+"""`rfjax duplicates`: precision and recall of planted copies, the removal against brute force, and the command."""
 
 import hashlib
 import json
@@ -61,8 +61,8 @@ def known():
 
 
 def test_precision_and_recall_of_planted_copies_at_the_default_threshold(known):
-    """Catches a hash of less (8 x 8 frequencies take scenes for others), without crops or mirroring (recall), a
-    default that is not the curve's."""
+    """Catches a hash of fewer bits (8 x 8 frequencies confuse scenes), a hash without crops or mirroring (recall), and
+    a default other than the curve's."""
     views, group, kinds = known
     thresholds = [0.6, 0.8, descriptors.PHASH_THRESHOLD, 0.975]
     found = [
@@ -81,8 +81,8 @@ def test_precision_and_recall_of_planted_copies_at_the_default_threshold(known):
 
 
 def test_the_hash_is_what_its_definition_says():
-    """The transform a second way, by its sum. Catches rows for columns, a scaled transform, the mean's bit, and
-    bits packed the other way."""
+    """Computes the transform a second way, by its sum. Catches rows for columns, a scaled transform, the mean's bit,
+    and bits packed the other way."""
     pixels = squares([planted.photograph("chelsea", 128)])[0]
     small = np.asarray(Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
     n = np.arange(32)
@@ -107,8 +107,7 @@ def test_the_mirrored_hash_is_the_mirrored_images():
 
 
 def test_a_flat_image_has_no_hash():
-    """Catches every blank image taken for a copy of every other: their hashes would be of noise, or all zeros and
-    equal."""
+    """Catches blank images taken for copies of each other: their hashes would be noise, or zeros and equal."""
     rng = np.random.default_rng(0)
     ramp = np.broadcast_to(
         np.linspace(100, 140, 128).astype(np.uint8)[:, None], (128, 128, 3)
@@ -117,14 +116,14 @@ def test_a_flat_image_has_no_hash():
         [np.full((128, 128, 3), 255, np.uint8), rng.integers(120, 123, (128, 128, 3)).astype(np.uint8), ramp]
     )
     found = descriptors.Phash().describe(flat)
-    assert not found.any() and descriptors.useless(found[:, 0]) == dict.fromkeys(range(3), "too flat to hash")
+    assert not found.any() and descriptors.incomparable(found[:, 0]) == dict.fromkeys(range(3), "too flat to hash")
 
 
 # The removal against brute force
 
 
 def similarities(views):
-    """All pairs, by definition: the best of either's rows with the other's first."""
+    """The similarity of all pairs by definition: the best of a row of either with the first row of the other."""
     if views.dtype == np.uint8:
         views = (np.unpackbits(views, axis=2) * 2.0 - 1) / np.sqrt(8 * views.shape[2])
     looking = np.nan_to_num(views.astype(np.float64))
@@ -154,8 +153,8 @@ def families(kind, count=900, views=3, noise=0.45, seed=0):
 
 @pytest.mark.parametrize("kind", ["bits", "vectors"])
 def test_the_removal_is_the_papers_on_all_pairs(kind):
-    """Catches a search that finds one way only, a dropped image that drops others, ties of the threshold and images
-    of one block that miss each other. More images than a block; thresholds at which some, many and nearly all go."""
+    """Catches a search that finds one way only, a dropped image that drops others, misses at the threshold or within a
+    block. There are more images than in a block, and thresholds drop some, many and nearly all images."""
     noise, thresholds = {"bits": (0.45, [0.5, 0.7, 0.8125, 0.9]), "vectors": (0.7, [0.6, 0.7, 0.75, 0.8])}[kind]
     views = families(kind, noise=noise)
     assert len(views) > search.BLOCK
@@ -188,8 +187,7 @@ def test_rows_that_say_nothing_find_nothing():
 
 @pytest.mark.parametrize("kind", ["bits", "vectors"])
 def test_clusters_lose_what_neighbours_bring_back(kind):
-    """Catches clusters of which one alone is searched whatever is asked, and an index that drops more than all
-    pairs have."""
+    """Catches a search of one cluster whatever `probes` says, and an index that drops more than all pairs do."""
     noise, threshold = {"bits": (0.45, 0.7), "vectors": (0.8, 0.65)}[kind]
     views = families(kind, 2000, views=1, noise=noise)
     whole = search.remove(views, search.Index(views[:, 0], 1, 1), [threshold])[0].dropped
@@ -272,8 +270,8 @@ def test_the_files_say_what_is_dropped_for_what(undisturbed):
 
 
 def test_the_curve_is_what_other_thresholds_drop(source, undisturbed, tmp_path, capsys):
-    """Catches counts that forget equal files, or that of a threshold is another's. Another threshold describes
-    nothing again."""
+    """Catches counts that forget equal files or belong to another threshold, and images that another threshold makes
+    the command describe again."""
     curve = {
         float(t): int(n)
         for t, n, _ in (
@@ -289,8 +287,7 @@ def test_the_curve_is_what_other_thresholds_drop(source, undisturbed, tmp_path, 
 
 
 def test_what_it_drops_prepare_counts_under_one_reason(monkeypatch, source, undisturbed, tmp_path, capsys):
-    """The whole path. Catches reasons that are as many as the images, and keys that prepare does not know, or does not
-    say that it does not know."""
+    """Catches a separate reason for each image, keys that prepare does not know, and unknown keys taken in silence."""
     assert (
         prepare(monkeypatch, source, f"--out={tmp_path / 'out'}", f"--drop-keys={undisturbed}", "--validation-share=0")
         == 0
@@ -354,7 +351,7 @@ def test_tasks_describe_and_the_last_command_searches(source, undisturbed, tmp_p
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "tfds"])
 def test_other_sources_are_read_as_prepare_reads_them(kind, tmp_path):
-    """Catches keys other than prepare's, and a source whose parts are taken for one."""
+    """Catches keys other than prepare's, and several parts taken for one."""
     names = ["camera", "coffee", "moon", "camera"]
     if kind == "tfds":
         place = f"tfds:{write_tfds(tmp_path / 'tfds', names)}"
@@ -394,7 +391,7 @@ def test_nothing_to_compare_is_an_error_that_says_why(tmp_path, capsys):
 
 
 def test_images_without_captions_are_compared_when_that_is_asked_for(tmp_path, capsys):
-    """Of a source to be recaptioned. Catches two copies that both stay, and an error without the way out."""
+    """The source is to be recaptioned. Catches two copies that both stay, and an error without the remedy."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a", "b"):
@@ -406,7 +403,7 @@ def test_images_without_captions_are_compared_when_that_is_asked_for(tmp_path, c
 
 
 def test_a_name_that_is_no_text_is_left_out_and_counted(tmp_path):
-    """Catches a traceback that comes again with every start."""
+    """Catches a traceback at every start."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in (b"a.png", b"b\xff.png", "c\u2028.png".encode()):
@@ -417,7 +414,7 @@ def test_a_name_that_is_no_text_is_left_out_and_counted(tmp_path):
 
 
 def test_weights_beside_a_model_are_refused(source, tmp_path, capsys):
-    """They are not in its hash: another model's descriptors would be taken for this one's."""
+    """Such weights are in no hash: descriptors of another model would be taken for this model's."""
     import onnx
 
     path = planted.thumbnail_model(tmp_path / "whole.onnx")

@@ -1,4 +1,4 @@
-"""What comes as an image: decoded right, converted and said so, or refused; never an exception of another kind."""
+"""Images of all kinds are decoded, or converted under a name, or refused; no other exception comes out."""
 
 import io
 import struct
@@ -87,13 +87,13 @@ CORRUPT = {
 
 @pytest.mark.parametrize("name", CORRUPT)
 def test_what_cannot_be_decoded_whole_is_corrupt(name):
-    """Catches a truncated image filled up with grey, and decoders' own exceptions let through."""
+    """Catches a truncated image filled up with grey, and exceptions of decoders that are let through."""
     with pytest.raises(CorruptImage, match="."):
         decode(CORRUPT[name], 16, "lanczos")
 
 
 def test_every_prefix_of_an_image_is_decoded_or_corrupt():
-    """No cut anywhere raises anything else; a cut of the last bytes may be whole."""
+    """Catches other exceptions, wherever the file is cut. Without its last bytes an image may still be whole."""
     for data in (
         saved(Image.open(io.BytesIO(PNG)).resize((24, 24)), kind)
         for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")

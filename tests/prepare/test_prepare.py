@@ -1,4 +1,4 @@
-"""`rfjax prepare` with stand-ins for the frozen models: what is written, how it ends and how it goes on."""
+"""`rfjax prepare` with stand-ins for the frozen models: what it writes, how it ends and how it resumes."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ ALL = ("--shard-size=5", "--validation-share=0.3", "--synthetic-column=by_model"
 
 
 def digests(folder):
-    """The bytes of all that a preparation leaves, by name."""
+    """SHA-256 of each file that a preparation leaves, by name."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(folder).iterdir())}
 
 
@@ -48,7 +48,7 @@ def undisturbed(folder, tmp_path_factory):
 
 
 def test_a_record_is_a_safetensors_file_that_its_library_reads(tmp_path):
-    """Catches a reader of ours that agrees with itself alone."""
+    """Catches a reader that agrees with rfjax's writer alone."""
     from safetensors import safe_open
 
     arrays = {
@@ -100,7 +100,7 @@ def test_every_image_is_stored_once_with_its_captions_and_latents(undisturbed):
 
 
 def test_the_manifest_counts_and_measures(undisturbed):
-    """Statistics the second way: from what is stored."""
+    """Computes the statistics a second way, from the stored latents."""
     facts = manifest.read(undisturbed).facts
     for split in ("train", "validation"):
         stored = records(undisturbed, split, "images")
@@ -144,8 +144,8 @@ def test_measured_scaling_gives_unit_latents(monkeypatch, folder, tmp_path):
 
 
 def test_scaling_of_another_corpus(monkeypatch, folder, tmp_path, capsys):
-    """A corpus for a child of a run has the parent's numbers. Catches its own taken instead, and another
-    autoencoder's."""
+    """The corpus of a child run takes the parent's shift and scale. Catches the child's own numbers taken instead, and
+    a parent with another autoencoder."""
     first, second = tmp_path / "first", tmp_path / "second"
     few = ("--precision=float32", "--validation-share=0")
     assert prepare(monkeypatch, folder, f"--out={first}", "--latent-scaling=measured", "--size=16", *few) == 0
@@ -187,7 +187,7 @@ def killed(monkeypatch, folder, out, at):
 
 
 def test_preparations_that_fail_and_are_given_again_end_in_the_same_bytes(monkeypatch, folder, undisturbed, tmp_path):
-    """Catches shards half-written or appended to, captions numbered on from before, records in another order."""
+    """Catches shards half-written or appended to, caption numbers that continue old ones, records in another order."""
     for at in (1, 3, 6):
         out = tmp_path / str(at)
         killed(monkeypatch, folder, out, at)
@@ -254,8 +254,7 @@ def test_tasks_and_a_merge_make_what_one_process_makes(monkeypatch, folder, undi
 
 
 def test_the_split_is_the_keys_own(monkeypatch, folder, undisturbed, tmp_path):
-    """Catches a split that depends on the order, on shards or on what else there is: training would see validation
-    images."""
+    """Catches a split that depends on order, shards or other images: training would see validation images."""
     assert (
         prepare(
             monkeypatch,
@@ -331,8 +330,8 @@ def test_filters_lists_and_captions_drop_by_reason(monkeypatch, folder, tmp_path
 
 
 def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monkeypatch, tmp_path):
-    """One tar of everything: no kind of it ends the work, and each is in its own count. Captions are of ten
-    kilobytes, of other scripts, of no encoding, or not there."""
+    """One tar holds all kinds of images: none ends the work, and each is counted under its kind. Captions have ten
+    kilobytes, other scripts or no encoding, or are missing."""
     captions = [
         "猫が窓辺に座っている",
         "قطة على النافذة",
@@ -471,7 +470,7 @@ def test_numbers_that_float16_cannot_hold_are_refused(monkeypatch, folder, tmp_p
 
 
 def test_captions_that_repeat_are_encoded_and_stored_once(monkeypatch, tmp_path):
-    """A thousand photographs of one class have one caption; stored each it would be a terabyte on ImageNet."""
+    """All photographs of a class have one caption. Stored for each image, ImageNet's would take a terabyte."""
     for label in ("golden_retriever", "tench"):
         for name in list(photographs.FILES)[:6]:
             path = tmp_path / "in" / label / f"{name}.png"
@@ -520,8 +519,8 @@ def test_inspect_shows_it_and_finds_one_flipped_bit(undisturbed, tmp_path, capsy
 
 
 def test_progress_counts_what_is_made_now_and_says_when_it_will_be_over(capsys):
-    """A quarter of the bytes in 60 seconds leaves three minutes. Catches time left that forgets the parts before,
-    counts what was made in another run, or restarts with every part."""
+    """A quarter of the bytes in 60 seconds leaves three minutes. Catches a time left that forgets earlier parts, counts
+    parts of an earlier command, or restarts with every part."""
     now = [100.0]
     progress = ShardProgress(400, clock=lambda: now[0])
     with progress.of("shard-a", 80):

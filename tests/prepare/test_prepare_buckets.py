@@ -1,5 +1,4 @@
-"""`rfjax prepare --buckets`: which bucket an image goes to, how it is cut, what is stored and what training sees of
-it."""
+"""`rfjax prepare --buckets`: an image's bucket, its cut, the files stored, and the examples that training sees."""
 
 import hashlib
 import json
@@ -24,7 +23,7 @@ from rfjax.data.prepared import manifest
 from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import ConfigError
-from rfjax.prepare.images import decode, nearest, thumbnail
+from rfjax.prepare.images import decode, nearest_bucket, thumbnail
 from rfjax.prepare.recipe import parse_buckets
 
 # Height x width. 8x128 is for a panorama that is not there.
@@ -103,8 +102,8 @@ def digests(folder):
 
 
 def test_the_nearest_bucket_is_the_one_of_brute_force():
-    """Against logarithms, over SDXL's kind of buckets. Catches width and height exchanged, ratios compared by their
-    difference (which favours portraits), and distances that one side of the ratio shrinks."""
+    """Compares with logarithms, over buckets like SDXL's. Catches width and height exchanged, and ratios compared by
+    their difference (which favours portraits) or by an asymmetric distance."""
     buckets = [(1024, 1024), (1216, 832), (832, 1216), (1344, 768), (768, 1344), (1536, 640), (640, 1536)]
     logs = np.log([width / height for height, width in buckets])
     rng = np.random.default_rng(0)
@@ -112,7 +111,7 @@ def test_the_nearest_bucket_is_the_one_of_brute_force():
         apart = np.abs(np.log(width / height) - logs)
         two = np.sort(apart)[:2]
         if two[1] - two[0] > 1e-9:  # otherwise floating point cannot tell
-            assert nearest(width, height, buckets) == apart.argmin()
+            assert nearest_bucket(width, height, buckets) == apart.argmin()
 
 
 def test_of_two_buckets_as_near_the_first_is_taken():
@@ -120,14 +119,14 @@ def test_of_two_buckets_as_near_the_first_is_taken():
     equal in floats."""
     for width, height in ((2, 1), (2, 3), (2, 5), (4, 3), (3, 7), (1, 18)):
         square, other = (30, 30), (height**2, width**2)
-        assert nearest(width, height, [square, other]) == nearest(width, height, [other, square]) == 0
-        assert nearest(width * 101, height * 101, [(9, 99999), square, other]) == 1
+        assert nearest_bucket(width, height, [square, other]) == nearest_bucket(width, height, [other, square]) == 0
+        assert nearest_bucket(width * 101, height * 101, [(9, 99999), square, other]) == 1
 
 
 @pytest.mark.parametrize("excess", [0, 16, 15])
 def test_an_image_covers_its_bucket_and_the_rest_is_cut_off_evenly(excess):
-    """Every pixel of the image says where it was. Catches an image squeezed into its bucket, a cut that is a pixel
-    off, and one that is taken from a corner."""
+    """Every pixel's colour says where it was. Catches an image squeezed into its bucket, a cut that is a pixel off, and
+    a cut from a corner."""
     rows, columns = 40, 48
     for across in (True, False):
         height, width = (rows, columns + excess) if across else (rows + excess, columns)
@@ -197,7 +196,7 @@ def test_each_image_is_stored_in_its_bucket_with_the_latents_of_its_cut(mixed, u
 
 
 def test_one_square_bucket_is_size(monkeypatch, folder, tmp_path):
-    """The bytes of every file. Catches a path of its own for squares, and names in which the two differ."""
+    """Compares the bytes of all files. Catches a separate path for squares, and files of different names."""
     common = ("--shard-size=5", "--validation-share=0.3", "--synthetic-column=by_model")
     assert prepare(monkeypatch, folder, f"--out={tmp_path / 'a'}", *common, "--size=32") == 0
     assert prepare(monkeypatch, folder, f"--out={tmp_path / 'b'}", *common, "--buckets=32x32") == 0
@@ -365,8 +364,8 @@ def test_other_buckets_in_the_same_folder_are_refused_by_name(monkeypatch, mixed
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--buckets=32x32,16x16"], "32x32 and 16x16, which are of one aspect"),
-        (["--buckets=32x48,32x32,16x24"], "32x48 and 16x24, which are of one aspect"),
+        (["--buckets=32x32,16x16"], "32x32 and 16x16, of one aspect"),
+        (["--buckets=32x48,32x32,16x24"], "32x48 and 16x24, of one aspect"),
         (["--buckets=32x36"], "--buckets has 32x36; both sides must be divisible by 8"),
         (["--buckets=32x32,0x64"], "--buckets has 0x64; a side must be at least 8"),
         (["--buckets=-32x32"], "--buckets has -32x32; a side must be at least 8"),

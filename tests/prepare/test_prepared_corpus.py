@@ -1,4 +1,4 @@
-"""The corpus `prepared`: which example an index means, what a batch holds, and what is refused."""
+"""The corpus `prepared`: the example of an index, the content of a batch, and refusals."""
 
 import json
 import os
@@ -59,8 +59,7 @@ def name_of(caption):
 
 @pytest.mark.parametrize("count", [1, 2, 7, 1000])
 def test_every_epoch_holds_every_example_once_in_an_order_of_its_own(count):
-    """Catches examples left out or met twice, one order for all epochs, and an order that knows what was asked
-    before."""
+    """Catches examples left out or met twice, one order for all epochs, and an order that depends on earlier calls."""
     indices = np.arange(5 * count)
     places = EpochOrders(count, key=3).places(indices)
     epochs = places.reshape(5, count)
@@ -89,8 +88,8 @@ def test_the_order_of_a_seed_never_changes():
 
 
 def test_a_batch_holds_the_image_and_the_text_of_its_captions(stored):
-    """The second way: pixels and the stand-ins' features computed here. Catches rows of other shards or captions,
-    encoders in another's slot, and shift and scale forgotten or exchanged."""
+    """Computes pixels and the stand-ins' features a second way. Catches rows of other shards or captions, encoders in
+    another encoder's slot, and shift and scale forgotten or exchanged."""
     corpus = opened(stored, synthetic_captions=0.5)
     assert isinstance(corpus, Corpus)
     for split, indices in (("train", np.array([0, 5, 31, 7, 7])), ("validation", np.array([1, 0]))):
@@ -132,7 +131,7 @@ def test_sd3s_sizes_give_sd3s_slots():
 
 
 def test_an_example_is_a_function_of_its_index(stored):
-    """Also across threads and a resume; and each seed has its own order, over the same validation examples."""
+    """So it is across threads and a resume; each seed has another order, and the same validation examples."""
     corpus = opened(stored, synthetic_captions=0.5)
     whole = list(batches(corpus, batch_size=5, start_step=0, stop_step=9))
     late = list(batches(opened(stored, synthetic_captions=0.5), batch_size=5, start_step=6, stop_step=9, threads=3))
@@ -275,7 +274,7 @@ def test_a_corpus_without_validation_images_is_trained_on_with_what_is_printed_f
 def test_what_is_printed_without_validation_images_is_no_config_that_training_refuses(
     monkeypatch, folder, tmp_path, capsys
 ):
-    """Of one image there is no standard error, so it counts as none."""
+    """A single image has no standard error, so it counts as no image."""
     from rfjax import config
     from rfjax.evaluation.evaluate import due_at
 
@@ -345,9 +344,9 @@ def train(stored, workdir, *more):
 
 
 def test_a_run_trains_resumes_and_is_measured_on_it_without_pytorch(stored, tmp_path, capsys, monkeypatch):
-    """In a process where there is no PyTorch. The corpus may have been moved by then; its content may not.
+    """The process has no PyTorch. The corpus may have moved; its content may not have changed.
 
-    Catches a record that says "prepared" alone: losses on two corpora would then be one column's.
+    Catches a record that says "prepared" alone: losses on two corpora would share a column.
     """
     script = (
         "import importlib.abc, sys\n"

@@ -1,4 +1,4 @@
-"""`rfjax recaption` with a stand-in for the model, and `rfjax prepare --synthetic-captions` on what it wrote."""
+"""`rfjax recaption` with a stand-in for the model, and `rfjax prepare --synthetic-captions` with its captions."""
 
 import json
 import shutil
@@ -136,8 +136,8 @@ def _square(pixels, side):
 
 
 def test_four_sources_from_images_to_training_draw_both_kinds_of_captions(monkeypatch, folder, written, tmp_path):
-    """The whole way: recaption, prepare in other parts, train with half synthetic. Catches captions of another image
-    joined, keys that differ between the two commands, and a share that is not that of the config."""
+    """The whole way: recaption, prepare in other parts, draw half synthetic captions. Catches captions of another image
+    joined, keys that differ between the two commands, and a share other than the config's."""
     names = sorted(photographs.FILES)
     sources = {
         "folder": folder,
@@ -180,7 +180,7 @@ def test_four_sources_from_images_to_training_draw_both_kinds_of_captions(monkey
 
 
 def test_captions_of_ones_own_are_joined_by_key_and_what_does_not_fit_is_refused(monkeypatch, folder, tmp_path, capsys):
-    """Catches a file joined by order instead of by key, and one of another source taken without a word."""
+    """Catches a file joined by order instead of by key, and a file of another source taken in silence."""
     import pyarrow
     import pyarrow.parquet
 

@@ -1,4 +1,4 @@
-"""Four ways to keep images and captions, read the same; and what is wrong in them, counted."""
+"""The four kinds of source give the same records, and count what is wrong in them."""
 
 import json
 import tarfile
@@ -23,14 +23,14 @@ def everything(source):
 
 
 def content(records):
-    """What a source must agree with the others on."""
+    """The content in which all kinds of source must agree."""
     return [
         (record.image, texts(column(record.metadata, "caption")), record.metadata["aesthetic"]) for record in records
     ]
 
 
 def test_the_four_sources_give_the_same_records(tmp_path):
-    """Catches a caption of another image, columns lost, images decoded and encoded again, another order."""
+    """Catches another image's caption, lost columns, images encoded a second time, and another order."""
     sources = {
         "folder": opened(photographs.write_folder(tmp_path / "folder", sorted(NAMES))),
         "webdataset": opened(photographs.write_tars(tmp_path / "tars", sorted(NAMES), each=3)),
@@ -108,7 +108,7 @@ def test_sidecars_that_cannot_be_read_drop_their_image_alone(tmp_path):
 
 
 def test_captions_of_tfds_may_be_several_or_a_class(tmp_path):
-    """A class comes as its number with the names; TFDS calls ImageNet's by their WordNet ids."""
+    """A class is a number, and the source has the names; TFDS names ImageNet's classes by WordNet ids."""
     several = opened(f"tfds:{write_tfds(tmp_path / 'a', NAMES[:2], 'captions')}")
     first = everything(several)[0]
     assert texts(column(first.metadata, "captions")) == (photographs.FILES[NAMES[0]][1], f"{NAMES[0]} again")

@@ -1,4 +1,4 @@
-"""Where images and captions come from: a table of sources, and what all of them give."""
+"""Sources of images and captions: a table of them, and the protocol that all follow."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rfjax.errors import ConfigError
 
 @dataclass(frozen=True)
 class Record:
-    """One image with what is known of it, not decoded yet."""
+    """One encoded image, with all that is known of it."""
 
-    key: str  # the same whenever the source is read
+    key: str  # the same at every reading of the source
     image: bytes
-    metadata: Mapping[str, object] = field(default_factory=dict)  # columns; the caption's is among them
-    done: float | int = 0  # of the part's size, up to and with this record
+    metadata: Mapping[str, object] = field(default_factory=dict)  # columns, the caption's among them
+    done: float | int = 0  # how much of the part's size is read, this record included
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A record that is not kept, and why. `reason` is what is counted, `detail` what is listed."""
+    """A record that is not kept, and why: drops are counted by `reason`, and listed with `detail`."""
 
     key: str
     reason: str
@@ -35,17 +35,17 @@ class Drop:
 
 @runtime_checkable
 class Source(Protocol):
-    """Parts that can be read apart, each always in the same order: part i becomes shard i."""
+    """A source has parts that are read apart, each always in the same order: part i becomes shard i."""
 
     kind: str
     location: str
-    listing: str  # a hash of what there is to read, so that a changed source is noticed
-    sizes: Sequence[float | int]  # of each part, in units of its own (records, bytes), for the time left
-    label: str | None  # the column that holds a class, where captions are to be made of it
-    class_names: Sequence[str] | None  # by number, where the source knows them
+    listing: str  # hash of the names and sizes of its files: a changed source is noticed
+    sizes: Sequence[float | int]  # of the parts, in records or bytes: tells the time left
+    label: str | None  # the column that holds a class, if captions are made of it
+    class_names: Sequence[str] | None  # names by class number, if the source knows them
 
     def records(self, part: int) -> Iterator[Record | Drop]:
-        """A part's images. Raises `RfjaxError` naming a file that cannot be read at all."""
+        """The images of a part. Raises `RfjaxError` for a file that cannot be read at all."""
 
 
 # name -> module whose `open_source(location, shard_size, caption_column)` reads it
@@ -58,9 +58,9 @@ SOURCES = {
 
 
 def open_source(text: str, *, shard_size: int, caption_column: str | None) -> Source:
-    """The source that a command line names: `KIND:WHERE`, or a path whose kind can be seen.
+    """Opens the source that a command line names: `KIND:WHERE`, or a path that shows its kind.
 
-    Raises `ConfigError` for one that is not there, holds no images or is of no known kind.
+    Raises `ConfigError` if it is not there, holds no images or has no known kind.
     """
     kind, _, where = text.partition(":")
     if kind not in SOURCES or not where:
@@ -70,20 +70,17 @@ def open_source(text: str, *, shard_size: int, caption_column: str | None) -> So
 
 def _kind_of(text):
     path = Path(text)
-    if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
-        return "webdataset"
-    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        return "parquet"
+    for kind, suffix in (("webdataset", ".tar"), ("parquet", ".parquet")):
+        if path.suffix == suffix or (path.is_dir() and any(path.glob(f"*{suffix}"))):
+            return kind
     if path.is_dir():
         return "folder"
-    raise ConfigError(
-        f"no source at {text}: give a folder of images, .tar files, .parquet files or tfds:NAME, or name its kind as "
-        f"{', '.join(f'{kind}:WHERE' for kind in SOURCES)}"
-    )
+    kinds = ", ".join(f"{kind}:WHERE" for kind in SOURCES)
+    raise ConfigError(f"no source at {text}: give a folder of images, .tar or .parquet files, or {kinds}")
 
 
 def files_of(where: str, suffix: str) -> list[Path]:
-    """The files a location names, sorted: a file, a folder of them, or a pattern such as `data/*.tar`."""
+    """The files that a location names, sorted. It is a file, a folder of files, or a pattern such as `data/*.tar`."""
     path = Path(where)
     if path.is_dir():
         found = sorted(path.glob(f"*{suffix}"))
@@ -97,7 +94,7 @@ def files_of(where: str, suffix: str) -> list[Path]:
 
 
 def listing_hash(rows: Iterable[Sequence]) -> str:
-    """A hash of names and sizes."""
+    """SHA-256 of rows such as (name, size)."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(list(row)).encode() + b"\n")

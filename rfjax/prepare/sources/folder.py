@@ -1,8 +1,7 @@
-"""A folder of images, in any depth of folders, with a sidecar beside each: `cat.jpg`, `cat.txt` and `cat.json`.
+"""A folder of images, in any depth of folders, with sidecars beside each image: `cat.jpg`, `cat.txt` and `cat.json`.
 
-The .txt is the caption; the .json holds columns, the caption among them where there is no .txt.
-Each image also has the column `folder`, the name of the folder that it is in: a class, where images
-are sorted by class.
+The .txt is the caption. The .json holds columns, the caption among them if there is no .txt. Each image also has the
+column `folder`, the name of its folder: a class, if images are sorted by class.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SIDECARS = {".txt", ".json"}
 class FolderSource:
     location: str
     listing: str
-    parts: tuple[tuple[str, ...], ...]  # paths in the folder, with /
+    parts: tuple[tuple[str, ...], ...]  # paths inside the folder, with /
     kind: str = "folder"
     label: str | None = None
     class_names: None = None
@@ -38,7 +37,7 @@ class FolderSource:
             path = Path(self.location, name)
             try:
                 name.encode()
-            except UnicodeEncodeError:  # bytes that are no text cannot be a key
+            except UnicodeEncodeError:  # a key is text
                 yield Drop(ascii(name)[1:-1], "name that is not UTF-8", "", done)
                 continue
             try:
@@ -50,11 +49,11 @@ class FolderSource:
 
 def _sidecars(path: Path) -> dict:
     found = {}
-    described = path.with_suffix(".json")
-    if described.is_file():
-        found = json.loads(described.read_bytes())
+    columns = path.with_suffix(".json")
+    if columns.is_file():
+        found = json.loads(columns.read_bytes())
         if not isinstance(found, dict):
-            raise ValueError(f"{described.name} holds no object")
+            raise ValueError(f"{columns.name} holds no object")
     text = path.with_suffix(".txt")
     if text.is_file():
         found["caption"] = text.read_bytes()
@@ -64,17 +63,17 @@ def _sidecars(path: Path) -> dict:
 def open_source(where: str, shard_size: int, caption_column: str | None) -> FolderSource:
     root = Path(where)
     if not root.is_dir():
-        raise ConfigError(f"no folder at {where}")
-    rows, beside = [], []
+        raise ConfigError(f"no folder at {where}; give a folder of images")
+    rows, sidecars = [], []
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
             if path.suffix.lower() in SUFFIXES | SIDECARS and not name.startswith("."):
-                of_kind = beside if path.suffix.lower() in SIDECARS else rows
+                of_kind = sidecars if path.suffix.lower() in SIDECARS else rows
                 of_kind.append((path.relative_to(root).as_posix(), path.stat().st_size if path.exists() else -1))
     rows.sort()
     if not rows:
         raise ConfigError(f"no images in {where}; their names must end in one of {', '.join(sorted(SUFFIXES))}")
     names = [name for name, _ in rows]
     parts = tuple(tuple(names[start : start + shard_size]) for start in range(0, len(names), shard_size))
-    return FolderSource(str(root), listing_hash([*rows, *sorted(beside)]), parts)
+    return FolderSource(str(root), listing_hash([*rows, *sorted(sidecars)]), parts)

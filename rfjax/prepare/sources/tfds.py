@@ -1,7 +1,7 @@
 """A TFDS data set stored as ArrayRecord: `tfds:NAME`, `tfds:NAME:SPLIT` or `tfds:/folder/of/a/version`.
 
-TFDS reads such files without TensorFlow; those stored as TFRecord it cannot, and they are refused
-with the command that converts them. Images come encoded, as they are stored.
+TFDS reads such files without TensorFlow. Data sets stored as TFRecord it cannot read; they are refused with the command
+that converts them. Images stay encoded as they are stored.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rfjax.errors import ConfigError
+from rfjax.prepare.libraries import require
 from rfjax.prepare.sources import Drop, Record, listing_hash
 
 CAPTIONS = ("caption", "captions", "text")
@@ -46,55 +47,45 @@ class TfdsSource:
 
 
 def _plain(value):
-    """What a column may be: texts stay bytes, arrays become lists and numbers."""
+    """A feature as a column: texts stay bytes, arrays become lists and numbers."""
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(part) for name, part in value.items()}
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def open_source(where: str, shard_size: int, caption_column: str | None) -> TfdsSource:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise ConfigError(
-            "reading TFDS needs tensorflow-datasets: pip install 'rfjax[prepare]'; TensorFlow is not needed"
-        ) from None
+    tfds = require("tensorflow_datasets", "reading TFDS needs tensorflow-datasets, without TensorFlow")
     name, _, split = where.partition(":")
     split = split or "train"
     try:
         builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
-    except Exception as error:  # of many kinds: an unknown name, a folder without a data set
-        raise ConfigError(
-            f"tfds:{name} cannot be opened: {str(error).splitlines()[0]}; give a name that TFDS knows, or the folder "
-            "of a version"
-        ) from None
+    except Exception as error:  # an unknown name, a folder without a data set and more
+        remedy = "give a name that TFDS knows, or the folder of a version"
+        raise ConfigError(f"tfds:{name} cannot be opened: {str(error).splitlines()[0]}; {remedy}") from None
     folder = Path(str(builder.data_dir))
     if not folder.is_dir():
-        raise ConfigError(
-            f"tfds:{name} is not on this machine (TFDS looks in {folder}); fetch it with: "
-            f"tfds build {name} --file_format=array_record"
-        )
+        remedy = f"fetch it with: tfds build {name} --file_format=array_record"
+        raise ConfigError(f"tfds:{name} is not on this machine (TFDS looks in {folder}); {remedy}")
     stored = builder.info.file_format.value
     if stored != "array_record":
-        raise ConfigError(
-            f"tfds:{name} is stored as {stored}, which cannot be read at random; convert it with: tfds convert_format "
-            f"--dataset_version_dir={folder} --out_file_format=array_record --out_dir={folder}-array_record, and give "
-            f"tfds:{folder}-array_record"
-        )
+        new = f"{folder}-array_record"
+        command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record --out_dir={new}"
+        raise ConfigError(f"tfds:{name} is stored as {stored}, not for random access; give tfds:{new} after: {command}")
     if split.partition("[")[0] not in builder.info.splits:
         raise ConfigError(f"tfds:{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
     features = builder.info.features
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     if not images:
-        raise ConfigError(f"tfds:{name} has no image among its features {', '.join(features)}")
+        lack = f"tfds:{name} has no image among its features {', '.join(features)}"
+        raise ConfigError(f"{lack}; give a data set of images")
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     captioned = caption_column or next((key for key in CAPTIONS if key in features), None)
     label = labels[0] if labels and not captioned else None
     data = builder.as_data_source(split=split, decoders={images[0]: tfds.decode.SkipDecoding()})
-    facts = (builder.info.full_name, split, len(data), sorted(features))
+    listing = listing_hash([(builder.info.full_name, split, len(data), sorted(features))])
     return TfdsSource(
         location=f"{builder.info.full_name}:{split}",
-        listing=listing_hash([facts]),
+        listing=listing,
         data=data,
         image=images[0],
         label=label,

@@ -1,8 +1,7 @@
-"""WebDataset tars as img2dataset writes them: `key.jpg`, `key.txt` and `key.json` beside each other, a tar a shard.
+"""WebDataset tars as img2dataset writes them: `key.jpg`, `key.txt` and `key.json` side by side; a tar becomes a shard.
 
-The .txt is the caption, the .json holds columns. Nothing is unpacked: members are read in their
-order, and one whose name climbs out of the tar's folder, or that is no plain file, is counted and
-left out with what belongs to it.
+The .txt is the caption, the .json holds columns. Nothing is unpacked: members are read in their order. A member that is
+no plain file, or whose name climbs out of the tar's folder, is counted and left out.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from rfjax.prepare.sources import Drop, Record, files_of, listing_hash
 from rfjax.prepare.sources.folder import SUFFIXES
 
 SIDECARS = (".txt", ".json")
-SIDECAR_BYTES = 2**24  # beyond it, it is none
+SIDECAR_BYTES = 2**24  # a larger file is no sidecar
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,13 @@ class WebDatasetSource:
         group: dict[str, bytes] = {}
         key, done = None, 0
         try:
-            with tarfile.open(path, "r|*") as tar:  # a stream: the way it lies on a disk or in a bucket
+            with tarfile.open(path, "r|*") as tar:  # as a stream, in the order on the disk or in a bucket
                 for member in tar:
                     if member.isdir():
                         continue
                     if _unsafe(member):
-                        yield Drop(f"{path.stem}/{member.name}", "unsafe member of a tar", _what(member), done)
+                        why = "its name leaves the tar's folder" if member.isreg() else "a link or a device"
+                        yield Drop(f"{path.stem}/{member.name}", "unsafe member of a tar", why, done)
                         continue
                     stem, _, suffix = member.name.partition(".") if "/" not in member.name else _split(member.name)
                     if stem != key:
@@ -52,14 +52,10 @@ class WebDatasetSource:
                         group[suffix] = tar.extractfile(member).read()
                     done = member.offset_data + member.size
             yield from _record(path, key, group, done)
-        except (
-            tarfile.TarError,
-            OSError,
-            EOFError,
-        ) as error:  # the image in hand may lack its caption: it is part of the rest
-            yield Drop(
-                f"{path.stem}/{key}", "rest of a broken tar", f"{path.name}: {type(error).__name__}: {error}", done
-            )
+        except (tarfile.TarError, OSError, EOFError) as error:
+            # The last image may lack its caption, so it belongs to the rest.
+            detail = f"{path.name}: {type(error).__name__}: {error}"
+            yield Drop(f"{path.stem}/{key}", "rest of a broken tar", detail, done)
 
 
 def _split(name):
@@ -71,10 +67,6 @@ def _split(name):
 def _unsafe(member):
     path = PurePosixPath(member.name)
     return not member.isreg() or path.is_absolute() or ".." in path.parts
-
-
-def _what(member):
-    return "a link or a device" if not member.isreg() else "its name leaves the tar's folder"
 
 
 def _record(path, key, group, done):
@@ -102,6 +94,6 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> WebD
     try:
         sizes = [path.stat().st_size for path in paths]
     except OSError as error:
-        raise RfjaxError(f"cannot read {error.filename}: {error.strerror}") from None
+        raise RfjaxError(f"cannot read {error.filename}: {error.strerror}; replace it, or leave it out") from None
     listing = listing_hash((path.name, size) for path, size in zip(paths, sizes, strict=True))
     return WebDatasetSource(where, listing, tuple(paths), tuple(sizes))

@@ -1,4 +1,4 @@
-"""What `rfjax recaption` writes is what the model itself generates for each image, for BLIP, GIT and a chat model."""
+"""`rfjax recaption` writes what the model alone generates for each image: BLIP, GIT and a chat model."""
 
 import io
 import json
@@ -59,7 +59,7 @@ def loaded(kind, folder):
 
 
 def by_hand(kind, folder, image, prompt, **options):
-    """One image's captions as each model's documentation has it: no batch, no padding, nothing of ours."""
+    """One image's captions by the recipe in each model's documentation: no batch, no padding, no code of rfjax."""
     model, processor = loaded(kind, folder)
     said = lambda ids: [text.strip() for text in processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]  # noqa: E731
     options = {"max_new_tokens": TOKENS, "do_sample": False} | options
@@ -116,7 +116,7 @@ def test_captions_are_the_models_own_whatever_the_batch(captioners, source, tmp_
 
 
 def test_several_captions_are_the_best_beams_or_draws_of_a_seed(captioners, source, tmp_path):
-    """Catches captions of neighbours mixed where an image has several, and draws that another start changes."""
+    """Catches mixed captions of neighbours if images have several, and draws that change after a restart."""
     found = recaption(source, captioners["blip"], tmp_path / "beams", "--captions=3", "--beams=4")
     for name, image in squares().items():
         best = by_hand("blip", captioners["blip"], image, None, num_beams=4, num_return_sequences=3)
@@ -154,7 +154,7 @@ def test_several_captions_are_the_best_beams_or_draws_of_a_seed(captioners, sour
 
 
 def test_from_images_to_a_training_corpus_with_half_its_captions_written(captioners, models, source, tmp_path):
-    """With real classes all the way, features included: a synthetic caption's are those of its own text."""
+    """With real classes all the way: the features of a synthetic caption are those of its text."""
     captions = tmp_path / "captions"
     found = recaption(source, captioners["blip"], captions, "--prompt=a photo of", "--prompt=a")
     words = [
@@ -192,7 +192,7 @@ def test_from_images_to_a_training_corpus_with_half_its_captions_written(caption
 
 
 def test_a_model_that_cannot_be_used_as_it_is_is_refused_by_name(captioners, tmp_path):
-    """Catches weights made up, pickles read, the folder's code run, and another model's captions gone on with."""
+    """Catches weights made up, pickles read, code of the folder run, and another model's captions continued."""
 
     def broken(kind, change):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))

@@ -1,5 +1,4 @@
-"""Features and latents are those of diffusers' own pipeline, whatever the source; and what is refused of a models'
-folder."""
+"""Features and latents equal those of diffusers' pipeline for all sources; incomplete folders of models are refused."""
 
 import json
 import shutil
@@ -142,7 +141,7 @@ def test_what_is_stored_is_what_diffusers_computes(models, pipeline, tmp_path, t
 
 
 def test_four_sources_give_the_same_latents_and_features(models, tmp_path):
-    """Bit for bit, since each shard has the same images here; sums in another batch would round otherwise."""
+    """Equal bit for bit, since each shard has the same images: sums in another batch could round differently."""
     names = sorted(photographs.FILES)[:7]
     sources = {
         "folder": photographs.write_folder(tmp_path / "folder", names),
@@ -162,7 +161,7 @@ def test_four_sources_give_the_same_latents_and_features(models, tmp_path):
 
 
 def test_a_preparation_that_was_interrupted_ends_in_the_same_bytes(models, tmp_path, monkeypatch):
-    """With the real classes: catches a batch that spans shards, which rounds otherwise after a resume."""
+    """Catches, with the real classes, a batch that spans shards: after a resume its sums would round differently."""
     root = photographs.write_folder(tmp_path / "in", sorted(photographs.FILES)[:9])
     whole = prepared(models, root, tmp_path / "whole", "--shard-size=3", "--batch-size=2", "--validation-share=0.3")
     out, encode, left = tmp_path / "out", shard._encode, [4]
@@ -297,8 +296,8 @@ def test_other_weights_than_those_prepared_with_are_refused(models, tmp_path):
 
 
 def test_prompts_are_encoded_with_some_of_the_encoders(models, tmp_path):
-    """As a run's samples are made for want of T5, whose folder need not be there. Catches an encoder's features in
-    another's slot, and T5 looked for."""
+    """A run's samples can be made without T5, and then its folder may be missing. Catches an encoder's features in
+    another encoder's slot, and a search for T5."""
     out = prepared(
         models, photographs.write_folder(tmp_path / "in", ["moon"]), tmp_path / "out", "--validation-share=1"
     )
