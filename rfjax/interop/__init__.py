@@ -1,1 +1,1 @@
-"""Checkpoints for PyTorch, and from there: layouts as tables of names, export, import."""
+"""Export of checkpoints to PyTorch and import from it; layouts are tables of names."""

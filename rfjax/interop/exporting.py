@@ -1,7 +1,7 @@
-"""A run's checkpoint written as PyTorch code reads it.
+"""Writes a run's checkpoint as PyTorch code reads it.
 
-One array of the checkpoint is in memory at a time, whatever the model's size. Everything is
-written under a temporary name and moved when whole.
+One array of the checkpoint is in memory at a time, whatever the model's size. Everything is written under a temporary
+name and moved when whole.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_SHARD_BYTES = 10e9  # diffusers' default
 
 
 class Origin(NamedTuple):
-    """The checkpoint that is exported."""
+    """The checkpoint to export."""
 
     workdir: Path
     run: str
@@ -57,7 +57,7 @@ def parameter_shapes(model: ModelConfig, shapes: BatchShapes) -> dict[str, tuple
 
 
 def formula_positions(model: ModelConfig) -> Float[np.ndarray, "1 tokens channels"]:
-    """The buffer of positions as training with `config.model.positions=formula` computes it."""
+    """The buffer of positions that training with `config.model.positions=formula` computes."""
     grid, tokens, span = model.position_grid, model.position_tokens, model.position_span
     return cropped_positions(grid, grid, grid=grid, tokens=tokens, span=span, channels=model.width)[None]
 
@@ -77,39 +77,37 @@ def export_run(
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file.
 
     With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and
-    `scheduler` beside the frozen models of the run's prepared corpus, from `models` or where they were then.
+    `scheduler`, beside the frozen models of the run's prepared corpus. These are taken from the folder `models`, by
+    default the folder that the corpus was prepared with.
 
-    Raises `ConfigError` for what the layout cannot express and for an `out` that exists;
-    `RfjaxError` for a damaged checkpoint and a disk that is full. Nothing is left behind then.
+    Raises `ConfigError` for a setting that the layout cannot express and for an `out` that exists, and `RfjaxError` for
+    a damaged checkpoint and a full disk. Nothing is left behind then.
     """
     origin = _origin(Path(workdir), step, weights)
     expressible.check(layout, origin.config, origin.shapes)
     if whole_pipeline and layout != "diffusers":
         raise ConfigError(f"--format is {layout}; --pipeline is a folder of diffusers: give --format diffusers")
     if models and not whole_pipeline:
-        raise ConfigError(
-            f"--models {models} are put beside a network with --pipeline alone; add it, or leave --models out"
-        )
-    out = Path(out)
-    for path in (out, names.manifest_of(out)) if layout == "sd3" else (out,):
+        raise ConfigError(f"--models is {models}, which is read with --pipeline alone; add it, or leave --models out")
+    out, single = Path(out), layout == "sd3"
+    for path in (out, names.manifest_of(out)) if single else (out,):
         if path.exists():
             raise ConfigError(f"{path} exists; remove it, or name another with --out")
     if not 0 < max_shard_bytes < math.inf:
-        raise ConfigError(f"files of {max_shard_bytes} bytes cannot be; give --max-shard-gb a positive number")
-    if (out.suffix == ".safetensors") != (layout == "sd3"):
-        what = "one file, whose name must end in .safetensors" if layout == "sd3" else "a folder; give it another name"
+        raise ConfigError(f"a file cannot have {max_shard_bytes} bytes; give --max-shard-gb a positive number")
+    if (out.suffix == ".safetensors") != single:
+        what = "one file, whose name must end in .safetensors" if single else "a folder; give it another name"
         raise ConfigError(f"--out is {out}; the {layout} layout is {what}")
-    frozen_models = pipeline.check(origin.config, models) if whole_pipeline else None  # hashes them: last
-    with folder_moved_when_whole(out, files_of=layout == "sd3") as folder:
-        target = folder / out.name if layout == "sd3" else folder / "transformer" if whole_pipeline else folder
+    frozen_models = pipeline.check(origin.config, models) if whole_pipeline else None  # last, because it hashes them
+    with folder_moved_when_whole(out, files_of=single) as folder:
+        target = folder / out.name if single else folder / "transformer" if whole_pipeline else folder
         if frozen_models:
             target.mkdir()
             pipeline.write(folder, origin.config, *frozen_models)
         sha256 = _write_tensors(origin, LAYOUTS[layout], target, dtype, max_shard_bytes)
         for path, text in _side_files(origin, layout, target).items():
             path.write_text(text)
-        about = _manifest(origin, layout, dtype, sha256)
-        names.manifest_of(target).write_text(json.dumps(about, indent=1) + "\n")
+        names.manifest_of(target).write_text(json.dumps(_manifest(origin, layout, dtype, sha256), indent=1) + "\n")
         if frozen_models:
             (folder / "scheduler").mkdir()
             (target / SCHEDULER).rename(folder / "scheduler" / SCHEDULER)
@@ -117,7 +115,7 @@ def export_run(
 
 
 def how_to_call(workdir: Path, out: Path) -> str:
-    """Python that samples with the pipeline in `out`, made of the run in `workdir`."""
+    """Python code that samples with the pipeline in `out`, an export of the run in `workdir`."""
     config = read_config(Path(workdir))
     return pipeline.how_to_call(config, manifest.read(config.data.prepared.path), out)
 
@@ -128,6 +126,7 @@ def _origin(workdir, step, weights) -> Origin:
 
 
 def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes) -> dict[str, str]:
+    """Writes the files of weights; returns the SHA-256 of every tensor."""
     model = origin.config.model
     ours = parameter_shapes(model, origin.shapes)
     shapes = tensor_shapes(layout, model, ours)
@@ -144,11 +143,9 @@ def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes)
     with contextlib.ExitStack() as stack:
         writers = {}
         for path, part in files.items():
-            writer = stack.enter_context(Writer(path, part, dtype, {"format": "pt"}))
-            writers |= dict.fromkeys(part, writer)
-        bar = stack.enter_context(
-            tqdm(total=total, desc=f"export {origin.run}", unit="B", unit_scale=True, disable=None, leave=False)
-        )
+            writers |= dict.fromkeys(part, stack.enter_context(Writer(path, part, dtype, {"format": "pt"})))
+        settings = {"unit": "B", "unit_scale": True, "disable": None, "leave": False}
+        bar = stack.enter_context(tqdm(total=total, desc=f"export {origin.run}", **settings))
 
         def write(name, array):
             writers[name].write(name, array)
@@ -169,16 +166,14 @@ def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes)
             del array
         sha256 = {name: digest for writer in dict.fromkeys(writers.values()) for name, digest in writer.sha256.items()}
     if layout.name != "sd3" and len(files) > 1:
-        index = {
-            "metadata": {"total_size": total},
-            "weight_map": {name: path.name for path, part in files.items() for name in part},
-        }
+        places = {name: path.name for path, part in files.items() for name in part}
+        index = {"metadata": {"total_size": total}, "weight_map": places}
         names.index_of(target, layout.name).write_text(json.dumps(index, indent=1) + "\n")
     return sha256
 
 
 def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
-    """What SD3Transformer2DModel is built from."""
+    """The settings that SD3Transformer2DModel is built from."""
     model = config.model
     return {
         "_class_name": "SD3Transformer2DModel",
@@ -199,7 +194,7 @@ def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
 
 
 def scheduler_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
-    """diffusers' sampler for a rectified flow, with the timestep shift of training at the shape of `shapes`."""
+    """diffusers' sampler for a rectified flow, with training's timestep shift at the shape of `shapes`."""
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "num_train_timesteps": 1000,
@@ -208,7 +203,7 @@ def scheduler_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
 
 
 def _side_files(origin, layout, target) -> Mapping[Path, str]:
-    """The JSON, and for `plain` the PyTorch module, that go with the weights."""
+    """The JSON files, and for `plain` the PyTorch module, that stand beside the weights."""
 
     def text(value):
         return json.dumps(value, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""What each layout's readers can express, as a table of settings and the values they must have."""
+"""The settings that a layout's readers can express, as a table of the values that they demand."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from rfjax.flow.formulation import parse_formulation
 
 
 class Demand(NamedTuple):
+    """A field of the config, its value, the value that a layout needs, and the reason."""
+
     field: str
     value: Callable[[Config, BatchShapes], object]
     wanted: Callable[[Config, BatchShapes], object]
     why: str
-    otherwise: str | None = None  # what to do instead, where it is not the layout's usual remedy
+    remedy: str | None = None  # None: the layout's usual remedy
 
 
-def _is(field, value, wanted, why) -> Demand:
-    return Demand(field, value, lambda config, shapes: wanted, why)
+def _is(field, value, wanted, why, remedy=None) -> Demand:
+    return Demand(field, value, lambda c, s: wanted, why, remedy)
+
+
+def _qk_norm(config, shapes) -> bool:
+    return config.model.qk_norm or config.model.dual_attention_blocks > 0
+
+
+def _rectified_flow(config, shapes) -> str:
+    is_rectified = parse_formulation(config.formulation).is_rectified_flow
+    return config.formulation if is_rectified else "rf, with any density of t"
 
 
 # A text-conditioned MM-DiT with two weight sets that predicts a rectified flow's velocity.
+_IN_CHECKPOINTS = "there is no PyTorch module for another backbone; its weights are in the run's checkpoints"
+_PREDICTION = (
+    "use --format plain, whose PyTorch module returns the formulation's prediction; docs/formulations.md says how data "
+    "and noise follow from it"
+)
+_VELOCITY = "its samplers expect a rectified flow's velocity"
 _MMDIT = (
-    Demand(
-        "model.backbone",
-        lambda c, s: c.model.backbone,
-        lambda c, s: "mmdit",
-        "it is an MM-DiT",
-        "there is no PyTorch module for another backbone; its weights are in the run's checkpoints",
-    ),
-    Demand(
-        "formulation",
-        lambda c, s: c.formulation,
-        lambda c, s: (
-            c.formulation if parse_formulation(c.formulation).is_rectified_flow else "rf, with any density of t"
-        ),
-        "its samplers expect a rectified flow's velocity",
-        "use --format plain, whose PyTorch module returns what the formulation predicts; docs/formulations.md says how "
-        "that becomes data and noise",
-    ),
+    _is("model.backbone", lambda c, s: c.model.backbone, "mmdit", "it is an MM-DiT", _IN_CHECKPOINTS),
+    Demand("formulation", lambda c, s: c.formulation, _rectified_flow, _VELOCITY, _PREDICTION),
 )
 _BOTH = (
     *_MMDIT,
@@ -49,8 +51,9 @@ _BOTH = (
     _is("model.mlp_ratio", lambda c, s: c.model.mlp_ratio, 4.0, "its MLPs have 4 x hidden channels"),
     _is("model.time_embedding_size", lambda c, s: c.model.time_embedding_size, 256, "it embeds t in 256 numbers"),
 )
-# Readers of the single file infer the rest from the width.
+# The single file's readers take the depth from the width.
 _WIDTH = "its readers take the depth from the width, hidden / 64"
+_DUAL = "its readers find the dual attention by its QK-norm"
 DEMANDS: dict[str, tuple[Demand, ...]] = {
     "diffusers": _BOTH,
     "sd3": (
@@ -61,27 +64,22 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         _is("data.channels", lambda c, s: s.latents[2], 16, "its readers have latents of 16 channels"),
         _is("data.context_size", lambda c, s: s.context[1], 4096, "its readers have text features of T5's size"),
         _is("data.pooled_size", lambda c, s: s.pooled, 2048, "its readers have the two CLIPs' pooled features"),
-        Demand(
-            "model.qk_norm",
-            lambda c, s: c.model.qk_norm,
-            lambda c, s: c.model.qk_norm or c.model.dual_attention_blocks > 0,
-            "its readers find the dual attention by its QK-norm",
-        ),
+        Demand("model.qk_norm", lambda c, s: c.model.qk_norm, _qk_norm, _DUAL),
     ),
     "plain": _MMDIT[:1],
 }
-_OTHERWISE = {
+_REMEDY = {
     "sd3": "use --format diffusers, or --format plain with the PyTorch module that is written beside it",
-    "diffusers": "use --format plain: safetensors with our names, and a PyTorch module that reads them",
+    "diffusers": "use --format plain: safetensors with rfjax's names, and a PyTorch module that reads them",
 }
 
 
 def check(layout: str, config: Config, shapes: BatchShapes) -> None:
-    """Raises `ConfigError` naming the first setting that the layout cannot express, and what can."""
+    """Raises `ConfigError` naming the first setting that the layout cannot express, and a format that can."""
     for demand in DEMANDS[layout]:
         value, wanted = demand.value(config, shapes), demand.wanted(config, shapes)
         if value != wanted:
             raise ConfigError(
                 f"config.{demand.field} is {value}, and the {layout} layout needs {wanted}: {demand.why}; "
-                f"{demand.otherwise or _OTHERWISE[layout]}"
+                f"{demand.remedy or _REMEDY[layout]}"
             )

@@ -1,6 +1,6 @@
-"""A PyTorch checkpoint made a run: to train on, to sample from, to evaluate.
+"""Makes a run of a PyTorch checkpoint, to train on, to sample from or to evaluate.
 
-Safetensors only: a pickle can run any code, and is refused unread.
+Only safetensors are read: a pickle can run any code, and is refused unread.
 """
 
 from __future__ import annotations
@@ -36,33 +36,34 @@ RELEASED_POSITIONS = (64, 16.0)
 
 
 class FoundCheckpoint(NamedTuple):
-    """A checkpoint on disk, as found."""
+    """The files of a checkpoint on disk, and the JSON beside them."""
 
     path: Path
     files: tuple[Path, ...]
-    manifest: Mapping[str, object]  # of `rfjax export`; empty for anybody else's
+    manifest: Mapping[str, object]  # of `rfjax export`; empty for a foreign checkpoint
     settings: Mapping[str, object]  # diffusers' config.json; empty where there is none
-    shift: float | None = None  # of the scheduler beside the network; None where there is none
+    shift: float | None = None  # of the scheduler beside the network
     name: str = ""
 
 
 class Imported(NamedTuple):
+    """The imported network, and what a user should know of it."""
+
     config: Config
     layout: str
     params: int
-    ignored: int  # tensors of the file that are not the network's: an autoencoder, text encoders
-    said: tuple[str, ...]  # what a user should know
+    ignored: int  # tensors of an autoencoder or of text encoders
+    notes: tuple[str, ...]
 
 
 def import_checkpoint(
     path: Path, out: Path, *, base: Config | None = None, overrides: Mapping[str, object] = {}
 ) -> Imported:
-    """Makes the run folder `out` of a checkpoint: step 0, its weights both raw and average.
+    """Makes the run folder `out` of a checkpoint: at step 0, with its weights as raw and as average weights.
 
-    `base` gives everything that is not the network's: by default what the export's manifest
-    says, else the corpus `random` of the right sizes. Raises `ConfigError` for what is not
-    recognised, and where `base` or `overrides` contradict the tensors; `RfjaxError` for a damaged
-    file. Nothing is left behind then.
+    `base` gives the settings outside the network; by default they are those of the export's manifest, else the corpus
+    `random` of the right sizes. Raises `ConfigError` for a checkpoint that is not recognised, and where `base` or
+    `overrides` contradict the tensors; `RfjaxError` for a damaged file. Nothing is left behind then.
     """
     out = Path(out)
     if out.exists():
@@ -75,20 +76,18 @@ def import_checkpoint(
         shapes = plan_run(config).corpus.shapes
         _check_data(config, layout, found, shapes)
         ours = parameter_shapes(config.model, shapes)
-        said = []
+        notes = []
         trained_on = source.manifest.get("config", {}).get("data", {}).get("corpus")
         if trained_on not in (None, config.data.corpus):
-            said.append(f"it was trained on the corpus {trained_on}, whose words are not those of {config.data.corpus}")
-        compare(_expected(layout, config, ours), found, str(source.path))
+            notes.append(f"it was trained on the corpus {trained_on}, whose words differ from {config.data.corpus}'s")
+        expected = tensor_shapes(layout, config.model, ours)
+        compare({name.removeprefix(layout.prefix): shape for name, shape in expected.items()}, found, str(source.path))
         get = _Verified(reader, prefix, layout, source.manifest)
         grid = get(layout.positions)
-        if np.array_equal(formula_positions(config.model).astype(grid.dtype), grid):
-            stored = None
-        else:
-            said.append(
-                "its positions are not those of config.model.position_tokens and position_span: they are kept as they "
-                "are (config.model.positions=stored)"
-            )
+        stored = None
+        if not np.array_equal(formula_positions(config.model).astype(grid.dtype), grid):
+            fields = "config.model.position_tokens and position_span"
+            notes.append(f"its positions are not those of {fields}: they are kept (config.model.positions=stored)")
             model = {**schema.to_dict(config)["model"], "positions": "stored"}
             config = schema.from_dict({**schema.to_dict(config), "model": model})
             ours = parameter_shapes(config.model, shapes)
@@ -96,26 +95,21 @@ def import_checkpoint(
         params = _parameters(layout, config, ours, get, stored)
     run = plan_run(config, out)
     _write_run(run, source, params)
-    return Imported(config, layout.name, run.parameter_count, ignored, tuple(said))
+    return Imported(config, layout.name, run.parameter_count, ignored, tuple(notes))
 
 
 def lines(imported: Imported, out: Path) -> list[str]:
-    """What was found, and what can be done with it, for a console."""
-    model, data = imported.config.model, imported.config.data
-    extras = (
-        [f"dual attention in the first {model.dual_attention_blocks} blocks"] if model.dual_attention_blocks else []
-    )
-    extras += ["QK-norm"] if model.qk_norm else []
-    found = [
-        f"{imported.layout} layout: depth {model.depth}, width {model.width}, {model.heads} heads"
-        + "".join(f", {extra}" for extra in extras),
-        f"{imported.params:,} parameters; corpus {data.corpus}",
-        *(f"note: {text}" for text in imported.said),
-    ]
+    """Lines for a console: the imported network, and the commands that can follow."""
+    model, notes = imported.config.model, list(imported.notes)
+    dual = model.dual_attention_blocks
+    network = f"{imported.layout} layout: depth {model.depth}, width {model.width}, {model.heads} heads"
+    network += f", dual attention in the first {dual} blocks" if dual else ""
     if imported.ignored:
-        found.append(f"note: {imported.ignored} tensors beside the network (autoencoder, text encoders) were left out")
+        notes.append(f"{imported.ignored} tensors beside the network (autoencoder, text encoders) were left out")
     return [
-        *found,
+        network + (", QK-norm" if model.qk_norm else ""),
+        f"{imported.params:,} parameters; corpus {imported.config.data.corpus}",
+        *(f"note: {text}" for text in notes),
         f"imported: {out}",
         f"train on:   rfjax train --config={out}/config.json --workdir={out}",
         f"or, with another config: rfjax train --config=FILE.py --workdir=NEW --init={out}",
@@ -123,18 +117,15 @@ def lines(imported: Imported, out: Path) -> list[str]:
 
 
 def find(path: Path) -> FoundCheckpoint:
-    """The files of a checkpoint: a folder, a pipeline's folder, or one file. Nothing is read but JSON."""
+    """Finds the files of a checkpoint: a folder, a pipeline's folder, or one file. It reads only JSON."""
     if path.suffix in names.PICKLES:
-        raise ConfigError(
-            f"{path} is a pickle, which can run any code when it is read; get the safetensors file of the same "
-            "weights, or convert it where you trust it"
-        )
+        raise ConfigError(f"{path} is a pickle, which can run any code; get the same weights as safetensors")
     if path.is_file() and path.suffix != ".safetensors":
         raise ConfigError(f"{path} is no safetensors file; name a folder with such files, or one of them")
     if path.is_file():
         named = {f"{stem}.safetensors" for stem in names.WEIGHTS.values()}
         if path.name in named and any((path.parent / name).is_file() for name in ("config.json", names.MANIFEST)):
-            return find(path.parent)  # what stands beside it says more than the tensors do
+            return find(path.parent)  # the JSON beside it says more than the tensors do
         return FoundCheckpoint(path, (path,), _json(names.manifest_of(path)), {}, None, path.stem)
     if not path.is_dir():
         raise ConfigError(f"no file or folder at {path}; name a folder with safetensors files, or one such file")
@@ -152,7 +143,7 @@ def find(path: Path) -> FoundCheckpoint:
             if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
                 raise RfjaxError(f"{index} has no weight_map; fetch it again")
             files = sorted(set(listed.values()))
-            if any(Path(name).name != name for name in files):
+            if any(Path(file).name != file for file in files):
                 raise ConfigError(f"{index} names files outside its folder; it cannot be trusted")
         else:
             files = [name for name in names.shard_names(layout, 1) if (path / name).is_file()]
@@ -160,11 +151,10 @@ def find(path: Path) -> FoundCheckpoint:
             paths = tuple(path / name for name in files)
             return FoundCheckpoint(path, paths, _json(path / names.MANIFEST), _json(path / "config.json"), shift, name)
     pickles = [file.name for file in path.iterdir() if file.suffix in names.PICKLES]
-    also = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
-    wanted = " or ".join(f"{stem}.safetensors" for stem in names.WEIGHTS.values())
     others = sorted(file.name for file in path.glob("*.safetensors"))
-    also += f"; it has {', '.join(others[:4])}: name the file" if others else ""
-    raise ConfigError(f"{path} holds no {wanted}{also}")
+    hint = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
+    hint += f"; it has {', '.join(others[:4])}: name the file" if others else ""
+    raise ConfigError(f"{path} holds no {' or '.join(f'{stem}.safetensors' for stem in names.WEIGHTS.values())}{hint}")
 
 
 def _json(path) -> dict:
@@ -188,10 +178,8 @@ def _layout(source, reader) -> tuple[Layout, str, dict[str, tuple[int, ...]]]:
     if source.manifest:
         known = source.manifest.get("schema") == 1 and source.manifest.get("layout") in LAYOUTS
         if not known or not all(isinstance(source.manifest.get(part), dict) for part in ("config", "sha256")):
-            raise ConfigError(
-                f"{names.manifest_of(source.path)} is no manifest that this version reads; remove it to import the "
-                "tensors for what they are"
-            )
+            path = names.manifest_of(source.path)
+            raise ConfigError(f"{path} is no manifest that this version reads; remove it to import the tensors alone")
         layout = LAYOUTS[source.manifest["layout"]]
         prefix = layout.prefix
     else:
@@ -199,59 +187,43 @@ def _layout(source, reader) -> tuple[Layout, str, dict[str, tuple[int, ...]]]:
     return layout, prefix, {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
 
 
-def _expected(layout, config, ours) -> dict[str, tuple[int, ...]]:
-    tensors = tensor_shapes(layout, config.model, ours)
-    return {name.removeprefix(layout.prefix): shape for name, shape in tensors.items()}
-
-
 def _config(source, layout, found, base, overrides) -> Config:
+    """The run's config, whose network is that of the tensors."""
     manifest = source.manifest.get("config")
-    if layout.name == "plain":  # only ours, and only with its manifest
+    if layout.name == "plain":  # recognised by its manifest alone
         fixed = {f"model.{key}": value for key, value in manifest["model"].items()}
     else:
         network = network_of(layout, found, _head_size(source, base, overrides))
         fixed = {f"model.{key}": value for key, value in network.model.items()}
         fixed |= {f"data.{key}": value for key, value in network.data.items()}
-    if base is not None:
-        config = base
-    elif manifest:
-        config = schema.from_dict(manifest)
-    else:
-        config = schema.from_dict(_foreign(source, network))
+    config = base or schema.from_dict(manifest or _foreign(source, network))
     if overrides.get("data.corpus", config.data.corpus) != config.data.corpus:
-        config = dataclasses.replace(config, data=DataConfig())  # the other corpus's sizes mean nothing to this one
+        config = dataclasses.replace(config, data=DataConfig())  # one corpus's sizes mean nothing to another
     config = schema.apply_overrides(config, overrides)
     have = schema.flatten(config)
-    sizes_are_free = config.data.corpus == "random"
-    wrong = {
-        key: value
+    compared = {**have, "model.hidden": config.model.width}
+    wrong = [
+        f"config.{key} is {have[key]} and should be {value}"
         for key, value in fixed.items()
-        if (key.startswith("model.") or sizes_are_free) and not _agree(key, have, config, value)
-    }
+        if (key.startswith("model.") or config.data.corpus == "random") and compared[key] != value
+    ]
     if wrong:
-        told = ", ".join(f"config.{key} is {have[key]} and should be {value}" for key, value in wrong.items())
-        raise ConfigError(f"the config given does not fit the tensors of {source.path}: {told}")
+        raise ConfigError(f"the config does not fit the tensors of {source.path}: {', '.join(wrong)}")
     return config
 
 
 def _head_size(source, base, overrides) -> int | None:
-    """What is known of it beside the tensors; the first that says it."""
+    """The head size by the manifest, else by config.json, else by the config; None where none says it."""
+    given = base
+    if "model.head_size" in overrides:
+        given = schema.apply_overrides(Config(), {"model.head_size": overrides["model.head_size"]})
     manifest = source.manifest.get("config", {}).get("model", {})
-    given = (
-        schema.apply_overrides(Config(), {"model.head_size": overrides["model.head_size"]})
-        if "model.head_size" in overrides
-        else base
-    )
-    said = (manifest.get("head_size"), source.settings.get("attention_head_dim"), given and given.model.head_size)
-    return next((size for size in said if isinstance(size, int)), None)
-
-
-def _agree(key, have, config, value) -> bool:
-    return (config.model.width if key == "model.hidden" else have[key]) == value
+    sizes = (manifest.get("head_size"), source.settings.get("attention_head_dim"), given and given.model.head_size)
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def _foreign(source, network) -> dict:
-    """A config for somebody else's network: the corpus `random`, of the sizes that it was trained on."""
+    """The config of a foreign network: the corpus `random`, in the sizes that the network was trained on."""
     tokens, span = RELEASED_POSITIONS
     patch, grid = network.model["patch_size"], network.model["position_grid"]
     if grid < tokens:
@@ -268,17 +240,15 @@ def _foreign(source, network) -> dict:
 
 
 def _check_data(config, layout, found, shapes: BatchShapes) -> None:
-    """That the corpus gives what the network takes."""
+    """Raises `ConfigError` where the corpus has other sizes than the network's inputs."""
     if layout.name == "plain":
-        return  # the shapes are compared with the manifest's below
+        return  # `compare` finds other sizes
     network = network_of(layout, found, config.model.head_size).data
     given = {"channels": shapes.latents[2], "context_size": shapes.context[1], "pooled_size": shapes.pooled}
     wrong = [f"{key} is {given[key]} there and {network[key]} here" for key in given if given[key] != network[key]]
     if wrong:
-        raise ConfigError(
-            f"the corpus {config.data.corpus} is not what this network was trained on: {', '.join(wrong)}; "
-            "choose another with --config.data.corpus"
-        )
+        corpus = f"the corpus {config.data.corpus} does not fit this network: {', '.join(wrong)}"
+        raise ConfigError(f"{corpus}; choose another with --config.data.corpus")
 
 
 class _Verified:
@@ -292,16 +262,16 @@ class _Verified:
         array = self._reader.read(self._prefix + name)
         if self._sha256 and self._sha256.get(name) != sha256_of(array):
             raise RfjaxError(
-                f"{name} is not what was exported: its checksum differs. Fetch the checkpoint again; or, where it was "
-                f"changed on purpose, remove {names.MANIFEST} and give --config"
+                f"{name} is not what was exported: its checksum differs; fetch the checkpoint again, or, if it was "
+                f"trained on, remove {names.MANIFEST} and give --config"
             )
         if not np.isfinite(array).all():
-            raise ConfigError(f"{name} holds numbers that are not finite; no network comes of it")
+            raise ConfigError(f"{name} holds numbers that are not finite; fetch the checkpoint again")
         return array
 
 
 def _parameters(layout, config, ours, get, stored):
-    """The nested tree of float32 parameters; one tensor of theirs at a time beside it."""
+    """The nested tree of float32 parameters; one module's tensors at a time are in memory beside it."""
     leaves = {leaf: np.empty(shape, np.float32) for leaf, shape in ours.items() if leaf != POSITIONS}
     entries = sources(layout, config.model, ours)
     for source in tqdm(entries, desc="import", unit="array", disable=None, leave=False):
@@ -322,25 +292,19 @@ def _parameters(layout, config, ours, get, stored):
 
 
 def _write_run(run, source, params) -> None:
-    """The run's folder: made under another name, and moved when whole."""
+    """Writes the run's folder under another name, and moves it when whole."""
     manifest = source.manifest
     spent = {name: manifest.get(name, 0) for name in ("images", "flops")}
-    parent = {
-        "path": str(source.path.absolute()),
-        "run": manifest.get("run", source.name),
-        "step": manifest.get("step", 0),
-        **spent,
-    }
+    parent = {"path": str(source.path.absolute()), "run": manifest.get("run", source.name)}
+    parent |= {"step": manifest.get("step", 0), **spent}
     needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))  # raw and average
     with folder_moved_when_whole(run.workdir) as temporary:
         free = shutil.disk_usage(temporary).free
         if free < needed:
-            raise RfjaxError(
-                f"{run.workdir} needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free; make room first"
-            )
-        record = describe(run, parent)
+            sizes = f"{needed / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free"
+            raise RfjaxError(f"{run.workdir} needs {sizes}; make room first")
         facts = {"schema": 1, "step": 0, **spent, "train_seconds": manifest.get("train_seconds", 0.0)}
         with checkpoint.Checkpoints(temporary, keep_last=1, kept=lambda step: False) as saving:
             saving.save(checkpoint.Weights(params, params), 0, facts | {"weights_alone": True})
-        run_folder.write_json(temporary / "run.json", record | {"step": 0})
+        run_folder.write_json(temporary / "run.json", describe(run, parent) | {"step": 0})
         run_folder.write_json(temporary / "config.json", schema.to_dict(run.config))

@@ -1,10 +1,9 @@
-"""The layouts that PyTorch code reads, each a table from our modules to their names.
+"""The layouts that PyTorch code reads, each a table from rfjax's modules to the names in that layout.
 
-`diffusers` is SD3Transformer2DModel (0.42); `sd3` is the single file of Stability's reference
-code and ComfyUI, SD3 and SD3.5 alike; `plain` is our own names in PyTorch's orientation, read by
-the module in `torch_modules/`. Which tensors there are follows from our parameters' shapes, so
-QK-norm, dual attention or a third weight set need no branch: a row that no parameter asks for
-is not used.
+`diffusers` is SD3Transformer2DModel (0.42); `sd3` is the single file of Stability's reference code and ComfyUI, for SD3
+and SD3.5; `plain` has rfjax's names in PyTorch's orientation, for the module in `torch_modules/`. The shapes of rfjax's
+parameters decide which tensors there are, so QK-norm, dual attention or a third weight set need no branch: a row
+without a parameter is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ STACKS = ("dual_blocks", "blocks", "last_block")  # in the order of the network
 
 
 class Row(NamedTuple):
-    """One of our modules: the names of theirs that hold it, and how its arrays become theirs."""
+    """The layout's modules that hold a module of rfjax, and the transform of its arrays into theirs."""
 
     names: tuple[str, ...]
     transform: Transform | None  # None: the patch embedding, whose transform needs the patch size
@@ -30,9 +29,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
+    """A layout; its tables map the path of a module of rfjax to a row."""
+
     name: str
-    prefix: str = ""  # of every tensor
-    block: str  # of a block's tensors, with the block's number
+    prefix: str = ""  # of every tensor's name
+    block: str  # prefix of a block's tensors, formatted with the block's number
     positions: str  # the buffer [1, grid * grid, channels]
     outside: Mapping[str, Row]
     blocks: Mapping[str, Row]
@@ -40,7 +41,7 @@ class Layout:
 
 
 class LeafPart(NamedTuple):
-    """Where a layer's tensors come from: a leaf of our parameters, whole or one layer of a stack."""
+    """The part of rfjax's parameters that holds a module's tensors: a leaf, whole or one layer of a stack."""
 
     leaf: str  # blocks/image/qkv/kernel
     layer: int | None
@@ -129,61 +130,57 @@ SD3 = Layout(
 )
 
 
-def _own(paths) -> dict[str, Row]:
-    """Rows that keep our names."""
+def _keep_names(paths) -> dict[str, Row]:
+    """Rows that keep rfjax's names."""
+    names = {path: path.replace("/", ".") for path in paths}
     return {
-        path: Row((path.replace("/", "."),), Same() if "norm" in path else Linear(inputs=2 if "proj" in path else 1))
-        for path in paths
+        path: _norm(name) if "norm" in path else _one(name, inputs=2 if "proj" in path else 1)
+        for path, name in names.items()
     }
 
 
+_FIRST = [path.replace("context/", "context_first/") for path in SD3.blocks if "context/" in path]
 PLAIN = Layout(
     name="plain",
     block="blocks.{}.",
     positions="positions",
-    outside=_own(DIFFUSERS.outside),
-    blocks=_own(
-        [*SD3.blocks, *(path.replace("context/", "context_first/") for path in SD3.blocks if "context/" in path)]
-    ),
+    outside=_keep_names(DIFFUSERS.outside),
+    blocks=_keep_names([*SD3.blocks, *_FIRST]),
 )
 
 LAYOUTS = {layout.name: layout for layout in (DIFFUSERS, SD3, PLAIN)}
 
 
 def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[LeafPart]:
-    """Every tensor of the layout but the positions, by the leaf of our parameters that it comes from.
+    """Every tensor of the layout but the positions, by the leaf of rfjax's parameters that it comes from.
 
-    `shapes` are those of our parameters by path. Raises `KeyError` naming a module that the
-    layout has no row for.
+    `shapes` are those of rfjax's parameters by path. Raises `KeyError` naming a module without a row in the layout.
     """
     found = []
+
+    def add(row, leaf, shape, block="", layer=None):
+        kind, transform = leaf.rsplit("/", 1)[1], row.transform or Patches(model.patch_size)
+        names = tuple(f"{layout.prefix}{block}{name}{SUFFIX[kind]}" for name in row.names)
+        found.append(LeafPart(leaf, layer, names, tuple(map(tuple, transform.shapes(kind, tuple(shape)))), transform))
+
     for leaf, shape in shapes.items():
+        module = leaf.rsplit("/", 1)[0]
+        stack, _, inner = module.partition("/")
         if leaf == POSITIONS:
             continue
-        module, kind = leaf.rsplit("/", 1)
-        stack, _, inner = module.partition("/")
-        if stack not in STACKS:
-            found.append(_source(layout.outside[module], leaf, None, "", shape, model))
+        elif stack not in STACKS:
+            add(layout.outside[module], leaf, shape)
         elif stack == "last_block":
-            row = (layout.blocks | layout.last)[inner]
-            found.append(_source(row, leaf, None, layout.block.format(model.depth - 1), shape, model))
+            add((layout.blocks | layout.last)[inner], leaf, shape, layout.block.format(model.depth - 1))
         else:
             first = 0 if stack == "dual_blocks" else model.dual_attention_blocks
             for layer in range(shape[0]):
-                block = layout.block.format(first + layer)
-                found.append(_source(layout.blocks[inner], leaf, layer, block, shape[1:], model))
-    return [source._replace(names=tuple(layout.prefix + name for name in source.names)) for source in found]
-
-
-def _source(row, leaf, layer, block, shape, model) -> LeafPart:
-    kind = leaf.rsplit("/", 1)[1]
-    transform = row.transform or Patches(model.patch_size)
-    names = tuple(f"{block}{name}{SUFFIX[kind]}" for name in row.names)
-    return LeafPart(leaf, layer, names, tuple(map(tuple, transform.shapes(kind, tuple(shape)))), transform)
+                add(layout.blocks[inner], leaf, shape[1:], layout.block.format(first + layer), layer)
+    return found
 
 
 def positions_shape(model: ModelConfig) -> tuple[int, int, int]:
-    """Of the buffer that every layout has: [1, grid * grid, channels]."""
+    """The shape of the buffer of positions, which every layout has: [1, grid * grid, channels]."""
     return 1, model.position_grid**2, model.width
 
 

@@ -1,16 +1,16 @@
-"""File names of the layouts on disk."""
+"""File names of exported checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-WEIGHTS = {"diffusers": "diffusion_pytorch_model", "plain": "model"}  # of a folder's files, without the ending
+WEIGHTS = {"diffusers": "diffusion_pytorch_model", "plain": "model"}  # stems of a folder's files
 MANIFEST = "rfjax.json"
 
 
 def manifest_of(source: Path) -> Path:
-    """Where the manifest of an exported folder, or of a single file, stands."""
+    """The manifest's path for an exported folder or a single file."""
     return source / MANIFEST if source.suffix != ".safetensors" else source.with_suffix(".rfjax.json")
 
 
@@ -19,8 +19,7 @@ def index_of(source: Path, layout: str) -> Path:
 
 
 def shard_names(layout: str, count: int) -> list[str]:
-    """As Hugging Face's libraries name them."""
+    """The names of `count` files of weights, as Hugging Face's libraries name them."""
     stem = WEIGHTS[layout]
-    if count == 1:
-        return [f"{stem}.safetensors"]
-    return [f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+    parts = [f"-{i + 1:05d}-of-{count:05d}" for i in range(count)] if count > 1 else [""]
+    return [f"{stem}{part}.safetensors" for part in parts]

@@ -1,6 +1,6 @@
-"""A whole `StableDiffusion3Pipeline`: the exported network beside the frozen models that its corpus was prepared with.
+"""Writes a whole `StableDiffusion3Pipeline`: the network, and the frozen models that its corpus was prepared with.
 
-The frozen models' weights are hard links where the file system has them, copies elsewhere; the autoencoder's config
+The frozen models' weights are hard links where the file system has them, and copies elsewhere. The autoencoder's config
 is written anew, with the corpus's shift and scale.
 """
 
@@ -18,63 +18,61 @@ from rfjax.data.prepared.manifest import Manifest
 from rfjax.errors import ConfigError
 
 INDEX = "model_index.json"
-NEEDED = ("clip_l", "clip_g")  # what the pipeline encodes with whether or not it has them
+NEEDED = ("clip_l", "clip_g")  # the pipeline always encodes with both, in this order
 WITH_PROJECTION = "CLIPTextModelWithProjection"
 TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}  # where tokenizer_config.json names none
 ABSENT = [None, None]
 
 
 def check(config: Config, models: str) -> tuple[Manifest, Path]:
-    """The corpus's manifest and the folder of its frozen models. `ConfigError` for what the pipeline cannot be made
-    of."""
+    """The corpus's manifest and the folder of its frozen models.
+
+    Raises `ConfigError` where no pipeline can be made of the run, and for frozen models that have changed.
+    """
     if config.data.corpus != "prepared":
         raise ConfigError(
-            f"config.data.corpus is {config.data.corpus}, which has no autoencoder and no text encoders; --pipeline "
-            "is for runs on a prepared corpus"
+            f"config.data.corpus is {config.data.corpus}, which has no autoencoder and no text encoders; take a run "
+            "on a prepared corpus, or leave --pipeline out"
         )
     found = manifest.read(config.data.prepared.path)
     names = _used(config, found)
     for name in NEEDED:
         if name not in names:
             raise ConfigError(
-                f"{name} is not among the text encoders of the run ({', '.join(names)}), and "
-                "StableDiffusion3Pipeline encodes with both "
-                "CLIPs always (it can leave out T5 alone); export without --pipeline, and give the network its "
-                "features yourself"
+                f"{name} is not among the text encoders of the run ({', '.join(names)}), and StableDiffusion3Pipeline "
+                "needs both CLIPs (it can leave out T5 alone); export without --pipeline"
             )
     order = [encoder.name for encoder in found.encoders if encoder.kind == "clip"]
     if order != list(NEEDED):
         raise ConfigError(
-            f"the corpus's CLIPs are in the order {', '.join(order)}, and StableDiffusion3Pipeline's is "
+            f"the corpus's CLIPs are in the order {', '.join(order)}, and StableDiffusion3Pipeline takes "
             f"{', '.join(NEEDED)}; export without --pipeline"
         )
     facts = found.facts["models"]
     for name in NEEDED:
-        if facts["parts"][name]["class"] != WITH_PROJECTION:
+        kind = facts["parts"][name]["class"]
+        if kind != WITH_PROJECTION:
             raise ConfigError(
-                f"{name} of the corpus is a {facts['parts'][name]['class']}, and StableDiffusion3Pipeline needs a "
-                f"{WITH_PROJECTION} for the pooled vector; export without --pipeline"
+                f"{name} of the corpus is a {kind}, and StableDiffusion3Pipeline needs a {WITH_PROJECTION} for the "
+                "pooled vector; export without --pipeline"
             )
     folder = Path(models or config.data.prepared.models or facts["folder"])
     if not folder.is_dir():
-        raise ConfigError(
-            f"the frozen models that {found.folder} was prepared with are not in {folder}; name their folder with "
-            "--models"
-        )
+        raise ConfigError(f"the frozen models of {found.folder} are not in {folder}; name their folder with --models")
     for name in (frozen.AUTOENCODER, *names):
         part, tokenizer = _folders(name)
         here = frozen.find_model(folder, part, facts["variant"]).facts(folder, tokenizer)
-        if here["sha256"] != facts["parts"][name]["sha256"]:
+        now, then = here["sha256"], facts["parts"][name]["sha256"]
+        if now != then:
             raise ConfigError(
-                f"{name} in {folder} is not what {found.folder} was prepared with: its files hash to "
-                f"{here['sha256'][:12]}, not {facts['parts'][name]['sha256'][:12]}; name the folder used then with "
-                "--models"
+                f"{name} in {folder} is not what {found.folder} was prepared with: its files hash to {now[:12]}, not "
+                f"{then[:12]}; name the folder used then with --models"
             )
     return found, folder
 
 
 def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
-    """Everything but `transformer` and `scheduler` in the pipeline's folder `target`."""
+    """Writes all of the pipeline's folder `target` but `transformer` and `scheduler`."""
     variant, names = found.facts["models"]["variant"], _used(config, found)
     entries: dict[str, object] = {
         "_class_name": "StableDiffusion3Pipeline",
@@ -105,18 +103,17 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
 
 
 def how_to_call(config: Config, found: Manifest, out: Path) -> str:
-    """Python that samples as `rfjax sample` does by default: T5's tokens, guidance, steps and the null condition
-    are arguments."""
+    """Python code that samples like `rfjax sample` by default: steps, guidance, null condition and T5's tokens."""
     sampler = config.evaluation.sampler
     t5 = [encoder.tokens for encoder in found.encoders if encoder.kind == "t5"]
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
-    # diffusers refuses a folder that lacks T5 until it is told so.
     height, width = found.buckets[0].pixels
     notes = [f"rfjax samples with {sampler.method}, diffusers with euler"] if sampler.method != "euler" else []
     if config.timestep_shift_by_area:
         notes.append(
-            f"the scheduler's shift is that of {height}x{width} pixels: of m times as many it is sqrt(m) times that"
+            f"the scheduler's shift is for {height}x{width} pixels; for m times as many it is sqrt(m) times it"
         )
+    # Without these arguments diffusers refuses a folder that lacks T5.
     absent = "" if "t5" in _used(config, found) else ", text_encoder_3=None, tokenizer_3=None"
     return (
         f'pipeline = StableDiffusion3Pipeline.from_pretrained("{out}"{absent})\n'
@@ -129,18 +126,18 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
 
 
 def _used(config: Config, found: Manifest) -> tuple[str, ...]:
-    names = tuple(encoder.name for encoder in found.encoders)
-    return tuple(name for name in names if not config.data.prepared.encoders or name in config.data.prepared.encoders)
+    """The names of the corpus's text encoders that the run uses."""
+    chosen = config.data.prepared.encoders
+    return tuple(encoder.name for encoder in found.encoders if not chosen or encoder.name in chosen)
 
 
 def _folders(name: str) -> tuple[str, str | None]:
-    if name == frozen.AUTOENCODER:
-        return name, None
-    return frozen.ENCODERS[name][1:]
+    """The folders of a frozen model and of its tokenizer."""
+    return (name, None) if name == frozen.AUTOENCODER else frozen.ENCODERS[name][1:]
 
 
 def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
-    """A model's config and weights, under the names that are loaded without a variant."""
+    """Places a model's config and weights, under names without the variant."""
     (target / part).mkdir()
     plain = lambda name: name.replace(f".{variant}", "") if variant else name  # noqa: E731
     for path in (models / part / "config.json", *frozen.find_model(models, part, variant).weights):
@@ -152,7 +149,7 @@ def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
 
 
 def _place(path: Path, target: Path) -> None:
-    """A hard link of weights, which are gigabytes and which nobody edits; a copy of anything else."""
+    """Links weights, which are gigabytes that nobody edits; copies any other file."""
     try:
         if path.suffix == ".safetensors":
             os.link(path.resolve(), target)

@@ -1,4 +1,4 @@
-"""Which layout a checkpoint has, and which network it is: read off the tensors themselves."""
+"""Recognises a checkpoint's layout and its network from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Network(NamedTuple):
 
 
 def recognise(shapes: Shapes) -> tuple[Layout, str]:
-    """(layout, the prefix that its names have here) of a foreign checkpoint.
+    """(layout, prefix of the tensors' names) of a foreign checkpoint.
 
-    A single file may come with the prefix `model.diffusion_model.` or without. Raises
-    `ConfigError` for tensors of no layout.
+    A single file comes with the prefix `model.diffusion_model.` or without. Raises `ConfigError` for tensors of no
+    layout.
     """
     for layout in (DIFFUSERS, SD3):
         for prefix in dict.fromkeys((layout.prefix, "")):
@@ -34,23 +34,23 @@ def recognise(shapes: Shapes) -> tuple[Layout, str]:
             if all(anchor in shapes for anchor in anchors):
                 return layout, prefix
     raise ConfigError(
-        f"no layout known here has such tensors: {_some(shapes)}; what can be imported are diffusers' "
-        "SD3Transformer2DModel, the single file of SD3 and SD3.5, and what `rfjax export` wrote"
+        f"no layout known here has such tensors: {_some(shapes)}; give diffusers' SD3Transformer2DModel, the single "
+        "file of SD3 or SD3.5, or an export of `rfjax export`"
     )
 
 
 def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network:
-    """The network of tensors in a layout, their prefix removed.
+    """The network of tensors in a layout; their names come without prefix.
 
-    `head_size` is what is known from elsewhere; with QK-norm the tensors themselves say it, and in the
-    single file it is 64. Raises `ConfigError` naming a tensor that is missing or of a shape that no
-    MM-DiT has, and where nothing says the head size: a wrong one would compute something else.
+    `head_size` is used where the tensors do not say it: with QK-norm they do, and in the single file it is 64. Raises
+    `ConfigError` naming a tensor that is missing or of a shape that no MM-DiT has, and also where nothing says the head
+    size, because a wrong head size would run and compute something else.
     """
 
     def shape(module, rank, suffix="weight", block=None):
         name = _name(layout, module, suffix, block) if module else layout.positions
         if name not in shapes:
-            raise ConfigError(f"the checkpoint has no tensor {name}, so it is no whole {layout.name} checkpoint")
+            raise ConfigError(f"the checkpoint has no tensor {name}; give a whole {layout.name} checkpoint")
         if len(shapes[name]) != rank:
             raise ConfigError(f"{name} has the shape {list(shapes[name])}; an MM-DiT's has {rank} dimensions")
         return shapes[name]
@@ -59,14 +59,11 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
     blocks = [int(match[1]) for match in map(pattern.match, shapes) if match]
     depth = len(set(blocks))
     if not depth or max(blocks) != depth - 1:
-        raise ConfigError(
-            f"the checkpoint's blocks are {_some(set(map(str, blocks))) or 'none'}; an MM-DiT's are 0, 1, 2 …"
-        )
+        found = _some(set(map(str, blocks))) or "none"
+        raise ConfigError(f"the checkpoint's blocks are {found}; an MM-DiT's are 0, 1, 2 …")
     dual = [i for i in range(depth) if _name(layout, "image/qkv2", "weight", i) in shapes]
     if dual != list(range(len(dual))) or len(dual) == depth:
-        raise ConfigError(
-            f"the blocks {dual} have a second attention; here they must be the first ones, and not the last of {depth}"
-        )
+        raise ConfigError(f"blocks {dual} of {depth} have dual attention; it must be the first blocks, never the last")
     qk_norm = _name(layout, "image/query_norm", "weight", 0) in shapes
     hidden, channels, patch, _ = shape("patch_embed", 4)
     grid = math.isqrt(shape(None, 3)[1])
@@ -76,8 +73,8 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
         head_size = 64
     if head_size is None:
         raise ConfigError(
-            "nothing says the size of a head: neither tensors, without QK-norm, nor a config.json beside them; "
-            "give it with --config.model.head_size=N"
+            "nothing says the size of a head: the tensors have no QK-norm, and no config.json stands beside them; give "
+            "it with --config.model.head_size=N"
         )
     if head_size < 1 or hidden < 1 or hidden % head_size:
         raise ConfigError(f"heads of {head_size} do not divide the hidden size {hidden}")
@@ -104,23 +101,19 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
 
 def compare(expected: Shapes, found: Shapes, what: str) -> None:
     """Raises `ConfigError` listing the tensors that are missing, unexpected or of another shape."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    reshaped = [
-        f"{name} is {list(found[name])}, not {list(expected[name])}"
-        for name in expected
-        if name in found and tuple(found[name]) != tuple(expected[name])
-    ]
-    parts = [
-        f"{len(names)} {label}: {_some(names)}"
-        for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if names
-    ]
+    both = [name for name in expected if name in found and tuple(found[name]) != tuple(expected[name])]
+    wrong = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [f"{name} is {list(found[name])}, not {list(expected[name])}" for name in both],
+    }
+    parts = [f"{len(names)} {label}: {_some(names)}" for label, names in wrong.items() if names]
     if parts:
         raise ConfigError(f"{what} is not a checkpoint that can be imported. " + "; ".join(parts))
 
 
 def _name(layout, module, suffix, block=None):
+    """The layout's name of a module's first tensor, outside the blocks or in the block of a number."""
     if block is None:
         return f"{layout.outside[module].names[0]}.{suffix}"
     return f"{layout.block.format(block)}{layout.blocks[module].names[0]}.{suffix}"

@@ -1,8 +1,7 @@
-"""Safetensors files: written a tensor at a time, read a tensor at a time.
+"""Safetensors files, written and read a tensor at a time.
 
-The library's own writer wants all tensors in memory at once; a model of 8B parameters is written
-here with one of them there. The format is a length, a JSON header and the bytes
-(github.com/huggingface/safetensors, "Format"); reading is the library's.
+The library's own writer needs all tensors in memory; `Writer` needs one, also for a model of 8B parameters. The format
+is a length, a JSON header and the bytes (github.com/huggingface/safetensors, "Format"). The library reads.
 """
 
 from __future__ import annotations
@@ -30,10 +29,9 @@ READABLE = {code: DTYPES[name] for name, code in _CODES.items()}
 
 
 class Writer:
-    """One file being written in any order of its tensors; a context manager.
+    """Writes the tensors of a file in any order; a context manager.
 
-    The file is at its full length from the start, so that a full disk is found at once. Left by
-    an exception it is removed.
+    The file has its full length from the start, so that a full disk is found at once. After an exception it is removed.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, metadata: Mapping[str, str]):
@@ -64,7 +62,7 @@ class Writer:
         offset, shape = self._places[name]
         if array.shape != shape:
             raise ValueError(f"{name} is {array.shape}, planned as {shape}")
-        with np.errstate(over="ignore"):  # told below, by name
+        with np.errstate(over="ignore"):  # the error below names the tensor
             cast = np.ascontiguousarray(array).astype(self.dtype, copy=False)
         if self.dtype == DTYPES["f16"] and not np.isfinite(cast).all() and np.isfinite(array).all():
             largest = float(np.abs(array).max())
@@ -90,16 +88,18 @@ class Writer:
 
 
 class Tensor(NamedTuple):
+    """A tensor's place and type, as its file's header has them."""
+
     file: Path
     shape: tuple[int, ...]
     dtype: str
 
 
 class Reader:
-    """Several files as one mapping from names to tensors; nothing but headers is read at first.
+    """Several files as one mapping from names to tensors; opening it reads only headers.
 
-    Raises `RfjaxError` naming a file that is damaged or truncated, `ConfigError` one that is missing
-    or holds numbers that are not floats.
+    Raises `RfjaxError` naming a file that is damaged or truncated, and `ConfigError` naming a file that is missing or
+    holds numbers that are not floats.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -112,9 +112,7 @@ class Reader:
                 self.metadata |= file.metadata() or {}
                 for name in file.keys():
                     if name in self.tensors:
-                        raise RfjaxError(
-                            f"{name} is in {self.tensors[name].file} and in {path}; one must be the right one"
-                        )
+                        raise RfjaxError(f"{name} is in {self.tensors[name].file} and in {path}; remove the wrong file")
                     part = file.get_slice(name)
                     self.tensors[name] = Tensor(path, tuple(part.get_shape()), part.get_dtype())
             except (SafetensorError, OSError) as error:
@@ -124,9 +122,7 @@ class Reader:
     def read(self, name: str) -> Shaped[np.ndarray, " ..."]:
         tensor = self.tensors[name]
         if tensor.dtype not in READABLE:
-            raise ConfigError(
-                f"{name} in {tensor.file} is of type {tensor.dtype}; only {', '.join(READABLE)} can be imported"
-            )
+            raise ConfigError(f"{name} in {tensor.file} is of type {tensor.dtype}; it must be {', '.join(READABLE)}")
         return self._files[tensor.file].get_tensor(name)
 
     def __enter__(self):
@@ -137,7 +133,7 @@ class Reader:
 
 
 def sha256_of(array: Shaped[np.ndarray, " ..."]) -> str:
-    """Of a tensor's bytes, as the manifest has them."""
+    """The SHA-256 of a tensor's bytes, as the manifest has it."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""How one of our arrays becomes tensors of another layout, and back without a changed bit.
+"""Transforms from rfjax's arrays to tensors of another layout, and back without a changed bit.
 
-PyTorch stores a linear map as [outputs, inputs]; ours keep heads, chunks and inputs apart
-(`Linear` in models/layers). Each transform is a pair of inverse functions of one layer's array.
+PyTorch stores a linear map as [outputs, inputs]; rfjax's kernels keep heads, chunks and inputs apart (`Linear` in
+models/layers). Each transform is a pair of inverse functions, `out` and `back`, of one layer's array.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Arrays = Sequence[Shaped[np.ndarray, " ..."]]
 class Linear:
     """A kernel [*inputs, *outputs] as `parts` weights [outputs / parts, inputs]; a bias likewise.
 
-    `inputs` counts the kernel's input axes. `swapped` exchanges the two halves of the outputs:
-    where we (and Stability's code) have shift before scale, diffusers has scale before shift.
+    `inputs` counts the kernel's input axes. `swapped` exchanges the two halves of the outputs: rfjax (like Stability's
+    code) puts shift before scale, diffusers scale before shift.
     """
 
     inputs: int = 1
@@ -74,7 +74,7 @@ class Patches:
 
 @dataclass(frozen=True)
 class Same:
-    """A vector as it is: the scale of a norm."""
+    """A vector that stays as it is: the scale of a norm."""
 
     def out(self, leaf: str, array: Shaped[np.ndarray, " ..."]) -> Arrays:
         return [array]

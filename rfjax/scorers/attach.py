@@ -1,4 +1,4 @@
-"""A score as an evaluation record of a run's checkpoint, and so as a column of the results table. No torch here."""
+"""Writes a score as an evaluation record of a run's checkpoint, and so into the results table. No torch here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rfjax.evaluation.records import Measured, geneval_record, make_record, read
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What made the images: a run's checkpoint, its sampler and the seed of its noise."""
+    """The source of the images: a run's checkpoint, the sampler and the seed of its noise."""
 
     workdir: Path
     step: int
@@ -34,10 +34,10 @@ def attach(
     seconds: float,
     extra: Mapping[str, object],
 ) -> Path:
-    """Writes the record into the run's folder, replacing one of the same key; returns its path.
+    """Writes the record into the run's folder, replacing a record of the same key; returns its path.
 
-    `corpus` names the prompts or the reference images. Training's images, FLOPs and seconds are taken from the
-    checkpoint's other records, or else from the checkpoint. Raises `ConfigError` where the run has neither.
+    `corpus` names the prompts or the reference images. Training's images, FLOPs and seconds come from the checkpoint's
+    other records, or else from the checkpoint. Raises `ConfigError` where the run has neither.
     """
     name, spent = run_facts(checkpoint)
     key = record_key(
@@ -59,20 +59,19 @@ def attach(
 def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
     """(the run's name, training's images, FLOPs and seconds up to the checkpoint).
 
-    Called before scoring, too, so that a misnamed run is refused before hours of it.
+    It is also called before scoring, so that a misnamed run is refused before hours of work. Raises `ConfigError`.
     """
     path = checkpoint.workdir / "run.json"
     try:
         name = json.loads(path.read_text(encoding="utf-8"))["run"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{checkpoint.workdir} is not a run's folder: cannot read {path.name} ({error}); give --workdir of its "
-            "training"
+            f"--run={checkpoint.workdir} is not a run's folder: cannot read run.json ({error}); give its --workdir"
         ) from None
     for record in read_records(checkpoint.workdir):
         if record["key"]["step"] == checkpoint.step and record["key"]["run"] == name and record["flops"] is not None:
             return name, {field: record[field] for field in ("images", "flops", "train_seconds")}
-    if "jax" not in sys.modules:  # reads files alone; on a GPU it would take most of the memory from torch
+    if "jax" not in sys.modules:  # it only reads files here; on a GPU it would take most of the memory from torch
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from rfjax.training import checkpoint as checkpoints
 
@@ -81,5 +80,5 @@ def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
 
 
 def file_revision(path: str | os.PathLike, sha256: str) -> dict:
-    """How a record names a model: the last part of its path, for people, and what it is by content."""
+    """How a record names a model: the last part of its path, for people, and the hash of its content."""
     return {"name": Path(path).name, "sha256": sha256}

@@ -15,23 +15,23 @@ from rfjax.errors import ConfigError
 from rfjax.scorers import pretrained
 from rfjax.scorers.files import content_hash
 
-# By name: (width, layers, patch, input size) of the image tower.
+# (width, layers, patch, input size) of the image towers, by name.
 TOWERS = {"ViT-B/32": (768, 12, 32, 224), "ViT-L/14": (1024, 24, 14, 224), "ViT-L/14@336": (1024, 24, 14, 336)}
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP model on a device; `name` is its image tower's, or "other"."""
+    """A CLIP model on a device; `name` is the name of its image tower, or "other"."""
 
     model: CLIPModel
     tokenizer: CLIPTokenizer
     device: torch.device
     name: str
-    sha256: str  # of the folder's files
+    sha256: str  # hash of the folder's files
 
     @property
     def size(self) -> int:
-        """Pixels of the input's side."""
+        """The side of the input in pixels."""
         return self.model.config.vision_config.image_size
 
     @torch.inference_mode()
@@ -42,11 +42,9 @@ class Clip:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Float32[torch.Tensor, "n d"]:
-        """Projected embeddings, not normalised. A text of more than CLIP's 77 tokens is cut, its end mark kept."""
-        length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        )
+        """Projected embeddings, not normalised. A text of more than CLIP's 77 tokens is cut, but keeps its end mark."""
+        lengths = {"max_length": self.model.config.text_config.max_position_embeddings, "padding": "max_length"}
+        tokens = self.tokenizer(list(texts), truncation=True, return_tensors="pt", **lengths)
         pooled = self.model.text_model(input_ids=tokens["input_ids"].to(self.device)).pooler_output
         return self.model.text_projection(pooled).float()
 
@@ -55,7 +53,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Clip:
     """The CLIP of a transformers folder (config.json, weights, tokenizer), in float32.
 
     Raises `ConfigError` where there is none, and where its activation is not QuickGELU: OpenAI's weights were
-    trained with it, and a config that says `gelu` runs without complaint and gives other embeddings.
+    trained with it, and with a config that says `gelu` the model runs, but gives other embeddings.
     """
     path = Path(path)
     model = pretrained.load(CLIPModel, path, "CLIP")
@@ -68,9 +66,8 @@ def load(path: str | os.PathLike, device: torch.device) -> Clip:
         activation = getattr(model.config, tower).hidden_act
         if activation != "quick_gelu":
             raise ConfigError(
-                f"{path} has {tower}.hidden_act {activation!r}; OpenAI's CLIP needs 'quick_gelu', and gives other "
-                "embeddings "
-                "without it; take the folder of openai/clip-vit-*"
+                f"{path} has {tower}.hidden_act {activation!r}, and OpenAI's CLIP needs 'quick_gelu'; take the folder "
+                "of openai/clip-vit-*"
             )
     vision = model.config.vision_config
     shape = (vision.hidden_size, vision.num_hidden_layers, vision.patch_size, vision.image_size)
@@ -79,5 +76,5 @@ def load(path: str | os.PathLike, device: torch.device) -> Clip:
 
 
 def unit(embeddings: Float32[torch.Tensor, "*n d"]) -> Float32[torch.Tensor, "*n d"]:
-    """Of length 1."""
+    """The embeddings scaled to length 1."""
     return embeddings / embeddings.norm(dim=-1, keepdim=True)

@@ -1,7 +1,7 @@
-"""CLIPScore: how near an image is to its caption, by CLIP.
+"""CLIPScore: how well an image matches its caption, by CLIP ViT-B/32.
 
-Hessel et al., "CLIPScore" (arXiv 2104.08718): 2.5 max(cos, 0) of the embeddings of the image and of
-"A photo depicts " before the caption, by CLIP ViT-B/32; the mean over images.
+Hessel et al., "CLIPScore" (arXiv 2104.08718): the mean over images of 2.5 max(cos, 0), between the embedding of the
+image and that of "A photo depicts " followed by the caption.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Float64
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.geneval.files import read_metadata
 from rfjax.scorers import images
 from rfjax.scorers.clip import Clip, unit
 from rfjax.scorers.folder_features import images_of
@@ -30,34 +31,33 @@ TOWER = "ViT-B/32"
 
 
 def clip_scores(seen: Float[torch.Tensor, "n d"], said: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
-    """2.5 max(cos, 0) of each image's embedding and its caption's; lengths do not matter."""
+    """2.5 max(cos, 0) between each image's embedding and its caption's; the embeddings' lengths do not matter."""
     return WEIGHT * (unit(seen) * unit(said)).sum(-1).clamp(min=0)
 
 
 def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[float, float]:
-    """The mean over images, and its standard error over captions: images of one caption share their fate.
+    """The mean over images, and its standard error over captions, because images of one caption are not independent.
 
-    sqrt(G / (G - 1) * sum of squared sums of residuals) / images of G captions; nan of one caption.
+    With G captions: sqrt(G / (G - 1) * sum over captions of (sum of residuals)^2) / images; nan for a single caption.
     """
     values: Float64[np.ndarray, " n"] = np.asarray(scores, np.float64)
     mean = float(values.mean())
     _, group = np.unique(np.asarray(captions, dtype=object).astype(str), return_inverse=True)
     sums = np.bincount(group, weights=values - mean)
-    groups = len(sums)
-    if groups < 2:
+    if (groups := len(sums)) < 2:
         return mean, math.nan
     return mean, math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
 
 
 def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> dict[str, str]:
-    """The caption of each image, by its name relative to the folder.
+    """The caption of each image, by the image's name relative to the folder.
 
-    From `file`, a JSON object of captions by the image's name (with or without its suffix), which must have
-    them all; else from the `metadata.jsonl` of GenEval's layout; else from a `.txt` beside the image.
-    Raises `ConfigError` naming an image without one.
+    Captions come from `file`, a JSON object by the image's name (with or without suffix) that must have them all; else
+    from the `metadata.jsonl` of GenEval's layout; else from a `.txt` beside the image.
+    Raises `ConfigError` naming an image without a caption.
     """
     folder = Path(folder)
-    given = _given(file) if file is not None else None
+    given = _read_captions(file) if file is not None else None
     captions, prompts = {}, {}
     for path in images_of(folder):
         name = path.relative_to(folder).as_posix()
@@ -67,7 +67,7 @@ def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> di
             remedy = f"add {name!r} to {file}"
         elif path.parent.name == "samples" and (place := path.parent.parent / "metadata.jsonl").is_file():
             if place not in prompts:
-                prompts[place] = _prompt(place)
+                prompts[place] = read_metadata(place)[0]["prompt"]
             captions[name], remedy = prompts[place], ""
         else:
             side = path.with_suffix(".txt")
@@ -78,32 +78,23 @@ def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> di
     return captions
 
 
-def _given(file):
+def _read_captions(file):
+    wanted = 'it must be a JSON object of captions by image, like {"00000/samples/0000.png": "a bench"}'
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read captions from {file} ({error}); it must be a JSON object, image to caption"
-        ) from None
+        raise ConfigError(f"cannot read captions from {file} ({error}); {wanted}") from None
     if not isinstance(content, dict) or not all(isinstance(caption, str) for caption in content.values()):
-        raise ConfigError(
-            f'{file} must be a JSON object of captions by image, like {{"00000/samples/0000.png": "a bench"}}'
-        )
+        raise ConfigError(f"{file} has something else than captions; {wanted}")
     return content
-
-
-def _prompt(place):
-    from rfjax.evaluation.geneval.files import read_metadata
-
-    return read_metadata(place)[0]["prompt"]
 
 
 def score_folder(
     folder: str | os.PathLike, clip: Clip, captions: dict[str, str], out: str | os.PathLike, *, batch_size: int
 ) -> list[float]:
-    """The score of each image, in the order of `captions`; goes on where it was stopped.
+    """The score of each image, in the order of `captions`; rows in `out` from a run that was stopped are kept.
 
-    Raises `ConfigError` naming what cannot be used as given.
+    Raises `ConfigError` naming an image or a setting that cannot be used.
     """
     folder, names = Path(folder), list(captions)
     settings = {"metric": "clip-score", "clip": f"{clip.name} {clip.sha256}", "prefix": PREFIX, "weight": WEIGHT}
@@ -114,10 +105,9 @@ def score_folder(
             for start in range(0, len(waiting), batch_size):
                 batch = waiting[start : start + batch_size]
                 pictures = [images.read(io.BytesIO((folder / name).read_bytes()), folder / name) for name in batch]
-                seen = clip.embed_images(
-                    torch.stack([images.clip_transform(picture, clip.size) for picture in pictures])
-                )
-                scores = clip_scores(seen, clip.embed_texts([PREFIX + captions[name] for name in batch])).tolist()
+                inputs = torch.stack([images.clip_transform(picture, clip.size) for picture in pictures])
+                said = clip.embed_texts([PREFIX + captions[name] for name in batch])
+                scores = clip_scores(clip.embed_images(inputs), said).tolist()
                 rows.add(
                     {"image": name, "sha256": contents[name], "caption": captions[name], "score": score}
                     for name, score in zip(batch, scores, strict=True)

@@ -1,4 +1,4 @@
-"""The colour of an object, by CLIP: GenEval's zero-shot classifier."""
+"""GenEval's zero-shot classifier of an object's colour, by CLIP."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BATCH = 16
 
 
 class ColorClassifier:
-    """Names one of `COLORS` for each object; the texts of a class are embedded once."""
+    """Names one of `COLORS` for each object; a class's texts are embedded once."""
 
     def __init__(self, clip: Clip):
         self.clip = clip
         self._classes: dict[str, torch.Tensor] = {}
 
     def weights(self, name: str) -> torch.Tensor:
-        """A unit vector per colour: the mean of its templates' unit embeddings, made a unit vector."""
+        """A unit vector per colour: the normalised mean of the unit embeddings of its templates."""
         if name not in self._classes:
             texts = [template.format(color=color, name=name) for color in COLORS for template in TEMPLATES]
             embedded = unit(self.clip.embed_texts(texts)).unflatten(0, (len(COLORS), len(TEMPLATES)))
@@ -41,10 +41,9 @@ class ColorClassifier:
         masks: Sequence[Bool[np.ndarray, "h w"]],
         name: str,
     ) -> tuple[str, ...]:
-        """The colour of each object of the class `name`, from its pixels on a grey ground, cut to its box."""
-        crops = [
-            clip_transform(cut_out(image, box, mask), self.clip.size) for box, mask in zip(boxes, masks, strict=True)
-        ]
+        """The colour of each object of the class `name`: its pixels on a grey ground, cut to its box, are embedded."""
+        cuts = [cut_out(image, box, mask) for box, mask in zip(boxes, masks, strict=True)]
+        crops = [clip_transform(cut, self.clip.size) for cut in cuts]
         found = []
         for start in range(0, len(crops), BATCH):
             embedded = unit(self.clip.embed_images(torch.stack(crops[start : start + BATCH])))

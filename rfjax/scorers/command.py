@@ -1,4 +1,4 @@
-"""`rfjax score`: its arguments, and what they set going. Torch is imported when a score is to be made."""
+"""`rfjax score`: its arguments, and the table of metrics. Torch is imported by a metric when it is measured."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.geneval.files import summary_path, summary_text
+from rfjax.evaluation.image_folders import compbench
+from rfjax.evaluation.image_folders.geneval_folder import GENERATION
+from rfjax.evaluation.records import Measured
+from rfjax.scorers import attach, distances, folder_features
 
 
 class MetricResult(NamedTuple):
-    """What a metric gives: the lines to print, and what a record of it says."""
+    """What a metric returns: the lines to print, and the content of a record."""
 
     lines: Sequence[str]
     evaluation: str
@@ -29,7 +34,7 @@ class Metric(NamedTuple):
 
     text: str
     needs: tuple[str, ...]  # options that must be given
-    takes: tuple[str, ...]  # options that may be
+    takes: tuple[str, ...]  # options that may be given
     packages: tuple[str, ...]
     measure: Callable  # (arguments, out) -> MetricResult
 
@@ -37,69 +42,53 @@ class Metric(NamedTuple):
 OPTIONS = {
     "detector": dict(metavar="PATH", help="Mask2Former: mmdet's .pth, or a transformers folder"),
     "clip": dict(metavar="DIR", help="CLIP: a transformers folder"),
-    "metadata": dict(
-        metavar="FILE.jsonl", help="GenEval's evaluation_metadata.jsonl, which the folder is checked against"
-    ),
+    "metadata": dict(metavar="FILE.jsonl", help="GenEval's evaluation_metadata.jsonl, to check the folder against"),
     "captions": dict(
-        metavar="FILE.json", help="captions by image, a JSON object (default: GenEval's layout, or a .txt beside each)"
+        metavar="FILE.json", help="JSON object: image to caption (default: GenEval's layout, or .txt files)"
     ),
     "reference": dict(metavar="PATH", help="real images: a folder, or a file of their features, .npy or .npz"),
     "inception": dict(metavar="FILE.pth", help="FID's Inception: pt_inception-2015-12-05-6726825d.pth"),
     "images_per_prompt": dict(type=int, metavar="N", help="expected (default: the largest image number + 1)"),
-    "allow_missing": dict(action="store_true", help="score what is there, and report what is not"),
+    "allow_missing": dict(action="store_true", help="score the images there are, and list the missing ones"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `rfjax score`."""
-    parser.add_argument("folder", metavar="FOLDER", help="the images (of a distance, a file of their features, too)")
-    parser.add_argument(
-        "--metric", required=True, choices=tuple(METRICS), help="; ".join(f"{n}: {m.text}" for n, m in METRICS.items())
-    )
+    """Adds the options of `rfjax score`."""
+    metrics = "; ".join(f"{name}: {metric.text}" for name, metric in METRICS.items())
+    parser.add_argument("folder", metavar="FOLDER", help="the images; for a distance, also a file of their features")
+    parser.add_argument("--metric", required=True, choices=tuple(METRICS), help=metrics)
     for name, settings in OPTIONS.items():
         users = ", ".join(metric for metric, row in METRICS.items() if name in row.needs + row.takes)
         parser.add_argument(option(name), **{**settings, "help": f"{settings['help']} ({users})"})
-    parser.add_argument(
-        "--out", metavar="DIR", help="results, and what has been done so far (default: FOLDER.METRIC beside it)"
-    )
+    parser.add_argument("--out", metavar="DIR", help="results and finished work (default: FOLDER.METRIC beside FOLDER)")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at once (default 4)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     group = parser.add_argument_group(
         "the record",
-        "puts the score into a run's folder, from where it enters the results table; "
+        "writes the score into a run's folder, and so into the results table; "
         "images made by `rfjax sample --prompts` need --run alone",
     )
     group.add_argument("--run", metavar="RUN", help="the run whose checkpoint made the images")
-    group.add_argument("--step", type=int, metavar="N", help="the checkpoint")
+    group.add_argument("--step", type=int, metavar="N", help="the checkpoint's step")
     group.add_argument("--weights", choices=("ema", "raw"), help="default: ema")
-    group.add_argument("--sampler", metavar="NAME", help="how they were sampled, as euler-50-cfg5-shift3")
-    group.add_argument("--seed", type=int, metavar="N", help="of the noise they were made from")
-    group.add_argument(
-        "--corpus", metavar="NAME", help="what the prompts or the reference are called (default: said by the metric)"
-    )
+    group.add_argument("--sampler", metavar="NAME", help="the sampler, for example euler-50-cfg5-shift3")
+    group.add_argument("--seed", type=int, metavar="N", help="the seed of the images' noise")
+    group.add_argument("--corpus", metavar="NAME", help="name of the prompts or the reference (default: the metric's)")
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """`rfjax score`: returns the exit status."""
-    from rfjax.scorers import attach
-
+    """Runs `rfjax score`; returns the exit status."""
     metric = METRICS[args.metric]
     _check(args, metric)
-    checkpoint = _checkpoint(args, attach)
+    checkpoint = _checkpoint(args)
     began = time.monotonic()
-    folder = Path(args.folder)
-    out = Path(args.out) if args.out else folder.absolute().with_name(f"{folder.absolute().name}.{args.metric}")
-    outcome = metric.measure(args, out)
-    print("\n".join(outcome.lines))
+    folder = Path(args.folder).absolute()
+    result = metric.measure(args, Path(args.out) if args.out else folder.with_name(f"{folder.name}.{args.metric}"))
+    print("\n".join(result.lines))
     if checkpoint is not None:
-        path = attach.attach(
-            checkpoint,
-            outcome.evaluation,
-            args.corpus or outcome.corpus,
-            outcome.values,
-            seconds=time.monotonic() - began,
-            extra=outcome.extra,
-        )
+        key = checkpoint, result.evaluation, args.corpus or result.corpus
+        path = attach.attach(*key, result.values, seconds=time.monotonic() - began, extra=result.extra)
         print(f"record: {path}")
     return 0
 
@@ -109,92 +98,73 @@ def option(name: str) -> str:
 
 
 def _check(args, metric):
-    """Refuses what the metric does not take, lacks, or cannot import."""
+    """Refuses options that the metric does not take, and options or packages that it lacks."""
     for name in metric.needs:
         if not getattr(args, name):
             raise ConfigError(f"--metric={args.metric} needs {option(name)}: {OPTIONS[name]['help']}")
     for name in OPTIONS:
         if getattr(args, name) and name not in metric.needs + metric.takes:
             raise ConfigError(f"--metric={args.metric} does not take {option(name)}; leave it out")
-    lacking = [name for name in metric.packages if importlib.util.find_spec(name) is None]
+    lacking = ", ".join(name for name in metric.packages if importlib.util.find_spec(name) is None)
     if lacking:
-        raise ConfigError(
-            f"--metric={args.metric} needs {', '.join(lacking)}, which is not installed; pip install 'rfjax[metrics]'"
-        )
+        raise ConfigError(f"--metric={args.metric} lacks the packages {lacking}; pip install 'rfjax[metrics]'")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}; it must be at least 1")
-    files = "reference" in metric.needs  # features take a folder's place
+    files = "reference" in metric.needs  # a file of features takes a folder's place
     for path in (args.folder, *([args.reference] if files else [])):
         if not (Path(path).exists() if files else Path(path).is_dir()):
             raise ConfigError(f"no folder at {path}; give the folder of the images")
 
 
-ABOUT = ("step", "weights", "sampler", "seed")  # what a record says of the images
+IMAGE_FIELDS = {"step": int, "weights": str, "sampler": str, "seed": int}  # what a record says of the images
 
 
-def _checkpoint(args, attach):
-    """The checkpoint that the score is of, known to be there; None where none is named.
+def _checkpoint(args):
+    """The checkpoint that made the images, after checking that it is there; None where no run is named.
 
-    Images that `rfjax sample --prompts` made say themselves what made them.
+    `generation.json`, which `rfjax sample --prompts` leaves beside the images, supplies what the options do not.
     """
-    given = {name: getattr(args, name) for name in ABOUT if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in IMAGE_FIELDS if getattr(args, name) is not None}
     if args.run is None:
         if given:
-            raise ConfigError(f"--{next(iter(given))} says what a record is of; give --run as well, or leave it out")
+            raise ConfigError(f"--{next(iter(given))} describes a record; give --run as well, or leave it out")
         return None
     made = _generation(Path(args.folder))
     for name, value in given.items():
-        if name in made and made[name] != value:
-            raise ConfigError(
-                f"--{name} is {value!r}, and the images in {args.folder} were made with {made[name]!r}; leave it out"
-            )
-    about = {"weights": "ema"} | {name: made[name] for name in ABOUT if name in made} | given
-    for name in ABOUT:
-        if name not in about:
+        if made.get(name, value) != value:
+            raise ConfigError(f"--{name} is {value!r}, and the images' {GENERATION} says {made[name]!r}; leave it out")
+    fields = {"weights": "ema"} | {name: made[name] for name in IMAGE_FIELDS if name in made} | given
+    for name in IMAGE_FIELDS:
+        if name not in fields:
             raise ConfigError(f"--run needs --{name}: a record says which checkpoint, sampler and seed made the images")
-    if about["sampler"] in ("", "-"):
-        raise ConfigError(
-            f"--sampler is {about['sampler']!r}; name it as the run's own evaluations do, like euler-50-cfg5-shift3"
-        )
-    checkpoint = attach.Checkpoint(Path(args.run), **about)
+    if fields["sampler"] in ("", "-"):
+        raise ConfigError(f"--sampler is {fields['sampler']!r}; give a name, for example euler-50-cfg5-shift3")
+    checkpoint = attach.Checkpoint(Path(args.run), **fields)
     name, _ = attach.run_facts(checkpoint)
     if made.get("run", name) != name:
-        raise ConfigError(
-            f"the images in {args.folder} are of the run {made['run']!r}, and --run is {name!r}; name the run that "
-            "made them"
-        )
+        raise ConfigError(f"--run is {name!r}, and the run {made['run']!r} made the images in {args.folder}; give that")
     return checkpoint
 
 
 def _generation(folder):
-    """What `generation.json` in a folder of images says; nothing where there is none."""
-    from rfjax.evaluation.image_folders.geneval_folder import GENERATION
-
+    """What `generation.json` in a folder of images says; empty where there is none."""
     path = folder / GENERATION
     if not path.is_file():
         return {}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            "run": str(facts["run"]),
-            "step": int(facts["step"]),
-            "weights": str(facts["weights"]),
-            "sampler": str(facts["sampler"]),
-            "seed": int(facts["seed"]),
-        }
+        return {name: kind(facts[name]) for name, kind in {"run": str, **IMAGE_FIELDS}.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and give what made the images"
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and give --step, --sampler and --seed"
         ) from None
 
 
 def _geneval(args, out):
-    from rfjax.evaluation.geneval.files import summary_path, summary_text
     from rfjax.scorers import clip, geneval_images, mask2former, torch_device
-    from rfjax.scorers.attach import file_revision
     from rfjax.scorers.colors import ColorClassifier
 
-    device = torch_device.prepared(args.device)
+    device = torch_device.choose(args.device)
     detector = mask2former.load(args.detector, device)
     classifier = ColorClassifier(clip.load(args.clip, device))
     scored = geneval_images.score_folder(
@@ -207,11 +177,10 @@ def _geneval(args, out):
         images_per_prompt=args.images_per_prompt,
         allow_missing=args.allow_missing,
     )
-    results = out / geneval_images.RESULTS
-    lines = [scored.title, summary_text(scored.summary)]
+    summary, results = scored.summary, out / geneval_images.RESULTS
+    lines = [scored.title, summary_text(summary)]
     lines += [f"NOT the official protocol: {deviation}" for deviation in scored.deviations]
     lines += [f"results: {results}", f"summary: {summary_path(results)}"]
-    summary = scored.summary
     extra = {
         "title": scored.title,
         "deviations": list(scored.deviations),
@@ -219,8 +188,8 @@ def _geneval(args, out):
         "prompt_scores": scored.prompt_scores,
         "images_per_prompt": summary["images_per_prompt"],
         "models": {
-            "detector": file_revision(args.detector, detector.sha256) | {"weights": detector.kind},
-            "clip": file_revision(args.clip, classifier.clip.sha256) | {"tower": classifier.clip.name},
+            "detector": attach.file_revision(args.detector, detector.sha256) | {"weights": detector.kind},
+            "clip": attach.file_revision(args.clip, classifier.clip.sha256) | {"tower": classifier.clip.name},
         },
     }
     corpus = "geneval" if summary["metadata_official"] else f"geneval-{summary['metadata_sha256'][:8]}"
@@ -228,99 +197,77 @@ def _geneval(args, out):
 
 
 def _clip_score(args, out):
-    from rfjax.evaluation.records import Measured
-    from rfjax.scorers import attach, clip, clip_score, torch_device
+    from rfjax.scorers import clip, clip_score, torch_device
 
     captions = clip_score.captions_of(args.folder, args.captions)
-    model = clip.load(args.clip, torch_device.prepared(args.device))
+    model = clip.load(args.clip, torch_device.choose(args.device))
     scores = clip_score.score_folder(args.folder, model, captions, out, batch_size=args.batch_size)
     mean, stderr = clip_score.mean_and_stderr(scores, list(captions.values()))
     known = f" +- {stderr:.4f} (standard error over {len(set(captions.values()))} captions)"
-    interval = known if math.isfinite(stderr) else ""
-    lines = [f"CLIP score {mean:.4f}{interval}, {len(scores)} images", *_other(model.name, clip_score.TOWER)]
-    evaluation = _named("clip-score", model.name == clip_score.TOWER)
+    lines = [f"CLIP score {mean:.4f}{known if math.isfinite(stderr) else ''}, {len(scores)} images"]
+    if model.name != clip_score.TOWER:
+        lines.append(f"NOT the metric's own model: the CLIP is {model.name}, not {clip_score.TOWER}")
+    evaluation = _evaluation("clip-score", model.name == clip_score.TOWER)
     models = {"clip": attach.file_revision(args.clip, model.sha256) | {"tower": model.name}}
     extra = {"models": models, "prefix": clip_score.PREFIX, "weight": clip_score.WEIGHT}
     value = Measured.within(metric=evaluation.replace("-", "_"), value=mean, stderr=stderr, n=len(scores))
     return MetricResult(lines, evaluation, args.captions and Path(args.captions).stem or "captions", [value], extra)
 
 
-def _named(evaluation, standard):
-    """A metric of another model than its own has a name, and so a column, of its own."""
-    return evaluation if standard else f"{evaluation}-other-model"
+def _evaluation(metric, standard):
+    """The evaluation's name: with another model than the metric's own it differs, and so does the column."""
+    return metric if standard else f"{metric}-other-model"
 
 
-def _other(name, tower):
-    return [] if name == tower else [f"NOT the metric's own model: the CLIP is {name}, not {tower}"]
+def _embedder(args, kind):
+    """(the function that gives a distance's features of image files, the description of its network)."""
+    from rfjax.scorers import clip, embedders, inception, torch_device
+
+    device = torch_device.choose(args.device)
+    if kind == "fid-inception":
+        network = inception.load(args.inception, device)
+        name = distances.MODELS[kind] if network.official else "other"
+        return embedders.inception(network), f"{kind} {name} {network.sha256}"
+    network = clip.load(args.clip, device)
+    return embedders.clip(network, kind), f"{kind} {network.name} {network.sha256}"
 
 
-def _clip_embedder(args, kind):
-    from rfjax.scorers import clip, embedders, torch_device
-
-    model = clip.load(args.clip, torch_device.prepared(args.device))
-    return embedders.clip(model, kind), f"{kind} {model.name} {model.sha256}"
-
-
-def _inception_embedder(args, kind):
-    from rfjax.scorers import embedders, inception, torch_device
-    from rfjax.scorers.distances import MODELS
-
-    model = inception.load(args.inception, torch_device.prepared(args.device))
-    return embedders.inception(model), f"{kind} {MODELS[kind] if model.official else 'other'} {model.sha256}"
-
-
-def _distance(kind, network, embedder_of):
-    """The measurement of a distance; `network` is the option that names what gives the features of a folder."""
-
-    def measure(args, out):
-        from rfjax.evaluation.records import Measured
-        from rfjax.scorers import distances, folder_features
-
-        folders = [path for path in (args.folder, args.reference) if Path(path).is_dir()]
-        if folders and not getattr(args, network):
-            raise ConfigError(
-                f"--metric={kind} needs {option(network)} for the features of {folders[0]}: {OPTIONS[network]['help']}"
-            )
-        embed, model = embedder_of(args, kind) if folders else (None, "")
-        distance = distances.measure(
-            kind, args.folder, args.reference, out, embed=embed, model=model, batch_size=args.batch_size
-        )
-        found, real = distance.images, distance.reference
-        lines = [
-            f"{kind} {distance.value:.6g}: {found.n} images against {real.n or 'an unknown number'} of {args.reference}"
-        ]
-        if kind != "cmmd":
-            lines.append(f"it is biased by the number of images, {found.n}: compare with others of as many")
-            if distance.singular:
-                lines.append(
-                    f"{found.n} images for features of {found.values.shape[1]} numbers: their covariance is singular"
-                )
-        if not distance.model:
-            lines.append("the files do not say which model their features are of")
-        if not distance.standard:
-            lines.append(
-                f"NOT the metric's own model: the features are of {distance.model}, not {distances.MODELS[kind]}"
-            )
-        extra = {
-            "images": folder_features.described(found),
-            "reference": folder_features.described(real) | {"name": Path(args.reference).name},
-            "models": {"features": distance.model or None},
-        }
-        evaluation = _named(kind, distance.standard)
-        values = [Measured(metric=evaluation.replace("-", "_"), value=distance.value, n=found.n)]
-        return MetricResult(lines, evaluation, Path(args.reference).absolute().name, values, extra)
-
-    return measure
+def _distance(args, out):
+    kind, network = args.metric, METRICS[args.metric].takes[0]  # the option that names the features' network
+    folders = [path for path in (args.folder, args.reference) if Path(path).is_dir()]
+    if folders and not getattr(args, network):
+        needed = f"{option(network)} for the features of {folders[0]}"
+        raise ConfigError(f"--metric={kind} needs {needed}: {OPTIONS[network]['help']}")
+    embed, model = _embedder(args, kind) if folders else (None, "")
+    distance = distances.measure(
+        kind, args.folder, args.reference, out, embed=embed, model=model, batch_size=args.batch_size
+    )
+    found, real = distance.images, distance.reference
+    against = f"{real.n or 'an unknown number'} of {args.reference}"
+    lines = [f"{kind} {distance.value:.6g}: {found.n} images against {against}"]
+    if kind != "cmmd":
+        lines.append(f"it is biased by the number of images, {found.n}: compare it only at equal numbers")
+        if distance.singular:
+            numbers = found.values.shape[1]
+            lines.append(f"{found.n} images for features of {numbers} numbers: their covariance is singular")
+    if not distance.model:
+        lines.append("the files do not say which model made their features")
+    if not distance.standard:
+        lines.append(f"NOT the metric's own model: {distance.model} made the features, not {distances.MODELS[kind]}")
+    extra = {
+        "images": folder_features.facts(found),
+        "reference": folder_features.facts(real) | {"name": Path(args.reference).name},
+        "models": {"features": distance.model or None},
+    }
+    evaluation = _evaluation(kind, distance.standard)
+    values = [Measured(metric=evaluation.replace("-", "_"), value=distance.value, n=found.n)]
+    return MetricResult(lines, evaluation, Path(args.reference).absolute().name, values, extra)
 
 
 def _compbench(args, out):
-    from rfjax.evaluation.image_folders import compbench
-    from rfjax.evaluation.records import Measured
-
     categories = compbench.read(args.folder)
     lines, values = [f"{'category':<14}{'score':>9}{'std. error':>12}{'images':>8}"], []
-    for name, category in categories.items():
-        score, stderr, n, _ = category
+    for name, (score, stderr, n, _) in categories.items():
         lines.append(f"{name:<14}{score:>9.4f}{f'{stderr:.4f}' if math.isfinite(stderr) else '-':>12}{n:>8}")
         values.append(Measured.within(metric="compbench", item=name, value=score, stderr=stderr, n=n))
     prompts = {name: category.prompts for name, category in categories.items()}
@@ -328,27 +275,13 @@ def _compbench(args, out):
 
 
 TORCH = ("torch", "transformers", "PIL")
-DISTANCE = ("reference",)
-
+GENEVAL = ("metadata", "images_per_prompt", "allow_missing")
+REFERENCE = ("reference",)
 METRICS = {
-    "geneval": Metric(
-        "GenEval of images in its layout",
-        ("detector", "clip"),
-        ("metadata", "images_per_prompt", "allow_missing"),
-        TORCH,
-        _geneval,
-    ),
+    "geneval": Metric("GenEval of images in its layout", ("detector", "clip"), GENEVAL, TORCH, _geneval),
     "clip-score": Metric("CLIPScore of images and their captions", ("clip",), ("captions",), TORCH, _clip_score),
-    "fid-inception": Metric(
-        "FID on Inception's features",
-        DISTANCE,
-        ("inception",),
-        TORCH,
-        _distance("fid-inception", "inception", _inception_embedder),
-    ),
-    "fid-clip": Metric(
-        "Frechet distance of CLIP's features", DISTANCE, ("clip",), TORCH, _distance("fid-clip", "clip", _clip_embedder)
-    ),
-    "cmmd": Metric("CMMD of CLIP's features", DISTANCE, ("clip",), TORCH, _distance("cmmd", "clip", _clip_embedder)),
-    "compbench": Metric("T2I-CompBench's scores, read back from where its scorers left them", (), (), (), _compbench),
+    "fid-inception": Metric("FID on Inception's features", REFERENCE, ("inception",), TORCH, _distance),
+    "fid-clip": Metric("Frechet distance of CLIP's features", REFERENCE, ("clip",), TORCH, _distance),
+    "cmmd": Metric("CMMD of CLIP's features", REFERENCE, ("clip",), TORCH, _distance),
+    "compbench": Metric("T2I-CompBench's scores, as its scorers left them", (), (), (), _compbench),
 }

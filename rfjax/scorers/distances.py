@@ -1,7 +1,7 @@
-"""Distances of a set of images from real ones, by features: FID on Inception's and on CLIP's, and CMMD.
+"""Distances between the features of two sets of images: FID on Inception's and on CLIP's features, and CMMD.
 
-The Frechet distance is `rfjax.evaluation.frechet`'s, of means and covariances (divisor n - 1) in float64.
-No torch here: whoever calls brings the network.
+`rfjax.evaluation.frechet` computes the Frechet distance from means and covariances (divisor n - 1) in float64.
+No torch here: the caller brings the network.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from rfjax.scorers import folder_features
 from rfjax.scorers.cmmd import cmmd
 from rfjax.scorers.folder_features import Features
 
-# The model that each metric's name stands for, as it is called in a description of features.
+# The model that each metric's name stands for, as features' descriptions call it.
 MODELS = {"fid-inception": "inception-2015-12-05", "fid-clip": "ViT-L/14", "cmmd": "ViT-L/14@336"}
 
 
 class Distance(NamedTuple):
+    """A distance, with the features on both sides."""
+
     kind: str
     value: float
     images: Features
     reference: Features
-    model: str  # what the features are of; "" where no file says
+    model: str  # made the features; "" where no file names it
 
     @property
     def standard(self) -> bool:
-        """Whether the features are of the metric's own model, as far as is known."""
+        """Whether the metric's own model made the features, as far as the files say."""
         return not self.model or MODELS[self.kind] in self.model.split()
 
     @property
@@ -51,30 +53,24 @@ def measure(
 ) -> Distance:
     """The distance of `folder` from `reference`, each a folder of images or a file of features.
 
-    `embed` gives features of image files, and `model` says what it is; neither is needed of files. Features are
-    kept under `out`. Raises `ConfigError` on what cannot be compared.
+    `embed` gives the features of image files, and `model` names its network; two files need neither. Features are
+    kept under `out`. Raises `ConfigError` on sets that cannot be compared.
     """
-    sets = []
-    for path, place in ((reference, "reference"), (folder, "images")):
-        if Path(path).is_dir():
-            sets.append(
-                folder_features.of_folder(path, Path(out) / place, model, embed, name=kind, batch_size=batch_size)
-            )
-        else:
-            sets.append(folder_features.from_file(path, model or (sets[0].model if sets else "")))
-    real, found = sets
+
+    def features(path, place, model):
+        if not Path(path).is_dir():
+            return folder_features.from_file(path, model)
+        return folder_features.of_folder(path, Path(out) / place, model, embed, name=kind, batch_size=batch_size)
+
+    real = features(reference, "reference", model)
+    found = features(folder, "images", model or real.model)
     folder_features.check_alike(found, real)
     if found.n is None:
-        raise ConfigError(
-            f"{folder} does not say of how many images it is, which a distance depends on; give their features"
-        )
+        raise ConfigError(f"{folder} has no number of images, which the distance depends on; give their features")
     made_by = model or found.model or real.model
     if kind == "cmmd":
         if real.values is None:
-            raise ConfigError(
-                f"CMMD needs features, and {reference} has only their mean and covariance; give the images, or their "
-                "features"
-            )
+            raise ConfigError(f"{reference} has only their mean and covariance; give CMMD the images or their features")
         value = cmmd(folder_features.unit(found.values), folder_features.unit(real.values))
     else:
         value = float(frechet_distance(found.as_gaussian(), real.as_gaussian()))

@@ -1,4 +1,4 @@
-"""What gives the features of image files: a transform of Pillow images and a network."""
+"""Functions from image files to features: a transform of Pillow images, then a network."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from rfjax.scorers.inception import Loaded
 
 Embedder = Callable[[Sequence[Path]], Float32[np.ndarray, "n d"]]
 
-# CLIP's projected embeddings, not normalised (CMMD's are made unit vectors where they are compared).
+# The embeddings are not normalised; `distances` makes CMMD's unit vectors.
 CLIP_TRANSFORMS = {"fid-clip": images.clip_transform, "cmmd": images.cmmd_transform}
 
 
 def clip(model: Clip, kind: str) -> Embedder:
-    """`kind` is "fid-clip" or "cmmd", which differ in how an image is brought to the network's size."""
+    """CLIP's projected embeddings. `kind`, "fid-clip" or "cmmd", decides how an image is resized."""
     transform = CLIP_TRANSFORMS[kind]
     return _embedder(lambda image: transform(image, model.size), model.embed_images)
 
 
 def inception(model: Loaded) -> Embedder:
+    """The features of FID's Inception."""
     return _embedder(images.inception_transform, model.embed_images)
 
 

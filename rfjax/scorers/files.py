@@ -1,4 +1,4 @@
-"""Hashes of what a score rests on: weights, prompts, images. No torch here."""
+"""Hashes of the files that a score depends on: weights, prompts, images. No torch here."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from rfjax.errors import ConfigError
 
 CHUNK = 1 << 22
-# Of a model's folder: what decides its output. Read-me files and pictures may come and go.
+# The files of a model's folder that decide its output; read-me files and pictures may change.
 SUFFIXES = (".json", ".txt", ".safetensors", ".bin", ".model", ".pth", ".pt", ".npz", ".npy")
 
 
 def content_hash(path: str | os.PathLike) -> str:
-    """SHA-256 of a file; of a folder, that of the names and SHA-256 of the files directly in it that `SUFFIXES` names.
+    """The SHA-256 of a file; for a folder, of the names and hashes of its files with `SUFFIXES`, subfolders left out.
 
-    Raises `ConfigError` where it cannot be read.
+    Raises `ConfigError` where the path cannot be read.
     """
     path = Path(path)
     if path.is_dir():

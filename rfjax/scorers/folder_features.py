@@ -1,17 +1,16 @@
-"""Features of a folder's images, a shard of them at a time, so that the same command goes on where it was stopped.
+"""Features of a folder's images, computed a shard at a time, so that the same command goes on where it was stopped.
 
-    OUT/settings.json              what the features depend on
-    OUT/shards/00000.npz           `features` of so many images, and the hash of those images
-    OUT/features.npz               all of them, with what they are: may be given in place of the folder
+    OUT/settings.json      what the features depend on
+    OUT/shards/00000.npz   `features` of up to `SHARD` images, and the hash of those images
+    OUT/features.npz       all features, with their model's name; may be given in place of the folder
 
-No torch here: whoever calls brings the network.
+No torch here: the caller brings the network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
@@ -33,16 +32,16 @@ SHARD = 512
 
 
 class Features(NamedTuple):
-    """Features [n, d], or only their Gaussian; `model` is what made them, "" where the file does not say."""
+    """Features [n, d], or only their mean and covariance; `model` made them, and is "" where the file names none."""
 
     values: np.ndarray | None
     gaussian: Moments | None
     n: int | None  # None where the file does not say
     model: str
-    sha256: str  # of the file, or of the images
+    sha256: str  # hash of the file, or of the images
 
     def as_gaussian(self) -> Moments:
-        """Raises `ConfigError` on fewer than two."""
+        """Mean and covariance. Raises `ConfigError` on fewer than two images."""
         if self.gaussian is not None:
             return self.gaussian
         if len(self.values) < 2:
@@ -51,16 +50,10 @@ class Features(NamedTuple):
 
 
 def images_of(folder: str | os.PathLike) -> list[Path]:
-    """The images in a folder and those below it, in the order of their names.
-
-    Raises `ConfigError` where there are none.
-    """
+    """The images in a folder and below it, in the order of their names. Raises `ConfigError` where there are none."""
     folder = Path(folder)
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.name not in PASSED_OVER and path.is_file()
-    ]
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = [path for path in files if path.name not in PASSED_OVER]
     if not found:
         raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in {folder}; give the folder that has them")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
@@ -75,10 +68,10 @@ def of_folder(
     name: str,
     batch_size: int,
 ) -> Features:
-    """The features of a folder's images by `embed`, which is given files; `model` says what it is, by content.
+    """The features that `embed` gives of a folder's images; `model` names its network and the hash of its weights.
 
-    Shards that are there are kept where their images are still the same. Raises `ConfigError` where `out` has
-    another model's.
+    A shard from before is kept where its images are still the same. Raises `ConfigError` where `out` has features of
+    another model.
     """
     folder, out = Path(folder), Path(out)
     paths = images_of(folder)
@@ -89,20 +82,19 @@ def of_folder(
             lines = [f"{path.relative_to(folder).as_posix()} {content_hash(path)}\n" for path in chosen]
             digests.append(hashlib.sha256("".join(lines).encode()).hexdigest())
             file = out / "shards" / f"{number:05d}.npz"
-            piece = _kept(file, digests[-1])
+            piece = _read_shard(file, digests[-1])
             if piece is None:
-                piece = _made(chosen, embed, batch_size, bar)
+                piece = _embed_batches(chosen, embed, batch_size, bar)
                 write_whole({file: _npz(features=piece, images=np.array(digests[-1]))})
             else:
                 bar.found_done(len(chosen))
             pieces.append(piece)
     values, sha256 = np.concatenate(pieces), hashlib.sha256("".join(digests).encode()).hexdigest()
-    content = _npz(features=values, model=np.array(model), images=np.array(sha256))
-    write_whole({out / "features.npz": content})
+    write_whole({out / "features.npz": _npz(features=values, model=np.array(model), images=np.array(sha256))})
     return Features(values, None, len(values), model, sha256)
 
 
-def _made(paths, embed, batch_size, bar):
+def _embed_batches(paths, embed, batch_size, bar):
     pieces = []
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
@@ -111,14 +103,13 @@ def _made(paths, embed, batch_size, bar):
     return np.concatenate(pieces)
 
 
-def _kept(file, digest):
-    if not file.exists():
-        return None
+def _read_shard(file, digest):
+    """The features in a shard; None where the file is absent, damaged, or of other images than `digest`."""
     try:
         with np.load(file, allow_pickle=False) as content:
             return content["features"] if str(content["images"]) == digest else None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None  # it is made again
+        return None
 
 
 def _npz(**arrays):
@@ -128,8 +119,7 @@ def _npz(**arrays):
 
 
 def from_file(path: str | os.PathLike, model: str | None) -> Features:
-    """Features from a file: an array .npy [n, d]; or an .npz with `features`, as `of_folder` writes, or with `mu`
-    and `sigma`, as pytorch-fid does.
+    """Features from a file: .npy [n, d], or .npz with `features` (of `of_folder`) or `mu` and `sigma` (pytorch-fid's).
 
     Raises `ConfigError` on anything else, and where the file names another model than `model`.
     """
@@ -137,27 +127,17 @@ def from_file(path: str | os.PathLike, model: str | None) -> Features:
     try:
         with open(path, "rb") as file:
             content = np.load(file, allow_pickle=False)
-            arrays = (
-                {"features": content}
-                if isinstance(content, np.ndarray)
-                else {name: content[name] for name in content.files}
-            )
+            arrays = {"features": content} if isinstance(content, np.ndarray) else dict(content)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(
-            f"cannot read features from {path} ({error}); give an .npy or .npz of plain numbers"
-        ) from None
+        raise ConfigError(f"cannot read features from {path} ({error}); give .npy or .npz of plain numbers") from None
     made_by = str(arrays.get("model", ""))
     if made_by and model and made_by != model:
-        raise ConfigError(
-            f"{path} has features of {made_by}, and these are of {model}; distances between them mean nothing"
-        )
+        raise ConfigError(f"{path} has features of {made_by}, not {model}; distances between them mean nothing")
     sha256 = content_hash(path)
     if "features" in arrays:
         values = arrays["features"]
         if values.ndim != 2 or values.dtype.kind != "f":
-            raise ConfigError(
-                f"{path} has features of shape {values.shape} and type {values.dtype}; they must be floats [n, d]"
-            )
+            raise ConfigError(f"{path} has features {values.shape} of type {values.dtype}; they must be floats [n, d]")
         _check_finite(path, values)
         return Features(values, None, len(values), made_by, str(arrays.get("images", sha256)))
     if {"mu", "sigma"} <= arrays.keys():
@@ -181,14 +161,14 @@ def unit(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def check_alike(a: Features, b: Features) -> None:
-    """Raises `ConfigError` where two sets' features have different lengths."""
-    sizes = [len(one.gaussian.mean) if one.values is None else one.values.shape[1] for one in (a, b)]
-    if sizes[0] != sizes[1]:
+    """Raises `ConfigError` where the features of images `a` and reference `b` have different lengths."""
+    ours, real = (len(each.gaussian.mean) if each.values is None else each.values.shape[1] for each in (a, b))
+    if ours != real:
         raise ConfigError(
-            f"the images' features have {sizes[0]} numbers and the reference's {sizes[1]}; they are of different models"
+            f"the images' features have {ours} numbers and the reference's {real}; use one model for both"
         )
 
 
-def described(features: Features) -> dict:
-    """For a record."""
-    return json.loads(json.dumps({"n": features.n, "sha256": features.sha256, "model": features.model or None}))
+def facts(features: Features) -> dict:
+    """What a record says of the features."""
+    return {"n": features.n, "sha256": features.sha256, "model": features.model or None}

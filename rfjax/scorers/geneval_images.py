@@ -1,6 +1,6 @@
-"""GenEval of a folder of images: detect, name colours, judge, and sum up.
+"""Scores a folder of images by GenEval: detects objects, names colours, judges, and sums up.
 
-The rules are `rfjax.evaluation.geneval.rules`'s, the results those of `rfjax geneval`.
+The rules are those of `rfjax.evaluation.geneval.rules`, and results have the format of `rfjax geneval`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESULTS = "results.jsonl"
 OFFICIAL_CLIP = "ViT-L/14"
 OFFICIAL_FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
 
-# By whose detector's weights it is: the evaluation's name in records, and what it is called.
+# (evaluation's name in records, title) by the kind of the detector's weights.
 KINDS = {
     "official": ("geneval_official", "GenEval"),
     "hf": ("geneval_hf_mask2former", "GenEval (HF Mask2Former weights)"),
@@ -50,7 +50,7 @@ KINDS = {
 
 
 class Scored(NamedTuple):
-    """`deviations` from the official protocol, in words; none where the score is GenEval's."""
+    """A folder's score. `deviations` says in words how it differs from the official protocol; GenEval's has none."""
 
     evaluation: str
     title: str
@@ -73,11 +73,11 @@ def score_folder(
     allow_missing: bool = False,
     seed: int = 0,
 ) -> Scored:
-    """Scores the images of a folder in GenEval's layout into `out`, going on where it was stopped.
+    """Scores the images of a folder in GenEval's layout; rows in `out` from a run that was stopped are kept.
 
-    Writes `results.jsonl`, in the official format, and its summary, both whole. `metadata`,
-    `images_per_prompt` and `allow_missing` say what is expected, and `seed` is the bootstrap's, as in
-    `rfjax geneval`. Raises `ConfigError` naming what cannot be used as given.
+    Writes `results.jsonl`, in the official format, and its summary, both whole. As in `rfjax geneval`, `metadata`,
+    `images_per_prompt` and `allow_missing` say which images are expected, and `seed` is the bootstrap's. Raises
+    `ConfigError` naming an image, a prompt or a setting that cannot be used.
     """
     found, out = geneval_folder.read(folder, metadata), Path(out)
     _check_classes(found)
@@ -86,10 +86,8 @@ def score_folder(
     places = {(sample.prompt_index, sample.sample) for sample in found.samples}
     missing_prompts, missing_images = missing(places, prompts, expected)
     if (missing_prompts or missing_images) and not allow_missing:
-        raise ConfigError(
-            f"{folder} lacks {lacking(missing_prompts, missing_images)}; {prompts} prompts x {expected} images are "
-            "expected. Make them, or pass --allow-missing"
-        )
+        absent = f"{lacking(missing_prompts, missing_images)} of {prompts} prompts x {expected} images"
+        raise ConfigError(f"{folder} lacks {absent}; make them, or pass --allow-missing")
     settings = {
         "metric": "geneval",
         "detector": f"{detector.kind} {detector.sha256}",
@@ -103,8 +101,7 @@ def score_folder(
         ImageResult(found.rows[sample.prompt_index], row["correct"], row["reason"], {})
         for sample, row in zip(found.samples, lines, strict=True)
     ]
-    kind = detector.kind if classifier.clip.name == OFFICIAL_CLIP else "other"
-    evaluation, title = KINDS[kind]
+    evaluation, title = KINDS[detector.kind if classifier.clip.name == OFFICIAL_CLIP else "other"]
     deviations = _deviations(found, detector, classifier, options, expected, missing_prompts or missing_images)
     scores = score(results, seed=seed)
     summary = {
@@ -132,14 +129,12 @@ def score_folder(
 
 
 def _score_images(found, detector, classifier, rows, options, batch_size):
-    """Adds the row of every image that has none, or whose file is another than the row's."""
+    """Adds the row of every image that has none, or whose file has changed since."""
     waiting, done = [], 0
     for sample in found.samples:
         row = rows.get(sample.name)
         if row is not None and row["metadata"] != json.dumps(found.rows[sample.prompt_index]):
-            raise ConfigError(
-                f"{sample.name} was scored under another prompt; give another --out, or remove the folder"
-            )
+            raise ConfigError(f"{sample.name} was scored under another prompt; give another --out, or remove this one")
         if row is not None and row["sha256"] == hashlib.sha256(sample.path.read_bytes()).hexdigest():
             done += 1
         else:
@@ -147,9 +142,8 @@ def _score_images(found, detector, classifier, rows, options, batch_size):
     with Bar("GenEval", done, len(found.samples)) as bar:
         for batch in (waiting[start : start + batch_size] for start in range(0, len(waiting), batch_size)):
             contents = [sample.path.read_bytes() for sample in batch]
-            pictures = [
-                images.read(io.BytesIO(content), sample.path) for content, sample in zip(contents, batch, strict=True)
-            ]
+            pairs = zip(contents, batch, strict=True)
+            pictures = [images.read(io.BytesIO(content), sample.path) for content, sample in pairs]
             judged = []
             for sample, content, picture, instances in zip(batch, contents, pictures, detector(pictures), strict=True):
                 result = judge_image(picture, instances, found.rows[sample.prompt_index], classifier, options)
@@ -162,51 +156,39 @@ def _score_images(found, detector, classifier, rows, options, batch_size):
 def judge_image(
     image, instances: Instances, row: Mapping[str, object], classifier: ColorClassifier, options: GenEvalOptions
 ) -> ImageResult:
-    """The judgement of one image. Colours are asked for the objects that count, of the classes whose colour
-    the prompt names."""
+    """The judgement of one image. Only objects that count, of classes whose colour the prompt names, get a colour."""
     boxes, masks = by_class(instances)
     kept = keep(Detections(boxes), row["tag"], options)
     boxes = {name: boxes[name][order] for name, order in kept.items()}
     colored = {item["class"] for item in row.get("include", ()) if "color" in item}
-    colors = {
-        name: classifier(image, boxes[name], [masks[name][index] for index in kept[name]], name)
-        for name in kept
-        if name in colored
-    }
+    colors = {}
+    for name in (name for name in kept if name in colored):
+        colors[name] = classifier(image, boxes[name], [masks[name][index] for index in kept[name]], name)
     return judge(Detections(boxes, colors), row, options)
 
 
 def by_class(instances: Instances) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The boxes with scores, float32 [n, 5], and the masks [n, h, w], by class name."""
     labels = instances.labels.cpu().numpy()
-    table = np.concatenate(
-        [instances.boxes.cpu().numpy().astype(np.float32), instances.scores.cpu().numpy().astype(np.float32)[:, None]],
-        1,
-    )
-    masks = instances.masks.cpu().numpy()
-    there = [int(label) for label in np.unique(labels)]
-    return (
-        {OBJECT_NAMES[label]: table[labels == label] for label in there},
-        {OBJECT_NAMES[label]: masks[labels == label] for label in there},
-    )
+    boxes, scores = (values.cpu().numpy().astype(np.float32) for values in (instances.boxes, instances.scores))
+    table, masks = np.concatenate([boxes, scores[:, None]], 1), instances.masks.cpu().numpy()
+    chosen = {OBJECT_NAMES[int(label)]: labels == label for label in np.unique(labels)}
+    return {name: table[rows] for name, rows in chosen.items()}, {name: masks[rows] for name, rows in chosen.items()}
 
 
 def _check_classes(found):
     for index, row in found.rows.items():
         for item in (*row.get("include", ()), *row.get("exclude", ())):
             if item["class"] not in OBJECT_NAMES:
-                raise ConfigError(
-                    f"prompt {index} asks for {item['class']!r}, which is none of the detector's 80 classes"
-                )
+                raise ConfigError(f"prompt {index} asks for {item['class']!r}, none of the detector's 80 classes")
 
 
 def _deviations(found, detector, classifier, options, expected, incomplete):
-    """In what the scoring differs from the official protocol, in words."""
+    """How the scoring differs from the official protocol, in words."""
     wrong = []
     if not found.official:
-        wrong.append(
-            f"the prompts are not the official {geneval_folder.OFFICIAL_ROWS} (SHA-256 of the metadata {found.sha256})"
-        )
+        rows = geneval_folder.OFFICIAL_ROWS
+        wrong.append(f"the prompts are not the official {rows} (SHA-256 of the metadata {found.sha256})")
     if expected != geneval_folder.OFFICIAL_IMAGES:
         wrong.append(f"{expected} images a prompt instead of {geneval_folder.OFFICIAL_IMAGES}")
     if incomplete:
@@ -222,6 +204,6 @@ def _deviations(found, detector, classifier, options, expected, incomplete):
 
 
 def _never_kept(found, lines):
-    """Classes that prompts ask for and no image has a kept object of."""
+    """Classes that prompts ask for, without a kept object in any image."""
     asked = {item["class"] for sample in found.samples for item in found.rows[sample.prompt_index].get("include", ())}
     return sorted(asked - {name for row in lines for name in json.loads(row["details"])})

@@ -1,8 +1,7 @@
-"""Images from files as the scorers' networks want them.
+"""Images from files, as the scorers' networks take them.
 
-Resizing follows each metric's published code, for scores depend on it: OpenCV's bilinear for
-Mask2Former under mmdet, Pillow's bicubic (with antialiasing) for CLIP and clean-fid, torch's bicubic
-(without) for CMMD.
+Resizing follows each metric's published code, because scores depend on it: OpenCV's bilinear for Mask2Former under
+mmdet, Pillow's bicubic (with antialiasing) for CLIP and clean-fid, torch's bicubic (without) for CMMD.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def read(file: str | os.PathLike | io.BytesIO, path: str | os.PathLike | None = None) -> Image.Image:
-    """The image of a file (or of the content of `path`), upright and in RGB; transparency is dropped.
+    """The image in `file`, upright and in RGB, without transparency. `path` names the file where `file` is its content.
 
     Raises `ConfigError` naming a file that is damaged, or has more than eight bits a channel.
     """
@@ -44,8 +43,10 @@ def pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def opencv_bilinear(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """The very levels of OpenCV's `resize` with INTER_LINEAR, in its integers: weights of 11 bits, columns before
-    rows, the lowest bits of products cut off. Half-pixel centres, no antialiasing."""
+    """Resizes to the very levels of OpenCV's `resize` with INTER_LINEAR: half-pixel centres, no antialiasing.
+
+    It computes in OpenCV's integers: weights of 11 bits, columns before rows, the lowest bits of products cut off.
+    """
     left, right, of_left, of_right = _linear(image.shape[1], width)
     top, bottom, of_top, of_bottom = (index[:, None, None] for index in _linear(image.shape[0], height))
     levels = image.astype(np.int32)
@@ -55,7 +56,7 @@ def opencv_bilinear(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) 
 
 
 def _linear(before, after):
-    """(two places along an axis of length `before`, their weights of 2048) for each of `after` places."""
+    """(lower place, upper place, their weights out of 2048) along an axis of length `before`, for `after` places."""
     place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
     low = np.floor(place).astype(np.int64)
     part = place - low.astype(np.float32)
@@ -64,39 +65,36 @@ def _linear(before, after):
 
 
 def clip_transform(image: Image.Image, size: int = 224) -> Float32[torch.Tensor, "3 size size"]:
-    """What CLIP's published preprocessing makes of an image (torchvision's Resize and CenterCrop on Pillow images).
+    """CLIP's published preprocessing: torchvision's Resize and CenterCrop on a Pillow image.
 
-    The shorter side becomes `size`, bicubically, the longer in proportion, rounded down; the middle is cut
-    out, a half pixel being rounded to even.
+    The shorter side is resized to `size`, bicubically, the longer in proportion, rounded down. Then the middle is cut
+    out; half a pixel is rounded to even.
     """
     width, height = image.size
     short, long = min(width, height), max(width, height)
     scaled = int(size * long / short)
     image = image.convert("RGB").resize((size, scaled) if width <= height else (scaled, size), Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2) for side in image.size)
-    return _normalised(image.crop((left, top, left + size, top + size)))
+    return _normalize(_unit_range(image.crop((left, top, left + size, top + size))))
 
 
-def _normalised(image):
-    values = torch.from_numpy(pixels(image)).permute(2, 0, 1).float().div(255)
+def _unit_range(image):
+    """[3, height, width] in [0, 1]."""
+    return torch.from_numpy(pixels(image)).permute(2, 0, 1).float().div(255)
+
+
+def _normalize(values):
     return (values - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
 
 
 def cmmd_transform(image: Image.Image, size: int = 336) -> Float32[torch.Tensor, "3 size size"]:
-    """What CMMD's published code makes of an image: bicubic to `size` x `size`, not antialiased, not cut.
-
-    Interpolated values may leave [0, 1], and are left so.
-    """
-    values = torch.from_numpy(pixels(image)).permute(2, 0, 1).float().div(255)
-    values = torch.nn.functional.interpolate(values[None], size=(size, size), mode="bicubic", align_corners=False)[0]
-    return (values - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
+    """CMMD's published preprocessing: bicubic to `size` x `size`, not antialiased, not cut, not clipped to [0, 1]."""
+    values, sides = _unit_range(image)[None], (size, size)
+    return _normalize(torch.nn.functional.interpolate(values, size=sides, mode="bicubic", align_corners=False)[0])
 
 
 def inception_transform(image: Image.Image, size: int = 299) -> Float32[torch.Tensor, "3 size size"]:
-    """clean-fid's: each channel as floats bicubically to `size` x `size` by Pillow, with antialiasing and without
-    rounding; then from [0, 255] to [-1, 1)."""
-    channels = [
-        np.asarray(Image.fromarray(channel.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
-        for channel in np.moveaxis(pixels(image), -1, 0)
-    ]
+    """clean-fid's preprocessing, to [-1, 1): Pillow's bicubic on each channel as floats, antialiased, not rounded."""
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(pixels(image), -1, 0)]
+    channels = [np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC)) for plane in planes]
     return torch.from_numpy(np.stack(channels).clip(0, 255)).sub(128).div(128)

@@ -1,7 +1,7 @@
-"""The Inception of FID: TensorFlow's `inception-2015-12-05`, of whose last pooling FID's features are.
+"""FID's Inception network: TensorFlow's `inception-2015-12-05`, whose last pooling gives FID's 2048 features.
 
-The tensors are those of the port that is commonly given out, `pt_inception-2015-12-05-6726825d.pth`, with
-torchvision's names. The network differs from torchvision's Inception v3 in its pooling: averages
+The tensors have torchvision's names, as in the port that is commonly distributed,
+`pt_inception-2015-12-05-6726825d.pth`. The network differs from torchvision's Inception v3 in its pooling: averages
 leave the padding out, and the last block takes a maximum (as the published TensorFlow graph does).
 """
 
@@ -22,12 +22,10 @@ from rfjax.scorers.files import content_hash
 from rfjax.scorers.pretrained import first_line
 
 OFFICIAL_SHA256 = "6726825d"  # the first digits, which stand in the file's name
-SIZE = 299  # pixels
-FEATURES = 2048
-UNUSED = ("fc.weight", "fc.bias", "AuxLogits")  # behind the features
+UNUSED = ("fc.weight", "fc.bias", "AuxLogits")  # tensors behind the features
 
 # Kernels, height and width.
-ONE, THREE = (1, 1), (3, 3)
+ONE, THREE, FIVE, WIDE, HIGH = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
 
 
 class Conv(nn.Module):
@@ -50,141 +48,96 @@ def maximum(x):
     return functional.max_pool2d(x, 3, stride=1, padding=1)
 
 
-def halved(x):
+def halve(x):
     return functional.max_pool2d(x, 3, stride=2)
 
 
 class Mixed(nn.Module):
-    """A block of parallel branches; `ROUTES` are the names that follow each other in each. A tuple of names is
-    computed side by side and joined. `layers` are convolutions by name, each (channels in, channels out, kernel,
-    stride), padded to keep the size where the stride is 1."""
+    """A block of parallel branches, whose outputs are joined along the channels.
 
-    ROUTES: tuple[tuple, ...] = ()
+    `branches` maps a branch's name to its convolutions in order, each (channels, kernel); a list of convolutions in
+    such a place is computed side by side and joined. `branch_pool` begins with `pooling`. Sizes are kept, except where
+    `pooling` is `halve`: there the last convolution of each branch has stride 2 and no padding. A convolution's name is
+    the branch's, then `_1`, `_2`, ... where the branch has several, then `a` or `b` where two stand side by side.
+    """
 
-    def __init__(self, layers: Mapping[str, tuple], pooling):
+    def __init__(self, channels_in: int, branches: Mapping[str, list], pooling):
         super().__init__()
-        self.pooling = pooling
-        for name, (before, after, kernel, stride) in layers.items():
-            padding = (kernel[0] // 2, kernel[1] // 2) if stride == 1 else 0
-            self.add_module(name, Conv(before, after, kernel, stride, padding))
+        self.pooling, self.routes = pooling, {}
+        for branch, places in branches.items():
+            before, route = channels_in, []
+            for number, place in enumerate(places, 1):
+                name = branch if len(places) == 1 else f"{branch}_{number}"
+                layers = {name: place}
+                if isinstance(place, list):
+                    layers = dict(zip((f"{name}a", f"{name}b"), place, strict=True))
+                stride = 2 if pooling is halve and number == len(places) else 1
+                for layer, (channels, kernel) in layers.items():
+                    padding = (kernel[0] // 2, kernel[1] // 2) if stride == 1 else 0
+                    self.add_module(layer, Conv(before, channels, kernel, stride, padding))
+                before = sum(channels for channels, _ in layers.values())
+                route.append(tuple(layers))
+            self.routes[branch] = route
 
     def forward(self, x):
-        outs = [self._along(route, x) for route in self.ROUTES]
-        pooled = self.pooling(x)
-        outs.append(self.branch_pool(pooled) if hasattr(self, "branch_pool") else pooled)
+        outs = []
+        for branch, route in self.routes.items():
+            out = self.pooling(x) if branch == "branch_pool" else x
+            for names in route:
+                out = torch.cat([getattr(self, name)(out) for name in names], 1)
+            outs.append(out)
         return torch.cat(outs, 1)
 
-    def _along(self, route, x):
-        for step in route:
-            x = (
-                torch.cat([getattr(self, name)(x) for name in step], 1)
-                if isinstance(step, tuple)
-                else getattr(self, step)(x)
-            )
-        return x
+
+def branches_5(pool: int) -> dict[str, list]:
+    return {
+        "branch1x1": [(64, ONE)],
+        "branch5x5": [(48, ONE), (64, FIVE)],
+        "branch3x3dbl": [(64, ONE), (96, THREE), (96, THREE)],
+        "branch_pool": [(pool, ONE)],
+    }
 
 
-class MixedA(Mixed):
-    ROUTES = (("branch1x1",), ("branch5x5_1", "branch5x5_2"), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-
-    def __init__(self, n: int, pool: int):
-        super().__init__(
-            {
-                "branch1x1": (n, 64, ONE, 1),
-                "branch5x5_1": (n, 48, ONE, 1),
-                "branch5x5_2": (48, 64, (5, 5), 1),
-                "branch3x3dbl_1": (n, 64, ONE, 1),
-                "branch3x3dbl_2": (64, 96, THREE, 1),
-                "branch3x3dbl_3": (96, 96, THREE, 1),
-                "branch_pool": (n, pool, ONE, 1),
-            },
-            average,
-        )
+def branches_6(middle: int) -> dict[str, list]:
+    return {
+        "branch1x1": [(192, ONE)],
+        "branch7x7": [(middle, ONE), (middle, WIDE), (192, HIGH)],
+        "branch7x7dbl": [(middle, ONE), (middle, HIGH), (middle, WIDE), (middle, HIGH), (192, WIDE)],
+        "branch_pool": [(192, ONE)],
+    }
 
 
-class MixedB(Mixed):
-    ROUTES = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-
-    def __init__(self, n: int):
-        super().__init__(
-            {
-                "branch3x3": (n, 384, THREE, 2),
-                "branch3x3dbl_1": (n, 64, ONE, 1),
-                "branch3x3dbl_2": (64, 96, THREE, 1),
-                "branch3x3dbl_3": (96, 96, THREE, 2),
-            },
-            halved,
-        )
-
-
-class MixedC(Mixed):
-    ROUTES = (
-        ("branch1x1",),
-        ("branch7x7_1", "branch7x7_2", "branch7x7_3"),
-        ("branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5"),
-    )
-
-    def __init__(self, n: int, middle: int):
-        super().__init__(
-            {
-                "branch1x1": (n, 192, ONE, 1),
-                "branch7x7_1": (n, middle, ONE, 1),
-                "branch7x7_2": (middle, middle, (1, 7), 1),
-                "branch7x7_3": (middle, 192, (7, 1), 1),
-                "branch7x7dbl_1": (n, middle, ONE, 1),
-                "branch7x7dbl_2": (middle, middle, (7, 1), 1),
-                "branch7x7dbl_3": (middle, middle, (1, 7), 1),
-                "branch7x7dbl_4": (middle, middle, (7, 1), 1),
-                "branch7x7dbl_5": (middle, 192, (1, 7), 1),
-                "branch_pool": (n, 192, ONE, 1),
-            },
-            average,
-        )
-
-
-class MixedD(Mixed):
-    ROUTES = (("branch3x3_1", "branch3x3_2"), ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"))
-
-    def __init__(self, n: int):
-        super().__init__(
-            {
-                "branch3x3_1": (n, 192, ONE, 1),
-                "branch3x3_2": (192, 320, THREE, 2),
-                "branch7x7x3_1": (n, 192, ONE, 1),
-                "branch7x7x3_2": (192, 192, (1, 7), 1),
-                "branch7x7x3_3": (192, 192, (7, 1), 1),
-                "branch7x7x3_4": (192, 192, THREE, 2),
-            },
-            halved,
-        )
-
-
-class MixedE(Mixed):
-    ROUTES = (
-        ("branch1x1",),
-        ("branch3x3_1", ("branch3x3_2a", "branch3x3_2b")),
-        ("branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")),
-    )
-
-    def __init__(self, n: int, pooling):
-        super().__init__(
-            {
-                "branch1x1": (n, 320, ONE, 1),
-                "branch3x3_1": (n, 384, ONE, 1),
-                "branch3x3_2a": (384, 384, (1, 3), 1),
-                "branch3x3_2b": (384, 384, (3, 1), 1),
-                "branch3x3dbl_1": (n, 448, ONE, 1),
-                "branch3x3dbl_2": (448, 384, THREE, 1),
-                "branch3x3dbl_3a": (384, 384, (1, 3), 1),
-                "branch3x3dbl_3b": (384, 384, (3, 1), 1),
-                "branch_pool": (n, 192, ONE, 1),
-            },
-            pooling,
-        )
+BRANCHES_6A = {"branch3x3": [(384, THREE)], "branch3x3dbl": [(64, ONE), (96, THREE), (96, THREE)], "branch_pool": []}
+BRANCHES_7A = {
+    "branch3x3": [(192, ONE), (320, THREE)],
+    "branch7x7x3": [(192, ONE), (192, WIDE), (192, HIGH), (192, THREE)],
+    "branch_pool": [],
+}
+SPLIT = [(384, (1, 3)), (384, (3, 1))]
+BRANCHES_7 = {
+    "branch1x1": [(320, ONE)],
+    "branch3x3": [(384, ONE), SPLIT],
+    "branch3x3dbl": [(448, ONE), (384, THREE), SPLIT],
+    "branch_pool": [(192, ONE)],
+}
+# The blocks in order, by name: (channels in, branches, pooling).
+MIXED = {
+    "Mixed_5b": (192, branches_5(32), average),
+    "Mixed_5c": (256, branches_5(64), average),
+    "Mixed_5d": (288, branches_5(64), average),
+    "Mixed_6a": (288, BRANCHES_6A, halve),
+    "Mixed_6b": (768, branches_6(128), average),
+    "Mixed_6c": (768, branches_6(160), average),
+    "Mixed_6d": (768, branches_6(160), average),
+    "Mixed_6e": (768, branches_6(192), average),
+    "Mixed_7a": (768, BRANCHES_7A, halve),
+    "Mixed_7b": (1280, BRANCHES_7, average),
+    "Mixed_7c": (2048, BRANCHES_7, maximum),
+}
 
 
 class Inception(nn.Module):
-    """Images in [-1, 1), 299 x 299, to the means over places of the last block's 2048 channels."""
+    """Maps images in [-1, 1), 299 x 299, to the means over places of the last block's 2048 channels."""
 
     def __init__(self):
         super().__init__()
@@ -193,28 +146,21 @@ class Inception(nn.Module):
         self.Conv2d_2b_3x3 = Conv(32, 64, THREE, padding=1)
         self.Conv2d_3b_1x1 = Conv(64, 80)
         self.Conv2d_4a_3x3 = Conv(80, 192, THREE)
-        self.Mixed_5b = MixedA(192, 32)
-        self.Mixed_5c = MixedA(256, 64)
-        self.Mixed_5d = MixedA(288, 64)
-        self.Mixed_6a = MixedB(288)
-        self.Mixed_6b = MixedC(768, 128)
-        self.Mixed_6c = MixedC(768, 160)
-        self.Mixed_6d = MixedC(768, 160)
-        self.Mixed_6e = MixedC(768, 192)
-        self.Mixed_7a = MixedD(768)
-        self.Mixed_7b = MixedE(1280, average)
-        self.Mixed_7c = MixedE(2048, maximum)
+        for name, block in MIXED.items():
+            self.add_module(name, Mixed(*block))
 
     def forward(self, x: Float32[torch.Tensor, "n 3 299 299"]) -> Float32[torch.Tensor, "n 2048"]:
-        x = halved(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
-        x = halved(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
-        for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"):
-            x = getattr(self, f"Mixed_{name}")(x)
+        x = halve(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))))
+        x = halve(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
+        for name in MIXED:
+            x = getattr(self, name)(x)
         return x.mean((2, 3))
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
+    """The network on a device; `official` says whether its weights are FID's, `sha256` is their file's."""
+
     model: Inception
     device: torch.device
     official: bool
@@ -226,9 +172,9 @@ class Loaded:
 
 
 def load(path: str | os.PathLike, device: torch.device) -> Loaded:
-    """The network with the weights of a file, for evaluation; read with `weights_only=True`.
+    """The network with the weights of a file, for evaluation; the file is read with `weights_only=True`.
 
-    Raises `ConfigError` naming what the file lacks or has beyond it.
+    Raises `ConfigError` naming a tensor that is missing, unknown or of another shape.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -237,20 +183,22 @@ def load(path: str | os.PathLike, device: torch.device) -> Loaded:
             f"cannot read {path} as weights ({first_line(error)}); give pt_inception-2015-12-05-6726825d.pth"
         ) from None
     model = Inception()
-    wanted = {
-        name: value.shape for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")
-    }
-    found = {
-        name: value
-        for name, value in (state.items() if isinstance(state, Mapping) else ())
-        if isinstance(value, torch.Tensor) and not name.startswith(UNUSED) and not name.endswith("num_batches_tracked")
-    }
-    wrong = sorted({*wanted} ^ {*found}) or sorted(name for name, shape in wanted.items() if found[name].shape != shape)
+    wanted, found = _used(model.state_dict()), _used(state) if isinstance(state, Mapping) else {}
+    wrong = sorted({*wanted} ^ {*found}) or sorted(name for name in wanted if found[name].shape != wanted[name].shape)
     if wrong:
         raise ConfigError(
-            f"{path} is not FID's Inception: {len(wrong)} tensors are missing, unknown or of another shape "
-            f"({wrong[0]}, ...)"
+            f"{path} has {len(wrong)} tensors missing, unknown or of another shape ({wrong[0]}, ...); give FID's "
+            "pt_inception-2015-12-05-6726825d.pth"
         )
     model.load_state_dict(found, strict=False)
     sha256 = content_hash(path)
     return Loaded(model.eval().to(device), device, sha256.startswith(OFFICIAL_SHA256), sha256)
+
+
+def _used(tensors):
+    """The tensors that decide the features."""
+    return {
+        name: value
+        for name, value in tensors.items()
+        if isinstance(value, torch.Tensor) and not name.startswith(UNUSED) and not name.endswith("num_batches_tracked")
+    }

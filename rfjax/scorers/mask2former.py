@@ -1,8 +1,8 @@
-"""Mask2Former as mmdet runs it: instances of COCO's 80 classes in an image.
+"""Mask2Former as mmdet runs it: finds instances of COCO's 80 classes in an image.
 
-The network is transformers' module. What stands before and after it is mmdet's test pipeline and its
-`MaskFormerFusionHead`, which GenEval's scores rest on; transformers' own image processor has another
-size, and its post-processing another rule for overlapping masks.
+The network is transformers' module. Before it stands mmdet's test pipeline and after it mmdet's `MaskFormerFusionHead`,
+because GenEval's scores depend on them: transformers' own image processor resizes to another size, and its
+post-processing has another rule for overlapping masks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rfjax.scorers.images import opencv_bilinear, pixels
 from rfjax.scorers.object_names import OBJECT_NAMES
 
 SHORT, LONG = 800, 1333  # pixels: the shorter side is scaled to SHORT, unless the longer would exceed LONG
-DIVISOR = 32  # input sizes are padded to multiples of it
+DIVISOR = 32  # sides of the input are padded to its multiples
 MEAN = (123.675, 116.28, 103.53)  # of RGB in [0, 255]
 STD = (58.395, 57.12, 57.375)
 MOST = 100  # instances per image
@@ -39,9 +39,9 @@ SWIN_S = {"embed_dim": 96, "depths": [2, 2, 18, 2], "window_size": 7}
 
 
 class Instances(NamedTuple):
-    """What was found in an image, in no order: at most one row for each of `MOST` (query, class) pairs.
+    """The objects found in an image, unordered: at most `MOST` rows, one for a (query, class) pair.
 
-    Masks may overlap. A box ends one past its mask's last pixel; that of an empty mask is all 0.
+    Masks may overlap. A box ends one past its mask's last pixel; an empty mask's box is all 0.
     """
 
     labels: Int[torch.Tensor, " n"]
@@ -52,16 +52,16 @@ class Instances(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A Mask2Former on a device; `kind` says whose weights: "official", "hf" or "other"."""
+    """A Mask2Former on a device; `kind` says whose weights it has: "official", "hf" or "other"."""
 
     model: Mask2FormerForUniversalSegmentation
     device: torch.device
     kind: str
-    sha256: str  # of the weights' files
+    sha256: str  # hash of the weights' files
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[Instances]:
-        """The instances of each image; images whose input has the same size go through the network together."""
+        """The instances of each image; images with inputs of one size go through the network together."""
         inputs = [network_input(pixels(image)) for image in images]
         found: list[Instances | None] = [None] * len(images)
         by_size: dict[tuple, list[int]] = {}
@@ -84,41 +84,32 @@ class Detector:
 def load(path: str | os.PathLike, device: torch.device) -> Detector:
     """The detector of an mmdet checkpoint (a file) or of a transformers folder.
 
-    Raises `ConfigError` where there is neither, or where the network does not tell COCO's 80 classes apart.
+    Raises `ConfigError` where there is neither, or where the network has other classes than COCO's 80.
     """
     path = Path(path)
     if path.is_file():
-        model, kind = mmdet.load(path), "other"
-        sha256 = content_hash(path)
-        if sha256.startswith(OFFICIAL_SHA256):
-            kind = "official"
+        model, sha256 = mmdet.load(path), content_hash(path)
+        kind = "official" if sha256.startswith(OFFICIAL_SHA256) else "other"
     else:
-        model = pretrained.load(
-            Mask2FormerForUniversalSegmentation, path, "Mask2Former", without=("criterion.empty_weight",)
-        )
-        backbone = model.config.backbone_config
-        alike = all(_listed(getattr(backbone, name, None)) == value for name, value in SWIN_S.items())
-        kind, sha256 = "hf" if alike else "other", content_hash(path)
-    if model.config.num_labels != len(OBJECT_NAMES):
-        raise ConfigError(
-            f"{path} has {model.config.num_labels} classes; GenEval needs instance segmentation of COCO's "
-            f"{len(OBJECT_NAMES)}"
-        )
+        loss_alone = ("criterion.empty_weight",)
+        model = pretrained.load(Mask2FormerForUniversalSegmentation, path, "Mask2Former", without=loss_alone)
+        backbone, sha256 = model.config.backbone_config, content_hash(path)
+        found = {name: getattr(backbone, name, None) for name in SWIN_S}
+        kind = "hf" if found | {"depths": list(found["depths"] or ())} == SWIN_S else "other"
+    labels, wanted = model.config.num_labels, len(OBJECT_NAMES)
+    if labels != wanted:
+        raise ConfigError(f"{path} has {labels} classes; give an instance segmentation of COCO's {wanted}")
     return Detector(model.eval().to(device), device, kind, sha256)
 
 
-def _listed(value):
-    return list(value) if isinstance(value, (list, tuple)) else value
-
-
 def resized_to(height: int, width: int) -> tuple[int, int]:
-    """(height, width) of the network's input before padding: mmcv's rescaling to (1333, 800) with the ratio kept."""
+    """(height, width) of the input before padding: mmcv's rescaling to (1333, 800) that keeps the ratio of sides."""
     scale = min(LONG / max(height, width), SHORT / min(height, width))
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
 def network_input(image: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[torch.Tensor, "3 H W"], tuple[int, int]]:
-    """(the normalised and padded input, its size without padding)."""
+    """(the normalised and padded input, its (height, width) without padding)."""
     size = resized_to(*image.shape[:2])
     values = torch.from_numpy(opencv_bilinear(image, *size)).permute(2, 0, 1).float()
     values = (values - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
@@ -136,10 +127,9 @@ def instances(
 ) -> Instances:
     """mmdet's instances of one image from the network's raw logits (`MaskFormerFusionHead`).
 
-    Masks are scaled bilinearly to the `padded` input, cut to the `resized` image and scaled to the
-    `original` one (height, width). The most probable (query, class) pairs are kept, so that a query can
-    come under several classes. A pair's score is its class's probability times the mean probability of
-    the mask's pixels, those with a logit above 0.
+    Masks are scaled bilinearly to the `padded` input, cut to the `resized` image and scaled to the `original` image,
+    each (height, width). The most probable (query, class) pairs are kept, so a query can come under several classes.
+    A pair's score is its class's probability times the mean probability of the mask's pixels, whose logit is above 0.
     """
     classes = class_logits.shape[-1] - 1
     probabilities = class_logits.float().softmax(-1)[:, :-1].flatten()

@@ -1,4 +1,4 @@
-"""What has been scored so far, image by image, so that the same command goes on where it was stopped. No torch here.
+"""The scored images, row by row, so that the same command goes on where it was stopped. No torch here.
 
 OUT/settings.json   what the rows depend on: hashes of the weights, the options
 OUT/rows.jsonl      one line per image, appended whole
@@ -25,10 +25,10 @@ EVERY_SECONDS = 30.0  # between lines where there is no terminal
 
 
 class Rows:
-    """The rows of a folder by the image's name; a context manager, which one process at a time may hold.
+    """The rows in a folder, by the image's name; a context manager that one process at a time may hold.
 
-    `settings` are plain values. Raises `ConfigError` where the folder's rows were made under others, and where
-    another process is at it.
+    `settings` are plain values. Raises `ConfigError` where the folder's rows were made under other settings, and where
+    another process holds the folder.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, object]):
@@ -40,7 +40,7 @@ class Rows:
     def __enter__(self) -> Rows:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "a+b")  # noqa: SIM115: held until __exit__
+            self._file = open(self._path, "a+b")  # held until __exit__
         except OSError as error:
             raise RfjaxError(f"cannot write {self._path}: {error.strerror or error}; check the folder") from None
         try:
@@ -49,9 +49,7 @@ class Rows:
             self._read()
         except BlockingIOError:
             self._file.close()
-            raise ConfigError(
-                f"another process is scoring into {self.folder}; wait for it, or give another --out"
-            ) from None
+            raise ConfigError(f"another process is scoring into {self.folder}; wait, or give another --out") from None
         except BaseException:
             self._file.close()
             raise
@@ -68,17 +66,15 @@ class Rows:
         try:
             before = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} is damaged ({error}); remove the folder {self.folder} and score again") from None
+            raise ConfigError(f"{path} is damaged ({error}); remove its folder and score again") from None
         now = json.loads(json.dumps(self.settings))
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
-                raise ConfigError(
-                    f"{self.folder} was begun with {name} {before.get(name)!r}, and this is {now.get(name)!r}; "
-                    "give another --out, or remove the folder"
-                )
+                other = f"{before.get(name)!r}, and this is {now.get(name)!r}"
+                raise ConfigError(f"{self.folder} was begun with {name} {other}; give another --out, or remove it")
 
     def _read(self):
-        """The rows there are. A last line that a killed process did not finish is cut off."""
+        """Reads the rows, and cuts off a last line that a killed process did not finish."""
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -87,18 +83,17 @@ class Rows:
                 row = json.loads(line)
                 self._done[row["image"]] = row
             except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{self._path}:{number} is damaged ({error}); remove that line, and its image is scored again"
-                ) from None
+                where = f"{self._path}:{number}"
+                raise ConfigError(f"{where} is damaged ({error}); remove the line, to score its image again") from None
         if len(whole) < len(content):
             self._file.truncate(len(whole))
 
     def get(self, image: str) -> dict | None:
-        """The row of an image, if it has been scored."""
+        """The row of an image, or None where it has not been scored."""
         return self._done.get(image)
 
     def add(self, rows: Iterable[Mapping]) -> None:
-        """Appends rows, each with its `image`, and sees them onto the disk."""
+        """Appends rows, each with its `image`, and flushes them to the disk."""
         rows = [dict(row) for row in rows]
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         try:
@@ -107,23 +102,20 @@ class Rows:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise RfjaxError(
-                f"cannot write {self._path}: {error.strerror or error}; the same command goes on from here"
-            ) from None
+            reason = error.strerror or error
+            raise RfjaxError(f"cannot write {self._path}: {reason}; make room, and run the command again") from None
         self._done.update((row["image"], row) for row in rows)
 
 
 class Bar:
-    """Images done and the time left: a bar on a terminal, else a line every half minute; a context manager."""
+    """Shows images done and the time left: a bar on a terminal, else a line every half minute; a context manager."""
 
     def __init__(self, name: str, done: int, total: int):
         self._name, self._first, self._done, self._total = name, done, done, total
         self._began = self._said = time.monotonic()
-        self._bar = (
-            tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True)
-            if sys.stderr.isatty()
-            else None
-        )
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=done, desc=name, unit="image", dynamic_ncols=True)
 
     def __enter__(self) -> Bar:
         return self
@@ -133,7 +125,7 @@ class Bar:
             self._bar.close()
 
     def found_done(self, images: int) -> None:
-        """Counts images that were done before, which say nothing about the time left."""
+        """Counts images that were done before; they do not enter the rate that predicts the time left."""
         self._first += images
         self._done += images
         if self._bar is not None:
@@ -149,9 +141,6 @@ class Bar:
         if now - self._said >= EVERY_SECONDS or self._done == self._total:
             rate = (self._done - self._first) / max(now - self._began, 1e-9)
             left = format_duration((self._total - self._done) / rate)
-            print(
-                f"{self._name}: {self._done}/{self._total} images, {rate:.3g} images/s, {left} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            text = f"{self._name}: {self._done}/{self._total} images, {rate:.3g} images/s, {left} left"
+            print(text, file=sys.stderr, flush=True)
             self._said = now

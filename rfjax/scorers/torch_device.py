@@ -1,17 +1,18 @@
-"""Where the scorers' networks run, and in which precision."""
+"""The device and the precision of the scorers' networks."""
 
 from __future__ import annotations
 
 import torch
 
 from rfjax.errors import ConfigError
+from rfjax.scorers.pretrained import first_line
 
 
-def prepared(name: str | None) -> torch.device:
-    """The device called `name`, or the GPU if there is one, else the CPU; products are of whole float32.
+def choose(name: str | None) -> torch.device:
+    """The device called `name`, by default a GPU if there is one, else the CPU; switches TensorFloat-32 off.
 
-    TensorFloat-32, which torch lets convolutions use, keeps ten bits of a factor: scores near a
-    threshold would depend on the GPU's generation. Raises `ConfigError` on a device that is not there.
+    TensorFloat-32, torch's default for convolutions, keeps ten bits of a factor, so scores near a threshold would
+    depend on the GPU's generation. Raises `ConfigError` on a device that is not there.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -19,7 +20,6 @@ def prepared(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"--device is {name!r}, which torch cannot use here ({str(error).splitlines()[0]}); give cpu"
-        ) from None
+        reason = first_line(error)
+        raise ConfigError(f"--device is {name!r}, which torch cannot use here ({reason}); give cpu") from None
     return device

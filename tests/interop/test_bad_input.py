@@ -65,7 +65,7 @@ def test_a_flipped_bit_in_our_own_export(damaged, tmp_path):
 
 
 def rewritten(folder, tmp_path, change):
-    """The folder as somebody else's: in one file, without our manifest, its tensors changed."""
+    """The folder as a foreign checkpoint: in one file, without rfjax's manifest, and with changed tensors."""
     tensors = {}
     for shard in folder.glob("*.safetensors"):
         tensors |= load_file(shard)
@@ -197,7 +197,7 @@ def test_the_single_file_refuses_what_its_readers_would_misread(tmp_path, field)
 
 @pytest.mark.parametrize("name", ("edm(-1.20,1.20)", "edm/rf", "eps/linear", "v/cos", "fm/ot(0.00001)"))
 def test_what_is_no_rectified_flow_is_refused_by_name(name):
-    """A prefix or the last part of the name taken for rf; a remedy that would be refused as well."""
+    """Catches a prefix or the last part of the name taken for rf; a remedy that would be refused as well."""
     config = make_config(SD3_MODEL, SD3_DATA, formulation=name)
     shapes = load_corpus(config.data, 0).shapes
     for layout in ("diffusers", "sd3"):
@@ -230,7 +230,7 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys):
 
 
 def test_no_room_for_an_import(folder, tmp_path, monkeypatch):
-    """A checkpoint begun on a disk that cannot hold it."""
+    """Catches a checkpoint begun on a disk that cannot hold it."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     refused(folder, tmp_path, "run needs .* GiB and 0.00 GiB are free; make room first")
 

@@ -1,4 +1,4 @@
-"""What an import is good for: a run to train on, to sample from and to evaluate; and one's own exports."""
+"""Imports: runs that can be trained on, sampled from and evaluated; and rfjax's own exports."""
 
 import json
 
@@ -50,7 +50,7 @@ def leaves(tree):
 
 
 def test_our_own_export_comes_back_bit_by_bit(imported):
-    """Shards read in the wrong order; raw weights exported for the average."""
+    """Catches shards read in the wrong order; raw weights exported for the average."""
     run, back = imported
     for weights in ("ema", "raw"):
         params, facts = restore_params(back, 0, weights)
@@ -59,7 +59,7 @@ def test_our_own_export_comes_back_bit_by_bit(imported):
 
 
 def test_raw_weights_are_exported_when_asked_for(imported, tmp_path):
-    """--weights ignored."""
+    """Catches --weights ignored."""
     run, _ = imported
     export_run(run.folder, layout="plain", out=tmp_path / "raw", weights="raw")
     import_checkpoint(tmp_path / "raw", tmp_path / "back")
@@ -69,7 +69,7 @@ def test_raw_weights_are_exported_when_asked_for(imported, tmp_path):
 
 @pytest.mark.parametrize(("dtype", "bits"), [("bf16", 8), ("f16", 11)])
 def test_smaller_types_round_and_come_back_as_written(imported, tmp_path, dtype, bits):
-    """A cast that truncates, or a file that says one type and holds another."""
+    """Catches a cast that truncates, or a file that says one type and holds another."""
     run, _ = imported
     export_run(run.folder, layout="diffusers", out=tmp_path / "out", dtype=dtype)
     import_checkpoint(tmp_path / "out", tmp_path / "back")
@@ -82,7 +82,7 @@ def test_smaller_types_round_and_come_back_as_written(imported, tmp_path, dtype,
 
 
 def test_training_goes_on_from_an_import_and_counts_what_it_has_seen(imported):
-    """A start from fresh weights; images of the life before the import lost, and its data seen again."""
+    """Catches a start from fresh weights; images of the life before the import lost, and its data seen again."""
     run, back = imported
     assert main(["train", f"--config={back}/config.json", f"--workdir={back}"]) == 0
     assert steps_saved(back)[-1] == 2
@@ -97,7 +97,7 @@ def test_training_goes_on_from_an_import_and_counts_what_it_has_seen(imported):
 
 
 def test_an_import_is_sampled_and_evaluated(imported, tmp_path):
-    """A folder that training understands and the other verbs do not."""
+    """Catches a folder that training understands and the other verbs do not."""
     run, _ = imported
     export_run(run.folder, layout="diffusers", out=tmp_path / "out")
     assert main(["import", str(tmp_path / "out"), "--out", str(tmp_path / "back")]) == 0
@@ -120,7 +120,7 @@ def test_an_import_is_sampled_and_evaluated(imported, tmp_path):
 
 
 def test_stored_positions_stay_as_they_are(tmp_path):
-    """Positions trained, decayed, averaged or clipped: an imported grid must be that of the import."""
+    """Catches positions trained, decayed, averaged or clipped: an imported grid must be that of the import."""
     model = SMALL | {"positions": "stored"}
     run = make_run(
         tmp_path / "run", make_config(model, SHAPES, train=TRAIN | {"weight_decay": 0.1}, evaluation=EVALUATION)
@@ -137,7 +137,7 @@ def test_stored_positions_stay_as_they_are(tmp_path):
 
 
 def test_a_config_that_contradicts_the_tensors_is_refused_by_name(imported, tmp_path):
-    """An import that trains another network than it read."""
+    """Catches an import that trains another network than it read."""
     run, _ = imported
     export_run(run.folder, layout="diffusers", out=tmp_path / "out")
     other = schema.apply_overrides(run.config, {"model.depth": 3})
@@ -153,7 +153,7 @@ def test_a_config_that_contradicts_the_tensors_is_refused_by_name(imported, tmp_
 
 
 def test_the_file_inside_a_folder_is_read_as_the_folder(imported, tmp_path):
-    """Heads of 64 taken for granted: another network of the same tensors, and no error."""
+    """Catches heads of 64 taken for granted: another network of the same tensors, and no error."""
     run, _ = imported
     out = export_run(run.folder, layout="diffusers", out=tmp_path / "out")
     (out / "rfjax.json").unlink()
@@ -168,7 +168,7 @@ def test_the_file_inside_a_folder_is_read_as_the_folder(imported, tmp_path):
 
 
 def test_a_schedulers_shift_is_taken_over(imported, tmp_path):
-    """Samples drawn at other times than the model was trained for."""
+    """Catches samples drawn at other times than the model was trained for."""
     run, _ = imported
     pipeline = tmp_path / "pipeline"
     export_run(run.folder, layout="diffusers", out=pipeline / "transformer")
@@ -180,7 +180,7 @@ def test_a_schedulers_shift_is_taken_over(imported, tmp_path):
 
 
 def test_a_damaged_checkpoint_of_an_import_falls_back_to_the_import(imported, tmp_path, capfd):
-    """A run that cannot go on though the weights it began with are whole."""
+    """Catches a run that cannot go on though the weights it began with are whole."""
     run, _ = imported
     export_run(run.folder, layout="plain", out=tmp_path / "out")
     back = tmp_path / "back"
@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_of_an_import_falls_back_to_the_import(imported, tm
 
 
 def test_a_damaged_checkpoint_is_not_exported(tmp_path):
-    """Weights that nobody trained, under a manifest that vouches for them."""
+    """Catches weights that nobody trained, under a manifest that vouches for them."""
     run = make_run(tmp_path / "run", make_config(SMALL, SHAPES))
     facts = next(
         path

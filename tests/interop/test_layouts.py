@@ -22,7 +22,7 @@ RELEASED = {
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_models_have_their_number_of_tensors(name):
-    """A row too many, one too few, or a stack's layers numbered twice."""
+    """Catches a row too many, one too few, or a stack's layers numbered twice."""
     model, diffusers, single = RELEASED[name]
     ours = parameter_shapes(model, RELEASED_SHAPES)
     assert len(tensor_shapes(DIFFUSERS, model, ours)) == diffusers
@@ -32,7 +32,7 @@ def test_released_models_have_their_number_of_tensors(name):
 @pytest.mark.parametrize("name", RELEASED)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_tensors_hold_every_parameter_once(layout, name):
-    """A leaf written twice or left out: the elements would not add up to the published count."""
+    """Catches a leaf written twice or left out: the elements would not add up to the published count."""
     model = RELEASED[name][0]
     tensors = tensor_shapes(layout, model, parameter_shapes(model, RELEASED_SHAPES))
     count = sum(int(np.prod(shape)) for shape in tensors.values())
@@ -53,7 +53,7 @@ def test_tensors_hold_every_parameter_once(layout, name):
     ],
 )
 def test_transforms_go_there_and_back(transform, leaf, shape):
-    """An inverse that is not one, and shapes that are foretold wrongly."""
+    """Catches an inverse that is not one, and wrong shapes predicted."""
     array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     tensors = transform.out(leaf, array)
     assert [tensor.shape for tensor in tensors] == transform.shapes(leaf, shape)
@@ -61,7 +61,7 @@ def test_transforms_go_there_and_back(transform, leaf, shape):
 
 
 def test_qkv_rows_are_those_of_q_then_k_then_v():
-    """q and k exchanged: attention would be transposed, and only a comparison of tensors sees whose is whose."""
+    """Catches q and k exchanged: attention would be transposed, and only a comparison of tensors shows it."""
     kernel = np.arange(5 * 3 * 2 * 4, dtype=np.float32).reshape(5, 3, 2, 4)
     x = np.linspace(-1, 1, 5, dtype=np.float32)
     q, k, v = Linear(parts=3).out("kernel", kernel)
@@ -73,7 +73,7 @@ def test_qkv_rows_are_those_of_q_then_k_then_v():
 
 
 def test_a_patch_is_row_column_channel_here_and_channel_row_column_there():
-    """A transposed patch: the convolution of a random patch with the weight must be our product."""
+    """Catches a transposed patch: the convolution of a random patch with the weight must be our product."""
     rng = np.random.default_rng(0)
     kernel, pixels = rng.standard_normal((2 * 2 * 3, 7)), rng.standard_normal((2, 2, 3))  # row, column, channel
     (weight,) = Patches(2).out("kernel", kernel)
@@ -81,7 +81,7 @@ def test_a_patch_is_row_column_channel_here_and_channel_row_column_there():
 
 
 def test_dual_blocks_come_first():
-    """Layers of the second stack numbered from zero: block 0 written twice."""
+    """Catches layers of the second stack numbered from zero: block 0 written twice."""
     model = ModelConfig(depth=5, head_size=64, qk_norm=True, dual_attention_blocks=2)
     found = sources(DIFFUSERS, model, parameter_shapes(model, RELEASED_SHAPES))
     named = [source.names[0] for source in found if source.leaf == "blocks/image/mlp_in/bias"]
@@ -89,7 +89,7 @@ def test_dual_blocks_come_first():
 
 
 def test_plain_names_every_stream_of_three_weight_sets():
-    """The third weight set forgotten: a model that only this layout can express could not be exported."""
+    """Catches the third weight set forgotten: a model that only this layout can express could not be exported."""
     model = dataclasses.replace(ModelConfig(depth=3), weight_sets=3)
     tensors = tensor_shapes(PLAIN, model, parameter_shapes(model, RELEASED_SHAPES))
     assert "blocks.1.context_first.mlp_in.weight" in tensors

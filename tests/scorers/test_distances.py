@@ -53,7 +53,7 @@ def test_fid_is_the_closed_form(tmp_path):
 
 
 def test_fid_of_a_stored_gaussian(tmp_path):
-    """pytorch-fid's `mu` and `sigma` stand for the real images. Catches them taken for features."""
+    """pytorch-fid's `mu` and `sigma` replace the real images. Catches `mu` and `sigma` taken for features."""
     generator = np.random.default_rng(1)
     values = generator.normal(size=(30, 4))
     np.savez(tmp_path / "stats.npz", mu=values.mean(0), sigma=np.cov(values, rowvar=False))
@@ -84,8 +84,8 @@ def test_cmmd_is_every_pair_one_by_one():
 
 
 def test_cmmd_of_gaussians_is_its_integral():
-    """Two Gaussians along a line: E k of normal differences, in closed form and by quadrature; a large sample
-    comes near it, from above by the diagonal's part."""
+    """Two Gaussians on a line: the kernel's mean over normal differences, in closed form and by quadrature. A large
+    sample comes near it, from above by the diagonal's share."""
     m, s, t, n = 6.0, 3.0, 5.0, 6000
 
     def expected(mean, variance):  # of k(difference), difference ~ N(mean, variance)

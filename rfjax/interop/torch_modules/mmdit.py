@@ -5,8 +5,8 @@
     velocity = model(latents, t, context, pooled)  # t in [0, 1]; 1 is noise
     latents = latents + (t_next - t) * velocity    # one Euler step towards t = 0
 
-The weights are those of `model.safetensors` (or its shards) beside it, the sizes those of
-`config.json`; both were written by `rfjax export --format plain`.
+`load` reads the weights from `model.safetensors` (or its shards) and the sizes from `config.json`. `rfjax export
+--format plain` wrote them beside this file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def modulate(x, shift, scale):
 
 
 class Stream(nn.Module):
-    """One stream's weights in one block."""
+    """The weights of one stream, text or image, in one block."""
 
     def __init__(self, c, dual, final):
         super().__init__()
@@ -66,7 +66,7 @@ class Stream(nn.Module):
             self.mlp_in, self.mlp_out = nn.Linear(hidden, c["mlp"]), nn.Linear(c["mlp"], hidden)
 
     def queries_keys_values(self, x, second=""):
-        """Each [batch, heads, tokens, size]."""
+        """Queries, keys and values, each [batch, heads, tokens, size]."""
         q, k, v = getattr(self, f"qkv{second}")(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.norms:
             q, k = getattr(self, f"query_norm{second}")(q), getattr(self, f"key_norm{second}")(k)
@@ -89,7 +89,7 @@ def join_heads(x):
 
 
 class Block(nn.ModuleDict):
-    """All streams through one joint attention; text streams first, the image last."""
+    """One joint attention over all streams; the text streams come first, the image last."""
 
     def __init__(self, c, streams, dual, final):
         image = {"image": Stream(c, dual, False)}
@@ -121,13 +121,13 @@ class Final(nn.Module):
 
 
 class MMDiT(nn.Module):
-    """`c` holds the settings of config.json."""
+    """The network; `c` holds the settings of config.json."""
 
     def __init__(self, c):
         super().__init__()
         self.c = c
         hidden, values, grid = c["hidden"], c["patch_size"] ** 2 * c["channels"], c["position_grid"]
-        first = c["first_text_tokens"]  # three weight sets: these tokens of the text have their own
+        first = c["first_text_tokens"]  # with three weight sets: the number of text tokens in the first set
         self.streams = (["context_first"] if first else []) + ["context", "image"]
         self.patch_embed = nn.Linear(values, hidden)
         self.context_embed = nn.Linear(c["context_size"], hidden)
@@ -141,8 +141,8 @@ class MMDiT(nn.Module):
         self.final = Final(hidden, values)
 
     def forward(self, latents, t, context, pooled):
-        """Latents [batch, channels, height, width] at times t [batch], or one number, in [0, 1], context [batch,
-        tokens, size], pooled [batch, size]; the velocity has the latents' shape."""
+        """The velocity, of the latents' shape [batch, channels, height, width]. Times t in [0, 1] are [batch] or one
+        number, context is [batch, tokens, size] and pooled [batch, size]."""
         c, p = self.c, self.c["patch_size"]
         batch, channels, height, width = latents.shape
         if height % p or width % p or max(height, width) > p * c["position_grid"]:

@@ -28,7 +28,7 @@ MODULE = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_exported_models_give_our_velocity(exported, variant):
-    """Any wrong name, axis, half or buffer, in any layer."""
+    """Catches any wrong name, axis, half or buffer, in any layer."""
     run, folder = exported(variant)
     model, report = SD3Transformer2DModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
@@ -42,7 +42,7 @@ def test_exported_models_give_our_velocity(exported, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_imported_models_give_their_velocity(tmp_path, variant):
-    """An inverse that is not one; positions by our formula where theirs were trained with others."""
+    """Catches an inverse that is not one; positions by the formula where the network was trained with others."""
     module = random_module(**MODULE[variant])
     module.save_pretrained(tmp_path / "theirs")
     sizes = {"data.context_tokens": 7, "data.image_size": 16}
@@ -60,7 +60,7 @@ def test_imported_models_give_their_velocity(tmp_path, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_there_and_back_again_keeps_every_bit(tmp_path, variant):
-    """A tensor that is rounded, or a buffer that is computed anew, on the way through a run."""
+    """Catches a tensor that is rounded, or a buffer that is computed anew, on the way through a run."""
     random_module(**MODULE[variant]).save_pretrained(tmp_path / "theirs")
     import_checkpoint(tmp_path / "theirs", tmp_path / "run")
     export_run(tmp_path / "run", layout="diffusers", out=tmp_path / "ours")
@@ -71,7 +71,7 @@ def test_there_and_back_again_keeps_every_bit(tmp_path, variant):
 
 
 def test_a_side_that_patches_do_not_divide_is_refused(exported):
-    """A crop that drops the last row in silence."""
+    """Catches a crop that drops the last row in silence."""
     run, _ = exported("plain")
     with pytest.raises(ConfigError, match=r"latents of 15x16 cannot be cut .* config.model.patch_size=2"):
         our_velocity(run, inputs(run.config, 15, 16))
@@ -79,7 +79,7 @@ def test_a_side_that_patches_do_not_divide_is_refused(exported):
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_models_have_diffusers_own_keys(name):
-    """Names of the right number and the wrong spelling; nothing is allocated."""
+    """Catches names of the right number and the wrong spelling; nothing is allocated."""
     model = RELEASED[name][0]
     ours = tensor_shapes(DIFFUSERS, model, parameter_shapes(model, RELEASED_SHAPES))
     config = diffusers_config(Config(model=model), RELEASED_SHAPES)

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[3] / "docs/export.md"
 
 
 def test_what_a_pytorch_user_types_runs(tmp_path, monkeypatch):
-    """A missing import, a shape that does not fit, a gradient that is kept."""
+    """Catches a missing import, a shape that does not fit, a gradient that is kept."""
     run = make_run(tmp_path / "run", make_config(MODEL, {"corpus": "shapes", "image_size": 16}))
     export_run(run.folder, layout="diffusers", out=tmp_path / "exported")
     (block,) = [

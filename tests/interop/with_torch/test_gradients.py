@@ -13,7 +13,7 @@ from rfjax.training.mesh import path_name
 
 
 def test_gradients_agree_layer_by_layer(exported):
-    """A backward pass that is wrong where the forward is right: attention's, a norm's, the scan's."""
+    """Catches a backward pass that is wrong where the forward is right: attention's, a norm's, the scan's."""
     run, folder = exported("dual_qk_norm")
     arrays = inputs(run.config, 16, 16)
     target = np.random.default_rng(1).standard_normal(arrays[0].shape).astype(np.float32)

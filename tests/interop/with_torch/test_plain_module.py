@@ -34,7 +34,7 @@ def load(folder):
 
 
 def test_the_module_computes_our_velocity(exported_plain):
-    """Any layer of the PyTorch module that differs from ours."""
+    """Catches any layer of the PyTorch module that differs from ours."""
     run, folder = exported_plain
     model = load(folder)
     for size in ((16, 16), (8, 20)):
@@ -45,7 +45,7 @@ def test_the_module_computes_our_velocity(exported_plain):
 
 
 def test_the_module_needs_nothing_of_ours(exported_plain):
-    """An import of rfjax or JAX in the module that a PyTorch user gets."""
+    """Catches an import of rfjax or JAX in the module that a PyTorch user gets."""
     _, folder = exported_plain
     without = "import sys; sys.modules['jax'] = sys.modules['rfjax'] = None"
     script = f"{without}; from mmdit import load; print(len(load('.').blocks))"

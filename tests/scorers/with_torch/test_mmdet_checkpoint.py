@@ -12,8 +12,8 @@ from rfjax.scorers.files import content_hash
 
 
 def as_mmdet(model):
-    """A model's state dict as mmdet 2.x names and orders it, written module by module from mmdet's own
-    definitions: the inverse of what is tested, and of another making."""
+    """A model's state dict as mmdet 2.x names and orders it: the inverse of the tested conversion, written
+    independently, module by module, from mmdet's own definitions."""
     out = {}
     pixel, head = model.model.pixel_level_module, model.model.transformer_module
 
@@ -134,7 +134,7 @@ def test_the_converted_model_is_the_same_function(model, checkpoint):
 
 
 def test_merged_patches_are_what_unfold_gives(model):
-    """mmdet merges with `unfold`, and so is its weight ordered. Catches any other order of the four pixels."""
+    """mmdet merges with `unfold`, which decides the order of its weight. Catches any other order of the four pixels."""
     merge = model.model.pixel_level_module.encoder.swin.encoder.layers[0].downsample
     state = as_mmdet(model)
     image = torch.randn(2, 8, 6, 10, generator=torch.Generator().manual_seed(1))
@@ -160,7 +160,7 @@ def test_the_official_file_is_known_by_its_hash(checkpoint, monkeypatch):
 
 
 class Stranger:
-    """What a checkpoint must not bring along: unpickling runs its constructor's code."""
+    """An object that no checkpoint may hold: unpickling runs its constructor's code."""
 
     made = False
 

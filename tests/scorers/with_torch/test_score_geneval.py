@@ -213,8 +213,8 @@ def test_the_whole_verb(score, images, truth, seen, capsys):
 
 
 def test_a_score_becomes_columns(score, images, truth, tmp_path, monkeypatch):
-    """Per task and overall, with intervals, under the evaluation's own name, and prompt by prompt where it is
-    GenEval's. Catches a variant's score in GenEval's columns, and models that the record does not name."""
+    """The table has the score per task and overall, with intervals, under the evaluation's own name, and GenEval's
+    prompt by prompt. Catches a variant's score in GenEval's columns, and models that the record does not name."""
     run = scored_runs.write(tmp_path / "point")
     about = [f"--run={run}", "--step=100", "--sampler=euler-50-cfg5-shift3", "--seed=7", f"--out={tmp_path / 'out'}"]
     assert score(*about) == 0
@@ -288,7 +288,7 @@ def test_other_settings_do_not_go_on_from_these(score, images, tmp_path, capsys,
 
 
 def test_the_metadata_file_is_held_against_the_folder(score, images, truth, tmp_path, capsys, monkeypatch):
-    """Its rows are the prompts; the official one is known by its hash. Catches images of other prompts, and
+    """The file's rows are the prompts, and the official file is known by its hash. Catches images of other prompts, and
     prompts without images, scored as if nothing were wrong."""
     file = tmp_path / "metadata.jsonl"
     lines = [json.dumps(row) + "\n" for row in truth[0]]
@@ -318,7 +318,7 @@ def test_whose_score_it_is():
 
 
 def test_colours_are_of_the_masked_pixels(clip_folder, colors_of):
-    """Beside the recipe on the model itself, on objects at the edge and one pixel wide. Catches a box or a
+    """Compared with the recipe on the model itself, for objects at the edge and one pixel wide. Catches a box or a
     ground of other pixels, templates in another order, and a mean that is not made a unit vector."""
     classifier = ColorClassifier(clip.load(clip_folder, torch.device("cpu")))
     image = picture(5)

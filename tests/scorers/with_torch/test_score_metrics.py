@@ -119,8 +119,8 @@ def test_a_long_caption_keeps_its_end(model):
     ],
 )
 def test_distances_of_folders(pictures, clip_folder, model, tmp_path, capsys, kind, transform, distance):
-    """From the verb's own features to the definition on features taken one by one; a folder from itself is at 0;
-    features that were kept stand for their folder. Catches features of other pixels, and unit vectors in FID."""
+    """The verb's distance equals the definition on features taken one by one; a folder is at 0 from itself; stored
+    features can replace their folder. Catches features of other pixels, and unit vectors in FID."""
 
     def measure(*paths):
         return main(
@@ -154,8 +154,8 @@ def test_distances_of_folders(pictures, clip_folder, model, tmp_path, capsys, ki
 
 
 def test_a_score_becomes_a_column(pictures, clip_folder, tmp_path, capsys):
-    """With the run's training behind it, the models' hashes, sampler and seed; another seed is another row, the
-    same a replacement. Catches a record that the table cannot read, and a variant in the metric's own column."""
+    """A record has the run's spending, the models' hashes, sampler and seed. Another seed makes another row, the same
+    seed replaces it. Catches a record that the table cannot read, and a variant in the metric's own column."""
     run = scored_runs.write(tmp_path / "point")
     command = ["score", str(pictures / "made"), f"--clip={clip_folder}", f"--out={tmp_path / 'out'}"]
     about = [f"--run={run}", "--step=100", "--sampler=euler-20-cfg4-shift1"]
@@ -212,7 +212,7 @@ def test_images_say_themselves_what_made_them(pictures, clip_folder, tmp_path, c
     assert "--seed is 4, and the images" in capsys.readouterr().err
     (made / "generation.json").write_text(json.dumps(facts | {"run": "another"}))
     assert main(command) == 2
-    assert "are of the run 'another', and --run is 'point'" in capsys.readouterr().err
+    assert "--run is 'point', and the run 'another' made the images" in capsys.readouterr().err
 
 
 def test_one_process_at_a_time(pictures, clip_folder, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What images become before a scorer's network sees them, to the level."""
+"""The input of the scorers' networks, compared to the last level of a pixel."""
 
 import math
 
