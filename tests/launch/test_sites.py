@@ -1,6 +1,7 @@
 """Sites: files that say where to run; and that a scheduler is what the protocol says."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rfjax import cli, shipped
 from rfjax.config import call, load_file
 from rfjax.launch.command import TARGETS
 from rfjax.launch.target import Target
+from rfjax.study.study import load_study
 
 SITE = """
 def get_site():
@@ -102,6 +104,13 @@ def test_a_shipped_site_asks_for_what_it_leaves_open_and_runs_with_it(name, here
         given.append(next(flag for flag in COMPLETE if flag.startswith(error.split()[1] + "=")))
     assert launch(f"--site={name}", "--config.train.batch_size=256", *given) == 0
     assert f"study tiny on {site['on']}: 2 point(s)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", shipped.list_configs())
+def test_a_shipped_config_needs_no_file_beside_it(name, tmp_path):
+    """TPU VMs and GKE are given the config file alone. Catches a config that reads another file beside it."""
+    alone = shutil.copy(shipped.find_config(name), tmp_path / "alone.py")
+    assert load_study(alone) == load_study(name)
 
 
 @pytest.mark.parametrize(
