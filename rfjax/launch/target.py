@@ -36,7 +36,7 @@ class CommonOptions:
 
     setup: str | None = option("shell commands that each task runs first: modules, an environment, a mount")
     storage: str | None = option("a lasting folder that all machines share; --workdir defaults to a folder in it")
-    grace: int = option("time to save in when a run is told to stop (default 300)", metavar="S", least=1, default=300)
+    grace: int = option("time to save in when told to stop (default 300)", metavar="SECONDS", least=1, default=300)
 
 
 @dataclass(frozen=True)
