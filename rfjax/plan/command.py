@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here, so no accelerator is taken or needed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
-    from rfjax.plan.compiled import why_not
+    from rfjax.plan.compiled import check_compiler
     from rfjax.plan.point_plan import plan_point
     from rfjax.plan.targets import parse_target
     from rfjax.study.study import load_study
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     study = load_study(args.config, overrides)
     points = [study.point(id) for id in args.point] if args.point else study.points
     compiles = not args.no_compile
-    if compiles and (reason := why_not(target)):
-        raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
+    if compiles:
+        check_compiler(target)
     say = lambda line: print(line, flush=True)  # noqa: E731
     say(target.describe())
     settings = {"compiles": compiles, "optimisation": args.optimisation, "search": args.search, "price": args.price}

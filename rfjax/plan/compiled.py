@@ -48,22 +48,18 @@ class Compiled:
     argument_bytes: int | None
     temporary_bytes: int | None
     counts: Counts | None
-    seconds: float  # of compiling
-    host_bytes: int  # that compiling took
+    seconds: float  # that compiling took
+    host_bytes: int  # memory of this machine that compiling took
     optimisation: str
 
 
-def why_not(target: Target) -> str | None:
-    """The reason why steps for a target cannot be compiled here, with the remedy; None where they can."""
-    package, extra = _compiler(target)
+def check_compiler(target: Target) -> None:
+    """Raises `ConfigError`, with the way to install it, where the compiler for a target is missing."""
+    cuda = target.chip.kind == "cuda"
+    package, extra = ("jax_cuda13_plugin", "gpu-plan") if cuda else ("libtpu", "tpu-plan")
     if importlib.util.find_spec(package) is None:
-        return f"{package} is not installed: pip install 'rfjax[{extra}]'"
-    return None
-
-
-def _compiler(target: Target) -> tuple[str, str]:
-    """(package that compiles for a target, the extra that installs it)."""
-    return ("jax_cuda13_plugin", "gpu-plan") if target.chip.kind == "cuda" else ("libtpu", "tpu-plan")
+        reason = f"{package} is not installed: pip install 'rfjax[{extra}]'"
+        raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
 
 
 def attention_of(config: Config, target: Target) -> str:
@@ -80,14 +76,14 @@ def compile_step(
     Raises `ConfigError` where the compiler is missing, and `RfjaxError` with the compiler's message where it fails for
     another reason than a lack of memory.
     """
-    if target is not None and (reason := why_not(target)):
-        raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
     environment = {**os.environ, **_ENVIRONMENT}
-    if target is not None and target.chip.kind == "cuda":
-        # Without a device the compiler cannot tune, and Triton's products have no default tiling.
-        environment["XLA_FLAGS"] = "--xla_gpu_enable_triton_gemm=false"
     if target is None:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={cpu_devices}"
+    else:
+        check_compiler(target)
+        if target.chip.kind == "cuda":
+            # Without a device the compiler cannot tune, and Triton's products have no default tiling.
+            environment["XLA_FLAGS"] = "--xla_gpu_enable_triton_gemm=false"
     attention = attention_of(config, target) if target else "xla"
     attention = COMPILED_INSTEAD.get(attention, attention)
     values = configs.to_dict(configs.apply_overrides(config, {"train.attention": attention}))
@@ -103,15 +99,15 @@ def compile_step(
 def _read(answer, optimisation) -> Compiled:
     common = {"seconds": answer["seconds"], "host_bytes": answer["host_bytes"], "optimisation": optimisation}
     if "too_large" in answer:
-        return Compiled(False, _asked_for(answer["too_large"]), None, None, None, **common)
+        return Compiled(False, _needed_bytes(answer["too_large"]), None, None, None, **common)
     counts = answer["counts"]
     counts["unknown_kernels"] = tuple(counts["unknown_kernels"])
     counts["collectives"] = tuple(Collective(**item) for item in counts["collectives"])
     return Compiled(True, answer["peak"], answer["arguments"], answer["temporaries"], Counts(**counts), **common)
 
 
-def _asked_for(message: str) -> int:
-    """The bytes that a program needs, read from the compiler's message; the largest size in it."""
+def _needed_bytes(message: str) -> int:
+    """The bytes that a program needs: the largest size in the compiler's message."""
     sizes = re.findall(r"([\d.]+)\s*([KMGT])i?B?\b", message)
     scale = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
     return max((int(float(number) * scale[unit]) for number, unit in sizes), default=0)

@@ -1,4 +1,4 @@
-"""Sites: files that say where to run; and that a scheduler is what the protocol says."""
+"""Sites, the files that say where to run, and the schedulers' common protocol."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ def launch(*options):
 
 
 def test_a_site_gives_what_belongs_to_the_place_and_flags_override_it(here, capsys):
-    """Catches a site whose fields are lost, and one that overrides what was asked for."""
+    """Catches a site whose fields are lost, and a site that overrides a flag."""
     Path("mine.py").write_text(SITE)
     flags = ["--on=slurm", "--gpus-per-node=0", "--partition=p", "--sbatch=--exclusive", "--grace=9", "--setup=a b"]
     assert launch(*flags) == 0
@@ -91,7 +91,7 @@ def test_a_site_that_cannot_be_used_is_refused(old, new, options, message, here,
 
 @pytest.mark.parametrize("name", shipped.list_sites())
 def test_a_shipped_site_asks_for_what_it_leaves_open_and_runs_with_it(name, here, capsys):
-    """Catches a shipped site with an account, a project or a bucket, and one that nothing completes."""
+    """Catches a shipped site with an account, a project or a bucket, and a site that no flags complete."""
     site = call(load_file(name, "site"), "get_site", name).to_dict()
     assert not {"account", "project", "service_account", "namespace"} & set(site)
     assert "gs://" not in str(site) and "gcsfuse" not in str(site)
