@@ -4,15 +4,13 @@ The paper does not say what was held equal, so each contender runs twice: with t
 parameters and with its FLOPs. `mmdit` is the reference, of 4 heads in two blocks; the others keep depth and
 heads, and their hidden size is the nearest that `rfjax.models.equal_size` finds (the tables below are
 its answers; docs/backbones.md has the mismatches). `dit_class` sees the pooled text alone.
-Training is that of `shapes`, which is read from beside this file, as are the sizes of the scenes; the
-variants are ranked as the formulations are.
+Training is that of the shipped config `shapes`, the sizes of the scenes are those of `digits`, and the
+variants are ranked as in `formulations`.
 """
-
-from pathlib import Path
 
 from rfjax.config import load_file
 
-shapes, digits = (load_file(Path(__file__).with_name(name)) for name in ("shapes.py", "digits.py"))
+shapes, digits = load_file("shapes"), load_file("digits")
 
 REFERENCE = {"model.depth": 2, "model.hidden": 128, "model.head_size": 32}
 HEADS = 4

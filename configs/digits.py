@@ -1,17 +1,15 @@
 """The default study on real handwriting: scikit-learn's 1,797 scans, coloured and placed.
 
-Scans of the training and the validation split are kept apart; scenes are 20x20, where a scan is
-drawn without resampling. Everything else is as in `shapes`, which is read from beside this file.
+Training and validation draw different scans; scenes are 20x20, where a scan needs no resampling.
+Everything else is as in `shapes`, the config that ships with rfjax.
 """
-
-from pathlib import Path
 
 from rfjax.config import load_file
 
-shapes = load_file(Path(__file__).with_name("shapes.py"))
+shapes = load_file("shapes")
 points = shapes.points
 
-# What goes with each embedded corpus: the side of its scenes in pixels, and in tokens of 4x4.
+# The sizes of each embedded corpus: a scene's side in pixels, and in tokens of 4x4 pixels.
 CORPORA = {
     "shapes": {
         "data.image_size": 16,

@@ -1,17 +1,15 @@
 """Which formulation learns best: SD3's 61 (section 5.1), on both embedded corpora, all else held fixed.
 
-Every variant starts from the same weights and sees the same batches and the same noise; what differs is
-what it predicts, on which path, and where along t it spends its effort. Up to 16 are trained in one
-program. Each is then sampled under six samplers, with its average and its raw weights. The rest is as
-in `shapes`, which is read from beside this file, as are the sizes of the scenes.
+Every variant starts from the same weights and sees the same batches and the same noise. Variants differ in
+their prediction, their path, and their density of t. Up to 16 are trained in one program. Each is then
+sampled under six samplers, with its average and its raw weights. The rest is as in the shipped config
+`shapes`, and the sizes of the scenes are those of `digits`.
 """
-
-from pathlib import Path
 
 from rfjax.config import load_file
 from rfjax.flow.formulation import PAPER
 
-shapes, digits = (load_file(Path(__file__).with_name(name)) for name in ("shapes.py", "digits.py"))
+shapes, digits = load_file("shapes"), load_file("digits")
 IN_A_FOLDERS_NAME = str.maketrans({"/": "_", "(": "_", ",": "_", ")": None})
 
 

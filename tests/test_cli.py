@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS)], ids=lambda words: "".join(words) or "rfjax")
 def test_help_needs_neither_jax_nor_numpy(words):
-    """JAX takes seconds to import; what --help does not need must not be imported for it."""
+    """JAX takes seconds to import; --help must import nothing that it does not need."""
     script = (
         "import sys\n"
         "for name in ('jax', 'pandas', 'scipy', 'matplotlib', 'flax', 'numpy', 'torch'): sys.modules[name] = None\n"
@@ -41,7 +41,7 @@ def test_help_shows_each_verb_once_in_its_moment(capsys):
 
 
 def test_a_config_is_named_by_a_word_too(capsys):
-    """Catches a verb that takes the word for a path, and a list without what a study is about."""
+    """Catches a verb that takes the word for a path, and a list without each study's subject."""
     assert main(["study", "--list"]) == 0
     listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert listed["shapes"].startswith("The default study: a depth sweep on procedurally drawn shapes")
@@ -53,7 +53,7 @@ def test_a_config_is_named_by_a_word_too(capsys):
 
 
 def test_a_runs_config_json_is_a_path_without_a_slash_too(monkeypatch, tmp_path, capsys):
-    """Catches the config that a run keeps refused as a name that does not ship."""
+    """Catches a refusal of the config that a run keeps, as a name that does not ship."""
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "--config=config.json", "--steps=0"]) == 2

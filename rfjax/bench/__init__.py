@@ -1,1 +1,1 @@
-"""`rfjax bench`: the speed of a config's training step on the devices that are here."""
+"""`rfjax bench`: measures the speed of a config's training step on the devices here."""

@@ -1,4 +1,4 @@
-"""`rfjax bench`: step time, images a second and FLOP/s of a config here, beside the measured peak."""
+"""`rfjax bench`: measures step time, images a second and FLOP/s of a config here, beside the measured peak."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's arguments. Nothing heavy is imported for `--help`."""
+    """Adds the verb's arguments."""
     parser.add_argument("--config", required=True, metavar="FILE.py|NAME", help="a run, or a study's base")
-    parser.add_argument("--point", metavar="ID", help="of a study")
+    parser.add_argument("--point", metavar="ID", help="measure this point of a study")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="timed steps (default 20)")
     parser.add_argument("--json", metavar="FILE.json", help="write every number here")
     parser.add_argument("--profile", metavar="DIR", help="also write JAX's profile of the timed steps; it slows them")
@@ -29,11 +29,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps}; it must be at least 1")
-    config = (
-        load_study(args.config, overrides).point(args.point).config
-        if args.point
-        else configs.load(args.config, overrides)
-    )
+    point, source = args.point, args.config
+    config = load_study(source, overrides).point(point).config if point else configs.load(source, overrides)
     say = lambda text: print(text, flush=True)  # noqa: E731
     record = measure(config, args.steps, Path(args.profile) if args.profile else None, say)
     print("\n".join(["", *lines(record)]))
@@ -44,9 +41,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def measure(config, steps: int, trace: Path | None, say) -> dict:
-    """The record of a config's benchmark on all of JAX's devices; `say` is told what is being measured."""
-    from datetime import datetime
-
+    """The record of a config's benchmark on all of JAX's devices; `say` gets a line for each measurement."""
     import jax
 
     from rfjax.bench import phases
@@ -64,18 +59,13 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         raise ConfigError(f"rfjax bench measures one process's devices, and there are {jax.process_count()} processes")
     whole, train = make_run(config), config.train
     run = dataclasses.replace(whole, corpus=largest(whole.corpus))
-    shapes, devices = run.corpus.shapes, run.mesh.devices.flatten().tolist()
-    attention = choose(
-        train.attention, platform_of(devices[0]), dtype=train.compute_dtype, head_size=config.model.head_size
-    )
-    if len(whole.corpus.parts) > 1:
-        say(
-            f"the largest of {len(whole.corpus.parts)} aspect buckets is measured, latents of "
-            f"{format_shape(shapes.latents)}"
-        )
+    shapes, devices, dtype = run.corpus.shapes, run.mesh.devices.flatten().tolist(), train.compute_dtype
+    attention = choose(train.attention, platform_of(devices[0]), dtype=dtype, head_size=config.model.head_size)
+    if (buckets := len(whole.corpus.parts)) > 1:
+        say(f"the largest of {buckets} aspect buckets is measured, latents of {format_shape(shapes.latents)}")
     with run.computing():
-        say(f"the peak of {train.compute_dtype} products on {len(devices)} device(s)")
-        peak = matmul_flops_per_second(devices, train.compute_dtype)
+        say(f"the peak of {dtype} products on {len(devices)} device(s)")
+        peak = matmul_flops_per_second(devices, dtype)
         say("the loader alone")
         loader = phases.loader_seconds(run, steps)
         say(f"{steps} steps")
@@ -103,7 +93,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         "params": run.parameter_count,
         "latent_size": list(shapes.latents[:2]),
         "batch_size": train.batch_size,
-        "compute_dtype": train.compute_dtype,
+        "compute_dtype": dtype,
         "matmul_precision": train.matmul_precision,
         "remat": train.remat,
         "attention": attention,

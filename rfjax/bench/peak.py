@@ -1,10 +1,11 @@
-"""What matrix products reach on these devices: the mark that a step's FLOP/s are held against."""
+"""Measures the FLOP/s of matrix products on these devices, with which a step's FLOP/s are compared."""
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,28 +19,29 @@ ACCELERATOR_SIDES = (4096, 8192, 16384)
 ROUNDS = 7
 
 
-def matmul_flops_per_second(devices: Sequence[jax.Device], dtype: str, sides: Sequence[int] | None = None) -> dict:
-    """FLOP/s of all devices together, each multiplying two square matrices of its own at the same time.
+def median_seconds(function: Callable, rounds: int) -> float:
+    """Median seconds of a call until its results are ready; a first, untimed call warms up."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
 
-    Operations are 2 side^3 a product; the rate of a side is that of the median of its rounds. The
-    precision is JAX's default where this is called, as a step's is.
+
+def matmul_flops_per_second(devices: Sequence[jax.Device], dtype: str, sides: Sequence[int] | None = None) -> dict:
+    """FLOP/s of all devices together; each multiplies two square matrices at the same time as the others.
+
+    A product has 2 side^3 operations; a side's rate is that of the median round. The precision is JAX's default where
+    this is called, as for a step.
     """
-    sides = sides or SIDES.get(devices[0].platform, ACCELERATOR_SIDES)
-    mesh = Mesh(np.asarray(devices), ("device",))
+    place = NamedSharding(Mesh(np.asarray(devices), ("device",)), P("device"))
+    make = jax.jit(jax.random.normal, static_argnums=(1, 2), out_shardings=place)
     rates = {}
-    for side in sides:
-        place = NamedSharding(mesh, P("device"))
-        make = jax.jit(
-            lambda key: jax.random.normal(key, (len(devices), side, side), jnp.dtype(dtype)),  # noqa: B023
-            out_shardings=place,
-        )
-        left, right = make(jax.random.key(0)), make(jax.random.key(1))
+    for side in sides or SIDES.get(devices[0].platform, ACCELERATOR_SIDES):
+        left, right = (make(jax.random.key(seed), (len(devices), side, side), jnp.dtype(dtype)) for seed in (0, 1))
         product = jax.jit(jnp.matmul, out_shardings=place).lower(left, right).compile()
-        jax.block_until_ready(product(left, right))
-        times = []
-        for _ in range(ROUNDS):
-            began = time.perf_counter()
-            jax.block_until_ready(product(left, right))
-            times.append(time.perf_counter() - began)
-        rates[side] = 2.0 * side**3 * len(devices) / statistics.median(times)
+        seconds = median_seconds(functools.partial(product, left, right), ROUNDS)
+        rates[side] = 2.0 * side**3 * len(devices) / seconds
     return {"dtype": dtype, "flops_per_second": max(rates.values()), "by_side": rates, "devices": len(devices)}

@@ -1,14 +1,12 @@
-"""The time of a training step and of its parts, each part as a program of its own.
+"""Times a training step and its parts, each part as a program of its own.
 
-Programs that are compiled apart do not fuse or overlap as one does, so the parts do not add up to
-the step; what is missing, or too much, is reported as the remainder and hidden in none of them.
+Programs that are compiled apart do not fuse or overlap as the whole step does, so the parts do not add up to it. The
+difference is reported as the remainder, and no part hides it.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rfjax.bench.peak import median_seconds
 from rfjax.data.loader import batches
 from rfjax.training.loss import make_loss, run_keys
 from rfjax.training.mesh import BATCH
@@ -30,31 +29,19 @@ WARMUP = 2  # steps before those that are timed
 
 
 class Loop(NamedTuple):
-    """Seconds of each timed step, and of its parts in which the host does nothing but wait or copy."""
+    """Seconds of each timed step, and of those of its parts in which the host only waits or copies."""
 
     step: list[float]
     waiting_for_data: list[float]
     placing: list[float]  # a batch on the devices
-    waiting_for_metrics: list[float]  # of the step before: while the devices are busy, no stall
-
-
-def _timed(function: Callable, rounds: int) -> float:
-    """Median seconds of a call, results waited for; the first, untimed one warms up."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    waiting_for_metrics: list[float]  # of the step before; no stall while the devices are busy
 
 
 def _first_state(run: Run) -> TrainState:
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run))
     optimizer = make_optimizer(run.config.train)
-    return jax.jit(lambda key: init_state(run.backbone.init, optimizer, key), out_shardings=places)(
-        run_keys(run.config.seed)[0]
-    )
+    init = jax.jit(lambda key: init_state(run.backbone.init, optimizer, key), out_shardings=places)
+    return init(run_keys(run.config.seed)[0])
 
 
 def _batches(run: Run, steps: int):
@@ -62,7 +49,7 @@ def _batches(run: Run, steps: int):
 
 
 def loader_seconds(run: Run, steps: int) -> float:
-    """Seconds that the loader takes for a batch when nothing else runs."""
+    """Mean seconds of the loader for a batch when nothing else runs."""
     iterator = _batches(run, steps + 1)
     next(iterator)
     began = time.perf_counter()
@@ -72,9 +59,9 @@ def loader_seconds(run: Run, steps: int) -> float:
 
 
 def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
-    """Times `steps` steps of training as the trainer runs them: read ahead, metrics read a step late.
+    """Times `steps` training steps as the trainer runs them: batches are read ahead, metrics a step late.
 
-    `trace` is a folder for a profile of them.
+    `trace` is a folder for a profile of these steps.
     """
     step = lower_train_step(run).compile()
     state, place, pending = _first_state(run), NamedSharding(run.mesh, BATCH), None
@@ -109,7 +96,7 @@ def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
 def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
     """Median seconds of the forward pass, of forward and backward, and of the optimiser, each compiled alone.
 
-    A part that does not fit in the devices' memory on its own has the compiler's words in place of seconds.
+    A part that does not fit in the devices' memory on its own has the compiler's message in place of seconds.
     """
     config, corpus, mesh, abstract = run.config, run.corpus, run.mesh, abstract_state(run)
     loss_fn = make_loss(config, run.backbone.apply, corpus.shapes.encoders)
@@ -123,18 +110,16 @@ def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
     def forward(params, batch, places, step):
         if config.train.accumulate == 1:
             return loss_fn(params, batch, step, places)[0]
-        # A microbatch at a time, as in the step, so that it fits in the memory that the step fits in.
-        parted = jax.tree.map(
-            lambda a: a.reshape(-1, config.train.accumulate, *a.shape[1:]).swapaxes(0, 1), (batch, places)
-        )
-        return jax.lax.map(lambda part: loss_fn(params, part[0], step, part[1])[0], parted)
+        # A microbatch at a time, as in the step, so that it fits where the step fits.
+        cut = lambda a: a.reshape(-1, config.train.accumulate, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
+        return jax.lax.map(lambda part: loss_fn(params, part[0], step, part[1])[0], jax.tree.map(cut, (batch, places)))
 
     found: dict[str, float | str] = {}
 
     def measure(name, function, arguments, call=lambda program, *arguments: program(*arguments), **settings):
         try:
             program = jax.jit(function, **settings).lower(*arguments).compile()
-            found[name] = _timed(lambda: call(program, *arguments), rounds)
+            found[name] = median_seconds(lambda: call(program, *arguments), rounds)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -145,7 +130,7 @@ def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
     measure("forward_backward", parts.gradients, (state.params, batch, state.step), out_shardings=outputs)
     gradients = jax.tree.map(lambda p: 1e-3 * p, state.params)
     bins = (np.zeros(TIME_BINS, np.float32), np.zeros(TIME_BINS, np.float32))
-    held = [state]  # given up to the program and replaced by its result, as in the step
+    held = [state]  # donated to the program and replaced by its result, as in the step
 
     def optimise(program, _, *rest):
         held[0], metrics = program(held[0], *rest)

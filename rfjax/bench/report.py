@@ -1,4 +1,4 @@
-"""What was measured, put together: rates, shares of the measured peak, phases. No JAX here."""
+"""Computes a benchmark's numbers from its times: rates, shares of the measured peak, phases. No JAX here."""
 
 from __future__ import annotations
 
@@ -23,59 +23,53 @@ def summary(
     loader: float,
     parts: Mapping[str, float | str],
 ) -> dict:
-    """The numbers of a benchmark, from times in seconds and operations per image of all devices together.
+    """The numbers of a benchmark. Times are in seconds; operations are per image, of all devices together.
 
-    `achieved` counts a model's own operations (three forward passes, `models/flops.py`), not those
-    that are computed again. The floor is the time of all operations, those included, at the peak.
+    `achieved` counts a model's own operations (three forward passes, `models/flops.py`), and none that are computed
+    again. The floor is the time of all operations at the peak, with those that are computed again.
     """
     step = statistics.median(loop["step"])
-    flops = batch_size * flops_per_image
-    number = lambda name: parts[name] if isinstance(parts.get(name), float) else None  # noqa: E731
-    forward, both, optimiser = (number(name) for name in ("forward", "forward_backward", "optimiser"))
-    backward = None if forward is None or both is None else both - forward
-    total = sum(loop["step"])
+    flops, repeated = batch_size * flops_per_image, batch_size * recomputed_per_image
+
+    def phase(seconds, what, **more):
+        return {"seconds": seconds, **more, "what": what}
+
+    def part(name, what):
+        return phase(parts[name], what) if isinstance(parts[name], float) else phase(None, parts[name])
+
+    both = part("forward_backward", "forward and backward less forward")
+    forward = part("forward", "compiled alone")
+    optimiser = part("optimiser", "compiled alone: clipping, AdamW, average")
+    waiting, share = statistics.median(loop["waiting_for_data"]), sum(loop["waiting_for_data"]) / sum(loop["step"])
+    rest = "the step less forward, backward and optimiser: what compiling them as one gains or costs, and the host"
     return {
         "step_seconds": step,
         "step_seconds_all": list(loop["step"]),
         "images_per_second": batch_size / step,
         "flops_per_step": flops,
-        "recomputed_flops_per_step": batch_size * recomputed_per_image,
+        "recomputed_flops_per_step": repeated,
         "achieved_flops_per_second": flops / step,
         "share_of_measured_peak": flops / step / peak,
         "share_of_datasheet_peak": flops / step / datasheet_peak if datasheet_peak else None,
-        "floor_seconds": (flops + batch_size * recomputed_per_image) / peak,
+        "floor_seconds": (flops + repeated) / peak,
         "phases": {
-            "data": {"seconds": loader, "what": "the loader's time for a batch, on its own"},
-            "waiting_for_data": {
-                "seconds": statistics.median(loop["waiting_for_data"]),
-                "share_of_loop": sum(loop["waiting_for_data"]) / total,
-                "what": "in the loop, until the loader has a batch",
-            },
-            "placing": {"seconds": statistics.median(loop["placing"]), "what": "in the loop, a batch onto the devices"},
-            "forward": {"seconds": forward, "what": _what(parts, "forward", "compiled alone")},
-            "backward": {
-                "seconds": backward,
-                "what": _what(parts, "forward_backward", "forward and backward less forward"),
-            },
-            "optimiser": {
-                "seconds": optimiser,
-                "what": _what(parts, "optimiser", "compiled alone: clipping, AdamW, average"),
-            },
-            "collectives": {
-                "seconds": 0.0 if devices == 1 else None,
-                "what": COLLECTIVES_ALONE if devices == 1 else COLLECTIVES_UNKNOWN,
-            },
-            "remainder": {
-                "seconds": None if both is None or optimiser is None else step - both - optimiser,
-                "what": "the step less forward, backward and optimiser: what compiling them as one gains or costs, "
-                "and the host",
-            },
+            "data": phase(loader, "the loader's time for a batch, on its own"),
+            "waiting_for_data": phase(waiting, "in the loop, until the loader has a batch", share_of_loop=share),
+            "placing": phase(statistics.median(loop["placing"]), "in the loop, a batch onto the devices"),
+            "forward": forward,
+            "backward": both | {"seconds": _minus(both["seconds"], forward["seconds"])},
+            "optimiser": optimiser,
+            "collectives": phase(0.0, COLLECTIVES_ALONE) if devices == 1 else phase(None, COLLECTIVES_UNKNOWN),
+            "remainder": phase(_minus(step, both["seconds"], optimiser["seconds"]), rest),
         },
     }
 
 
-def _what(parts, name, otherwise):
-    return parts[name] if isinstance(parts.get(name), str) else otherwise
+def _minus(first: float | None, *others: float | None) -> float | None:
+    """`first` less the others, in order; None where a number is missing."""
+    for other in others:
+        first = None if first is None or other is None else first - other
+    return first
 
 
 def lines(record: Mapping) -> list[str]:
@@ -86,25 +80,21 @@ def lines(record: Mapping) -> list[str]:
         seconds = phase["seconds"]
         cells = ("-", "-") if seconds is None else (f"{1e3 * seconds:,.2f}", f"{seconds / step:.1%}")
         rows.append((name.replace("_", " "), *cells, phase["what"]))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    table = [
-        "  ".join((row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3])).rstrip()
-        for row in rows
-    ]
-    sheet = record["share_of_datasheet_peak"]
+    name, time, share = (max(len(row[i]) for row in rows) for i in range(3))
+    table = [f"{row[0]:<{name}}  {row[1]:>{time}}  {row[2]:>{share}}  {row[3]}".rstrip() for row in rows]
+    sheet, hardware = record["share_of_datasheet_peak"], record["hardware"]
+    datasheet = f", {sheet:.1%} of the datasheet's" if sheet else "; this device's datasheet peak is not known"
+    measured = f"{record['share_of_measured_peak']:.1%} of the measured peak{datasheet}"
+    images, repeated = record["images_per_second"], record["recomputed_flops_per_step"]
     return [
-        f"{record['hardware']['devices']} x {record['hardware']['device_kind']}, {record['params']:,} "
-        "parameters, batch "
+        f"{hardware['devices']} x {hardware['device_kind']}, {record['params']:,} parameters, batch "
         f"{record['batch_size']}, {record['compute_dtype']}, attention {record['attention']}, remat {record['remat']}",
-        f"step        {1e3 * step:,.2f} ms (median of {len(record['step_seconds_all'])}), "
-        f"{record['images_per_second']:,.2f} images/s",
-        f"achieved    {record['achieved_flops_per_second'] / 1e12:,.4g} TFLOP/s, "
-        f"{record['share_of_measured_peak']:.1%} of the measured peak"
-        + (f", {sheet:.1%} of the datasheet's" if sheet else "; this device's datasheet peak is not known"),
+        f"step        {1e3 * step:,.2f} ms (median of {len(record['step_seconds_all'])}), {images:,.2f} images/s",
+        f"achieved    {record['achieved_flops_per_second'] / 1e12:,.4g} TFLOP/s, {measured}",
         f"peak        {peak['flops_per_second'] / 1e12:,.4g} TFLOP/s, square {peak['dtype']} products on the same "
         "devices in this run",
         f"floor       {1e3 * record['floor_seconds']:,.2f} ms: {record['flops_per_step']:.4g} operations, and "
-        f"{record['recomputed_flops_per_step']:.4g} computed again, at the measured peak",
+        f"{repeated:.4g} computed again, at the measured peak",
         "",
         *table,
     ]

@@ -1,4 +1,4 @@
-"""`rfjax`: one command, a verb per job. Wiring only; JAX is imported when a verb needs it."""
+"""The command `rfjax`, with a verb for each job. Wiring only; JAX is imported when a verb needs it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import functools
 import sys
 
 from rfjax.cli.arguments import parsers, split_overrides
-from rfjax.cli.environment import settle
-from rfjax.cli.processes import exit_status_of, run_as_job, tidy_when_terminated
+from rfjax.cli.environment import prepare_process
+from rfjax.cli.processes import exit_status_of, exit_when_terminated, run_as_job
 from rfjax.cli.verbs import VERBS
 from rfjax.errors import ConfigError, RfjaxError
 
@@ -16,7 +16,7 @@ __all__ = ["VERBS", "main", "split_overrides"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line; returns the exit status (`rfjax.errors` says which means what)."""
+    """Runs a command line; returns its exit status (`rfjax.errors` lists their meanings)."""
     from_shell = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -30,11 +30,11 @@ def main(argv: list[str] | None = None) -> int:
         if overrides and not verb.overridable:
             raise ConfigError(f"rfjax {verb.name} reads no config; leave out --config.{next(iter(overrides))}")
         if verb.computes and from_shell:
-            settle(argv)
+            prepare_process(argv)
         run = functools.partial(verb.load().run, args, overrides)
         if verb.many_processes:
             return run_as_job(args, run, from_shell, resumes=verb.resumes)
-        with tidy_when_terminated() if verb.tidies else contextlib.nullcontext():
+        with exit_when_terminated() if verb.tidies else contextlib.nullcontext():
             return run()
     except (RfjaxError, KeyboardInterrupt, BrokenPipeError) as error:
         return exit_status_of(error)

@@ -1,4 +1,4 @@
-"""The command line: the parser made of the table of verbs, which knows what was misspelt, and what verbs share."""
+"""The parser of the command line, made from the table of verbs, and the options that verbs share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OVERRIDE_HELP = "any field of the config can be overridden: --config.model.depth
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without `--config.KEY=VALUE` (or `--config.KEY VALUE`), and those as a mapping."""
+    """The arguments without `--config.KEY=VALUE` (or `--config.KEY VALUE`), and these overrides as a mapping."""
     rest, overrides = [], {}
     words = iter(argv)
     for word in words:
@@ -31,54 +31,45 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def add_checkpoint(parser) -> None:
-    """The options of verbs that read a checkpoint of a run."""
+    """Adds the options of verbs that read a checkpoint of a run."""
     parser.add_argument("run", metavar="RUN", help="a run's folder")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the newest)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
 
 
 def _add_processes(parser):
-    group = parser.add_argument_group(
-        "many processes",
-        "the same command in every process; under SLURM (srun), on Kubernetes and on TPUs nothing need be given",
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is to listen")
-    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0 to N-1")
-    group.add_argument(
-        "--lost-after",
-        type=int,
-        default=60,
-        metavar="SECONDS",
-        help="a process not heard of for so long is lost, and ends the job (default 60)",
-    )
+    about = "give every process the same command; under SLURM (srun), on Kubernetes and on TPUs nothing else is needed"
+    group = parser.add_argument_group("many processes", about)
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="the address at which process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N", help="the number of processes")
+    group.add_argument("--process-id", type=int, metavar="I", help="the number of this process, from 0 to N-1")
+    lost = "silence after which a process is lost and the job ends (default 60)"
+    group.add_argument("--lost-after", type=int, default=60, metavar="SECONDS", help=lost)
 
 
 class _VerbParser(argparse.ArgumentParser):
-    """A parser that knows the options it was given."""
+    """A verb's parser, which lists its options and names the nearest to a misspelt one."""
 
     @property
     def options(self) -> list[str]:
-        return [option for action in self._actions for option in action.option_strings]  # those of groups, too
+        return [option for action in self._actions for option in action.option_strings]  # groups included
 
     def check_options(self, words: list[str]) -> None:
-        """Raises `ConfigError` with the nearest option for one that is unknown.
+        """Raises `ConfigError`, with the nearest option, for an unknown one.
 
-        argparse names no other, and where a required option is the misspelt one it asks for that.
+        argparse names no other option, and where a required option is misspelt it says only that it is missing.
         """
         for word in itertools.takewhile(lambda word: word != "--", words):
             option = word.split("=")[0]
             if option.startswith("--") and option not in self.options:
-                start = option.split(".")[0]  # of a field of the config
+                start = option.split(".")[0]  # --config of --config.seed
                 near = difflib.get_close_matches(start, self.options if start == option else ["--config"], 1)
-                hint = (
-                    f"did you mean {option.replace(start, near[0], 1)}?" if near else f"{self.prog} --help lists them"
-                )
+                hint = f"did you mean {near[0]}{option[len(start) :]}?" if near else f"{self.prog} --help lists them"
                 raise ConfigError(f"{self.prog} has no option {option}; {hint}")
 
 
 def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbParser]]:
-    """The parser of the command line, and by name those of the verbs; of these, `verb`'s alone is whole."""
+    """The parser of the command line, and by name the parsers of the verbs; only `verb`'s has its arguments."""
     parser = argparse.ArgumentParser(
         prog="rfjax",
         usage="rfjax VERB [OPTIONS]    (rfjax VERB --help lists a verb's options)",
@@ -93,7 +84,7 @@ def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbP
         description = row.help[0].upper() + row.help[1:] + "."
         epilog = OVERRIDE_HELP if row.overridable else None
         sub = each.add_parser(name, description=description, epilog=epilog, allow_abbrev=False)
-        if name == verb:  # the others' modules need not be imported
+        if name == verb:  # no other verb's module is imported
             row.load().add_arguments(sub)
             if row.many_processes:
                 _add_processes(sub)
@@ -101,7 +92,7 @@ def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbP
 
 
 def _help() -> str:
-    """What `rfjax --help` says: the verbs, by the moment at which a user wants them."""
+    """The text of `rfjax --help`: the verbs, by the moment at which a user wants them."""
     lines = ["Scaling studies of rectified-flow text-to-image transformers."]
     for moment, (title, more) in MOMENTS.items():
         rows = {verb.name: verb.help for verb in VERBS.values() if verb.moment == moment} | more

@@ -1,4 +1,4 @@
-"""What must be settled in a process's environment before JAX is imported."""
+"""Sets a process's environment before JAX is imported: its platform, and huge pages."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 PCI = Path("/sys/bus/pci/devices")
-GOOGLE = "0x1ae0"  # the vendor of TPUs; of Cloud's network cards as well
+GOOGLE = "0x1ae0"  # the vendor of TPUs, and of Google Cloud's network cards
 
 
-def settle(argv: list[str]) -> None:
-    """What a command that computes needs. May start the process again, with the command line `argv`."""
+def prepare_process(argv: list[str]) -> None:
+    """Sets the environment of a command that computes. May start the process again, with the command line `argv`."""
     leave_out_absent_tpu(os.environ)
-    _with_huge_pages(argv)
+    _use_huge_pages(argv)
 
 
 def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> None:
-    """Names the CPU as JAX's platform where libtpu is installed without a TPU, as `rfjax plan` needs it.
+    """Makes the CPU JAX's platform where libtpu is installed (for `rfjax plan`) and there is no TPU.
 
-    Otherwise JAX tries the TPU first: five lines of warnings, log files, and a lock that one process
-    at a time can have. Changes nothing where a platform is named, where another accelerator's plugin
-    is installed, or where it cannot be told that there is no TPU.
+    Otherwise JAX tries the TPU first: five lines of warnings, log files, and a lock that one process at a time can
+    have. Changes nothing where a platform is named, where another accelerator's plugin is installed, or where `pci`
+    does not say whether there is a TPU.
     """
     if "JAX_PLATFORMS" in environ or importlib.util.find_spec("libtpu") is None or not pci.is_dir():
         return
@@ -38,11 +38,11 @@ def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> 
         environ["JAX_PLATFORMS"] = "cpu"
 
 
-def _with_huge_pages(argv: list[str]) -> None:
-    """Starts the process again with huge pages for the allocator, where glibc would not use them.
+def _use_huge_pages(argv: list[str]) -> None:
+    """Starts the process again with huge pages for the allocator, unless the environment already sets them.
 
-    On a CPU the step's temporaries are mapped and unmapped each time; with 4 KiB pages the page
-    faults take a third of the step (analysis/benchmarks). The setting is read at start-up only.
+    On a CPU each step maps and unmaps its temporaries; with 4 KiB pages the page faults take a third of the step
+    (analysis/benchmarks). glibc reads the setting at start-up only.
     """
     setting = "glibc.malloc.hugetlb=1"
     present = os.environ.get("GLIBC_TUNABLES", "")

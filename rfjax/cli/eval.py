@@ -1,4 +1,4 @@
-"""`rfjax eval`: a checkpoint measured as its config asks, or by one evaluation of another kind."""
+"""`rfjax eval`: measures a checkpoint as its config asks, or by a sweep of sampling steps, or by MLPerf's loss."""
 
 from __future__ import annotations
 
@@ -11,22 +11,14 @@ from rfjax.errors import ConfigError
 
 def add_arguments(parser) -> None:
     add_checkpoint(parser)
-    parser.add_argument(
-        "--sampling-steps",
-        metavar="N,N,...",
-        help="instead: GenEval, path length and distance at these counts of sampling steps, the most being the "
-        "reference",
-    )
-    parser.add_argument(
-        "--mlperf-levels",
-        metavar="FILE",
-        help="instead: MLPerf's validation loss, each validation example at the one level that this file gives it, "
-        "an integer from 0 to 7 a line",
-    )
+    steps = "instead: GenEval, path length and distance by number of sampling steps; the largest is the reference"
+    parser.add_argument("--sampling-steps", metavar="N,N,...", help=steps)
+    levels = "instead: MLPerf's validation loss; each line of the file is an example's level, from 0 to 7"
+    parser.add_argument("--mlperf-levels", metavar="FILE", help=levels)
 
 
 def run(args, overrides) -> int:
-    """Measures what is asked for, and prints the records."""
+    """Measures the checkpoint, and prints the records."""
     from rfjax.evaluation.evaluate import evaluate_run
     from rfjax.evaluation.records import record_lines
 

@@ -1,4 +1,4 @@
-"""`rfjax geneval`: GenEval of anybody's detections, from files."""
+"""`rfjax geneval`: scores detections in files, whoever made them, by GenEval's rules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OPTIONS = (
     ("counting_threshold", float, "the same for counting prompts (default 0.9)"),
     ("max_objects", int, "objects kept per class (default 16)"),
     ("max_overlap", float, "IoU from which the weaker of two objects is dropped (default 1: none is)"),
-    ("position_threshold", float, "part of the summed sizes that an offset must exceed (default 0.1)"),
+    ("position_threshold", float, "share of the summed sizes that an offset must exceed (default 0.1)"),
 )
 
 
@@ -16,11 +16,11 @@ def add_arguments(parser) -> None:
     parser.add_argument("--metadata", required=True, metavar="FILE.jsonl", help="prompts, in GenEval's official schema")
     parser.add_argument("--detections", required=True, metavar="FILE.jsonl", help="one row of detections per image")
     parser.add_argument("--out", required=True, metavar="results.jsonl", help="results; the summary is put beside it")
-    parser.add_argument("--allow-missing", action="store_true", help="score what is there, and report what is not")
-    parser.add_argument("--images-per-prompt", type=int, metavar="N", help="expected (default: the largest sample + 1)")
+    parser.add_argument("--allow-missing", action="store_true", help="score what is there, and report missing images")
+    parser.add_argument("--images-per-prompt", type=int, metavar="N", help="default: the largest sample + 1")
     for name, kind, text in OPTIONS:
         parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X" if kind is float else "N", help=text)
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")
 
 
 def run(args, overrides) -> int:

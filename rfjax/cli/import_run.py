@@ -1,4 +1,4 @@
-"""`rfjax import`: a run made of a PyTorch checkpoint."""
+"""`rfjax import`: makes a run of a PyTorch checkpoint."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 
 def add_arguments(parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a folder of safetensors, or one such file")
-    parser.add_argument("--out", required=True, metavar="RUN", help="the run's folder, to be made")
-    parser.add_argument(
-        "--config", metavar="FILE.py|NAME", help="corpus, training and evaluation (default: as exported)"
-    )
+    parser.add_argument("--out", required=True, metavar="RUN", help="the folder of the new run")
+    config = "corpus, training and evaluation (default: as exported)"
+    parser.add_argument("--config", metavar="FILE.py|NAME", help=config)
 
 
 def run(args, overrides) -> int:
-    """Makes the run's folder, and says what was recognised."""
+    """Makes the run's folder, and prints what was recognised in the checkpoint."""
     from rfjax import config as configs
     from rfjax.interop.importing import import_checkpoint, lines
 

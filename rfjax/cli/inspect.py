@@ -1,4 +1,4 @@
-"""`rfjax inspect`: a prepared corpus shown and verified."""
+"""`rfjax inspect`: shows and verifies a prepared corpus."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from rfjax.errors import ConfigError
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("corpus", metavar="DIR", help="what rfjax prepare wrote")
+    parser.add_argument("corpus", metavar="DIR", help="a folder that rfjax prepare wrote")
     parser.add_argument("--samples", type=int, default=12, metavar="N", help="images shown (default 12)")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="default: train")
-    parser.add_argument("--seed", type=int, default=0, help="of which images are shown (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images (default 0)")
     parser.add_argument("--out", metavar="FILE.png", help="the picture (default: samples.png in DIR)")
-    parser.add_argument(
-        "--models", metavar="DIR", help="decode the latents too, beside the stored thumbnails; needs PyTorch"
-    )
-    parser.add_argument("--no-hashes", action="store_true", help="leave out reading every byte")
+    models = "frozen models, to decode the latents too, beside the stored thumbnails; needs PyTorch"
+    parser.add_argument("--models", metavar="DIR", help=models)
+    parser.add_argument("--no-hashes", action="store_true", help="do not read and check every byte")
 
 
 def run(args, overrides) -> int:
-    """Exit status 1 where a file is not as it was written."""
+    """Prints the corpus and draws samples; exit status 1 where a file is not as it was written."""
     import numpy as np
 
     from rfjax.data.prepared import manifest
@@ -36,10 +35,8 @@ def run(args, overrides) -> int:
     print("\n".join(summary(found)))
     bad = [] if args.no_hashes else list(damaged_files(found, say))
     for name in bad:
-        print(
-            f"damaged: {name} is not as it was written; remove its shard's .json and give the command that prepared "
-            "it again"
-        )
+        remedy = "remove its shard's .json and give the command that prepared it again"
+        print(f"damaged: {name} is not as it was written; {remedy}")
     if not args.no_hashes and not bad:
         print("every file is as it was written")
     split = args.split if found.count(args.split) else "train"
@@ -48,9 +45,8 @@ def run(args, overrides) -> int:
         rows = samples(found, split, args.samples, args.seed)
         several = len(found.buckets) > 1
         for name, place, facts, captions, _, _ in rows:
-            print(
-                f"{split} {name + ' ' if several else ''}{place}: {facts['key']} ({facts['width']}x{facts['height']})"
-            )
+            bucket = f"{name} " if several else ""
+            print(f"{split} {bucket}{place}: {facts['key']} ({facts['width']}x{facts['height']})")
             for kind in ("original", "synthetic"):
                 for row in facts[kind]:
                     print(f"    {kind}: {textwrap.shorten(captions[row], 160)}")

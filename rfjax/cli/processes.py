@@ -1,4 +1,4 @@
-"""How a command ends: alone, or with the other processes of a job, by itself or told to, and with which exit status."""
+"""Runs a command alone or as one process of a job, ends it at SIGTERM, and gives its exit status."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from collections.abc import Callable, Iterator
 
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 
-ALONE = ("dry_run", "collect", "list")  # what a verb of many processes does by these options needs one
+ALONE = ("dry_run", "collect", "list")  # with these options a verb needs one process only
 
 
 def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool) -> int:
-    """`run()` with the processes of this job, if there are others; its exit status, or its error's."""
-    with _preempted_when_terminated() if from_shell and resumes else contextlib.nullcontext():
+    """Calls `run()`, with the other processes of this job if there are any; returns its exit status, or its error's."""
+    with _preempt_when_terminated() if from_shell and resumes else contextlib.nullcontext():
         if any(getattr(args, name, False) for name in ALONE):
             return run()
         from rfjax.training.processes import cluster, distributed
 
         if args.lost_after < 5:
-            raise ConfigError(
-                f"--lost-after is {args.lost_after}; a busy machine is silent for a few seconds: give at least 5"
-            )
+            reason = "a busy machine is silent for a few seconds: give at least 5"
+            raise ConfigError(f"--lost-after is {args.lost_after}; {reason}")
         try:
             job = cluster.find_job(args.coordinator, args.processes, args.process_id)
             distributed.join(job, heartbeat_seconds=args.lost_after)
@@ -39,34 +38,29 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
         return distributed.leave(status)
 
 
-def is_first() -> bool:
-    """Whether this process speaks for the job."""
+def say(text: str) -> None:
+    """Prints a text, in the first process of the job only."""
     from rfjax.training.processes import distributed
 
-    return distributed.is_first()
-
-
-def say(text: str) -> None:
-    """A text on standard output, by one process of the job."""
-    if is_first():
+    if distributed.is_first():
         print(text, flush=True)
 
 
-def _preempted_when_terminated():
-    """Makes SIGTERM the end that schedulers requeue on, also while nothing polls for it: during imports,
-    or while the other processes are awaited."""
+def _preempt_when_terminated():
+    """Makes SIGTERM end the command with the status on which schedulers requeue, also while nothing polls for it:
+    during imports, or while the other processes are awaited."""
     why = "told to stop before anything was begun, or after it was done; give the same command again"
     return _on_sigterm(Preempted(why))
 
 
-def tidy_when_terminated():
-    """Makes SIGTERM an exit that runs what must be run on the way out, as Ctrl-C does."""
+def exit_when_terminated():
+    """Makes SIGTERM an exit that still runs `finally` clauses, as Ctrl-C does."""
     return _on_sigterm(SystemExit(143))
 
 
 @contextlib.contextmanager
 def _on_sigterm(error: BaseException) -> Iterator[None]:
-    """Raises `error` where SIGTERM comes."""
+    """Raises `error` at SIGTERM."""
 
     def stop(*_):
         raise error
@@ -79,7 +73,7 @@ def _on_sigterm(error: BaseException) -> Iterator[None]:
 
 
 def exit_status_of(error: BaseException) -> int:
-    """Says how a command ended, and gives the exit status."""
+    """Prints the error that ended a command; returns its exit status."""
     try:
         raise error
     except RfjaxError:
@@ -88,7 +82,7 @@ def exit_status_of(error: BaseException) -> int:
     except KeyboardInterrupt:
         print("rfjax: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+    except BrokenPipeError:  # the reader of our output has gone, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except SystemExit:

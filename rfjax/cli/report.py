@@ -1,4 +1,4 @@
-"""`rfjax report`: the report of a study remade, from its runs or from its results alone."""
+"""`rfjax report`: remakes the report of a study, from its runs or from its results alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Writes the report; exit status 1 where a run could not be read, and the report is of the others."""
+    """Writes the report; exit status 1 where a run could not be read and is left out."""
     from rfjax.report.write import summary_lines, write_report
     from rfjax.results.merge import collect, run_folders
     from rfjax.results.results_folder import find

@@ -1,4 +1,4 @@
-"""`rfjax sample`: images of captions, as one picture or as a folder for `rfjax score`."""
+"""`rfjax sample`: makes images of captions, as one picture or as a folder for `rfjax score`."""
 
 from __future__ import annotations
 
@@ -11,47 +11,29 @@ from rfjax.errors import ConfigError
 
 def add_arguments(parser) -> None:
     add_checkpoint(parser)
-    parser.add_argument("--prompt", action="append", help="a caption; may be given several times")
-    parser.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help="instead: GenEval's metadata, or T2I-CompBench's prompts; makes a folder for `rfjax score`",
+    parser.add_argument("--prompt", action="append", help="a caption; may be repeated")
+    prompts = "instead: GenEval's metadata, or T2I-CompBench's prompts; makes a folder for `rfjax score`"
+    parser.add_argument("--prompts", metavar="FILE", help=prompts)
+    layout = "layout of that folder (default geneval)"
+    parser.add_argument("--layout", choices=("geneval", "compbench"), default="geneval", help=layout)
+    negative = 'negative prompt to encode; "" is one, too (default: the null condition, zeros)'
+    parser.add_argument("--negative", metavar="TEXT", help=negative)
+    sigmas = (
+        "times of the steps: equal, or as in diffusers' Euler scheduler (default: config.evaluation.sampler.sigmas)"
     )
-    parser.add_argument(
-        "--layout", choices=("geneval", "compbench"), default="geneval", help="of that folder (default geneval)"
-    )
-    parser.add_argument(
-        "--negative", metavar="TEXT", help='encoded negative prompt, "" too (default: the null condition, zeros)'
-    )
-    parser.add_argument(
-        "--sigmas",
-        choices=("uniform", "diffusers"),
-        help="the times of the steps: equal ones, or those of diffusers' FlowMatchEulerDiscreteScheduler "
-        "(default: config.evaluation.sampler.sigmas)",
-    )
-    parser.add_argument(
-        "--encoders",
-        metavar="NAMES",
-        help="of a run on a prepared corpus: encode prompts with these alone, as clip_l,clip_g for want of T5; the "
-        "others are zero",
-    )
-    parser.add_argument(
-        "--latent-size",
-        metavar="HxW",
-        help="of the images, in latent pixels, as 40x24; any that the positions reach (default: what was trained on, "
-        "of aspect buckets the first)",
-    )
+    parser.add_argument("--sigmas", choices=("uniform", "diffusers"), help=sigmas)
+    encoders = "for a prepared corpus: encode prompts with these alone, such as clip_l,clip_g; the others give zeros"
+    parser.add_argument("--encoders", metavar="NAMES", help=encoders)
+    size = "in latent pixels, such as 40x24; any that the positions reach (default: the first shape of training)"
+    parser.add_argument("--latent-size", metavar="HxW", help=size)
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
-    parser.add_argument(
-        "--out",
-        metavar="PATH",
-        help="a PNG with one row per prompt (default samples.png), or that folder (default: samples)",
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
+    out = "a PNG with one row per prompt (default samples.png), or that folder (default samples)"
+    parser.add_argument("--out", metavar="PATH", help=out)
 
 
 def run(args, overrides) -> int:
-    """Makes the images, and says where they are."""
+    """Makes the images, and prints where they are."""
     from rfjax.evaluation.samples.folder import sample_folder
     from rfjax.evaluation.samples.picture import sample_picture
     from rfjax.evaluation.samples.request import Wanted
@@ -82,10 +64,10 @@ def run(args, overrides) -> int:
 
 
 def _latent_size(text):
-    """(height, width) of HxW, None of nothing."""
+    """(height, width) of the text HxW; None where none was given."""
     if text is None:
         return None
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise ConfigError(f"--latent-size is {text!r}; it must be height x width in latent pixels, as 40x24")
+        raise ConfigError(f"--latent-size is {text!r}; it must be height x width in latent pixels, such as 40x24")
     return int(sides[0]), int(sides[1])

@@ -1,4 +1,4 @@
-"""`rfjax study`: every point of a study trained and evaluated, then fitted and reported."""
+"""`rfjax study`: trains and evaluates every point of a study, then fits and reports."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import ast
 import sys
 from pathlib import Path
 
-from rfjax.cli.processes import is_first, say
+from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
 
 
 def add_arguments(parser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE.py|NAME", help="a file with get_config() and points()")
-    which.add_argument("--list", action="store_true", help="list the studies that come with rfjax, for --config=NAME")
+    which.add_argument("--list", action="store_true", help="list the shipped studies, for --config=NAME")
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<name of the study>")
     parser.add_argument("--point", metavar="ID", help="train and evaluate this point only")
-    parser.add_argument("--collect", action="store_true", help="merge, fit and report what has been run; train nothing")
+    parser.add_argument("--collect", action="store_true", help="merge, fit and report the runs so far; train nothing")
     parser.add_argument("--dry-run", action="store_true", help="list the points with parameters, FLOPs and state bytes")
 
 
 def run(args, overrides) -> int:
-    """Runs the points that are asked for; exit status 1 where one failed or could not be read."""
+    """Runs the study or the chosen point; exit status 1 where a point failed or could not be read."""
     if args.list:
         print("\n".join(_shipped_lines()))
         return 0
     from rfjax.study import study as studies
+    from rfjax.training.processes import distributed
 
     study = studies.load_study(args.config, overrides)
     if args.point:
-        study.point(args.point)  # known, also for a dry run
+        study.point(args.point)  # refuses an unknown point, also in a dry run
     if args.dry_run:
         print("\n".join(studies.dry_run_lines(study)))
         return 0
@@ -37,19 +38,17 @@ def run(args, overrides) -> int:
     failed = []
     if args.point:
         studies.run_point(study, study.point(args.point), root)
-        say(
-            f"point {args.point} is trained and evaluated in {root / args.point}; collect with: "
-            f"rfjax study --config={args.config} --workdir={root} --collect"
-        )
+        collect = f"rfjax study --config={args.config} --workdir={root} --collect"
+        say(f"point {args.point} is trained and evaluated in {root / args.point}; collect with: {collect}")
         return 0
     notes = studies.strangers(study, root) if args.collect else []
     if not args.collect:
         failed = [outcome for outcome in studies.run_study(study, root) if outcome.error]
-    if not is_first():
+    if not distributed.is_first():
         return 1 if failed else 0
     try:
         table = _collect(study, root)
-    finally:  # what failed is said even where there is nothing to collect
+    finally:  # failures are printed even where there is nothing to collect
         for outcome in failed:
             print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
     for note in (*notes, *table.notes):
@@ -58,7 +57,7 @@ def run(args, overrides) -> int:
 
 
 def _shipped_lines() -> list[str]:
-    """Name and first line of the docstring of each config that comes with rfjax; none of them is run."""
+    """Name and first docstring line of each shipped config; no config is run."""
     from rfjax.shipped import list_configs
 
     docs = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in list_configs().items()}
@@ -66,7 +65,7 @@ def _shipped_lines() -> list[str]:
 
 
 def _collect(study, root):
-    """Prints what the study's runs say; returns their table."""
+    """Merges and reports the study's runs; returns their table."""
     from rfjax.report.write import summary_lines, write_report
     from rfjax.results.merge import collect, run_folders
 

@@ -1,4 +1,4 @@
-"""`rfjax train`: one run trained and measured in its folder."""
+"""`rfjax train`: trains and measures one run in its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of verbs: what each does, when a user wants it, and the module that does it."""
+"""The table of verbs: what a verb does, when a user wants it, and the module that does it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
-# moment -> its title in `rfjax --help`, and what other verbs do in it with an option
+# moment -> its title in `rfjax --help`, and lines for verbs of another moment that serve it with an option
 MOMENTS = {
     "data": ("data: make a corpus to train on, or start from a checkpoint", {}),
     "before": (
@@ -30,11 +30,11 @@ class Verb:
 
     name: str
     moment: str  # a key of MOMENTS
-    module: str  # imported when the verb's arguments are parsed, so that the help of the others stays quick
+    module: str  # imported when the verb's arguments are parsed, so that other verbs' help stays quick
     help: str
-    overridable: bool = False  # takes --config.* overrides
-    computes: bool = False  # with JAX
-    many_processes: bool = False  # several processes may do it as one job
+    overridable: bool = False  # whether it takes --config.* overrides
+    computes: bool = False  # whether it computes with JAX
+    many_processes: bool = False  # whether several processes may run it as one job
     resumes: bool = False  # SIGTERM ends it with the status on which schedulers start it again
     tidies: bool = False  # SIGTERM ends it as Ctrl-C does, so that no temporary file is left
 
@@ -50,12 +50,8 @@ ROWS = (
     Verb("duplicates", "data", "rfjax.duplicates.command", "find near-duplicate images, to leave out", tidies=True),
     Verb("recaption", "data", "rfjax.prepare.recaption", "caption images with a model, for prepare", tidies=True),
     Verb("import", "data", "rfjax.cli.import_run", "make a run of a PyTorch checkpoint", **WITH_JAX, tidies=True),
-    Verb(
-        "plan", "before", "rfjax.plan.command", "predict memory, step time and cost on a TPU slice or GPUs", **WITH_JAX
-    ),
-    Verb(
-        "bench", "before", "rfjax.bench.command", "time a config's step on the devices here, part by part", **WITH_JAX
-    ),
+    Verb("plan", "before", "rfjax.plan.command", "predict memory, step time and cost on TPUs or GPUs", **WITH_JAX),
+    Verb("bench", "before", "rfjax.bench.command", "time a config's step here, part by part", **WITH_JAX),
     Verb("study", "while", "rfjax.cli.study", "train every point, evaluate, fit, report", **AS_A_JOB, resumes=True),
     Verb("launch", "while", "rfjax.launch.command", "run a study on SLURM, TPU VMs or GKE", overridable=True),
     Verb("train", "while", "rfjax.cli.train", "train one run, or resume it", **AS_A_JOB, resumes=True),

@@ -1,4 +1,4 @@
-"""What Google Cloud calls the accelerators of `training/chips.py`, and how many a machine has.
+"""Google Cloud's names for the accelerators of `training/chips.py`, and how many chips a machine has.
 
 Sources: cloud.google.com/tpu/docs/runtimes (software versions);
 cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (node labels, chips a node).
@@ -17,10 +17,9 @@ from rfjax.plan.targets import Target, parse_target
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """One family of accelerators. A slice of at most `whole` chips is one machine; larger ones are made of machines
-    of four."""
+    """A family of accelerators. A slice of at most `whole` chips is one machine; larger ones have machines of four."""
 
-    type: str  # what `--accelerator-type` begins with; empty where there are no TPU VMs
+    type: str  # the start of `--accelerator-type`; empty where there are no TPU VMs
     runtime: str
     label: str  # of GKE nodes
     whole: int
@@ -37,56 +36,52 @@ CLOUD: dict[str, Cloud] = {
 
 def accelerator_option() -> Any:
     """The option `accelerator` of a target on Google's cloud."""
-    return option(
-        "the slice of each point: v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips), h100x64 (GPUs, gke "
-        "only)",
-        needed=True,
-    )
+    sizes = "v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips), h100x64 (GPUs, gke only)"
+    return option(f"the slice of each point: {sizes}", needed=True)
 
 
 def spot_option() -> Any:
-    return option("cheaper, and pre-empted at any time", default=False)
+    """The option `spot` of a target on Google's cloud."""
+    return option("cheaper machines, which may be pre-empted at any time", default=False)
 
 
 def parse_accelerator(name: str) -> tuple[Target, Cloud]:
     """`v5p-256`, `v5litepod-256` or `v5e-256`, `v6e-256`, `v4-128` by the vendor's count, `h100x64` by GPUs.
 
-    Raises `ConfigError` for an unknown one, with the nearest, and for a size that is not sold.
+    Raises `ConfigError` for an unknown chip, with the nearest, and for a size that is not sold.
     """
     target = parse_target(name.lower().replace("v5litepod", "v5e"), option="--accelerator")
     return target, CLOUD[target.chip.name]
 
 
 def per_machine(target: Target) -> int:
-    """Chips, or GPUs, of one machine of the slice."""
+    """How many chips, or GPUs, a machine of the slice has."""
     if target.chip.kind != "tpu":
         return target.shape[-1]
     return target.chips if target.chips <= CLOUD[target.chip.name].whole else 4
 
 
 def machines(target: Target) -> int:
+    """How many machines the slice has."""
     return target.chips // per_machine(target)
 
 
-def where(target: Target) -> str:
-    """The slice in words, its machines too."""
-    count = machines(target)
-    return (
-        target.describe()
-        if target.chip.kind != "tpu"
-        else f"{target.describe()}, {count} machine(s) of {per_machine(target)} chips"
-    )
+def describe_slice(target: Target) -> str:
+    """The slice in words, with the number of its machines."""
+    if target.chip.kind != "tpu":
+        return target.describe()
+    return f"{target.describe()}, {machines(target)} machine(s) of {per_machine(target)} chips"
 
 
 def accelerator_type(target: Target) -> str:
-    """The slice as `gcloud` names it; `ConfigError` for what is no TPU."""
+    """The slice as `gcloud` names it. Raises `ConfigError` unless it is of TPUs."""
     cloud = CLOUD[target.chip.name]
     if not cloud.type:
         raise ConfigError(f"--accelerator {target.name} is no TPU; use --on gke or --on slurm for GPUs")
     return f"{cloud.type}-{target.cores}"
 
 
-def smallest(target: Target) -> str:
+def smallest_slice(target: Target) -> str:
     """The smallest slice of the same family: enough to collect, in the same zone and quota."""
     shape = min(target.chip.shapes, key=math.prod)
     return f"{CLOUD[target.chip.name].type}-{math.prod(shape) * target.chip.cores}"

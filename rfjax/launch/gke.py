@@ -12,57 +12,43 @@ from typing import ClassVar
 import yaml
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.launch.accelerators import (
-    accelerator_option,
-    machines,
-    parse_accelerator,
-    per_machine,
-    spot_option,
-    where,
-)
+from rfjax.launch import accelerators
 from rfjax.launch.target import PREEMPTED, Launch, Plan, Task, option
 
 MOUNT = "/rfjax"  # where the shared volume is in every container
-CONFIGS = "/etc/rfjax"  # where the config file is
-KUBECTL = "registry.k8s.io/kubectl:v1.34.0"  # waits for the JobSets
+CONFIGS = "/etc/rfjax"  # where the config file is in every container
+KUBECTL = "registry.k8s.io/kubectl:v1.34.0"  # the image of the container that waits for the JobSets
 CONTAINER = "rfjax"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Plain YAML: text of several lines as it is written, and nothing said by reference."""
+    """Plain YAML: text of several lines is kept as lines, and an object that occurs twice is written twice."""
 
     def ignore_aliases(self, data):
         return True
 
 
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
-)
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gke:
-    """Kubernetes on Google's cloud, a `Target`, with the options of its pods."""
+    """Kubernetes on Google's cloud: a `Target` whose fields are the options of its pods."""
 
     executable: ClassVar[str] = "kubectl"
     shares_folders: ClassVar[bool] = False
 
-    accelerator: str = accelerator_option()
-    spot: bool = spot_option()
-    image: str = option("a container with rfjax, and JAX for the accelerator", metavar="IMAGE", needed=True)
-    volume: str = option(
-        "shared storage, at /rfjax in every container: pvc:CLAIM (Filestore, say) or gs://BUCKET (by GCS FUSE)",
-        metavar="VOLUME",
-        needed=True,
-    )
+    accelerator: str = accelerators.accelerator_option()
+    spot: bool = accelerators.spot_option()
+    image: str = option("a container with rfjax, and JAX for the accelerator", needed=True)
+    volume: str = option("shared storage, mounted at /rfjax: pvc:CLAIM, or gs://BUCKET by GCS FUSE", needed=True)
     namespace: str | None = option("default: kubectl's own")
-    service_account: str | None = option(
-        "of the pods (default: one made for the study); GCS FUSE needs one that may use the bucket"
-    )
-    max_restarts: int = option(
-        "of a point after failures; pre-emptions do not count (default 5)", metavar="N", least=0, default=5
-    )
+    service_account: str | None = option("of the pods (default: a new one); must be able to use a gs:// volume")
+    max_restarts: int = option("after failures, pre-emptions not counted (default 5)", metavar="N", least=0, default=5)
 
     def config_path(self, config: Path) -> Path:
         return Path(CONFIGS) / config.name
@@ -70,29 +56,28 @@ class Gke:
     def workdir(self, given: str | None, study: str) -> str:
         path = PurePosixPath(given or f"{MOUNT}/{study}")
         if MOUNT not in map(str, path.parents) or ".." in path.parts:
-            raise ConfigError(
-                f"--workdir is {given!r}; with --on=gke it must lie in {MOUNT}, where --volume is mounted"
-            )
+            must = f"with --on=gke it must lie in {MOUNT}, where --volume is mounted"
+            raise ConfigError(f"--workdir is {given!r}; {must}")
         return str(path)
 
     def plan(self, launch: Launch) -> Plan:
-        """One manifest: the config, who may wait for JobSets, a JobSet a point, the Job that collects."""
+        """One manifest: the config, the right to watch JobSets, a JobSet for each point, and the Job that collects."""
         from rfjax.launch.tasks import check_layout
 
-        target, _ = parse_accelerator(self.accelerator)
+        target, _ = accelerators.parse_accelerator(self.accelerator)
         for task in launch.points:
             check_layout(task, target.chips, target.describe())
         volume = _volume(self.volume)
-        objects = [_config_map(launch), *_permissions(launch, target, self)]
+        data = {launch.config.name: launch.config.read_text()}
+        objects = [_object("v1", "ConfigMap", launch, f"{launch.name}-config", data=data)]
+        objects += _permissions(launch, target, self)
         objects += [_job_set(launch, task, target, self, volume) for task in launch.points]
         objects.append(_collect(launch, self, volume))
         path = launch.out / f"{launch.name}.yaml"
         namespace = ["--namespace", self.namespace] if self.namespace else []
         command = shlex.join(["kubectl", "apply", *namespace, "-f", str(path)])
-        summary = (
-            where(target),
-            f"{path.name}: {len(launch.points)} JobSet(s), one a point, and a Job that waits for them and collects",
-        )
+        jobs = f"{len(launch.points)} JobSet(s), one a point, and a Job that waits for them and collects"
+        summary = (accelerators.describe_slice(target), f"{path.name}: {jobs}")
         return Plan(summary, {path: yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, width=1000)}, (command,))
 
     def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
@@ -100,10 +85,8 @@ class Gke:
         say(command)
         done = subprocess.run(shlex.split(command))
         if done.returncode:
-            raise RfjaxError(
-                f"kubectl ended with status {done.returncode}; what it says is above. The same command again applies "
-                "the rest"
-            )
+            remedy = "its message is above. The same command again applies the rest"
+            raise RfjaxError(f"kubectl ended with status {done.returncode}; {remedy}")
 
 
 def _volume(text: str) -> dict:
@@ -117,18 +100,10 @@ def _volume(text: str) -> dict:
     raise ConfigError(f"--volume is {text!r}; write pvc:CLAIM for a persistent volume claim, or gs://BUCKET")
 
 
-def _metadata(launch: Launch, name: str) -> dict:
-    return {"name": name, "labels": {"app.kubernetes.io/name": "rfjax", "app.kubernetes.io/part-of": launch.name}}
-
-
-def _config_map(launch: Launch) -> dict:
-    data = {launch.config.name: launch.config.read_text()}
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": _metadata(launch, f"{launch.name}-config"),
-        "data": data,
-    }
+def _object(api: str, kind: str, launch: Launch, name: str, **fields) -> dict:
+    """A Kubernetes object with the labels that all objects of a launch have."""
+    labels = {"app.kubernetes.io/name": "rfjax", "app.kubernetes.io/part-of": launch.name}
+    return {"apiVersion": api, "kind": kind, "metadata": {"name": name, "labels": labels}, **fields}
 
 
 def _account(launch: Launch, gke: Gke) -> str:
@@ -136,46 +111,30 @@ def _account(launch: Launch, gke: Gke) -> str:
 
 
 def _permissions(launch: Launch, target, gke: Gke) -> list[dict]:
-    """To see when the JobSets have ended; and on GPU nodes what JAX asks to bring a JobSet's pods together.
-
-    On TPUs GKE itself tells the pods of each other.
+    """The rights to see when the JobSets have ended and, on GPU nodes, to read the pods and jobs, by which JAX brings a
+    JobSet's pods together. On TPUs GKE itself tells the pods of each other.
     """
-    name = launch.name
+    api, name, account = "rbac.authorization.k8s.io", launch.name, _account(launch, gke)
     rules = [{"apiGroups": ["jobset.x-k8s.io"], "resources": ["jobsets"], "verbs": ["get", "list", "watch"]}]
-    if target.chip.kind != "tpu" and machines(target) > 1:
+    if target.chip.kind != "tpu" and accelerators.machines(target) > 1:
         rules.append({"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]})
         rules.append({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list"]})
-    subject = {"kind": "ServiceAccount", "name": _account(launch, gke)}
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
-    objects = [
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "Role",
-            "metadata": _metadata(launch, name),
-            "rules": rules,
-        },
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "RoleBinding",
-            "metadata": _metadata(launch, name),
-            "subjects": [subject],
-            "roleRef": reference,
-        },
-    ]
-    if not gke.service_account:
-        objects.insert(0, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(launch, name)})
+    subjects = [{"kind": "ServiceAccount", "name": account}]
+    role = {"apiGroup": api, "kind": "Role", "name": name}
+    objects = [] if gke.service_account else [_object("v1", "ServiceAccount", launch, name)]
+    objects.append(_object(f"{api}/v1", "Role", launch, name, rules=rules))
+    objects.append(_object(f"{api}/v1", "RoleBinding", launch, name, subjects=subjects, roleRef=role))
     return objects
 
 
 def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
-    """A point: as many pods as the slice has machines, all started again together.
+    """The JobSet of a point: as many pods as the slice has machines, all started again together.
 
     A pod that was told to stop (exit status 75) or whose node was taken fails its Job by policy, and
     the JobSet then restarts it without counting; every other failure counts.
     """
-    count = machines(target)
-    # rules are matched in order; without a restart of the whole, pods that live on would wait for a
-    # coordinator that is gone
+    count = accelerators.machines(target)
+    # Rules are matched in order. The whole JobSet restarts, since pods that lived on would wait for a lost coordinator.
     policy = [
         {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [PREEMPTED]}},
         {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -183,9 +142,8 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
     container = _container(task, launch, gke) | {"resources": _resources(target)}
     pod = _pod(launch, gke, volume, container) | {"restartPolicy": "Never", "nodeSelector": _nodes(target, gke.spot)}
     if gke.spot:
-        pod["tolerations"] = [
-            {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
-        ]
+        spot = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        pod["tolerations"] = [spot]
     job = {
         "parallelism": count,
         "completions": count,
@@ -194,29 +152,23 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
         "podFailurePolicy": {"rules": policy},
         "template": {"metadata": _annotations(volume), "spec": pod},
     }
-    metadata = _metadata(launch, task.name)
+    restart = {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts"}
+    rules = [restart | {"onJobFailureReasons": ["PodFailurePolicy"]}]
+    spec = {
+        "failurePolicy": {"maxRestarts": gke.max_restarts, "rules": rules},
+        "network": {"enableDNSHostnames": True},
+        "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
+    }
+    made = _object("jobset.x-k8s.io/v1alpha2", "JobSet", launch, task.name, spec=spec)
     if target.chip.kind == "tpu" and count > 1:  # all pods of a point on one slice, and no others there
-        metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
-    rule = {
-        "name": "preempted",
-        "action": "RestartJobSetAndIgnoreMaxRestarts",
-        "onJobFailureReasons": ["PodFailurePolicy"],
-    }
-    return {
-        "apiVersion": "jobset.x-k8s.io/v1alpha2",
-        "kind": "JobSet",
-        "metadata": metadata,
-        "spec": {
-            "failurePolicy": {"maxRestarts": gke.max_restarts, "rules": [rule]},
-            "network": {"enableDNSHostnames": True},
-            "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
-        },
-    }
+        topology = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
+        made["metadata"]["annotations"] = topology
+    return made
 
 
 def _collect(launch: Launch, gke: Gke, volume) -> dict:
-    """The Job that waits until every JobSet has completed or failed, then collects: once, where it says
-    itself that it failed (a run that cannot be read stays so), and again where its pod is lost."""
+    """The Job that waits until every JobSet has completed or failed, then collects. It collects once where it reports a
+    failure itself (a run that cannot be read stays so), and again where its pod is lost."""
     wait = ["wait", "--for=jsonpath={.status.terminalState}", "--timeout=8760h"]
     waiting = {"name": "wait", "image": KUBECTL, "args": [*wait, *(f"jobset/{task.name}" for task in launch.points)]}
     container = _container(launch.collect, launch, gke) | {"env": [{"name": "JAX_PLATFORMS", "value": "cpu"}]}
@@ -228,15 +180,14 @@ def _collect(launch: Launch, gke: Gke, volume) -> dict:
         "podFailurePolicy": {"rules": [final]},
         "template": {"metadata": _annotations(volume), "spec": pod},
     }
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(launch, launch.collect.name), "spec": job}
+    return _object("batch/v1", "Job", launch, launch.collect.name, spec=job)
 
 
 def _container(task: Task, launch: Launch, gke: Gke) -> dict:
-    # Kubernetes reads $(NAME) as a variable, and $$ as a dollar
-    command = [word.replace("$", "$$") for word in task.command]
+    command = list(task.command)
     if launch.options.setup:
-        script = f"{launch.options.setup}\nexec {shlex.join(task.command)}"
-        command = ["/bin/bash", "-ec", script.replace("$", "$$")]
+        command = ["/bin/bash", "-ec", f"{launch.options.setup}\nexec {shlex.join(task.command)}"]
+    command = [word.replace("$", "$$") for word in command]  # Kubernetes reads $(NAME) as a variable, $$ as a dollar
     mounts = [{"name": "shared", "mountPath": MOUNT}, {"name": "config", "mountPath": CONFIGS, "readOnly": True}]
     return {"name": CONTAINER, "image": gke.image, "command": command, "volumeMounts": mounts}
 
@@ -257,12 +208,12 @@ def _annotations(volume) -> dict:
 
 def _resources(target) -> dict:
     name = "nvidia.com/gpu" if target.chip.kind != "tpu" else "google.com/tpu"
-    amount = {name: str(per_machine(target))}
+    amount = {name: str(accelerators.per_machine(target))}
     return {"requests": amount, "limits": amount}
 
 
 def _nodes(target, spot) -> dict:
-    _, cloud = parse_accelerator(target.name)
+    _, cloud = accelerators.parse_accelerator(target.name)
     if target.chip.kind != "tpu":
         labels = {"cloud.google.com/gke-accelerator": cloud.label}
     else:

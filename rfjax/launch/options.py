@@ -1,4 +1,4 @@
-"""The options of `rfjax launch` that belong to the place: read from flags and from a site file. No JAX here."""
+"""Reads the options of `rfjax launch` that belong to the place, from flags and from a site file. No JAX here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {int: "a whole number", str: "text", bool: "True or False", tuple: "a li
 class _Option:
     field: dataclasses.Field
     kind: type  # a key of KINDS
-    targets: tuple[str, ...]  # those that take it; empty: all do
+    targets: tuple[str, ...]  # the targets that take it; empty: all do
 
     @property
     def flag(self) -> str:
@@ -29,29 +29,24 @@ class _Option:
 
 def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) -> None:
     """Adds --site, --on and a flag for every option, in groups by the targets that take it."""
-    parser.add_argument(
-        "--site",
-        metavar="SITE",
-        help="where to run: a file with get_site(), or the name of a shipped one. It gives --on and the options below; "
-        "flags override it",
-    )
+    site = "a file with get_site(), or a shipped site's name: it gives --on and the options below; flags override it"
+    parser.add_argument("--site", help=site)
     parser.add_argument("--on", metavar="TARGET", help="the scheduler: " + ", ".join(targets))
     groups = {(): parser}
     for option in _options(targets).values():
         if option.targets not in groups:
             title = "with " + " or ".join(f"--on={target}" for target in option.targets)
             groups[option.targets] = parser.add_argument_group(title)
-        reading = {
-            bool: {"action": argparse.BooleanOptionalAction},
-            tuple: {"action": "append", "metavar": option.field.metadata["metavar"]},
-        }.get(option.kind, {"type": option.kind, "metavar": option.field.metadata["metavar"]})
-        groups[option.targets].add_argument(option.flag, default=None, help=option.field.metadata["help"], **reading)
+        about = option.field.metadata
+        reading = {"action": argparse.BooleanOptionalAction} if option.kind is bool else {"metavar": about["metavar"]}
+        reading |= {tuple: {"action": "append"}, int: {"type": int}}.get(option.kind, {})
+        groups[option.targets].add_argument(option.flag, default=None, help=about["help"], **reading)
 
 
 def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple[str, CommonOptions, Target]:
-    """The target's name, the options that all targets take, and the target with its own.
+    """The target's name, the common options, and the target with its own options.
 
-    Raises `ConfigError` for an option that is unknown, out of range or another target's, and for a needed one that
+    Raises `ConfigError` for an option that is unknown, out of range or another target's, and for a needed option that
     neither a flag nor the site gives.
     """
     options = _options(targets)
@@ -66,28 +61,26 @@ def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple
     for name, option in options.items():
         by_flag = getattr(args, name) is not None
         value = getattr(args, name) if by_flag else site.get(name)
-        said = option.flag if by_flag else f"the field {name} of the site {args.site}"
+        given = option.flag if by_flag else f"the field {name} of the site {args.site}"
         if option.targets and on not in option.targets:
             if value is not None:
                 homes = " or ".join(option.targets)
-                raise ConfigError(f"{said} is for --on={homes}, and this is --on={on}; leave it out")
+                raise ConfigError(f"{given} is for --on={homes}, and this is --on={on}; leave it out")
         elif value is not None:
             least = option.field.metadata["least"]
             if least is not None and value < least:
-                raise ConfigError(f"{said} is {value}; it must be at least {least}")
+                raise ConfigError(f"{given} is {value}; it must be at least {least}")
             owner = targets[on] if option.targets else CommonOptions
             values[owner][name] = tuple(value) if option.kind is tuple else value
         elif name in site or option.field.default is dataclasses.MISSING:
             where = f"the site {args.site}" if args.site else "a site file for --site"
-            about = option.field.metadata["help"]
-            raise ConfigError(
-                f"{option.flag} is needed with --on={on}; {about}. Give it, or fill the field {name} of {where}"
-            )
+            remedy = f"{option.field.metadata['help']}. Give it, or fill the field {name} of {where}"
+            raise ConfigError(f"{option.flag} is needed with --on={on}; {remedy}")
     return on, CommonOptions(**values[CommonOptions]), targets[on](**values[targets[on]])
 
 
 def _read_site(text: str, options: Mapping[str, _Option]) -> dict[str, object]:
-    """The fields of a site. One that is None is left for a flag to give."""
+    """The fields of a site file. A field that is None is left for a flag to give."""
     site = call(load_file(text, "site"), "get_site", text)
     site = site.to_dict() if hasattr(site, "to_dict") else site
     if not isinstance(site, dict):
@@ -110,7 +103,7 @@ def _is_of_kind(value: object, kind: type) -> bool:
 
 
 def _options(targets: Mapping[str, type]) -> dict[str, _Option]:
-    """Every option by name, those that all targets take first."""
+    """Every option by name, the common options first."""
     found: dict[str, _Option] = {}
     for homes, owner in [((), CommonOptions), *(((name,), target) for name, target in targets.items())]:
         hints = typing.get_type_hints(owner)
@@ -121,7 +114,7 @@ def _options(targets: Mapping[str, type]) -> dict[str, _Option]:
 
 
 def _kind(annotation: object) -> type:
-    """The type that an option is read as: int of `int | None`, tuple of `tuple[str, ...]`."""
+    """The type that an option is read as: int for `int | None`, tuple for `tuple[str, ...]`."""
     if typing.get_origin(annotation) is tuple:
         return tuple
     return next((part for part in typing.get_args(annotation) if part is not type(None)), annotation)

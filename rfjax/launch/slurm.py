@@ -14,23 +14,23 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.launch.target import HOPELESS, PREEMPTED, Launch, Plan, Task, option
 from rfjax.launch.templates import fill
 
-AFTER = "afterany"  # a failed point is named in the report, and keeps nobody from reading the others
+AFTER = "afterany"  # the report names a failed point, and reads the others all the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """SLURM, a `Target`, with the options that sbatch is given."""
+    """SLURM: a `Target` whose fields are the options of sbatch."""
 
     executable: ClassVar[str] = "sbatch"
     shares_folders: ClassVar[bool] = True
 
-    gpus_per_node: int = option("0 for nodes without", metavar="N", least=0, needed=True)
+    gpus_per_node: int = option("0 for nodes without GPUs", metavar="N", least=0, needed=True)
     nodes: int | None = option("of each point (default: the fewest that its config.mesh takes)", metavar="N", least=1)
     partition: str | None = option("the partition of all jobs")
     account: str | None = option("the account that pays for all jobs")
-    time: str | None = option("limit of one start: a run that meets it saves and is queued again", metavar="D-HH:MM:SS")
+    time: str | None = option("limit of one start; a run saves before it and is queued again", metavar="D-HH:MM:SS")
     sbatch: tuple[str, ...] = option(
-        "any other option of sbatch, for the points; may be given several times", metavar="--FLAG=VALUE", default=()
+        "any other option of sbatch for the points; may be repeated", metavar="--FLAG=VALUE", default=()
     )
 
     def config_path(self, config: Path) -> Path:
@@ -40,9 +40,9 @@ class Slurm:
         return given or f"runs/{study}"
 
     def plan(self, launch: Launch) -> Plan:
-        """One array for each number of nodes that the points take, and the job that collects.
+        """One array for each number of nodes that points take, and the job that collects.
 
-        Raises `ConfigError` for a mesh that whole nodes do not make.
+        Raises `ConfigError` for a mesh that does not take whole nodes.
         """
         sizes: dict[int, list[Task]] = {}
         for task in launch.points:
@@ -53,9 +53,8 @@ class Slurm:
             files[path := launch.out / f"{name}.sh"] = self._array(name, nodes, tasks, launch)
             commands.append(shlex.join(["sbatch", "--parsable", str(path)]))
             arrays.append(f"<job of {path.name}>")
-            summary.append(
-                f"{path.name}: {len(tasks)} point(s), each on {nodes} node(s) of {self.gpus_per_node} GPU(s)"
-            )
+            each = f"each on {nodes} node(s) of {self.gpus_per_node} GPU(s)"
+            summary.append(f"{path.name}: {len(tasks)} point(s), {each}")
         files[path := launch.out / f"{launch.collect.name}.sh"] = self._collect(launch)
         dependency = f"--dependency={AFTER}:" + ":".join(arrays)
         commands.append(f"sbatch --parsable {dependency} {shlex.quote(str(path))}")
@@ -63,7 +62,7 @@ class Slurm:
         return Plan(tuple(summary), files, tuple(commands))
 
     def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
-        """Submits what has been written; raises `RfjaxError` with what was submitted before sbatch refused."""
+        """Submits the written scripts. Raises `RfjaxError`, with the jobs submitted so far, where sbatch refuses."""
         *arrays, collect = plan.files
         jobs: list[str] = []
         for script in arrays:
@@ -72,7 +71,7 @@ class Slurm:
         say(f"watch them with: squeue --job={','.join(jobs)}; withdraw them with: scancel {' '.join(jobs)}")
 
     def _nodes(self, task: Task) -> int:
-        """The nodes of a point: as asked for, or the fewest whose GPUs its mesh divides."""
+        """The nodes of a point: `self.nodes`, or the fewest whose GPUs its mesh divides."""
         from rfjax.launch.tasks import check_layout
 
         mesh, gpus = task.config.mesh, self.gpus_per_node
@@ -86,20 +85,14 @@ class Slurm:
 
     def _array(self, name: str, nodes: int, tasks: Sequence[Task], launch: Launch) -> str:
         options = [f"--job-name={name}", f"--array=0-{len(tasks) - 1}", f"--nodes={nodes}", "--ntasks-per-node=1"]
-        if self.gpus_per_node:
-            options.append(f"--gpus-per-node={self.gpus_per_node}")
+        options += [f"--gpus-per-node={self.gpus_per_node}"] if self.gpus_per_node else []
         options += self._queue() + ([f"--time={self.time}"] if self.time else [])
-        options += [
-            "--requeue",
-            "--open-mode=append",
-            f"--signal=B:TERM@{launch.options.grace}",
-            _log(launch.out, "%x-%A_%a.out"),
-        ]
-        cases = [f"{index}) command=({shlex.join(task.command)}) ;;" for index, task in enumerate(tasks)]
+        options += ["--requeue", "--open-mode=append", f"--signal=B:TERM@{launch.options.grace}"]
+        options.append(_log(launch.out, "%x-%A_%a.out"))
         return fill(
             "slurm_points.sh",
             directives=_directives([*options, *self.sbatch]),
-            cases="\n".join(cases),
+            cases="\n".join(f"{i}) command=({shlex.join(task.command)}) ;;" for i, task in enumerate(tasks)),
             setup=launch.options.setup or "",
             preempted=str(PREEMPTED),
             hopeless=" | ".join(map(str, HOPELESS)),
@@ -107,27 +100,17 @@ class Slurm:
         )
 
     def _collect(self, launch: Launch) -> str:
-        task = launch.collect
-        options = [
-            f"--job-name={task.name}",
-            "--nodes=1",
-            "--ntasks=1",
-            *self._queue(),
-            "--requeue",
-            _log(launch.out, "%x-%j.out"),
-        ]
-        return fill(
-            "slurm_collect.sh",
-            directives=_directives(options),
-            setup=launch.options.setup or "",
-            command=shlex.join(task.command),
-        )
+        options = [f"--job-name={launch.collect.name}", "--nodes=1", "--ntasks=1", *self._queue(), "--requeue"]
+        directives = _directives([*options, _log(launch.out, "%x-%j.out")])
+        command, setup = shlex.join(launch.collect.command), launch.options.setup or ""
+        return fill("slurm_collect.sh", directives=directives, setup=setup, command=command)
 
     def _queue(self) -> list[str]:
         return [f"--{name}={value}" for name in ("partition", "account") if (value := getattr(self, name))]
 
 
 def _sbatch(arguments: Sequence[str], before: Sequence[str], say) -> str:
+    """Submits a script; returns its job. `before` are the jobs submitted so far, for the message of a refusal."""
     command = ["sbatch", "--parsable", *arguments]
     say(shlex.join(command))
     done = subprocess.run(command, capture_output=True, text=True)
@@ -144,7 +127,7 @@ def _log(out: Path, name: str) -> str:
 
 
 def _directives(options: Sequence[str]) -> str:
-    """Options as the comments that sbatch reads; it knows quotes, but no line ends in them."""
+    """The options as sbatch's comments in a script. sbatch reads quotes, but no option may hold a line's end."""
     for word in options:
         if not word.startswith("-") or "\n" in word:
             raise ConfigError(f"{word!r} cannot be an option of sbatch; write it as --FLAG=VALUE, on one line")

@@ -1,4 +1,4 @@
-"""What a scheduler must be able to do to run a study, and what it is given and gives back. No JAX here.
+"""The protocol that a scheduler follows to run a study, `Target`, and the values it takes and gives. No JAX here.
 
 A new scheduler is one file with a class that is a `Target`, and a row of `command.TARGETS`.
 """
@@ -14,15 +14,17 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from rfjax.config import Config
 from rfjax.errors import ConfigError, Diverged, Preempted
 
-PREEMPTED = Preempted.exit_status  # start it again
-HOPELESS = (ConfigError.exit_status, Diverged.exit_status)  # starting it again cannot help
+PREEMPTED = Preempted.exit_status  # start the task again
+HOPELESS = (ConfigError.exit_status, Diverged.exit_status)  # starting the task again cannot help
 
 
-def option(help: str, *, metavar: str = "NAME", least: int | None = None, default=None, needed: bool = False) -> Any:
+def option(
+    help: str, *, metavar: str | None = None, least: int | None = None, default=None, needed: bool = False
+) -> Any:
     """A field of a dataclass of options, which is a flag of `rfjax launch` and a field of site files at once.
 
     The field's type decides how it is read: text, a whole number, true or false, or a tuple of texts, whose flag may be
-    given several times. A `needed` one has no default, and its `help` must say what to give.
+    given several times. A `needed` option has no default, and its `help` must say what to give.
     """
     metadata = {"help": help, "metavar": metavar, "least": least}
     return dataclasses.field(default=dataclasses.MISSING if needed else default, metadata=metadata)
@@ -32,37 +34,31 @@ def option(help: str, *, metavar: str = "NAME", least: int | None = None, defaul
 class CommonOptions:
     """The options that every scheduler takes."""
 
-    setup: str | None = option(
-        "shell commands that each task runs first: modules, an environment, a mount", metavar="COMMANDS"
-    )
-    storage: str | None = option(
-        "a folder that all machines share and that outlives them; the study's folder lies in it, unless --workdir "
-        "names another",
-        metavar="DIR",
-    )
-    grace: int = option("to save in when told to stop (default 300)", metavar="SECONDS", least=1, default=300)
+    setup: str | None = option("shell commands that each task runs first: modules, an environment, a mount")
+    storage: str | None = option("a lasting folder that all machines share; --workdir defaults to a folder in it")
+    grace: int = option("time to save in when told to stop (default 300)", metavar="SECONDS", least=1, default=300)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One command somewhere; `name` fits every scheduler."""
+    """A command that a scheduler runs; `name` fits every scheduler."""
 
     name: str
     command: tuple[str, ...]
-    point: str | None = None  # the id of the study's point that it trains; None: it collects
+    point: str | None = None  # the id of the point that the task trains; None for the task that collects
     config: Config | None = None  # of that point
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A study's tasks: the points, and what comes after them all."""
+    """A study's tasks: one for each point, and the task that collects after them all."""
 
     study: str
     name: str
     points: tuple[Task, ...]
     collect: Task
     config: Path  # the config file on this machine
-    out: Path  # the folder on this machine of scripts, manifests and logs
+    out: Path  # the folder on this machine for scripts, manifests and logs
     options: CommonOptions
 
 
@@ -87,15 +83,15 @@ class Target(Protocol):
     shares_folders: ClassVar[bool]  # whether this machine sees the study's folder by the path that the tasks use
 
     def config_path(self, config: Path) -> Path:
-        """Where the tasks find the config file `config` of this machine."""
+        """Where the tasks find this machine's config file `config`."""
 
     def workdir(self, given: str | None, study: str) -> str:
-        """The study's folder as the tasks see it: `given`, or the default. Raises `ConfigError` where what is written
-        there would be lost."""
+        """The study's folder as the tasks see it: `given`, or the default. Raises `ConfigError` for a folder that does
+        not outlive the machines."""
 
     def plan(self, launch: Launch) -> Plan:
         """The files and commands of a launch; nothing is written. Raises `ConfigError` for machines that do not exist,
         or that the mesh of a point does not fit."""
 
     def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
-        """Hands a plan over, its files having been written. Raises `RfjaxError` where the scheduler refuses."""
+        """Gives the scheduler a plan whose files are written. Raises `RfjaxError` where the scheduler refuses it."""

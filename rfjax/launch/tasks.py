@@ -1,4 +1,4 @@
-"""What a launch runs, whatever runs it: one `rfjax study --point` a task, then `--collect`."""
+"""The tasks of a launch, the same for all schedulers: one `rfjax study --point` for each point, then `--collect`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rfjax.study.study import Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.run import plan_run
 
-LONGEST_NAME = 40  # of 63 that Kubernetes and Cloud allow; both append to it
+LONGEST_NAME = 40  # of 63 characters that Kubernetes and Google Cloud allow; both append to the name
 
 
 def make_launch(
@@ -34,8 +34,8 @@ def make_launch(
 ) -> Launch:
     """The tasks of a study, or of the points named, in the study's order.
 
-    `config` is the config file on this machine, `config_there` where the tasks run, and `overrides` are the command
-    line's. Raises `ConfigError` for a point that there is not.
+    `config` is the config file's path on this machine, `config_there` its path where the tasks run; `overrides` are
+    those of the command line. Raises `ConfigError` for a point that the study does not have.
     """
     chosen = {study.point(id).id for id in points} or {point.id for point in study.points}
     base = ("rfjax", "study", f"--config={config_there}")
@@ -46,22 +46,17 @@ def make_launch(
         for point in study.points
         if point.id in chosen
     )
-    collect = Task(scheduler_name(f"{study.name}/collect"), (*base, after, "--collect"))
-    return Launch(
-        study=study.name,
-        name=scheduler_name(study.name),
-        points=tasks,
-        collect=collect,
-        config=config,
-        out=out,
-        options=options,
+    name, collect = (
+        scheduler_name(study.name),
+        Task(scheduler_name(f"{study.name}/collect"), (*base, after, "--collect")),
     )
+    return Launch(study=study.name, name=name, points=tasks, collect=collect, config=config, out=out, options=options)
 
 
 def scheduler_name(text: str) -> str:
     """A name of lower-case letters, digits and hyphens that begins with a letter (RFC 1035).
 
-    What had to be changed for that is told apart by a hash of the text.
+    A text that has to be changed for that gets a hash appended, so that different texts have different names.
     """
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     plain = plain if plain[:1].isalpha() else f"r-{plain}".rstrip("-")
@@ -82,10 +77,8 @@ def check_layout(task: Task, devices: int, where: str) -> None:
         raise ConfigError(f"point {task.point} on {where}: {error}") from None
 
 
-def executable(name: str) -> str:
-    """The program's name; `ConfigError` where it is not on the PATH."""
+def check_executable(name: str) -> None:
+    """Raises `ConfigError` unless the program is on the PATH."""
     if shutil.which(name) is None:
-        raise ConfigError(
-            f"there is no {name} on the PATH: install it, or run this where it is; --dry-run shows what would be run"
-        )
-    return name
+        remedy = "install it, or run this where it is; --dry-run shows what would be run"
+        raise ConfigError(f"there is no {name} on the PATH: {remedy}")

@@ -1,4 +1,4 @@
-"""Scripts with places to fill: `@name@`, which no shell reads otherwise."""
+"""Scripts with places to fill: `@name@`, which means nothing to a shell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rfjax.shipped import find_template
 
 
 def fill(template: str, **values: str) -> str:
-    """The shipped file `template` of launch/ with every `@name@` replaced; each value must have its place."""
+    """The text of the shipped file launch/`template` with a value for every `@name@`; each value must have a place."""
     text = find_template(template).read_text()
     places = set(re.findall(r"@(\w+)@", text))
     assert places == set(values), (template, places ^ set(values))

@@ -1,1 +1,1 @@
-"""What a study costs on hardware that is not there yet: memory, step time, days, chip-hours."""
+"""Predicts what a study takes on hardware that is not there: memory, step time, days, chip-hours."""

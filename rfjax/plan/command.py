@@ -1,4 +1,4 @@
-"""`rfjax plan`: what a study takes on hardware that is not there."""
+"""`rfjax plan`: predicts what a study takes on hardware that is not there."""
 
 from __future__ import annotations
 
@@ -10,39 +10,26 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's arguments. Nothing heavy is imported for `--help`."""
-    parser.add_argument("--config", required=True, metavar="FILE.py|NAME", help="a study or a run")
-    parser.add_argument(
-        "--target",
-        required=True,
-        metavar="NAME",
-        help="v4-128, v5p-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64 (GPUs)",
-    )
-    parser.add_argument(
-        "--point", action="append", metavar="ID", help="plan this point only; may be given several times"
-    )
-    parser.add_argument("--price", type=float, metavar="P", help="of a chip-hour; gives a cost in the same currency")
-    parser.add_argument("--no-compile", action="store_true", help="formulas alone: seconds, and memory is an estimate")
-    parser.add_argument(
-        "--search", action="store_true", help="look for the cheapest layout even where the config's own fits"
-    )
-    parser.add_argument(
-        "--optimisation",
-        choices=("O0", "O1", "default"),
-        default="default",
-        help="of the compiler; lower is faster (default: default)",
-    )
-    parser.add_argument(
-        "--out", metavar="FILE.json", help="write every number of the plan here, and a page beside it (FILE.html)"
-    )
+    """Adds the verb's arguments."""
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE.py|NAME", help="a study or a run")
+    targets = "v4-128, v5p-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64 (GPUs)"
+    add("--target", required=True, metavar="NAME", help=targets)
+    add("--point", action="append", metavar="ID", help="plan this point only; may be repeated")
+    add("--price", type=float, metavar="P", help="price of a chip-hour; gives a cost in the same currency")
+    add("--no-compile", action="store_true", help="use formulas alone: takes seconds, and memory is an estimate")
+    add("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
+    level = "the compiler's level; lower compiles faster (default: default)"
+    add("--optimisation", choices=("O0", "O1", "default"), default="default", help=level)
+    add("--out", metavar="FILE.json", help="write every number of the plan here, and a page beside it (FILE.html)")
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Plans the points of a study; returns 0, or 1 where a point fits in no layout."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here: no accelerator is to be taken, or missed
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here, so no accelerator is taken or needed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
-    from rfjax.plan.compiled import why_not
+    from rfjax.plan.compiled import check_compiler
     from rfjax.plan.point_plan import plan_point
     from rfjax.plan.targets import parse_target
     from rfjax.study.study import load_study
@@ -53,25 +40,14 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         raise ConfigError(f"--out is {args.out}; its name must end in .json, and the page's ends in .html")
     target = parse_target(args.target)
     study = load_study(args.config, overrides)
-    points = [study.point(id) for id in args.point] if args.point else list(study.points)
-    reason = why_not(target)
-    if reason and not args.no_compile:
-        raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
+    points = [study.point(id) for id in args.point] if args.point else study.points
     compiles = not args.no_compile
-    print(target.describe(), flush=True)
-    plans = []
-    for point in points:
-        plans.append(
-            plan_point(
-                point,
-                target,
-                compiles=compiles,
-                optimisation=args.optimisation,
-                search=args.search,
-                price=args.price,
-                say=lambda line: print(line, flush=True),
-            )
-        )
+    if compiles:
+        check_compiler(target)
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    say(target.describe())
+    settings = {"compiles": compiles, "optimisation": args.optimisation, "search": args.search, "price": args.price}
+    plans = [plan_point(point, target, **settings, say=say) for point in points]
     said = notes(plans, target, compiles, args.optimisation)
     print("\n".join(["", *table(plans), *said]))
     if args.out:
@@ -96,24 +72,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     return 0 if all(plan.fits for plan in plans) else 1
 
 
-HEADER = (
-    "point",
-    "params",
-    "FLOPs",
-    "mesh",
-    "remat",
-    "micro",
-    "state",
-    "peak",
-    "fits",
-    "compute",
-    "memory",
-    "links",
-    "slowest",
-    "days",
-    "chip-hours",
-    "cost",
-)
+HEADER = "point params FLOPs mesh remat micro state peak fits compute memory links slowest days chip-hours cost".split()
 
 
 def _row(plan) -> tuple[str, ...]:
@@ -125,74 +84,66 @@ def _row(plan) -> tuple[str, ...]:
     row = (plan.point, f"{plan.size.params:,}", f"{plan.size.flops:.3g}", mesh, train.remat, str(train.accumulate))
     row += (gib(estimated and estimated.state_bytes), gib(plan.peak_bytes), "yes" if plan.fits else "NO")
     if limits is None:
-        return row + ("-",) * 7
+        return row + ("-",) * (len(HEADER) - len(row))
     times = tuple(amount(1e3 * seconds) for seconds in (limits.compute, limits.memory, limits.links))
     money = "-" if spent.money is None else amount(spent.money)
     return row + times + (limits.slowest, amount(spent.days, 1), amount(spent.chip_hours), money)
 
 
 def _attention_note(plans, target, compiles: bool) -> str:
-    """Which attention a run would use, and which the numbers are of."""
+    """Names the attention of a run on the target, and the attention that the numbers count."""
     from rfjax.plan.compiled import COMPILED_INSTEAD
 
-    names = ", ".join(sorted({plan.attention for plan in plans}))
-    if compiles:
-        other = ", ".join(
-            sorted({COMPILED_INSTEAD[plan.attention] for plan in plans if plan.attention in COMPILED_INSTEAD})
-        )
-        if other:
-            return (
-                f"Attention of a run on {target.name}: {names}, which cannot be compiled without its library; "
-                f"{other} was, an upper bound of memory and traffic."
-            )
+    used = {plan.attention for plan in plans}
+    names, instead = ", ".join(sorted(used)), sorted({COMPILED_INSTEAD[name] for name in used & set(COMPILED_INSTEAD)})
+    if not compiles:
+        bound = "the estimates of memory and traffic are those of xla, an upper bound"
+        return f"Attention of a run on {target.name}: {names}; {bound}."
+    if not instead:
         return f"Attention is that of a run on {target.name}: {names}."
-    return (
-        f"Attention of a run on {target.name}: {names}; the estimates of memory and traffic are those of xla, an "
-        "upper bound."
-    )
+    compiled = f"{', '.join(instead)} was compiled in its place, an upper bound of memory and traffic"
+    return f"Attention of a run on {target.name}: {names}, which cannot be compiled without its library; {compiled}."
 
 
 def table(plans: Sequence) -> list[str]:
     """The plan as a table for the console."""
     rows = [HEADER, *(_row(plan) for plan in plans)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
+        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
         for row in rows
     ]
 
 
 def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
-    """What the numbers of a plan mean, and what was found on the way."""
-    how = (
-        f"Peak memory, operations and exchanges are those of the program compiled for {target.name} (level "
-        f"{optimisation})."
-        if compiles
-        else "Nothing was compiled (--no-compile): peak memory and traffic are estimates."
-    )
+    """The lines under a plan's table: what its numbers mean, and what was found on the way."""
+    how = "Nothing was compiled (--no-compile): peak memory and traffic are estimates."
+    if compiles:
+        program = f"the program compiled for {target.name} (level {optimisation})"
+        how = f"Peak memory, operations and exchanges are those of {program}."
+    gib = f"{target.chip.hbm_bytes / 2**30:.2f}"
     said = [
         f"{how} {_attention_note(plans, target, compiles)}",
-        f"GiB per device, of {target.chip.hbm_bytes / 2**30:.2f}; milliseconds of a step by each limit; mesh is data "
-        "x fsdp x tensor.",
+        f"GiB per device, of {gib}; milliseconds of a step by each limit; mesh is data x fsdp x tensor.",
         "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
     ]
     for plan in plans:
         said += [f"{plan.point}: {note}" for note in plan.notes]
         if plan.compiled and plan.compiled.counts:
-            counts = plan.compiled.counts
-            kinds = sorted({item.kind for item in counts.collectives})
-            sent = ", ".join(
-                f"{kind} {sum(c.sent for c in counts.collectives if c.kind == kind) / 1e9:.2f} GB" for kind in kinds
-            )
-            kernels = (
-                f"; {counts.kernel_flops / counts.flops:.1%} of them in {plan.attention} kernels, padding included"
-            )
-            said.append(
-                f"{plan.point}: arguments {plan.compiled.argument_bytes / 2**30:.2f} GiB, temporaries "
-                f"{plan.compiled.temporary_bytes / 2**30:.2f}; a device sends {sent}; largest all-gather "
-                f"{counts.largest_all_gather / 2**20:.1f} MiB; compiled operations over the formula's "
-                f"{counts.flops / plan.estimate.flops:.4f}{kernels if counts.kernel_flops else ''}"
-            )
+            said.append(f"{plan.point}: {_counts_note(plan)}")
     return said
+
+
+def _counts_note(plan) -> str:
+    """Memory, exchanges and operations of a plan's compiled program."""
+    compiled, counts = plan.compiled, plan.compiled.counts
+    sent: dict[str, float] = {}
+    for exchange in counts.collectives:
+        sent[exchange.kind] = sent.get(exchange.kind, 0.0) + exchange.sent
+    kernels = f"; {counts.kernel_flops / counts.flops:.1%} of them in {plan.attention} kernels, padding included"
+    return (
+        f"arguments {compiled.argument_bytes / 2**30:.2f} GiB, temporaries {compiled.temporary_bytes / 2**30:.2f}; "
+        f"a device sends {', '.join(f'{kind} {sent[kind] / 1e9:.2f} GB' for kind in sorted(sent))}; "
+        f"largest all-gather {counts.largest_all_gather / 2**20:.1f} MiB; compiled operations over the formula's "
+        f"{counts.flops / plan.estimate.flops:.4f}{kernels if counts.kernel_flops else ''}"
+    )

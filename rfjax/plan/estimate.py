@@ -1,8 +1,7 @@
-"""What a step takes on one device, by formula: before anything is compiled, and to order a search.
+"""Estimates by formula what a step takes on one device, before anything is compiled and to order a search.
 
-Operations and state are exact. Working memory and memory traffic are estimates whose constants
-were set beside compiled programs of the paper's depths (docs/plan.md); a compiled program's own
-numbers replace them.
+Operations and state are exact. Working memory and memory traffic are estimates, with constants fitted to compiled
+programs of the paper's depths (docs/plan.md). A compiled program's own numbers replace them.
 """
 
 from __future__ import annotations
@@ -25,28 +24,22 @@ from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.program import state_shapes
 from rfjax.training.run import plan_run
 
-UNSPLIT = (
-    "embeddings",
-    "modulation",
-    "final",
-    "conv_in",
-    "conv_out",
-    "levels",
-)  # parts of the network that `tensor` does not split
+# Parts of the network that `tensor` does not split.
+UNSPLIT = ("embeddings", "modulation", "final", "conv_in", "conv_out", "levels")
 
 # Arrays of [tokens, hidden] that each block keeps for the backward pass, by `train.remat`.
 KEPT = {"full": 1, "attention": 2, "dots": 11, "none": 26}
 LOGITS_ALIVE = 8  # arrays of [heads, tokens, tokens] in float32 at the peak of a block's backward pass
-BLOCK_ALIVE = 20  # arrays of [tokens, hidden] there
-LOGITS_TRAFFIC = 12  # times that such arrays go to or from memory in a step
-BLOCK_TRAFFIC = 140
-WEIGHT_TRAFFIC = 8  # times that a weight in the compute type does: gathered, read, and its gradient
-WIDEST_SCATTER = 32  # over wider axes the TPU compiler all-reduced gradients
+BLOCK_ALIVE = 20  # arrays of [tokens, hidden] at that peak
+LOGITS_TRAFFIC = 12  # times that a block's arrays of logits go to or from memory in a step
+BLOCK_TRAFFIC = 140  # the same for arrays of [tokens, hidden]
+WEIGHT_TRAFFIC = 8  # the same for a weight in the compute type: gathered, read, and its gradient
+WIDEST_SCATTER = 32  # over wider axes the TPU compiler all-reduces gradients
 
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Per device; bytes and operations of one step."""
+    """Bytes, operations and exchanges of one step, per device."""
 
     mesh: dict[str, int]
     state_bytes: int
@@ -58,30 +51,32 @@ class StepEstimate:
 
 
 def _without_layout(config: Config) -> Config:
-    """`config` with one layout for all: a search's hundreds of layouts have one state."""
+    """`config` with a fixed layout: the hundreds of layouts of a search share one state."""
     train = dataclasses.replace(config.train, remat="none", accumulate=1)
     return dataclasses.replace(config, mesh=MeshConfig(), train=train)
 
 
 @functools.cache
 def _state(config: Config):
-    """(shapes of a batch, abstract state) of a config's network and optimiser; nothing is allocated. Of aspect buckets
-    the largest one's: it is what has to fit."""
+    """(shapes of a batch, abstract state) of a config; nothing is allocated. The shapes are those of the largest aspect
+    bucket, since it has to fit."""
     run = plan_run(config)
     return largest(run.corpus).shapes, state_shapes(run)
 
 
 def _bytes(tree, places) -> int:
-    sizes = jax.tree.map(
-        lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize, tree, places
-    )
-    return sum(jax.tree.leaves(sizes))
+    """The bytes of a tree's arrays on one device."""
+
+    def size(leaf, place):
+        return math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(size, tree, places)))
 
 
 def estimate(config: Config, target: Target) -> StepEstimate:
     """What a config's step takes on each of the target's devices.
 
-    Raises `ConfigError` for a mesh that the devices, the batch or the parameters do not fit.
+    Raises `ConfigError` for a mesh over which the devices, the batch or the parameters do not divide.
     """
     sizes = mesh_sizes(config.mesh, target.chips)
     mesh = AbstractMesh(tuple(sizes.values()), AXES)
@@ -111,7 +106,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     layer = 2 * weights / model.depth
     peak = state_bytes + batch_bytes + gradient_bytes * (1 if train.accumulate == 1 else 2) + 2 * layer
     peak += micro * (model.depth * KEPT[train.remat] * activation + LOGITS_ALIVE * logits + BLOCK_ALIVE * activation)
-    peak += weights if train.remat == "none" else 0  # gathered weights are kept, too
+    peak += weights if train.remat == "none" else 0  # gathered weights are kept
 
     passes = 0.75 if train.remat in ("none", "dots") else 1.0
     traffic = examples * model.depth * passes * (LOGITS_TRAFFIC * logits + BLOCK_TRAFFIC * activation)
@@ -123,18 +118,18 @@ def estimate(config: Config, target: Target) -> StepEstimate:
 
 
 def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:
-    """Weights gathered for each pass and gradients scattered; over `data` their shards are summed."""
+    """A step's exchanges: over `fsdp` weights are gathered for each pass and gradients scattered; over `data` shards of
+    gradients are summed, over `tensor` activations."""
     fsdp, data, tensor = sizes["fsdp"], sizes["data"], sizes["tensor"]
     times, found = train.accumulate, []
     if fsdp > 1:
         scatter = "reduce-scatter" if fsdp <= WIDEST_SCATTER else "all-reduce"
-        found.append(
-            Collective("all-gather", int(weights), fsdp, times * (1 if train.remat == "none" else 2), "weights")
-        )
+        gathers = times * (1 if train.remat == "none" else 2)
+        found.append(Collective("all-gather", int(weights), fsdp, gathers, "weights"))
         found.append(Collective(scatter, int(weights), fsdp, times, "gradients"))
     if data > 1:
         found.append(Collective("all-reduce", int(weights / fsdp), data, times, "gradients"))
     if tensor > 1:
-        sums = 4 if train.remat in ("none", "dots") else 6  # two a block and pass
+        sums = 4 if train.remat in ("none", "dots") else 6  # two for each block and pass
         found.append(Collective("all-reduce", int(activations), tensor, times * sums, "activations"))
     return tuple(found)

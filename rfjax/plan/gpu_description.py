@@ -1,10 +1,10 @@
-"""What XLA must be told of a GPU that is not there, to compile for it. No JAX in this file."""
+"""The description of a GPU from which XLA compiles for it where there is none. No JAX here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# By the chip's name in `training/chips.py`; what is nested here is nested in XLA's GpuTargetConfigProto.
+# By the chip's name in `training/chips.py`, as nested as XLA's GpuTargetConfigProto.
 # H100 SXM5 80 GB: NVIDIA's H100 architecture white paper and the occupancy limits of compute capability
 # 9.0 in the CUDA C++ programming guide; XLA publishes the same as h100_sxm.txtpb.
 DESCRIPTIONS: Mapping[str, Mapping[str, object]] = {
@@ -37,7 +37,7 @@ DESCRIPTIONS: Mapping[str, Mapping[str, object]] = {
 
 
 def text_proto(fields: Mapping[str, object]) -> str:
-    """A message in protobuf's text form."""
+    """The fields as a message in protobuf's text form."""
     parts = []
     for name, value in fields.items():
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""What a compiled program does in one run, read from its HLO text: operations, bytes, exchanges.
+"""Counts operations, bytes and exchanges of one run of a compiled program from its HLO text.
 
-The compiler's own cost analysis counts the body of a loop once; here it counts as often as it
-runs. No JAX here: text in, numbers out.
+The compiler's own cost analysis counts the body of a loop once; here it counts as often as it runs. No JAX here: text
+in, numbers out.
 """
 
 from __future__ import annotations
@@ -15,42 +15,15 @@ from dataclasses import dataclass
 from rfjax.errors import RfjaxError
 from rfjax.plan.roofline import PASSES, Collective
 
-_BYTES = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "s16": 2,
-    "u16": 2,
-    "f16": 2,
-    "bf16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-    "s64": 8,
-    "u64": 8,
-    "f64": 8,
-    "c64": 8,
-    "c128": 16,
-}
+_TYPES = {1: "pred s8 u8", 2: "s16 u16 f16 bf16", 4: "s32 u32 f32", 8: "s64 u64 f64 c64", 16: "c128"}
+_BYTES = {dtype: size for size, dtypes in _TYPES.items() for dtype in dtypes.split()}
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
-_FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "conditional",
-    "call",
-    "after-all",
-    "partition-id",
-    "replica-id",
-    "iota",
-    "opt-barrier",
-}
+# Instructions that move no bytes themselves.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id", "replica-id"}
+_FREE |= {"while", "conditional", "call", "after-all", "opt-barrier"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +43,7 @@ class Instruction:
     opcode: str
     operands: tuple[str, ...]
     attributes: str
-    arguments: str  # what stands between the parentheses
+    arguments: str  # the text between the parentheses
     root: bool
 
     @property
@@ -97,24 +70,24 @@ class Program:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one run on one device."""
+    """Counts of one run on one device."""
 
     flops: int  # of matrix products
     hbm_bytes: int  # operands and results of every kernel: an upper bound, as if nothing stayed on the chip
     collectives: tuple[Collective, ...]
-    unknown_loops: int  # whose trip count could not be read, counted once
-    repeated_flops: int = 0  # of `flops`, those that the compiler of its own accord computes again
-    kernel_flops: int = 0  # of `flops`, those of kernels the compiler does not look into, by formula, padding included
-    unknown_kernels: tuple[str, ...] = ()  # names of such kernels without a formula; their operations are not counted
+    unknown_loops: int  # loops whose trip count cannot be read; their bodies count once
+    repeated_flops: int = 0  # part of `flops` that the compiler by itself computes a second time
+    kernel_flops: int = 0  # part of `flops` in kernels that the compiler does not look into: by formula, with padding
+    unknown_kernels: tuple[str, ...] = ()  # names of such kernels without a formula; their operations do not count
 
     @property
     def largest_all_gather(self) -> int:
-        """Bytes of the largest array that an all-gather makes."""
+        """The bytes of the largest array that an all-gather makes."""
         return max((c.bytes for c in self.collectives if c.kind == "all-gather"), default=0)
 
 
 def _balanced(text: str) -> int:
-    """The index after the parenthesis that closes the one which opens `text`."""
+    """The index after the parenthesis that closes the first one of `text`."""
     depth = 0
     for index, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -126,21 +99,19 @@ def _balanced(text: str) -> int:
 def _instruction(root, name, rest) -> Instruction | None:
     cut = _balanced(rest) if rest.startswith("(") else rest.find(" ")
     kind, rest = rest[:cut], rest[cut:].lstrip()
-    opcode = re.match(r"[\w\-]+", rest)
-    if not opcode or not rest[opcode.end() :].startswith("("):
+    opcode = re.match(r"([\w\-]+)\(", rest)
+    if not opcode:
         return None
-    rest = rest[opcode.end() :]
+    rest = rest[len(opcode[1]) :]
     end = _balanced(rest)
     arguments = rest[1 : end - 1]
-    outputs = tuple(
-        Array(dtype, tuple(int(size) for size in sizes.split(",") if size)) for dtype, sizes in _ARRAY.findall(kind)
-    )
+    outputs = tuple(Array(dtype, tuple(int(n) for n in sizes.split(",") if n)) for dtype, sizes in _ARRAY.findall(kind))
     operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
-    return Instruction(name, outputs, opcode[0], operands, rest[end:], arguments, bool(root))
+    return Instruction(name, outputs, opcode[1], operands, rest[end:], arguments, bool(root))
 
 
 def _whole_lines(text: str) -> Iterator[str]:
-    """The lines, those of an instruction whose attributes go over several (a kernel's metadata) put together."""
+    """The text's lines; an instruction whose attributes fill several (a kernel's metadata) comes as one line."""
     whole, inside = "", False
     for line in text.splitlines():
         if inside and line and not line.startswith(" ") and line != "}":
@@ -152,7 +123,7 @@ def _whole_lines(text: str) -> Iterator[str]:
 
 
 def parse(text: str) -> Program:
-    """The computations of an HLO module's text. Raises `RfjaxError` where it has no entry."""
+    """The computations of an HLO module's text. Raises `RfjaxError` where there is no entry computation."""
     computations: dict[str, Computation] = {}
     entry, current = None, None
     for line in _whole_lines(text):
@@ -161,8 +132,7 @@ def parse(text: str) -> Program:
             current = computations.setdefault(header[2], {}) if header else None
             entry = header[2] if header and header[1] else entry
         elif current is not None and (found := _INSTRUCTION.match(line)):
-            made = _instruction(*found.groups())
-            if made:
+            if made := _instruction(*found.groups()):
                 current[made.name] = made
     if entry is None:
         raise RfjaxError("the compiled program's text has no entry computation; its format is not known")
@@ -170,7 +140,7 @@ def parse(text: str) -> Program:
 
 
 def trip_count(program: Program, loop: Instruction) -> int | None:
-    """How often a while loop runs: as the compiler notes it, else the bound its condition compares with."""
+    """How often a while loop runs: the compiler's note, else the bound in its condition; None if neither is there."""
     noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if noted:
         return int(noted[1])
@@ -192,7 +162,7 @@ def _dot_flops(instruction, computation):
 
 @functools.cache
 def _positions(size, outputs, kernel, stride, low, left_dilation, right_dilation):
-    """Pairs (place of the output, place in the kernel) that meet an element, not padding or a hole."""
+    """How many pairs (place of the output, place in the kernel) meet an element, not padding or a hole."""
     return sum(
         (place := o * stride + k * right_dilation - low) >= 0
         and place % left_dilation == 0
@@ -208,36 +178,23 @@ def _window(attributes, name, count, default):
 
 
 def _convolution_flops(instruction, computation):
-    """A TPU's matrix products are convolutions, and their batch dimensions windows that mostly miss."""
+    """Operations of a TPU's matrix product, which is a convolution whose batch dimensions are mostly empty windows."""
     left, right = (computation[name].outputs[0].shape for name in instruction.operands[:2])
     out = instruction.outputs[0].shape
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     left_labels, right_labels, out_labels = labels.groups()
     spatial = sum(label.isdigit() for label in left_labels)
-    windows = zip(
-        *(
-            _window(instruction.attributes, name, spatial, default)
-            for name, default in (("size", 1), ("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate", 1))
-        ),
-        strict=True,
-    )
+    fields = (("size", 1), ("stride", 1), ("pad", 0), ("lhs_dilate", 1), ("rhs_dilate", 1))  # with their defaults
+    windows = [_window(instruction.attributes, name, spatial, default) for name, default in fields]
     total = 2 * out[out_labels.index("b")] * out[out_labels.index("f")] * right[right_labels.index("i")]
-    for number, (size, stride, low, left_dilation, right_dilation) in enumerate(windows):
-        label = str(number)
-        total *= _positions(
-            left[left_labels.index(label)],
-            out[out_labels.index(label)],
-            size,
-            stride,
-            low,
-            left_dilation,
-            right_dilation,
-        )
+    for number, window in enumerate(zip(*windows, strict=True)):
+        size, outputs = left[left_labels.index(str(number))], out[out_labels.index(str(number))]
+        total *= _positions(size, outputs, *window)
     return total
 
 
 def _library_flops(instruction, computation):
-    """A GPU's matrix products are calls of a library, their dimensions noted as JSON."""
+    """Operations of a GPU's matrix product, which is a call of a library with its dimensions as JSON."""
     if "__cublas$" not in instruction.attributes:
         return 0
     contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)[1]
@@ -247,18 +204,15 @@ def _library_flops(instruction, computation):
 
 _PRODUCTS = {"dot": _dot_flops, "convolution": _convolution_flops, "custom-call": _library_flops}
 
-# The start of a Pallas kernel's name -> matrix products of [queries, keys, head_size] for each example
-# and head: logits and output forward; in the fused backward kernel the logits again, the gradient of
-# the probabilities, and those of queries, keys and values.
+# The start of a Pallas kernel's name -> its matrix products of [queries, keys, head_size] for each example and head.
+# Forward: logits and output. Backward, fused: logits again, and the gradients of probabilities, queries, keys, values.
 _KERNELS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
 _PALLAS = 'custom_call_target="tpu_custom_call"'
 
 
 def _kernel_flops(instruction, computation) -> int | None:
-    """Operations of a Pallas kernel by its name and its queries' and keys' shapes; None where not known.
-
-    Of a kernel's floating-point operands the first two are queries and keys, [..., tokens, head_size].
-    """
+    """Operations of a Pallas kernel by its name and the shapes of its queries and keys, which are its first two
+    floating-point operands, [..., tokens, head_size]; None where they are not known."""
     products = next((count for start, count in _KERNELS.items() if instruction.name.startswith(start)), None)
     arrays = [computation[name].outputs[0] for name in instruction.operands if name in computation]
     floating = [array.shape for array in arrays if array.dtype in ("f32", "bf16", "f16") and len(array.shape) >= 3]
@@ -269,7 +223,7 @@ def _kernel_flops(instruction, computation) -> int | None:
 
 
 def _ways(attributes: str, devices: int) -> int:
-    """Devices of one group of an exchange, in any of the three ways of writing groups."""
+    """How many devices a group of an exchange has, in any of the three ways of writing groups."""
     mesh = re.search(r"replica_groups=(?:@?\w*)?mesh\[([^\]]*)\].*?\{((?:'[^}]*)?)\}", attributes)
     if mesh:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
@@ -300,22 +254,20 @@ def _collective(instruction, devices, times, scattered) -> Collective | None:
 
 
 def _fusion_bytes(instruction, computation, program) -> int:
-    """Bytes that a fusion reads and writes: of a stack that it slices or updates, the slice alone."""
+    """Bytes that a fusion reads and writes; of a stack that it slices or updates, only the slice counts."""
     body = program.computations.get((instruction.called or [""])[0], {})
     parameters = {int(i.arguments): i for i in body.values() if i.opcode == "parameter" and i.arguments.isdigit()}
     total = 0
     for number, operand in enumerate(instruction.operands):
-        parameter, read = parameters.get(number), None
-        if parameter is not None:
-            users = [i for i in body.values() if parameter.name in i.operands]
-            if users and all(i.opcode == "dynamic-slice" and i.operands[0] == parameter.name for i in users):
-                read = sum(i.bytes for i in users)
-            elif users and all(i.opcode == "dynamic-update-slice" and i.operands[0] == parameter.name for i in users):
-                read = 0  # updated in place
-        total += computation[operand].bytes if read is None and operand in computation else read or 0
-    updates = [i for i in body.values() if i.opcode == "dynamic-update-slice"]
+        stack = parameters[number].name if number in parameters else None
+        users = [i for i in body.values() if stack in i.operands]
+        uses = {i.opcode if i.operands[0] == stack else "other" for i in users}
+        if uses == {"dynamic-slice"}:
+            total += sum(i.bytes for i in users)
+        elif uses != {"dynamic-update-slice"} and operand in computation:  # an update is in place, and reads nothing
+            total += computation[operand].bytes
     written = instruction.bytes
-    for update in updates:
+    for update in (i for i in body.values() if i.opcode == "dynamic-update-slice"):
         if update.bytes and len(update.operands) > 1 and update.operands[1] in body:
             written -= update.bytes - body[update.operands[1]].bytes
     return total + max(written, 0)
@@ -335,7 +287,7 @@ def _kernel_bytes(instruction, computation, program) -> int:
 
 
 def count(text: str, devices: int) -> Counts:
-    """What a compiled program of `devices` devices does on one of them in one run.
+    """The counts of one run, on one device, of a compiled program for `devices` devices.
 
     Raises `RfjaxError` for a text that is no HLO module.
     """
@@ -357,8 +309,7 @@ def count(text: str, devices: int) -> Counts:
                 repeated += operations if again else 0
             elif instruction.opcode == "while":
                 unknown += trip_count(program, instruction) is None
-            exchange = _collective(instruction, devices, times, scattered)
-            if exchange:
+            if exchange := _collective(instruction, devices, times, scattered):
                 collectives.append(exchange)
             if not fused:
                 bytes_moved += times * _kernel_bytes(instruction, computation, program)
@@ -376,16 +327,13 @@ def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:
                 body = instruction.attribute("body")
                 waiting.append((body, times * (trip_count(program, instruction) or 1), fused, False, again))
             elif instruction.opcode == "conditional":
-                branches = re.findall(
-                    r"%([\w.\-]+)", (re.search(r"branch_computations=\{([^}]*)", instruction.attributes) or [""])[0]
-                )
-                waiting += [(branch, times, fused, False, again) for branch in branches or instruction.called]
+                listed = re.search(r"branch_computations=\{([^}]*)", instruction.attributes) or [""]
+                branches = re.findall(r"%([\w.\-]+)", listed[0]) or instruction.called
+                waiting += [(branch, times, fused, False, again) for branch in branches]
             elif instruction.opcode in ("fusion", "call", "async-start", "custom-call"):
                 inside = fused or instruction.opcode != "call"
                 repeated = again or ".remat" in instruction.name  # the compiler's own rematerialisation
                 # A TPU's reduce-scatter is a fusion of an all-reduce and a slice, known by its name.
-                waiting += [
-                    (called, times, inside, called.startswith("all-reduce-scatter"), repeated)
-                    for called in instruction.called
-                    if called in program.computations
-                ]
+                for called in instruction.called:
+                    if called in program.computations:
+                        waiting.append((called, times, inside, called.startswith("all-reduce-scatter"), repeated))

@@ -1,4 +1,4 @@
-"""The plan as one page of HTML in the report's style, from the same content as the JSON."""
+"""Renders a plan as a page of HTML in the report's style, from the content of its JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITS = (("compute", BLUE, "o"), ("memory", ORANGE, "s"), ("links", VERMILION, 
 
 
 def _draw(content: Mapping) -> Figure:
-    """Each point's step by each limit, and its memory beside what a device has."""
+    """The figure: each point's step by each limit, and its memory beside a device's."""
     points = content["points"]
     names, places = [point["point"] for point in points], range(len(points))
     with matplotlib.rc_context(STYLE):
@@ -34,17 +34,15 @@ def _draw(content: Mapping) -> Figure:
                 colour = GREY if point["fits"] else VERMILION
                 right.barh(place, point["peak_bytes"] / GIB, height=0.55, color=colour)
             if point["estimate"]:
-                right.plot(
-                    [point["estimate"]["state_bytes"] / GIB] * 2, [place - 0.275, place + 0.275], color="white", lw=1.2
-                )
+                state = [point["estimate"]["state_bytes"] / GIB] * 2
+                right.plot(state, [place - 0.275, place + 0.275], color="white", lw=1.2)
         right.axvline(content["hbm_bytes"] / GIB, color="black", lw=1)
-        log_scale(
-            left, "x", [1e3 * point["limits"][name] for point in points if point["limits"] for name, _, _ in LIMITS]
-        )
+        times = [1e3 * point["limits"][name] for point in points if point["limits"] for name, _, _ in LIMITS]
+        log_scale(left, "x", times)
         left.set_yticks(list(places), names)
         left.invert_yaxis()
         left.set_xlabel("milliseconds of a step by each limit")
-        right.set_xlabel(f"GiB of a device; the line is all it has, {content['hbm_bytes'] / GIB:.2f}")
+        right.set_xlabel(f"GiB of a device; the line marks all {content['hbm_bytes'] / GIB:.2f}")
         handles = [Line2D([], [], color=colour, marker=marker, lw=0, label=name) for name, colour, marker in LIMITS]
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
         figure.draw_without_rendering()
@@ -57,66 +55,40 @@ def _cells(point: Mapping) -> tuple[str, ...]:
     mesh = "×".join(map(str, estimated["mesh"].values())) if estimated else NONE
     gib = lambda number: NONE if number is None else f"{number / GIB:.2f}"  # noqa: E731
     layout = f"{mesh}, {text(train['remat'])}, {train['accumulate']}"
-    row = (
-        text(point["point"]),
-        count(point["size"]["params"]),
-        power(point["size"]["flops"]),
-        layout,
-        gib(estimated and estimated["state_bytes"]),
-        gib(point["peak_bytes"]),
-        "yes" if point["fits"] else "<b>no</b>",
-    )
+    memory = (gib(estimated and estimated["state_bytes"]), gib(point["peak_bytes"]))
+    row = (text(point["point"]), count(point["size"]["params"]), power(point["size"]["flops"]), layout, *memory)
+    row += ("yes" if point["fits"] else "<b>no</b>",)
     if limits is None:
-        return row + (NONE,) * 6
-    slowest = max(("compute", "memory", "links"), key=limits.get)
-    times = tuple(
-        f"<b>{amount(1e3 * limits[name])}</b>" if name == slowest else amount(1e3 * limits[name])
-        for name, _, _ in LIMITS
-    )
+        return row + (NONE,) * (len(HEADER) - len(row))
+    times = {name: amount(1e3 * limits[name]) for name, _, _ in LIMITS}
+    slowest = max(times, key=limits.get)
+    times[slowest] = f"<b>{times[slowest]}</b>"
     money = NONE if spent["money"] is None else amount(spent["money"])
-    return row + times + (amount(spent["days"], 1), amount(spent["chip_hours"]), money)
+    return row + (*times.values(), amount(spent["days"], 1), amount(spent["chip_hours"]), money)
 
 
-HEADER = (
-    "point",
-    "parameters",
-    "training FLOPs",
-    "layout",
-    "state",
-    "peak",
-    "fits",
-    "compute",
-    "memory",
-    "links",
-    "days",
-    "chip-hours",
-    "cost",
-)
+HEADER = ("point", "parameters", "training FLOPs", "layout", "state", "peak", "fits")
+HEADER += ("compute", "memory", "links", "days", "chip-hours", "cost")
 CAPTION = (
     "Memory is in GiB per device: the state alone, and the peak of the whole step. Compute, memory and links are the "
-    "milliseconds that a step takes at least by each limit, the slowest bold; days, chip-hours and cost are "
-    "those at the "
-    "slowest limit, as if the others hid behind it. Real steps take longer. A layout is data × fsdp × "
-    "tensor, what is recomputed, and microbatches."
+    "least milliseconds of a step by each limit, the slowest bold. Days, chip-hours and cost are at the slowest limit, "
+    "as if the others hid behind it. Real steps take longer. A layout is data × fsdp × tensor, what is recomputed, and "
+    "microbatches."
 )
 
 
 def render(content: Mapping, title: str, notes: Sequence[str]) -> str:
-    """The page of a plan. `content` is what its JSON holds; `notes` are the lines under the console's table."""
+    """The page of a plan. `content` is that of its JSON; `notes` are the lines under the console's table."""
     captions = Captions()
     figure = picture(to_bytes(_draw(content), "svg"), "image/svg+xml", "Limits of a step and memory of each point")
-    caption = "What limits a step, and what a device must hold. White marks end the state; the rest is working memory."
+    caption = "The limits of a step, and a device's memory. White marks end the state; the rest is working memory."
     listed = "".join(f"<li>{text(note)}</li>" for note in notes)
-    body = (
-        captions.figure(figure, caption)
-        + captions.table(HEADER, [_cells(point) for point in content["points"]], CAPTION, words=(0, 3))
-        + f"<section><h2>Notes</h2><ul>{listed}</ul></section>"
-    )
+    rows = captions.table(HEADER, [_cells(point) for point in content["points"]], CAPTION, words=(0, 3))
+    source = f"Peaks and links of the chip: {text(content['source'])}."
     return Template(PAGE).substitute(
         title=text(f"Plan: {content['study']} on {content['target']}"),
         style=PAGE_STYLE,
         subtitle=text(title),
-        body=body,
-        footer=f"Made by rfjax plan. Peaks and links of the chip: {text(content['source'])}. Every number is in the "
-        "JSON beside this page.",
+        body=f"{captions.figure(figure, caption)}{rows}<section><h2>Notes</h2><ul>{listed}</ul></section>",
+        footer=f"Made by rfjax plan. {source} Every number is in the JSON beside this page.",
     )

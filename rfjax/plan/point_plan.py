@@ -1,10 +1,11 @@
-"""The plan of a study's point: its layout, memory, limits and cost on a target."""
+"""Plans a point of a study on a target: its layout, memory, limits and cost."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rfjax.config import Config
 from rfjax.data.buckets import format_shape, largest
@@ -21,7 +22,7 @@ from rfjax.training.run import plan_run
 
 @dataclass(frozen=True)
 class PointPlan:
-    """What a point takes on a target; `config` is the layout planned, the point's own where it fits."""
+    """What a point takes on a target. `config` has the planned layout, which is the point's own where that fits."""
 
     point: str
     config: Config
@@ -32,7 +33,7 @@ class PointPlan:
     compiled: Compiled | None
     limits: Roofline | None
     cost: RunCost | None
-    attention: str  # what a run on the target computes it with
+    attention: str  # the implementation that a run on the target uses
     notes: tuple[str, ...]
 
     @property
@@ -58,93 +59,96 @@ def plan_point(
     attempts: int = 4,
     say: Callable[[str], None] = print,
 ) -> PointPlan:
-    """Plans a point: as it is, and where that does not fit (or with `search`) in the cheapest layout that does.
+    """Plans a point in its own layout, and where that does not fit (or with `search`) in the cheapest layout that does.
 
-    With `compiles`, at most `attempts` layouts of a search are compiled, each of those that should
-    fit by what the ones before took; memory, operations and exchanges are the compiled program's.
-    Without, they are estimates.
+    With `compiles`, memory, operations and exchanges are those of the compiled program, and a search compiles at most
+    `attempts` layouts: those that should fit, given how far earlier programs exceeded their estimates. Without it the
+    numbers are estimates.
     """
-    size, notes = size_of(point.config), _buckets_note(point.config)
-    attention_of(point.config, target)  # refused before anything is compiled
-    own = None if search else _tried(point.id, point.config, target, compiles, optimisation, say, notes)
-    if own and own[3]:
-        return _planned(point, target, size, own, False, price, notes)
-    found = candidates(point.config, target, slack=SLACK if compiles else 1.0)
-    failed = 0
-    excess = max(1 / SLACK, _excess(own)) if compiles else 1.0
-    for config, estimated in found:
-        if failed == attempts or estimated.peak_bytes * excess > target.chip.hbm_bytes:
-            continue
-        tried = _tried(point.id, config, target, compiles, optimisation, say, notes, estimated)
-        if tried[3]:
-            return _planned(point, target, size, tried, True, price, notes)
-        failed, excess = failed + 1, max(excess, _excess(tried))
-    notes.append(f"none of {failed} layouts fits {target.name}" if failed else f"no layout should fit {target.name}")
-    config, estimated, compiled, _ = own or (point.config, None, None, False)
-    attention = attention_of(config, target)
-    return PointPlan(point.id, config, size, False, True, estimated, compiled, None, None, attention, tuple(notes))
+    size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.hbm_bytes
+    attention = attention_of(point.config, target)  # refuses one that cannot run there before anything is compiled
+
+    def attempt(config, estimated):
+        return _try_layout(point.id, config, estimated, target, optimisation if compiles else None, say, notes)
+
+    own = _Attempt(point.config, None, None, False)
+    if not search:
+        try:
+            estimated = estimate(point.config, target)
+        except ConfigError as error:
+            notes.append(f"as configured: {error}")
+        else:
+            own = attempt(point.config, estimated)
+    tried, failed = own, 0
+    if not own.fits:
+        excess = max(1 / SLACK, own.excess) if compiles else 1.0
+        for config, estimated in candidates(point.config, target, slack=SLACK if compiles else 1.0):
+            if failed == attempts or estimated.peak_bytes * excess > budget:
+                continue
+            tried = attempt(config, estimated)
+            if tried.fits:
+                break
+            failed, excess = failed + 1, max(excess, tried.excess)
+        else:
+            tried = own
+            reason = f"none of {failed} layouts fits {target.name}" if failed else f"no layout should fit {target.name}"
+            notes.append(reason)
+    config, estimated, compiled, fits = tried
+    limits = spent = None
+    if fits:
+        counts = compiled.counts if compiled else None
+        limits = roofline(target, counts.flops, counts.hbm_bytes, counts.collectives) if counts else estimated.roofline
+        spent = cost(target, limits.step, config.train.steps, price)
+    searched, said = not own.fits, tuple(notes)
+    return PointPlan(point.id, config, size, fits, searched, estimated, compiled, limits, spent, attention, said)
+
+
+class _Attempt(NamedTuple):
+    """A layout that was tried; `estimate` is None where the layout does not divide or was not tried."""
+
+    config: Config
+    estimate: StepEstimate | None
+    compiled: Compiled | None
+    fits: bool
+
+    @property
+    def excess(self) -> float:
+        """The compiled program's memory over its estimate, which other layouts are expected to share."""
+        return self.compiled.peak_bytes / self.estimate.peak_bytes if self.compiled else 0.0
 
 
 def _buckets_note(config) -> list[str]:
     corpus = plan_run(config).corpus
     if len(corpus.parts) == 1:
         return []
-    which = format_shape(largest(corpus).shapes.latents)
-    return [
-        f"a step is planned at the largest of {len(corpus.parts)} aspect buckets, latents of {which}: what fits "
-        "there fits in all, and "
-        "days are an upper bound; FLOPs are the mean over the buckets' steps"
-    ]
-
-
-def _excess(tried) -> float:
-    """How much more than its estimate a compiled layout took: those after it are expected to do the same."""
-    return tried[2].peak_bytes / tried[1].peak_bytes if tried and tried[2] else 0.0
-
-
-def _tried(id, config, target, compiles, optimisation, say, notes, estimated=None):
-    """(config, estimate, compiled, fits), or None where the layout does not divide."""
-    try:
-        estimated = estimated or estimate(config, target)
-    except ConfigError as error:
-        notes.append(f"as configured: {error}")
-        return None
-    if not compiles or estimated.state_bytes > target.chip.hbm_bytes:  # the state alone: no need to compile
-        fits = estimated.peak_bytes <= target.chip.hbm_bytes
-        compiled = None
-    else:
-        say(f"{id}: compiling for {target.name}, {layout(config, estimated)}")
-        compiled = compile_step(config, target, optimisation)
-        fits = compiled.fits and compiled.peak_bytes <= target.chip.hbm_bytes
-        word = "fits" if fits else "does not fit"
-        say(
-            f"{id}: {word}: peak {compiled.peak_bytes / GIB:.2f} GiB; {compiled.seconds:.0f} s, "
-            f"{compiled.host_bytes / GIB:.1f} GiB of host memory"
-        )
-        if compiled.counts and compiled.counts.unknown_kernels:
-            notes.append(f"operations of the kernels {', '.join(compiled.counts.unknown_kernels)} are not counted")
-        if compiled.counts and compiled.counts.unknown_loops:
-            notes.append(f"{compiled.counts.unknown_loops} loops of the program have no known length and count once")
-    if not fits:
-        needed = compiled.peak_bytes if compiled else estimated.peak_bytes
-        notes.append(f"{layout(config, estimated)} does not fit: {needed / GIB:.1f} GiB")
-    return config, estimated, compiled, fits
-
-
-def _planned(point, target, size, tried, searched, price, notes) -> PointPlan:
-    config, estimated, compiled, fits = tried
-    limits = estimated.roofline
-    if compiled and compiled.counts:
-        counts = compiled.counts
-        limits = roofline(target, counts.flops, counts.hbm_bytes, counts.collectives)
-    spent = cost(target, limits.step, config.train.steps, price)
-    attention = attention_of(config, target)
-    return PointPlan(
-        point.id, config, size, fits, searched, estimated, compiled, limits, spent, attention, tuple(notes)
+    which = (
+        f"the largest of {len(corpus.parts)} aspect buckets, latents of {format_shape(largest(corpus).shapes.latents)}"
     )
+    means = "what fits there fits in all, days are an upper bound, and FLOPs are the mean over the buckets' steps"
+    return [f"a step is planned at {which}: {means}"]
 
 
-def layout(config: Config, estimated: StepEstimate) -> str:
-    """`8x16x1, remat full, accumulate 1`: data, fsdp and tensor, and the rest of the layout."""
-    mesh = "x".join(str(size) for size in estimated.mesh.values())
+def _try_layout(id, config, estimated, target, optimisation, say, notes) -> _Attempt:
+    """Whether a layout fits, by compiling it, or by its estimate where `optimisation` is None."""
+    compiled, peak, layout = None, estimated.peak_bytes, _describe_layout(config, estimated)
+    if optimisation and estimated.state_bytes <= target.chip.hbm_bytes:  # else the state alone is too large to compile
+        say(f"{id}: compiling for {target.name}, {layout}")
+        compiled = compile_step(config, target, optimisation)
+        peak = compiled.peak_bytes
+    fits = peak <= target.chip.hbm_bytes and (compiled is None or compiled.fits)
+    if compiled:
+        word, took = "fits" if fits else "does not fit", f"{compiled.host_bytes / GIB:.1f} GiB of host memory"
+        say(f"{id}: {word}: peak {peak / GIB:.2f} GiB; {compiled.seconds:.0f} s, {took}")
+    if compiled and compiled.counts and compiled.counts.unknown_kernels:
+        notes.append(f"operations of the kernels {', '.join(compiled.counts.unknown_kernels)} are not counted")
+    if compiled and compiled.counts and compiled.counts.unknown_loops:
+        notes.append(f"{compiled.counts.unknown_loops} loops of the program have no known length and count once")
+    if not fits:
+        notes.append(f"{layout} does not fit: {peak / GIB:.1f} GiB")
+    return _Attempt(config, estimated, compiled, fits)
+
+
+def _describe_layout(config: Config, estimated: StepEstimate) -> str:
+    """A layout in words: `8x16x1, remat full, accumulate 1`, where the mesh is data x fsdp x tensor."""
+    mesh = "x".join(map(str, estimated.mesh.values()))
     return f"{mesh}, remat {config.train.remat}, accumulate {config.train.accumulate}"

@@ -1,7 +1,7 @@
-"""How long a step must take: the operations over the peak, the bytes over the memory and the links.
+"""The roofline of a step: operations over the peak, bytes over the memory's bandwidth, bytes over the links.
 
-The step cannot be faster than the slowest of the three, and is predicted to take as long: the
-compiler overlaps the others with it. Real steps take longer. No JAX here.
+The step cannot be faster than the slowest of the three, and is predicted to take that long, because the compiler
+overlaps the other two with it. Real steps take longer. No JAX here.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from dataclasses import dataclass
 
 from rfjax.plan.targets import Target
 
-# Bytes that a device sends, over the bytes of the whole array: a ring over n devices passes
-# (n - 1) / n of it along once, or twice for an all-reduce (Thakur et al. 2005, section 4).
+# How often a ring over n devices passes (n - 1) / n of the whole array along (Thakur et al. 2005, section 4).
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1, "collective-permute": 1}
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One exchange; `bytes` are those of the whole array on one group of devices, once."""
+    """An exchange within each group of devices; `bytes` are those of the whole array of one group, once."""
 
     kind: str
     bytes: int
     ways: int  # devices of a group
-    times: int = 1  # a step
+    times: int = 1  # in a step
     name: str = ""
 
     @property
@@ -36,7 +35,7 @@ class Collective:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of a step on one device by each limit."""
+    """Seconds of a step on one device, by each limit alone."""
 
     compute: float
     memory: float
@@ -52,7 +51,7 @@ class Roofline:
 
 
 def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequence[Collective]) -> Roofline:
-    """The limits of one device's step: `flops` and `hbm_bytes` are that device's."""
+    """The limits of a step on one device; `flops` and `hbm_bytes` are those of that device."""
     return Roofline(
         compute=flops / target.chip.peak_flops,
         memory=hbm_bytes / target.chip.hbm_bandwidth,
@@ -68,7 +67,7 @@ class RunCost:
 
 
 def cost(target: Target, step_seconds: float, steps: int, price: float | None) -> RunCost:
-    """Of `steps` steps; `price` is that of a chip-hour."""
+    """The cost of `steps` steps; `price` is the price of a chip-hour."""
     hours = step_seconds * steps / 3600.0
     chip_hours = hours * target.chips
     return RunCost(hours / 24.0, chip_hours, None if price is None else chip_hours * price)

@@ -1,4 +1,4 @@
-"""The child of `compiled.py`: reads a request, compiles the step, prints what it found as JSON."""
+"""The child process of `compiled.py`: reads a request, compiles the step, prints its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -12,40 +12,36 @@ from rfjax.plan.gpu_description import DESCRIPTIONS, text_proto
 
 
 def topology_devices(target):
-    """The devices of a slice, or of nodes, that are not there."""
+    """Stand-ins for the devices of a slice, or of nodes, that are not there."""
     from jax.experimental import topologies
 
     if target.chip.kind == "cuda":
-        nodes, gpus = target.shape
-        description = text_proto(DESCRIPTIONS[target.chip.name])
-        return list(
-            topologies.get_topology_desc("", "cuda", topology=f"1x{nodes}x{gpus}", target_config=description).devices
-        )
+        settings = {"topology": "1x{}x{}".format(*target.shape)}
+        settings["target_config"] = text_proto(DESCRIPTIONS[target.chip.name])
+        return list(topologies.get_topology_desc("", "cuda", **settings).devices)
     settings = {"num_slices": 1}
     if len(target.shape) == 3:
         settings |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
     elif target.chips == 1:
         settings |= {"chips_per_host_bounds": (1, 1, 1)}
     if any(target.closed):
-        settings["wrap"] = (*target.closed, False)[:3]  # three are asked for, of a flat slice too
+        settings["wrap"] = (*target.closed, False)[:3]  # libtpu wants three, for a flat slice too
     name = f"{target.chip.topology}:{'x'.join(map(str, target.shape))}"
     return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices)
 
 
 def lower(config, devices, platform: str):
-    """The lowered train step of a config on a mesh over `devices`; `platform` is as `models/attention.py` names it."""
+    """The lowered train step of a config on a mesh over `devices`; `platform` is a name of `models/attention.py`."""
     from rfjax.data.buckets import largest
     from rfjax.models.backbone import training_backbone
     from rfjax.training.mesh import make_mesh
     from rfjax.training.program import lower_train_step
     from rfjax.training.run import plan_run
 
-    run = plan_run(config)
+    run, mesh = plan_run(config), make_mesh(config.mesh, devices)
     corpus = largest(run.corpus)
     backbone = training_backbone(config, corpus.shapes, platform)
-    return lower_train_step(
-        dataclasses.replace(run, corpus=corpus, backbone=backbone, mesh=make_mesh(config.mesh, devices))
-    )
+    return lower_train_step(dataclasses.replace(run, corpus=corpus, backbone=backbone, mesh=mesh))
 
 
 def main() -> None:

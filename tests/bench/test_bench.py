@@ -1,4 +1,4 @@
-"""`rfjax bench`: the arithmetic of its report against numbers by hand, and a small run of it."""
+"""`rfjax bench`: the arithmetic of its report compared with numbers by hand, and a small run."""
 
 import json
 import math
@@ -71,8 +71,8 @@ def quick_compilation():
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch, quick_compilation):
-    """A small network from end to end: operations by the formula, every phase a number, JSON without
-    what JSON does not have."""
+    """A small network from end to end: operations are the formula's, every phase has a number, and the JSON has no NaN
+    or infinity."""
     from rfjax.bench import peak
 
     monkeypatch.setitem(peak.SIDES, "cpu", (64,))

@@ -1,4 +1,4 @@
-"""The manifests for GKE, against the published schemas and Kubernetes' own reading of a command."""
+"""Checks the manifests for GKE by the published schemas and by Kubernetes' own reading of a command."""
 
 import copy
 import json

@@ -1,6 +1,6 @@
 """What each scheduler is given for the same options, byte for byte: scripts, manifests, commands and the summary.
 
-Catches a change of what runs on machines that no test has. What is meant to change is written into `pinned/`.
+Catches a change of what runs on machines that no test has. An intended change is written into `pinned/`.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""Sites: files that say where to run; and that a scheduler is what the protocol says."""
+"""Sites, the files that say where to run, and the schedulers' common protocol."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from rfjax import cli, shipped
 from rfjax.config import call, load_file
 from rfjax.launch.command import TARGETS
 from rfjax.launch.target import Target
+from rfjax.study.study import load_study
 
 SITE = """
 def get_site():
@@ -30,7 +32,7 @@ def launch(*options):
 
 
 def test_a_site_gives_what_belongs_to_the_place_and_flags_override_it(here, capsys):
-    """Catches a site whose fields are lost, and one that overrides what was asked for."""
+    """Catches a site whose fields are lost, and a site that overrides a flag."""
     Path("mine.py").write_text(SITE)
     flags = ["--on=slurm", "--gpus-per-node=0", "--partition=p", "--sbatch=--exclusive", "--grace=9", "--setup=a b"]
     assert launch(*flags) == 0
@@ -89,7 +91,7 @@ def test_a_site_that_cannot_be_used_is_refused(old, new, options, message, here,
 
 @pytest.mark.parametrize("name", shipped.list_sites())
 def test_a_shipped_site_asks_for_what_it_leaves_open_and_runs_with_it(name, here, capsys):
-    """Catches a shipped site with an account, a project or a bucket, and one that nothing completes."""
+    """Catches a shipped site with an account, a project or a bucket, and a site that no flags complete."""
     site = call(load_file(name, "site"), "get_site", name).to_dict()
     assert not {"account", "project", "service_account", "namespace"} & set(site)
     assert "gs://" not in str(site) and "gcsfuse" not in str(site)
@@ -102,6 +104,13 @@ def test_a_shipped_site_asks_for_what_it_leaves_open_and_runs_with_it(name, here
         given.append(next(flag for flag in COMPLETE if flag.startswith(error.split()[1] + "=")))
     assert launch(f"--site={name}", "--config.train.batch_size=256", *given) == 0
     assert f"study tiny on {site['on']}: 2 point(s)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", shipped.list_configs())
+def test_a_shipped_config_needs_no_file_beside_it(name, tmp_path):
+    """TPU VMs and GKE are given the config file alone. Catches a config that reads another file beside it."""
+    alone = shutil.copy(shipped.find_config(name), tmp_path / "alone.py")
+    assert load_study(alone) == load_study(name)
 
 
 @pytest.mark.parametrize(

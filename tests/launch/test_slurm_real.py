@@ -1,6 +1,6 @@
-"""A real SLURM: a study's array pre-empted in every way that SLURM has, against the undisturbed one.
+"""Runs a study's array on a real SLURM, pre-empts it in every way that SLURM has, and compares it with a calm one.
 
-One node, this machine; controller, node and munge daemons are started by slurm/start.sh, as root.
+This machine is the only node; slurm/start.sh starts the controller, node and munge daemons, as root.
 """
 
 import csv
@@ -46,7 +46,7 @@ def command(slurm, *words, cwd=None):
 
 
 def launch(slurm, folder, workdir):
-    """(the array's job, the collecting job) of the study, launched in `folder`."""
+    """Launches the study in `folder`; returns (the array's job, the collecting job)."""
     write_study(folder, "my study.py", steps=STEPS)
     setup = f"export PATH='{Path(slurm['SLURM_CONF']).parent}/bin':$PATH"
     options = [
@@ -82,7 +82,7 @@ def saved(run):
 
 
 def goes_on(run, number):
-    """It has been started `number` times, and has saved a step of the last of them, not its final one."""
+    """Whether the run has started `number` times, and its last start has saved a step, but not the final one."""
     began = starts(run)
     assert saved(run) < STEPS, f"{run} has ended before it could be stopped; give it more steps"
     return len(began) == number and saved(run) > began[-1]["step"]
@@ -143,7 +143,7 @@ def test_preempted_by_partition_by_time_limit_and_by_hand_it_ends_as_undisturbed
 
 
 def test_a_cancelled_job_stays_cancelled(slurm, tmp_path):
-    """The run is told to stop and exits with 75 here, too: requeued, its owner could never end it."""
+    """Here, too, the run is told to stop and exits with 75; if it were requeued, its owner could never end it."""
     root = tmp_path / "cancelled"
     jobs = launch(slurm, tmp_path, root.name)
     wait_for(lambda: goes_on(root / POINTS[0], 1), "a first checkpoint")

@@ -1,4 +1,4 @@
-"""The scripts that SLURM is given, run with stand-ins for SLURM: what they run, and when they requeue."""
+"""Runs the scripts for SLURM with stand-ins for SLURM's programs: what they run, and when they requeue."""
 
 import json
 import re

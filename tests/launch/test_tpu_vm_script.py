@@ -1,4 +1,4 @@
-"""The script for TPU VMs, run against a stand-in for gcloud that keeps slices in files."""
+"""Runs the script for TPU VMs with a stand-in for gcloud that keeps slices in files."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def run(path, here, **settings):
 
 
 def ended(process):
-    """All that it printed; killed where it goes on for ever."""
+    """All that the script printed. Kills it where it goes on for ever."""
     try:
         return process.communicate(timeout=120)[0]
     except subprocess.TimeoutExpired:
@@ -92,7 +92,7 @@ def calls(here):
 
 
 def verbs(here, name):
-    """What was asked of gcloud for a slice, without the looks at its state."""
+    """gcloud's verbs for a slice, without those that look at its state."""
     asked = [call for call in calls(here) if call[0] == "gcloud" and name in (call[5], call[6].rstrip(":"))]
     return [call[4] for call in asked if call[4] != "describe"]
 

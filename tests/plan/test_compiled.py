@@ -1,4 +1,4 @@
-"""The compiled train step: what its text says, against formulas. Eight simulated devices, one child process."""
+"""Compares the text of a compiled train step with formulas, on eight simulated devices in one child process."""
 
 import math
 
@@ -9,10 +9,10 @@ from rfjax.config import Config, from_dict
 from rfjax.data.corpus import load_corpus
 from rfjax.models.backbone import make_backbone
 from rfjax.models.flops import recompute_flops, training_flops
-from rfjax.plan.compiled import Compiled, _asked_for, compile_step
+from rfjax.plan.compiled import Compiled, _needed_bytes, compile_step
 
 DEVICES = 8
-LAYERS = 5  # in the scan; the last block is apart
+LAYERS = 5  # in the scan; the last block is not in it
 
 
 def config_of(**mesh) -> Config:
@@ -74,7 +74,7 @@ def test_activations_are_not_exchanged(program):
 
 
 def test_memory_is_that_of_split_weights(program):
-    """Arguments hold a fsdp-th of the state: against the state's bytes from shapes."""
+    """A device's arguments are a 1/fsdp of the kernels, and the rest of the state, by their shapes."""
     config, compiled = program
     shapes = load_corpus(config.data, config.seed).shapes
     params = jax.eval_shape(make_backbone(config.model, shapes).init, jax.random.key(0))
@@ -92,4 +92,4 @@ def test_memory_is_that_of_split_weights(program):
 
 def test_what_a_compiler_asks_for():
     text = "Ran out of memory: the total memory required for HLO temporaries (205.11G) exceeds available HBM (95.74G)."
-    assert _asked_for(text) == int(205.11 * 2**30)
+    assert _needed_bytes(text) == int(205.11 * 2**30)

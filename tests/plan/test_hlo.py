@@ -1,4 +1,4 @@
-"""Reading HLO text as a TPU's compiler writes it, against counts made by hand."""
+"""Counts of HLO text as a TPU's compiler writes it, compared with counts made by hand."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def counted() -> Counts:
 
 
 def test_a_loop_runs_as_often_as_its_condition_says():
-    """Catches bodies counted once; TPU programs do not note the count, their condition has it."""
+    """Catches bodies counted once. TPU programs do not note the count; the loop's condition has it."""
     program = parse(PROGRAM)
     assert trip_count(program, program.computations["main"]["loop"]) == 37
     gather = next(c for c in counted().collectives if c.kind == "all-gather")

@@ -108,7 +108,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     [("v5p-256", {}, "splash"), ("v5p-256", {"train__attention": "xla"}, "xla"), ("h100x64", {}, "cudnn")],
 )
 def test_the_plan_says_which_attention_a_run_uses(target, settings, attention, capsys):
-    """Catches a plan made of what this machine would choose: here that is always xla."""
+    """Catches a plan for the attention that this machine would choose, which is always xla."""
     plan = plan_point(point("depth15", **settings), parse_target(target), compiles=False)
     assert plan.attention == plan.to_json()["attention"] == attention
     overrides = [f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items()]

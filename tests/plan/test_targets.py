@@ -1,4 +1,4 @@
-"""Names of slices, their links, and the arithmetic of a roofline."""
+"""The names of slices, their links, and the arithmetic of a roofline."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_unknown_chips_and_sizes_are_refused():
 
 
 def test_a_chip_sends_over_all_its_links_what_its_vendor_says():
-    """The sum over a torus's links, both directions, against the documented GB/s of a chip."""
+    """Compares the sum over a torus's links, in both directions, with the documented GB/s of a chip."""
     for name, both_ways in (("v5p-256", 1200e9), ("v5e-256", 400e9), ("v6e-256", 800e9)):
         target = parse_target(name)
         assert 2 * target.bandwidth(target.chips) == both_ways
@@ -59,10 +59,10 @@ def test_a_group_uses_the_rings_that_it_covers():
 
 
 def test_rings_send_what_a_simulated_ring_sends():
-    """All-gather and all-reduce simulated chunk by chunk, against the formula."""
+    """Compares the formula with an all-gather and an all-reduce that are simulated chunk by chunk."""
     ways, size = 8, 8 * 1000
     chunk = size // ways
-    gather = chunk * (ways - 1)  # each passes on every chunk but the one its neighbour had
+    gather = chunk * (ways - 1)  # each device passes on every chunk but its neighbour's own
     assert Collective("all-gather", size, ways).sent == gather
     assert Collective("reduce-scatter", size, ways).sent == gather
     assert Collective("all-reduce", size, ways, 3).sent == 3 * 2 * gather
