@@ -20,10 +20,11 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.intervals import ENDS, LEVEL
+from rfjax.evaluation.intervals import LEVEL
 from rfjax.laws import fit_points
 from rfjax.laws.fitting import Estimate, Fit
 from rfjax.laws.laws import PARAMETRIC
+from rfjax.results.plain import plain
 
 SD3_IMAGES = 500_000.0 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
 UNDECIDED = 1e-6  # an exponent whose interval reaches below this does not divide a budget
@@ -69,20 +70,18 @@ class Allocation:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict:
-        def plain(design):
-            return {name: vars(estimate) for name, estimate in vars(design).items()}
-
-        return {
+        content = {
             "budget_flops": self.budget,
-            "cost": vars(self.cost),
+            "cost": self.cost,
             "interval_level": LEVEL,
-            "exponent_a": vars(self.exponent),
-            "optimal": plain(self.optimal),
-            "fixed_steps": plain(self.fixed) | {"images_of_every_run": self.fixed_images},
-            "excess_loss_of_fixed_steps": vars(self.excess_loss),
-            "beyond": dict(self.beyond),
-            "warnings": list(self.warnings),
+            "exponent_a": self.exponent,
+            "optimal": self.optimal,
+            "fixed_steps": vars(self.fixed) | {"images_of_every_run": self.fixed_images},
+            "excess_loss_of_fixed_steps": self.excess_loss,
+            "beyond": self.beyond,
+            "warnings": self.warnings,
         }
+        return plain(content)
 
 
 def measure_cost(table: pd.DataFrame) -> Cost:
@@ -90,11 +89,6 @@ def measure_cost(table: pd.DataFrame) -> Cost:
 
     With one size, eta is 1. Raises `ConfigError` when a column is missing or a value not positive.
     """
-    for name in ("flops", "params", "images"):
-        if name not in table:
-            raise ConfigError(
-                f"the cost of training needs the column {name!r}; the table has {', '.join(table.columns)}"
-            )
     fit_points.check(table, ("flops", "params", "images"), one_row_per_run=False)
     params, per_image = table["params"].to_numpy(float), (table["flops"] / table["images"]).to_numpy(float)
     x, y = np.log(params), np.log(per_image)
@@ -132,8 +126,7 @@ def exponent_draws(fit: Fit, cost: Cost) -> Float[np.ndarray, " draws"]:
 def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_IMAGES) -> Allocation:
     """The best use of `budget` FLOPs under an identifiable fit of the parametric law.
 
-    Raises `ConfigError` for another law, for a fit that refuses, and for a budget that is not
-    positive.
+    Raises `ConfigError` for another law, for a fit that refuses, and for a budget that is not positive.
     """
     if fit.law is not PARAMETRIC:
         raise ConfigError(f"an allocation needs the parametric law of params and images, not the {fit.law.name} law")
@@ -148,8 +141,8 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
     fixed_n = cost.params(budget, fixed_images)
     loss = np.exp(_loss(every, n, d))
     fixed_loss = np.exp(_loss(every, fixed_n, fixed_images))
-    exponent = np.concatenate(
-        [[fit.parameters[4] / (fit.parameters[2] + cost.eta * fit.parameters[4])], exponent_draws(fit, cost)]
+    exponent = np.append(
+        fit.parameters[4] / (fit.parameters[2] + cost.eta * fit.parameters[4]), exponent_draws(fit, cost)
     )
     seen = dict(zip(fit.law.variables, np.exp(fit.log_x).T, strict=True))
     spent = cost.kappa * seen["params"] ** cost.eta * seen["images"]
@@ -175,15 +168,15 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         )
     if cost.worst > 0.1:
         warnings.append(f"FLOPs are not kappa·params^eta·images: off by up to {100 * cost.worst:.0f} % over the runs")
+    images = Estimate(value=float(fixed_images))
+    fixed = Design(params=Estimate(value=fixed_n), images=images, loss=_estimate(fixed_loss))
     return Allocation(
         budget=float(budget),
         cost=cost,
         exponent=_estimate(exponent),
         fixed_images=float(fixed_images),
         optimal=Design(params=_estimate(n), images=_estimate(d), loss=_estimate(loss)),
-        fixed=Design(
-            params=Estimate(value=fixed_n), images=Estimate(value=float(fixed_images)), loss=_estimate(fixed_loss)
-        ),
+        fixed=fixed,
         excess_loss=_estimate(fixed_loss / loss - 1),
         beyond={name: float(value / column.max()) for name, (value, column) in asked.items()},
         warnings=tuple(warnings),
@@ -200,7 +193,5 @@ def _loss(parameters, params, images):
 def _estimate(values):
     """The estimate whose value is the first of `values`; the rest are draws, which give its interval."""
     rest = values[1:][np.isfinite(values[1:])]
-    if len(rest) < 0.9 * len(values[1:]):  # too many draws have no optimum: there is no interval
-        return Estimate(value=float(values[0]))
-    low, high = np.quantile(rest, ENDS)
-    return Estimate(value=float(values[0]), low=float(low), high=float(high))
+    enough = len(rest) >= 0.9 * len(values[1:])  # where too many draws have no optimum, there is no interval
+    return Estimate.from_draws(values[0], rest if enough else None)

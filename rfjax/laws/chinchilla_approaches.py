@@ -18,11 +18,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.intervals import ENDS, LEVEL
+from rfjax.evaluation.intervals import LEVEL
 from rfjax.laws import fit_points
 from rfjax.laws.budgets import measure_cost, optimum
 from rfjax.laws.fitting import RESAMPLES, Estimate, fit
 from rfjax.laws.laws import PARAMETRIC
+from rfjax.results.plain import plain
 
 SAME_BUDGET = 0.02  # budgets this close (relative) are one IsoFLOP curve
 ENVELOPE_POINTS = 200
@@ -64,29 +65,17 @@ class Line:
             raise ConfigError(f"{self.approach} found no line ({self.reason}); it cannot divide a budget")
         result = []
         for log_c, exponent, column in ((self.log_g, self.a.value, 0), (self.log_h, self.b.value, 2)):
-            value = float(np.exp(log_c + exponent * np.log(flops)))
-            if self.draws is None:
-                result.append(Estimate(value=value))
-                continue
-            drawn = np.exp(self.draws[:, column] + self.draws[:, column + 1] * np.log(flops))
-            low, high = np.quantile(drawn, ENDS)
-            result.append(Estimate(value=value, low=float(low), high=float(high)))
+            drawn = None
+            if self.draws is not None:
+                drawn = np.exp(self.draws[:, column] + self.draws[:, column + 1] * np.log(flops))
+            result.append(Estimate.from_draws(np.exp(log_c + exponent * np.log(flops)), drawn))
         return result[0], result[1]
 
     def to_json(self) -> dict:
-        return {
-            "approach": self.approach,
-            "optima": [vars(one) for one in self.optima],
-            "a": None if self.a is None else vars(self.a),
-            "b": None if self.b is None else vars(self.b),
-            "log_G": self.log_g,
-            "log_H": self.log_h,
-            "interval_level": LEVEL,
-            "interval_method": self.method,
-            "notes": list(self.notes),
-            "reason": self.reason,
-            "bias_on_fitted_parametric_law": self.bias,
-        }
+        content = {name: getattr(self, name) for name in ("approach", "optima", "a", "b")}
+        content |= {"log_G": self.log_g, "log_H": self.log_h, "interval_level": LEVEL, "interval_method": self.method}
+        content |= {"notes": self.notes, "reason": self.reason, "bias_on_fitted_parametric_law": self.bias}
+        return plain(content)
 
 
 def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, bias: bool = True) -> Line:
@@ -103,11 +92,8 @@ def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0,
     fit_points.check(table, COLUMNS, one_row_per_run=False)
     curves = [group.sort_values("flops") for _, group in table.groupby("run", sort=True) if len(group) > 1]
     if len({float(curve["params"].iloc[0]) for curve in curves}) < 2:
-        return Line(
-            approach="approach1",
-            optima=(),
-            reason="an envelope needs training curves (several rows a run) of two sizes",
-        )
+        reason = "an envelope needs training curves (several rows a run) of two sizes"
+        return Line(approach="approach1", optima=(), reason=reason)
     log_c = np.log(pd.concat(curves)["flops"].to_numpy(float))
     grid = np.linspace(log_c.min(), log_c.max(), ENVELOPE_POINTS)
     sizes = np.array([float(curve["params"].iloc[0]) for curve in curves])
@@ -137,33 +123,26 @@ def approach2(
 ) -> Line:
     """The line through the minima of IsoFLOP parabolas: `table` has one row per run, several sizes at each budget.
 
-    Intervals are parametric: normal noise of the parabolas' pooled residual scatter. Budgets with
-    fewer than three sizes, a parabola without a minimum, or one outside the sizes tried are left
-    out, with a note.
+    Intervals are parametric: normal noise of the parabolas' pooled residual scatter. A budget is left out, with a note,
+    if it has fewer than three sizes, or if its parabola has no minimum or has it outside the sizes tried.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
     fit_points.check(table, COLUMNS)
     optima, left_out, used = [], [], []
     for group in _budgets(table, same_budget):
-        one, why = _vertex(group, group["loss"].to_numpy(float))
-        if one is None:
+        best, why = _vertex(group, group["loss"].to_numpy(float))
+        if best is None:
             left_out.append((float(group["flops"].mean()), len(group), why))
         else:
-            optima.append(one)
+            optima.append(best)
             used.append(group)
-    notes = _notes(left_out)
-    if len(optima) < 2:
-        return Line(
-            approach="approach2",
-            optima=tuple(optima),
-            notes=notes,
-            reason=f"{len(optima)} budget{'s'[: len(optima) != 1]} with a minimum among the sizes tried; at least 2 "
-            "are needed",
-        )
-    point = _line(optima)
+    notes, n = _notes(left_out), len(optima)
+    if n < 2:
+        reason = f"{n} budget{'s'[: n != 1]} with a minimum among the sizes tried; at least 2 are needed"
+        return Line(approach="approach2", optima=tuple(optima), notes=notes, reason=reason)
     draws, method = _redraw_parabolas(used, resamples, seed)
-    found = _line_with_intervals("approach2", optima, point, draws, method, notes)
+    found = _line_with_intervals("approach2", optima, _line(optima), draws, method, notes)
     return replace(found, bias=_bias_of_parabolas(table, used) if bias else None)
 
 
@@ -187,9 +166,7 @@ def _budgets(table, same_budget):
     table = table.sort_values(["flops", "params", "run"], kind="stable")
     group, first = np.zeros(len(table), int), 0
     flops = table["flops"].to_numpy(float)
-    for row in range(
-        1, len(table)
-    ):  # measured from each group's first row: measured from row to row, close budgets would chain
+    for row in range(1, len(table)):  # compared with its group's first row: neighbours would chain close budgets
         if flops[row] > flops[first] * (1 + same_budget):
             first = row
         group[row] = first
@@ -218,13 +195,8 @@ def _vertex(group, loss):
     order = np.argsort(params, kind="stable")
     images = np.exp(np.interp(x, params[order], np.log(group["images"].to_numpy(float))[order]))
     flops = float(np.exp(np.log(group["flops"].to_numpy(float)).mean()))
-    return Optimum(
-        flops=flops,
-        params=float(np.exp(x)),
-        images=float(images),
-        loss=float(c - b**2 / (4 * curvature)),
-        runs=len(group),
-    ), ""
+    loss = float(c - b**2 / (4 * curvature))
+    return Optimum(flops=flops, params=float(np.exp(x)), images=float(images), loss=loss, runs=len(group)), ""
 
 
 def _redraw_parabolas(groups, resamples, seed):
@@ -240,17 +212,12 @@ def _redraw_parabolas(groups, resamples, seed):
     draws = []
     for _ in range(resamples):
         noise = spread * np.sqrt(freedom / rng.chisquare(freedom))
-        found = [
-            _vertex(group, f * (1 + noise * rng.standard_normal(len(f))))[0]
-            for group, f in zip(groups, fitted, strict=True)
-        ]
-        found = [one for one in found if one is not None]
+        drawn = (f * (1 + noise * rng.standard_normal(len(f))) for f in fitted)
+        found = [best for group, loss in zip(groups, drawn, strict=True) if (best := _vertex(group, loss)[0])]
         if len(found) > 1:
             draws.append(_line(found))
-    method = (
-        f"parametric bootstrap, {len(draws):,} resamples: normal noise of the parabolas' pooled relative scatter "
-        f"({freedom} degrees of freedom)"
-    )
+    method = f"parametric bootstrap, {len(draws):,} resamples: normal noise of the parabolas' pooled relative scatter "
+    method += f"({freedom} degrees of freedom)"
     return (np.array(draws) if len(draws) > resamples / 2 else None), method
 
 
@@ -259,12 +226,7 @@ def _bias_of_parabolas(table, groups):
     fitted, cost = _surface(table)
     if not fitted.identifiable:
         return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
-    optima = []
-    for group in groups:
-        x = {name: group[name].to_numpy(float) for name in ("params", "images")}
-        one, _ = _vertex(group, fitted.predict(x))
-        if one is not None:
-            optima.append(one)
+    optima = [best for group in groups if (best := _vertex(group, fitted.predict(dict(group)))[0])]
     if len(optima) < 2:
         return {"reason": "the fitted parametric law has no minimum among the sizes tried"}
     return _bias(fitted, cost, optima)
@@ -331,17 +293,11 @@ def _crossings(chosen, grid, sizes, losses, images):
             continue
         gap = np.log(loss[i, ends] / loss[k, ends])
         share = gap[0] / (gap[0] - gap[1])
-        logs = np.stack(
-            [
-                grid[ends],
-                np.full(2, np.log(distinct[[i, k]]).mean()),
-                np.log(seen[[i, k], ends]).mean(axis=0),
-                np.log(loss[[i, k], ends]).mean(axis=0),
-            ]
-        )
-        pairs.setdefault((i, k), []).append(
-            [*(logs[:, 0] + share * (logs[:, 1] - logs[:, 0])), competing[:, left].sum()]
-        )
+        size = np.full(2, np.log(distinct[[i, k]]).mean())
+        means = (np.log(values[[i, k], ends]).mean(axis=0) for values in (seen, loss))
+        logs = np.stack([grid[ends], size, *means])
+        crossing = logs[:, 0] + share * (logs[:, 1] - logs[:, 0])
+        pairs.setdefault((i, k), []).append([*crossing, competing[:, left].sum()])
     optima = []
     for crossings in pairs.values():  # curves with noise cross several times: once for each pair of sizes
         *logs, runs = np.mean(crossings, axis=0)
@@ -366,10 +322,7 @@ def _line_with_intervals(approach, optima, point, draws, method, notes=()):
     def estimate(place):
         if draws is None:
             return Estimate(value=float(point[place]))
-        low, high = np.quantile(draws[:, place], ENDS)
-        return Estimate(
-            value=float(point[place]), low=float(low), high=float(high), stderr=float(draws[:, place].std(ddof=1))
-        )
+        return Estimate.from_draws(point[place], draws[:, place], stderr=float(draws[:, place].std(ddof=1)))
 
     return Line(
         approach=approach,

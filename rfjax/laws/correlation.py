@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +22,7 @@ from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
+from rfjax.results.results_folder import rows_where
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
 PERMUTATIONS = 20_000  # beyond that
@@ -51,21 +53,10 @@ class Correlation:
     interval_method: str
     reason: str = ""
 
-    def to_json(self) -> dict:
-        return vars(self) | {"coefficients": [vars(c) for c in self.coefficients]}
-
-
-def _identity(values):
-    return values
-
 
 def _arcsine(score):
     """The arcsine of a fraction's root. It stabilises the variance, so that scores near 0 and 1 do not weigh more."""
     return np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0)))
-
-
-def _ranks(values):
-    return stats.rankdata(values, axis=-1)
 
 
 def _pearson(x, y):
@@ -86,15 +77,14 @@ def _kendall(x, y):
         return np.where(scale > 0, (a * b).sum(-1) / scale, np.nan)
 
 
+_RANKS = partial(stats.rankdata, axis=-1)
 # name: (transform of the loss, of the score, coefficient along the last axis)
 COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable]] = {
-    "Pearson": (_identity, _identity, _pearson),
-    "Pearson of arcsine √score": (_identity, _arcsine, _pearson),
-    "Spearman": (_ranks, _ranks, _pearson),
-    "Kendall": (_identity, _identity, _kendall),
+    "Pearson": (np.asarray, np.asarray, _pearson),
+    "Pearson of arcsine √score": (np.asarray, _arcsine, _pearson),
+    "Spearman": (_RANKS, _RANKS, _pearson),
+    "Kendall": (np.asarray, np.asarray, _kendall),
 }
-
-
 FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out for a score that leaves [0, 1]
 
 
@@ -171,7 +161,7 @@ def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int)
 
 
 def permutation_orders(n: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "orders n"], str]:
-    """All orders of n things, or a sample of them; and how a p-value that is computed from them is described."""
+    """All orders of n things, or a sample of them; and the method of a p-value from them, in words."""
     if n <= MAX_ENUMERATED:
         orders = np.array(list(itertools.permutations(range(n))))
         return orders, f"two-sided, exact over all {len(orders):,} orders"
@@ -225,13 +215,9 @@ def resampled_runs(n: int, resamples: int, rng: np.random.Generator) -> Int[np.n
 
 def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
     """Scores under redraws of the prompts; {} unless every run was scored on the same prompts."""
-    own = prompts[
-        (prompts["evaluation"] == evaluation)
-        & (prompts["weights"] == settings.weights)
-        & (prompts["corpus"] == settings.corpus)
-        & (prompts["sampler"] == settings.sampler)
-        & (prompts["evaluation_seed"] == settings.sampler_seed)
-    ]
+    wanted = {"evaluation": evaluation, "evaluation_seed": settings.sampler_seed}
+    wanted |= {name: getattr(settings, name) for name in ("weights", "corpus", "sampler")}
+    own = rows_where(prompts, **wanted)
     final = points[["run", "step"]].merge(own, on=["run", "step"])
     correct = final.pivot(index="run", columns="prompt", values="correct").reindex(points["run"])
     images = final.pivot(index="run", columns="prompt", values="samples").reindex(points["run"])

@@ -74,10 +74,6 @@ def exclude(
     """
     if max_loss is not None and not max_loss > 0:
         raise ConfigError(f"the largest loss to be kept is {max_loss:g}; it must be positive")
-    out, kept = [], np.ones(len(table), bool)
-    names = table["run"].astype(str).to_numpy()
-    if table["run"].duplicated().any():  # checkpoints: a name is not enough
-        names = np.array([f"{name} ({_name_rows(table, np.arange(len(table)) == i)})" for i, name in enumerate(names)])
     losses = table[column].to_numpy(float)
     if largest_losses < 0 or largest_losses >= len(table) > 0:
         raise ConfigError(f"cannot drop the {largest_losses} largest losses of {len(table)} rows")
@@ -86,6 +82,12 @@ def exclude(
         rules.append((losses >= np.sort(losses)[-largest_losses], f"{largest_losses} largest losses"))
     if max_loss is not None:
         rules.append((losses > max_loss, f"loss above {max_loss:g}"))
+    if not rules:
+        return table, ()
+    out, kept = [], np.ones(len(table), bool)
+    names = table["run"].astype(str).to_numpy()
+    if table["run"].duplicated().any():  # checkpoints: a name is not enough
+        names = np.array([f"{name} ({_name_rows(table, np.arange(len(table)) == i)})" for i, name in enumerate(names)])
     for taken, rule in rules:
         out += [Exclusion(run=str(run), rule=rule) for run in names[taken & kept]]
         kept &= ~taken
@@ -100,12 +102,7 @@ def log_columns(variables: Sequence[str], x: object) -> Float[np.ndarray, "n v"]
 
 def _name_rows(table, chosen):
     """Names the rows: by their lines in the file that the table was read from, or by their places from 1."""
-    index = table.index[chosen]
-    if table.index.name == "line":
-        return _name_places("line", index)
-    return _name_places("row", np.flatnonzero(chosen) + 1)
-
-
-def _name_places(word, places):
-    shown = ", ".join(str(place) for place in places[:NAMED]) + (", ..." if len(places) > NAMED else "")
+    by_line = table.index.name == "line"
+    word, places = ("line", table.index[chosen]) if by_line else ("row", np.flatnonzero(chosen) + 1)
+    shown = ", ".join(map(str, places[:NAMED])) + (", ..." if len(places) > NAMED else "")
     return f"{word}{'s'[: len(places) != 1]} {shown}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -23,10 +24,10 @@ class FitSource:
 
     final: pd.DataFrame
     curves: pd.DataFrame
-    description: dict  # for the record of the fits
+    description: dict  # of the table and its runs, for the record of the fits
     study: tuple | None = None
     folder_scores: tuple = ()  # of a study: what `rfjax score` attached to its runs
-    excluded: tuple[Exclusion, ...] = field(default=())
+    excluded: tuple[Exclusion, ...] = ()
 
     @property
     def pairs(self) -> pd.DataFrame | None:
@@ -56,10 +57,10 @@ class FitSource:
         if self.study is None:
             return ""
         on, best = (int(self.final[name].sum()) for name in ("frontier", "best_rate"))
+        left = " that are left" if self.excluded else ""
         return (
-            f"of {len(self.final)} finished runs{' that are left' if self.excluded else ''}, laws of compute are "
-            f"fitted to the {on} on "
-            f"the frontier, those of size and images to the {best} at the best rate of their size and images"
+            f"of {len(self.final)} finished runs{left}, laws of compute are fitted to the {on} on the frontier, "
+            f"those of size and images to the {best} at the best rate of their size and images"
         )
 
 
@@ -83,53 +84,38 @@ def read_source(
     folder = results_folder.find(path) if path.is_dir() else path
     if path.name in ("wide.csv", "long.csv") and (path.parent / "table.json").exists():
         folder = path.parent
-    rules = {"largest_losses": largest_losses, "max_loss": max_loss} if largest_losses or max_loss is not None else {}
+    rules = {"largest_losses": largest_losses, "max_loss": max_loss}
     if not path.is_dir() and folder != path.parent:
         rows = foreign_table.read_table(path, rename=rename, flops_per_param_image=flops_per_param_image)
         description = {
             "table": path.name,
-            "sha256": foreign_table.sha256(path),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "rows": len(rows),
             "renamed": rename,
             "flops_per_param_image": flops_per_param_image,
         }
         check(rows, ("loss",), one_row_per_run=not curves)
-        rows, excluded = exclude(rows, **rules) if rules else (rows, ())
-        return FitSource(
-            final=rows, curves=rows, description=description | _exclusions_json(excluded), excluded=excluded
-        )
-    given = [
-        name for name, value in (("--rename", rename), ("--flops-per-param-image", flops_per_param_image)) if value
-    ]
-    if given:
-        raise ConfigError(f"{given[0]} is for tables of other sources; {folder} has its own columns")
+        rows, excluded = exclude(rows, **rules)
+        return FitSource(final=rows, curves=rows, description=description, excluded=excluded)
+    for option, value in (("--rename", rename), ("--flops-per-param-image", flops_per_param_image)):
+        if value:
+            raise ConfigError(f"{option} is for tables of other sources; {folder} has its own columns")
     table = results_folder.read(folder)
     settings = study_fits.primary_settings(table)
     rows = study_fits.checkpoints(table, settings)
-    final, excluded = study_fits.final_points(rows), ()
+    final = study_fits.final_points(rows)
     scored = tuple(folder_scores.find(table, final, settings))
-    for score in scored:  # under another corpus than the loss, so not among its columns yet
+    for score in scored:  # of another corpus than the loss, so not among the columns yet
         final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
     rows = rows[rows["loss"].notna()]
-    if rules:
-        final, excluded = exclude(final, **rules)
-        final = study_fits.mark_points(final.reset_index(drop=True))
-        rows = rows[~rows["run"].astype(str).isin({one.run for one in excluded})]
+    final, excluded = exclude(final, **rules)
+    final = study_fits.mark_points(final.reset_index(drop=True))
+    rows = rows[~rows["run"].astype(str).isin({exclusion.run for exclusion in excluded})]
     description = {
         "results": folder.name,
         "settings": vars(settings),
         "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
         "best_rate_runs": final.loc[final["best_rate"], "run"].tolist(),
     }
-    return FitSource(
-        final=final,
-        curves=rows,
-        description=description | _exclusions_json(excluded),
-        study=(table, settings),
-        folder_scores=scored,
-        excluded=excluded,
-    )
-
-
-def _exclusions_json(excluded):
-    return {"excluded": [vars(one) for one in excluded]} if excluded else {}
+    study = {"study": (table, settings), "folder_scores": scored}
+    return FitSource(final=final, curves=rows, description=description, excluded=excluded, **study)

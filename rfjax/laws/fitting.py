@@ -34,6 +34,7 @@ from rfjax.laws.held_out import LargestOut, LeftOut, leave_one_out
 from rfjax.laws.laws import SATURATING, Law
 from rfjax.laws.misfits import HUBER, Loss
 from rfjax.laws.resampling import add_noise, draw
+from rfjax.results.plain import plain
 
 RESAMPLES = 1000
 # Two starts agree when their objectives agree to this relative tolerance.
@@ -43,7 +44,7 @@ EXAMPLE_DRAWS = 400
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How a law is fitted, whatever the table and the law."""
+    """How a law is fitted; the same options serve any table and law."""
 
     loss: Loss = HUBER
     column: str = "loss"  # of the table, with the losses
@@ -66,6 +67,12 @@ class Estimate:
     high: float | None = None
     stderr: float | None = None
     examples_stderr: float | None = None  # what other validation examples, as many, would change
+
+    @classmethod
+    def from_draws(cls, value: float, draws: Float[np.ndarray, " draws"] | None, **errors) -> Estimate:
+        """The value with the interval that its draws give; without an interval where `draws` is None."""
+        low, high = (None, None) if draws is None else map(float, np.quantile(draws, ENDS))
+        return cls(value=float(value), low=low, high=high, **errors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +119,7 @@ class Fit:
     def interval(
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-        """The lower and upper ends at each `x`, of the law itself or of a new run's loss."""
+        """The lower and upper ends of the interval at each `x`, of the law itself or of a new run's loss."""
         self.predict(x)  # refuses when it must
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
@@ -129,19 +136,18 @@ class Fit:
 
     def to_json(self) -> dict:
         """Every number of the fit except the data and the draws, as plain values."""
-        estimates = self.estimates or {}
-        return {
+        content = {
             "law": self.law.name,
             "formula": self.law.formula,
             "source": self.law.source,
             "units": {name: UNITS[name] for name in self.law.variables},
-            "runs": list(self.runs),
-            "excluded": [vars(one) for one in self.excluded],
+            "runs": self.runs,
+            "excluded": self.excluded,
             "n": self.n,
             "k": len(self.law.parameters),
             "identifiable": self.identifiable,
             "reason": self.reason,
-            "warnings": list(self.warnings),
+            "warnings": self.warnings,
             "loss_function": str(self.loss),
             "objective": self.objective,
             "residual_sd": self.residual_sd,
@@ -152,10 +158,11 @@ class Fit:
             "interval_level": LEVEL,
             "interval_method": self.method,
             "seed": self.seed,
-            "parameters": {name: vars(estimate) for name, estimate in estimates.items()},
-            "leave_one_out": None if self.left_out is None else self.left_out.to_json(),
-            "leave_largest_out": None if self.largest_out is None else self.largest_out.to_json(),
+            "parameters": self.estimates or {},
+            "leave_one_out": self.left_out,
+            "leave_largest_out": self.largest_out,
         }
+        return plain(content)
 
 
 def fit(
@@ -168,11 +175,10 @@ def fit(
 ) -> Fit:
     """Fit `law` to a table with one row per run.
 
-    Columns: `run` (distinct names), `loss` (positive; `options.column` names another) and each of
-    `law.variables` (positive, in `UNITS`). The order of rows does not matter. `changes` are made to the options: as
-    `fit(table, law, resamples=200)`.
-    `examples_covariance` is that of the runs' mean losses over the validation examples they share,
-    in the order of rows.
+    Columns: `run` (distinct names), `loss` (positive; `options.column` names another) and each of `law.variables`
+    (positive, in `UNITS`). The order of rows does not matter. `changes` replace options, for example
+    `fit(table, law, resamples=200)`. `examples_covariance` is the covariance of the runs' mean losses over the
+    validation examples they share, in the order of rows.
 
     Raises `ConfigError` for a missing column, a missing or non-positive value (of `flops` too, which
     say what run is the largest), or a run that occurs twice (checkpoints of one run are not

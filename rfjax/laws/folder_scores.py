@@ -13,18 +13,15 @@ import pandas as pd
 from rfjax.laws import study_fits
 from rfjax.laws.study_fits import Settings
 from rfjax.results.columns import PROTOCOLS, STATISTICS, Measure, measure_columns
-from rfjax.results.results_folder import Results
+from rfjax.results.results_folder import Results, rows_where
 
 PREFERRED = {"corpus": ("geneval",)}  # the official prompts, of corpora with as many runs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FolderScore:
-    """One protocol's scores at final checkpoints.
-
-    `points` are the given points with the columns of its scores and their statistics, which are missing where a run has
-    no score under `settings`.
-    """
+    """One protocol's scores at final checkpoints. `points` are the study's points with the columns of these scores and
+    their statistics, missing where a run has no score under `settings`."""
 
     evaluation: str
     title: str
@@ -46,11 +43,9 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
     """Each protocol's scores of final checkpoints, under the settings that cover most runs."""
     found = []
     for evaluation, title in PROTOCOLS.items():
-        long = results.long
-        long = long[(long["evaluation"] == evaluation) & (long["metric"] == "geneval")]
+        long = rows_where(results.long, evaluation=evaluation, metric="geneval")
         every = [run for run in points["run"] if run in set(long["run"])]  # scored under any settings, at any step
-        long = long[long["weights"] == settings.weights]
-        rows = long.merge(points[["run", "step"]], on=["run", "step"])
+        rows = rows_where(long, weights=settings.weights).merge(points[["run", "step"]], on=["run", "step"])
         if not (rows["item"] == "overall").any():
             continue
         chosen = {}
@@ -65,17 +60,16 @@ def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[Fol
             for statistic, suffix in STATISTICS
         }
         kept = points.drop(columns=[c.name for name in own for c in measure_columns(name)], errors="ignore")
-        joined = pd.concat(
-            [kept, pd.DataFrame({name: kept["run"].map(values) for name, values in wide.items()}, kept.index)], axis=1
+        scores = pd.DataFrame({name: kept["run"].map(values) for name, values in wide.items()}, kept.index)
+        score = FolderScore(
+            evaluation=evaluation,
+            title=title,
+            settings=replace(settings, sampler_seed=chosen.pop("evaluation_seed"), **chosen),
+            points=pd.concat([kept, scores], axis=1),
+            items=tuple(rows["item"].drop_duplicates()),
+            others=tuple(run for run in every if run not in set(rows["run"])),
         )
-        images = replace(
-            settings, corpus=chosen["corpus"], sampler=chosen["sampler"], sampler_seed=chosen["evaluation_seed"]
-        )
-        items = tuple(rows["item"].drop_duplicates())
-        others = tuple(run for run in every if run not in set(rows["run"]))
-        found.append(
-            FolderScore(evaluation=evaluation, title=title, settings=images, points=joined, items=items, others=others)
-        )
+        found.append(score)
     return found
 
 

@@ -68,10 +68,7 @@ class LargestOut:
         return all(low <= a <= high for low, a, high in zip(self.low, self.actual, self.high, strict=True))
 
     def to_json(self) -> dict:
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()} | {
-            "relative_error": self.relative_error,
-            "covered": self.covered,
-        }
+        return vars(self) | {"relative_error": self.relative_error, "covered": self.covered}
 
 
 def leave_one_out(

@@ -87,18 +87,14 @@ def verdict(
         return f"the data cannot tell the parameters apart (condition number {number:.1e})", ()
     warnings = []
     if no_offset:
-        left = (
-            "the law is a pure power"
-            if len(law.terms) == 1 and not isinstance(law.terms[0], BrokenTerm)
-            else "the law has none"
-        )
+        pure = len(law.terms) == 1 and not isinstance(law.terms[0], BrokenTerm)
+        left = "the law is a pure power" if pure else "the law has none"
         warnings.append(f"E is at its bound 0: the data do not ask for an offset, and {left}")
     if len(log_x) - len(law.parameters) == 1:
         warnings.append("one degree of freedom: the scatter, and so every interval, rests on a single residual")
     if agreeing < 2:
-        warnings.append(
-            f"only {agreeing} of {len(minimum.objective)} starts reached this minimum: there may be a lower one"
-        )
+        starts = len(minimum.objective)
+        warnings.append(f"only {agreeing} of {starts} starts reached this minimum: there may be a lower one")
     return "", tuple(warnings)
 
 

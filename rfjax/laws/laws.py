@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Float
 
 MAX_EXPONENT = 10.0
+Theta = Float[np.ndarray, "*batch p"]  # the parameters of one term
+Points = Float[np.ndarray, " n"]  # the natural logarithm of one variable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +39,28 @@ class PowerTerm:
     def formula(self) -> str:
         return f"{self.coefficient}·{self.variable}^-{self.exponent}"
 
-    def log_value(
-        self, theta: Float[np.ndarray, "*batch p"], log_x: Float[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "*batch n"]:
+    def log_value(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "*batch n"]:
         """g, the logarithm of the term, at natural logarithms of the variable."""
         return theta[..., 0:1] - theta[..., 1:2] * log_x
 
-    def gradient(
-        self, theta: Float[np.ndarray, "batch p"], log_x: Float[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "#batch p n"]:
+    def gradient(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "#*batch p n"]:
         return np.stack([np.ones_like(log_x), -log_x])[None]
 
-    def hessian(
-        self, theta: Float[np.ndarray, "batch p"], log_x: Float[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "batch p p n"] | None:
+    def hessian(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "*batch p p n"] | None:
         """Second derivatives of g, or None where g is linear in the parameters."""
         return None
 
-    def shift(self, theta: Float[np.ndarray, "*batch p"], log_shift: float) -> Float[np.ndarray, "*batch p"]:
+    def shift(self, theta: Theta, log_shift: float) -> Theta:
         """The same term as a function of log x + log_shift."""
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
         return result
 
-    def bounds(self, log_x: Float[np.ndarray, " n"]) -> tuple[list[float], list[float]]:
+    def bounds(self, log_x: Points) -> tuple[list[float], list[float]]:
         """Lower and upper bounds of the parameters."""
         return [-np.inf, 0.0], [np.inf, MAX_EXPONENT]
 
-    def starts(self, log_x: Float[np.ndarray, " n"], dense: bool) -> Iterator[tuple[float, ...]]:
+    def starts(self, log_x: Points, dense: bool) -> Iterator[tuple[float, ...]]:
         """Starts of all parameters except the coefficient, which follows from the level of the loss."""
         yield from ((e,) for e in np.geomspace(0.02, 2.0, 7 if dense else 5))
 
@@ -97,24 +93,18 @@ class BrokenTerm:
         u = (log_x - theta[..., 3:4]) / width
         return width, u, np.logaddexp(0.0, u), 0.5 * (1 + np.tanh(0.5 * u))
 
-    def log_value(
-        self, theta: Float[np.ndarray, "*batch p"], log_x: Float[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "*batch n"]:
+    def log_value(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "*batch n"]:
         width, _, softplus, _ = self._parts(theta, log_x)
         return theta[..., 0:1] - theta[..., 1:2] * log_x - theta[..., 2:3] * width * softplus
 
-    def gradient(
-        self, theta: Float[np.ndarray, "batch p"], log_x: Float[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "#batch p n"]:
+    def gradient(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "#*batch p n"]:
         width, u, softplus, sigmoid = self._parts(theta, log_x)
         slope = theta[..., 2:3]
         bend = width * (softplus - sigmoid * u)  # d(f softplus)/d(log f)
         ones = np.ones_like(u)
         return np.stack([ones, -log_x * ones, -width * softplus, slope * sigmoid, -slope * bend], axis=-2)
 
-    def hessian(
-        self, theta: Float[np.ndarray, "batch p"], log_x: Float[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "batch p p n"] | None:
+    def hessian(self, theta: Theta, log_x: Points) -> Float[np.ndarray, "*batch p p n"] | None:
         width, u, softplus, sigmoid = self._parts(theta, log_x)
         slope, peak = theta[..., 2:3], sigmoid * (1 - sigmoid)
         bend = width * (softplus - sigmoid * u)
@@ -128,19 +118,19 @@ class BrokenTerm:
             result[..., j, i, :] = result[..., i, j, :]
         return result
 
-    def shift(self, theta: Float[np.ndarray, "*batch p"], log_shift: float) -> Float[np.ndarray, "*batch p"]:
+    def shift(self, theta: Theta, log_shift: float) -> Theta:
         result = np.array(theta, dtype=float)
         result[..., 0] += result[..., 1] * log_shift
         result[..., 3] += log_shift
         return result
 
-    def bounds(self, log_x: Float[np.ndarray, " n"]) -> tuple[list[float], list[float]]:
+    def bounds(self, log_x: Points) -> tuple[list[float], list[float]]:
         span = float(np.ptp(log_x))
         # A break outside the data, or wider than they are, is no break that they can show.
         lower = [-np.inf, 0.0, -MAX_EXPONENT, float(log_x.min()), np.log(1e-2 * span)]
         return lower, [np.inf, MAX_EXPONENT, MAX_EXPONENT, float(log_x.max()), np.log(span)]
 
-    def starts(self, log_x: Float[np.ndarray, " n"], dense: bool) -> Iterator[tuple[float, ...]]:
+    def starts(self, log_x: Points, dense: bool) -> Iterator[tuple[float, ...]]:
         span = float(np.ptp(log_x))
         for before in (0.05, 0.2, 0.6):
             for change in (-0.6 * before, 0.3, 1.0):
@@ -258,9 +248,6 @@ PARAMETRIC = Law(
     source="Hoffmann et al. 2022, approach 3, with images for tokens",
 )
 BROKEN = Law(
-    name="broken",
-    terms=(BrokenTerm(variable="flops"),),
-    offset=True,
-    source="Caballero et al. 2022, eq. 1, one break",
+    name="broken", terms=(BrokenTerm(variable="flops"),), offset=True, source="Caballero et al. 2022, eq. 1, one break"
 )
 LAWS = {law.name: law for law in (POWER, SATURATING, PARAMETRIC, BROKEN)}

@@ -29,9 +29,6 @@ class Level:
     left_out_rms: float | None  # score predicted by the logistic link, each run from the others
     share_first: float | None  # of resamples in which this level follows the score most closely
 
-    def to_json(self) -> dict:
-        return vars(self) | {"coefficients": [vars(c) for c in self.coefficients]}
-
 
 def by_level(
     losses: Mapping[float, Float[np.ndarray, " runs"]],

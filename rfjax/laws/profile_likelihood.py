@@ -48,10 +48,6 @@ class Profile:
     grid: Float[np.ndarray, " m"]  # values of the parameter, rising
     statistic: Float[np.ndarray, " m"]  # T at each
 
-    def to_json(self) -> dict:
-        arrays = {"grid": self.grid.tolist(), "statistic": self.statistic.tolist()}
-        return vars(self) | {"at_bound": list(self.at_bound)} | arrays
-
 
 def profiled_parameters(law: Law) -> tuple[str, ...]:
     """The parameters that have a profile: E and the exponents."""

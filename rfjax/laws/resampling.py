@@ -63,7 +63,8 @@ def draw(
     else:
         least = max(MIN_RUNS_TO_RESAMPLE, k + MIN_FREEDOM_TO_RESAMPLE)
         few = f" (fewer than {least} runs are too few to resample)" if method == "auto" else ""
-        weights, data = None, simulate(law, parameters, log_x, noise, loss, rng)
+        normal = rng.standard_normal((resamples, n))
+        weights, data = None, add_noise(law.log_loss(parameters, log_x)[None], noise[:, None], normal, loss)
         said = (
             f"parametric bootstrap, {resamples:,} resamples{few}: normal noise of the residual scatter, "
             "itself drawn with its n − k degrees of freedom"
@@ -76,19 +77,6 @@ def draw(
     rows = np.arange(resamples)
     converged = np.stack([refit.converged for refit in refits])[choice, rows]
     return Draws(np.stack([refit.parameters for refit in refits])[choice, rows], noise, said, int((~converged).sum()))
-
-
-def simulate(
-    law: Law,
-    parameters: Float[np.ndarray, " k"],
-    log_x: Float[np.ndarray, "n v"],
-    noise: Float[np.ndarray, " draws"],
-    loss: Loss,
-    rng: np.random.Generator,
-) -> Float[np.ndarray, "draws n"]:
-    """Log losses of the law with normal noise of these standard deviations, which have the residual's unit."""
-    log_model = law.log_loss(parameters, log_x)
-    return add_noise(log_model[None], noise[:, None], rng.standard_normal((len(noise), len(log_x))), loss)
 
 
 def add_noise(

@@ -11,7 +11,7 @@ are parametric: normal noise of the residual scatter, itself drawn with its n - 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from scipy import optimize
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
 from rfjax.laws.correlation import check_pairs, constant_reason
+from rfjax.results.plain import plain
 
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # values of a link's nonlinear parameters that are tried
@@ -114,9 +115,9 @@ class LinkFit:
 
     link: Link
     n: int
-    parameters: Mapping[str, float]
-    rms: float | None  # of score, with n - k degrees of freedom
-    isotonic_rms: float | None  # of the best merely falling curve, over n
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    rms: float | None = None  # of score, with n - k degrees of freedom
+    isotonic_rms: float | None = None  # of the best merely falling curve, over n
     reason: str = ""
     inner: Float[np.ndarray, " k"] | None = None
     draws: Float[np.ndarray, "draws k"] | None = None
@@ -128,30 +129,25 @@ class LinkFit:
         """The score at these losses, within [0, 1]. Raises `ConfigError` where there is no fit."""
         if self.inner is None:
             raise ConfigError(f"the {self.link.name} link was not fitted ({self.reason}); it cannot predict")
-        return np.clip(
-            self.link.curve(self.inner, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span), 0, 1
-        )
+        return np.clip(self.link.curve(self.inner, self._scale(loss)), 0, 1)
 
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """The ends of the 95 % interval at these losses, of the curve or of a new run's score; within [0, 1]."""
         self.predict(loss)
-        scores = self.link.curve(self.draws, (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span)
+        scores = self.link.curve(self.draws, self._scale(loss))
         if new_run:
             normal = np.random.default_rng(1).standard_normal(len(self.draws))
             scores = scores + (normal * self.noise_draws)[:, None]
         low, high = np.quantile(scores, ENDS, axis=0)
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
+    def _scale(self, loss):
+        return (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span
+
     def to_json(self) -> dict:
-        return {
-            "link": self.link.name,
-            "formula": self.link.formula,
-            "n": self.n,
-            "parameters": dict(self.parameters),
-            "rms": self.rms,
-            "isotonic_rms": self.isotonic_rms,
-            "reason": self.reason,
-        }
+        names = ("n", "parameters", "rms", "isotonic_rms", "reason")
+        link = {"link": self.link.name, "formula": self.link.formula}
+        return plain(link | {name: getattr(self, name) for name in names})
 
 
 def fit_link(
@@ -166,30 +162,20 @@ def fit_link(
     n, k = len(loss), len(link.parameters)
     few = f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
     if reason := few if n <= k else constant_reason(loss, score):
-        return LinkFit(link=link, n=n, parameters={}, rms=None, isotonic_rms=None, reason=reason)
+        return LinkFit(link=link, n=n, reason=reason)
     low, span = float(loss.min()), float(np.ptp(loss))
     x = (loss - low) / span
     inner = _polish(link, link.solve(x, score[None]), x, score[None])[0]
     fitted = link.curve(inner, x)
     rms = float(np.sqrt(((fitted - score) ** 2).sum() / (n - k)))
+    known = {"link": link, "n": n, "rms": rms, "isotonic_rms": _isotonic_rms(loss, score)}
     if np.ptp(fitted) < 1e-9:
-        reason = "the score does not fall with the loss"
-        return LinkFit(link=link, n=n, parameters={}, rms=rms, isotonic_rms=_isotonic_rms(loss, score), reason=reason)
+        return LinkFit(reason="the score does not fall with the loss", **known)
     rng = np.random.default_rng(seed)
-    noise = rms * np.sqrt((n - k) / rng.chisquare(n - k, resamples))
-    drawn = fitted + np.minimum(noise, 1.0)[:, None] * rng.standard_normal((resamples, n))
-    return LinkFit(
-        link=link,
-        n=n,
-        parameters=link.natural(inner, low, span),
-        rms=rms,
-        isotonic_rms=_isotonic_rms(loss, score),
-        inner=inner,
-        draws=_polish(link, link.solve(x, drawn), x, drawn),
-        noise_draws=np.minimum(noise, 1.0),
-        low=low,
-        span=span,
-    )
+    noise = np.minimum(rms * np.sqrt((n - k) / rng.chisquare(n - k, resamples)), 1.0)
+    drawn = fitted + noise[:, None] * rng.standard_normal((resamples, n))
+    draws, parameters = _polish(link, link.solve(x, drawn), x, drawn), link.natural(inner, low, span)
+    return LinkFit(parameters=parameters, inner=inner, draws=draws, noise_draws=noise, low=low, span=span, **known)
 
 
 def _polish(link, theta, x, scores, iterations=100):
@@ -285,7 +271,7 @@ def predict_by_links(
     predicted = predict_largest(loss, score, size, runs, resamples=resamples, seed=seed)
     return {
         "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
-        "largest_predicted": [vars(prediction) for prediction in predicted],
+        "largest_predicted": plain(predicted),
     }
 
 

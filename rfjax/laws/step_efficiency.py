@@ -15,6 +15,7 @@ import pandas as pd
 from rfjax.evaluation.intervals import ENDS
 from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.laws.correlation import redraw_prompts
+from rfjax.results.results_folder import rows_where
 
 EVALUATION = "sampling_steps"
 RESAMPLES = 2000
@@ -22,7 +23,10 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class StepCount:
-    """One run sampled with one number of steps. `drop` is 1 - score / score at `reference` steps."""
+    """One run sampled with one number of steps; a number that was not measured is nan.
+
+    `drop` is 1 - score / score at `reference` steps; None where no prompts pair or the score there is 0.
+    """
 
     run: str
     depth: int | None
@@ -31,13 +35,13 @@ class StepCount:
     reference: int
     settings: str  # the sampler without its steps
     score: float
-    score_low: float | None
-    score_high: float | None
+    score_low: float
+    score_high: float
     drop: float | None
     drop_low: float | None
     drop_high: float | None
     path_length: float
-    path_length_stderr: float | None
+    path_length_stderr: float
     distance: float  # of latents from the reference's, root mean square
 
 
@@ -45,7 +49,7 @@ def step_counts(
     long: pd.DataFrame, prompts: pd.DataFrame, *, weights: str = "ema", resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[StepCount, ...]:
     """Every final checkpoint that was sampled at several counts of steps, by depth, run and steps."""
-    rows = long[(long["evaluation"] == EVALUATION) & (long["weights"] == weights) & (long["final"] == 1)]
+    rows = rows_where(long, evaluation=EVALUATION, weights=weights, final=1)
     found = []
     for (run, sampler, at), group in rows.groupby(["run", "sampler", "evaluation_seed"], sort=True):
         name = SamplerName.parse(sampler)
@@ -53,7 +57,8 @@ def step_counts(
             continue
         values = {(row.metric, row.item): row for row in group.itertuples()}
         reference = replace(name, steps=name.reference).format()
-        drop = _drop(prompts, run, group["step"].iloc[0], weights, at, sampler, reference, resamples, seed)
+        step = group["step"].iloc[0]
+        drop, drop_low, drop_high = _drop(prompts, run, step, weights, at, sampler, reference, resamples, seed)
         score = values["sampling", "overall"]
         length, distance = values["sampling_path_length", "mean"], values["sampling_distance", "mean"]
         depth, params = (None if pd.isna(group[c].iloc[0]) else int(group[c].iloc[0]) for c in ("depth", "params"))
@@ -66,13 +71,13 @@ def step_counts(
                 reference=name.reference,
                 settings=name.settings,
                 score=score.value,
-                score_low=_number_or_none(score.low),
-                score_high=_number_or_none(score.high),
-                drop=drop[0],
-                drop_low=drop[1],
-                drop_high=drop[2],
+                score_low=score.low,
+                score_high=score.high,
+                drop=drop,
+                drop_low=drop_low,
+                drop_high=drop_high,
                 path_length=length.value,
-                path_length_stderr=_number_or_none(length.stderr),
+                path_length_stderr=length.stderr,
                 distance=distance.value,
             )
         )
@@ -81,31 +86,19 @@ def step_counts(
 
 def _drop(prompts, run, step, weights, seed_of_images, sampler, reference, resamples, seed):
     """(drop, low, high) of the overall score from the reference's; None where no prompts pair or the score is 0."""
-    own = prompts[
-        (prompts["run"] == run)
-        & (prompts["step"] == step)
-        & (prompts["weights"] == weights)
-        & (prompts["evaluation_seed"] == seed_of_images)
-        & (prompts["evaluation"] == EVALUATION)
-    ]
+    own = rows_where(
+        prompts, run=run, step=step, weights=weights, evaluation_seed=seed_of_images, evaluation=EVALUATION
+    )
     counts = [own[own["sampler"] == name].set_index("prompt").sort_index() for name in (sampler, reference)]
     if counts[0].empty or not counts[0].index.equals(counts[1].index):
         return None, None, None
     correct, images = (np.stack([c[name].to_numpy(float) for c in counts]) for name in ("correct", "samples"))
     tasks = counts[0]["task"].tolist()
-    point = [np.mean([correct[i, mine].sum() / images[i, mine].sum() for mine in _tasks(tasks)]) for i in (0, 1)]
+    by_task = [np.array(tasks) == task for task in dict.fromkeys(tasks)]
+    point = [np.mean([correct[i, mine].sum() / images[i, mine].sum() for mine in by_task]) for i in (0, 1)]
     if point[1] == 0:
         return None, None, None
     drawn = redraw_prompts(tasks, correct, images, resamples=resamples, seed=seed)["overall"]
     drops = 1 - drawn[:, 0] / np.where(drawn[:, 1] > 0, drawn[:, 1], np.nan)
     low, high = np.nanquantile(drops, ENDS)
     return float(1 - point[0] / point[1]), float(low), float(high)
-
-
-def _tasks(tasks):
-    tasks = np.asarray(tasks)
-    return [tasks == task for task in dict.fromkeys(tasks.tolist())]
-
-
-def _number_or_none(value):
-    return None if pd.isna(value) else float(value)

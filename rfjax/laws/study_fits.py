@@ -19,7 +19,8 @@ from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, compare, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
 from rfjax.results.merge import wide_frame
-from rfjax.results.results_folder import Results
+from rfjax.results.plain import plain
+from rfjax.results.results_folder import Results, rows_where
 
 # Preferred where several settings cover as many runs: the weights that samples are drawn with, the paper's grid.
 PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
@@ -76,28 +77,20 @@ class Analysis:
     plan_reason: str = ""  # why there is none, or ""
 
     def to_json(self) -> dict:
-        held = self.held_out
-        return {
+        content = {
             "headline": self.headline,
             "headline_reason": self.headline_reason,
-            "fits": {name: fitted.to_json() for name, fitted in self.fits.items()},
-            "held_out": None
-            if held is None
-            else {
-                "depth": held.depth,
-                "fit": held.fit.to_json(),
-                "predictions": [vars(p) for p in held.predictions],
-            },
+            "fits": self.fits,
+            "held_out": self.held_out,
             "held_out_reason": self.held_out_reason,
             "comparison": compare({name: f for name, f in self.fits.items() if "flops" in f.law.variables}),
-            "profiles": {
-                law: {name: one.to_json() for name, one in found.items()} for law, found in self.profiles.items()
-            },
-            "plan": None if self.plan is None else self.plan.to_json(),
+            "profiles": self.profiles,
+            "plan": self.plan,
             "plan_reason": self.plan_reason,
             "frontier_runs": self.points.loc[self.points["frontier"], "run"].tolist(),
             "dominated_runs": self.points.loc[~self.points["frontier"], "run"].tolist(),
         }
+        return plain(content)
 
 
 def primary_settings(results: Results) -> Settings:
@@ -110,24 +103,15 @@ def primary_settings(results: Results) -> Settings:
         raise ConfigError(f"the results table at {results.folder} has no validation loss; evaluate a run first")
     losses = losses[losses["final"] == 1] if (losses["final"] == 1).any() else losses
     chosen = {}
-    for name, column in (
-        ("corpus", "corpus"),
-        ("weights", "weights"),
-        ("grid", "grid"),
-        ("grid_seed", "evaluation_seed"),
-    ):
-        chosen[name] = most_common(losses, column, PREFERENCES.get(name, ()))
-        losses = losses[losses[column] == chosen[name]]
-    scores = results.long[
-        (results.long["evaluation"] == "geneval")
-        & (results.long["corpus"] == chosen["corpus"])
-        & (results.long["weights"] == chosen["weights"])
-    ]
+    for column in ("corpus", "weights", "grid", "evaluation_seed"):
+        chosen[column] = most_common(losses, column, PREFERENCES.get(column, ()))
+        losses = losses[losses[column] == chosen[column]]
+    grid_seed = chosen.pop("evaluation_seed")
+    scores = rows_where(results.long, evaluation="geneval", corpus=chosen["corpus"], weights=chosen["weights"])
     scores = scores[scores["final"] == 1] if (scores["final"] == 1).any() else scores
-    for name, column in (("sampler", "sampler"), ("sampler_seed", "evaluation_seed")):
-        chosen[name] = most_common(scores, column, ()) if len(scores) else ("" if name == "sampler" else None)
-        scores = scores[scores[column] == chosen[name]]
-    return Settings(**chosen)
+    sampler = most_common(scores, "sampler") if len(scores) else ""
+    seed = most_common(scores[scores["sampler"] == sampler], "evaluation_seed") if len(scores) else None
+    return Settings(grid_seed=grid_seed, sampler=sampler, sampler_seed=seed, **chosen)
 
 
 def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
@@ -178,11 +162,8 @@ def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
 
 def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
     """The covariances of final validation losses at these settings."""
-    pairs = results.pairs
-    at = (
-        (pairs["weights"] == settings.weights) & (pairs["corpus"] == settings.corpus) & (pairs["grid"] == settings.grid)
-    )
-    return pairs[at & (pairs["evaluation_seed"] == settings.grid_seed).fillna(False).astype(bool)]
+    wanted = {name: getattr(settings, name) for name in ("weights", "corpus", "grid")}
+    return rows_where(results.pairs, evaluation_seed=settings.grid_seed, **wanted)
 
 
 def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
@@ -206,11 +187,10 @@ def analyse(
 ) -> Analysis:
     """Every fit of the study, from `final_points`.
 
-    Loss against compute is fitted to the runs on the compute frontier; loss against parameters
-    and images to every run at its best learning rate. The saturating law is the headline; where
-    the points cannot decide it, the pure power law is the headline, and the reason is kept. `pairs` (of
-    `pairs_of`) adds standard errors over validation examples; `profiles` adds profile likelihoods of the
-    laws of compute. `changes` are made to the options of every fit.
+    Loss against compute is fitted to the runs on the compute frontier; loss against parameters and images to every run
+    at its best learning rate. The saturating law is the headline; where the points cannot decide it, the pure power law
+    is the headline, and the reason is kept. `pairs` (of `pairs_of`) adds standard errors over validation examples;
+    `profiles` adds profile likelihoods of the laws of compute. `changes` replace options of every fit.
     """
     options = replace(options, **changes)
 
@@ -231,17 +211,9 @@ def analyse(
         for name in (SATURATING.name, POWER.name)
         if profiles and fits[name].identifiable
     }
-    return Analysis(
-        points=points,
-        fits=fits,
-        headline=headline,
-        headline_reason=reason,
-        held_out=held_out,
-        held_out_reason=held_out_reason,
-        profiles=profiled,
-        plan=plan,
-        plan_reason=plan_reason,
-    )
+    held = {"held_out": held_out, "held_out_reason": held_out_reason}
+    more = {"profiles": profiled, "plan": plan, "plan_reason": plan_reason}
+    return Analysis(points=points, fits=fits, headline=headline, headline_reason=reason, **held, **more)
 
 
 def _plan_budget(parametric, rows):
@@ -300,7 +272,7 @@ def _choose_headline(saturating, power):
     return "", f"{saturating.reason}; nor the power law: {power.reason}"
 
 
-def most_common(rows, column, preferences):
+def most_common(rows, column, preferences=()):
     """The column's value that most runs have; of equals the preferred one, then the first in order."""
     counts = rows.groupby(column)["run"].nunique()
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from rfjax.errors import ConfigError
 from rfjax.evaluation.control_measures import ALIGNMENT, DISTANCE, EVALUATION, TRUTH
 from rfjax.evaluation.sampler_name import SamplerName
-from rfjax.results.results_folder import Results
+from rfjax.results.results_folder import Results, rows_where
 
 FACTS = ("formulation", "backbone")  # what a variant may be named by
 
@@ -90,8 +90,7 @@ def measures_of(results: Results) -> Measures | None:
 
     Raises `ConfigError` where two variants' resamples, features or references differ under one control.
     """
-    long = results.long[(results.long["evaluation"] == EVALUATION) & (results.long["item"] == "overall")]
-    long, notes = _last_steps(long)
+    long, notes = _last_steps(rows_where(results.long, evaluation=EVALUATION, item="overall"))
     ranked = results.runs[results.runs["run"].isin(long["run"])]
     lost = results.runs[(results.runs["state"] == "diverged") & ~results.runs["run"].isin(long["run"])]
     if ranked.empty:
@@ -103,19 +102,17 @@ def measures_of(results: Results) -> Measures | None:
     if len(set(names.values())) < 2:
         return None
     repeated = pd.DataFrame({"variant": runs["run"].map(names), "corpus": runs["train_corpus"]}).duplicated().any()
-    # Seeds tell several runs of a variant apart; of one run the seed does not matter.
-    seeds = dict(
-        zip(runs["run"], runs["seed"].fillna(0).astype(int).tolist() if repeated else [None] * len(runs), strict=True)
-    )
+    seeds = dict.fromkeys(runs["run"])  # seeds tell several runs of a variant apart; a single run needs none
+    if repeated:
+        seeds = dict(zip(runs["run"], runs["seed"].fillna(0).astype(int).tolist(), strict=True))
     rows = _pair_measures(long, names, seeds, results.replicates)
     controls = tuple(sorted({_control(row) for row in rows}))
     variants = tuple(sorted(set(names.values()), key=_by_family_and_numbers))
     lengths = {len(values) for row in rows for values in row["replicates"].values()}
     if len(lengths) > 1:
-        raise ConfigError(
-            f"the ranking records have {' and '.join(map(str, sorted(lengths)))} resamples of prompts; "
-            "evaluate the runs again with one version of rfjax"
-        )
+        counts = " and ".join(map(str, sorted(lengths)))
+        remedy = "evaluate the runs again with one version of rfjax"
+        raise ConfigError(f"the ranking records have {counts} resamples of prompts; {remedy}")
     shape, resamples = (len(controls), len(variants)), lengths.pop()
 
     present, truth = np.zeros(shape, bool), np.full(len(controls), np.nan)
@@ -131,13 +128,9 @@ def measures_of(results: Results) -> Measures | None:
             values[metric][at] = row["value"][metric]
             ends[metric][at] = row["ends"][metric]
             replicates[metric][at] = row["replicates"][metric]
-    marks = results.long[(results.long["evaluation"] == EVALUATION) & (results.long["item"] == TRUTH)]
+    marks = rows_where(results.long, evaluation=EVALUATION, item=TRUTH)
     for place, control in enumerate(controls):
-        own = marks[
-            (marks["corpus"] == control.corpus)
-            & (marks["sampler"] == control.sampler)
-            & (marks["weights"] == control.weights)
-        ]
+        own = rows_where(marks, corpus=control.corpus, sampler=control.sampler, weights=control.weights)
         truth[place] = own["value"].median() if len(own) else np.nan
     for run in runs[runs["run"].isin(lost["run"])].to_dict("records"):
         for place, control in enumerate(controls):

@@ -66,9 +66,8 @@ def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | Non
     found = []
     for name, (steps, guidance) in columns.items():
         chosen = [place for place in places_of_steps(measures.controls, steps, guidance) if place in whole]
-        found.append(
-            _column(name, measures, chosen, ranks[chosen], resampled[[whole.index(place) for place in chosen]])
-        )
+        rows = [whole.index(place) for place in chosen]
+        found.append(_column(name, measures, chosen, ranks[chosen], resampled[rows]))
     return Ranking(columns=tuple(found), complete=tuple(whole), missing=missing)
 
 
@@ -87,44 +86,32 @@ def resampled_ranks(measures: Measures, controls: Sequence[int]) -> Float[np.nda
         distance = distance - distance.mean(axis=1, keepdims=True) + measures.distance[place][:, None]
         ranks = nondominated_ranks(measures.alignment_replicates[place].T, distance.T).T
         # The same draws for different prompts would correlate corpora, so each corpus takes them in another order.
-        order = (
-            np.arange(shape[2])
-            if corpus == corpora[0]
-            else np.random.default_rng(corpora.index(corpus)).permutation(shape[2])
-        )
+        order = np.arange(shape[2])
+        if corpus != corpora[0]:
+            order = np.random.default_rng(corpora.index(corpus)).permutation(order)
         out[index] = ranks[:, order]
     return out
 
 
 def _column(name, measures, chosen, ranks, resampled):
     if not chosen:
-        return Column(
-            name=name,
-            controls=(),
-            ranks=(),
-            resampled=np.zeros((0, 0)),
-            reason="no control that this column averages has a record of every variant",
-        )
+        reason = "no control that this column averages has a record of every variant"
+        return Column(name=name, controls=(), ranks=(), resampled=np.zeros((0, 0)), reason=reason)
     average, averages = ranks.mean(axis=0), resampled.mean(axis=0)
     low, high = rank_interval(average, averages)
     first = np.isclose(averages, averages.min(axis=0), rtol=0, atol=1e-9).mean(axis=1)
     order = np.lexsort((np.arange(len(average)), average))
-    return Column(
-        name=name,
-        controls=tuple(measures.controls[place].name for place in chosen),
-        ranks=tuple(
-            AverageRank(
-                variant=measures.variants[v],
-                family=measures.families[v],
-                value=float(average[v]),
-                low=float(low[v]),
-                high=float(high[v]),
-                first=float(first[v]),
-            )
-            for v in order
-        ),
-        resampled=averages[order],
+    numbers = {"value": average, "low": low, "high": high, "first": first}
+    ranks = tuple(
+        AverageRank(
+            variant=measures.variants[v],
+            family=measures.families[v],
+            **{number: float(values[v]) for number, values in numbers.items()},
+        )
+        for v in order
     )
+    controls = tuple(measures.controls[place].name for place in chosen)
+    return Column(name=name, controls=controls, ranks=ranks, resampled=averages[order])
 
 
 def rank_interval(

@@ -12,6 +12,7 @@ from rfjax.laws.correlation import permutation_orders, permutation_p
 from rfjax.ranking import paper
 from rfjax.ranking.measures import Measures, measures_of, places_of_steps
 from rfjax.ranking.ranks import Column, Ranking, rank
+from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results
 
 SHOWN_PER_FAMILY = 2  # variants in the short table, of each family and for each column
@@ -25,7 +26,7 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
     if measures is None:
         return None
     ranking = rank(measures)
-    return {
+    content = {
         "named_by": measures.named_by,
         "variants": [
             {
@@ -38,33 +39,24 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
         ],
         "controls": [
             vars(control)
-            | {
-                "name": control.name,
-                "steps": control.steps,
-                "guidance": control.guidance,
-                "complete": place in ranking.complete,
-                "images": measures.images[place],
-            }
+            | {name: getattr(control, name) for name in ("name", "steps", "guidance")}
+            | {"complete": place in ranking.complete, "images": measures.images[place]}
             for place, control in enumerate(measures.controls)
         ],
         "columns": [
-            {
-                "name": column.name,
-                "controls": list(column.controls),
-                "reason": column.reason,
-                "ranks": [vars(one) for one in column.ranks],
-            }
+            {name: getattr(column, name) for name in ("name", "controls", "reason", "ranks")}
             for column in ranking.columns
         ],
         "shown": shown_variants(ranking),
-        "missing": {control: list(variants) for control, variants in ranking.missing.items()},
-        "notes": list(measures.notes),
+        "missing": ranking.missing,
+        "notes": measures.notes,
         "against_steps": _against_steps(measures),
         "paper": {
             "source": paper.SOURCE,
             "columns": [_compare_with_paper(column, place, seed) for place, column in enumerate(ranking.columns)],
         },
     }
+    return plain(content)
 
 
 def shown_variants(ranking: Ranking) -> list[str]:
@@ -73,38 +65,30 @@ def shown_variants(ranking: Ranking) -> list[str]:
     chosen: set[str] = set()
     for column in ranking.columns:
         families: dict[str, list[str]] = {}
-        for one in column.ranks:
-            families.setdefault(one.family, []).append(one.variant)
+        for row in column.ranks:
+            families.setdefault(row.family, []).append(row.variant)
         chosen |= {variant for members in families.values() for variant in members[:SHOWN_PER_FAMILY]}
     order = next((column.ranks for column in ranking.columns if column.ranks), ())
-    return [one.variant for one in order if one.variant in chosen]
+    return [row.variant for row in order if row.variant in chosen]
 
 
 def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
     """Rank correlations of a column with the paper's, over the variants that both have."""
-    both = [
-        (index, paper.AVERAGE_RANKS[one.variant][place])
-        for index, one in enumerate(column.ranks)
-        if one.variant in paper.AVERAGE_RANKS
-    ]
-    theirs = np.array([value for _, value in both])
-    rows = [index for index, _ in both]
+    rows = [index for index, row in enumerate(column.ranks) if row.variant in paper.AVERAGE_RANKS]
+    theirs = np.array([paper.AVERAGE_RANKS[column.ranks[index].variant][place] for index in rows])
     ours = np.array([column.ranks[index].value for index in rows])
-    found = {"name": column.name, "n": len(both), "spearman": None, "kendall": None, "p": None}
-    if len(both) < MIN_COMMON or np.ptp(ours) == 0:
-        return found | {
-            "reason": f"{len(both)} variants in common with the paper's {len(paper.AVERAGE_RANKS)}, or all of one rank"
-        }
+    found = {"name": column.name, "n": len(rows), "spearman": None, "kendall": None, "p": None}
+    if len(rows) < MIN_COMMON or np.ptp(ours) == 0:
+        few = f"{len(rows)} variants in common with the paper's {len(paper.AVERAGE_RANKS)}, or all of one rank"
+        return found | {"reason": few}
     resampled = column.resampled[rows]
     orders, _ = permutation_orders(len(ours), np.random.default_rng(seed))
     null = _spearman(theirs, ours[orders].T)
     value = float(_spearman(theirs, ours[:, None])[0])
+    tau, *taus = (float(stats.kendalltau(theirs, ranks).statistic) for ranks in (ours, *resampled.T))
     return found | {
         "spearman": _estimate(value, _spearman(theirs, resampled)),
-        "kendall": _estimate(
-            float(stats.kendalltau(theirs, ours).statistic),
-            [stats.kendalltau(theirs, draw).statistic for draw in resampled.T],
-        ),
+        "kendall": _estimate(tau, taus),
         "p": permutation_p(value, null, len(ours)),
         "reason": "",
     }
@@ -132,23 +116,18 @@ def _against_steps(measures: Measures) -> list[dict]:
         control = measures.controls[place]
         for index, variant in enumerate(measures.variants):
             if np.isfinite(measures.distance[place, index]):
-                rows.append(
-                    {
-                        "variant": variant,
-                        "corpus": control.corpus,
-                        "weights": control.weights,
-                        "seed": control.seed,
-                        "steps": control.steps,
-                        "alignment": measures.alignment[place, index],
-                        "alignment_ends": measures.alignment_ends[place, index],
-                        "distance": measures.distance[place, index],
-                        "distance_ends": measures.distance_ends[place, index],
-                        "truth": measures.truth[place],
-                    }
-                )
+                of_control = {name: getattr(control, name) for name in ("corpus", "weights", "seed", "steps")}
+                names = ("alignment", "alignment_ends", "distance", "distance_ends")
+                of_variant = {name: getattr(measures, name)[place, index] for name in names}
+                rows.append({"variant": variant, **of_control, **of_variant, "truth": measures.truth[place]})
     return sorted(rows, key=lambda row: (row["corpus"], row["weights"], row["variant"], row["steps"]))
 
 
+def ranked_columns(numbers: Mapping) -> list[Mapping]:
+    """The columns of `ranking_numbers` that have ranks."""
+    return [column for column in numbers["columns"] if column["ranks"]]
+
+
 def rank_of(column: Mapping, variant: str) -> Mapping | None:
-    """A variant's row of a column of `ranking_numbers`; None where the column has none."""
-    return next((one for one in column["ranks"] if one["variant"] == variant), None)
+    """A variant's row of a column of `ranking_numbers`; None where the column has no such row."""
+    return next((row for row in column["ranks"] if row["variant"] == variant), None)

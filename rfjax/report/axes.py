@@ -1,8 +1,8 @@
 """What the report's figures share: their style, the look of a depth, points, logarithmic axes.
 
-Depth is an ordered quantity, so depths have the colours of an ordered, colour-blind-safe scale (viridis, without its
-pale end) and a marker each; kinds of line get Okabe and Ito's colours. Hollow markers are
-points that a fit leaves out.
+Depth is an ordered quantity, so depths have a marker each and the colours of an ordered, colour-blind-safe scale
+(viridis, without its pale end); kinds of line get Okabe and Ito's colours. Hollow markers are points that a fit leaves
+out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 MARKERS = "osD^vPX*<>"
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
@@ -81,6 +81,18 @@ def log_scale(axes, which, values):
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{3 if span > 1.3 else 4}g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def steps_scale(axis, steps):
+    """Make x logarithmic, with a tick at each number of sampling steps and at nothing else."""
+    axis.set_xscale("log")
+    axis.set_xticks(steps, list(map(str, steps)))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def escape_dollars(name):
+    """A name for a figure, with every `$` escaped, which would start a formula."""
+    return name.replace("$", r"\$")
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:

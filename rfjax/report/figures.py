@@ -8,9 +8,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rfjax.evaluation.intervals import STANDARD_ERRORS
-from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, log_scale, point
+from rfjax.report.axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    VERMILION,
+    WIDTH,
+    depth_handles,
+    ends,
+    escape_dollars,
+    log_scale,
+    point,
+)
 
 ASIDE = 0.93  # a prediction is drawn at this factor of its run's compute, beside the run
+NAME = 24  # letters of a run's name that an axis has room for
 
 
 def loss_against_compute(numbers, look):
@@ -21,13 +33,11 @@ def loss_against_compute(numbers, look):
     band, analysis = numbers["band"], numbers["analysis"]
     figure = Figure(figsize=(WIDTH, 4.7 if band else 3.6))
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1)) if band else [figure.subplots()]
-    top = axes[0]
-    handles = []
-    for curve in numbers["curves"]:
-        points = curve["validation"]
-        if len(points["flops"]) > 1:
-            top.plot(points["flops"], points["loss"], color="#bbbbbb", lw=0.8, marker=".", ms=3, zorder=1)
-    if any(len(curve["validation"]["flops"]) > 1 for curve in numbers["curves"]):
+    top, handles = axes[0], []
+    curves = [curve["validation"] for curve in numbers["curves"] if len(curve["validation"]["flops"]) > 1]
+    for points in curves:
+        top.plot(points["flops"], points["loss"], color="#bbbbbb", lw=0.8, marker=".", ms=3, zorder=1)
+    if curves:
         handles.append(Line2D([], [], color="#bbbbbb", lw=0.8, marker=".", ms=4, label="before annealing (not fitted)"))
     if band:
         law = band["law"]
@@ -49,9 +59,8 @@ def loss_against_compute(numbers, look):
             at = prediction["flops"] * ASIDE
             point(top, at, *ends(prediction, "predicted"), color=VERMILION, marker="D", hollow=True, ms=4)
         handles.append(Line2D([], [], color=VERMILION, ls="--", lw=1, label=f"law without depth {held['depth']}"))
-        handles.append(
-            Line2D([], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label="its prediction, 95 % interval")
-        )
+        label = "its prediction, 95 % interval"
+        handles.append(Line2D([], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label=label))
     for run in runs:
         colour, marker = look[run["depth"]]
         low, high, hollow = run["loss_low"], run["loss_high"], not run["frontier"]
@@ -60,14 +69,12 @@ def loss_against_compute(numbers, look):
     log_scale(top, "y", [run["loss"] for run in runs])
     handles = depth_handles(look, runs) + handles
     if not all(run["frontier"] for run in runs):
-        handles.append(
-            Line2D([], [], color=GREY, marker="o", mfc="white", lw=0, label="not on the frontier (not fitted)")
-        )
+        label = "not on the frontier (not fitted)"
+        handles.append(Line2D([], [], color=GREY, marker="o", mfc="white", lw=0, label=label))
     top.legend(handles=handles, loc="upper right", ncols=2)
     if band:
         _draw_residuals(axes[1], numbers, runs, look)
-    axes[-1].set_xlabel("training FLOPs (2 per multiply-accumulate, 3× forward)")
-    axes[-1].set_xscale("log")
+    axes[-1].set(xlabel="training FLOPs (2 per multiply-accumulate, 3× forward)", xscale="log")
     return figure
 
 
@@ -95,8 +102,7 @@ def _draw_residuals(axes, numbers, runs, look):
         point(axes, prediction["flops"] * ASIDE, *values, color=VERMILION, marker="D", hollow=True, ms=4)
         shown += values
     reach = 1.25 * max(abs(value) for value in shown) + 1e-3  # the band may leave the panel, points may not
-    axes.set_ylim(-reach, reach)
-    axes.set_ylabel("above law (%)")
+    axes.set(ylim=(-reach, reach), ylabel="above law (%)")
 
 
 def loss_against_steps(numbers, look):
@@ -118,10 +124,8 @@ def loss_against_steps(numbers, look):
             axis.plot(validation[x], validation["loss"], color=colour, lw=lw, marker=marker, ms=4.5, zorder=3)
             shown += [loss for _, loss in points] + validation["loss"]
         log_scale(axis, "y", shown)
-    axes[0].set_xlabel("step")
-    axes[0].set_ylabel("loss")
-    axes[1].set_xscale("log")
-    axes[1].set_xlabel("training FLOPs")
+    axes[0].set(xlabel="step", ylabel="loss")
+    axes[1].set(xscale="log", xlabel="training FLOPs")
     handles = depth_handles(look, curves) + [
         Line2D([], [], color=GREY, lw=0.8, label="training"),
         Line2D([], [], color=GREY, marker="o", lw=0, ms=4.5, label="validation"),
@@ -132,17 +136,13 @@ def loss_against_steps(numbers, look):
 
 def loss_per_level(numbers, look):
     """Draw the loss at each level of t, and relative to the run of least compute."""
-    levels = numbers["levels"]
-    runs = levels["runs"]
+    levels, runs = numbers["levels"], numbers["levels"]["runs"]
     if not levels["t"] or not runs:
         return None
     figure = Figure(figsize=(WIDTH, 2.8))
     left, right = figure.subplots(1, 2)
     first = min(runs, key=lambda run: run["flops"])
-    best = {
-        run["depth"]: min((r for r in runs if r["depth"] == run["depth"]), key=lambda r: r["flops"] * -1)
-        for run in runs
-    }
+    best = {run["depth"]: run for run in sorted(runs, key=lambda run: -run["flops"])[::-1]}
     t, averaged = np.array(levels["t"]), np.array(levels["averaged"])
     for run in runs:
         colour, marker = look[run["depth"]]
@@ -151,20 +151,17 @@ def loss_per_level(numbers, look):
         style = {"color": colour, "lw": 0.7 if faint else 1.2, "ls": ":" if faint else "-", "ms": 4}
         left.plot(t, loss, zorder=2 if faint else 3, **style)
         if not faint:
-            left.errorbar(
-                t, loss, STANDARD_ERRORS * np.array(run["stderr"], float), fmt="none", ecolor=colour, elinewidth=0.8
-            )
+            bars = STANDARD_ERRORS * np.array(run["stderr"], float)
+            left.errorbar(t, loss, bars, fmt="none", ecolor=colour, elinewidth=0.8)
             left.plot(t[averaged], loss[averaged], marker=marker, color=colour, lw=0, ms=4, zorder=4)
             left.plot(t[~averaged], loss[~averaged], marker=marker, color=colour, mfc="white", lw=0, ms=4, zorder=4)
         if run is not first:
             right.plot(t, loss / np.array(first["loss"], float), marker=None if faint else marker, **style)
     right.axhline(1, color=look[first["depth"]][0], lw=1)
     log_scale(left, "y", [loss for run in runs for loss in run["loss"] if loss])
-    for axis in (left, right):
-        axis.set_xlabel("t  (0: data, 1: noise)")
-        axis.set_xlim(-0.02, 1.02)
-    left.set_ylabel("validation loss at t")
-    right.set_ylabel(f"relative to {_shorten_name(first['run'])}")
+    name = first["run"] if len(first["run"]) <= NAME else first["run"][: NAME - 1] + "…"
+    for axis, label in ((left, "validation loss at t"), (right, f"relative to {escape_dollars(name)}")):
+        axis.set(xlabel="t  (0: data, 1: noise)", xlim=(-0.02, 1.02), ylabel=label)
     handles = depth_handles(look, runs)
     if any(best[run["depth"]] is not run for run in runs):
         handles.append(Line2D([], [], color=GREY, lw=0.8, ls=":", label="less compute"))
@@ -187,22 +184,14 @@ def learning_rates(numbers, look):
         mean = [np.mean([run["loss"] for run in sweep["runs"] if run["learning_rate"] == rate]) for rate in rates]
         axis.plot(rates, mean, color=colour, marker=marker)
         best = mean[rates.index(sweep["best"])]
-        axis.plot(
-            sweep["best"], best, marker="o", ms=11, mfc="none", mec=VERMILION if sweep["at_edge"] else GREEN, lw=0
-        )
+        ring = VERMILION if sweep["at_edge"] else GREEN
+        axis.plot(sweep["best"], best, marker="o", ms=11, mfc="none", mec=ring, lw=0)
     log_scale(axis, "y", [run["loss"] for sweep in sweeps for run in sweep["runs"]])
     log_scale(axis, "x", [run["learning_rate"] for sweep in sweeps for run in sweep["runs"]])
-    axis.set_xlabel("peak learning rate")
-    axis.set_ylabel("validation loss")
+    axis.set(xlabel="peak learning rate", ylabel="validation loss")
     handles = depth_handles(look, sweeps) + [
         Line2D([], [], marker="o", ms=9, mfc="none", mec=GREEN, lw=0, label="best, inside the grid"),
         Line2D([], [], marker="o", ms=9, mfc="none", mec=VERMILION, lw=0, label="best, at the grid's edge"),
     ]
     figure.legend(handles=handles, loc="outside right center")
     return figure
-
-
-def _shorten_name(name, length=24):
-    """A run's name for a figure: cut to `length`, with every `$` escaped, which would start a formula."""
-    name = name if len(name) <= length else name[: length - 1] + "…"
-    return name.replace("$", r"\$")

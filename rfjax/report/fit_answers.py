@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ from rfjax.laws.fit_points import check
 from rfjax.laws.fit_source import read_source
 from rfjax.laws.fitting import compare, fit
 from rfjax.laws.laws import LAWS, PARAMETRIC
-from rfjax.laws.misfits import LOSSES
+from rfjax.laws.misfits import LOSSES, huber
 from rfjax.laws.noise_levels import by_level
 from rfjax.laws.profile_likelihood import profile, profiled_parameters
 from rfjax.laws.score_links import predict_by_links
@@ -48,18 +47,7 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
     Raises `ConfigError` for a table that cannot be read, a law that was asked for and cannot be fitted, and
     columns that are no scores.
     """
-    source = _source(args)
-    scores = {metric: _scores(source, metric) for metric in args.metric}
-    facts, content = _approach(args, source) if args.law in APPROACHES else _laws(args, source)
-    for metric, have in scores.items():
-        said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
-        facts += said
-    chosen = [[source.chosen_line()]] if source.study and args.law != "approach1" else []
-    return as_lines(chosen + facts), {"source": source.description, **content}
-
-
-def _source(args):
-    return read_source(
+    source = read_source(
         Path(args.table),
         rename=_renames(args.rename),
         flops_per_param_image=args.flops_per_param_image,
@@ -67,6 +55,14 @@ def _source(args):
         largest_losses=args.drop_largest_losses,
         max_loss=args.max_loss,
     )
+    scores = {metric: _scores(source, metric) for metric in args.metric}
+    facts, content = _approach(args, source) if args.law in APPROACHES else _laws(args, source)
+    for metric, have in scores.items():
+        said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
+        facts += said
+    chosen = [[source.chosen_line()]] if source.study and args.law != "approach1" else []
+    excluded = {"excluded": source.excluded} if source.excluded else {}
+    return as_lines(chosen + facts), plain({"source": source.description | excluded, **content})
 
 
 def _renames(words):
@@ -86,7 +82,7 @@ def _loss(args):
         return LOSSES[args.loss]
     if args.loss != "huber":
         raise ConfigError(f"--delta is of Huber's loss; leave it out with --loss {args.loss}")
-    return replace(LOSSES["huber"], delta=args.delta)
+    return huber(args.delta)
 
 
 def _laws(args, source):
@@ -103,7 +99,7 @@ def _laws(args, source):
     facts += comparison_facts(content["comparison"])
     budgets = [found for budget in args.budget for found in _budget(args, source, fits, budget, required=not study)]
     profiles = {
-        name: {p: profile(found, p, seed=args.seed).to_json() for p in profiled_parameters(found.law)}
+        name: {p: plain(profile(found, p, seed=args.seed)) for p in profiled_parameters(found.law)}
         for name, found in fits.items()
         if args.profile and found.identifiable
     }
@@ -121,23 +117,18 @@ def _study_fits(args, source, options):
 
 def _table_fits(args, source, options):
     """(facts, JSON, fits) of one law, or of all that the columns allow."""
-    if args.law:
-        chosen = [LAWS[args.law]]
-    else:
-        chosen = [
-            law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= set(source.final.columns)
-        ]
-        if not chosen:
-            raise ConfigError(
-                "no law can be fitted without flops, or params and images; the table has "
-                f"{', '.join(source.final.columns)}"
-            )
+    columns = set(source.final.columns)
+    allowed = [law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= columns]
+    chosen = [LAWS[args.law]] if args.law else allowed
+    if not chosen:
+        have = ", ".join(source.final.columns)
+        raise ConfigError(f"no law can be fitted without flops, or params and images; the table has {have}")
     if args.law == "saturating":  # the comparator, with its error, and what is left where the law refuses
         chosen.append(LAWS["power"])
-    fits, pairs = {}, source.pairs
+    fits = {}
     for law in chosen:
         rows = source.rows_for(law)
-        covariance = study_fits.examples_covariance(pairs, rows["run"].tolist())
+        covariance = study_fits.examples_covariance(source.pairs, rows["run"].tolist())
         fits[law.name] = fit(rows, law, examples_covariance=covariance, **options)
     if not any(found.identifiable for found in fits.values()):
         raise ConfigError("; ".join(f"the {name} law was not fitted: {found.reason}" for name, found in fits.items()))
@@ -161,19 +152,11 @@ def _approach(args, source):
         found = approach2(source.rows_for(PARAMETRIC), resamples=args.resamples, seed=args.seed)
     budgets = []
     for budget in args.budget:
-        params, images = found.at(budget)
-        budgets.append(
-            {
-                "budget_flops": budget,
-                "approach": args.law,
-                "params": vars(params),
-                "images": vars(images),
-                "beyond": budget / max(best.flops for best in found.optima),
-            }
-        )
-    fact = approach_fact(found.to_json()) + exclusion_sentences([vars(exclusion) for exclusion in source.excluded])
-    content = {"approaches": {args.law: plain(found.to_json())}, "budgets": budgets}
-    return [fact, *map(approach_budget_fact, budgets)], content
+        divided = dict(zip(("params", "images"), found.at(budget), strict=True))
+        beyond = budget / max(best.flops for best in found.optima)
+        budgets.append(plain({"budget_flops": budget, "approach": args.law, **divided, "beyond": beyond}))
+    fact = approach_fact(found.to_json()) + exclusion_sentences(plain(source.excluded))
+    return [fact, *map(approach_budget_fact, budgets)], {"approaches": {args.law: found}, "budgets": budgets}
 
 
 def _budget(args, source, fits, budget, *, required):
@@ -185,7 +168,9 @@ def _budget(args, source, fits, budget, *, required):
     if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):
         rows = source.rows_for(parametric.law)
         fixed = args.fixed_images or float(rows["images"].max())
-        allocation = allocate(parametric, budget, _cost(rows, args), fixed_images=fixed).to_json()
+        given = args.flops_per_param_image
+        cost = Cost(kappa=given, source="as given") if given else measure_cost(rows)
+        allocation = allocate(parametric, budget, cost, fixed_images=fixed).to_json()
         found.append((allocation_fact(allocation), allocation))
     elif parametric is not None:
         found.append(([f"budget {budget:g}: not divided: {parametric.reason}"], None))
@@ -198,29 +183,19 @@ def _budget(args, source, fits, budget, *, required):
     return found
 
 
-def _cost(rows, args):
-    if args.flops_per_param_image:
-        return Cost(kappa=args.flops_per_param_image, eta=1.0, source="as given")
-    return measure_cost(rows)
-
-
 def _scores(source, metric):
     """The rows that have this score, as the column `score`."""
     column = metric if metric in source.final else score_column(metric)
     if column not in source.final:
-        raise ConfigError(
-            f"the table has no column {metric!r} to set against the loss; it has "
-            f"{', '.join(map(str, source.final.columns))}"
-        )
+        have = ", ".join(map(str, source.final.columns))
+        raise ConfigError(f"the table has no column {metric!r} to set against the loss; it has {have}")
     check(source.final, ("loss",))
     values = pd.to_numeric(source.final[column], errors="coerce")
     words = source.final.loc[values.isna() & source.final[column].notna(), ["run", column]]
     if len(words):
         run, word = words.iloc[0]
-        raise ConfigError(
-            f"column {column!r} of run {run} holds {word!r}, which is no number; write 0.31 for 0,31, and nothing "
-            "where there is none"
-        )
+        remedy = "write 0.31 for 0,31, and nothing where there is no score"
+        raise ConfigError(f"column {column!r} of run {run} holds {word!r}, which is no number; {remedy}")
     return source.final.assign(score=values.astype(float))[values.notna()]
 
 
@@ -230,10 +205,8 @@ def _levels(have):
     for level, column in loss_levels(map(str, have)).items():
         t = pd.to_numeric(level, errors="coerce")
         if not 0 <= t <= 1:
-            raise ConfigError(
-                f"column {column!r} is named as the loss at a level of t, and {level!r} is none (0 to 1); give it "
-                "another name"
-            )
+            named = f"column {column!r} is named as the loss at a level of t"
+            raise ConfigError(f"{named}, and {level!r} is none (0 to 1); give it another name")
         losses = pd.to_numeric(have[column], errors="coerce").to_numpy(float)
         if len(words := have.loc[pd.isna(losses) & have[column].notna(), column]):
             raise ConfigError(f"column {column!r} holds {words.iloc[0]!r}, which is no number")
@@ -243,11 +216,11 @@ def _levels(have):
 
 
 def _metric(args, source, have, metric):
-    """(facts, JSON): one score against the loss; what needs a fraction is left out for others, and said."""
+    """(facts, JSON): one score against the loss. A score outside 0 to 1 has its correlations alone, and a note."""
     loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
     options = {"resamples": args.resamples, "seed": args.seed}
     redrawn = source.redraw_score(metric, have, **options)
-    found = correlate(loss, score, redrawn=redrawn, **options).to_json()
+    found = plain(correlate(loss, score, redrawn=redrawn, **options))
     without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
     content = {"without_score": without, "correlation": found, "no_fraction": ""}
     fact = correlation_fact(metric, found)
@@ -260,10 +233,7 @@ def _metric(args, source, have, metric):
         return [[*fact, content["no_fraction"]]], content
     size = next((name for name in ("params", "flops", "images") if name in have and have[name].notna().all()), "loss")
     linked = predict_by_links(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)
-    content |= {
-        "largest_predicted": linked["largest_predicted"],
-        "size": size,
-        "links": linked["links"],
-        "levels": [level.to_json() for level in by_level(_levels(have), score, redrawn=redrawn, **options)],
-    }
+    levels = plain(by_level(_levels(have), score, redrawn=redrawn, **options))
+    content |= {"largest_predicted": linked["largest_predicted"], "size": size, "links": linked["links"]}
+    content["levels"] = levels
     return [fact, *largest_score_facts(metric, linked["largest_predicted"])], content

@@ -14,65 +14,27 @@ LOSS_NAMES = ("huber", "squares-log", "squares-raw", "l1")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments. Nothing heavy is imported for `--help`."""
     add = parser.add_argument
-    add(
-        "table",
-        metavar="TABLE",
-        help="a CSV or Parquet file with a row per run (columns run, loss, and flops or params and images), or a "
-        "results folder, or a study's folder that holds one",
-    )
+    many = {"action": "append", "default": []}  # an option that may be repeated
+    table = "a CSV or Parquet file of runs (run, loss, and flops or params and images), or a results or study folder"
+    add("table", metavar="TABLE", help=table)
     add("--law", choices=LAW_NAMES, help="default: all that the columns allow")
-    add(
-        "--budget",
-        type=float,
-        action="append",
-        default=[],
-        metavar="FLOPS",
-        help="divide this budget (parametric, approach1, approach2), or predict its loss; may be repeated",
-    )
-    add(
-        "--fixed-images",
-        type=float,
-        metavar="N",
-        help="images of every run in the fixed-steps design that the optimum is compared with (default: the most that "
-        "any run of the table has seen)",
-    )
-    add(
-        "--loss",
-        choices=LOSS_NAMES,
-        default="huber",
-        help="the misfit to be minimised (default huber, of log residuals)",
-    )
+    budget = "divide this budget (parametric, approach1, approach2), or predict its loss; may be repeated"
+    add("--budget", type=float, metavar="FLOPS", help=budget, **many)
+    fixed = "images of every run in the fixed-steps design, beside the optimum (default: the most of any run)"
+    add("--fixed-images", type=float, metavar="N", help=fixed)
+    add("--loss", choices=LOSS_NAMES, default="huber", help="the misfit to minimise (default huber, of log residuals)")
     add("--delta", type=float, metavar="D", help="delta of Huber's loss (default 0.001)")
-    add(
-        "--metric",
-        action="append",
-        default=[],
-        metavar="COLUMN",
-        help="a score to correlate with the loss and to predict from it; may be repeated",
-    )
-    add(
-        "--rename",
-        action="append",
-        default=[],
-        metavar="OURS=THEIRS",
-        help='our name for a column of the table, as "params=Model Size"; may be repeated',
-    )
+    metric = "a score to correlate with the loss and to predict from it; may be repeated"
+    add("--metric", metavar="COLUMN", help=metric, **many)
+    rename = 'our name for a column of the table, as "params=Model Size"; may be repeated'
+    add("--rename", metavar="OURS=THEIRS", help=rename, **many)
     add("--flops-per-param-image", type=float, metavar="K", help="images (or flops) from flops = K * params * images")
-    add(
-        "--drop-largest-losses",
-        type=int,
-        default=0,
-        metavar="K",
-        help="leave out rows whose loss is at least the K-th largest",
-    )
+    largest = "leave out rows whose loss is at least the K-th largest"
+    add("--drop-largest-losses", type=int, default=0, metavar="K", help=largest)
     add("--max-loss", type=float, metavar="L", help="leave out rows with a larger loss")
     add("--profile", action="store_true", help="add profile likelihoods of E and the exponents")
-    add(
-        "--intervals",
-        choices=("auto", "runs", "parametric"),
-        default="auto",
-        help="bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)",
-    )
+    ways = "bootstrap over runs, or parametric (default: over runs where there are 8, and 5 more than parameters)"
+    add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help=ways)
     add("--resamples", type=int, default=1000, metavar="N", help="resamples of the bootstrap (default 1000)")
     add("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")
     add("--out", metavar="FILE.json", help="write every number of the fits here")
@@ -87,25 +49,20 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.report.fit_answers import answer
-    from rfjax.results.plain import plain
 
     if args.resamples < 100:
         raise ConfigError(f"--resamples is {args.resamples}; 95 % intervals need at least 100")
-    for option, value in [("--budget", budget) for budget in args.budget] + [
-        ("--fixed-images", args.fixed_images),
-        ("--max-loss", args.max_loss),
-    ]:
+    sizes = (*(("--budget", budget) for budget in args.budget), ("--fixed-images", args.fixed_images))
+    for option, value in (*sizes, ("--max-loss", args.max_loss)):
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{option} is {value:g}; it must be positive and finite")
     if args.seed < 0:
         raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
     if args.out and Path(args.out).is_dir():
-        raise ConfigError(
-            f"--out {args.out} is a folder; name the file to be written, as {Path(args.out) / 'fits.json'}"
-        )
+        raise ConfigError(f"--out {args.out} is a folder; name the file to be written, as {args.out}/fits.json")
     lines, content = answer(args)
     print("\n".join(lines))
     if args.out:
-        write_whole({Path(args.out): json.dumps(plain(content), indent=1, allow_nan=False) + "\n"})
+        write_whole({Path(args.out): json.dumps(content, indent=1, allow_nan=False) + "\n"})
         print(f"fits: {args.out}")
     return 0

@@ -1,7 +1,7 @@
 """Computes every number of the report from the results table alone.
 
 `report_numbers` returns the whole of report.json. Figures and page are drawn from it; only the pictures of the sample
-sheets come from elsewhere.
+sheets are read from the results folder.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
 from rfjax.report import scores
-from rfjax.results.columns import loss_levels, score_column
+from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
-from rfjax.results.results_folder import Results
+from rfjax.results.results_folder import Results, rows_where
 
 REPORT_SCHEMA = 4
 BAND_POINTS = 121
@@ -45,7 +45,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     """
     if results.runs.empty:
         raise ConfigError(f"the results table at {results.folder} has no runs; train a point first")
-    folder, ids = results.folder, results.runs["run"].tolist()
+    folder, ids = results.folder, results.runs["run"]
     results = _with_short_names(results)
     ids = dict(zip(results.runs["run"], ids, strict=True))
     settings = study_fits.primary_settings(results)
@@ -63,13 +63,13 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "table_sha256": hashlib.sha256((folder / "table.json").read_bytes()).hexdigest(),
             "study": ", ".join(name for name in results.runs["study"].unique() if name),
             "compares": "variants" if ranking and points["depth"].nunique() < 2 else "sizes",
-            "settings": vars(settings),
+            "settings": settings,
             "environment": _environment(results.runs),
             "totals": _totals(results.runs, runs),
             "runs": runs,
             "depths": _depths(points),
             "trends": _trends(points),
-            "analysis": analysis.to_json(),
+            "analysis": analysis,
             "band": _band(analysis),
             "curves": _curves(results, rows),
             "levels": _levels(points, settings),
@@ -77,16 +77,14 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "correlation": scores.correlations(results, points, settings, resamples=2 * resamples, seed=seed),
             "folder_scores": scores.folder_correlations(results, points, settings, resamples=2 * resamples, seed=seed),
             "score_levels": scores.score_levels(results, points, settings, resamples=resamples, seed=seed),
-            "sampling_steps": [
-                vars(one) for one in step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
-            ],
+            "sampling_steps": step_counts(results.long, results.prompts, weights=settings.weights, seed=seed),
             "ranking": ranking,
             "learning_rates": _learning_rates(points),
             "other_settings": _other_settings(results, ends),
             "samples": _samples(results, settings, points),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
-            "notes": list(results.notes),
+            "notes": results.notes,
         }
     )
 
@@ -102,21 +100,16 @@ def _with_short_names(results):
     def rename(frame, column="run"):
         return frame.assign(**{column: frame[column].map(lambda run: shown.get(run, run))})
 
-    frames = ("long", "wide", "runs", "prompts", "curves", "replicates", "pairs")
     samples = tuple(replace(sheet, run=shown.get(sheet.run, sheet.run)) for sheet in results.samples)
-    short = replace(results, **{name: rename(getattr(results, name)) for name in frames}, samples=samples)
-    return replace(short, pairs=rename(short.pairs, "other_run"))
+    frames = {file.removesuffix(".csv"): rename(results.frame(file)) for file in FILES}
+    return replace(results, **frames | {"pairs": rename(frames["pairs"], "other_run")}, samples=samples)
 
 
 def _final_checkpoints(results, points, settings):
     """The final checkpoint of every run: the points, and the runs that were evaluated on other corpora alone."""
-    long = results.long
-    others = long[(long["metric"] == "loss") & (long["final"] == 1) & (long["corpus"] != settings.corpus)][
-        "corpus"
-    ].unique()
-    parts = [points] + [
-        study_fits.final_points(study_fits.checkpoints(results, replace(settings, corpus=corpus))) for corpus in others
-    ]
+    corpora = rows_where(results.long, metric="loss", final=1)["corpus"].unique()
+    others = (replace(settings, corpus=corpus) for corpus in corpora if corpus != settings.corpus)
+    parts = [points] + [study_fits.final_points(study_fits.checkpoints(results, other)) for other in others]
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True).drop_duplicates("run")
 
 
@@ -131,8 +124,7 @@ def _totals(table, runs):
     return {
         "runs": len(runs),
         "finished": sum(run["loss"] is not None for run in runs),
-        "train_seconds": float(table["train_seconds"].sum()),
-        "evaluation_seconds": float(table["evaluation_seconds"].sum()),
+        **{name: float(table[name].sum()) for name in ("train_seconds", "evaluation_seconds")},
         "flops": float(sum(run["flops"] for run in runs if run["flops"] is not None)),
     }
 
@@ -152,18 +144,16 @@ def _runs(table, ends, ids):
             | scores.statistics(end, score_column(), "score")
         )
     # By compute within a depth; runs without a final checkpoint come last.
-    return sorted(
-        rows, key=lambda r: (_value_or(r["depth"], math.inf), _value_or(_number(r["flops"]), math.inf), r["run"])
-    )
+    return sorted(rows, key=lambda r: (_value_or(r["depth"], math.inf), _value_or(r["flops"], math.inf), r["run"]))
 
 
 def _depths(points):
     """The run of lowest loss at each depth."""
     rows = []
-    for depth, group in points.groupby("depth"):
+    for _, group in points.groupby("depth"):
         best = group.loc[group["loss"].idxmin()]
         rows.append(
-            {"depth": depth, "run": best["run"], "params": best["params"], "flops": best["flops"]}
+            {name: best[name] for name in ("depth", "run", "params", "flops")}
             | scores.statistics(best, "loss")
             | scores.statistics(best, score_column(), "score")
         )
@@ -186,46 +176,40 @@ def _trends(points):
 
 
 def _band(analysis: Analysis):
-    """The headline law with its intervals over a range of compute, and so the law without the largest depth."""
+    """The headline law and its intervals over a range of compute; likewise the law without the largest depth."""
     if not analysis.headline:
         return None
     flops = analysis.points["flops"].to_numpy(float)
-    grid = np.geomspace(flops.min() / BAND_MARGIN, flops.max() * BAND_MARGIN, BAND_POINTS)
-    band = {"flops": grid.tolist(), "law": _band_values(analysis.fits[analysis.headline], grid)}
-    return band | ({"held_out": _band_values(analysis.held_out.fit, grid)} if analysis.held_out else {})
-
-
-def _band_values(fitted, grid):
-    return {name: values.tolist() for name, values in fitted.bands({"flops": grid}).items()}
+    grid = {"flops": np.geomspace(flops.min() / BAND_MARGIN, flops.max() * BAND_MARGIN, BAND_POINTS)}
+    band = grid | {"law": analysis.fits[analysis.headline].bands(grid)}
+    return band | ({"held_out": analysis.held_out.fit.bands(grid)} if analysis.held_out else {})
 
 
 def _curves(results, rows):
     """Each run's training and validation loss against steps and FLOPs."""
-    facts = results.runs.set_index("run")
-    curves = []
-    for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable")["run"]:
-        train = results.curves[results.curves["run"] == run]
-        validation = rows[(rows["run"] == run) & rows["loss"].notna()].sort_values("step")
-        if pd.isna(facts.loc[run, "depth"]) or (train.empty and validation.empty):
+    curves, columns = [], ["step", "flops", "loss", "loss_stderr", "final"]
+    for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable").to_dict("records"):
+        train = results.curves[results.curves["run"] == run["run"]]
+        validation = rows[(rows["run"] == run["run"]) & rows["loss"].notna()].sort_values("step")
+        if pd.isna(run["depth"]) or (train.empty and validation.empty):
             continue
-        per_step = float(facts.loc[run, "flops_per_image"]) * float(_value_or(facts.loc[run, "batch_size"], math.nan))
-        start = _value_or(_number(facts.loc[run, "parent_flops"]), 0.0)
-        steps = train["step"].to_numpy(float)
+        flops = _flops_at(run, train["step"].to_numpy(float))
+        training = {"step": train["step"].tolist(), "flops": flops, "loss": train["train_loss"].tolist()}
         curves.append(
             {
-                "run": run,
-                "depth": facts.loc[run, "depth"],
-                "train": {
-                    "step": train["step"].tolist(),
-                    "flops": (start + steps * per_step).tolist(),
-                    "loss": train["train_loss"].tolist(),
-                },
-                "validation": {
-                    name: validation[name].tolist() for name in ("step", "flops", "loss", "loss_stderr", "final")
-                },
+                "run": run["run"],
+                "depth": run["depth"],
+                "train": training,
+                "validation": validation[columns].to_dict("list"),
             }
         )
     return curves
+
+
+def _flops_at(run, steps):
+    """The training FLOPs of a row of the runs at some steps, its parent's included."""
+    per_step = float(run["flops_per_image"]) * float(_value_or(run["batch_size"], math.nan))
+    return _value_or(run["parent_flops"], 0.0) + steps * per_step
 
 
 def _levels(points, settings):
@@ -236,14 +220,8 @@ def _levels(points, settings):
         "t": [t for t, _ in levels],
         "averaged": [not (settings.grid.startswith("paper") and t == 1.0) for t, _ in levels],
         "runs": [
-            {
-                "run": row["run"],
-                "depth": row["depth"],
-                "flops": row["flops"],
-                "frontier": row["frontier"],
-                "loss": [row[c] for _, c in levels],
-                "stderr": [row[f"{c}_stderr"] for _, c in levels],
-            }
+            {name: row[name] for name in ("run", "depth", "flops", "frontier")}
+            | {"loss": [row[c] for _, c in levels], "stderr": [row[f"{c}_stderr"] for _, c in levels]}
             for _, row in points.iterrows()
         ],
     }
@@ -273,20 +251,10 @@ def _learning_rates(points):
 
 def _other_settings(results, ends):
     """The final losses under every choice of weights, grid and seed in the table."""
-    rows = results.long
-    rows = rows[
-        (rows["metric"] == "loss")
-        & (rows["item"] == "mean")
-        & (rows["final"] == 1)
-        & (rows["corpus"] == rows["run"].map(ends.set_index("run")["corpus"]))
-    ]
+    rows = rows_where(results.long, metric="loss", item="mean", final=1)
+    rows = rows[rows["corpus"] == rows["run"].map(ends.set_index("run")["corpus"])]
     return [
-        {
-            "weights": weights,
-            "grid": grid,
-            "seed": seed,
-            "losses": dict(zip(kind["run"], kind["value"], strict=True)),
-        }
+        {"weights": weights, "grid": grid, "seed": seed, "losses": dict(zip(kind["run"], kind["value"], strict=True))}
         for (grid, weights, seed), kind in rows.groupby(["grid", "weights", "evaluation_seed"])
     ]
 
@@ -305,27 +273,22 @@ def _samples(results, settings, points):
     rows = []
     for sheet in chosen:
         run = facts.loc[sheet.run]
-        per_step = float(run["flops_per_image"]) * float(_value_or(run["batch_size"], math.nan))
-        flops = _value_or(_number(run["parent_flops"]), 0.0) + sheet.step * per_step
+        final = sheet.step == run["steps"]
         rows.append(
             {
                 "run": sheet.run,
                 "depth": run["depth"],
                 "step": sheet.step,
-                "final": sheet.step == run["steps"],
-                "best_of_depth": sheet.run in best and sheet.step == run["steps"],
-                "flops": flops,
+                "final": final,
+                "best_of_depth": sheet.run in best and final,
+                "flops": _flops_at(run, sheet.step),
                 "png": sheet.png,
                 "tile": sheet.tile,
             }
         )
-    rows.sort(key=lambda row: (_value_or(_number(row["flops"]), math.inf), row["run"]))
+    rows.sort(key=lambda row: (_value_or(row["flops"], math.inf), row["run"]))
     return {"prompts": list(prompts[0]), "sampler": prompts[1], "seed": prompts[2], "rows": rows}
 
 
 def _value_or(value, default):
     return default if value is None or pd.isna(value) else value
-
-
-def _number(value):
-    return None if value is None or pd.isna(value) else float(value)

@@ -6,10 +6,10 @@ import math
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from rfjax.ranking.summary import rank_of
-from rfjax.report.axes import GREY, MARKERS, WIDTH, log_scale, point
+from rfjax.ranking.summary import rank_of, ranked_columns
+from rfjax.report.axes import GREY, MARKERS, WIDTH, escape_dollars, log_scale, point, steps_scale
 
 # Okabe and Ito's colours without the yellow, which no line can have on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -21,7 +21,7 @@ FAINT = "#c9c9c9"
 def average_ranks(numbers, look=None):
     """Draw every variant's average rank with its interval, a panel for each column, variants by family."""
     ranking = numbers["ranking"]
-    columns = [column for column in ranking["columns"] if column["ranks"]] if ranking else []
+    columns = ranked_columns(ranking) if ranking else []
     if not columns:
         return None
     blocks = _family_blocks(ranking)
@@ -32,36 +32,26 @@ def average_ranks(numbers, look=None):
     colours = {variant: colour for members, colour in blocks for variant in members}
     figure = Figure(figsize=(WIDTH, max(2.2, ROW * y + 0.75)))
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    diverged = {one["variant"] for one in ranking["variants"] if one["diverged"]}
+    diverged = {row["variant"] for row in ranking["variants"] if row["diverged"]}
     for axis, column in zip(axes, columns, strict=True):
-        for one in column["ranks"]:
-            colour, at = colours[one["variant"]], places[one["variant"]]
-            axis.plot([one["low"], one["high"]], [at, at], color=colour, lw=1.1, solid_capstyle="butt", zorder=2)
-            axis.plot(
-                one["value"],
-                at,
-                marker="o",
-                ms=3.6,
-                lw=0,
-                color=colour,
-                mfc="white" if one["variant"] in diverged else colour,
-                zorder=3,
-            )
-        axis.set_title(f"{column['name']} ({len(column['controls'])} control{'s'[: len(column['controls']) != 1]})")
-        axis.set_xlabel("average rank")
+        for row in column["ranks"]:
+            colour, at = colours[row["variant"]], places[row["variant"]]
+            axis.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.1, solid_capstyle="butt", zorder=2)
+            fill = "white" if row["variant"] in diverged else colour
+            axis.plot(row["value"], at, marker="o", ms=3.6, lw=0, color=colour, mfc=fill, zorder=3)
+        n = len(column["controls"])
+        axis.set(title=f"{column['name']} ({n} control{'s'[: n != 1]})", xlabel="average rank")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=2))
         axis.set_xlim(left=0.5)
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", length=0)
         for members, _ in blocks[1:]:
             axis.axhline(places[members[0]] - (1 + GAP) / 2, color="#e4e4e4", lw=0.6, zorder=0)
-    axes[0].set_yticks(list(places.values()), [_escape_dollars(name) for name in places], fontsize=6.3)
+    axes[0].set_yticks(list(places.values()), [escape_dollars(name) for name in places], fontsize=6.3)
     axes[0].set_ylim(y - GAP, -1)
     if diverged:
-        axes[-1].legend(
-            handles=[Line2D([], [], color=GREY, marker="o", mfc="white", ms=3.6, lw=0, label="diverged in a control")],
-            loc="upper right",
-        )
+        mark = Line2D([], [], color=GREY, marker="o", mfc="white", ms=3.6, lw=0, label="diverged in a control")
+        axes[-1].legend(handles=[mark], loc="upper right")
     return figure
 
 
@@ -82,43 +72,30 @@ def quality_against_steps(numbers, look=None):
     for place, corpus in enumerate(corpora):
         for axis, measure in zip(axes[:, place], ("alignment", "distance"), strict=True):
             mine = [row for row in rows if row["corpus"] == corpus]
-            for variant in sorted(
-                {row["variant"] for row in mine}, key=lambda v: (v in shown, -shown.index(v) if v in shown else 0, v)
-            ):
+            there = {row["variant"] for row in mine}
+            others = sorted(there - set(shown))
+            for variant in (*others, *(variant for variant in shown[::-1] if variant in there)):
                 line = [row for row in mine if row["variant"] == variant]
-                clear = variant in shown
-                colour = colours.get(variant, FAINT)
-                axis.plot(
-                    [row["steps"] for row in line],
-                    [row[measure] for row in line],
-                    color=colour,
-                    lw=1.1 if clear else 0.5,
-                    zorder=3 if clear else 1,
-                )
-                for row in line if clear else ():
-                    point(
-                        axis,
-                        row["steps"],
-                        row[measure],
-                        *row[f"{measure}_ends"],
-                        color=colour,
-                        marker=MARKERS[shown.index(variant) % len(MARKERS)],
-                        ms=4,
-                    )
+                x, y = [row["steps"] for row in line], [row[measure] for row in line]
+                if variant in others:
+                    axis.plot(x, y, color=FAINT, lw=0.5, zorder=1)
+                    continue
+                look = {"color": colours[variant], "marker": MARKERS[shown.index(variant) % len(MARKERS)], "ms": 4}
+                axis.plot(x, y, color=colours[variant], lw=1.1, zorder=3)
+                for row in line:
+                    point(axis, row["steps"], row[measure], *row[f"{measure}_ends"], **look)
             if measure == "distance":
                 marks = [row["truth"] for row in mine if row["truth"] is not None]
                 log_scale(axis, "y", [row[measure] for row in mine if row[measure] > 0] + marks)
                 if marks:
                     axis.axhline(sum(marks) / len(marks), color=GREY, lw=1, ls="--", zorder=2)
-            axis.set_xscale("log")
-            axis.set_xticks(steps, [str(one) for one in steps])
-            axis.xaxis.set_minor_locator(NullLocator())
-        axes[0, place].set_title(f"{_escape_dollars(corpus)}, {weights} weights")
+            steps_scale(axis, steps)
+        axes[0, place].set_title(f"{escape_dollars(corpus)}, {weights} weights")
         axes[1, place].set_xlabel("sampling steps (Euler)")
     axes[0, 0].set_ylabel("GenEval, overall")
     axes[1, 0].set_ylabel("Fréchet distance")
     handles = [
-        Line2D([], [], color=colours[v], marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.1, label=_escape_dollars(v))
+        Line2D([], [], color=colours[v], marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.1, label=escape_dollars(v))
         for i, v in enumerate(shown)
     ]
     if len(shown) < len(ranking["variants"]):
@@ -129,18 +106,17 @@ def quality_against_steps(numbers, look=None):
 
 
 def _families(ranking):
-    """Each family's variants. Families and variants are in order of the first ranked column, the best first."""
-    order = [one["variant"] for one in next(column["ranks"] for column in ranking["columns"] if column["ranks"])]
-    family = {one["variant"]: one["family"] for one in ranking["variants"]}
+    """The variants of each family. Families and variants are in order of the first ranked column, the best first."""
+    family = {row["variant"]: row["family"] for row in ranking["variants"]}
     found: dict[str, list[str]] = {}
-    for variant in order:
-        found.setdefault(family[variant], []).append(variant)
-    return found
+    for row in ranked_columns(ranking)[0]["ranks"]:
+        found.setdefault(family[row["variant"]], []).append(row["variant"])
+    return list(found.values())
 
 
 def _family_blocks(ranking):
     """(variants, colour) of each family with several members, the best family first; then of all other variants."""
-    families = list(_families(ranking).values())
+    families = _families(ranking)
     blocks = [members for members in families if len(members) > 1]
     single = [members[0] for members in families if len(members) == 1]
     coloured = [(members, COLOURS[place % len(COLOURS)]) for place, members in enumerate(blocks)]
@@ -149,13 +125,6 @@ def _family_blocks(ranking):
 
 def _best_of_families(ranking):
     """The best variant of each family, the best first, at most as many as there are colours."""
-    column = next((column for column in ranking["columns"] if column["ranks"]), None)
-    if column is None:
-        return []
-    best = [members[0] for members in _families(ranking).values()]
-    return sorted(best, key=lambda variant: rank_of(column, variant)["value"])[: len(COLOURS)]
-
-
-def _escape_dollars(name):
-    """A name for a figure, with every `$` escaped, which would start a formula."""
-    return name.replace("$", r"\$")
+    columns = ranked_columns(ranking)
+    best = [members[0] for members in _families(ranking)] if columns else []
+    return sorted(best, key=lambda variant: rank_of(columns[0], variant)["value"])[: len(COLOURS)]

@@ -6,9 +6,21 @@ import math
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from rfjax.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, ends, log_scale, point
+from rfjax.report.axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILION,
+    WIDTH,
+    depth_handles,
+    ends,
+    log_scale,
+    point,
+    steps_scale,
+)
 
 TASK_TITLES = {
     "overall": "Overall",
@@ -22,6 +34,7 @@ TASK_TITLES = {
 
 
 def task_title(item: str) -> str:
+    """A task's name in a figure or table."""
     return TASK_TITLES.get(item, item.replace("_", " ").capitalize())
 
 
@@ -30,8 +43,7 @@ def geneval_against_depth(numbers, look):
     geneval = numbers["geneval"]
     if not geneval["runs"]:
         return None
-    items = geneval["items"]
-    columns = 4
+    items, columns = geneval["items"], 4
     rows = math.ceil((len(items) + 1) / columns)
     figure = Figure(figsize=(WIDTH, 1.95 * rows))
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
@@ -41,17 +53,14 @@ def geneval_against_depth(numbers, look):
         if ceiling:
             axis.axhline(ceiling["value"], color=GREEN, lw=1, ls="--")
         for floor, colour, ls in (("shuffled", VERMILION, "-."), ("null", GREY, ":")):
-            floors = [
-                (run["depth"], run["floors"][floor][item]) for run in best if item in run["floors"].get(floor, {})
-            ]
+            floors = {run["depth"]: run["floors"][floor][item] for run in best if item in run["floors"].get(floor, {})}
             if floors:
-                x = [depth for depth, _ in floors]
-                axis.plot(x, [e["value"] for _, e in floors], color=colour, lw=1, ls=ls)
-                low, high = ([e["value"] if e[end] is None else e[end] for _, e in floors] for end in ("low", "high"))
+                x, found = list(floors), floors.values()
+                axis.plot(x, [e["value"] for e in found], color=colour, lw=1, ls=ls)
+                low, high = ([e["value"] if e[end] is None else e[end] for e in found] for end in ("low", "high"))
                 axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-        axis.plot(
-            [run["depth"] for run in best], [run["scores"][item]["value"] for run in best], color="#999999", lw=0.8
-        )
+        values = [run["scores"][item]["value"] for run in best]
+        axis.plot([run["depth"] for run in best], values, color="#999999", lw=0.8)
         for run in geneval["runs"]:
             colour, marker = look[run["depth"]]
             score = run["scores"][item]
@@ -70,7 +79,6 @@ def geneval_against_depth(numbers, look):
         axis.tick_params(labelbottom=True)
     for axis in axes[columns * (rows - 1) : len(items)]:
         axis.set_xlabel("depth")
-    legend = axes[len(items)]
     handles = [
         Line2D([], [], color=GREEN, ls="--", lw=1, label="detector's ceiling"),
         Line2D([], [], color=GREY, marker="o", ms=4.5, lw=0.8, label="best run, 95 % interval"),
@@ -78,7 +86,7 @@ def geneval_against_depth(numbers, look):
         Line2D([], [], color=VERMILION, ls="-.", lw=1, label="floor: other prompts"),
         Line2D([], [], color=GREY, ls=":", lw=1, label="floor: null condition"),
     ]
-    legend.legend(handles=handles, loc="center", fontsize=7)
+    axes[len(items)].legend(handles=handles, loc="center", fontsize=7)
     for axis in axes[len(items) :]:
         axis.axis("off")
     return figure
@@ -105,9 +113,7 @@ def held_out_pairs(numbers, look):
             at = place + (-0.1 if kind == "seen" else 0.1)
             point(right, at, *ends(largest[kind][item]), color=colour, marker=marker, hollow=hollow)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set_xlabel("depth")
-    left.set_ylabel("GenEval")
-    left.set_title("Overall")
+    left.set(xlabel="depth", ylabel="GenEval", title="Overall")
     right.set_title(f"Per task, depth {largest['depth']}")
     right.set_xticks(range(len(items)), [task_title(item).replace(" ", "\n", 1) for item in items], fontsize=7)
     right.grid(axis="x", visible=False)
@@ -150,8 +156,7 @@ def _draw_loss_against(runs, correlation, label, look):
         if run["loss_low"] is not None:
             axis.plot([run["loss_low"], run["loss_high"]], [score["value"]] * 2, color=colour, lw=1)
     log_scale(axis, "x", [run["loss"] for run in runs])
-    axis.set_xlabel("validation loss (falls to the left)")
-    axis.set_ylabel(label)
+    axis.set(xlabel="validation loss (falls to the left)", ylabel=label)
     axis.legend(handles=depth_handles(look, runs), loc="upper right")
     found = {c["name"]: c for c in correlation.get("overall", {"coefficients": []})["coefficients"]}
     if "Spearman" in found:
@@ -186,12 +191,8 @@ def score_against_steps(numbers, look):
             for one in shown:
                 low, high = (None if one.get(end) is None else factor * one[end] for end in bounds)
                 point(axis, one["steps"], factor * one[name], low, high, color=colour, marker=marker, ms=4.5)
-        axis.set_xscale("log")
-        steps = sorted({one["steps"] for one in counts})
-        axis.set_xticks(steps, list(map(str, steps)))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlabel("sampling steps")
-        axis.set_ylabel(label)
+        steps_scale(axis, sorted({one["steps"] for one in counts}))
+        axis.set(xlabel="sampling steps", ylabel=label)
     figure.axes[0].legend(handles=depth_handles(look, counts), loc="lower right")
     return figure
 

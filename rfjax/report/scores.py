@@ -9,10 +9,12 @@ import pandas as pd
 
 from rfjax.laws import correlation, folder_scores, noise_levels, score_links
 from rfjax.results.columns import SCORED, STATISTICS, Measure, loss_levels, score_column
+from rfjax.results.plain import plain
+from rfjax.results.results_folder import rows_where
 
-OVERALL = "overall"
 POINT_COLUMNS = ("run", "depth", "params", "flops", "loss", "loss_low", "loss_high", "frontier")
-REFERENCES = {"ceiling": "geneval_ceiling", "shuffled": "geneval_floor_shuffled", "null": "geneval_floor_null"}
+CEILING = "geneval_ceiling"
+FLOORS = {"shuffled": "geneval_floor_shuffled", "null": "geneval_floor_null"}
 
 
 def geneval(results, points, settings):
@@ -20,23 +22,15 @@ def geneval(results, points, settings):
     items = _geneval_items(points.columns)
     if not items:
         return {"items": [], "runs": [], "ceiling": {}, "reason": "no finished run has a GenEval score"}
-    long = results.long[results.long["corpus"] == settings.corpus]
-    ceiling_rows = long[(long["evaluation"] == REFERENCES["ceiling"]) & (long["metric"] == "geneval")]
-    ceiling = {row["item"]: _estimate(row) for row in ceiling_rows.drop_duplicates("item").to_dict("records")}
+    long = rows_where(results.long, corpus=settings.corpus, metric="geneval")
+    ceiling = _by_item(rows_where(long, evaluation=CEILING).drop_duplicates("item"))
     runs = []
     for _, row in points.iterrows():
         if pd.isna(row.get(score_column(), np.nan)):
             continue
-        at = long[(long["run"] == row["run"]) & (long["step"] == row["step"]) & (long["weights"] == settings.weights)]
+        at = rows_where(long, run=row["run"], step=row["step"], weights=settings.weights)
         scores = {item: statistics(row, score_column(item), "value") for item in items}
-        floors = {
-            floor: {
-                r["item"]: _estimate(r)
-                for r in at[(at["evaluation"] == name) & (at["metric"] == "geneval")].to_dict("records")
-            }
-            for floor, name in REFERENCES.items()
-            if floor != "ceiling"
-        }
+        floors = {floor: _by_item(rows_where(at, evaluation=name)) for floor, name in FLOORS.items()}
         pairs = {
             kind: {
                 item: statistics(row, name, "value")
@@ -52,19 +46,9 @@ def geneval(results, points, settings):
             else None
             for item in items
         }
-        runs.append(
-            {name: row[name] for name in POINT_COLUMNS}
-            | {
-                "scores": scores,
-                "floors": floors,
-                "above_floor": above,
-                **pairs,
-            }
-        )
-    best = {}
-    for run in runs:
-        if run["depth"] not in best or run["loss"] < best[run["depth"]]["loss"]:
-            best[run["depth"]] = run
+        found = {"scores": scores, "floors": floors, "above_floor": above, **pairs}
+        runs.append({name: row[name] for name in POINT_COLUMNS} | found)
+    best = {run["depth"]: run for run in sorted(runs, key=lambda run: run["loss"])[::-1]}
     for run in runs:
         run["best_of_depth"] = best[run["depth"]] is run
     return {"items": items, "runs": runs, "ceiling": ceiling, "reason": ""}
@@ -81,7 +65,7 @@ def correlations(results, points, settings, *, resamples, seed):
 
 
 def folder_correlations(results, points, settings, *, resamples, seed):
-    """The scores of each protocol that `rfjax score` attached, with their correlations as in `correlations`."""
+    """The scores of each protocol that `rfjax score` attached, with the same numbers as `correlations` gives."""
     output = []
     for found in folder_scores.find(results, points, settings):
         names = {item: found.column(item) for item in found.items}
@@ -90,9 +74,7 @@ def folder_correlations(results, points, settings, *, resamples, seed):
             {
                 "evaluation": found.evaluation,
                 "title": found.title,
-                "corpus": found.settings.corpus,
-                "sampler": found.settings.sampler,
-                "sampler_seed": found.settings.sampler_seed,
+                **{name: getattr(found.settings, name) for name in ("corpus", "sampler", "sampler_seed")},
                 "others": list(found.others),
                 "without": [run for run in points["run"] if run not in {*found.scored["run"], *found.others}],
                 "missing_prompts": "" if redrawn else folder_scores.missing_prompts(results.prompts, found),
@@ -117,9 +99,9 @@ def _correlate_items(results, points, names, evaluation, settings, *, resamples,
         loss, score = have["loss"].to_numpy(float), have[name].to_numpy(float)
         redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation).get(item)
         found = correlation.correlate(loss, score, redrawn=redrawn, resamples=resamples, seed=seed)
-        output[item] = found.to_json() | score_links.predict_by_links(
-            loss, score, have["params"].to_numpy(float), have["run"].to_numpy(), resamples=resamples, seed=seed
-        )
+        size, runs = have["params"].to_numpy(float), have["run"].to_numpy()
+        linked = score_links.predict_by_links(loss, score, size, runs, resamples=resamples, seed=seed)
+        output[item] = plain(found) | linked
     return output
 
 
@@ -130,11 +112,9 @@ def score_levels(results, points, settings, *, resamples, seed):
     have = points[points[score_column()].notna()]
     names = {float(t): column for t, column in loss_levels(points.columns).items()}
     losses = {t: have[c].to_numpy(float) for t, c in names.items() if have[c].notna().all()}
-    redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed).get(OVERALL)
-    found = noise_levels.by_level(
-        losses, have[score_column()].to_numpy(float), redrawn=redrawn, resamples=resamples, seed=seed
-    )
-    return [one.to_json() for one in found]
+    redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed).get("overall")
+    score = have[score_column()].to_numpy(float)
+    return plain(noise_levels.by_level(losses, score, redrawn=redrawn, resamples=resamples, seed=seed))
 
 
 def _geneval_items(columns: Iterable[str]) -> list[str]:
@@ -150,5 +130,6 @@ def statistics(row, name, label=None):
     return {key: row.get(name + suffix) for key, (_, suffix) in zip(keys, STATISTICS, strict=True)}
 
 
-def _estimate(row):
-    return {statistic: row[statistic] for statistic, _ in STATISTICS}
+def _by_item(rows):
+    """The statistics of a score's rows, by item."""
+    return {row["item"]: {statistic: row[statistic] for statistic, _ in STATISTICS} for row in rows.to_dict("records")}

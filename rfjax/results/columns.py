@@ -19,6 +19,8 @@ SCHEMA = 4
 
 @dataclass(frozen=True)
 class Column:
+    """A column of one of the files, as docs/results_table.md describes it."""
+
     name: str
     kind: str  # text | integer | number
     unit: str  # "" where there is none
@@ -26,184 +28,134 @@ class Column:
     required: bool = False  # a record or a run without it is refused
 
 
+def read_columns(table: str) -> tuple[Column, ...]:
+    """The columns of a table with a line `name | kind | unit | meaning` for each; `*` marks a required column."""
+    rows = ([cell.strip() for cell in line.split("|")] for line in table.strip().splitlines())
+    return tuple(Column(name.rstrip("*"), kind, unit, meaning, name[-1] == "*") for name, kind, unit, meaning in rows)
+
+
+def key_without(*names: str) -> tuple[Column, ...]:
+    """The columns of `KEY` except these."""
+    return tuple(column for column in KEY if column.name not in names)
+
+
 # What identifies an evaluation record; a repeated key replaces the old record.
-KEY = (
-    Column("run", "text", "", "run id, unique in the study; `-` for what depends on no run", True),
-    Column("step", "integer", "steps", "optimiser steps of the checkpoint; -1 for what depends on none", True),
-    Column("weights", "text", "", "`ema` or `raw`; `-` where neither applies", True),
-    Column(
-        "evaluation",
-        "text",
-        "",
-        "`validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...",
-        True,
-    ),
-    Column("corpus", "text", "", "corpus evaluated on", True),
-    Column(
-        "sampler",
-        "text",
-        "",
-        "method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; `-` "
-        "without one",
-        True,
-    ),
-    Column(
-        "grid",
-        "text",
-        "",
-        "levels of t of the validation loss and number of examples, as `paper-8-n512`; `-` without one",
-        True,
-    ),
-    Column(
-        "evaluation_seed",
-        "integer",
-        "",
-        "seed of the evaluation's noise and prompts (`seed` in the record's key)",
-        True,
-    ),
-)
+KEY = read_columns("""
+run* | text | | run id, unique in the study; `-` for what depends on no run
+step* | integer | steps | optimiser steps of the checkpoint; -1 for what depends on none
+weights* | text | | `ema` or `raw`; `-` where neither applies
+evaluation* | text | | `validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...
+corpus* | text | | corpus evaluated on
+sampler* | text | | method, steps, guidance, shift, prompts a task x images a prompt, as `euler-20-cfg4-shift1-40x4`; \
+`-` without one
+grid* | text | | levels of t of the validation loss and number of examples, as `paper-8-n512`; `-` without one
+evaluation_seed* | integer | | seed of the evaluation's noise and prompts (`seed` in the record's key)
+""")
 
 # What was measured.
-MEASURE = (
-    Column("metric", "text", "", "`loss`, `geneval`, `geneval_held_out`, `geneval_seen`, ...", True),
-    Column("item", "text", "", "`mean`, `t=0.125`, `overall`, a task's name, ...", True),
-    Column(
-        "value",
-        "number",
-        "metric's own",
-        "loss: squared error of the velocity, mean over elements; geneval: fraction of images that are correct",
-        True,
-    ),
-    Column("stderr", "number", "metric's own", "standard error: over examples (loss), over prompts (geneval)"),
-    Column("low", "number", "metric's own", "lower end of the 95 % interval"),
-    Column("high", "number", "metric's own", "upper end of the 95 % interval"),
-    Column("n", "integer", "", "how many: examples (loss), images (geneval)"),
-)
+MEASURE = read_columns("""
+metric* | text | | `loss`, `geneval`, `geneval_held_out`, `geneval_seen`, ...
+item* | text | | `mean`, `t=0.125`, `overall`, a task's name, ...
+value* | number | metric's own | loss: squared error of the velocity, mean over elements; geneval: fraction of images \
+that are correct
+stderr | number | metric's own | standard error: over examples (loss), over prompts (geneval)
+low | number | metric's own | lower end of the 95 % interval
+high | number | metric's own | upper end of the 95 % interval
+n | integer | | how many: examples (loss), images (geneval)
+""")
 
 # How far the checkpoint is, and what its evaluation took.
-PROGRESS = (
-    Column("final", "integer", "", "1 where `step` is the run's planned last step (learning rate annealed), else 0"),
-    Column("images", "integer", "images", "training images seen so far, lineage included"),
-    Column("flops", "number", "FLOP", "training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward"),
-    Column("seconds", "number", "s", "wall time of this evaluation"),
-    Column(
-        "train_seconds",
-        "number",
-        "s",
-        "wall time of training up to the checkpoint; of runs trained together, this one's share",
-    ),
-)
+PROGRESS = read_columns("""
+final | integer | | 1 where `step` is the run's planned last step (learning rate annealed), else 0
+images | integer | images | training images seen so far, lineage included
+flops | number | FLOP | training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward
+seconds | number | s | wall time of this evaluation
+train_seconds | number | s | wall time of training up to the checkpoint; of runs trained together, this one's share
+""")
 
-# What the run is: the same on each of its rows. Read from run.json; a dot goes into a section.
-RUN = (
-    Column("study", "text", "", "name of the study"),
-    Column("point", "text", "", "id of the study's point"),
-    Column("depth", "integer", "blocks", "depth of the network, the knob of the family", True),
-    Column("hidden", "integer", "channels", "hidden size"),
-    Column("heads", "integer", "", "attention heads"),
-    Column("seed", "integer", "", "seed of initialisation, data order and noise"),
-    Column("learning_rate", "number", "per step", "peak learning rate"),
-    Column("params", "integer", "parameters", "trainable parameters", True),
-    Column("batch_size", "integer", "images", "images per step"),
-    Column("steps", "integer", "steps", "planned steps of this run", True),
-    Column("formulation", "text", "", "path, prediction and density of t, as `rf/lognorm(0.00,1.00)`"),
-    Column("backbone", "text", "", "kind of network, as `mmdit`"),
-    Column("schedule", "text", "", "schedule of the learning rate"),
-    Column("train_corpus", "text", "", "corpus trained on"),
-    Column("corpus_fingerprint", "text", "", "hash of all that decides the training data"),
-    Column("code_hash", "text", "", "hash of the code that trained"),
-    Column("parent_run", "text", "", "run whose checkpoint this one started from; empty for none"),
-    Column("parent_step", "integer", "steps", "step of that checkpoint"),
-)
+# What the run is: the same on each of its rows. `merge.RUN_FIELDS` says where it is in run.json.
+RUN = read_columns("""
+study | text | | name of the study
+point | text | | id of the study's point
+depth* | integer | blocks | depth of the network, the knob of the family
+hidden | integer | channels | hidden size
+heads | integer | | attention heads
+seed | integer | | seed of initialisation, data order and noise
+learning_rate | number | per step | peak learning rate
+params* | integer | parameters | trainable parameters
+batch_size | integer | images | images per step
+steps* | integer | steps | planned steps of this run
+formulation | text | | path, prediction and density of t, as `rf/lognorm(0.00,1.00)`
+backbone | text | | kind of network, as `mmdit`
+schedule | text | | schedule of the learning rate
+train_corpus | text | | corpus trained on
+corpus_fingerprint | text | | hash of all that decides the training data
+code_hash | text | | hash of the code that trained
+parent_run | text | | run whose checkpoint this one started from; empty for none
+parent_step | integer | steps | step of that checkpoint
+""")
 
 # One row per run, in runs.csv, besides `run` and RUN.
-OUTCOME = (
-    Column(
-        "flops_per_image",
-        "number",
-        "FLOP",
-        "training FLOPs per image, 3x forward, no recomputation; of aspect buckets the mean over steps",
-    ),
-    Column("flops_forward_per_image", "number", "FLOP", "forward FLOPs per image"),
-    Column("parent_flops", "number", "FLOP", "training FLOPs inherited from the lineage"),
-    Column("parent_images", "integer", "images", "training images inherited from the lineage"),
-    Column("platform", "text", "", "cpu, gpu or tpu"),
-    Column("device_kind", "text", "", "the device's own name"),
-    Column("devices", "integer", "", "devices used"),
-    Column("processes", "integer", "", "processes used"),
-    Column("jax_version", "text", "", "version of JAX"),
-    Column(
-        "state", "text", "", "`done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file"
-    ),
-    Column("last_step", "integer", "steps", "step in the status file"),
-    Column("message", "text", "", "error of a failed or diverged run"),
-    Column(
-        "train_seconds",
-        "number",
-        "s",
-        "wall time of training, as of the last evaluated checkpoint; of runs trained together, this one's share",
-    ),
-    Column("evaluation_seconds", "number", "s", "wall time of all the run's evaluations"),
-)
+OUTCOME = read_columns("""
+flops_per_image | number | FLOP | training FLOPs per image, 3x forward, no recomputation; of aspect buckets the mean \
+over steps
+flops_forward_per_image | number | FLOP | forward FLOPs per image
+parent_flops | number | FLOP | training FLOPs inherited from the lineage
+parent_images | integer | images | training images inherited from the lineage
+platform | text | | cpu, gpu or tpu
+device_kind | text | | the device's own name
+devices | integer | | devices used
+processes | integer | | processes used
+jax_version | text | | version of JAX
+state | text | | `done`, `running`, `stopped`, `failed`, `diverged`, or `unknown` without a status file
+last_step | integer | steps | step in the status file
+message | text | | error of a failed or diverged run
+train_seconds | number | s | wall time of training, as of the last evaluated checkpoint; of runs trained together, \
+this one's share
+evaluation_seconds | number | s | wall time of all the run's evaluations
+""")
 
 # The training loss, averaged over windows of steps so that a run has at most 200 rows.
-CURVE = (
-    Column("run", "text", "", "run id", True),
-    Column("step", "integer", "steps", "last step of the window", True),
-    Column("train_loss", "number", "loss", "training loss, mean over the window's logged steps", True),
-    Column("logged", "integer", "", "logged steps in the window", True),
-)
+CURVE = read_columns("""
+run* | text | | run id
+step* | integer | steps | last step of the window
+train_loss* | number | loss | training loss, mean over the window's logged steps
+logged* | integer | | logged steps in the window
+""")
 
 # GenEval prompt by prompt: what a bootstrap over prompts needs.
-PROMPT = (
-    *(column for column in KEY if column.name != "grid"),
-    Column("prompt", "integer", "", "0-based place among the evaluation's distinct prompts", True),
-    Column("task", "text", "", "the prompt's task", True),
-    Column("correct", "integer", "images", "images of the prompt that are correct", True),
-    Column("samples", "integer", "images", "images of the prompt", True),
-)
+PROMPT = key_without("grid") + read_columns("""
+prompt* | integer | | 0-based place among the evaluation's distinct prompts
+task* | text | | the prompt's task
+correct* | integer | images | images of the prompt that are correct
+samples* | integer | images | images of the prompt
+""")
 
 # How the validation losses of two final checkpoints move together: they share their examples.
-PAIR = (
-    *(column for column in KEY if column.name not in ("evaluation", "sampler")),
-    Column("other_run", "text", "", "the other run; the run itself for its variance", True),
-    Column(
-        "covariance", "number", "loss squared", "covariance of the two mean losses, over the examples they share", True
-    ),
-    Column("n", "integer", "", "examples", True),
-)
+PAIR = key_without("evaluation", "sampler") + read_columns("""
+other_run* | text | | the other run; the run itself for its variance
+covariance* | number | loss squared | covariance of the two mean losses, over the examples they share
+n* | integer | | examples
+""")
 
 # The measures that variants are ranked by, under resamples of prompts: resample b is the same in all runs.
-REPLICATE = (
-    *(column for column in KEY if column.name not in ("evaluation", "grid")),
-    Column("metric", "text", "", "`ranking_geneval` or `ranking_frechet_distance`", True),
-    Column(
-        "replicates",
-        "text",
-        "metric's own",
-        "the overall measure under each resample, numbers separated by spaces; `nan` where there is none",
-        True,
-    ),
-    Column(
-        "prompts_sha1",
-        "text",
-        "",
-        "hash of the prompts (tasks and numbers of images); resamples pair only where it is equal",
-        True,
-    ),
-    Column("feature_map", "text", "", "name and version of the features whose distance was measured", True),
-    Column("reference_sha1", "text", "", "hash of the real images that distances are measured from", True),
-)
+REPLICATE = key_without("evaluation", "grid") + read_columns("""
+metric* | text | | `ranking_geneval` or `ranking_frechet_distance`
+replicates* | text | metric's own | the overall measure under each resample, numbers separated by spaces; `nan` where \
+there is none
+prompts_sha1* | text | | hash of the prompts (tasks and numbers of images); resamples pair only where it is equal
+feature_map* | text | | name and version of the features whose distance was measured
+reference_sha1* | text | | hash of the real images that distances are measured from
+""")
 
 # The wide view's key: the evaluations of a checkpoint that need no sampler, joined with those that
 # do. A checkpoint with two grids and two samplers has four rows.
-WIDE_KEY = (
-    *(column for column in KEY if column.name in ("run", "step", "weights", "corpus")),
-    Column("grid", "text", "", "levels of t of the loss columns; empty without a loss"),
-    Column("grid_seed", "integer", "", "evaluation seed of the loss columns"),
-    Column("sampler", "text", "", "sampler of the GenEval columns; empty without a score"),
-    Column("sampler_seed", "integer", "", "evaluation seed of the GenEval columns"),
-)
+WIDE_KEY = key_without("evaluation", "sampler", "grid", "evaluation_seed") + read_columns("""
+grid | text | | levels of t of the loss columns; empty without a loss
+grid_seed | integer | | evaluation seed of the loss columns
+sampler | text | | sampler of the GenEval columns; empty without a score
+sampler_seed | integer | | evaluation seed of the GenEval columns
+""")
 WIDE_PROGRESS = tuple(column for column in PROGRESS if column.name != "seconds")
 
 STATISTICS = (("value", ""), ("stderr", "_stderr"), ("low", "_low"), ("high", "_high"), ("n", "_n"))
@@ -225,7 +177,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """What a number is of: its record's evaluation, and its own metric and item."""
+    """What a number measures: the evaluation of its record, its metric, and its item."""
 
     evaluation: str
     metric: str
@@ -369,10 +321,8 @@ def markdown() -> str:
     parts = [_INTRODUCTION.format(schema=SCHEMA)]
     for name, (columns, row) in FILES.items():
         lines = [
-            f"## {name}",
-            "",
-            f"{row[0].upper()}{row[1:]}.",
-            "",
+            f"## {name}\n",
+            f"{row[0].upper()}{row[1:]}.\n",
             "| column | kind | unit | meaning |",
             "|---|---|---|---|",
         ]

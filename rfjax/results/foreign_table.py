@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,83 +32,65 @@ def read_table(
 
     `rename` maps our names to the file's. `flops_per_param_image` gives images = flops / (flops_per_param_image *
     params), or flops from params and images, where one of them is lacking. Without a column `run` no row may repeat
-    another, since nothing would tell a run that is there twice from two runs.
+    another, since nothing would tell one run listed twice from two runs.
 
     Raises `ConfigError` naming the file, and the column or line, for what cannot be read.
     """
-    path = Path(path)
+    path, rename = Path(path), rename or {}
     if not path.is_file():
         raise ConfigError(f"no table at {path}; name a CSV or Parquet file, or a results folder")
     table = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
-    again = [theirs for place, theirs in enumerate((rename or {}).values()) if theirs in list(rename.values())[:place]]
-    if again:
-        raise ConfigError(f"column {again[0]!r} of {path} cannot have two names; rename it once")
-    for ours, theirs in (rename or {}).items():
+    names = {theirs: ours for ours, theirs in rename.items()}
+    for ours, theirs in rename.items():
+        if names[theirs] != ours:
+            raise ConfigError(f"column {theirs!r} of {path} cannot have two names; rename it once")
         if theirs not in table:
             near = difflib.get_close_matches(theirs, map(str, table.columns), 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(str, table.columns))}"
             raise ConfigError(f"{path} has no column {theirs!r} to be renamed {ours!r}{hint}")
-    names = {theirs: ours for ours, theirs in (rename or {}).items()}
-    table = table.drop(columns=[ours for ours in names.values() if ours in table and ours not in names]).rename(
-        columns=names
-    )
+    replaced = [ours for ours in rename if ours in table and ours not in names]
+    table = table.drop(columns=replaced).rename(columns=names)
     _check_distinct(table.columns, path)
     if "samples" in table and "images" in table:
-        raise ConfigError(
-            f"{path} has both images and samples, which are the same; leave one, or give one another name"
-        )
+        raise ConfigError(f"{path} has both images and samples, which mean the same; leave or rename one of them")
     table = table.rename(columns={"samples": "images"})
     if "run" not in table:
         repeated = table.duplicated()
+        place = table.index.name
         if repeated.any():
             row = table[repeated].iloc[0]
             first = table.index[(table.eq(row) | (table.isna() & row.isna())).all(axis=1)][0]
-            raise ConfigError(
-                f"{table.index.name} {row.name} of {path} repeats {table.index.name} {first} in every column; "
-                "leave one, "
-                "or tell them apart by a column run"
-            )
-        names = pd.Series(
-            [f"{table.index.name} {place}" for place in table.index], table.index, dtype=object, name="run"
-        )
-        table = pd.concat([names, table], axis=1)
+            repeats = f"{place} {row.name} of {path} repeats {place} {first} in every column"
+            raise ConfigError(f"{repeats}; leave one, or tell them apart by a column run")
+        runs = pd.Series([f"{place} {number}" for number in table.index], table.index, dtype=object, name="run")
+        table = pd.concat([runs, table], axis=1)
     for name in NUMBERS:
         if name in table:
             numbers = pd.to_numeric(table[name], errors="coerce")
             words = table[name].notna() & numbers.isna()
             if words.any():
-                place = table.index[words][0]
-                raise ConfigError(
-                    f"{name} in {table.index.name} {place} of {path} is {table[name][place]!r}, which is no number"
-                )
+                at = table.index[words][0]
+                where = f"{name} in {table.index.name} {at} of {path}"
+                raise ConfigError(f"{where} is {table[name][at]!r}, which is no number")
             table[name] = numbers.astype(float)
     return _add_cost(table, flops_per_param_image)
-
-
-def sha256(path: str | Path) -> str:
-    """The file's hash, for the record of a fit."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _add_cost(table, flops_per_param_image):
     if flops_per_param_image is None:
         return table
+    given = "FLOPs per parameter and image"
     if not (np.isfinite(flops_per_param_image) and flops_per_param_image > 0):
-        raise ConfigError(f"FLOPs per parameter and image are {flops_per_param_image:g}; they must be positive")
-    known = {name for name in ("flops", "params", "images") if name in table}
-    if known >= {"flops", "params"} and "images" not in known:
+        raise ConfigError(f"{given} are {flops_per_param_image:g}; they must be positive")
+    known = {"flops", "params", "images"} & set(table)
+    if known == {"flops", "params"}:
         return table.assign(images=table["flops"] / (flops_per_param_image * table["params"]))
-    if known >= {"images", "params"} and "flops" not in known:
+    if known == {"images", "params"}:
         return table.assign(flops=flops_per_param_image * table["params"] * table["images"])
     if len(known) == 3:
-        raise ConfigError(
-            "the table has flops, params and images: FLOPs per parameter and image would contradict it; leave the "
-            "option out"
-        )
-    raise ConfigError(
-        "FLOPs per parameter and image need params and one of flops and images; the table has "
-        f"{', '.join(sorted(known)) or 'none'}"
-    )
+        raise ConfigError(f"the table has flops, params and images: {given} would contradict it; leave the option out")
+    have = ", ".join(sorted(known)) or "none"
+    raise ConfigError(f"{given} need params and one of flops and images; the table has {have}")
 
 
 def _read_csv(path):
@@ -129,10 +110,8 @@ def _read_csv(path):
     width = len(rows[0])
     for line, row in zip(lines, rows, strict=True):
         if any(cell.strip() for cell in row[width:]):
-            raise ConfigError(
-                f"line {line} of {path} has {len(row)} cells and the header {width} columns; name every column, or "
-                "quote a cell with a comma"
-            )
+            remedy = "name every column, or quote a cell with a comma"
+            raise ConfigError(f"line {line} of {path} has {len(row)} cells and the header {width} columns; {remedy}")
     _check_distinct(pd.Index([name for name in rows[0] if name]), path)
     text = io.StringIO()
     csv.writer(text).writerows(row[:width] for row in rows)

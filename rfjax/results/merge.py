@@ -7,8 +7,8 @@ Each run writes its records in its folder:
     metrics.jsonl       the training loss as it went
     evaluations/*.json  one record per (run, step, weights, evaluation, corpus, sampler, grid, seed)
 
-`collect` reads the folders of many runs and writes a results folder (`rfjax.results.results_folder`), and whatever
-comes after reads that folder alone. No JAX here.
+`collect` reads the folders of many runs and writes a results folder (`rfjax.results.results_folder`), which is all that
+fits and reports read. No JAX here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ RUN_FIELDS = {
 class RunRecords(NamedTuple):
     """The content of one run folder."""
 
-    facts: dict  # by column name, RUNS without OUTCOME's measured ones
+    facts: dict  # by column of RUNS, except what is measured
     records: list[dict]
     folder: Path
     curve: pd.DataFrame
@@ -108,7 +108,10 @@ def collect(
 def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
     """The content of the run folders, and a note for each folder that cannot be read."""
     for folder in folders:
-        _check_run_folder(folder)
+        if not folder.is_dir():
+            raise ConfigError(f"no run folder at {folder}")
+        if not any((folder / name).exists() for name in RUN_FILES):
+            raise ConfigError(f"{folder} has neither {' nor '.join(RUN_FILES)}; it is not a run folder")
     runs, notes, errors = [], [], []
     for folder in folders:
         try:
@@ -121,13 +124,6 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
     return runs, notes
 
 
-def _check_run_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ConfigError(f"no run folder at {folder}")
-    if not any((folder / name).exists() for name in RUN_FILES):
-        raise ConfigError(f"{folder} has neither {' nor '.join(RUN_FILES)}; it is not a run folder")
-
-
 def run_folders(study_folder: str | Path) -> list[Path]:
     """The run folders of a study: those inside it with a run.json or a status.json, by name."""
     folder = Path(study_folder)
@@ -138,15 +134,13 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 
 def read_run(folder: Path) -> RunRecords:
     """The content of one run folder. A run that failed before it wrote run.json has its status alone."""
-    _check_run_folder(folder)
     status = _read_json(folder / "status.json") if (folder / "status.json").exists() else {}
     notes = []
     if (folder / "run.json").exists():
         run = _read_json(folder / "run.json")
         if run.get("schema") != RUN_SCHEMA:
-            raise ConfigError(
-                f"{folder / 'run.json'} has schema {run.get('schema')!r}; this rfjax reads schema {RUN_SCHEMA}"
-            )
+            wrong = f"{folder / 'run.json'} has schema {run.get('schema')!r}"
+            raise ConfigError(f"{wrong}; this rfjax reads schema {RUN_SCHEMA}")
         if (folder / "config.json").exists():
             run["config"] = _read_json(folder / "config.json")
         facts = {column.name: _run_value(run, column.name) for column in RUNS}
@@ -155,11 +149,8 @@ def read_run(folder: Path) -> RunRecords:
                 raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
     else:
         facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
-    facts |= {
-        "state": status.get("state", "unknown"),
-        "last_step": status.get("step"),
-        "message": status.get("message"),
-    }
+    facts |= {"last_step": status.get("step"), "message": status.get("message")}
+    facts["state"] = status.get("state", "unknown")
     curve, unread = read_curve(folder / "metrics.jsonl", facts["run"])
     if unread:
         notes.append(f"{facts['run']}: {unread} line(s) of metrics.jsonl could not be read and were left out")
@@ -200,9 +191,8 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
             key = {column.name: record["key"][KEY_FIELDS.get(column.name, column.name)] for column in KEY}
             identity = tuple(key.values())
             if seen.setdefault(identity, record)["values"] != record["values"]:
-                raise ConfigError(
-                    f"two evaluation records have the key {record['key']} and different values; delete the stale one"
-                )
+                twice = f"two evaluation records have the key {record['key']} and different values"
+                raise ConfigError(f"{twice}; delete the stale one")
             if seen[identity] is not record:  # another run measured the same again, the ceiling for example
                 continue
             of_run = key["run"] != "-"  # a record of no run may stand in any run's folder
@@ -232,15 +222,10 @@ def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
     wide = losses.merge(scores, on=checkpoint, how="outer", validate="many_to_many")
     by_checkpoint = rows.groupby(checkpoint)[facts].first()  # the first that is not missing
     wide = wide.join(by_checkpoint, on=checkpoint)
-    columns = wide_columns((*loss_columns, *score_columns))
+    measured = (column for name in (*loss_columns, *score_columns) for column in schema.measure_columns(name))
+    columns = (*FILES["wide.csv"][0], *measured)
     wide = _cast(wide.reindex(columns=[column.name for column in columns]), columns)
-    keys = [column.name for column in schema.WIDE_KEY]
-    return wide.sort_values(keys, kind="stable", ignore_index=True)
-
-
-def wide_columns(measures: Sequence[str]) -> tuple[schema.Column, ...]:
-    """Every column of the wide view that has these measured numbers."""
-    return (*FILES["wide.csv"][0], *(c for name in measures for c in schema.measure_columns(name)))
+    return wide.sort_values([column.name for column in schema.WIDE_KEY], kind="stable", ignore_index=True)
 
 
 def runs_frame(runs: Sequence[RunRecords], long: pd.DataFrame) -> pd.DataFrame:
@@ -249,13 +234,8 @@ def runs_frame(runs: Sequence[RunRecords], long: pd.DataFrame) -> pd.DataFrame:
     for run in runs:
         trained = [record["train_seconds"] for record in run.records if record["train_seconds"] is not None]
         spent = [record["seconds"] for record in run.records if record["seconds"] is not None]
-        rows.append(
-            run.facts
-            | {
-                "train_seconds": max(trained) if trained else None,
-                "evaluation_seconds": float(sum(spent)) if spent else None,
-            }
-        )
+        seconds = {"train_seconds": max(trained, default=None), "evaluation_seconds": sum(spent) if spent else None}
+        rows.append(run.facts | seconds)
     return _sorted_frame(rows, RUNS, ["depth", "params", "run"])
 
 
@@ -315,24 +295,18 @@ def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
                 "feature_map": extra["feature_map"],
                 "reference_sha1": extra["reference"]["sha1"],
             }
-            rows += [
-                common
-                | {
-                    "metric": metric,
-                    "replicates": " ".join("nan" if v is None else repr(v) for v in extra["replicates"][name]),
-                }
-                for metric, name in control_measures.REPLICATES.items()
-            ]
+            for metric, name in control_measures.REPLICATES.items():
+                replicates = " ".join("nan" if v is None else repr(v) for v in extra["replicates"][name])
+                rows.append(common | {"metric": metric, "replicates": replicates})
     return _sorted_frame(rows, REPLICATE, [column.name for column in REPLICATE[:-4]])
 
 
 def _pivot(rows, checkpoint, setting, setting_seed):
     """(frame with one row per checkpoint and setting, names of its measures in order)."""
-    rows = rows.rename(columns={setting: "setting"})
     index = [*checkpoint, "setting", "evaluation_seed"]
     triples = zip(rows["evaluation"], rows["metric"], rows["item"], strict=True)
     names = [schema.Measure(*triple).format() for triple in triples]
-    rows = rows.assign(measure=names)
+    rows = rows.rename(columns={setting: "setting"}).assign(measure=names)
     repeated = rows.duplicated([*index, "measure"])
     if repeated.any():
         row = rows[repeated].iloc[0]
@@ -388,21 +362,11 @@ def _records(folder, run):
 
 
 def _sheet(folder, record):
-    """(the sheet, which has no place in the results folder yet; the path of its picture)."""
-    key, extra = record["key"], record["extra"]
-    return (
-        results.SampleSheet(
-            run=key["run"],
-            step=key["step"],
-            weights=key["weights"],
-            sampler=key["sampler"],
-            seed=key["seed"],
-            prompts=tuple(map(str, extra.get("prompts", ()))),
-            tile=int(extra.get("tile") or 0),
-            png="",
-        ),
-        folder / extra["png"],
-    )
+    """(the sheet, without its place in the results folder; the path of its picture)."""
+    extra, key = record["extra"], ("run", "step", "weights", "sampler", "seed")
+    prompts, tile = tuple(map(str, extra.get("prompts", ()))), int(extra.get("tile") or 0)
+    sheet = results.SampleSheet(**{name: record["key"][name] for name in key}, prompts=prompts, tile=tile, png="")
+    return sheet, folder / extra["png"]
 
 
 def _run_value(run, name):

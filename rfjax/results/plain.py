@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import is_dataclass
 
 import numpy as np
 import pandas as pd
 
 
 def plain(value: object) -> object:
-    """The value in Python's types: arrays as lists, missing values and numbers that are not finite as None."""
+    """The value in Python's types: dataclasses as their `to_json` or their fields, arrays as lists, and missing values
+    and numbers that are not finite as None."""
+    if is_dataclass(value):
+        value = value.to_json() if hasattr(value, "to_json") else vars(value)
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

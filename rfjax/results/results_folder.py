@@ -84,13 +84,8 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
         contents[file] = to_csv(frame).encode()
         files[file] = {"row": row, "columns": [asdict(column) for column in _columns(file, frame)]}
     hashes = {name: _sha256(data) for name, data in contents.items()}
-    index = {
-        "schema": SCHEMA,
-        "files": files,
-        "sha256": hashes,
-        "samples": [asdict(sample) for sample in samples],
-        "notes": notes,
-    }
+    sheets_json = [asdict(sample) for sample in samples]
+    index = {"schema": SCHEMA, "files": files, "sha256": hashes, "samples": sheets_json, "notes": notes}
     contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
     write_whole({folder / name: data for name, data in contents.items()})
     for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # of runs or settings no longer in the table
@@ -109,10 +104,8 @@ def find(folder: str | Path) -> Path:
     if (folder / "table.json").exists():
         return folder
     if (folder / "run.json").exists() and not (folder / "results").exists():
-        above = folder.absolute().parent
-        raise ConfigError(
-            f"{folder} is the folder of a single run; name the one above it, {above}, which holds its study"
-        )
+        study = f"{folder.absolute().parent}, which holds its study"
+        raise ConfigError(f"{folder} is the folder of a single run; name the one above it, {study}")
     return folder / "results"
 
 
@@ -129,16 +122,11 @@ def read(folder: str | Path) -> Results:
     try:
         content = json.loads(path.read_text())
         version, hashes = content["schema"], content["sha256"]
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
-    if version != SCHEMA:
-        raise ConfigError(f"{path} has schema version {version!r}; this rfjax reads version {SCHEMA}; {REMEDY}")
-    try:
-        samples = tuple(
-            SampleSheet(**(sample | {"prompts": tuple(sample["prompts"])})) for sample in content["samples"]
-        )
+        if version != SCHEMA:
+            raise ConfigError(f"{path} has schema version {version!r}; this rfjax reads version {SCHEMA}; {REMEDY}")
+        samples = tuple(SampleSheet(**sample | {"prompts": tuple(sample["prompts"])}) for sample in content["samples"])
         notes = tuple(content["notes"])
-    except (TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OSError) as error:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
     frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file)) for file in FILES}
     for sample in samples:
@@ -156,12 +144,18 @@ def to_csv(frame: pd.DataFrame) -> str:
     return out.getvalue()
 
 
+def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows whose columns have these values; a missing value equals none."""
+    for name, value in values.items():
+        frame = frame[frame[name] == value]
+    return frame
+
+
 def _read_frame(path, file, expected):
-    data = path.read_bytes() if path.is_file() else None
-    if data is None:
+    if not path.is_file():
         raise ConfigError(f"{path} is missing; {REMEDY}")
     try:
-        rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
+        rows = list(csv.reader(io.StringIO(path.read_bytes().decode(), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is damaged ({error}); {REMEDY}") from None
     header = rows[0] if rows else []
