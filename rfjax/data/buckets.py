@@ -203,7 +203,8 @@ def validation_shares(corpus, examples: int) -> tuple[int, ...]:
         return (examples,)
     if examples > sum(corpus.validation):
         given = f"config.evaluation.validation.examples is {examples}, and the corpus {corpus.name}"
-        raise ConfigError(f"{given} has {sum(corpus.validation)} validation images; ask for at most as many")
+        held = f"{sum(corpus.validation)} validation images in its {len(corpus.parts)} aspect buckets"
+        raise ConfigError(f"{given} has {held}; ask for at most as many")
     return share_out(examples, corpus.validation)
 
 
