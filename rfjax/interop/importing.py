@@ -266,7 +266,7 @@ class _Verified:
                 f"trained on, remove {names.MANIFEST} and give --config"
             )
         if not np.isfinite(array).all():
-            raise ConfigError(f"{name} holds numbers that are not finite; fetch the checkpoint again")
+            raise ConfigError(f"{name} holds numbers that are not finite; take another checkpoint")
         return array
 
 
