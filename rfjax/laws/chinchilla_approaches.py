@@ -40,7 +40,7 @@ class Optimum:
     params: float
     images: float
     loss: float
-    runs: int  # that compete at this budget
+    runs: int  # how many compete at this budget
 
 
 @dataclass(frozen=True, kw_only=True)
