@@ -117,7 +117,7 @@ class LinkFit:
     n: int
     parameters: Mapping[str, float] = field(default_factory=dict)
     rms: float | None = None  # of score, with n - k degrees of freedom
-    isotonic_rms: float | None = None  # of the best merely falling curve, over n
+    isotonic_rms: float | None = None  # of the best falling curve of any form, mean over n
     reason: str = ""
     inner: Float[np.ndarray, " k"] | None = None
     draws: Float[np.ndarray, "draws k"] | None = None
@@ -237,7 +237,7 @@ class ScorePrediction:
 def predict_largest(
     loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[ScorePrediction, ...]:
-    """The score of the run of largest `size`, by name the last of equals, as each link predicts it.
+    """The score of the run of largest `size` (of several, the last by name) as each link predicts it.
 
     Raises `ConfigError` for a size that is not finite: it could be the largest.
     """

@@ -109,7 +109,7 @@ def _table_fits(args, source, options):
     if not chosen:
         have = ", ".join(source.final.columns)
         raise ConfigError(f"no law can be fitted without flops, or params and images; the table has {have}")
-    if args.law == "saturating":  # the comparator, with its error, and what is left where the law refuses
+    if args.law == "saturating":  # to compare with, and to fall back on where that law cannot be fitted
         chosen.append(LAWS["power"])
     fits = {}
     for law in chosen:

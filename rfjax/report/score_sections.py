@@ -130,12 +130,9 @@ def _levels_table(levels, page):
     rows = []
     for level in (level for level in levels if level["coefficients"]):
         found = {c["name"]: estimate(c, ".3f") for c in level["coefficients"]}
-        shown = [
-            found["Pearson of arcsine √score"],
-            found["Spearman"],
-            interval(level["left_out_rms"], None, None, ".3f"),
-        ]
-        rows.append([f"{level['t']:g}", *shown, percent(level["share_first"], signed=False)])
+        closeness = [found["Pearson of arcsine √score"], found["Spearman"]]
+        rms, first = interval(level["left_out_rms"], None, None, ".3f"), percent(level["share_first"], signed=False)
+        rows.append([f"{level['t']:g}", *closeness, rms, first])
     if not rows:
         return ""
     return page.table(

@@ -105,8 +105,8 @@ def _rates_section(numbers, page):
     if not rows:
         return ""
     caption = "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum."
-    header, of_table = ["", "rate: loss", "best", "in the grid"], "The learning rates tried, and the best of each row."
-    return page.drawing("learning_rates", caption) + page.table(header, rows, of_table, words=(0, 1))
+    figure, header = page.drawing("learning_rates", caption), ["", "rate: loss", "best", "in the grid"]
+    return figure + page.table(header, rows, "The learning rates tried, and the best of each row.", words=(0, 1))
 
 
 def _failures_section(numbers, page):
@@ -175,8 +175,8 @@ class Drawing:
 
     draw: Callable[[Mapping, Mapping], Figure | None]
     title: str
-    narrow: bool = False  # of less than the page's width
-    of_variants: bool = False  # also where a study compares variants
+    narrow: bool = False  # narrower than the page
+    of_variants: bool = False  # drawn also for a study that compares variants
 
 
 # A new measure in the report needs a line in `numbers.report_numbers`, a row here and a row in `SECTIONS`.

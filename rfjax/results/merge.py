@@ -89,7 +89,7 @@ def collect(
     table = results.Results(
         long=long,
         wide=wide_frame(long),
-        runs=runs_frame(runs, long),
+        runs=runs_frame(runs),
         prompts=prompts_frame(runs),
         pairs=pairs_frame(runs),
         replicates=replicates_frame(runs),
@@ -227,8 +227,8 @@ def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
     return wide.sort_values([column.name for column in schema.WIDE_KEY], kind="stable", ignore_index=True)
 
 
-def runs_frame(runs: Sequence[RunRecords], long: pd.DataFrame) -> pd.DataFrame:
-    """One row per run, evaluated or not."""
+def runs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
+    """One row per run, also of runs without an evaluation."""
     rows = []
     for run in runs:
         trained = [record["train_seconds"] for record in run.records if record["train_seconds"] is not None]
