@@ -27,8 +27,8 @@ from rfjax.laws.laws import PARAMETRIC
 from rfjax.results.plain import plain
 
 SD3_IMAGES = 500_000.0 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
-UNDECIDED = 1e-6  # an exponent whose interval reaches below this does not divide a budget
-FAR = 10.0  # the factor beyond the runs from which extrapolation is warned of
+UNDECIDED = 1e-6  # a budget is not divided where an exponent's interval reaches below this
+FAR = 10.0  # values this factor beyond the runs give a warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Cost:
 
     kappa: float = 6.0
     eta: float = 1.0
-    worst: float = 0.0  # largest relative error over the runs it was measured on
+    worst: float = 0.0  # largest relative error over the runs that it was measured on
     source: str = "6 FLOPs per parameter and image"
 
     def params(self, flops: float, images: float) -> float:
@@ -63,10 +63,10 @@ class Allocation:
     cost: Cost
     exponent: Estimate  # a: the optimal size grows as budget^a
     optimal: Design
-    fixed: Design  # all of the budget into the size, with the fixed number of images
+    fixed: Design  # spends the budget on size alone, at the fixed number of images
     fixed_images: float
-    excess_loss: Estimate  # loss of the fixed design over the optimum's, relative
-    beyond: Mapping[str, float]  # budget, sizes and images in units of the largest run's
+    excess_loss: Estimate  # loss of the fixed design / loss of the optimum - 1
+    beyond: Mapping[str, float]  # budget, sizes and images in units of the largest among the runs
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict:
@@ -126,7 +126,7 @@ def exponent_draws(fit: Fit, cost: Cost) -> Float[np.ndarray, " draws"]:
 def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_IMAGES) -> Allocation:
     """The best use of `budget` FLOPs under an identifiable fit of the parametric law.
 
-    Raises `ConfigError` for another law, for a fit that refuses, and for a budget that is not positive.
+    Raises `ConfigError` for another law, for a fit that is not identifiable, and for a budget that is not positive.
     """
     if fit.law is not PARAMETRIC:
         raise ConfigError(f"an allocation needs the parametric law of params and images, not the {fit.law.name} law")
@@ -141,9 +141,8 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
     fixed_n = cost.params(budget, fixed_images)
     loss = np.exp(_loss(every, n, d))
     fixed_loss = np.exp(_loss(every, fixed_n, fixed_images))
-    exponent = np.append(
-        fit.parameters[4] / (fit.parameters[2] + cost.eta * fit.parameters[4]), exponent_draws(fit, cost)
-    )
+    _, _, alpha, _, beta = fit.parameters
+    exponent = np.append(beta / (alpha + cost.eta * beta), exponent_draws(fit, cost))
     seen = dict(zip(fit.law.variables, np.exp(fit.log_x).T, strict=True))
     spent = cost.kappa * seen["params"] ** cost.eta * seen["images"]
     asked = {

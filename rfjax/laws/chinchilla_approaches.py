@@ -40,7 +40,7 @@ class Optimum:
     params: float
     images: float
     loss: float
-    runs: int  # that compete at this budget
+    runs: int  # how many compete at this budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Line:
     method: str = ""  # how the intervals were made
     notes: tuple[str, ...] = ()
     reason: str = ""
-    bias: dict | None = None  # of the exponent and of N, on the fitted parametric law
+    bias: dict | None = None  # errors of the exponent and of N on the fitted parametric law
     draws: Float[np.ndarray, "draws 4"] | None = None  # log G, a, log H, b
 
     def at(self, flops: float) -> tuple[Estimate, Estimate]:
@@ -222,7 +222,7 @@ def _redraw_parabolas(groups, resamples, seed):
 
 
 def _bias_of_parabolas(table, groups):
-    """The bias of approach 2: applied to the parametric law of the same runs, against that law's optimum."""
+    """The bias of approach 2, from the same method applied to the parametric law of these runs."""
     fitted, cost = _surface(table)
     if not fitted.identifiable:
         return {"reason": f"the parametric law was not fitted: {fitted.reason}"}

@@ -25,7 +25,7 @@ from rfjax.evaluation.intervals import ENDS
 from rfjax.results.results_folder import rows_where
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
-PERMUTATIONS = 20_000  # beyond that
+PERMUTATIONS = 20_000  # random orders where there are more runs
 CHUNK = 1_000_000  # pairs of runs that are compared at a time, to bound memory
 RESAMPLES = 2000
 MIN_RUNS = 3
@@ -38,7 +38,7 @@ class Coefficient:
 
     name: str
     value: float
-    p: float  # two-sided, of no association
+    p: float  # two-sided, under no association
     low: float | None
     high: float | None
 

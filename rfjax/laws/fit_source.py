@@ -20,7 +20,7 @@ from rfjax.results.columns import Measure
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitSource:
     """The points to fit. `final` has one row per run, `curves` one per checkpoint; `study` is (results, settings) of a
-    results folder, and None of a foreign table."""
+    results folder, and None for a foreign table."""
 
     final: pd.DataFrame
     curves: pd.DataFrame

@@ -120,7 +120,7 @@ class Fit:
         self, x: Mapping[str, object], *, new_run: bool, level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """The lower and upper ends of the interval at each `x`, of the law itself or of a new run's loss."""
-        self.predict(x)  # refuses when it must
+        self.predict(x)  # raises for a fit that is not identifiable
         log_loss = self.law.log_loss(self.draws, log_columns(self.law.variables, x))
         if new_run:
             normal = np.random.default_rng(self.seed + 1).standard_normal(len(self.draws))
@@ -266,7 +266,7 @@ def _estimates(law, parameters, draws, of_examples, method):
 
 
 def _redraw_examples(law, inner, z, log_loss, covariance, loss, seed):
-    """Refits to mean losses as other validation examples would give them: normal, with their covariance."""
+    """Refits to mean losses over other validation examples: normal draws with the covariance of the examples."""
     mean = np.exp(log_loss)
     values, vectors = np.linalg.eigh(covariance / np.outer(mean, mean))
     root = vectors * np.sqrt(np.maximum(values, 0.0))

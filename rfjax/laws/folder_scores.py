@@ -15,7 +15,7 @@ from rfjax.laws.study_fits import Settings
 from rfjax.results.columns import PROTOCOLS, STATISTICS, Measure, measure_columns
 from rfjax.results.results_folder import Results, rows_where
 
-PREFERRED = {"corpus": ("geneval",)}  # the official prompts, of corpora with as many runs
+PREFERRED = {"corpus": ("geneval",)}  # the official prompts, where several corpora have as many runs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,10 +25,10 @@ class FolderScore:
 
     evaluation: str
     title: str
-    settings: Settings  # corpus, sampler and seed are the images'
+    settings: Settings  # with the corpus, sampler and seed of the images
     points: pd.DataFrame
     items: tuple[str, ...]
-    others: tuple[str, ...]  # runs scored under other settings alone
+    others: tuple[str, ...]  # runs scored only under other settings
 
     @property
     def scored(self) -> pd.DataFrame:

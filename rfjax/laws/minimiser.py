@@ -29,6 +29,8 @@ CONVERGED = 1e-7
 
 
 class Minimum(NamedTuple):
+    """What each row of a batch reached."""
+
     parameters: Float[np.ndarray, "batch k"]  # in the law's own order: E, then the terms'
     objective: Float[np.ndarray, " batch"]
     converged: Bool[np.ndarray, " batch"]
@@ -37,7 +39,7 @@ class Minimum(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """What a batch of rows is fitted to; `y` and `weights` have a row each, or one for all."""
+    """The data of a batch of fits. `y` and `weights` have a row for each fit, or one row for all."""
 
     law: Law
     loss: Loss

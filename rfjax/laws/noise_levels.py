@@ -55,7 +55,7 @@ def by_level(
         of_loss, of_score, coefficient = COEFFICIENTS[RANKED_BY]
         values = np.stack([-coefficient(of_loss(np.asarray(losses[t])[chosen]), of_score(scores)) for t in ts])
         values = values[:, np.isfinite(values).all(axis=0)]
-        # Two levels that tie share the place.
+        # Levels that tie share the first place.
         top = values >= values.max(axis=0) - 1e-12
         shares = (top / top.sum(axis=0)).mean(axis=1) if values.shape[1] else np.full(len(ts), np.nan)
         first = {t: float(share) if np.isfinite(share) else None for t, share in zip(ts, shares, strict=True)}

@@ -21,7 +21,7 @@ from rfjax.laws.misfits import Loss
 MIN_RUNS_TO_RESAMPLE = 8
 # Nine runs and five parameters: resampled runs cover an exponent 85 times in 100.
 MIN_FREEDOM_TO_RESAMPLE = 5
-# Of log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
+# The largest noise, in log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
 # already says nothing about a run, and more would only overflow.
 MAX_NOISE = 1.0
 # With fewer points a resample may have several minima, and is fitted from a second start.
@@ -30,6 +30,8 @@ METHODS = ("auto", "runs", "parametric")
 
 
 class Draws(NamedTuple):
+    """The refits of resampled data."""
+
     parameters: Float[np.ndarray, "draws k"]
     noise: Float[np.ndarray, " draws"]  # residual sd of each draw, in the residual's units
     method: str

@@ -3,9 +3,9 @@
     exponential   score = eps - k exp(gamma loss)        k, gamma >= 0
     logistic      score = 1 / (1 + exp((loss - middle) / width))
 
-by least squares in units of the score. Both fall with the loss; an isotonic (merely falling) fit
-beside them shows what of the scatter no falling curve could follow. Intervals of a predicted score
-are parametric: normal noise of the residual scatter, itself drawn with its n - k degrees of freedom.
+by least squares in units of the score. Both fall with the loss; an isotonic (merely falling) fit beside them shows the
+scatter that no falling curve could follow. Intervals of a predicted score are parametric: normal noise of the residual
+scatter, itself drawn with its n - k degrees of freedom.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rfjax.results.plain import plain
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # values of a link's nonlinear parameters that are tried
 CHUNK = 4_000_000
-# Of the inner parameters, where the range of the losses is 1: from a straight line to a step.
+# Bounds of the inner parameters, in units where the losses range from 0 to 1: from a straight line to a step.
 GAMMAS = (0.02, 60.0)
 MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
 
@@ -117,7 +117,7 @@ class LinkFit:
     n: int
     parameters: Mapping[str, float] = field(default_factory=dict)
     rms: float | None = None  # of score, with n - k degrees of freedom
-    isotonic_rms: float | None = None  # of the best merely falling curve, over n
+    isotonic_rms: float | None = None  # of the best falling curve of any form, mean over n
     reason: str = ""
     inner: Float[np.ndarray, " k"] | None = None
     draws: Float[np.ndarray, "draws k"] | None = None
@@ -237,7 +237,7 @@ class ScorePrediction:
 def predict_largest(
     loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[ScorePrediction, ...]:
-    """The score of the run of largest `size`, by name the last of equals, as each link predicts it.
+    """The score of the run of largest `size` (of several, the last by name) as each link predicts it.
 
     Raises `ConfigError` for a size that is not finite: it could be the largest.
     """

@@ -67,30 +67,20 @@ class Analysis:
     """All fits of a study. `headline` names the law of compute that the report shows, "" where none was fitted."""
 
     points: pd.DataFrame  # one row per finished run, with `frontier` and `best_rate` (bool)
-    fits: Mapping[str, Fit]
     headline: str
     headline_reason: str  # why it is not the saturating law, or ""
+    fits: Mapping[str, Fit]
     held_out: HeldOut | None
     held_out_reason: str  # why there is none, or ""
+    comparison: dict  # of the laws of compute, from `compare`
     profiles: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)  # by law and parameter
     plan: Allocation | None = None  # of ten times the largest run's FLOPs
     plan_reason: str = ""  # why there is none, or ""
 
     def to_json(self) -> dict:
-        content = {
-            "headline": self.headline,
-            "headline_reason": self.headline_reason,
-            "fits": self.fits,
-            "held_out": self.held_out,
-            "held_out_reason": self.held_out_reason,
-            "comparison": compare({name: f for name, f in self.fits.items() if "flops" in f.law.variables}),
-            "profiles": self.profiles,
-            "plan": self.plan,
-            "plan_reason": self.plan_reason,
-            "frontier_runs": self.points.loc[self.points["frontier"], "run"].tolist(),
-            "dominated_runs": self.points.loc[~self.points["frontier"], "run"].tolist(),
-        }
-        return plain(content)
+        content = {name: value for name, value in vars(self).items() if name != "points"}
+        runs, frontier = self.points["run"], self.points["frontier"]
+        return plain(content | {"frontier_runs": runs[frontier].tolist(), "dominated_runs": runs[~frontier].tolist()})
 
 
 def primary_settings(results: Results) -> Settings:
@@ -211,9 +201,18 @@ def analyse(
         for name in (SATURATING.name, POWER.name)
         if profiles and fits[name].identifiable
     }
-    held = {"held_out": held_out, "held_out_reason": held_out_reason}
-    more = {"profiles": profiled, "plan": plan, "plan_reason": plan_reason}
-    return Analysis(points=points, fits=fits, headline=headline, headline_reason=reason, **held, **more)
+    return Analysis(
+        points=points,
+        headline=headline,
+        headline_reason=reason,
+        fits=fits,
+        held_out=held_out,
+        held_out_reason=held_out_reason,
+        comparison=compare({law.name: fits[law.name] for law in (SATURATING, POWER)}),
+        profiles=profiled,
+        plan=plan,
+        plan_reason=plan_reason,
+    )
 
 
 def _plan_budget(parametric, rows):

@@ -55,7 +55,7 @@ def looks(depths):
 
 
 def ends(found, value="value"):
-    """(value, low, high) of a mapping, as `point` takes them."""
+    """(value, low, high) of a mapping, in the order that `point` takes."""
     return found[value], found["low"], found["high"]
 
 
@@ -72,22 +72,20 @@ def depth_handles(look, rows):
     return [Line2D([], [], color=look[d][0], marker=look[d][1], lw=0, label=f"depth {d}") for d in depths]
 
 
-def log_scale(axes, which, values):
-    """Make x or y logarithmic, with plain decimal labels; a short range has labels between the decades too."""
+def log_scale(axes, which, values, *, ticks=False):
+    """Make x or y logarithmic, with plain decimal labels: with `ticks` one at each value, else at round numbers, more
+    of them where the range is short."""
+    axis = getattr(axes, f"{which}axis")
+    getattr(axes, f"set_{which}scale")("log")
+    if ticks:
+        axis.set_ticks(values, list(map(str, values)))
+        axis.set_minor_locator(NullLocator())
+        return
     span = max(values) / min(values) if values else 1.0
     subs = (1,) if span > 300 else (1, 2, 5) if span > 12 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
-    getattr(axes, f"set_{which}scale")("log")
-    axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{3 if span > 1.3 else 4}g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def steps_scale(axis, steps):
-    """Make x logarithmic, with a tick at each number of sampling steps and at nothing else."""
-    axis.set_xscale("log")
-    axis.set_xticks(steps, list(map(str, steps)))
-    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def escape_dollars(name):

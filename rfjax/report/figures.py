@@ -8,18 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rfjax.evaluation.intervals import STANDARD_ERRORS
-from rfjax.report.axes import (
-    BLUE,
-    GREEN,
-    GREY,
-    VERMILION,
-    WIDTH,
-    depth_handles,
-    ends,
-    escape_dollars,
-    log_scale,
-    point,
-)
+from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, escape_dollars, log_scale, point
 
 ASIDE = 0.93  # a prediction is drawn at this factor of its run's compute, beside the run
 NAME = 24  # letters of a run's name that an axis has room for

@@ -87,13 +87,11 @@ def warnings(numbers: Mapping) -> list[str]:
         for sweep in numbers["learning_rates"]
         if sweep["at_edge"]
     ]
-    if numbers["failures"]:
-        lines.append(
-            f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: "
-            f"{', '.join(r['run'] for r in numbers['failures'])}."
-        )
-    if numbers["unfinished"]:
-        lines.append(f"Not finished when the table was made: {', '.join(r['run'] for r in numbers['unfinished'])}.")
+    failed, unfinished = (", ".join(run["run"] for run in numbers[name]) for name in ("failures", "unfinished"))
+    if failed:
+        lines.append(f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: {failed}.")
+    if unfinished:
+        lines.append(f"Not finished when the table was made: {unfinished}.")
     if len(numbers["environment"]["code_hash"]) > 1:
         lines.append(f"The runs were trained by {len(numbers['environment']['code_hash'])} versions of the code.")
     return lines + [

@@ -20,21 +20,7 @@ from rfjax.laws.misfits import LOSSES, huber
 from rfjax.laws.noise_levels import by_level
 from rfjax.laws.profile_likelihood import profile, profiled_parameters
 from rfjax.laws.score_links import predict_by_links
-from rfjax.report.fit_facts import (
-    allocation_fact,
-    approach_budget_fact,
-    approach_fact,
-    as_lines,
-    budget_fact,
-    comparison_facts,
-    correlation_fact,
-    exclusion_sentences,
-    fit_fact,
-    headline_fact,
-    held_out_facts,
-    largest_score_facts,
-    profile_facts,
-)
+from rfjax.report import fit_facts
 from rfjax.results.columns import loss_levels, score_column
 from rfjax.results.plain import plain
 
@@ -62,7 +48,7 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
         facts += said
     chosen = [[source.chosen_line()]] if source.study and args.law != "approach1" else []
     excluded = {"excluded": source.excluded} if source.excluded else {}
-    return as_lines(chosen + facts), plain({"source": source.description | excluded, **content})
+    return fit_facts.as_lines(chosen + facts), plain({"source": source.description | excluded, **content})
 
 
 def _renames(words):
@@ -96,14 +82,14 @@ def _laws(args, source):
     }
     study = source.study and not args.law
     facts, content, fits = (_study_fits if study else _table_fits)(args, source, options)
-    facts += comparison_facts(content["comparison"])
+    facts += fit_facts.comparison_facts(content["comparison"])
     budgets = [found for budget in args.budget for found in _budget(args, source, fits, budget, required=not study)]
     profiles = {
         name: {p: plain(profile(found, p, seed=args.seed)) for p in profiled_parameters(found.law)}
         for name, found in fits.items()
         if args.profile and found.identifiable
     }
-    facts += [fact for fact, _ in budgets] + profile_facts(profiles)
+    facts += [fact for fact, _ in budgets] + fit_facts.profile_facts(profiles)
     return facts, content | {"budgets": [found for _, found in budgets if found], "profiles": profiles}
 
 
@@ -111,8 +97,8 @@ def _study_fits(args, source, options):
     """(facts, JSON, fits) of a study's own analysis: the frontier's law, the largest depth held out."""
     found = study_fits.analyse(source.final, pairs=source.pairs, **options)
     analysis = found.to_json()
-    others = [fit_fact(fitted) for name, fitted in analysis["fits"].items() if name != analysis["headline"]]
-    return [headline_fact(analysis), *held_out_facts(analysis), *others], analysis, found.fits
+    others = [fit_facts.fit_fact(fitted) for name, fitted in analysis["fits"].items() if name != analysis["headline"]]
+    return [fit_facts.headline_fact(analysis), *fit_facts.held_out_facts(analysis), *others], analysis, found.fits
 
 
 def _table_fits(args, source, options):
@@ -123,7 +109,7 @@ def _table_fits(args, source, options):
     if not chosen:
         have = ", ".join(source.final.columns)
         raise ConfigError(f"no law can be fitted without flops, or params and images; the table has {have}")
-    if args.law == "saturating":  # the comparator, with its error, and what is left where the law refuses
+    if args.law == "saturating":  # to compare with, and to fall back on where that law cannot be fitted
         chosen.append(LAWS["power"])
     fits = {}
     for law in chosen:
@@ -137,7 +123,7 @@ def _table_fits(args, source, options):
         "comparison": compare({name: found for name, found in fits.items() if "flops" in found.law.variables}),
         "instead": "power" if args.law == "saturating" and not fits[args.law].identifiable else "",
     }
-    facts = [fit_fact(found) for found in content["fits"].values()]
+    facts = [fit_facts.fit_fact(found) for found in content["fits"].values()]
     if content["instead"]:
         remedy = "the pure power law, without an offset"
         facts.append([f"instead of the {args.law} law, which these runs cannot decide: {remedy}"])
@@ -155,8 +141,8 @@ def _approach(args, source):
         divided = dict(zip(("params", "images"), found.at(budget), strict=True))
         beyond = budget / max(best.flops for best in found.optima)
         budgets.append(plain({"budget_flops": budget, "approach": args.law, **divided, "beyond": beyond}))
-    fact = approach_fact(found.to_json()) + exclusion_sentences(plain(source.excluded))
-    return [fact, *map(approach_budget_fact, budgets)], {"approaches": {args.law: found}, "budgets": budgets}
+    fact = fit_facts.approach_fact(found.to_json()) + fit_facts.exclusion_sentences(plain(source.excluded))
+    return [fact, *map(fit_facts.approach_budget_fact, budgets)], {"approaches": {args.law: found}, "budgets": budgets}
 
 
 def _budget(args, source, fits, budget, *, required):
@@ -171,7 +157,7 @@ def _budget(args, source, fits, budget, *, required):
         given = args.flops_per_param_image
         cost = Cost(kappa=given, source="as given") if given else measure_cost(rows)
         allocation = allocate(parametric, budget, cost, fixed_images=fixed).to_json()
-        found.append((allocation_fact(allocation), allocation))
+        found.append((fit_facts.allocation_fact(allocation), allocation))
     elif parametric is not None:
         found.append(([f"budget {budget:g}: not divided: {parametric.reason}"], None))
     for name, fitted in fits.items():
@@ -179,7 +165,7 @@ def _budget(args, source, fits, budget, *, required):
             ends = {end: float(value) for end, (value,) in fitted.bands({"flops": [budget]}).items()}
             beyond = budget / float(source.rows_for(fitted.law)["flops"].max())
             predicted = {"budget_flops": budget, "law": name, **ends, "beyond": beyond}
-            found.append((budget_fact(predicted), predicted))
+            found.append((fit_facts.budget_fact(predicted), predicted))
     return found
 
 
@@ -223,7 +209,7 @@ def _metric(args, source, have, metric):
     found = plain(correlate(loss, score, redrawn=redrawn, **options))
     without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
     content = {"without_score": without, "correlation": found, "no_fraction": ""}
-    fact = correlation_fact(metric, found)
+    fact = fit_facts.correlation_fact(metric, found)
     if len(score) and not ((score >= 0) & (score <= 1)).all():
         content["no_fraction"] = (
             f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the "
@@ -236,4 +222,4 @@ def _metric(args, source, have, metric):
     levels = plain(by_level(_levels(have), score, redrawn=redrawn, **options))
     content |= {"largest_predicted": linked["largest_predicted"], "size": size, "links": linked["links"]}
     content["levels"] = levels
-    return [fact, *largest_score_facts(metric, linked["largest_predicted"])], content
+    return [fact, *fit_facts.largest_score_facts(metric, linked["largest_predicted"])], content

@@ -1,4 +1,4 @@
-"""What a fit, a prediction, a budget and a correlation say, each fact in one place, from its JSON.
+"""Puts fits, predictions, budgets and correlations into sentences, each fact in one place, from their JSON.
 
 A fact is a list of plain sentences without capital and full stop: the first says what was found, the others what
 stands behind it. The console prints facts as lines (`as_lines`), the report's page as prose (`as_prose`).
@@ -57,7 +57,7 @@ def _held_out_errors(fit):
 
 
 def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
-    """How many rows went before a fit, and by what rules, from `vars(Exclusion)`; none where no row went."""
+    """Which rules left how many rows out of a fit, from each `Exclusion` as JSON; empty where none is left out."""
     rules = "; ".join(dict.fromkeys(exclusion["rule"] for exclusion in excluded))
     rows = f"{len(excluded)} row{'s'[: len(excluded) != 1]}"
     return [f"left out before fitting: {rows} ({rules})"] if excluded else []
@@ -159,7 +159,7 @@ def approach_budget_fact(found: Mapping) -> list[str]:
 
 
 def profile_facts(profiles: Mapping[str, Mapping[str, Mapping]]) -> list[Fact]:
-    """Each profiled parameter with its interval and its open ends, from `Profile.to_json` by law and parameter."""
+    """Each profiled parameter with its interval and its open ends, from each `Profile` as JSON."""
     facts = []
     for law, found in profiles.items():
         for name, p in found.items():
@@ -172,7 +172,7 @@ def profile_facts(profiles: Mapping[str, Mapping[str, Mapping]]) -> list[Fact]:
 
 
 def correlation_fact(name: str, found: Mapping, only: str = "") -> list[str]:
-    """Loss against a score, from `Correlation.to_json`: every coefficient, or those that have `only` in their name."""
+    """Loss against a score, from a `Correlation` as JSON: every coefficient, or those with `only` in their name."""
     if not found["coefficients"]:
         return [f"no correlation of loss with {name}: {found['reason']}"]
     coefficients = "; ".join(
@@ -182,7 +182,7 @@ def correlation_fact(name: str, found: Mapping, only: str = "") -> list[str]:
 
 
 def largest_score_facts(name: str, predicted: Sequence[Mapping]) -> list[Fact]:
-    """The largest run's score predicted by the links from the others, from `vars(ScorePrediction)`."""
+    """The largest run's score predicted by the links from the others, from each `ScorePrediction` as JSON."""
     return [
         [
             f"{name} of {p['run']} from its loss, by the {p['link']} link over the {p['n']} others: "

@@ -1,4 +1,4 @@
-"""The section on loss against compute: laws, how well they predict, and the plan they give."""
+"""Writes the section on loss against compute: laws, how well they predict, and the plan they give."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ def compute_section(numbers, page):
     parts = [page.drawing("loss_against_compute", caption)]
     if analysis["headline"] and analysis["headline_reason"]:
         parts.append(warning(analysis["headline_reason"]))
+    header = ["law", "parameters, 95 % intervals", "n", "scatter", "left out", "starts", "remarks"]
     rows = [_fit_row(fit, analysis["profiles"].get(fit["law"], {})) for fit in analysis["fits"].values()]
-    parts.append(
-        page.table(
-            ["law", "parameters, 95 % intervals", "n", "scatter", "left out", "starts", "remarks"],
-            rows,
-            "Fits; flops are training FLOPs. Scatter: standard deviation of log residuals with n − k degrees of "
-            "freedom. Left out: rms relative error of each run predicted from all others, and the error of the "
-            "largest. In braces: the profile likelihood's interval. ± after a semicolon: what other validation "
-            "examples, as many, would change. Starts: how many of the optimiser's starts reach the same minimum. Laws "
-            "of flops are fitted on the frontier, the law of params and images on every run at its best learning rate.",
-            words=(0, 1, 6),
-        )
+    caption = (
+        "Fits; flops are training FLOPs. Scatter: standard deviation of log residuals with n − k degrees of freedom. "
+        "Left out: rms relative error of each run predicted from all others, and the error of the largest. In braces: "
+        "the profile likelihood's interval. ± after a semicolon: what other validation examples, as many, would "
+        "change. Starts: how many of the optimiser's starts reach the same minimum. Laws of flops are fitted on the "
+        "frontier, the law of params and images on every run at its best learning rate."
     )
+    parts.append(page.table(header, rows, caption, words=(0, 1, 6)))
     facts = [*comparison_facts(analysis["comparison"]), plan_fact(analysis)]
     parts.append(f"<p>{' '.join(map(as_prose, facts))}</p>")
     return "".join(parts) + _held_out_table(analysis, page)
@@ -42,20 +39,11 @@ def _fit_row(fit, profiles):
         return [name, "not fitted", str(fit["n"]), NONE, NONE, NONE, text(fit["reason"])]
     parameters = "<br>".join(_parameter(n, e, profiles.get(n)) for n, e in fit["parameters"].items())
     left, largest = fit["leave_one_out"], fit["leave_largest_out"]
-    errors = (
-        f"{percent(left['rms_relative_error'], signed=False) if left else NONE}"
-        f"<br><small>{percent(largest['relative_error']) if largest else NONE}</small>"
-    )
+    each = percent(left["rms_relative_error"], signed=False) if left else NONE
+    errors = f"{each}<br><small>{percent(largest['relative_error']) if largest else NONE}</small>"
     remarks = [*fit["warnings"], *(out["reason"] for out in (left, largest) if out and out["reason"])]
-    return [
-        name,
-        parameters,
-        str(fit["n"]),
-        percent(fit["residual_sd"], signed=False),
-        errors,
-        f"{fit['starts_agreeing']}/{fit['starts']}",
-        "; ".join(map(text, remarks)) or NONE,
-    ]
+    quality = [percent(fit["residual_sd"], signed=False), errors, f"{fit['starts_agreeing']}/{fit['starts']}"]
+    return [name, parameters, str(fit["n"]), *quality, "; ".join(map(text, remarks)) or NONE]
 
 
 def _parameter(name, found, profile):

@@ -1,9 +1,9 @@
-"""The pieces of HTML that sections are made of: numbered figures and tables, warnings, pictures."""
+"""Makes the HTML of a page's parts: numbered figures and tables, warnings, pictures."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rfjax.report.formats import sentence, text
 
@@ -37,10 +37,8 @@ class Captions:
 
 
 class Page(Captions):
-    """A report's page while its sections are made: numbered captions, and what there is to show.
-
-    `drawn` holds the figures as HTML by name, `sheets` the PNGs of samples by their place in the results folder.
-    """
+    """A report's page while its sections are made. `drawn` holds the figures as HTML by name, `sheets` the PNGs of
+    samples by their place in the results folder."""
 
     def __init__(self, drawn: Mapping[str, str], sheets: Mapping[str, bytes]):
         super().__init__()
@@ -49,6 +47,11 @@ class Page(Captions):
     def drawing(self, name: str, caption: str) -> str:
         """The figure of this name with its caption; "" where these numbers allow none."""
         return self.figure(self.drawn[name], caption) if name in self.drawn else ""
+
+
+def figure_section(name: str, caption: str) -> Callable[..., str]:
+    """The section of the report that shows one figure alone."""
+    return lambda numbers, page: page.drawing(name, caption)
 
 
 def warning(content: str) -> str:

@@ -51,9 +51,8 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     settings = study_fits.primary_settings(results)
     rows = study_fits.checkpoints(results, settings)
     points = study_fits.final_points(rows)
-    analysis = study_fits.analyse(
-        points, resamples=resamples, seed=seed, pairs=study_fits.pairs_of(results, settings), profiles=True
-    )
+    pairs = study_fits.pairs_of(results, settings)
+    analysis = study_fits.analyse(points, resamples=resamples, seed=seed, pairs=pairs, profiles=True)
     ends = _final_checkpoints(results, points, settings)
     runs = _runs(results.runs, ends, ids)
     ranking = ranking_numbers(results, seed=seed)
@@ -195,14 +194,8 @@ def _curves(results, rows):
             continue
         flops = _flops_at(run, train["step"].to_numpy(float))
         training = {"step": train["step"].tolist(), "flops": flops, "loss": train["train_loss"].tolist()}
-        curves.append(
-            {
-                "run": run["run"],
-                "depth": run["depth"],
-                "train": training,
-                "validation": validation[columns].to_dict("list"),
-            }
-        )
+        losses = {"train": training, "validation": validation[columns].to_dict("list")}
+        curves.append({"run": run["run"], "depth": run["depth"], **losses})
     return curves
 
 
@@ -236,16 +229,8 @@ def _learning_rates(points):
             continue
         best = by_rate.idxmin()
         edge = {by_rate.index.min(): "smallest", by_rate.index.max(): "largest"}.get(best, "")
-        sweeps.append(
-            {
-                "depth": depth,
-                "images": images,
-                "best": best,
-                "at_edge": bool(edge),
-                "edge": edge,
-                "runs": group.sort_values("learning_rate")[SWEEP_COLUMNS].to_dict("records"),
-            }
-        )
+        sweep = {"depth": depth, "images": images, "best": best, "at_edge": bool(edge), "edge": edge}
+        sweeps.append(sweep | {"runs": group.sort_values("learning_rate")[SWEEP_COLUMNS].to_dict("records")})
     return sweeps
 
 
@@ -274,18 +259,9 @@ def _samples(results, settings, points):
     for sheet in chosen:
         run = facts.loc[sheet.run]
         final = sheet.step == run["steps"]
-        rows.append(
-            {
-                "run": sheet.run,
-                "depth": run["depth"],
-                "step": sheet.step,
-                "final": final,
-                "best_of_depth": sheet.run in best and final,
-                "flops": _flops_at(run, sheet.step),
-                "png": sheet.png,
-                "tile": sheet.tile,
-            }
-        )
+        row = {"run": sheet.run, "depth": run["depth"], "step": sheet.step, "final": final}
+        row |= {"best_of_depth": sheet.run in best and final, "flops": _flops_at(run, sheet.step)}
+        rows.append(row | {"png": sheet.png, "tile": sheet.tile})
     rows.sort(key=lambda row: (_value_or(row["flops"], math.inf), row["run"]))
     return {"prompts": list(prompts[0]), "sampler": prompts[1], "seed": prompts[2], "rows": rows}
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from rfjax.ranking.summary import rank_of, ranked_columns
-from rfjax.report.axes import GREY, MARKERS, WIDTH, escape_dollars, log_scale, point, steps_scale
+from rfjax.report.axes import GREY, MARKERS, WIDTH, escape_dollars, log_scale, point
 
 # Okabe and Ito's colours without the yellow, which no line can have on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -89,7 +89,7 @@ def quality_against_steps(numbers, look=None):
                 log_scale(axis, "y", [row[measure] for row in mine if row[measure] > 0] + marks)
                 if marks:
                     axis.axhline(sum(marks) / len(marks), color=GREY, lw=1, ls="--", zorder=2)
-            steps_scale(axis, steps)
+            log_scale(axis, "x", steps, ticks=True)
         axes[0, place].set_title(f"{escape_dollars(corpus)}, {weights} weights")
         axes[1, place].set_xlabel("sampling steps (Euler)")
     axes[0, 0].set_ylabel("GenEval, overall")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfjax.ranking.summary import rank_of
+from rfjax.ranking.summary import rank_of, ranked_columns
 from rfjax.report.formats import NONE, columns, estimate, p_value, text
 
 NAMED = 5  # controls or variants that a line names; the rest it counts
@@ -13,7 +13,7 @@ def ranking_section(numbers, page):
     ranking = numbers["ranking"]
     if not ranking:
         return ""
-    ranked = [column for column in ranking["columns"] if column["ranks"]]
+    ranked = ranked_columns(ranking)
     parts = [
         f"<p>{ranking_sentence(ranking)}</p>",
         _ranks_table(ranking, ranked, page) if ranked else "",
@@ -37,35 +37,30 @@ def ranking_section(numbers, page):
 
 def ranking_sentence(ranking) -> str:
     """Which variant has the best average rank, as a sentence that is safe HTML."""
-    column = next((column for column in ranking["columns"] if column["ranks"]), None)
-    if column is None:
-        return f"No ranking: {text(ranking['columns'][0]['reason'])}."
+    column, *_ = ranked_columns(ranking) or ranking["columns"]
+    if not column["ranks"]:
+        return f"No ranking: {text(column['reason'])}."
     best = column["ranks"][0]
     return (
-        f"Of {len(column['ranks'])} variants under {len(column['controls'])} controls, "
-        f"<i>{text(best['variant'])}</i> has the best average rank, "
-        f"{estimate(best)}; it comes first in {100 * best['first']:.0f} % of the resamples of prompts."
+        f"Of {len(column['ranks'])} variants under {len(column['controls'])} controls, <i>{text(best['variant'])}</i> "
+        f"has the best average rank, {estimate(best)}; it comes first in {100 * best['first']:.0f} % of the resamples "
+        "of prompts."
     )
 
 
 def ranking_lines(ranking) -> list[str]:
     """The short table of ranks for the console, and what was not ranked."""
-    shown = [column for column in ranking["columns"] if column["ranks"]]
+    shown = ranked_columns(ranking)
     if not shown:
         return [f"no ranking: {ranking['columns'][0]['reason']}", *unranked_lines(ranking)]
     rows = [("variant", *(column["name"] for column in shown))]
     rows += [(variant, *(estimate(rank_of(column, variant)) for column in shown)) for variant in ranking["shown"]]
-    lines = [
-        f"average ranks of {len(shown[0]['ranks'])} variants under {len(shown[0]['controls'])} controls (95 % "
-        "intervals over prompts):",
-        *(f"    {line}" for line in columns(rows)),
-    ]
-    for one in ranking["paper"]["columns"]:
-        if one["spearman"]:
-            lines.append(
-                f"with the paper's ranks, {one['name']}: Spearman {estimate(one['spearman'])} over {one['n']} "
-                f"variants, p = {p_value(one['p'])}"
-            )
+    under = f"{len(shown[0]['ranks'])} variants under {len(shown[0]['controls'])} controls"
+    lines = [f"average ranks of {under} (95 % intervals over prompts):", *(f"    {line}" for line in columns(rows))]
+    for paper in ranking["paper"]["columns"]:
+        if paper["spearman"]:
+            rank = f"Spearman {estimate(paper['spearman'])} over {paper['n']} variants, p = {p_value(paper['p'])}"
+            lines.append(f"with the paper's ranks, {paper['name']}: {rank}")
     return lines + unranked_lines(ranking)
 
 
@@ -87,30 +82,23 @@ def _names(names, between):
 
 
 def _ranks_table(ranking, ranked, page):
-    facts = {one["variant"]: one for one in ranking["variants"]}
+    facts = {fact["variant"]: fact for fact in ranking["variants"]}
     with_paper = any(facts[variant]["paper"] for variant in ranking["shown"])
-    best = {column["name"]: min(one["value"] for one in column["ranks"]) for column in ranked}
+    best = {column["name"]: min(row["value"] for row in column["ranks"]) for column in ranked}
     rows = []
     for variant in ranking["shown"]:
         cells = []
         for column in ranked:
-            one = rank_of(column, variant)
-            value, _, ends = estimate(one).partition(" ")
-            cells.append(
-                (f"<b>{value}</b>" if one["value"] == best[column["name"]] else value) + f" <small>{ends}</small>"
-            )
+            rank = rank_of(column, variant)
+            value, _, ends = estimate(rank).partition(" ")
+            value = f"<b>{value}</b>" if rank["value"] == best[column["name"]] else value
+            cells.append(f"{value} <small>{ends}</small>")
         theirs = facts[variant]["paper"]
         cells += [NONE if theirs is None else " · ".join(f"{value:.2f}" for value in theirs)] if with_paper else []
         rows.append([text(variant) + ("<sup>†</sup>" if facts[variant]["diverged"] else ""), *cells])
-    header = [
-        text(ranking["named_by"]),
-        *(f"{text(c['name'])}<br><small>{len(c['controls'])} controls</small>" for c in ranked),
-    ]
-    header += (
-        [f"the paper's<br><small>{' · '.join(text(c['name']) for c in ranking['columns'])}</small>"]
-        if with_paper
-        else []
-    )
+    heads = [f"{text(c['name'])}<br><small>{len(c['controls'])} controls</small>" for c in ranked]
+    if with_paper:
+        heads.append(f"the paper's<br><small>{' · '.join(text(c['name']) for c in ranking['columns'])}</small>")
     caption = (
         "Average ranks: under each control (corpus, weights, sampler) the variants that no other beats in both "
         "GenEval and distance get rank 1 and are removed, those that are left rank 2, and so on. Of each family the "
@@ -121,14 +109,14 @@ def _ranks_table(ranking, ranked, page):
         caption += " †: diverged in a control, where its rank is the one after the last."
     if with_paper:
         caption += f" The paper's: {text(ranking['paper']['source'])}, whose models, data and measures are others."
-    return page.table(header, rows, caption)
+    return page.table([text(ranking["named_by"]), *heads], rows, caption)
 
 
 def _paper_table(ranking, page):
     rows = [
-        [text(one["name"]), str(one["n"]), estimate(one["spearman"]), estimate(one["kendall"]), p_value(one["p"])]
-        for one in ranking["paper"]["columns"]
-        if one["spearman"]
+        [text(c["name"]), str(c["n"]), estimate(c["spearman"]), estimate(c["kendall"]), p_value(c["p"])]
+        for c in ranking["paper"]["columns"]
+        if c["spearman"]
     ]
     if not rows:
         return ""

@@ -8,19 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from rfjax.report.axes import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    VERMILION,
-    WIDTH,
-    depth_handles,
-    ends,
-    log_scale,
-    point,
-    steps_scale,
-)
+from rfjax.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, ends, log_scale, point
 
 TASK_TITLES = {
     "overall": "Overall",
@@ -176,22 +164,22 @@ STEP_PANELS = (
 
 def score_against_steps(numbers, look):
     """Draw the score, its drop and the path length against sampling steps, a line for each run."""
-    counts = [one for one in numbers["sampling_steps"] if one["depth"] in look]
+    counts = [count for count in numbers["sampling_steps"] if count["depth"] in look]
     if not counts:
         return None
     lines: dict[tuple, list] = {}
-    for one in counts:
-        lines.setdefault((one["run"], one["settings"], one["reference"]), []).append(one)
+    for count in counts:
+        lines.setdefault((count["run"], count["settings"], count["reference"]), []).append(count)
     figure = Figure(figsize=(WIDTH, 2.5))
     for axis, (name, bounds, label, factor) in zip(figure.subplots(1, len(STEP_PANELS)), STEP_PANELS, strict=True):
         for line in lines.values():
-            shown = [one for one in line if one[name] is not None]
+            shown = [count for count in line if count[name] is not None]
             colour, marker = look[line[0]["depth"]]
-            axis.plot([one["steps"] for one in shown], [factor * one[name] for one in shown], color=colour, lw=0.8)
-            for one in shown:
-                low, high = (None if one.get(end) is None else factor * one[end] for end in bounds)
-                point(axis, one["steps"], factor * one[name], low, high, color=colour, marker=marker, ms=4.5)
-        steps_scale(axis, sorted({one["steps"] for one in counts}))
+            axis.plot([c["steps"] for c in shown], [factor * c[name] for c in shown], color=colour, lw=0.8)
+            for count in shown:
+                low, high = (None if count.get(end) is None else factor * count[end] for end in bounds)
+                point(axis, count["steps"], factor * count[name], low, high, color=colour, marker=marker, ms=4.5)
+        log_scale(axis, "x", sorted({count["steps"] for count in counts}), ticks=True)
         axis.set(xlabel="sampling steps", ylabel=label)
     figure.axes[0].legend(handles=depth_handles(look, counts), loc="lower right")
     return figure

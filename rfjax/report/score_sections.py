@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rfjax.report.fit_facts import correlation_fact
-from rfjax.report.formats import NONE, estimate, interval, loss, minus, p_value, percent, power, text
+from rfjax.report.formats import NONE, estimate, interval, loss, minus, p_value, percent, power, score, text
 from rfjax.report.html_parts import picture, warning
 from rfjax.report.score_figures import task_title
 
@@ -44,24 +44,11 @@ def _score_cell(found, mark=""):
     return f"{mark}{value}<br><small>{ends}</small>" if ends else mark + value
 
 
-def pairs_section(numbers, page):
-    """Prompts with pairs never trained on, against the others."""
-    return page.drawing(
-        "held_out_pairs",
-        "Composition: GenEval on prompts that name a (colour, shape) pair which never occurs in training, and on the "
-        "other prompts. Best run of each depth; 95 % intervals clustered by prompt.",
-    )
-
-
 def correlation_section(numbers, page):
     """Loss against the embedded GenEval, and against each score that `rfjax score` attached."""
     found, scored = numbers["correlation"], numbers["folder_scores"]
-    parts = [
-        page.drawing(
-            "loss_against_geneval",
-            "Validation loss against overall GenEval, final checkpoints; 95 % intervals.",
-        )
-    ]
+    caption = "Validation loss against overall GenEval, final checkpoints; 95 % intervals."
+    parts = [page.drawing("loss_against_geneval", caption)]
     if found:
         parts += _correlation_tables(found, "GenEval" + (" by the corpus's own detector" if scored else ""), page)
         parts += [_largest_table(found, "GenEval", page), _levels_table(numbers["score_levels"], page)]
@@ -73,19 +60,15 @@ def correlation_section(numbers, page):
 def _folder_score(found, page):
     """What `rfjax score` measured of images in folders, against the loss."""
     title = found["title"]
-    parts = [
-        page.drawing(
-            f"loss_against_{found['evaluation']}",
-            f"Validation loss against {text(title)}, overall, final checkpoints; 95 % intervals. Prompts: "
-            f"{text(found['corpus'])}; images: sampler {text(found['sampler'])}, seed {found['sampler_seed']}.",
-        )
-    ]
-    for runs, why in (
-        (found["without"], "were not scored by it"),
-        (found["others"], "were scored with another sampler, seed or other prompts"),
-    ):
-        if runs:
-            parts.append(warning(f"{title}: {', '.join(map(str, runs))} {why}"))
+    caption = (
+        f"Validation loss against {text(title)}, overall, final checkpoints; 95 % intervals. Prompts: "
+        f"{text(found['corpus'])}; images: sampler {text(found['sampler'])}, seed {found['sampler_seed']}."
+    )
+    parts = [page.drawing(f"loss_against_{found['evaluation']}", caption)]
+    unscored = {"without": "were not scored by it", "others": "were scored with another sampler, seed or other prompts"}
+    for name, why in unscored.items():
+        if found[name]:
+            parts.append(warning(f"{title}: {', '.join(map(str, found[name]))} {why}"))
     if found["missing_prompts"]:
         parts.append(warning(f"{title}: {found['missing_prompts']}"))
     correlation = found["correlation"]
@@ -147,15 +130,9 @@ def _levels_table(levels, page):
     rows = []
     for level in (level for level in levels if level["coefficients"]):
         found = {c["name"]: estimate(c, ".3f") for c in level["coefficients"]}
-        rows.append(
-            [
-                f"{level['t']:g}",
-                found["Pearson of arcsine √score"],
-                found["Spearman"],
-                NONE if level["left_out_rms"] is None else f"{level['left_out_rms']:.3f}",
-                percent(level["share_first"], signed=False),
-            ]
-        )
+        closeness = [found["Pearson of arcsine √score"], found["Spearman"]]
+        rms, first = interval(level["left_out_rms"], None, None, ".3f"), percent(level["share_first"], signed=False)
+        rows.append([f"{level['t']:g}", *closeness, rms, first])
     if not rows:
         return ""
     return page.table(
@@ -175,28 +152,20 @@ def steps_section(numbers, page):
     figure = page.drawing(
         "score_against_steps",
         "Overall GenEval, its relative drop from the most steps, and the path length of the sampler against sampling "
-        "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts, of the drop paired.",
+        "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts; for the drop, paired.",
     )
+    drops = _drops_table(numbers, page)
     rows = [
-        [
-            _run_cell(found),
-            str(found["steps"]),
-            interval(found["score"], found["score_low"], found["score_high"]),
-            f"{found['path_length']:.2f}",
-            f"{found['distance']:.4f}",
-        ]
+        [_run_cell(found), str(found["steps"]), score(found), f"{found['path_length']:.2f}", f"{found['distance']:.4f}"]
         for found in counts
     ]
-    return (
-        figure
-        + _drops_table(numbers, page)
-        + page.table(
-            ["", "steps", "GenEval overall", "path length", "distance"],
-            rows,
-            "Every count of steps. Path length: sum over steps of the norm of a latent's move, mean over images. "
-            "Distance: of the latents from those of the most steps, root mean square.",
-        )
+    every = page.table(
+        ["", "steps", "GenEval overall", "path length", "distance"],
+        rows,
+        "Every count of steps. Path length: sum over steps of the norm of a latent's move, mean over images. Distance: "
+        "of the latents from those of the most steps, root mean square.",
     )
+    return figure + drops + every
 
 
 def _drops_table(numbers, page):
@@ -210,15 +179,9 @@ def _drops_table(numbers, page):
     columns = sorted(columns, key=lambda column: column[::-1])
     rows = []
     for (run, _, reference), line in lines.items():
-        most = line.get((reference, reference))
-        rows.append(
-            [
-                _run_cell(next(iter(line.values()))),
-                loss(losses.get(run)),
-                *(_drop(line.get(column)) for column in columns),
-                f"{most['path_length']:.2f}" if most else NONE,
-            ]
-        )
+        most, drops = line.get((reference, reference)), [_drop(line.get(column)) for column in columns]
+        length = f"{most['path_length']:.2f}" if most else NONE
+        rows.append([_run_cell(next(iter(line.values()))), loss(losses.get(run)), *drops, length])
     return page.table(
         ["", "validation loss", *(f"{steps}/{reference}" for steps, reference in columns), "path length"],
         rows,
@@ -250,12 +213,9 @@ def samples_section(numbers, page):
         sheet = _sheet(samples["prompts"], across, labels, page.sheets)
         parts.append(page.figure(sheet, f"Across depths: the best run of each. {shared}"))
     if len(rows) > len(across) or not parts:
-        labels = [
-            f"{power(row['flops'], 2)}<br><small>{text(row['run'])}"
-            + ("" if row["final"] else f", step {row['step']:,}")
-            + "</small>"
-            for row in rows
-        ]
+        steps = ["" if row["final"] else f", step {row['step']:,}" for row in rows]
+        names = [f"<small>{text(row['run'])}{step}</small>" for row, step in zip(rows, steps, strict=True)]
+        labels = [f"{power(row['flops'], 2)}<br>{name}" for row, name in zip(rows, names, strict=True)]
         sheet = _sheet(samples["prompts"], rows, labels, page.sheets)
         parts.append(page.figure(sheet, f"Across compute: every sheet in order of training FLOPs. {shared}"))
     return "".join(parts)

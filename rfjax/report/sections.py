@@ -15,6 +15,7 @@ from rfjax.report.figures import learning_rates, loss_against_compute, loss_agai
 from rfjax.report.findings import findings
 from rfjax.report.fit_sections import compute_section
 from rfjax.report.formats import count, duration, loss, power, score, sentence, text
+from rfjax.report.html_parts import figure_section
 from rfjax.report.ranking_figures import average_ranks, quality_against_steps
 from rfjax.report.ranking_section import ranking_section
 from rfjax.report.score_figures import (
@@ -24,13 +25,7 @@ from rfjax.report.score_figures import (
     loss_against_geneval,
     score_against_steps,
 )
-from rfjax.report.score_sections import (
-    correlation_section,
-    geneval_section,
-    pairs_section,
-    samples_section,
-    steps_section,
-)
+from rfjax.report.score_sections import correlation_section, geneval_section, samples_section, steps_section
 from rfjax.results.columns import PROTOCOLS
 
 
@@ -43,35 +38,20 @@ def _runs_section(numbers, page):
     for run in numbers["runs"]:
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else f"<i>{text(run['state'])}</i>"
         mark = "" if variants or run["frontier"] is not False else "<sup>†</sup>"
-        row = [
-            text(run["run"]),
-            count(run["depth"]),
-            count(run["hidden"]),
-            count(run["params"]),
-            power(run["learning_rate"], 2),
-            count(run["steps"]),
-            count(run["images"]),
-            power(run["flops"]),
-            duration(run["train_seconds"]),
-            end + mark,
-        ]
+        network = [count(run[name]) for name in ("depth", "hidden", "params")]
+        spent = [count(run["steps"]), count(run["images"]), power(run["flops"]), duration(run["train_seconds"])]
+        row = [text(run["run"]), *network, power(run["learning_rate"], 2), *spent, end + mark]
         rows.append(row + ([score(run)] if scored else []))
     caption = "Every run, at its final checkpoint. Loss ± standard error over validation examples"
     caption += "; overall GenEval with its 95 % interval, clustered by prompt." if scored else "."
     if not variants and any(run["frontier"] is False for run in numbers["runs"]):
-        caption += (
-            " †: another run reaches as low a loss with as few FLOPs, so this one is off the frontier and not fitted."
-        )
-    lineage = [run for run in numbers["runs"] if run["parent_run"]]
-    if lineage:
-        caption += (
-            " Started from a checkpoint, whose images and FLOPs are counted in: "
-            + "; ".join(
-                f"{text(run['run'])} from {text(run['parent_run'])} at step {count(run['parent_step'])}"
-                for run in lineage
-            )
-            + "."
-        )
+        caption += " †: off the frontier and not fitted, as another run reaches as low a loss with as few FLOPs."
+    lineage = "; ".join(
+        f"{text(run['run'])} from {text(run['parent_run'])} at step {count(run['parent_step'])}"
+        for run in numbers["runs"]
+        if run["parent_run"]
+    )
+    caption += f" Started from a checkpoint, whose images and FLOPs are counted in: {lineage}." if lineage else ""
     table = page.table(header + (["GenEval"] if scored else []), rows, caption)
     labels = {
         "train_corpus": "corpus",
@@ -98,22 +78,21 @@ def _shorten_hash(value, length=24):
     return shown if len(shown) <= length else shown[:16] + "…"
 
 
-def _curves_section(numbers, page):
-    """Losses against steps and FLOPs."""
-    return page.drawing(
-        "loss_against_steps",
-        "Training loss (lines, means over windows of steps; its mix of t is that of training) and validation loss "
-        "(markers) of every run, against steps and against training FLOPs.",
-    )
-
-
-def _levels_section(numbers, page):
-    """The validation loss at each level of t."""
-    return page.drawing(
-        "loss_per_level",
-        "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. Bars: "
-        "95 % intervals over examples. Right: relative to the run of least compute.",
-    )
+_curves_section = figure_section(
+    "loss_against_steps",
+    "Training loss (lines, means over windows of steps, under the density of t in training) and validation loss "
+    "(markers) of every run, against steps and against training FLOPs.",
+)
+_levels_section = figure_section(
+    "loss_per_level",
+    "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. Bars: 95 % "
+    "intervals over examples. Right: relative to the run of least compute.",
+)
+_pairs_section = figure_section(
+    "held_out_pairs",
+    "Composition: GenEval on prompts that name a (colour, shape) pair which never occurs in training, and on the "
+    "other prompts. Best run of each depth; 95 % intervals clustered by prompt.",
+)
 
 
 def _rates_section(numbers, page):
@@ -125,15 +104,9 @@ def _rates_section(numbers, page):
         rows.append([f"depth {sweep['depth']}, {count(sweep['images'])} images", losses, f"{sweep['best']:g}", verdict])
     if not rows:
         return ""
-    return page.drawing(
-        "learning_rates",
-        "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum.",
-    ) + page.table(
-        ["", "rate: loss", "best", "in the grid"],
-        rows,
-        "The learning rates tried and the best of each.",
-        words=(0, 1),
-    )
+    caption = "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum."
+    figure, header = page.drawing("learning_rates", caption), ["", "rate: loss", "best", "in the grid"]
+    return figure + page.table(header, rows, "The learning rates tried, and the best of each row.", words=(0, 1))
 
 
 def _failures_section(numbers, page):
@@ -148,11 +121,8 @@ def _failures_section(numbers, page):
         caption = "Runs that failed, or had not finished when the table was made."
         parts = [page.table(["run", "depth", "state", "step", "message"], rows, caption, words=range(5))]
     if numbers["notes"]:
-        parts.append(
-            "<p>Left out when the table was merged:</p><ul>"
-            + "".join(f"<li>{text(note)}</li>" for note in numbers["notes"])
-            + "</ul>"
-        )
+        notes = "".join(f"<li>{text(note)}</li>" for note in numbers["notes"])
+        parts.append(f"<p>Left out when the table was merged:</p><ul>{notes}</ul>")
     return "".join(parts)
 
 
@@ -181,10 +151,8 @@ def _method_section(numbers, page):
     if len(others) > 1:
         runs = [run["run"] for run in numbers["runs"] if run["loss"] is not None]
         rows = [[text(run)] + [loss(kind["losses"].get(run)) for kind in others] for run in runs]
-        header = ["run"] + [
-            f"{text(kind['weights'])}<br><small>{text(kind['grid'])}, seed {kind['seed']}</small>" for kind in others
-        ]
-        parts.append(page.table(header, rows, "The final validation loss under every setting in the table."))
+        kinds = (f"{text(k['weights'])}<br><small>{text(k['grid'])}, seed {k['seed']}</small>" for k in others)
+        parts.append(page.table(["run", *kinds], rows, "The final validation loss under every setting in the table."))
     return "".join(parts)
 
 
@@ -203,12 +171,12 @@ def _fit_methods(analysis):
 @dataclass(frozen=True)
 class Drawing:
     """A figure of the report. `draw` takes the report's numbers and the look of each depth, and returns None where
-    the numbers allow no figure; `title` says what the figure shows."""
+    the numbers allow no figure; `title` is the picture's text for those who cannot see it."""
 
     draw: Callable[[Mapping, Mapping], Figure | None]
     title: str
-    narrow: bool = False  # of less than the page's width
-    of_variants: bool = False  # also where a study compares variants
+    narrow: bool = False  # narrower than the page
+    of_variants: bool = False  # drawn also for a study that compares variants
 
 
 # A new measure in the report needs a line in `numbers.report_numbers`, a row here and a row in `SECTIONS`.
@@ -243,7 +211,7 @@ SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
         ("Loss against steps", _curves_section),
         ("Loss per level of t", _levels_section),
         ("GenEval against depth", geneval_section),
-        ("Held-out pairs", pairs_section),
+        ("Held-out pairs", _pairs_section),
         ("Loss against GenEval", correlation_section),
         ("Sampling steps", steps_section),
         ("Ranking of variants", ranking_section),

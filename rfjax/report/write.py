@@ -14,17 +14,9 @@ from pathlib import Path
 
 from rfjax.files import write_whole
 from rfjax.ranking.tables import ranking_files
-from rfjax.report import page
+from rfjax.report import fit_facts, page
 from rfjax.report.axes import to_bytes
 from rfjax.report.findings import warnings
-from rfjax.report.fit_facts import (
-    as_lines,
-    correlation_fact,
-    headline_fact,
-    held_out_facts,
-    largest_score_facts,
-    overall_scores,
-)
 from rfjax.report.formats import columns, count, loss, power, score
 from rfjax.report.numbers import report_numbers
 from rfjax.report.ranking_section import ranking_lines
@@ -69,14 +61,11 @@ def summary_lines(numbers: Mapping) -> list[str]:
         rows.append((run["run"], count(run["depth"]), count(run["params"]), power(run["flops"]), end, score(run)))
     lines = [*columns(rows), ""]
     if numbers["compares"] == "sizes":
-        facts = [headline_fact(numbers["analysis"]), *held_out_facts(numbers["analysis"])]
-        for name, found in overall_scores(numbers):
-            facts += [correlation_fact(name, found), *largest_score_facts(name, found["largest_predicted"])]
-        facts += [
-            [f"note: {kind['title']}: {kind['missing_prompts']}"]
-            for kind in numbers["folder_scores"]
-            if kind["missing_prompts"]
-        ]
-        lines += as_lines(facts)
+        facts = [fit_facts.headline_fact(numbers["analysis"]), *fit_facts.held_out_facts(numbers["analysis"])]
+        for name, found in fit_facts.overall_scores(numbers):
+            predicted = fit_facts.largest_score_facts(name, found["largest_predicted"])
+            facts += [fit_facts.correlation_fact(name, found), *predicted]
+        notes = {kind["title"]: kind["missing_prompts"] for kind in numbers["folder_scores"]}
+        lines += fit_facts.as_lines(facts + [[f"note: {title}: {note}"] for title, note in notes.items() if note])
     lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
     return lines + warnings(numbers)

@@ -94,7 +94,7 @@ def _add_cost(table, flops_per_param_image):
 
 
 def _read_csv(path):
-    """A CSV file, its index the lines as an editor counts them: blank lines are skipped and counted."""
+    """A CSV file whose index is each row's line as an editor counts lines; blank lines are skipped but counted."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader, rows, lines, end = csv.reader(file), [], [], 0

@@ -33,10 +33,9 @@ RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
 RUN_FILES = ("run.json", "status.json")  # a folder with either file is a run's
 
-# A column's name in a record's key, where it is another.
-KEY_FIELDS = {"evaluation_seed": "seed"}
+KEY_NAMES = {"evaluation_seed": "seed"}  # columns that have another name in a record's key
 
-# Where a column's value is in run.json (under `config`: in config.json), where not under the column's name.
+# The place in run.json of each column that has another name there; `config` is the content of config.json.
 RUN_FIELDS = {
     "train_corpus": ("corpus",),
     "formulation": ("config", "formulation"),
@@ -90,7 +89,7 @@ def collect(
     table = results.Results(
         long=long,
         wide=wide_frame(long),
-        runs=runs_frame(runs, long),
+        runs=runs_frame(runs),
         prompts=prompts_frame(runs),
         pairs=pairs_frame(runs),
         replicates=replicates_frame(runs),
@@ -188,7 +187,7 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
     sources = [(run.facts, run.records) for run in runs] + [({}, references)]
     for facts, records in sources:
         for record in records:
-            key = {column.name: record["key"][KEY_FIELDS.get(column.name, column.name)] for column in KEY}
+            key = _key_columns(record, KEY)
             identity = tuple(key.values())
             if seen.setdefault(identity, record)["values"] != record["values"]:
                 twice = f"two evaluation records have the key {record['key']} and different values"
@@ -228,8 +227,8 @@ def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
     return wide.sort_values([column.name for column in schema.WIDE_KEY], kind="stable", ignore_index=True)
 
 
-def runs_frame(runs: Sequence[RunRecords], long: pd.DataFrame) -> pd.DataFrame:
-    """One row per run, evaluated or not."""
+def runs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
+    """One row per run, also of runs without an evaluation."""
     rows = []
     for run in runs:
         trained = [record["train_seconds"] for record in run.records if record["train_seconds"] is not None]
@@ -326,7 +325,7 @@ def _pivot(rows, checkpoint, setting, setting_seed):
 
 def _key_columns(record, columns):
     """The values of a record's key under the names of the columns; None for columns that are no part of the key."""
-    return {column.name: record["key"].get(KEY_FIELDS.get(column.name, column.name)) for column in columns}
+    return {column.name: record["key"].get(KEY_NAMES.get(column.name, column.name)) for column in columns}
 
 
 def _sorted_frame(rows, columns, order):
