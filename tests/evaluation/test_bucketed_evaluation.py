@@ -97,7 +97,9 @@ def test_noise_has_the_shape_of_the_examples_own_part():
 
 def test_more_examples_than_all_buckets_have_are_refused(step):
     """A repeated example would shrink the standard error."""
-    with pytest.raises(ConfigError, match="validation.examples is 19, and the corpus buckets has 18 validation images"):
+    with pytest.raises(
+        ConfigError, match="validation.examples is 19, and the corpus buckets has 18 .* 3 aspect buckets"
+    ):
         validation_loss(replace(step, config=settings(examples=19)), jnp.float32(0.3), bucketed())
 
 
