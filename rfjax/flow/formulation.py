@@ -137,7 +137,7 @@ def parse_formulation(name: str, timestep_shift: float = 1.0) -> Formulation:
     Raises `ConfigError` with the nearest name for an unknown name, and for a shift of a formulation that is not
     rectified flow: SD3's eq. 23 is about rectified flow's t.
     """
-    match = re.fullmatch(r"([a-z/]+)(?:\(([^()]*)\))?", name.replace(" ", ""))
+    match = re.fullmatch(r"([^()]+)(?:\(([^()]*)\))?", name.replace(" ", ""))
     family_name, arguments = (match[1], match[2].split(",") if match[2] else []) if match else (None, [])
     if family_name not in FAMILIES:
         raise _unknown(name)

@@ -68,7 +68,7 @@ def drop_conditions(conditions: Conditions, keep: Float[Array, "batch encoders"]
 
 
 class Examples(NamedTuple):
-    """The coefficients that a formulation gives examples at their times; a plain number holds for all examples."""
+    """A formulation's coefficients for a batch: a value per example, at its time, or one number for all."""
 
     mixing: Mixing
     input_scale: Times | float

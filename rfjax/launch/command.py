@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--point", action="append", metavar="ID", help="launch this point only; may be repeated")
     workdir = "(default: <storage>/<study>; without --storage runs/<study> on slurm, /rfjax/<study> on gke)"
     add("--workdir", metavar="DIR", help=f"the study's folder, on storage that the tasks share {workdir}")
-    add("--out", metavar="DIR", help="folder here for scripts and logs (default: launch, in the study's folder)")
+    add(
+        "--out",
+        metavar="DIR",
+        help="folder here for scripts (default: <workdir>/launch on slurm, else runs/<study>/launch)",
+    )
     options.add_arguments(parser, TARGETS)
 
 

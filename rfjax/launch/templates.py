@@ -8,7 +8,7 @@ from rfjax.shipped import find_template
 
 
 def fill(template: str, **values: str) -> str:
-    """The text of the shipped file launch/`template` with a value for every `@name@`; each value must have a place."""
+    """The text of the shipped file launch/`template`, with each `@name@` replaced by its value."""
     text = find_template(template).read_text()
     places = set(re.findall(r"@(\w+)@", text))
     assert places == set(values), (template, places ^ set(values))

@@ -33,7 +33,7 @@ MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """A curve of score against loss. Its functions take the loss in units of its range: x from 0 to 1."""
+    """A curve of score against loss. Its functions take x, the loss rescaled: 0 is the lowest loss, 1 the highest."""
 
     name: str
     formula: str

@@ -170,7 +170,7 @@ def _load_models(args, ours):
 
 
 def _models_facts(models) -> dict:
-    """The content of recipe.json under MADE."""
+    """What recipe.json stores of the frozen models: identity, text encoders, form of the latents."""
     latents = {"reduction": models.reduction, "channels": models.latent_channels}
     latents |= {"shift": models.shift, "scale": models.scale}
     return {"models": models.facts, "encoders": [asdict(encoder) for encoder in models.encoders], "latents": latents}

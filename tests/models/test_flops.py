@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rfjax import limits
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.models.backbone import make_backbone
@@ -26,6 +27,11 @@ VARIANTS = {
     "uvit": {"backbone": "uvit"},
     "uvit_two_levels": {"backbone": "uvit", "patch_size": 4, "depth": 2},
 }
+
+
+def test_every_backbone_is_counted_here():
+    """Catches a new backbone whose count nothing compares with its program."""
+    assert {variant.get("backbone", "mmdit") for variant in VARIANTS.values()} == set(limits.BACKBONES)
 
 
 def abstract_inputs(shapes):

@@ -5,24 +5,24 @@ import numpy as np
 import pytest
 
 from rfjax.config import TrainConfig
-from rfjax.training.optimizer import decayed, learning_rate, make_optimizer
+from rfjax.training.optimizer import SCHEDULES, decayed, learning_rate, make_optimizer
 
 PEAK, STEPS, WARMUP, END = 3e-3, 100, 10, 0.1
 
 
+# schedule -> its fraction of the peak rate at a step after the warm-up
+CLOSED_FORMS = {
+    "constant": lambda step: 1.0,
+    "cosine": lambda step: END + (1 - END) * (1 + math.cos(math.pi * max(0.0, (step - WARMUP) / (STEPS - WARMUP)))) / 2,
+    "wsd": lambda step: 1.0 if step < 75 else 1.0 - (1 - END) * (step - 75) / 25,  # the last quarter is a line
+}
+
+
 def closed_form(schedule, step):
-    warm = min(1.0, (step + 1) / WARMUP)
-    if schedule == "constant":
-        shape = 1.0
-    elif schedule == "cosine":
-        progress = max(0.0, (step - WARMUP) / (STEPS - WARMUP))
-        shape = END + (1 - END) * (1 + math.cos(math.pi * progress)) / 2
-    else:  # the last quarter falls along a line
-        shape = 1.0 if step < 75 else 1.0 - (1 - END) * (step - 75) / 25
-    return PEAK * warm * shape
+    return PEAK * min(1.0, (step + 1) / WARMUP) * CLOSED_FORMS[schedule](step)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedules_are_their_closed_forms(schedule):
     config = TrainConfig(
         schedule=schedule,

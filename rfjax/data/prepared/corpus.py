@@ -170,7 +170,7 @@ class PreparedCorpus:
         return out
 
     def _choose_captions(self, indices, split, places, images):
-        """The records of the captions chosen for images' records; they are read together."""
+        """Chooses a caption for each image, and returns the captions' records, read in one call."""
         captions = self._files[split, "captions"]
         draws, share, rows = np.zeros((len(indices), 2)), 0.0, []
         if split == "train":

@@ -67,7 +67,7 @@ class Shards:
         return int(self._ends[file - 1]) if file else 0
 
     def file_of(self, places: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-        """The number of the file that holds each place."""
+        """For each record's place among all records, the number of the file that holds the record."""
         return np.searchsorted(self._ends, np.asarray(places, np.int64), side="right")
 
     def read(self, places: Integer[np.ndarray, " n"]) -> list[bytes]:
