@@ -67,13 +67,12 @@ def main():
         stack([first] * args.members, mesh),
         jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())),
     )
-    program = make_cohort_step(configs, run.backbone.apply, run.corpus.shapes.encoders, mesh, state_shapes(run).params)
+    runs = [make_run(config, like=run) for config in configs]
+    program = make_cohort_step(runs, mesh, state_shapes(run).params)
     compile_together, program = clocked(lambda: program.lower(states, whole, np.int32(0)).compile())
 
     put = put_batch(run.mesh, size, places_here(run.mesh, size), batch)
-    compiled = [
-        clocked(lambda c=c: lower_train_step(make_run(c, like=run)).compile()) for c in configs[:COMPILED_ALONE]
-    ]
+    compiled = [clocked(lambda one=one: lower_train_step(one).compile()) for one in runs[:COMPILED_ALONE]]
     compile_alone = statistics.median(seconds for seconds, _ in compiled)
     step, alone = compiled[0][1], jax.device_put(first, shardings(run.mesh, first))
 

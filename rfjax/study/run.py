@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,19 +27,14 @@ def run_config(
 
     `stop` is polled between steps and evaluations; by default SIGTERM and SIGINT set it.
     """
-    if stop is None:
-        with StopSignal() as came:
-            return run_config(
-                config, workdir, study=study, point=point, init_from=init_from, evaluate=evaluate, stop=came
-            )
-    run = make_run(config, workdir, study=study, point=point)
-    if not evaluate:
-        train(run, init_from=init_from, stop=stop)
-        return
-    evaluator = Evaluator(run)
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(StopSignal())
+        run = make_run(config, workdir, study=study, point=point)
+        evaluator = Evaluator(run) if evaluate else None
 
-    def on_checkpoint(step, state):
-        evaluator.measure(evaluator.missing([step]), {"ema": state.ema, "raw": state.params}, stop)
+        def on_checkpoint(step, state):
+            evaluator.measure(evaluator.missing([step]), {"ema": state.ema, "raw": state.params}, stop)
 
-    train(run, init_from=init_from, on_checkpoint=on_checkpoint, stop=stop)
-    evaluator.measure(evaluator.missing(sorted(evaluation_steps(config))), stop=stop)
+        train(run, init_from=init_from, on_checkpoint=on_checkpoint if evaluate else None, stop=stop)
+        if evaluate:
+            evaluator.measure(evaluator.missing(sorted(evaluation_steps(config))), stop=stop)

@@ -314,13 +314,7 @@ class _Cohort:
         progress.note(f"{self.records[place]['run']}: {error}")
 
     def _compile(self):
-        step = make_cohort_step(
-            [member.config for member in self.members],
-            self.shared.backbone.apply,
-            self.shared.corpus.shapes.encoders,
-            self.mesh,
-            self.abstract.params,
-        )
+        step = make_cohort_step(self.members, self.mesh, self.abstract.params)
         batch = abstract_batch(self.shared, NamedSharding(self.mesh, P()))
         return distributed.compiled("the training step", step.lower(self.states, batch, np.int32(0)))
 

@@ -15,11 +15,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rfjax.config import Config
 from rfjax.flow.objective import example_losses, examples_at
 from rfjax.flow.resolution import formulation_at
 from rfjax.training.loss import ExampleLosses, step_inputs
 from rfjax.training.optimizer import make_optimizer
+from rfjax.training.run import Run
 from rfjax.training.state import TrainState
 from rfjax.training.step import make_update, parameter_groups, time_bins
 
@@ -46,16 +46,14 @@ def stack(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
     return jax.device_put(whole, NamedSharding(mesh, MEMBER))
 
 
-def make_cohort_step(
-    configs: Sequence[Config], apply: Callable, encoders: tuple, mesh: Mesh, abstract_params
-) -> Callable:
+def make_cohort_step(runs: Sequence[Run], mesh: Mesh, abstract_params) -> Callable:
     """The jitted `step(states, batch, number) -> (states, metrics)`, each with the leading axis of `stack`;
     `states` are donated.
 
     `number` is the step that the random numbers are of; `abstract_params` is one member's. A member
     whose loss or gradient is not finite keeps its parameters, and the others do not see it.
     """
-    shared = configs[0]
+    shared, apply, encoders = runs[0].config, runs[0].backbone.apply, runs[0].corpus.shapes.encoders
     update = make_update(make_optimizer(shared.train), shared.train, parameter_groups(abstract_params))
 
     def member(state, t, examples, noise, latents, conditions):
@@ -69,7 +67,7 @@ def make_cohort_step(
     members = jax.vmap(member, in_axes=(0, 0, 0, None, None, None))
 
     def step(states, batch, number):
-        formulations = [formulation_at(configs[place], batch.latents.shape[1:]) for place in lanes(len(configs), mesh)]
+        formulations = [formulation_at(runs[place].config, batch.latents.shape[1:]) for place in lanes(len(runs), mesh)]
         inputs = step_inputs(shared, encoders, batch, number, jnp.arange(shared.train.batch_size, dtype=jnp.int32))
         times = [formulation.density.quantile(inputs.u) for formulation in formulations]
         rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times, strict=True)]

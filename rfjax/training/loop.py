@@ -201,12 +201,8 @@ class _Attempt:
             if progress:
                 self._announce(progress)
             steps_by_shape, put = self._compile(progress)
-            spending = Spending(
-                self.config.train.batch_size,
-                self._flops_per_image(),
-                self.parent,
-                saved.get("train_seconds", 0.0),
-            )
+            train, seconds = self.config.train, saved.get("train_seconds", 0.0)
+            spending = Spending(train.batch_size, self._flops_per_image(), self.parent, seconds)
             rates = Rates(spending, first, self.run.mesh)
             window = Window(parameter_groups(state.params), saved.get("window"))
             writer = _on_first_process(stack, lambda: MetricsWriter(self.workdir, first))

@@ -11,6 +11,7 @@ import pytest
 from helpers.bucketed_tiny import SETTINGS, bucketed, flops, pixelwise
 from helpers.training_tiny import environment, run_in, tiny_config
 from rfjax.config import SamplerConfig
+from rfjax.data.batch import Conditions
 from rfjax.data.buckets import largest
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import check_batch_size, generator_of, prompt_ids, whole_batch
@@ -23,10 +24,10 @@ IDS = prompt_ids(3, 2)
 def images(run):
     """Latents of three prompts, twice each, sampled in batches that the run's devices share."""
     params = run.backbone.init(jnp.array([0, 1], jnp.uint32))
-    context, pooled = (0.1 * np.ones((len(IDS), *shape), np.float32) for shape in ((2, 8), (8,)))
+    conditions = Conditions(*(0.1 * np.ones((len(IDS), *shape), np.float32) for shape in ((2, 8), (8,))))
     generate = generator_of(run, SamplerConfig(steps=2, guidance_scale=2.0), whole_batch(run, 3))
     with run.computing():
-        return generate(params, 0, IDS, context, pooled)
+        return generate(params, 0, IDS, conditions)
 
 
 def test_a_run_is_called_by_its_record_then_its_point_then_its_folder(tmp_path):
