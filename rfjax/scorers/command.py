@@ -12,11 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.geneval.files import summary_path, summary_text
-from rfjax.evaluation.image_folders import compbench
-from rfjax.evaluation.image_folders.geneval_folder import GENERATION
-from rfjax.evaluation.records import Measured
-from rfjax.scorers import attach, distances, folder_features
 
 
 class MetricResult(NamedTuple):
@@ -79,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Runs `rfjax score`; returns the exit status."""
+    from rfjax.scorers import attach
+
     metric = METRICS[args.metric]
     _check(args, metric)
     checkpoint = _checkpoint(args)
@@ -124,6 +121,9 @@ def _checkpoint(args):
 
     `generation.json`, which `rfjax sample --prompts` leaves beside the images, supplies what the options do not.
     """
+    from rfjax.evaluation.image_folders.geneval_folder import GENERATION
+    from rfjax.scorers import attach
+
     given = {name: getattr(args, name) for name in IMAGE_FIELDS if getattr(args, name) is not None}
     if args.run is None:
         if given:
@@ -148,6 +148,8 @@ def _checkpoint(args):
 
 def _generation(folder):
     """What `generation.json` in a folder of images says; empty where there is none."""
+    from rfjax.evaluation.image_folders.geneval_folder import GENERATION
+
     path = folder / GENERATION
     if not path.is_file():
         return {}
@@ -161,7 +163,8 @@ def _generation(folder):
 
 
 def _geneval(args, out):
-    from rfjax.scorers import clip, geneval_images, mask2former, torch_device
+    from rfjax.evaluation.geneval.files import summary_path, summary_text
+    from rfjax.scorers import attach, clip, geneval_images, mask2former, torch_device
     from rfjax.scorers.colors import ColorClassifier
 
     device = torch_device.choose(args.device)
@@ -197,7 +200,8 @@ def _geneval(args, out):
 
 
 def _clip_score(args, out):
-    from rfjax.scorers import clip, clip_score, torch_device
+    from rfjax.evaluation.records import Measured
+    from rfjax.scorers import attach, clip, clip_score, torch_device
 
     captions = clip_score.captions_of(args.folder, args.captions)
     model = clip.load(args.clip, torch_device.choose(args.device))
@@ -221,7 +225,7 @@ def _evaluation(metric, standard):
 
 def _embedder(args, kind):
     """(the function that gives a distance's features of image files, the description of its network)."""
-    from rfjax.scorers import clip, embedders, inception, torch_device
+    from rfjax.scorers import clip, distances, embedders, inception, torch_device
 
     device = torch_device.choose(args.device)
     if kind == "fid-inception":
@@ -233,6 +237,9 @@ def _embedder(args, kind):
 
 
 def _distance(args, out):
+    from rfjax.evaluation.records import Measured
+    from rfjax.scorers import distances, folder_features
+
     kind, network = args.metric, METRICS[args.metric].takes[0]  # the option that names the features' network
     folders = [path for path in (args.folder, args.reference) if Path(path).is_dir()]
     if folders and not getattr(args, network):
@@ -265,6 +272,9 @@ def _distance(args, out):
 
 
 def _compbench(args, out):
+    from rfjax.evaluation.image_folders import compbench
+    from rfjax.evaluation.records import Measured
+
     categories = compbench.read(args.folder)
     lines, values = [f"{'category':<14}{'score':>9}{'std. error':>12}{'images':>8}"], []
     for name, (score, stderr, n, _) in categories.items():
