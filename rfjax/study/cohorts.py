@@ -1,4 +1,4 @@
-"""Points of a study that are trained in one program: which ones, and what is measured of each."""
+"""Points of a study that are trained in one program: how they are grouped, and how each is measured."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from rfjax.training.run import Run, make_run
 
 
 def kind(id: str, config: Config) -> object:
-    """What points must share to be trained together; a point that is trained alone is of its own kind."""
+    """What points must share to be trained together. A point that is trained alone has a kind of its own."""
     return may_join(config) if config.train.together > 1 else id
 
 
 def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
-    """The ids of a study's points in parts to be trained one after another, ordered by each one's first.
+    """The ids of a study's points, grouped into cohorts that are trained one after another, in the order of their
+    first points.
 
-    A part holds up to `train.together` points that differ in nothing but their formulation.
+    A cohort holds up to `train.together` points that differ in nothing but their formulation.
     """
     alike: dict[object, list[str]] = {}
     for id, config in configs.items():
@@ -38,8 +39,8 @@ def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
     return sorted(parts, key=lambda part: order.index(part[0]))
 
 
-def told(error: Exception, workdir: Path) -> str:
-    """A failure in a line; an unforeseen one leaves its traceback in the folder."""
+def failure_text(error: Exception, workdir: Path) -> str:
+    """A failure as one line. The traceback of an unforeseen failure is left in the folder."""
     if isinstance(error, RfjaxError):
         return str(error)
     run_folder.note_traceback(workdir, error)
@@ -49,10 +50,10 @@ def told(error: Exception, workdir: Path) -> str:
 def run_cohort(
     configs: Mapping[str, Config], root: Path, study: str, *, programs: dict, stop: Callable[[], bool]
 ) -> dict[str, str]:
-    """Trains and evaluates points together, each in `root/<id>`; what went wrong, by id.
+    """Trains and evaluates points together, each in `root/<id>`. Returns the failures by id.
 
-    `programs` are what evaluation compiled for cohorts like this one, and grows. A failed evaluation ends
-    its own point. Raises as `train_cohort` does, where all of them are concerned.
+    `programs` holds the evaluations compiled for cohorts like this one, and grows. A failed evaluation ends its own
+    point alone. Raises as `train_cohort` does for failures that concern all points.
     """
     runs: list[Run] = []
     evaluators, failures = {}, {}
@@ -67,7 +68,7 @@ def run_cohort(
         return failures
 
     def measure(run: Run, steps: Sequence[int], params=None):
-        """Measures what is missing; its failure is this run's alone."""
+        """Measures what is missing. A failure is this run's alone."""
         evaluator = evaluators[run]
         try:
             if missing := evaluator.missing(steps):
@@ -76,7 +77,7 @@ def run_cohort(
         except Preempted:
             raise
         except Exception as error:
-            failures[run.workdir.name] = told(error, run.workdir)
+            failures[run.workdir.name] = failure_text(error, run.workdir)
 
     def on_checkpoint(step, live, weights):
         for run in live:
@@ -84,7 +85,7 @@ def run_cohort(
                 measure(run, [step], weights)
 
     ended = train_cohort(runs, on_checkpoint=on_checkpoint, stop=stop)
-    failures |= {workdir.name: told(error, workdir) for workdir, error in ended.items()}
+    failures |= {workdir.name: failure_text(error, workdir) for workdir, error in ended.items()}
     for run in runs:
         if run.workdir.name not in failures:
             measure(run, sorted(evaluation_steps(run.config)))

@@ -1,4 +1,4 @@
-"""One run trained and measured in its folder: what `rfjax train` does, and a study with each point."""
+"""Trains and measures one run in its folder: what `rfjax train` does, and a study does with each point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a study: every point trained and evaluated, what is done skipped, failures carried past."""
+"""Runs a study: trains and evaluates every point, skips what is done, and goes on after failures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.models.flops import state_bytes
-from rfjax.study.cohorts import cohorts, kind, run_cohort, told
+from rfjax.study.cohorts import cohorts, failure_text, kind, run_cohort
 from rfjax.study.run import run_config
 from rfjax.training import run_folder
 from rfjax.training.cohort import check_may_be_together
@@ -88,7 +88,8 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
 
 
 def check_told_apart(study: Study) -> None:
-    """Raises `ConfigError` where two points are one run, as an override of what tells them apart makes them."""
+    """Raises `ConfigError` where two points are the same run, as when an override sets the field in which they
+    differ."""
     first: dict[Config, str] = {}
     for point in study.points:
         other = first.setdefault(point.config, point.id)
@@ -125,9 +126,10 @@ def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool
 
 
 def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
-    """Runs every point in turn. A failed one is noted and passed; being told to stop is not:
-    SIGTERM or SIGINT at any time raises `Preempted` with everything saved. Many processes go from
-    point to point together, and hear of each other's failures.
+    """Runs every point in turn. A failed point is noted and passed over.
+
+    SIGTERM or SIGINT at any time raises `Preempted` with everything saved. Many processes go from point to point
+    together, and hear of each other's failures.
     """
     say = say if distributed.is_first() else lambda text: None
     together = max(point.config.train.together for point in study.points)
@@ -143,7 +145,8 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
 
 
 def _check_folder(study, root):
-    """A folder of something else is refused before a point is trained: not one by one, over hours."""
+    """Refuses a folder that holds something else, before any point is trained: found point by point it would take
+    hours."""
     if (root / "config.json").exists():
         raise ConfigError(
             f"{root} is the folder of one run (it has a config.json); give the study a --workdir of its own"
@@ -205,7 +208,7 @@ def _run_points(study, root, say, stop):
 
 
 def _run_alone(study, point, root, number, stop) -> dict[str, str]:
-    """The failure of one point, by its id; all processes hear of it."""
+    """Runs one point. Returns its failure by id, if any; all processes hear of it."""
     failure = None
     try:
         run_point(study, point, root, stop=stop)
@@ -225,21 +228,21 @@ def _run_alone(study, point, root, number, stop) -> dict[str, str]:
 
 
 def _run_together(study, points, root, programs, stop) -> dict[str, str]:
-    """The failures of points that are trained in one program, by id."""
+    """Runs points in one program. Returns their failures by id."""
     configs = {point.id: point.config for point in points}
     try:
         return run_cohort(configs, root, study.name, programs=programs, stop=stop)
     except Preempted:
         raise
     except Exception as raised:
-        return dict.fromkeys(configs, told(raised, root / points[0].id))
+        return dict.fromkeys(configs, failure_text(raised, root / points[0].id))
 
 
 def _note_failure(workdir: Path, error: str) -> None:
-    """The trainer notes its own failures; one before it is noted here, for the report.
+    """Notes for the report a failure before the trainer started; the trainer notes its own.
 
-    A folder that has a state keeps it: refusing a command must not harm a run that is done, or
-    that another process is training.
+    A folder that has a state keeps it: a refused command must not harm a run that is done, or that another process is
+    training.
     """
     if not distributed.is_first():
         return
@@ -249,10 +252,10 @@ def _note_failure(workdir: Path, error: str) -> None:
 
 
 def strangers(study: Study, root: Path) -> list[str]:
-    """The points that have not been run, for a reader of the collected results.
+    """Notes on the points that have not been run, for a reader of the collected results.
 
-    Raises `ConfigError` for a folder whose run has another config than its point: its results
-    would be shown under a config that did not make them.
+    Raises `ConfigError` for a folder whose run has another config than its point: its results would be shown under a
+    config that did not make them.
     """
     notes = []
     for point in study.points:
@@ -276,7 +279,7 @@ def describe(point: Point, size: Size) -> str:
 
 
 def _done_before(workdir: Path, config: Config) -> float:
-    """The part of a point's steps that earlier attempts have trained: it says nothing of this one's speed."""
+    """The share of a point's steps that earlier attempts trained: it says nothing of this attempt's speed."""
     with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
         if run_folder.read_status(workdir)["state"] in ("done", "diverged"):
             return 1.0
@@ -302,7 +305,7 @@ TOLD = {
 
 
 def dry_run_lines(study: Study) -> Sequence[str]:
-    """A table of the study's points: what each would cost."""
+    """The lines of a table of the study's points, with what each would cost."""
     check_told_apart(study)
     flat = {point.id: configs.flatten(point.config) for point in study.points}
     told = {name: key for name, key in TOLD.items() if len({values[key] for values in flat.values()}) > 1}

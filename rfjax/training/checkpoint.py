@@ -54,13 +54,13 @@ class Restored(NamedTuple):
 
 
 def steps_saved(workdir: Path) -> list[int]:
-    """The steps of the complete checkpoints, ascending; a torn one has another name."""
+    """The steps of the complete checkpoints, ascending. A checkpoint that was half written has another name."""
     folder = Path(workdir) / FOLDER
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
 
 def choose_step(workdir: Path, step: int | None) -> int:
-    """`step`, or the newest checkpoint's. Raises `ConfigError` for one that is not there."""
+    """Returns `step`, or the newest checkpoint's step. Raises `ConfigError` where there is no such checkpoint."""
     saved = steps_saved(workdir)
     if not saved:
         raise ConfigError(f"no checkpoint in {Path(workdir) / FOLDER}; train that run first")
@@ -74,7 +74,7 @@ def choose_step(workdir: Path, step: int | None) -> int:
 
 
 def _reader() -> ocp.Checkpointer:
-    """One that waits for no other process: each reads what its own devices need, and may fail alone."""
+    """A reader that waits for no other process: each process reads what its own devices need, and may fail alone."""
     index = jax.process_index()
     processes = ocp.options.MultiprocessingOptions(index, {index}, f"reader{index}")
     alone = {"multiprocessing_options": processes if distributed.many() else ocp.options.MultiprocessingOptions()}
@@ -88,7 +88,7 @@ def _path(workdir: Path, step: int) -> Path:
 
 
 def spent(facts: dict) -> dict[str, int | float]:
-    """What training has cost up to a checkpoint, of its facts."""
+    """What training has cost up to a checkpoint, taken from the checkpoint's facts."""
     return {name: facts[name] for name in ("images", "flops", "train_seconds")}
 
 
@@ -112,11 +112,11 @@ def stored_shapes(workdir: Path, step: int) -> dict:
 
 
 def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
-    """(tree, facts) of one checkpoint, verified.
+    """Returns (tree, facts) of one checkpoint, verified.
 
-    `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted, never the stored ones;
-    it may be a part of what was saved. Raises `RfjaxError` when anything is missing, unreadable
-    or other than what was saved; in all processes, where one finds so.
+    `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted, never those that are stored; it may be a
+    part of what was saved. Raises `RfjaxError` when anything is missing, unreadable or other than what was saved.
+    Where one process finds that, all processes raise.
     """
     with _reader() as reader:
         return _restore(reader, _path(workdir, step), abstract)
@@ -169,10 +169,10 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
 
 
 def restore_newest(workdir: Path, abstract) -> Restored | None:
-    """The newest good checkpoint; None when there is none at all. That of an import has no tree: there
-    are weights alone to start from.
+    """The newest good checkpoint; None when there is no checkpoint at all.
 
-    Raises `RfjaxError` when there are checkpoints but none can be restored.
+    An imported checkpoint has weights and no optimiser's state, so its `tree` is None. Raises `RfjaxError` when there
+    are checkpoints but none can be restored.
     """
     messages, damaged = [], []
     for step in reversed(distributed.from_first(lambda: steps_saved(workdir))):
@@ -196,11 +196,11 @@ def restore_newest(workdir: Path, abstract) -> Restored | None:
 
 
 def restore_params(workdir: Path, step: int | None = None, weights: str = "ema", sharding=None) -> tuple[Any, dict]:
-    """(parameters, facts) of a checkpoint: the average (`ema`) or the `raw` weights alone.
+    """Returns (parameters, facts) of a checkpoint: the average (`ema`) or the `raw` weights alone.
 
-    The newest step by default, whose damage is then an error rather than a fallback: a result
-    must not silently be that of another step. `sharding` is one for all arrays, or a function
-    of their shapes' tree; the first device by default.
+    By default it is the newest checkpoint. Damage to it is then an error and no fallback, because a result must not
+    silently be that of another step. `sharding` is one sharding for all arrays, or a function of the tree of their
+    shapes; by default arrays go to the first device.
     """
     if weights not in ("ema", "raw"):
         raise ConfigError(f"weights is {weights!r}; it must be ema or raw")
@@ -227,7 +227,8 @@ def set_aside(workdir: Path, steps: Sequence[int]) -> None:
 
 
 def drop(workdir: Path, step: int) -> None:
-    """Removes a checkpoint, whole: it is renamed first, so that what is left of a kill is a torn one."""
+    """Removes a whole checkpoint. The folder is renamed first, so that a kill leaves no checkpoint that looks
+    complete."""
     gone = _path(workdir, step).with_name(f"{step}.dropped")
     os.replace(_path(workdir, step), gone)
     shutil.rmtree(gone, ignore_errors=True)
@@ -245,15 +246,17 @@ class _KeptForGood(policies.PreservationPolicy):
 
 
 class SaveFailed(RfjaxError):
-    """A checkpoint could not be written; `may_pass` where trying again may help."""
+    """A checkpoint could not be written. `may_pass` is true where trying again may help."""
 
     may_pass = True
 
 
 def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> None:
-    """Calls `save(again)` until it saves, with pauses; `again` is true after a failure, and `note` is told of each.
+    """Calls `save(again)` until it succeeds, with pauses between; `again` is true after a failure, and `note` is told
+    of each failure.
 
-    Of many processes some may have saved their part, so these do not try again: all start from what is whole.
+    With many processes nothing is tried again: some may have saved their part, so all start from the last whole
+    checkpoint.
     """
     for tries, pause in enumerate((*SAVE_AGAIN_SECONDS, None)):
         try:
@@ -340,7 +343,7 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def wait(self) -> None:
-        """Until what was saved is on disk. Raises `SaveFailed` when it could not be."""
+        """Waits until what was saved is on disk. Raises `SaveFailed` when it could not be written."""
         try:
             with self._saving():
                 self._manager.wait_until_finished()
@@ -348,7 +351,7 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def open_again(self) -> None:
-        """After a failure: drops what it left, so that the same step can be saved again."""
+        """Drops what a failed save left, so that the same step can be saved again."""
         with contextlib.suppress(Exception):
             self._manager.close()
         self._open()
@@ -376,10 +379,8 @@ _WILL_NOT_PASS = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _is_of(error: BaseException | None, numbers: Sequence[int]) -> bool:
-    """Whether an error, or one that it came of, is one of these of the system's.
-
-    TensorStore gives no errno, but the system's text for it.
-    """
+    """Whether an error, or an error that caused it, is one of these system errors. TensorStore gives no errno, only
+    the system's text."""
     while error is not None:
         if getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers):
             return True
@@ -388,6 +389,7 @@ def _is_of(error: BaseException | None, numbers: Sequence[int]) -> bool:
 
 
 def _brief(error: Exception) -> str:
-    """The first line of an error, shortened in the middle: what was done comes first, and why it failed last."""
+    """The first line of an error, shortened in the middle: the line begins with what was done and ends with the
+    reason."""
     line = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {line if len(line) <= 360 else f'{line[:120]} ... {line[-240:]}'}"

@@ -42,8 +42,8 @@ def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32
 def checksums(tree) -> dict[str, int]:
     """A uint32 checksum of each array's bits and their places, by path.
 
-    Each is fetched before the next is asked for: XLA's CPU client admits 32 programs at a time to a
-    device, and many small ones with a sum over devices in each can so wait for each other for ever.
+    Each checksum is fetched before the next is asked for. XLA's CPU client admits 32 programs at a time to a device,
+    and many small programs that each sum over devices can wait for each other for ever.
     """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     return {
@@ -53,8 +53,8 @@ def checksums(tree) -> dict[str, int]:
 
 
 def host_checksums(tree) -> dict[str, int]:
-    """As `checksums`, of NumPy arrays, in parts along the first axis: beside a large one there may be
-    no room for the intermediate values of all of it."""
+    """Checksums of NumPy arrays, as `checksums` gives them. A large array is taken in parts along its first axis,
+    because there may be no room for the intermediate values of the whole."""
     sums = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name, leaf = path_name(path), np.atleast_1d(leaf)

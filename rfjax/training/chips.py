@@ -1,7 +1,8 @@
-"""The chips that are known: what one computes, holds and sends, and what JAX calls it.
+"""The table of known chips: what a chip computes, holds and sends, and what JAX calls it.
 
-One table for training (the peak in MFU), benchmarks and plans. A chip that is not here has no peak: MFU is then
-null, never a guess. A row without `shapes` has a peak and no more, so nothing can be planned for it. No JAX here.
+Training (the peak in MFU), benchmarks and plans read this one table. A chip that is not in it has no peak: MFU is
+then null, never a guess. A row without `shapes` has a peak and nothing else, so nothing can be planned for it. No JAX
+here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One chip. Bandwidths are bytes a second; a link's is that of one direction."""
+    """One chip. Bandwidths are in bytes a second; a link's bandwidth is that of one direction."""
 
     name: str
     kind: str  # tpu | cuda | rocm, as `models/attention.py` names platforms

@@ -46,7 +46,7 @@ OnCheckpoint = Callable[[int, Sequence[Run], Callable[[Run], dict]], None]
 
 
 def may_join(config: Config) -> tuple:
-    """What two runs must have in common to be trained together: all but `OWN`."""
+    """What two runs must have in common to be trained together: every field but those in `OWN`."""
     return tuple(sorted((key, str(value)) for key, value in schema.flatten(config).items() if key not in OWN))
 
 
@@ -128,10 +128,10 @@ def _check_may_start(member: Run) -> None:
 
 
 def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
-    """The members by the checkpoint that they go on from (None: from the start), the earliest first.
+    """The members grouped by the checkpoint from which they go on (None: from the start), the earliest group first.
 
-    A kill between two members' saves leaves some one save ahead. Those go back to the checkpoint before,
-    where they have it, so that all stay together; more than one save back is not worth it.
+    A kill between the saves of two members leaves some members one save ahead. Those go back to the checkpoint
+    before, where they have it, so that all stay together. Going back further is not worth it.
     """
     saved = {member: checkpoint.steps_saved(member.workdir) for member in members}
     reach = members[0].config.train.checkpoint_every
@@ -145,7 +145,7 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
 
 
 class _Quiet(Progress):
-    """A member's progress: what must be said goes to the cohort's, with its name."""
+    """A member's progress, which passes notes on to the cohort's progress with the member's name."""
 
     def __init__(self, name: str, progress: Progress):
         self._name, self._progress = name, progress
@@ -158,7 +158,7 @@ class _Quiet(Progress):
 
 
 class _Cohort:
-    """One attempt at the runs that go on from one step."""
+    """One attempt at the runs that go on from the same step."""
 
     def __init__(self, members: Sequence[Run], step: int | None):
         self.members, self.shared = list(members), members[0]  # the first has what all share
@@ -174,7 +174,7 @@ class _Cohort:
 
     @property
     def places(self) -> list[int]:
-        """Where in the stack the members are that go on."""
+        """The places in the stack of the members that still train."""
         return [place for place, member in enumerate(self.members) if member.workdir not in self.failures]
 
     @property
@@ -182,8 +182,8 @@ class _Cohort:
         return [self.members[place] for place in self.places]
 
     def restore(self, failures: dict[Path, Exception]) -> bool:
-        """Reads every member's state. False where a checkpoint is damaged: it is then set aside, or, where the
-        member has no other, the member is put among the `failures`."""
+        """Reads every member's state. Returns False where a checkpoint is damaged: the checkpoint is then set aside,
+        or, where the member has no other, the member is put among the `failures`."""
         if self.first is None:
             optimizer, (key, _) = make_optimizer(self.config.train), run_keys(self.config.seed)
             state = jax.jit(lambda key: init_state(self.shared.backbone.init, optimizer, key))(key)
@@ -215,7 +215,8 @@ class _Cohort:
         return True
 
     def train(self, on_checkpoint, stop, log_seconds) -> None:
-        """Raises `Preempted`, and what fails them all; `failures` has those that diverged."""
+        """Trains the cohort. Raises `Preempted`, and any failure that ends all members; `failures` holds the members
+        that diverged."""
         try:
             self._train(on_checkpoint, stop, log_seconds)
         except BaseException as error:

@@ -33,8 +33,8 @@ def cohort_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def lanes(members: int, mesh: Mesh) -> list[int]:
-    """The member that stands in each place of the stack: every device gets equally many, so the last
-    member fills the places left over, and what it does there is thrown away."""
+    """The member that stands in each place of the stack. Every device gets equally many places, so the last member
+    fills those left over, and its results there are thrown away."""
     return [min(place, members - 1) for place in range(-(-members // mesh.size) * mesh.size)]
 
 

@@ -1,4 +1,4 @@
-"""What the run stands on: devices, and the peak of those whose peak is known."""
+"""The devices that a run uses, and the peak of those whose peak is known."""
 
 from __future__ import annotations
 

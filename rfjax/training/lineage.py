@@ -43,7 +43,7 @@ class Parent(NamedTuple):
     flops: float
 
     def is_named_by(self, text: str) -> bool:
-        """Whether `RUN@STEP`, or `RUN` alone, may name it; its checkpoint need not be there still."""
+        """Whether `RUN@STEP`, or `RUN` alone, can mean this parent. Its checkpoint need not exist any more."""
         folder, at, step = _split(text)
         return Path(folder).resolve() == Path(self.path).resolve() and (not at or step == str(self.step))
 
@@ -80,10 +80,11 @@ def read_parent(text: str) -> Parent:
 
 
 def check_fits(parent: Parent, run: Run) -> None:
-    """Raises `ConfigError` where a run could not `inherit` the parent's weights, or they would mean something else.
+    """Raises `ConfigError` where a run cannot `inherit` the parent's weights, or where the weights would mean
+    something else.
 
-    The error names the keys in which the two configs' models differ, with both values, or a parameter where the
-    parent's config says nothing.
+    The error names the config keys in which the two models differ, with both values. Where the parent's config does
+    not tell, it names a parameter.
     """
     given = _stored_shapes(parent)
     asked = _shapes(jax.eval_shape(run.backbone.init, jax.random.key(0)))
@@ -97,10 +98,11 @@ def check_fits(parent: Parent, run: Run) -> None:
 
 
 def _check_made_with(parent, corpus):
-    """Refuses a parent that learnt from what other models made, as its run.json says: another autoencoder's latents,
-    or another encoder's features, mean something else to the same weights.
+    """Refuses a parent whose corpus was made by other frozen models, as its run.json says.
 
-    Encoders that only one of the two uses are no hindrance: a slot may be empty, as condition dropout leaves it.
+    Latents of another autoencoder, or features of another text encoder, would mean something else to the same
+    weights. An encoder that only one of the two runs uses is allowed: its slot may be empty, as condition dropout
+    leaves it.
     """
     theirs = (run_folder.read_json(Path(parent.path) / "run.json") or {}).get("made_with") or {}
     ours = corpus.made_with
@@ -143,7 +145,7 @@ def inherit(parent: Parent, params, ema):
 
 
 def stream_offset(parent: Parent | None, batch_size: int) -> int:
-    """The step whose data and noise a child's step 0 uses: the first beyond what its line has seen."""
+    """The step whose data and noise a child uses at its step 0: the first step that none of its ancestors has seen."""
     return math.ceil(parent.images / batch_size) if parent else 0
 
 
@@ -156,7 +158,8 @@ def _stored_shapes(parent: Parent) -> dict[str, tuple[int, ...]]:
 
 
 def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...]]) -> str:
-    """What of `asked` the parameters `given` cannot fill, or the other way; empty where they fit."""
+    """The parameters of `asked` that `given` cannot fill, and those of `given` that `asked` lacks; empty where they
+    fit."""
     missing = sorted(name for name in asked.keys() - given.keys() if not _NEW_SCALE.search(name))
     if missing:
         return f"that run has no parameter {missing[0]}"
@@ -168,7 +171,8 @@ def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...
 
 
 def _differences(parent: Parent, config: Config) -> list[str]:
-    """What differs in the keys that shape parameters; nothing where the parent's config is not to be had."""
+    """The config keys that shape parameters and differ between the two runs; empty where the parent's config is
+    missing."""
     try:
         held = run_folder.read_json(Path(parent.path) / "config.json")
         theirs = schema.from_dict(held) if held else config

@@ -50,8 +50,10 @@ class TrainResult(NamedTuple):
 
 
 def flops_before(schedule: Schedule, flops_of_buckets: Sequence[int], stream_offset: int, step: int) -> int:
-    """The FLOPs of one image of each of a run's first `step` steps, which are those of the schedule from
-    `stream_offset` on."""
+    """FLOPs of the first `step` steps, counted for one image of each step.
+
+    The run's steps are those of the schedule from `stream_offset` on.
+    """
     begun, now = schedule.taken(stream_offset), schedule.taken(stream_offset + step)
     return sum(flops * (after - before) for flops, before, after in zip(flops_of_buckets, begun, now, strict=True))
 
@@ -121,7 +123,7 @@ def train(
 
 
 def disk_trouble(error: BaseException, workdir: Path) -> RfjaxError | None:
-    """What to tell of an error that is the disk's; None of another."""
+    """The error to raise for an `OSError` of the disk, with the remedy; None for any other error."""
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         remedy = "make room or mend the disk, then give the same command again"
         return RfjaxError(f"{workdir} cannot be written ({error}); {remedy}")
@@ -129,8 +131,8 @@ def disk_trouble(error: BaseException, workdir: Path) -> RfjaxError | None:
 
 
 def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
-    """Claims the run's folder for this attempt, until `stack` ends; whether the run in it is done. Raises what `train`
-    refuses."""
+    """Claims the run's folder for this attempt, until `stack` ends. Returns whether the run in it is done. Raises all
+    that `train` refuses."""
     workdir = run.workdir
     run_folder.check_config(workdir, run.config)
     if init_from and not (workdir / "run.json").exists():
@@ -153,12 +155,12 @@ def _done_before(workdir, step) -> TrainResult:
 
 
 def _on_first_process(stack, make):
-    """`make()` entered on `stack` by process 0, None elsewhere: one process writes each file."""
+    """Enters `make()` on `stack` in process 0, and gives None in the others: each file has one writer."""
     return stack.enter_context(make()) if distributed.is_first() else None
 
 
 class _Attempt:
-    """One attempt at a run: what its parts share."""
+    """One attempt at a run, and the values that its parts share."""
 
     def __init__(self, run: Run, init_from: str | None, keep_steps: Collection[int]):
         train = run.config.train
@@ -178,7 +180,7 @@ class _Attempt:
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
-        """The parent on record, else the one asked for; where there are both, they must agree."""
+        """The parent in run.json, else the parent that `--init` asks for. Where there are both, they must agree."""
         if record is None:
             return lineage.read_parent(init_from) if init_from else None
         recorded = lineage.Parent(**record["parent"]) if record["parent"] else None
@@ -248,8 +250,8 @@ class _Attempt:
         return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
 
     def _first_state(self) -> tuple[TrainState, dict, tuple[str, ...]]:
-        """(state, its checkpoint's facts, messages): of the newest checkpoint, else with imported
-        or a parent's weights, else new."""
+        """(state, its checkpoint's facts, messages). The state is that of the newest checkpoint, else one with
+        imported or inherited weights, else a new one."""
         origin, facts, messages = self.parent, {}, ()
         restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
         if restored is not None:
@@ -268,7 +270,7 @@ class _Attempt:
         return made(*inputs), facts, messages
 
     def _announce(self, progress) -> None:
-        """Where the run stands, before the wait for the compiler."""
+        """Says where the run stands, before the wait for the compiler."""
         name, steps = self.record["run"], self.config.train.steps
         if self.step:
             progress.note(f"{name}: resumed at step {self.step} of {steps}")
@@ -290,7 +292,7 @@ class _Attempt:
         return compiled, put
 
     def _flops_per_image(self):
-        """As `Spending` wants them: where there are aspect buckets, of the steps that took each."""
+        """FLOPs of one image, as `Spending` takes them: a number, or for aspect buckets a function of the step."""
         if not self.record.get("buckets"):
             return self.record["flops_per_image"]
         each = [bucket["flops_per_image"] for bucket in self.record["buckets"]]
@@ -327,7 +329,7 @@ class _Attempt:
         self.record = write_record(self.run, self.record, facts, self.step)
 
     def _must_save_again(self, checkpoints) -> bool:
-        """Whether a save in the background has failed: the present state is then saved in its place."""
+        """Whether a save in the background has failed. The present state is then saved in its place."""
         if distributed.many() or self.step % self.config.train.log_every:
             return False
         try:

@@ -16,7 +16,7 @@ from rfjax.flow.resolution import formulation_at
 
 
 class ExampleLosses(NamedTuple):
-    """What a loss says beside its mean."""
+    """Each example's t and loss, of which the batch's loss is the mean."""
 
     t: Float[Array, " batch"]
     losses: Float[Array, " batch"]
@@ -34,7 +34,7 @@ def run_keys(seed: int) -> tuple[Array, Array]:
 
 
 class StepInputs(NamedTuple):
-    """What a step's examples are trained on, whatever the formulation; u decides their t."""
+    """The inputs of a step's examples, the same for every formulation; the formulation makes t of u."""
 
     u: Float[Array, " batch"]
     noise: Float[Array, "batch height width channels"]

@@ -1,8 +1,7 @@
 """Where arrays live: the device mesh, and the sharding of a whole state over it.
 
-Which axis splits what is the table of `models/sharding.py`. Optimiser moments and averages follow
-their parameters, because rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel`
-is a `qkv/kernel`.
+The table of `models/sharding.py` says which axis splits what. Optimiser moments and averages follow their parameters,
+because rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel` is a `qkv/kernel`.
 """
 
 from __future__ import annotations
@@ -89,16 +88,14 @@ def shardings(mesh: Mesh | AbstractMesh, tree):
 
 
 def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
-    """The places of the global batch that this process's devices hold, ascending.
-
-    They need not follow each other, and where `tensor` spans processes several hold the same.
-    """
+    """The places of the global batch that this process's devices hold, ascending. The places need not be consecutive.
+    Where `tensor` spans processes, several processes hold the same places."""
     slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
 
 
 def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], local):
-    """The global batch from each process's rows, those of its `places_here`, as a tree of arrays."""
+    """The global batch as a tree of arrays, made of the rows that each process gives: those of its `places_here`."""
     sharding = NamedSharding(mesh, BATCH)
 
     def put(array):
@@ -113,8 +110,8 @@ def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], loc
 
 
 def spread(tree, sharding: NamedSharding | None):
-    """Arrays that every process has whole, each process's own part of them put on its devices; as they are where
-    `sharding` is None."""
+    """Arrays that every process holds whole, put on the devices by `sharding`: each process gives its own part.
+    Without a sharding they are returned as they are."""
     if sharding is None:
         return tree
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), tree)

@@ -46,10 +46,8 @@ class Window:
             }
 
     def close(self, last: StepMetrics) -> dict:
-        """The means as part of a row, with the last step's values; starts a new window.
-
-        `loss_by_t[i]` is over the examples with t in [i/10, (i+1)/10), null where there is none.
-        """
+        """Ends the window: returns its means, with the last step's values, as part of a row. `loss_by_t[i]` is over
+        the examples with t in [i/10, (i+1)/10), and null where there are none."""
         sums = self._sums
         steps = sums["steps"]
         row = {

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, a plain line now and then elsewhere."""
+"""The progress of a run: a bar on a terminal, now and then a plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 def engineering(value: float, unit: str) -> str:
-    """1.23e12, "FLOP/s" -> "1.23 TFLOP/s"."""
+    """Formats a number with its unit: 1.23e12, "FLOP/s" gives "1.23 TFLOP/s"."""
     for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= scale:
             return f"{value / scale:.3g} {prefix}{unit}"
@@ -19,7 +19,7 @@ def engineering(value: float, unit: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A time as a person reads it: 3m12s, 5h07m."""
+    """Formats seconds: 3m12s, 5h07m."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
@@ -80,7 +80,7 @@ class Progress:
             self._bar.update(step - self._bar.n)
 
     def row(self, row: dict) -> None:
-        """What a metrics row says."""
+        """Shows the loss and the rates of a metrics row."""
         rate = row["images_per_second"]
         parts = [f"loss {row['loss']:.4f}" if row["loss"] is not None else "loss -"]
         if rate:

@@ -1,8 +1,8 @@
-"""The `Run` value: a config with all that is made of it, checked once and then passed whole.
+"""The `Run` value: a config with all that is made from it, checked once and then passed whole.
 
-`make_run` is a run here, to be trained, measured or timed; `open_run` the one in a folder; `plan_run` one
-of which shapes and costs alone are asked. None of them writes anything, so what they refuse is refused
-before a folder is claimed.
+`make_run` makes a run that is to be trained, measured or timed; `open_run` opens the run in a folder; `plan_run`
+makes a run for shapes and costs alone. None of them writes anything, so what they refuse is refused before a folder
+is claimed.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention", "data
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """One run: its config, the corpus it learns from, its network, its devices, its name in every table.
+    """One run: its config, the corpus it learns from, its network, its devices, and its name in every table.
 
-    `mesh` is None of a run that is only planned, and `workdir` of one without a folder. Raises `ConfigError` for
+    `mesh` is None where the run is only planned, and `workdir` where the run has no folder. Raises `ConfigError` for
     latents that the network cannot take, and for a formulation that cannot have the config's timestep shift.
     """
 
@@ -71,7 +71,8 @@ class Run:
 
     @property
     def flops_per_image(self) -> int:
-        """Training: forward and backward, as the mean over the latent shapes of a whole cycle of steps."""
+        """Training FLOPs of an image, forward and backward: the mean over the latent shapes in a whole cycle of
+        steps."""
         return self._mean(training_flops)
 
     @property
@@ -80,7 +81,7 @@ class Run:
 
     @property
     def flops_of_parts(self) -> tuple[int, ...]:
-        """Training, of one image of each of the corpus's latent shapes."""
+        """Training FLOPs of an image in each of the corpus's latent shapes."""
         return tuple(training_flops(self.config.model, part.shapes) for part in self.corpus.parts)
 
     def _mean(self, count: Callable[[ModelConfig, BatchShapes], int]) -> int:
@@ -92,12 +93,12 @@ class Run:
 
     @property
     def batch_sharding(self) -> NamedSharding | None:
-        """How a batch is split over the devices; None where there is one device and nothing to split."""
+        """How a batch is split over the devices; None where there is one device."""
         return NamedSharding(self.mesh, BATCH) if self.mesh.size > 1 else None
 
     @property
     def batch_ways(self) -> int:
-        """The devices that a batch is split over; each takes as many of its examples."""
+        """The number of parts into which a batch is split, each with equally many examples."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     @contextlib.contextmanager
@@ -123,11 +124,11 @@ def make_run(
     point: str | None = None,
     like: Run | None = None,
 ) -> Run:
-    """The run of a config on all of JAX's devices, to be trained, measured or timed.
+    """Makes the run of a config on all of JAX's devices, to be trained, measured or timed.
 
-    With `like`, a run that differs in nothing that shapes them, the corpus, network and mesh are that run's.
-    Raises `ConfigError` for what cannot be: an unknown corpus, a network or an attention that does not fit, a
-    mesh that is not of the devices.
+    With `like`, the run takes over corpus, network and mesh of a run whose config shapes them in the same way. Raises
+    `ConfigError` for an unknown corpus, a network or an attention that does not fit, and a mesh that does not match
+    the devices.
     """
     if like is None:
         corpus, mesh = load_corpus(config.data, config.seed), make_mesh(config.mesh)
@@ -138,8 +139,10 @@ def make_run(
 
 
 def plan_run(config: Config, workdir: Path | None = None) -> Run:
-    """The run of a config for what follows from shapes: parameters, FLOPs, layouts. It has no mesh, and its attention
-    is any that this machine has; corpora and networks of earlier plans are used again."""
+    """Makes the run of a config for what follows from shapes: parameters, FLOPs, layouts.
+
+    It has no mesh, and any attention that this machine has. Corpora and networks of earlier plans are used again.
+    """
     corpus = _corpus(config.data, config.seed)
     return _named(config, workdir, None, None, corpus=corpus, backbone=_network(config.model, corpus.shapes))
 
@@ -149,8 +152,8 @@ _network = functools.lru_cache(make_backbone)
 
 
 def _named(config: Config, workdir: str | Path | None, study: str | None, point: str | None, **parts) -> Run:
-    """A run is called what its folder's run.json calls it, whatever the folder is called by now; else study/point,
-    else as its folder."""
+    """Makes a run with its name: the one in its folder's run.json, whatever the folder is called now; else
+    study/point; else the folder's name."""
     workdir = None if workdir is None else Path(workdir)
     record = distributed.from_first(lambda: run_folder.read_json(workdir / "run.json")) if workdir else None
     named = "/".join(part for part in (study, point) if part) or (workdir.absolute().name if workdir else config.name)
@@ -186,8 +189,8 @@ def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxy
 
 
 def describe(run: Run, parent: dict | None) -> dict:
-    """run.json as it is first written. `parent` is null, or the run, step, images and FLOPs that
-    this run's weights come with."""
+    """The first content of run.json. `parent` is None, or the run, step, images and FLOPs that this run's weights
+    come with."""
     config, corpus = run.config, run.corpus
     return {
         "schema": 1,

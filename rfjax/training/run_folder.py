@@ -96,7 +96,7 @@ def lock(workdir: Path) -> Iterator[None]:
 
 
 def note_traceback(workdir: Path, error: BaseException) -> None:
-    """Leaves what Python says of an unforeseen error in `error.txt`, if that can be written."""
+    """Writes the traceback of an unforeseen error to `error.txt`, if the disk allows."""
     with contextlib.suppress(OSError):
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
@@ -135,7 +135,7 @@ def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:
 
 
 def started(record: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
-    """`record` with one more start: on what, by which code, and of how many runs trained together."""
+    """`record` with an entry for one more start: its hardware, its code, and how many runs are trained together."""
     on = {
         "code_hash": code_hash(),
         "hardware": hardware.describe(mesh.devices.flatten().tolist()),

@@ -1,4 +1,4 @@
-"""Everything a run carries from step to step, as one pytree."""
+"""The state that a run carries from step to step, as one pytree."""
 
 from __future__ import annotations
 

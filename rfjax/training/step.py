@@ -23,7 +23,7 @@ TIME_BINS = 10  # equal bins of t in [0, 1] that the training loss is reported b
 
 
 class StepMetrics(NamedTuple):
-    """Measured by one step, on device; `groups` are the params' top-level keys, sorted."""
+    """What a step measures, on device. `groups` are the top-level keys of the parameters, sorted."""
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]  # before clipping
@@ -59,11 +59,11 @@ def _microbatches(mesh, array, accumulate):
 
 
 def _rounded(params, config, mesh):
-    """`params` with kernels in the compute type, which each part then has the gradient by.
+    """`params` with kernels rounded to the compute type once, before the loop over parts.
 
-    A part's gradient leaves its layer in that type. Kept in it, not as float32, it takes half the memory
-    beside the float32 sum of the parts; and a float32 copy of the kernels that the TPU compiler lays out
-    anew for the loop becomes this one. The barrier keeps the compiler from rounding inside the loop.
+    Each part's gradient then stays in the compute type: half the memory beside the float32 sum of the parts. The
+    float32 copy of the kernels that the TPU compiler lays out anew for the loop becomes this one. The barrier keeps
+    the compiler from rounding inside the loop.
     """
     if config.compute_dtype == "float32":
         return params
@@ -96,7 +96,7 @@ def _gradients(loss_fn, params, batch, step, config, mesh):
 
 
 class StepParts(NamedTuple):
-    """The two halves of a step, which `make_train_step` compiles as one and a benchmark on their own."""
+    """The two halves of a step. `make_train_step` compiles both as one program; a benchmark compiles each alone."""
 
     gradients: Callable  # (params, batch, step) -> (gradients, loss, bins)
     update: Callable  # (state, gradients, loss, bins) -> (state, metrics)
@@ -123,7 +123,8 @@ def step_parts(
 
 
 def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, groups: list[str]) -> Callable:
-    """`update(state, gradients, loss, bins) -> (state, metrics)`; one that is not finite changes only the counters."""
+    """`update(state, gradients, loss, bins) -> (state, metrics)`. A step that is not finite changes only the
+    counters."""
     rate = learning_rate(config)
 
     def update(state, grads, loss, bins):

@@ -147,7 +147,8 @@ def compiled(what: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def compiled_at_first_call(what: str, jitted: Callable) -> Callable:
-    """`jitted`; many processes compile it ahead of the first call with arguments of new shapes, as `compiled`."""
+    """Returns `jitted`. With many processes its programs are compiled ahead of the first call with new shapes, as
+    `compiled` does."""
     programs = {}
 
     def call(*arguments):
@@ -182,7 +183,7 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def everyones(word: str | None) -> list[str | None]:
-    """Each process's word, in their order. It is what tells all of a failure in one."""
+    """The word of each process, in their order. This is how all processes hear of a failure in one of them."""
     if not many():
         return [word]
     folder = f"rfjax/words/{next(_numbers)}"
@@ -193,7 +194,7 @@ def everyones(word: str | None) -> list[str | None]:
 
 
 def first_failure(error: Exception | None) -> str | None:
-    """The first process's failure that has one, where each tells its own; None where all went well."""
+    """The failure of the first process that has one; None where no process failed. Every process passes its own."""
     words = everyones(None if error is None else str(error) or type(error).__name__)
     failed = [(index, word) for index, word in enumerate(words) if word is not None]
     if not failed:
@@ -282,7 +283,7 @@ def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
 
 
 def _on_abort(do: Callable[[], None] | None) -> None:
-    """Calls `do`, once, where C++ aborts the process, which dies of it still where `do` returns."""
+    """Calls `do` once when C++ aborts the process. The process ends even where `do` returns."""
     global _kept
     libc = ctypes.CDLL(None)
     install = getattr(
@@ -296,7 +297,7 @@ def _on_abort(do: Callable[[], None] | None) -> None:
 
 
 def _who(error: str, job: Job, heartbeat_seconds: int) -> str:
-    """Which process is gone, by the service's error."""
+    """The process that is gone, taken from the error of JAX's service."""
     lost = re.search(r"Task (\d+) heartbeat", error)
     if lost:
         return f"process {lost[1]} has not been heard of for {heartbeat_seconds} s"
@@ -314,7 +315,7 @@ def _listens(address: str) -> bool:
 
 
 def _touch(address: str) -> None:
-    """Raises `OSError` where nobody listens at HOST:PORT."""
+    """Raises `OSError` where no process listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
@@ -332,10 +333,8 @@ def _end(message: str, status: int) -> None:
 
 
 def explained(error: BaseException) -> BaseException:
-    """`error`, or `PeerLost` where it came of a process that is lost.
-
-    A broken connection is seen before the service calls a process lost: this waits for that word.
-    """
+    """`error`, or `PeerLost` where the error was caused by a lost process. A connection breaks before JAX's service
+    reports the process as lost, so this waits for the report."""
     if not many() or not _is_of_connections(error):
         return error
     deadline = time.monotonic() + _heartbeat + 10
@@ -348,7 +347,7 @@ _SIGNS = ("gloo", "nccl", "connection", "socket", "unavailable", "deadline", "he
 
 
 def _is_of_connections(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, may be another process's silence."""
+    """Whether an error, or an error that caused it, may come from another process's silence."""
     while error is not None:
         ours = isinstance(error, RfjaxError) or not isinstance(error, Exception)
         if not ours and any(sign in str(error).lower() for sign in _SIGNS):

@@ -1,4 +1,4 @@
-"""Being told to stop: a flag that signals set and the loop reads between steps."""
+"""The flag that says a run was told to stop: signals set it, and the loop reads it between steps."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ _progress = _Progress()
 
 
 def beat() -> None:
-    """Something was done: a step, a batch."""
+    """Notes progress: a step or a batch is done."""
     _progress.at = time.monotonic()
 
 
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Names what is being done, for the message; beginning and end are progress."""
+    """Names the present work, for the message. Its beginning and its end count as progress."""
     _progress.doing.append(what)
     beat()
     try:
@@ -45,7 +45,7 @@ def doing(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def over(seconds: float, name: str, remedy: str) -> Iterator[None]:
-    """Ends the process where nothing `beat` for `seconds`; 0 is for ever."""
+    """Ends the process where `beat` was not called for `seconds`; 0 waits for ever."""
     if not seconds:
         yield
         return
@@ -67,7 +67,8 @@ def over(seconds: float, name: str, remedy: str) -> Iterator[None]:
 
 
 def _end(message: str) -> None:
-    """At once: what hangs would hang a tidy end too. What is on disk is whole, and resumes."""
+    """Ends the process at once, because what hangs would hang an orderly end too. The files on disk are whole, and
+    the run resumes."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os.write(2, f"rfjax: {message}\n".encode())
