@@ -1,1 +1,1 @@
-"""Measuring a run: paired validation loss, samples, GenEval, and the records that keep what was found."""
+"""Measuring a run: paired validation loss, samples, GenEval, and the records of what was measured."""

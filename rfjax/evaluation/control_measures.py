@@ -40,10 +40,10 @@ TRUTH_SETS = 8  # such sets, whose mean distance it is
 def resamples_of_prompts(
     prompts_per_task: Sequence[int], seed: int, resamples: int = RESAMPLES
 ) -> Integer[np.ndarray, "resamples prompts"]:
-    """How often each prompt is drawn: with replacement, within each task as many as it has.
+    """How often each prompt is drawn in each resample: with replacement, as many within a task as the task has.
 
-    A function of the arguments and nothing else, so that resample b is the same in every run. The
-    draws of a task do not depend on the other tasks. Prompts are in the order of tasks.
+    The draws depend on the arguments alone, so that resample b is the same in every run. The draws of a task do not
+    depend on the other tasks. Prompts are in the order of tasks.
     """
     return np.concatenate(
         [
@@ -133,19 +133,22 @@ def ranking_record(
 
 
 def shifted_interval(value: float, replicates: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
-    """The 95 % interval of a measure from its replicates, moved so that their mean is the value.
+    """The 95 % interval of a measure from its replicates, moved so that the replicates' mean is the measured value.
 
-    A resample holds fewer distinct prompts than the sample, and a distance between sets grows with
-    that: the replicates lie above the value by about what the value itself lies above the
-    distance of infinitely many images. Their spread says how sure the value is; their place does not.
+    A resample holds fewer distinct prompts than the sample, and a distance between sets grows with that. So the
+    replicates lie above the value by about as much as the value lies above the distance of infinitely many images.
+    Their spread says how uncertain the value is; their mean says nothing.
     """
     low, high = np.percentile(replicates, PERCENTILES) - np.mean(replicates) + value
     return float(low), float(high)
 
 
 def _clusters(own):
-    """Each image's place among the distinct prompts, and their tasks; prompts in the order of tasks, then
-    as they come. A prompt may be asked more than once: its images share their fate all the same."""
+    """Each image's place among the distinct prompts, and the prompts' tasks, in the order of tasks and then of
+    prompts.
+
+    A prompt may be asked more than once: its images are drawn together all the same.
+    """
     first: dict[str, str] = {}
     for row in own:
         if row["tag"] not in TASKS:
@@ -189,7 +192,8 @@ _truths: dict[tuple, float] = {}
 
 
 def _ground_truth(corpus, own, reference: Reference) -> float:
-    """The distance of pictures drawn for the very prompts, as many, mean over sets; once a process."""
+    """The distance of pictures drawn for the same prompts, equal in number to the images: the mean over sets, made
+    once a process."""
     key = (reference.sha1, corpus.fingerprint, json.dumps(own))
     if key not in _truths:
         found = []
@@ -202,5 +206,5 @@ def _ground_truth(corpus, own, reference: Reference) -> float:
 
 
 def _plain(values):
-    """Eight digits are far more than the resamples are worth; null where there is no number."""
+    """Values rounded to eight digits, far more than the resamples are worth; None where there is no number."""
     return [float(f"{value:.8g}") if math.isfinite(value) else None for value in values]

@@ -1,7 +1,6 @@
-"""The evaluations of a run's checkpoints: which are due, and each one's record.
+"""The evaluations of a run's checkpoints: which are due, and the record of each in the run's folder.
 
-A run's own folder receives them. An evaluation whose record is there is not done again, so a
-study that was stopped goes on with what is missing.
+An evaluation that has a record is not done again, so a study that was stopped goes on with those that are missing.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ KINDS = {"validation": validation, "geneval": geneval, "ranking": ranking}
 def due_at(
     config: Config, run: str, step: int, *, everything: bool = False, only: str | None = None
 ) -> list[Evaluation]:
-    """What the config asks to be measured at a step; the last step, or `everything`, gets it all.
+    """The evaluations that the config asks for at a step. The last step has all of them, and so has any step with
+    `everything`.
 
     `only` names the one set of weights to measure, whatever the config lists.
     """
@@ -51,7 +51,7 @@ def due_at(
 
 
 class Evaluator:
-    """Measures checkpoints of one run; what is compiled serves all of them."""
+    """Measures checkpoints of one run. Compiled programs serve all checkpoints."""
 
     def __init__(self, run: Run, programs: Programs | None = None):
         self.run, self._programs = run, {} if programs is None else programs
@@ -72,10 +72,10 @@ class Evaluator:
         params: Mapping[str, object] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Measures and records. `params` by weights ("ema", "raw"); by default from checkpoints.
+        """Measures and records evaluations.
 
-        `stop` is polled before each evaluation; told to stop, it raises `Preempted`, and the
-        next attempt finds the rest missing.
+        `params` are parameters by weights ("ema", "raw"); by default they are read from checkpoints. `stop` is polled
+        before each evaluation. Told to stop, this raises `Preempted`, and the next attempt finds the rest missing.
         """
         with self.run.computing():
             for step, due in itertools.groupby(evaluations, key=lambda one: one.step):
@@ -100,7 +100,8 @@ class Evaluator:
                 raise RfjaxError(failure)
 
     def _recorded(self, write) -> str | None:
-        """Calls `write`, in process 0 alone, for every file is written by one; its failure, in all of them."""
+        """Calls `write` in process 0 alone, because each file has one writer. Its failure is returned in all
+        processes."""
         failure = None
         try:
             if distributed.is_first():

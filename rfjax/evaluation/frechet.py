@@ -27,7 +27,7 @@ RENDERED_AT_ONCE = 1024
 
 
 class Moments(NamedTuple):
-    """A Gaussian, or several along leading axes."""
+    """The mean and covariance of a Gaussian, or of several along leading axes."""
 
     mean: Float[np.ndarray, "*sets d"]
     covariance: Float[np.ndarray, "*sets d d"]
@@ -45,7 +45,7 @@ def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] |
 def frechet_distance(a: Moments, b: Moments) -> Float[np.ndarray, "*sets"] | np.floating:
     """The distance of `a` from `b`, in the square of the features' unit; 0 where they are equal.
 
-    `b` may be several Gaussians along leading axes; then so many distances.
+    `b` may be several Gaussians along leading axes, each of which gives a distance.
     """
     root = _symmetric_root(a.covariance)
     product = root @ b.covariance @ root
@@ -63,7 +63,7 @@ def _symmetric_root(matrix):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What samples are compared with: real images of a corpus, as a Gaussian."""
+    """Real images of a corpus as a Gaussian, with which samples are compared."""
 
     moments: Moments
     split: str
@@ -113,7 +113,7 @@ def _reference(corpus, shares, n):
 
 
 def as_uint8(images: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
-    """Pixels of [0, 1] as they would be kept in a file; uint8 as they are."""
+    """Pixels in [0, 1] as a file would keep them; uint8 pixels are returned as they are."""
     if images.dtype == np.uint8:
         return images
     return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -117,8 +117,10 @@ def generator_of(
     path_length: bool = False,
     program: Callable | None = None,
 ) -> Callable:
-    """`make_generator`'s of a run's network, its batches split over the run's mesh, for latents of a shape, by default
-    the corpus's own, the first of several."""
+    """The generator (`make_generator`) of a run's network, with batches split over the run's mesh.
+
+    It makes latents of the given shape, by default the first of the corpus's own shapes.
+    """
     latent_shape = latent_shape or run.corpus.shapes.latents
     return make_generator(
         run.backbone.apply,
@@ -133,7 +135,8 @@ def generator_of(
 
 
 def check_batch_size(run: Run, evaluation: str) -> None:
-    """Raises `ConfigError` where the batches of images of an evaluation, "geneval" or "ranking", cannot be split."""
+    """Raises `ConfigError` where the batches of images of an evaluation ("geneval" or "ranking") cannot be split over
+    the devices."""
     size = getattr(run.config.evaluation, evaluation).batch_size
     if size % run.batch_ways:
         raise ConfigError(
@@ -143,7 +146,7 @@ def check_batch_size(run: Run, evaluation: str) -> None:
 
 
 def whole_batch(run: Run, images: int) -> int:
-    """The least batch size of at least so many images that the run's devices can share."""
+    """The smallest batch size that holds at least so many images and that the run's devices can share."""
     return -(-images // run.batch_ways) * run.batch_ways
 
 
@@ -155,9 +158,9 @@ def prompt_ids(prompts: int, images_per_prompt: int) -> Int[np.ndarray, "images 
 
 
 def other_prompts_of_task(prompts: Sequence[Mapping]) -> Int[np.ndarray, " prompts"]:
-    """For each prompt the index of the next one of its task that asks for something else.
+    """For each prompt, the index of the next prompt of its task that asks for something else.
 
-    Prompts may repeat. Raises `ConfigError` for a task that asks for one thing only.
+    Prompts may repeat. Raises `ConfigError` for a task that asks for only one thing.
     """
     other = np.arange(len(prompts))
     for index, row in enumerate(prompts):

@@ -44,7 +44,7 @@ LEVELS = 8
 
 @dataclass(frozen=True, eq=False)
 class AssignedLoss:
-    """Mean squared error of the velocity per element, of each example at its own level."""
+    """Mean squared error of the velocity per element, for each example at its own level."""
 
     levels: tuple[float, ...]  # t of each
     assigned: Int[np.ndarray, " n"]  # the number of each example's level
@@ -55,12 +55,12 @@ class AssignedLoss:
 
     @property
     def level_losses(self) -> tuple[float, ...]:
-        """The mean at each level, over its own examples."""
+        """The mean loss at each level, over the level's examples."""
         return tuple(float(self._of(number).mean()) for number in range(len(self.levels)))
 
     @property
     def level_stderrs(self) -> tuple[float, ...]:
-        """The standard error at each level; nan of one example."""
+        """The standard error at each level; nan where a level has one example."""
         each = [self._of(number) for number in range(len(self.levels))]
         return tuple(
             float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan for losses in each
@@ -68,12 +68,12 @@ class AssignedLoss:
 
     @property
     def loss(self) -> float:
-        """The headline: the mean over levels of their means."""
+        """The headline: the mean over levels of the levels' means."""
         return float(np.mean(self.level_losses))
 
     @property
     def stderr(self) -> float:
-        """The standard error of `loss`: levels have examples of their own, so their errors are independent."""
+        """The standard error of `loss`. Levels have different examples, so their errors are independent."""
         return math.sqrt(sum(error**2 for error in self.level_stderrs)) / len(self.levels)
 
 
@@ -104,8 +104,12 @@ def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray
 def compile_assigned(
     apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
 ) -> Callable:
-    """`program(params, at, numbers, batch)` gives Float[batch], each example at its own level: `numbers` are the
-    levels', and the fields of `at` the formulation's there, one for each example."""
+    """The program `program(params, at, numbers, batch)`, which gives Float[batch]: each example's loss at its own
+    level.
+
+    `numbers` are the numbers of the levels, and the fields of `at` the formulation's coefficients there, one value
+    for each example.
+    """
     path = RectifiedFlow()
 
     def losses(params, at: Matched, numbers, batch):

@@ -25,7 +25,7 @@ class Grid:
     last_left_out: int = 0  # how many of the last levels stay out of the average
 
     def numbers(self, levels: int) -> tuple[int, ...]:
-        """The i of each level. Noise is keyed by it: equal t of two grids have equal noise."""
+        """The number i of each level, by which noise is keyed: equal t of two grids have equal noise."""
         return tuple(range(self.first, self.first + levels))
 
     def times(self, levels: int) -> tuple[float, ...]:
@@ -47,7 +47,7 @@ GRIDS = {
 
 
 def grid_name(grid: str, levels: int) -> str:
-    """How a record names the grid, as in "paper-8"."""
+    """The name of the grid in a record, such as "paper-8"."""
     return f"{grid}-{levels}"
 
 

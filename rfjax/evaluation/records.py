@@ -80,7 +80,7 @@ def record_key(
     grid: str = "-",
     seed: int = 0,
 ) -> dict:
-    """What tells a record from all others; "-" (step -1) where a field does not apply."""
+    """The key that tells a record from all others; "-" (or step -1) where a field does not apply."""
     return {
         "run": run,
         "step": step,
@@ -172,10 +172,10 @@ def geneval_record(
 
 
 def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Path:
-    """Put the record in the run's folder, replacing one with the same key; returns its path.
+    """Puts the record into the run's folder, where it replaces a record with the same key; returns its path.
 
-    Raises `RfjaxError` on a record out of schema (a number that is not finite among them: give
-    null) and where the file cannot be written; an earlier record is then left as it was.
+    Raises `RfjaxError` on a record out of schema (a number that is not finite among them: give null) and where the
+    file cannot be written; an earlier record is then left as it was.
     """
     problem = _problem(record)
     if problem:
@@ -212,7 +212,7 @@ def read_records(workdir: str | os.PathLike) -> list[dict]:
 
 
 def _number(value):
-    """A float for JSON, which knows no nan: null."""
+    """A float for JSON; None for nan, which JSON does not know."""
     return float(value) if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""A sampler's name: what the images of one checkpoint may differ in, as it stands in a record's key. No JAX here."""
+"""A sampler's name: the settings of a checkpoint's images, as text in a record's key. No JAX here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerName:
-    """A sampler's settings. Their text, as `euler-50-cfg5-shift3-40x4`, is a field of a record's key, so that scores
-    under other settings have a record of their own."""
+    """A sampler's settings.
+
+    Their text, such as `euler-50-cfg5-shift3-40x4`, is a field of a record's key, so that scores under other settings
+    have records of their own.
+    """
 
     method: str
     steps: int
@@ -36,16 +39,16 @@ class SamplerName:
 
     @classmethod
     def of(cls, config: Config, sampler: SamplerConfig, **more) -> SamplerName:
-        """The name of a run's `sampler`, whose timestep shift is the run's; `more` are the fields that config lacks."""
+        """The name of a run's `sampler`, with the run's timestep shift; `more` are the fields that the config lacks."""
         shift = {"timestep_shift": config.timestep_shift, "by_area": config.timestep_shift_by_area}
         return cls(**vars(sampler), **shift, **more)
 
     @classmethod
     def parse(cls, text: str) -> SamplerName | None:
-        """The settings that `format` makes this very text of; None for a name that it does not make, since
-        `rfjax score --sampler` takes any.
+        """The settings of which `format` makes exactly this text; None for any other text, since `rfjax score
+        --sampler` takes any.
 
-        A lone AxB is `images`: a name with a latent size alone stands beside pictures, never in a key.
+        A lone AxB is `images`: a name with only a latent size stands beside pictures, never in a key.
         """
         match = _NAME.fullmatch(text)
         if match is None:
@@ -71,7 +74,7 @@ class SamplerName:
 
     @property
     def settings(self) -> str:
-        """The text without its counts of steps: samples that differ in them alone have the same."""
+        """The text without its counts of steps, equal for samples that differ in these counts alone."""
         return self._join("", "")
 
     def _join(self, steps, reference):
@@ -91,7 +94,7 @@ class SamplerName:
 
 
 def ground_truth_name(images: tuple[int, int]) -> str:
-    """What stands in the place of a sampler's name where pictures are drawn and not sampled; `images` as in
+    """The text that stands for a sampler's name where pictures are drawn and not sampled; `images` as in
     `SamplerName`."""
     return f"ground truth-{_format_size(images)}"
 

@@ -1,4 +1,4 @@
-"""What is to be measured of a run: the value, and when it is due. No JAX here."""
+"""One evaluation of a run, and when it is due. No JAX here."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Evaluation:
 
 
 def is_due(every: int, step: int, last: bool) -> bool:
-    """Whether a step is the last, or one of `every` so many; 0 is the last alone."""
+    """Whether a step is the last one or a multiple of `every`; with 0, only the last."""
     return last or (every > 0 and step % every == 0)

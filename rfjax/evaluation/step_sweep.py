@@ -31,7 +31,7 @@ EVALUATION = "sampling_steps"
 
 
 def parse_steps(text: str) -> tuple[int, ...]:
-    """Counts of steps from "5,10,20,50", rising. Raises `ConfigError` unless they are two or more
+    """Counts of steps from text such as "5,10,20,50", rising. Raises `ConfigError` unless they are two or more
     distinct positive integers."""
     try:
         counts = tuple(sorted({int(word) for word in text.split(",")}))

@@ -35,10 +35,10 @@ from rfjax.training.processes import distributed, watch
 
 @dataclass(frozen=True, eq=False)
 class ValidationStep:
-    """A compiled loss of one batch, for one model and any number of its checkpoints.
+    """The compiled loss of a batch, for one model and any number of its checkpoints.
 
-    `program(params, at, batch)` gives Float[batch levels] for a formulation that is `at` at the levels;
-    the batch has `config.batch_size` examples.
+    `program(params, at, batch)` gives Float[batch levels], where `at` holds the formulation's coefficients at the
+    levels. The batch has `config.batch_size` examples.
     """
 
     config: ValidationConfig

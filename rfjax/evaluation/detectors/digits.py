@@ -35,13 +35,14 @@ SMALLEST_SCORE = 0.05
 
 @dataclass(frozen=True)
 class Classifier:
-    """Known pictures and the regression's coefficients on the kernel to each."""
+    """Known pictures, and the regression's coefficients on the kernel between a picture and each of them."""
 
     known: Float[np.ndarray, "k pixels"]
     coefficients: Float[np.ndarray, "k 10"]
 
     def __call__(self, pictures: Float[np.ndarray, "m pixels"]):
-        """Per class a value near 1 where it is the one [m, 10], and the distance^2 to the nearest [m]."""
+        """Returns two arrays: per class a value near 1 where the picture shows that class [m, 10], and the squared
+        distance to the nearest known picture [m]."""
         distance = _squared_distances(pictures, self.known)
         return np.exp(-KERNEL_SCALE * distance) @ self.coefficients, distance.min(axis=1)
 
@@ -62,7 +63,7 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
 def canonical(
     windows: Float[np.ndarray, "m side side"], centroid: Float[np.ndarray, "m 2"], cell: int
 ) -> Float[np.ndarray, "m pixels"]:
-    """Pictures at the scans' scale, the centroid in the middle; `centroid` is (x, y) in the window."""
+    """Pictures at the scans' scale with the centroid in the middle. `centroid` is (x, y) in the window."""
     step = drawn_side(cell) / SCAN_SIDE
     across = resampling(centroid[:, 0], windows.shape[2], PICTURE_SIDE, step)
     down = resampling(centroid[:, 1], windows.shape[1], PICTURE_SIDE, step)
@@ -71,7 +72,7 @@ def canonical(
 
 @cache
 def classifier(cell: int) -> Classifier:
-    """Fitted to the training scans alone, once a process and image size; takes a few seconds."""
+    """The classifier, fitted to the training scans alone once a process and image size; takes a few seconds."""
     groups = drawn_scans("train", drawn_side(cell))
     targets = np.repeat(np.eye(len(CLASSES)), [len(group) for group in groups], axis=0)
     margin = (cell + 4 - drawn_side(cell)) // 2

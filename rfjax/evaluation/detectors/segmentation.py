@@ -80,10 +80,11 @@ def find_blobs(
 def unmix(
     images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], background: Float[np.ndarray, "n 3"]
 ) -> tuple[Float[np.ndarray, "n h w colors"], Float[np.ndarray, "n h w colors"]]:
-    """Per pixel and colour: how much of the colour is in it, and the squared part that it leaves.
+    """Per pixel and colour: how much of the colour is in the pixel, and the squared part that the colour leaves
+    unexplained.
 
-    Alpha is the least-squares one within [0, 1]; the residual is in units of the squared distance
-    between colour and background.
+    Alpha is the least-squares value within [0, 1]. The residual is in units of the squared distance between colour
+    and background.
     """
     difference = images - background[:, None, None, :]
     directions = palette[None] - background[:, None, :]
@@ -100,7 +101,7 @@ def _chosen(alpha, color):
 
 
 def _windows(own, labels, image, keep, origin, side):
-    """Each blob's alpha in a square of its image that may reach over the edge."""
+    """Each blob's alpha in a square of its image. The square may reach over the edge."""
     margin = ((0, 0), (side, side), (side, side))
     rows = origin[:, 1, None, None] + side + np.arange(side)[None, :, None]
     columns = origin[:, 0, None, None] + side + np.arange(side)[None, None, :]

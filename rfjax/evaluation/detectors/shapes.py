@@ -41,7 +41,7 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
 def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
     """Squared error of each blob against each shape, in units of the blob's area.
 
-    To the error of the picture come the colour's residual and a penalty on impossible sizes.
+    The error is that of the picture, plus the colour's residual and a penalty on impossible sizes.
     """
     side = blobs.window.shape[1]
     grid = np.arange(side) + 0.5
@@ -61,9 +61,9 @@ def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
 
 @cache
 def _moments(cell: int) -> tuple[tuple[float, float], ...]:
-    """Per shape of radius r: its area / r^2, and how far below the centre its centroid lies / r.
+    """For each shape of radius r: its area / r^2, and how far its centroid lies below the centre / r.
 
-    Measured on a fine grid at the middle radius, as anti-aliasing rounds corners off.
+    Both are measured on a fine grid at the middle radius, because anti-aliasing rounds corners off.
     """
     radius = cell * sum(RADII) / 2
     fine = (np.arange(cell * 16) + 0.5) / 16 - cell / 2

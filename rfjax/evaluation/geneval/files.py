@@ -99,7 +99,7 @@ def score_files(
 
 
 def summary_path(out_path: str | os.PathLike) -> Path:
-    """Where the summary of `results.jsonl` goes: `results.summary.json` beside it."""
+    """The path of the summary of `results.jsonl`: `results.summary.json` beside it."""
     path = Path(out_path)
     return path.with_name(path.stem + ".summary.json")
 
@@ -127,7 +127,7 @@ def score_summary(score) -> dict:
 
 
 def summary_text(summary: Mapping[str, object]) -> str:
-    """The summary of `score_files` to be read by people."""
+    """The summary of `score_files` as text for people."""
     overall = summary["overall"]
     repeated = ""
     if summary["repeated_rows"]:
@@ -230,7 +230,7 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
 
 
 def _json_lines(path) -> Iterator[tuple[str, object]]:
-    """(file:line, value) of each line; at least one; blank lines may only end the file."""
+    """(file:line, value) of each line. There must be at least one line, and blank lines may only end the file."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -322,7 +322,7 @@ def _check_colors(place, colors, known):
 
 
 def missing(found, prompts, expected):
-    """(rows of the metadata without any image, (row, sample) missing of the others)."""
+    """(rows of the metadata without any image, (row, sample) of the images that other rows lack)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]
@@ -330,14 +330,14 @@ def missing(found, prompts, expected):
 
 
 def never_detected(rows, found):
-    """Classes that prompts ask for and no image has a box of: often a name spelt otherwise."""
+    """Classes that prompts ask for and of which no image has a box: often the detector spells the name otherwise."""
     asked = {item["class"] for prompt, _ in found for item in rows[prompt].get("include", [])}
     seen = {name for detections in found.values() for name, boxes in detections.boxes.items() if len(boxes)}
     return sorted(asked - seen)
 
 
 def lacking(rows, images):
-    """What is missing, in words: whole rows of the metadata, and single images of others."""
+    """What is missing, in words: rows of the metadata without any image, and single images of other rows."""
     whole = [f"every image of {_listed('metadata row', rows)}"] if rows else []
     single = (
         [_listed("single image", [f"{row}/{sample}" for row, sample in images]) + ", as row/sample"] if images else []

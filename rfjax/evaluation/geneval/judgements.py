@@ -1,4 +1,4 @@
-"""Detections of a set of images to GenEval's judgements, prompt by prompt. No JAX here."""
+"""From the detections of a set of images to GenEval's judgements, prompt by prompt. No JAX here."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is measured of a checkpoint, a module each: when it is `due`, what to `check` before training, and `measure`."""
+"""The kinds of evaluation, a module each: when it is `due`, what to `check` before training, and how to `measure`."""

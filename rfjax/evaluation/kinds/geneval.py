@@ -1,6 +1,6 @@
 """GenEval of a run's checkpoints by its corpus's own detector: score, floors, ceiling, and a strip of samples.
 
-Each has a record of its own; that of the score is written last, since its presence says that all is done.
+Each of these has a record of its own. The score's record is written last, because its presence says that all is done.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict
 
 
 def check(run: Run, programs: Programs) -> None:
-    """Raises `ConfigError` as `check_images` does, and where a task has one prompt alone and so no floor."""
+    """Raises `ConfigError` as `check_images` does, and where a task has a single prompt and so no floor."""
     settings = run.config.evaluation.geneval
     if settings.prompts_per_task:
         check_images(run, "geneval", [run.config.evaluation.sampler])
@@ -59,7 +59,7 @@ def measure(run: Run, programs: Programs, one: Evaluation, params, spent: dict) 
 
 
 def _write(run, one, prompts, ids, images, unconditional, spent, began):
-    """Detects, judges and records: the host's part, which needs no other process."""
+    """Detects, judges and records. This is the host's part, which needs no other process."""
     settings, detect = run.config.evaluation.geneval, detector_for(run.corpus)
     found = detect(images)
     own = ids[:, 0]
@@ -86,7 +86,7 @@ def _write(run, one, prompts, ids, images, unconditional, spent, began):
 
 
 def _write_ceiling(run, prompts, detect):
-    """The detector's own score on ground truth: no model can be measured above it."""
+    """Records the detector's own score on ground truth: no model can be measured above it."""
     settings = run.config.evaluation.geneval
     key = record_key(
         run=run.name,
@@ -110,7 +110,7 @@ def _place(one):
 
 
 def _write_detections(run, one, prompts, ids, found):
-    """The prompts and what was detected, as files that `rfjax geneval` scores again."""
+    """Writes the prompts and the detections as files that `rfjax geneval` scores again."""
     folder = run.workdir / "geneval" / _place(one)
     folder.mkdir(parents=True, exist_ok=True)
     rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found, strict=True))
@@ -123,7 +123,7 @@ def _write_detections(run, one, prompts, ids, found):
 
 
 def _write_strip(run, one, prompts, ids, images, spent):
-    """A row of pictures for the report: the first image of the first prompts of each task."""
+    """Writes a row of pictures for the report: the first image of the first prompts of each task."""
     chosen = []
     for tag in dict.fromkeys(row["tag"] for row in prompts):
         chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:SHOWN_PER_TASK]

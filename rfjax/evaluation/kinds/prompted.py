@@ -1,4 +1,4 @@
-"""Images of a run's checkpoint for its corpus's evaluation prompts: what GenEval and a ranking's controls share."""
+"""Images that a run's checkpoint makes of its corpus's evaluation prompts, for GenEval and for a ranking's controls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Settings = GenEvalConfig | RankingConfig
 
 
 def with_names(config, settings: Settings, samplers: Sequence[SamplerConfig]) -> list[tuple[SamplerConfig, dict]]:
-    """Each sampler, and its field of a record's key."""
+    """Each sampler with its field of a record's key."""
     images = settings.prompts_per_task, settings.images_per_prompt
     return [(one, {"sampler": SamplerName.of(config, one, images=images).format()}) for one in samplers]
 

@@ -29,10 +29,10 @@ LAYOUTS = ("geneval", "compbench")
 
 
 def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
-    """(prompts, the rows of GenEval's metadata) of a file: GenEval's JSON lines, or T2I-CompBench's text, a prompt a
-    line before any tab.
+    """(prompts, rows of GenEval's metadata) of a file: GenEval's JSON lines, or T2I-CompBench's text with a prompt on
+    each line before any tab.
 
-    Raises `ConfigError` on a file that is not as its layout wants, and on a prompt that no file name holds.
+    Raises `ConfigError` on a file of another layout, and on a prompt that no file name can hold.
     """
     if layout == "geneval":
         rows = read_metadata(file)
@@ -54,10 +54,11 @@ def sample_folder(
 ) -> Path:
     """Makes the images that `out` lacks, over the run's mesh, and returns `out`.
 
-    Raises `ConfigError` on what cannot be used as given, and where `out` has images of another making.
+    Raises `ConfigError` on what cannot be used as given, and where `out` has images that were made with other
+    settings.
     """
     prompts, rows = read_prompts(prompts_file, layout)
-    run = request.opened(workdir, overrides, wanted)
+    run = request.open_for_sampling(workdir, overrides, wanted)
     step = run.choose_step(wanted.step)
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
     facts = request.what_made_them(run, step, wanted, shape, (len(prompts), samples))
@@ -98,7 +99,7 @@ def _write(out, layout, prompts, rows, made, samples):
 
 
 def _lacking(out, facts, layout, prompts, ids, samples):
-    """The places in `ids` of the images that are not there; begins the folder where there is none."""
+    """The places in `ids` of the images that are missing. Makes the folder where there is none."""
     path = Path(out) / FACTS
     if path.exists():
         try:

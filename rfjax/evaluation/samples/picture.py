@@ -1,4 +1,4 @@
-"""Images of a few captions as one picture."""
+"""Images of a few captions in one picture."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ AT_ONCE = 64
 def sample_picture(
     workdir: Path, overrides: Mapping[str, object], wanted: Wanted, *, prompts: Sequence[str], out: Path
 ) -> Path:
-    """A PNG with a row per caption, and what made it as JSON beside it. Raises `ConfigError` on what cannot be used
-    as given."""
+    """Writes a PNG with a row per caption, and beside it what made it as JSON. Raises `ConfigError` on what cannot be
+    used as given."""
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {out}; pictures are written as PNG, so its name must end in .png")
-    run = request.opened(workdir, overrides, wanted)
+    run = request.open_for_sampling(workdir, overrides, wanted)
     step = run.choose_step(wanted.step)
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
     ids = prompt_ids(len(prompts), samples)

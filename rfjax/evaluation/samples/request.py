@@ -1,5 +1,4 @@
-"""What sampling from a run takes, whatever the images become: one picture (`sample_picture`) or a folder
-(`sample_folder`)."""
+"""What sampling from a run needs, for one picture (`sample_picture`) or a folder (`sample_folder`)."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ NAMED = 10  # unknown words, of a warning
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The images that are asked for of a run. Raises `ConfigError` for numbers that cannot be."""
+    """The images that a user asks for. Raises `ConfigError` for impossible numbers."""
 
     step: int | None  # None: the newest
     weights: str
@@ -38,15 +37,17 @@ class Wanted:
             raise ConfigError(f"--seed is {self.seed}; it must lie in [0, 2^32)")
 
 
-def opened(workdir: Path, overrides: Mapping[str, object], wanted: Wanted) -> Run:
-    """The run, to be sampled from with the text encoders that are wanted. Raises `ConfigError` for what cannot be."""
+def open_for_sampling(workdir: Path, overrides: Mapping[str, object], wanted: Wanted) -> Run:
+    """Opens the run to be sampled from, with the wanted text encoders. Raises `ConfigError` for what cannot be."""
     run = open_run(workdir, overrides)
     return replace(run, corpus=with_encoders(run.corpus, wanted.encoders)) if wanted.encoders else run
 
 
 def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """The latents' shape for a `size` (height, width) that was asked for, by default the corpus's own, the first of
-    several. Raises `ConfigError`, with the shapes that were trained on, for one that the network cannot take."""
+    """The shape of latents of the `size` (height, width) asked for; by default the first of the corpus's own shapes.
+
+    Raises `ConfigError` for a size that the network cannot take, with the shapes that it was trained on.
+    """
     if size is None:
         return run.corpus.shapes.latents
     latents = (*size, run.corpus.shapes.latents[2])
@@ -87,7 +88,7 @@ def what_made_them(
 
 
 def warn_of_unknown_words(run: Run, prompts: Sequence[str], wanted: Wanted) -> None:
-    """One line, by one process, where captions have words that the corpus has not."""
+    """Warns in one line, from one process, of words in the captions that the corpus does not have."""
     unknown = run.corpus.unknown_words([*prompts, wanted.negative or ""])
     if unknown and distributed.is_first():
         words = ", ".join(map(repr, unknown[:NAMED])) + (", ..." if len(unknown) > NAMED else "")
