@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) 
         about = option.field.metadata
         reading = {"action": argparse.BooleanOptionalAction} if option.kind is bool else {"metavar": about["metavar"]}
         reading |= {tuple: {"action": "append"}, int: {"type": int}}.get(option.kind, {})
-        groups[option.targets].add_argument(option.flag, default=None, help=about["help"], **reading)
+        needed = " (needed: by flag or by site)" if option.field.default is dataclasses.MISSING else ""
+        groups[option.targets].add_argument(option.flag, default=None, help=about["help"] + needed, **reading)
 
 
 def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple[str, CommonOptions, Target]:

@@ -24,7 +24,7 @@ class Slurm:
     executable: ClassVar[str] = "sbatch"
     shares_folders: ClassVar[bool] = True
 
-    gpus_per_node: int = option("0 for nodes without GPUs", metavar="N", least=0, needed=True)
+    gpus_per_node: int = option("GPUs of a node; 0 for nodes without", metavar="N", least=0, needed=True)
     nodes: int | None = option("of each point (default: the fewest that its config.mesh takes)", metavar="N", least=1)
     partition: str | None = option("the partition of all jobs")
     account: str | None = option("the account that pays for all jobs")
