@@ -19,7 +19,7 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
         (("--on=slrum",), "--on is 'slrum'; it must be one of slurm, tpu-vm, gke; did you mean slurm?"),
         ((*SLURM, "--point=depth3"), "no point 'depth3'; it has depth1, Depth_2"),
         ((*SLURM, "--config.train.stpes=3"), "did you mean config.train.steps?"),
-        (("--on=slurm",), "--gpus-per-node is needed with --on=slurm; 0 for nodes without"),
+        (("--on=slurm",), "--gpus-per-node is needed with --on=slurm; GPUs of a node; 0 for nodes without"),
         ((*SLURM, "--zone=z"), "--zone is for --on=tpu-vm, and this is --on=slurm"),
         ((*SLURM, "--spot"), "--spot is for --on=tpu-vm or gke"),
         ((*SLURM, "--sbatch=qos"), "'qos' cannot be an option of sbatch; write it as --FLAG=VALUE"),
