@@ -22,10 +22,7 @@ from rfjax.errors import ConfigError
 Detector = Callable[[Float[ndarray, "n h w 3"]], list[dict]]
 
 # corpus -> module whose `detect` knows its objects; imported when asked for
-DETECTORS = {
-    "shapes": "rfjax.evaluation.detectors.shapes",
-    "digits": "rfjax.evaluation.detectors.digits",
-}
+DETECTORS = {"shapes": "rfjax.evaluation.detectors.shapes", "digits": "rfjax.evaluation.detectors.digits"}
 
 
 def detector_for(corpus: Corpus) -> Detector:

@@ -90,9 +90,7 @@ class Detections:
 
     @classmethod
     def from_lists(
-        cls,
-        boxes: Mapping[str, Sequence[Sequence[int | float]]],
-        colors: Mapping[str, Sequence[str]] | None = None,
+        cls, boxes: Mapping[str, Sequence[Sequence[int | float]]], colors: Mapping[str, Sequence[str]] | None = None
     ) -> Detections:
         """The detections of plain lists, as in a detections file."""
         arrays = {}

@@ -62,10 +62,7 @@ def sample_folder(
     step = run.choose_step(wanted.step)
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
     facts = request.what_made_them(run, step, wanted, shape, (len(prompts), samples))
-    facts |= {
-        "layout": layout,
-        "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
-    }
+    facts |= {"layout": layout, "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest()}
     ids = prompt_ids(len(prompts), samples)
     lacking = distributed.from_first(lambda: _lacking(out, facts, layout, prompts, ids, samples))
     ids = ids[np.array(lacking, int)]
