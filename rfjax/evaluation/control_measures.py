@@ -1,10 +1,10 @@
 """The measures that formulations are ranked by: one record for each control.
 
-A control is one (corpus, weights, sampler). SD3 (section 5.1) ranks formulations under each by
-two numbers, one of alignment (up) and one of distance from real images (down), and averages the
-ranks over controls. Here alignment is GenEval, and the distance is Frechet's of the features of
-`rfjax.evaluation.image_features`. A record keeps both, and both under the same resamples of prompts in
-every run: from the records alone two variants can be compared pairwise, resample by resample.
+A control is one combination of corpus, weights and sampler. SD3 (section 5.1) ranks formulations under each control
+by two numbers, alignment with the prompt (higher is better) and distance from real images (lower is better), and
+averages the ranks over controls. Here the alignment is GenEval's score, and the distance is the Frechet distance of
+the features of `rfjax.evaluation.image_features`. A record keeps both numbers, and their values under resamples of
+prompts that are the same in every run. So two variants can be compared resample by resample from their records alone.
 No JAX here.
 """
 
@@ -26,21 +26,21 @@ from rfjax.evaluation.frechet import Moments, Reference, as_uint8, frechet_dista
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.intervals import PERCENTILES
-from rfjax.evaluation.records import Measured, geneval_record
+from rfjax.evaluation.records import Measured, geneval_record, json_numbers
 
 EVALUATION = "ranking"
 # Not "geneval", so that no reader of GenEval scores takes a control's for the run's own.
 ALIGNMENT, DISTANCE = "ranking_geneval", "ranking_frechet_distance"
 REPLICATES = {ALIGNMENT: "geneval", DISTANCE: "frechet_distance"}  # metric -> its name among a record's replicates
 RESAMPLES = 200
-TRUTH = "ground_truth"  # item of DISTANCE: pictures drawn for the very prompts, as many
-TRUTH_SETS = 8  # such sets, whose mean distance it is
+TRUTH = "ground_truth"  # item of DISTANCE: a set of pictures drawn for the same prompts, as large as the samples
+TRUTH_SETS = 8  # the item is the mean over this many sets
 
 
 def resamples_of_prompts(
     prompts_per_task: Sequence[int], seed: int, resamples: int = RESAMPLES
 ) -> Integer[np.ndarray, "resamples prompts"]:
-    """How often each prompt is drawn in each resample: with replacement, as many within a task as the task has.
+    """How often each prompt is drawn in each resample. A task with n prompts has n draws, with replacement.
 
     The draws depend on the arguments alone, so that resample b is the same in every run. The draws of a task do not
     depend on the other tasks. Prompts are in the order of tasks.
@@ -68,26 +68,24 @@ def ranking_record(
     resamples: int = RESAMPLES,
     **training,
 ) -> dict:
-    """The record of one control from its images: detects, judges, measures, resamples.
+    """Measures the images of one control, and returns the record.
 
     `key` is a `record_key` with evaluation "ranking". `pixels` [n, h, w, 3] are uint8, or floats in
-    [0, 1]; row i answers prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` is the
-    evaluation's (of prompts and noise): runs are compared under one. `training` is what
-    `checkpoint.spent` gives (images, flops, train_seconds).
+    [0, 1]; row i answers prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` is that of
+    the evaluation's prompts and noise; only runs with equal seeds can be compared. `training` is what
+    `checkpoint.spent` returns (images, flops, train_seconds).
 
     Values: "ranking_geneval", overall and per task, with GenEval's intervals; and
     "ranking_frechet_distance": "overall", and "ground_truth" of as many pictures drawn for the same
-    prompts, below which a model gets by luck only. Pictures with numbers that are not finite are
-    scored as black ones, and make the distance null. `extra` holds per prompt scores in the order of
+    prompts, below which a model gets by luck only. Images with a number that is not finite are
+    scored as black images, and make the distance null. `extra` holds each prompt's score in the order of
     resampling, and `replicates`: both measures under each resample of prompts.
 
-    Raises `ConfigError` for a key of another evaluation, for images and ids that do not match, and
+    Raises `ConfigError` for a key of another evaluation, for images and ids that differ in number, and
     for a corpus without a detector.
     """
     if key["evaluation"] != EVALUATION:
-        raise ConfigError(
-            f"a record of evaluation {key['evaluation']!r} cannot hold a ranking's measures; it must be {EVALUATION!r}"
-        )
+        raise ConfigError(f"a ranking's record has the evaluation {key['evaluation']!r}; it must be {EVALUATION!r}")
     if len(pixels) != len(ids) or not len(ids):
         raise ConfigError(f"{len(pixels)} images for {len(ids)} ids; give one (prompt, sample) for each image")
     finite = np.isfinite(pixels).all(axis=(1, 2, 3)) if pixels.dtype != np.uint8 else np.ones(len(pixels), bool)
@@ -122,8 +120,10 @@ def ranking_record(
             "images_per_prompt": int(np.bincount(ids[:, 0]).max()),
             "not_finite": int((~finite).sum()),
             "replicates": {
-                REPLICATES[ALIGNMENT]: _plain(_resampled_scores(correct, np.bincount(cluster), per_task, weights)),
-                REPLICATES[DISTANCE]: _plain(distances),
+                REPLICATES[ALIGNMENT]: json_numbers(
+                    _resampled_scores(correct, np.bincount(cluster), per_task, weights)
+                ),
+                REPLICATES[DISTANCE]: json_numbers(distances),
             },
             "feature_map": image_features.NAME,
             "reference": {**reference.to_json(), "corpus_fingerprint": corpus.fingerprint},
@@ -144,10 +144,10 @@ def shifted_interval(value: float, replicates: Float[np.ndarray, " resamples"]) 
 
 
 def _clusters(own):
-    """Each image's place among the distinct prompts, and the prompts' tasks, in the order of tasks and then of
-    prompts.
+    """The number of each image's prompt among the distinct prompts, and the task of each distinct prompt.
 
-    A prompt may be asked more than once: its images are drawn together all the same.
+    Distinct prompts are in the order of tasks, then of first use. The images of a prompt that was asked more than once
+    are resampled together.
     """
     first: dict[str, str] = {}
     for row in own:
@@ -166,7 +166,7 @@ def _in_order(scores, tasks):
 
 
 def _resampled_scores(correct, images, per_task, weights):
-    """GenEval overall under each resample: the mean over tasks of their shares of correct images."""
+    """The overall GenEval score under each resample: the mean over tasks of a task's share of correct images."""
     ends = np.cumsum(per_task)
     parts = [slice(end - count, end) for end, count in zip(ends, per_task, strict=True) if count]
     return np.mean([weights[:, part] @ correct[part] / (weights[:, part] @ images[part]) for part in parts], axis=0)
@@ -175,7 +175,7 @@ def _resampled_scores(correct, images, per_task, weights):
 def _resampled_moments(found, cluster, weights, reference) -> Moments:
     """Mean and covariance under each resample, from each prompt's sums.
 
-    Taken about the reference's mean: sums of squares about a far point would lose digits.
+    The sums are taken about the reference's mean, because sums of squares about a far point lose digits.
     """
     centre = reference.moments.mean
     rows, prompts = found - centre, weights.shape[1]
@@ -192,19 +192,14 @@ _truths: dict[tuple, float] = {}
 
 
 def _ground_truth(corpus, own, reference: Reference) -> float:
-    """The distance of pictures drawn for the same prompts, equal in number to the images: the mean over sets, made
-    once a process."""
+    """The distance of pictures drawn for the same prompts, as many as the images: the mean over `TRUTH_SETS` sets,
+    computed once a process."""
     key = (reference.sha1, corpus.fingerprint, json.dumps(own))
     if key not in _truths:
         found = []
         for again in range(TRUTH_SETS):
-            # A seed for each image: prompts may repeat, and must not repeat their picture.
+            # Each picture has its own seed, so that a repeated prompt does not repeat its picture.
             truth = np.stack([corpus.render_prompt(row, again * len(own) + n) for n, row in enumerate(own)])
             found.append(frechet_distance(reference.moments, moments(image_features.features(as_uint8(truth)))))
         _truths[key] = float(np.mean(found))
     return _truths[key]
-
-
-def _plain(values):
-    """Values rounded to eight digits, far more than the resamples are worth; None where there is no number."""
-    return [float(f"{value:.8g}") if math.isfinite(value) else None for value in values]

@@ -23,19 +23,19 @@ from rfjax.training.progress import note
 from rfjax.training.run import Run, open_run
 
 # An evaluation's name, in records and in config.evaluation -> its module, in the order they are done. A module has
-#   due(config, step, last): the (sampler or None, own fields of a record's key) that the config asks for at a step;
-#   check(run, programs): refuses before training what could not be measured after it;
-#   measure(run, programs, evaluation, params, spent): computed by all processes; returns what one calls to write.
+#   due(config, step, last): (sampler or None, fields of the record's key) of each evaluation due at a step;
+#   check(run, programs): refuses before training what could not be measured afterwards;
+#   measure(run, programs, evaluation, params, spent): is called by all processes; returns a function that writes the
+#     record, which process 0 alone calls.
 KINDS = {"validation": validation, "geneval": geneval, "ranking": ranking}
 
 
 def due_at(
     config: Config, run: str, step: int, *, everything: bool = False, only: str | None = None
 ) -> list[Evaluation]:
-    """The evaluations that the config asks for at a step. The last step has all of them, and so has any step with
-    `everything`.
+    """The evaluations that the config asks for at a step: all of them at the last step, and with `everything`.
 
-    `only` names the one set of weights to measure, whatever the config lists.
+    `only` names weights to measure in place of those that the config lists.
     """
     due, last = [], everything or step == config.train.steps
     for kind, module in KINDS.items():
@@ -60,11 +60,9 @@ class Evaluator:
 
     def missing(self, steps: Sequence[int]) -> list[Evaluation]:
         """The evaluations that are due at these steps and have no record yet."""
-        there = set(
-            distributed.from_first(lambda: [record_name(record["key"]) for record in read_records(self.run.workdir)])
-        )
-        due = [one for step in steps for one in due_at(self.run.config, self.run.name, step)]
-        return [one for one in due if record_name(one.key) not in there]
+        records = distributed.from_first(lambda: [record_name(each["key"]) for each in read_records(self.run.workdir)])
+        due = [evaluation for step in steps for evaluation in due_at(self.run.config, self.run.name, step)]
+        return [evaluation for evaluation in due if record_name(evaluation.key) not in records]
 
     def measure(
         self,
@@ -74,34 +72,34 @@ class Evaluator:
     ) -> None:
         """Measures and records evaluations.
 
-        `params` are parameters by weights ("ema", "raw"); by default they are read from checkpoints. `stop` is polled
-        before each evaluation. Told to stop, this raises `Preempted`, and the next attempt finds the rest missing.
+        `params` are parameters by weights ("ema", "raw"); by default they are read from checkpoints. `stop` is asked
+        before each evaluation. When it says true this raises `Preempted`, and the next attempt does the rest.
         """
         with self.run.computing():
-            for step, due in itertools.groupby(evaluations, key=lambda one: one.step):
+            for step, due in itertools.groupby(evaluations, key=lambda evaluation: evaluation.step):
                 self._measure_checkpoint(step, list(due), params, stop)
 
     def _measure_checkpoint(self, step, due, params, stop):
         cost, held = spent(read_facts(self.run.workdir, step)), (None, None)
-        for index, one in enumerate(due):
+        for index, evaluation in enumerate(due):
             if stop():
                 raise Preempted(f"told to stop while measuring {self.run.workdir}; the same command goes on from there")
             if index == 0 and distributed.is_first():
-                counts = Counter(f"{one.kind} of {one.weights}" for one in due)
+                counts = Counter(f"{each.kind} of {each.weights}" for each in due)
                 said = (name + (f" under {n} samplers" if n > 1 else "") for name, n in counts.items())
                 note(f"{self.run.name}: evaluating step {step}: {', '.join(said)}")
-            if held[0] != one.weights:  # those of one kind follow each other
-                held = None  # two sets need not be there at once
-                held = one.weights, params[one.weights] if params else self.run.restore_params(step, one.weights)
-            with watch.doing(f"measuring step {step} ({one.kind})"):
-                write = KINDS[one.kind].measure(self.run, self._programs, one, held[1], cost)
-                failure = self._recorded(write)
+            weights = evaluation.weights
+            if held[0] != weights:
+                held = None  # frees the old parameters before the new ones are read
+                held = weights, params[weights] if params else self.run.restore_params(step, weights)
+            with watch.doing(f"measuring step {step} ({evaluation.kind})"):
+                write = KINDS[evaluation.kind].measure(self.run, self._programs, evaluation, held[1], cost)
+                failure = self._write_in_first(write)
             if failure:
                 raise RfjaxError(failure)
 
-    def _recorded(self, write) -> str | None:
-        """Calls `write` in process 0 alone, because each file has one writer. Its failure is returned in all
-        processes."""
+    def _write_in_first(self, write) -> str | None:
+        """Calls `write` in process 0 alone, because each file has one writer; returns its failure in all processes."""
         failure = None
         try:
             if distributed.is_first():
@@ -120,9 +118,10 @@ def evaluate_run(
     step: int | None = None,
     weights: str = "ema",
 ) -> list[dict]:
-    """The records of one checkpoint, the newest by default, measured (again) with everything its config asks for.
+    """Measures everything that the config asks for of one checkpoint, by default the newest; returns the records.
 
-    `weights` are `ema` or `raw`. Raises `ConfigError` as `open_run` does, and for a config that asks for no evaluation.
+    Earlier records are replaced. `weights` are `ema` or `raw`. Raises `ConfigError` as `open_run` does, and for a
+    config that asks for no evaluation.
     """
     run = open_run(workdir, overrides)
     step = run.choose_step(step)
@@ -130,11 +129,10 @@ def evaluate_run(
     due = due_at(run.config, run.name, step, everything=True, only=weights)
     if not due:
         raise ConfigError(
-            f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of "
-            "geneval and ranking are 0; "
-            "ask for one, as --config.evaluation.validation.examples=512"
+            f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of geneval "
+            "and ranking are 0; ask for one, for example with --config.evaluation.validation.examples=512"
         )
     with StopSignal() as stop:
         evaluator.measure(due, stop=stop)
-    keys = [dict(one.key) for one in due]
+    keys = [dict(evaluation.key) for evaluation in due]
     return distributed.from_first(lambda: [record for record in read_records(run.workdir) if record["key"] in keys])

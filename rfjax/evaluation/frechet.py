@@ -1,10 +1,10 @@
-"""The Frechet distance between two sets of images, each summed up as a Gaussian of its features.
+"""The Frechet distance between two sets of images, each described by a Gaussian of its features.
 
     d = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
-(Dowson & Landau 1982; the squared 2-Wasserstein distance of the Gaussians.) The square roots are
-of symmetric matrices, by their eigenvalues: nothing complex can come up, and a singular
-covariance, as of a model that always draws the same, is as good as any. No JAX here.
+(Dowson & Landau 1982; the squared 2-Wasserstein distance of the Gaussians.) The square roots of the symmetric
+matrices are computed from their eigenvalues, so that nothing is complex and a covariance may be singular, for example
+that of a model that always draws the same picture. No JAX here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation import image_features
 
-REFERENCE_IMAGES = 4096  # the first of the validation split
+REFERENCE_IMAGES = 4096  # the first images of the validation split
 RENDERED_AT_ONCE = 1024
 
 
@@ -34,7 +34,7 @@ class Moments(NamedTuple):
 
 
 def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] | None = None) -> Moments:
-    """Mean and covariance of rows, the divisor n - 1. Only the ratios of `weights` matter."""
+    """The mean and covariance of rows, with the divisor n - 1. Only the ratios of `weights` matter."""
     weights = np.ones(len(values)) if weights is None else weights
     shares = weights / weights.sum()
     mean = shares @ values
@@ -45,11 +45,11 @@ def moments(values: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"] |
 def frechet_distance(a: Moments, b: Moments) -> Float[np.ndarray, "*sets"] | np.floating:
     """The distance of `a` from `b`, in the square of the features' unit; 0 where they are equal.
 
-    `b` may be several Gaussians along leading axes, each of which gives a distance.
+    `b` may hold several Gaussians along leading axes; each has its distance.
     """
     root = _symmetric_root(a.covariance)
     product = root @ b.covariance @ root
-    # Symmetric but for rounding; eigenvalues below zero are rounding too.
+    # The product is symmetric, and its eigenvalues are not negative, but for rounding.
     eigenvalues = np.linalg.eigvalsh((product + np.swapaxes(product, -1, -2)) / 2)
     overlap = np.sqrt(np.clip(eigenvalues, 0.0, None)).sum(axis=-1)
     traces = np.trace(a.covariance) + np.trace(b.covariance, axis1=-2, axis2=-1)
@@ -63,12 +63,12 @@ def _symmetric_root(matrix):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Real images of a corpus as a Gaussian, with which samples are compared."""
+    """The Gaussian of a corpus's real images, with which samples are compared."""
 
     moments: Moments
     split: str
     n: int
-    sha1: str  # of the images' pixels and the weights they enter with
+    sha1: str  # of the images' pixels and weights
 
     def to_json(self) -> dict:
         return {"corpus_split": self.split, "n": self.n, "sha1": self.sha1}
@@ -78,12 +78,12 @@ _references: dict[tuple, Reference] = {}
 
 
 def reference_of(corpus: Corpus, tasks: Sequence[str], n: int = REFERENCE_IMAGES) -> Reference:
-    """The Gaussian of the first `n` validation images, made once a process.
+    """The Gaussian of the first `n` validation images, computed once a process.
 
-    `tasks` are those of the prompts that the samples answer, one per prompt. A corpus does not draw
-    scenes of all tasks equally often, and prompts do not ask for them so: the images of a task enter
-    with the share that its prompts have, or a model that minds its prompts would be away from
-    the reference for that. Raises `ConfigError` where a task has no image among the `n`.
+    `tasks` are the tasks of the samples' prompts, one task for each sample. A corpus draws scenes of the tasks in other
+    shares than the prompts ask for them, so the images of a task are weighted by the share of its prompts. Otherwise a
+    model would be far from the reference because it follows its prompts. Raises `ConfigError` where a task has
+    prompts but no image among the `n`.
     """
     shares = tuple(round(tasks.count(task) / len(tasks), 12) for task in TASKS)
     key = (corpus.fingerprint, shares, n)
@@ -94,14 +94,12 @@ def reference_of(corpus: Corpus, tasks: Sequence[str], n: int = REFERENCE_IMAGES
 
 def _reference(corpus, shares, n):
     ids = np.arange(n)
-    own = corpus.scenes(ids, "validation")[0].task
-    there = np.bincount(own, minlength=len(TASKS))
-    lacking = [task for task, share, count in zip(TASKS, shares, there, strict=True) if share and not count]
+    task_of = corpus.scenes(ids, "validation")[0].task
+    counts = np.bincount(task_of, minlength=len(TASKS))
+    lacking = [task for task, share, count in zip(TASKS, shares, counts, strict=True) if share and not count]
     if lacking:
-        raise ConfigError(
-            f"none of the first {n} validation images of {corpus.name} is of the task {lacking[0]}; take more"
-        )
-    weights = (shares / np.maximum(there, 1))[own]
+        raise ConfigError(f"the first {n} validation images of {corpus.name} have no task {lacking[0]}; take more")
+    weights = (shares / np.maximum(counts, 1))[task_of]
     digest, found = hashlib.sha1(), []
     for start in range(0, n, RENDERED_AT_ONCE):
         latents = corpus.examples(ids[start : start + RENDERED_AT_ONCE], "validation").latents
@@ -113,7 +111,7 @@ def _reference(corpus, shares, n):
 
 
 def as_uint8(images: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
-    """Pixels in [0, 1] as a file would keep them; uint8 pixels are returned as they are."""
+    """Pixels in [0, 1] as integers from 0 to 255; uint8 pixels are returned as they are."""
     if images.dtype == np.uint8:
         return images
     return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Sampling for evaluation: captions in, latents out, the same noise for every model."""
+"""Sampling for evaluation: the latents of captions, from the same noise for every model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rfjax.training.run import Run
 def noise_for(
     seed: int | UInt32[Array, ""], ids: Int[Array, "batch 2"], latent_shape: tuple[int, int, int]
 ) -> Float[Array, "batch height width channels"]:
-    """Noise as a function of (seed, prompt index, sample): equal for all models and batch sizes."""
+    """Standard normal noise, a function of (seed, prompt index, sample): equal for all models and batch sizes."""
     key = jax.random.key(seed, impl="threefry2x32")
 
     def one(pair):
@@ -41,23 +41,23 @@ def compile_sampler(
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
-    """The program of one batch, for a backbone's `apply` and every formulation, compiled at its first call.
+    """The program that samples one batch by a backbone's `apply`, for any formulation; compiled at its first call.
 
-    `program(params, levels, at, seed, ids, conditions, negative)`: levels
-    [steps + 1] are the sampler's and `at` what the formulation is there (`rfjax.flow.matched`).
+    `program(params, levels, at, seed, ids, conditions, negative)`: `levels` [steps + 1] are the sampler's, and `at`
+    holds the formulation's coefficients at them (`rfjax.flow.matched`).
     """
     solve = integrate_with_length if path_length else integrate
 
     def make_batch(params, levels, at, seed, ids, conditions, negative):
-        def velocity(z, at, told):
-            return velocity_of(apply, params, z, at, told)
+        def velocity(z, at, conditions):
+            return velocity_of(apply, params, z, at, conditions)
 
         negative = jax.tree.map(lambda row, each: jnp.broadcast_to(row, each.shape), negative, conditions)
         field = guided_velocity(velocity, sampler.guidance_scale, conditions, negative)
         start = levels[0] * noise_for(seed, ids, latent_shape)
         return solve(field, start, levels, sampler.method, at)
 
-    # Every process gets every image: no array may stay where another process cannot read it.
+    # Every process gets every image, because a process cannot read arrays of another.
     whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
     return distributed.compiled_at_first_call("the sampler", jax.jit(make_batch, out_shardings=whole))
 
@@ -75,12 +75,11 @@ def make_generator(
 ) -> Callable:
     """`generate(params, seed, ids, conditions, negative=None) -> latents`, compiled once.
 
-    `apply` is a backbone's, trained on the formulation, whose timestep shift is the sampler's. ids [n, 2] are
-    (prompt index, sample); n is free: batches of
-    `batch_size` are cut from it and the last is padded. `negative` has one row, which
-    stands against every prompt; by default the null condition, zeros. With
-    `path_length` it returns (latents, length of each one's path) instead. `program` is
-    `compile_sampler`'s of the same arguments, where formulations share one.
+    `apply` is that of a backbone trained on the formulation, whose timestep shift the sampler uses too. `ids` [n, 2]
+    are (prompt index, sample). They are cut into batches of `batch_size`, of which the last is padded. `negative` has
+    one row, which serves every prompt; by default it is the null condition, zeros. With `path_length` the generator
+    returns (latents, length of each latent's path). `program` is the result of `compile_sampler` for the same
+    arguments, where formulations share it.
     """
     program = program or compile_sampler(
         apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length
@@ -94,7 +93,7 @@ def make_generator(
             negative = jax.tree.map(lambda each: np.zeros((1, *each.shape[1:]), np.float32), conditions)
         parts = []
         for start in range(0, len(ids), batch_size):
-            # Rows past the end repeat the last one, so that one compilation serves all batches.
+            # Rows past the end repeat the last row, so that all batches have one shape.
             chosen = np.minimum(np.arange(start, start + batch_size), len(ids) - 1)
             batch = spread((ids[chosen], conditions.rows(chosen)), batch_sharding)
             made = program(params, *rows, np.uint32(seed), *batch, negative)
@@ -146,21 +145,19 @@ def check_batch_size(run: Run, evaluation: str) -> None:
 
 
 def whole_batch(run: Run, images: int) -> int:
-    """The smallest batch size that holds at least so many images and that the run's devices can share."""
+    """The smallest batch size that holds this number of images and can be split over the run's devices."""
     return -(-images // run.batch_ways) * run.batch_ways
 
 
 def prompt_ids(prompts: int, images_per_prompt: int) -> Int[np.ndarray, "images 2"]:
     """(prompt index, sample) of every image, prompt by prompt."""
-    return np.stack(
-        [np.repeat(np.arange(prompts), images_per_prompt), np.tile(np.arange(images_per_prompt), prompts)], 1
-    )
+    return np.indices((prompts, images_per_prompt)).reshape(2, -1).T
 
 
 def other_prompts_of_task(prompts: Sequence[Mapping]) -> Int[np.ndarray, " prompts"]:
-    """For each prompt, the index of the next prompt of its task that asks for something else.
+    """For each prompt, the index of the next different prompt of its task.
 
-    Prompts may repeat. Raises `ConfigError` for a task that asks for only one thing.
+    Prompts may repeat. Raises `ConfigError` for a task whose prompts are all equal.
     """
     other = np.arange(len(prompts))
     for index, row in enumerate(prompts):

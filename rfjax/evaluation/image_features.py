@@ -1,13 +1,12 @@
 """A fixed description of small images, for distances between sets of them. No JAX here.
 
-It stands where a study of large images has a frozen network's features (SD3 compares formulations
-by distances of CLIP features). On images of 16 to 32 pixels a side no such network means anything,
-so the description is written down: what colours are where, how strong and how inclined the edges
-are, and how sharp. It is neither learnt nor tuned to a model, and a distance by it compares models
-of one study, on one corpus, with one another: it is no FID.
+A study of large images uses the features of a frozen network: SD3 compares formulations by distances of CLIP
+features. For images of 16 to 32 pixels a side no such network is meaningful. So the features here are formulas: which
+colours are where, and how strong, how inclined and how sharp the edges are. They are neither learnt nor tuned to a
+model. Their distances compare models of one study on one corpus with one another, and are no FID.
 
-`NAME` names the map and its version. Whatever changes a feature changes the name, and distances
-under different names are never compared.
+`NAME` is the name and version of these features. A change of a feature must change the name, and distances under
+different names are never compared.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from jaxtyping import Float, UInt8
 from rfjax.errors import ConfigError
 
 NAME = "grid-colour-edge-1"
-FINE, COARSE = 4, 2  # cells a side: of luminance, and of everything else
+FINE, COARSE = 4, 2  # cells a side, for luminance and for all other features
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G, B
 # Red against green, yellow against blue.
 OPPONENTS = ((1.0, -1.0, 0.0), (0.5, 0.5, -1.0))
 
-# Feature groups in order, how many numbers a cell has, and what each is divided by: about its standard
-# deviation over scenes of `shapes`, so that no group rules the distance because of its unit.
+# Group of features -> (numbers of a cell, cells a side, the divisor of each number). The divisor is about the number's
+# standard deviation over scenes of `shapes`, so that no group dominates the distance because of its unit.
 GROUPS = {
     "luminance": (1, FINE, 0.10),  # mean
     "opponents": (2, COARSE, 0.12),  # means
     "edges": (2, COARSE, 0.06),  # root mean square slope along x, and along y
     "inclination": (1, COARSE, 0.010),  # signed root of the mean product of the two slopes
-    "sharpness": (1, COARSE, 0.045),  # root mean square of the Laplacian: what a blur takes first
+    "sharpness": (1, COARSE, 0.045),  # root mean square of the Laplacian, which a blur lowers first
     "colour edges": (2, COARSE, 0.10),  # root mean square slope of the opponents
 }
 SIZE = sum(numbers * cells * cells for numbers, cells, _ in GROUPS.values())
 
 
 def features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
-    """The description of each image, float64, d = `SIZE` = 48, of any height and width from 8.
+    """The features of each image, float64, d = `SIZE` = 48. Images may have any height and width from 8.
 
-    Values 0 to 255 are taken as [0, 1]. A cell's mean is over its area, so that cells need not be
+    Values 0 to 255 stand for [0, 1]. A cell's mean is over its area, so that cells need not be
     whole pixels; borders are continued by their last pixel. Raises `ConfigError` for smaller images.
     """
     if min(images.shape[1:3]) < 2 * FINE:
@@ -84,7 +83,7 @@ def _cells(values, cells):
 
 
 def _shares(size, cells):
-    """[cells, size]: the share of each cell that each pixel is."""
+    """The share of each cell that each pixel covers, [cells, size]."""
     edges = np.arange(cells + 1)[:, None] * size / cells
     covered = np.clip(np.arange(1, size + 1), edges[:-1], edges[1:]) - np.clip(np.arange(size), edges[:-1], edges[1:])
     return covered * cells / size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 LEVEL = 0.95
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # quantiles of draws between which the interval lies
-PERCENTILES = (2.5, 97.5)  # the same in per cent; a separate constant, since 100 * ENDS is not these to the last bit
+PERCENTILES = (2.5, 97.5)  # ENDS in per cent; a constant, because 100 * ENDS differs in the last bit
 STANDARD_ERRORS = 1.96  # half of the interval of a normal distribution
 
 

@@ -1,10 +1,10 @@
 """MLPerf's validation loss: each example at one level of t, which a file assigns to it.
 
-MLPerf Training, text-to-image: the levels are t = 0/8 ... 7/8; each validation example comes with one of
-them; the loss is the mean over the levels of each level's mean. It costs an eighth of the `mlperf` grid of
-`rfjax.evaluation.validation`, which sees every example at every level, and is another estimator: what
-the examples of a level have of their own stays in that level's mean. So it has a name of its own, and is
-never paired with the grids'. Noise is theirs: a function of (seed, example id, level).
+MLPerf Training, text-to-image: the levels are t = 0/8 ... 7/8. Each validation example has one of them. The loss is
+the mean over the levels of each level's mean. It costs an eighth of the `mlperf` grid of
+`rfjax.evaluation.validation`, which sees every example at every level. It is another estimator, because the levels
+have different examples. So it has another name, and is never paired with a grid's loss. The noise is the same
+function of (seed, example id, level).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ LEVELS = 8
 
 @dataclass(frozen=True, eq=False)
 class AssignedLoss:
-    """Mean squared error of the velocity per element, for each example at its own level."""
+    """Mean squared error of the velocity per element, for each example at its level."""
 
-    levels: tuple[float, ...]  # t of each
+    levels: tuple[float, ...]  # t of each level
     assigned: Int[np.ndarray, " n"]  # the number of each example's level
     losses: Float32[np.ndarray, " n"]
 
@@ -78,9 +78,9 @@ class AssignedLoss:
 
 
 def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray, " n"]:
-    """The level numbers of the validation examples, in their order: a text file with one integer a line.
+    """The level numbers of the validation examples, in order, from a text file with one integer a line.
 
-    Raises `ConfigError` naming a line that is no level, and where levels have different numbers of
+    Raises `ConfigError` for a line that is not a level, and where levels have different numbers of
     examples: the mean of the levels' means would then weigh examples unequally.
     """
     try:
@@ -95,20 +95,16 @@ def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray
     counts = np.bincount(np.array(numbers, int), minlength=levels)
     if counts.min() != counts.max() or not numbers:
         listed = ", ".join(map(str, counts))
-        raise ConfigError(
-            f"{path} gives the levels 0 to {levels - 1} {listed} examples; MLPerf's protocol has as many at each"
-        )
+        raise ConfigError(f"{path} gives the levels 0 to {levels - 1} {listed} examples; give all levels equally many")
     return np.array(numbers)
 
 
 def compile_assigned(
     apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
 ) -> Callable:
-    """The program `program(params, at, numbers, batch)`, which gives Float[batch]: each example's loss at its own
-    level.
+    """The compiled `program(params, at, numbers, batch)`, which gives each example's loss at its level, Float[batch].
 
-    `numbers` are the numbers of the levels, and the fields of `at` the formulation's coefficients there, one value
-    for each example.
+    `numbers` are the numbers of the examples' levels, and the fields of `at` the formulation's coefficients there.
     """
     path = RectifiedFlow()
 
@@ -140,8 +136,8 @@ def assigned_loss(
 ) -> AssignedLoss:
     """The loss of `params` on the first n validation examples of the corpus, each at its assigned level.
 
-    Of `config` it takes seed and batch size. The last batch is filled up by repeating its last example, and the
-    repeats are dropped. Raises `RfjaxError` where the corpus gives another number of examples than asked for.
+    Only seed and batch size of `config` are used. The last batch is filled up by repeating its last example, and the
+    repeats are dropped. Raises `RfjaxError` where the corpus gives a wrong number of examples.
     """
     if batch_sharding is not None:
         check_divisible(config, batch_sharding)
@@ -170,8 +166,7 @@ def measure_assigned(
     if len(run.corpus.parts) > 1:
         raise ConfigError(
             f"MLPerf's validation loss is of one latent shape, and the corpus {run.corpus.name} has "
-            f"{len(run.corpus.parts)} aspect "
-            "buckets; measure it on a corpus prepared without them, or leave out --mlperf-levels"
+            f"{len(run.corpus.parts)} aspect buckets; use a corpus without buckets, or leave out --mlperf-levels"
         )
     config = run.config.evaluation.validation
     step = run.choose_step(step)

@@ -1,8 +1,8 @@
 """What a validation loss is: levels of t, a loss per example and level, and its uncertainty.
 
-Every example is seen at every level with noise that depends on the example, the level and the
-validation seed alone, so two models' losses differ by the models and not by the draw, and
-their difference is judged over the same examples, pair by pair.
+Every example is seen at every level, with noise that depends on the example, the level and the
+validation seed alone. So the losses of two models differ by the models and not by the noise, and
+their difference is computed example by example.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Grid:
 
     first: int
     offset: float = 0.0
-    last_left_out: int = 0  # how many of the last levels stay out of the average
+    last_left_out: int = 0  # how many of the last levels the average leaves out
 
     def numbers(self, levels: int) -> tuple[int, ...]:
         """The number i of each level, by which noise is keyed: equal t of two grids have equal noise."""
@@ -56,10 +56,10 @@ class ValidationLoss:
     """Unweighted mean squared error of the velocity per element, by example and level.
 
     Rows are in the order of the example ids. Averages over examples are taken in float64, then
-    over the levels that count; nothing is a mean of batch means.
+    over the levels that count; batches do not enter.
     """
 
-    grid: str  # as grid_name gives it
+    grid: str  # the result of `grid_name`
     seed: int
     levels: tuple[float, ...]  # t of each level
     averaged: tuple[bool, ...]  # whether the level enters `loss`
@@ -98,14 +98,13 @@ class ValidationLoss:
 
 
 def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, float]:
-    """The mean of a's loss less b's over the examples they share, and its standard error.
+    """The mean over examples of a's loss minus b's, and its standard error.
 
-    Raises `ConfigError` where grid, seed or examples differ: the noise is then not the same
-    and the difference is not a paired one.
+    Raises `ConfigError` where grid, seed or examples differ, because the noise then differs too.
     """
     for name, ours, theirs in (("grid", a.grid, b.grid), ("seed", a.seed, b.seed), ("examples", a.n, b.n)):
         if ours != theirs:
-            raise ConfigError(f"validation losses of {name} {ours} and {theirs} are not paired; evaluate both with one")
+            raise ConfigError(f"validation losses of {name} {ours} and {theirs} are not paired; use the same {name}")
     if not np.array_equal(a.example_ids, b.example_ids):
         raise ConfigError("validation losses of different example ids are not paired; evaluate both on one corpus")
     differences = a.example_losses - b.example_losses

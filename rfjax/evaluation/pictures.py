@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from rfjax.files import write_whole
 
-TILE = 64  # pixels a side, at the least
+TILE = 64  # the least side in pixels
 
 
 def strip(

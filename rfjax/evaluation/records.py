@@ -1,7 +1,7 @@
 """Evaluation records: what one evaluation of one checkpoint found, one JSON file each.
 
-A run writes its own, in `<workdir>/evaluations/<sha1 of the key>.json`; a record with the key
-of an earlier one replaces it. The results table is merged from them. Nothing here needs JAX.
+A run's records lie in `<workdir>/evaluations/<sha1 of the key>.json`; a record replaces an earlier record with the
+same key. The results table is merged from the records. Nothing here needs JAX.
 
     {"schema": 1,
      "key": {"run", "step", "weights", "evaluation", "corpus", "sampler", "grid", "seed"},
@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -123,12 +123,12 @@ def make_record(
 
 
 def validation_record(key: Mapping[str, object], result: ValidationLoss, **training) -> dict:
-    """The record of a validation loss; `training` is what `make_record` takes beside values.
+    """The record of a validation loss; `training` are the other arguments of `make_record`.
 
     Metric "loss": item "mean" and one item "t=..." per level, with intervals of 1.96 standard
     errors over examples. `extra` keeps each example's loss (mean over the levels that count)
-    in the order of example ids, from which two runs are compared pair by pair, and a hash of
-    the ids that says whether they may be.
+    in the order of example ids, so that two runs can be compared example by example, and a hash of
+    the ids: runs can be compared so only where the hashes are equal.
     """
     items = {"mean": (result.loss, result.stderr)}
     for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True):
@@ -141,7 +141,7 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
         "levels": list(result.levels),
         "averaged": list(result.averaged),
         "example_ids_sha1": hashlib.sha1(result.example_ids.astype("<u4").tobytes()).hexdigest(),
-        "example_losses": [_number(float(f"{loss:.8g}")) for loss in result.example_losses],
+        "example_losses": json_numbers(result.example_losses),
     }
     return make_record(key, values, **{**training, "extra": {**extra, **training.get("extra", {})}})
 
@@ -150,10 +150,10 @@ def geneval_record(
     key: Mapping[str, object], scores: Mapping[str, GenEvalScore], more: Sequence[Measured] = (), /, **training
 ) -> dict:
     """The record of GenEval scores by metric: "geneval", and "geneval_held_out" and
-    "geneval_seen" where prompts are told apart; then those in `more`; `training` as in `validation_record`.
+    "geneval_seen" where some prompts are held out; then the values in `more`. `training` are as in `validation_record`.
 
-    Items: "overall" and the tasks that have images; n counts images. `extra` names, per metric,
-    the tasks without any, the prompts behind each item, and the plain fractions.
+    Items: "overall" and the tasks that have images; n counts images. `extra` gives, for each metric,
+    the tasks without images, the number of prompts of each item, and the plain fractions.
     """
     values, extra = [], {}
     for metric, score in scores.items():
@@ -172,10 +172,10 @@ def geneval_record(
 
 
 def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Path:
-    """Puts the record into the run's folder, where it replaces a record with the same key; returns its path.
+    """Writes the record into the run's folder, where it replaces a record with the same key; returns its path.
 
-    Raises `RfjaxError` on a record out of schema (a number that is not finite among them: give null) and where the
-    file cannot be written; an earlier record is then left as it was.
+    Raises `RfjaxError` for a record that breaks the schema (for a number that is not finite give null), and where the
+    file cannot be written. An earlier record is then left as it was.
     """
     problem = _problem(record)
     if problem:
@@ -184,16 +184,17 @@ def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Pa
     try:
         text = json.dumps(record, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
-        named = f"the evaluation record {dict(record['key'])}"
-        raise RfjaxError(f"{named} is not plain JSON: {error}; give null for nan") from None
+        raise RfjaxError(
+            f"the evaluation record {record['key']} is not plain JSON: {error}; give null for nan"
+        ) from None
     write_whole({path: text + "\n"})
     return path
 
 
 def read_records(workdir: str | os.PathLike) -> list[dict]:
-    """All records of a run's folder, in the order of their keys; none where it has none.
+    """All records of a run's folder, in the order of their keys.
 
-    Raises `RfjaxError` naming a file that is damaged, of another schema, or misnamed.
+    Raises `RfjaxError`, which names the file, where a record is damaged, of another schema, or misnamed.
     """
     records = []
     for path in sorted((Path(workdir) / "evaluations").glob("*.json")):
@@ -211,13 +212,13 @@ def read_records(workdir: str | os.PathLike) -> list[dict]:
     return sorted(records, key=lambda record: [record["key"][name] for name in KEY_FIELDS])
 
 
-def _number(value):
-    """A float for JSON; None for nan, which JSON does not know."""
-    return float(value) if math.isfinite(value) else None
+def json_numbers(values: Iterable[float]) -> list[float | None]:
+    """The values rounded to eight digits for JSON, None for a value that is not finite."""
+    return [float(f"{value:.8g}") if math.isfinite(value) else None for value in values]
 
 
 def _problem(record):
-    """What is wrong with a record's form; empty where nothing is."""
+    """What breaks the schema in a record, in words; empty where nothing does."""
     if not isinstance(record, Mapping):
         return f"is {type(record).__name__}, not an object"
     if record.get("schema") != SCHEMA:
@@ -232,14 +233,14 @@ def _problem(record):
             return f"has key field {name} {key[name]!r}; it must be {kind.__name__}"
     values = record["values"]
     if not isinstance(values, list) or not isinstance(record["extra"], Mapping):
-        return "has values that are no list or extra that is no object"
+        return "has values that are not a list or extra that is not an object"
     for value in values:
         if not isinstance(value, Mapping) or set(value) != set(VALUE_FIELDS):
             return f"has the value {value!r}; its fields must be {', '.join(VALUE_FIELDS)}"
         if not all(isinstance(value[name], str) for name in VALUE_FIELDS[:2]):
             return f"has the value {value!r}; metric and item must be text"
         if not all(value[name] is None or type(value[name]) in (int, float) for name in VALUE_FIELDS[2:]):
-            return f"has the value {value!r}; what is measured must be numbers or null"
+            return f"has the value {value!r}; value, stderr, low, high and n must be numbers or null"
     names = [(value["metric"], value["item"]) for value in values]
     if len(set(names)) != len(names):
         return "has a metric and item twice"
@@ -247,7 +248,7 @@ def _problem(record):
 
 
 def record_lines(records: Sequence[Mapping]) -> list[str]:
-    """The measured values for a console, one a line."""
+    """The records' values as lines for a console, one value a line."""
     lines = []
     for record in records:
         key = record["key"]

@@ -1,4 +1,4 @@
-"""A sampler's name: the settings of a checkpoint's images, as text in a record's key. No JAX here."""
+"""A sampler's name: the settings by which images were sampled, as text in a record's key. No JAX here."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _NAME = re.compile(
 class SamplerName:
     """A sampler's settings.
 
-    Their text, such as `euler-50-cfg5-shift3-40x4`, is a field of a record's key, so that scores under other settings
-    have records of their own.
+    Their text, such as `euler-50-cfg5-shift3-40x4`, is a field of a record's key, so that scores under different
+    settings have different records.
     """
 
     method: str
     steps: int
     guidance_scale: float
     timestep_shift: float
-    by_area: bool = False  # the shift is that at config.data.image_size, and goes by the area of the latents
+    by_area: bool = False  # the shift holds at config.data.image_size, and changes with the area of the latents
     sigmas: str = "uniform"
-    encoders: tuple[str, ...] = ()  # text encoders of the prompts; empty for the run's own
-    latent_size: tuple[int, int] | None = None  # height, width; None for the corpus's own
+    encoders: tuple[str, ...] = ()  # text encoders of the prompts; empty: the run's
+    latent_size: tuple[int, int] | None = None  # height, width; None: the corpus's
     images: tuple[int, int] | None = None  # prompts (of each task, where there are tasks), images of each prompt
-    reference: int | None = None  # steps of the samples that these are compared with
+    reference: int | None = None  # steps of the samples with which these are compared
 
     @classmethod
     def of(cls, config: Config, sampler: SamplerConfig, **more) -> SamplerName:
@@ -45,15 +45,14 @@ class SamplerName:
 
     @classmethod
     def parse(cls, text: str) -> SamplerName | None:
-        """The settings of which `format` makes exactly this text; None for any other text, since `rfjax score
-        --sampler` takes any.
+        """The settings whose `format` is exactly this text. None where there are none: `rfjax score --sampler` takes
+        any text.
 
-        A lone AxB is `images`: a name with only a latent size stands beside pictures, never in a key.
+        A lone AxB is read as `images`: a name with a latent size alone stands beside pictures, never in a key.
         """
         match = _NAME.fullmatch(text)
         if match is None:
             return None
-        encoders, latent_size, images = match["encoders"], match["latent_size"], match["images"]
         name = cls(
             method=match["method"],
             steps=int(match["steps"]),
@@ -61,9 +60,9 @@ class SamplerName:
             timestep_shift=float(match["timestep_shift"]),
             by_area=match["by_area"] is not None,
             sigmas=match["sigmas"] or "uniform",
-            encoders=tuple(encoders.split("+")) if encoders else (),
-            latent_size=_parse_size(latent_size),
-            images=_parse_size(images),
+            encoders=tuple(match["encoders"].split("+")) if match["encoders"] else (),
+            latent_size=_parse_size(match["latent_size"]),
+            images=_parse_size(match["images"]),
             reference=int(match["reference"]) if match["reference"] else None,
         )
         return name if name.format() == text else None
@@ -74,7 +73,7 @@ class SamplerName:
 
     @property
     def settings(self) -> str:
-        """The text without its counts of steps, equal for samples that differ in these counts alone."""
+        """The text without the numbers of steps: equal for samples that differ in their steps alone."""
         return self._join("", "")
 
     def _join(self, steps, reference):
@@ -94,8 +93,7 @@ class SamplerName:
 
 
 def ground_truth_name(images: tuple[int, int]) -> str:
-    """The text that stands for a sampler's name where pictures are drawn and not sampled; `images` as in
-    `SamplerName`."""
+    """The text in place of a sampler's name where pictures are drawn, not sampled; `images` as in `SamplerName`."""
     return f"ground truth-{_format_size(images)}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rfjax.config import SamplerConfig
 
-# Compiled programs by what they do; runs that differ in their formulation alone may share them.
+# Compiled programs by their purpose. Runs that differ in their formulation alone may share them.
 Programs = dict[object, Callable]
 
 
@@ -19,7 +19,7 @@ class Evaluation:
     step: int
     weights: str
     key: Mapping[str, object]
-    sampler: SamplerConfig | None = None  # of those that sample
+    sampler: SamplerConfig | None = None  # None for an evaluation without images
 
 
 def is_due(every: int, step: int, last: bool) -> bool:

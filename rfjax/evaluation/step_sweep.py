@@ -1,8 +1,8 @@
 """How few sampling steps a model needs: scores, path length and distance at several counts of steps.
 
-After SD3 table 6: the same prompts and the same noise at every count, so that differences between
-counts are paired; the most steps are the reference that the others are compared with. One record
-per count, evaluation "sampling_steps", whose sampler ends in `-of<the reference's steps>`.
+After SD3 table 6. Every count has the same prompts and the same noise, so that differences between counts are paired.
+The largest count is the reference, with which the others are compared. Each count has a record of the evaluation
+"sampling_steps", whose sampler ends in `-of<the reference's steps>`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,14 @@ EVALUATION = "sampling_steps"
 
 
 def parse_steps(text: str) -> tuple[int, ...]:
-    """Counts of steps from text such as "5,10,20,50", rising. Raises `ConfigError` unless they are two or more
-    distinct positive integers."""
+    """The counts of steps in text such as "5,10,20,50", in rising order. Raises `ConfigError` for anything but two or
+    more distinct positive integers."""
     try:
         counts = tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError:
         counts = ()
     if len(counts) < 2 or counts[0] < 1:
-        raise ConfigError(
-            f"--sampling-steps is {text!r}; give two or more counts, as 5,10,20,50 (the most are the reference)"
-        )
+        raise ConfigError(f"--sampling-steps is {text!r}; give two or more counts, for example 5,10,20,50")
     return counts
 
 
@@ -75,11 +73,7 @@ def measure_sampling_steps(
             generate = generator_of(run, sampler, settings.batch_size, path_length=True)
             with bar(len(ids), f"{run.name} {count} steps", "image") as shown:
                 latents, lengths = generate(
-                    params,
-                    settings.seed,
-                    ids,
-                    conditions,
-                    progress=lambda done, _, shown=shown: shown.update(done - shown.n),
+                    params, settings.seed, ids, conditions, progress=lambda done, _, bar=shown: bar.update(done - bar.n)
                 )
             target = latents if target is None else target
             distances = np.sqrt(np.square(latents.astype(np.float64) - target).reshape(len(ids), -1).mean(axis=1))
@@ -108,7 +102,7 @@ def measure_sampling_steps(
 
 
 def _mean(metric, values):
-    """The mean over images, with the interval of 1.96 standard errors."""
+    """The mean over images, with its interval."""
     mean = float(np.mean(values))
     if not math.isfinite(mean):
         raise RfjaxError(f"{metric} is {mean}: the network's samples are not finite; measure an earlier step")

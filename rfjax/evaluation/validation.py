@@ -2,11 +2,11 @@
 
 Noise is a function of (validation seed, example id, level), so neither the batch size, the
 order of the examples, the devices nor the model changes it, and no random stream of training
-is touched. Levels are plain t: the timestep shift is not applied to them.
+is used. Levels are plain t: the timestep shift does not apply to them.
 
 Every formulation is measured as a rectified flow's velocity on the straight path, at the log-SNR of
 rectified flow's t (`rfjax.flow.matched`): the same points and the same target for all of them.
-A level outside the noise that a formulation knows is moved to the nearest that it does.
+A level outside the noise levels that a formulation knows is moved to the nearest level that it knows.
 """
 
 from __future__ import annotations
@@ -72,12 +72,11 @@ def make_validation_step(
 ) -> ValidationStep:
     """The step that `validation_loss` calls; make it once per model and use it for every checkpoint.
 
-    `apply(params, z, t, context, pooled)` predicts what the formulation says, with z Float[batch h w c]
+    `apply(params, z, t, context, pooled)` gives the formulation's prediction, with z Float[batch h w c]
     and t Float[batch]. `batch_sharding` splits the leading axis of every input over a
-    mesh; the losses come back whole on every process. Levels are computed one after another,
-    so memory is that of one batch at one level. `program` is `compile_validation`'s of the same
-    arguments, where formulations share one.
-    Raises `ConfigError` where the batch cannot be split evenly.
+    mesh; every process gets all losses. Levels are computed one after another,
+    so memory is that of one batch at one level. `program` is the result of `compile_validation` for the same
+    arguments, where formulations share it. Raises `ConfigError` where the batch cannot be split evenly.
     """
     if batch_sharding is not None:
         check_divisible(config, batch_sharding)
@@ -115,10 +114,10 @@ def compile_validation(
 def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     """The loss of `params` on the first `config.examples` validation examples of the corpus.
 
-    Where the corpus has several latent shapes, its parts share the examples in proportion to those they
-    have, and each part's are measured in batches of its own shape. Conditions are whole (no dropout). The last batch
-    is filled up by repeating its last example, and the repeats are dropped. `params` stay where they are, sharded or
-    not. Raises `RfjaxError` where the corpus gives another number of examples than asked for, or an id twice.
+    Where the corpus has several latent shapes, each part gives a share of the examples in proportion to its size, in
+    batches of its own shape. Conditions have no dropout. The last batch is filled up by repeating its last example,
+    and the repeats are dropped. `params` stay where they are, sharded or not. Raises `RfjaxError` where the corpus
+    gives a wrong number of examples, or an id twice.
     """
     config = step.config
     shares = validation_shares(corpus, config.examples)
@@ -127,11 +126,12 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     assert len(example_ids) == len(per_example) == config.examples, "an example was lost or counted twice"
     order = np.argsort(example_ids, kind="stable")
     ids = example_ids[order]
-    if len(corpus.parts) > 1 and (ids[1:] == ids[:-1]).any():  # noise and pairs are keyed by the id
+    if (
+        len(corpus.parts) > 1 and (ids[1:] == ids[:-1]).any()
+    ):  # an id decides the noise, and pairs the examples of two runs
         twice = ids[1:][ids[1:] == ids[:-1]][0]
         raise RfjaxError(
-            f"two validation examples of the corpus {corpus.name} have the id {twice}; its parts must number "
-            "theirs apart"
+            f"two validation examples of the corpus {corpus.name} have the id {twice}; give its parts different ids"
         )
     grid = GRIDS[config.grid]
     return ValidationLoss(
@@ -145,7 +145,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
 
 
 def _losses(step, params, corpus, examples):
-    """(ids, losses by level) of the first `examples` of a corpus of one shape, in its order."""
+    """(ids, losses by level) of the first `examples` examples of a corpus of one shape, in its order."""
     ids, rows, pending = [], [], None
     for _, batch, real in validation_batches(corpus, examples, step.config.batch_size):
         ids.append(batch.example_ids[:real])
@@ -158,10 +158,10 @@ def _losses(step, params, corpus, examples):
 
 
 def validation_batches(corpus, examples: int, size: int) -> Iterator[tuple[Int[np.ndarray, " size"], Batch, int]]:
-    """(places, batch, how many of its examples count) of each batch of `size` of the first `examples` validation
-    examples of a corpus of one shape; the last batch is filled up with its last example.
+    """(places, batch, number of its examples that count) for each batch of `size` of the first `examples` validation
+    examples of a corpus of one shape. The last batch is filled up with its last example.
 
-    Raises `RfjaxError` where the corpus gives another number of examples than asked for.
+    Raises `RfjaxError` where the corpus gives a wrong number of examples.
     """
     for start in range(0, examples, size):
         places = np.arange(start, start + size).clip(max=examples - 1)
@@ -175,7 +175,8 @@ def validation_batches(corpus, examples: int, size: int) -> Iterator[tuple[Int[n
         yield places, batch, min(size, examples - start)
 
 
-def check_divisible(config, sharding):
+def check_divisible(config: ValidationConfig, sharding: NamedSharding) -> None:
+    """Raises `ConfigError` for a batch size that cannot be split evenly over the mesh."""
     axes = sharding.spec[0] if len(sharding.spec) else ()
     axes = () if axes is None else (axes,) if isinstance(axes, str) else axes
     parts = math.prod(sharding.mesh.shape[axis] for axis in axes)

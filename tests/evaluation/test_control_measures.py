@@ -160,5 +160,5 @@ def test_what_does_not_fit_is_refused(corpus, control):
     pixels, ids, prompts = control
     with pytest.raises(ConfigError, match="143 images for 144 ids"):
         ranking_record(KEY, pixels[:-1], ids, prompts, corpus, seed=1)
-    with pytest.raises(ConfigError, match="'geneval' cannot hold"):
+    with pytest.raises(ConfigError, match="'geneval'; it must be 'ranking'"):
         ranking_record({**KEY, "evaluation": "geneval"}, pixels, ids, prompts, corpus, seed=1)

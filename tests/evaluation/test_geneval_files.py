@@ -180,7 +180,7 @@ def test_repeated_rows_are_one_prompt_and_said_so(files):
     write_lines(files[1], images(metadata=[*METADATA, *METADATA]))
     text = geneval_files.summary_text(score_files(*files))
     assert text.startswith(
-        "96 images of 24 prompts (24 of the 48 metadata rows repeat an earlier one; equal rows are one prompt): "
+        "96 images of 24 prompts (24 of the 48 metadata rows repeat an earlier row): "
     )
 
 

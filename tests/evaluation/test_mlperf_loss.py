@@ -68,8 +68,8 @@ def test_levels_files(tmp_path):
         ("0\n-1\n", r":2 is '-1'"),
         ("0.5\n", r":1 is '0.5'"),
         ("0 1 2 3 4 5 6 7 7", "1, 1, 1, 1, 1, 1, 1, 2 examples"),
-        ("0 1 2 3 4 5 6", "as many at each"),
-        ("", "as many at each"),
+        ("0 1 2 3 4 5 6", "equally many"),
+        ("", "equally many"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message):

@@ -1,11 +1,11 @@
-"""Detectors of the embedded corpora's objects: pixels in, GenEval's terms out.
+"""Detectors of the embedded corpora's objects: they read pixels, and return GenEval's boxes and colours.
 
 A detector is a function of images [n, h, w, 3] in [0, 1] that returns one dict per image,
 
     {"detections": {class: [[x1, y1, x2, y2, score], ...]}, "colors": {class: [color, ...]}}
 
-with boxes in pixels, scores in (0, 1] and colours aligned with the boxes. It sees nothing but
-the pixels: neither the prompt nor the layout.
+with boxes in pixels, scores in (0, 1] and colours aligned with the boxes. It sees only the pixels, neither the
+prompt nor the layout.
 """
 
 from __future__ import annotations
@@ -21,11 +21,8 @@ from rfjax.errors import ConfigError
 
 Detector = Callable[[Float[ndarray, "n h w 3"]], list[dict]]
 
-# corpus -> module whose `detect` knows its objects; imported when asked for
-DETECTORS = {
-    "shapes": "rfjax.evaluation.detectors.shapes",
-    "digits": "rfjax.evaluation.detectors.digits",
-}
+# corpus -> the module whose `detect` finds its objects; imported when it is used
+DETECTORS = {"shapes": "rfjax.evaluation.detectors.shapes", "digits": "rfjax.evaluation.detectors.digits"}
 
 
 def detector_for(corpus: Corpus) -> Detector:

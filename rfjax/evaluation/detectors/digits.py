@@ -1,11 +1,10 @@
-"""The detector of `digits`: blobs against every training scan, by kernel ridge regression.
+"""The detector of `digits`: blobs compared with every training scan, by kernel ridge regression.
 
-A blob's picture is brought to the scans' scale and centred on its centroid to a fraction of a
-pixel. The training scans, drawn at the size the image has, go through the same and are joined by
-blurred copies, so that a crisp drawing is not demanded. One Gaussian kernel between
-picture and scans gives both what a blob is, by regression on one-hot targets, and how much it
-resembles anything, by its nearest scan. The score is the product of two sigmoids, of the lead of
-the best class over the second and of the squared error against the nearest scan.
+A blob's picture is brought to the scans' scale and centred on its centroid to a fraction of a pixel. The training
+scans, drawn at the image's size, are treated in the same way; blurred copies are added, so that a drawing need not be
+crisp. A Gaussian kernel between picture and scans gives the class, by regression on one-hot targets; the nearest scan
+tells how much the picture resembles any digit. The score is the product of two sigmoids: of the lead of the best class
+over the second, and of the squared error against the nearest scan.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from rfjax.data.digits import CLASSES, SCAN_SIDE, VOCABULARY, drawn_scans, drawn_side, resampling
 from rfjax.evaluation.detectors.segmentation import collect, find_blobs
 
-MASK_ALPHA = 0.25  # low, as thin strokes fall apart above it
+MASK_ALPHA = 0.25  # low, because thin strokes fall apart above it
 PICTURE_SIDE = 12
 KERNEL_SCALE = 0.3  # the kernel is exp(-KERNEL_SCALE * squared distance of pictures)
 RIDGE = 0.05
@@ -48,7 +47,7 @@ class Classifier:
 
 
 def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
-    """Digits in images in [0, 1], 16 to 32 pixels a side; see the package for the result."""
+    """Digits in images in [0, 1], 16 to 32 pixels a side; the result is described in the package."""
     images = np.asarray(images)
     cell = images.shape[1] // 2
     blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)

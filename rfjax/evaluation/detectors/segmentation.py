@@ -1,8 +1,8 @@
-"""From images to coloured blobs on a grey background: what both detectors start with.
+"""Coloured blobs on a grey background, the first stage of both detectors.
 
-A pixel is taken to be background + alpha (colour - background), which anti-aliased drawing makes
-exact. Blobs are connected pixels of large enough alpha; each has one colour, the palette entry
-that explains its pixels best, and its alpha is then a picture of the object free of colour.
+A pixel is background + alpha (colour - background), which is exact for anti-aliased drawings. A blob is a set of
+connected pixels of large enough alpha. Its colour is the palette entry that explains its pixels best, and its alpha is
+then a picture of the object without colour.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 
 MIN_PIXELS = 4
 _EIGHT_NEIGHBOURS = np.array([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], bool)  # within an image
-# What may be background: nearly grey, and not bright. An image with a smaller share of such
-# pixels holds nothing; the fullest scene leaves a third.
+# Background pixels are nearly grey and not bright. An image with fewer than GREY_SHARE of them is taken to hold no
+# object; in the fullest scene they are a third.
 GREY_SPREAD = 0.15
 GREY_RANGE = (0.02, 0.5)
 GREY_SHARE = 0.2
@@ -31,8 +31,8 @@ class Blobs:
     box: Float[np.ndarray, "m 4"]  # x1, y1, x2, y2 of the mask, in pixels
     area: Float[np.ndarray, " m"]  # sum of alpha
     centroid: Float[np.ndarray, "m 2"]  # x, y in pixels
-    residual: Float[np.ndarray, " m"]  # colour variation the palette entry leaves, per unit of area
-    window: Float[np.ndarray, "m side side"]  # alpha around the centroid's pixel, 0 off the blob
+    residual: Float[np.ndarray, " m"]  # colour variation that the palette entry does not explain, per unit of area
+    window: Float[np.ndarray, "m side side"]  # alpha around the centroid's pixel, 0 outside the blob
     origin: Int[np.ndarray, "m 2"]  # x, y of the window's first pixel
 
 
@@ -46,7 +46,7 @@ def find_blobs(
     strength = _chosen(alpha, np.argmin(residual, axis=-1))
     mask = (strength > mask_alpha) & usable[:, None, None]
     labels, count = scipy.ndimage.label(mask, _EIGHT_NEIGHBOURS)
-    # A blob's anti-aliased rim: the unlabelled pixels next to it.
+    # Adds the unlabelled pixels next to a blob, its anti-aliased rim.
     grown = np.where(labels > 0, labels, scipy.ndimage.maximum_filter(labels, size=(1, 3, 3)))
 
     def total(values):
@@ -80,8 +80,7 @@ def find_blobs(
 def unmix(
     images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], background: Float[np.ndarray, "n 3"]
 ) -> tuple[Float[np.ndarray, "n h w colors"], Float[np.ndarray, "n h w colors"]]:
-    """Per pixel and colour: how much of the colour is in the pixel, and the squared part that the colour leaves
-    unexplained.
+    """(alpha, residual) of each pixel and colour: the share of the colour in the pixel, and the squared rest.
 
     Alpha is the least-squares value within [0, 1]. The residual is in units of the squared distance between colour
     and background.
@@ -101,7 +100,7 @@ def _chosen(alpha, color):
 
 
 def _windows(own, labels, image, keep, origin, side):
-    """Each blob's alpha in a square of its image. The square may reach over the edge."""
+    """Each blob's alpha in a square of its image, which may reach beyond the edge."""
     margin = ((0, 0), (side, side), (side, side))
     rows = origin[:, 1, None, None] + side + np.arange(side)[None, :, None]
     columns = origin[:, 0, None, None] + side + np.arange(side)[None, None, :]
@@ -125,7 +124,7 @@ def estimate_background(images: Float[np.ndarray, "n h w 3"]):
 def collect(
     n: int, blobs: Blobs, best: Int[np.ndarray, " m"], score: Float[np.ndarray, " m"], classes, colors, smallest: float
 ) -> list[dict]:
-    """One dict per image of the detections that score at least `smallest`."""
+    """A dict for each image, with the detections that score at least `smallest`."""
     results = [{"detections": {}, "colors": {}} for _ in range(n)]
     for i in np.flatnonzero(score >= smallest).tolist():
         result, name = results[blobs.image[i]], classes[best[i]]

@@ -1,9 +1,8 @@
 """The detector of `shapes`: blobs matched against the six shapes by least squares.
 
-A blob's area gives the radius each shape would have, and its centroid where that shape would
-sit, so that one template per shape is compared and nothing is searched for. The score is a
-softmax over the six errors and the constant error of "none of these", so it falls both when a
-blob resembles nothing and when it resembles two shapes alike.
+A blob's area gives the radius of each candidate shape, and its centroid gives the place, so that one template per
+shape is compared without a search. The score is a softmax over the six errors and a constant error for "none of
+these". So it is low both for a blob that resembles no shape and for a blob that resembles two.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from rfjax.evaluation.detectors.segmentation import Blobs, collect, find_blobs
 MASK_ALPHA = 0.5
 REJECT_ERROR = 0.25  # the squared error, per unit of area, at which a match is worth nothing
 TEMPERATURE = 0.035
-SIZE_TOLERANCE = 1.15  # how far outside the drawn sizes a radius may lie before it costs
+SIZE_TOLERANCE = 1.15  # the factor by which a radius may lie outside the drawn sizes without a penalty
 SIZE_WEIGHT = 4.0
 SMALLEST_SCORE = 0.05
 
 
 def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
-    """Shapes in images in [0, 1], 16 to 32 pixels a side; see the package for the result."""
+    """Shapes in images in [0, 1], 16 to 32 pixels a side; the result is described in the package."""
     images = np.asarray(images)
     cell = images.shape[1] // 2
     blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)
@@ -39,9 +38,9 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
 
 
 def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
-    """Squared error of each blob against each shape, in units of the blob's area.
+    """Squared error of each blob's picture against each shape, in units of the blob's area.
 
-    The error is that of the picture, plus the colour's residual and a penalty on impossible sizes.
+    The colour's residual and a penalty on impossible sizes are added.
     """
     side = blobs.window.shape[1]
     grid = np.arange(side) + 0.5
@@ -61,9 +60,9 @@ def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
 
 @cache
 def _moments(cell: int) -> tuple[tuple[float, float], ...]:
-    """For each shape of radius r: its area / r^2, and how far its centroid lies below the centre / r.
+    """(area / r^2, distance of the centroid below the centre / r) of each shape of radius r.
 
-    Both are measured on a fine grid at the middle radius, because anti-aliasing rounds corners off.
+    Both are measured on a fine grid at the middle radius, because anti-aliasing rounds corners.
     """
     radius = cell * sum(RADII) / 2
     fine = (np.arange(cell * 16) + 0.5) / 16 - cell / 2

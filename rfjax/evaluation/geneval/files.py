@@ -1,6 +1,6 @@
-"""GenEval from files: anybody's detections in, the official results format out.
+"""GenEval from files: reads any detector's detections, and writes the official results format.
 
-Metadata: JSON lines in the official schema, one prompt per line (see `geneval`). Detections:
+Metadata: JSON lines in the official schema, one prompt per line (see `rules`). Detections:
 JSON lines, one image per line,
 
     {"prompt_index": 0, "sample": 0, "detections": {"bench": [[x1, y1, x2, y2, score], ...]},
@@ -26,14 +26,14 @@ from rfjax.data.geneval_names import COLORS, RELATIONS, TASKS
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 
-# The rules bring numpy along: they are imported where they are used.
+# The rules import numpy, so they are imported where they are used.
 
 SCHEMA = 1
 METADATA_KEYS = {"tag": True, "prompt": True, "include": False, "exclude": False, "held_out": False}  # key: required
 INCLUDE_KEYS = {"class": True, "count": True, "color": False, "position": False}
 EXCLUDE_KEYS = {"class": True, "count": True}
 DETECTIONS_KEYS = {"prompt_index": True, "sample": True, "detections": True, "colors": False}
-MOST_IMAGES = 10_000  # per prompt: file names have four digits, and a slip must not ask for millions
+MOST_IMAGES = 10_000  # per prompt: file names have four digits
 LISTED = 8  # how many missing things an error names before it only counts them
 
 
@@ -47,13 +47,13 @@ def score_files(
     images_per_prompt: int | None = None,
     seed: int = 0,
 ) -> dict:
-    """Score a detections file (`options`: a `GenEvalOptions`) and return the summary.
+    """Scores a detections file (`options`: a `GenEvalOptions`), and returns the summary.
 
     Writes the results to `out_path` and the summary to `summary_path(out_path)`: both or
-    neither. Images that are missing are an error, or with `allow_missing` are left out of every
-    mean and listed in the summary. Images expected per prompt: `images_per_prompt`, or else the
+    neither. Missing images are an error; with `allow_missing` they are left out of every
+    mean and listed in the summary. Each prompt is expected to have `images_per_prompt` images, by default the
     largest sample in the file plus one.
-    Raises `ConfigError` naming file, line and remedy on anything that cannot be used as given.
+    Raises `ConfigError`, which names file, line and remedy, for anything that cannot be used as given.
     """
     from rfjax.evaluation.geneval.rules import GenEvalOptions, judge, score
 
@@ -129,16 +129,11 @@ def score_summary(score) -> dict:
 def summary_text(summary: Mapping[str, object]) -> str:
     """The summary of `score_files` as text for people."""
     overall = summary["overall"]
-    repeated = ""
-    if summary["repeated_rows"]:
-        repeated = (
-            f" ({summary['repeated_rows']} of the {summary['metadata_rows']} metadata rows repeat an earlier one; "
-            "equal rows are one prompt)"
-        )
+    repeats = f" ({summary['repeated_rows']} of the {summary['metadata_rows']} metadata rows repeat an earlier row)"
+    repeated = repeats if summary["repeated_rows"] else ""
     lines = [
         f"{overall['images']} images of {overall['prompts']} prompts{repeated}: {summary['correct_images']:.2%} of "
-        "images and "
-        f"{summary['correct_prompts']:.2%} of prompts (any image) are correct",
+        f"images and {summary['correct_prompts']:.2%} of prompts (any image) are correct",
         f"{'task':<16}{'score':>9}   95 % interval      images  prompts",
     ]
     for name, estimate in (*summary["tasks"].items(), ("overall", overall)):
@@ -154,14 +149,14 @@ def summary_text(summary: Mapping[str, object]) -> str:
         lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_images'])}")
     if summary["classes_never_detected"]:
         names = ", ".join(summary["classes_never_detected"])
-        lines.append(f"never detected: {names}; are they named as the prompts name them?")
+        lines.append(f"never detected: {names}; are they spelt as the prompts spell them?")
     return "\n".join(lines)
 
 
 def read_metadata(path: str | os.PathLike) -> list[dict]:
-    """The prompts of a metadata file, checked; `held_out` is the one key beyond the official.
+    """The checked rows of a metadata file, in the official schema with the key `held_out` added.
 
-    Raises `ConfigError` naming the line.
+    Raises `ConfigError`, which names the line.
     """
     rows = []
     for place, row in _json_lines(path):
@@ -186,7 +181,7 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
                     if not isinstance(position, list) or len(position) != 2:
                         raise ConfigError(f"{place}: {name} position is {position!r}; it must be [relation, target]")
                     _check_choice(place, f"{name} relation", position[0], RELATIONS)
-                    # a target must have been looked for before it can be pointed at
+                    # an item may only point at an earlier item
                     _check_integer(place, f"{name} target", position[1], 0, index - 1)
         if not row.get("include") and not row.get("exclude"):
             raise ConfigError(f"{place}: neither include nor exclude has an item; without one every image is correct")
@@ -197,7 +192,7 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
 def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per_prompt: int | None = None) -> dict:
     """The `Detections` of a file by (prompt index, sample), checked against the metadata rows.
 
-    Raises `ConfigError` naming the line.
+    Raises `ConfigError`, which names the line.
     """
     from rfjax.evaluation.geneval.rules import Detections
 
@@ -221,10 +216,8 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
             raise ConfigError(f"{place}: {error}") from None
         for item in metadata[key[0]].get("include", []):
             if "color" in item and row["detections"].get(item["class"]) and item["class"] not in detections.colors:
-                raise ConfigError(
-                    f"{place}: no colors for {item['class']!r}, of which the prompt {metadata[key[0]]['prompt']!r} "
-                    f"names one; give one per box"
-                )
+                wanted = f"{item['class']!r}, whose color the prompt {metadata[key[0]]['prompt']!r} names"
+                raise ConfigError(f"{place}: no colors for {wanted}; give one per box")
         found[key], lines[key] = detections, place
     return found
 
@@ -238,7 +231,7 @@ def _json_lines(path) -> Iterator[tuple[str, object]]:
     except UnicodeDecodeError as error:
         where = f"{error.reason} at byte {error.start}"
         raise ConfigError(f"{path} is not UTF-8 text ({where}); save it as UTF-8") from None
-    lines = text.rstrip().split("\n")  # JSON may hold other line breaks inside its texts
+    lines = text.rstrip().split("\n")  # JSON texts may hold other line breaks
     if lines == [""]:
         raise ConfigError(f"{path} has no rows; it must have one JSON object a line")
     for number, line in enumerate(lines, 1):
@@ -317,12 +310,12 @@ def _check_colors(place, colors, known):
         for value in values:
             _check_text(place, f"a color of {name!r}", value)
             meant = value.strip().lower()
-            if value not in known and meant in known:  # it would never match, and nobody would notice
+            if value not in known and meant in known:  # it would match no prompt
                 raise ConfigError(f"{place}: a color of {name!r} is {value!r}; did you mean {meant!r}?")
 
 
 def missing(found, prompts, expected):
-    """(rows of the metadata without any image, (row, sample) of the images that other rows lack)."""
+    """(metadata rows without images, (row, sample) of each image that another row lacks)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]
@@ -330,22 +323,21 @@ def missing(found, prompts, expected):
 
 
 def never_detected(rows, found):
-    """Classes that prompts ask for and of which no image has a box: often the detector spells the name otherwise."""
+    """The classes that prompts ask for and no image has: often the detector spells the name otherwise."""
     asked = {item["class"] for prompt, _ in found for item in rows[prompt].get("include", [])}
     seen = {name for detections in found.values() for name, boxes in detections.boxes.items() if len(boxes)}
     return sorted(asked - seen)
 
 
 def lacking(rows, images):
-    """What is missing, in words: rows of the metadata without any image, and single images of other rows."""
-    whole = [f"every image of {_listed('metadata row', rows)}"] if rows else []
-    single = (
-        [_listed("single image", [f"{row}/{sample}" for row, sample in images]) + ", as row/sample"] if images else []
-    )
+    """The missing images in words: metadata rows without images, and single images of other rows."""
+    whole = [f"every image of {_list('metadata row', rows)}"] if rows else []
+    names = [f"{row}/{sample}" for row, sample in images]
+    single = [f"{_list('single image', names)}, as row/sample"] if names else []
     return " and ".join(whole + single)
 
 
-def _listed(noun, things):
+def _list(noun, things):
     """ "3 metadata rows (0, 4, 7)", naming the first few."""
     names = ", ".join(map(str, things[:LISTED])) + (", ..." if len(things) > LISTED else "")
     return f"{len(things)} {noun}{'s' if len(things) > 1 else ''} ({names})"

@@ -1,4 +1,4 @@
-"""From the detections of a set of images to GenEval's judgements, prompt by prompt. No JAX here."""
+"""GenEval's judgements of many images, and their sums by prompt. No JAX here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rfjax.evaluation.geneval import rules
 
 
 def judge_rows(found: Sequence[Mapping], prompts: Sequence[Mapping]) -> list[rules.ImageResult]:
-    """GenEval's judgement of each image's detections under the prompt beside it."""
+    """GenEval's judgement of each image from its detections and its prompt; both sequences have a row per image."""
     return [
         rules.judge(rules.Detections.from_lists(row["detections"], row["colors"]), prompt)
         for row, prompt in zip(found, prompts, strict=True)
@@ -17,7 +17,7 @@ def judge_rows(found: Sequence[Mapping], prompts: Sequence[Mapping]) -> list[rul
 
 
 def prompt_scores(judged: Sequence[rules.ImageResult]) -> list[list]:
-    """[task, correct images, images] of every distinct prompt: what a bootstrap over prompts needs."""
+    """[task, correct images, images] of every distinct prompt, for a bootstrap over prompts."""
     scores: dict[str, list] = {}
     for result in judged:
         row = scores.setdefault(json.dumps(result.metadata), [result.metadata["tag"], 0, 0])

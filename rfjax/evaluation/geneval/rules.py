@@ -1,16 +1,16 @@
-"""GenEval's scoring rules and scores, for any detector's boxes.
+"""GenEval's rules and scores, for any detector's boxes.
 
 Rules: Ghosh, Hajishirzi and Schmidt, "GenEval" (arXiv 2310.11513), as the authors' published
-scorer applies them. What a detector found in an image is a `Detections`; `judge` says whether
-the image shows what its prompt asks; `score` averages the judgements. A prompt is a metadata
+scorer applies them. `Detections` hold what a detector found in an image; `judge` says whether
+the image shows what its prompt asks for; `score` averages the judgements. A prompt is a metadata
 row in the official schema:
 
     {"tag": "position", "prompt": "a photo of a dog right of a teddy bear",
      "include": [{"class": "teddy bear", "count": 1},
                  {"class": "dog", "count": 1, "position": ["right of", 0]}]}
 
-`include` items must all be met, `exclude` items must all be absent. Boxes and scores are
-compared in float32, as they leave a detector.
+All `include` items must be met, and all `exclude` items absent. Boxes and scores are
+compared in float32, the type in which a detector returns them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class GenEvalOptions:
     Raises `ConfigError` on a value outside its range.
     """
 
-    threshold: float = 0.3  # an object counts when its score is above this
-    counting_threshold: float = 0.9  # the same for prompts of the counting task
-    max_objects: int = 16  # the most confident objects kept per class
-    max_overlap: float = 1.0  # below 1: an object is dropped whose IoU with a kept one reaches this
-    position_threshold: float = 0.1  # of the summed sizes: the part of an offset that is ignored
+    threshold: float = 0.3  # an object counts where its score is above this
+    counting_threshold: float = 0.9  # the threshold of the counting task
+    max_objects: int = 16  # only so many of the most confident objects of a class count
+    max_overlap: float = 1.0  # below 1: an object is dropped if its IoU with a kept object reaches this
+    position_threshold: float = 0.1  # the part of an offset that is ignored, as a share of the boxes' summed sizes
 
     def __post_init__(self):
         for name, low, high in (
@@ -63,9 +63,9 @@ class Detections:
     """What a detector found in one image, by class name.
 
     `boxes`: rows [x1, y1, x2, y2, score], pixels with y downwards, scores in [0, 1], any order.
-    `colors`: one colour name per box, for the classes whose colour was looked at.
-    Raises `ConfigError` on boxes of another shape, not finite or turned over, on scores outside
-    [0, 1], and on colours that do not match the boxes one to one.
+    `colors`: a colour name for each box of the classes whose colours are known.
+    Raises `ConfigError` for boxes of another shape, not finite or with corners exchanged, for scores outside
+    [0, 1], and for colours that differ in number from the boxes.
     """
 
     boxes: Mapping[str, Float32[np.ndarray, "objects 5"]]
@@ -90,18 +90,16 @@ class Detections:
 
     @classmethod
     def from_lists(
-        cls,
-        boxes: Mapping[str, Sequence[Sequence[int | float]]],
-        colors: Mapping[str, Sequence[str]] | None = None,
+        cls, boxes: Mapping[str, Sequence[Sequence[int | float]]], colors: Mapping[str, Sequence[str]] | None = None
     ) -> Detections:
-        """The detections of plain lists, as in a detections file."""
+        """Detections from plain lists, as a detections file has them."""
         arrays = {}
         for name, rows in boxes.items():
             bad = next((row for row in rows if len(row) != 5), None)
             if bad is not None:
                 raise ConfigError(f"a box of {name!r} is {list(bad)}; it must be [x1, y1, x2, y2, score]")
             try:
-                with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused below
+                with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and is refused
                     arrays[name] = np.asarray(rows, np.float32).reshape(-1, 5)
             except OverflowError:
                 raise ConfigError(f"a box of {name!r} has a number too large for float32; drop it") from None
@@ -114,7 +112,7 @@ class ImageResult:
 
     metadata: Mapping[str, object]
     correct: bool
-    reason: str  # one line per unmet item; empty where correct
+    reason: str  # a line for each unmet item; empty where correct
     kept: Mapping[str, Float32[np.ndarray, "kept 5"]]
 
 
@@ -123,8 +121,8 @@ def keep(
 ) -> dict[str, Int[np.ndarray, " kept"]]:
     """The objects that count, by class: indices into the boxes, most confident first.
 
-    Score strictly above the task's threshold, then the `max_objects` most confident, then, if
-    `max_overlap` is not 1, greedy suppression of overlaps. Among equal scores the later box
+    Their scores are strictly above the task's threshold. The `max_objects` most confident are kept; if `max_overlap` is
+    not 1, greedy suppression then drops overlaps. Among equal scores the later box
     comes first (a stable ascending sort read backwards).
     """
     threshold = np.float32(options.counting_threshold if tag == "counting" else options.threshold)
@@ -142,7 +140,7 @@ def keep(
 def relation(
     a: Float32[np.ndarray, " values"], b: Float32[np.ndarray, " values"], position_threshold: float = 0.1
 ) -> tuple[str, ...]:
-    """Where box `a` lies as seen from box `b`: none, one or two of `RELATIONS`.
+    """Where box `a` lies as seen from box `b`: at most two of `RELATIONS`.
 
     The offset of the centres is shortened along each axis by `position_threshold` times the
     boxes' summed sizes, then divided by the length of the offset before shortening; a component
@@ -164,16 +162,15 @@ def relation(
 def judge(
     detections: Detections, metadata: Mapping[str, object], options: GenEvalOptions = DEFAULT_OPTIONS
 ) -> ImageResult:
-    """Whether the image shows what its prompt's row asks for, and where it does not.
+    """Whether the image shows what its prompt's row asks for, and the reasons if not.
 
-    An `include` item asks for its `count` most confident objects, each of the right colour and
-    in the right place: less confident ones cannot make up for them. More objects than asked
-    for are no fault, unless an `exclude` item forbids them.
+    An `include` item needs its `count` most confident objects to have the right colour and place; less confident
+    objects cannot make up for them. More objects than asked for are no fault, unless an `exclude` item forbids them.
     Raises `ConfigError` where the row names the colour of a class that has boxes but no colours.
     """
     kept = keep(detections, metadata["tag"], options)
     none = np.zeros(0, int)
-    reasons, groups = [], []  # groups: the boxes that met each item, None where it failed
+    reasons, groups = [], []  # groups: the boxes that met each item, None for an unmet item
     for item in metadata.get("include", ()):
         chosen = kept.get(item["class"], none)[: item["count"]]
         reason = _unmet(item, chosen, detections, groups, options)
@@ -189,7 +186,7 @@ def judge(
 
 
 def _unmet(item, chosen, detections, groups, options):
-    """Why the chosen objects do not meet an include item; empty where they do."""
+    """The reason why the chosen objects do not meet an include item; empty where they meet it."""
     name, count = item["class"], item["count"]
     if "color" in item and len(detections.boxes.get(name, ())) and name not in detections.colors:
         raise ConfigError(f"no colors for {name!r}, whose prompt asks for {item['color']}; give one per box")
@@ -212,7 +209,7 @@ def _unmet(item, chosen, detections, groups, options):
 
 
 def _without_overlaps(boxes, order, max_overlap):
-    """`order` without the objects whose IoU with a more confident kept one reaches the limit."""
+    """`order` without the objects whose IoU with a more confident kept object reaches the limit."""
     kept = []
     for index in order:
         if all(_overlap(boxes[index], boxes[other]) < max_overlap for other in kept):
@@ -232,9 +229,9 @@ def _overlap(a, b):
 
 @dataclass(frozen=True)
 class ScoreEstimate:
-    """A mean of correct images with its standard error and 95 % interval, clustered by prompt.
+    """A share of correct images with its standard error and 95 % interval, clustered by prompt.
 
-    The standard error is nan where there is one prompt only.
+    The standard error is nan where there is only one prompt.
     """
 
     value: float
@@ -248,11 +245,11 @@ class ScoreEstimate:
 
 @dataclass(frozen=True)
 class GenEvalScore:
-    """Scores per task (official order, only the tasks that have images) and over all.
+    """Scores of the tasks that have images, in the official order, and over all tasks.
 
-    `overall` is the unweighted mean over the tasks present, which is GenEval's headline only
-    where `missing_tasks` is empty; whoever shows it must show those too. `correct_images` and
-    `correct_prompts` (any image of the prompt right) are plain fractions over all tasks.
+    `overall` is the unweighted mean over these tasks. It is GenEval's headline only where `missing_tasks` is empty, so
+    it must not be shown without `missing_tasks`. `correct_images` and `correct_prompts` (any image of the prompt is
+    correct) are plain fractions over all tasks.
     """
 
     tasks: Mapping[str, ScoreEstimate]
@@ -265,12 +262,12 @@ class GenEvalScore:
 def score(results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10_000) -> GenEvalScore:
     """The score of judged images, in any order.
 
-    Images of one prompt share their fate, so uncertainty is reckoned over prompts: prompts
-    (equal metadata) are drawn with replacement within each task, `replicates` times, and the
-    2.5 and 97.5 percentiles of the resampled means bound the interval; the standard error is
-    the cluster-robust one of a ratio, G / (G - 1) * sum of squared residual sums / images^2.
+    The images of a prompt are not independent, so the uncertainty is over prompts. Prompts (rows of equal metadata) are
+    drawn with replacement within each task, `replicates` times, and the 2.5 and 97.5 percentiles of the resampled means
+    bound the interval. The standard error is the cluster-robust error of a ratio over G prompts,
+    sqrt(G / (G - 1) * sum of squared residual sums) / images.
     Where every image of a task has the same outcome the interval has no width.
-    Raises `ConfigError` on no images or on a tag that is not a task.
+    Raises `ConfigError` for no images and for a tag that is not a task.
     """
     if not results:
         raise ConfigError("no images to score; GenEval needs at least one")
@@ -285,7 +282,7 @@ def score(results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10
     for index, tag in enumerate(TASKS):
         if tag in clusters:
             counts = np.array([(sum(images), len(images)) for images in clusters[tag].values()])
-            # a generator per task: a task's interval does not depend on which others are there
+            # each task has its generator, so that its interval does not depend on the other tasks
             means = _resampled_means(counts, replicates, np.random.default_rng((seed, index)))
             tasks[tag] = _estimate(counts, means)
             resampled.append(means)
@@ -309,10 +306,10 @@ def score(results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10
 
 
 def _resampled_means(counts, replicates, rng):
-    """Means of `replicates` draws of as many prompts with replacement.
+    """The means of `replicates` resamples of the prompts, drawn with replacement.
 
-    Prompts with equal (correct, images) are interchangeable, so it is enough to draw how often
-    each such pair comes: exact, small, and independent of the prompts' order.
+    Prompts with equal (correct, images) are interchangeable, so only the number of draws of
+    each pair is drawn: this is exact, small, and independent of the prompts' order.
     """
     pairs, multiplicity = np.unique(counts, axis=0, return_counts=True)
     draws = rng.multinomial(len(counts), multiplicity / len(counts), size=replicates)

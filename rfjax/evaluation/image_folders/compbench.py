@@ -1,12 +1,12 @@
-"""T2I-CompBench: images in its layout, and its scores read back. No torch here.
+"""T2I-CompBench's folders of images: writes the images, and reads the scores. No torch here.
 
 Huang et al., "T2I-CompBench" (arXiv 2307.06350) and its ++. Their scorers (BLIP-VQA, UniDet, CLIP) run in
-environments of their own, on one folder per category,
+separate environments, on one folder per category,
 
     FOLDER/color/samples/a red apple and a green bowl_000000.png
 
-in which the number runs on over all images of the category, those of a prompt after each other. What
-they leave in it is a list of {"question_id": number, "answer": score}; a category's score is the mean.
+in which images are numbered through the category, prompt by prompt. A scorer writes a list of
+{"question_id": number, "answer": score} into the folder; a category's score is the mean.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 
-# The file that the category's own scorer writes, in the order of the paper's table.
+# category -> the file that its scorer writes, in the order of the paper's table
 RESULTS = {
     "color": "annotation_blip/vqa_result.json",
     "shape": "annotation_blip/vqa_result.json",
@@ -37,7 +37,7 @@ RESULTS = {
 
 
 class Category(NamedTuple):
-    """The mean score of a category's images; the standard error is over prompts, nan where they are not known."""
+    """The mean score of a category's images; the standard error is over prompts, nan where the prompts are unknown."""
 
     score: float
     stderr: float
@@ -46,47 +46,41 @@ class Category(NamedTuple):
 
 
 def image_name(prompt: str, number: int) -> str:
-    """The file name that the scorers read a prompt from. Raises `ConfigError` where they could not."""
+    """The file name from which the scorers read a prompt. Raises `ConfigError` for an unreadable prompt."""
     if "_" in prompt or "/" in prompt or not prompt or "\0" in prompt:
-        raise ConfigError(
-            f"the prompt {prompt!r} cannot stand in T2I-CompBench's file names, which it shares with '_' and '/'"
-        )
+        raise ConfigError(f"T2I-CompBench names files by prompts, so {prompt!r} must be text without '_', '/' and NUL")
     name = f"{prompt}_{number:06d}.png"
     if len(name.encode()) > 255:
-        raise ConfigError(
-            f"the prompt {prompt[:60]!r}... is too long for a file name, from which T2I-CompBench reads it"
-        )
+        raise ConfigError(f"T2I-CompBench names files by prompts, so {prompt[:60]!r}... must be shorter")
     return name
 
 
 def write(
     folder: str | os.PathLike, prompts: Sequence[str], images: Iterable[tuple[int, int, bytes]], images_per_prompt: int
 ) -> None:
-    """Writes a category's PNGs, given as (prompt index, sample, content), as `folder`/samples/*.png.
+    """Writes a category's PNGs, given as (prompt index, sample, content), to `folder`/samples/*.png.
 
-    Raises `ConfigError` on a prompt that no file name holds, and on a sample out of range.
+    Raises `ConfigError` for a prompt that no file name can hold, and for a sample out of range.
     """
-    names = [image_name(prompt, index * images_per_prompt) for index, prompt in enumerate(prompts)]
-    assert len(names) == len(prompts)
+    for prompt in prompts:
+        image_name(prompt, 0)  # refuses a prompt before the first file is written
     for index, sample, png in images:
         if not 0 <= sample < images_per_prompt:
-            raise ConfigError(
-                f"sample {sample} of prompt {index} is out of range; {images_per_prompt} a prompt are written"
-            )
+            raise ConfigError(f"prompt {index} has a sample {sample}; it must be from 0 to {images_per_prompt - 1}")
         write_whole({Path(folder) / "samples" / image_name(prompts[index], index * images_per_prompt + sample): png})
 
 
 def read(folder: str | os.PathLike) -> dict[str, Category]:
     """The scores of the categories that a folder has, in the order of `RESULTS`.
 
-    Raises `ConfigError` where there is none, and on a file that is damaged or has not one answer for each image.
+    Raises `ConfigError` where there is none, and for a file that is damaged or lacks an answer for an image.
     """
     folder = Path(folder)
     found = {name: _category(folder / name, file) for name, file in RESULTS.items() if (folder / name / file).is_file()}
     if not found:
         raise ConfigError(
-            f"{folder} has no scores of T2I-CompBench, as {folder / 'color' / RESULTS['color']}; the categories are "
-            f"{', '.join(RESULTS)}"
+            f"{folder} has no scores of T2I-CompBench, such as {folder / 'color' / RESULTS['color']}; the categories "
+            f"are {', '.join(RESULTS)}"
         )
     return found
 
@@ -100,9 +94,7 @@ def _category(folder, file):
             if number in answers:
                 raise ConfigError(f"{path} has two answers for image {number}; score the category again")
             if not math.isfinite(score):
-                raise ConfigError(
-                    f"{path} has the answer {row['answer']!r} for image {number}; score the category again"
-                )
+                raise ConfigError(f"{path} answers {row['answer']!r} for image {number}; score the category again")
             answers[number] = score
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); score the category again") from None
@@ -120,18 +112,16 @@ def _category(folder, file):
 
 
 def _prompts(folder, answers, path):
-    """The prompt of each answer, from the images' names; None where the images are not there."""
-    names = [file.stem for file in (folder / "samples").glob("*.png")] if (folder / "samples").is_dir() else []
+    """The prompt of each answer, from the images' names; None where there are no images."""
+    names = [file.stem.rsplit("_", 1) for file in (folder / "samples").glob("*.png")]
     if not names:
         return None
-    numbers = sorted(
-        (int(name.rsplit("_", 1)[-1]), name.rsplit("_", 1)[0]) for name in names if name.rsplit("_", 1)[-1].isdigit()
-    )
+    numbers = sorted((int(parts[-1]), parts[0]) for parts in names if parts[-1].isdigit())
     if len(numbers) != len(answers):
         raise ConfigError(
             f"{path} has {len(answers)} answers for the {len(numbers)} images in {folder / 'samples'}; score them again"
         )
     if sorted(answers) == [number for number, _ in numbers]:
         return dict(numbers)
-    # BLIP's and CLIP's scorers count the images in their order instead of taking their numbers.
+    # The scorers of BLIP and CLIP count the images in order, and ignore their numbers.
     return dict(zip(sorted(answers), (prompt for _, prompt in numbers), strict=True))

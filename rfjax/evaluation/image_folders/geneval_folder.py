@@ -1,10 +1,9 @@
 """GenEval's folder of images, as the official generator writes it and the official scorer reads it. No torch here.
 
     FOLDER/00000/metadata.jsonl     the prompt's row, one JSON object
-    FOLDER/00000/samples/0000.png   its images, 0001.png, ...
+    FOLDER/00000/samples/0000.png   the prompt's images, 0001.png, ...
 
-A prompt's folder has digits for a name: the 0-based line of the metadata. `grid.png` and whatever else lies
-there is passed over.
+A prompt's folder is named by digits: the 0-based line of the metadata. Other files, such as `grid.png`, are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.files import read_metadata
 from rfjax.files import write_whole
 
-# Of prompts/evaluation_metadata.jsonl of djghosh13/geneval: 553 rows, each as json.dumps writes it.
+# The hash of prompts/evaluation_metadata.jsonl of djghosh13/geneval: 553 rows, each as json.dumps writes it.
 OFFICIAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
 OFFICIAL_ROWS, OFFICIAL_IMAGES = 553, 4
 GENERATION = "generation.json"  # what made the images, where `rfjax sample --prompts` did
@@ -40,19 +39,19 @@ class GenEvalFolder(NamedTuple):
 
     rows: dict[int, dict]
     samples: list[Sample]
-    sha256: str  # of the metadata: the file's, or the rows' written one a line
+    sha256: str  # of the metadata file, or of the rows written one a line
 
     @property
     def official(self) -> bool:
-        """Whether the prompts are the official ones, all of them."""
+        """Whether the prompts are the official prompts, all 553."""
         return self.sha256 == OFFICIAL_SHA256
 
 
 def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -> GenEvalFolder:
     """The prompts and images of a folder.
 
-    With a `metadata` file its rows are the prompts, and each folder's own must be the same.
-    Raises `ConfigError` naming what is missing, given twice, or not as the file says.
+    With a `metadata` file its rows are the prompts, and each folder's row must equal the file's.
+    Raises `ConfigError`, which names what is missing, given twice, or different from the file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -70,7 +69,7 @@ def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -
         samples += _samples(path, index)
     if not samples:
         raise ConfigError(
-            f"{folder} has no images in GenEval's layout, 00000/metadata.jsonl and 00000/samples/0000.png"
+            f"{folder} has no images of GenEval's layout, 00000/metadata.jsonl and 00000/samples/0000.png"
         )
     if given is None:
         digest = hashlib.sha256("".join(json.dumps(rows[index]) + "\n" for index in sorted(rows)).encode()).hexdigest()
@@ -85,18 +84,17 @@ def _own_row(path):
         raise ConfigError(f"{path} has no metadata.jsonl; write the prompt's row there")
     rows = read_metadata(file)
     if len(rows) != 1:
-        raise ConfigError(f"{file} has {len(rows)} rows; it must have its own prompt's alone")
+        raise ConfigError(f"{file} has {len(rows)} rows; it must have one, the prompt's row")
     return rows[0]
 
 
 def _check(path, index, row, given, metadata):
     if index >= len(given):
-        raise ConfigError(f"{path} is beyond the {len(given)} rows of {metadata}; are its images of other prompts?")
+        raise ConfigError(f"{path} is beyond the {len(given)} rows of {metadata}; give the metadata of these images")
     if row != given[index]:
         raise ConfigError(
             f"{path / 'metadata.jsonl'} says {row.get('prompt')!r}, and row {index} of {metadata} "
-            f"{given[index]['prompt']!r}; "
-            "its images are of other prompts"
+            f"{given[index]['prompt']!r}; give the metadata of these images"
         )
 
 
@@ -114,14 +112,14 @@ def _samples(path, index):
 
 
 def image_path(folder: str | os.PathLike, index: int, sample: int) -> Path:
-    """Where an image of a prompt lies."""
+    """The path of a prompt's image."""
     return Path(folder) / f"{index:05d}" / "samples" / f"{sample:04d}.png"
 
 
 def write(folder: str | os.PathLike, rows: Sequence[Mapping], images: Iterable[tuple[int, int, bytes]]) -> None:
-    """Writes PNGs, given as (prompt index, sample, content), in the layout, each prompt's row beside them.
+    """Writes PNGs, given as (prompt index, sample, content), and each prompt's row beside them.
 
-    An image that is there already is replaced. Raises `RfjaxError` where a file cannot be written.
+    An image that exists is replaced. Raises `RfjaxError` where a file cannot be written.
     """
     for index, sample, png in images:
         contents = {image_path(folder, index, sample): png}

@@ -1,6 +1,6 @@
-"""GenEval of a run's checkpoints by its corpus's own detector: score, floors, ceiling, and a strip of samples.
+"""GenEval of a run's checkpoints by its corpus's detector: score, floors, ceiling, and a strip of samples.
 
-Each of these has a record of its own. The score's record is written last, because its presence says that all is done.
+Each of these has its own record. The score's record is written last, because its presence says that all is done.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ def check(run: Run, programs: Programs) -> None:
         other_prompts_of_task(run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
 
 
-def measure(run: Run, programs: Programs, one: Evaluation, params, spent: dict) -> Callable[[], object]:
+def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent: dict) -> Callable[[], object]:
     began, settings = time.monotonic(), run.config.evaluation.geneval
     prompts, ids, conditions = prompts_of(run, settings)
-    named = f"{run.name} {one.step}"
-    images = images_of(run, programs, params, one.sampler, settings, ids, conditions, f"{named} GenEval")
-    # What a model gives that is told nothing: one image a prompt, from the same noise. Guidance
-    # of the null condition against itself changes nothing, so the compiled sampler serves.
+    named = f"{run.name} {evaluation.step}"
+    images = images_of(run, programs, params, evaluation.sampler, settings, ids, conditions, f"{named} GenEval")
+    # The floor of a model that ignores its prompt: one image a prompt, under the null condition, from the same noise.
+    # Guiding the null condition away from itself changes nothing, so the compiled sampler serves.
     first = ids[:, 1] == 0
     nothing = Conditions(*map(np.zeros_like, conditions.rows(first)))
-    null = images_of(run, programs, params, one.sampler, settings, ids[first], nothing, f"{named} null condition")
-    return lambda: _write(run, one, prompts, ids, images, null, spent, began)
+    null = images_of(
+        run, programs, params, evaluation.sampler, settings, ids[first], nothing, f"{named} null condition"
+    )
+    return lambda: _write(run, evaluation, prompts, ids, images, null, spent, began)
 
 
-def _write(run, one, prompts, ids, images, unconditional, spent, began):
-    """Detects, judges and records. This is the host's part, which needs no other process."""
+def _write(run, evaluation, prompts, ids, images, unconditional, spent, began):
+    """Detects, judges and records, in process 0 alone."""
     settings, detect = run.config.evaluation.geneval, detector_for(run.corpus)
     found = detect(images)
     own = ids[:, 0]
     judged = judge_rows(found, [prompts[index] for index in own])
     shuffled = judge_rows(found, [prompts[index] for index in other_prompts_of_task(prompts)[own]])
-
     null = judge_rows(detect(unconditional), prompts)
-
     held_out = np.array([bool(row.get("held_out")) for row in prompts])[own]
     scores = {"geneval": rules.score(judged)}
     for metric, mask in (("geneval_held_out", held_out), ("geneval_seen", ~held_out)):
@@ -75,18 +75,18 @@ def _write(run, one, prompts, ids, images, unconditional, spent, began):
             scores[metric] = rules.score([result for result, chosen in zip(judged, mask, strict=True) if chosen])
     extra = {"prompt_scores": prompt_scores(judged), "images_per_prompt": settings.images_per_prompt}
 
-    _write_detections(run, one, prompts, ids, found)
-    _write_strip(run, one, prompts, ids, images, spent)
+    _write_detections(run, evaluation, prompts, ids, found)
+    _write_strip(run, evaluation, prompts, ids, images, spent)
     seconds = time.monotonic() - began
     for name, results in (("geneval_floor_shuffled", shuffled), ("geneval_floor_null", null)):
-        record = geneval_record({**one.key, "evaluation": name}, {"geneval": rules.score(results)}, **spent)
+        record = geneval_record({**evaluation.key, "evaluation": name}, {"geneval": rules.score(results)}, **spent)
         write_record(run.workdir, record)
     _write_ceiling(run, prompts, detect)
-    write_record(run.workdir, geneval_record(one.key, scores, seconds=seconds, extra=extra, **spent))
+    write_record(run.workdir, geneval_record(evaluation.key, scores, seconds=seconds, extra=extra, **spent))
 
 
 def _write_ceiling(run, prompts, detect):
-    """Records the detector's own score on ground truth: no model can be measured above it."""
+    """Records the score that the detector gives to ground truth. No model can be measured above it."""
     settings = run.config.evaluation.geneval
     key = record_key(
         run=run.name,
@@ -99,19 +99,19 @@ def _write_ceiling(run, prompts, detect):
     if record_name(key) in {record_name(record["key"]) for record in read_records(run.workdir)}:
         return
     ids = prompt_ids(len(prompts), CEILING_IMAGES)
-    # A seed for each image: prompts may repeat, and must not repeat their picture.
+    # Each picture has its own seed, so that a repeated prompt does not repeat its picture.
     truth = np.stack([run.corpus.render_prompt(prompts[i], n) for n, (i, _) in enumerate(ids)])
     judged = judge_rows(detect(truth), [prompts[i] for i, _ in ids])
     write_record(run.workdir, geneval_record(key, {"geneval": rules.score(judged)}))
 
 
-def _place(one):
-    return f"{one.step}-{one.weights}-{one.key['sampler']}-seed{one.key['seed']}"
+def _place(evaluation):
+    return f"{evaluation.step}-{evaluation.weights}-{evaluation.key['sampler']}-seed{evaluation.key['seed']}"
 
 
-def _write_detections(run, one, prompts, ids, found):
+def _write_detections(run, evaluation, prompts, ids, found):
     """Writes the prompts and the detections as files that `rfjax geneval` scores again."""
-    folder = run.workdir / "geneval" / _place(one)
+    folder = run.workdir / "geneval" / _place(evaluation)
     folder.mkdir(parents=True, exist_ok=True)
     rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found, strict=True))
     write_whole(
@@ -122,14 +122,14 @@ def _write_detections(run, one, prompts, ids, found):
     )
 
 
-def _write_strip(run, one, prompts, ids, images, spent):
+def _write_strip(run, evaluation, prompts, ids, images, spent):
     """Writes a row of pictures for the report: the first image of the first prompts of each task."""
     chosen = []
     for tag in dict.fromkeys(row["tag"] for row in prompts):
         chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:SHOWN_PER_TASK]
     first = {int(i): n for n, (i, j) in enumerate(ids) if j == 0}
-    path = Path("samples") / f"{_place(one)}.png"
+    path = Path("samples") / f"{_place(evaluation)}.png"
     tile = write_strip(run.workdir / path, images[[first[index] for index in chosen]])
     shown = [prompts[index]["prompt"] for index in chosen]
     extra = {"png": str(path), "prompts": shown, "tile": tile}
-    write_record(run.workdir, make_record({**one.key, "evaluation": "samples"}, [], extra=extra, **spent))
+    write_record(run.workdir, make_record({**evaluation.key, "evaluation": "samples"}, [], extra=extra, **spent))

@@ -1,4 +1,4 @@
-"""Images that a run's checkpoint makes of its corpus's evaluation prompts, for GenEval and for a ranking's controls."""
+"""The images that a checkpoint makes of its corpus's evaluation prompts, for GenEval and for a ranking's controls."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Settings = GenEvalConfig | RankingConfig
 
 
 def with_names(config, settings: Settings, samplers: Sequence[SamplerConfig]) -> list[tuple[SamplerConfig, dict]]:
-    """Each sampler with its field of a record's key."""
+    """Each sampler, with its name as a field of a record's key."""
     images = settings.prompts_per_task, settings.images_per_prompt
-    return [(one, {"sampler": SamplerName.of(config, one, images=images).format()}) for one in samplers]
+    return [(each, {"sampler": SamplerName.of(config, each, images=images).format()}) for each in samplers]
 
 
 def check_images(run: Run, kind: str, samplers: Sequence[SamplerConfig]) -> None:

@@ -28,14 +28,14 @@ def check(run: Run, programs: Programs) -> None:
         check_images(run, "ranking", [sampler for sampler, _ in due(run.config, run.config.train.steps, True)])
 
 
-def measure(run: Run, programs: Programs, one: Evaluation, params, spent: dict) -> Callable[[], object]:
+def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent: dict) -> Callable[[], object]:
     began, settings = time.monotonic(), run.config.evaluation.ranking
     prompts, ids, conditions = prompts_of(run, settings)
-    label = f"{run.name} {one.key['sampler']}"
-    images = images_of(run, programs, params, one.sampler, settings, ids, conditions, label)
+    label = f"{run.name} {evaluation.key['sampler']}"
+    images = images_of(run, programs, params, evaluation.sampler, settings, ids, conditions, label)
 
     def write():
-        record = ranking_record(one.key, images, ids, prompts, run.corpus, seed=settings.seed, **spent)
+        record = ranking_record(evaluation.key, images, ids, prompts, run.corpus, seed=settings.seed, **spent)
         write_record(run.workdir, record | {"seconds": time.monotonic() - began})
 
     return write

@@ -18,11 +18,11 @@ from rfjax.training.run import Run
 
 
 def due(config: Config, step: int, last: bool) -> list[tuple[None, dict]]:
-    """The one grid of the config, at each multiple of `evaluation.every`."""
+    """The config's grid of levels, at each multiple of `evaluation.every`."""
     settings = config.evaluation.validation
     if not settings.examples or not is_due(config.evaluation.every, step, last):
         return []
-    # The number of examples belongs to the grid: a loss over others is not comparable.
+    # The number of examples is part of the grid's name, because losses over different examples do not compare.
     return [(None, {"grid": f"{grid_name(settings.grid, settings.levels)}-n{settings.examples}"})]
 
 
@@ -33,16 +33,16 @@ def check(run: Run, programs: Programs) -> None:
         _step(run, programs)
         for part, count in zip(run.corpus.parts, validation_shares(run.corpus, examples), strict=True):
             if count:
-                part.captions(np.array([count - 1]), "validation")  # not all corpora have as many
+                part.captions(np.array([count - 1]), "validation")  # refuses a corpus with fewer examples
 
 
-def measure(run: Run, programs: Programs, one: Evaluation, params, spent: dict) -> Callable[[], object]:
+def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent: dict) -> Callable[[], object]:
     began = time.monotonic()
     result = validation_loss(_step(run, programs), params, run.corpus)
-    # The factors from each level's loss to the formulation's own.
+    # The factors that turn each level's loss into the formulation's own loss.
     ratio = None if run.formulation.is_rectified_flow else own_loss_ratio(run.formulation, np.array(result.levels))
     extra = {} if ratio is None else {"own_loss_ratio": ratio.tolist()}
-    record = validation_record(one.key, result, seconds=time.monotonic() - began, extra=extra, **spent)
+    record = validation_record(evaluation.key, result, seconds=time.monotonic() - began, extra=extra, **spent)
     return lambda: write_record(run.workdir, record)
 
 

@@ -1,7 +1,7 @@
-"""Images of a file of prompts, laid out as GenEval's or T2I-CompBench's scorers read them.
+"""Images of a file of prompts, in the folders that GenEval's or T2I-CompBench's scorers read.
 
-Noise is a function of (seed, prompt, sample), so the images do not depend on how they are cut into batches, and the
-same command makes those that are missing. `OUT/generation.json` says what made them.
+Noise is a function of (seed, prompt, sample), so the images do not depend on the batches, and the same command makes
+the images that are missing. `OUT/generation.json` holds the settings that made them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LAYOUTS = ("geneval", "compbench")
 
 
 def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
-    """(prompts, rows of GenEval's metadata) of a file: GenEval's JSON lines, or T2I-CompBench's text with a prompt on
-    each line before any tab.
+    """(prompts, rows of GenEval's metadata) of a file: GenEval's JSON lines, or T2I-CompBench's text, in which a line
+    is a prompt up to the first tab.
 
-    Raises `ConfigError` on a file of another layout, and on a prompt that no file name can hold.
+    Raises `ConfigError` for a file of another layout, and for a prompt that no file name can hold.
     """
     if layout == "geneval":
         rows = read_metadata(file)
@@ -40,10 +40,10 @@ def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read prompts from {file} ({error}); it has one a line") from None
+        raise ConfigError(f"cannot read prompts from {file} ({error}); give text with a prompt a line") from None
     prompts = [line.split("\t")[0].strip() for line in lines if line.strip()]
     if not prompts:
-        raise ConfigError(f"{file} has no prompts; it has one a line")
+        raise ConfigError(f"{file} has no prompts; write a prompt a line")
     for prompt in prompts:
         compbench.image_name(prompt, 0)
     return prompts, []
@@ -52,20 +52,16 @@ def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
 def sample_folder(
     workdir: Path, overrides: Mapping[str, object], wanted: Wanted, *, prompts_file: Path, layout: str, out: Path
 ) -> Path:
-    """Makes the images that `out` lacks, over the run's mesh, and returns `out`.
+    """Makes the images that `out` lacks, on the run's devices, and returns `out`.
 
-    Raises `ConfigError` on what cannot be used as given, and where `out` has images that were made with other
-    settings.
+    Raises `ConfigError` for settings that cannot be used, and where `out` has images of other settings.
     """
     prompts, rows = read_prompts(prompts_file, layout)
     run = request.open_for_sampling(workdir, overrides, wanted)
     step = run.choose_step(wanted.step)
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
     facts = request.what_made_them(run, step, wanted, shape, (len(prompts), samples))
-    facts |= {
-        "layout": layout,
-        "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
-    }
+    facts |= {"layout": layout, "prompts_sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest()}
     ids = prompt_ids(len(prompts), samples)
     lacking = distributed.from_first(lambda: _lacking(out, facts, layout, prompts, ids, samples))
     ids = ids[np.array(lacking, int)]
@@ -79,7 +75,7 @@ def sample_folder(
     with run.computing():
         params = run.restore_params(step, wanted.weights)
         with bar(total, f"{run.name} {step}", "image", done=total - len(ids), leave=True) as shown:
-            for start in range(0, len(ids), size):  # a batch at a time: what is made is on the disk
+            for start in range(0, len(ids), size):  # each batch is written before the next
                 chosen = ids[start : start + size]
                 conditions = run.corpus.encode([prompts[index] for index in chosen[:, 0]])
                 latents = generate(params, wanted.seed, chosen, conditions, against)
@@ -99,7 +95,7 @@ def _write(out, layout, prompts, rows, made, samples):
 
 
 def _lacking(out, facts, layout, prompts, ids, samples):
-    """The places in `ids` of the images that are missing. Makes the folder where there is none."""
+    """The places in `ids` of the missing images. Makes the folder where there is none."""
     path = Path(out) / FACTS
     if path.exists():
         try:
@@ -108,9 +104,8 @@ def _lacking(out, facts, layout, prompts, ids, samples):
             raise ConfigError(f"{path} is damaged ({error}); remove the folder {out} and sample again") from None
         for name, value in facts.items():
             if before.get(name) != value:
-                raise ConfigError(
-                    f"{out} was begun with {name} {before.get(name)!r}, and this is {value!r}; give another --out"
-                )
+                begun = f"{out} was begun with {name} {before.get(name)!r}"
+                raise ConfigError(f"{begun}, and this is {value!r}; give another --out")
     else:
         if Path(out).is_dir() and any(Path(out).iterdir()):
             raise ConfigError(f"{out} has files, and no {FACTS} that says what made them; give another --out")

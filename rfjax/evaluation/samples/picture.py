@@ -22,8 +22,9 @@ AT_ONCE = 64
 def sample_picture(
     workdir: Path, overrides: Mapping[str, object], wanted: Wanted, *, prompts: Sequence[str], out: Path
 ) -> Path:
-    """Writes a PNG with a row per caption, and beside it what made it as JSON. Raises `ConfigError` on what cannot be
-    used as given."""
+    """Writes a PNG with a row per caption, and its settings as JSON beside it.
+
+    Raises `ConfigError` for settings that cannot be used."""
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {out}; pictures are written as PNG, so its name must end in .png")
     run = request.open_for_sampling(workdir, overrides, wanted)

@@ -1,4 +1,4 @@
-"""What sampling from a run needs, for one picture (`sample_picture`) or a folder (`sample_folder`)."""
+"""The settings of sampling from a run, for one picture (`sample_picture`) or a folder (`sample_folder`)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from rfjax.training.processes import distributed
 from rfjax.training.progress import note
 from rfjax.training.run import Run, open_run
 
-NAMED = 10  # unknown words, of a warning
+NAMED = 10  # unknown words that a warning names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """The images that a user asks for. Raises `ConfigError` for impossible numbers."""
 
-    step: int | None  # None: the newest
+    step: int | None  # None: the newest checkpoint
     weights: str
     samples: int  # of each prompt
-    negative: str | None  # None: guidance is away from the null condition
+    negative: str | None  # the caption that guidance leads away from; None: the null condition
     seed: int
-    latent_size: tuple[int, int] | None = None  # height, width; None: the corpus's own, the first of several
-    encoders: tuple[str, ...] = ()  # of a prepared corpus, those that prompts are encoded with; none named: the run's
+    latent_size: tuple[int, int] | None = None  # height, width; None: the first of the corpus's shapes
+    encoders: tuple[str, ...] = ()  # text encoders of the prompts, on a prepared corpus; empty: the run's
 
     def __post_init__(self):
         if self.samples < 1:
@@ -38,15 +38,15 @@ class Wanted:
 
 
 def open_for_sampling(workdir: Path, overrides: Mapping[str, object], wanted: Wanted) -> Run:
-    """Opens the run to be sampled from, with the wanted text encoders. Raises `ConfigError` for what cannot be."""
+    """Opens the run with the wanted text encoders. Raises `ConfigError` for a run that cannot be sampled from."""
     run = open_run(workdir, overrides)
     return replace(run, corpus=with_encoders(run.corpus, wanted.encoders)) if wanted.encoders else run
 
 
 def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """The shape of latents of the `size` (height, width) asked for; by default the first of the corpus's own shapes.
+    """The shape of latents of the `size` (height, width); by default the first of the corpus's shapes.
 
-    Raises `ConfigError` for a size that the network cannot take, with the shapes that it was trained on.
+    Raises `ConfigError`, which names the shapes of training, for a size that the network cannot take.
     """
     if size is None:
         return run.corpus.shapes.latents
@@ -64,9 +64,9 @@ def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, int, int
 def what_made_them(
     run: Run, step: int, wanted: Wanted, shape: tuple[int, int, int], images: tuple[int, int] | None = None
 ) -> dict:
-    """The facts for the JSON beside images; `images` are the numbers of prompts and of each one's images, of a folder.
+    """The facts for the JSON beside images. `images` is (prompts, images of each prompt) of a folder.
 
-    What is not the run's own way of sampling is in the sampler's name, so that its scores have a record of their own.
+    Settings that differ from the run's are in the sampler's name, so that their scores have different records.
     """
     shapes = run.corpus.shapes
     sampler = SamplerName.of(
@@ -88,11 +88,8 @@ def what_made_them(
 
 
 def warn_of_unknown_words(run: Run, prompts: Sequence[str], wanted: Wanted) -> None:
-    """Warns in one line, from one process, of words in the captions that the corpus does not have."""
+    """Warns in one line, from one process, of words that no caption of the corpus has."""
     unknown = run.corpus.unknown_words([*prompts, wanted.negative or ""])
     if unknown and distributed.is_first():
         words = ", ".join(map(repr, unknown[:NAMED])) + (", ..." if len(unknown) > NAMED else "")
-        note(
-            f"warning: the corpus {run.corpus.name} has no caption with {words}; the network has not learnt what "
-            "that means"
-        )
+        note(f"warning: the corpus {run.corpus.name} has no caption with {words}, so the network has not learnt them")

@@ -294,7 +294,7 @@ def test_the_metadata_file_is_held_against_the_folder(score, images, truth, tmp_
     lines = [json.dumps(row) + "\n" for row in truth[0]]
     file.write_text("".join(reversed(lines)))
     assert score(f"--metadata={file}") == 2
-    assert "its images are of other prompts" in capsys.readouterr().err
+    assert "give the metadata of these images" in capsys.readouterr().err
     file.write_text("".join(lines) + json.dumps(truth[0][0] | {"prompt": "one more"}) + "\n")
     assert score(f"--metadata={file}") == 2
     assert "lacks every image of 1 metadata row (4)" in capsys.readouterr().err
