@@ -179,9 +179,7 @@ def test_repeated_rows_are_one_prompt_and_said_so(files):
     write_lines(files[0], [*METADATA, *METADATA])
     write_lines(files[1], images(metadata=[*METADATA, *METADATA]))
     text = geneval_files.summary_text(score_files(*files))
-    assert text.startswith(
-        "96 images of 24 prompts (24 of the 48 metadata rows repeat an earlier row): "
-    )
+    assert text.startswith("96 images of 24 prompts (24 of the 48 metadata rows repeat an earlier row): ")
 
 
 def test_images_per_prompt_says_how_many_are_expected(files):
