@@ -101,12 +101,12 @@ class Block(nn.ModuleDict):
             stream.queries_keys_values(modulate(tokens[name], chunks[name][0], chunks[name][1]))
             for name, stream in self.items()
         ]
-        q, k, v = (torch.cat(part, 2) for part in zip(*parts, strict=True))
+        q, k, v = (torch.cat(part, 2) for part in zip(*parts))  # noqa: B905
         attended = join_heads(F.scaled_dot_product_attention(q, k, v))
         pieces = attended.split([tokens[name].shape[1] for name in self.keys()], 1)
         return {
             name: stream.finish(tokens[name], piece, chunks[name])
-            for (name, stream), piece in zip(self.items(), pieces, strict=True)
+            for (name, stream), piece in zip(self.items(), pieces)  # noqa: B905
             if not stream.final
         }
 
