@@ -210,7 +210,7 @@ def test_compbench_layout_and_scores(scored, capsys):
     assert category.stderr == pytest.approx(math.sqrt(2 * 0.32) / 4)
     assert (category.images, category.prompts) == (4, 2)
     for prompt in ("a_b", "a/b", "", "x" * 250):
-        with pytest.raises(ConfigError, match="file name"):
+        with pytest.raises(ConfigError, match="names files by prompts"):
             compbench.image_name(prompt, 0)
     from rfjax.cli import main
 
@@ -228,7 +228,7 @@ def test_compbench_answers_are_one_for_each_image(scored):
         (json.dumps(rows[:3]), "3 answers for the 4 images"),
         (json.dumps([*rows, rows[0]]), "two answers for image 0"),
         (json.dumps(rows)[:-9], "is damaged"),
-        (json.dumps([{"question_id": 0, "answer": "nan"}]), "answer 'nan'"),
+        (json.dumps([{"question_id": 0, "answer": "nan"}]), "answers 'nan'"),
         ("[]", "no answers"),
     ):
         file.write_text(content)
