@@ -14,7 +14,7 @@ import rfjax
 
 ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
-FOUNDATION = ("errors", "files", "limits", "shipped", "config")
+FOUNDATION = ("errors", "files", "inputs", "limits", "shipped", "config")
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("study", "results", "laws", "ranking", "report")
 PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch")
@@ -26,6 +26,9 @@ WITHOUT_JAX = (
     "rfjax.cli",
     "rfjax.config",
     "rfjax.files",
+    "rfjax.inputs.json_files",
+    "rfjax.inputs.paths",
+    "rfjax.inputs.walk",
     "rfjax.launch.command",
     "rfjax.limits",
     "rfjax.shipped",

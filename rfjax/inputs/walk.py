@@ -1,0 +1,104 @@
+"""Walks a user's folder: which files it holds, and what was passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfjax.inputs.files import why_not_plain
+
+# Folders that systems and programs keep for themselves, often with copies of the user's files inside.
+SYSTEM_FOLDERS = {
+    "__macosx",
+    "__pycache__",
+    "$recycle.bin",
+    "#recycle",
+    "@eadir",
+    "lost+found",
+    "recycler",
+    "system volume information",
+}
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The files of a folder that have one of the wanted suffixes, and by reason what was passed over."""
+
+    files: tuple[tuple[str, int], ...]  # (path inside the folder, with "/"; size in bytes), sorted by path
+    passed_over: Mapping[str, tuple[str, ...]]  # reason -> paths inside the folder; a folder's ends in "/"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.files)
+
+    def describe_passed_over(self, most: int = 3) -> list[str]:
+        """A line for each reason: "2 hidden folders: .trash/, a/.ipynb_checkpoints/". At most `most` names a line."""
+        lines = []
+        for reason, names in self.passed_over.items():
+            named = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in names[:most])
+            lines.append(f"{len(names):,} {reason}: {named}{', ...' if len(names) > most else ''}")
+        return lines
+
+
+def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True) -> Walk:
+    """The files below `root` whose suffix, in lower case, is among `suffixes`; with `deep` false, those beside it only.
+
+    Folders that are links are followed, each folder once, so that a loop ends. Passed over, and named: hidden files and
+    folders, folders of the system (`SYSTEM_FOLDERS`), folders already read by another way, folders that cannot be
+    opened, and names that are no file: links to nothing, pipes, devices. A hidden file without a wanted suffix is not
+    named, nor is any other file of another suffix.
+    """
+    files: list[tuple[str, int]] = []
+    passed_over: dict[str, list[str]] = {}
+    seen: set[tuple[int, int]] = set()
+    folders, links = [(str(root), "")], []  # still to be read: (path, name); links last, so that no link hides a folder
+    while folders or links:
+        path, inside = folders.pop() if folders else links.pop(0)
+        try:
+            identity = _identity(path)
+            if identity in seen:
+                passed_over.setdefault("links to a folder that is read already", []).append(inside)
+                continue
+            seen.add(identity)
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            passed_over.setdefault("folders that cannot be opened", []).append(inside or "./")
+            continue
+        for entry in entries:
+            name, is_folder = inside + entry.name, _is_folder(entry)
+            if is_folder and not deep:
+                continue
+            if not is_folder and os.path.splitext(entry.name)[1].lower() not in suffixes:
+                continue
+            why = _why_passed_over(entry, is_folder)
+            if why:
+                passed_over.setdefault(why, []).append(name + "/" * is_folder)
+            elif is_folder:
+                (links if entry.is_symlink() else folders).append((entry.path, name + "/"))
+            else:
+                files.append((name, os.stat(entry.path).st_size))
+    return Walk(tuple(sorted(files)), {reason: tuple(sorted(names)) for reason, names in sorted(passed_over.items())})
+
+
+def _why_passed_over(entry: os.DirEntry, is_folder: bool) -> str:
+    if entry.name.startswith("."):
+        return "hidden folders" if is_folder else "hidden files"
+    if is_folder:
+        return "folders of the system" if entry.name.lower() in SYSTEM_FOLDERS else ""
+    why = why_not_plain(entry.path)
+    return f"names of no file ({why})" if why else ""
+
+
+def _is_folder(entry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _identity(path) -> tuple[int, int]:
+    facts = os.stat(path)
+    return facts.st_dev, facts.st_ino
