@@ -96,7 +96,7 @@ class TrainConfig:
     together: int = 1  # points of a study that are trained in one program; they may differ in their formulation alone
     learning_rate: float = 1e-4
     schedule: str = "constant"  # of the learning rate; wsd is warm-up, stable, decay
-    warmup_steps: int = 1000
+    warmup_steps: int = -1  # -1: 1,000, the paper's, but a tenth of a run that is shorter than 10,000 steps
     decay_fraction: float = 0.2  # wsd: the rate falls over this last share of the steps
     final_learning_rate_fraction: float = 0.0  # cosine and wsd: the last rate over `learning_rate`
     b1: float = 0.9
@@ -105,18 +105,34 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # 0 turns clipping off
     ema_decay: float = 0.99
-    ema_every: int = 100  # steps between updates of the average
+    ema_every: int = 0  # steps between updates of the average; 0: steps // 1000, at least 1 and at most the paper's 100
     compute_dtype: str = "float32"
     matmul_precision: str = "default"
     remat: str = "none"  # what the backward pass recomputes
     attention: str = "auto"  # its implementation: splash is for TPUs, cudnn for NVIDIA GPUs; auto picks by platform
-    condition_dropout: float = 0.464  # each text encoder's output zeroed independently
+    # Each text encoder's output is zeroed independently. -1: so that all are in a tenth of the cases, as in the paper,
+    # which is 0.464 each for three encoders and 0.1 for one.
+    condition_dropout: float = -1.0
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20
     checkpoint_every: int = 500
     keep_last: int = 2
     stall_seconds: float = 3600.0  # a run without progress (compilation counts) ends after so long; 0: never
     keep_every: int = 0  # checkpoints at multiples of it are kept for good; 0: only those that are evaluated
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up."""
+        return min(1000, self.steps // 10) if self.warmup_steps == -1 else self.warmup_steps
+
+    @property
+    def average_every(self) -> int:
+        """Steps between updates of the average."""
+        return self.ema_every or min(100, max(1, self.steps // 1000))
+
+    def dropout(self, encoders: int) -> float:
+        """The probability that a text encoder's output is zeroed, for a corpus with this many of them."""
+        return 0.1 ** (1 / max(1, encoders)) if self.condition_dropout == -1 else self.condition_dropout
 
 
 @dataclass(frozen=True, kw_only=True)

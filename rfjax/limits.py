@@ -100,11 +100,12 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("model", POSITIVE, "mlp_ratio position_span"),
     ("data", Range(1), "image_size channels context_tokens context_size pooled_size"),
     ("data.prepared", SHARE, "synthetic_captions"),
-    ("train", Range(0), "learning_rate warmup_steps weight_decay clip_norm stall_seconds keep_every"),
-    ("train", Range(1), "steps batch_size accumulate together ema_every max_skipped_in_row"),
+    ("train", Range(0), "learning_rate weight_decay clip_norm stall_seconds keep_every ema_every"),
+    ("train", Range(1), "steps batch_size accumulate together max_skipped_in_row"),
     ("train", Range(1), "log_every checkpoint_every keep_last"),
+    ("train", Range(-1), "warmup_steps"),  # -1, here and below: decided by the run's length or by the corpus
     ("train", POSITIVE, "eps"),
-    ("train", SHARE, "decay_fraction final_learning_rate_fraction condition_dropout"),
+    ("train", SHARE, "decay_fraction final_learning_rate_fraction"),
     ("train", DECAY, "b1 b2 ema_decay"),
     ("evaluation", Range(0), "every geneval_every"),
     ("evaluation.sampler", Range(1), "steps"),
@@ -133,6 +134,11 @@ _ALONE = "each of the runs trained together is whole on one device: set one of t
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
 RULES: tuple[Rule, ...] = (
+    (
+        ("train.condition_dropout",),
+        lambda share: share == -1 or 0 <= share <= 1,
+        "it must be at least 0 and at most 1, or -1 for the paper's",
+    ),
     (("model.mlp_ratio", _WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
     (
         ("data.image_size", "model.patch_size", "model.position_grid"),

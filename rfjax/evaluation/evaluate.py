@@ -14,7 +14,7 @@ from types import MappingProxyType
 from rfjax.config import Config
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.kinds import geneval, ranking, validation
-from rfjax.evaluation.records import read_records, record_key, record_name
+from rfjax.evaluation.records import lag_note, read_records, record_key, record_name
 from rfjax.evaluation.schedule import Evaluation, Programs
 from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.processes import distributed, watch
@@ -97,6 +97,9 @@ class Evaluator:
                 failure = self._write_in_first(write)
             if failure:
                 raise RfjaxError(failure)
+        if distributed.is_first() and any(each.kind == "validation" for each in due):
+            if said := lag_note(read_records(self.run.workdir), step):
+                note(f"{self.run.name}: {said}")
 
     def _write_in_first(self, write) -> str | None:
         """Calls `write` in process 0 alone, because each file has one writer; returns its failure in all processes."""

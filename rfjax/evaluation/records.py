@@ -29,6 +29,7 @@ from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.files import write_whole
 
 SCHEMA = 1
+LAG = 0.05  # an average's validation loss may be this much above that of the raw weights, as a share
 KEY_FIELDS = {
     "run": str,
     "step": int,
@@ -245,6 +246,23 @@ def _problem(record):
     if len(set(names)) != len(names):
         return "has a metric and item twice"
     return ""
+
+
+def lag_note(records: Iterable[Mapping], step: int) -> str | None:
+    """A warning where, at a step, the average's validation loss is more than `LAG` above that of the raw weights."""
+    losses: dict[tuple, dict[str, float]] = {}
+    for key, values in ((record["key"], record["values"]) for record in records):
+        if key["evaluation"] == "validation" and key["step"] == step and values and values[0]["value"] is not None:
+            losses.setdefault((key["corpus"], key["grid"], key["seed"]), {})[key["weights"]] = values[0]["value"]
+    for found in losses.values():
+        ema, raw = found.get("ema"), found.get("raw")
+        if ema is not None and raw is not None and ema > (1 + LAG) * raw:
+            return (
+                f"the average of step {step} has a loss of {ema:.4g} where the raw weights have {raw:.4g}: it lags "
+                "behind a loss that falls. Judge the raw weights, or average over fewer steps (config.train.ema_decay, "
+                "config.train.ema_every)"
+            )
+    return None
 
 
 def record_lines(records: Sequence[Mapping]) -> list[str]:

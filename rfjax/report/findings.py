@@ -92,6 +92,11 @@ def warnings(numbers: Mapping) -> list[str]:
         lines.append(f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: {failed}.")
     if unfinished:
         lines.append(f"Not finished when the table was made: {unfinished}.")
+    lines += [
+        f"The average of {each['run']} has a loss of {each['ema']:.4g} where its raw weights have {each['raw']:.4g}: "
+        "it lags behind. Judge the raw weights, or average over fewer steps (train.ema_decay, train.ema_every)."
+        for each in numbers["lagging_averages"]
+    ]
     if len(numbers["environment"]["code_hash"]) > 1:
         lines.append(f"The runs were trained by {len(numbers['environment']['code_hash'])} versions of the code.")
     return lines + [

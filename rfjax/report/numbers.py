@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.records import LAG
 from rfjax.laws import study_fits
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
@@ -83,6 +84,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "samples": _samples(results, settings, points),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
+            "lagging_averages": _lagging_averages(results),
             "notes": results.notes,
         }
     )
@@ -117,6 +119,16 @@ def _environment(runs):
     versions = runs.groupby("train_corpus")["corpus_fingerprint"].nunique()
     distinct = {name: [v for v in runs[name].dropna().unique().tolist() if v != ""] for name in ENVIRONMENT_COLUMNS}
     return distinct | {"corpora_that_changed": versions[versions > 1].to_dict()}
+
+
+def _lagging_averages(results):
+    """The runs whose average has a validation loss that says more of the average than of the network: more than
+    `LAG` above that of the raw weights, at the last step and under the same settings."""
+    rows = rows_where(results.long, evaluation="validation", metric="loss", item="mean", final=1)
+    settings = [name for name in ("run", "corpus", "sampler", "grid", "seed") if name in rows]
+    both = rows_where(rows, weights="ema").merge(rows_where(rows, weights="raw"), on=settings, suffixes=("", "_raw"))
+    far = both[both["value"] > (1 + LAG) * both["value_raw"]].drop_duplicates("run")
+    return [{"run": row["run"], "ema": row["value"], "raw": row["value_raw"]} for row in far.to_dict("records")]
 
 
 def _totals(table, runs):

@@ -49,7 +49,8 @@ def step_inputs(
     `encoders` are the corpus's `EncoderSlot`s, each dropped independently.
     """
     _, key = run_keys(config.seed)
-    draws = draw(key, step, places, batch.latents.shape[1:], len(encoders), config.train.condition_dropout)
+    dropout = config.train.dropout(len(encoders))
+    draws = draw(key, step, places, batch.latents.shape[1:], len(encoders), dropout)
     return StepInputs(draws.u, draws.noise, drop_conditions(batch.conditions, draws.keep, encoders))
 
 

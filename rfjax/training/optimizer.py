@@ -19,8 +19,8 @@ def _constant(config, step):
 
 def _cosine(config, step):
     """From 1 at the end of warm-up to the final fraction at `steps`."""
-    span = max(1, config.steps - config.warmup_steps)
-    progress = jnp.clip((step - config.warmup_steps) / span, 0.0, 1.0)
+    span = max(1, config.steps - config.warmup)
+    progress = jnp.clip((step - config.warmup) / span, 0.0, 1.0)
     end = config.final_learning_rate_fraction
     return end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
@@ -39,13 +39,13 @@ SCHEDULES: dict[str, Callable] = {"constant": _constant, "cosine": _cosine, "wsd
 def learning_rate(config: TrainConfig) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
     """The rate of the update that takes `step` completed steps to `step + 1`.
 
-    Linear warm-up: (step + 1) / warmup_steps of the peak, so that the first update is not lost.
+    Linear warm-up: (step + 1) / warmup of the peak, so that the first update is not lost.
     A function of the step, not of the updates made: skipped steps still advance it.
     """
     shape = SCHEDULES[config.schedule]
 
     def rate(step):
-        warmup = jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
+        warmup = jnp.minimum(1.0, (step + 1) / max(1, config.warmup))
         return config.learning_rate * warmup * shape(config, step)
 
     return rate

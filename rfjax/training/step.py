@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -122,6 +123,19 @@ def step_parts(
     return StepParts(gradients, make_update(optimizer, config, parameter_groups(abstract_state.params)))
 
 
+def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
+    """The weight of the newest parameters in update `number` = 1, 2, ... of the average: (1 - d) / (1 - d^number).
+
+    So the average of k updates is that of k parameters, with weights d^(k - i) (1 - d) / (1 - d^k) that sum to 1, and
+    holds nothing of the initialisation (Kingma and Ba 2015, section 3, correct Adam's moments for it in this way). The
+    weight is a function of the step alone and falls to 1 - d.
+    """
+    if decay == 0:
+        return jnp.ones(())
+    kept = -jnp.expm1(number.astype(jnp.float32) * math.log(decay))  # 1 - d^number, exact where d^number is near 1
+    return jnp.where(number <= 1, 1.0, (1.0 - decay) / jnp.where(number <= 1, 1.0, kept))
+
+
 def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, groups: list[str]) -> Callable:
     """`update(state, gradients, loss, bins) -> (state, metrics)`. A step that is not finite changes only the
     counters."""
@@ -140,12 +154,14 @@ def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, gr
             lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
         )
 
-        averaging = finite & ((state.step + 1) % config.ema_every == 0)
-        decay = config.ema_decay
+        every = config.average_every
+        number = (state.step + 1) // every  # of the update; before the first, the average follows the parameters
+        averaging = finite & (((state.step + 1) % every == 0) | (number == 0))
+        weight = average_weight(config.ema_decay, number)
         ema = jax.lax.cond(  # a branch, not a select: most steps need not touch the average's memory
             averaging,
             # In this form an average stays exactly what the parameters stay at.
-            lambda ema, params: jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema, params),
+            lambda ema, params: jax.tree.map(lambda e, p: jnp.where(weight == 1, p, e + weight * (p - e)), ema, params),
             lambda ema, params: ema,
             state.ema,
             params,

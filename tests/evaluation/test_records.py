@@ -17,6 +17,7 @@ from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.evaluation.records import (
     Measured,
     geneval_record,
+    lag_note,
     make_record,
     read_records,
     record_key,
@@ -218,3 +219,16 @@ def test_geneval_scores_as_a_record(tmp_path):
     assert "counting" in read["extra"]["geneval"]["missing_tasks"]
     assert read["extra"]["geneval"]["prompts"] == {"overall": 6, "single_object": 4, "colors": 2}
     assert json.dumps(read, allow_nan=False)
+
+
+def test_an_average_that_lags_is_told():
+    """Catches a law whose losses say more of the average than of the networks."""
+
+    def record(weights, value, step=20):
+        key = dict.fromkeys(("corpus", "grid", "seed"), "x") | {"evaluation": "validation", "step": step}
+        return {"key": key | {"weights": weights}, "values": [{"value": value}]}
+
+    assert "a loss of 2 where the raw weights have 0.4" in lag_note([record("ema", 2.0), record("raw", 0.4)], 20)
+    assert lag_note([record("ema", 0.41), record("raw", 0.4)], 20) is None
+    assert lag_note([record("ema", 2.0), record("raw", 0.4, step=10)], 20) is None
+    assert lag_note([record("ema", None), record("raw", 0.4)], 20) is None

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from helpers.training_tiny import tiny_backbone, tiny_config
+from rfjax.config import TrainConfig
 from rfjax.data.corpus import load_corpus
 from rfjax.data.loader import batch_of_step
 from rfjax.errors import ConfigError
@@ -15,7 +16,7 @@ from rfjax.training.loss import ExampleLosses, make_loss, run_keys
 from rfjax.training.mesh import make_mesh, shardings
 from rfjax.training.optimizer import learning_rate, make_optimizer
 from rfjax.training.state import init_state
-from rfjax.training.step import make_train_step, parameter_groups, step_parts
+from rfjax.training.step import average_weight, make_train_step, parameter_groups, step_parts
 
 
 class Trainer:
@@ -127,14 +128,41 @@ def test_an_infinite_gradient_of_a_finite_loss_is_skipped(trainer):
 
 
 def test_ema_is_its_closed_form(trainer):
-    state = trainer.start()
-    expected = jax.device_get(state.params)
-    for step in range(7):
+    """The parameters of each update, weighted by d^(k - i) over the sum: nothing of the initialisation is left."""
+    state, seen = trainer.start(), []
+    for step in range(10):
         state, _ = trainer.step(state, trainer.batch(step))
+        if step < 2:
+            assert equal(state.ema, state.params)  # before the first update
         if (step + 1) % 3 == 0:
-            expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * np.asarray(p), expected, state.params)
+            seen.append(jax.device_get(state.params))
+    weights = 0.75 ** np.arange(len(seen))[::-1]
+    weights /= weights.sum()
+    expected = jax.tree.map(lambda *updates: sum(w * p for w, p in zip(weights, updates, strict=True)), *seen)
     jax.tree.map(lambda e, got: np.testing.assert_allclose(got, e, rtol=1e-6, atol=1e-7), expected, state.ema)
     assert not equal(state.ema, state.params)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99, 0.9999, 1 - 1e-7])
+def test_the_weight_of_an_update(decay):
+    """To six digits of the closed form, also where 1 - d^k cancels; exactly 1 at first, and 1 - d in the end."""
+    numbers = np.array([1, 2, 3, 10, 1000, 10**6])
+    got = [float(average_weight(decay, jnp.int32(number))) for number in numbers]
+    exact = [1 / sum(decay**i for i in range(number)) if number < 2000 else None for number in numbers]
+    for found, wanted in zip(got, exact, strict=True):
+        assert wanted is None or found == pytest.approx(wanted, rel=1e-6)
+    assert got[0] == 1.0
+    assert got[-1] == pytest.approx(1 - decay, rel=1e-6) or decay > 0.99999
+
+
+def test_defaults_follow_the_length_of_the_run():
+    lengths = (100, 2000, 50_000, 500_000)
+    configs = [TrainConfig(steps=steps) for steps in lengths]
+    assert [each.average_every for each in configs] == [1, 2, 50, 100]
+    assert [each.warmup for each in configs] == [10, 200, 1000, 1000]
+    assert [TrainConfig().dropout(n) for n in (1, 3)] == [pytest.approx(0.1), pytest.approx(0.464, abs=2e-4)]
+    given = TrainConfig(steps=100, ema_every=100, warmup_steps=1000, condition_dropout=0.0)
+    assert (given.average_every, given.warmup, given.dropout(3)) == (100, 1000, 0.0)
 
 
 def test_noise_follows_the_step_and_the_stream_offset(trainer):
