@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         if overrides and not verb.overridable:
             raise ConfigError(f"rfjax {verb.name} reads no config; leave out --config.{next(iter(overrides))}")
         if verb.computes and from_shell:
-            prepare_process(argv)
+            prepare_process()
         run = functools.partial(verb.load().run, args, overrides)
         if verb.many_processes:
             return run_as_job(args, run, from_shell, resumes=verb.resumes)

@@ -31,6 +31,7 @@ ENCODERS = {
 }
 AUTOENCODER = "vae"
 CLASSES = {"clip": ("CLIPTextModel", "CLIPTextModelWithProjection"), "t5": ("T5EncoderModel",)}
+SAFE = {"trust_remote_code": False}  # of all that transformers loads: no code that a folder holds is run
 WEIGHTS = r"(model|diffusion_pytorch_model){variant}(-\d+-of-\d+)?\.safetensors"
 
 
@@ -218,10 +219,10 @@ class Place:
         self.loading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
         self.loading["variant"] = variant or None
 
-    def model(self, cls, folder, **dtype):
+    def model(self, cls, folder, **options):
         """The model of a folder. transformers and diffusers make up missing weights; these are refused."""
         try:
-            model, info = cls.from_pretrained(folder, **self.loading, **dtype)
+            model, info = cls.from_pretrained(folder, **self.loading, **options)
         except Exception as error:  # the libraries and safetensors have kinds of their own
             raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
         if info["missing_keys"]:
@@ -258,10 +259,10 @@ def _text_encoder(folder, name, model_class, t5_tokens, place):
 
     kind, part, tokenizer_part = ENCODERS[name]
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / tokenizer_part, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / tokenizer_part, local_files_only=True, **SAFE)
     except Exception as error:
         raise ConfigError(f"{folder / tokenizer_part} cannot be loaded as a tokenizer: {error}") from None
-    model = place.model(getattr(transformers, model_class), folder / part, dtype=place.dtype)
+    model = place.model(getattr(transformers, model_class), folder / part, dtype=place.dtype, **SAFE)
     tokens = t5_tokens if kind == "t5" else tokenizer.model_max_length
     limit = getattr(model.config, "max_position_embeddings", tokens)
     if tokens > limit:
