@@ -133,6 +133,7 @@ _ALONE = "each of the runs trained together is whole on one device: set one of t
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
 RULES: tuple[Rule, ...] = (
+    (("name",), str.strip, "it names the folder of runs and cannot be empty"),
     (("model.mlp_ratio", _WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
     (
         ("data.image_size", "model.patch_size", "model.position_grid"),

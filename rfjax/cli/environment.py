@@ -59,6 +59,6 @@ def own_command() -> list[str] | None:
     No others are made up: `-m` where the user gave a script would have Python run a `jax.py` of the current folder.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    is_module = spec is not None and spec.name == "rfjax.__main__"
+    is_module = spec is not None and spec.parent == "rfjax" and spec.name.endswith(".__main__")
     is_script = Path(sys.argv[0]).name == "rfjax"
     return [sys.executable, *sys.orig_argv[1:]] if sys.executable and (is_module or is_script) else None

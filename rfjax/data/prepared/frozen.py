@@ -143,7 +143,7 @@ def load(
     )
 
 
-def of_corpus(manifest: Manifest, folder: str, encoders: Sequence[str]) -> FrozenModels:
+def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -> FrozenModels:
     """The autoencoder that a corpus was prepared with, and its text encoders `encoders`; the others may be missing.
 
     Raises `ConfigError` for models that are not there, or that have changed since.
@@ -209,12 +209,27 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def choose_device(torch, name: str | None):
+    """The device called `name`, by default a GPU if there is one, else the CPU, after a number was put there.
+
+    Raises `ConfigError` for a device that PyTorch does not know or that is not there.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # of many kinds: each device has a library of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        given = f"--device is {name!r}, which PyTorch" if name else "PyTorch's own device, which it"
+        raise ConfigError(f"{given} cannot use here ({reason}); give --device cpu") from None
+    return device
+
+
 class Place:
     """The device and type in which models run; `model` loads a model, from safetensors alone."""
 
     def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
         self.torch = torch
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device(torch, device)
         self.dtype = getattr(torch, compute_dtype)
         self.loading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
         self.loading["variant"] = variant or None
