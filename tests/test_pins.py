@@ -43,7 +43,7 @@ def test_exports_of_fixed_weights_are_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("law", ["saturating", "parametric"])
 def test_a_fit_of_the_default_study_is_what_it_was(tmp_path, law, capsys):
-    """To 1e-9, resampled intervals included. Catches another minimum, another draw, a key that is gone."""
+    """To 1e-6, and the ends of intervals to 1 %. Catches another minimum, another draw, a key that is gone."""
     table, out = ROOT / "analysis" / "results" / "default_study.csv", tmp_path / "fit.json"
     assert main(["fit", str(table), "--law", law, "--budget", "1e15", "--out", str(out)]) == 0
     found, pinned = (json.loads(path.read_text()) for path in (out, PINNED / f"fit_{law}.json"))
@@ -51,7 +51,7 @@ def test_a_fit_of_the_default_study_is_what_it_was(tmp_path, law, capsys):
 
 
 def assert_near(found, pinned, place="fit"):
-    """Raises AssertionError at the first place where two values of JSON differ by more than 1e-9."""
+    """Raises AssertionError at the first place where two values of JSON differ by more than processors do."""
     if isinstance(pinned, dict):
         assert list(found) == list(pinned), place
         for key in pinned:
@@ -61,7 +61,9 @@ def assert_near(found, pinned, place="fit"):
         for number, (one, other) in enumerate(zip(found, pinned, strict=True)):
             assert_near(one, other, f"{place}[{number}]")
     elif isinstance(pinned, float):
-        assert found == pytest.approx(pinned, rel=1e-9, abs=1e-12), place
+        # An end of an interval is one resample's minimum, which may be flat: there processors differ by up to 0.25 %.
+        tolerance = 1e-2 if place.endswith((".low", ".high")) else 1e-6
+        assert found == pytest.approx(pinned, rel=tolerance, abs=1e-12), place
     else:
         assert found == pinned, place
 

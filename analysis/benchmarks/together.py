@@ -37,7 +37,6 @@ from rfjax.training.run import make_run
 from rfjax.training.state import init_state
 
 CONFIG = Path(__file__).parents[2] / "configs" / "formulations.py"
-COMPILED_ALONE = 3
 
 
 def clocked(call) -> tuple[float, object]:
@@ -52,6 +51,7 @@ def main():
     parser.add_argument("--members", type=int, default=16)
     parser.add_argument("--steps", type=int, default=10, help="of each, a round")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--compiled-alone", type=int, default=3, help="runs whose compilation alone is timed")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
@@ -72,7 +72,7 @@ def main():
     compile_together, program = clocked(lambda: program.lower(states, whole, np.int32(0)).compile())
 
     put = put_batch(run.mesh, size, places_here(run.mesh, size), batch)
-    compiled = [clocked(lambda one=one: lower_train_step(one).compile()) for one in runs[:COMPILED_ALONE]]
+    compiled = [clocked(lambda one=one: lower_train_step(one).compile()) for one in runs[: args.compiled_alone]]
     compile_alone = statistics.median(seconds for seconds, _ in compiled)
     step, alone = compiled[0][1], jax.device_put(first, shardings(run.mesh, first))
 

@@ -25,7 +25,7 @@ from jaxtyping import Float32, Int, UInt32
 
 from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError
-from rfjax.evaluation.paired_loss import GRIDS
+from rfjax.evaluation.paired_loss import GRIDS, standard_error
 from rfjax.evaluation.records import Measured, make_record, record_key, write_record
 from rfjax.evaluation.validation import check_divisible, validation_batches, validation_noise
 from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
@@ -61,10 +61,7 @@ class AssignedLoss:
     @property
     def level_stderrs(self) -> tuple[float, ...]:
         """The standard error at each level; nan where a level has one example."""
-        each = [self._of(number) for number in range(len(self.levels))]
-        return tuple(
-            float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan for losses in each
-        )
+        return tuple(standard_error(self._of(number)) for number in range(len(self.levels)))
 
     @property
     def loss(self) -> float:

@@ -84,7 +84,7 @@ class ValidationLoss:
     @property
     def stderr(self) -> float:
         """The standard error of `loss` over examples."""
-        return _stderr(self.example_losses)
+        return standard_error(self.example_losses)
 
     @property
     def level_losses(self) -> tuple[float, ...]:
@@ -94,7 +94,7 @@ class ValidationLoss:
     @property
     def level_stderrs(self) -> tuple[float, ...]:
         """The standard error over examples at each level."""
-        return tuple(_stderr(losses) for losses in self.per_example.astype(np.float64).T)
+        return tuple(standard_error(losses) for losses in self.per_example.astype(np.float64).T)
 
 
 def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, float]:
@@ -108,8 +108,9 @@ def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, floa
     if not np.array_equal(a.example_ids, b.example_ids):
         raise ConfigError("validation losses of different example ids are not paired; evaluate both on one corpus")
     differences = a.example_losses - b.example_losses
-    return float(differences.mean()), _stderr(differences)
+    return float(differences.mean()), standard_error(differences)
 
 
-def _stderr(values: Float64[np.ndarray, " n"]) -> float:
+def standard_error(values: Float64[np.ndarray, " n"]) -> float:
+    """The standard error of the mean of `values`; nan of a single one."""
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan

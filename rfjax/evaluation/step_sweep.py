@@ -17,9 +17,10 @@ import numpy as np
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.generate import check_batch_size, generator_of, prompt_ids
+from rfjax.evaluation.generate import check_batch_size, generator_of
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
+from rfjax.evaluation.kinds.prompted import prompts_of
 from rfjax.evaluation.records import Measured, geneval_record, record_key, write_record
 from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.training.checkpoint import read_facts, spent
@@ -58,9 +59,7 @@ def measure_sampling_steps(
     if not settings.prompts_per_task:
         raise ConfigError("config.evaluation.geneval.prompts_per_task is 0: there are no prompts to sample")
     check_batch_size(run, "geneval")
-    prompts = run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
-    ids = prompt_ids(len(prompts), settings.images_per_prompt)
-    conditions = run.corpus.encode([row["prompt"] for row in prompts]).rows(ids[:, 0])
+    prompts, ids, conditions = prompts_of(run, settings)
     detect = detector_for(run.corpus)
     cost = spent(read_facts(run.workdir, step))
     images = settings.prompts_per_task, settings.images_per_prompt

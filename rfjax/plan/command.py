@@ -109,12 +109,9 @@ def _attention_note(plans, target, compiles: bool) -> str:
 
 def table(plans: Sequence) -> list[str]:
     """The plan as a table for the console."""
-    rows = [HEADER, *(_row(plan) for plan in plans)]
-    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
-        for row in rows
-    ]
+    from rfjax.study.study import format_table
+
+    return format_table([HEADER, *(_row(plan) for plan in plans)])
 
 
 def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:

@@ -332,18 +332,20 @@ def dry_run_lines(study: Study) -> Sequence[str]:
                 _bytes(size.state_bytes),
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
     note = "FLOPs: training, three forward passes an image. State: parameters, average and two moments in float32."
     parts = cohorts({point.id: point.config for point in study.points})
     largest = max(map(len, parts))
     together = f", trained in {len(parts)} programs of up to {largest} runs together" if largest > 1 else ""
-    return [f"study {study.name}: {len(study.points)} points{together}", *lines, note]
+    return [f"study {study.name}: {len(study.points)} points{together}", *format_table(rows), note]
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines of equal columns, names (the first column) at the left and numbers at the right."""
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+        for name, *cells in rows
+    ]
 
 
 def _bytes(count: int) -> str:

@@ -125,7 +125,8 @@ def test_what_is_stored_is_what_diffusers_computes(models, pipeline, tmp_path, t
     assert len(set(captions)) == 16
     context, pooled = reference_text(pipeline, captions, tokens)
     assert batch.context.shape == context.shape == (16, 77 + tokens, 96)
-    assert np.abs(batch.context - context).max() < 1e-5 and np.abs(batch.pooled - pooled).max() < 1e-5
+    for found, expected in ((batch.context, context), (batch.pooled, pooled)):
+        assert np.abs(found - expected).max() < 1e-5 * max(1, np.abs(expected).max())  # values reach 500
     assert np.abs(context[:, :77, :80]).std() > 0.1 and np.abs(pooled).std() > 0.1 and context[:, 77:].std() > 0.1
     assert not batch.context[:, :77, 80:].any()
     by_caption = {(root / "sub" / f"{name}.txt").read_text().strip(): name for name in names}
