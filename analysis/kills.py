@@ -77,6 +77,7 @@ def start(folder: Path, config: Path, processes: int, cache: Path) -> list[subpr
     }
     command = [
         sys.executable,
+        "-P",
         "-m",
         "rfjax",
         "study",

@@ -71,7 +71,7 @@ class Clock:
 def rfjax(*arguments):
     print("rfjax", *arguments, flush=True)
     subprocess.run(
-        [sys.executable, "-m", "rfjax", *map(str, arguments)],
+        [sys.executable, "-P", "-m", "rfjax", *map(str, arguments)],
         check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import importlib.util
 import json
 import math
 import os
+import traceback
 import types
 import typing
 from collections.abc import Mapping
@@ -24,6 +24,9 @@ from ml_collections import ConfigDict
 
 from rfjax import limits
 from rfjax.errors import ConfigError
+from rfjax.inputs.files import read_bytes
+from rfjax.inputs.json_files import read_json
+from rfjax.inputs.paths import local_path, local_text
 from rfjax.shipped import find_config, find_site
 
 
@@ -214,9 +217,20 @@ def from_dict(values: Mapping | ConfigDict) -> Config:
 
     Raises `ConfigError` naming the key and the nearest valid key, or the field, its value and what it may be.
     """
-    config = _build(Config, values, prefix="")
+    config = _with_local_paths(_build(Config, values, prefix=""))
     limits.check(config)
     return config
+
+
+def _with_local_paths(config: Config) -> Config:
+    """The config with `~` made the home folder in its paths. Raises `ConfigError` for a URL."""
+    prepared = config.data.prepared
+    given = {name: getattr(prepared, name) for name in ("path", "models") if getattr(prepared, name)}
+    paths = {name: local_text(text, f"config.data.prepared.{name}") for name, text in given.items()}
+    if paths == given:
+        return config
+    data = dataclasses.replace(config.data, prepared=dataclasses.replace(prepared, **paths))
+    return dataclasses.replace(config, data=data)
 
 
 def to_dict(config: Config) -> dict:
@@ -254,13 +268,16 @@ def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
     `file` is a `Path`, or as text a path or the name of a shipped file (`shipped.find_config`).
     """
     find = {"config": find_config, "site": find_site}[kind]
-    path = find(file if isinstance(file, str) else os.path.join(".", file))  # a Path is never a name
-    spec = importlib.util.spec_from_file_location(f"rfjax_{kind}_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"{kind} file {path} failed: {type(error).__name__}: {error}") from error
+    text = local_text(file, f"the {kind} file")
+    path = find(text if isinstance(file, str) else os.path.join(".", text))  # a Path is never a name
+    if path.suffix == ".json":
+        raise ConfigError(f"{path} is JSON; give the Python file with get_{kind}()")
+    module = types.ModuleType(f"rfjax_{kind}_{path.stem}")
+    module.__file__ = str(path)
+    try:  # compiled here, so that neither a stored .pyc is run nor one is left in the user's folder
+        exec(compile(read_bytes(path), path, "exec", dont_inherit=True), vars(module))
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_failed(f"{kind} file {path}", path, error)) from error
     if not callable(getattr(module, f"get_{kind}", None)):
         raise ConfigError(f"{kind} file {path} has no get_{kind}(); it must return a ConfigDict")
     return module
@@ -268,29 +285,47 @@ def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
 
 def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
     """The checked config of a config file, or of a run's config.json, with dotted overrides applied."""
-    values = _read_json(Path(path)) if str(path).endswith(".json") else call(load_file(path), "get_config", path)
+    if str(path).endswith(".json"):
+        values = _read_json(local_path(path, "the config file"))
+    else:
+        values = call(load_file(path), "get_config", path)
     return apply_overrides(from_dict(values), overrides or {})
 
 
-def _read_json(path):
+def _read_json(path: Path) -> dict:
+    remedy = "give the config.json of a run, or a Python file with get_config()"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+        return read_json(path, error=ConfigError, remedy=remedy)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error}; {remedy}") from None
 
 
 def call(module: types.ModuleType, function: str, path: str | Path):
     """The result of a config file's function. Raises `ConfigError` for an exception inside it."""
     try:
         return getattr(module, function)()
-    except Exception as error:
-        raise ConfigError(f"{function}() of {path} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_failed(f"{function}() of {path}", module.__file__, error)) from error
+
+
+def _failed(what: str, path: str | Path, error: BaseException) -> str:
+    """The message for an error inside a user's Python file: the line of the file, and the error in one line."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.lineno:
+        lines, text = [error.lineno], error.msg
+    else:
+        text = str(error) if not isinstance(error, SystemExit) else f"it ends the program ({error.code})"
+    place = f" in line {lines[-1]}" if lines else ""
+    if not lines and isinstance(error, SyntaxError):
+        text += " (is it a Python file, saved as UTF-8?)"
+    return f"{what} failed{place}: {type(error).__name__}: {' '.join(text.split())[:400]}"
 
 
 def _build(cls, values, prefix):
     values = values.to_dict() if hasattr(values, "to_dict") else values
     if not isinstance(values, Mapping):
-        raise ConfigError(f"config.{prefix.rstrip('.')} is {values!r}; it must be a section with fields")
+        what = f"config.{prefix.rstrip('.')}" if prefix else "the config"
+        raise ConfigError(f"{what} is {values!r}; it must be a section with fields")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -327,7 +362,10 @@ def _parse(key, text, annotation):
     if annotation is str:
         return text
     if annotation == tuple[str, ...]:
-        return tuple(part.strip(" '\"") for part in text.strip("()[]").split(",") if part.strip())
+        parts = tuple(part.strip(" '\"") for part in text.strip("()[] ").split(",") if part.strip(" '\""))
+        if not parts and not text.strip("() []") == "":
+            raise ConfigError(f"config.{key} is {text!r}, which names nothing; write () for an empty list")
+        return parts
     try:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):

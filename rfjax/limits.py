@@ -139,6 +139,7 @@ RULES: tuple[Rule, ...] = (
         lambda share: share == -1 or 0 <= share <= 1,
         "it must be at least 0 and at most 1, or -1 for the paper's",
     ),
+    (("name",), str.strip, "it names the folder of runs and cannot be empty"),
     (("model.mlp_ratio", _WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
     (
         ("data.image_size", "model.patch_size", "model.position_grid"),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.files import why_not_plain
 
 _PACKAGE = Path(__file__).parent
 
@@ -56,9 +57,12 @@ def _list(folder: str) -> dict[str, Path]:
 
 def _find(kind: str, text: str, shipped: Mapping[str, Path]) -> Path:
     path, has_folder = Path(text), "/" in text
-    is_path = has_folder or text.endswith(".py")
+    is_path = has_folder or text.endswith((".py", ".json"))
     if is_path and path.is_file():
         return path
+    why = why_not_plain(path) if is_path else ""
+    if why not in ("", "not there"):
+        raise ConfigError(f"the {kind} file {text} cannot be read: it is {why}; give a Python file with get_{kind}()")
     name = text.removesuffix(".py")
     if name in shipped:
         return shipped[name]

@@ -120,7 +120,7 @@ def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ConfigError, match=r"no config file at .*goood.py; did you mean .*good.py\?"):
         configs.load(tmp_path / "goood.py")
     (tmp_path / "bad.py").write_text("def get_config(:\n")
-    with pytest.raises(ConfigError, match="bad.py failed: SyntaxError"):
+    with pytest.raises(ConfigError, match="bad.py failed in line 1: SyntaxError"):
         configs.load(tmp_path / "bad.py")
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ConfigError, match="has no get_config"):

@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rfjax.inputs.paths import as_path, as_text
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
-    parser.add_argument("--config", required=True, metavar="FILE.py|NAME", help="a run, or a study's base")
+    config, profile = "a run, or a study's base", "also write JAX's profile of the timed steps; it slows them"
+    parser.add_argument("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help=config)
     parser.add_argument("--point", metavar="ID", help="measure this point of a study")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="timed steps (default 20)")
-    parser.add_argument("--json", metavar="FILE.json", help="write every number here")
-    parser.add_argument("--profile", metavar="DIR", help="also write JAX's profile of the timed steps; it slows them")
+    parser.add_argument("--json", metavar="FILE.json", type=as_path("--json"), help="write every number here")
+    parser.add_argument("--profile", metavar="DIR", type=as_path("--profile"), help=profile)
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -30,12 +33,13 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps}; it must be at least 1")
     point, source = args.point, args.config
-    config = load_study(source, overrides).point(point).config if point else configs.load(source, overrides)
+    alone = point is None
+    config = configs.load(source, overrides) if alone else load_study(source, overrides).point(point).config
     say = lambda text: print(text, flush=True)  # noqa: E731
-    record = measure(config, args.steps, Path(args.profile) if args.profile else None, say)
+    record = measure(config, args.steps, args.profile, say)
     print("\n".join(["", *lines(record)]))
-    if args.json:
-        write_whole({Path(args.json): json.dumps(record, indent=1, allow_nan=False) + "\n"})
+    if args.json is not None:
+        write_whole({args.json: json.dumps(record, indent=1, allow_nan=False) + "\n"})
         print(f"bench: {args.json}")
     return 0
 

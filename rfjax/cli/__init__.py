@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 
-from rfjax.cli.arguments import parsers, split_overrides
+from rfjax.cli.arguments import check_words, parsers, split_overrides
 from rfjax.cli.environment import prepare_process
 from rfjax.cli.processes import exit_status_of, exit_when_terminated, run_as_job
 from rfjax.cli.verbs import VERBS
@@ -20,17 +20,19 @@ def main(argv: list[str] | None = None) -> int:
     from_shell = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        check_words(argv)
         rest, overrides = split_overrides(argv)
         name = next((word for word in rest if not word.startswith("-")), None)
         parser, each = parsers(name)
         if name in each:
             each[name].check_options(rest)
         args = parser.parse_args(rest)
+        each[args.verb].check_values(args)
         verb = VERBS[args.verb]
         if overrides and not verb.overridable:
             raise ConfigError(f"rfjax {verb.name} reads no config; leave out --config.{next(iter(overrides))}")
         if verb.computes and from_shell:
-            prepare_process(argv)
+            prepare_process()
         run = functools.partial(verb.load().run, args, overrides)
         if verb.many_processes:
             return run_as_job(args, run, from_shell, resumes=verb.resumes)

@@ -9,9 +9,25 @@ import re
 
 from rfjax.cli.verbs import MOMENTS, VERBS
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import as_path
 
+UNSET = "(is a shell variable unset?)"
+MAY_BE_EMPTY = ("negative",)  # a caption, and the empty one is a caption, too
 OVERRIDE = re.compile(r"--config\.([A-Za-z0-9_.]+)(?:=(.*))?", re.DOTALL)
 OVERRIDE_HELP = "any field of the config can be overridden: --config.model.depth=3 --config.train.steps=500"
+
+
+def check_words(argv: list[str]) -> None:
+    """Raises `ConfigError` for a word that cannot be stored, printed or handed on: one that is no UTF-8, or holds a
+    zero byte."""
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            remedy = "rename the file, or make a link to it with a name in UTF-8"
+            raise ConfigError(f"the argument {ascii(word)} is no UTF-8; {remedy}") from None
+        if "\0" in word:
+            raise ConfigError(f"the argument {word!r} holds a zero byte; leave it out")
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -26,13 +42,16 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
         value = match[2] if match[2] is not None else next(words, None)
         if value is None:
             raise ConfigError(f"{word} has no value; write {word}=VALUE")
+        if not value.strip():
+            given = f"--config.{match[1]} is empty"
+            raise ConfigError(f"{given}; give a value, as () for an empty list, or leave it out {UNSET}")
         overrides[match[1]] = value
     return rest, overrides
 
 
 def add_checkpoint(parser) -> None:
     """Adds the options of verbs that read a checkpoint of a run."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder")
+    parser.add_argument("run", metavar="RUN", type=as_path("RUN"), help="a run's folder")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the newest)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
 
@@ -66,6 +85,16 @@ class _VerbParser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(start, self.options if start == option else ["--config"], 1)
                 hint = f"did you mean {near[0]}{option[len(start) :]}?" if near else f"{self.prog} --help lists them"
                 raise ConfigError(f"{self.prog} has no option {option}; {hint}")
+
+    def check_values(self, args: argparse.Namespace) -> None:
+        """Raises `ConfigError` for an option whose value is empty: no verb takes that for an option left out."""
+        for action in self._actions:
+            given = getattr(args, action.dest, None)
+            texts = given if isinstance(given, list) else [given]
+            empty = any(isinstance(text, str) and not text.strip() for text in texts)
+            if empty and action.dest not in MAY_BE_EMPTY:
+                name = action.option_strings[0] if action.option_strings else action.metavar
+                raise ConfigError(f"{name} is empty; give a value, or leave it out {UNSET}")
 
 
 def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbParser]]:

@@ -13,10 +13,10 @@ PCI = Path("/sys/bus/pci/devices")
 GOOGLE = "0x1ae0"  # the vendor of TPUs, and of Google Cloud's network cards
 
 
-def prepare_process(argv: list[str]) -> None:
-    """Sets the environment of a command that computes. May start the process again, with the command line `argv`."""
+def prepare_process() -> None:
+    """Sets the environment of a command that computes. May start the process again, as it was started."""
     leave_out_absent_tpu(os.environ)
-    _use_huge_pages(argv)
+    _use_huge_pages()
 
 
 def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> None:
@@ -38,7 +38,7 @@ def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> 
         environ["JAX_PLATFORMS"] = "cpu"
 
 
-def _use_huge_pages(argv: list[str]) -> None:
+def _use_huge_pages() -> None:
     """Starts the process again with huge pages for the allocator, unless the environment already sets them.
 
     On a CPU each step maps and unmaps its temporaries; with 4 KiB pages the page faults take a third of the step
@@ -46,7 +46,19 @@ def _use_huge_pages(argv: list[str]) -> None:
     """
     setting = "glibc.malloc.hugetlb=1"
     present = os.environ.get("GLIBC_TUNABLES", "")
-    if not sys.platform.startswith("linux") or "glibc.malloc.hugetlb" in present:
+    command = own_command()
+    if not sys.platform.startswith("linux") or "glibc.malloc.hugetlb" in present or command is None:
         return
     os.environ["GLIBC_TUNABLES"] = f"{present}:{setting}" if present else setting
-    os.execv(sys.executable, [sys.executable, "-m", "rfjax", *argv])
+    os.execv(command[0], command)
+
+
+def own_command() -> list[str] | None:
+    """The words that started this process as `rfjax ...` or `python -m rfjax ...`; None where another program did.
+
+    No others are made up: `-m` where the user gave a script would have Python run a `jax.py` of the current folder.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    is_module = spec is not None and spec.parent == "rfjax" and spec.name.endswith(".__main__")
+    is_script = Path(sys.argv[0]).name == "rfjax"
+    return [sys.executable, *sys.orig_argv[1:]] if sys.executable and (is_module or is_script) else None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rfjax.cli.arguments import add_checkpoint
 from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import as_path
 
 
 def add_arguments(parser) -> None:
@@ -14,7 +13,7 @@ def add_arguments(parser) -> None:
     steps = "instead: GenEval, path length and distance by number of sampling steps; the largest is the reference"
     parser.add_argument("--sampling-steps", metavar="N,N,...", help=steps)
     levels = "instead: MLPerf's validation loss; each line of the file is an example's level, from 0 to 7"
-    parser.add_argument("--mlperf-levels", metavar="FILE", help=levels)
+    parser.add_argument("--mlperf-levels", metavar="FILE", type=as_path("--mlperf-levels"), help=levels)
 
 
 def run(args, overrides) -> int:
@@ -22,14 +21,14 @@ def run(args, overrides) -> int:
     from rfjax.evaluation.evaluate import evaluate_run
     from rfjax.evaluation.records import record_lines
 
-    if args.sampling_steps and args.mlperf_levels:
+    if args.sampling_steps is not None and args.mlperf_levels is not None:
         raise ConfigError("--sampling-steps and --mlperf-levels are two evaluations; give one at a time")
-    folder, checkpoint = Path(args.run), {"step": args.step, "weights": args.weights}
-    if args.mlperf_levels:
+    folder, checkpoint = args.run, {"step": args.step, "weights": args.weights}
+    if args.mlperf_levels is not None:
         from rfjax.evaluation.mlperf_loss import measure_assigned
 
-        records = measure_assigned(folder, overrides, Path(args.mlperf_levels), **checkpoint)
-    elif args.sampling_steps:
+        records = measure_assigned(folder, overrides, args.mlperf_levels, **checkpoint)
+    elif args.sampling_steps is not None:
         from rfjax.evaluation.step_sweep import measure_sampling_steps, parse_steps
 
         records = measure_sampling_steps(folder, overrides, parse_steps(args.sampling_steps), **checkpoint)

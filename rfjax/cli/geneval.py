@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rfjax.inputs.paths import as_path
+
 # (field of GenEvalOptions, type, help)
 OPTIONS = (
     ("threshold", float, "score above which an object counts (default 0.3)"),
@@ -13,9 +15,13 @@ OPTIONS = (
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--metadata", required=True, metavar="FILE.jsonl", help="prompts, in GenEval's official schema")
-    parser.add_argument("--detections", required=True, metavar="FILE.jsonl", help="one row of detections per image")
-    parser.add_argument("--out", required=True, metavar="results.jsonl", help="results; the summary is put beside it")
+    files = (
+        ("--metadata", "FILE.jsonl", "prompts, in GenEval's official schema"),
+        ("--detections", "FILE.jsonl", "one row of detections per image"),
+        ("--out", "results.jsonl", "results; the summary is put beside it"),
+    )
+    for name, metavar, text in files:
+        parser.add_argument(name, required=True, metavar=metavar, type=as_path(name), help=text)
     parser.add_argument("--allow-missing", action="store_true", help="score what is there, and report missing images")
     parser.add_argument("--images-per-prompt", type=int, metavar="N", help="default: the largest sample + 1")
     for name, kind, text in OPTIONS:

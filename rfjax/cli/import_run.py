@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from rfjax.inputs.paths import as_path, as_text
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a folder of safetensors, or one such file")
-    parser.add_argument("--out", required=True, metavar="RUN", help="the folder of the new run")
+    parser.add_argument(
+        "source", metavar="SOURCE", type=as_path("SOURCE"), help="a folder of safetensors, or one such file"
+    )
+    parser.add_argument("--out", required=True, metavar="RUN", type=as_path("--out"), help="the folder of the new run")
     config = "corpus, training and evaluation (default: as exported)"
-    parser.add_argument("--config", metavar="FILE.py|NAME", help=config)
+    parser.add_argument("--config", metavar="FILE.py|NAME", type=as_text("--config"), help=config)
 
 
 def run(args, overrides) -> int:
@@ -17,7 +19,7 @@ def run(args, overrides) -> int:
     from rfjax import config as configs
     from rfjax.interop.importing import import_checkpoint, lines
 
-    base = configs.load(args.config) if args.config else None
-    imported = import_checkpoint(Path(args.source), Path(args.out), base=base, overrides=overrides)
-    print("\n".join(lines(imported, Path(args.out))))
+    base = None if args.config is None else configs.load(args.config)
+    imported = import_checkpoint(args.source, args.out, base=base, overrides=overrides)
+    print("\n".join(lines(imported, args.out)))
     return 0

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import as_path
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("corpus", metavar="DIR", help="a folder that rfjax prepare wrote")
+    parser.add_argument("corpus", metavar="DIR", type=as_path("DIR"), help="a folder that rfjax prepare wrote")
     parser.add_argument("--samples", type=int, default=12, metavar="N", help="images shown (default 12)")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="default: train")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images (default 0)")
-    parser.add_argument("--out", metavar="FILE.png", help="the picture (default: samples.png in DIR)")
+    out = "the picture (default: samples.png in DIR)"
+    parser.add_argument("--out", metavar="FILE.png", type=as_path("--out"), help=out)
     models = "frozen models, to decode the latents too, beside the stored thumbnails; needs PyTorch"
-    parser.add_argument("--models", metavar="DIR", help=models)
+    parser.add_argument("--models", metavar="DIR", type=as_path("--models"), help=models)
     parser.add_argument("--no-hashes", action="store_true", help="do not read and check every byte")
 
 
@@ -41,7 +42,7 @@ def run(args, overrides) -> int:
         print("every file is as it was written")
     split = args.split if found.count(args.split) else "train"
     if args.samples and found.count(split) and not bad:
-        out = Path(args.out or Path(args.corpus, "samples.png"))
+        out = args.corpus / "samples.png" if args.out is None else args.out
         rows = samples(found, split, args.samples, args.seed)
         several = len(found.buckets) > 1
         for name, place, facts, captions, _, _ in rows:
@@ -51,7 +52,7 @@ def run(args, overrides) -> int:
                 for row in facts[kind]:
                     print(f"    {kind}: {textwrap.shorten(captions[row], 160)}")
         decoded = None
-        if args.models:
+        if args.models is not None:
             from rfjax.data.prepared import frozen
 
             models = frozen.of_corpus(found, args.models, [encoder.name for encoder in found.encoders])

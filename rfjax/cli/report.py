@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+
+from rfjax.inputs.paths import as_path
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("runs", metavar="RUNS", help="a study's folder, or its results folder")
-    parser.add_argument("--out", metavar="DIR", help="default: report, beside the results")
+    parser.add_argument("runs", metavar="RUNS", type=as_path("RUNS"), help="a study's folder, or its results folder")
+    parser.add_argument("--out", metavar="DIR", type=as_path("--out"), help="default: report, beside the results")
 
 
 def run(args, overrides) -> int:
@@ -23,6 +24,6 @@ def run(args, overrides) -> int:
         unreadable = table.unreadable
         for note in table.notes:
             print(f"note: {note}", file=sys.stderr)
-    numbers = write_report(results, Path(args.out) if args.out else results.parent / "report")
+    numbers = write_report(results, results.parent / "report" if args.out is None else args.out)
     print("\n".join(summary_lines(numbers)))
     return 1 if unreadable else 0

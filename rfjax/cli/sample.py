@@ -7,13 +7,15 @@ from pathlib import Path
 from rfjax.cli.arguments import add_checkpoint
 from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import as_path
+from rfjax.inputs.text import split_names
 
 
 def add_arguments(parser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--prompt", action="append", help="a caption; may be repeated")
     prompts = "instead: GenEval's metadata, or T2I-CompBench's prompts; makes a folder for `rfjax score`"
-    parser.add_argument("--prompts", metavar="FILE", help=prompts)
+    parser.add_argument("--prompts", metavar="FILE", type=as_path("--prompts"), help=prompts)
     layout = "layout of that folder (default geneval)"
     parser.add_argument("--layout", choices=("geneval", "compbench"), default="geneval", help=layout)
     negative = 'negative prompt to encode; "" is one, too (default: the null condition, zeros)'
@@ -29,7 +31,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="images per prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
     out = "a PNG with one row per prompt (default samples.png), or that folder (default samples)"
-    parser.add_argument("--out", metavar="PATH", help=out)
+    parser.add_argument("--out", metavar="PATH", type=as_path("--out"), help=out)
 
 
 def run(args, overrides) -> int:
@@ -38,9 +40,9 @@ def run(args, overrides) -> int:
     from rfjax.evaluation.samples.picture import sample_picture
     from rfjax.evaluation.samples.request import Wanted
 
-    if bool(args.prompt) == bool(args.prompts):
+    if (args.prompt is None) == (args.prompts is None):
         raise ConfigError("rfjax sample needs captions: give --prompt TEXT, once or more, or --prompts FILE")
-    if args.sigmas:
+    if args.sigmas is not None:
         overrides = {**overrides, "evaluation.sampler.sigmas": args.sigmas}
     wanted = Wanted(
         step=args.step,
@@ -49,16 +51,16 @@ def run(args, overrides) -> int:
         negative=args.negative,
         seed=args.seed,
         latent_size=_latent_size(args.latent_size),
-        encoders=tuple(name for name in (args.encoders or "").split(",") if name),
+        encoders=split_names(args.encoders, "--encoders"),
     )
-    run = Path(args.run)
-    if args.prompt:
-        path = sample_picture(run, overrides, wanted, prompts=args.prompt, out=Path(args.out or "samples.png"))
+    run = args.run
+    if args.prompt is not None:
+        out = Path("samples.png") if args.out is None else args.out
+        path = sample_picture(run, overrides, wanted, prompts=args.prompt, out=out)
         say(f"samples: {path}")
         return 0
-    path = sample_folder(
-        run, overrides, wanted, prompts_file=Path(args.prompts), layout=args.layout, out=Path(args.out or "samples")
-    )
+    out = Path("samples") if args.out is None else args.out
+    path = sample_folder(run, overrides, wanted, prompts_file=args.prompts, layout=args.layout, out=out)
     say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
     return 0
 

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import as_path, as_text
 
 
 def add_arguments(parser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--config", metavar="FILE.py|NAME", help="a file with get_config() and points()")
+    config = "a file with get_config() and points()"
+    which.add_argument("--config", metavar="FILE.py|NAME", type=as_text("--config"), help=config)
     which.add_argument("--list", action="store_true", help="list the shipped studies, for --config=NAME")
-    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<name of the study>")
+    folder = "default: runs/<name of the study>"
+    parser.add_argument("--workdir", metavar="DIR", type=as_path("--workdir"), help=folder)
     parser.add_argument("--point", metavar="ID", help="train and evaluate this point only")
     parser.add_argument("--collect", action="store_true", help="merge, fit and report the runs so far; train nothing")
     parser.add_argument("--dry-run", action="store_true", help="list the points with parameters, FLOPs and state bytes")
@@ -29,14 +32,14 @@ def run(args, overrides) -> int:
     from rfjax.training.processes import distributed
 
     study = studies.load_study(args.config, overrides)
-    if args.point:
+    if args.point is not None:
         study.point(args.point)  # refuses an unknown point, also in a dry run
     if args.dry_run:
         print("\n".join(studies.dry_run_lines(study)))
         return 0
-    root = Path(args.workdir or Path("runs") / study.name)
+    root = Path("runs") / study.name if args.workdir is None else args.workdir
     failed = []
-    if args.point:
+    if args.point is not None:
         studies.run_point(study, study.point(args.point), root)
         collect = f"rfjax study --config={args.config} --workdir={root} --collect"
         say(f"point {args.point} is trained and evaluated in {root / args.point}; collect with: {collect}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs.paths import as_path, as_text
 from rfjax.prepare.options import add_options, check_range
 from rfjax.prepare.progress import SAID_EVERY, say
 from rfjax.training.progress import format_duration
@@ -18,12 +18,13 @@ STEP, STEPS_DOWN = 0.05, 4  # the curve has thresholds from four steps below the
 def add_arguments(parser) -> None:
     add_options(parser, "source")
     out = "keys for rfjax prepare --drop-keys; pairs, curve and descriptors go beside it"
-    parser.add_argument("--out", required=True, metavar="FILE.tsv", help=out)
+    parser.add_argument("--out", required=True, metavar="FILE.tsv", type=as_path("--out"), help=out)
     threshold = "least similarity of duplicates, in (0, 1] (default 0.9; 0.75 for a model)"
     parser.add_argument("--threshold", type=float, metavar="S", help=threshold)
     descriptor = parser.add_argument_group("descriptor")
     kinds = "a perceptual hash of 256 bits (default), or a model such as SSCD"
-    descriptor.add_argument("--descriptor", default="phash", metavar="phash|MODEL.onnx", help=kinds)
+    named = {"metavar": "phash|MODEL.onnx", "type": as_text("--descriptor")}
+    descriptor.add_argument("--descriptor", default="phash", help=kinds, **named)
     size = "side of the square that the model sees, if its input leaves it open"
     descriptor.add_argument("--model-size", type=int, metavar="PIXELS", help=size)
     mean, std = "subtracted from RGB in [0, 1] (default: ImageNet's)", "divided by after that (default: ImageNet's)"
@@ -55,7 +56,7 @@ def run(args, overrides) -> int:
     from rfjax.prepare.reading import Reading, fields_given, open_captioned
     from rfjax.prepare.recipe import Recipe
 
-    out = Path(args.out)
+    out = args.out
     task = work.parse_task(args.task)
     _check(args, out)
     reading = Reading(**fields_given(Reading, args))
@@ -100,7 +101,7 @@ def _search(args, descriptor, parts, source) -> list[str]:
     counts = {"clusters": args.clusters, "probes": args.probes}
     found = removal.find(parts, threshold=threshold, curve=curve, **counts, tell=search.tell, began=search.began)
     about = {"source": source, "descriptor": descriptor.facts, "threshold": threshold, "probes": args.probes}
-    return output.summary(found, output.write(found, Path(args.out), **about), Path(args.out))
+    return output.summary(found, output.write(found, args.out, **about), args.out)
 
 
 def _read_parts(paths, recipe_hash):
@@ -140,15 +141,16 @@ def curve_thresholds(threshold: float) -> list[float]:
 
 
 def _check(args, out):
-    check_range(args, ("batch_size", "clusters", "probes"), 1)
+    check_range(args, ("batch_size", "clusters", "probes", "model_size"), 1)
     check_range(args, ("threads",), 0)
     if args.threshold is not None and not 0 < args.threshold <= 1:
         raise ConfigError(f"--threshold is {args.threshold}; it must lie in (0, 1]")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give a file")
-    if args.drop_keys and out.absolute() == Path(args.drop_keys).absolute():
+    if args.drop_keys is not None and out.absolute() == args.drop_keys.absolute():
         raise ConfigError(f"--out and --drop-keys are both {out}; give two files")
-    given = [option for option in ("model_size", "model_output", "mirrored") if getattr(args, option)]
+    given = [name for name in ("model_size", "model_output") if getattr(args, name) is not None]
+    given += ["mirrored"] if args.mirrored else []
     if args.descriptor == "phash" and given:
         raise ConfigError(f"--{given[0].replace('_', '-')} is for a model; give its .onnx with --descriptor")
 

@@ -78,6 +78,14 @@ def _lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def split_names(text: str | None, option: str) -> tuple[str, ...]:
+    """The names of an option's value, which commas separate; none of None. Raises `ConfigError` for an empty name."""
+    names = () if text is None else tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ConfigError(f"{option} is {text!r}, with an empty name; write names between single commas")
+    return names
+
+
 def read_text(path: str | Path, what: str, error: type[Exception] = ConfigError) -> str:
     """The text of a user's file. `what` says what it is in the error, such as "--prompts".
 

@@ -26,6 +26,7 @@ from rfjax.data.prepared import manifest
 from rfjax.errors import ConfigError
 from rfjax.files import folder_moved_when_whole
 from rfjax.flow.resolution import shift_at
+from rfjax.inputs.paths import local_path
 from rfjax.interop import expressible, names, pipeline
 from rfjax.interop.layouts import LAYOUTS, Layout, positions_shape, sources, tensor_shapes
 from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
@@ -72,7 +73,7 @@ def export_run(
     dtype: str = "f32",
     max_shard_bytes: int | float = MAX_SHARD_BYTES,
     whole_pipeline: bool = False,
-    models: str = "",
+    models: str | Path | None = None,
 ) -> Path:
     """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file.
 
@@ -83,13 +84,14 @@ def export_run(
     Raises `ConfigError` for a setting that the layout cannot express and for an `out` that exists, and `RfjaxError` for
     a damaged checkpoint and a full disk. Nothing is left behind then.
     """
-    origin = _origin(Path(workdir), step, weights)
+    out = local_path(out, "out")
+    origin = _origin(local_path(workdir, "the run's folder"), step, weights)
     expressible.check(layout, origin.config, origin.shapes)
     if whole_pipeline and layout != "diffusers":
         raise ConfigError(f"--format is {layout}; --pipeline is a folder of diffusers: give --format diffusers")
-    if models and not whole_pipeline:
+    if models is not None and not whole_pipeline:
         raise ConfigError(f"--models is {models}, which is read with --pipeline alone; add it, or leave --models out")
-    out, single = Path(out), layout == "sd3"
+    single = layout == "sd3"
     for path in (out, names.manifest_of(out)) if single else (out,):
         if path.exists():
             raise ConfigError(f"{path} exists; remove it, or name another with --out")

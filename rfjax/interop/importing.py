@@ -22,6 +22,7 @@ from rfjax.config import Config, DataConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import folder_moved_when_whole
+from rfjax.inputs.paths import local_path
 from rfjax.interop import names
 from rfjax.interop.exporting import formula_positions, parameter_shapes
 from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
@@ -65,10 +66,10 @@ def import_checkpoint(
     `random` of the right sizes. Raises `ConfigError` for a checkpoint that is not recognised, and where `base` or
     `overrides` contradict the tensors; `RfjaxError` for a damaged file. Nothing is left behind then.
     """
-    out = Path(out)
+    out = local_path(out, "out")
     if out.exists():
         raise ConfigError(f"{out} exists; remove it, or name another with --out")
-    source = find(Path(path))
+    source = find(local_path(path, "path"))
     with Reader(source.files) as reader:
         layout, prefix, found = _layout(source, reader)
         ignored = len(reader.tensors) - len(found)

@@ -24,7 +24,7 @@ TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}  # where tokeniz
 ABSENT = [None, None]
 
 
-def check(config: Config, models: str) -> tuple[Manifest, Path]:
+def check(config: Config, models: str | Path | None) -> tuple[Manifest, Path]:
     """The corpus's manifest and the folder of its frozen models.
 
     Raises `ConfigError` where no pipeline can be made of the run, and for frozen models that have changed.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rfjax.files import write_whole
+from rfjax.inputs.paths import as_mounted, as_path, as_text
 from rfjax.launch import options
 from rfjax.launch.gke import Gke
 from rfjax.launch.slurm import Slurm
@@ -25,16 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "again and goes on from its newest checkpoint."
     )
     add = parser.add_argument
-    add("--config", required=True, help="a study, by file or shipped name; each of its points becomes a task")
+    config = "a study, by file or shipped name; each of its points becomes a task"
+    add("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help=config)
     add("--dry-run", action="store_true", help="print everything that would be written and run; do neither")
     add("--point", action="append", metavar="ID", help="launch this point only; may be repeated")
     workdir = "(default: <storage>/<study>; without --storage runs/<study> on slurm, /rfjax/<study> on gke)"
-    add("--workdir", metavar="DIR", help=f"the study's folder, on storage that the tasks share {workdir}")
-    add(
-        "--out",
-        metavar="DIR",
-        help="folder here for scripts (default: <workdir>/launch on slurm, else runs/<study>/launch)",
-    )
+    workdir = f"the study's folder, on storage that the tasks share {workdir}"
+    add("--workdir", metavar="DIR", type=as_mounted("--workdir"), help=workdir)
+    out = "folder here for scripts (default: <workdir>/launch on slurm, else runs/<study>/launch)"
+    add("--out", metavar="DIR", type=as_path("--out"), help=out)
     options.add_arguments(parser, TARGETS)
 
 
@@ -49,7 +49,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     config = find_config(args.config)
     study = load_study(config, overrides)
-    given = args.workdir or (f"{common.storage.rstrip('/')}/{study.name}" if common.storage else None)
+    in_storage = None if common.storage is None else f"{common.storage.rstrip('/')}/{study.name}"
+    given = in_storage if args.workdir is None else args.workdir
     workdir = target.workdir(given, study.name)
     here = Path(workdir) if target.shares_folders else Path("runs") / study.name
     launch = make_launch(
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         config=config,
         config_there=target.config_path(config),
         workdir=workdir,
-        out=Path(args.out or here / "launch"),
+        out=here / "launch" if args.out is None else args.out,
         options=common,
         points=args.point or (),
     )

@@ -54,7 +54,7 @@ class Gke:
         return Path(CONFIGS) / config.name
 
     def workdir(self, given: str | None, study: str) -> str:
-        path = PurePosixPath(given or f"{MOUNT}/{study}")
+        path = PurePosixPath(f"{MOUNT}/{study}" if given is None else given)
         if MOUNT not in map(str, path.parents) or ".." in path.parts:
             must = f"with --on=gke it must lie in {MOUNT}, where --volume is mounted"
             raise ConfigError(f"--workdir is {given!r}; {must}")

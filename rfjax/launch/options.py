@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rfjax.config import call, load_file
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import as_mounted, as_text, mounted_text
 from rfjax.launch.target import CommonOptions, Target
 
 KINDS = {int: "a whole number", str: "text", bool: "True or False", tuple: "a list of texts"}
@@ -30,7 +31,7 @@ class _Option:
 def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) -> None:
     """Adds --site, --on and a flag for every option, in groups by the targets that take it."""
     site = "a file with get_site(), or a shipped site's name: it gives --on and the options below; flags override it"
-    parser.add_argument("--site", help=site)
+    parser.add_argument("--site", metavar="FILE.py|NAME", type=as_text("--site"), help=site)
     parser.add_argument("--on", metavar="TARGET", help="the scheduler: " + ", ".join(targets))
     groups = {(): parser}
     for option in _options(targets).values():
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) 
         about = option.field.metadata
         reading = {"action": argparse.BooleanOptionalAction} if option.kind is bool else {"metavar": about["metavar"]}
         reading |= {tuple: {"action": "append"}, int: {"type": int}}.get(option.kind, {})
+        reading |= {"type": as_mounted(option.flag)} if about["path"] else {}
         needed = " (needed: by flag or by site)" if option.field.default is dataclasses.MISSING else ""
         groups[option.targets].add_argument(option.flag, default=None, help=about["help"] + needed, **reading)
 
@@ -51,7 +53,7 @@ def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple
     neither a flag nor the site gives.
     """
     options = _options(targets)
-    site = _read_site(args.site, options) if args.site else {}
+    site = {} if args.site is None else _read_site(args.site, options)
     on = site.get("on") if args.on is None else args.on
     if on not in targets:
         near = difflib.get_close_matches(str(on), targets, 1)
@@ -74,7 +76,7 @@ def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple
             owner = targets[on] if option.targets else CommonOptions
             values[owner][name] = tuple(value) if option.kind is tuple else value
         elif name in site or option.field.default is dataclasses.MISSING:
-            where = f"the site {args.site}" if args.site else "a site file for --site"
+            where = "a site file for --site" if args.site is None else f"the site {args.site}"
             remedy = f"{option.field.metadata['help']}. Give it, or fill the field {name} of {where}"
             raise ConfigError(f"{option.flag} is needed with --on={on}; {remedy}")
     return on, CommonOptions(**values[CommonOptions]), targets[on](**values[targets[on]])
@@ -94,6 +96,10 @@ def _read_site(text: str, options: Mapping[str, _Option]) -> dict[str, object]:
         kind = str if name == "on" else options[name].kind
         if value is not None and not _is_of_kind(value, kind):
             raise ConfigError(f"the field {name} of the site {text} is {value!r}; it must be {KINDS[kind]}")
+        if any(isinstance(part, str) and not part.strip() for part in (value if kind is tuple and value else [value])):
+            raise ConfigError(f"the field {name} of the site {text} is empty; fill it, or make it None")
+        if value is not None and name != "on" and options[name].field.metadata["path"]:
+            mounted_text(value, f"the field {name} of the site {text}")
     return site
 
 

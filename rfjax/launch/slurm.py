@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs.paths import local_text
 from rfjax.launch.target import HOPELESS, PREEMPTED, Launch, Plan, Task, option
 from rfjax.launch.templates import fill
 
@@ -37,7 +38,7 @@ class Slurm:
         return config
 
     def workdir(self, given: str | None, study: str) -> str:
-        return given or f"runs/{study}"
+        return f"runs/{study}" if given is None else local_text(given, "--workdir")  # one home for all nodes
 
     def plan(self, launch: Launch) -> Plan:
         """One array for each number of nodes that points take, and the job that collects.

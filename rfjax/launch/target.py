@@ -19,14 +19,21 @@ HOPELESS = (ConfigError.exit_status, Diverged.exit_status)  # starting the task 
 
 
 def option(
-    help: str, *, metavar: str | None = None, least: int | None = None, default=None, needed: bool = False
+    help: str,
+    *,
+    metavar: str | None = None,
+    least: int | None = None,
+    path: bool = False,
+    default=None,
+    needed: bool = False,
 ) -> Any:
     """A field of a dataclass of options, which is a flag of `rfjax launch` and a field of site files at once.
 
     The field's type decides how it is read: text, a whole number, true or false, or a tuple of texts, whose flag may be
-    given several times. A `needed` option has no default, and its `help` must say what to give.
+    given several times. A `path` is one of the machines that run the tasks. A `needed` option has no default, and its
+    `help` must say what to give.
     """
-    metadata = {"help": help, "metavar": metavar, "least": least}
+    metadata = {"help": help, "metavar": metavar, "least": least, "path": path}
     return dataclasses.field(default=dataclasses.MISSING if needed else default, metadata=metadata)
 
 
@@ -35,7 +42,9 @@ class CommonOptions:
     """The options that every scheduler takes."""
 
     setup: str | None = option("shell commands that each task runs first: modules, an environment, a mount")
-    storage: str | None = option("a lasting folder that all machines share; --workdir defaults to a folder in it")
+    storage: str | None = option(
+        "a lasting folder that all machines share; --workdir defaults to a folder in it", metavar="DIR", path=True
+    )
     grace: int = option("time to save in when told to stop (default 300)", metavar="SECONDS", least=1, default=300)
 
 

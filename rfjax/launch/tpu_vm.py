@@ -43,7 +43,7 @@ class TpuVm:
         if given is None:
             remedy = "Give it, or --storage, or fill the field storage of the site"
             raise ConfigError(f"--workdir is needed with --on=tpu-vm; it is {FOLDER}. {remedy}")
-        if "://" in given or not PurePosixPath(given).is_absolute():
+        if not PurePosixPath(given).is_absolute():
             raise ConfigError(f"--workdir is {given!r}; on TPU VMs it must be {FOLDER}")
         return given
 

@@ -97,8 +97,8 @@ def read_source(
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules)
         return FitSource(final=rows, curves=rows, description=description, excluded=excluded)
-    for option, value in (("--rename", rename), ("--flops-per-param-image", flops_per_param_image)):
-        if value:
+    for option, value in (("--rename", rename or None), ("--flops-per-param-image", flops_per_param_image)):
+        if value is not None:
             raise ConfigError(f"{option} is for tables of other sources; {folder} has its own columns")
     table = results_folder.read(folder)
     settings = study_fits.primary_settings(table)

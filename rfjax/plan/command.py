@@ -6,13 +6,14 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+
+from rfjax.inputs.paths import as_path, as_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE.py|NAME", help="a study or a run")
+    add("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help="a study or a run")
     targets = "v4-128, v5p-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64 (GPUs)"
     add("--target", required=True, metavar="NAME", help=targets)
     add("--point", action="append", metavar="ID", help="plan this point only; may be repeated")
@@ -21,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
     level = "the compiler's level; lower compiles faster (default: default)"
     add("--optimisation", choices=("O0", "O1", "default"), default="default", help=level)
-    add("--out", metavar="FILE.json", help="write every number of the plan here, and a page beside it (FILE.html)")
+    out = "write every number of the plan here, and a page beside it (FILE.html)"
+    add("--out", metavar="FILE.json", type=as_path("--out"), help=out)
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -36,11 +38,11 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     if args.price is not None and not 0 <= args.price < float("inf"):
         raise ConfigError(f"--price is {args.price}; it must be a number that is not negative")
-    if args.out and not args.out.endswith(".json"):
+    if args.out is not None and args.out.suffix != ".json":
         raise ConfigError(f"--out is {args.out}; its name must end in .json, and the page's ends in .html")
     target = parse_target(args.target)
     study = load_study(args.config, overrides)
-    points = [study.point(id) for id in args.point] if args.point else study.points
+    points = [study.point(id) for id in args.point] if args.point is not None else study.points
     compiles = not args.no_compile
     if compiles:
         check_compiler(target)
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     plans = [plan_point(point, target, **settings, say=say) for point in points]
     said = notes(plans, target, compiles, args.optimisation)
     print("\n".join(["", *table(plans), *said]))
-    if args.out:
+    if args.out is not None:
         from rfjax.plan.page import render
 
         content = {
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
             "price": args.price,
             "points": [plan.to_json() for plan in plans],
         }
-        out, page = Path(args.out), Path(args.out).with_suffix(".html")
+        out, page = args.out, args.out.with_suffix(".html")
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         write_whole({out: text, page: render(content, target.describe(), said)})
         print(f"plan: {out}, {page}")

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from rfjax import config as configs
 from rfjax.config import Config
@@ -34,6 +35,12 @@ _ENVIRONMENT = {
     "TPU_LOG_DIR": "disabled",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+
+# The child finds the modules that this process finds. `-P` keeps Python from adding the current folder, where a user's
+# `jax.py` may lie.
+_CHILD = (
+    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); runpy.run_module({!r}, run_name='__main__')"
+)
 
 # The attention that is compiled in place of one that needs its library: cuDNN's needs cuDNN and a GPU.
 COMPILED_INSTEAD = {"cudnn": "xla"}
@@ -68,6 +75,12 @@ def attention_of(config: Config, target: Target) -> str:
     return choose(config.train.attention, target.platform, dtype=dtype, head_size=head_size)
 
 
+def child_command(module: str) -> list[str]:
+    """The words that run a module of ours in a process of its own."""
+    places = [*filter(None, sys.path), str(Path(__file__).parents[2])]
+    return [sys.executable, "-P", "-c", _CHILD.format(module), json.dumps(places)]
+
+
 def compile_step(
     config: Config, target: Target | None, optimisation: str = "default", *, cpu_devices: int = 0
 ) -> Compiled:
@@ -88,7 +101,7 @@ def compile_step(
     attention = COMPILED_INSTEAD.get(attention, attention)
     values = configs.to_dict(configs.apply_overrides(config, {"train.attention": attention}))
     request = {"config": values, "target": target.name if target else None, "optimisation": optimisation}
-    command, text = [sys.executable, "-m", "rfjax.plan.worker"], json.dumps(request)
+    command, text = child_command("rfjax.plan.worker"), json.dumps(request)
     child = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
     answer = child.stdout.strip().splitlines()[-1:] or [""]
     if child.returncode or not answer[0].startswith("{"):

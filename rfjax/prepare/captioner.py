@@ -81,7 +81,7 @@ def load(
     place = frozen.Place(torch, device, compute_dtype)
     say(f"loading {known.model} of {folder} on {place.device}, in {compute_dtype}")
     processor = _processor(transformers, folder)
-    model = place.model(transformers.AutoModelForImageTextToText, folder, dtype=place.dtype)
+    model = place.model(transformers.AutoModelForImageTextToText, folder, dtype=place.dtype, **frozen.SAFE)
     if not writing.prompts and processor.chat_template:
         remedy = "give one, as --prompt 'Describe this image in one sentence.'"
         raise ConfigError(f"{type(model).__name__} in {folder} answers instructions: {remedy}")
@@ -111,7 +111,7 @@ class _Pair:
 
 
 def _processor(transformers, folder):
-    safe = {"local_files_only": True, "trust_remote_code": False}
+    safe = {"local_files_only": True, **frozen.SAFE}
     try:
         found = transformers.AutoProcessor.from_pretrained(folder, **safe)
         if hasattr(found, "image_processor") and hasattr(found, "tokenizer"):

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.prepare.options import add_options
+from rfjax.inputs.paths import as_path, as_text
+from rfjax.inputs.text import split_names
+from rfjax.prepare.options import add_options, check_range
 from rfjax.prepare.progress import say
 
 SIZE = 256  # pixels a side, if neither --size nor --buckets is given
@@ -17,13 +19,12 @@ FLOATS = ("float16", "float32")
 
 def add_arguments(parser) -> None:
     add_options(parser, "source")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the corpus; the same command resumes its work")
-    parser.add_argument("--models", required=True, metavar="DIR", help="a folder laid out as diffusers' SD3 pipeline")
+    out, pipeline = "the corpus; the same command resumes its work", "a folder laid out as diffusers' SD3 pipeline"
+    parser.add_argument("--out", required=True, metavar="DIR", type=as_path("--out"), help=out)
+    parser.add_argument("--models", required=True, metavar="DIR", type=as_path("--models"), help=pipeline)
     models = parser.add_argument_group("models")
-    models.add_argument(
-        "--encoders", default="", metavar="NAME,...", help="text encoders: clip_l,clip_g,t5 (default: all)"
-    )
-    models.add_argument("--models-variant", default="", metavar="NAME", help="fp16, if files are *.fp16.safetensors")
+    models.add_argument("--encoders", metavar="NAME,...", help="text encoders: clip_l,clip_g,t5 (default: all)")
+    models.add_argument("--models-variant", metavar="NAME", help="fp16, if files are *.fp16.safetensors")
     models.add_argument("--t5-tokens", type=int, default=77, metavar="N", help="T5's tokens for a caption (default 77)")
     add_options(models, "--batch-size", "--compute-dtype", "--device")
     pictures = parser.add_argument_group("images")
@@ -35,7 +36,7 @@ def add_arguments(parser) -> None:
     captions = parser.add_argument_group("captions")
     add_options(captions, "--caption-column", "--synthetic-column", "--label-column", "--class-names")
     joined = "synthetic captions: what rfjax recaption wrote, or a .jsonl or .parquet of key and captions"
-    captions.add_argument("--synthetic-captions", metavar="PATH", help=joined)
+    captions.add_argument("--synthetic-captions", metavar="PATH", type=as_path("--synthetic-captions"), help=joined)
     captions.add_argument(
         "--template", default="a photo of a {}", help='caption of a class (default "a photo of a {}")'
     )
@@ -46,7 +47,8 @@ def add_arguments(parser) -> None:
     )
     kinds = "autoencoder|measured|DIR"
     whose = "shift and scale: the autoencoder's (default), the training latents', or those of another corpus"
-    output.add_argument("--latent-scaling", default="autoencoder", metavar=kinds, help=whose)
+    scaling = as_text("--latent-scaling")
+    output.add_argument("--latent-scaling", default="autoencoder", metavar=kinds, type=scaling, help=whose)
     share = "share of the images set aside, by a hash of their keys (default 0.01)"
     output.add_argument("--validation-share", type=float, default=0.01, metavar="SHARE", help=share)
     add_options(parser.add_argument_group("work"), "--shard-size", "--task", "--merge", "--threads")
@@ -58,17 +60,18 @@ def run(args, overrides) -> int:
     from rfjax.prepare.reading import Reading, fields_given, open_captioned
     from rfjax.prepare.recipe import Recipe, read_recipe
 
+    check_range(args, ("threads",), 0)
     task = work.parse_task(args.task, args.merge)
     reading = Reading(**fields_given(Reading, args))
     source, columns = open_captioned(reading)
     chosen = {"buckets": _buckets(args), "filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
     ours = Recipe(**fields_given(Recipe, args) | chosen, columns=columns)
-    folder = Path(args.out)
+    folder = args.out
     models = None if task.merges_only else _load_models(args, ours)
     made = read_recipe(folder, *MADE) if models is None else _models_facts(models)
     scaling = _scaling(args, made)  # refused before the folder is claimed
     about = work.source_facts(source)
-    if args.synthetic_captions:
+    if args.synthetic_captions is not None:
         about["synthetic_captions"] = source.captions.facts
     job = work.Job(
         source=source,
@@ -91,13 +94,13 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
     from rfjax.prepare.summary import summary
 
     _check_keys_known(args, shards, ours, source["location"])
-    folder = Path(args.out)
+    folder = args.out
     made = read_recipe(folder, *MADE)  # as stored, so that the manifest has the same bytes with and without --merge
     models = {
-        "folder": str(Path(args.models).absolute()),
-        "variant": args.models_variant,
+        "folder": str(args.models.absolute()),
+        "variant": args.models_variant or "",
         "parts": made["models"],
-        "made_with": libraries.surroundings(args.device),
+        "made_with": libraries.surroundings(args.device or ""),
     }
     found = merge.write_manifest(
         folder,
@@ -116,7 +119,9 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
 
 def _check_keys_known(args, shards, ours, location) -> None:
     """Raises `RfjaxError` if the source has no key of the given captions, or of the images to drop."""
-    if args.synthetic_captions and not any(unit["synthetic"] for facts in shards for unit in facts["units"]):
+    if args.synthetic_captions is not None and not any(
+        unit["synthetic"] for facts in shards for unit in facts["units"]
+    ):
         lack = f"no image has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {location}"
         raise RfjaxError(f"{lack}; give captions of this source, or leave it out")
     if not ours.dropped_keys:
@@ -155,16 +160,18 @@ def _load_models(args, ours):
 
     models = frozen.load(
         args.models,
-        encoders=[name for name in args.encoders.split(",") if name],
+        encoders=split_names(args.encoders, "--encoders"),
         t5_tokens=ours.t5_tokens,
         compute_dtype=ours.compute_dtype,
-        device=args.device,
-        variant=args.models_variant,
+        device=args.device or "",
+        variant=args.models_variant or "",
         say=say,
     )
     for height, width in ours.buckets:
         if height % models.reduction or width % models.reduction:
-            given = f"--buckets has {height}x{width}; both sides" if args.buckets else f"--size is {height}; it"
+            given = (
+                f"--buckets has {height}x{width}; both sides" if args.buckets is not None else f"--size is {height}; it"
+            )
             raise ConfigError(f"{given} must be divisible by {models.reduction}, the autoencoder's reduction")
     return models
 

@@ -71,7 +71,7 @@ class JoinedSource:
             say(f"no synthetic caption for any of {images} images: {forms}")
 
 
-def open_captions(text: str) -> Captions:
+def open_captions(text: str | Path) -> Captions:
     """Opens the captions of `--synthetic-captions`: a folder that `rfjax recaption` finished, a .jsonl or a .parquet.
 
     Raises `ConfigError` for anything else.

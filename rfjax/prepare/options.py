@@ -5,23 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import as_path, local_text
+from rfjax.prepare.sources import SOURCES
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+
+def source_text(text: str, option: str = "SOURCE") -> str:
+    """A source as `prepare.sources.open_source` takes it: `KIND:WHERE` or a path, which must be of this machine."""
+    kind, colon, where = text.partition(":")
+    return f"{kind}:{local_text(where, option)}" if kind in SOURCES and colon else local_text(text, option)
+
+
 OPTIONS = {
-    "source": dict(metavar="SOURCE", help="a folder of images, .tar or .parquet files, or tfds:NAME, or KIND:WHERE"),
+    "source": dict(
+        metavar="SOURCE",
+        type=source_text,
+        help="a folder of images, .tar or .parquet files, or tfds:NAME, or KIND:WHERE",
+    ),
     "--batch-size": dict(type=int, default=32, metavar="N", help="images that the model sees at once (default 32)"),
     "--compute-dtype": dict(choices=DTYPES, default="float32", help="type of the models' numbers (default float32)"),
-    "--device": dict(default="", help="the device, as PyTorch names it (default: cuda if there is one, else cpu)"),
+    "--device": dict(metavar="NAME", help="the device, as PyTorch names it (default: cuda if there is one, else cpu)"),
     "--filter": dict(action="append", default=[], metavar="TEST", help="keep what passes, as aesthetic>=5; repeatable"),
-    "--drop-keys": dict(metavar="FILE", help="keys of images to leave out, one a line; a reason may follow a tab"),
+    "--drop-keys": dict(
+        metavar="FILE",
+        type=as_path("--drop-keys"),
+        help="keys of images to leave out, one a line; a reason may follow a tab",
+    ),
     "--corrupt-limit": dict(
         type=float, default=0.1, metavar="SHARE", help="of a part that may be corrupt (default 0.1)"
     ),
     "--caption-column": dict(metavar="NAME", help="column of captions (default: caption; for tfds, what it has)"),
     "--synthetic-column": dict(metavar="NAME", help="column of captions made by a model, which training mixes in"),
     "--label-column": dict(metavar="NAME", help="column of classes to make captions of; or folder, the folder's name"),
-    "--class-names": dict(metavar="FILE", help="names of each class, as LOC_synset_mapping.txt or JSON"),
+    "--class-names": dict(
+        metavar="FILE", type=as_path("--class-names"), help="names of each class, as LOC_synset_mapping.txt or JSON"
+    ),
     "--shard-size": dict(
         type=int, default=1024, metavar="N", help="images of a part; each tar is a part (default 1024)"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,12 @@ class Reading:
     source: str
     shard_size: int
     filter: Sequence[str] = ()
-    drop_keys: str | None = None
+    drop_keys: str | Path | None = None
     caption_column: str | None = None
     synthetic_column: str | None = None
-    synthetic_captions: str | None = None
+    synthetic_captions: str | Path | None = None
     label_column: str | None = None
-    class_names: str | None = None
+    class_names: str | Path | None = None
     template: str = TEMPLATE
 
     def filters(self) -> tuple[Filter, ...]:
@@ -37,7 +38,7 @@ class Reading:
 
     def dropped_keys(self) -> dict[str, str]:
         """Key -> reason, from the file of --drop-keys: a key on each line, and perhaps a reason after a tab."""
-        if not self.drop_keys:
+        if self.drop_keys is None:
             return {}
         try:
             text = Path(self.drop_keys).read_text(encoding="utf-8-sig")
@@ -53,24 +54,34 @@ def fields_given(kind: type, args: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(args).items() if name in names}
 
 
+def check_template(template: str) -> None:
+    """Raises `ConfigError` for a template of captions without the one place, `{}`, where the class's name goes."""
+    try:
+        places = [place[1:] for place in string.Formatter().parse(template) if place[1] is not None]
+    except ValueError:  # a brace alone
+        places = []
+    if places != [("", "", None)]:
+        braces = "it needs one {} where the class's name goes, and a brace of the caption is written twice, {{ or }}"
+        raise ConfigError(f"--template is {template!r}; {braces}")
+
+
 def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
     """Opens the source, and finds the columns that captions come from; all is checked before anything is loaded."""
     check_range(reading, ("shard_size",), 1)
-    if reading.template.count("{}") != 1:
-        raise ConfigError(f"--template is {reading.template!r}; it needs one {{}} where the class's name goes")
+    check_template(reading.template)
     source = open_source(reading.source, shard_size=reading.shard_size, caption_column=reading.caption_column)
     label = reading.label_column or source.label
-    if reading.class_names and label is None:
+    if reading.class_names is not None and label is None:
         lack = f"--class-names is {reading.class_names}, and no column holds one; name it with --label-column"
         raise ConfigError(lack)
-    given = captions.read_class_names(reading.class_names) if reading.class_names else {}
+    given = captions.read_class_names(reading.class_names) if reading.class_names is not None else {}
     names = given
     if source.class_names and label == source.label:  # the data set's classes are numbers
         names = {str(number): given.get(name, (name,)) for number, name in enumerate(source.class_names)}
     original = reading.caption_column or _default_column(reading, source, label)
     synthetic = reading.synthetic_column
-    if reading.synthetic_captions:
-        if synthetic:
+    if reading.synthetic_captions is not None:
+        if synthetic is not None:
             both = f"--synthetic-column={synthetic} and --synthetic-captions={reading.synthetic_captions}"
             raise ConfigError(f"{both} both give synthetic captions; give one of the two")
         source = joined_captions.JoinedSource(source, joined_captions.open_captions(reading.synthetic_captions))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 from dataclasses import asdict
-from pathlib import Path
 
-from rfjax.prepare.options import add_options
+from rfjax.inputs.paths import as_path
+from rfjax.prepare.options import add_options, check_range
 from rfjax.prepare.part import list_counts
 
 CROPS = ("square", "none")
@@ -20,9 +20,9 @@ CROPS = ("square", "none")
 def add_arguments(parser) -> None:
     add_options(parser, "source")
     out = "folder for the captions, for rfjax prepare --synthetic-captions; the same command resumes its work"
-    parser.add_argument("--out", required=True, metavar="DIR", help=out)
+    parser.add_argument("--out", required=True, metavar="DIR", type=as_path("--out"), help=out)
     model = "a model that transformers loads as AutoModelForImageTextToText; nothing is downloaded"
-    parser.add_argument("--model", required=True, metavar="DIR", help=model)
+    parser.add_argument("--model", required=True, metavar="DIR", type=as_path("--model"), help=model)
     prompt = "an instruction, or the caption's beginning (BLIP, GIT); repeatable: each gives captions"
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=prompt)
     writing = parser.add_argument_group("writing")
@@ -48,23 +48,24 @@ def run(args, overrides) -> int:
     from rfjax.prepare.reading import Reading, fields_given
     from rfjax.prepare.sources import open_source
 
+    check_range(args, ("threads",), 0)
     task = work.parse_task(args.task, args.merge)
     reading = Reading(**fields_given(Reading, args))
     chosen = {"filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
     showing = Showing(**fields_given(Showing, args), **chosen)
     writing = captioner.Writing(prompts=tuple(args.prompt), **fields_given(captioner.Writing, args))
     source = open_source(args.source, shard_size=args.shard_size, caption_column=None)
-    folder, about = Path(args.out), work.source_facts(source)
+    folder, about = args.out, work.source_facts(source)
     model = None
     if not task.merges_only:
-        model = captioner.load(args.model, writing, compute_dtype=args.compute_dtype, device=args.device, say=say)
+        model = captioner.load(args.model, writing, compute_dtype=args.compute_dtype, device=args.device or "", say=say)
     settings = {"version": caption_files.VERSION, **asdict(writing), **showing.facts()}
     settings |= {"compute_dtype": args.compute_dtype, "seed": args.seed}
     identity = recipe.read_recipe(folder, "model")["model"] if model is None else model.facts
 
     def merge(parts, recipe_hash):
         used = recipe.read_recipe(folder, "model")["model"]  # as stored, so that the bytes do not depend on --merge
-        used |= {"folder": str(Path(args.model).absolute()), "made_with": libraries.surroundings(args.device)}
+        used |= {"folder": str(args.model.absolute()), "made_with": libraries.surroundings(args.device or "")}
         located = {**about, "location": source.location}
         return _summary(folder, caption_files.write_list(folder, parts, source=located, model=used, settings=settings))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
 
@@ -34,7 +33,7 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
     columns that are no scores.
     """
     source = read_source(
-        Path(args.table),
+        args.table,
         rename=_renames(args.rename),
         flops_per_param_image=args.flops_per_param_image,
         curves=args.law == "approach1",
@@ -80,7 +79,7 @@ def _laws(args, source):
         "intervals": args.intervals,
         "excluded": source.excluded,
     }
-    study = source.study and not args.law
+    study = source.study and args.law is None
     facts, content, fits = (_study_fits if study else _table_fits)(args, source, options)
     facts += fit_facts.comparison_facts(content["comparison"])
     budgets = [found for budget in args.budget for found in _budget(args, source, fits, budget, required=not study)]
@@ -105,7 +104,7 @@ def _table_fits(args, source, options):
     """(facts, JSON, fits) of one law, or of all that the columns allow."""
     columns = set(source.final.columns)
     allowed = [law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= columns]
-    chosen = [LAWS[args.law]] if args.law else allowed
+    chosen = allowed if args.law is None else [LAWS[args.law]]
     if not chosen:
         have = ", ".join(source.final.columns)
         raise ConfigError(f"no law can be fitted without flops, or params and images; the table has {have}")
@@ -153,7 +152,7 @@ def _budget(args, source, fits, budget, *, required):
     found, parametric = [], fits.get("parametric")
     if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):
         rows = source.rows_for(parametric.law)
-        fixed = args.fixed_images or float(rows["images"].max())
+        fixed = float(rows["images"].max()) if args.fixed_images is None else args.fixed_images
         given = args.flops_per_param_image
         cost = Cost(kappa=given, source="as given") if given else measure_cost(rows)
         allocation = allocate(parametric, budget, cost, fixed_images=fixed).to_json()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
+
+from rfjax.inputs.paths import as_path
 
 LAW_NAMES = ("power", "saturating", "parametric", "broken", "approach1", "approach2")
 LOSS_NAMES = ("huber", "squares-log", "squares-raw", "l1")
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     many = {"action": "append", "default": []}  # for options that may be repeated
     table = "a CSV or Parquet file of runs (run, loss, and flops or params and images), or a results or study folder"
-    add("table", metavar="TABLE", help=table)
+    add("table", metavar="TABLE", type=as_path("TABLE"), help=table)
     add("--law", choices=LAW_NAMES, help="default: all that the columns allow")
     budget = "divide this budget (parametric, approach1, approach2), or predict its loss; may be repeated"
     add("--budget", type=float, metavar="FLOPS", help=budget, **many)
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--intervals", choices=("auto", "runs", "parametric"), default="auto", help=ways)
     add("--resamples", type=int, default=1000, metavar="N", help="resamples of the bootstrap (default 1000)")
     add("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")
-    add("--out", metavar="FILE.json", help="write every number of the fits here")
+    add("--out", metavar="FILE.json", type=as_path("--out"), help="write every number of the fits here")
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
@@ -52,17 +53,20 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     if args.resamples < 100:
         raise ConfigError(f"--resamples is {args.resamples}; 95 % intervals need at least 100")
-    sizes = (*(("--budget", budget) for budget in args.budget), ("--fixed-images", args.fixed_images))
-    for option, value in (*sizes, ("--max-loss", args.max_loss)):
+    sizes = [("--budget", budget) for budget in args.budget] + [("--fixed-images", args.fixed_images)]
+    sizes += [("--max-loss", args.max_loss), ("--flops-per-param-image", args.flops_per_param_image)]
+    for option, value in (*sizes, ("--delta", args.delta)):
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{option} is {value:g}; it must be positive and finite")
+    if args.drop_largest_losses < 0:
+        raise ConfigError(f"--drop-largest-losses is {args.drop_largest_losses}; it must be at least 0")
     if args.seed < 0:
         raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
-    if args.out and Path(args.out).is_dir():
+    if args.out is not None and args.out.is_dir():
         raise ConfigError(f"--out {args.out} is a folder; name the file to be written, as {args.out}/fits.json")
     lines, content = answer(args)
     print("\n".join(lines))
-    if args.out:
-        write_whole({Path(args.out): json.dumps(content, indent=1, allow_nan=False) + "\n"})
+    if args.out is not None:
+        write_whole({args.out: json.dumps(content, indent=1, allow_nan=False) + "\n"})
         print(f"fits: {args.out}")
     return 0

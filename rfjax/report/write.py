@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rfjax.files import write_whole
+from rfjax.inputs.paths import local_path
 from rfjax.ranking.tables import ranking_files
 from rfjax.report import fit_facts, page
 from rfjax.report.axes import to_bytes
@@ -36,7 +37,7 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     drawn = page.draw(numbers)
     svgs = {name: to_bytes(figure, "svg") for name, figure in drawn.items()}
     sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in numbers["samples"]["rows"]}
-    out = Path(out)
+    out = local_path(out, "the report's folder")
     contents: dict[Path, str | bytes] = {
         out / "index.html": page.render(numbers, svgs, sheets),
         out / "report.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n",

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import local_path
 
 NUMBERS = ("loss", "flops", "params", "images")
 
@@ -36,7 +37,7 @@ def read_table(
 
     Raises `ConfigError` naming the file, and the column or line, for what cannot be read.
     """
-    path, rename = Path(path), rename or {}
+    path, rename = local_path(path, "the table"), rename or {}
     if not path.is_file():
         raise ConfigError(f"no table at {path}; name a CSV or Parquet file, or a results folder")
     table = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)

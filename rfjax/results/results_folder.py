@@ -21,6 +21,7 @@ import pandas as pd
 
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
+from rfjax.inputs.paths import local_path
 from rfjax.results.columns import FILES, SCHEMA, STATISTICS, Column, measure_columns
 
 REMEDY = "remake the table with `rfjax study --collect`"
@@ -100,7 +101,7 @@ def find(folder: str | Path) -> Path:
 
     Raises `ConfigError` for the folder of a single run, whose table is the study's above it.
     """
-    folder = Path(folder)
+    folder = local_path(folder, "the study's folder")
     if (folder / "table.json").exists():
         return folder
     if (folder / "run.json").exists() and not (folder / "results").exists():
@@ -115,7 +116,7 @@ def read(folder: str | Path) -> Results:
     Raises `ConfigError` naming the file and the remedy when it is missing, damaged or edited by
     hand, lacks a column, or has another schema version.
     """
-    folder = Path(folder)
+    folder = local_path(folder, "the results folder")
     path = folder / "table.json"
     if not path.is_file():
         raise ConfigError(f"no results table at {folder} (table.json is missing); {REMEDY}")

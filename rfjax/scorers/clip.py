@@ -58,7 +58,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Clip:
     path = Path(path)
     model = pretrained.load(CLIPModel, path, "CLIP")
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(path, **pretrained.SAFE)
     except (OSError, ValueError, TypeError) as error:
         reason = pretrained.first_line(error)
         raise ConfigError(f"cannot load CLIP's tokenizer from {path} ({reason}); is the folder whole?") from None

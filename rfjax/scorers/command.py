@@ -8,10 +8,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import as_path
 
 
 class MetricResult(NamedTuple):
@@ -35,14 +35,30 @@ class Metric(NamedTuple):
 
 
 OPTIONS = {
-    "detector": dict(metavar="PATH", help="Mask2Former: mmdet's .pth, or a transformers folder"),
-    "clip": dict(metavar="DIR", help="CLIP: a transformers folder"),
-    "metadata": dict(metavar="FILE.jsonl", help="GenEval's evaluation_metadata.jsonl, to check the folder against"),
-    "captions": dict(
-        metavar="FILE.json", help="JSON object: image to caption (default: GenEval's layout, or .txt files)"
+    "detector": dict(
+        metavar="PATH", type=as_path("--detector"), help="Mask2Former: mmdet's .pth, or a transformers folder"
     ),
-    "reference": dict(metavar="PATH", help="real images: a folder, or a file of their features, .npy or .npz"),
-    "inception": dict(metavar="FILE.pth", help="FID's Inception: pt_inception-2015-12-05-6726825d.pth"),
+    "clip": dict(metavar="DIR", type=as_path("--clip"), help="CLIP: a transformers folder"),
+    "metadata": dict(
+        metavar="FILE.jsonl",
+        type=as_path("--metadata"),
+        help="GenEval's evaluation_metadata.jsonl, to check the folder against",
+    ),
+    "captions": dict(
+        metavar="FILE.json",
+        type=as_path("--captions"),
+        help="JSON object: image to caption (default: GenEval's layout, or .txt files)",
+    ),
+    "reference": dict(
+        metavar="PATH",
+        type=as_path("--reference"),
+        help="real images: a folder, or a file of their features, .npy or .npz",
+    ),
+    "inception": dict(
+        metavar="FILE.pth",
+        type=as_path("--inception"),
+        help="FID's Inception: pt_inception-2015-12-05-6726825d.pth",
+    ),
     "images_per_prompt": dict(type=int, metavar="N", help="expected (default: the largest image number + 1)"),
     "allow_missing": dict(action="store_true", help="score the images there are, and list the missing ones"),
 }
@@ -51,12 +67,14 @@ OPTIONS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rfjax score`."""
     metrics = "; ".join(f"{name}: {metric.text}" for name, metric in METRICS.items())
-    parser.add_argument("folder", metavar="FOLDER", help="the images; for a distance, also a file of their features")
+    images, out = "the images; for a distance, also a file of their features", "results and finished work"
+    parser.add_argument("folder", metavar="FOLDER", type=as_path("FOLDER"), help=images)
     parser.add_argument("--metric", required=True, choices=tuple(METRICS), help=metrics)
     for name, settings in OPTIONS.items():
         users = ", ".join(metric for metric, row in METRICS.items() if name in row.needs + row.takes)
         parser.add_argument(option(name), **{**settings, "help": f"{settings['help']} ({users})"})
-    parser.add_argument("--out", metavar="DIR", help="results and finished work (default: FOLDER.METRIC beside FOLDER)")
+    out += " (default: FOLDER.METRIC beside FOLDER)"
+    parser.add_argument("--out", metavar="DIR", type=as_path("--out"), help=out)
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at once (default 4)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     group = parser.add_argument_group(
@@ -64,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "writes the score into a run's folder, and so into the results table; "
         "images made by `rfjax sample --prompts` need --run alone",
     )
-    group.add_argument("--run", metavar="RUN", help="the run whose checkpoint made the images")
+    group.add_argument("--run", metavar="RUN", type=as_path("--run"), help="the run whose checkpoint made the images")
     group.add_argument("--step", type=int, metavar="N", help="the checkpoint's step")
     group.add_argument("--weights", choices=("ema", "raw"), help="default: ema")
     group.add_argument("--sampler", metavar="NAME", help="the sampler, for example euler-50-cfg5-shift3")
@@ -80,11 +98,12 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     _check(args, metric)
     checkpoint = _checkpoint(args)
     began = time.monotonic()
-    folder = Path(args.folder).absolute()
-    result = metric.measure(args, Path(args.out) if args.out else folder.with_name(f"{folder.name}.{args.metric}"))
+    folder = args.folder.absolute()
+    beside = folder.with_name(f"{folder.name}.{args.metric}")
+    result = metric.measure(args, beside if args.out is None else args.out)
     print("\n".join(result.lines))
     if checkpoint is not None:
-        key = checkpoint, result.evaluation, args.corpus or result.corpus
+        key = checkpoint, result.evaluation, result.corpus if args.corpus is None else args.corpus
         path = attach.attach(*key, result.values, seconds=time.monotonic() - began, extra=result.extra)
         print(f"record: {path}")
     return 0
@@ -97,10 +116,11 @@ def option(name: str) -> str:
 def _check(args, metric):
     """Refuses options that the metric does not take, and options or packages that it lacks."""
     for name in metric.needs:
-        if not getattr(args, name):
+        if getattr(args, name) is None:
             raise ConfigError(f"--metric={args.metric} needs {option(name)}: {OPTIONS[name]['help']}")
     for name in OPTIONS:
-        if getattr(args, name) and name not in metric.needs + metric.takes:
+        value = getattr(args, name)
+        if value is not None and value is not False and name not in metric.needs + metric.takes:
             raise ConfigError(f"--metric={args.metric} does not take {option(name)}; leave it out")
     lacking = ", ".join(name for name in metric.packages if importlib.util.find_spec(name) is None)
     if lacking:
@@ -109,7 +129,7 @@ def _check(args, metric):
         raise ConfigError(f"--batch-size is {args.batch_size}; it must be at least 1")
     files = "reference" in metric.needs  # a file of features takes a folder's place
     for path in (args.folder, *([args.reference] if files else [])):
-        if not (Path(path).exists() if files else Path(path).is_dir()):
+        if not (path.exists() if files else path.is_dir()):
             raise ConfigError(f"no folder at {path}; give the folder of the images")
 
 
@@ -129,7 +149,7 @@ def _checkpoint(args):
         if given:
             raise ConfigError(f"--{next(iter(given))} describes a record; give --run as well, or leave it out")
         return None
-    made = _generation(Path(args.folder))
+    made = _generation(args.folder)
     for name, value in given.items():
         if made.get(name, value) != value:
             raise ConfigError(f"--{name} is {value!r}, and the images' {GENERATION} says {made[name]!r}; leave it out")
@@ -139,7 +159,7 @@ def _checkpoint(args):
             raise ConfigError(f"--run needs --{name}: a record says which checkpoint, sampler and seed made the images")
     if fields["sampler"] in ("", "-"):
         raise ConfigError(f"--sampler is {fields['sampler']!r}; give a name, for example euler-50-cfg5-shift3")
-    checkpoint = attach.Checkpoint(Path(args.run), **fields)
+    checkpoint = attach.Checkpoint(args.run, **fields)
     name, _ = attach.run_facts(checkpoint)
     if made.get("run", name) != name:
         raise ConfigError(f"--run is {name!r}, and the run {made['run']!r} made the images in {args.folder}; give that")
@@ -215,7 +235,7 @@ def _clip_score(args, out):
     models = {"clip": attach.file_revision(args.clip, model.sha256) | {"tower": model.name}}
     extra = {"models": models, "prefix": clip_score.PREFIX, "weight": clip_score.WEIGHT}
     value = Measured.within(metric=evaluation.replace("-", "_"), value=mean, stderr=stderr, n=len(scores))
-    return MetricResult(lines, evaluation, args.captions and Path(args.captions).stem or "captions", [value], extra)
+    return MetricResult(lines, evaluation, "captions" if args.captions is None else args.captions.stem, [value], extra)
 
 
 def _evaluation(metric, standard):
@@ -241,8 +261,8 @@ def _distance(args, out):
     from rfjax.scorers import distances, folder_features
 
     kind, network = args.metric, METRICS[args.metric].takes[0]  # the option that names the features' network
-    folders = [path for path in (args.folder, args.reference) if Path(path).is_dir()]
-    if folders and not getattr(args, network):
+    folders = [path for path in (args.folder, args.reference) if path.is_dir()]
+    if folders and getattr(args, network) is None:
         needed = f"{option(network)} for the features of {folders[0]}"
         raise ConfigError(f"--metric={kind} needs {needed}: {OPTIONS[network]['help']}")
     embed, model = _embedder(args, kind) if folders else (None, "")
@@ -263,12 +283,12 @@ def _distance(args, out):
         lines.append(f"NOT the metric's own model: {distance.model} made the features, not {distances.MODELS[kind]}")
     extra = {
         "images": folder_features.facts(found),
-        "reference": folder_features.facts(real) | {"name": Path(args.reference).name},
+        "reference": folder_features.facts(real) | {"name": args.reference.name},
         "models": {"features": distance.model or None},
     }
     evaluation = _evaluation(kind, distance.standard)
     values = [Measured(metric=evaluation.replace("-", "_"), value=distance.value, n=found.n)]
-    return MetricResult(lines, evaluation, Path(args.reference).absolute().name, values, extra)
+    return MetricResult(lines, evaluation, args.reference.absolute().name, values, extra)
 
 
 def _compbench(args, out):

@@ -11,9 +11,11 @@ from transformers.utils import logging
 
 from rfjax.errors import ConfigError
 
+SAFE = {"local_files_only": True, "trust_remote_code": False}  # nothing is downloaded, no code in a folder is run
+
 
 def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...] = ()):
-    """The model of class `kind` in a folder, for evaluation, in float32; nothing is downloaded.
+    """The model of class `kind` in a folder, for evaluation, in float32; nothing is downloaded, no code is run.
 
     Errors call it `name`. transformers fills tensors that a folder lacks with random numbers; here `ConfigError` is
     raised, except for the tensors called `without`.
@@ -23,7 +25,8 @@ def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...
         raise ConfigError(f"no {name} at {path}; give a folder with transformers' config.json and weights")
     logging.disable_progress_bar()
     try:
-        model, info = kind.from_pretrained(path, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+        how = {"dtype": torch.float32, "output_loading_info": True, "weights_only": True}
+        model, info = kind.from_pretrained(path, **SAFE, **how)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise ConfigError(f"cannot load {name} from {path} ({first_line(error)}); is the folder whole?") from None
     wrong = sorted({*info["missing_keys"]} - {*without}) + sorted(str(key) for key in info["mismatched_keys"])

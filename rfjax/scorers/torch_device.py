@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rfjax.errors import ConfigError
-from rfjax.scorers.pretrained import first_line
+from rfjax.data.prepared.frozen import choose_device
 
 
 def choose(name: str | None) -> torch.device:
@@ -16,10 +15,4 @@ def choose(name: str | None) -> torch.device:
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = first_line(error)
-        raise ConfigError(f"--device is {name!r}, which torch cannot use here ({reason}); give cpu") from None
-    return device
+    return choose_device(torch, name)

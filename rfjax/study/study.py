@@ -14,6 +14,7 @@ import jax
 from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError, Preempted, RfjaxError
+from rfjax.inputs.paths import local_path
 from rfjax.models.flops import state_bytes
 from rfjax.study.cohorts import cohorts, failure_text, kind, run_cohort
 from rfjax.study.run import run_config
@@ -80,6 +81,10 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
     for id, changes in points.items():
         if not isinstance(id, str) or not POINT_ID.fullmatch(id) or id in RESERVED:
             raise ConfigError(f"point id {id!r} of {path} cannot name a folder; use letters, digits, . _ -")
+        if not isinstance(changes, Mapping) or not all(isinstance(key, str) for key in changes):
+            example = '{"model.depth": 3}'
+            given = f"point {id} of {path} is {changes!r}"
+            raise ConfigError(f"{given}; it must be a mapping of config keys to values, as {example}")
         try:
             made.append(Point(id, configs.apply_overrides(base, {**changes, **(overrides or {})})))
         except ConfigError as error:
@@ -125,7 +130,7 @@ def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool
     run_config(point.config, root / point.id, study=study.name, point=point.id, stop=stop)
 
 
-def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
+def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
     """Runs every point in turn. A failed point is noted and passed over.
 
     SIGTERM or SIGINT at any time raises `Preempted` with everything saved. Many processes go from point to point
@@ -139,6 +144,7 @@ def run_study(study: Study, root: Path, *, say: Callable[[str], None] = print) -
             "process points of its own with --point, or set config.train.together=1"
         )
     check_told_apart(study)
+    root = local_path(root, "the study's folder")
     _check_folder(study, root)
     with StopSignal() as stop:
         return _run_points(study, root, say, stop)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs.paths import local_text
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.mesh import path_name
 from rfjax.training.run import Run
@@ -49,6 +50,7 @@ class Parent(NamedTuple):
 
 
 def _split(text: str) -> tuple[str, str, str]:
+    text = local_text(text, "--init")
     folder, at, step = text.rpartition("@")
     return (folder, at, step) if at else (text, "", "")
 

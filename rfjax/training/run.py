@@ -28,6 +28,7 @@ from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.errors import ConfigError
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.resolution import formulation_at
+from rfjax.inputs.paths import local_path
 from rfjax.models.backbone import Backbone, make_backbone, parameter_count, training_backbone
 from rfjax.models.flops import forward_flops, training_flops
 from rfjax.training import checkpoint, run_folder
@@ -154,7 +155,7 @@ _network = functools.lru_cache(make_backbone)
 def _named(config: Config, workdir: str | Path | None, study: str | None, point: str | None, **parts) -> Run:
     """Makes a run with its name: the one in its folder's run.json, whatever the folder is called now; else
     study/point; else the folder's name."""
-    workdir = None if workdir is None else Path(workdir)
+    workdir = None if workdir is None else local_path(workdir, "workdir")
     record = distributed.from_first(lambda: run_folder.read_json(workdir / "run.json")) if workdir else None
     named = "/".join(part for part in (study, point) if part) or (workdir.absolute().name if workdir else config.name)
     name = (record or {}).get("run") or named
@@ -171,7 +172,7 @@ def read_config(workdir: Path) -> Config:
 
 def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxyType({})) -> Run:
     """The run in a folder. Raises `ConfigError` where there is none, or an override would make it another run."""
-    workdir = Path(workdir)
+    workdir = local_path(workdir, "workdir")
     config = read_config(workdir)
     for key in overrides:
         if not key.startswith(MAY_DIFFER):

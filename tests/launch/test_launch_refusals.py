@@ -33,7 +33,7 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
         (("--on=slurm", "--gpus-per-node=8", "--nodes=9"), "batch_size=64 is not divisible by"),
         (("--on=tpu-vm", "--accelerator=v5p-8", "--zone=z"), "--workdir is needed with --on=tpu-vm"),
         ((*TPU, "--accelerator=v5p-8", "--workdir=runs/a"), "must be the absolute path of a folder that outlives them"),
-        ((*TPU, "--accelerator=v5p-8", "--workdir=gs://b/a"), "mount a bucket"),
+        ((*TPU, "--accelerator=v5p-8", "--workdir=gs://b/a"), "a URL; rfjax reads and writes mounted folders"),
         (
             (*TPU, "--accelerator=v7p-8"),
             "--accelerator v7p-8: unknown chip 'v7p': its peak and its links are not known; did you mean v5p?",

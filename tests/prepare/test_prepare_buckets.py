@@ -370,7 +370,7 @@ def test_other_buckets_in_the_same_folder_are_refused_by_name(monkeypatch, mixed
         (["--buckets=32x32,0x64"], "--buckets has 0x64; a side must be at least 8"),
         (["--buckets=-32x32"], "--buckets has -32x32; a side must be at least 8"),
         (["--buckets=32"], "--buckets is '32'; it is HEIGHTxWIDTH in pixels"),
-        (["--buckets="], "--buckets is ''"),
+        (["--buckets="], "--buckets is empty"),
         (["--buckets=32x32x3"], "--buckets is '32x32x3'"),
         (["--buckets=32x32", "--size=32"], "--size=32 and --buckets=32x32 both say"),
         (["--size=4"], "--size is 4; a side must be at least 8"),

@@ -31,6 +31,7 @@ ENCODERS = {
 }
 AUTOENCODER = "vae"
 CLASSES = {"clip": ("CLIPTextModel", "CLIPTextModelWithProjection"), "t5": ("T5EncoderModel",)}
+SAFE = {"trust_remote_code": False}  # of all that transformers loads: no code that a folder holds is run
 WEIGHTS = r"(model|diffusion_pytorch_model){variant}(-\d+-of-\d+)?\.safetensors"
 
 
@@ -142,7 +143,7 @@ def load(
     )
 
 
-def of_corpus(manifest: Manifest, folder: str, encoders: Sequence[str]) -> FrozenModels:
+def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -> FrozenModels:
     """The autoencoder that a corpus was prepared with, and its text encoders `encoders`; the others may be missing.
 
     Raises `ConfigError` for models that are not there, or that have changed since.
@@ -208,20 +209,35 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def choose_device(torch, name: str | None):
+    """The device called `name`, by default a GPU if there is one, else the CPU, after a number was put there.
+
+    Raises `ConfigError` for a device that PyTorch does not know or that is not there.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:  # of many kinds: each device has a library of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        given = f"--device is {name!r}, which PyTorch" if name else "PyTorch's own device, which it"
+        raise ConfigError(f"{given} cannot use here ({reason}); give --device cpu") from None
+    return device
+
+
 class Place:
     """The device and type in which models run; `model` loads a model, from safetensors alone."""
 
     def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
         self.torch = torch
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device(torch, device)
         self.dtype = getattr(torch, compute_dtype)
         self.loading = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
         self.loading["variant"] = variant or None
 
-    def model(self, cls, folder, **dtype):
+    def model(self, cls, folder, **options):
         """The model of a folder. transformers and diffusers make up missing weights; these are refused."""
         try:
-            model, info = cls.from_pretrained(folder, **self.loading, **dtype)
+            model, info = cls.from_pretrained(folder, **self.loading, **options)
         except Exception as error:  # the libraries and safetensors have kinds of their own
             raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
         if info["missing_keys"]:
@@ -258,10 +274,10 @@ def _text_encoder(folder, name, model_class, t5_tokens, place):
 
     kind, part, tokenizer_part = ENCODERS[name]
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / tokenizer_part, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / tokenizer_part, local_files_only=True, **SAFE)
     except Exception as error:
         raise ConfigError(f"{folder / tokenizer_part} cannot be loaded as a tokenizer: {error}") from None
-    model = place.model(getattr(transformers, model_class), folder / part, dtype=place.dtype)
+    model = place.model(getattr(transformers, model_class), folder / part, dtype=place.dtype, **SAFE)
     tokens = t5_tokens if kind == "t5" else tokenizer.model_max_length
     limit = getattr(model.config, "max_position_embeddings", tokens)
     if tokens > limit:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.paths import local_text
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,11 @@ def open_source(text: str, *, shard_size: int, caption_column: str | None) -> So
     Raises `ConfigError` if it is not there, holds no images or has no known kind.
     """
     kind, _, where = text.partition(":")
-    if kind not in SOURCES or not where:
-        kind, where = _kind_of(text), text
+    if kind in SOURCES and where:
+        where = local_text(where, "SOURCE")
+    else:
+        where = local_text(text, "SOURCE")
+        kind = _kind_of(where)
     return importlib.import_module(SOURCES[kind]).open_source(where, shard_size, caption_column)
 
 

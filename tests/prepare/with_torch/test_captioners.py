@@ -245,3 +245,16 @@ def test_a_model_that_cannot_be_used_as_it_is_is_refused_by_name(captioners, tmp
     )
     hashes = [captioner.load(folder, captioner.Writing()).facts["sha256"] for folder in (captioners["blip"], other)]
     assert hashes[0] != hashes[1]
+
+
+def test_code_in_a_captioners_folder_is_not_run(captioners, tmp_path, monkeypatch):
+    """transformers asks the terminal whether to run it. Catches an answer that a pipe gives."""
+    folder = shutil.copytree(captioners["blip"], tmp_path / "model")
+    (folder / "ours.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Ours: pass\n")
+    about = json.loads((folder / "config.json").read_text()) | {"model_type": "ours"}
+    about["auto_map"] = {"AutoConfig": "ours.Ours", "AutoModelForImageTextToText": "ours.Ours"}
+    (folder / "config.json").write_text(json.dumps(about))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        captioner.load(folder, captioner.Writing())
+    assert not (tmp_path / "ran").exists()

@@ -327,3 +327,15 @@ def test_inspect_decodes_beside_the_thumbnails(models, tmp_path):
     assert main(["inspect", str(out), f"--out={tmp_path / 'p.png'}", f"--models={models}"]) == 0
     wide, high = Image.open(tmp_path / "p.png").size
     assert wide > 2 * high
+
+
+def test_code_in_a_tokenizers_folder_is_not_run(models, tmp_path, monkeypatch):
+    """transformers asks the terminal whether to run it. Catches an answer that a pipe gives."""
+    folder = shutil.copytree(models, tmp_path / "models")
+    (folder / "tokenizer" / "ours.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Ours: pass\n")
+    about = {"tokenizer_class": "Ours", "auto_map": {"AutoTokenizer": ["ours.Ours", None]}}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(about))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ConfigError, match="tokenizer cannot be loaded"):
+        frozen.load(folder, encoders=["clip_l"])
+    assert not (tmp_path / "ran").exists()
