@@ -18,9 +18,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Four and more letters beyond ASCII in a row: Cyrillic, Greek, Chinese or Japanese in an encoding of its own. In text
-# of Western Europe there are three at most.
-_OTHER_SCRIPT = re.compile(rb"[\x80-\xff]{4}")
+# Three letters beyond ASCII in a row, or four signs: Cyrillic, Greek, Chinese or Japanese in an encoding of its own.
+# Text of Western Europe has two letters at most, and three signs where a letter stands in quotes.
+_OTHER_SCRIPT = re.compile(rb"[\xc0-\xff]{3}|[\x80-\xff]{4}")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -51,6 +51,10 @@ def decode_text(data: bytes) -> Text:
         return Text(_lines(data.decode("utf-8")), "utf-8")
     except UnicodeDecodeError as error:
         where = f"byte {error.start}"
+    try:  # half of a surrogate pair, which other programs cut off and which no other encoding has
+        return Text(_lines(data.decode("utf-8", "surrogatepass")), "utf-8")
+    except UnicodeDecodeError:
+        pass
     if _OTHER_SCRIPT.search(data) or _CONTROLS.search(data):
         raise UndecodableText(f"it is neither UTF-8 (see {where}) nor UTF-16 nor Windows-1252")
     return _decode(data, "windows-1252")

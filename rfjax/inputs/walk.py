@@ -33,13 +33,18 @@ class Walk:
     def names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self.files)
 
-    def describe_passed_over(self, most: int = 3) -> list[str]:
-        """A line for each reason: "2 hidden folders: .trash/, a/.ipynb_checkpoints/". At most `most` names a line."""
-        lines = []
-        for reason, names in self.passed_over.items():
-            named = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in names[:most])
-            lines.append(f"{len(names):,} {reason}: {named}{', ...' if len(names) > most else ''}")
-        return lines
+    def describe_passed_over(self) -> list[str]:
+        """A line for each reason, as `describe` writes it."""
+        return describe(self.passed_over)
+
+
+def describe(passed_over: Mapping[str, Collection[str]], most: int = 3) -> list[str]:
+    """A line for each reason: "2 hidden folders: .trash/, a/.ipynb_checkpoints/". At most `most` names a line."""
+    lines = []
+    for reason, names in passed_over.items():
+        named = ", ".join(ascii(name)[1:-1] if not name.isprintable() else name for name in list(names)[:most])
+        lines.append(f"{len(names):,} {reason}: {named}{', ...' if len(names) > most else ''}")
+    return lines
 
 
 def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True) -> Walk:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.json_files import parse_json
+from rfjax.inputs.text import decode_text, read_text
 
 TEMPLATE = "a photo of a {}"  # Esser et al. 2024, section 5.1, for ImageNet's classes
 
@@ -51,7 +52,9 @@ def column(metadata: Mapping[str, object], name: str) -> object:
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """The captions in a column that holds one or several: each once, and none that is empty."""
+    """The captions in a column that holds one, several, or JSON text of several: each once, and none that is empty."""
+    if isinstance(value, (str, bytes)) and clean(value)[:1] in ("[", "{"):
+        value = _from_json(clean(value))
     if isinstance(value, Mapping):  # a sequence of texts, as TFDS gives it
         value = value.get("text", value.get("raw"))
     several = value if isinstance(value, (list, tuple)) else [value]
@@ -60,10 +63,36 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in found if text))
 
 
+def _from_json(text: str) -> object:
+    """The list or object that a text is in JSON, such as `["a cat", "one cat"]`; the text itself where it is none."""
+    try:
+        value = parse_json(text, object)
+    except ValueError:
+        return text
+    several = value if isinstance(value, list) else [value]
+    if isinstance(value, dict):
+        value = next((value[name] for name in ("caption", "text", "raw") if name in value), None)
+        return text if value is None else value
+    whole = several and all(isinstance(item, str) or isinstance(item, dict) and "text" in item for item in several)
+    return value if whole else text
+
+
+def encodings(columns: CaptionColumns, metadata: Mapping[str, object]) -> list[str]:
+    """The encodings but UTF-8 that the captions of a record were read in, for a count."""
+    names = (columns.label or columns.original, columns.synthetic)
+    values = [column(metadata, name) for name in names if name]
+    several = [item for value in values for item in (value if isinstance(value, (list, tuple)) else [value])]
+    found = [decode_text(item).encoding for item in several if isinstance(item, bytes)]
+    return sorted({encoding for encoding in found if encoding != "utf-8"})
+
+
 def clean(value: object) -> str:
-    """Makes text that can be stored: stripped, with bytes that are not UTF-8 and half surrogate pairs replaced."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text.encode("utf-8", "replace").decode().replace("\0", " ").strip()
+    """Makes text that can be stored: decoded, stripped, without a byte-order mark, half surrogate pairs replaced.
+
+    Raises `UndecodableText` for bytes whose encoding cannot be told.
+    """
+    text = decode_text(value).text if isinstance(value, bytes) else str(value)
+    return text.encode("utf-8", "replace").decode().replace("\0", " ").strip().strip("\ufeff").strip()
 
 
 def to_words(name: str) -> str:
@@ -76,9 +105,9 @@ def read_class_names(path: str | Path) -> dict[str, tuple[str, ...]]:
     as in ImageNet's LOC_synset_mapping.txt. `ConfigError` for any other file."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, "--class-names")
         if path.suffix == ".json":
-            rows = json.loads(text).items()
+            rows = parse_json(text).items()
             return {str(label): texts(names if isinstance(names, (str, list)) else None) for label, names in rows}
         rows = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
         return {label: tuple(name.strip() for name in names.split(",") if name.strip()) for label, names in rows}

@@ -57,6 +57,7 @@ class JoinedSource:
     sizes = property(lambda self: self.source.sizes)
     label = property(lambda self: self.source.label)
     class_names = property(lambda self: self.source.class_names)
+    passed_over = property(lambda self: self.source.passed_over)
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         found = self.captions.for_part(self.source, part)

@@ -14,7 +14,7 @@ from rfjax.prepare import captions, joined_captions
 from rfjax.prepare.captions import TEMPLATE, CaptionColumns
 from rfjax.prepare.filters import Filter, parse_filter
 from rfjax.prepare.options import check_range
-from rfjax.prepare.sources import Source, open_source
+from rfjax.prepare.sources import CAPTION_COLUMNS, Source, open_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,9 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
         raise ConfigError(lack)
     given = captions.read_class_names(reading.class_names) if reading.class_names is not None else {}
     names = given
-    if source.class_names and label == source.label:  # the data set's classes are numbers
-        names = {str(number): given.get(name, (name,)) for number, name in enumerate(source.class_names)}
+    known = getattr(source, "class_columns", {}).get(label) or (source.class_names if label == source.label else None)
+    if known:  # the data set's classes are numbers
+        names = {str(number): given.get(name, (name,)) for number, name in enumerate(known)}
     original = reading.caption_column or _default_column(reading, source, label)
     synthetic = reading.synthetic_column
     if reading.synthetic_captions is not None:
@@ -91,13 +92,11 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
 
 def _default_column(reading, source, label):
     """The column of captions if --caption-column is not given."""
-    if source.kind != "tfds":
+    if source.kind not in ("tfds", "parquet"):
         return "caption"
-    from rfjax.prepare.sources.tfds import CAPTIONS
-
-    found = next((name for name in CAPTIONS if name in source.columns), None)
+    found = next((name for name in CAPTION_COLUMNS if name in source.columns), None)
     elsewhere = label or reading.caption_column or reading.synthetic_column or reading.synthetic_captions
-    if found is None and not elsewhere:
-        lack = f"{reading.source} has neither a caption ({', '.join(CAPTIONS)}) nor a class"
+    if found is None and not elsewhere and source.kind == "tfds":
+        lack = f"{reading.source} has neither a caption ({', '.join(CAPTION_COLUMNS)}) nor a class"
         raise ConfigError(f"{lack}; name the column with --caption-column, or give --synthetic-captions")
     return found or "caption"

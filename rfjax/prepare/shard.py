@@ -16,13 +16,16 @@ from rfjax.data.prepared.manifest import KINDS, SPLITS, StoredEncoder, bucket_na
 from rfjax.data.prepared.records import pack
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
+from rfjax.inputs.text import UndecodableText
 from rfjax.prepare import images
+from rfjax.prepare.captions import encodings
 from rfjax.prepare.filters import first_refusal
 from rfjax.prepare.images import CorruptImage, Picture
 from rfjax.prepare.part import CORRUPT, NO_CAPTION, LeftOut, Tell, map_in_order
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Drop, Record, Source
 
+UNDECODABLE = "caption in no encoding that can be told"
 AHEAD = 4  # batches decoded ahead of the models
 
 
@@ -46,6 +49,7 @@ class Kept:
     original: tuple[str, ...]
     synthetic: tuple[str, ...]
     done: float | int
+    notes: tuple[str, ...] = ()  # what was done to its captions, counted with what was done to pictures
 
     @property
     def bucket(self) -> str:
@@ -86,7 +90,7 @@ def make_shard(
         batches: dict[str, list[Kept]] = {bucket: [] for bucket in buckets}  # each batch has one shape
         judged = map_in_order(pool, lambda record: judge(record, recipe), source.records(part), window)
         for image in left_out.sift(judged, tell, recipe.corrupt_limit):
-            converted.update(image.picture.converted)
+            converted.update((*image.picture.converted, *image.notes))
             batch = batches[image.bucket]
             batch.append(image)
             if len(batch) == recipe.batch_size:
@@ -113,7 +117,11 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
         return record
     if record.key in recipe.dropped_keys:
         return Drop(record.key, recipe.dropped_keys[record.key], "", record.done)
-    original, synthetic = recipe.columns.of(record.metadata)
+    try:
+        original, synthetic = recipe.columns.of(record.metadata)
+        read_as = [f"caption read as {encoding}" for encoding in encodings(recipe.columns, record.metadata)]
+    except UndecodableText as error:
+        return Drop(record.key, UNDECODABLE, str(error), record.done)
     if not original and not synthetic:
         return Drop(record.key, NO_CAPTION, "", record.done)
     if reason := first_refusal((test for test in recipe.filters if not test.measured), record.metadata):
@@ -124,7 +132,7 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
         return Drop(record.key, CORRUPT, str(error), record.done)
     if reason := first_refusal((test for test in recipe.filters if test.measured), picture.columns):
         return Drop(record.key, reason, f"{picture.width}x{picture.height}", record.done)
-    return Kept(record.key, picture, original, synthetic, record.done)
+    return Kept(record.key, picture, original, synthetic, record.done, tuple(read_as))
 
 
 def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple, _UnitWriter]) -> None:

@@ -43,6 +43,8 @@ def summary(found: Manifest) -> list[str]:
             f"{name}: {model['class']} {model['sha256'][:12]}, {encoder['tokens']} tokens of {encoder['channels']}, "
             f"pooled {encoder['pooled'] or 'none'}; {facts['truncated'].get(name, 0):,} captions cut off"
         )
+    if passed_over := facts["source"].get("passed_over"):
+        lines.append(f"not read: {list_counts(passed_over)}")
     lines += [f"{title}: {list_counts(facts[title])}" for title in ("dropped", "converted") if facts[title]]
     examples = min(validation["images"], 512) if validation["images"] > 1 else 0
     config = {

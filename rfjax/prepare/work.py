@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs.walk import describe
 from rfjax.prepare import recipe
 from rfjax.prepare.part import part_name
 from rfjax.prepare.progress import ShardProgress, say
@@ -63,6 +64,7 @@ def run(job: Job, task: Task) -> int:
     Raises `ConfigError` if the folder has another recipe, and `RfjaxError` if a part to be merged is missing.
     """
     sizes = job.source.sizes
+    say_passed_over(job.source)
     recipe_hash = recipe.claim(job.folder, job.facts)
     names = [part_name(job.stem, part, len(sizes)) for part in range(len(sizes))]
     found = [job.finished(job.folder / name, recipe_hash) for name in names]
@@ -90,6 +92,17 @@ def run(job: Job, task: Task) -> int:
 def source_facts(source: Source) -> dict:
     """What a recipe says of a source: all that tells it from another source."""
     return {"kind": source.kind, "listing": source.listing, "parts": len(source.sizes)}
+
+
+def passed_over(source: Source) -> dict[str, int]:
+    """How much of a source was not read, by reason: hidden folders, rows that name no image and so on."""
+    return {reason: len(names) for reason, names in getattr(source, "passed_over", {}).items()}
+
+
+def say_passed_over(source: Source) -> None:
+    """A line for each reason for which something of a source is not read, with the first names."""
+    for line in describe(getattr(source, "passed_over", {})):
+        say(f"not read: {line}")
 
 
 @contextlib.contextmanager

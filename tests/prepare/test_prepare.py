@@ -337,7 +337,7 @@ def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monke
         "قطة على النافذة",
         "🐈 " * 2500,
         "half \ud83d".encode("utf-8", "surrogatepass"),
-        b"\xff\xfe\x00caption",
+        "a caption".encode("utf-16"),
     ]
     with tarfile.open(tmp_path / "00000.tar", "w") as tar:
         for n, (data, _, _) in enumerate(CASES.values()):
@@ -367,8 +367,8 @@ def test_all_that_is_odd_or_broken_at_once_is_counted_and_the_rest_is_kept(monke
         "猫が窓辺に座っている",
         "قطة على النافذة",
         ("🐈 " * 2500).strip(),
-        "half \ufffd\ufffd\ufffd",
-        "\ufffd\ufffd caption",
+        "half ?",
+        "a caption",
     }
     assert main(["inspect", str(tmp_path / "out"), "--samples=20"]) == 0
 

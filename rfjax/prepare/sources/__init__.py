@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import local_text
+from rfjax.inputs.walk import walk_files
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,15 @@ class Source(Protocol):
     sizes: Sequence[float | int]  # of the parts, in records or bytes: tells the time left
     label: str | None  # the column that holds a class, if captions are made of it
     class_names: Sequence[str] | None  # names by class number, if the source knows them
+    passed_over: Mapping[str, Sequence[str]]  # reason -> what of it is not read, such as hidden folders
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         """The images of a part. Raises `RfjaxError` for a file that cannot be read at all."""
 
 
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
+# Columns that hold captions; of those that a source has, the first counts.
+CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
 # name -> module whose `open_source(location, shard_size, caption_column)` reads it
 SOURCES = {
     "folder": "rfjax.prepare.sources.folder",
@@ -74,20 +79,51 @@ def open_source(text: str, *, shard_size: int, caption_column: str | None) -> So
 
 def _kind_of(text):
     path = Path(text)
-    for kind, suffix in (("webdataset", ".tar"), ("parquet", ".parquet")):
-        if path.suffix == suffix or (path.is_dir() and any(path.glob(f"*{suffix}"))):
-            return kind
+    kinds = {".tar": "webdataset", ".parquet": "parquet"}
+    if path.suffix in kinds:
+        return kinds[path.suffix]
     if path.is_dir():
-        return "folder"
+        top = {Path(name).suffix for name in walk_files(path, kinds, deep=False).names}
+        return next((kind for suffix, kind in kinds.items() if suffix in top), None) or _kind_below(path, kinds)
     kinds = ", ".join(f"{kind}:WHERE" for kind in SOURCES)
     raise ConfigError(f"no source at {text}: give a folder of images, .tar or .parquet files, or {kinds}")
 
 
+def _kind_below(path, kinds):
+    """The kind of a folder without tars or Parquet files of its own: its images', or that of the files deeper in it."""
+    deeper = {Path(name).suffix.lower() for name in walk_files(path, {*kinds, *IMAGES}).names}
+    if deeper & set(IMAGES):
+        return "folder"
+    return next((kind for suffix, kind in kinds.items() if suffix in deeper), "folder")
+
+
+def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
+    """By reason, what of a folder is not read where its files that end in `suffix` are."""
+    if not Path(where).is_dir():
+        return {}
+    walk = walk_files(where, {suffix, *IMAGES})
+    read = {path.relative_to(where).as_posix() for path in files_of(where, suffix)}
+    images = tuple(name for name in walk.names if not name.endswith(suffix))
+    deeper = tuple(name for name in walk.names if name.endswith(suffix) and name not in read)
+    found = {"images beside the files that are read": images, f"*{suffix} in folders of the folder": deeper}
+    return {reason: names for reason, names in found.items() if names} | dict(walk.passed_over)
+
+
 def files_of(where: str, suffix: str) -> list[Path]:
-    """The files that a location names, sorted. It is a file, a folder of files, or a pattern such as `data/*.tar`."""
+    """The files that a location names, sorted. It is a file, a folder of files, or a pattern such as `data/*.tar`.
+
+    Of a folder they are its own files or, where it has none, those of the folders in it. Raises `ConfigError` for none,
+    and for two of one name, whose records would have the same keys.
+    """
     path = Path(where)
     if path.is_dir():
-        found = sorted(path.glob(f"*{suffix}"))
+        own = walk_files(path, {suffix}, deep=False).names
+        found = [path / name for name in own or walk_files(path, {suffix}).names]
+        stems = [file.stem for file in found]
+        if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+            files = ", ".join(str(file) for file in found if file.stem == twice)
+            equal = f"several files {twice}{suffix}, whose images would have equal keys"
+            raise ConfigError(f"{where} has {equal}: {files}; rename them")
     elif any(character in path.name for character in "*?["):
         found = sorted(path.parent.glob(path.name))
     else:

@@ -1,22 +1,29 @@
 """A folder of images, in any depth of folders, with sidecars beside each image: `cat.jpg`, `cat.txt` and `cat.json`.
 
-The .txt is the caption. The .json holds columns, the caption among them if there is no .txt. Each image also has the
+The .txt or .caption is the caption. The .json holds columns, the caption among them if there is no .txt. A
+metadata.jsonl or metadata.csv holds the columns of the images of its folder, by `file_name`. Each image also has the
 column `folder`, the name of its folder: a class, if images are sorted by class.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from rfjax.errors import ConfigError
-from rfjax.prepare.sources import Drop, Record, listing_hash
+from rfjax.inputs.files import read_bytes
+from rfjax.inputs.json_files import parse_json
+from rfjax.inputs.text import read_text
+from rfjax.inputs.walk import walk_files
+from rfjax.prepare.sources import CAPTION_COLUMNS, IMAGES, Drop, Record, listing_hash
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm"}
-SIDECARS = {".txt", ".json"}
+SUFFIXES = set(IMAGES)
+CAPTIONS = (".caption", ".txt")  # the last one counts, where an image has both
+SIDECARS = {*CAPTIONS, ".json"}
+TABLES = ("metadata.jsonl", "metadata.csv")
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,9 @@ class FolderSource:
     location: str
     listing: str
     parts: tuple[tuple[str, ...], ...]  # paths inside the folder, with /
+    sidecars: Mapping[str, Mapping[str, str]] = field(repr=False)  # path without suffix -> suffix -> path
+    columns: Mapping[str, Mapping[str, object]] = field(repr=False)  # path -> the columns of its row in a table
+    passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> what was not read
     kind: str = "folder"
     label: str | None = None
     class_names: None = None
@@ -41,39 +51,84 @@ class FolderSource:
                 yield Drop(ascii(name)[1:-1], "name that is not UTF-8", "", done)
                 continue
             try:
-                metadata = {"folder": path.parent.name, **_sidecars(path)}
-                yield Record(name, path.read_bytes(), metadata, done)
+                metadata = {"folder": path.parent.name, **self.columns.get(name, {}), **self._sidecars(name)}
+                yield Record(name, read_bytes(path), metadata, done)
             except (OSError, ValueError) as error:
                 yield Drop(name, "unreadable", f"{type(error).__name__}: {error}", done)
 
+    def _sidecars(self, name: str) -> dict:
+        beside = {suffix: Path(self.location, other) for suffix, other in self.sidecars.get(_stem(name), {}).items()}
+        found = parse_json(read_bytes(beside[".json"])) if ".json" in beside else {}
+        for suffix in CAPTIONS:
+            if suffix in beside:
+                found["caption"] = read_bytes(beside[suffix])
+        return found
 
-def _sidecars(path: Path) -> dict:
-    found = {}
-    columns = path.with_suffix(".json")
-    if columns.is_file():
-        found = json.loads(columns.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError(f"{columns.name} holds no object")
-    text = path.with_suffix(".txt")
-    if text.is_file():
-        found["caption"] = text.read_bytes()
-    return found
+
+def _stem(name: str) -> str:
+    """A path without its suffix."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def open_source(where: str, shard_size: int, caption_column: str | None) -> FolderSource:
     root = Path(where)
     if not root.is_dir():
         raise ConfigError(f"no folder at {where}; give a folder of images")
-    rows, sidecars = [], []
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES | SIDECARS and not name.startswith("."):
-                of_kind = sidecars if path.suffix.lower() in SIDECARS else rows
-                of_kind.append((path.relative_to(root).as_posix(), path.stat().st_size if path.exists() else -1))
-    rows.sort()
-    if not rows:
-        raise ConfigError(f"no images in {where}; their names must end in one of {', '.join(sorted(SUFFIXES))}")
-    names = [name for name, _ in rows]
+    walk = walk_files(root, SUFFIXES | SIDECARS | {".jsonl", ".csv"})
+    images = [row for row in walk.files if _suffix(row[0]) in SUFFIXES]
+    tables = [row for row in walk.files if PurePosixPath(row[0]).name in TABLES]
+    beside = [row for row in walk.files if _suffix(row[0]) in SIDECARS]
+    if not images:
+        held = "".join(f"; {line}" for line in walk.describe_passed_over())
+        raise ConfigError(f"no images in {where}; their names must end in one of {', '.join(sorted(SUFFIXES))}{held}")
+    names = [name for name, _ in images]
+    sidecars: dict[str, dict[str, str]] = {}
+    for name, _ in beside:
+        sidecars.setdefault(_stem(name), {})[_suffix(name)] = name
+    passed_over = {reason: names for reason, names in walk.passed_over.items()}
+    columns: dict[str, dict[str, object]] = {}
+    for table, _ in tables:
+        rows, unread = _read_table(root, table)
+        columns |= rows
+        passed_over |= {f"rows of {table} that {why}": found for why, found in unread.items() if found}
+    absent = tuple(sorted(set(columns) - set(names)))
+    if absent:
+        passed_over["rows of metadata that name no image"] = absent
     parts = tuple(tuple(names[start : start + shard_size]) for start in range(0, len(names), shard_size))
-    return FolderSource(str(root), listing_hash([*rows, *sorted(sidecars)]), parts)
+    listing = listing_hash([*images, *beside, *tables])
+    return FolderSource(str(root), listing, parts, sidecars, columns, passed_over)
+
+
+def _read_table(root: Path, table: str) -> tuple[dict[str, dict[str, object]], dict[str, tuple[str, ...]]]:
+    """(columns by the image's path inside the folder, by reason the rows that are of no use) of a table of metadata."""
+    text = read_text(root / table, "the table of metadata")
+    unread: dict[str, list[str]] = {"cannot be read": [], "have no file_name": [], "name an image again": []}
+    found: dict[str, dict[str, object]] = {}
+    if table.endswith(".csv"):
+        rows = enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
+    else:
+        rows = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    folder = PurePosixPath(table).parent
+    for number, row in rows:
+        try:
+            values = parse_json(row) if isinstance(row, str) else {key: row[key] for key in row if key is not None}
+        except ValueError:
+            unread["cannot be read"].append(f"line {number}")
+            continue
+        name = values.pop("file_name", None)
+        if not isinstance(name, str) or not name:
+            unread["have no file_name"].append(f"line {number}")
+            continue
+        path = str(folder / name)
+        if path in found:
+            unread["name an image again"].append(f"line {number}")
+            continue
+        if "caption" not in values:
+            column = next((column for column in CAPTION_COLUMNS if column in values), None)
+            values |= {"caption": values[column]} if column else {}
+        found[path] = values
+    return found, {why: tuple(lines) for why, lines in unread.items()}

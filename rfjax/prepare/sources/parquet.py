@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs.json_files import parse_json
 from rfjax.prepare.libraries import require
-from rfjax.prepare.sources import Drop, Record, files_of, listing_hash
+from rfjax.prepare.sources import CAPTION_COLUMNS, Drop, Record, files_of, listing_hash, others_in
 
 IMAGE_COLUMNS = ("image", "jpg", "image_bytes", "bytes", "img")
 ROWS_AT_ONCE = 64
+
+
+class Span(NamedTuple):
+    """The rows of a file that make a part, and the file's column of images."""
+
+    path: Path
+    start: int
+    end: int
+    column: str
 
 
 @dataclass(frozen=True)
 class ParquetSource:
     location: str
     listing: str
-    column: str
-    spans: tuple[tuple[Path, int, int], ...]  # (file, first row, end row) of each part
-    kind: str = "parquet"
+    columns: tuple[str, ...]  # that all files have
+    spans: tuple[Span, ...]  # of each part
+    class_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column -> names by class number
+    passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     label: str | None = None
-    class_names: None = None
+    class_names: tuple[str, ...] | None = None
+    kind: str = "parquet"
 
     @property
     def sizes(self) -> list[int]:
-        return [end - start for _, start, end in self.spans]
+        return [span.end - span.start for span in self.spans]
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         import pyarrow.parquet
 
-        path, start, end = self.spans[part]
+        path, start, end, column = self.spans[part]
         row = 0
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
@@ -42,28 +55,40 @@ class ParquetSource:
                 for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, row_groups=groups):
                     for values in batch.to_pylist():
                         if start <= row < end:
-                            yield self._record(f"{path.stem}/{row:09}", values, row - start + 1)
+                            yield _record(f"{path.stem}/{row:09}", column, values, row - start + 1)
                         row += 1
         except (pyarrow.ArrowException, OSError) as error:
             raise RfjaxError(f"{path} cannot be read at row {row}: {error}; replace it, or leave it out") from None
 
-    def _record(self, key, values, done):
-        image = values.pop(self.column)
-        image = image.get("bytes") if isinstance(image, dict) else image
-        if not isinstance(image, bytes):
-            return Drop(key, "no image", f"column {self.column} holds no bytes", done)
-        return Record(key, image, values, done)
+
+def _record(key, column, values, done):
+    image = values.pop(column)
+    image = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(image, bytes):
+        return Drop(key, "no image", f"column {column} holds no bytes", done)
+    return Record(key, image, values, done)
+
+
+def _class_columns(schema) -> dict[str, tuple[str, ...]]:
+    """The names of classes by column, where the schema holds them as Hugging Face's `ClassLabel` does."""
+    try:
+        about = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = about["info"]["features"]
+        found = {name: feature for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        return {name: tuple(map(str, feature["names"])) for name, feature in found.items() if name in schema.names}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def open_source(where: str, shard_size: int, caption_column: str | None) -> ParquetSource:
     require("pyarrow.parquet", "reading Parquet needs pyarrow")
     import pyarrow.parquet
 
-    spans, listing, column = [], [], None
+    spans, listing, classes, shared = [], [], None, None
     for path in files_of(where, ".parquet"):
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
-                names, rows = file.schema_arrow.names, file.metadata.num_rows
+                names, rows, found = file.schema_arrow.names, file.metadata.num_rows, _class_columns(file.schema_arrow)
         except (pyarrow.ArrowException, OSError) as error:
             raise ConfigError(f"{path} cannot be read: {error}; replace it, or leave it out") from None
         column = next((name for name in IMAGE_COLUMNS if name in names), None)
@@ -72,8 +97,15 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Parq
             raise ConfigError(f"{path} has no column of images, named one of {known}; it has {', '.join(names)}")
         if caption_column and caption_column not in names:
             raise ConfigError(f"{path} has no column {caption_column}; it has {', '.join(names)}")
+        if classes is not None and found != classes:
+            raise ConfigError(f"{path} has other names of classes than the files before it; prepare them apart")
+        classes, shared = found, [name for name in (names if shared is None else shared) if name in names]
         listing.append((path.name, path.stat().st_size, rows))
-        spans += [(path, start, min(start + shard_size, rows)) for start in range(0, rows, shard_size)]
+        spans += [Span(path, start, min(start + shard_size, rows), column) for start in range(0, rows, shard_size)]
     if not spans:
         raise ConfigError(f"no rows in {where}; give a file that has some")
-    return ParquetSource(where, listing_hash(listing), column, tuple(spans))
+    captioned = caption_column or any(name in shared for name in CAPTION_COLUMNS)
+    label = next(iter(classes), None) if len(classes) == 1 and not captioned else None
+    passed_over = others_in(where, ".parquet")
+    given = where, listing_hash(listing), tuple(shared), tuple(spans), classes, passed_over, label
+    return ParquetSource(*given, classes[label] if label else None)

@@ -7,14 +7,12 @@ that converts them. Images stay encoded as they are stored.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rfjax.errors import ConfigError
 from rfjax.prepare.libraries import require
-from rfjax.prepare.sources import Drop, Record, listing_hash
-
-CAPTIONS = ("caption", "captions", "text")
+from rfjax.prepare.sources import CAPTION_COLUMNS, Drop, Record, listing_hash
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class TfdsSource:
     class_names: tuple[str, ...] | None
     columns: tuple[str, ...]
     shard_size: int
+    passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kind: str = "tfds"
 
     @property
@@ -79,7 +78,7 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Tfds
         lack = f"tfds:{name} has no image among its features {', '.join(features)}"
         raise ConfigError(f"{lack}; give a data set of images")
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-    captioned = caption_column or next((key for key in CAPTIONS if key in features), None)
+    captioned = caption_column or next((key for key in CAPTION_COLUMNS if key in features), None)
     label = labels[0] if labels and not captioned else None
     data = builder.as_data_source(split=split, decoders={images[0]: tfds.decode.SkipDecoding()})
     listing = listing_hash([(builder.info.full_name, split, len(data), sorted(features))])

@@ -1,23 +1,44 @@
-"""WebDataset tars as img2dataset writes them: `key.jpg`, `key.txt` and `key.json` side by side; a tar becomes a shard.
+"""WebDataset tars: `key.jpg`, `key.txt` and `key.json`, one image a key; a tar becomes a shard.
 
-The .txt is the caption, the .json holds columns. Nothing is unpacked: members are read in their order. A member that is
-no plain file, or whose name climbs out of the tar's folder, is counted and left out.
+The .txt or .caption is the caption, the .json holds columns. Nothing is unpacked. The headers are read first, so that
+an image finds its caption wherever the two stand in the tar. What cannot be paired with certainty is left out, image by
+image, with its reason: a name that stands twice, several images under one key, a member that is no plain file.
 """
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rfjax.errors import RfjaxError
-from rfjax.prepare.sources import Drop, Record, files_of, listing_hash
-from rfjax.prepare.sources.folder import SUFFIXES
+from rfjax.inputs.json_files import parse_json
+from rfjax.inputs.walk import SYSTEM_FOLDERS
+from rfjax.prepare.sources import Drop, Record, files_of, listing_hash, others_in
+from rfjax.prepare.sources.folder import CAPTIONS, SIDECARS, SUFFIXES
 
-SIDECARS = (".txt", ".json")
 SIDECAR_BYTES = 2**24  # a larger file is no sidecar
+TWICE = "name that stands twice in the tar"
+SEVERAL = "several images under one key"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a tar that matters: an image, or what stands beside one."""
+
+    stem: str  # its name without the last suffix
+    key: str  # its name up to the first dot of the file's name: WebDataset's key
+    suffix: str  # the last suffix, in lower case
+    info: tarfile.TarInfo
+
+    @property
+    def is_image(self) -> bool:
+        return self.suffix in SUFFIXES
+
+    @property
+    def end(self) -> int:
+        return self.info.offset_data + self.info.size
 
 
 @dataclass(frozen=True)
@@ -26,67 +47,132 @@ class WebDatasetSource:
     listing: str
     paths: tuple[Path, ...]
     sizes: tuple[int, ...]  # bytes
+    passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kind: str = "webdataset"
     label: str | None = None
     class_names: None = None
 
     def records(self, part: int) -> Iterator[Record | Drop]:
-        path = self.paths[part]
-        group: dict[str, bytes] = {}
-        key, done = None, 0
+        path, broken, last = self.paths[part], None, None
+        members: list[Member] = []
         try:
-            with tarfile.open(path, "r|*") as tar:  # as a stream, in the order on the disk or in a bucket
-                for member in tar:
-                    if member.isdir():
-                        continue
-                    if _unsafe(member):
-                        why = "its name leaves the tar's folder" if member.isreg() else "a link or a device"
-                        yield Drop(f"{path.stem}/{member.name}", "unsafe member of a tar", why, done)
-                        continue
-                    stem, _, suffix = member.name.partition(".") if "/" not in member.name else _split(member.name)
-                    if stem != key:
-                        yield from _record(path, key, group, done)
-                        key, group = stem, {}
-                    suffix = "." + suffix.lower()
-                    if suffix in SUFFIXES or (suffix in SIDECARS and member.size <= SIDECAR_BYTES):
-                        group[suffix] = tar.extractfile(member).read()
-                    done = member.offset_data + member.size
-            yield from _record(path, key, group, done)
+            with tarfile.open(path, "r:*") as tar:
+                try:
+                    for info in tar:
+                        found = _member(info)
+                        if isinstance(found, Member):
+                            members.append(found)
+                            last = found.key
+                        elif found:
+                            yield Drop(f"{path.stem}/{_as_text(info.name)}", *found, 0)
+                except (tarfile.TarError, OSError, EOFError) as error:
+                    # The last image may lack its caption, so it belongs to the rest.
+                    broken, members = error, [member for member in members if member.key != last]
+                done = 0
+                for sample in _samples(members):
+                    try:
+                        made = list(_records(path, tar, sample))
+                    except (tarfile.TarError, OSError, EOFError) as error:
+                        broken, last = error, sample[0].key
+                        break
+                    done = max(done, *(member.end for member in sample))
+                    for record in made:
+                        yield _at(record, done)
         except (tarfile.TarError, OSError, EOFError) as error:
-            # The last image may lack its caption, so it belongs to the rest.
-            detail = f"{path.name}: {type(error).__name__}: {error}"
-            yield Drop(f"{path.stem}/{key}", "rest of a broken tar", detail, done)
+            broken = error
+        if broken:
+            detail = f"{path.name}: {type(broken).__name__}: {broken}"
+            yield Drop(f"{path.stem}/{_as_text(str(last))}", "rest of a broken tar", detail, self.sizes[part])
 
 
-def _split(name):
-    folder = PurePosixPath(name).parent
-    stem, dot, suffix = PurePosixPath(name).name.partition(".")
-    return str(folder / stem), dot, suffix
+def _at(record: Record | Drop, done: int) -> Record | Drop:
+    return type(record)(**vars(record) | {"done": done})
 
 
-def _unsafe(member):
-    path = PurePosixPath(member.name)
-    return not member.isreg() or path.is_absolute() or ".." in path.parts
+def _as_text(name: str) -> str:
+    """A name as text that can be stored, also one that is no UTF-8."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _record(path, key, group, done):
-    if key is None:
-        return
-    name = f"{path.stem}/{key}"
-    images = [suffix for suffix in group if suffix in SUFFIXES]
-    if not images:
-        yield Drop(name, "no image", f"it has {', '.join(sorted(group)) or 'nothing'}", done)
-        return
+def _member(info: tarfile.TarInfo) -> Member | tuple[str, str] | None:
+    """What a member of a tar is: of use, of no use (None), or left out for (reason, detail)."""
+    path = PurePosixPath(info.name)
+    if info.isdir():
+        return None
+    if not info.isreg() or path.is_absolute() or ".." in path.parts:
+        return "unsafe member of a tar", "its name leaves the tar's folder" if info.isreg() else "a link or a device"
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES | SIDECARS:
+        return None
+    folders = path.parts[:-1]
+    if path.name.startswith(".") or any(f.startswith(".") or f.lower() in SYSTEM_FOLDERS for f in folders):
+        return (
+            ("hidden file", "its name begins with a dot, or its folder is the system's") if suffix in SUFFIXES else None
+        )
     try:
-        metadata = json.loads(group[".json"]) if ".json" in group else {}
-        if not isinstance(metadata, dict):
-            raise ValueError("its .json holds no object")
-    except ValueError as error:
-        yield Drop(name, "unreadable", f"{type(error).__name__}: {error}", done)
-        return
-    if ".txt" in group:
-        metadata["caption"] = group[".txt"]
-    yield Record(name, group[images[0]], metadata, done)
+        info.name.encode()
+    except UnicodeEncodeError:
+        return ("name that is not UTF-8", "") if suffix in SUFFIXES else None
+    if suffix in SIDECARS and info.size > SIDECAR_BYTES:
+        return None
+    first = path.name.partition(".")[0]
+    return Member(str(path.with_name(path.stem)), str(path.with_name(first)), suffix, info)
+
+
+def _samples(members: list[Member]) -> Iterator[list[Member]]:
+    """The members that belong together, in the order of each sample's first member.
+
+    They share the name up to the first dot, WebDataset's rule, or the name up to the last one, where dots are part of
+    the names: `v1.0_cat.jpg` and `v1.0_dog.jpg`, each with a .txt of its own.
+    """
+    by_key: dict[str, list[Member]] = {}
+    for member in members:
+        by_key.setdefault(member.key, []).append(member)
+    for group in by_key.values():
+        by_stem: dict[str, list[Member]] = {}
+        for member in group:
+            by_stem.setdefault(member.stem, []).append(member)
+        images = {member.stem for member in group if member.is_image}
+        sidecars = {member.stem for member in group if not member.is_image}
+        if len(images) > 1 and images == sidecars:
+            yield from by_stem.values()
+        else:
+            yield group
+
+
+def _records(path: Path, tar: tarfile.TarFile, sample: list[Member]) -> Iterator[Record | Drop]:
+    """The image of a sample, or for each of its images why it is left out."""
+    images = [member for member in sample if member.is_image]
+    names = [member.info.name for member in sample]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    has = ", ".join(PurePosixPath(name).name for name in names[:6])
+    alone = len(images) == 1 and all(member.stem == images[0].stem for member in sample)
+    name = f"{path.stem}/{images[0].stem if alone else sample[0].key}"
+    if not images:
+        yield Drop(name, "no image", f"it has {has}")
+    elif twice or len(images) > 1:
+        reason = TWICE if twice else SEVERAL
+        for number, image in enumerate(images):
+            place = f"#{number}" if twice else ""
+            yield Drop(f"{path.stem}/{image.info.name}{place}", reason, f"the key {sample[0].key} has {has}")
+    else:
+        content = {member.suffix: _read(tar, member) for member in sample}
+        try:
+            metadata = parse_json(content[".json"]) if ".json" in content else {}
+        except ValueError as error:
+            yield Drop(name, "unreadable", f"its .json: {error}")
+            return
+        for suffix in CAPTIONS:
+            if suffix in content:
+                metadata["caption"] = content[suffix]
+        yield Record(name, content[images[0].suffix], metadata)
+
+
+def _read(tar: tarfile.TarFile, member: Member) -> bytes:
+    content = tar.extractfile(member.info).read()
+    if len(content) != member.info.size:
+        raise EOFError(f"{member.info.name} is cut off")
+    return content
 
 
 def open_source(where: str, shard_size: int, caption_column: str | None) -> WebDatasetSource:
@@ -96,4 +182,4 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> WebD
     except OSError as error:
         raise RfjaxError(f"cannot read {error.filename}: {error.strerror}; replace it, or leave it out") from None
     listing = listing_hash((path.name, size) for path, size in zip(paths, sizes, strict=True))
-    return WebDatasetSource(where, listing, tuple(paths), tuple(sizes))
+    return WebDatasetSource(where, listing, tuple(paths), tuple(sizes), others_in(where, ".tar"))

@@ -1,0 +1,163 @@
+"""Folders, tars and Parquet files as users have them: no picture gets another's caption, and nothing goes uncounted.
+
+Every picture is of one colour, which its caption names.
+"""
+
+import json
+import tarfile
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from helpers.coloured_pictures import COLOURS, colour_of, picture
+from helpers.photographs import add_member
+from rfjax.errors import ConfigError
+from rfjax.prepare.reading import Reading, open_captioned
+from rfjax.prepare.recipe import Recipe
+from rfjax.prepare.shard import Kept, judge
+from rfjax.prepare.sources import Drop
+
+
+def judged(where, **options):
+    """(captions by key of the images that are kept, drops by reason) of a source; every caption names its picture."""
+    source, columns = open_captioned(Reading(source=str(where), shard_size=100, **options))
+    recipe, kept, drops = Recipe(columns=columns, buckets=((16, 16),)), {}, Counter()
+    for part in range(len(source.sizes)):
+        for record in source.records(part):
+            found = judge(record, recipe)
+            if isinstance(found, Drop):
+                drops[found.reason] += 1
+                continue
+            assert isinstance(found, Kept)
+            for caption in (*found.original, *found.synthetic):
+                assert colour_of(record.image) in caption, (record.key, caption)
+            kept[found.key] = found.original
+    return kept, dict(drops)
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            add_member(tar, name, content)
+    return path
+
+
+PICTURES = {f"{n:03}": colour for n, colour in enumerate(COLOURS)}
+
+
+def test_members_that_do_not_lie_side_by_side_find_each_other(tmp_path):
+    """As `tar cf x.tar *.jpg *.txt` writes them: catches an image that is stored without its caption."""
+    images = [(f"{key}.jpg", picture(colour, "JPEG")) for key, colour in PICTURES.items()]
+    texts = [(f"{key}.txt", colour.encode()) for key, colour in PICTURES.items()]
+    kept, drops = judged(write_tar(tmp_path / "a.tar", images + texts[::-1]))
+    assert kept == {f"a/{key}": (colour,) for key, colour in PICTURES.items()} and not drops
+
+
+def test_a_name_that_stands_twice_is_left_out_image_by_image(tmp_path):
+    """Catches the blue picture under the red one's caption, and an image that is gone with "0 dropped"."""
+    members = [("a.jpg", picture("red")), ("a.txt", b"red"), ("a.jpg", picture("blue")), ("a.txt", b"blue")]
+    kept, drops = judged(write_tar(tmp_path / "a.tar", [*members, ("b.png", picture("green")), ("b.txt", b"green")]))
+    assert kept == {"a/b": ("green",)} and drops == {"name that stands twice in the tar": 2}
+
+
+@pytest.mark.parametrize("mask", ["a.png", "a.mask.png"])
+def test_a_mask_is_never_stored_as_the_picture(tmp_path, mask):
+    members = [(mask, picture("white")), ("a.jpg", picture("red")), ("a.txt", b"red")]
+    kept, drops = judged(write_tar(tmp_path / "a.tar", members))
+    assert not kept and drops == {"several images under one key": 2}
+
+
+def test_dots_in_names_and_one_image_of_another_suffix(tmp_path):
+    dotted = [(f"v1.0_{c}.{s}", b) for c in ("red", "blue") for s, b in (("jpg", picture(c)), ("txt", c.encode()))]
+    others = [("x.input.jpg", picture("green")), ("x.txt", b"green"), ("./y.JPG", picture("red")), ("./y.TXT", b"red")]
+    kept, drops = judged(write_tar(tmp_path / "a.tar", dotted + others))
+    assert kept == {"a/v1.0_red": ("red",), "a/v1.0_blue": ("blue",), "a/x": ("green",), "a/y": ("red",)}
+    assert not drops
+
+
+def test_names_of_tars_that_are_no_utf8_and_hidden_members(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        add_member(tar, "caf\xe9.jpg", picture("red"))
+        add_member(tar, "._b.jpg", b"resource fork")
+        add_member(tar, "b.jpg", picture("blue"))
+        add_member(tar, "b.txt", b"blue")
+    kept, drops = judged(path)
+    assert kept == {"a/b": ("blue",)} and drops == {"name that is not UTF-8": 1, "hidden file": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "windows-1252"])
+def test_captions_in_other_encodings(tmp_path, encoding):
+    (tmp_path / "a.png").write_bytes(picture("red"))
+    (tmp_path / "a.txt").write_bytes("a red café".encode(encoding))
+    (tmp_path / "b.png").write_bytes(picture("blue"))
+    (tmp_path / "b.txt").write_bytes("синий blue куб".encode("cp1251"))
+    kept, drops = judged(tmp_path)
+    assert kept == {"a.png": ("a red café",)} and drops == {"caption in no encoding that can be told": 1}
+
+
+def test_hidden_copies_are_not_read_and_links_are(tmp_path):
+    root, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    for folder in (root / "red", root / ".ipynb_checkpoints", root / "red" / ".trash", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(picture("red"))
+    (root / "red" / "linked").symlink_to(elsewhere)
+    source, _ = open_captioned(Reading(source=str(root), shard_size=9))
+    assert source.parts == (("red/a.png", "red/linked/a.png"),)
+    assert source.passed_over == {"hidden folders": (".ipynb_checkpoints/", "red/.trash/")}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_table_of_metadata_beside_the_images(tmp_path, form):
+    """The layout of Hugging Face's imagefolder; a .txt beside an image says more than the table."""
+    for name, colour in (("a.png", "red"), ("b.png", "blue"), ("c.png", "green"), ("d.png", "white")):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / "train" / name).write_bytes(picture(colour))
+    (tmp_path / "train" / "c.caption").write_text("green, by hand")
+    rows = [("a.png", "a red one"), ("b.png", "a blue one"), ("c.png", "from the table"), ("gone.png", "gone")]
+    if form == "csv":
+        text = "file_name,text\n" + "".join(f'{name},"{said}"\n' for name, said in rows)
+    else:
+        text = "".join(json.dumps({"file_name": name, "text": said}) + "\n" for name, said in rows) + "{torn\n"
+    (tmp_path / "train" / f"metadata.{form}").write_text(text)
+    kept, drops = judged(tmp_path)
+    expected = {"train/a.png": "a red one", "train/b.png": "a blue one", "train/c.png": "green, by hand"}
+    assert kept == {key: (caption,) for key, caption in expected.items()} and drops == {"no caption": 1}
+    source, _ = open_captioned(Reading(source=str(tmp_path), shard_size=9))
+    assert source.passed_over["rows of metadata that name no image"] == ("train/gone.png",)
+    assert ("rows of train/metadata.jsonl that cannot be read" in source.passed_over) == (form == "jsonl")
+
+
+def write_parquet(path, columns, about=None):
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.table(columns)
+    if about:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
+    pyarrow.parquet.write_table(table, path)
+
+
+def test_parquet_files_of_one_set_that_differ(tmp_path):
+    """Other image columns in other files; captions as JSON text; files in a folder of the folder."""
+    write_parquet(tmp_path / "data" / "a.parquet", {"image": [picture("red")], "text": ['["a red one", "red"]']})
+    write_parquet(tmp_path / "data" / "b.parquet", {"jpg": [picture("blue")], "text": ["a blue one"]})
+    kept, drops = judged(tmp_path)
+    assert kept == {"a/000000000": ("a red one", "red"), "b/000000000": ("a blue one",)} and not drops
+
+
+def test_classes_whose_names_stand_in_the_schema(tmp_path):
+    about = {"label": {"_type": "ClassLabel", "names": ["red", "blue"]}, "image": {"_type": "Image"}}
+    columns = {"image": [picture("blue"), picture("red")], "label": np.array([1, 0])}
+    write_parquet(tmp_path / "a.parquet", columns, about)
+    kept, _ = judged(tmp_path)
+    assert kept == {"a/000000000": ("a photo of a blue",), "a/000000001": ("a photo of a red",)}
+
+
+def test_parquet_files_whose_images_would_have_equal_keys_are_refused(tmp_path):
+    for folder in ("x", "y"):
+        write_parquet(tmp_path / folder / "a.parquet", {"image": [picture("red")], "text": ["red"]})
+    with pytest.raises(ConfigError, match="several files a.parquet.*rename"):
+        judged(tmp_path)
