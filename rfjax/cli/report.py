@@ -15,15 +15,9 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Writes the report; exit status 1 where a run could not be read and is left out."""
     from rfjax.report.write import summary_lines, write_report
-    from rfjax.results.merge import collect, run_folders
-    from rfjax.results.results_folder import find
+    from rfjax.results.merge import up_to_date
 
-    results, unreadable = find(args.runs), 0
-    if not (results / "table.json").exists():
-        table = collect(run_folders(args.runs), results)
-        unreadable = table.unreadable
-        for note in table.notes:
-            print(f"note: {note}", file=sys.stderr)
-    numbers = write_report(results, results.parent / "report" if args.out is None else args.out)
+    table = up_to_date(args.runs, say=lambda line: print(line, file=sys.stderr))
+    numbers = write_report(table.folder, table.folder.parent / "report" if args.out is None else args.out)
     print("\n".join(summary_lines(numbers)))
-    return 1 if unreadable else 0
+    return 1 if table.unreadable else 0

@@ -73,10 +73,11 @@ def _collect(study, root):
     from rfjax.results.merge import collect, run_folders
 
     known = {point.id for point in study.points}
-    runs = [folder for folder in run_folders(root) if folder.name in known] if root.is_dir() else []
+    there = run_folders(root) if root.is_dir() else []
+    runs = [folder for folder in there if folder.name in known]
     if not runs:
         raise ConfigError(f"no point of {study.name} has been run in {root}; leave --collect out to run them")
-    table = collect(runs, root / "results")
+    table = collect(runs, root / "results", passed_over=[folder for folder in there if folder.name not in known])
     numbers = write_report(root / "results", root / "report")
     print("\n".join(summary_lines(numbers)))
     print(f"\nresults: {root / 'results'}\nreport:  {root / 'report' / 'index.html'}")

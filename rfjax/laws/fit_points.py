@@ -35,9 +35,12 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
     """
     lacking = [name for name in ("run", *columns) if name not in table.columns]
     if lacking:
+        alike = {str(name).strip().lower().replace(" ", "_"): str(name) for name in table.columns}
+        alike = {ours: theirs for theirs_plain, theirs in alike.items() for ours in lacking if ours in theirs_plain}
+        hint = "".join(f'; --rename "{ours}={theirs}" takes {theirs!r} for it' for ours, theirs in alike.items())
         raise ConfigError(
             f"the fit needs the column{'s'[: len(lacking) != 1]} {', '.join(map(repr, lacking))}; "
-            f"the table has {', '.join(map(str, table.columns))}"
+            f"the table has {', '.join(map(str, table.columns))}{hint}"
         )
     if table.empty:
         raise ConfigError("the table has no rows to fit")

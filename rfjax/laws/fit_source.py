@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from rfjax.laws import folder_scores, study_fits
 from rfjax.laws.correlation import redrawn_scores
 from rfjax.laws.fit_points import Exclusion, check, exclude
 from rfjax.laws.laws import Law
-from rfjax.results import foreign_table, results_folder
+from rfjax.laws.left_out import LeftOut, left_out_runs
+from rfjax.results import foreign_table, merge, results_folder
 from rfjax.results.columns import Measure
 
 
@@ -28,6 +30,7 @@ class FitSource:
     study: tuple | None = None
     folder_scores: tuple = ()  # of a study: what `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()  # finished runs of a study under other settings
 
     @property
     def pairs(self) -> pd.DataFrame | None:
@@ -58,8 +61,9 @@ class FitSource:
             return ""
         on, best = (int(self.final[name].sum()) for name in ("frontier", "best_rate"))
         left = " that are left" if self.excluded else ""
+        finished = len(self.final) + len(self.left_out)
         return (
-            f"of {len(self.final)} finished runs{left}, laws of compute are fitted to the {on} on the frontier, "
+            f"of {finished} finished runs{left}, laws of compute are fitted to the {on} on the frontier, "
             f"those of size and images to the {best} at the best rate of their size and images"
         )
 
@@ -100,7 +104,7 @@ def read_source(
     for option, value in (("--rename", rename or None), ("--flops-per-param-image", flops_per_param_image)):
         if value is not None:
             raise ConfigError(f"{option} is for tables of other sources; {folder} has its own columns")
-    table = results_folder.read(folder)
+    table = merge.up_to_date(path if path.is_dir() else folder, say=lambda line: print(line, file=sys.stderr))
     settings = study_fits.primary_settings(table)
     rows = study_fits.checkpoints(table, settings)
     final = study_fits.final_points(rows)
@@ -117,5 +121,7 @@ def read_source(
         "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
         "best_rate_runs": final.loc[final["best_rate"], "run"].tolist(),
     }
-    study = {"study": (table, settings), "folder_scores": scored}
+    left_out = tuple(left_out_runs(table, settings, study_fits.final_points(study_fits.checkpoints(table, settings))))
+    description["left_out"] = [vars(each) for each in left_out]
+    study = {"study": (table, settings), "folder_scores": scored, "left_out": left_out}
     return FitSource(final=final, curves=rows, description=description, excluded=excluded, **study)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rfjax.laws.left_out import LeftOut
 from rfjax.report.fit_facts import as_prose, correlation_fact, headline_fact, held_out_facts, overall_scores
 from rfjax.report.formats import count, duration, estimate, loss, minus, power, score, text
 from rfjax.report.ranking_section import ranking_sentence
@@ -92,6 +93,9 @@ def warnings(numbers: Mapping) -> list[str]:
         lines.append(f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: {failed}.")
     if unfinished:
         lines.append(f"Not finished when the table was made: {unfinished}.")
+    lines += [
+        f"Not among the points: {str(LeftOut(**each)).removeprefix('left out: ')}." for each in numbers["left_out"]
+    ]
     lines += [
         f"The average of {each['run']} has a loss of {each['ema']:.4g} where its raw weights have {each['raw']:.4g}: "
         "it lags behind. Judge the raw weights, or average over fewer steps (train.ema_decay, train.ema_every)."

@@ -45,7 +45,7 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
     for metric, have in scores.items():
         said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
         facts += said
-    chosen = [[source.chosen_line()]] if source.study and args.law != "approach1" else []
+    chosen = [[source.chosen_line(), *map(str, source.left_out)]] if source.study and args.law != "approach1" else []
     excluded = {"excluded": source.excluded} if source.excluded else {}
     return fit_facts.as_lines(chosen + facts), plain({"source": source.description | excluded, **content})
 
@@ -209,6 +209,8 @@ def _metric(args, source, have, metric):
     without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
     content = {"without_score": without, "correlation": found, "no_fraction": ""}
     fact = fit_facts.correlation_fact(metric, found)
+    if without:
+        fact = [*fact, f"without a score, and left out: {', '.join(without)}"]
     if len(score) and not ((score >= 0) & (score <= 1)).all():
         content["no_fraction"] = (
             f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the "

@@ -8,14 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rfjax.report.formats import count, estimate, interval, loss, minus, p_value, parameter, percent, power, sentence
+from rfjax.report.formats import (
+    count,
+    estimate,
+    interval,
+    loss,
+    minus,
+    p_value,
+    parameter,
+    percent,
+    power,
+    printable,
+    sentence,
+)
 
 Fact = Sequence[str]
 
 
 def as_lines(facts: Iterable[Fact]) -> list[str]:
     """Each fact's first sentence as a line, and its others as indented lines."""
-    return [f"    {line}" if place else line for fact in facts for place, line in enumerate(fact)]
+    return ["    " * bool(place) + printable(line) for fact in facts for place, line in enumerate(fact)]
 
 
 def as_prose(fact: Fact) -> str:

@@ -125,7 +125,13 @@ def amount(value: float, decimals: int = 0) -> str:
     return f"{value:,.{decimals}f}" if value >= 10.0**-decimals or value == 0 else f"{value:.2g}"
 
 
+def printable(text: str) -> str:
+    """A text for a terminal: control characters, which would move its cursor or colour it, are written as escapes."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """The rows of a table as lines whose cells stand under one another."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -17,6 +17,7 @@ from scipy import stats
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import LAG
 from rfjax.laws import study_fits
+from rfjax.laws.left_out import left_out_runs
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
@@ -84,6 +85,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "samples": _samples(results, settings, points),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
+            "left_out": [vars(each) for each in left_out_runs(results, settings, points)],
             "lagging_averages": _lagging_averages(results),
             "notes": results.notes,
         }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,8 +23,11 @@ import pandas as pd
 
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import local_path
+from rfjax.inputs.text import read_text
 
 NUMBERS = ("loss", "flops", "params", "images")
+# Columns that are text by what they mean, whatever they look like: a hash 2396e87 is no number, nor is a run 007.
+TEXTS = ("run", "name", "id", "hash", "commit", "sha", "code_hash", "point", "study", "group", "tag", "version")
 
 
 def read_table(
@@ -40,7 +44,12 @@ def read_table(
     path, rename = local_path(path, "the table"), rename or {}
     if not path.is_file():
         raise ConfigError(f"no table at {path}; name a CSV or Parquet file, or a results folder")
-    table = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
+    is_parquet = path.suffix.lower() in (".parquet", ".pq")
+    table = (
+        _read_parquet(path)
+        if is_parquet
+        else _read_csv(path, texts=[theirs for ours, theirs in rename.items() if ours in TEXTS])
+    )
     names = {theirs: ours for ours, theirs in rename.items()}
     for ours, theirs in rename.items():
         if names[theirs] != ours:
@@ -72,9 +81,21 @@ def read_table(
             if words.any():
                 at = table.index[words][0]
                 where = f"{name} in {table.index.name} {at} of {path}"
-                raise ConfigError(f"{where} is {table[name][at]!r}, which is no number")
+                raise ConfigError(f"{where} is {table[name][at]!r}, which is no number{_hint(table[name][at])}")
             table[name] = numbers.astype(float)
     return _add_cost(table, flops_per_param_image)
+
+
+def _hint(cell: object) -> str:
+    """What a cell that is no number may be meant as, and the remedy; "" for any other word."""
+    text = str(cell).strip()
+    if re.fullmatch(r"-?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
+        return "; is its comma a decimal one? Write numbers with a point, as 0.31"
+    if re.fullmatch(r"-?\d{1,3}([,. '_]\d{3})+(\.\d+)?", text):
+        return "; write large numbers without marks between their digits"
+    if re.fullmatch(r"-?[\d.]+ ?(%|[kKMGBT]|FLOPs?|FLOP)", text):
+        return "; write plain numbers, without a unit"
+    return ""
 
 
 def _add_cost(table, flops_per_param_image):
@@ -94,17 +115,17 @@ def _add_cost(table, flops_per_param_image):
     raise ConfigError(f"{given} need params and one of flops and images; the table has {have}")
 
 
-def _read_csv(path):
+def _read_csv(path, texts=()):
     """A CSV file whose index is each row's line as an editor counts lines; blank lines are skipped but counted."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader, rows, lines, end = csv.reader(file), [], [], 0
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    rows.append(row)
-                    lines.append(end + 1)  # a row with a quoted line break ends further down
-                end = reader.line_num
-    except (ValueError, csv.Error, OSError) as error:
+        text = read_text(path, "the table")
+        reader, rows, lines, end = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text)), [], [], 0
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+                lines.append(end + 1)  # a row with a quoted line break ends further down
+            end = reader.line_num
+    except csv.Error as error:
         raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
     if not rows:
         raise ConfigError(f"{path} cannot be read as CSV: it is empty")
@@ -116,13 +137,23 @@ def _read_csv(path):
     _check_distinct(pd.Index([name for name in rows[0] if name]), path)
     text = io.StringIO()
     csv.writer(text).writerows(row[:width] for row in rows)
-    text.seek(0)
+    names = [name for name in rows[0] if name.strip().lower() in TEXTS or name in texts]
     try:
+        text.seek(0)
         table = pd.read_csv(text, index_col=False, skip_blank_lines=False)
+        text.seek(0)
+        as_text = pd.read_csv(text, index_col=False, skip_blank_lines=False, dtype=str, keep_default_na=False)
     except ValueError as error:
         raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
+    table = table.assign(**{name: as_text[name] for name in names})
     table.index = pd.Index(lines[1:], name="line", dtype=int)
     return table.copy()  # one block of memory: with many columns, pandas warns of many blocks
+
+
+def _separator(text: str) -> str:
+    """What separates the columns: a comma, or where the header has none, a semicolon, a tab or a bar."""
+    header = next((line for line in text.split("\n") if line.strip()), "")
+    return next((mark for mark in ",;\t|" if mark in header), ",")
 
 
 def _check_distinct(columns, path):

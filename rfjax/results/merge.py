@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,11 +63,15 @@ class RunRecords(NamedTuple):
 
 
 def collect(
-    run_folders: Iterable[str | Path], results_folder: str | Path, references: Iterable[str | Path] = ()
+    run_folders: Iterable[str | Path],
+    results_folder: str | Path,
+    references: Iterable[str | Path] = (),
+    passed_over: Iterable[str | Path] = (),
 ) -> results.Results:
     """Merge run folders into `results_folder`, written whole, and return what was written.
 
-    `references` are folders with an `evaluations/` of records that belong to no run (key.run `-`).
+    `passed_over` are runs beside them that are no part of the table. `references` are folders with an `evaluations/` of
+    records that belong to no run (key.run `-`).
     A run with a file that is damaged, lacks a field or has another schema version is left out
     whole; the table's notes say so and why, and `unreadable` counts them.
 
@@ -85,23 +89,101 @@ def collect(
             raise ConfigError(f"run {name!r} is in both {owners[name]} and {run.folder}; collect one of them")
         owners[name] = run.folder
     shared = [(Path(folder), record) for folder in references for record in _records(Path(folder), run="-")]
+    beside = [Path(folder) for folder in passed_over]
+    made = {
+        "made_of": {folder.name: records_hash(folder) for folder in (*folders, *beside)},
+        "passed_over": tuple(folder.name for folder in beside),
+    }
+    try:
+        frames, sheets = _merge(runs, shared)
+    except Exception:  # a record of another type: find its run, and do without it
+        runs, more = _sound_runs(runs)
+        left_out += more
+        frames, sheets = _merge(runs, shared)
+    notes = (*left_out, *(note for run in runs for note in run.notes))
+    facts = {"samples": (), "notes": notes, "unreadable": len(left_out), **made}
+    return results.write(results.Results(folder=Path(results_folder), **facts, **frames), sheets)
+
+
+def _merge(runs: Sequence[RunRecords], shared: Sequence[tuple[Path, dict]]) -> tuple[dict[str, pd.DataFrame], list]:
+    """(the table's frames by name, the sample sheets) of runs and of records that belong to no run."""
     long = long_frame(runs, [record for _, record in shared])
-    table = results.Results(
-        long=long,
-        wide=wide_frame(long),
-        runs=runs_frame(runs),
-        prompts=prompts_frame(runs),
-        pairs=pairs_frame(runs),
-        replicates=replicates_frame(runs),
-        curves=_cast(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
-        samples=(),
-        notes=(*left_out, *(note for run in runs for note in run.notes)),
-        unreadable=len(left_out),
-        folder=Path(results_folder),
-    )
+    frames = {
+        "long": long,
+        "wide": wide_frame(long),
+        "runs": runs_frame(runs),
+        "prompts": prompts_frame(runs),
+        "pairs": pairs_frame(runs),
+        "replicates": replicates_frame(runs),
+        "curves": _cast(pd.concat([run.curve for run in runs], ignore_index=True), CURVE),
+    }
     owned = [(run.folder, record) for run in runs for record in run.records]
-    sheets = [_sheet(folder, record) for folder, record in owned + shared if record["extra"].get("png")]
-    return results.write(table, sheets)
+    return frames, [_sheet(folder, record) for folder, record in [*owned, *shared] if record["extra"].get("png")]
+
+
+def _sound_runs(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
+    """(the runs whose records can be merged, a note for each of the others). Raises the error where none can be."""
+    sound, notes, errors = [], [], []
+    for run in runs:
+        try:
+            _merge([run], [])
+            sound.append(run)
+        except Exception as error:
+            errors.append(error)
+            notes.append(_left_out_note(run.folder, error))
+    if not sound:
+        raise ConfigError(notes[0]) from errors[0]
+    return sound, notes
+
+
+def _left_out_note(folder: Path, error: Exception) -> str:
+    why = str(error)
+    if not isinstance(error, RfjaxError):
+        why = f"its records hold a value of another type than they must ({type(error).__name__}: {error})"
+        why += "; restore its files, or run and evaluate the point again"
+    return f"the run in {folder} was left out: {why}"
+
+
+def records_hash(folder: Path) -> str:
+    """SHA-256 of a run's records: a table that was made of other records is an old one."""
+    digest = hashlib.sha256()
+    names = [folder / name for name in (*RUN_FILES, "config.json", "metrics.jsonl")]
+    for path in (*names, *sorted((folder / "evaluations").glob("*.json"))):
+        if path.is_file():
+            digest.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.Results:
+    """The results table of a study, collected again where the runs beside it have other records than it was made of.
+
+    `study_folder` is the study's folder or its results folder; a results folder that stands alone is read as it is.
+    `say` gets a line where the table is made, made again, or leaves a run out. Raises `ConfigError` as `collect` and
+    `results_folder.read` do.
+    """
+    folder = results.find(study_folder)
+    root = folder.parent if folder.name == "results" else Path(study_folder)
+    runs = run_folders(root) if root.is_dir() and root != folder else []
+    there = (folder / "table.json").is_file()
+    if not runs:
+        return results.read(folder)
+    reason, beside = "", ()
+    try:
+        if there:
+            found = results.read(folder)
+            if found.made_of == {run.name: records_hash(run) for run in runs}:
+                return found
+            reason, beside = "the runs beside it have other records now", found.passed_over
+    except ConfigError as error:
+        reason = str(error)
+    if reason:
+        say(f"note: the table in {folder} is collected again: {reason}")
+    of_table = [run for run in runs if run.name not in beside]
+    table = collect(of_table, folder, passed_over=[run for run in runs if run.name in beside])
+    for note in table.notes:
+        say(f"note: {note}")
+    return table
 
 
 def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
@@ -115,11 +197,13 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
     for folder in folders:
         try:
             runs.append(read_run(folder))
-        except RfjaxError as error:
+        except Exception as error:  # one run of a hundred must not stop the others, whatever its files hold
             errors.append(error)
-            notes.append(f"the run in {folder} was left out: {error}")
+            notes.append(_left_out_note(folder, error))
     if not runs:
-        raise errors[0]
+        if isinstance(errors[0], RfjaxError):
+            raise errors[0]
+        raise ConfigError(notes[0]) from errors[0]
     return runs, notes
 
 
@@ -148,6 +232,8 @@ def read_run(folder: Path) -> RunRecords:
                 raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
     else:
         facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
+    if not isinstance(facts["run"], str):
+        raise ConfigError(f"{folder} is of a run called {facts['run']!r}; a name is text")
     facts |= {"last_step": status.get("step"), "message": status.get("message")}
     facts["state"] = status.get("state", "unknown")
     curve, unread = read_curve(folder / "metrics.jsonl", facts["run"])

@@ -12,8 +12,9 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from rfjax.results.columns import FILES, SCHEMA, STATISTICS, Column, measure_col
 
 REMEDY = "remake the table with `rfjax study --collect`"
 SHEETS = "samples"
+PAUSES = (0.2, 0.5, 1.0)  # seconds before a table that did not fit together is read again
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -57,6 +59,10 @@ class Results:
     samples: tuple[SampleSheet, ...]
     notes: tuple[str, ...]  # what the merge left out, and why
     unreadable: int = 0  # how many runs the merge left out; 0 in a table that was read
+    # The hash of each run's records (`rfjax.results.merge.records_hash`) by its folder's name, also of the runs in
+    # `passed_over`, which lay beside and are not in the table; none in an older table.
+    made_of: Mapping[str, str] = field(default_factory=dict)
+    passed_over: tuple[str, ...] = ()
     folder: Path
 
     def frame(self, file: str) -> pd.DataFrame:
@@ -87,6 +93,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     hashes = {name: _sha256(data) for name, data in contents.items()}
     sheets_json = [asdict(sample) for sample in samples]
     index = {"schema": SCHEMA, "files": files, "sha256": hashes, "samples": sheets_json, "notes": notes}
+    index |= {"made_of": dict(table.made_of), "passed_over": list(table.passed_over)}
     contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
     write_whole({folder / name: data for name, data in contents.items()})
     for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # of runs or settings no longer in the table
@@ -113,10 +120,28 @@ def find(folder: str | Path) -> Path:
 def read(folder: str | Path) -> Results:
     """The results table of a folder, verified.
 
-    Raises `ConfigError` naming the file and the remedy when it is missing, damaged or edited by
-    hand, lacks a column, or has another schema version.
+    A table that another process is replacing is read again. Raises `ConfigError` naming the file and the remedy when it
+    is missing, damaged or edited by hand, lacks a column, or has another schema version.
     """
     folder = local_path(folder, "the results folder")
+    for pause in PAUSES:
+        before = _stamp(folder)
+        try:
+            return _read(folder)
+        except ConfigError:
+            time.sleep(pause)
+            if _stamp(folder) == before:  # nobody is writing it
+                raise
+    return _read(folder)
+
+
+def _stamp(folder: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the table's files."""
+    found = [(path.name, path.stat()) for path in sorted(folder.glob("*")) if path.is_file()]
+    return [(name, facts.st_size, facts.st_mtime_ns) for name, facts in found]
+
+
+def _read(folder: Path) -> Results:
     path = folder / "table.json"
     if not path.is_file():
         raise ConfigError(f"no results table at {folder} (table.json is missing); {REMEDY}")
@@ -127,12 +152,13 @@ def read(folder: str | Path) -> Results:
             raise ConfigError(f"{path} has schema version {version!r}; this rfjax reads version {SCHEMA}; {REMEDY}")
         samples = tuple(SampleSheet(**sample | {"prompts": tuple(sample["prompts"])}) for sample in content["samples"])
         notes = tuple(content["notes"])
+        made = {"made_of": dict(content.get("made_of", {})), "passed_over": tuple(content.get("passed_over", ()))}
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
     frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file)) for file in FILES}
     for sample in samples:
         _check_hash(folder / sample.png, hashes.get(sample.png))
-    return Results(samples=samples, notes=notes, folder=folder, **frames)
+    return Results(samples=samples, notes=notes, folder=folder, **made, **frames)
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -141,7 +167,9 @@ def to_csv(frame: pd.DataFrame) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(frame.columns)
     columns = [[_cell(value) for value in frame[name]] for name in frame.columns]
-    writer.writerows(zip(*columns, strict=True))
+    quoted = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in zip(*columns, strict=True):  # a bare carriage return would end the row for a reader
+        (quoted if any("\r" in cell for cell in row) else writer).writerow(row)
     return out.getvalue()
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from helpers import planted_study
 from rfjax import cli
 from rfjax.errors import ConfigError
+from rfjax.evaluation.records import record_name
 from rfjax.report import formats, page, sections
 from rfjax.report.axes import to_bytes
 from rfjax.report.write import summary_lines, write_report
@@ -301,3 +302,79 @@ def test_the_command_line_reports_and_fits_from_the_results_alone(study, tmp_pat
 )
 def test_formats(shown, expected):
     assert shown == expected
+
+
+def planted_runs(root, count=4):
+    return planted_study.write_study(root, finished=planted_study.FINISHED[:count], failed=False)
+
+
+def test_a_run_under_another_setting_is_named_with_the_command_that_brings_it_in(tmp_path, capsys):
+    """Catches the largest run gone from the law, exit 0, "of 3 finished runs"."""
+    *_, largest = planted_runs(tmp_path / "runs", 7)
+    for path in (largest / "evaluations").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["key"]["evaluation"] == "validation":
+            path.unlink()
+            record["key"]["grid"] = "paper-8-n64"
+            (path.parent / record_name(record["key"])).write_text(json.dumps(record))
+    out = tmp_path / "fit.json"
+    assert cli.main(["fit", str(tmp_path / "runs"), f"--out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "of 7 finished runs" in said and f"left out: {largest.name}, the largest of the study, was validated" in said
+    assert f"rfjax eval {largest} --weights ema" in said
+    (row,) = json.loads(out.read_text())["source"]["left_out"]
+    assert row["run"] == largest.name and row["is_largest"]
+    assert cli.main(["report", str(tmp_path / "runs")]) == 0
+    assert f"{largest.name}, the largest of the study" in capsys.readouterr().out
+    page = (tmp_path / "runs" / "report" / "index.html").read_text()
+    assert "the largest of the study" in page
+    numbers = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
+    points = numbers["analysis"]["frontier_runs"] + numbers["analysis"]["dominated_runs"]
+    assert len(points) + len(numbers["left_out"]) == 7
+
+
+def test_a_table_older_than_its_runs_is_made_again(tmp_path, capsys):
+    """Catches a report without the run that was trained after it, and one that stays torn for good."""
+    runs = planted_runs(tmp_path / "runs", 3)
+    assert cli.main(["report", str(tmp_path / "runs")]) == 0
+    assert "collected again" not in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "runs")]) == 0
+    assert "collected again" not in capsys.readouterr().err
+    planted_study.write_run(tmp_path / "runs" / "new", "new", 4, 2000)
+    assert cli.main(["fit", str(tmp_path / "runs")]) == 0
+    heard = capsys.readouterr()
+    assert "collected again: the runs beside it have other records now" in heard.err
+    assert "of 4 finished runs" in heard.out
+    (tmp_path / "runs" / "results" / "long.csv").write_text("torn")
+    assert cli.main(["report", str(tmp_path / "runs")]) == 0
+    assert "collected again" in capsys.readouterr().err
+    alone = tmp_path / "moved"
+    (tmp_path / "runs" / "results").rename(alone)
+    assert cli.main(["report", str(alone), f"--out={tmp_path / 'page'}"]) == 0
+    assert runs[0].is_dir()
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda run: (run / "run.json").write_text("[1]"),
+        lambda run: (run / "status.json").write_text("3"),
+        lambda run: change(run / "run.json", steps="x"),
+        lambda run: change(run / "run.json", depth=[1]),
+        lambda run: next((run / "evaluations").glob("*.json")).write_text('{"schema": 1, "key": 3}'),
+        lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\n3\nnull\n[]\n"),
+    ],
+)
+def test_one_bad_record_stops_no_other_run(tmp_path, capsys, break_it):
+    runs = planted_runs(tmp_path / "runs", 3)
+    break_it(runs[1])
+    status = cli.main(["report", str(tmp_path / "runs")])
+    heard = capsys.readouterr()
+    assert status in (0, 1) and "Traceback" not in heard.err
+    numbers = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
+    assert {runs[0].name, runs[2].name} <= {run["run"] for run in numbers["runs"]}
+    assert len(numbers["runs"]) == 3 or f"the run in {runs[1]} was left out" in heard.err

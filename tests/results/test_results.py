@@ -14,7 +14,9 @@ from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import control_measures, mlperf_loss
 from rfjax.evaluation.image_folders import compbench
+from rfjax.laws.fit_points import check
 from rfjax.results import columns, merge, results_folder
+from rfjax.results.foreign_table import read_table
 from rfjax.scorers import distances
 
 FRAMES = [file.removesuffix(".csv") for file in columns.FILES]
@@ -49,7 +51,9 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path, run):
     assert values["fid", "mean"] == 0.1 + 0.2 and values["fid", "big"] == 1.39e22 / 3
 
 
-@pytest.mark.parametrize("name", ['a,b"c\n<&>', "NA", "nan", "  spaced ", "é☃"])
+@pytest.mark.parametrize(
+    "name", ['a,b"c\n<&>', "a\rb", "a\r\nb", "007", "2396e87", "None", "NA", "nan", "  spaced ", "é☃"]
+)
 def test_names_survive_whatever_they_are(tmp_path, name):
     planted_study.write_run(tmp_path / "r", name, 1, 500)
     merge.collect([tmp_path / "r"], tmp_path / "results")
@@ -376,3 +380,44 @@ def test_losses_that_share_their_examples_have_a_covariance(study):
     for a, b in ((runs[0], runs[0]), (runs[0], runs[3])):
         assert at.loc[(a, b), "covariance"] == pytest.approx(loss[a] * loss[b] * unit, rel=1e-9)
         assert at.loc[(a, b), "n"] == 64
+
+
+def written(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_names_of_runs_are_text_whatever_they_look_like(tmp_path):
+    """Catches a hash that becomes 2.396e+90, and 007 and 7 that become one run."""
+    names = ["2396e87", "007", "7", "None", "nan", "1e5", "TRUE", "2026-01-01"]
+    rows = "".join(f"{name},{name},0.{n + 1},1e{n + 10}\n" for n, name in enumerate(names))
+    table = read_table(written(tmp_path, "run,commit,loss,flops\n" + rows))
+    assert table["run"].tolist() == names and table["commit"].tolist() == names
+    renamed = read_table(written(tmp_path, "model,loss,flops\n007,0.3,1e10\n7,0.2,1e11\n"), rename={"run": "model"})
+    assert renamed["run"].tolist() == ["007", "7"]
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "windows-1252"])
+def test_other_separators_and_encodings_are_read(tmp_path, mark, encoding):
+    rows = [("run", "loss", "flops"), ("é", "0.3", "1e10"), ("b", "0.2", "1e11")]
+    table = read_table(written(tmp_path, "\r\n".join(map(mark.join, rows)), encoding))
+    assert table["run"].tolist() == ["é", "b"] and table["loss"].tolist() == [0.3, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("cell", "remedy"),
+    [("0,31", "decimal one"), ('"1,234,567"', "without marks"), ("1 234 567", "without marks"), ("31%", "a unit")],
+)
+def test_a_number_that_cannot_be_read_is_answered_with_what_was_seen(tmp_path, cell, remedy):
+    mark = ";" if cell == "0,31" else ","
+    path = written(tmp_path, f"run{mark}loss\na{mark}{cell}\n")
+    with pytest.raises(ConfigError, match=f"loss in line 2 of .* is no number; .*{remedy}"):
+        read_table(path)
+
+
+def test_a_column_of_another_spelling_is_named_with_the_option_that_takes_it(tmp_path):
+    table = read_table(written(tmp_path, "run, Val Loss ,FLOPs\na,0.3,1e10\n"))
+    with pytest.raises(ConfigError, match=r'--rename "loss= Val Loss " takes'):
+        check(table, ("loss", "flops"))

@@ -1,0 +1,86 @@
+"""Which finished runs of a study no law and no figure takes, why, and the command that brings each in.
+
+Losses compare only under one setting: corpus, weights, grid of levels, number of examples, seed. A study is fitted
+under the setting that most of its runs have, and a run that was validated under another one is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+
+from rfjax.laws.study_fits import Settings
+from rfjax.results.results_folder import Results, rows_where
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A finished run that is not among the points; `command` brings it in, and is "" where nothing can."""
+
+    run: str
+    why: str
+    command: str
+    is_largest: bool  # no other run of the study took as much compute
+
+    def __str__(self) -> str:
+        largest = ", the largest of the study," if self.is_largest else ""
+        remedy = f": {self.command}" if self.command else ""
+        return f"left out: {self.run}{largest} {self.why}{remedy}"
+
+
+def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) -> list[LeftOut]:
+    """The runs of the table that are done and not among `points`, the largest first."""
+    size = results.runs[["flops_per_image", "steps", "batch_size"]].astype(float)
+    runs = results.runs.assign(cost=size.prod(axis=1, skipna=False))
+    most = runs["cost"].max()
+    absent = runs[(runs["state"] == "done") & ~runs["run"].isin(set(points["run"]))]
+    found = []
+    for run in absent.sort_values("cost", ascending=False, kind="stable").to_dict("records"):
+        losses = rows_where(results.long, run=run["run"], metric="loss", item="mean")
+        why, command = _why(losses, run, settings, _folder(results, run))
+        largest = bool(pd.notna(run["cost"]) and run["cost"] == most)
+        found.append(LeftOut(run=run["run"], why=why, command=command, is_largest=largest))
+    return found
+
+
+def _why(losses, run, settings, folder) -> tuple[str, str]:
+    """(the reason in words, the command that mends it) of a run, from the rows of its validation losses."""
+    command = f"rfjax eval {folder} --weights {settings.weights} {_overrides(settings)}".rstrip()
+    if run["train_corpus"] and run["train_corpus"] != settings.corpus and losses.empty:
+        return f"was trained on {run['train_corpus']}, and the others are on {settings.corpus}", ""
+    if losses.empty:
+        return "has no validation loss", command
+    final = losses[losses["final"] == 1]
+    if final.empty:
+        return "has no validation loss at its last step", command
+    finite = final[final["value"].notna()]
+    if finite.empty:
+        return "has a validation loss that is not finite", ""
+    wanted = {"corpus": settings.corpus, "weights": settings.weights, "grid": settings.grid}
+    wanted["evaluation_seed"] = settings.grid_seed
+    for name, value in wanted.items():
+        same = finite[finite[name] == value]
+        if same.empty:
+            has = ", ".join(sorted(map(str, finite[name].unique())))
+            title = {"evaluation_seed": "seed", "grid": "levels and examples"}.get(name, name)
+            why = f"was validated with other {title} ({has}) than most runs ({value})"
+            return why, "" if name == "corpus" else command
+        finite = same
+    return "was evaluated twice, with different results", ""
+
+
+def _folder(results, run) -> str:
+    """The folder of a run, as far as it can be told: beside the table, under the run's last name."""
+    beside = results.folder.parent / (run["point"] or str(run["run"]).rsplit("/", 1)[-1])
+    return str(beside if beside.is_dir() else run["run"])
+
+
+def _overrides(settings) -> str:
+    """The options of `rfjax eval` that ask for the study's setting."""
+    match = re.fullmatch(r"(\w+)-(\d+)-n(\d+)", settings.grid)
+    if not match:
+        return ""
+    fields = dict(zip(("grid", "levels", "examples"), match.groups(), strict=True)) | {"seed": settings.grid_seed}
+    return " ".join(f"--config.evaluation.validation.{name}={value}" for name, value in fields.items())
