@@ -10,6 +10,7 @@ from rfjax.cli.arguments import check_words, parsers, split_overrides
 from rfjax.cli.environment import prepare_process
 from rfjax.cli.processes import exit_status_of, exit_when_terminated, run_as_job
 from rfjax.cli.verbs import VERBS
+from rfjax.console import make_unfailing
 from rfjax.errors import ConfigError, RfjaxError
 
 __all__ = ["VERBS", "main", "split_overrides"]
@@ -19,6 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns its exit status (`rfjax.errors` lists their meanings)."""
     from_shell = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
+    if from_shell:
+        make_unfailing()
     try:
         check_words(argv)
         rest, overrides = split_overrides(argv)

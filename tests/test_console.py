@@ -1,0 +1,61 @@
+"""Output that cannot be written never ends the work, and never changes its exit status."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+
+from helpers import child_process
+from rfjax.console import UnfailingStream, in_encoding
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+    def flush(self):
+        self.write("")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("1.78 × 10⁻¹²", "1.78 x 10^-12"), ("±0.3 √score", "+-0.3 sqrt score"), ("猫", "\\u732b"), ("plain", "plain")],
+)
+def test_signs_that_a_terminal_lacks_are_written_out(text, shown):
+    assert in_encoding(text, "ascii") == shown and in_encoding(text, "utf-8") == text
+
+
+def test_a_lost_log_is_told_once_and_raises_nothing():
+    told = []
+    stream = UnfailingStream(Full(), told.append)
+    for _ in range(3):
+        print("step", file=stream, flush=True)
+    assert told == ["No space left on device"] and not stream.isatty()
+    closed = io.StringIO()
+    closed.close()
+    print("step", file=UnfailingStream(closed), flush=True)
+
+
+FIT = ("fit", str(child_process.ROOT / "analysis" / "results" / "default_study.csv"), "--law=power", "--resamples=100")
+
+
+@pytest.mark.parametrize(
+    ("shell", "environment"),
+    [
+        ("{command}", {"PYTHONIOENCODING": "ascii"}),
+        ("{command} >/dev/full", {}),
+        ("{command} >&- 2>&-", {}),
+        ("{command} 2>&1 | true; exit ${{PIPESTATUS[0]}}", {}),
+    ],
+)
+def test_the_exit_status_is_that_of_the_work(tmp_path, shell, environment):
+    """Catches a UnicodeEncodeError, a full disk or a reader that has gone, after all the work."""
+    command = f"{sys.executable} -m rfjax {' '.join(FIT)} --out={tmp_path / 'fit.json'}"
+    environment = child_process.environment() | environment
+    done = subprocess.run(["bash", "-c", shell.format(command=command)], env=environment, capture_output=True)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
+    assert (tmp_path / "fit.json").is_file()
+    assert environment.get("PYTHONIOENCODING") != "ascii" or done.stdout.isascii()
