@@ -12,6 +12,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +26,14 @@ from jaxtyping import Shaped
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.training import checkpoint_facts
 from rfjax.training.checksums import checksums, host_checksums
 from rfjax.training.mesh import path_name
 from rfjax.training.processes import distributed, watch
 from rfjax.training.state import TrainState
 
 FOLDER = "checkpoints"
+_STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)  # the name of a checkpoint's folder; not 0010, nor other digits
 CHUNK_BYTES = 2**26  # of an array on disk; a reader holds whole chunks beside the array
 SAVE_AGAIN_SECONDS = (1.0, 5.0, 25.0)  # pauses before trying again to write a checkpoint
 ASIDE = "damaged"  # where a run moves checkpoints it cannot read, for a person to look at
@@ -56,7 +59,9 @@ class Restored(NamedTuple):
 def steps_saved(workdir: Path) -> list[int]:
     """The steps of the complete checkpoints, ascending. A checkpoint that was half written has another name."""
     folder = Path(workdir) / FOLDER
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir())
 
 
 def choose_step(workdir: Path, step: int | None) -> int:
@@ -94,11 +99,16 @@ def spent(facts: dict) -> dict[str, int | float]:
 
 def read_facts(workdir: Path, step: int) -> dict:
     """The facts of one checkpoint. Raises `RfjaxError` when they cannot be read."""
+    path = _path(workdir, step)
     try:
         with _reader() as reader:
-            return reader.restore(_path(workdir, step), args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+            facts = reader.restore(path, args=ocp.args.Composite(facts=ocp.args.JsonRestore())).facts
+        checkpoint_facts.check(facts, path.parents[1], step, path)
+        return facts
+    except RfjaxError:
+        raise
     except Exception as error:
-        raise RfjaxError(f"the facts of checkpoint {_path(workdir, step)} cannot be read: {_brief(error)}") from error
+        raise RfjaxError(f"the facts of checkpoint {path} cannot be read: {_brief(error)}") from error
 
 
 def stored_shapes(workdir: Path, step: int) -> dict:
@@ -133,6 +143,9 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
         restored = reader.restore(path, args=arguments)
         tree, facts = restored.state, restored.facts
         saved = facts["checksums"]
+        checkpoint_facts.check(facts, path.parents[1], int(path.name), path)
+    except RfjaxError as error:
+        failure = error
     except Exception as error:  # Orbax, TensorStore and JSON each have their own
         failure = RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}")
         failure.__cause__ = error
@@ -324,6 +337,7 @@ class Checkpoints:
         Raises `SaveFailed` when this save cannot start, or the one before it failed.
         """
         facts = facts | {"checksums": checksums(state._asdict())}
+        facts = checkpoint_facts.seal(facts, self._workdir, step)
         try:
             with self._saving():  # the one before must be on disk first
                 tree = state._asdict()

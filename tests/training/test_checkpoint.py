@@ -14,7 +14,14 @@ import pytest
 from helpers.training_tiny import environment
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint
-from rfjax.training.checkpoint import Checkpoints, restore_newest, restore_params, restore_step, steps_saved
+from rfjax.training.checkpoint import (
+    Checkpoints,
+    read_facts,
+    restore_newest,
+    restore_params,
+    restore_step,
+    steps_saved,
+)
 from rfjax.training.checksums import checksums, host_checksums
 from rfjax.training.state import TrainState
 
@@ -234,3 +241,58 @@ def test_space_is_asked_for_only_where_it_is_lacking(tmp_path, error, full):
         message = str(checkpoints._failed(error))
     assert ("Free some space" in message and "GiB" in message) == full
     assert ("space" in message.split("; there is none yet")[1]) == full
+
+
+def write_run(workdir, **values):
+    names = "depth hidden heads learning_rate params batch_size steps corpus corpus_fingerprint"
+    record = dict.fromkeys(names.split(), 1)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "run.json").write_text(json.dumps(record | {"seed": 0, "parent": None} | values))
+
+
+def test_a_checkpoint_under_another_steps_name_is_passed_over(tmp_path):
+    """Catches "resumed at step 20", with the images of step 10."""
+    save(tmp_path, [10])
+    shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "20")
+    found = restored(tmp_path)
+    assert (found.step, found.damaged) == (10, (20,)) and "is that of step 10, under another name" in found.messages[0]
+    with pytest.raises(RfjaxError, match="is that of step 10"):
+        restore_params(tmp_path, 20)
+    with pytest.raises(RfjaxError, match="is that of step 10"):
+        read_facts(tmp_path, 20)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    """Catches the other run's weights sampled and measured as this run's own."""
+    for name, seed in (("a", 0), ("b", 1)):
+        write_run(tmp_path / name, seed=seed)
+        save(tmp_path / name, [3 + seed])
+    shutil.copytree(tmp_path / "b" / "checkpoints" / "4", tmp_path / "a" / "checkpoints" / "4")
+    with pytest.raises(RfjaxError, match="is that of another run: seed differ"):
+        restore_params(tmp_path / "a")
+    assert restored(tmp_path / "a").step == 3
+    (tmp_path / "b").rename(tmp_path / "moved")
+    assert restored(tmp_path / "moved").step == 4
+
+
+def test_one_changed_digit_of_the_facts_is_noticed(tmp_path):
+    save(tmp_path, [3])
+    (path,) = (path for path in (tmp_path / "checkpoints" / "3" / "facts").rglob("*") if b"images" in path.read_bytes())
+    path.write_bytes(path.read_bytes().replace(b'"images": 24', b'"images": 25'))
+    with pytest.raises(RfjaxError, match="the checksum of its facts differs"):
+        read_facts(tmp_path, 3)
+    with pytest.raises(RfjaxError, match="the checksum of its facts differs"):
+        restore_params(tmp_path, 3)
+
+
+def test_other_names_beside_checkpoints_are_no_steps(tmp_path):
+    """Catches a folder called \u00b2, which isdigit takes, 0010, and a file in the place of a checkpoint."""
+    save(tmp_path, [3])
+    for name in ("\u00b2", "0010", "x"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    (tmp_path / "checkpoints" / "9").write_text("a file")
+    (tmp_path / "checkpoints" / "7").symlink_to("7")
+    assert steps_saved(tmp_path) == [3]
+    assert restored(tmp_path).step == 3
+    save(tmp_path, [5])
+    assert steps_saved(tmp_path) == [3, 5]

@@ -1,0 +1,58 @@
+"""What a checkpoint says of itself beside its arrays: its step, its run and its costs, under one checksum.
+
+A checkpoint that was copied from another run, renamed to another step, or changed by one digit would else be taken at
+its folder's word, and its results written down as those of the run it lies in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rfjax.errors import RfjaxError
+
+SEAL = "seal"
+# What makes a run another one, as its run.json has it. A run may be moved, renamed or copied.
+_OWNER = "depth hidden heads seed learning_rate params batch_size steps corpus corpus_fingerprint".split()
+
+
+def seal(facts: Mapping, workdir: Path, step: int) -> dict:
+    """The facts with their step, the run that `workdir` holds, and the checksum of all of them."""
+    about = {"step": step, "owner": owner_of(workdir)}
+    whole = json.loads(json.dumps({name: value for name, value in facts.items() if name != SEAL} | about))
+    return whole | {SEAL: _checksum(whole)}
+
+
+def check(facts: Mapping, workdir: Path, step: int, path: Path) -> None:
+    """Raises `RfjaxError` for the facts of another step or another run, and for facts that were changed.
+
+    Facts without a seal are those of an earlier version, which had none.
+    """
+    if SEAL not in facts:
+        return
+    whole = {name: value for name, value in facts.items() if name != SEAL}
+    if _checksum(whole) != facts[SEAL]:
+        raise RfjaxError(f"checkpoint {path} is damaged: the checksum of its facts differs")
+    if facts["step"] != step:
+        remedy = "give the folder its name back, or remove it"
+        raise RfjaxError(f"checkpoint {path} is that of step {facts['step']}, under another name; {remedy}")
+    here = owner_of(workdir)
+    if facts["owner"] and here and facts["owner"] != here:
+        differs = ", ".join(name for name in here if facts["owner"].get(name) != here[name])
+        raise RfjaxError(f"checkpoint {path} is that of another run: {differs} differ; move it back, or remove it")
+
+
+def owner_of(workdir: Path) -> dict | None:
+    """What tells the run in a folder from others; None where its run.json is not there or cannot be read."""
+    try:
+        record = json.loads((workdir / "run.json").read_bytes())
+        parent = record["parent"] and {name: record["parent"][name] for name in ("run", "step")}
+        return {name: record[name] for name in _OWNER} | {"parent": parent}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # another reader refuses it, by name
+
+
+def _checksum(facts: Mapping) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
