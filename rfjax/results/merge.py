@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +100,7 @@ def collect(
         runs, more = _sound_runs(runs)
         left_out += more
         frames, sheets = _merge(runs, shared)
-    notes = (*left_out, *(note for run in runs for note in run.notes))
+    notes = tuple(map(_as_text, (*left_out, *(note for run in runs for note in run.notes))))
     facts = {"samples": (), "notes": notes, "unreadable": len(left_out), **made}
     return results.write(results.Results(folder=Path(results_folder), **facts, **frames), sheets)
 
@@ -159,7 +159,7 @@ def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.
     """The results table of a study, collected again where the runs beside it have other records than it was made of.
 
     `study_folder` is the study's folder or its results folder; a results folder that stands alone is read as it is.
-    `say` gets a line where the table is made, made again, or leaves a run out. Raises `ConfigError` as `collect` and
+    `say` gets a line where the table is made again; the table's notes say what it leaves out. Raises `ConfigError` as `collect` and
     `results_folder.read` do.
     """
     folder = results.find(study_folder)
@@ -172,18 +172,27 @@ def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.
     try:
         if there:
             found = results.read(folder)
-            if found.made_of == {run.name: records_hash(run) for run in runs}:
+            now = {run.name: records_hash(run) for run in runs}
+            if found.made_of == now:
                 return found
-            reason, beside = "the runs beside it have other records now", found.passed_over
+            changes = _changes(found.made_of, now)
+            reason, beside = f"the runs beside it have other records now ({changes})", found.passed_over
     except ConfigError as error:
         reason = str(error)
     if reason:
         say(f"note: the table in {folder} is collected again: {reason}")
     of_table = [run for run in runs if run.name not in beside]
-    table = collect(of_table, folder, passed_over=[run for run in runs if run.name in beside])
-    for note in table.notes:
-        say(f"note: {note}")
-    return table
+    return collect(of_table, folder, passed_over=[run for run in runs if run.name in beside])
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which runs are new, changed and gone between two `made_of`, in words."""
+    kinds = {
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in now if name in before and before[name] != now[name]],
+        "gone": [name for name in before if name not in now],
+    }
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
 
 
 def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
@@ -426,12 +435,17 @@ def _cast(frame, columns):
     for column in columns:
         values = frame[column.name]
         if column.kind == "text":
-            result[column.name] = values.map(lambda v: "" if v is None or pd.isna(v) else str(v)).astype(object)
+            result[column.name] = values.map(lambda v: "" if v is None or pd.isna(v) else _as_text(v)).astype(object)
         elif column.kind == "integer":
             result[column.name] = pd.array([pd.NA if pd.isna(v) else int(v) for v in values], dtype="Int64")
         else:
             result[column.name] = np.array([np.nan if pd.isna(v) else float(v) for v in values], dtype=float)
     return pd.DataFrame(result, index=frame.index)
+
+
+def _as_text(value) -> str:
+    """The value as text that UTF-8 has: a name's bytes that are none become escapes."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _records(folder, run):
@@ -449,7 +463,7 @@ def _records(folder, run):
 def _sheet(folder, record):
     """(the sheet, without its place in the results folder; the path of its picture)."""
     extra, key = record["extra"], ("run", "step", "weights", "sampler", "seed")
-    prompts, tile = tuple(map(str, extra.get("prompts", ()))), int(extra.get("tile") or 0)
+    prompts, tile = tuple(map(_as_text, extra.get("prompts", ()))), int(extra.get("tile") or 0)
     sheet = results.SampleSheet(**{name: record["key"][name] for name in key}, prompts=prompts, tile=tile, png="")
     return sheet, folder / extra["png"]
 

@@ -58,7 +58,7 @@ class Results:
     curves: pd.DataFrame
     samples: tuple[SampleSheet, ...]
     notes: tuple[str, ...]  # what the merge left out, and why
-    unreadable: int = 0  # how many runs the merge left out; 0 in a table that was read
+    unreadable: int = 0  # how many runs the merge left out
     # The hash of each run's records (`rfjax.results.merge.records_hash`) by its folder's name, also of the runs in
     # `passed_over`, which lay beside and are not in the table; none in an older table.
     made_of: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +93,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     hashes = {name: _sha256(data) for name, data in contents.items()}
     sheets_json = [asdict(sample) for sample in samples]
     index = {"schema": SCHEMA, "files": files, "sha256": hashes, "samples": sheets_json, "notes": notes}
-    index |= {"made_of": dict(table.made_of), "passed_over": list(table.passed_over)}
+    index |= {"unreadable": table.unreadable, "made_of": dict(table.made_of), "passed_over": list(table.passed_over)}
     contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
     write_whole({folder / name: data for name, data in contents.items()})
     for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # of runs or settings no longer in the table
@@ -153,6 +153,7 @@ def _read(folder: Path) -> Results:
         samples = tuple(SampleSheet(**sample | {"prompts": tuple(sample["prompts"])}) for sample in content["samples"])
         notes = tuple(content["notes"])
         made = {"made_of": dict(content.get("made_of", {})), "passed_over": tuple(content.get("passed_over", ()))}
+        made["unreadable"] = int(content.get("unreadable", 0))
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
     frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file)) for file in FILES}
