@@ -108,9 +108,11 @@ def read_source(
             "renamed": rename,
             "flops_per_param_image": flops_per_param_image,
         }
+        notes = tuple(rows.attrs.pop("notes"))
+        description["notes"] = list(notes)
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules)
-        return FitSource(final=rows, curves=rows, description=description, excluded=excluded)
+        return FitSource(final=rows, curves=rows, description=description, excluded=excluded, notes=notes)
     for option, value in (("--rename", rename or None), ("--flops-per-param-image", flops_per_param_image)):
         if value is not None:
             raise ConfigError(f"{option} is for tables of other sources; {folder} has its own columns")

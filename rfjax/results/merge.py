@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Required, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ import pandas as pd
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import control_measures
 from rfjax.evaluation.records import read_records, record_name
+from rfjax.inputs.json_files import WrongJson, parse_json, read_json
 from rfjax.results import columns as schema
 from rfjax.results import results_folder as results
 from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
@@ -50,6 +51,46 @@ RUN_FIELDS = {
     "devices": ("hardware", "devices"),
     "processes": ("hardware", "processes"),
 }
+
+
+class RunFile(TypedDict, total=False):
+    """What the table takes from run.json, as `rfjax.training` writes it."""
+
+    schema: Required[int]
+    run: Required[str]
+    study: str | None
+    point: str | None
+    depth: int | None
+    hidden: int | None
+    heads: int | None
+    seed: int | None
+    learning_rate: float | None
+    params: int | None
+    flops_per_image: float | None
+    flops_forward_per_image: float | None
+    batch_size: int | None
+    steps: int | None
+    corpus: str | None
+    corpus_fingerprint: str | None
+    code_hash: str | None
+    parent: dict[str, object] | None
+    hardware: dict[str, object] | None
+    jax_version: str | None
+
+
+class Status(TypedDict, total=False):
+    """status.json: how a run ended."""
+
+    state: str
+    step: int | None
+    message: str | None
+
+
+class MetricsRow(TypedDict, total=False):
+    """A row of metrics.jsonl, as far as the table takes it."""
+
+    step: Required[int]
+    loss: Required[float | None]
 
 
 class RunRecords(NamedTuple):
@@ -159,8 +200,8 @@ def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.
     """The results table of a study, collected again where the runs beside it have other records than it was made of.
 
     `study_folder` is the study's folder or its results folder; a results folder that stands alone is read as it is.
-    `say` gets a line where the table is made again; the table's notes say what it leaves out. Raises `ConfigError` as `collect` and
-    `results_folder.read` do.
+    `say` gets a line where the table is made again; the table's notes say what it leaves out. Raises `ConfigError` as
+    `collect` and `results_folder.read` do.
     """
     folder = results.find(study_folder)
     root = folder.parent if folder.name == "results" else Path(study_folder)
@@ -226,15 +267,15 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 
 def read_run(folder: Path) -> RunRecords:
     """The content of one run folder. A run that failed before it wrote run.json has its status alone."""
-    status = _read_json(folder / "status.json") if (folder / "status.json").exists() else {}
+    status = _read_json(folder / "status.json", Status) if (folder / "status.json").exists() else {}
     notes = []
     if (folder / "run.json").exists():
-        run = _read_json(folder / "run.json")
+        run = _read_json(folder / "run.json", RunFile)
         if run.get("schema") != RUN_SCHEMA:
             wrong = f"{folder / 'run.json'} has schema {run.get('schema')!r}"
             raise ConfigError(f"{wrong}; this rfjax reads schema {RUN_SCHEMA}")
         if (folder / "config.json").exists():
-            run["config"] = _read_json(folder / "config.json")
+            run["config"] = _read_json(folder / "config.json", dict[str, object])
         facts = {column.name: _run_value(run, column.name) for column in RUNS}
         for column in (*KEY[:1], *RUN):
             if column.required and facts[column.name] is None:
@@ -257,15 +298,16 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
     A resumed run may repeat steps; the last line of a step counts.
     """
     losses, unread = {}, 0
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    lines = lines[:-1] if lines and not lines[-1] else lines
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            if row.get("loss") is not None:  # null where every step of the row was skipped
-                losses[int(row["step"])] = float(row["loss"])
-        except (ValueError, TypeError, KeyError, AttributeError):
+            row = parse_json(line, MetricsRow)
+            if row["loss"] is not None:  # null where every step of the row was skipped
+                losses[row["step"]] = float(row["loss"])
+        except WrongJson:
             unread += number < len(lines)  # a torn last line is how a killed run ends
     steps = sorted(losses)
     windows = np.array_split(steps, min(MAX_CURVE_ROWS, len(steps))) if steps else []
@@ -475,11 +517,8 @@ def _run_value(run, name):
     return value
 
 
-def _read_json(path):
+def _read_json(path, shape):
     try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-        return content
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); delete it and run the point again") from None
+        return read_json(path, shape, remedy="delete it and run the point again", error=ConfigError)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} cannot be read ({error}); run the point again") from None
