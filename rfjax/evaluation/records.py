@@ -197,16 +197,16 @@ def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Pa
     Raises `RfjaxError` for a record that breaks the schema (for a number that is not finite give null), and where the
     file cannot be written. An earlier record is then left as it was.
     """
-    problem = _problem(record)
-    if problem:
-        raise RfjaxError(f"an evaluation record {problem}")
-    path = Path(workdir) / "evaluations" / record_name(record["key"])
     try:
         text = json.dumps(record, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RfjaxError(
             f"the evaluation record {record['key']} is not plain JSON: {error}; give null for nan"
         ) from None
+    problem = _problem(record)
+    if problem:
+        raise RfjaxError(f"an evaluation record {problem}")
+    path = Path(workdir) / "evaluations" / record_name(record["key"])
     write_whole({path: text + "\n"})
     return path
 

@@ -90,7 +90,7 @@ class MetricsRow(TypedDict, total=False):
     """A row of metrics.jsonl, as far as the table takes it."""
 
     step: Required[int]
-    loss: Required[float | None]
+    loss: float | None
 
 
 class RunRecords(NamedTuple):
@@ -129,6 +129,7 @@ def collect(
         if name in owners:
             raise ConfigError(f"run {name!r} is in both {owners[name]} and {run.folder}; collect one of them")
         owners[name] = run.folder
+    runs, conflicts = _without_conflicts(runs)
     shared = [(Path(folder), record) for folder in references for record in _records(Path(folder), run="-")]
     beside = [Path(folder) for folder in passed_over]
     made = {
@@ -141,9 +142,27 @@ def collect(
         runs, more = _sound_runs(runs)
         left_out += more
         frames, sheets = _merge(runs, shared)
-    notes = tuple(map(_as_text, (*left_out, *(note for run in runs for note in run.notes))))
+    notes = tuple(map(_as_text, (*left_out, *conflicts, *(note for run in runs for note in run.notes))))
     facts = {"samples": (), "notes": notes, "unreadable": len(left_out), **made}
     return results.write(results.Results(folder=Path(results_folder), **facts, **frames), sheets)
+
+
+def _without_conflicts(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
+    """The runs without records of no run (a detector's ceiling) that differ from an earlier run's; a note for each."""
+    first: dict[tuple, dict] = {}
+    kept, notes = [], []
+    for run in runs:
+        records = []
+        for record in run.records:
+            key = tuple(record["key"].values())
+            if record["key"]["run"] == "-" and first.setdefault(key, record)["values"] != record["values"]:
+                notes.append(
+                    f"{run.facts['run']}: its {record['key']['evaluation']} differs from another run's; left out"
+                )
+            else:
+                records.append(record)
+        kept.append(run._replace(records=records))
+    return kept, notes
 
 
 def _merge(runs: Sequence[RunRecords], shared: Sequence[tuple[Path, dict]]) -> tuple[dict[str, pd.DataFrame], list]:
@@ -305,7 +324,7 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
             continue
         try:
             row = parse_json(line, MetricsRow)
-            if row["loss"] is not None:  # null where every step of the row was skipped
+            if row.get("loss") is not None:  # null where every step of the row was skipped
                 losses[row["step"]] = float(row["loss"])
         except WrongJson:
             unread += number < len(lines)  # a torn last line is how a killed run ends
