@@ -443,3 +443,4 @@ def test_a_name_with_control_characters_moves_no_terminal(tmp_path, capsys):
         assert cli.main([verb, str(tmp_path / "runs")]) == 0
         heard = capsys.readouterr()
         assert "\x1b" not in heard.out + heard.err and "\\x1b[2J" in heard.out
+        assert "\\xa0" not in heard.out  # a number's own blank is no control character
