@@ -54,8 +54,10 @@ def run(args, overrides) -> int:
     finally:  # failures are printed even where there is nothing to collect
         for outcome in failed:
             print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
+    from rfjax.report.formats import printable
+
     for note in (*notes, *table.notes):
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     return 1 if failed or table.unreadable else 0
 
 

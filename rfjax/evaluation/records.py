@@ -18,17 +18,22 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypedDict
 
 from rfjax.errors import RfjaxError
 from rfjax.evaluation.geneval.rules import GenEvalScore
 from rfjax.evaluation.intervals import normal_interval
 from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.files import write_whole
+from rfjax.inputs.files import read_bytes
+from rfjax.inputs.json_files import WrongJson, check_json, parse_json
 
 SCHEMA = 1
+FLOAT_MAX = sys.float_info.max
 LAG = 0.05  # an average's validation loss may be this much above that of the raw weights, as a share
 KEY_FIELDS = {
     "run": str,
@@ -65,6 +70,20 @@ class Measured:
     def to_json(self) -> dict:
         """The number as a record's value."""
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self).items()}
+
+
+class Extra(TypedDict, total=False):
+    """What the results table takes from a record's `extra`; other keys may be there."""
+
+    png: str
+    prompts: list[object]
+    tile: int | None
+    example_ids_sha1: str
+    example_losses: list[float | None]
+    prompt_scores: list[list[object]]
+    replicates: dict[str, list[float | None]]
+    feature_map: str
+    reference: dict[str, object]
 
 
 VALUE_FIELDS = tuple(field.name for field in fields(Measured))
@@ -178,16 +197,16 @@ def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Pa
     Raises `RfjaxError` for a record that breaks the schema (for a number that is not finite give null), and where the
     file cannot be written. An earlier record is then left as it was.
     """
-    problem = _problem(record)
-    if problem:
-        raise RfjaxError(f"an evaluation record {problem}")
-    path = Path(workdir) / "evaluations" / record_name(record["key"])
     try:
         text = json.dumps(record, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RfjaxError(
             f"the evaluation record {record['key']} is not plain JSON: {error}; give null for nan"
         ) from None
+    problem = _problem(record)
+    if problem:
+        raise RfjaxError(f"an evaluation record {problem}")
+    path = Path(workdir) / "evaluations" / record_name(record["key"])
     write_whole({path: text + "\n"})
     return path
 
@@ -201,7 +220,7 @@ def read_records(workdir: str | os.PathLike) -> list[dict]:
     for path in sorted((Path(workdir) / "evaluations").glob("*.json")):
         remedy = f"in {path}; remove the file and evaluate the run again"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = parse_json(read_bytes(path), object)
         except (OSError, ValueError) as error:
             raise RfjaxError(f"damaged evaluation record ({error}) {remedy}") from None
         problem = _problem(record)
@@ -232,6 +251,13 @@ def _problem(record):
     for name, kind in KEY_FIELDS.items():
         if not isinstance(key[name], kind) or isinstance(key[name], bool):
             return f"has key field {name} {key[name]!r}; it must be {kind.__name__}"
+    for name in ("images", "flops", "seconds", "train_seconds"):
+        if not (record[name] is None or _is_number(record[name])):
+            return f"has {name} {record[name]!r}; it must be a finite number or null"
+    try:
+        check_json(record["extra"], Extra, "extra")
+    except WrongJson as error:
+        return f"is damaged: {error}"
     values = record["values"]
     if not isinstance(values, list) or not isinstance(record["extra"], Mapping):
         return "has values that are not a list or extra that is not an object"
@@ -240,12 +266,16 @@ def _problem(record):
             return f"has the value {value!r}; its fields must be {', '.join(VALUE_FIELDS)}"
         if not all(isinstance(value[name], str) for name in VALUE_FIELDS[:2]):
             return f"has the value {value!r}; metric and item must be text"
-        if not all(value[name] is None or type(value[name]) in (int, float) for name in VALUE_FIELDS[2:]):
+        if not all(value[name] is None or _is_number(value[name]) for name in VALUE_FIELDS[2:]):
             return f"has the value {value!r}; value, stderr, low, high and n must be numbers or null"
     names = [(value["metric"], value["item"]) for value in values]
     if len(set(names)) != len(names):
         return "has a metric and item twice"
     return ""
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and -FLOAT_MAX <= value <= FLOAT_MAX
 
 
 def lag_note(records: Iterable[Mapping], step: int) -> str | None:

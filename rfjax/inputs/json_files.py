@@ -220,7 +220,10 @@ def _object_check(shape):
     hints = typing.get_type_hints(shape, include_extras=True)
     checks = {key: _check_of(hint) for key, hint in hints.items()}
     if typing.is_typeddict(shape):
-        required = shape.__required_keys__
+        marks = {key: typing.get_origin(hint) for key, hint in hints.items()}
+        optional = {key for key, mark in marks.items() if mark is typing.NotRequired}
+        # Marks in annotations that are text (from __future__ import annotations) are not in `__required_keys__`.
+        required = shape.__required_keys__ - optional | {k for k, mark in marks.items() if mark is typing.Required}
     else:
         missing = dataclasses.MISSING
         fields = dataclasses.fields(shape)

@@ -14,7 +14,7 @@ from rfjax.laws import folder_scores, study_fits
 from rfjax.laws.correlation import redrawn_scores
 from rfjax.laws.fit_points import Exclusion, check, exclude
 from rfjax.laws.laws import Law
-from rfjax.laws.left_out import LeftOut, left_out_runs
+from rfjax.laws.left_out import LeftOut, left_out_runs, unfinished_runs
 from rfjax.results import foreign_table, merge, results_folder
 from rfjax.results.columns import Measure
 
@@ -31,6 +31,8 @@ class FitSource:
     folder_scores: tuple = ()  # of a study: what `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = ()
     left_out: tuple[LeftOut, ...] = ()  # finished runs of a study under other settings
+    unfinished: tuple[dict, ...] = ()  # runs of a study that are not done, each with its state
+    notes: tuple[str, ...] = ()  # how a foreign table was read; what the merge of a study's table left out
 
     @property
     def pairs(self) -> pd.DataFrame | None:
@@ -54,6 +56,14 @@ class FitSource:
         if self.study is None:
             return self.final
         return self.final[self.final["best_rate" if "params" in law.variables else "frontier"]]
+
+    def left_out_lines(self) -> list[str]:
+        """What is in the table, or beside it, and among no fit: a line each."""
+        lines = list(map(str, self.left_out))
+        if self.unfinished:
+            named = ", ".join(f"{each['run']} ({each['state']})" for each in self.unfinished)
+            lines.append(f"left out: not finished: {named}")
+        return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def chosen_line(self) -> str:
         """Which of a study's runs are fitted, in words; "" for a foreign table."""
@@ -98,16 +108,21 @@ def read_source(
             "renamed": rename,
             "flops_per_param_image": flops_per_param_image,
         }
+        notes = tuple(rows.attrs.pop("notes"))
+        description["notes"] = list(notes)
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules)
-        return FitSource(final=rows, curves=rows, description=description, excluded=excluded)
+        return FitSource(final=rows, curves=rows, description=description, excluded=excluded, notes=notes)
     for option, value in (("--rename", rename or None), ("--flops-per-param-image", flops_per_param_image)):
         if value is not None:
             raise ConfigError(f"{option} is for tables of other sources; {folder} has its own columns")
-    table = merge.up_to_date(path if path.is_dir() else folder, say=lambda line: print(line, file=sys.stderr))
+    table = merge.up_to_date(
+        path if path.is_dir() else folder,
+        say=lambda line: print(ascii(line)[1:-1] if not line.isprintable() else line, file=sys.stderr),
+    )
     settings = study_fits.primary_settings(table)
     rows = study_fits.checkpoints(table, settings)
-    final = study_fits.final_points(rows)
+    final = points = study_fits.final_points(rows)
     scored = tuple(folder_scores.find(table, final, settings))
     for score in scored:  # of another corpus than the loss, so not among the columns yet
         final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
@@ -121,7 +136,14 @@ def read_source(
         "frontier_runs": final.loc[final["frontier"], "run"].tolist(),
         "best_rate_runs": final.loc[final["best_rate"], "run"].tolist(),
     }
-    left_out = tuple(left_out_runs(table, settings, study_fits.final_points(study_fits.checkpoints(table, settings))))
-    description["left_out"] = [vars(each) for each in left_out]
+    left_out, unfinished = tuple(left_out_runs(table, settings, points)), tuple(unfinished_runs(table, points))
+    description |= {
+        "runs": len(table.runs),
+        "fitted_runs": final["run"].tolist(),
+        "left_out": [vars(each) for each in left_out],
+        "unfinished": list(unfinished),
+        "notes": list(table.notes),
+    }
     study = {"study": (table, settings), "folder_scores": scored, "left_out": left_out}
+    study |= {"unfinished": unfinished, "notes": table.notes}
     return FitSource(final=final, curves=rows, description=description, excluded=excluded, **study)

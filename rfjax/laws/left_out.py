@@ -6,12 +6,14 @@ under the setting that most of its runs have, and a run that was validated under
 
 from __future__ import annotations
 
+import math
 import re
+import shlex
 from dataclasses import dataclass
 
 import pandas as pd
 
-from rfjax.laws.study_fits import Settings
+from rfjax.laws.study_fits import POSITIVE, Settings
 from rfjax.results.results_folder import Results, rows_where
 
 
@@ -45,9 +47,33 @@ def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) ->
     return found
 
 
+def unfinished_runs(results: Results, points: pd.DataFrame) -> list[dict]:
+    """The runs of the table that are neither done nor among `points`: each one's `run` and `state`."""
+    absent = results.runs[(results.runs["state"] != "done") & ~results.runs["run"].isin(set(points["run"]))]
+    return absent[["run", "state"]].to_dict("records")
+
+
+def scoreless_runs(results: Results, settings: Settings, points: pd.DataFrame, column: str) -> list[LeftOut]:
+    """The points without a score in `column`, and why each has none; empty where no point has one."""
+    scored = points[column].notna() if column in points else pd.Series(False, points.index)
+    if not scored.any():
+        return []
+    most = points["flops"].max()
+    found = []
+    for run in points[~scored].to_dict("records"):
+        rows = rows_where(results.long, run=run["run"], evaluation="geneval", weights=settings.weights, final=1)
+        samplers = ", ".join(sorted(rows["sampler"].unique()))
+        why = "has no GenEval score"
+        if samplers:
+            why = f"was scored with another sampler or seed ({samplers}) than most runs ({settings.sampler})"
+        command = f"rfjax eval {shlex.quote(_folder(results, run))} --weights {settings.weights}"
+        found.append(LeftOut(run=run["run"], why=why, command=command, is_largest=bool(run["flops"] == most)))
+    return found
+
+
 def _why(losses, run, settings, folder) -> tuple[str, str]:
     """(the reason in words, the command that mends it) of a run, from the rows of its validation losses."""
-    command = f"rfjax eval {folder} --weights {settings.weights} {_overrides(settings)}".rstrip()
+    command = f"rfjax eval {shlex.quote(folder)} --weights {settings.weights} {_overrides(settings)}".rstrip()
     if run["train_corpus"] and run["train_corpus"] != settings.corpus and losses.empty:
         return f"was trained on {run['train_corpus']}, and the others are on {settings.corpus}", ""
     if losses.empty:
@@ -68,7 +94,18 @@ def _why(losses, run, settings, folder) -> tuple[str, str]:
             why = f"was validated with other {title} ({has}) than most runs ({value})"
             return why, "" if name == "corpus" else command
         finite = same
+    row = finite.iloc[0].to_dict() | {"loss": finite["value"].iloc[0]}
+    bad = [name for name in POSITIVE if not 0 < float(_number(row.get(name))) < math.inf]
+    if bad:
+        return (
+            f"has {' and '.join(f'{name} {_number(row.get(name)):g}' for name in bad)}, and laws need more than 0",
+            "",
+        )
     return "was evaluated twice, with different results", ""
+
+
+def _number(value) -> float:
+    return math.nan if value is None or pd.isna(value) else float(value)
 
 
 def _folder(results, run) -> str:

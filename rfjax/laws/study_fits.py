@@ -24,6 +24,7 @@ from rfjax.results.results_folder import Results, rows_where
 
 # Preferred where several settings cover as many runs: the weights that samples are drawn with, the paper's grid.
 PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
+POSITIVE = ("loss", "flops", "params", "images")  # what a point of a law must have, above 0 and finite
 PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
 
 
@@ -119,8 +120,13 @@ def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def final_points(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per finished run that has a loss, with the columns `frontier` and `best_rate`."""
-    return mark_points(rows[(rows["final"] == 1) & rows["loss"].notna()].reset_index(drop=True))
+    """One row per finished run whose loss and cost are positive numbers, with the columns `frontier` and `best_rate`.
+
+    `rfjax.laws.left_out` names the other finished runs.
+    """
+    numbers = rows[list(POSITIVE)].astype(float).to_numpy()
+    usable = (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
+    return mark_points(rows[(rows["final"] == 1) & usable].reset_index(drop=True))
 
 
 def mark_points(points: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,10 @@ def warnings(numbers: Mapping) -> list[str]:
         f"Not among the points: {str(LeftOut(**each)).removeprefix('left out: ')}." for each in numbers["left_out"]
     ]
     lines += [
+        f"Not among the scores and their correlations: {str(LeftOut(**each)).removeprefix('left out: ')}."
+        for each in numbers["without_score"]
+    ]
+    lines += [
         f"The average of {each['run']} has a loss of {each['ema']:.4g} where its raw weights have {each['raw']:.4g}: "
         "it lags behind. Judge the raw weights, or average over fewer steps (train.ema_decay, train.ema_every)."
         for each in numbers["lagging_averages"]

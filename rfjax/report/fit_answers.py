@@ -45,7 +45,8 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
     for metric, have in scores.items():
         said, content.setdefault("metrics", {})[metric] = _metric(args, source, have, metric)
         facts += said
-    chosen = [[source.chosen_line(), *map(str, source.left_out)]] if source.study and args.law != "approach1" else []
+    chosen = [[source.chosen_line()]] if source.study and args.law != "approach1" else []
+    chosen = [[*sum(chosen, []), *source.left_out_lines()]] if chosen or source.left_out_lines() else []
     excluded = {"excluded": source.excluded} if source.excluded else {}
     return fit_facts.as_lines(chosen + facts), plain({"source": source.description | excluded, **content})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
+from unicodedata import category
 
 NONE = "–"
 NBSP = "\u00a0"
@@ -127,7 +128,10 @@ def amount(value: float, decimals: int = 0) -> str:
 
 def printable(text: str) -> str:
     """A text for a terminal: control characters, which would move its cursor or colour it, are written as escapes."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    kept = (
+        sign.isprintable() or category(sign) == "Zs" for sign in text
+    )  # blanks that do not break are in our numbers
+    return "".join(s if keep else s.encode("unicode_escape").decode() for s, keep in zip(text, kept, strict=True))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -17,7 +17,7 @@ from scipy import stats
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import LAG
 from rfjax.laws import study_fits
-from rfjax.laws.left_out import left_out_runs
+from rfjax.laws.left_out import left_out_runs, scoreless_runs
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
@@ -86,6 +86,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
             "left_out": [vars(each) for each in left_out_runs(results, settings, points)],
+            "without_score": [vars(each) for each in scoreless_runs(results, settings, points, score_column())],
             "lagging_averages": _lagging_averages(results),
             "notes": results.notes,
         }
@@ -136,7 +137,7 @@ def _lagging_averages(results):
 def _totals(table, runs):
     return {
         "runs": len(runs),
-        "finished": sum(run["loss"] is not None for run in runs),
+        "finished": sum(run["loss"] is not None or run["state"] == "done" for run in runs),
         **{name: float(table[name].sum()) for name in ("train_seconds", "evaluation_seconds")},
         "flops": float(sum(run["flops"] for run in runs if run["flops"] is not None)),
     }
@@ -251,7 +252,10 @@ def _learning_rates(points):
 def _other_settings(results, ends):
     """The final losses under every choice of weights, grid and seed in the table."""
     rows = rows_where(results.long, metric="loss", item="mean", final=1)
-    rows = rows[rows["corpus"] == rows["run"].map(ends.set_index("run")["corpus"])]
+    of_points = ends.set_index("run")["corpus"]  # a run that is no point has the corpus that it was evaluated on first
+    rows = rows[
+        rows["corpus"] == rows["run"].map(rows.groupby("run")["corpus"].first().to_dict() | of_points.to_dict())
+    ]
     return [
         {"weights": weights, "grid": grid, "seed": seed, "losses": dict(zip(kind["run"], kind["value"], strict=True))}
         for (grid, weights, seed), kind in rows.groupby(["grid", "weights", "evaluation_seed"])

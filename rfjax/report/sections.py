@@ -149,7 +149,7 @@ def _method_section(numbers, page):
     others = numbers["other_settings"]
     parts = ["<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"]
     if len(others) > 1:
-        runs = [run["run"] for run in numbers["runs"] if run["loss"] is not None]
+        runs = [run["run"] for run in numbers["runs"] if any(run["run"] in kind["losses"] for kind in others)]
         rows = [[text(run)] + [loss(kind["losses"].get(run)) for kind in others] for run in runs]
         kinds = (f"{text(k['weights'])}<br><small>{text(k['grid'])}, seed {k['seed']}</small>" for k in others)
         parts.append(page.table(["run", *kinds], rows, "The final validation loss under every setting in the table."))

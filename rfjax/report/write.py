@@ -18,7 +18,7 @@ from rfjax.ranking.tables import ranking_files
 from rfjax.report import fit_facts, page
 from rfjax.report.axes import to_bytes
 from rfjax.report.findings import warnings
-from rfjax.report.formats import columns, count, loss, power, score
+from rfjax.report.formats import columns, count, loss, power, printable, score
 from rfjax.report.numbers import report_numbers
 from rfjax.report.ranking_section import ranking_lines
 from rfjax.report.sections import FIGURES
@@ -69,4 +69,4 @@ def summary_lines(numbers: Mapping) -> list[str]:
         notes = {kind["title"]: kind["missing_prompts"] for kind in numbers["folder_scores"]}
         lines += fit_facts.as_lines(facts + [[f"note: {title}: {note}"] for title, note in notes.items() if note])
     lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
-    return lines + warnings(numbers)
+    return list(map(printable, lines + warnings(numbers)))

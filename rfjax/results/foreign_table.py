@@ -5,14 +5,14 @@
     flops    training FLOPs         params   trainable parameters
     images   training images seen (or `samples`)         anything else: metrics
 
-The caller renames columns of other names; none is guessed. A renamed column replaces a column that already has the
-name.
+The caller renames columns of other names. None is guessed, but for capitals and blanks around a name (FLOPs). A renamed
+column replaces a column that already has the name.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
+import gzip
 import io
 import re
 from collections.abc import Mapping
@@ -22,12 +22,30 @@ import numpy as np
 import pandas as pd
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.files import MOST_BYTES, read_bytes
 from rfjax.inputs.paths import local_path
-from rfjax.inputs.text import read_text
+from rfjax.inputs.text import UndecodableText, decode_text
+from rfjax.results.numbers_in_text import Marks, find_marks, is_missing, read_number
+from rfjax.results.text_rows import split_rows
 
 NUMBERS = ("loss", "flops", "params", "images")
-# Columns that are text by what they mean, whatever they look like: a hash 2396e87 is no number, nor is a run 007.
-TEXTS = ("run", "name", "id", "hash", "commit", "sha", "code_hash", "point", "study", "group", "tag", "version")
+OURS = ("run", *NUMBERS, "samples")
+# Words of names of columns that are text by what they mean: a hash 2396e87 is no number, nor is a run 007.
+TEXTS = frozenset(
+    "run name id ids uuid hash commit sha sha1 sha256 md5 git revision branch point study group tag tags version model "
+    "dataset corpus config checkpoint path file folder host user date time created notes comment state".split()
+)
+# What a file begins with that is no CSV, and what it is then.
+_OTHER_FILES = {
+    b"PK\x03\x04": "an Excel workbook or a zip archive; save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"ARROW1": "an Arrow file; write it with pyarrow.parquet.write_table or as CSV",
+    b"\x89HDF": "an HDF5 file; write the table as CSV",
+    b"BZh": "compressed by bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed by xz; unpack it first",
+    b"(\xb5/\xfd": "compressed by zstd; unpack it first",
+}
 
 
 def read_table(
@@ -37,64 +55,188 @@ def read_table(
 
     `rename` maps our names to the file's. `flops_per_param_image` gives images = flops / (flops_per_param_image *
     params), or flops from params and images, where one of them is lacking. Without a column `run` no row may repeat
-    another, since nothing would tell one run listed twice from two runs.
+    another, since nothing would tell one run listed twice from two runs. `attrs["notes"]` of the frame says what was
+    passed over, and how numbers and names were read where that is not plain.
 
     Raises `ConfigError` naming the file, and the column or line, for what cannot be read.
     """
     path, rename = local_path(path, "the table"), rename or {}
     if not path.is_file():
         raise ConfigError(f"no table at {path}; name a CSV or Parquet file, or a results folder")
-    is_parquet = path.suffix.lower() in (".parquet", ".pq")
-    table = (
-        _read_parquet(path)
-        if is_parquet
-        else _read_csv(path, texts=[theirs for ours, theirs in rename.items() if ours in TEXTS])
-    )
+    table, notes = _read_file(path)
+    table, found = _with_our_names(table, path, rename)
+    notes += found
+    if "samples" in table and "images" in table:
+        raise ConfigError(f"{path} has both images and samples, which mean the same; leave or rename one of them")
+    table = table.rename(columns={"samples": "images"})
+    table, found = _with_numbers(table, path)
+    notes += found
+    if "run" not in table:
+        _check_repeated(table, path)
+        runs = pd.Series([f"{table.index.name} {n}" for n in table.index], table.index, dtype=object, name="run")
+        table = pd.concat([runs, table], axis=1)
+    table = _add_cost(table, flops_per_param_image)
+    table.attrs["notes"] = notes
+    return table
+
+
+def _with_our_names(table, path, rename):
+    """(the table with our names of columns, notes on names that were taken in another spelling)."""
+    rename = {ours: theirs if theirs in table else theirs.strip() for ours, theirs in rename.items()}
     names = {theirs: ours for ours, theirs in rename.items()}
     for ours, theirs in rename.items():
         if names[theirs] != ours:
             raise ConfigError(f"column {theirs!r} of {path} cannot have two names; rename it once")
         if theirs not in table:
-            near = difflib.get_close_matches(theirs, map(str, table.columns), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(str, table.columns))}"
+            near = difflib.get_close_matches(theirs, table.columns, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(table.columns)}"
             raise ConfigError(f"{path} has no column {theirs!r} to be renamed {ours!r}{hint}")
     replaced = [ours for ours in rename if ours in table and ours not in names]
     table = table.drop(columns=replaced).rename(columns=names)
     _check_distinct(table.columns, path)
-    if "samples" in table and "images" in table:
-        raise ConfigError(f"{path} has both images and samples, which mean the same; leave or rename one of them")
-    table = table.rename(columns={"samples": "images"})
-    if "run" not in table:
-        repeated = table.duplicated()
-        place = table.index.name
-        if repeated.any():
-            row = table[repeated].iloc[0]
-            first = table.index[(table.eq(row) | (table.isna() & row.isna())).all(axis=1)][0]
-            repeats = f"{place} {row.name} of {path} repeats {place} {first} in every column"
-            raise ConfigError(f"{repeats}; leave one, or tell them apart by a column run")
-        runs = pd.Series([f"{place} {number}" for number in table.index], table.index, dtype=object, name="run")
-        table = pd.concat([runs, table], axis=1)
+    notes = []
+    for ours in OURS:
+        alike = [name for name in table.columns if name.lower() == ours and name not in OURS]
+        if ours not in table and len(alike) == 1:
+            table = table.rename(columns={alike[0]: ours})
+            notes.append(f"column {alike[0]!r} of {path.name} is read as {ours}")
+    return table, notes
+
+
+def _with_numbers(table, path):
+    """(the table with names as text and numbers as floats, a note where the decimal mark is a comma)."""
+    cells = {name: _cells(table[name]) for name in table.columns}
+    marks = Marks()
     for name in NUMBERS:
-        if name in table:
-            numbers = pd.to_numeric(table[name], errors="coerce")
-            words = table[name].notna() & numbers.isna()
-            if words.any():
-                at = table.index[words][0]
-                where = f"{name} in {table.index.name} {at} of {path}"
-                raise ConfigError(f"{where} is {table[name][at]!r}, which is no number{_hint(table[name][at])}")
-            table[name] = numbers.astype(float)
-    return _add_cost(table, flops_per_param_image)
+        marks |= _marks(cells.get(name))
+    if marks.ambiguous:
+        name, line = next(
+            (name, line)
+            for name in NUMBERS
+            for line, cell in zip(table.index, cells.get(name) or (), strict=False)
+            if cell == marks.ambiguous
+        )
+        raise ConfigError(
+            f"{name} in {table.index.name} {line} of {path} is {marks.ambiguous!r}, whose comma may be a decimal one "
+            "or stand between thousands; write it as 1.234 or as 1234"
+        )
+    columns = {}
+    for name in table.columns:
+        if name in NUMBERS:
+            columns[name] = _numbers(name, cells[name], table, path, marks.mark)
+        elif cells[name] is not None:
+            columns[name] = _metric(name, cells[name], marks)
+        else:
+            columns[name] = _names(table[name]) if _is_text(name) else table[name]
+    notes = [f"numbers of {path.name} are read with a decimal comma"] if marks.mark == "," else []
+    return pd.DataFrame(columns, index=table.index), notes
 
 
-def _hint(cell: object) -> str:
+def _cells(column) -> list[str] | None:
+    """The cells of a column as text, "" for none; None for a column that is of numbers in the file."""
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return None
+    if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column) or column.dtype == bool):
+        column = column.astype(object)
+    return ["" if value is None or value is pd.NA or value != value else str(value) for value in _scalars(column)]
+
+
+def _scalars(column):
+    return (value if np.ndim(value) == 0 else repr(value) for value in column)
+
+
+def _marks(cells: list[str] | None) -> Marks:
+    return find_marks(cells) if cells and any("," in cell or cell.count(".") > 1 for cell in cells) else _points(cells)
+
+
+def _points(cells) -> Marks:
+    """What cells without commas say: a cell such as 0.5 needs the point."""
+    return Marks(
+        point=any("." in c and read_number(c, ",") is None and read_number(c) is not None for c in cells or ())
+    )
+
+
+def _numbers(name, cells, table, path, mark):
+    """A column that laws need, as floats. Raises `ConfigError` naming the first cell that is no number."""
+    if cells is None:
+        return table[name].astype(float)
+    numbers = [read_number(cell, mark) for cell in cells]
+    thousand = [mark == "," and name != "loss" and bool(re.fullmatch(r"[0-9]{1,3},[0-9]{3}", c.strip())) for c in cells]
+    if any(thousand):  # 1.234 parameters are none
+        place = thousand.index(True)
+        raise ConfigError(
+            f"{name} in {table.index.name} {table.index[place]} of {path} is {cells[place]!r}, where other cells have "
+            "a decimal comma; write it without a mark between its digits"
+        )
+    if None in numbers:
+        place = numbers.index(None)
+        where = f"{name} in {table.index.name} {table.index[place]} of {path}"
+        units = place == 0 and len(numbers) > 1 and None not in numbers[1:]
+        hint = "; if the row holds units, remove it" if units else _hint(cells[place])
+        raise ConfigError(f"{where} is {cells[place]!r}, which is no number{hint}")
+    return pd.Series(numbers, table.index, dtype=float)
+
+
+def _metric(name, cells, marks):
+    """Any other column: floats where every cell is a number (31% is 0.31), else text."""
+    if _is_text(name):
+        return cells
+    values = [None if is_missing(cell) else cell for cell in cells]
+    given = [cell.strip() for cell in values if cell is not None]
+    marks |= _marks(given)
+    if marks.ambiguous or (marks.point and marks.comma) or any(re.fullmatch(r"0[0-9]+", cell) for cell in given):
+        return values
+    percent = bool(given) and all(cell.endswith("%") for cell in given)
+    numbers = [read_number((cell or "").removesuffix("%") if percent else cell or "", marks.mark) for cell in values]
+    if None in numbers:
+        return values
+    return np.array(numbers, float) / (100 if percent else 1)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a column is text by the words of its name, as `run_id` and `gitCommit` are."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+[0-9]*|[0-9]+", name)
+    return bool(TEXTS & {word.lower() for word in words})
+
+
+def _names(column):
+    """Names that the file holds as numbers, as text: 7 and 7.0 are "7"."""
+    return [
+        None if pd.isna(v) else str(int(v)) if isinstance(v, (float, np.floating)) and v == v // 1 else str(v)
+        for v in column
+    ]
+
+
+def _check_repeated(table, path):
+    """Raises `ConfigError` where a row repeats another but for a column that only counts rows."""
+    counters = [name for name in table.columns if _counts_rows(name, table[name])]
+    text = table.drop(columns=counters).astype(str)
+    repeated = text.duplicated()
+    if repeated.any():
+        row = text[repeated].iloc[0]
+        first = text.index[text.eq(row).all(axis=1)][0]
+        repeats = f"{table.index.name} {row.name} of {path} repeats {table.index.name} {first} in every column"
+        raise ConfigError(f"{repeats}; leave one, or tell them apart by a column run")
+
+
+def _counts_rows(name, column) -> bool:
+    if not (name.startswith("Unnamed: ") or name.lower() in ("index", "row", "#")):
+        return False
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(float)
+    return len(numbers) > 0 and bool((np.diff(numbers) == 1).all()) and numbers[0] in (0, 1)
+
+
+def _hint(cell: str) -> str:
     """What a cell that is no number may be meant as, and the remedy; "" for any other word."""
-    text = str(cell).strip()
+    text = cell.strip()
     if re.fullmatch(r"-?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
-        return "; is its comma a decimal one? Write numbers with a point, as 0.31"
+        return "; its comma is a decimal one, and other cells have a decimal point: write all with a point, as 0.31"
     if re.fullmatch(r"-?\d{1,3}([,. '_]\d{3})+(\.\d+)?", text):
         return "; write large numbers without marks between their digits"
-    if re.fullmatch(r"-?[\d.]+ ?(%|[kKMGBT]|FLOPs?|FLOP)", text):
+    if re.fullmatch(r"-?[\d.,]+ ?(%|[kKMGBTP]|[a-zA-Z]*FLOPs?|params|images)", text):
         return "; write plain numbers, without a unit"
+    if re.fullmatch(r"-?[\d.]+ ?([x×*·] ?10(\^|\*\*)?[-+\d⁰¹²³⁴⁵⁶⁷⁸⁹]+)", text):
+        return "; write powers of ten as 1.5e18"
     return ""
 
 
@@ -115,45 +257,38 @@ def _add_cost(table, flops_per_param_image):
     raise ConfigError(f"{given} need params and one of flops and images; the table has {have}")
 
 
-def _read_csv(path, texts=()):
-    """A CSV file whose index is each row's line as an editor counts lines; blank lines are skipped but counted."""
+def _read_file(path) -> tuple[pd.DataFrame, list[str]]:
+    """(the cells of a file, notes on what was passed over). Cells of a CSV file are text."""
     try:
-        text = read_text(path, "the table")
-        reader, rows, lines, end = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text)), [], [], 0
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append(row)
-                lines.append(end + 1)  # a row with a quoted line break ends further down
-            end = reader.line_num
-    except csv.Error as error:
-        raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
-    if not rows:
-        raise ConfigError(f"{path} cannot be read as CSV: it is empty")
-    width = len(rows[0])
-    for line, row in zip(lines, rows, strict=True):
-        if any(cell.strip() for cell in row[width:]):
-            remedy = "name every column, or quote a cell with a comma"
-            raise ConfigError(f"line {line} of {path} has {len(row)} cells and the header {width} columns; {remedy}")
-    _check_distinct(pd.Index([name for name in rows[0] if name]), path)
-    text = io.StringIO()
-    csv.writer(text).writerows(row[:width] for row in rows)
-    names = [name for name in rows[0] if name.strip().lower() in TEXTS or name in texts]
+        data = read_bytes(path)
+        if data.startswith(b"\x1f\x8b"):
+            with gzip.open(io.BytesIO(data)) as unpacked:
+                data = unpacked.read(MOST_BYTES)
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"the table {path} cannot be read: {error}; give a CSV or Parquet file") from None
+    if path.suffix.lower() in (".parquet", ".pq") or data.startswith(b"PAR1"):
+        return _read_parquet(path), []
+    kind = next((kind for start, kind in _OTHER_FILES.items() if data.startswith(start)), "")
     try:
-        text.seek(0)
-        table = pd.read_csv(text, index_col=False, skip_blank_lines=False)
-        text.seek(0)
-        as_text = pd.read_csv(text, index_col=False, skip_blank_lines=False, dtype=str, keep_default_na=False)
-    except ValueError as error:
-        raise ConfigError(f"{path} cannot be read as CSV: {error}") from None
-    table = table.assign(**{name: as_text[name] for name in names})
-    table.index = pd.Index(lines[1:], name="line", dtype=int)
-    return table.copy()  # one block of memory: with many columns, pandas warns of many blocks
-
-
-def _separator(text: str) -> str:
-    """What separates the columns: a comma, or where the header has none, a semicolon, a tab or a bar."""
-    header = next((line for line in text.split("\n") if line.strip()), "")
-    return next((mark for mark in ",;\t|" if mark in header), ",")
+        text = "" if kind else decode_text(data).text
+    except UndecodableText as error:
+        remedy = "save it as UTF-8 (iconv -f ENCODING -t UTF-8)"
+        raise ConfigError(f"the table {path} cannot be read: {error}; {remedy}") from None
+    if text.lstrip()[:1] in ("{", "[", "<"):
+        kind = "JSON or HTML; write it as CSV, as by pandas.read_json(PATH).to_csv(OUT, index=False)"
+    if kind:
+        raise ConfigError(f"{path} cannot be read as CSV: it is {kind}")
+    found = split_rows(text, path)
+    named = [name or f"Unnamed: {place}" for place, name in enumerate(found.header)]
+    _check_distinct(pd.Index(named), path)
+    index = pd.Index(found.lines, name="line", dtype=int)
+    cells = list(zip(*found.rows, strict=True)) or [()] * len(named)
+    columns = {
+        name: pd.Series(column, index, dtype=object)
+        for name, theirs, column in zip(named, found.header, cells, strict=True)
+        if theirs or any(cell.strip() for cell in column)  # a mark at the end of each row is no column
+    }
+    return pd.DataFrame(columns, index=index), list(found.notes)
 
 
 def _check_distinct(columns, path):
@@ -171,5 +306,7 @@ def _read_parquet(path):
         raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
     if any(name is not None for name in table.index.names):  # pandas keeps a named index apart
         table = table.reset_index()
+    table.columns = pd.Index([str(name).strip() for name in table.columns])
+    _check_distinct(table.columns, path)
     table.index = pd.RangeIndex(1, len(table) + 1, name="row")
     return table.copy()

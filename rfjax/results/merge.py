@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Required, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ import pandas as pd
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import control_measures
 from rfjax.evaluation.records import read_records, record_name
+from rfjax.inputs.json_files import WrongJson, parse_json, read_json
 from rfjax.results import columns as schema
 from rfjax.results import results_folder as results
 from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
@@ -50,6 +51,46 @@ RUN_FIELDS = {
     "devices": ("hardware", "devices"),
     "processes": ("hardware", "processes"),
 }
+
+
+class RunFile(TypedDict, total=False):
+    """What the table takes from run.json, as `rfjax.training` writes it."""
+
+    schema: Required[int]
+    run: Required[str]
+    study: str | None
+    point: str | None
+    depth: int | None
+    hidden: int | None
+    heads: int | None
+    seed: int | None
+    learning_rate: float | None
+    params: int | None
+    flops_per_image: float | None
+    flops_forward_per_image: float | None
+    batch_size: int | None
+    steps: int | None
+    corpus: str | None
+    corpus_fingerprint: str | None
+    code_hash: str | None
+    parent: dict[str, object] | None
+    hardware: dict[str, object] | None
+    jax_version: str | None
+
+
+class Status(TypedDict, total=False):
+    """status.json: how a run ended."""
+
+    state: str
+    step: int | None
+    message: str | None
+
+
+class MetricsRow(TypedDict, total=False):
+    """A row of metrics.jsonl, as far as the table takes it."""
+
+    step: Required[int]
+    loss: float | None
 
 
 class RunRecords(NamedTuple):
@@ -88,6 +129,7 @@ def collect(
         if name in owners:
             raise ConfigError(f"run {name!r} is in both {owners[name]} and {run.folder}; collect one of them")
         owners[name] = run.folder
+    runs, conflicts = _without_conflicts(runs)
     shared = [(Path(folder), record) for folder in references for record in _records(Path(folder), run="-")]
     beside = [Path(folder) for folder in passed_over]
     made = {
@@ -100,9 +142,27 @@ def collect(
         runs, more = _sound_runs(runs)
         left_out += more
         frames, sheets = _merge(runs, shared)
-    notes = (*left_out, *(note for run in runs for note in run.notes))
+    notes = tuple(map(_as_text, (*left_out, *conflicts, *(note for run in runs for note in run.notes))))
     facts = {"samples": (), "notes": notes, "unreadable": len(left_out), **made}
     return results.write(results.Results(folder=Path(results_folder), **facts, **frames), sheets)
+
+
+def _without_conflicts(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
+    """The runs without records of no run (a detector's ceiling) that differ from an earlier run's; a note for each."""
+    first: dict[tuple, dict] = {}
+    kept, notes = [], []
+    for run in runs:
+        records = []
+        for record in run.records:
+            key = tuple(record["key"].values())
+            if record["key"]["run"] == "-" and first.setdefault(key, record)["values"] != record["values"]:
+                notes.append(
+                    f"{run.facts['run']}: its {record['key']['evaluation']} differs from another run's; left out"
+                )
+            else:
+                records.append(record)
+        kept.append(run._replace(records=records))
+    return kept, notes
 
 
 def _merge(runs: Sequence[RunRecords], shared: Sequence[tuple[Path, dict]]) -> tuple[dict[str, pd.DataFrame], list]:
@@ -159,8 +219,8 @@ def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.
     """The results table of a study, collected again where the runs beside it have other records than it was made of.
 
     `study_folder` is the study's folder or its results folder; a results folder that stands alone is read as it is.
-    `say` gets a line where the table is made, made again, or leaves a run out. Raises `ConfigError` as `collect` and
-    `results_folder.read` do.
+    `say` gets a line where the table is made again; the table's notes say what it leaves out. Raises `ConfigError` as
+    `collect` and `results_folder.read` do.
     """
     folder = results.find(study_folder)
     root = folder.parent if folder.name == "results" else Path(study_folder)
@@ -172,18 +232,27 @@ def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.
     try:
         if there:
             found = results.read(folder)
-            if found.made_of == {run.name: records_hash(run) for run in runs}:
+            now = {run.name: records_hash(run) for run in runs}
+            if found.made_of == now:
                 return found
-            reason, beside = "the runs beside it have other records now", found.passed_over
+            changes = _changes(found.made_of, now)
+            reason, beside = f"the runs beside it have other records now ({changes})", found.passed_over
     except ConfigError as error:
         reason = str(error)
     if reason:
         say(f"note: the table in {folder} is collected again: {reason}")
     of_table = [run for run in runs if run.name not in beside]
-    table = collect(of_table, folder, passed_over=[run for run in runs if run.name in beside])
-    for note in table.notes:
-        say(f"note: {note}")
-    return table
+    return collect(of_table, folder, passed_over=[run for run in runs if run.name in beside])
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which runs are new, changed and gone between two `made_of`, in words."""
+    kinds = {
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in now if name in before and before[name] != now[name]],
+        "gone": [name for name in before if name not in now],
+    }
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
 
 
 def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
@@ -217,15 +286,15 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 
 def read_run(folder: Path) -> RunRecords:
     """The content of one run folder. A run that failed before it wrote run.json has its status alone."""
-    status = _read_json(folder / "status.json") if (folder / "status.json").exists() else {}
+    status = _read_json(folder / "status.json", Status) if (folder / "status.json").exists() else {}
     notes = []
     if (folder / "run.json").exists():
-        run = _read_json(folder / "run.json")
+        run = _read_json(folder / "run.json", RunFile)
         if run.get("schema") != RUN_SCHEMA:
             wrong = f"{folder / 'run.json'} has schema {run.get('schema')!r}"
             raise ConfigError(f"{wrong}; this rfjax reads schema {RUN_SCHEMA}")
         if (folder / "config.json").exists():
-            run["config"] = _read_json(folder / "config.json")
+            run["config"] = _read_json(folder / "config.json", dict[str, object])
         facts = {column.name: _run_value(run, column.name) for column in RUNS}
         for column in (*KEY[:1], *RUN):
             if column.required and facts[column.name] is None:
@@ -248,15 +317,16 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
     A resumed run may repeat steps; the last line of a step counts.
     """
     losses, unread = {}, 0
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    lines = lines[:-1] if lines and not lines[-1] else lines
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line, MetricsRow)
             if row.get("loss") is not None:  # null where every step of the row was skipped
-                losses[int(row["step"])] = float(row["loss"])
-        except (ValueError, TypeError, KeyError, AttributeError):
+                losses[row["step"]] = float(row["loss"])
+        except WrongJson:
             unread += number < len(lines)  # a torn last line is how a killed run ends
     steps = sorted(losses)
     windows = np.array_split(steps, min(MAX_CURVE_ROWS, len(steps))) if steps else []
@@ -426,12 +496,17 @@ def _cast(frame, columns):
     for column in columns:
         values = frame[column.name]
         if column.kind == "text":
-            result[column.name] = values.map(lambda v: "" if v is None or pd.isna(v) else str(v)).astype(object)
+            result[column.name] = values.map(lambda v: "" if v is None or pd.isna(v) else _as_text(v)).astype(object)
         elif column.kind == "integer":
             result[column.name] = pd.array([pd.NA if pd.isna(v) else int(v) for v in values], dtype="Int64")
         else:
             result[column.name] = np.array([np.nan if pd.isna(v) else float(v) for v in values], dtype=float)
     return pd.DataFrame(result, index=frame.index)
+
+
+def _as_text(value) -> str:
+    """The value as text that UTF-8 has: a name's bytes that are none become escapes."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _records(folder, run):
@@ -449,7 +524,7 @@ def _records(folder, run):
 def _sheet(folder, record):
     """(the sheet, without its place in the results folder; the path of its picture)."""
     extra, key = record["extra"], ("run", "step", "weights", "sampler", "seed")
-    prompts, tile = tuple(map(str, extra.get("prompts", ()))), int(extra.get("tile") or 0)
+    prompts, tile = tuple(map(_as_text, extra.get("prompts", ()))), int(extra.get("tile") or 0)
     sheet = results.SampleSheet(**{name: record["key"][name] for name in key}, prompts=prompts, tile=tile, png="")
     return sheet, folder / extra["png"]
 
@@ -461,11 +536,8 @@ def _run_value(run, name):
     return value
 
 
-def _read_json(path):
+def _read_json(path, shape):
     try:
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-        return content
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); delete it and run the point again") from None
+        return read_json(path, shape, remedy="delete it and run the point again", error=ConfigError)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} cannot be read ({error}); run the point again") from None

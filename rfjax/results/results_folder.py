@@ -16,12 +16,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Required, TypedDict
 
 import numpy as np
 import pandas as pd
 
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
+from rfjax.inputs.files import read_bytes
+from rfjax.inputs.json_files import parse_json
 from rfjax.inputs.paths import local_path
 from rfjax.results.columns import FILES, SCHEMA, STATISTICS, Column, measure_columns
 
@@ -29,6 +32,21 @@ REMEDY = "remake the table with `rfjax study --collect`"
 SHEETS = "samples"
 PAUSES = (0.2, 0.5, 1.0)  # seconds before a table that did not fit together is read again
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+csv.field_size_limit(1 << 30)  # a cell of replicates, or a message, may be longer than the reader's 128 KiB
+
+
+class TableFile(TypedDict, total=False):
+    """table.json."""
+
+    schema: Required[int]
+    sha256: Required[dict[str, str]]
+    samples: Required[list[dict[str, object]]]
+    notes: Required[list[str]]
+    made_of: dict[str, str]
+    passed_over: list[str]
+    unreadable: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +76,7 @@ class Results:
     curves: pd.DataFrame
     samples: tuple[SampleSheet, ...]
     notes: tuple[str, ...]  # what the merge left out, and why
-    unreadable: int = 0  # how many runs the merge left out; 0 in a table that was read
+    unreadable: int = 0  # how many runs the merge left out
     # The hash of each run's records (`rfjax.results.merge.records_hash`) by its folder's name, also of the runs in
     # `passed_over`, which lay beside and are not in the table; none in an older table.
     made_of: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +111,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     hashes = {name: _sha256(data) for name, data in contents.items()}
     sheets_json = [asdict(sample) for sample in samples]
     index = {"schema": SCHEMA, "files": files, "sha256": hashes, "samples": sheets_json, "notes": notes}
-    index |= {"made_of": dict(table.made_of), "passed_over": list(table.passed_over)}
+    index |= {"unreadable": table.unreadable, "made_of": dict(table.made_of), "passed_over": list(table.passed_over)}
     contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
     write_whole({folder / name: data for name, data in contents.items()})
     for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # of runs or settings no longer in the table
@@ -146,15 +164,17 @@ def _read(folder: Path) -> Results:
     if not path.is_file():
         raise ConfigError(f"no results table at {folder} (table.json is missing); {REMEDY}")
     try:
-        content = json.loads(path.read_text())
-        version, hashes = content["schema"], content["sha256"]
+        version = parse_json(read_bytes(path)).get("schema")
         if version != SCHEMA:
             raise ConfigError(f"{path} has schema version {version!r}; this rfjax reads version {SCHEMA}; {REMEDY}")
+        content = parse_json(read_bytes(path), TableFile)
+        hashes = content["sha256"]
         samples = tuple(SampleSheet(**sample | {"prompts": tuple(sample["prompts"])}) for sample in content["samples"])
         notes = tuple(content["notes"])
         made = {"made_of": dict(content.get("made_of", {})), "passed_over": tuple(content.get("passed_over", ()))}
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from None
+        made["unreadable"] = content.get("unreadable", 0)
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); {REMEDY}") from None
     frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file)) for file in FILES}
     for sample in samples:
         _check_hash(folder / sample.png, hashes.get(sample.png))

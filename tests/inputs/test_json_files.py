@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, Required, TypedDict
 
 import pytest
 
@@ -94,3 +94,16 @@ def test_a_missing_file_is_the_callers_to_judge(tmp_path):
 def test_other_encodings_are_read(tmp_path):
     (tmp_path / "a.json").write_bytes(json.dumps(GOOD).encode("utf-16"))
     assert read_json(tmp_path / "a.json", Run) == GOOD
+
+
+class Written(TypedDict, total=False):
+    """Its annotations are text, as in modules with `from __future__ import annotations`."""
+
+    step: "Required[int]"
+    loss: "float | None"
+
+
+def test_a_required_key_is_asked_for_where_annotations_are_text():
+    assert check_json({"step": 1}, Written) == {"step": 1}
+    with pytest.raises(WrongJson, match="it has no step"):
+        check_json({"loss": 1.0}, Written)

@@ -367,6 +367,12 @@ def change(path, **values):
         lambda run: change(run / "run.json", depth=[1]),
         lambda run: next((run / "evaluations").glob("*.json")).write_text('{"schema": 1, "key": 3}'),
         lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\n3\nnull\n[]\n"),
+        lambda run: (run / "run.json").write_bytes(b""),
+        lambda run: (run / "run.json").write_text("[" * 100_000),
+        lambda run: change(run / "run.json", flops_per_image="x", parent="y"),
+        lambda run: change(run / "status.json", state=["done"]),
+        lambda run: change(next((run / "evaluations").glob("*.json")), extra={"prompt_scores": [[1]], "png": 3}),
+        lambda run: change(next((run / "evaluations").glob("*.json")), flops="x"),
     ],
 )
 def test_one_bad_record_stops_no_other_run(tmp_path, capsys, break_it):
@@ -378,3 +384,63 @@ def test_one_bad_record_stops_no_other_run(tmp_path, capsys, break_it):
     numbers = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
     assert {runs[0].name, runs[2].name} <= {run["run"] for run in numbers["runs"]}
     assert len(numbers["runs"]) == 3 or f"the run in {runs[1]} was left out" in heard.err
+
+
+def test_what_came_in_is_used_or_named(tmp_path, capsys):
+    """Catches a run that leaves a fit in silence: unfinished, diverged, unreadable, without a score, of no cost."""
+    runs = {path.name: path for path in planted_study.write_study(tmp_path / "runs")}
+    change(runs["depth1"] / "status.json", state="stopped")
+    for name, metric, field, value in (
+        ("depth1", "loss", "value", None),  # stopped, and without a number
+        ("depth2", "loss", "value", None),
+        ("depth3-short", "loss", "flops", -5.0),
+        ("depth2-short", "geneval", "key", None),
+    ):
+        for path in (runs[name] / "evaluations").glob("*.json"):
+            record = json.loads(path.read_text())
+            if record["key"]["evaluation"] == "geneval" == metric:
+                path.unlink()
+            elif metric == "loss" and (field == "flops" or record["key"]["evaluation"] == "validation"):
+                (record["values"][0] if field == "value" else record)[field] = value
+                path.write_text(json.dumps(record))
+    (runs["depth1-short"] / "run.json").write_text("[")
+    out = tmp_path / "fit.json"
+    for _ in range(2):  # the second time the table is only read
+        assert cli.main(["fit", str(tmp_path / "runs"), "--metric=overall", f"--out={out}"]) == 0
+        said = capsys.readouterr().out
+        source = json.loads(out.read_text())["source"]
+        used, left = source["fitted_runs"], [each["run"] for each in source["left_out"]]
+        unfinished = [each["run"] for each in source["unfinished"]]
+        assert sorted(used + left + unfinished) == sorted(set(runs) - {"depth1-short"})
+        assert sorted(left) == ["depth2", "depth3-short"] and sorted(unfinished) == ["depth1", "depth5"]
+        (note,) = source["notes"]
+        for words in ("depth2 has a validation loss that is not finite", "flops -5", "depth5 (diverged)", note):
+            assert words in said
+        assert "without a score, and left out: depth2-short" in said
+    assert cli.main(["report", str(tmp_path / "runs")]) == 1
+    heard = capsys.readouterr()
+    assert "depth1-short was left out" in heard.err and "depth2-short has no GenEval score" in heard.out
+    page = (tmp_path / "runs" / "report" / "index.html").read_text()
+    for words in (
+        "depth2 has a validation loss that is not finite",
+        "flops -5",
+        "depth2-short has no GenEval",
+        "depth5",
+    ):
+        assert words in page
+    assert cli.main(["report", str(tmp_path / "runs")]) == 1
+    assert "depth1-short was left out" in capsys.readouterr().err
+
+
+def test_a_name_with_control_characters_moves_no_terminal(tmp_path, capsys):
+    planted_runs(tmp_path / "runs", 3)
+    planted_study.write_run(tmp_path / "runs" / "x", "a\x1b[2J\rb", 1, 700)
+    change(tmp_path / "runs" / "x" / "run.json", point="a\x1b[2J\rb")
+    change(tmp_path / "runs" / "x" / "status.json", state="stopped")
+    for path in (tmp_path / "runs" / "x" / "evaluations").glob("*.json"):
+        path.unlink()
+    for verb in ("report", "fit"):
+        assert cli.main([verb, str(tmp_path / "runs")]) == 0
+        heard = capsys.readouterr()
+        assert "\x1b" not in heard.out + heard.err and "\\x1b[2J" in heard.out
+        assert "\\xa0" not in heard.out  # a number's own blank is no control character

@@ -408,16 +408,67 @@ def test_other_separators_and_encodings_are_read(tmp_path, mark, encoding):
 
 @pytest.mark.parametrize(
     ("cell", "remedy"),
-    [("0,31", "decimal one"), ('"1,234,567"', "without marks"), ("1 234 567", "without marks"), ("31%", "a unit")],
+    [("0,31;0.2", "decimal point"), ("1.234.567,8;0.2", "no number"), ("31%;2", "a unit"), ("3x10^2;2", "1.5e18")],
 )
 def test_a_number_that_cannot_be_read_is_answered_with_what_was_seen(tmp_path, cell, remedy):
-    mark = ";" if cell == "0,31" else ","
-    path = written(tmp_path, f"run{mark}loss\na{mark}{cell}\n")
-    with pytest.raises(ConfigError, match=f"loss in line 2 of .* is no number; .*{remedy}"):
+    path = written(tmp_path, f"run;loss;flops\na;{cell}\nb;0.5x;0.5\n")
+    with pytest.raises(ConfigError, match=f"loss in line 2 of .* is .*{remedy}"):
         read_table(path)
 
 
 def test_a_column_of_another_spelling_is_named_with_the_option_that_takes_it(tmp_path):
     table = read_table(written(tmp_path, "run, Val Loss ,FLOPs\na,0.3,1e10\n"))
-    with pytest.raises(ConfigError, match=r'--rename "loss= Val Loss " takes'):
+    assert table["flops"].tolist() == [1e10] and "'FLOPs'" in table.attrs["notes"][0]
+    with pytest.raises(ConfigError, match=r'--rename "loss=Val Loss" takes'):
         check(table, ("loss", "flops"))
+
+
+@pytest.mark.parametrize(
+    ("text", "loss", "params"),
+    [
+        ("run;loss;params\na;0,512;1.234.567\nb;0,43;2.345.678\n", [0.512, 0.43], [1234567, 2345678]),
+        ("run;loss;params\na;0,5;1\u202f234\u202f567\nb;0,4;2000\n", [0.5, 0.4], [1234567, 2000]),
+        ('run,loss,params\na,0.5,"1,234"\nb,0.4,"2,345,678"\n', [0.5, 0.4], [1234, 2345678]),
+        ("sep=;\nrun;loss;params\na;0.5;1234\nb;0.4;2345\n", [0.5, 0.4], [1234, 2345]),
+        ("# made by x, y\nRun,Loss , Params,\na,0.5,1234,\nb,0.4,2345,\n# the end\n", [0.5, 0.4], [1234, 2345]),
+        ("# run,loss,params\na,0.5,1234\nb,0.4,2345\n", [0.5, 0.4], [1234, 2345]),
+        ("run loss params\na 0.5 1234\nb 0.4 2345\n", [0.5, 0.4], [1234, 2345]),
+        ("| run | loss | params |\n|:--|--:|---|\n| a | 0.5 | 1234 |\n| b | 0.4 | 2345 |\n", [0.5, 0.4], [1234, 2345]),
+        ("run,loss,params\na,0.5,1D3\nb,,2000\n", [0.5, np.nan], [1000, 2000]),
+    ],
+)
+def test_tables_of_other_programs_are_read(tmp_path, text, loss, params):
+    table = read_table(written(tmp_path, text))
+    assert table["run"].tolist() == ["a", "b"] and table["params"].tolist() == params
+    np.testing.assert_array_equal(table["loss"], loss)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("run;loss;params\na;2,345;1000\n", "loss in line 2 of .* '2,345', whose comma may be a decimal one"),
+        ("run;loss;params\na;0,5;1,234\n", "params in line 2 of .* '1,234', where other cells have a decimal comma"),
+        ("run,loss\n,nats\na,0.5\n", "loss in line 2 of .* 'nats', .* holds units"),
+        ("run,loss\na,0.5\n#b,0.4\n", "line 3 of .* begins with #"),
+        ("run,loss\na,True\n", "'True', which is no number"),
+        ('[{"run": "a", "loss": 1}]', "JSON or HTML"),
+        ("PK\x03\x04", "Excel"),
+        (",loss,flops\n0,0.5,1e18\n1,0.5,1e18\n", "line 3 of .* repeats line 2"),
+    ],
+)
+def test_what_could_mean_two_things_is_refused(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said):
+        read_table(written(tmp_path, text))
+
+
+def test_columns_of_names_stay_text_and_metrics_become_numbers(tmp_path):
+    names = ("config_hash", "gitCommit", "dataset", "Model", "wandb_id")
+    rows = f"run,loss,{','.join(names)},geneval,share,split\na,0.5,2396e87,1e5,007,1,None,0.3,31%,007\n"
+    table = read_table(written(tmp_path, rows))
+    assert [table[name][2] for name in (*names, "split")] == ["2396e87", "1e5", "007", "1", "None", "007"]
+    assert table["geneval"].tolist() == [0.3] and table["share"].tolist() == [0.31]
+    frame = pd.DataFrame({"run": [7, 8], "loss": ["0,5", "0,4"], "commit": [2396, 1], "tags": [["x"], ["y"]]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert table["run"].tolist() == ["7", "8"] and table["commit"].tolist() == ["2396", "1"]
+    assert table["loss"].tolist() == [0.5, 0.4]

@@ -1,0 +1,84 @@
+"""Reads numbers as people write them: decimal commas, marks between thousands, blanks, signs for a missing value.
+
+A file has one decimal mark. A comma that may be either (1,234) is never guessed: another cell of the file decides, or
+the file is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MISSING = frozenset(
+    ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "–", "—", "nil", "missing", "#value!", "#ref!")
+)
+_EXPONENT = r"(?:[eEdD][+-]?[0-9]+)?"
+_BLANKS = "\u00a0\u202f\u2009 '’_"  # between thousands, in every convention
+_GROUPS = {
+    mark: re.compile(
+        rf"[+-]?[1-9][0-9]{{0,2}}(?:([{group}{_BLANKS}])[0-9]{{3}}(?:\1[0-9]{{3}})*)?(?:{re.escape(mark)}[0-9]*)?{_EXPONENT}"
+        rf"|[+-]?[0-9]*(?:{re.escape(mark)}[0-9]*)?{_EXPONENT}"
+    )
+    for mark, group in ((".", ","), (",", "."))
+}
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell of a column of numbers stands for no number."""
+    return cell.strip().lower() in MISSING
+
+
+def read_number(cell: str, mark: str = ".") -> float | None:
+    """The number of a cell whose decimal mark is `mark`, nan for a missing one; None where the cell is no number."""
+    text = cell.strip().replace("−", "-")
+    if text.lower() in MISSING:
+        return math.nan
+    if mark == "." or "inf" in text.lower():
+        with contextlib.suppress(ValueError):
+            return float(text)
+    if not re.search("[0-9]", text) or not _GROUPS[mark].fullmatch(text):
+        return None
+    for sign in (*_BLANKS, "," if mark == "." else "."):
+        text = text.replace(sign, "")
+    with contextlib.suppress(ValueError):
+        return float(text.replace(",", ".").lower().replace("d", "e"))
+    return None
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the cells of a file say of its decimal mark: `point` and `comma` where some cell can be read by that mark
+    alone, and `both`, a cell with a comma that could be read either way."""
+
+    point: bool = False
+    comma: bool = False
+    both: str = ""
+
+    def __or__(self, other: Marks) -> Marks:
+        return Marks(self.point or other.point, self.comma or other.comma, self.both or other.both)
+
+    @property
+    def mark(self) -> str:
+        """The decimal mark: a comma where cells need it and none needs a point."""
+        return "," if self.comma and not self.point else "."
+
+    @property
+    def ambiguous(self) -> str:
+        """The cell that nothing decides, or ""."""
+        return "" if self.point or self.comma else self.both
+
+
+def find_marks(cells: Iterable[str]) -> Marks:
+    """What cells that are numbers say of the decimal mark; a cell that is no number says nothing."""
+    point, comma, both = False, False, ""
+    for cell in cells:
+        by_point, by_comma = read_number(cell, "."), read_number(cell, ",")
+        if by_point is None or by_comma is None:
+            comma = comma or (by_point is None and by_comma is not None)
+            point = point or (by_comma is None and by_point is not None)
+        elif by_point != by_comma and by_point == by_point and "," in cell:
+            both = both or cell
+    return Marks(point, comma, both)
