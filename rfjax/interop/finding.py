@@ -128,6 +128,10 @@ def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:
         settings = read_json(config, remedy=_FETCH) if config.is_file() else {}
         manifest = _manifest(path / names.MANIFEST)
         paths = tuple(path / file for file in files)
+        if (
+            layout == "plain" and manifest.get("layout") == "plain"
+        ):  # config.json is for PyTorch: the manifest says more
+            settings = {}
         used = config if settings else None
         return FoundCheckpoint(
             path, paths, manifest, settings, used, _scheduler(path), name, weight_map, (*notes, *more)

@@ -77,7 +77,7 @@ def import_checkpoint(
     notes = remove_left_behind(out.parent)
     source = find(local_path(path, "path"))
     exported = _check_manifest(source)
-    if source.settings and source.manifest.get("layout") != "plain":
+    if source.settings:
         check_class(source.settings, source.settings_path)
     with Reader(source.files) as reader:
         notes += [*source.notes, *_check_index(source, reader)]

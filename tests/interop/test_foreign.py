@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import folder_moved_when_whole, remove_left_behind
+from rfjax.interop import pipeline as pipeline_parts
 from rfjax.interop.exporting import export_run
 from rfjax.interop.finding import find
 from rfjax.interop.importing import import_checkpoint, lines
@@ -327,3 +328,12 @@ def test_what_killed_commands_left_is_removed_and_told(tmp_path):
             f"{foreign} is of another machine, or from before a restart: remove it if nothing writes it",
         ]
     )
+
+
+@pytest.mark.parametrize("text", ("[]", "3", "", '{"tokenizer_class": ["CLIPTokenizer"]}', "[" * 2000))
+def test_a_damaged_tokenizers_config_is_refused_by_name(tmp_path, text):
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(RfjaxError, match="tokenizer_config.json cannot be read.*fetch the frozen models again"):
+        pipeline_parts._tokenizer(tmp_path, "clip")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert pipeline_parts._tokenizer(tmp_path, "clip") == "CLIPTokenizer"
