@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -65,7 +69,7 @@ def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Pa
     With `files_of`, `out` is a file: the temporary folder's files go beside it, and `out` itself comes last. Raises
     `RfjaxError` naming `out` where it could not be written.
     """
-    temporary = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    temporary = out.absolute().with_name(f".{out.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -81,3 +85,47 @@ def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Pa
         raise type(error)(str(error).replace(str(temporary), str(out))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight digits that tell apart machines, their starts and containers: in each a number means one process."""
+    facts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # not Linux
+        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+
+
+def remove_left_behind(folder: Path) -> list[str]:
+    """Removes the temporary folders of `folder_moved_when_whole` whose process is dead; returns a line for each.
+
+    Those of another machine may be in use: they stay, and their line says so.
+    """
+    lines = []
+    try:
+        found = sorted(path for path in folder.absolute().iterdir() if _TEMPORARY.fullmatch(path.name))
+    except OSError:  # there is no such folder yet
+        return lines
+    for path in found:
+        match = _TEMPORARY.fullmatch(path.name)
+        if path.is_symlink() or not path.is_dir():
+            continue
+        if match["machine"] != _machine():
+            lines.append(f"{path} is of another machine, or from before a restart: remove it if nothing writes it")
+        elif not _is_alive(int(match["pid"])):
+            shutil.rmtree(path, ignore_errors=True)
+            lines.append(f"removed {path}, which a process that was killed had left")
+    return lines
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True

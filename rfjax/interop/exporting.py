@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -24,7 +25,7 @@ from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.data.prepared import manifest
 from rfjax.errors import ConfigError
-from rfjax.files import folder_moved_when_whole
+from rfjax.files import folder_moved_when_whole, remove_left_behind
 from rfjax.flow.resolution import shift_at
 from rfjax.inputs.paths import local_path
 from rfjax.interop import expressible, names, pipeline
@@ -101,6 +102,8 @@ def export_run(
         what = "one file, whose name must end in .safetensors" if single else "a folder; give it another name"
         raise ConfigError(f"--out is {out}; the {layout} layout is {what}")
     frozen_models = pipeline.check(origin.config, models) if whole_pipeline else None  # last, because it hashes them
+    for line in remove_left_behind(out.parent):
+        print(line, file=sys.stderr)
     with folder_moved_when_whole(out, files_of=single) as folder:
         target = folder / out.name if single else folder / "transformer" if whole_pipeline else folder
         if frozen_models:

@@ -6,7 +6,6 @@ Only safetensors are read: a pickle can run any code, and is refused unread.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +20,17 @@ from rfjax import config as schema
 from rfjax.config import Config, DataConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.files import folder_moved_when_whole
+from rfjax.files import folder_moved_when_whole, remove_left_behind
 from rfjax.inputs.paths import local_path
 from rfjax.interop import names
 from rfjax.interop.exporting import formula_positions, parameter_shapes
-from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
-from rfjax.interop.recognise import compare, network_of, recognise
+from rfjax.interop.finding import find
+from rfjax.interop.keys import Networks, describe_groups, find_networks, groups_of
+from rfjax.interop.layouts import LAYOUTS, sources, tensor_shapes
+from rfjax.interop.recognise import compare, has_released_sizes, network_of
 from rfjax.interop.safetensors_files import Reader, sha256_of
+from rfjax.interop.scheduler import choose_shift
+from rfjax.interop.settings import check_class, check_settings
 from rfjax.models.positions import POSITIONS
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.run import describe, plan_run
@@ -36,25 +39,27 @@ from rfjax.training.run import describe, plan_run
 RELEASED_POSITIONS = (64, 16.0)
 
 
-class FoundCheckpoint(NamedTuple):
-    """The files of a checkpoint on disk, and the JSON beside them."""
-
-    path: Path
-    files: tuple[Path, ...]
-    manifest: Mapping[str, object]  # of `rfjax export`; empty for a foreign checkpoint
-    settings: Mapping[str, object]  # diffusers' config.json; empty where there is none
-    shift: float | None = None  # of the scheduler beside the network
-    name: str = ""
-
-
 class Imported(NamedTuple):
     """The imported network, and what a user should know of it."""
 
     config: Config
     layout: str
     params: int
-    ignored: int  # tensors of an autoencoder or of text encoders
+    ignored: int  # tensors that were left out: an autoencoder's, text encoders' and so on
     notes: tuple[str, ...]
+    left_out: Mapping[str, int]  # the same by the first part of their names
+    files: tuple[Path, ...]  # that were read: weights, config.json, scheduler_config.json
+    has_average: bool  # whether the checkpoint holds an average beside the raw weights
+
+    def record(self) -> dict[str, object]:
+        """What run.json keeps of it."""
+        return {
+            "layout": self.layout,
+            "files": [str(path) for path in self.files],
+            "left_out": dict(self.left_out),
+            "has_average": self.has_average,
+            "notes": list(self.notes),
+        }
 
 
 def import_checkpoint(
@@ -69,21 +74,32 @@ def import_checkpoint(
     out = local_path(out, "out")
     if out.exists():
         raise ConfigError(f"{out} exists; remove it, or name another with --out")
+    notes = remove_left_behind(out.parent)
     source = find(local_path(path, "path"))
+    exported = _check_manifest(source)
+    if source.settings:
+        check_class(source.settings, source.settings_path)
     with Reader(source.files) as reader:
-        layout, prefix, found = _layout(source, reader)
-        ignored = len(reader.tensors) - len(found)
-        config = _config(source, layout, found, base, overrides)
+        notes += [*source.notes, *_check_index(source, reader)]
+        networks = _networks(source, reader)
+        notes += networks.notes
+        layout, shapes_of = networks.layout, lambda stored: {n: reader.tensors[k].shape for n, k in stored.items()}
+        found = shapes_of(networks.raw)
+        config, guesses = _config(source, exported, layout, found, base, overrides)
+        notes += guesses
         shapes = plan_run(config).corpus.shapes
         _check_data(config, layout, found, shapes)
         ours = parameter_shapes(config.model, shapes)
-        notes = []
-        trained_on = source.manifest.get("config", {}).get("data", {}).get("corpus")
+        trained_on = exported.data.corpus if exported else None
         if trained_on not in (None, config.data.corpus):
             notes.append(f"it was trained on the corpus {trained_on}, whose words differ from {config.data.corpus}'s")
         expected = tensor_shapes(layout, config.model, ours)
-        compare({name.removeprefix(layout.prefix): shape for name, shape in expected.items()}, found, str(source.path))
-        get = _Verified(reader, prefix, layout, source.manifest)
+        expected = {name.removeprefix(layout.prefix): shape for name, shape in expected.items()}
+        compare(expected, found, str(source.path))
+        if networks.average is not None:
+            compare(expected, shapes_of(networks.average), f"the average (EMA) in {source.path}")
+        _check_copies(reader, networks)
+        get = _Verified(reader, networks.raw, layout, source.manifest)
         grid = get(layout.positions)
         stored = None
         if not np.array_equal(formula_positions(config.model).astype(grid.dtype), grid):
@@ -93,10 +109,23 @@ def import_checkpoint(
             config = schema.from_dict({**schema.to_dict(config), "model": model})
             ours = parameter_shapes(config.model, shapes)
             stored = np.asarray(grid, np.float32).reshape(ours[POSITIONS])
-        params = _parameters(layout, config, ours, get, stored)
+        params = average = _parameters(layout, config, ours, get, stored)
+        if networks.average is not None:
+            get = _Verified(reader, networks.average, layout, {})
+            average = _parameters(layout, config, ours, get, stored)
     run = plan_run(config, out)
-    _write_run(run, source, params)
-    return Imported(config, layout.name, run.parameter_count, ignored, tuple(notes))
+    imported = Imported(
+        config,
+        layout.name,
+        run.parameter_count,
+        sum(networks.beside.values()),
+        tuple(notes),
+        networks.beside,
+        (*source.files, *source.read),
+        networks.average is not None,
+    )
+    _write_run(run, source, params, average, imported)
+    return imported
 
 
 def lines(imported: Imported, out: Path) -> list[str]:
@@ -106,10 +135,15 @@ def lines(imported: Imported, out: Path) -> list[str]:
     network = f"{imported.layout} layout: depth {model.depth}, width {model.width}, {model.heads} heads"
     network += f", dual attention in the first {dual} blocks" if dual else ""
     if imported.ignored:
-        notes.append(f"{imported.ignored} tensors beside the network (autoencoder, text encoders) were left out")
+        groups = describe_groups(imported.left_out)
+        notes.append(f"{imported.ignored} tensors beside the network were left out: {groups}")
+    beside = [path.name for path in imported.files if path.suffix == ".json"]
+    weights = len(imported.files) - len(beside)
+    read = f"read: {weights} file{'s' if weights > 1 else ''} of weights, " + (", ".join(beside) or "no JSON beside it")
     return [
         network + (", QK-norm" if model.qk_norm else ""),
         f"{imported.params:,} parameters; corpus {imported.config.data.corpus}",
+        f"{read}; timestep shift {imported.config.timestep_shift:g}",
         *(f"note: {text}" for text in notes),
         f"imported: {out}",
         f"train on:   rfjax train --config={out}/config.json --workdir={out}",
@@ -117,87 +151,64 @@ def lines(imported: Imported, out: Path) -> list[str]:
     ]
 
 
-def find(path: Path) -> FoundCheckpoint:
-    """Finds the files of a checkpoint: a folder, a pipeline's folder, or one file. It reads only JSON."""
-    if path.suffix in names.PICKLES:
-        raise ConfigError(f"{path} is a pickle, which can run any code; get the same weights as safetensors")
-    if path.is_file() and path.suffix != ".safetensors":
-        raise ConfigError(f"{path} is no safetensors file; name a folder with such files, or one of them")
-    if path.is_file():
-        named = {f"{stem}.safetensors" for stem in names.WEIGHTS.values()}
-        if path.name in named and any((path.parent / name).is_file() for name in ("config.json", names.MANIFEST)):
-            return find(path.parent)  # the JSON beside it says more than the tensors do
-        return FoundCheckpoint(path, (path,), _json(names.manifest_of(path)), {}, None, path.stem)
-    if not path.is_dir():
-        raise ConfigError(f"no file or folder at {path}; name a folder with safetensors files, or one such file")
-    if (path / "run.json").is_file() and (path / "checkpoints").is_dir():
-        raise ConfigError(f"{path} is a run already: train on there, or start another from it with --init={path}")
-    name, schedulers = path.name, [path / "scheduler_config.json"]
-    if (path / "transformer").is_dir():
-        schedulers = [path / "scheduler" / "scheduler_config.json"]
-        path = path / "transformer"
-    shift = _json(schedulers[0]).get("shift")
-    for layout in names.WEIGHTS:
-        index = names.index_of(path, layout)
-        if index.is_file():
-            listed = _json(index).get("weight_map")
-            if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-                raise RfjaxError(f"{index} has no weight_map; fetch it again")
-            files = sorted(set(listed.values()))
-            if any(Path(file).name != file for file in files):
-                raise ConfigError(f"{index} names files outside its folder; it cannot be trusted")
-        else:
-            files = [name for name in names.shard_names(layout, 1) if (path / name).is_file()]
-        if files:
-            paths = tuple(path / name for name in files)
-            return FoundCheckpoint(path, paths, _json(path / names.MANIFEST), _json(path / "config.json"), shift, name)
-    pickles = [file.name for file in path.iterdir() if file.suffix in names.PICKLES]
-    others = sorted(file.name for file in path.glob("*.safetensors"))
-    hint = f"; {pickles[0]} is a pickle and is not read" if pickles else ""
-    hint += f"; it has {', '.join(others[:4])}: name the file" if others else ""
-    raise ConfigError(f"{path} holds no {' or '.join(f'{stem}.safetensors' for stem in names.WEIGHTS.values())}{hint}")
+def _networks(source, reader) -> Networks:
+    """The network among the tensors: by the manifest of an export, else recognised."""
+    if not source.manifest:
+        return find_networks(reader.tensors)
+    layout = LAYOUTS[source.manifest["layout"]]
+    raw = {name.removeprefix(layout.prefix): name for name in reader.tensors if name.startswith(layout.prefix)}
+    left = [name for name in reader.tensors if not name.startswith(layout.prefix)]
+    return Networks(layout, raw, None, {}, groups_of(left), ())
 
 
-def _json(path) -> dict:
+def _check_manifest(source) -> Config | None:
+    """The config in the manifest of an export; None for a foreign checkpoint. `ConfigError` where it is no manifest."""
+    held, path = source.manifest, names.manifest_of(source.path)
+    if not held:
+        return None
+    known = held.get("schema") == 1 and held.get("layout") in LAYOUTS and "config" in held and "sha256" in held
+    if not known:
+        raise ConfigError(f"{path} is no manifest that this version reads; remove it to import the tensors alone")
     try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise RfjaxError(f"{path} cannot be read ({error}); fetch it again") from error
-    if not isinstance(value, dict):
-        raise RfjaxError(f"{path} holds {type(value).__name__}, not an object with fields; fetch it again")
-    return value
+        return schema.from_dict(held["config"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}; fetch it again, or remove it to import the tensors alone") from None
 
 
-def _layout(source, reader) -> tuple[Layout, str, dict[str, tuple[int, ...]]]:
-    """(layout, prefix, shapes by name without the prefix)."""
-    shapes = {name: tensor.shape for name, tensor in reader.tensors.items()}
-    kind = source.settings.get("_class_name", "SD3Transformer2DModel")
-    if kind != "SD3Transformer2DModel":
-        raise ConfigError(f"{source.path / 'config.json'} is of a {kind}; only SD3Transformer2DModel can be imported")
-    if source.manifest:
-        known = source.manifest.get("schema") == 1 and source.manifest.get("layout") in LAYOUTS
-        if not known or not all(isinstance(source.manifest.get(part), dict) for part in ("config", "sha256")):
-            path = names.manifest_of(source.path)
-            raise ConfigError(f"{path} is no manifest that this version reads; remove it to import the tensors alone")
-        layout = LAYOUTS[source.manifest["layout"]]
-        prefix = layout.prefix
-    else:
-        layout, prefix = recognise(shapes)
-    return layout, prefix, {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
+def _check_index(source, reader) -> list[str]:
+    """Notes on tensors that an index does not name. Raises `RfjaxError` for those that are not where it says."""
+    lost = sorted(
+        name
+        for name, file in source.weight_map.items()
+        if name not in reader.tensors or reader.tensors[name].file.name != file
+    )
+    if lost:
+        name, file = lost[0], source.weight_map[lost[0]]
+        raise RfjaxError(
+            f"{source.path / file} has no tensor {name}, though the index of {source.path} says so (of {len(lost)} "
+            "tensors in all); fetch the index and the files again"
+        )
+    extra = sorted(set(reader.tensors) - set(source.weight_map)) if source.weight_map else []
+    return [f"{len(extra)} tensors that the index does not name were read, such as {extra[0]}"] if extra else []
 
 
-def _config(source, layout, found, base, overrides) -> Config:
-    """The run's config, whose network is that of the tensors."""
-    manifest = source.manifest.get("config")
+def _config(source, exported, layout, found, base, overrides) -> tuple[Config, list[str]]:
+    """(the run's config, whose network is that of the tensors; notes on what was guessed)."""
+    network, notes = None, []
     if layout.name == "plain":  # recognised by its manifest alone
-        fixed = {f"model.{key}": value for key, value in manifest["model"].items()}
+        fixed = {f"model.{key}": value for key, value in schema.to_dict(exported)["model"].items()}
     else:
-        network = network_of(layout, found, _head_size(source, base, overrides))
+        head_size, notes = _head_size(source, exported, base, overrides)
+        network = network_of(layout, found, head_size)
+        if source.settings:
+            outputs = found.get(f"{layout.outside['final/linear'].names[0]}.weight", (0,))[0]
+            check_settings(source.settings, source.settings_path, network, outputs)
         fixed = {f"model.{key}": value for key, value in network.model.items()}
         fixed |= {f"data.{key}": value for key, value in network.data.items()}
-    config = base or schema.from_dict(manifest or _foreign(source, network))
+    config = base or exported
+    if config is None:
+        values, guesses = _foreign(source, network)
+        config, notes = schema.from_dict(values), notes + guesses
     if overrides.get("data.corpus", config.data.corpus) != config.data.corpus:
         config = dataclasses.replace(config, data=DataConfig())  # one corpus's sizes mean nothing to another
     config = schema.apply_overrides(config, overrides)
@@ -210,34 +221,51 @@ def _config(source, layout, found, base, overrides) -> Config:
     ]
     if wrong:
         raise ConfigError(f"the config does not fit the tensors of {source.path}: {', '.join(wrong)}")
-    return config
+    is_foreign = base is None and exported is None
+    shift_is_given = "timestep_shift" in overrides
+    config, said = choose_shift(config, source.scheduler, is_foreign, shift_is_given, has_released_sizes(network))
+    return config, notes + said
 
 
-def _head_size(source, base, overrides) -> int | None:
-    """The head size by the manifest, else by config.json, else by the config; None where none says it."""
+def _head_size(source, exported, base, overrides) -> tuple[int | None, list[str]]:
+    """(the head size by the manifest, else by config.json, else by the config; notes). None where none says it."""
     given = base
     if "model.head_size" in overrides:
         given = schema.apply_overrides(Config(), {"model.head_size": overrides["model.head_size"]})
-    manifest = source.manifest.get("config", {}).get("model", {})
-    sizes = (manifest.get("head_size"), source.settings.get("attention_head_dim"), given and given.model.head_size)
-    return next((size for size in sizes if isinstance(size, int)), None)
+    settings = source.settings
+    if exported:
+        return exported.model.head_size, []
+    if "attention_head_dim" in settings:
+        return settings["attention_head_dim"], []
+    if given:
+        return given.model.head_size, []
+    if settings:
+        said = f"{source.settings_path} has no attention_head_dim: taken as 64, diffusers' default"
+        return 64, [said]
+    return None, []
 
 
-def _foreign(source, network) -> dict:
-    """The config of a foreign network: the corpus `random`, in the sizes that the network was trained on."""
+def _foreign(source, network) -> tuple[dict, list[str]]:
+    """(the config of a foreign network: the corpus `random`, in the sizes that it was trained on; notes)."""
     tokens, span = RELEASED_POSITIONS
     patch, grid = network.model["patch_size"], network.model["position_grid"]
     if grid < tokens:
         tokens, span = grid, float(grid)
-    side = source.settings.get("sample_size") or tokens * patch
-    released = network.data["context_size"] == 4096
+    side, notes = source.settings.get("sample_size"), []
+    if side is None:
+        side = tokens * patch
+        notes.append(f"nothing says the size of its latents: taken as {side} (config.data.image_size)")
     return {
         "name": source.name,
         "model": {**network.model, "position_tokens": tokens, "position_span": span},
-        "data": {**network.data, "corpus": "random", "image_size": side, "context_tokens": 154 if released else 77},
-        "timestep_shift": float(source.shift or (3.0 if released else 1.0)),
+        "data": {
+            **network.data,
+            "corpus": "random",
+            "image_size": side,
+            "context_tokens": 154 if has_released_sizes(network) else 77,
+        },
         "evaluation": {"geneval": {"prompts_per_task": 0}},
-    }
+    }, notes
 
 
 def _check_data(config, layout, found, shapes: BatchShapes) -> None:
@@ -255,12 +283,12 @@ def _check_data(config, layout, found, shapes: BatchShapes) -> None:
 class _Verified:
     """Tensors by name, each compared with the manifest's checksum where there is one."""
 
-    def __init__(self, reader, prefix, layout, manifest):
-        self._reader, self._prefix = reader, prefix
+    def __init__(self, reader, stored, layout, manifest):
+        self._reader, self._stored = reader, stored
         self._sha256 = {name.removeprefix(layout.prefix): value for name, value in manifest.get("sha256", {}).items()}
 
     def __call__(self, name):
-        array = self._reader.read(self._prefix + name)
+        array = self._reader.read(self._stored[name])
         if self._sha256 and self._sha256.get(name) != sha256_of(array):
             raise RfjaxError(
                 f"{name} is not what was exported: its checksum differs; fetch the checkpoint again, or, if it was "
@@ -269,6 +297,14 @@ class _Verified:
         if not np.isfinite(array).all():
             raise ConfigError(f"{name} holds numbers that are not finite; take another checkpoint")
         return array
+
+
+def _check_copies(reader, networks) -> None:
+    """Raises `ConfigError` where a second copy of the network, under another prefix, holds other numbers."""
+    for name, kept in networks.same_as.items():
+        first = networks.raw.get(name)
+        if first is None or sha256_of(reader.read(first)) != sha256_of(reader.read(kept)):
+            raise ConfigError(f"the file holds two networks: {kept} is not {first or name}; give a file with one")
 
 
 def _parameters(layout, config, ours, get, stored):
@@ -292,7 +328,7 @@ def _parameters(layout, config, ours, get, stored):
     return tree
 
 
-def _write_run(run, source, params) -> None:
+def _write_run(run, source, params, average, imported) -> None:
     """Writes the run's folder under another name, and moves it when whole."""
     manifest = source.manifest
     spent = {name: manifest.get(name, 0) for name in ("images", "flops")}
@@ -306,6 +342,8 @@ def _write_run(run, source, params) -> None:
             raise RfjaxError(f"{run.workdir} needs {sizes}; make room first")
         facts = {"schema": 1, "step": 0, **spent, "train_seconds": manifest.get("train_seconds", 0.0)}
         with checkpoint.Checkpoints(temporary, keep_last=1, kept=lambda step: False) as saving:
-            saving.save(checkpoint.Weights(params, params), 0, facts | {"weights_alone": True})
-        run_folder.write_json(temporary / "run.json", describe(run, parent) | {"step": 0})
+            saving.save(checkpoint.Weights(params, average), 0, facts | {"weights_alone": True})
+        run_folder.write_json(
+            temporary / "run.json", describe(run, parent) | {"step": 0, "imported": imported.record()}
+        )
         run_folder.write_json(temporary / "config.json", schema.to_dict(run.config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 WEIGHTS = {"diffusers": "diffusion_pytorch_model", "plain": "model"}  # stems of a folder's files
 MANIFEST = "rfjax.json"
@@ -11,7 +12,7 @@ MANIFEST = "rfjax.json"
 
 def manifest_of(source: Path) -> Path:
     """The manifest's path for an exported folder or a single file."""
-    return source / MANIFEST if source.suffix != ".safetensors" else source.with_suffix(".rfjax.json")
+    return source.with_suffix(".rfjax.json") if source.suffix in SAFETENSORS else source / MANIFEST
 
 
 def index_of(source: Path, layout: str) -> Path:

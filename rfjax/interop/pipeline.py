@@ -9,19 +9,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from rfjax.config import Config
 from rfjax.data.prepared import frozen, manifest
 from rfjax.data.prepared.manifest import Manifest
 from rfjax.errors import ConfigError
+from rfjax.inputs.json_files import read_json
 
 INDEX = "model_index.json"
 NEEDED = ("clip_l", "clip_g")  # the pipeline always encodes with both, in this order
 WITH_PROJECTION = "CLIPTextModelWithProjection"
 TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}  # where tokenizer_config.json names none
 ABSENT = [None, None]
+_REMEDY = "fetch the frozen models again"
+
+
+class _TokenizerConfig(TypedDict, total=False):
+    tokenizer_class: str | None
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
 
 
 def check(config: Config, models: str | Path | None) -> tuple[Manifest, Path]:
@@ -83,7 +93,7 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
         "feature_extractor": ABSENT,
     }
     _place_model(models, target, frozen.AUTOENCODER, variant)
-    about = json.loads((models / frozen.AUTOENCODER / "config.json").read_text())
+    about = read_json(models / frozen.AUTOENCODER / "config.json", remedy=_REMEDY)
     about |= {"shift_factor": found.shift, "scaling_factor": found.scale}
     (target / frozen.AUTOENCODER / "config.json").write_text(json.dumps(about, indent=2) + "\n")
     for name, (kind, part, tokenizer) in frozen.ENCODERS.items():
@@ -143,7 +153,7 @@ def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
     for path in (models / part / "config.json", *frozen.find_model(models, part, variant).weights):
         _place(path, target / part / plain(path.name))
     for path in (models / part).glob(f"*.safetensors.index{f'.{variant}' if variant else ''}.json"):
-        index: Mapping = json.loads(path.read_text())
+        index = read_json(path, _Index, remedy=_REMEDY)
         named = {name: plain(file) for name, file in index["weight_map"].items()}
         (target / part / plain(path.name)).write_text(json.dumps({**index, "weight_map": named}, indent=2) + "\n")
 
@@ -160,7 +170,9 @@ def _place(path: Path, target: Path) -> None:
 
 
 def _tokenizer(folder: Path, kind: str) -> str:
+    """The class of a tokenizer, as its folder says or else as its kind has it."""
     try:
-        return json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"]
-    except (OSError, ValueError, KeyError):
+        settings = read_json(folder / "tokenizer_config.json", _TokenizerConfig, remedy=_REMEDY)
+    except FileNotFoundError:
         return TOKENIZERS[kind]
+    return settings.get("tokenizer_class") or TOKENIZERS[kind]

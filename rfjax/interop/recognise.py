@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rfjax.errors import ConfigError
-from rfjax.interop.layouts import DIFFUSERS, SD3, Layout
+from rfjax.interop.layouts import SD3, Layout
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -22,21 +22,9 @@ class Network(NamedTuple):
     data: dict[str, object]
 
 
-def recognise(shapes: Shapes) -> tuple[Layout, str]:
-    """(layout, prefix of the tensors' names) of a foreign checkpoint.
-
-    A single file comes with the prefix `model.diffusion_model.` or without. Raises `ConfigError` for tensors of no
-    layout.
-    """
-    for layout in (DIFFUSERS, SD3):
-        for prefix in dict.fromkeys((layout.prefix, "")):
-            anchors = [prefix + layout.positions, prefix + _name(layout, "patch_embed", "weight")]
-            if all(anchor in shapes for anchor in anchors):
-                return layout, prefix
-    raise ConfigError(
-        f"no layout known here has such tensors: {_some(shapes)}; give diffusers' SD3Transformer2DModel, the single "
-        "file of SD3 or SD3.5, or an export of `rfjax export`"
-    )
+def has_released_sizes(network: Network | None) -> bool:
+    """Whether the network has the text features of SD3 and SD3.5."""
+    return network is not None and network.data["context_size"] == 4096
 
 
 def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network:

@@ -260,12 +260,12 @@ def test_tensors_that_no_network_has(folder, tmp_path, what):
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("config.json", "[1]", "holds list, not an object"),
+        ("config.json", "[1]", "its content must be an object and is a list"),
         ("config.json", '{"_class_name": "FluxTransformer2DModel"}', "is of a FluxTransformer2DModel"),
         (
             "rfjax.json",
             '{"schema": 1, "layout": "diffusers", "sha256": null, "config": {}}',
-            "is no manifest that this version reads",
+            "rfjax.json cannot be read: sha256 must be an object and is null.*remove it",
         ),
         ("diffusion_pytorch_model.safetensors.index.json", "{}", "has no weight_map"),
     ],

@@ -1,0 +1,113 @@
+"""Checks the settings of diffusers' SD3Transformer2DModel (config.json) against the network's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypedDict
+
+from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs.json_files import WrongJson, check_json
+
+CLASS = "SD3Transformer2DModel"
+
+
+class Settings(TypedDict, total=False):
+    """The keys of config.json that rfjax knows."""
+
+    _class_name: str
+    sample_size: int
+    patch_size: int
+    in_channels: int
+    out_channels: int | None
+    num_layers: int
+    attention_head_dim: int
+    num_attention_heads: int
+    joint_attention_dim: int
+    caption_projection_dim: int
+    pooled_projection_dim: int
+    pos_embed_max_size: int
+    qk_norm: str | None
+    dual_attention_layers: list[int] | None
+    guidance_embeds: bool | None
+    quantization_config: object
+
+
+# Values of unknown keys that say "without it".
+_NOTHING = (None, False, "", [], {})
+
+
+def check_class(settings: Mapping[str, object], path: Path) -> None:
+    """Raises `ConfigError` for the config.json of something else than SD3's transformer, or of quantised weights, and
+    `RfjaxError` for a value of another type."""
+    kind = settings.get("_class_name", CLASS)
+    if kind != CLASS:
+        raise ConfigError(f"{path} is of a {kind}; only {CLASS} can be imported")
+    if "_class_name" not in settings and ("architectures" in settings or "model_type" in settings):
+        what = settings.get("model_type") or settings.get("architectures")
+        raise ConfigError(f"{path} is of a model of transformers ({what}); only {CLASS} can be imported")
+    if settings.get("quantization_config") not in _NOTHING:
+        raise ConfigError(
+            f"{path}: quantization_config is given, so its weights are quantised; get the same weights in bfloat16"
+        )
+    try:
+        check_json(dict(settings), Settings)
+    except WrongJson as problem:
+        raise RfjaxError(f"{path}: {problem}; fetch it again, or remove it") from None
+
+
+def check_settings(settings: Mapping[str, object], path: Path, network, outputs: int) -> None:
+    """Raises `ConfigError` naming the keys that say something else than the tensors do, or that change what a network
+    computes in a way that is not known here.
+
+    `network` is what the tensors say, and `outputs` the number of values that they give for a patch.
+    """
+    model, data = network.model, network.data
+    hidden, patch = model["hidden"], model["patch_size"]
+    from_tensors = {
+        "patch_size": patch,
+        "in_channels": data["channels"],
+        "out_channels": outputs // patch**2,
+        "num_layers": model["depth"],
+        "attention_head_dim": model["head_size"],
+        "num_attention_heads": hidden // model["head_size"],
+        "joint_attention_dim": data["context_size"],
+        "caption_projection_dim": hidden,
+        "pooled_projection_dim": data["pooled_size"],
+        "pos_embed_max_size": model["position_grid"],
+        "qk_norm": "rms_norm" if model["qk_norm"] else None,
+        "dual_attention_layers": list(range(model["dual_attention_blocks"])),
+    }
+    alike = {
+        "out_channels": (None,),
+        "dual_attention_layers": (None,) if not from_tensors["dual_attention_layers"] else (),
+    }
+    wrong = [
+        f"{key} is {_shown(settings[key])} and the tensors say {_shown(value)}"
+        for key, value in from_tensors.items()
+        if key in settings and settings[key] != value and settings[key] not in alike.get(key, ())
+    ]
+    size = settings.get("sample_size")
+    if size is not None and size < 1:
+        wrong.append(f"sample_size is {size} and must be positive")
+    if wrong:
+        raise ConfigError(
+            f"{path} does not fit the tensors beside it: {'; '.join(wrong)}; get the file that belongs to them"
+        )
+    if settings.get("guidance_embeds"):
+        raise ConfigError(f"{path}: guidance_embeds is true, and rfjax's networks are not given a guidance scale")
+    unknown = [
+        f"{key} is {_shown(value)}"
+        for key, value in settings.items()
+        if key not in Settings.__annotations__ and not key.startswith("_") and value not in _NOTHING
+    ]
+    if unknown:
+        raise ConfigError(
+            f"{path} has settings that are not known here: {'; '.join(unknown)}; remove those that do not change what "
+            "the network computes"
+        )
+
+
+def _shown(value: object) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
