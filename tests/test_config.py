@@ -133,7 +133,7 @@ def test_missing_and_broken_files(tmp_path):
         (b"import sys\nsys.exit(0)\n", "a.py failed in line 2: SystemExit: it ends the program"),
         (b"def get_config():\n    return {}['x\\ny']\n", r"get_config\(\) of .*a.py failed in line 2: KeyError"),
         (b"def get_config():\n    return get_config()\n", "failed in line 2: RecursionError"),
-        (b"def get_config():\n    return 3\n", "the config is 3; it must be a section"),
+        (b"def get_config():\n    return 3\n", "returned 3; it must return a ConfigDict"),
         (b"def get_config():\n    return {'name': ' '}\n", "config.name is .*cannot be empty"),
     ],
 )

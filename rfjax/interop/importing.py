@@ -29,6 +29,7 @@ from rfjax.interop.layouts import LAYOUTS, Layout, sources, tensor_shapes
 from rfjax.interop.recognise import compare, network_of, recognise
 from rfjax.interop.safetensors_files import Reader, sha256_of
 from rfjax.models.positions import POSITIONS
+from rfjax.outputs import check_output
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.run import describe, plan_run
 
@@ -69,6 +70,7 @@ def import_checkpoint(
     out = local_path(out, "out")
     if out.exists():
         raise ConfigError(f"{out} exists; remove it, or name another with --out")
+    check_output(out, "--out")
     source = find(local_path(path, "path"))
     with Reader(source.files) as reader:
         layout, prefix, found = _layout(source, reader)
