@@ -288,7 +288,7 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
     if str(path).endswith(".json"):
         values = _read_json(local_path(path, "the config file"))
     else:
-        values = call(load_file(path), "get_config", path)
+        values = returned_config(load_file(path), path)
     return apply_overrides(from_dict(values), overrides or {})
 
 
@@ -306,6 +306,14 @@ def call(module: types.ModuleType, function: str, path: str | Path):
         return getattr(module, function)()
     except (Exception, SystemExit) as error:
         raise ConfigError(_failed(f"{function}() of {path}", module.__file__, error)) from error
+
+
+def returned_config(module: types.ModuleType, path: str | Path) -> Mapping | ConfigDict:
+    """What a config file's `get_config()` returns. Raises `ConfigError` for anything but a mapping."""
+    values = call(module, "get_config", path)
+    if not isinstance(values, (Mapping, ConfigDict)):
+        raise ConfigError(f"get_config() of {path} returned {values!r}; it must return a ConfigDict")
+    return values
 
 
 def _failed(what: str, path: str | Path, error: BaseException) -> str:

@@ -11,29 +11,10 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rfjax.errors import ConfigError, RfjaxError
-
-
-def check_output(
-    path: Path, option: str, *, reads: Iterable[Path] = (), made_here: Callable[[Path], bool] = lambda path: False
-) -> None:
-    """Raises `ConfigError` where a command must not write `path`, which `option` named. Called before any work.
-
-    A command replaces no file that it reads, and no file that it did not make: `made_here(path)` says of a file that is
-    there whether an earlier call of the same command made it, by its content.
-    """
-    if not (path.exists() or path.is_symlink()):
-        return
-    for read in reads:
-        if read.exists() and path.exists() and read.samefile(path):
-            raise ConfigError(f"{option} {path} is a file that this command reads; give another name")
-    if path.is_dir():
-        raise ConfigError(f"{option} {path} is a folder; give the name of a file in it")
-    if not made_here(path):
-        raise ConfigError(f"{option} {path} is there, and this command did not make it; give another name or remove it")
+from rfjax.errors import RfjaxError
 
 
 def write_whole(contents: Mapping[Path, str | bytes]) -> None:

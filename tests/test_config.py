@@ -1,6 +1,7 @@
 """Configs: every field checked by name before anything runs."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -119,12 +120,43 @@ def test_missing_and_broken_files(tmp_path):
     assert configs.load(tmp_path / "good.py", {"seed": "4"}).seed == 4
     with pytest.raises(ConfigError, match=r"no config file at .*goood.py; did you mean .*good.py\?"):
         configs.load(tmp_path / "goood.py")
-    (tmp_path / "bad.py").write_text("def get_config(:\n")
-    with pytest.raises(ConfigError, match="bad.py failed in line 1: SyntaxError"):
-        configs.load(tmp_path / "bad.py")
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ConfigError, match="has no get_config"):
         configs.load(tmp_path / "empty.py")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"def get_config(:\n", "a.py failed in line 1: SyntaxError: invalid syntax"),
+        ("x = 1\n".encode("utf-16"), "SyntaxError.*saved as UTF-8"),
+        (b"import sys\nsys.exit(0)\n", "a.py failed in line 2: SystemExit: it ends the program"),
+        (b"def get_config():\n    return {}['x\\ny']\n", r"get_config\(\) of .*a.py failed in line 2: KeyError"),
+        (b"def get_config():\n    return get_config()\n", "failed in line 2: RecursionError"),
+        (b"def get_config():\n    return 3\n", "returned 3; it must return a ConfigDict"),
+        (b"def get_config():\n    return {'name': ' '}\n", "config.name is .*cannot be empty"),
+    ],
+)
+def test_what_is_wrong_in_a_config_file_is_told_with_its_line(tmp_path, content, message):
+    """Catches an exit of a config that ends the command with its status, and a traceback of ours."""
+    (tmp_path / "a.py").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        configs.load(tmp_path / "a.py")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.py"]  # no __pycache__
+
+
+def test_what_is_no_file_is_told_as_such(tmp_path):
+    """Catches a pipe that is waited for, and a path without .py, which Python's own importer gives up on."""
+    (tmp_path / "folder.py").mkdir()
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "plain").write_text("def get_config():\n    return {'seed': 5}\n")
+    for name, message in (("folder.py", "it is a folder"), ("pipe.py", "it is a pipe")):
+        with pytest.raises(ConfigError, match=message):
+            configs.load(tmp_path / name)
+    with pytest.raises(ConfigError, match="run.json is JSON; give the Python file"):
+        configs.load_file(tmp_path / "run.json")
+    assert configs.load(tmp_path / "plain").seed == 5
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ import rfjax
 
 ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
-FOUNDATION = ("errors", "console", "files", "inputs", "limits", "shipped", "config")
+FOUNDATION = ("errors", "console", "files", "inputs", "outputs", "limits", "shipped", "config")
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("study", "results", "laws", "ranking", "report")
 PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch")

@@ -28,11 +28,16 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.bench.report import lines
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
+    from rfjax.outputs import check_output, check_output_folder, is_json_with
     from rfjax.study.study import load_study
 
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps}; it must be at least 1")
     point, source = args.point, args.config
+    if args.json is not None:
+        check_output(args.json, "--json", made_here=is_json_with("schema", "hardware", "peak", "config"))
+    if args.profile is not None:
+        check_output_folder(args.profile, "--profile")
     alone = point is None
     config = configs.load(source, overrides) if alone else load_study(source, overrides).point(point).config
     say = lambda text: print(text, flush=True)  # noqa: E731

@@ -26,10 +26,14 @@ def run(args, overrides) -> int:
 
     from rfjax.data.prepared import manifest
     from rfjax.files import write_whole
-    from rfjax.prepare.inspect import damaged_files, picture, samples
+    from rfjax.outputs import check_output, holds
+    from rfjax.prepare.inspect import MADE_BY, damaged_files, picture, samples
     from rfjax.prepare.progress import say
     from rfjax.prepare.summary import summary
 
+    out = args.corpus / "samples.png" if args.out is None else args.out
+    if args.samples and args.out is not None:  # the default is in a folder that is ours
+        check_output(out, "--out", made_here=holds(MADE_BY))
     found = manifest.read(args.corpus)
     if args.samples < 0:
         raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
@@ -42,7 +46,6 @@ def run(args, overrides) -> int:
         print("every file is as it was written")
     split = args.split if found.count(args.split) else "train"
     if args.samples and found.count(split) and not bad:
-        out = args.corpus / "samples.png" if args.out is None else args.out
         rows = samples(found, split, args.samples, args.seed)
         several = len(found.buckets) > 1
         for name, place, facts, captions, _, _ in rows:

@@ -15,9 +15,11 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Writes the report; exit status 1 where a run could not be read and is left out."""
     from rfjax.report.formats import printable
-    from rfjax.report.write import summary_lines, write_report
+    from rfjax.report.write import check_report_folder, summary_lines, write_report
     from rfjax.results.merge import up_to_date
 
+    if args.out is not None:
+        check_report_folder(args.out)
     table = up_to_date(args.runs, say=lambda line: print(printable(line), file=sys.stderr))
     numbers = write_report(table.folder, table.folder.parent / "report" if args.out is None else args.out)
     print("\n".join(summary_lines(numbers)))

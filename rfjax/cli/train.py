@@ -20,7 +20,9 @@ def run(args, overrides) -> int:
     from rfjax import config as configs
     from rfjax.study.run import run_config
     from rfjax.study.study import Point, describe, size_of
+    from rfjax.training.run_folder import check_run_folder
 
+    check_run_folder(args.workdir)
     config = configs.load(args.config, overrides)
     say(describe(Point(str(args.workdir), config), size_of(config)))
     run_config(config, args.workdir, init_from=args.init, evaluate=not args.no_evaluation)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.paths import as_path, as_text
-from rfjax.prepare.options import add_options, check_range
+from rfjax.prepare.options import add_options, check_range, source_paths
 from rfjax.prepare.progress import SAID_EVERY, say
 from rfjax.training.progress import format_duration
 
@@ -141,14 +142,19 @@ def curve_thresholds(threshold: float) -> list[float]:
 
 
 def _check(args, out):
+    from rfjax.duplicates import output
+    from rfjax.outputs import check_output, is_json_with
+
     check_range(args, ("batch_size", "clusters", "probes", "model_size"), 1)
     check_range(args, ("threads",), 0)
     if args.threshold is not None and not 0 < args.threshold <= 1:
         raise ConfigError(f"--threshold is {args.threshold}; it must lie in (0, 1]")
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; give a file")
-    if args.drop_keys is not None and out.absolute() == args.drop_keys.absolute():
-        raise ConfigError(f"--out and --drop-keys are both {out}; give two files")
+    reads = [*source_paths(args.source), Path(args.descriptor)]
+    reads += [path for path in (args.drop_keys, args.class_names) if path is not None]
+    beside = output.names(out)
+    ours = is_json_with("source", "descriptor", "threshold", "not_compared")
+    for path in (out, *beside.values()):
+        check_output(path, "--out", reads=reads, made_here=lambda _: ours(beside["facts"]))
     given = [name for name in ("model_size", "model_output") if getattr(args, name) is not None]
     given += ["mirrored"] if args.mirrored else []
     if args.descriptor == "phash" and given:

@@ -33,6 +33,7 @@ from rfjax.interop.layouts import LAYOUTS, Layout, positions_shape, sources, ten
 from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
 from rfjax.models.backbone import make_backbone
 from rfjax.models.positions import POSITIONS, cropped_positions
+from rfjax.outputs import check_output
 from rfjax.training import checkpoint
 from rfjax.training.mesh import path_name
 from rfjax.training.run import plan_run, read_config
@@ -96,6 +97,7 @@ def export_run(
     for path in (out, names.manifest_of(out)) if single else (out,):
         if path.exists():
             raise ConfigError(f"{path} exists; remove it, or name another with --out")
+        check_output(path, "--out")
     if not 0 < max_shard_bytes < math.inf:
         raise ConfigError(f"a file cannot have {max_shard_bytes} bytes; give --max-shard-gb a positive number")
     if (out.suffix == ".safetensors") != single:

@@ -32,6 +32,7 @@ from rfjax.interop.safetensors_files import Reader, sha256_of
 from rfjax.interop.scheduler import choose_shift
 from rfjax.interop.settings import check_class, check_settings
 from rfjax.models.positions import POSITIONS
+from rfjax.outputs import check_output
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.run import describe, plan_run
 
@@ -74,6 +75,7 @@ def import_checkpoint(
     out = local_path(out, "out")
     if out.exists():
         raise ConfigError(f"{out} exists; remove it, or name another with --out")
+    check_output(out, "--out")
     notes = remove_left_behind(out.parent)
     source = find(local_path(path, "path"))
     exported = _check_manifest(source)

@@ -13,6 +13,7 @@ from rfjax.launch import options
 from rfjax.launch.gke import Gke
 from rfjax.launch.slurm import Slurm
 from rfjax.launch.tpu_vm import TpuVm
+from rfjax.outputs import check_output, holds
 from rfjax.shipped import find_config
 
 TARGETS: dict[str, type] = {"slurm": Slurm, "tpu-vm": TpuVm, "gke": Gke}  # each a `target.Target`
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
             print(f"\n# {path}\n{content}", end="")
         print("\n" + "\n".join(plan.commands))
         return 0
+    for path in plan.files:
+        check_output(path, "--out", made_here=holds("Made by `rfjax launch`", "app.kubernetes.io/name: rfjax"))
     check_executable(target.executable)
     write_whole(plan.files)
     target.submit(plan, lambda line: print(line, flush=True))

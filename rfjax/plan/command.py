@@ -31,6 +31,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here, so no accelerator is taken or needed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
+    from rfjax.outputs import check_output, is_json_with
     from rfjax.plan.compiled import check_compiler
     from rfjax.plan.point_plan import plan_point
     from rfjax.plan.targets import parse_target
@@ -40,6 +41,10 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         raise ConfigError(f"--price is {args.price}; it must be a number that is not negative")
     if args.out is not None and args.out.suffix != ".json":
         raise ConfigError(f"--out is {args.out}; its name must end in .json, and the page's ends in .html")
+    if args.out is not None:
+        ours = is_json_with("schema", "study", "target", "points")
+        for path in (args.out, args.out.with_suffix(".html")):
+            check_output(path, "--out", made_here=lambda _: ours(args.out))
     target = parse_target(args.target)
     study = load_study(args.config, overrides)
     points = [study.point(id) for id in args.point] if args.point is not None else study.points

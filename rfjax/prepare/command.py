@@ -9,7 +9,7 @@ from pathlib import Path
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.paths import as_path, as_text
 from rfjax.inputs.text import split_names
-from rfjax.prepare.options import add_options, check_range
+from rfjax.prepare.options import add_options, check_range, source_paths
 from rfjax.prepare.progress import say
 
 SIZE = 256  # pixels a side, if neither --size nor --buckets is given
@@ -61,6 +61,8 @@ def run(args, overrides) -> int:
     from rfjax.prepare.recipe import Recipe, read_recipe
 
     check_range(args, ("threads",), 0)
+    reads = [*source_paths(args.source), args.models]
+    work.check_folder(args.out, reads, own="manifest.json")
     task = work.parse_task(args.task, args.merge)
     reading = Reading(**fields_given(Reading, args))
     source, columns = open_captioned(reading)

@@ -17,6 +17,8 @@ from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import RfjaxError
 
+MADE_BY = "rfjax inspect"  # in the PNG, so that the command knows its own picture
+
 
 def damaged_files(found: Manifest, say: Callable[[str], None] = lambda text: None) -> Iterator[str]:
     """Names of files whose SHA-256 is not the manifest's. Raises `RfjaxError` for a file that cannot be read."""
@@ -88,5 +90,5 @@ def picture(rows, decoded=None) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib's font lacks some scripts; captions are printed as well
-        FigureCanvasAgg(figure).print_png(buffer)
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": MADE_BY})
     return buffer.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path, local_text
@@ -15,6 +16,13 @@ def source_text(text: str, option: str = "SOURCE") -> str:
     """A source as `prepare.sources.open_source` takes it: `KIND:WHERE` or a path, which must be of this machine."""
     kind, colon, where = text.partition(":")
     return f"{kind}:{local_text(where, option)}" if kind in SOURCES and colon else local_text(text, option)
+
+
+def source_paths(text: str) -> list[Path]:
+    """The file or the folder that a source names; none for a data set of TFDS, and for a pattern."""
+    kind, colon, where = text.partition(":")
+    path = Path(where if kind in SOURCES and colon else text)
+    return [path] if path.exists() else []
 
 
 OPTIONS = {

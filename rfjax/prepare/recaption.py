@@ -11,7 +11,7 @@ import functools
 from dataclasses import asdict
 
 from rfjax.inputs.paths import as_path
-from rfjax.prepare.options import add_options, check_range
+from rfjax.prepare.options import add_options, check_range, source_paths
 from rfjax.prepare.part import list_counts
 
 CROPS = ("square", "none")
@@ -49,6 +49,8 @@ def run(args, overrides) -> int:
     from rfjax.prepare.sources import open_source
 
     check_range(args, ("threads",), 0)
+    reads = [*source_paths(args.source), args.model]
+    work.check_folder(args.out, reads, own="captions.json")
     task = work.parse_task(args.task, args.merge)
     reading = Reading(**fields_given(Reading, args))
     chosen = {"filters": reading.filters(), "dropped_keys": reading.dropped_keys()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.walk import describe
+from rfjax.outputs import check_output_folder
 from rfjax.prepare import recipe
 from rfjax.prepare.part import part_name
 from rfjax.prepare.progress import ShardProgress, say
@@ -56,6 +57,16 @@ def parse_task(text: str | None, merge: bool = False) -> Task:
     except ValueError:
         raise ConfigError(f"--task is {text!r}; it is I/N with I from 0 to N-1, as 0/8") from None
     return Task(text, number, count)
+
+
+def check_folder(folder: Path, reads: Sequence[Path], *, own: str) -> None:
+    """Raises `ConfigError` unless the folder of --out is new, empty of our files, or was begun by the same verb.
+
+    `own` is the file that the verb writes last. recipe.json, which it writes first, says that the folder is its own.
+    """
+    parts = [path.name for path in folder.glob(f"{Job.stem}-*-of-*")] if folder.is_dir() else []
+    begun = lambda folder: (folder / recipe.NAME).is_file()  # noqa: E731
+    check_output_folder(folder, "--out", reads=reads, own=(own,), files=(own, *parts), made_here=begun)
 
 
 def run(job: Job, task: Task) -> int:

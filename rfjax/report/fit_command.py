@@ -49,6 +49,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
+    from rfjax.outputs import check_output, is_json_with
     from rfjax.report.fit_answers import answer
 
     if args.resamples < 100:
@@ -62,8 +63,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         raise ConfigError(f"--drop-largest-losses is {args.drop_largest_losses}; it must be at least 0")
     if args.seed < 0:
         raise ConfigError(f"--seed is {args.seed}; it must be 0 or more")
-    if args.out is not None and args.out.is_dir():
-        raise ConfigError(f"--out {args.out} is a folder; name the file to be written, as {args.out}/fits.json")
+    if args.out is not None:
+        check_output(args.out, "--out", reads=[args.table], made_here=is_json_with("source", "budgets"))
     lines, content = answer(args)
     print("\n".join(lines))
     if args.out is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rfjax.files import write_whole
 from rfjax.inputs.paths import local_path
+from rfjax.outputs import check_output_folder, is_json_with
 from rfjax.ranking.tables import ranking_files
 from rfjax.report import fit_facts, page
 from rfjax.report.axes import to_bytes
@@ -32,12 +33,13 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     `ConfigError` when the table is damaged (naming the file and the remedy) or has nothing to
     show, and `RfjaxError` when the disk refuses.
     """
+    out = local_path(out, "the report's folder")
+    check_report_folder(out)
     table = results.read(results_folder)
     numbers = report_numbers(table, resamples=resamples, seed=seed)
     drawn = page.draw(numbers)
     svgs = {name: to_bytes(figure, "svg") for name, figure in drawn.items()}
     sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in numbers["samples"]["rows"]}
-    out = local_path(out, "the report's folder")
     contents: dict[Path, str | bytes] = {
         out / "index.html": page.render(numbers, svgs, sheets),
         out / "report.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n",
@@ -52,6 +54,19 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
         for kind in ("svg", "png"):
             (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     return numbers
+
+
+def check_report_folder(out: Path) -> None:
+    """Raises `ConfigError` for a folder of something else, and for one with files that no report of ours wrote."""
+    figures = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
+    made_here = is_json_with("table_sha256", "runs")
+    check_output_folder(
+        out,
+        "the report's folder",
+        own=("table.json",),
+        files=("index.html", "report.json", *figures),
+        made_here=lambda folder: made_here(folder / "report.json"),
+    )
 
 
 def summary_lines(numbers: Mapping) -> list[str]:

@@ -32,6 +32,7 @@ class Metric(NamedTuple):
     takes: tuple[str, ...]  # options that may be given
     packages: tuple[str, ...]
     measure: Callable  # (arguments, out) -> MetricResult
+    writes: bool = True  # whether it leaves files in `out`
 
 
 OPTIONS = {
@@ -92,7 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Runs `rfjax score`; returns the exit status."""
+    from rfjax.outputs import check_output_folder
     from rfjax.scorers import attach
+    from rfjax.scorers.rows import FILES, made_here
 
     metric = METRICS[args.metric]
     _check(args, metric)
@@ -100,7 +103,11 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     began = time.monotonic()
     folder = args.folder.absolute()
     beside = folder.with_name(f"{folder.name}.{args.metric}")
-    result = metric.measure(args, beside if args.out is None else args.out)
+    out = beside if args.out is None else args.out
+    if metric.writes:
+        reads = [args.folder] + ([] if args.reference is None else [args.reference])
+        check_output_folder(out, "--out", reads=reads, files=FILES, made_here=made_here)
+    result = metric.measure(args, out)
     print("\n".join(result.lines))
     if checkpoint is not None:
         key = checkpoint, result.evaluation, result.corpus if args.corpus is None else args.corpus
@@ -313,5 +320,5 @@ METRICS = {
     "fid-inception": Metric("FID on Inception's features", REFERENCE, ("inception",), TORCH, _distance),
     "fid-clip": Metric("Frechet distance of CLIP's features", REFERENCE, ("clip",), TORCH, _distance),
     "cmmd": Metric("CMMD of CLIP's features", REFERENCE, ("clip",), TORCH, _distance),
-    "compbench": Metric("T2I-CompBench's scores, as its scorers left them", (), (), (), _compbench),
+    "compbench": Metric("T2I-CompBench's scores, as its scorers left them", (), (), (), _compbench, False),
 }

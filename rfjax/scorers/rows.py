@@ -18,10 +18,18 @@ from tqdm import tqdm
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
+from rfjax.outputs import is_json_with
 from rfjax.training.progress import format_duration
 
 SCHEMA = 1
 EVERY_SECONDS = 30.0  # between lines where there is no terminal
+
+FILES = ("rows.jsonl", "settings.json", "features.npz", "results.jsonl", "results.summary.json")
+
+
+def made_here(folder: Path) -> bool:
+    """Whether `rfjax score` made the files in a folder, by its settings."""
+    return is_json_with("schema")(folder / "settings.json")
 
 
 class Rows:

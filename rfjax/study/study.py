@@ -16,6 +16,7 @@ from rfjax.config import Config
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.inputs.paths import local_path
 from rfjax.models.flops import state_bytes
+from rfjax.outputs import check_output_folder
 from rfjax.study.cohorts import cohorts, failure_text, kind, run_cohort
 from rfjax.study.run import run_config
 from rfjax.training import run_folder
@@ -73,7 +74,7 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
     A point's own overrides apply to the base config, and `overrides` to all of them, last.
     """
     module = configs.load_file(path)
-    base = configs.from_dict(configs.call(module, "get_config", path))
+    base = configs.from_dict(configs.returned_config(module, path))
     points = configs.call(module, "points", path) if callable(getattr(module, "points", None)) else {"main": {}}
     if not isinstance(points, Mapping) or not points:
         raise ConfigError(f"points() of {path} must return a mapping of at least one id to its overrides")
@@ -157,6 +158,7 @@ def _check_folder(study, root):
         raise ConfigError(
             f"{root} is the folder of one run (it has a config.json); give the study a --workdir of its own"
         )
+    check_output_folder(root, "--workdir")
     differing = {}
     for point in study.points:
         with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes

@@ -20,6 +20,7 @@ from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
+from rfjax.outputs import check_output_folder
 from rfjax.training import hardware
 from rfjax.training.processes import distributed
 
@@ -62,6 +63,15 @@ def changed_keys(workdir: Path, config: Config) -> list[str] | None:
     if held is None:
         return None
     return [key for key in schema.differences(schema.from_dict(held), config) if not key.startswith(_MAY_CHANGE)]
+
+
+def check_run_folder(workdir: Path) -> None:
+    """Raises `ConfigError` for a --workdir that holds something else than a run."""
+    if (workdir / "results" / "table.json").exists():
+        raise ConfigError(f"--workdir {workdir} is the folder of a study (it has results/table.json); give one in it")
+    started = any((workdir / name).exists() for name in ("run.json", "config.json", "status.json"))
+    files = ("metrics.jsonl", "checkpoints", "evaluations")
+    check_output_folder(workdir, "--workdir", own=("run.json",), files=files, made_here=lambda _: started)
 
 
 def check_config(workdir: Path, config: Config) -> None:

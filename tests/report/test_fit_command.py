@@ -289,7 +289,7 @@ def test_a_folder_is_not_written_over(table, monkeypatch, capsys):
     """`--out .` ended in a traceback, after the fits."""
     monkeypatch.chdir(table.parent)
     assert cli.main(["fit", str(table), "--out", "."]) == 2
-    assert "--out . is a folder; name the file to be written" in capsys.readouterr().err
+    assert "--out . is a folder; give the name of a file" in capsys.readouterr().err
 
 
 def test_three_runs_get_the_power_law_labelled(table, tmp_path, capsys):

@@ -25,6 +25,7 @@ from pathlib import Path
 from rfjax.data.geneval_names import COLORS, RELATIONS, TASKS
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
+from rfjax.outputs import check_output, is_json_with
 
 # The rules import numpy, so they are imported where they are used.
 
@@ -59,10 +60,9 @@ def score_files(
 
     options = GenEvalOptions() if options is None else options
     outputs = (Path(out_path), summary_path(out_path))
-    for source in (metadata_path, detections_path):
-        for output in outputs:
-            if output.resolve() == Path(source).resolve():
-                raise ConfigError(f"writing {output} would overwrite the input {source}; choose another --out")
+    ours, reads = is_json_with("metadata_file", "detections_file"), (Path(metadata_path), Path(detections_path))
+    for output in reversed(outputs):
+        check_output(output, "--out", reads=reads, made_here=lambda _: ours(outputs[1]))
     rows = read_metadata(metadata_path)
     found = read_detections(detections_path, rows, images_per_prompt=images_per_prompt)
     expected = images_per_prompt or 1 + max(sample for _, sample in found)

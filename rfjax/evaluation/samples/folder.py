@@ -21,6 +21,7 @@ from rfjax.evaluation.pictures import png_bytes
 from rfjax.evaluation.samples import request
 from rfjax.evaluation.samples.request import Wanted
 from rfjax.files import write_whole
+from rfjax.outputs import check_output_folder
 from rfjax.training.processes import distributed
 from rfjax.training.progress import bar
 
@@ -56,6 +57,7 @@ def sample_folder(
 
     Raises `ConfigError` for settings that cannot be used, and where `out` has images of other settings.
     """
+    check_output_folder(out, "--out", reads=[prompts_file], own=(FACTS,))
     prompts, rows = read_prompts(prompts_file, layout)
     run = request.open_for_sampling(workdir, overrides, wanted)
     step = run.choose_step(wanted.step)

@@ -14,6 +14,7 @@ from rfjax.evaluation.pictures import png_bytes, strip
 from rfjax.evaluation.samples import request
 from rfjax.evaluation.samples.request import Wanted
 from rfjax.files import write_whole
+from rfjax.outputs import check_output, is_json_with
 from rfjax.training.processes import distributed
 
 AT_ONCE = 64
@@ -27,6 +28,10 @@ def sample_picture(
     Raises `ConfigError` for settings that cannot be used."""
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {out}; pictures are written as PNG, so its name must end in .png")
+    facts_file = out.with_suffix(".json")
+    ours = is_json_with("run", "step", "sampler", "prompts", "latent_size")
+    for path in (out, facts_file):
+        check_output(path, "--out", made_here=lambda _: ours(facts_file))
     run = request.open_for_sampling(workdir, overrides, wanted)
     step = run.choose_step(wanted.step)
     shape, samples = request.latents_shape(run, wanted.latent_size), wanted.samples
@@ -48,5 +53,5 @@ def sample_picture(
         "latent_size": list(shape[:2]),
         "prompts": list(prompts),
     }
-    write_whole({out: png_bytes(picture), out.with_suffix(".json"): json.dumps(facts, indent=1) + "\n"})
+    write_whole({out: png_bytes(picture), facts_file: json.dumps(facts, indent=1) + "\n"})
     return out

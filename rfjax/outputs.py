@@ -1,0 +1,115 @@
+"""Says before any work whether a command may write its outputs.
+
+No command writes over what it reads, nor over a file or a folder that it did not make.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from rfjax.errors import ConfigError
+from rfjax.inputs.files import read_bytes, why_not_plain
+
+# The file that a folder is known by, and what the folder is.
+KINDS = {
+    "run.json": "the folder of a run",
+    "manifest.json": "a prepared corpus",
+    "captions.json": "a folder of captions",
+    "table.json": "a results table",
+    "generation.json": "a folder of sampled images",
+    "model_index.json": "a folder of models",
+}
+_SPARE = 40  # characters of a temporary file's name beside the output's own
+_SHOWN = 1 << 26  # bytes of a file that are read to tell who made it
+NOT_OURS = "is there, and this command did not make it; give another name, or remove it"
+
+
+def check_output(
+    path: Path, option: str, *, reads: Iterable[Path] = (), made_here: Callable[[Path], bool] = lambda path: False
+) -> None:
+    """Raises `ConfigError` where a command must not, or cannot, write the file `path`, which `option` named.
+
+    `reads` are the files and folders that the command reads. `made_here(path)` says of a file that is there whether an
+    earlier call of the same command made it, by its content.
+    """
+    _check_place(path, option)
+    if not (path.exists() or path.is_symlink()):
+        return
+    _check_unread(path, option, reads)
+    why = why_not_plain(path)
+    if why:
+        raise ConfigError(f"{option} {path} is {why}; give the name of a file")
+    if not made_here(path):
+        raise ConfigError(f"{option} {path} {NOT_OURS}")
+
+
+def check_output_folder(
+    folder: Path,
+    option: str,
+    *,
+    reads: Iterable[Path] = (),
+    own: Collection[str] = (),
+    files: Iterable[str] = (),
+    made_here: Callable[[Path], bool] = lambda folder: False,
+) -> None:
+    """The same of a folder. Refused are folders of `KINDS` but those known by a name in `own`; and a folder that has
+    one of `files`, which the command would write, unless `made_here(folder)`.
+    """
+    _check_place(folder, option)
+    if not (folder.exists() or folder.is_symlink()):
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{option} {folder} is {why_not_plain(folder) or 'a file'}; give the name of a folder")
+    _check_unread(folder, option, reads)
+    for name, what in KINDS.items():
+        if name not in own and (folder / name).exists():
+            raise ConfigError(f"{option} {folder} is {what} (it has {name}); give another folder")
+    there = next((name for name in files if (folder / name).exists()), None)
+    if there is not None and not made_here(folder):
+        raise ConfigError(f"{option}: {folder / there} {NOT_OURS}")
+
+
+def is_json_with(*keys: str) -> Callable[[Path], bool]:
+    """Whether a file is a JSON object with these keys: by them a command knows what it made."""
+
+    def made_here(path: Path) -> bool:
+        try:
+            value = json.loads(read_bytes(path, _SHOWN))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(value, dict) and set(keys) <= value.keys()
+
+    return made_here
+
+
+def holds(*marks: str) -> Callable[[Path], bool]:
+    """Whether a file holds one of the texts by which a command marks what it made."""
+
+    def made_here(path: Path) -> bool:
+        try:
+            content = read_bytes(path, _SHOWN)
+        except OSError:
+            return False
+        return any(mark.encode() in content for mark in marks)
+
+    return made_here
+
+
+def _check_place(path: Path, option: str) -> None:
+    """Refuses a path whose folder cannot be made or written."""
+    if len(os.fsencode(path.name)) > 255 - _SPARE:
+        raise ConfigError(f"{option} {path.name[:60]}... is too long a name; give one of at most {255 - _SPARE} bytes")
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise ConfigError(f"{option} {path} cannot be written: {above} is no folder; give another path")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {path} cannot be written: {above} is read-only for you; give another path")
+
+
+def _check_unread(path: Path, option: str, reads: Iterable[Path]) -> None:
+    for read in reads:
+        if read.exists() and path.exists() and read.samefile(path):
+            raise ConfigError(f"{option} {path} is what this command reads; give another name")
