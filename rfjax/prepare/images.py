@@ -106,7 +106,11 @@ def _open_rgb(data):
         raise
     except UnidentifiedImageError:  # its message has an address in memory, which differs in every run
         raise CorruptImage("no format that PIL knows" if data else "no bytes at all") from None
+    except MemoryError:  # says nothing of the image: another machine, or the next try, decodes it
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        if getattr(error, "errno", None):  # the system's: too many open files, a failing disk
+            raise
         raise CorruptImage(f"{type(error).__name__}: {error}") from None
 
 

@@ -118,9 +118,12 @@ def say_passed_over(source: Source) -> None:
 
 @contextlib.contextmanager
 def _explain_lack_of_memory() -> Iterator[None]:
-    """Names the remedy if the models do not fit in the device's memory."""
+    """Names the remedy if the models do not fit in the device's memory, or the images in the machine's."""
     try:
         yield
+    except MemoryError:
+        remedy = "lower --threads or --batch-size, or end other programs; then give the same command again"
+        raise RfjaxError(f"memory ran out while images were decoded; {remedy}") from None
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise

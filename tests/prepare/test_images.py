@@ -141,3 +141,15 @@ def test_a_thumbnail_is_a_jpeg_of_the_picture():
     small = Image.open(io.BytesIO(thumbnail(pixels, 32)))
     expected = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.LANCZOS)).astype(float)
     assert small.format == "JPEG" and np.abs(np.asarray(small) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_what_says_nothing_of_the_image_is_no_corrupt_image(monkeypatch, error):
+    """Catches an image that is dropped for good because memory ran out: the bytes would depend on the machine."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(type(error)):
+        decode(b"anything", ((16, 16),), "lanczos")
