@@ -8,6 +8,7 @@ Defaults stand here and nowhere else. The values that a field may have are in `l
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -356,13 +357,16 @@ def _convert(annotation, value, key):
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(value)
     elif annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value):
-            return float(value)
+        with contextlib.suppress(OverflowError):  # an integer beyond the largest float
+            if math.isfinite(value):
+                return float(value)
     elif annotation is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     elif annotation in (bool, str) and isinstance(value, annotation):
         return value
-    raise ConfigError(f"config.{key} is {value!r}; it must be {_describe(annotation)}")
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:40]}... ({len(shown)} characters)"
+    raise ConfigError(f"config.{key} is {shown}; it must be {_describe(annotation)}")
 
 
 def _parse(key, text, annotation):

@@ -87,37 +87,48 @@ class Range:
         return low if self.high == math.inf else low + high
 
 
-POSITIVE = Range(0, open_low=True)
 SHARE = Range(0, 1)
 DECAY = Range(0, 1, open_high=True)
 SEED = Range(0, 2**32, open_high=True)  # keys are made of 32 bits: two larger seeds could give the same key
 
+# Steps are counted in 32 bits. The other upper ends are far beyond what machines hold: a number above one is a slip.
+COUNT_END = 2**31 - 1
+SIDE_END, FEATURES_END, BATCH_END = 2**16, 2**24, 2**24
+
 # (section of the config, what its fields may be, the fields)
 _RANGES: tuple[tuple[str, Range, str], ...] = (
-    ("model", Range(0), "dual_attention_blocks"),
-    ("model", Range(1), "width depth head_size patch_size position_grid position_tokens"),
-    ("model", Range(2), "time_embedding_size"),
-    ("model", POSITIVE, "mlp_ratio position_span"),
-    ("data", Range(1), "image_size channels context_tokens context_size pooled_size"),
+    ("model", Range(0, 10_000), "dual_attention_blocks"),
+    ("model", Range(1, 10_000), "depth"),
+    ("model", Range(1, FEATURES_END), "width head_size position_tokens"),
+    ("model", Range(1, SIDE_END), "patch_size position_grid"),
+    ("model", Range(2, FEATURES_END), "time_embedding_size"),
+    ("model", Range(0, 1e4, open_low=True), "mlp_ratio"),
+    ("model", Range(0, 1e6, open_low=True), "position_span"),
+    ("data", Range(1, SIDE_END), "image_size channels"),
+    ("data", Range(1, FEATURES_END), "context_tokens context_size pooled_size"),
     ("data.prepared", SHARE, "synthetic_captions"),
-    ("train", Range(0), "learning_rate weight_decay clip_norm stall_seconds keep_every ema_every"),
-    ("train", Range(1), "steps batch_size accumulate together max_skipped_in_row"),
-    ("train", Range(1), "log_every checkpoint_every keep_last"),
-    ("train", Range(-1), "warmup_steps"),  # -1, here and below: decided by the run's length or by the corpus
-    ("train", POSITIVE, "eps"),
+    ("train", Range(0, 1e6), "learning_rate weight_decay"),
+    ("train", Range(0, 1e12), "clip_norm"),
+    ("train", Range(0, 1e9), "stall_seconds"),
+    ("train", Range(0, COUNT_END), "keep_every ema_every"),
+    ("train", Range(1, COUNT_END), "steps log_every checkpoint_every max_skipped_in_row keep_last"),
+    ("train", Range(1, BATCH_END), "batch_size accumulate together"),
+    ("train", Range(-1, COUNT_END), "warmup_steps"),  # -1, here and below: by the run's length or by the corpus
+    ("train", Range(0, 1, open_low=True), "eps"),
     ("train", SHARE, "decay_fraction final_learning_rate_fraction"),
     ("train", DECAY, "b1 b2 ema_decay"),
-    ("evaluation", Range(0), "every geneval_every"),
-    ("evaluation.sampler", Range(1), "steps"),
-    ("evaluation.validation", Range(0), "examples"),
-    ("evaluation.validation", Range(1), "batch_size"),
-    ("evaluation.validation", Range(2), "levels"),
+    ("evaluation", Range(0, COUNT_END), "every geneval_every"),
+    ("evaluation.sampler", Range(1, 10**6), "steps"),
+    ("evaluation.validation", Range(0, 10**8), "examples"),
+    ("evaluation.validation", Range(1, BATCH_END), "batch_size"),
+    ("evaluation.validation", Range(2, 10**5), "levels"),
     ("evaluation.validation", SEED, "seed"),
-    *((f"evaluation.{scores}", Range(0), "prompts_per_task") for scores in ("geneval", "ranking")),
-    *((f"evaluation.{scores}", Range(1), "images_per_prompt batch_size") for scores in ("geneval", "ranking")),
+    *((f"evaluation.{scores}", Range(0, 10**6), "prompts_per_task") for scores in ("geneval", "ranking")),
+    *((f"evaluation.{scores}", Range(1, 10**6), "images_per_prompt") for scores in ("geneval", "ranking")),
+    *((f"evaluation.{scores}", Range(1, BATCH_END), "batch_size") for scores in ("geneval", "ranking")),
     *((f"evaluation.{scores}", SEED, "seed") for scores in ("geneval", "ranking")),
 )
-RANGES: dict[str, Range] = {"seed": SEED, "timestep_shift": POSITIVE} | {
+RANGES: dict[str, Range] = {"seed": SEED, "timestep_shift": Range(0, 1e6, open_low=True)} | {
     f"{section}.{field}": allowed for section, allowed, fields in _RANGES for field in fields.split()
 }
 
@@ -138,6 +149,11 @@ RULES: tuple[Rule, ...] = (
         ("train.condition_dropout",),
         lambda share: share == -1 or 0 <= share <= 1,
         "it must be at least 0 and at most 1, or -1 for the paper's",
+    ),
+    (
+        ("model.depth", _WIDTH),
+        lambda depth, width: depth * width**2 <= 10**14,
+        "a network of these has more than 10^15 parameters, which no machine holds; lower one of the two",
     ),
     (("name",), str.strip, "it names the folder of runs and cannot be empty"),
     (("model.mlp_ratio", _WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
@@ -238,7 +254,8 @@ def check(config) -> None:
     for field, allowed in RANGES.items():
         value = attrgetter(field)(config)
         if value not in allowed:
-            raise ConfigError(f"{_name(field)} is {value}; it must be {allowed}")
+            shown = str(value) if len(str(value)) <= 80 else f"a number of {len(str(value))} digits"
+            raise ConfigError(f"{_name(field)} is {shown}; it must be {allowed}")
     network = BACKBONES[config.model.backbone]
     _check_unread(config, network)
     for fields, holds, remedy in (*network.rules, *RULES):

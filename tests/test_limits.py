@@ -1,12 +1,15 @@
 """The names of choices and the tables that implement them; the fields that the tables of limits name."""
 
+import math
+import re
 from operator import attrgetter
 
 import pytest
 
 from rfjax import limits
-from rfjax.config import Config
+from rfjax.config import Config, apply_overrides
 from rfjax.data.corpus import CORPORA
+from rfjax.errors import ConfigError
 from rfjax.evaluation.paired_loss import GRIDS
 from rfjax.flow.samplers import EVALUATIONS_PER_STEP, METHODS, SIGMAS
 from rfjax.models.attention import IMPLEMENTATIONS
@@ -53,10 +56,26 @@ def test_limits_name_fields_that_there_are():
     [
         (limits.Range(1), (1, 5), (0,), "at least 1"),
         (limits.Range(0, 8), (0, 8), (-1, 9), "at least 0 and at most 8"),
-        (limits.POSITIVE, (1e-9, 3.0), (0.0, -1.0), "above 0"),
+        (limits.Range(0, open_low=True), (1e-9, 3.0), (0.0, -1.0), "above 0"),
         (limits.DECAY, (0.0, 0.999), (1.0, -0.1), "at least 0 and below 1"),
     ],
 )
 def test_a_range_holds_what_its_text_says(allowed, inside, outside, text):
     assert all(value in allowed for value in inside) and not any(value in allowed for value in outside)
     assert str(allowed) == text
+
+
+@pytest.mark.parametrize("value", [10**400, 1e300, 2**63, float("nan"), float("inf"), -(10**400), -1e300])
+def test_no_number_is_too_large_to_be_refused_by_name(value):
+    """Catches a MemoryError or a traceback of JAX, an hour into the queue, in place of the field's name."""
+    for field, allowed in limits.RANGES.items():
+        assert value not in allowed and allowed.high < math.inf, field
+    for field in ("train.steps", "train.learning_rate", "model.depth", "model.mlp_ratio"):
+        with pytest.raises(ConfigError, match=re.escape(f"config.{field}")):
+            apply_overrides(Config(), {field: value})
+
+
+def test_what_a_researcher_may_mean_is_allowed():
+    """A network of 100 billion parameters, a batch of a million, a hundred million steps."""
+    large = {"model.depth": 120, "model.hidden": 8192, "train.batch_size": 2**20, "train.steps": 10**8}
+    assert apply_overrides(Config(), large).train.steps == 10**8
