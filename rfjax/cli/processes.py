@@ -26,6 +26,10 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
             raise ConfigError(f"--lost-after is {args.lost_after}; {reason}")
         try:
             job = cluster.find_job(args.coordinator, args.processes, args.process_id)
+            if job:
+                where = f"{job.processes - 1} other processes of this job, by {job.origin}"
+                how = "if there are none, unset its variables or start a shell without them"
+                print(f"rfjax: waiting for the {where}, at {job.coordinator}; {how}", file=sys.stderr, flush=True)
             distributed.join(job, heartbeat_seconds=args.lost_after)
             if job:
                 who = f"process {job.process_id} of {job.processes}, by {job.origin}"

@@ -64,6 +64,10 @@ def check_folder(folder: Path, reads: Sequence[Path], *, own: str) -> None:
 
     `own` is the file that the verb writes last. recipe.json, which it writes first, says that the folder is its own.
     """
+    inside = next((read for read in reads if read.is_dir() and read.resolve() in folder.resolve().parents), None)
+    if inside is not None:
+        remedy = "its files would be listed as the source's; give a folder beside it"
+        raise ConfigError(f"--out {folder} lies inside {inside}, which this command reads: {remedy}")
     parts = [path.name for path in folder.glob(f"{Job.stem}-*-of-*")] if folder.is_dir() else []
     begun = lambda folder: (folder / recipe.NAME).is_file()  # noqa: E731
     check_output_folder(folder, "--out", reads=reads, own=(own,), files=(own, *parts), made_here=begun)

@@ -53,6 +53,7 @@ PREPARE = "prepare images --models=model"
 SCORE = "score images --metric=cmmd --reference=scored --clip=model"
 DUPLICATES = "duplicates images"
 CASES = (
+    (f"{PREPARE} --out=images/corpus", "--out images/corpus lies inside images, which this command reads"),
     ("fit table.csv --out=table.csv", "--out table.csv is what this command reads"),
     ("fit table.csv --out=prices.json", "--out prices.json is there, and this command did not make it"),
     ("fit table.csv --out=photo.png/x.json", "photo.png is no folder"),

@@ -41,6 +41,8 @@ def find_job(
     """
     if (coordinator, processes, process_id) != (None, None, None):
         return _from_flags(coordinator, processes, process_id)
+    if "SLURM_JOB_ID" in environ and _whole(environ, "OMPI_COMM_WORLD_SIZE", 1) > 1:
+        return _from_mpirun(environ)
     if "SLURM_STEP_NUM_TASKS" in environ:
         return _from_slurm(environ)
     if "SLURM_JOB_ID" in environ:  # the script of a batch job is no task, though it has a task's variables
@@ -71,14 +73,34 @@ def _from_flags(coordinator, processes, process_id) -> Job | None:
     return Job("the flags", processes, process_id, coordinator) if processes > 1 else None
 
 
+def _whole(environ, name: str, default: int | None = None) -> int:
+    """The whole number in a variable of a cluster. Raises `ConfigError` naming the variable for any other text."""
+    text = environ.get(name, "" if default is None else str(default))
+    if not re.fullmatch(r"[0-9]+", text, re.ASCII):
+        remedy = "unset it, or give --coordinator, --processes and --process-id"
+        raise ConfigError(f"the environment's {name} is {text!r}, which is no whole number; {remedy}")
+    return int(text)
+
+
+def _from_mpirun(environ) -> Job | None:
+    """A rank that `mpirun` started inside a SLURM job. SLURM's own variables are then those of mpirun's daemons, one a
+    node, and would give several ranks one number."""
+    if "ompi" in cluster_kinds() and cluster_kinds()["ompi"].is_env_present():
+        return _from_cluster(environ, only="ompi")
+    raise ConfigError(
+        f"mpirun started {environ['OMPI_COMM_WORLD_SIZE']} processes inside the SLURM job {environ['SLURM_JOB_ID']} "
+        "and does not say where the first is; start them with srun, or give --coordinator, --processes and --process-id"
+    )
+
+
 def _from_slurm(environ) -> Job | None:
     """A task of a step that `srun` started. The step's own count of tasks is what counts: a shell in an
     allocation, and a step of one task, have the whole job's in SLURM_NTASKS."""
-    processes = int(environ["SLURM_STEP_NUM_TASKS"])
+    processes = _whole(environ, "SLURM_STEP_NUM_TASKS")
     if processes == 1:
         return None
     address = cluster_kinds()["slurm"].get_coordinator_address(CONNECT_SECONDS, environ.get("JAX_COORDINATOR_PORT"))
-    return Job("SLURM", processes, int(environ["SLURM_PROCID"]), address, _slurm_devices(environ))
+    return Job("SLURM", processes, _whole(environ, "SLURM_PROCID"), address, _slurm_devices(environ))
 
 
 def _slurm_devices(environ) -> tuple[int, ...] | None:
@@ -91,14 +113,14 @@ def _slurm_devices(environ) -> tuple[int, ...] | None:
     count = (
         len([word for word in visible.split(",") if word])
         if visible
-        else int(environ.get("SLURM_GPUS_ON_NODE", 0) or 0)
+        else _whole({name: text for name, text in environ.items() if text}, "SLURM_GPUS_ON_NODE", 0)
     )
     tasks = _tasks_on_node(environ)
     if not count or not tasks:
         return None
     if count < tasks:  # each sees its own alone
         return tuple(range(count))
-    share, place = count // tasks, int(environ["SLURM_LOCALID"])
+    share, place = count // tasks, _whole(environ, "SLURM_LOCALID")
     return tuple(range(place * share, (place + 1) * share))
 
 
@@ -107,15 +129,15 @@ def _tasks_on_node(environ) -> int | None:
     counts = []
     for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
         counts += [int(number)] * int(times or 1)
-    node = int(environ.get("SLURM_NODEID", 0))
+    node = _whole(environ, "SLURM_NODEID", 0)
     return counts[node] if node < len(counts) else None
 
 
-def _from_cluster(environ) -> Job | None:
+def _from_cluster(environ, only: str | None = None) -> Job | None:
     """What JAX detects. A pod on Kubernetes counts only where it is one of an indexed job's."""
     passed_over = {"slurm"} | (set() if "JOB_COMPLETION_INDEX" in environ else {"k8s"})
     for name, kind in cluster_kinds().items():
-        if kind.opt_in_only_method or name in passed_over or not kind.is_env_present():
+        if only not in (None, name) or kind.opt_in_only_method or name in passed_over or not kind.is_env_present():
             continue
         try:
             processes = kind.get_process_count()

@@ -84,3 +84,25 @@ def test_slurm_tasks_share_their_nodes_gpus(monkeypatch, tasks, gpus, local, exp
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert find_job(environ=environ).local_device_ids == expected
+
+
+def test_ranks_of_mpirun_inside_a_slurm_job_are_not_counted_by_slurm(monkeypatch):
+    """Catches two ranks of one number, and ranks that each train alone."""
+    ranks = SLURM | {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}
+    monkeypatch.delenv("OMPI_MCA_orte_hnp_uri", raising=False)
+    with pytest.raises(ConfigError, match="mpirun started 4 processes inside the SLURM job 4097.*srun"):
+        find_job(environ=ranks)
+    monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911")
+    for name, value in {"SIZE": "4", "RANK": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    job = find_job(environ=ranks)
+    assert (job.origin, job.processes, job.process_id) == ("ompi", 4, 2)
+    assert job.coordinator.startswith("10.96.0.1:")
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"])
+def test_a_variable_that_is_no_number_is_named(monkeypatch, name):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node7")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with pytest.raises(ConfigError, match=f"{name} is 'z', which is no whole number"):
+        find_job(environ=SLURM | {"CUDA_VISIBLE_DEVICES": "0,1", name: "z"})
