@@ -31,6 +31,7 @@ from rfjax.evaluation.validation import check_divisible, validation_batches, val
 from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
 from rfjax.flow.matched import Matched, matched, velocity_of
 from rfjax.flow.path import RectifiedFlow, interpolate, velocity_target
+from rfjax.inputs.text import read_text
 from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.mesh import spread
 from rfjax.training.processes import distributed
@@ -80,10 +81,7 @@ def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray
     Raises `ConfigError` for a line that is not a level, and where levels have different numbers of
     examples: the mean of the levels' means would then weigh examples unequally.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read levels from {path} ({error}); it has one integer a line") from None
+    lines = read_text(path, "the file of levels").split()
     numbers = []
     for place, line in enumerate(lines, 1):
         if not line.isdecimal() or int(line) >= levels:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -20,6 +19,8 @@ from jaxtyping import Float, Float64
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.files import read_metadata
+from rfjax.inputs.json_files import read_json
+from rfjax.inputs.text import read_text
 from rfjax.scorers import images
 from rfjax.scorers.clip import Clip, unit
 from rfjax.scorers.folder_features import images_of
@@ -71,7 +72,7 @@ def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> di
             captions[name], remedy = prompts[place], ""
         else:
             side = path.with_suffix(".txt")
-            captions[name] = side.read_text(encoding="utf-8").strip() if side.is_file() else None
+            captions[name] = read_text(side, "the caption").strip() if side.is_file() else None
             remedy = f"write it into {side.name} beside it, or give --captions"
         if not captions[name]:
             raise ConfigError(f"the image {name} has no caption; {remedy}")
@@ -81,12 +82,9 @@ def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> di
 def _read_captions(file):
     wanted = 'it must be a JSON object of captions by image, like {"00000/samples/0000.png": "a bench"}'
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read captions from {file} ({error}); {wanted}") from None
-    if not isinstance(content, dict) or not all(isinstance(caption, str) for caption in content.values()):
-        raise ConfigError(f"{file} has something else than captions; {wanted}")
-    return content
+        return read_json(file, dict[str, str], remedy=wanted, error=ConfigError)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error}; {wanted}") from None
 
 
 def score_folder(

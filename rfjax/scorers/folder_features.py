@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from jaxtyping import Float, Float32
 from rfjax.errors import ConfigError
 from rfjax.evaluation.frechet import Moments, moments
 from rfjax.files import write_whole
+from rfjax.inputs.walk import walk_files
 from rfjax.scorers.files import content_hash
 from rfjax.scorers.rows import Bar, Rows
 
@@ -50,13 +52,18 @@ class Features(NamedTuple):
 
 
 def images_of(folder: str | os.PathLike) -> list[Path]:
-    """The images in a folder and below it, in the order of their names. Raises `ConfigError` where there are none."""
+    """The images in a folder and below it, in the order of their names; what is passed over is named on standard error.
+
+    Raises `ConfigError` where there are none.
+    """
     folder = Path(folder)
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    found = [path for path in files if path.name not in PASSED_OVER]
+    walk = walk_files(folder, SUFFIXES)
+    for line in walk.describe_passed_over():
+        print(f"rfjax: not scored: {line}", file=sys.stderr)
+    found = [folder / name for name in walk.names if PurePosixPath(name).name not in PASSED_OVER]
     if not found:
         raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in {folder}; give the folder that has them")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return found
 
 
 def of_folder(

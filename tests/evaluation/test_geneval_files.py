@@ -344,7 +344,7 @@ def test_a_failed_write_leaves_the_old_results_whole(files, monkeypatch):
     with pytest.raises(ConfigError, match="results.summary.json is a folder"):
         score_files(*files, allow_missing=True)
     assert files[2].read_text() == before[0]
-    with pytest.raises(RfjaxError, match="cannot write"):
+    with pytest.raises(RfjaxError, match="cannot be written"):
         score_files(*files[:2], files[0] / "results.jsonl", allow_missing=True)  # under a file
 
 

@@ -74,7 +74,7 @@ def test_levels_files(tmp_path):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message):
             mlperf_loss.read_levels(file)
-    with pytest.raises(ConfigError, match="cannot read levels"):
+    with pytest.raises(ConfigError, match="levels .* cannot be read"):
         mlperf_loss.read_levels(tmp_path / "none.txt")
 
 

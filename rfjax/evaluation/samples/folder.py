@@ -21,6 +21,7 @@ from rfjax.evaluation.pictures import png_bytes
 from rfjax.evaluation.samples import request
 from rfjax.evaluation.samples.request import Wanted
 from rfjax.files import write_whole
+from rfjax.inputs.text import read_text
 from rfjax.outputs import check_output_folder
 from rfjax.training.processes import distributed
 from rfjax.training.progress import bar
@@ -38,10 +39,7 @@ def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
     if layout == "geneval":
         rows = read_metadata(file)
         return [row["prompt"] for row in rows], rows
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read prompts from {file} ({error}); give text with a prompt a line") from None
+    lines = read_text(file, "--prompts").split("\n")
     prompts = [line.split("\t")[0].strip() for line in lines if line.strip()]
     if not prompts:
         raise ConfigError(f"{file} has no prompts; write a prompt a line")
