@@ -149,6 +149,8 @@ def _check(args, out):
     check_range(args, ("threads",), 0)
     if args.threshold is not None and not 0 < args.threshold <= 1:
         raise ConfigError(f"--threshold is {args.threshold}; it must lie in (0, 1]")
+    if args.drop_keys is not None and out.absolute() == args.drop_keys.absolute():
+        raise ConfigError(f"--out and --drop-keys are both {out}; give two files")
     reads = [*source_paths(args.source), Path(args.descriptor)]
     reads += [path for path in (args.drop_keys, args.class_names) if path is not None]
     beside = output.names(out)

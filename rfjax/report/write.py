@@ -41,8 +41,9 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     svgs = {name: to_bytes(figure, "svg") for name, figure in drawn.items()}
     sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in numbers["samples"]["rows"]}
     contents: dict[Path, str | bytes] = {
-        out / "index.html": page.render(numbers, svgs, sheets),
+        # First, because it says whose the folder is.
         out / "report.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n",
+        out / "index.html": page.render(numbers, svgs, sheets),
     }
     for name, figure in drawn.items():
         contents[out / "figures" / f"{name}.svg"] = svgs[name]

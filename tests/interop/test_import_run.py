@@ -208,6 +208,6 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path):
     content = json.loads(facts.read_text())
     content["checksums"]["ema/final/linear/bias"] ^= 1
     facts.write_text(json.dumps(content))
-    with pytest.raises(RfjaxError, match="is damaged: the checksum of ema/final/linear/bias differs"):
+    with pytest.raises(RfjaxError, match="is damaged: the checksum of its facts differs"):
         export_run(run.folder, layout="plain", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
