@@ -403,7 +403,10 @@ def _is_of(error: BaseException | None, numbers: Sequence[int]) -> bool:
 
 
 def _brief(error: Exception) -> str:
-    """The first line of an error, shortened in the middle: the line begins with what was done and ends with the
-    reason."""
+    """The first line of an error, shortened in the middle, with the system's reason where the cut took it: long paths
+    push it out of either end."""
     line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line if len(line) <= 360 else f'{line[:120]} ... {line[-240:]}'}"
+    short = line if len(line) <= 360 else f"{line[:120]} ... {line[-240:]}"
+    reasons = (os.strerror(number) for number in _WILL_NOT_PASS)
+    lost = [reason for reason in reasons if reason in line and reason not in short]
+    return f"{type(error).__name__}: {', '.join(lost)}{': ' if lost else ''}{short}"

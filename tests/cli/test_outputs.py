@@ -69,7 +69,7 @@ CASES = (
     ("geneval --metadata=metadata.jsonl --detections=keys.tsv --out=keys.tsv", "is what this command reads"),
     ("geneval --metadata=metadata.jsonl --detections=keys.tsv --out=results.jsonl", "--out results.jsonl is there"),
     (f"{DUPLICATES} --out=corpus/manifest.tsv", "--out corpus/manifest.json is there"),
-    (f"{DUPLICATES} --drop-keys=keys.tsv --out=keys.tsv", "--out keys.tsv is what this command reads"),
+    (f"{DUPLICATES} --drop-keys=keys.tsv --out=keys.tsv", "--out and --drop-keys are both keys.tsv; give two files"),
     (f"{PREPARE} --out=images", "--out images is what this command reads"),
     (f"{PREPARE} --out=model", "--out model is what this command reads"),
     (f"{PREPARE} --out=run", "--out run is the folder of a run"),
