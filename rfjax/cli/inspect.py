@@ -27,7 +27,7 @@ def run(args, overrides) -> int:
     from rfjax.data.prepared import manifest
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, holds
-    from rfjax.prepare.inspect import MADE_BY, damaged_files, picture, samples
+    from rfjax.prepare.inspect import MADE_BY, contradictions, damaged_files, picture, samples
     from rfjax.prepare.progress import say
     from rfjax.prepare.summary import summary
 
@@ -42,6 +42,10 @@ def run(args, overrides) -> int:
     for name in bad:
         remedy = "remove its shard's .json and give the command that prepared it again"
         print(f"damaged: {name} is not as it was written; {remedy}")
+    if not args.no_hashes and not bad:
+        for line in contradictions(found, say):
+            bad.append(line)
+            print(f"wrong: {line}; {manifest.COPY_AGAIN}")
     if not args.no_hashes and not bad:
         print("every file is as it was written")
     split = args.split if found.count(args.split) else "train"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from PIL import Image
 
@@ -55,6 +56,44 @@ class Shown:
     key: str
     image: Image.Image
     done: float | int
+
+
+class PartJson(TypedDict):
+    """The content of a finished part's .json."""
+
+    name: str
+    recipe_sha256: str
+    size: object  # of the source's part, as the source gives it
+    images: int
+    captions: int
+    empty: int
+    dropped: dict[str, int]
+    bytes: int
+    sha256: str
+
+
+class OfSource(TypedDict):
+    listing: str
+
+
+class OfModel(TypedDict):
+    sha256: str
+    files: dict[str, str]
+
+
+class OfPart(TypedDict):
+    name: str
+    size: object
+    sha256: str
+
+
+class ListJson(TypedDict):
+    """What captions.json says that joining needs."""
+
+    source: OfSource
+    model: OfModel
+    settings: dict[str, object]
+    shards: list[OfPart]
 
 
 def sizes(facts: Mapping) -> dict[str, int]:

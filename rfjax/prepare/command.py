@@ -81,7 +81,7 @@ def run(args, overrides) -> int:
         facts={"recipe": ours.facts(), "source": about, **made},
         files="shards",
         threads=args.threads,
-        finished=functools.partial(part.read_finished, sizes=shard.sizes),
+        finished=functools.partial(part.read_finished, shape=shard.ShardJson, sizes=shard.sizes),
         make=functools.partial(shard.make_shard, recipe=ours, models=models),
         merge=lambda shards, _: _merge(args, shards, ours, _described(about, source), scaling),
     )
@@ -165,8 +165,9 @@ def _scaling(args, made) -> dict:
 
 
 def _load_models(args, ours):
-    """The frozen models; `ConfigError` for sides in pixels that the autoencoder cannot reduce to whole latents."""
-    from rfjax.data.prepared import frozen
+    """The frozen models; `ConfigError` for sides in pixels that the autoencoder cannot reduce to whole latents, and for
+    CLIP encoders of different lengths."""
+    from rfjax.data.prepared import frozen, manifest
 
     models = frozen.load(
         args.models,
@@ -177,6 +178,7 @@ def _load_models(args, ours):
         variant=args.models_variant or "",
         say=say,
     )
+    manifest.layout(models.encoders)  # refuses encoders that no network could take side by side
     for height, width in ours.buckets:
         if height % models.reduction or width % models.reduction:
             given = (

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from rfjax.data import hashing
+from rfjax.data.prepared import manifest
 from rfjax.data.prepared.manifest import Manifest
+from rfjax.data.prepared.manifest_facts import KINDS, SPLITS
 from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import RfjaxError
@@ -36,6 +38,38 @@ def damaged_files(found: Manifest, say: Callable[[str], None] = lambda text: Non
             say(f"hashes: {number} of {len(files)} files, {100 * read / total:.0f} % of the bytes")
         if digest != file["sha256"]:
             yield file["name"]
+
+
+def contradictions(found: Manifest, say: Callable[[str], None] = lambda text: None) -> Iterator[str]:
+    """Lines on what the manifest says otherwise than the records: their numbers and sizes, the captions that images
+    name, and how many there are. Every record of an image is read."""
+    wrong = manifest.wrong_counts(found)
+    yield from wrong
+    if wrong:
+        return
+    total, read, captions = sum(map(found.count, SPLITS)), 0, Counter()
+    for bucket, split in ((bucket, split) for bucket in found.buckets for split in SPLITS):
+        files, texts = (found.files(split, bucket.name, kind) for kind in KINDS)
+        images = Shards([found.folder / name for name in files.names], files.counts)
+        for file, (name, stored) in enumerate(zip(files.names, texts.counts, strict=True)):
+            for start in range(0, files.counts[file], 256):
+                places = np.arange(start, min(start + 256, files.counts[file])) + images.first(file)
+                for place, record in zip(places.tolist(), images.read(places), strict=True):
+                    arrays, facts = unpack(record)
+                    where = f"{name}, record {place - images.first(file)} ({facts['key']!r})"
+                    if arrays["latents"].shape != bucket.latents:
+                        shape = arrays["latents"].shape
+                        yield f"{where} has latents of {shape}, and the manifest says {bucket.latents}"
+                    lost = [n for n in (*facts["original"], *facts["synthetic"]) if not 0 <= n < stored]
+                    if lost:
+                        yield f"{where} names caption {lost[0]} of {stored}"
+                    captions.update({kind: len(facts[kind]) for kind in ("original", "synthetic")})
+                read += len(places)
+                if read % 65_536 < 256:
+                    say(f"records: {read:,} of {total:,} images")
+    for kind, said in found.facts["captions"].items():
+        if said != captions[kind]:
+            yield f"the manifest says {said} {kind} captions, and the images have {captions[kind]}"
 
 
 def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:

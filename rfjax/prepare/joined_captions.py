@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.prepare.caption_files import FORMAT, NAME, VERSION
+from rfjax.inputs.json_files import check_json, parse_json, read_json
+from rfjax.inputs.text import UndecodableText, decode_text
+from rfjax.prepare.caption_files import FORMAT, NAME, VERSION, ListJson
 from rfjax.prepare.captions import texts
 from rfjax.prepare.libraries import require
 from rfjax.prepare.progress import say
@@ -19,6 +21,14 @@ from rfjax.prepare.sources import Drop, Record, Source
 
 COLUMN = "joined synthetic captions"  # the column that joined records have
 HINT = 'a file has lines {"key": ..., "captions": [...]}, or columns key and captions (.parquet)'
+
+
+class Row(TypedDict):
+    """A line of a .jsonl."""
+
+    key: str
+    captions: NotRequired[str | list[str]]
+    caption: NotRequired[str | list[str]]
 
 
 @dataclass(frozen=True)
@@ -89,17 +99,21 @@ def open_captions(text: str | Path) -> Captions:
 
 def _open_folder(folder):
     try:
-        facts = json.loads((folder / NAME).read_text())
-        form, readable = f"{facts['format']} version {facts['version']}", f"{FORMAT} version {VERSION}"
+        about = read_json(folder / NAME)
+        form, readable = f"{about.get('format')} version {about.get('version')}", f"{FORMAT} version {VERSION}"
         if form != readable:
             raise ValueError(f"it is {form}, and this rfjax reads {readable}")
+        facts = check_json(about, ListJson)
         model = {name: facts["model"][name] for name in ("class", "sha256", "files")}
+        for shard in facts["shards"]:
+            if Path(shard["name"]).name != shard["name"]:
+                raise ValueError(f"a shard is called {shard['name']!r}, which is no name of a file here")
         files = tuple((folder / f"{shard['name']}.jsonl", shard["sha256"]) for shard in facts["shards"])
         digest = hashlib.sha256("".join(sha256 for _, sha256 in files).encode()).hexdigest()
         identity = {"sha256": digest, "model": model, "settings": facts["settings"]}
         sizes = tuple(shard["size"] for shard in facts["shards"])
         return Captions(identity, facts["source"]["listing"], sizes, files)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RfjaxError) as error:
         lack = f"--synthetic-captions {folder} holds no finished captions: {NAME}: {error}"
         raise ConfigError(f"{lack}; give its rfjax recaption command again") from None
 
@@ -121,16 +135,19 @@ def _json_lines(path: Path, sha256: str | None) -> Iterable[tuple[str, object]]:
         raise RfjaxError(f"{path} cannot be read: {error.strerror}; give a file that can be read") from None
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise RfjaxError(f"{path} is not as rfjax recaption wrote it; remove its .json and give that command again")
-    for number, line in enumerate(data.split(b"\n"), 1):
+    try:
+        lines = decode_text(data).text.split("\n")
+    except UndecodableText as error:
+        raise RfjaxError(f"{path} cannot be read: {error}; save it as UTF-8") from None
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                row = json.loads(line)
-                key = row["key"]
-                if not isinstance(key, str):
-                    raise ValueError("its key is no text")
-                yield key, row["captions"] if "captions" in row else row["caption"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise RfjaxError(f"{path}, line {number}: {error!r}; {HINT}") from None
+                row = parse_json(line, Row)
+                if not {"captions", "caption"} & set(row):
+                    raise ValueError("it has no captions")
+                yield row["key"], row["captions"] if "captions" in row else row["caption"]
+            except ValueError as error:
+                raise RfjaxError(f"{path}, line {number}: {error}; {HINT}") from None
 
 
 def _parquet(path: Path, sha256: str | None) -> Iterable[tuple[str, object]]:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from rfjax.data.prepared import manifest
-from rfjax.data.prepared.manifest import SPLITS, Manifest, StoredEncoder, bucket_name
+from rfjax.data.prepared import manifest, manifest_facts
+from rfjax.data.prepared.manifest import SPLITS, Manifest, StoredEncoder
+from rfjax.data.prepared.manifest_facts import FORMAT, KINDS, NAME, VERSION, bucket_name
 from rfjax.errors import RfjaxError
 from rfjax.files import write_whole
+from rfjax.inputs.json_files import WrongJson
 from rfjax.prepare.part import list_counts
 
 SCALINGS = ("autoencoder", "measured")
-HELD = ("bucket", "split", *manifest.KINDS, "files")  # the facts of a shard's units that the manifest keeps
+HELD = ("bucket", "split", *KINDS, "files")  # the facts of a shard's units that the manifest keeps
 
 
 def write_manifest(
@@ -63,8 +65,8 @@ def write_manifest(
         }
 
     facts = {
-        "format": manifest.FORMAT,
-        "version": manifest.VERSION,
+        "format": FORMAT,
+        "version": VERSION,
         "source": dict(source),
         "splits": {split: _count(some) for split, some in of_split.items()},
         "buckets": [describe(pixels) for pixels in buckets],
@@ -87,7 +89,13 @@ def write_manifest(
             for shard in shards
         ],
     }
-    write_whole({folder / manifest.NAME: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"})
+    try:
+        manifest_facts.check(facts)
+    except WrongJson as error:
+        given = f"the shards' .json in {folder} contradict each other: {error}"
+        raise RfjaxError(f"{given}; remove them and give the command again") from None
+    manifest.check_records(Manifest(folder, facts))
+    write_whole({folder / NAME: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"})
     return manifest.read(folder)
 
 
@@ -99,7 +107,7 @@ def _total(counts) -> Counter:
 
 
 def _count(units) -> dict[str, int]:
-    return {kind: sum(unit[kind] for unit in units) for kind in manifest.KINDS}
+    return {kind: sum(unit[kind] for unit in units) for kind in KINDS}
 
 
 def _moments(sums: Sequence[Mapping]) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rfjax.errors import RfjaxError
+from rfjax.inputs.json_files import read_json
 from rfjax.prepare.sources import Drop, Record
 
 CORRUPT = "corrupt"
@@ -24,13 +25,16 @@ def part_name(stem: str, part: int, parts: int) -> str:
     return f"{stem}-{part:05}-of-{parts:05}"
 
 
-def read_finished(path: Path, recipe_hash: str, sizes: Callable[[Mapping], Mapping[str, int]]) -> dict | None:
-    """The .json of a finished part; None if it has another recipe, or if a file has not the size that it states."""
+def read_finished(
+    path: Path, recipe_hash: str, *, shape: type, sizes: Callable[[Mapping], Mapping[str, int]]
+) -> dict | None:
+    """The .json of a finished part, of the TypedDict `shape`. None, so that the part is made again, if it is damaged,
+    has another name or recipe, or if a file has not the size that it states."""
     try:
-        facts = json.loads(path.with_name(f"{path.name}.json").read_text())
+        facts = read_json(path.with_name(f"{path.name}.json"), shape)
         whole = all(path.with_name(name).stat().st_size == size for name, size in sizes(facts).items())
-        return facts if whole and facts["recipe_sha256"] == recipe_hash else None
-    except (OSError, ValueError, KeyError):
+        return facts if whole and (facts["name"], facts["recipe_sha256"]) == (path.name, recipe_hash) else None
+    except (OSError, RfjaxError):
         return None
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.text import read_text
 from rfjax.prepare import captions, joined_captions
 from rfjax.prepare.captions import TEMPLATE, CaptionColumns
 from rfjax.prepare.filters import Filter, parse_filter
@@ -40,11 +41,10 @@ class Reading:
         """Key -> reason, from the file of --drop-keys: a key on each line, and perhaps a reason after a tab."""
         if self.drop_keys is None:
             return {}
-        try:
-            text = Path(self.drop_keys).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--drop-keys {self.drop_keys} cannot be read: {error}; give a list of keys") from None
-        rows = [line.removesuffix("\r").partition("\t") for line in text.split("\n")]  # a key may hold other line ends
+        lines = read_text(self.drop_keys, "--drop-keys").split(
+            "\n"
+        )  # splitlines knows other ends, which a key may hold
+        rows = [line.partition("\t") for line in lines]
         return {key: reason or "listed" for key, _, reason in rows if key}
 
 

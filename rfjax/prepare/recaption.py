@@ -76,7 +76,7 @@ def run(args, overrides) -> int:
         folder=folder,
         facts={"settings": settings, "source": about, "model": identity},
         threads=args.threads,
-        finished=functools.partial(part.read_finished, sizes=caption_files.sizes),
+        finished=functools.partial(part.read_finished, shape=caption_files.PartJson, sizes=caption_files.sizes),
         make=functools.partial(caption_files.write_part, showing=showing, model=model, seed=args.seed),
         merge=merge,
     )

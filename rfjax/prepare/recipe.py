@@ -8,19 +8,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from rfjax.data import hashing
-from rfjax.data.prepared.manifest import bucket_name
+from rfjax.data.prepared.manifest_facts import EncoderFacts, ModelFacts, bucket_name
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
+from rfjax.inputs.json_files import read_json
 from rfjax.prepare.captions import CaptionColumns
 from rfjax.prepare.filters import Filter
 from rfjax.prepare.options import check_range
 
 VERSION = 2  # raised whenever the same recipe makes other bytes
 NAME = "recipe.json"
+
+
+class LatentForm(TypedDict):
+    """Pixels a side that become one, channels, and the autoencoder's scaling."""
+
+    reduction: int
+    channels: int
+    shift: float
+    scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +108,7 @@ def claim(folder: Path, facts: Mapping) -> str:
     facts = json.loads(json.dumps(facts))
     if not path.exists():
         write_whole({path: json.dumps(facts, indent=1, sort_keys=True) + "\n"})
-    try:
-        there = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; give another folder") from None
+    there = read_json(path, remedy="give another folder, or remove it", error=ConfigError)
     ours, theirs = _flatten(facts), _flatten(there)
     wrong = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
     if wrong:
@@ -111,12 +119,24 @@ def claim(folder: Path, facts: Mapping) -> str:
 
 def read_recipe(folder: Path, *names: str) -> dict:
     """Values of the folder's recipe.json by name, so that a merge need not load the models."""
+    remedy = "give the command without --merge"
     try:
-        there = json.loads((folder / NAME).read_text())
-        return {name: there[name] for name in names}
-    except (OSError, ValueError, KeyError) as error:
-        lack = f"nothing to merge in {folder}: {NAME} cannot be read ({error})"
-        raise ConfigError(f"{lack}; give the command without --merge") from None
+        there = read_json(folder / NAME, MadeWith, remedy=remedy, error=ConfigError)
+    except FileNotFoundError:
+        raise ConfigError(f"nothing to merge in {folder}: it has no {NAME}; {remedy}") from None
+    lacking = [name for name in names if name not in there]
+    if lacking:
+        raise ConfigError(f"nothing to merge in {folder}: {NAME} has no {lacking[0]}; {remedy}")
+    return {name: there[name] for name in names}
+
+
+class MadeWith(TypedDict, total=False):
+    """What recipe.json says of the models, for `rfjax prepare` and `rfjax recaption`."""
+
+    models: dict[str, ModelFacts]
+    encoders: list[EncoderFacts]
+    latents: LatentForm
+    model: ModelFacts
 
 
 def keys_facts(dropped_keys: Mapping[str, str]) -> dict:

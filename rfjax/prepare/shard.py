@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
-from rfjax.data.prepared.manifest import KINDS, SPLITS, StoredEncoder, bucket_name
+from rfjax.data.prepared.manifest import StoredEncoder
+from rfjax.data.prepared.manifest_facts import KINDS, SPLITS, UnitFacts, bucket_name, unit_file
 from rfjax.data.prepared.records import pack
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
@@ -56,6 +57,31 @@ class Kept:
         return bucket_name(self.picture.pixels.shape)
 
 
+class Sums(TypedDict):
+    """Of raw latents, per channel: what mean and deviation are made of."""
+
+    values: int
+    sum: list[float]
+    squares: list[float]
+
+
+class UnitJson(UnitFacts):
+    original: int
+    synthetic: int
+    statistics: Sums
+
+
+class ShardJson(TypedDict):
+    """The content of a finished shard's .json."""
+
+    name: str
+    recipe_sha256: str
+    units: list[UnitJson]
+    dropped: dict[str, int]
+    converted: dict[str, int]
+    truncated: dict[str, int]
+
+
 def sizes(facts: Mapping) -> dict[str, int]:
     """Bytes by file name, as a shard's .json states them."""
     return {file["name"]: file["bytes"] for unit in facts["units"] for file in unit["files"].values()}
@@ -83,7 +109,7 @@ def make_shard(
     with folder_moved_when_whole(last, files_of=True) as inside, ThreadPoolExecutor(threads) as pool:
         buckets = [bucket_name(pixels) for pixels in recipe.buckets]
         writers = {
-            (bucket, split): _UnitWriter(inside, f"{name}.{bucket}.{split}", recipe, models, truncated)
+            (bucket, split): _UnitWriter(inside, (name, bucket, split), recipe, models, truncated)
             for bucket in buckets
             for split in SPLITS
         }
@@ -150,8 +176,8 @@ def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapp
 class _UnitWriter:
     """Writes the two files of a split and bucket, from the first image on; a repeated caption is stored once."""
 
-    def __init__(self, folder, stem, recipe, models, truncated):
-        self._paths = {kind: folder / f"{stem}.{kind}.array_record" for kind in KINDS}
+    def __init__(self, folder, unit, recipe, models, truncated):
+        self._paths = {kind: folder / unit_file(*unit, kind) for kind in KINDS}
         self._writers, self._counts = {}, dict.fromkeys(KINDS, 0)
         self._recipe, self._models, self._truncated = recipe, models, truncated
         self._rows: dict[str, int] = {}

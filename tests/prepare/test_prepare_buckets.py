@@ -20,6 +20,7 @@ from rfjax.cli import main
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.data.loader import batch_of_step
 from rfjax.data.prepared import manifest
+from rfjax.data.prepared.manifest_facts import KINDS
 from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import ConfigError
@@ -86,7 +87,7 @@ def stored(folder, split, bucket):
         kind: Shards(
             [folder / name for name in found.files(split, bucket, kind).names], found.files(split, bucket, kind).counts
         )
-        for kind in manifest.KINDS
+        for kind in KINDS
     }
     texts = [unpack(record)[1]["caption"] for record in shards["captions"].read(np.arange(len(shards["captions"])))]
     rows = []

@@ -11,7 +11,7 @@ from helpers import planted_study
 from rfjax import cli
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import record_name
-from rfjax.report import formats, page, sections
+from rfjax.report import formats, page, sections, write
 from rfjax.report.axes import to_bytes
 from rfjax.report.write import summary_lines, write_report
 from rfjax.results import merge, results_folder
@@ -31,6 +31,15 @@ def report(study, tmp_path_factory):
     """(folder, numbers) of the report of the made-up study."""
     out = tmp_path_factory.mktemp("report")
     return out, write_report(study, out, resamples=100)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """For tests that ask what is said: figures are made and not drawn, and intervals are of 100 resamples."""
+    numbers = write.report_numbers
+    monkeypatch.setattr(write, "report_numbers", lambda table, **_: numbers(table, resamples=100, seed=0))
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
+    monkeypatch.setattr(write, "to_bytes", lambda figure, kind: b"<svg/>")
 
 
 def make(root, finished, **options):
@@ -180,7 +189,7 @@ def test_the_summary_names_the_findings(report):
         (4, "saturating law was not fitted"),
     ],
 )
-def test_fewer_runs_still_give_a_report_that_says_what_is_missing(tmp_path, finished, words):
+def test_fewer_runs_still_give_a_report_that_says_what_is_missing(undrawn, tmp_path, finished, words):
     chosen = planted_study.FINISHED[:finished] if finished < 4 else planted_study.FINISHED[1::2]
     numbers = make(tmp_path, chosen, samples=False)
     page_text = (tmp_path / "report" / "index.html").read_text()
@@ -189,7 +198,7 @@ def test_fewer_runs_still_give_a_report_that_says_what_is_missing(tmp_path, fini
     assert ">Samples<" not in page_text
 
 
-def test_a_study_without_scores_has_no_empty_figures(tmp_path):
+def test_a_study_without_scores_has_no_empty_figures(undrawn, tmp_path):
     folders = planted_study.write_study(tmp_path / "runs", samples=False)
     for folder in folders:
         for path in (folder / "evaluations").glob("*.json"):
@@ -224,7 +233,7 @@ def sweep(root):
     return folders
 
 
-def test_a_learning_rate_at_the_edge_of_its_grid_is_flagged(tmp_path):
+def test_a_learning_rate_at_the_edge_of_its_grid_is_flagged(undrawn, tmp_path):
     merge.collect(sweep(tmp_path / "runs"), tmp_path / "results")
     numbers = write_report(tmp_path / "results", tmp_path / "report", resamples=100)
     verdicts = [(s["depth"], s["best"], s["at_edge"], s["edge"]) for s in numbers["learning_rates"]]
@@ -238,7 +247,7 @@ def test_a_learning_rate_at_the_edge_of_its_grid_is_flagged(tmp_path):
     assert [run["run"] for run in numbers["runs"] if run["frontier"]] == ["d1-0.002", "d2-0.004"]
 
 
-def test_what_is_left_out_or_unfinished_is_said_on_the_console_and_the_page(tmp_path, capsys):
+def test_what_is_left_out_or_unfinished_is_said_on_the_console_and_the_page(undrawn, tmp_path, capsys):
     """A run missing from a table without a word is a wrong table, also to a script, which sees the exit
     status alone; a stopped run is no failure."""
     good, damaged, stopped, _ = planted_study.write_study(tmp_path / "runs", finished=planted_study.FINISHED[:3])
@@ -308,7 +317,7 @@ def planted_runs(root, count=4):
     return planted_study.write_study(root, finished=planted_study.FINISHED[:count], failed=False)
 
 
-def test_a_run_under_another_setting_is_named_with_the_command_that_brings_it_in(tmp_path, capsys):
+def test_a_run_under_another_setting_is_named_with_the_command_that_brings_it_in(undrawn, tmp_path, capsys):
     """Catches the largest run gone from the law, exit 0, "of 3 finished runs"."""
     *_, largest = planted_runs(tmp_path / "runs", 7)
     for path in (largest / "evaluations").glob("*.json"):
@@ -318,7 +327,7 @@ def test_a_run_under_another_setting_is_named_with_the_command_that_brings_it_in
             record["key"]["grid"] = "paper-8-n64"
             (path.parent / record_name(record["key"])).write_text(json.dumps(record))
     out = tmp_path / "fit.json"
-    assert cli.main(["fit", str(tmp_path / "runs"), f"--out={out}"]) == 0
+    assert cli.main(["fit", str(tmp_path / "runs"), "--resamples=100", f"--out={out}"]) == 0
     said = capsys.readouterr().out
     assert "of 7 finished runs" in said and f"left out: {largest.name}, the largest of the study, was validated" in said
     assert f"rfjax eval {largest} --weights ema" in said
@@ -333,7 +342,7 @@ def test_a_run_under_another_setting_is_named_with_the_command_that_brings_it_in
     assert len(points) + len(numbers["left_out"]) == 7
 
 
-def test_a_table_older_than_its_runs_is_made_again(tmp_path, capsys):
+def test_a_table_older_than_its_runs_is_made_again(undrawn, tmp_path, capsys):
     """Catches a report without the run that was trained after it, and one that stays torn for good."""
     runs = planted_runs(tmp_path / "runs", 3)
     assert cli.main(["report", str(tmp_path / "runs")]) == 0
@@ -341,7 +350,7 @@ def test_a_table_older_than_its_runs_is_made_again(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path / "runs")]) == 0
     assert "collected again" not in capsys.readouterr().err
     planted_study.write_run(tmp_path / "runs" / "new", "new", 4, 2000)
-    assert cli.main(["fit", str(tmp_path / "runs")]) == 0
+    assert cli.main(["fit", str(tmp_path / "runs"), "--resamples=100"]) == 0
     heard = capsys.readouterr()
     assert "collected again: the runs beside it have other records now" in heard.err
     assert "of 4 finished runs" in heard.out
@@ -375,7 +384,7 @@ def change(path, **values):
         lambda run: change(next((run / "evaluations").glob("*.json")), flops="x"),
     ],
 )
-def test_one_bad_record_stops_no_other_run(tmp_path, capsys, break_it):
+def test_one_bad_record_stops_no_other_run(undrawn, tmp_path, capsys, break_it):
     runs = planted_runs(tmp_path / "runs", 3)
     break_it(runs[1])
     status = cli.main(["report", str(tmp_path / "runs")])
@@ -386,7 +395,7 @@ def test_one_bad_record_stops_no_other_run(tmp_path, capsys, break_it):
     assert len(numbers["runs"]) == 3 or f"the run in {runs[1]} was left out" in heard.err
 
 
-def test_what_came_in_is_used_or_named(tmp_path, capsys):
+def test_what_came_in_is_used_or_named(undrawn, tmp_path, capsys):
     """Catches a run that leaves a fit in silence: unfinished, diverged, unreadable, without a score, of no cost."""
     runs = {path.name: path for path in planted_study.write_study(tmp_path / "runs")}
     change(runs["depth1"] / "status.json", state="stopped")
@@ -432,7 +441,7 @@ def test_what_came_in_is_used_or_named(tmp_path, capsys):
     assert "depth1-short was left out" in capsys.readouterr().err
 
 
-def test_a_name_with_control_characters_moves_no_terminal(tmp_path, capsys):
+def test_a_name_with_control_characters_moves_no_terminal(undrawn, tmp_path, capsys):
     planted_runs(tmp_path / "runs", 3)
     planted_study.write_run(tmp_path / "runs" / "x", "a\x1b[2J\rb", 1, 700)
     change(tmp_path / "runs" / "x" / "run.json", point="a\x1b[2J\rb")

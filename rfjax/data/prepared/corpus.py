@@ -24,7 +24,8 @@ from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.corpus import Corpus
 from rfjax.data.prepared import manifest
 from rfjax.data.prepared.epoch_orders import EpochOrders
-from rfjax.data.prepared.manifest import SPLITS, Bucket, Manifest
+from rfjax.data.prepared.manifest import Bucket, Manifest
+from rfjax.data.prepared.manifest_facts import KINDS, SPLITS
 from rfjax.data.prepared.records import unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import ConfigError, RfjaxError
@@ -75,7 +76,8 @@ class PreparedCorpus:
         places = self._places(indices, split)
         images = self._records("images", split, places)
         latents = np.empty((len(indices), *self.bucket.latents), np.float32)
-        for row, (arrays, _) in zip(latents, images, strict=True):
+        for row, place, (arrays, _) in zip(latents, places.tolist(), images, strict=True):
+            self._check_shape(arrays, "latents", row.shape, f"record {place} of the {split} images")
             row[...] = arrays["latents"]
         latents -= np.float32(self.manifest.shift)
         latents *= np.float32(self.manifest.scale)
@@ -153,7 +155,7 @@ class PreparedCorpus:
     def _files(self) -> dict[tuple[str, str], Shards]:
         found = {}
         for split in SPLITS:
-            for kind in manifest.KINDS:
+            for kind in KINDS:
                 files = self.manifest.files(split, self.bucket.name, kind)
                 found[split, kind] = Shards([self.manifest.folder / name for name in files.names], files.counts)
         return found
@@ -181,8 +183,19 @@ class PreparedCorpus:
             original, synthetic = facts["original"], facts["synthetic"]
             wanted, other = (synthetic, original) if mix < share else (original, synthetic)
             among = wanted or other
-            rows.append(captions.first(file) + among[int(which * len(among))])
+            number = among[int(which * len(among))] if among else -1
+            if not 0 <= number < captions.count(file):  # of another file: another image's caption
+                given = f"{self._where}: the image {facts['key']!r} has no caption number {number} in its shard"
+                raise RfjaxError(f"{given}; rfjax inspect finds what is damaged")
+            rows.append(captions.first(file) + number)
         return self._records("captions", split, np.array(rows, np.int64))
+
+    def _check_shape(self, arrays, name, shape, what):
+        """A smaller array would be repeated over the larger place, in silence."""
+        found = arrays[name].shape if name in arrays else "no array"
+        if found != shape:
+            given = f"{what} of {self._where} has {name} of {found}, and the manifest says {shape}"
+            raise RfjaxError(f"{given}; rfjax inspect finds what is damaged")
 
     def _assemble(self, stored):
         """Float32 conditions of captions' arrays (by name): each encoder in its slot, zeros elsewhere."""
@@ -192,9 +205,12 @@ class PreparedCorpus:
         for slot in shapes.encoders:
             tokens, channels = slice(*slot.tokens), slice(*slot.channels)
             for row, arrays in enumerate(stored):
-                context[row, tokens, channels] = arrays[f"{slot.name}.context"]
+                places = {"context": context[row, tokens, channels]}
                 if slot.pooled[1] > slot.pooled[0]:
-                    pooled[row, slice(*slot.pooled)] = arrays[f"{slot.name}.pooled"]
+                    places["pooled"] = pooled[row, slice(*slot.pooled)]
+                for kind, place in places.items():
+                    self._check_shape(arrays, f"{slot.name}.{kind}", place.shape, "a caption")
+                    place[...] = arrays[f"{slot.name}.{kind}"]
         return Conditions(context, pooled)
 
 
@@ -225,6 +241,7 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
         missing = "config.data.corpus is prepared, and config.data.prepared.path names no folder"
         raise ConfigError(f"{missing}; give the folder that rfjax prepare wrote")
     found = manifest.read(wanted.path)
+    manifest.check_records(found)
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
     has = {
         "image_size": found.side,

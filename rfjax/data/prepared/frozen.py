@@ -16,12 +16,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from rfjax.data.prepared.manifest import Manifest, StoredEncoder
 from rfjax.errors import ConfigError
+from rfjax.inputs.json_files import read_json
 
 # name -> kind, the model's folder, its tokenizer's folder
 ENCODERS = {
@@ -163,6 +165,13 @@ def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -
     return models
 
 
+class ModelConfig(TypedDict):
+    """What a model's config.json says of its class."""
+
+    _class_name: NotRequired[str | None]
+    architectures: NotRequired[list[str] | None]
+
+
 @dataclass(frozen=True)
 class ModelFolder:
     """A model's folder, its class and its weight files, before anything is loaded."""
@@ -189,9 +198,9 @@ def find_model(folder: Path, part: str, variant: str) -> ModelFolder:
     """The model in `folder / part`. Raises `ConfigError` where it has no config.json or no weights."""
     config = folder / part / "config.json"
     try:
-        about = json.loads(config.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / part} is no model's folder: config.json cannot be read ({error})") from None
+        about = read_json(config, ModelConfig, remedy="fetch the folder again", error=ConfigError)
+    except FileNotFoundError:
+        raise ConfigError(f"{folder / part} is no model's folder: it has no config.json") from None
     model = about.get("_class_name") or next(iter(about.get("architectures") or ()), "model of no known class")
     form = re.compile(WEIGHTS.format(variant=re.escape(f".{variant}") if variant else ""))
     weights = tuple(sorted(path for path in (folder / part).iterdir() if form.fullmatch(path.name)))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from rfjax.data.batch import EncoderSlot
+from rfjax.data.prepared import manifest_facts
+from rfjax.data.prepared.manifest_facts import KINDS, NAME, SPLITS, VERSION, bucket_name
 from rfjax.errors import ConfigError
 
-NAME = "manifest.json"
-FORMAT = "rfjax-prepared"
-VERSION = 2
-KINDS = ("images", "captions")  # the files of a unit: a shard's examples of one split and one bucket
-SPLITS = ("train", "validation")
+COPY_AGAIN = "copy the corpus again, or remove the shard's .json and prepare again"
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,6 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
             slots.append(EncoderSlot(encoder.name, (tokens, tokens + encoder.tokens), (0, encoder.channels), (0, 0)))
             tokens += encoder.tokens
     return (tokens, max(slot.channels[1] for slot in slots)), pooled, tuple(slots)
-
-
-def bucket_name(pixels: Sequence[int]) -> str:
-    """HEIGHTxWIDTH of an image, in pixels."""
-    return f"{pixels[0]}x{pixels[1]}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,8 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides the examples: the files, their scaling and their layout."""
+        """A hash of all that decides the examples: the files, their scaling and their layout. The numbers of records
+        are those of the files (`check_records`)."""
         units = self._units()
         held = [(unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS)) for unit in units]
         shapes = [(bucket.name, bucket.latents) for bucket in self.buckets]
@@ -140,26 +135,50 @@ class Manifest:
 
 
 def read(folder: str | Path) -> Manifest:
-    """The manifest of a folder. Raises `ConfigError` where there is none, where it has another version, and for a file
-    of another size than it says; contents are compared by `rfjax inspect`."""
+    """The manifest of a folder. Raises `ConfigError` where there is none, where it has another version, where its
+    numbers contradict each other (`manifest_facts.check`), and for a file of another size than it says. What the files
+    themselves hold is compared by `check_records` and `rfjax inspect`."""
     folder = Path(folder)
     path = folder / NAME
     if not path.is_file():
         shards = len(list(folder.glob("shard-*.json"))) if folder.is_dir() else 0
         hint = f"it has {shards} shards: run its rfjax prepare command again" if shards else "rfjax prepare makes one"
         raise ConfigError(f"no prepared corpus in {folder}: it has no {NAME}; {hint}")
-    try:
-        facts = json.loads(path.read_text())
-        known = facts["format"], facts["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error!r}; prepare the corpus again") from None
-    if known != (FORMAT, VERSION):
-        given, wanted = f"{known[0]} version {known[1]}", f"{FORMAT} version {VERSION}"
-        raise ConfigError(f"{path} is {given}; this rfjax reads {wanted}: prepare the corpus again")
-    found = Manifest(folder, facts)
+    found = Manifest(folder, manifest_facts.read(path))
     for file in found.every_file():
         _check_size(folder / file["name"], file["bytes"])
     return found
+
+
+def check_records(found: Manifest) -> None:
+    """Raises `ConfigError` for the first of `wrong_counts`."""
+    for wrong in wrong_counts(found):
+        raise ConfigError(f"{wrong}; {COPY_AGAIN}")
+
+
+def wrong_counts(found: Manifest) -> list[str]:
+    """A line for each file that has another number of records than the manifest says, or that cannot be opened: with a
+    wrong number an image would get another's caption."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    def compare(said):
+        path, count = said
+        try:
+            reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0", file_reader_buffer_size=2**12)
+            records = reader.num_records()
+            reader.close()
+        except Exception as error:  # C++'s words
+            return f"{path} cannot be read: {error}"
+        return "" if records == count else f"{path} has {records} records, and {NAME} says {count}"
+
+    said = [
+        (found.folder / file["name"], unit[kind])
+        for shard in found.facts["shards"]
+        for unit in shard["units"]
+        for kind, file in unit["files"].items()
+    ]
+    with ThreadPoolExecutor(16) as pool:  # a disk far away answers slowly, and many at once
+        return list(filter(None, pool.map(compare, said)))
 
 
 def _check_size(path, size):
@@ -168,5 +187,4 @@ def _check_size(path, size):
     except OSError as error:
         raise ConfigError(f"{path}, which {NAME} names, cannot be read: {error.strerror}; copy it again") from None
     if found != size:
-        remedy = "copy it again, or remove its shard's .json and prepare again"
-        raise ConfigError(f"{path} has {found} bytes, and {NAME} says {size}; {remedy}")
+        raise ConfigError(f"{path} has {found} bytes, and {NAME} says {size}; {COPY_AGAIN}")

@@ -66,6 +66,10 @@ class Shards:
         """The place of a file's first record."""
         return int(self._ends[file - 1]) if file else 0
 
+    def count(self, file: int) -> int:
+        """The number of a file's records."""
+        return int(self._ends[file]) - self.first(file)
+
     def file_of(self, places: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
         """For each record's place among all records, the number of the file that holds the record."""
         return np.searchsorted(self._ends, np.asarray(places, np.int64), side="right")
