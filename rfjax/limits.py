@@ -132,6 +132,63 @@ RANGES: dict[str, Range] = {"seed": SEED, "timestep_shift": Range(0, 1e6, open_l
     f"{section}.{field}": allowed for section, allowed, fields in _RANGES for field in fields.split()
 }
 
+# The largest value of each numeric option of the command line, by its name or by VERB.NAME. The verbs check the low
+# ends; here, as above, a larger number is a slip.
+OPTION_ENDS: dict[str, float | int] = {
+    "batch_size": BATCH_END,
+    "beams": 1000,
+    "budget": 1e60,  # FLOPs
+    "captions": 1000,
+    "clusters": 10**7,
+    "corrupt_limit": 1,
+    "counting_threshold": 1,
+    "delta": 1e6,
+    "drop_largest_losses": 10**9,
+    "fixed_images": 1e18,
+    "flops_per_param_image": 1e12,
+    "gpus_per_node": 1024,
+    "grace": 10**6,  # seconds
+    "images_per_prompt": 10**6,
+    "inspect.samples": 1000,  # all in one picture
+    "lost_after": 10**6,  # seconds
+    "max_loss": 1e30,
+    "max_objects": 10**6,
+    "max_overlap": 1,
+    "max_restarts": 10**6,
+    "max_shard_gb": 10**6,
+    "max_tokens": FEATURES_END,
+    "model_size": SIDE_END,
+    "nodes": 10**6,
+    "position_threshold": 1e6,
+    "price": 1e9,
+    "probes": 10**7,
+    "process_id": 10**6,
+    "processes": 10**6,
+    "resamples": 10**5,
+    "sample.samples": 10**5,  # of each prompt
+    "seed": 2**32 - 1,
+    "shard_size": 10**7,
+    "size": SIDE_END,
+    "step": COUNT_END,
+    "steps": 10**6,
+    "t5_tokens": FEATURES_END,
+    "temperature": 1e6,
+    "threads": 4096,
+    "threshold": 1,
+    "validation_share": 1,
+}
+
+
+def check_option(verb: str, name: str, value: float | int) -> None:
+    """Raises `ConfigError` for the value of an option, such as `batch_size`, above its end, and for one that is not a
+    number. Raises KeyError for an option without an end."""
+    end = OPTION_ENDS.get(f"{verb}.{name}")
+    end = OPTION_ENDS[name] if end is None else end
+    if not value <= end:
+        option = f"--{name.replace('_', '-')}"
+        raise ConfigError(f"{option} is {_shown(value)}; it must be at most {end:,}")
+
+
 # (field, the field or number that must divide its value)
 DIVISORS: tuple[tuple[str, str | int], ...] = (
     ("model.time_embedding_size", 2),
@@ -219,7 +276,7 @@ def sampler_setting(text: str) -> tuple[int, float]:
     steps, _, guidance = text.partition("@")
     try:
         setting = int(steps), float(guidance)
-        if setting[0] < 1 or not math.isfinite(setting[1]):
+        if setting[0] not in RANGES["evaluation.sampler.steps"] or not math.isfinite(setting[1]):
             raise ValueError
     except ValueError:
         name = "config.evaluation.ranking.samplers"
@@ -254,8 +311,7 @@ def check(config) -> None:
     for field, allowed in RANGES.items():
         value = attrgetter(field)(config)
         if value not in allowed:
-            shown = str(value) if len(str(value)) <= 80 else f"a number of {len(str(value))} digits"
-            raise ConfigError(f"{_name(field)} is {shown}; it must be {allowed}")
+            raise ConfigError(f"{_name(field)} is {_shown(value)}; it must be {allowed}")
     network = BACKBONES[config.model.backbone]
     _check_unread(config, network)
     for fields, holds, remedy in (*network.rules, *RULES):
@@ -285,6 +341,11 @@ def _check_unread(config, network: Network) -> None:
         given = f"config.data.prepared.{unused[0]} is {getattr(prepared, unused[0])!r}"
         remedy = "set config.data.corpus=prepared, or leave it out"
         raise ConfigError(f"{given}, which the corpus {config.data.corpus} does not read; {remedy}")
+
+
+def _shown(value: float | int) -> str:
+    """A number as a message shows it."""
+    return str(value) if len(str(value)) <= 80 else f"a number of {len(str(value))} digits"
 
 
 def _name(field: str) -> str:

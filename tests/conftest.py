@@ -55,3 +55,16 @@ def folder(tmp_path_factory):
     from helpers import photographs
 
     return photographs.write_folder(tmp_path_factory.mktemp("photographs") / "folder")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """For tests that ask what is said: figures are made and not drawn, and intervals are of 100 resamples."""
+    from matplotlib.figure import Figure
+
+    from rfjax.report import write
+
+    numbers = write.report_numbers
+    monkeypatch.setattr(write, "report_numbers", lambda table, **_: numbers(table, resamples=100, seed=0))
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
+    monkeypatch.setattr(write, "to_bytes", lambda figure, kind: b"<svg/>")

@@ -7,10 +7,14 @@ from operator import attrgetter
 import pytest
 
 from rfjax import limits
+from rfjax.cli import main
+from rfjax.cli.arguments import parsers
+from rfjax.cli.verbs import VERBS
 from rfjax.config import Config, apply_overrides
 from rfjax.data.corpus import CORPORA
 from rfjax.errors import ConfigError
 from rfjax.evaluation.paired_loss import GRIDS
+from rfjax.evaluation.step_sweep import parse_steps
 from rfjax.flow.samplers import EVALUATIONS_PER_STEP, METHODS, SIGMAS
 from rfjax.models.attention import IMPLEMENTATIONS
 from rfjax.models.flops import RECOMPUTED
@@ -73,6 +77,48 @@ def test_no_number_is_too_large_to_be_refused_by_name(value):
     for field in ("train.steps", "train.learning_rate", "model.depth", "model.mlp_ratio"):
         with pytest.raises(ConfigError, match=re.escape(f"config.{field}")):
             apply_overrides(Config(), {field: value})
+
+
+def numeric_options():
+    for verb in VERBS:
+        for action in parsers(verb)[1][verb]._actions:
+            if action.type in (int, float):
+                yield verb, action
+
+
+def test_every_numeric_option_has_an_end():
+    """Catches a new option without one: --samples=1e8 ended in a MemoryError, --resamples=1e9 never."""
+    used = set()
+    for verb, action in numeric_options():
+        names = {f"{verb}.{action.dest}", action.dest} & set(limits.OPTION_ENDS)
+        assert len(names) == 1, f"{verb} {action.option_strings[0]}"
+        used |= names
+        for default in action.default if isinstance(action.default, list) else [action.default]:
+            assert default is None or default <= limits.OPTION_ENDS[min(names)]
+    assert used == set(limits.OPTION_ENDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sample RUN --samples=100000000", "--samples is 100000000; it must be at most 100,000"),
+        ("fit TABLE --resamples=1000000000", "--resamples is 1000000000; it must be at most 100,000"),
+        ("fit TABLE --budget=1e22 --budget=nan", "--budget is nan"),
+        ("prepare SOURCE --out=o --models=m --threads=1000000000", "--threads is 1000000000"),
+        ("train --config=shapes --workdir=w --processes=" + "9" * 100, "--processes is a number of 100 digits"),
+        ("eval RUN --step=99999999999", "--step is 99999999999"),
+    ],
+)
+def test_an_option_beyond_its_end_is_refused_before_any_work(words, said, capsys):
+    assert main(words.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_counts_of_sampling_steps_have_the_samplers_end():
+    with pytest.raises(ConfigError, match="--sampling-steps has 1000000000; a count must be at least 1 and at most"):
+        parse_steps("1,1000000000")
+    with pytest.raises(ConfigError, match="samplers has"):
+        limits.sampler_setting("1000000000@5")
 
 
 def test_what_a_researcher_may_mean_is_allowed():

@@ -10,6 +10,7 @@ import re
 from rfjax.cli.verbs import MOMENTS, VERBS
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
+from rfjax.limits import check_option
 
 UNSET = "(is a shell variable unset?)"
 MAY_BE_EMPTY = ("negative",)  # a caption, and the empty one is a caption, too
@@ -87,10 +88,14 @@ class _VerbParser(argparse.ArgumentParser):
                 raise ConfigError(f"{self.prog} has no option {option}; {hint}")
 
     def check_values(self, args: argparse.Namespace) -> None:
-        """Raises `ConfigError` for an option whose value is empty: no verb takes that for an option left out."""
+        """Raises `ConfigError` for an option whose value is empty, which no verb takes for an option left out, and for
+        a number beyond the table of limits."""
         for action in self._actions:
             given = getattr(args, action.dest, None)
             texts = given if isinstance(given, list) else [given]
+            for number in texts if action.type in (int, float) else ():
+                if number is not None:
+                    check_option(args.verb, action.dest, number)
             empty = any(isinstance(text, str) and not text.strip() for text in texts)
             if empty and action.dest not in MAY_BE_EMPTY:
                 name = action.option_strings[0] if action.option_strings else action.metavar

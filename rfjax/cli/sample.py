@@ -9,6 +9,7 @@ from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
 from rfjax.inputs.text import split_names
+from rfjax.limits import SIDE_END
 
 
 def add_arguments(parser) -> None:
@@ -72,4 +73,7 @@ def _latent_size(text):
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isdecimal() for side in sides):
         raise ConfigError(f"--latent-size is {text!r}; it must be height x width in latent pixels, such as 40x24")
+    for side in map(int, sides):
+        if not 1 <= side <= SIDE_END:
+            raise ConfigError(f"--latent-size has a side of {side}; it must be at least 1 and at most {SIDE_END}")
     return int(sides[0]), int(sides[1])

@@ -23,6 +23,7 @@ from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.kinds.prompted import prompts_of
 from rfjax.evaluation.records import Measured, geneval_record, record_key, write_record
 from rfjax.evaluation.sampler_name import SamplerName
+from rfjax.limits import RANGES
 from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.processes import distributed
 from rfjax.training.progress import bar
@@ -40,6 +41,9 @@ def parse_steps(text: str) -> tuple[int, ...]:
         counts = ()
     if len(counts) < 2 or counts[0] < 1:
         raise ConfigError(f"--sampling-steps is {text!r}; give two or more counts, for example 5,10,20,50")
+    allowed = RANGES["evaluation.sampler.steps"]
+    if counts[-1] not in allowed:
+        raise ConfigError(f"--sampling-steps has {counts[-1]}; a count must be {allowed}")
     return counts
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from rfjax.errors import ConfigError
 
 UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
+MOST_DECADES = 30  # of one column; from a run of a minute to all computers of the world are 20
 NAMED = 5  # rows that an error names; the rest it counts
 
 
@@ -64,6 +65,13 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
             raise ConfigError(
                 f"{name} of run {table['run'].iloc[first]!r} ({_name_rows(table, np.arange(len(table)) == first)}) is "
                 f"{table[name].iloc[first]}{more}; it must be positive and finite (drop the row, or mend it)"
+            )
+        least, most = int(np.argmin(values)), int(np.argmax(values))
+        if np.log10(values[most]) - np.log10(values[least]) > MOST_DECADES:
+            ends = (f"{values[row]:.3g} (run {table['run'].iloc[row]!r})" for row in (least, most))
+            raise ConfigError(
+                f"{name} goes from {' to '.join(ends)}, more than {MOST_DECADES} decades; drop or mend the rows that "
+                "are in another unit"
             )
 
 

@@ -168,14 +168,15 @@ def _newton(problem, inner, lower, upper, free, iterations):
     for _ in range(iterations):
         here = problem.rows(active)
         theta, now = inner[active], [array[active] for array in state]
-        gradient, hessian, diagonal = _derivatives(here, theta, now)
+        gradient, hessian, diagonal, _ = _derivatives(here, theta, now)
         # A parameter at its bound, which the gradient would push out, is held for this step.
         held = ~free | ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
         gradient = np.where(held, 0.0, gradient)
         step = _damped_step(gradient, hessian, diagonal, held, damping[active])
         proposal = np.where(free, np.clip(theta + step, lower, upper), theta)
         there = _evaluate(here, proposal)
-        gain = now[0] - there[0]
+        with np.errstate(invalid="ignore"):  # ∞ - ∞ is no gain
+            gain = now[0] - there[0]
         better = gain > 0
         moved = np.abs(proposal - theta).max(axis=1)
         accepted = active[better]
@@ -195,7 +196,7 @@ def _newton(problem, inner, lower, upper, free, iterations):
 
 def _at_minimum(problem, inner, state, lower, upper, free):
     """Whether Newton's step would lower the objective by no more than `CONVERGED` of it, or than rounding."""
-    gradient, hessian, diagonal = _derivatives(problem, inner, state)
+    gradient, hessian, diagonal, finite = _derivatives(problem, inner, state)
     held = ~free | ((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)
     step = _damped_step(gradient, hessian, diagonal, held, np.full(len(inner), 1e-9))
@@ -204,7 +205,7 @@ def _at_minimum(problem, inner, state, lower, upper, free):
     rounding = 1e-24 * unit * problem.weights.sum(axis=1)
     # Once the minimum is rounded off at a kink, the step is the rounding's width times a slope.
     kink = 1e2 * problem.delta**2 * problem.weights.sum(axis=1) if problem.loss.delta == 0 else 0.0
-    return np.isfinite(state[0]) & (decrease <= CONVERGED * state[0] + rounding + kink)
+    return finite & (decrease <= CONVERGED * state[0] + rounding + kink)
 
 
 def _evaluate(problem, inner):
@@ -228,7 +229,10 @@ def _evaluate(problem, inner):
 
 
 def _derivatives(problem, inner, state):
-    """Gradient [b, k], exact Hessian [b, k, k] and its Gauss-Newton diagonal [b, k]."""
+    """Gradient [b, k], exact Hessian [b, k, k], its Gauss-Newton diagonal [b, k], and whether all are finite [b].
+
+    Where they are not, the gradient is zero, so that the row stays where it is.
+    """
     law, delta = problem.law, problem.delta
     _, residuals, total, terms = state
     rows, n = residuals.shape
@@ -266,9 +270,10 @@ def _derivatives(problem, inner, state):
         if not problem.loss.logarithmic:
             robust = robust * total**2
         diagonal = np.matmul(jacobian**2, robust[..., None])[..., 0]
-    bad = ~np.isfinite(state[0])
-    gradient[bad], hessian[bad], diagonal[bad] = 0.0, 0.0, 1.0
-    return gradient, hessian, diagonal
+    finite = np.isfinite(state[0]) & np.isfinite(gradient).all(axis=1)
+    finite &= np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(diagonal).all(axis=1)
+    gradient[~finite], hessian[~finite], diagonal[~finite] = 0.0, 0.0, 1.0
+    return gradient, hessian, diagonal, finite
 
 
 def _damped_step(gradient, hessian, diagonal, held, damping):

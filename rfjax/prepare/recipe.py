@@ -17,6 +17,7 @@ from rfjax.data.prepared.manifest_facts import EncoderFacts, ModelFacts, bucket_
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 from rfjax.inputs.json_files import read_json
+from rfjax.limits import SIDE_END
 from rfjax.prepare.captions import CaptionColumns
 from rfjax.prepare.filters import Filter
 from rfjax.prepare.options import check_range
@@ -90,6 +91,8 @@ def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
     """Raises `ConfigError` for sides below 8 pixels, and for two buckets of one aspect: no image could choose."""
     names = [bucket_name(bucket) for bucket in buckets]
     for number, (height, width) in enumerate(buckets):
+        if max(height, width) > SIDE_END:
+            raise ConfigError(f"--buckets has {names[number]}; a side must be at most {SIDE_END}")
         if min(height, width) < 8:
             alone = buckets == ((height, height),)
             given = f"--size is {height}" if alone else f"--buckets has {names[number]}"

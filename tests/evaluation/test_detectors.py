@@ -33,7 +33,14 @@ def scores(found):
     return [box[4] for boxes in found["detections"].values() for box in boxes]
 
 
-@pytest.mark.parametrize("name, size", [("shapes", 16), ("shapes", 32), ("digits", 16), ("digits", 20), ("digits", 32)])
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("shapes", 16),
+        ("digits", 16),
+        *(pytest.param(*case, marks=pytest.mark.full) for case in (("shapes", 32), ("digits", 20), ("digits", 32))),
+    ],
+)
 def test_ceiling_on_ground_truth(name, size):
     corpus = load(name, size)
     rows = corpus.evaluation_prompts(30, 0)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rfjax import config as schema
 from rfjax.config import Config
@@ -20,6 +21,8 @@ VARIANTS = {
     "qk_norm": {"qk_norm": True},
     "dual_qk_norm": {"qk_norm": True, "dual_attention_blocks": 2},
 }
+# For parametrize: what the second shows, the third shows too.
+QUICK = [pytest.param(name, marks=pytest.mark.full) if name == "qk_norm" else name for name in VARIANTS]
 MODEL = {"depth": 4, "hidden": 128, "head_size": 64, "position_grid": 12, "position_tokens": 8, "position_span": 8.0}
 DATA = {"corpus": "random", "image_size": 16, "channels": 4, "context_tokens": 7, "context_size": 24, "pooled_size": 20}
 # What the single file's readers take for granted; only depth is small.

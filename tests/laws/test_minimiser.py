@@ -31,7 +31,7 @@ def test_derivatives_are_those_of_the_objective(law, loss):
     theta = minimiser.starts(law, z, y)[[len(minimiser.starts(law, z, y)) // 3]]
     theta[:, :1] /= scale if law.offset else 1.0
     state = minimiser._evaluate(problem, theta)
-    gradient, hessian, _ = minimiser._derivatives(problem, theta, state)
+    gradient, hessian, _, _ = minimiser._derivatives(problem, theta, state)
 
     def derivatives(point):
         return minimiser._derivatives(problem, point, minimiser._evaluate(problem, point))[0][0]
@@ -147,3 +147,11 @@ def test_resampling_weights_are_repeated_runs():
     assert weighted.objective.min() == pytest.approx(repeated.objective.min(), rel=1e-9)
     plain = minimiser.minimise(SATURATING, start, x, y, HUBER)
     assert abs(weighted.objective.min() / plain.objective.min() - 1) > 0.01
+
+
+def test_a_point_where_no_derivative_is_finite_is_no_minimum():
+    """Catches the decomposition of a matrix of infinities, which LAPACK does not end."""
+    log_x = np.log(np.array([[1e-290], [1e-100], [1.0], [1e290]]))
+    start = np.array([[1e300, 700.0, 300.0]])
+    found = minimiser.minimise(LAWS["saturating"], start, log_x, np.zeros(4), LOSSES["huber"])
+    assert not np.asarray(found.converged).any()

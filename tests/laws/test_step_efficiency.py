@@ -65,7 +65,7 @@ def test_drops_are_paired_by_prompt(measured):
     assert counts[2].path_length == 12.0 and counts[2].distance == 0.4
 
 
-def test_the_report_has_a_section_and_the_study_is_otherwise_the_same(measured, tmp_path):
+def test_the_report_has_a_section_and_the_study_is_otherwise_the_same(undrawn, measured, tmp_path):
     """More samplers in the table must not become the study's own scores."""
     found, _ = measured
     numbers = write_report(found.folder, tmp_path / "report", resamples=100)
@@ -74,7 +74,7 @@ def test_the_report_has_a_section_and_the_study_is_otherwise_the_same(measured, 
     assert "Sampling with fewer steps" in (tmp_path / "report" / "index.html").read_text()
 
 
-def test_the_report_sets_depths_side_by_side_as_table_6(tmp_path):
+def test_the_report_sets_depths_side_by_side_as_table_6(undrawn, tmp_path):
     """A row for each run and a column for each count. A drop under the wrong heading, or of another run,
     reads as well as the right one: each cell is computed here from the planted prompts."""
     folders = planted_study.write_study(tmp_path / "runs", samples=False)

@@ -116,7 +116,7 @@ def test_remat_computes_again_what_the_formula_says(name):
         assert (extra > 0) != (name == "crossdit" and remat == "dots"), remat
 
 
-@pytest.mark.parametrize("remat", ("none", "full"))
+@pytest.mark.parametrize("remat", (pytest.param("none", marks=pytest.mark.full), "full"))
 def test_within_one_percent_of_the_compiler(remat):
     """Forward and training at width 960, unrolled, as the compiler counts (elementwise work too)."""
     model = ModelConfig(depth=3, hidden=960)

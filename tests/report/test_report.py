@@ -11,7 +11,7 @@ from helpers import planted_study
 from rfjax import cli
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import record_name
-from rfjax.report import formats, page, sections, write
+from rfjax.report import formats, page, sections
 from rfjax.report.axes import to_bytes
 from rfjax.report.write import summary_lines, write_report
 from rfjax.results import merge, results_folder
@@ -31,15 +31,6 @@ def report(study, tmp_path_factory):
     """(folder, numbers) of the report of the made-up study."""
     out = tmp_path_factory.mktemp("report")
     return out, write_report(study, out, resamples=100)
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """For tests that ask what is said: figures are made and not drawn, and intervals are of 100 resamples."""
-    numbers = write.report_numbers
-    monkeypatch.setattr(write, "report_numbers", lambda table, **_: numbers(table, resamples=100, seed=0))
-    monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
-    monkeypatch.setattr(write, "to_bytes", lambda figure, kind: b"<svg/>")
 
 
 def make(root, finished, **options):

@@ -7,7 +7,7 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 from test_layouts import RELEASED, RELEASED_SHAPES
 
-from helpers.random_runs import VARIANTS, inputs, our_velocity
+from helpers.random_runs import QUICK, inputs, our_velocity
 from helpers.torch_reference import random_module, their_velocity
 from rfjax.config import Config
 from rfjax.errors import ConfigError
@@ -17,7 +17,11 @@ from rfjax.interop.layouts import DIFFUSERS, tensor_shapes
 from rfjax.training.checkpoint import restore_params
 from rfjax.training.run import open_run
 
-SIZES = [(16, 16), (24, 24), (8, 20)]  # two resolutions, one not square
+SIZES = [
+    (16, 16),
+    (24, 24),
+    (8, 20),
+]  # two resolutions, one not square; for the first variant, the others take the last
 CLOSE = 2e-5  # of outputs at unit scale, in float32
 MODULE = {
     "plain": {},
@@ -26,13 +30,13 @@ MODULE = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", QUICK)
 def test_exported_models_give_our_velocity(exported, variant):
     """Catches any wrong name, axis, half or buffer, in any layer."""
     run, folder = exported(variant)
     model, report = SD3Transformer2DModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
-    for height, width in SIZES:
+    for height, width in SIZES if variant == "plain" else SIZES[-1:]:
         arrays = inputs(run.config, height, width)
         with torch.no_grad():
             theirs = their_velocity(model, arrays).numpy()
@@ -40,7 +44,7 @@ def test_exported_models_give_our_velocity(exported, variant):
         np.testing.assert_allclose(our_velocity(run, arrays), theirs, rtol=0, atol=CLOSE)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", QUICK)
 def test_imported_models_give_their_velocity(tmp_path, variant):
     """Catches an inverse that is not one; positions by the formula where the network was trained with others."""
     module = random_module(**MODULE[variant])
@@ -50,7 +54,7 @@ def test_imported_models_give_their_velocity(tmp_path, variant):
     assert imported.config.model.positions == "stored"  # diffusers' default positions start at the corner
     run = open_run(tmp_path / "run", {})
     params, _ = restore_params(run.workdir, 0, "ema")
-    for height, width in SIZES:
+    for height, width in SIZES if variant == "plain" else SIZES[-1:]:
         arrays = inputs(run.config, height, width)
         with torch.no_grad():
             theirs = their_velocity(module, arrays).numpy()
@@ -58,7 +62,7 @@ def test_imported_models_give_their_velocity(tmp_path, variant):
         np.testing.assert_allclose(our_velocity(run, arrays, params), theirs, rtol=0, atol=CLOSE)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", QUICK)
 def test_there_and_back_again_keeps_every_bit(tmp_path, variant):
     """Catches a tensor that is rounded, or a buffer that is computed anew, on the way through a run."""
     random_module(**MODULE[variant]).save_pretrained(tmp_path / "theirs")

@@ -9,7 +9,7 @@ from diffusers import SD3Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers as their_converter
 from safetensors.torch import load_file, save_file
 
-from helpers.random_runs import VARIANTS, inputs, our_velocity
+from helpers.random_runs import QUICK, inputs, our_velocity
 from helpers.torch_reference import their_velocity
 from rfjax.interop import layouts
 from rfjax.interop.exporting import export_run
@@ -32,7 +32,7 @@ def single(runs, tmp_path_factory):
     return file
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", QUICK)
 def test_their_converter_makes_our_diffusers_folder_of_our_single_file(exported, single, variant):
     """The two layouts disagree in any tensor: the converter is diffusers' own."""
     _, folder = exported(variant, "sd3")
@@ -42,7 +42,7 @@ def test_their_converter_makes_our_diffusers_folder_of_our_single_file(exported,
     assert [key for key in ours if not torch.equal(converted[key], ours[key])] == []
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", QUICK)
 def test_from_single_file_gives_our_velocity(exported, single, variant):
     """A file that only our own reader understands."""
     run, folder = exported(variant, "sd3")
