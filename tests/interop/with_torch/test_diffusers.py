@@ -17,11 +17,7 @@ from rfjax.interop.layouts import DIFFUSERS, tensor_shapes
 from rfjax.training.checkpoint import restore_params
 from rfjax.training.run import open_run
 
-SIZES = [
-    (16, 16),
-    (24, 24),
-    (8, 20),
-]  # two resolutions, one not square; for the first variant, the others take the last
+SIZES = [(16, 16), (24, 24), (8, 20)]  # two resolutions, one not square; other variants take the last alone
 CLOSE = 2e-5  # of outputs at unit scale, in float32
 MODULE = {
     "plain": {},
