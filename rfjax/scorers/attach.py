@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.rules import GenEvalScore
 from rfjax.evaluation.records import Measured, geneval_record, make_record, read_records, record_key, write_record
+from rfjax.inputs.json_files import read_json
+
+
+class _RunName(TypedDict):
+    run: str
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,10 @@ def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
     """
     path = checkpoint.workdir / "run.json"
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["run"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        name = read_json(path, _RunName, remedy="restore it", error=ConfigError)["run"]
+    except FileNotFoundError:
         raise ConfigError(
-            f"--run={checkpoint.workdir} is not a run's folder: cannot read run.json ({error}); give its --workdir"
+            f"--run={checkpoint.workdir} is not a run's folder: it has no run.json; give its --workdir"
         ) from None
     for record in read_records(checkpoint.workdir):
         if record["key"]["step"] == checkpoint.step and record["key"]["run"] == name and record["flops"] is not None:

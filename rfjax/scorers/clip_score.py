@@ -24,7 +24,7 @@ from rfjax.inputs.text import read_text
 from rfjax.scorers import images
 from rfjax.scorers.clip import Clip, unit
 from rfjax.scorers.folder_features import images_of
-from rfjax.scorers.rows import Bar, Rows
+from rfjax.scorers.rows import Bar, Row, Rows
 
 WEIGHT = 2.5
 PREFIX = "A photo depicts "
@@ -96,7 +96,7 @@ def score_folder(
     """
     folder, names = Path(folder), list(captions)
     settings = {"metric": "clip-score", "clip": f"{clip.name} {clip.sha256}", "prefix": PREFIX, "weight": WEIGHT}
-    with Rows(out, settings) as rows:
+    with Rows(out, settings, _Row) as rows:
         contents = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
         waiting = [name for name in names if not _is_done(rows.get(name), contents[name], captions[name])]
         with Bar("CLIP score", len(names) - len(waiting), len(names)) as bar:
@@ -112,6 +112,12 @@ def score_folder(
                 )
                 bar.more(len(batch))
         return [rows.get(name)["score"] for name in names]
+
+
+class _Row(Row):
+    sha256: str
+    caption: str
+    score: float
 
 
 def _is_done(row, sha256, caption):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from rfjax.errors import ConfigError
+from rfjax.inputs.json_files import read_json
 from rfjax.inputs.paths import as_path
 
 
@@ -180,13 +180,9 @@ def _generation(folder):
     path = folder / GENERATION
     if not path.is_file():
         return {}
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        return {name: kind(facts[name]) for name, kind in {"run": str, **IMAGE_FIELDS}.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path} is damaged ({type(error).__name__}: {error}); remove it, and give --step, --sampler and --seed"
-        ) from None
+    shape = TypedDict("Generation", {"run": str, **IMAGE_FIELDS})
+    facts = read_json(path, shape, remedy="remove it, and give --step, --sampler and --seed", error=ConfigError)
+    return {name: facts[name] for name in ("run", *IMAGE_FIELDS)}
 
 
 def _geneval(args, out):

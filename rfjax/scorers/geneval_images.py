@@ -31,11 +31,12 @@ from rfjax.evaluation.geneval.rules import (
 )
 from rfjax.evaluation.image_folders import geneval_folder
 from rfjax.files import write_whole
+from rfjax.inputs.json_files import parse_json
 from rfjax.scorers import images
 from rfjax.scorers.colors import ColorClassifier
 from rfjax.scorers.mask2former import Detector, Instances
 from rfjax.scorers.object_names import OBJECT_NAMES
-from rfjax.scorers.rows import Bar, Rows
+from rfjax.scorers.rows import Bar, Row, Rows
 
 RESULTS = "results.jsonl"
 OFFICIAL_CLIP = "ViT-L/14"
@@ -94,7 +95,7 @@ def score_folder(
         "clip": f"{classifier.clip.name} {classifier.clip.sha256}",
         "options": dataclasses.asdict(options),
     }
-    with Rows(out, settings) as rows:
+    with Rows(out, settings, _Row) as rows:
         _score_images(found, detector, classifier, rows, options, batch_size)
         lines = [rows.get(sample.name) for sample in found.samples]
     results = [
@@ -203,7 +204,20 @@ def _deviations(found, detector, classifier, options, expected, incomplete):
     return tuple(wrong)
 
 
+class _Row(Row):
+    """A row of the official results, with the hash of the image's file."""
+
+    sha256: str
+    filename: str
+    tag: str
+    prompt: str
+    correct: bool
+    reason: str
+    metadata: str
+    details: str
+
+
 def _never_kept(found, lines):
     """Classes that prompts ask for, without a kept object in any image."""
     asked = {item["class"] for sample in found.samples for item in found.rows[sample.prompt_index].get("include", ())}
-    return sorted(asked - {name for row in lines for name in json.loads(row["details"])})
+    return sorted(asked - {name for row in lines for name in parse_json(row["details"])})

@@ -13,11 +13,13 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from tqdm import tqdm
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
+from rfjax.inputs.json_files import parse_json, read_json
 from rfjax.outputs import is_json_with
 from rfjax.training.progress import format_duration
 
@@ -32,15 +34,21 @@ def made_here(folder: Path) -> bool:
     return is_json_with("schema")(folder / "settings.json")
 
 
+class Row(TypedDict):
+    """What every row has."""
+
+    image: str
+
+
 class Rows:
     """The rows in a folder, by the image's name; a context manager that one process at a time may hold.
 
-    `settings` are plain values. Raises `ConfigError` where the folder's rows were made under other settings, and where
-    another process holds the folder.
+    `settings` are plain values; `shape` is the TypedDict of a row. Raises `ConfigError` where the folder's rows were
+    made under other settings, and where another process holds the folder.
     """
 
-    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, object]):
-        self.folder, self.settings = Path(folder), {"schema": SCHEMA, **settings}
+    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, object], shape: type = Row):
+        self.folder, self.settings, self._shape = Path(folder), {"schema": SCHEMA, **settings}, shape
         self._path = self.folder / "rows.jsonl"
         self._done: dict[str, dict] = {}
         self._file = None
@@ -71,10 +79,7 @@ class Rows:
         if not path.exists():
             write_whole({path: json.dumps(self.settings, indent=1) + "\n"})
             return
-        try:
-            before = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} is damaged ({error}); remove its folder and score again") from None
+        before = read_json(path, remedy="remove its folder and score again", error=ConfigError)
         now = json.loads(json.dumps(self.settings))
         for name in sorted({*before, *now}):
             if before.get(name) != now.get(name):
@@ -88,9 +93,9 @@ class Rows:
         whole = content[: content.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                row = json.loads(line)
+                row = parse_json(line, self._shape)
                 self._done[row["image"]] = row
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 where = f"{self._path}:{number}"
                 raise ConfigError(f"{where} is damaged ({error}); remove the line, to score its image again") from None
         if len(whole) < len(content):

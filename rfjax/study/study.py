@@ -291,7 +291,7 @@ def _done_before(workdir: Path, config: Config) -> float:
     with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
         if run_folder.read_status(workdir)["state"] in ("done", "diverged"):
             return 1.0
-        return min((run_folder.read_json(workdir / "run.json") or {}).get("step", 0) / config.train.steps, 1.0)
+        return min((run_folder.read_name(workdir) or {}).get("step", 0) / config.train.steps, 1.0)
     return 0.0
 
 

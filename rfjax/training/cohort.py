@@ -117,7 +117,7 @@ def train_cohort(
 
 def _check_may_start(member: Run) -> None:
     """Raises `ConfigError` for a run that can only be trained alone, or not at all."""
-    record = run_folder.read_json(member.workdir / "run.json")
+    record = run_folder.read_run(member.workdir)
     if record and record["parent"]:
         raise ConfigError(
             f"{member.workdir} began with the weights of another run, and is to be trained alone: "
@@ -168,9 +168,7 @@ class _Cohort:
         self.evaluated = evaluation_steps(self.config)
         self.abstract = state_shapes(self.shared)
         self.alone = NamedSharding(cohort_mesh(jax.devices()[:1]), P())
-        self.records = [
-            run_folder.read_json(member.workdir / "run.json") or describe(member, None) for member in self.members
-        ]
+        self.records = [run_folder.read_run(member.workdir) or describe(member, None) for member in self.members]
 
     @property
     def places(self) -> list[int]:

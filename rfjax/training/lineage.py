@@ -43,6 +43,11 @@ class Parent(NamedTuple):
     images: int
     flops: float
 
+    @classmethod
+    def of(cls, facts: run_folder.ParentFacts) -> Parent:
+        """The parent in a run.json."""
+        return cls(**{name: facts[name] for name in cls._fields})
+
     def is_named_by(self, text: str) -> bool:
         """Whether `RUN@STEP`, or `RUN` alone, can mean this parent. Its checkpoint need not exist any more."""
         folder, at, step = _split(text)
@@ -77,7 +82,7 @@ def read_parent(text: str) -> Parent:
     """The parent that `RUN@STEP` names."""
     folder, step = parse_init(text)
     facts = checkpoint.read_facts(folder, step)
-    run = (run_folder.read_json(folder / "run.json") or {}).get("run", folder.name)
+    run = (run_folder.read_name(folder) or {"run": folder.name})["run"]
     return Parent(str(folder), run, step, facts["images"], facts["flops"])
 
 
@@ -106,7 +111,7 @@ def _check_made_with(parent, corpus):
     weights. An encoder that only one of the two runs uses is allowed: its slot may be empty, as condition dropout
     leaves it.
     """
-    theirs = (run_folder.read_json(Path(parent.path) / "run.json") or {}).get("made_with") or {}
+    theirs = (run_folder.read_name(Path(parent.path)) or {}).get("made_with") or {}
     ours = corpus.made_with
     other = [name for name in ours if name in theirs and theirs[name] != ours[name]]
     if other:
@@ -176,8 +181,7 @@ def _differences(parent: Parent, config: Config) -> list[str]:
     """The config keys that shape parameters and differ between the two runs; empty where the parent's config is
     missing."""
     try:
-        held = run_folder.read_json(Path(parent.path) / "config.json")
-        theirs = schema.from_dict(held) if held else config
+        theirs = run_folder.read_config(Path(parent.path)) or config
     except RfjaxError:
         return []
     fits_anyway = (*_SHAPE_NOTHING, *(() if theirs.model.qk_norm else ("model.qk_norm",)))

@@ -173,7 +173,7 @@ class _Attempt:
         self.optimizer = make_optimizer(train)
         self.abstract = abstract_state(run)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        record = distributed.from_first(lambda: run_folder.read_json(run.workdir / "run.json"))
+        record = distributed.from_first(lambda: run_folder.read_run(run.workdir))
         self.parent = self._parent(record, init_from)
         self.stream_offset = lineage.stream_offset(self.parent, train.batch_size)
         self.record = record or describe(run, self.parent and self.parent._asdict())
@@ -183,7 +183,7 @@ class _Attempt:
         """The parent in run.json, else the parent that `--init` asks for. Where there are both, they must agree."""
         if record is None:
             return lineage.read_parent(init_from) if init_from else None
-        recorded = lineage.Parent(**record["parent"]) if record["parent"] else None
+        recorded = lineage.Parent.of(record["parent"]) if record["parent"] else None
         if init_from and (recorded is None or not recorded.is_named_by(init_from)):
             origin = f"started from {recorded.path}@{recorded.step}" if recorded else "not started from another"
             raise ConfigError(f"--init={init_from}: the run in {self.workdir} was {origin}; use another --workdir")

@@ -11,10 +11,12 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import tensorboardX
 
+from rfjax.inputs.json_files import parse_json
 from rfjax.training.step import TIME_BINS, StepMetrics
 
 
@@ -69,19 +71,23 @@ def _no_sums() -> dict:
     return {"steps": 0, "loss": 0.0, "grad_norm": 0.0, "bins": [0.0] * TIME_BINS, "counts": [0.0] * TIME_BINS}
 
 
+class _Row(TypedDict):
+    step: int
+
+
 def truncate(path: Path, step: int) -> None:
-    """Drops the rows after `step`, and a torn last line."""
+    """Drops the rows after `step`, a torn last line, and lines that are no rows."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
+            if parse_json(line.decode(), _Row)["step"] <= step:
+                kept.append(line + b"\n")
+        except ValueError:
             continue
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_bytes(b"".join(kept))
     os.replace(temporary, path)
 
 

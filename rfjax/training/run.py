@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -156,7 +155,7 @@ def _named(config: Config, workdir: str | Path | None, study: str | None, point:
     """Makes a run with its name: the one in its folder's run.json, whatever the folder is called now; else
     study/point; else the folder's name."""
     workdir = None if workdir is None else local_path(workdir, "workdir")
-    record = distributed.from_first(lambda: run_folder.read_json(workdir / "run.json")) if workdir else None
+    record = distributed.from_first(lambda: run_folder.read_name(workdir)) if workdir else None
     named = "/".join(part for part in (study, point) if part) or (workdir.absolute().name if workdir else config.name)
     name = (record or {}).get("run") or named
     return Run(config=config, name=name, study=study, point=point, workdir=workdir, **parts)
@@ -167,7 +166,7 @@ def read_config(workdir: Path) -> Config:
     for name in ("config.json", "run.json"):
         if not (workdir / name).is_file():
             raise ConfigError(f"{workdir} is not a run's folder: it has no {name}; give the folder that was --workdir")
-    return configs.from_dict(json.loads((workdir / "config.json").read_text()))
+    return run_folder.read_config(workdir)
 
 
 def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxyType({})) -> Run:
@@ -182,7 +181,7 @@ def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxy
             )
     run = make_run(configs.apply_overrides(config, overrides), workdir)
     if any(key.startswith("data.") for key in overrides):  # another place is allowed, other data are not
-        run_folder.check_corpus(workdir, json.loads((workdir / "run.json").read_text()), run.corpus)
+        run_folder.check_corpus(workdir, run_folder.read_run(workdir), run.corpus)
     return run
 
 

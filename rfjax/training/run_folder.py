@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, NotRequired, TypedDict
 
 import jax
 from jax.sharding import Mesh
@@ -20,6 +21,7 @@ from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
+from rfjax.inputs.json_files import read_json
 from rfjax.outputs import check_output_folder
 from rfjax.training import hardware
 from rfjax.training.processes import distributed
@@ -47,22 +49,86 @@ def write_json(path: Path, value) -> None:
         write_whole({path: json.dumps(value, indent=1, allow_nan=False) + "\n"})
 
 
-def read_json(path: Path) -> dict | None:
-    """The file's object, None where there is no file; `RfjaxError` where it is damaged."""
+class ParentFacts(TypedDict):
+    """Where a run's first weights are from."""
+
+    path: str
+    run: str
+    step: int
+    images: int
+    flops: float
+
+
+class BucketFacts(TypedDict):
+    flops_per_image: float
+
+
+class Start(TypedDict):
+    step: int
+
+
+class RunName(TypedDict):
+    """What any reader of a run needs of run.json."""
+
+    run: str
+    made_with: NotRequired[dict[str, object] | None]
+    step: NotRequired[int]
+
+
+class RunFacts(RunName):
+    """What training needs of run.json to go on; `rfjax.training.run.describe` writes it."""
+
+    flops_per_image: float
+    corpus_fingerprint: str
+    parent: ParentFacts | None
+    starts: list[Start]
+    buckets: NotRequired[list[BucketFacts] | None]
+
+
+class Status(TypedDict):
+    """status.json."""
+
+    state: Literal["new", "running", "stopped", "done", "failed", "diverged"]
+    step: int
+    message: str
+
+
+_REMEDY = "restore it, or use another --workdir"
+
+
+def _read(path, shape):
     try:
-        return json.loads(path.read_text())
+        return read_json(path, shape, remedy=_REMEDY)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise RfjaxError(f"{path} cannot be read ({error}); restore it, or use another --workdir") from error
+
+
+def read_run(workdir: Path) -> RunFacts | None:
+    """The content of run.json, None where there is none; `RfjaxError` where it is damaged or of another shape."""
+    return _read(workdir / "run.json", RunFacts)
+
+
+def read_name(workdir: Path) -> RunName | None:
+    """As `read_run`, of a run that need not have been trained here."""
+    return _read(workdir / "run.json", RunName)
+
+
+def read_config(workdir: Path) -> Config | None:
+    """The config in config.json, None where there is none; `RfjaxError` where it is damaged or no config."""
+    path = workdir / "config.json"
+    values = _read(path, dict[str, object])
+    try:
+        return None if values is None else schema.from_dict(values)
+    except ConfigError as error:
+        raise RfjaxError(f"{path} holds no config of a run: {error}; {_REMEDY}") from None
 
 
 def changed_keys(workdir: Path, config: Config) -> list[str] | None:
     """The keys in which `config` would make another run than the one in `workdir`; None where there is none."""
-    held = read_json(workdir / "config.json")
+    held = read_config(workdir)
     if held is None:
         return None
-    return [key for key in schema.differences(schema.from_dict(held), config) if not key.startswith(_MAY_CHANGE)]
+    return [key for key in schema.differences(held, config) if not key.startswith(_MAY_CHANGE)]
 
 
 def check_run_folder(workdir: Path) -> None:
@@ -112,12 +178,12 @@ def note_traceback(workdir: Path, error: BaseException) -> None:
         (workdir / "error.txt").write_text("".join(traceback.format_exception(error)))
 
 
-def read_status(workdir: Path) -> dict:
+def read_status(workdir: Path) -> Status:
     """{"state": "new" | "running" | "stopped" | "done" | "failed" | "diverged", "step", "message"}.
 
     "running" in a folder where nothing runs is that of a killed process; it resumes as "stopped" does.
     """
-    return read_json(workdir / "status.json") or {"state": "new", "step": 0, "message": ""}
+    return _read(workdir / "status.json", Status) or {"state": "new", "step": 0, "message": ""}
 
 
 def write_status(workdir: Path, state: str, step: int, message: str = "") -> None:

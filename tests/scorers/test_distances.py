@@ -227,7 +227,7 @@ def test_compbench_answers_are_one_for_each_image(scored):
     for content, message in (
         (json.dumps(rows[:3]), "3 answers for the 4 images"),
         (json.dumps([*rows, rows[0]]), "two answers for image 0"),
-        (json.dumps(rows)[:-9], "is damaged"),
+        (json.dumps(rows)[:-9], "cannot be read"),
         (json.dumps([{"question_id": 0, "answer": "nan"}]), "answers 'nan'"),
         ("[]", "no answers"),
     ):

@@ -94,7 +94,7 @@ def test_members_that_do_not_fill_the_devices_are_trained_all_the_same(undisturb
     command = "import sys; sys.path.insert(0, sys.argv[2]); import test_cohort as t; assert t.run(sys.argv[1]) == {}"
     flags = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2")
     subprocess.run([sys.executable, "-c", command, str(tmp_path), str(Path(__file__).parent)], env=flags, check=True)
-    assert dict(run_folder.read_json(tmp_path / "m0" / "run.json")["starts"][0]["mesh"]) == {"member": 2}
+    assert dict(run_folder.read_run(tmp_path / "m0")["starts"][0]["mesh"]) == {"member": 2}
     for index in range(len(NAMES)):
         here, there = (checkpoint.restore_params(folder / f"m{index}", STEPS)[0] for folder in (root, tmp_path))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), here, there)
@@ -143,9 +143,7 @@ def left_running(root, tmp_path, *lost):
 
 
 def starts(root, count):
-    return [
-        [start["step"] for start in run_folder.read_json(root / f"m{i}" / "run.json")["starts"]] for i in range(count)
-    ]
+    return [[start["step"] for start in run_folder.read_run(root / f"m{i}")["starts"]] for i in range(count)]
 
 
 def test_stopped_and_resumed_to_the_same_bits_and_rows(undisturbed, tmp_path):

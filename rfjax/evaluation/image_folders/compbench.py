@@ -11,17 +11,17 @@ in which images are numbered through the category, prompt by prompt. A scorer wr
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
+from rfjax.inputs.json_files import read_json
 
 # category -> the file that its scorer writes, in the order of the paper's table
 RESULTS = {
@@ -34,6 +34,11 @@ RESULTS = {
     "non_spatial": "annotation_clip/vqa_result.json",
     "complex": "annotation_3_in_1/vqa_result.json",
 }
+
+
+class _Answer(TypedDict):
+    question_id: int | str
+    answer: float | str
 
 
 class Category(NamedTuple):
@@ -87,17 +92,18 @@ def read(folder: str | os.PathLike) -> dict[str, Category]:
 
 def _category(folder, file):
     path = folder / file
-    try:
-        answers = {}
-        for row in json.loads(path.read_text()):
+    again = "score the category again"
+    answers = {}
+    for row in read_json(path, list[_Answer], remedy=again, error=ConfigError):
+        try:
             number, score = int(row["question_id"]), float(row["answer"])
-            if number in answers:
-                raise ConfigError(f"{path} has two answers for image {number}; score the category again")
-            if not math.isfinite(score):
-                raise ConfigError(f"{path} answers {row['answer']!r} for image {number}; score the category again")
-            answers[number] = score
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); score the category again") from None
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}); {again}") from None
+        if number in answers:
+            raise ConfigError(f"{path} has two answers for image {number}; {again}")
+        if not math.isfinite(score):
+            raise ConfigError(f"{path} answers {row['answer']!r} for image {number}; {again}")
+        answers[number] = score
     if not answers:
         raise ConfigError(f"{path} has no answers; score the category again")
     values = np.array([answers[number] for number in sorted(answers)])

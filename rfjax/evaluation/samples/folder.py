@@ -21,6 +21,7 @@ from rfjax.evaluation.pictures import png_bytes
 from rfjax.evaluation.samples import request
 from rfjax.evaluation.samples.request import Wanted
 from rfjax.files import write_whole
+from rfjax.inputs.json_files import read_json
 from rfjax.inputs.text import read_text
 from rfjax.outputs import check_output_folder
 from rfjax.training.processes import distributed
@@ -98,10 +99,7 @@ def _lacking(out, facts, layout, prompts, ids, samples):
     """The places in `ids` of the missing images. Makes the folder where there is none."""
     path = Path(out) / FACTS
     if path.exists():
-        try:
-            before = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} is damaged ({error}); remove the folder {out} and sample again") from None
+        before = read_json(path, remedy=f"remove the folder {out} and sample again", error=ConfigError)
         for name, value in facts.items():
             if before.get(name) != value:
                 begun = f"{out} was begun with {name} {before.get(name)!r}"
