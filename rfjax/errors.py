@@ -4,6 +4,8 @@ Every message names the thing, its value and the remedy. The command line prints
 class's status. Launchers requeue on `Preempted.exit_status` only.
 """
 
+import errno
+
 
 class RfjaxError(Exception):
     """A failure that the user can act on."""
@@ -27,3 +29,19 @@ class Diverged(RfjaxError):
     """Training met too many non-finite steps in a row; starting it again cannot help."""
 
     exit_status = 65  # EX_DATAERR: outside what any launcher requeues on
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE}
+_DISK |= {errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+
+
+def disk_trouble(error: BaseException, where: object = "") -> RfjaxError | None:
+    """The error to raise for an `OSError` that the user can mend, such as a full disk; None for any other error.
+
+    `where` is the folder that the command works in, if it has one.
+    """
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        return None
+    place = where or error.filename or "a file"
+    remedy = "make room or mend the disk or its permissions, then give the same command again"
+    return RfjaxError(f"{place} cannot be used ({error}); {remedy}")

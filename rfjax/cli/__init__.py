@@ -11,7 +11,7 @@ from rfjax.cli.environment import prepare_process
 from rfjax.cli.processes import exit_status_of, exit_when_terminated, run_as_job
 from rfjax.cli.verbs import VERBS
 from rfjax.console import make_unfailing
-from rfjax.errors import ConfigError, RfjaxError
+from rfjax.errors import ConfigError, RfjaxError, disk_trouble
 
 __all__ = ["VERBS", "main", "split_overrides"]
 
@@ -42,4 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         with exit_when_terminated() if verb.tidies else contextlib.nullcontext():
             return run()
     except (RfjaxError, KeyboardInterrupt, BrokenPipeError) as error:
+        return exit_status_of(error)
+    except OSError as error:
+        if disk_trouble(error) is None:
+            raise
         return exit_status_of(error)

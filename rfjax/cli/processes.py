@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from rfjax.errors import ConfigError, Preempted, RfjaxError
+from rfjax.errors import ConfigError, Preempted, RfjaxError, disk_trouble
 
 ALONE = ("dry_run", "collect", "list")  # with these options a verb needs one process only
 
@@ -91,6 +91,11 @@ def exit_status_of(error: BaseException) -> int:
         return 141
     except SystemExit:
         raise
+    except OSError as error:
+        if (trouble := disk_trouble(error)) is None:
+            traceback.print_exc()
+            return 1
+        return exit_status_of(trouble)
     except BaseException:
         traceback.print_exc()
         return 1

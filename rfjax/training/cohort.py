@@ -21,11 +21,11 @@ from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
-from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
+from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.checkpoint import Checkpoints, save_again
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
-from rfjax.training.loop import claim, disk_trouble, evaluation_steps, keeps
+from rfjax.training.loop import claim, evaluation_steps, keeps
 from rfjax.training.loss import run_keys
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.monitor import Monitor, Rates, Spending
@@ -164,7 +164,7 @@ class _Cohort:
         self.members, self.shared = list(members), members[0]  # the first has what all share
         self.config = self.shared.config
         self.mesh = cohort_mesh()
-        self.first, self.step, self.failures = step, step or 0, {}
+        self.first, self.step, self.failures, self.begun = step, step or 0, {}, False
         self.evaluated = evaluation_steps(self.config)
         self.abstract = state_shapes(self.shared)
         self.alone = NamedSharding(cohort_mesh(jax.devices()[:1]), P())
@@ -221,6 +221,7 @@ class _Cohort:
             state = "stopped" if isinstance(error, Preempted) else "failed"
             for member in self.live:
                 with contextlib.suppress(RfjaxError):
+                    self._check_folder(member)
                     run_folder.write_status(member.workdir, state, self.step, str(error) or type(error).__name__)
             raise
         for member in self.live:
@@ -232,6 +233,7 @@ class _Cohort:
             self.records[place] = begin(
                 member, self.records[place], self.facts[place], self.step, self.mesh, together=count
             )
+        self.begun = True
         with contextlib.ExitStack() as stacked:
             names = [record["run"] for record in self.records]
             title = names[0] if count == 1 else f"{names[0]} and {count - 1} more"
@@ -303,6 +305,8 @@ class _Cohort:
                 if stopping or not self.places:
                     break
                 evaluate()
+        for member in self.live:
+            self._check_folder(member)
         if stopping and self.places:
             raise Preempted(f"told to stop at step {self.step} of {train.steps}; the same command goes on from there")
 
@@ -329,10 +333,15 @@ class _Cohort:
     def _keeps(self, step):
         return keeps(self.config.train, self.evaluated, step)
 
+    def _check_folder(self, member):
+        if self.begun:
+            run_folder.check_still_there(member.workdir, self.records[self.members.index(member)])
+
     def _save(self, states, monitors, progress):
         host = jax.device_get(states)
         for place in self.places:
             member = self.members[place]
+            self._check_folder(member)
             monitors[place].sync()  # rows first: a resumed run keeps those up to its checkpoint
             facts = monitors[place].facts(self.step)
             watch.beat()

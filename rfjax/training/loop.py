@@ -7,11 +7,9 @@ The same call resumes from the newest good checkpoint. Everything a step does is
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -19,7 +17,7 @@ import jax
 from rfjax.config import Config, TrainConfig
 from rfjax.data.buckets import Schedule, format_shape, schedule_of, trained_parts
 from rfjax.data.loader import batches
-from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
+from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
 from rfjax.training import checkpoint, lineage, run_folder
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
 from rfjax.training.loss import run_keys
@@ -34,8 +32,6 @@ from rfjax.training.progress import Progress
 from rfjax.training.run import Run, begin, describe, write_record
 from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 OnCheckpoint = Callable[[int, TrainState], None]
 
@@ -112,6 +108,7 @@ def train(
             # Another start of the same command goes on from all of these but divergence.
             state = "diverged" if isinstance(told, Diverged) else "stopped" if isinstance(told, Preempted) else "failed"
             with contextlib.suppress(RfjaxError):  # the disk may be what failed
+                attempt.check_folder()
                 run_folder.write_status(workdir, state, attempt.step, str(told) or type(told).__name__)
             if told is not error:
                 raise told from error
@@ -120,14 +117,6 @@ def train(
             raise
         run_folder.write_status(workdir, "done", result.step)
         return result
-
-
-def disk_trouble(error: BaseException, workdir: Path) -> RfjaxError | None:
-    """The error to raise for an `OSError` of the disk, with the remedy; None for any other error."""
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        remedy = "make room or mend the disk, then give the same command again"
-        return RfjaxError(f"{workdir} cannot be written ({error}); {remedy}")
-    return None
 
 
 def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
@@ -165,7 +154,7 @@ class _Attempt:
     def __init__(self, run: Run, init_from: str | None, keep_steps: Collection[int]):
         train = run.config.train
         self.run, self.config, self.workdir = run, run.config, run.workdir
-        self.step = 0
+        self.step, self.begun = 0, False
         check_batch(run.mesh, train.batch_size, train.accumulate)
         self.places = places_here(run.mesh, train.batch_size)
         self.evaluated = evaluation_steps(run.config)
@@ -193,6 +182,7 @@ class _Attempt:
         state, saved, messages = self._first_state()
         first, steps = self.step, self.config.train.steps
         self.record = begin(self.run, self.record, saved, first, self.run.mesh)  # all that can be refused has been
+        self.begun = True
         with contextlib.ExitStack() as stack:
             progress = _on_first_process(
                 stack, lambda: Progress(self.record["run"], first, steps, messages, every_seconds=log_seconds)
@@ -222,6 +212,7 @@ class _Attempt:
                 if self.step in self.evaluated and on_checkpoint:
                     self._until_saved(state, checkpoints, monitor)
                     with spending.paused():
+                        self.check_folder()
                         on_checkpoint(self.step, state)
 
             if first:
@@ -242,6 +233,7 @@ class _Attempt:
                 evaluate()
             self._until_saved(state, checkpoints, monitor)
             stopping = stopping or stop()  # the last evaluation may have been told to stop
+        self.check_folder()
         if stopping and (self.step < steps or on_checkpoint):
             raise Preempted(
                 f"told to stop at step {self.step} of {steps} in {self.workdir}; the same command goes on from there"
@@ -314,7 +306,13 @@ class _Attempt:
     def _keeps(self, step: int) -> bool:
         return keeps(self.config.train, self.kept, step)
 
+    def check_folder(self) -> None:
+        """Raises `RfjaxError` where the run's folder was moved or removed since this attempt began."""
+        if self.begun:
+            run_folder.check_still_there(self.workdir, self.record)
+
     def _save(self, state, checkpoints, monitor) -> None:
+        self.check_folder()
         monitor.sync()  # rows first: a resumed run keeps those up to its checkpoint
         facts = monitor.facts(self.step)
 

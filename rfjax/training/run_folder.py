@@ -160,7 +160,7 @@ def lock(workdir: Path) -> Iterator[None]:
     if fcntl is None or not distributed.is_first():
         yield
         return
-    with open(workdir / "lock", "a") as file:
+    with _open_lock(workdir / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -169,6 +169,14 @@ def lock(workdir: Path) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         yield
+
+
+def _open_lock(path):
+    try:
+        return open(path, "a")
+    except OSError as error:
+        what = "it is a folder" if path.is_dir() else "it is a link to nothing" if path.is_symlink() else error.strerror
+        raise RfjaxError(f"cannot lock {path}: {what}; remove it, or check the folder and the space left") from None
 
 
 def note_traceback(workdir: Path, error: BaseException) -> None:
@@ -188,6 +196,22 @@ def read_status(workdir: Path) -> Status:
 
 def write_status(workdir: Path, state: str, step: int, message: str = "") -> None:
     write_json(workdir / "status.json", {"state": state, "step": step, "message": message})
+
+
+def check_still_there(workdir: Path, record: dict) -> None:
+    """Raises `RfjaxError` where the folder no longer is that of the attempt that wrote `record`: somebody moved or
+    removed it, and what is written now would make a new folder without a config. Inodes tell less: some file systems
+    number a folder anew."""
+    if not distributed.is_first():
+        return
+    try:
+        here = read_run(workdir)
+    except RfjaxError:
+        here = None
+    if here is None or here["starts"] != json.loads(json.dumps(record["starts"])):
+        reason = "it was moved, removed or replaced while it was trained"
+        remedy = "move it back, then give the same command again"
+        raise RfjaxError(f"{workdir} is no longer the folder of this run: {reason}; {remedy}")
 
 
 @functools.cache

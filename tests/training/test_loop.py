@@ -1,7 +1,11 @@
+import errno
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 
 from helpers import training_tiny
 from helpers.training_tiny import environment, rows, tiny_config, tiny_train
+from rfjax import cli
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.loop import evaluation_steps
@@ -216,3 +221,50 @@ def test_a_corpus_that_changed_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("rfjax.data.random.VERSION", "other")
     with pytest.raises(ConfigError, match="another version of the corpus random"):
         tiny_train(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
+def test_a_folder_that_goes_while_it_trains_ends_the_run_with_an_error(tmp_path, how, undisturbed):
+    """Catches "done", exit 0, in a new folder without config.json."""
+    workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+
+    def evaluate(step, state):
+        if how == "removed":
+            shutil.rmtree(workdir)
+        else:
+            workdir.rename(elsewhere)
+        if how == "replaced":
+            shutil.copytree(undisturbed[0], workdir)
+
+    with pytest.raises(RfjaxError, match="run is no longer the folder of this run.*move it back"):
+        tiny_train(workdir, {"train.steps": 6}, on_checkpoint=evaluate)
+    assert workdir.exists() == (how == "replaced")
+    if how == "moved":
+        elsewhere.rename(workdir)
+        assert tiny_train(workdir, {"train.steps": 6}).step == 6
+        assert run_folder.read_status(workdir)["state"] == "done"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing"])
+def test_a_lock_that_is_no_file_is_refused_by_name(tmp_path, kind):
+    if kind == "folder":
+        (tmp_path / "lock").mkdir()
+    else:
+        (tmp_path / "lock").symlink_to(tmp_path / "nowhere" / "lock")
+    with pytest.raises(RfjaxError, match="cannot lock .*/lock: it is a .*; remove it"), run_folder.lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_refuses_the_first_write_is_one_line(tmp_path, monkeypatch, number, capsys):
+    """Catches a traceback on a read-only disk, and on one that is full before the first checkpoint."""
+    config = tmp_path / "config.py"
+    config.write_text("def get_config():\n    return {'name': 'a'}\n")
+
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert cli.main(["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert os.strerror(number) in said and str(tmp_path / "run") in said and "the same command again" in said
