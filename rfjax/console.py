@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import re
 import sys
@@ -113,6 +114,19 @@ def make_unfailing() -> None:
         sys.stdout = open(1, "w", closefd=False)
     sys.stderr = UnfailingStream(sys.stderr)
     sys.stdout = UnfailingStream(sys.stdout, _tell_loss_of_output)
+
+
+def quiet_background() -> None:
+    """Keeps the tracebacks of libraries' background threads off the screen, where the command itself tells the error:
+    what Orbax's threads log, and what TensorStore calls back after Orbax has closed its event loop."""
+    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
+    before = sys.unraisablehook
+
+    def hook(unraisable):
+        if not isinstance(unraisable.exc_value, RuntimeError) or str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _tell_loss_of_output(reason: str) -> None:

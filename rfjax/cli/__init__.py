@@ -10,7 +10,7 @@ from rfjax.cli.arguments import check_words, parsers, split_overrides
 from rfjax.cli.environment import prepare_process
 from rfjax.cli.processes import exit_status_of, exit_when_terminated, run_as_job
 from rfjax.cli.verbs import VERBS
-from rfjax.console import make_unfailing
+from rfjax.console import make_unfailing, quiet_background
 from rfjax.errors import ConfigError, RfjaxError, disk_trouble
 
 __all__ = ["VERBS", "main", "split_overrides"]
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if from_shell:
         make_unfailing()
+        quiet_background()
     try:
         check_words(argv)
         rest, overrides = split_overrides(argv)

@@ -38,7 +38,7 @@ CHUNK_BYTES = 2**26  # of an array on disk; a reader holds whole chunks beside t
 SAVE_AGAIN_SECONDS = (1.0, 5.0, 25.0)  # pauses before trying again to write a checkpoint
 ASIDE = "damaged"  # where a run moves checkpoints it cannot read, for a person to look at
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax narrates every save
 
 
 class Weights(NamedTuple):

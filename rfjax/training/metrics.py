@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-import tensorboardX
 
 from rfjax.inputs.json_files import parse_json
 from rfjax.training.step import TIME_BINS, StepMetrics
+from rfjax.training.tensorboard_events import Events
 
 
 def _finite(value: float) -> float | None:
@@ -98,10 +98,7 @@ class MetricsWriter:
         path = Path(workdir) / "metrics.jsonl"
         truncate(path, step)
         self._file = open(path, "a", buffering=1)
-        # Viewers then hide what an interrupted run had written beyond the step.
-        self._events = tensorboardX.SummaryWriter(
-            str(Path(workdir) / "tensorboard"), purge_step=step + 1, write_to_disk=True
-        )
+        self._events = Events(Path(workdir) / "tensorboard", step)
 
     def __enter__(self):
         return self
@@ -119,7 +116,8 @@ class MetricsWriter:
             value = value if isinstance(value, dict) else {"": value}
             for key, item in value.items():
                 if item is not None and name != "step":
-                    self._events.add_scalar(f"{name}/{key}".rstrip("/"), item, row["step"])
+                    self._events.add(f"{name}/{key}".rstrip("/"), item, row["step"])
+        self._events.flush()
 
     def sync(self) -> None:
         """Until the rows are on disk."""

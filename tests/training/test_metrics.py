@@ -1,10 +1,14 @@
+import errno
 import io
 import json
 import math
+import time
 
 import numpy as np
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 
+from helpers.training_tiny import tiny_train
 from rfjax.training.hardware import peak_flops
 from rfjax.training.metrics import MetricsWriter, Window, truncate
 from rfjax.training.progress import Progress, engineering
@@ -86,3 +90,25 @@ def test_progress_is_lines_where_there_is_no_terminal():
         progress.row(row)
     assert quiet.getvalue() == ""
     assert engineering(1.234e15, "FLOP/s") == "1.23 PFLOP/s"
+
+
+def test_events_that_cannot_be_written_hold_nothing_up(tmp_path, monkeypatch):
+    """Catches a full queue that training waits for, after the thread that empties it has ended with its disk."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EventsWriter, "write_event", refuse)
+    with MetricsWriter(tmp_path, 0) as writer:
+        for step in range(50):
+            writer.write({"step": step, "loss": 1.0})
+        writer.sync()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 50
+
+
+def test_a_clock_that_goes_backwards_ends_no_training(tmp_path, monkeypatch):
+    """Catches a wait that a wall clock gives: set back by a month, it is longer than the system can wait."""
+    now = iter(range(10**9, 0, -(30 * 24 * 3600)))
+    monkeypatch.setattr(time, "time", lambda: float(next(now, 0)))
+    assert tiny_train(tmp_path, {"train.steps": 8}).step == 8
+    assert all(row["step"] for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))

@@ -198,7 +198,7 @@ def test_a_batch_that_microbatches_do_not_divide_is_refused(trainer):
 @pytest.fixture(scope="module")
 def low():
     """A real network in bfloat16, in four parts a step."""
-    sizes = {"model.depth": 3, "model.hidden": 64, "model.head_size": 32, "model.qk_norm": True}
+    sizes = {"model.depth": 2, "model.hidden": 64, "model.head_size": 32, "model.qk_norm": True}
 
     def real(config):
         return training_backbone(config, load_corpus(config.data, config.seed).shapes, "cpu")

@@ -1,0 +1,54 @@
+"""The training curve as TensorBoard events, written where they are made.
+
+tensorboardX's own writer has a thread and a queue. Where that thread ends, as at a full disk or after a clock that was
+set back by weeks, the queue fills and training waits for it for ever. Its file format and summaries are used as they
+are.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+
+class Events:
+    """An event file in a folder, from `step` on. What cannot be written is lost: the curve is in metrics.jsonl, too."""
+
+    def __init__(self, folder: Path, step: int):
+        self._writer = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"))
+            # Viewers then hide what an interrupted run had written beyond the step.
+            self._write(step + 1, session_log=SessionLog(status=SessionLog.START))
+        except (OSError, ValueError):
+            self._lose()
+
+    def add(self, name: str, value: float | int, step: int) -> None:
+        """One value of a curve."""
+        self._write(step, summary=scalar(name, value))
+
+    def flush(self) -> None:
+        self._call(lambda: self._writer.flush())
+
+    def close(self) -> None:
+        self._call(lambda: self._writer.close())
+        self._writer = None
+
+    def _write(self, step, **content):
+        self._call(lambda: self._writer.write_event(Event(wall_time=time.time(), step=step, **content)))
+
+    def _call(self, write):
+        if self._writer is None:
+            return
+        try:
+            write()
+        except (OSError, ValueError):  # ValueError: a file that is closed
+            self._lose()
+
+    def _lose(self):
+        self._writer = None
