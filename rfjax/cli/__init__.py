@@ -7,7 +7,7 @@ import functools
 import sys
 
 from rfjax.cli.arguments import check_words, parsers, split_overrides
-from rfjax.cli.environment import prepare_process
+from rfjax.cli.environment import check_devices, import_jax, prepare_process
 from rfjax.cli.processes import exit_status_of, exit_when_terminated, run_as_job
 from rfjax.cli.verbs import VERBS
 from rfjax.console import make_unfailing, quiet_background
@@ -37,9 +37,13 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"rfjax {verb.name} reads no config; leave out --config.{next(iter(overrides))}")
         if verb.computes and from_shell:
             prepare_process()
+        if verb.computes:
+            import_jax()
         run = functools.partial(verb.load().run, args, overrides)
         if verb.many_processes:
             return run_as_job(args, run, from_shell, resumes=verb.resumes)
+        if verb.uses_device:
+            check_devices()
         with exit_when_terminated() if verb.tidies else contextlib.nullcontext():
             return run()
     except (RfjaxError, KeyboardInterrupt, BrokenPipeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -9,7 +10,10 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from rfjax.errors import ConfigError
+
 PCI = Path("/sys/bus/pci/devices")
+VARIABLES = ("JAX_", "XLA_FLAGS", "CUDA_VISIBLE", "ROCR_VISIBLE", "TPU_VISIBLE")  # that decide on devices
 GOOGLE = "0x1ae0"  # the vendor of TPUs, and of Google Cloud's network cards
 
 
@@ -26,7 +30,7 @@ def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> 
     have. Changes nothing where a platform is named, where another accelerator's plugin is installed, or where `pci`
     does not say whether there is a TPU.
     """
-    if "JAX_PLATFORMS" in environ or importlib.util.find_spec("libtpu") is None or not pci.is_dir():
+    if environ.get("JAX_PLATFORMS") or importlib.util.find_spec("libtpu") is None or not pci.is_dir():
         return
     if importlib.util.find_spec("jax_plugins") or importlib.metadata.entry_points(group="jax_plugins"):
         return
@@ -36,6 +40,37 @@ def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> 
         return
     if GOOGLE not in vendors:
         environ["JAX_PLATFORMS"] = "cpu"
+
+
+def check_devices() -> None:
+    """Raises `ConfigError` where JAX finds no device to compute on, with the variables that are set for it.
+
+    In a job of many processes JAX may be asked only after they have come together.
+    """
+    jax = import_jax()
+    with _naming_variables("JAX has no device to compute on"):
+        if not jax.devices():
+            raise RuntimeError
+
+
+def import_jax():
+    """JAX. Raises `ConfigError` with its variables that are set where it cannot be imported."""
+    with _naming_variables("JAX cannot be imported"):
+        import jax
+
+        return jax
+
+
+@contextlib.contextmanager
+def _naming_variables(what):
+    try:
+        yield
+    except Exception as error:  # each backend has errors of its own
+        lines = str(error).strip().splitlines()
+        reason = f" ({lines[0].split(' (set JAX_PLATFORMS')[0].rstrip('.')})" if lines else ""
+        named = [f"{name}={value!r}" for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)]
+        remedy = f"mend or unset {', '.join(named)}" if named else "see that the driver and JAX's plugin are installed"
+        raise ConfigError(f"{what}{reason}; {remedy}") from None
 
 
 def _use_huge_pages() -> None:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
+from rfjax.cli.environment import check_devices
 from rfjax.errors import ConfigError, Preempted, RfjaxError, disk_trouble
 
 ALONE = ("dry_run", "collect", "list")  # with these options a verb needs one process only
@@ -34,6 +35,7 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
             if job:
                 who = f"process {job.process_id} of {job.processes}, by {job.origin}"
                 print(f"rfjax: {who}: all have come together at {job.coordinator}", file=sys.stderr, flush=True)
+            check_devices()
             status = run()
         except BaseException as error:
             if not distributed.many():

@@ -34,6 +34,7 @@ class Verb:
     help: str
     overridable: bool = False  # whether it takes --config.* overrides
     computes: bool = False  # whether it computes with JAX
+    uses_device: bool = False  # whether it needs a device to compute on
     many_processes: bool = False  # whether several processes may run it as one job
     resumes: bool = False  # SIGTERM ends it with the status on which schedulers start it again
     tidies: bool = False  # SIGTERM ends it as Ctrl-C does, so that no temporary file is left
@@ -42,7 +43,9 @@ class Verb:
         return importlib.import_module(self.module)
 
 
-WITH_JAX = {"overridable": True, "computes": True}
+ELSEWHERE = {"overridable": True, "computes": True}  # it compiles for devices that are not here
+WITH_JAX = ELSEWHERE | {"uses_device": True}
+UNCHANGED = WITH_JAX | {"overridable": False}
 AS_A_JOB = WITH_JAX | {"many_processes": True}
 ROWS = (
     Verb("prepare", "data", "rfjax.prepare.command", "make a corpus of images and captions", tidies=True),
@@ -50,7 +53,7 @@ ROWS = (
     Verb("duplicates", "data", "rfjax.duplicates.command", "find near-duplicate images, to leave out", tidies=True),
     Verb("recaption", "data", "rfjax.prepare.recaption", "caption images with a model, for prepare", tidies=True),
     Verb("import", "data", "rfjax.cli.import_run", "make a run of a PyTorch checkpoint", **WITH_JAX, tidies=True),
-    Verb("plan", "before", "rfjax.plan.command", "predict memory, step time and cost on TPUs or GPUs", **WITH_JAX),
+    Verb("plan", "before", "rfjax.plan.command", "predict memory, step time and cost on TPUs or GPUs", **ELSEWHERE),
     Verb("bench", "before", "rfjax.bench.command", "time a config's step here, part by part", **WITH_JAX),
     Verb("study", "while", "rfjax.cli.study", "train every point, evaluate, fit, report", **AS_A_JOB, resumes=True),
     Verb("launch", "while", "rfjax.launch.command", "run a study on SLURM, TPU VMs or GKE", overridable=True),
@@ -61,6 +64,6 @@ ROWS = (
     Verb("fit", "after", "rfjax.report.fit_command", "fit scaling laws to a results table"),
     Verb("score", "after", "rfjax.scorers.command", "score a folder of images: GenEval, FID, CMMD, CLIP score"),
     Verb("geneval", "after", "rfjax.cli.geneval", "score object detections by GenEval's rules"),
-    Verb("export", "after", "rfjax.cli.export", "write a checkpoint for PyTorch", computes=True, tidies=True),
+    Verb("export", "after", "rfjax.cli.export", "write a checkpoint for PyTorch", **UNCHANGED, tidies=True),
 )
 VERBS = {verb.name: verb for verb in ROWS}
