@@ -17,7 +17,15 @@ from typing import NamedTuple
 import numpy as np
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.geneval.files import lacking, missing, result_row, score_summary, summary_path
+from rfjax.evaluation.geneval.files import (
+    lacking,
+    missing,
+    numbering_facts,
+    result_row,
+    score_summary,
+    summary_path,
+    within_prompts,
+)
 from rfjax.evaluation.geneval.judgements import prompt_scores
 from rfjax.evaluation.geneval.rules import (
     DEFAULT_OPTIONS,
@@ -82,10 +90,10 @@ def score_folder(
     """
     found, out = geneval_folder.read(folder, metadata), Path(out)
     _check_classes(found)
-    expected = images_per_prompt or 1 + max(sample.sample for sample in found.samples)
+    numbered = within_prompts((sample.prompt_index, sample.sample) for sample in found.samples)
+    expected = images_per_prompt or 1 + max(number for _, number in numbered.values())
     prompts = 1 + max(found.rows)
-    places = {(sample.prompt_index, sample.sample) for sample in found.samples}
-    missing_prompts, missing_images = missing(places, prompts, expected)
+    missing_prompts, missing_images = missing(set(numbered.values()), prompts, expected)
     if (missing_prompts or missing_images) and not allow_missing:
         absent = f"{lacking(missing_prompts, missing_images)} of {prompts} prompts x {expected} images"
         raise ConfigError(f"{folder} lacks {absent}; make them, or pass --allow-missing")
@@ -122,7 +130,7 @@ def score_folder(
         "classes_never_detected": _never_kept(found, lines),
         "options": dataclasses.asdict(options),
         "seed": seed,
-    }
+    } | numbering_facts(numbered)
     results_path = out / RESULTS
     text = "".join(json.dumps({name: row[name] for name in OFFICIAL_FIELDS}, allow_nan=False) + "\n" for row in lines)
     write_whole({results_path: text, summary_path(results_path): json.dumps(summary, indent=1, allow_nan=False) + "\n"})

@@ -13,7 +13,7 @@ from rfjax.cli import geneval
 from rfjax.data.geneval_names import COLORS, TASKS
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.geneval import files as geneval_files
-from rfjax.evaluation.geneval.files import read_detections, read_metadata, score_files, summary_path
+from rfjax.evaluation.geneval.files import read_detections, read_metadata, score_files, summary_path, summary_text
 from rfjax.evaluation.geneval.rules import GenEvalOptions, judge
 
 NAMES = ("bench", "wine glass", "dog", "computer mouse")
@@ -351,3 +351,19 @@ def test_a_failed_write_leaves_the_old_results_whole(files, monkeypatch):
 def test_read_detections_gives_what_judge_takes(files):
     found = read_detections(files[1], METADATA)
     assert len(found) == 48 and judge(found[12, 1], METADATA[12]).correct
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_images_numbered_through_the_prompts_are_read_and_said_so(files, samples):
+    """Catches "24 prompts x 24 images are expected" of one image a prompt, numbered by its prompt."""
+    usual = score_files(*files, images_per_prompt=2)
+    through = [image | {"sample": number} for number, image in enumerate(images(samples))]
+    write_lines(files[1], through)
+    summary = score_files(*files)
+    assert summary["images_per_prompt"] == samples and summary["missing_images"] == []
+    assert "numbered through the prompts" in summary["numbering"] and summary["numbering"] in summary_text(summary)
+    assert summary["overall"]["value"] == 1.0 and "numbering" not in usual
+    write_lines(files[1], through[:-1])
+    lost = "1 single image" if samples == 2 else "every image of 1 metadata row"
+    with pytest.raises(ConfigError, match=f"lacks {lost}"):
+        score_files(*files)

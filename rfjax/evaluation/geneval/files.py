@@ -19,7 +19,8 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rfjax.data.geneval_names import COLORS, RELATIONS, TASKS
@@ -65,8 +66,9 @@ def score_files(
         check_output(output, "--out", reads=reads, made_here=lambda _: ours(outputs[1]))
     rows = read_metadata(metadata_path)
     found = read_detections(detections_path, rows, images_per_prompt=images_per_prompt)
-    expected = images_per_prompt or 1 + max(sample for _, sample in found)
-    missing_prompts, missing_images = missing(found, len(rows), expected)
+    numbered = within_prompts(found)
+    expected = images_per_prompt or 1 + max(sample for _, sample in numbered.values())
+    missing_prompts, missing_images = missing(set(numbered.values()), len(rows), expected)
     if (missing_prompts or missing_images) and not allow_missing:
         raise ConfigError(
             f"{detections_path} lacks {lacking(missing_prompts, missing_images)}; {len(rows)} metadata rows x "
@@ -87,7 +89,7 @@ def score_files(
         "classes_never_detected": never_detected(rows, found),
         "options": dataclasses.asdict(options),
         "seed": seed,
-    }
+    } | numbering_facts(numbered)
     lines = [
         json.dumps(result_row(*place, result), allow_nan=False) + "\n"
         for place, result in zip(places, results, strict=True)
@@ -147,6 +149,8 @@ def summary_text(summary: Mapping[str, object]) -> str:
         )
     if summary["missing_prompts"] or summary["missing_images"]:
         lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_images'])}")
+    if "numbering" in summary:
+        lines.append(f"note: {summary['numbering']}")
     if summary["classes_never_detected"]:
         names = ", ".join(summary["classes_never_detected"])
         lines.append(f"never detected: {names}; are they spelt as the prompts spell them?")
@@ -204,7 +208,7 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
     for place, row in _json_lines(path):
         _check_keys(place, "", row, DETECTIONS_KEYS)
         _check_integer(place, "prompt_index", row["prompt_index"], 0, len(metadata) - 1)
-        _check_integer(place, "sample", row["sample"], 0, (images_per_prompt or MOST_IMAGES) - 1)
+        _check_integer(place, "sample", row["sample"], 0, MOST_IMAGES - 1)
         key = row["prompt_index"], row["sample"]
         if key in found:
             raise ConfigError(f"{place}: prompt_index {key[0]}, sample {key[1]} is already at {lines[key]}; keep one")
@@ -219,6 +223,8 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
                 wanted = f"{item['class']!r}, whose color the prompt {metadata[key[0]]['prompt']!r} names"
                 raise ConfigError(f"{place}: no colors for {wanted}; give one per box")
         found[key], lines[key] = detections, place
+    for key, (_, sample) in within_prompts(found).items():
+        _check_integer(lines[key], "sample", sample, 0, (images_per_prompt or MOST_IMAGES) - 1)
     return found
 
 
@@ -320,6 +326,33 @@ def missing(found, prompts, expected):
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]
     return missing_prompts, [image for image in images if image not in found]
+
+
+THROUGH = "images are numbered through the prompts; in each prompt they were counted in their order"
+
+
+def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
+    """(row, number of the image in the row) by (row, number as given).
+
+    The official layout numbers each row's images from 0. Some tools go on counting from row to row, with one image a
+    row or several: no number then comes twice, and all rise with their rows. These are numbered anew.
+    """
+    places = sorted(places)
+    numbers = [number for _, number in places]
+    rows = {row for row, _ in places}
+    if len(rows) < 2 or any(late <= early for early, late in zip(numbers, numbers[1:], strict=False)):
+        return {place: place for place in places}
+    counts: Counter[int] = Counter()
+    found = {}
+    for row, number in places:
+        found[row, number] = row, counts[row]
+        counts[row] += 1
+    return found
+
+
+def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict[str, str]:
+    """What a summary says where images were numbered anew."""
+    return {} if all(given == meant for given, meant in numbered.items()) else {"numbering": THROUGH}
 
 
 def never_detected(rows, found):
