@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import ClassVar
 import yaml
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs.text import read_text
 from rfjax.launch import accelerators
 from rfjax.launch.target import PREEMPTED, Launch, Plan, Task, option
 
@@ -19,6 +21,7 @@ MOUNT = "/rfjax"  # where the shared volume is in every container
 CONFIGS = "/etc/rfjax"  # where the config file is in every container
 KUBECTL = "registry.k8s.io/kubectl:v1.34.0"  # the image of the container that waits for the JobSets
 CONTAINER = "rfjax"
+MOST_CONFIG = 1_000_000  # bytes; a ConfigMap holds 1 MiB, names included
 
 
 class _Dumper(yaml.SafeDumper):
@@ -51,7 +54,7 @@ class Gke:
     max_restarts: int = option("after failures, pre-emptions not counted (default 5)", metavar="N", least=0, default=5)
 
     def config_path(self, config: Path) -> Path:
-        return Path(CONFIGS) / config.name
+        return Path(CONFIGS) / config_key(config)
 
     def workdir(self, given: str | None, study: str) -> str:
         path = PurePosixPath(f"{MOUNT}/{study}" if given is None else given)
@@ -68,7 +71,8 @@ class Gke:
         for task in launch.points:
             check_layout(task, target.chips, target.describe())
         volume = _volume(self.volume)
-        data = {launch.config.name: launch.config.read_text()}
+        _check_names(self)
+        data = {config_key(launch.config): _config_text(launch.config)}
         objects = [_object("v1", "ConfigMap", launch, f"{launch.name}-config", data=data)]
         objects += _permissions(launch, target, self)
         objects += [_job_set(launch, task, target, self, volume) for task in launch.points]
@@ -87,6 +91,31 @@ class Gke:
         if done.returncode:
             remedy = "its message is above. The same command again applies the rest"
             raise RfjaxError(f"kubectl ended with status {done.returncode}; {remedy}")
+
+
+def config_key(config: Path) -> str:
+    """The name of a config file in a ConfigMap, whose keys are letters, digits, `-`, `_` and `.` (Kubernetes' API)."""
+    plain = re.sub(r"[^-._A-Za-z0-9]+", "-", config.stem).lstrip(".")[:200]
+    return f"{plain or 'config'}{config.suffix}"
+
+
+def _config_text(config):
+    text = read_text(config, "the config file")
+    if len(text.encode()) > MOST_CONFIG:
+        size = f"{config} has {len(text.encode()):,} bytes, and a ConfigMap holds {MOST_CONFIG:,}"
+        raise ConfigError(f"{size}; put what is long into the image")
+    return text
+
+
+def _check_names(gke: Gke) -> None:
+    """Refuses, before a slice is asked for, names that Kubernetes refuses (RFC 1123)."""
+    label = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+    claim = gke.volume.removeprefix("pvc:").strip("/") if gke.volume.startswith("pvc:") else None
+    names = {"--namespace": gke.namespace, "--service-account": gke.service_account, "--volume pvc:": claim}
+    for option_name, name in names.items():
+        if name and not (len(name) <= 253 and re.fullmatch(rf"{label}(\.{label})*", name)):
+            form = "lower-case letters, digits and hyphens, a letter or digit first and last"
+            raise ConfigError(f"{option_name} is {name!r}; a name of Kubernetes has {form}")
 
 
 def _volume(text: str) -> dict:

@@ -14,6 +14,7 @@ import yaml
 
 from helpers.launch_tiny import WEIRD, path_with, stand_in, write_study
 from rfjax import cli
+from rfjax.launch.gke import config_key
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((Path(__file__).parent / "schemas/jobset-v1alpha2.json").read_text())
@@ -175,7 +176,7 @@ def test_every_word_reaches_rfjax_as_it_was_given(capsys, tmp_path, monkeypatch,
     options = ["--accelerator=h100x8", "--volume=pvc:c", f"--config.name={WEIRD}", f"--workdir=/rfjax/{WEIRD}"]
     objects = manifests(capsys, *options, *([f"--setup={setup}"] if setup else []), config="my study.py")
     (config_map,) = kinds(objects, "ConfigMap")
-    assert config_map["data"] == {"my study.py": config.read_text()}
+    assert config_map["data"] == {"my-study.py": config.read_text()}
     stand_in(tmp_path / "bin", "rfjax", "assert os.environ.get('TOKEN') == %r\n" % (setup and "5"))
     sets, (collect,) = kinds(objects, "JobSet"), kinds(objects, "Job")
     pods = [s["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"] for s in sets]
@@ -185,7 +186,7 @@ def test_every_word_reaches_rfjax_as_it_was_given(capsys, tmp_path, monkeypatch,
         assert {"name": "config", "mountPath": "/etc/rfjax", "readOnly": True} in container["volumeMounts"]
         command = [expanded(word, {"study": "READ", "echo 5": "READ"}) for word in container["command"]]
         subprocess.run(command, env=path_with(tmp_path / "bin"), check=True)
-    base = ["rfjax", "study", "--config=/etc/rfjax/my study.py", f"--config.name={WEIRD}"]
+    base = ["rfjax", "study", "--config=/etc/rfjax/my-study.py", f"--config.name={WEIRD}"]
     workdir = f"--workdir=/rfjax/{WEIRD}"
     assert [json.loads(line) for line in (tmp_path / "bin/calls.jsonl").read_text().splitlines()] == [
         [*base, "--point=depth1", workdir],
@@ -205,10 +206,28 @@ def test_kubectl_is_given_the_manifests(tmp_path, monkeypatch, capsys):
     write_study(tmp_path)
     stand_in(tmp_path / "bin", "kubectl")
     monkeypatch.setenv("PATH", path_with(tmp_path / "bin")["PATH"])
-    options = ["--on=gke", "--image=i", "--accelerator=v6e-8", "--volume=gs://b", "--namespace=n n", "--out=o o"]
+    options = ["--on=gke", "--image=i", "--accelerator=v6e-8", "--volume=gs://b", "--namespace=n-n", "--out=o o"]
     assert cli.main(["launch", "--config=tiny.py", *options]) == 0
     (call,) = map(json.loads, (tmp_path / "bin/calls.jsonl").read_text().splitlines())
-    assert call == ["kubectl", "apply", "--namespace", "n n", "-f", "o o/tiny.yaml"]
+    assert call == ["kubectl", "apply", "--namespace", "n-n", "-f", "o o/tiny.yaml"]
     assert shlex.join(call) in capsys.readouterr().out
     pods = [o for o in yaml.safe_load_all((tmp_path / "o o/tiny.yaml").read_text()) if o["kind"] == "JobSet"]
     assert len(pods) == 2
+
+
+@pytest.mark.parametrize("name", ["my study.py", "Ünïcode.py", "a$b:c.py", "..x.py", "_.py", "é.py", "a" * 240 + ".py"])
+def test_a_config_files_name_is_a_key_that_kubernetes_takes(name):
+    """Catches a manifest that is refused after slices were asked for."""
+    key = config_key(Path(name))
+    assert re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key) and not key.startswith("..") and key.endswith(".py")
+
+
+@pytest.mark.parametrize(
+    "option", ["--namespace=N", "--namespace=a b", "--service-account=-a", "--volume=pvc:My_Claim", "--namespace=a..b"]
+)
+def test_names_that_kubernetes_refuses_are_refused_here(capsys, tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path)
+    words = ["--on=gke", "--image=i", "--accelerator=v6e-8", "--volume=gs://b", "--dry-run", option]
+    assert cli.main(["launch", "--config=tiny.py", *words]) == 2
+    assert "a name of Kubernetes has" in capsys.readouterr().err
