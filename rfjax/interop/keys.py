@@ -22,6 +22,7 @@ _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 _AVERAGE = re.compile(r"(^|[._])ema([._]|$)")  # model_ema.x, ema.x, ema_model.x
 _FLAT = "model_ema."  # of latent-diffusion's averages, whose names have lost their dots
 _FLAT_PREFIX = re.compile(r"^(_orig_mod|module|diffusion_model|transformer|model)")
+_COUNTERS = ("decay", "num_updates", "initted", "step")  # scalars that averages keep beside their tensors
 _BLOCKS = 128  # above any network's depth
 # First parts of the names of what stands beside a bare network.
 _BESIDE = re.compile(
@@ -185,6 +186,8 @@ def _under(plain, prefix, layout, prefixes) -> dict[str, str]:
         for name, kept in plain.items()
         if name.startswith(prefix) and not name.startswith(longer)
     }
+    if _AVERAGE.search(prefix):
+        return {name: kept for name, kept in names.items() if name not in _COUNTERS}
     if prefix:
         return names
     inner = {layout.positions.split(".")[0], layout.block.split(".")[0]}
@@ -214,7 +217,7 @@ def _flat_names(layout_name: str) -> dict[str, str]:
 def _flattened(plain, layout) -> dict[str, dict[str, str]]:
     """The average of latent-diffusion's LitEma, by the layout's name: `model_ema.diffusion_modelpos_embed`, …"""
     flat = {name[len(_FLAT) :]: kept for name, kept in plain.items() if name.startswith(_FLAT)}
-    flat = {name: kept for name, kept in flat.items() if "." not in name and name not in ("decay", "num_updates")}
+    flat = {name: kept for name, kept in flat.items() if "." not in name and name not in _COUNTERS}
     if not flat:
         return {}
     found = {}
