@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float, Float64
 
 from rfjax.errors import ConfigError
-from rfjax.evaluation.geneval.files import read_metadata
+from rfjax.evaluation.image_folders.geneval_folder import own_row
 from rfjax.inputs.json_files import read_json
 from rfjax.inputs.text import read_text
 from rfjax.scorers import images
 from rfjax.scorers.clip import Clip, unit
-from rfjax.scorers.folder_features import images_of
+from rfjax.scorers.folder_features import images_of, say_left_out
 from rfjax.scorers.rows import Bar, Row, Rows
 
 WEIGHT = 2.5
@@ -50,8 +50,8 @@ def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[f
     return mean, math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
 
 
-def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> dict[str, str]:
-    """The caption of each image, by the image's name relative to the folder.
+def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> tuple[dict[str, str], dict[str, int]]:
+    """(the caption of each image, by the image's name relative to the folder; what was left out, counted by reason).
 
     Captions come from `file`, a JSON object by the image's name (with or without suffix) that must have them all; else
     from the `metadata.jsonl` of GenEval's layout; else from a `.txt` beside the image.
@@ -59,16 +59,18 @@ def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> di
     """
     folder = Path(folder)
     given = _read_captions(file) if file is not None else None
-    captions, prompts = {}, {}
-    for path in images_of(folder):
+    captions, prompts, used = {}, {}, set()
+    paths, left_out = images_of(folder)
+    for path in paths:
         name = path.relative_to(folder).as_posix()
         if given is not None:
             stem = name.removesuffix(path.suffix)
             captions[name] = given.get(name, given.get(stem))
+            used |= {name, stem}
             remedy = f"add {name!r} to {file}"
         elif path.parent.name == "samples" and (place := path.parent.parent / "metadata.jsonl").is_file():
             if place not in prompts:
-                prompts[place] = read_metadata(place)[0]["prompt"]
+                prompts[place] = own_row(place.parent)["prompt"]
             captions[name], remedy = prompts[place], ""
         else:
             side = path.with_suffix(".txt")
@@ -76,7 +78,11 @@ def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> di
             remedy = f"write it into {side.name} beside it, or give --captions"
         if not captions[name]:
             raise ConfigError(f"the image {name} has no caption; {remedy}")
-    return captions
+    if unused := [name for name in given or () if name not in used]:
+        reason = f"captions of {Path(file).name} without an image"
+        say_left_out({reason: unused})
+        left_out = left_out | {reason: len(unused)}
+    return captions, left_out
 
 
 def _read_captions(file):

@@ -213,6 +213,7 @@ def _geneval(args, out):
         "metadata_sha256": summary["metadata_sha256"],
         "prompt_scores": scored.prompt_scores,
         "images_per_prompt": summary["images_per_prompt"],
+        "left_out": summary["left_out"],
         "models": {
             "detector": attach.file_revision(args.detector, detector.sha256) | {"weights": detector.kind},
             "clip": attach.file_revision(args.clip, classifier.clip.sha256) | {"tower": classifier.clip.name},
@@ -226,7 +227,7 @@ def _clip_score(args, out):
     from rfjax.evaluation.records import Measured
     from rfjax.scorers import attach, clip, clip_score, torch_device
 
-    captions = clip_score.captions_of(args.folder, args.captions)
+    captions, left_out = clip_score.captions_of(args.folder, args.captions)
     model = clip.load(args.clip, torch_device.choose(args.device))
     scores = clip_score.score_folder(args.folder, model, captions, out, batch_size=args.batch_size)
     mean, stderr = clip_score.mean_and_stderr(scores, list(captions.values()))
@@ -236,7 +237,7 @@ def _clip_score(args, out):
         lines.append(f"NOT the metric's own model: the CLIP is {model.name}, not {clip_score.TOWER}")
     evaluation = _evaluation("clip-score", model.name == clip_score.TOWER)
     models = {"clip": attach.file_revision(args.clip, model.sha256) | {"tower": model.name}}
-    extra = {"models": models, "prefix": clip_score.PREFIX, "weight": clip_score.WEIGHT}
+    extra = {"models": models, "prefix": clip_score.PREFIX, "weight": clip_score.WEIGHT, "left_out": left_out}
     value = Measured.within(metric=evaluation.replace("-", "_"), value=mean, stderr=stderr, n=len(scores))
     return MetricResult(lines, evaluation, "captions" if args.captions is None else args.captions.stem, [value], extra)
 

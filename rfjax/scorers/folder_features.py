@@ -14,8 +14,9 @@ import io
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from jaxtyping import Float, Float32
 from rfjax.errors import ConfigError
 from rfjax.evaluation.frechet import Moments, moments
 from rfjax.files import write_whole
-from rfjax.inputs.walk import walk_files
+from rfjax.inputs.walk import describe, walk_files
 from rfjax.scorers.files import content_hash
 from rfjax.scorers.rows import Bar, Rows
 
@@ -41,6 +42,7 @@ class Features(NamedTuple):
     n: int | None  # None where the file does not say
     model: str
     sha256: str  # hash of the file, or of the images
+    left_out: Mapping[str, int] = MappingProxyType({})  # of a folder: what was not read, counted by reason
 
     def as_gaussian(self) -> Moments:
         """Mean and covariance. Raises `ConfigError` on fewer than two images."""
@@ -51,19 +53,33 @@ class Features(NamedTuple):
         return moments(self.values.astype(np.float64))
 
 
-def images_of(folder: str | os.PathLike) -> list[Path]:
+class ImagesOf(NamedTuple):
+    """The images of a folder, and how many files and folders were not read, by reason."""
+
+    paths: list[Path]
+    left_out: dict[str, int]
+
+
+def images_of(folder: str | os.PathLike) -> ImagesOf:
     """The images in a folder and below it, in the order of their names; what is passed over is named on standard error.
 
     Raises `ConfigError` where there are none.
     """
     folder = Path(folder)
     walk = walk_files(folder, SUFFIXES)
-    for line in walk.describe_passed_over():
-        print(f"rfjax: not scored: {line}", file=sys.stderr)
-    found = [folder / name for name in walk.names if PurePosixPath(name).name not in PASSED_OVER]
+    grids = tuple(name for name in walk.names if PurePosixPath(name).name in PASSED_OVER)
+    passed_over = dict(walk.passed_over) | ({"pictures of GenEval's grids": grids} if grids else {})
+    say_left_out(passed_over)
+    found = [folder / name for name in walk.names if name not in set(grids)]
     if not found:
         raise ConfigError(f"no images ({', '.join(SUFFIXES)}) in {folder}; give the folder that has them")
-    return found
+    return ImagesOf(found, {reason: len(names) for reason, names in passed_over.items()})
+
+
+def say_left_out(named: Mapping[str, Collection[str]]) -> None:
+    """A line on standard error for each reason, with the first names."""
+    for line in describe(named):
+        print(f"rfjax: not scored: {line}", file=sys.stderr)
 
 
 def of_folder(
@@ -81,7 +97,7 @@ def of_folder(
     another model.
     """
     folder, out = Path(folder), Path(out)
-    paths = images_of(folder)
+    paths, left_out = images_of(folder)
     pieces, digests = [], []
     with Rows(out, {"features": name, "model": model}), Bar(name, 0, len(paths)) as bar:
         for number, start in enumerate(range(0, len(paths), SHARD)):
@@ -98,7 +114,7 @@ def of_folder(
             pieces.append(piece)
     values, sha256 = np.concatenate(pieces), hashlib.sha256("".join(digests).encode()).hexdigest()
     write_whole({out / "features.npz": _npz(features=values, model=np.array(model), images=np.array(sha256))})
-    return Features(values, None, len(values), model, sha256)
+    return Features(values, None, len(values), model, sha256, left_out)
 
 
 def _embed_batches(paths, embed, batch_size, bar):
@@ -178,4 +194,9 @@ def check_alike(a: Features, b: Features) -> None:
 
 def facts(features: Features) -> dict:
     """What a record says of the features."""
-    return {"n": features.n, "sha256": features.sha256, "model": features.model or None}
+    return {
+        "n": features.n,
+        "sha256": features.sha256,
+        "model": features.model or None,
+        "left_out": dict(features.left_out),
+    }

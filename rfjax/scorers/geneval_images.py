@@ -42,6 +42,7 @@ from rfjax.files import write_whole
 from rfjax.inputs.json_files import parse_json
 from rfjax.scorers import images
 from rfjax.scorers.colors import ColorClassifier
+from rfjax.scorers.folder_features import say_left_out
 from rfjax.scorers.mask2former import Detector, Instances
 from rfjax.scorers.object_names import OBJECT_NAMES
 from rfjax.scorers.rows import Bar, Row, Rows
@@ -89,6 +90,7 @@ def score_folder(
     `ConfigError` naming an image, a prompt or a setting that cannot be used.
     """
     found, out = geneval_folder.read(folder, metadata), Path(out)
+    say_left_out(found.left_out)
     _check_classes(found)
     numbered = within_prompts((sample.prompt_index, sample.sample) for sample in found.samples)
     expected = images_per_prompt or 1 + max(number for _, number in numbered.values())
@@ -130,6 +132,7 @@ def score_folder(
         "classes_never_detected": _never_kept(found, lines),
         "options": dataclasses.asdict(options),
         "seed": seed,
+        "left_out": {reason: len(names) for reason, names in found.left_out.items()},
     } | numbering_facts(numbered)
     results_path = out / RESULTS
     text = "".join(json.dumps({name: row[name] for name in OFFICIAL_FIELDS}, allow_nan=False) + "\n" for row in lines)

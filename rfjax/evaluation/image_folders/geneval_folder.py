@@ -40,6 +40,7 @@ class GenEvalFolder(NamedTuple):
     rows: dict[int, dict]
     samples: list[Sample]
     sha256: str  # of the metadata file, or of the rows written one a line
+    left_out: dict[str, tuple[str, ...]]  # names of what was not read, by reason
 
     @property
     def official(self) -> bool:
@@ -58,15 +59,20 @@ def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -
         raise ConfigError(f"no folder at {folder}; give the one with 00000/metadata.jsonl and 00000/samples/0000.png")
     given = read_metadata(metadata) if metadata is not None else None
     rows: dict[int, dict] = {}
-    samples, names = [], {}
-    for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and re.fullmatch(r"[0-9]+", entry.name)):
+    samples, names, left_out = [], {}, {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir():
+            continue
+        if not re.fullmatch(r"[0-9]+", path.name):
+            left_out.setdefault("folders whose name is no prompt's number", []).append(f"{path.name}/")
+            continue
         index = int(path.name)
         if index in rows:
             raise ConfigError(f"{path} and {folder / names[index]} are both of prompt {index}; keep one")
-        rows[index], names[index] = _own_row(path), path.name
+        rows[index], names[index] = own_row(path), path.name
         if given is not None:
             _check(path, index, rows[index], given, metadata)
-        samples += _samples(path, index)
+        samples += _samples(path, index, left_out)
     if not samples:
         raise ConfigError(
             f"{folder} has no images of GenEval's layout, 00000/metadata.jsonl and 00000/samples/0000.png"
@@ -75,10 +81,11 @@ def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -
         digest = hashlib.sha256("".join(json.dumps(rows[index]) + "\n" for index in sorted(rows)).encode()).hexdigest()
     else:
         rows, digest = dict(enumerate(given)), hashlib.sha256(Path(metadata).read_bytes()).hexdigest()
-    return GenEvalFolder(rows, sorted(samples), digest)
+    return GenEvalFolder(rows, sorted(samples), digest, {reason: tuple(some) for reason, some in left_out.items()})
 
 
-def _own_row(path):
+def own_row(path: Path) -> dict:
+    """The prompt's row in a prompt's folder. Raises `ConfigError` where there is none, or more than one."""
     file = path / "metadata.jsonl"
     if not file.is_file():
         raise ConfigError(f"{path} has no metadata.jsonl; write the prompt's row there")
@@ -98,12 +105,15 @@ def _check(path, index, row, given, metadata):
         )
 
 
-def _samples(path, index):
+def _samples(path, index, left_out):
     found: dict[int, Sample] = {}
     folder = path / "samples"
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        match = IMAGE.fullmatch(file.name)
-        if match and file.is_file():
+        match = IMAGE.fullmatch(file.name) if file.is_file() else None
+        if match is None:
+            reason = "files in samples/ whose name is no image's number"
+            left_out.setdefault(reason, []).append(f"{path.name}/samples/{file.name}")
+        else:
             number = int(match[1])
             if number in found:
                 raise ConfigError(f"{file} and {found[number].path} are both image {number} of a prompt; keep one")

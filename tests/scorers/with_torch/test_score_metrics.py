@@ -237,3 +237,12 @@ def test_one_process_at_a_time(pictures, clip_folder, tmp_path, capsys):
         assert main(command) == 2
     assert "another process is scoring" in capsys.readouterr().err
     assert main(command) == 0
+
+
+def test_captions_without_an_image_are_counted(tmp_path, capsys):
+    """Catches a score over half the captions of a file, in silence."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "captions.json").write_text(json.dumps({"a.png": "a cat", "b.png": "a dog", "c": "a cup"}))
+    captions, left_out = clip_score.captions_of(tmp_path, tmp_path / "captions.json")
+    assert captions == {"a.png": "a cat"} and left_out == {"captions of captions.json without an image": 2}
+    assert "b.png, c" in capsys.readouterr().err
