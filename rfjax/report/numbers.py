@@ -18,6 +18,7 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.records import LAG
 from rfjax.laws import study_fits
 from rfjax.laws.left_out import left_out_runs, scoreless_runs
+from rfjax.laws.step_efficiency import EVALUATION as STEPS_EVALUATION
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
@@ -54,6 +55,8 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     rows = study_fits.checkpoints(results, settings)
     points = study_fits.final_points(rows)
     pairs = study_fits.pairs_of(results, settings)
+    steps = step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
+    sheets = _samples(results, settings, points)
     analysis = study_fits.analyse(points, resamples=resamples, seed=seed, pairs=pairs, profiles=True)
     ends = _final_checkpoints(results, points, settings)
     runs = _runs(results.runs, ends, ids)
@@ -78,15 +81,16 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "correlation": scores.correlations(results, points, settings, resamples=2 * resamples, seed=seed),
             "folder_scores": scores.folder_correlations(results, points, settings, resamples=2 * resamples, seed=seed),
             "score_levels": scores.score_levels(results, points, settings, resamples=resamples, seed=seed),
-            "sampling_steps": step_counts(results.long, results.prompts, weights=settings.weights, seed=seed),
+            "sampling_steps": steps,
             "ranking": ranking,
             "learning_rates": _learning_rates(points),
             "other_settings": _other_settings(results, ends),
-            "samples": _samples(results, settings, points),
+            "samples": sheets,
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
             "left_out": [vars(each) for each in left_out_runs(results, settings, points)],
             "without_score": [vars(each) for each in scoreless_runs(results, settings, points, score_column())],
+            "not_shown": _not_shown(results, sheets, steps, settings),
             "lagging_averages": _lagging_averages(results),
             "notes": results.notes,
         }
@@ -260,6 +264,17 @@ def _other_settings(results, ends):
         {"weights": weights, "grid": grid, "seed": seed, "losses": dict(zip(kind["run"], kind["value"], strict=True))}
         for (grid, weights, seed), kind in rows.groupby(["grid", "weights", "evaluation_seed"])
     ]
+
+
+def _not_shown(results, shown, steps, settings):
+    """Runs with sample sheets, or with scores at several sampling steps, that the page does not show, and why."""
+    sheets = {sheet.run for sheet in results.samples} - {row["run"] for row in shown["rows"]}
+    stepped = set(rows_where(results.long, evaluation=STEPS_EVALUATION)["run"]) - {one.run for one in steps}
+    found = (
+        ("samples", sheets, "no sheet of theirs has the prompts, sampler, seed and weights of the most runs"),
+        ("sampling steps", stepped, f"their final checkpoint was not measured with {settings.weights} weights"),
+    )
+    return [{"section": name, "runs": sorted(runs), "reason": why} for name, runs, why in found if runs]
 
 
 def _samples(results, settings, points):

@@ -26,6 +26,9 @@ FIGURES = {
 }
 
 
+SAMPLING = (("sampling", "overall"), ("sampling_path_length", "mean"), ("sampling_distance", "mean"))
+
+
 @pytest.fixture(scope="module")
 def report(study, tmp_path_factory):
     """(folder, numbers) of the report of the made-up study."""
@@ -427,6 +430,24 @@ def test_what_came_in_is_used_or_named(undrawn, tmp_path, capsys):
         assert words in page
     assert cli.main(["report", str(tmp_path / "runs")]) == 1
     assert "depth1-short was left out" in capsys.readouterr().err
+
+
+def test_what_the_page_does_not_show_is_named(undrawn, tmp_path, capsys):
+    """Catches sheets of other prompts, and scores at several steps of other weights, that are nowhere."""
+    first, *_ = planted_runs(tmp_path / "runs", 4)
+    for path in (first / "evaluations").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["key"]["evaluation"] == "samples":
+            record["extra"]["prompts"][0] = "another prompt"
+            path.write_text(json.dumps(record))
+    values = [planted_study.value(metric, item, 0.5, 0.1, 9) for metric, item in SAMPLING]
+    more = {"images": 1, "flops": 1.0, "weights": "raw", "sampler": "euler-2-cfg4-shift1-10x4-of50", "extra": {}}
+    planted_study.put(first, first.name, 500, "sampling_steps", values, **more)
+    assert cli.main(["report", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    page = (tmp_path / "runs" / "report" / "index.html").read_text()
+    for words in (f"Not shown under samples: {first.name};", f"Not shown under sampling steps: {first.name};"):
+        assert words in said and words in page
 
 
 def test_a_name_with_control_characters_moves_no_terminal(undrawn, tmp_path, capsys):
