@@ -105,10 +105,8 @@ def warnings(numbers: Mapping) -> list[str]:
         "it lags behind. Judge the raw weights, or average over fewer steps (train.ema_decay, train.ema_every)."
         for each in numbers["lagging_averages"]
     ]
-    lines += [
-        f"Not shown under {each['section']}: {', '.join(each['runs'])}; {each['reason']}."
-        for each in numbers["not_shown"]
-    ]
+    for each in numbers["not_shown"]:
+        lines.append(f"Not shown under {each['section']}: {', '.join(each['runs'])}; {each['reason']}.")
     if len(numbers["environment"]["code_hash"]) > 1:
         lines.append(f"The runs were trained by {len(numbers['environment']['code_hash'])} versions of the code.")
     return lines + [
