@@ -22,7 +22,7 @@ def write_whole(contents: Mapping[Path, str | bytes]) -> None:
 
     Raises `RfjaxError` naming the file that could not be written.
     """
-    temporary = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for path in contents}
+    temporary = {path: path.with_name(_temporary_name(path)) for path in contents}
     try:
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Pa
     With `files_of`, `out` is a file: the temporary folder's files go beside it, and `out` itself comes last. Raises
     `RfjaxError` naming `out` where it could not be written.
     """
-    temporary = out.absolute().with_name(f".{out.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = out.absolute().with_name(_temporary_name(out))
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -71,6 +71,11 @@ def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Pa
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 
 
+def _temporary_name(path):
+    """A hidden name beside `path` that says whose it is."""
+    return f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+
+
 @functools.cache
 def _machine() -> str:
     """Eight digits that tell apart machines, their starts and containers: in each a number means one process."""
@@ -81,7 +86,7 @@ def _machine() -> str:
 
 
 def remove_left_behind(folder: Path) -> list[str]:
-    """Removes the temporary folders of `folder_moved_when_whole` whose process is dead; returns a line for each.
+    """Removes the temporary files and folders of this module whose process is dead; returns a line for each.
 
     Those of another machine may be in use: they stay, and their line says so.
     """
@@ -92,12 +97,12 @@ def remove_left_behind(folder: Path) -> list[str]:
         return lines
     for path in found:
         match = _TEMPORARY.fullmatch(path.name)
-        if path.is_symlink() or not path.is_dir():
+        if path.is_symlink():
             continue
         if match["machine"] != _machine():
             lines.append(f"{path} is of another machine, or from before a restart: remove it if nothing writes it")
         elif not _is_alive(int(match["pid"])):
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             lines.append(f"removed {path}, which a process that was killed had left")
     return lines
 

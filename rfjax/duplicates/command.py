@@ -77,7 +77,7 @@ def run(args, overrides) -> int:
     def merge(paths, recipe_hash):
         if args.threads:
             faiss.omp_set_num_threads(args.threads)
-        return _search(args, descriptor, _read_parts(paths, recipe_hash), {**about, "location": source.location})
+        return _search(args, descriptor, _read_parts(paths, recipe_hash), work.located(about, source))
 
     job = work.Job(
         source=source,

@@ -35,6 +35,7 @@ def write(found: Found, out: Path, *, source: Mapping, descriptor: Mapping, thre
         "dropped": len(found.pairs),
         "same_bytes": sum(similarity is None for _, _, similarity in found.pairs),
         "stay_for_their_key": found.repeated,
+        "left_out": dict(sorted(Counter(reason for _, reason in found.left_out).items())),  # none of "images"
         "not_compared": dict(sorted(Counter(reason for _, reason in found.not_compared).items())),
         "made_with": versions(LIBRARIES),
     }

@@ -21,6 +21,7 @@ class Found:
 
     pairs: tuple[tuple[str, str, float | None], ...]
     not_compared: tuple[tuple[str, str], ...]  # (key, reason)
+    left_out: tuple[tuple[str, str], ...]  # those of them that are none of `images`
     curve: tuple[tuple[float, int], ...]  # (threshold, number of images that it drops)
     images: int
     clusters: int
@@ -90,6 +91,7 @@ def find(
         pairs=tuple(pairs),
         not_compared=(*left_out, *((keys[i], reason) for i, reason in sorted(unfit.items()) if original[i] == i)),
         curve=tuple(zip(levels, counts, strict=True)),
+        left_out=tuple(left_out),
         images=len(keys),
         clusters=used,
         repeated=repeated,

@@ -83,17 +83,9 @@ def run(args, overrides) -> int:
         threads=args.threads,
         finished=functools.partial(part.read_finished, shape=shard.ShardJson, sizes=shard.sizes),
         make=functools.partial(shard.make_shard, recipe=ours, models=models),
-        merge=lambda shards, _: _merge(args, shards, ours, _described(about, source), scaling),
+        merge=lambda shards, _: _merge(args, shards, ours, work.located(about, source), scaling),
     )
     return work.run(job, task)
-
-
-def _described(about, source) -> dict:
-    """The source in the manifest: what the recipe says of it, where it is, and how much of it was not read."""
-    from rfjax.prepare.work import passed_over
-
-    found = about | {"location": source.location}
-    return found | ({"passed_over": passed_over(source)} if passed_over(source) else {})
 
 
 def _merge(args, shards, ours, source, scaling) -> list[str]:

@@ -68,8 +68,8 @@ def run(args, overrides) -> int:
     def merge(parts, recipe_hash):
         used = recipe.read_recipe(folder, "model")["model"]  # as stored, so that the bytes do not depend on --merge
         used |= {"folder": str(args.model.absolute()), "made_with": libraries.surroundings(args.device or "")}
-        located = {**about, "location": source.location}
-        return _summary(folder, caption_files.write_list(folder, parts, source=located, model=used, settings=settings))
+        said = {"source": work.located(about, source), "model": used, "settings": settings}
+        return _summary(folder, caption_files.write_list(folder, parts, **said))
 
     job = work.Job(
         source=source,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.files import remove_left_behind
 from rfjax.inputs.walk import describe
 from rfjax.outputs import check_output_folder
 from rfjax.prepare import recipe
@@ -98,10 +98,16 @@ def run(job: Job, task: Task) -> int:
         lack = f"{len(absent)} of {len(names)} {job.files} are not there, {absent[0]} first"
         raise RfjaxError(f"{lack}; give the command without --merge to make them")
     lines = job.merge(found, recipe_hash)
-    for left in job.folder.glob(f".{job.stem}-*.tmp"):  # left by commands that were killed; nobody writes them now
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    for line in remove_left_behind(job.folder):
+        say(line)
     print("\n".join(lines))
     return 0
+
+
+def located(facts: Mapping, source: Source) -> dict:
+    """What a result says of a source: what the recipe says of it, where it is, and how much of it was not read."""
+    found = {**facts, "location": source.location}
+    return found | ({"passed_over": passed_over(source)} if passed_over(source) else {})
 
 
 def source_facts(source: Source) -> dict:
