@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from unicodedata import category
 
 # Signs of formulas, for a terminal that lacks them.
 _SIGNS = {
@@ -42,6 +43,18 @@ def in_encoding(text: str, encoding: str) -> str:
         text = re.sub(f"[{''.join(_RAISED)}]+", lambda found: "^" + "".join(map(_RAISED.get, found[0])), text)
         text = "".join(_SIGNS.get(sign, sign) for sign in text)
         return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def printable(text: str) -> str:
+    """A line for a terminal: control characters, which would move its cursor or colour it, are written as escapes."""
+    # Blanks that do not break are in our numbers.
+    kept = (sign.isprintable() or category(sign) == "Zs" for sign in text)
+    return "".join(s if keep else s.encode("unicode_escape").decode() for s, keep in zip(text, kept, strict=True))
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, for a text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class UnfailingStream(io.TextIOBase):

@@ -1,13 +1,20 @@
 """Output that cannot be written never ends the work, and never changes its exit status."""
 
 import io
+import json
 import subprocess
 import sys
 
 import pytest
 
 from helpers import child_process
+from helpers.coloured_pictures import picture
+from helpers.stand_ins import prepare
+from rfjax import cli
+from rfjax.cli.processes import say
 from rfjax.console import UnfailingStream, in_encoding
+from rfjax.prepare import progress as prepare_progress
+from rfjax.training import progress
 
 
 class Full(io.StringIO):
@@ -59,3 +66,20 @@ def test_the_exit_status_is_that_of_the_work(tmp_path, shell, environment):
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
     assert (tmp_path / "fit.json").is_file()
     assert environment.get("PYTHONIOENCODING") != "ascii" or done.stdout.isascii()
+
+
+def test_control_characters_of_users_names_move_no_terminal(monkeypatch, tmp_path, capsys):
+    """Through an error, a line of progress and `rfjax inspect`: a key, a caption and a path with an escape."""
+    evil = "a\x1b[2J\rb"
+    assert cli.main(["fit", str(tmp_path / evil)]) == 2
+    progress.note(evil)
+    prepare_progress.say(evil)
+    say(evil)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture("red"))
+    (folder / "a.json").write_text(json.dumps({"caption": f"red {evil}"}))
+    assert prepare(monkeypatch, folder, f"--out={tmp_path / 'out'}", "--validation-share=0") == 0
+    assert cli.main(["inspect", str(tmp_path / "out")]) == 0
+    heard = capsys.readouterr()
+    assert "\x1b" not in heard.out + heard.err and heard.err.count("\\x1b[2J") >= 3 and "\\x1b[2J" in heard.out

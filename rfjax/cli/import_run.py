@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rfjax.console import printable
 from rfjax.inputs.paths import as_path, as_text
 
 
@@ -21,5 +22,5 @@ def run(args, overrides) -> int:
 
     base = None if args.config is None else configs.load(args.config)
     imported = import_checkpoint(args.source, args.out, base=base, overrides=overrides)
-    print("\n".join(lines(imported, args.out)))
+    print("\n".join(map(printable, lines(imported, args.out))))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from rfjax.console import printable
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
 
@@ -37,15 +38,15 @@ def run(args, overrides) -> int:
     found = manifest.read(args.corpus)
     if args.samples < 0:
         raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
-    print("\n".join(summary(found)))
+    print("\n".join(map(printable, summary(found))))
     bad = [] if args.no_hashes else list(damaged_files(found, say))
     for name in bad:
         remedy = "remove its shard's .json and give the command that prepared it again"
-        print(f"damaged: {name} is not as it was written; {remedy}")
+        print(f"damaged: {printable(name)} is not as it was written; {remedy}")
     if not args.no_hashes and not bad:
         for line in contradictions(found, say):
             bad.append(line)
-            print(f"wrong: {line}; {manifest.COPY_AGAIN}")
+            print(f"wrong: {printable(line)}; {manifest.COPY_AGAIN}")
     if not args.no_hashes and not bad:
         print("every file is as it was written")
     split = args.split if found.count(args.split) else "train"
@@ -54,10 +55,10 @@ def run(args, overrides) -> int:
         several = len(found.buckets) > 1
         for name, place, facts, captions, _, _ in rows:
             bucket = f"{name} " if several else ""
-            print(f"{split} {bucket}{place}: {facts['key']} ({facts['width']}x{facts['height']})")
+            print(f"{split} {bucket}{place}: {printable(facts['key'])} ({facts['width']}x{facts['height']})")
             for kind in ("original", "synthetic"):
                 for row in facts[kind]:
-                    print(f"    {kind}: {textwrap.shorten(captions[row], 160)}")
+                    print(f"    {kind}: {printable(textwrap.shorten(captions[row], 160))}")
         decoded = None
         if args.models is not None:
             from rfjax.data.prepared import frozen

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from rfjax.cli.environment import check_devices
+from rfjax.console import printable_lines
 from rfjax.errors import ConfigError, Preempted, RfjaxError, disk_trouble
 
 ALONE = ("dry_run", "collect", "list")  # with these options a verb needs one process only
@@ -49,7 +50,7 @@ def say(text: str) -> None:
     from rfjax.training.processes import distributed
 
     if distributed.is_first():
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 def _preempt_when_terminated():
@@ -83,7 +84,7 @@ def exit_status_of(error: BaseException) -> int:
     try:
         raise error
     except RfjaxError:
-        print(f"rfjax: {error}", file=sys.stderr)
+        print(f"rfjax: {printable_lines(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("rfjax: interrupted", file=sys.stderr)

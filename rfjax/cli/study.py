@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from rfjax.cli.processes import say
+from rfjax.console import printable
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path, as_text
 
@@ -53,8 +54,7 @@ def run(args, overrides) -> int:
         table = _collect(study, root)
     finally:  # failures are printed even where there is nothing to collect
         for outcome in failed:
-            print(f"failed: {outcome.point.id}: {outcome.error}", file=sys.stderr)
-    from rfjax.report.formats import printable
+            print(f"failed: {outcome.point.id}: {printable(outcome.error)}", file=sys.stderr)
 
     for note in (*notes, *table.notes):
         print(f"note: {printable(note)}", file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rfjax.console import printable
 from rfjax.errors import ConfigError
 from rfjax.laws import folder_scores, study_fits
 from rfjax.laws.correlation import redrawn_scores
@@ -118,7 +119,7 @@ def read_source(
             raise ConfigError(f"{option} is for tables of other sources; {folder} has its own columns")
     table = merge.up_to_date(
         path if path.is_dir() else folder,
-        say=lambda line: print(ascii(line)[1:-1] if not line.isprintable() else line, file=sys.stderr),
+        say=lambda line: print(printable(line), file=sys.stderr),
     )
     settings = study_fits.primary_settings(table)
     rows = study_fits.checkpoints(table, settings)

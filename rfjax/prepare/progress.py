@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from rfjax.console import printable_lines
 from rfjax.training.progress import format_duration
 
 SAID_EVERY = 10.0  # seconds
@@ -55,4 +56,4 @@ class ShardProgress:
 
 def say(text: str) -> None:
     """Prints a line on standard error."""
-    print(f"rfjax: {text}", file=sys.stderr, flush=True)
+    print(f"rfjax: {printable_lines(text)}", file=sys.stderr, flush=True)

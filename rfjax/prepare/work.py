@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rfjax.console import printable
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import remove_left_behind
 from rfjax.inputs.walk import describe
@@ -100,7 +101,7 @@ def run(job: Job, task: Task) -> int:
     lines = job.merge(found, recipe_hash)
     for line in remove_left_behind(job.folder):
         say(line)
-    print("\n".join(lines))
+    print("\n".join(map(printable, lines)))
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from rfjax.console import printable
 from rfjax.report.formats import (
     count,
     estimate,
@@ -18,7 +19,6 @@ from rfjax.report.formats import (
     parameter,
     percent,
     power,
-    printable,
     sentence,
 )
 

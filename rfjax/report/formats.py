@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
-from unicodedata import category
+
+from rfjax.console import printable
 
 NONE = "–"
 NBSP = "\u00a0"
@@ -124,14 +125,6 @@ def minus(shown: str) -> str:
 def amount(value: float, decimals: int = 0) -> str:
     """A number as 1,275 or 0.2; with two significant digits where `decimals` would leave a zero."""
     return f"{value:,.{decimals}f}" if value >= 10.0**-decimals or value == 0 else f"{value:.2g}"
-
-
-def printable(text: str) -> str:
-    """A text for a terminal: control characters, which would move its cursor or colour it, are written as escapes."""
-    kept = (
-        sign.isprintable() or category(sign) == "Zs" for sign in text
-    )  # blanks that do not break are in our numbers
-    return "".join(s if keep else s.encode("unicode_escape").decode() for s, keep in zip(text, kept, strict=True))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

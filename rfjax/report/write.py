@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from rfjax.console import printable
 from rfjax.files import write_whole
 from rfjax.inputs.paths import local_path
 from rfjax.outputs import check_output_folder, is_json_with
@@ -19,7 +20,7 @@ from rfjax.ranking.tables import ranking_files
 from rfjax.report import fit_facts, page
 from rfjax.report.axes import to_bytes
 from rfjax.report.findings import warnings
-from rfjax.report.formats import columns, count, loss, power, printable, score
+from rfjax.report.formats import columns, count, loss, power, score
 from rfjax.report.numbers import report_numbers
 from rfjax.report.ranking_section import ranking_lines
 from rfjax.report.sections import FIGURES

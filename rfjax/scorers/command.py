@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
+from rfjax.console import printable_lines
 from rfjax.errors import ConfigError
 from rfjax.inputs.json_files import read_json
 from rfjax.inputs.paths import as_path
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         reads = [args.folder] + ([] if args.reference is None else [args.reference])
         check_output_folder(out, "--out", reads=reads, files=FILES, made_here=made_here)
     result = metric.measure(args, out)
-    print("\n".join(result.lines))
+    print("\n".join(map(printable_lines, result.lines)))
     if checkpoint is not None:
         key = checkpoint, result.evaluation, result.corpus if args.corpus is None else args.corpus
         path = attach.attach(*key, result.values, seconds=time.monotonic() - began, extra=result.extra)

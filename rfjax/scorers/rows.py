@@ -17,6 +17,7 @@ from typing import TypedDict
 
 from tqdm import tqdm
 
+from rfjax.console import printable
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import write_whole
 from rfjax.inputs.json_files import parse_json, read_json
@@ -155,5 +156,5 @@ class Bar:
             rate = (self._done - self._first) / max(now - self._began, 1e-9)
             left = format_duration((self._total - self._done) / rate)
             text = f"{self._name}: {self._done}/{self._total} images, {rate:.3g} images/s, {left} left"
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
             self._said = now

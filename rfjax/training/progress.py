@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from rfjax.console import printable_lines
+
 
 def engineering(value: float, unit: str) -> str:
     """Formats a number with its unit: 1.23e12, "FLOP/s" gives "1.23 TFLOP/s"."""
@@ -27,7 +29,7 @@ def format_duration(seconds: float) -> str:
 
 def note(text: str) -> None:
     """A line of its own on standard error, above whatever bar is there."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable_lines(text), file=sys.stderr)
 
 
 def bar(total: int, what: str, unit: str, *, done: int = 0, leave: bool = False) -> tqdm:
@@ -70,6 +72,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line of its own."""
+        text = printable_lines(text)
         if self._bar is not None:
             self._bar.write(text, file=self._file)
         else:
