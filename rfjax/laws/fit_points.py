@@ -6,6 +6,7 @@ wrong with a table is reported with the row and the column, and nothing is dropp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,12 @@ from rfjax.errors import ConfigError
 
 UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
 MOST_DECADES = 30  # of one column; from a run of a minute to all computers of the world are 20
+OTHER_NAMES = {  # what papers and loggers call them; for hints, never taken unasked
+    "loss": ("l", "validation", "val", "nll", "test"),
+    "flops": ("c", "compute", "training_flop", "flop", "total_flop", "petaflops"),
+    "params": ("n", "parameters", "model_size", "size", "num_parameters", "model_parameters"),
+    "images": ("d", "tokens", "training_tokens", "examples", "dataset_size", "data", "training_examples"),
+}
 NAMED = 5  # rows that an error names; the rest it counts
 
 
@@ -28,6 +35,22 @@ class Exclusion:
     rule: str
 
 
+def listed_columns(table: pd.DataFrame) -> str:
+    """The names of a table's columns, without `run` where the file has none and rows are named by their lines."""
+    return ", ".join(str(name) for name in table.columns if not (name == "run" and table.attrs.get("runs_are_lines")))
+
+
+def rename_hint(lacking: Iterable[str], table: pd.DataFrame) -> str:
+    """For columns that lack, the options that take columns of other names, as far as these can be meant; else ""."""
+    plain = {re.sub(r"[^a-z0-9]+", "_", str(name).strip().lower()): str(name) for name in table.columns}
+    words = {
+        ours: next((plain[name] for name in plain if ours in name or name in OTHER_NAMES.get(ours, ())), None)
+        for ours in lacking
+    }
+    found = (f'; --rename "{ours}={theirs}" takes {theirs!r} for it' for ours, theirs in words.items() if theirs)
+    return "".join(found)
+
+
 def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool = True) -> None:
     """Refuse a table that cannot be fitted, naming its rows and columns.
 
@@ -36,12 +59,9 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
     """
     lacking = [name for name in ("run", *columns) if name not in table.columns]
     if lacking:
-        alike = {str(name).strip().lower().replace(" ", "_"): str(name) for name in table.columns}
-        alike = {ours: theirs for theirs_plain, theirs in alike.items() for ours in lacking if ours in theirs_plain}
-        hint = "".join(f'; --rename "{ours}={theirs}" takes {theirs!r} for it' for ours, theirs in alike.items())
         raise ConfigError(
             f"the fit needs the column{'s'[: len(lacking) != 1]} {', '.join(map(repr, lacking))}; "
-            f"the table has {', '.join(map(str, table.columns))}{hint}"
+            f"the table has {listed_columns(table)}{rename_hint(lacking, table)}"
         )
     if table.empty:
         raise ConfigError("the table has no rows to fit")

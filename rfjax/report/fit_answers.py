@@ -11,7 +11,7 @@ from rfjax.laws import study_fits
 from rfjax.laws.budgets import Cost, allocate, measure_cost
 from rfjax.laws.chinchilla_approaches import approach1, approach2
 from rfjax.laws.correlation import correlate
-from rfjax.laws.fit_points import check
+from rfjax.laws.fit_points import check, listed_columns, rename_hint
 from rfjax.laws.fit_source import read_source
 from rfjax.laws.fitting import compare, fit
 from rfjax.laws.laws import LAWS, PARAMETRIC
@@ -107,8 +107,9 @@ def _table_fits(args, source, options):
     allowed = [law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= columns]
     chosen = allowed if args.law is None else [LAWS[args.law]]
     if not chosen:
-        have = ", ".join(source.final.columns)
-        raise ConfigError(f"no law can be fitted without flops, or params and images; the table has {have}")
+        lack = "no law can be fitted without flops, or params and images"
+        hint = rename_hint([name for name in ("flops", "params", "images") if name not in columns], source.final)
+        raise ConfigError(f"{lack}; the table has {listed_columns(source.final)}{hint}")
     if args.law == "saturating":  # to compare with, and to fall back on where that law cannot be fitted
         chosen.append(LAWS["power"])
     fits = {}

@@ -71,12 +71,13 @@ def read_table(
     table = table.rename(columns={"samples": "images"})
     table, found = _with_numbers(table, path)
     notes += found
-    if "run" not in table:
+    nameless = "run" not in table
+    if nameless:
         _check_repeated(table, path)
         runs = pd.Series([f"{table.index.name} {n}" for n in table.index], table.index, dtype=object, name="run")
         table = pd.concat([runs, table], axis=1)
     table = _add_cost(table, flops_per_param_image)
-    table.attrs["notes"] = notes
+    table.attrs |= {"notes": notes, "runs_are_lines": nameless}
     return table
 
 
@@ -233,7 +234,9 @@ def _hint(cell: str) -> str:
         return "; its comma is a decimal one, and other cells have a decimal point: write all with a point, as 0.31"
     if re.fullmatch(r"-?\d{1,3}([,. '_]\d{3})+(\.\d+)?", text):
         return "; write large numbers without marks between their digits"
-    if re.fullmatch(r"-?[\d.,]+ ?(%|[kKMGBTP]|[a-zA-Z]*FLOPs?|params|images)", text):
+    if re.fullmatch(r"-?[\d.,]+(e[+-]?\d+)? ?(±|\+/?-).*", text):
+        return "; write the value alone, and what it is certain to in a column of its own"
+    if re.fullmatch(r"-?[\d.,]+(e[+-]?\d+)? ?(%|[kKMGBTP]|[a-zA-Z]*FLOPs?|params|images)", text):
         return "; write plain numbers, without a unit"
     if re.fullmatch(r"-?[\d.]+ ?([x×*·] ?10(\^|\*\*)?[-+\d⁰¹²³⁴⁵⁶⁷⁸⁹]+)", text):
         return "; write powers of ten as 1.5e18"
@@ -274,6 +277,8 @@ def _read_file(path) -> tuple[pd.DataFrame, list[str]]:
     except UndecodableText as error:
         remedy = "save it as UTF-8 (iconv -f ENCODING -t UTF-8)"
         raise ConfigError(f"the table {path} cannot be read: {error}; {remedy}") from None
+    if text.lstrip().startswith("\\"):
+        kind = "LaTeX; write it as CSV"
     if text.lstrip()[:1] in ("{", "[", "<"):
         kind = "JSON or HTML; write it as CSV, as by pandas.read_json(PATH).to_csv(OUT, index=False)"
     if kind:

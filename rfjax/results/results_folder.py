@@ -127,12 +127,20 @@ def find(folder: str | Path) -> Path:
     Raises `ConfigError` for the folder of a single run, whose table is the study's above it.
     """
     folder = local_path(folder, "the study's folder")
-    if (folder / "table.json").exists():
+    if (folder / "table.json").exists() and not _is_strangers(folder / "table.json"):
         return folder
     if (folder / "run.json").exists() and not (folder / "results").exists():
         study = f"{folder.absolute().parent}, which holds its study"
         raise ConfigError(f"{folder} is the folder of a single run; name the one above it, {study}")
     return folder / "results"
+
+
+def _is_strangers(path):
+    """Whether a table.json is somebody else's: whole JSON without the key that ours begins with."""
+    try:
+        return "schema" not in parse_json(read_bytes(path), object)
+    except (OSError, ValueError, TypeError):
+        return False  # damaged: its reader says so
 
 
 def read(folder: str | Path) -> Results:

@@ -383,3 +383,27 @@ def test_columns_that_span_hundreds_of_decades_are_refused_by_name(tmp_path, cap
     assert cli.main(["fit", str(path)]) == 2
     said = capsys.readouterr().err
     assert "flops goes from 1e-160 (run 'r0') to 1e+120 (run 'r7'), more than 30 decades" in said
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("Name", "val_loss", "flops"), 'the table has Name, val_loss, flops; --rename "loss=val_loss"'),
+        (("L", "C", "x"), '--rename "loss=L" takes \'L\' for it'),
+        (("loss", "Training FLOP", "Model Size"), '--rename "flops=Training FLOP"'),
+        (("loss", "Model Size", "Training Tokens"), '--rename "images=Training Tokens"'),
+    ],
+)
+def test_names_of_other_loggers_are_answered_with_the_option_that_takes_them(tmp_path, capsys, names, words):
+    """Catches a column called run in the message, where the file has none."""
+    path = tmp_path / "runs.csv"
+    pd.DataFrame([(1.0 / k, k * 10.0, k * 20.0) for k in range(1, 7)], columns=names).to_csv(path, index=False)
+    assert cli.main(["fit", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert words in said and "has run," not in said
+
+
+def test_a_table_json_of_something_else_is_no_results_folder(tmp_path, capsys):
+    (tmp_path / "table.json").write_text('{"rows": []}')
+    assert cli.main(["fit", str(tmp_path)]) == 2
+    assert "schema" not in capsys.readouterr().err
