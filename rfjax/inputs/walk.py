@@ -22,6 +22,14 @@ SYSTEM_FOLDERS = {
 }
 
 
+# Pictures and clips that no verb reads as pictures; a file of one is named, so that no set of images shrinks unseen.
+UNREAD_SUFFIXES = frozenset(
+    ".apng .arw .avi .avif .cr2 .cr3 .dds .dng .eps .exr .hdr .heic .heif .ico .jxl .m4v .mkv .mov .mp4 .mpg "
+    ".nef .pcx .pgm .pdf .pnm .psd .svg .tga .webm .xcf".split()
+)
+UNREAD = "files of formats that are not read"
+
+
 @dataclass(frozen=True)
 class Walk:
     """The files of a folder that have one of the wanted suffixes, and by reason what was passed over."""
@@ -47,17 +55,19 @@ def describe(passed_over: Mapping[str, Collection[str]], most: int = 3) -> list[
     return lines
 
 
-def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True) -> Walk:
+def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True, others: Collection[str] = ()) -> Walk:
     """The files below `root` whose suffix, in lower case, is among `suffixes`; with `deep` false, those beside it only.
+    `others` are suffixes of files that are to be named, too.
 
     Folders that are links are followed, each folder once, so that a loop ends. Passed over, and named: hidden files and
     folders, folders of the system (`SYSTEM_FOLDERS`), folders already read by another way, folders that cannot be
-    opened, and names that are no file: links to nothing, pipes, devices. A hidden file without a wanted suffix is not
-    named, nor is any other file of another suffix.
+    opened, names that are no file: links to nothing, pipes, devices; and pictures of formats that are not read
+    (`UNREAD_SUFFIXES`). A hidden file without a wanted suffix is not named, nor is any other file of another suffix.
     """
     files: list[tuple[str, int]] = []
     passed_over: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
+    unread = UNREAD_SUFFIXES | set(others)
     folders, links = [(str(root), "")], []  # still to be read: (path, name); links last, so that no link hides a folder
     while folders or links:
         path, inside = folders.pop() if folders else links.pop(0)
@@ -76,7 +86,9 @@ def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True
             name, is_folder = inside + entry.name, _is_folder(entry)
             if is_folder and not deep:
                 continue
-            if not is_folder and os.path.splitext(entry.name)[1].lower() not in suffixes:
+            if not is_folder and (suffix := os.path.splitext(entry.name)[1].lower()) not in suffixes:
+                if suffix in unread and not entry.name.startswith("."):
+                    passed_over.setdefault(UNREAD, []).append(name)
                 continue
             why = _why_passed_over(entry, is_folder)
             if why:

@@ -16,7 +16,7 @@ from rfjax.data.prepared.manifest_facts import FORMAT, KINDS, NAME, VERSION, buc
 from rfjax.errors import RfjaxError
 from rfjax.files import write_whole
 from rfjax.inputs.json_files import WrongJson
-from rfjax.prepare.part import list_counts
+from rfjax.prepare.part import NO_CAPTION, list_counts
 
 SCALINGS = ("autoencoder", "measured")
 HELD = ("bucket", "split", *KINDS, "files")  # the facts of a shard's units that the manifest keeps
@@ -47,7 +47,11 @@ def write_manifest(
     units = [unit for shard in shards for unit in shard["units"]]
     if not units:
         reasons = list_counts(dropped) or "the source is empty"
-        raise RfjaxError(f"nothing is left of {source['location']}: {reasons}; see the shards' .dropped.jsonl")
+        remedy = "see the shards' .dropped.jsonl"
+        if set(dropped) == {NO_CAPTION}:
+            places = "a .txt, .caption or .json beside each image, metadata.jsonl or metadata.csv, or a column"
+            remedy = f"captions come from {places}; or give --label-column=folder or --synthetic-captions"
+        raise RfjaxError(f"nothing is left of {source['location']}: {reasons}; {remedy}")
     of_split = {split: [unit for unit in units if unit["split"] == split] for split in SPLITS}
     statistics = {split: _moments([unit["statistics"] for unit in some]) for split, some in of_split.items() if some}
     if scaling == "measured":

@@ -29,7 +29,7 @@ from rfjax.inputs.walk import describe, walk_files
 from rfjax.scorers.files import content_hash
 from rfjax.scorers.rows import Bar, Rows
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp")
 PASSED_OVER = ("grid.png",)  # GenEval's generator leaves one beside each prompt's images
 SHARD = 512
 
@@ -66,7 +66,7 @@ def images_of(folder: str | os.PathLike) -> ImagesOf:
     Raises `ConfigError` where there are none.
     """
     folder = Path(folder)
-    walk = walk_files(folder, SUFFIXES)
+    walk = walk_files(folder, SUFFIXES, others=(".gif", ".tif", ".tiff", ".jp2", ".ppm"))
     grids = tuple(name for name in walk.names if PurePosixPath(name).name in PASSED_OVER)
     passed_over = dict(walk.passed_over) | ({"pictures of GenEval's grids": grids} if grids else {})
     say_left_out(passed_over)

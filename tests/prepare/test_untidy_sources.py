@@ -161,3 +161,39 @@ def test_parquet_files_whose_images_would_have_equal_keys_are_refused(tmp_path):
         write_parquet(tmp_path / folder / "a.parquet", {"image": [picture("red")], "text": ["red"]})
     with pytest.raises(ConfigError, match="several files a.parquet.*rename"):
         judged(tmp_path)
+
+
+def test_pictures_of_other_formats_and_captions_without_a_picture_are_named(tmp_path):
+    """Catches a set that shrinks by its HEIC files in silence, and a captions.json that nobody reads."""
+    for name in ("a.png", "b.JPE", "c.jfif"):
+        (tmp_path / name).write_bytes(picture("red"))
+    for name in ("d.heic", "e.AVIF", "f.mp4", ".g.heic", "captions.json", "gone.txt"):
+        (tmp_path / name).write_text("{}")
+    source, _ = open_captioned(Reading(source=str(tmp_path), shard_size=4, label_column="folder"))
+    assert source.sizes == [3]
+    assert source.passed_over == {
+        "files of formats that are not read": ("d.heic", "e.AVIF", "f.mp4"),
+        "files of captions beside no image": ("captions.json", "gone.txt"),
+    }
+
+
+def test_a_picture_of_another_format_in_a_tar_is_named(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("a.png", "b.heic"):
+            add_member(tar, name, picture("red"))
+        add_member(tar, "a.txt", b"red")
+    source, _ = open_captioned(Reading(source=str(tmp_path / "a.tar"), shard_size=4))
+    found = list(source.records(0))
+    assert [type(each).__name__ for each in found].count("Record") == 1
+    assert [(each.reason, each.detail) for each in found if isinstance(each, Drop)] == [
+        ("files of formats that are not read", ".heic")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("a.zip", "unpack"), ("a.tar.gz", "as .tar"), ("x.arrow", "to_parquet"), ("data.mdb", "tars")]
+)
+def test_a_folder_of_another_kind_is_answered_with_the_remedy(tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ConfigError, match=f"no images in .*; it has {name}: .*{remedy}"):
+        open_captioned(Reading(source=str(tmp_path), shard_size=4))

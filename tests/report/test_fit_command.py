@@ -389,7 +389,7 @@ def test_columns_that_span_hundreds_of_decades_are_refused_by_name(tmp_path, cap
     ("names", "words"),
     [
         (("Name", "val_loss", "flops"), 'the table has Name, val_loss, flops; --rename "loss=val_loss"'),
-        (("L", "C", "x"), '--rename "loss=L" takes \'L\' for it'),
+        (("L", "C", "x"), "--rename \"loss=L\" takes 'L' for it"),
         (("loss", "Training FLOP", "Model Size"), '--rename "flops=Training FLOP"'),
         (("loss", "Model Size", "Training Tokens"), '--rename "images=Training Tokens"'),
     ],

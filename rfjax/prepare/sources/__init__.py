@@ -51,7 +51,7 @@ class Source(Protocol):
         """The images of a part. Raises `RfjaxError` for a file that cannot be read at all."""
 
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
+IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
 # Columns that hold captions; of those that a source has, the first counts.
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
 # name -> module whose `open_source(location, shard_size, caption_column)` reads it

@@ -83,7 +83,7 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Fold
     tables = [row for row in walk.files if PurePosixPath(row[0]).name in TABLES]
     beside = [row for row in walk.files if _suffix(row[0]) in SIDECARS]
     if not images:
-        held = "".join(f"; {line}" for line in walk.describe_passed_over())
+        held = "".join(f"; {line}" for line in walk.describe_passed_over()) + _other_kinds(root)
         raise ConfigError(f"no images in {where}; their names must end in one of {', '.join(sorted(SUFFIXES))}{held}")
     names = [name for name, _ in images]
     sidecars: dict[str, dict[str, str]] = {}
@@ -95,12 +95,37 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Fold
         rows, unread = _read_table(root, table)
         columns |= rows
         passed_over |= {f"rows of {table} that {why}": found for why, found in unread.items() if found}
+    stems = {_stem(name) for name in names}
+    if alone := tuple(name for name, _ in beside if _stem(name) not in stems):
+        passed_over["files of captions beside no image"] = alone
     absent = tuple(sorted(set(columns) - set(names)))
     if absent:
         passed_over["rows of metadata that name no image"] = absent
     parts = tuple(tuple(names[start : start + shard_size]) for start in range(0, len(names), shard_size))
     listing = listing_hash([*images, *beside, *tables])
     return FolderSource(str(root), listing, parts, sidecars, columns, passed_over)
+
+
+# What holds images in another way, and what makes a source of it.
+_OTHER_KINDS = {
+    ".zip": "unpack it",
+    ".tgz": "unpack it, or pack it anew as .tar",
+    ".gz": "unpack it, or pack it anew as .tar",
+    ".zst": "unpack it, or pack it anew as .tar",
+    ".arrow": "a dataset of datasets.save_to_disk is written as Parquet by its to_parquet",
+    ".mdb": "write an LMDB as tars (WebDataset)",
+    ".tfrecord": "give tfds:NAME, or write tars (WebDataset)",
+    ".npz": "write its arrays as PNG",
+    ".npy": "write its arrays as PNG",
+    ".h5": "write its arrays as PNG",
+}
+
+
+def _other_kinds(root: Path) -> str:
+    """What a folder without images holds in their place, and the remedy, for the message."""
+    for name, _ in walk_files(root, _OTHER_KINDS).files:
+        return f"; it has {name}: {_OTHER_KINDS[_suffix(name)]}"
+    return ""
 
 
 def _read_table(root: Path, table: str) -> tuple[dict[str, dict[str, object]], dict[str, tuple[str, ...]]]:

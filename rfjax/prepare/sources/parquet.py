@@ -94,7 +94,9 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Parq
         column = next((name for name in IMAGE_COLUMNS if name in names), None)
         if column is None:
             known = ", ".join(IMAGE_COLUMNS)
-            raise ConfigError(f"{path} has no column of images, named one of {known}; it has {', '.join(names)}")
+            links = any("url" in name.lower() for name in names)
+            hint = "; fetch what its URLs name first, for example by img2dataset" if links else ""
+            raise ConfigError(f"{path} has no column of images, named one of {known}; it has {', '.join(names)}{hint}")
         if caption_column and caption_column not in names:
             raise ConfigError(f"{path} has no column {caption_column}; it has {', '.join(names)}")
         if classes is not None and found != classes:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from rfjax.errors import RfjaxError
 from rfjax.inputs.json_files import parse_json
-from rfjax.inputs.walk import SYSTEM_FOLDERS
+from rfjax.inputs.walk import SYSTEM_FOLDERS, UNREAD, UNREAD_SUFFIXES
 from rfjax.prepare.sources import Drop, Record, files_of, listing_hash, others_in
 from rfjax.prepare.sources.folder import CAPTIONS, SIDECARS, SUFFIXES
 
@@ -102,6 +102,8 @@ def _member(info: tarfile.TarInfo) -> Member | tuple[str, str] | None:
     if not info.isreg() or path.is_absolute() or ".." in path.parts:
         return "unsafe member of a tar", "its name leaves the tar's folder" if info.isreg() else "a link or a device"
     suffix = path.suffix.lower()
+    if suffix in UNREAD_SUFFIXES - SUFFIXES and not path.name.startswith("."):
+        return UNREAD, suffix
     if suffix not in SUFFIXES | SIDECARS:
         return None
     folders = path.parts[:-1]
