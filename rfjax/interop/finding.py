@@ -83,7 +83,8 @@ def find(path: Path) -> FoundCheckpoint:
     if path.is_file():
         return _one_file(path)
     if not path.is_dir():
-        raise ConfigError(f"no file or folder at {path}; name a folder with safetensors files, or one such file")
+        hub = f"; rfjax fetches nothing: hf download {path} does" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
+        raise ConfigError(f"no file or folder at {path}; name a folder with safetensors files, or one such file{hub}")
     if (path / "run.json").is_file() and (path / "checkpoints").is_dir():
         raise ConfigError(f"{path} is a run already: train on there, or start another from it with --init={path}")
     return _folder(path)

@@ -28,6 +28,22 @@ _CODES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 READABLE = {code: DTYPES[name] for name, code in _CODES.items()}
 
 
+# What a file that was fetched by the wrong means begins with, what it is, and the remedy.
+_IN_ITS_PLACE = {
+    b"version https://git-lfs": "it is a pointer of Git LFS: fetch it by git lfs pull",
+    b"<": "it is a web page: fetch the file itself, by its download link",
+}
+
+
+def _in_its_place(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64).lstrip()
+    except OSError:
+        start = b""
+    return "; " + next((what for mark, what in _IN_ITS_PLACE.items() if start.startswith(mark)), "fetch it again")
+
+
 class Writer:
     """Writes the tensors of a file in any order; a context manager.
 
@@ -116,7 +132,7 @@ class Reader:
                     part = file.get_slice(name)
                     self.tensors[name] = Tensor(path, tuple(part.get_shape()), part.get_dtype())
             except (SafetensorError, OSError) as error:
-                raise RfjaxError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
+                raise RfjaxError(f"{path} is no whole safetensors file ({error}){_in_its_place(path)}") from error
             self._files[path] = file
 
     def read(self, name: str) -> Shaped[np.ndarray, " ..."]:

@@ -299,3 +299,17 @@ def test_a_terminated_export_leaves_nothing_behind(runs, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 143, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid x", "git lfs pull"),
+        (b"<!DOCTYPE html>", "download link"),
+        (b"", "again"),
+    ],
+)
+def test_what_lies_in_a_files_place_is_named(tmp_path, content, remedy):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(RfjaxError, match=f"a.safetensors is no whole safetensors file.*{remedy}"):
+        import_checkpoint(tmp_path / "a.safetensors", tmp_path / "out")
