@@ -328,7 +328,7 @@ def test_the_time_left_is_told_by_what_this_attempt_has_trained(tiny, tmp_path, 
     flops = {point.id: size_of(point.config).flops for point in study.points}
     folder = tmp_path / "depth1"  # two thirds of it trained by an earlier attempt
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"step": 4}))
+    (folder / "run.json").write_text(json.dumps({"run": "depth1", "step": 4}))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "status.json").write_text(json.dumps({"state": "done", "step": 6, "message": ""}))
     clock = [0.0]
