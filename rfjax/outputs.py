@@ -35,7 +35,7 @@ def check_output(
     `reads` are the files and folders that the command reads. `made_here(path)` says of a file that is there whether an
     earlier call of the same command made it, by its content.
     """
-    _check_place(path, option)
+    check_place(path, option)
     if not (path.exists() or path.is_symlink()):
         return
     _check_unread(path, option, reads)
@@ -58,7 +58,7 @@ def check_output_folder(
     """The same of a folder. Refused are folders of `KINDS` but those known by a name in `own`; and a folder that has
     one of `files`, which the command would write, unless `made_here(folder)`.
     """
-    _check_place(folder, option)
+    check_place(folder, option)
     if not (folder.exists() or folder.is_symlink()):
         return
     if not folder.is_dir():
@@ -98,8 +98,8 @@ def holds(*marks: str) -> Callable[[Path], bool]:
     return made_here
 
 
-def _check_place(path: Path, option: str) -> None:
-    """Refuses a path whose folder cannot be made or written."""
+def check_place(path: Path, option: str) -> None:
+    """Raises `ConfigError` where the folder of `path`, which `option` named, cannot be made or written."""
     if len(os.fsencode(path.name)) > 255 - _SPARE:
         raise ConfigError(f"{option} {path.name[:60]}... is too long a name; give one of at most {255 - _SPARE} bytes")
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))

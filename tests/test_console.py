@@ -2,8 +2,10 @@
 
 import io
 import json
+import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +14,7 @@ from helpers.coloured_pictures import picture
 from helpers.stand_ins import prepare
 from rfjax import cli
 from rfjax.cli.processes import say
-from rfjax.console import UnfailingStream, in_encoding
+from rfjax.console import UnfailingStream, in_encoding, quiet_background
 from rfjax.prepare import progress as prepare_progress
 from rfjax.training import progress
 
@@ -83,3 +85,20 @@ def test_control_characters_of_users_names_move_no_terminal(monkeypatch, tmp_pat
     assert cli.main(["inspect", str(tmp_path / "out")]) == 0
     heard = capsys.readouterr()
     assert "\x1b" not in heard.out + heard.err and heard.err.count("\\x1b[2J") >= 3 and "\\x1b[2J" in heard.out
+
+
+def test_what_a_background_thread_cannot_raise_is_shown_but_for_a_closed_loop(monkeypatch):
+    """Catches a traceback under the clear message that data of a checkpoint are missing."""
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: seen.append(str(unraisable.exc_value)))
+    quiet_background()
+    asyncio = logging.getLogger("asyncio")
+    try:
+        for error in (RuntimeError("Event loop is closed"), RuntimeError("else"), ValueError("Event loop is closed")):
+            sys.unraisablehook(SimpleNamespace(exc_value=error))
+        assert seen == ["else", "Event loop is closed"]
+        texts = ("exception was never retrieved", "x")
+        said = [logging.LogRecord("asyncio", 40, "", 0, text, (), None) for text in texts]
+        assert [record.getMessage() for record in said if asyncio.filter(record)] == ["x"]
+    finally:
+        asyncio.removeFilter(asyncio.filters[-1])

@@ -14,6 +14,10 @@ from rfjax.errors import ConfigError
 
 PCI = Path("/sys/bus/pci/devices")
 VARIABLES = ("JAX_", "XLA_FLAGS", "CUDA_VISIBLE", "ROCR_VISIBLE", "TPU_VISIBLE")  # that decide on devices
+UNSUPPORTED = {  # settings of JAX, from its environment variables
+    "jax_enable_x64": "rfjax computes in the types that its config names",
+    "jax_disable_jit": "rfjax compiles its programs ahead of time",
+}
 GOOGLE = "0x1ae0"  # the vendor of TPUs, and of Google Cloud's network cards
 
 
@@ -54,11 +58,13 @@ def check_devices() -> None:
 
 
 def import_jax():
-    """JAX. Raises `ConfigError` with its variables that are set where it cannot be imported."""
+    """JAX. Raises `ConfigError` with its variables that are set where it cannot be imported or used."""
     with _naming_variables("JAX cannot be imported"):
         import jax
-
-        return jax
+    for name, why in UNSUPPORTED.items():
+        if getattr(jax.config, name):
+            raise ConfigError(f"{name.upper()} is on, and {why}; unset it")
+    return jax
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from rfjax.config import Config
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.evaluation.kinds import geneval, ranking, validation
-from rfjax.evaluation.records import lag_note, read_records, record_key, record_name
+from rfjax.evaluation.records import check_may_record, check_still_run, lag_note, read_records, record_key, record_name
 from rfjax.evaluation.schedule import Evaluation, Programs
 from rfjax.training.checkpoint import read_facts, spent
 from rfjax.training.processes import distributed, watch
@@ -106,6 +106,7 @@ class Evaluator:
         failure = None
         try:
             if distributed.is_first():
+                check_still_run(self.run.workdir)
                 write()
         except Exception as error:
             if not distributed.many():
@@ -127,6 +128,7 @@ def evaluate_run(
     config that asks for no evaluation.
     """
     run = open_run(workdir, overrides)
+    distributed.from_first(lambda: check_may_record(run.workdir))
     step = run.choose_step(step)
     evaluator = Evaluator(run)
     due = due_at(run.config, run.name, step, everything=True, only=weights)

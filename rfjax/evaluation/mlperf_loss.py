@@ -26,7 +26,7 @@ from jaxtyping import Float32, Int, UInt32
 from rfjax.config import ValidationConfig
 from rfjax.errors import ConfigError
 from rfjax.evaluation.paired_loss import GRIDS, standard_error
-from rfjax.evaluation.records import Measured, make_record, record_key, write_record
+from rfjax.evaluation.records import Measured, check_may_record, check_still_run, make_record, record_key, write_record
 from rfjax.evaluation.validation import check_divisible, validation_batches, validation_noise
 from rfjax.flow.formulation import RECTIFIED_FLOW, Formulation
 from rfjax.flow.matched import Matched, matched, velocity_of
@@ -158,6 +158,7 @@ def measure_assigned(
     began = time.monotonic()
     assigned = read_levels(levels_file)
     run = open_run(workdir, overrides)
+    distributed.from_first(lambda: check_may_record(run.workdir))
     if len(run.corpus.parts) > 1:
         raise ConfigError(
             f"MLPerf's validation loss is of one latent shape, and the corpus {run.corpus.name} has "
@@ -189,6 +190,7 @@ def measure_assigned(
     extra = {"levels": list(result.levels), "assigned_sha1": sha1}
     record = make_record(key, _values(result), seconds=time.monotonic() - began, extra=extra, **cost)
     if distributed.is_first():
+        check_still_run(run.workdir)
         write_record(run.workdir, record)
     return [record]
 

@@ -31,6 +31,7 @@ from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.files import write_whole
 from rfjax.inputs.files import read_bytes
 from rfjax.inputs.json_files import WrongJson, check_json, parse_json
+from rfjax.outputs import check_place
 
 SCHEMA = 1
 FLOAT_MAX = sys.float_info.max
@@ -189,6 +190,20 @@ def geneval_record(
             "correct_prompts": score.correct_prompts,
         }
     return make_record(key, [*values, *more], **{**training, "extra": {**extra, **training.get("extra", {})}})
+
+
+def check_may_record(workdir: str | os.PathLike) -> None:
+    """Raises `ConfigError` where a run's folder takes no records, as on a disk that is read-only: before hours of
+    measuring."""
+    check_place(Path(workdir) / "evaluations" / "record.json", "an evaluation's record")
+
+
+def check_still_run(workdir: str | os.PathLike) -> None:
+    """Raises `RfjaxError` where a run's folder is gone: a record would make a new one, without a run."""
+    if not (Path(workdir) / "run.json").is_file():
+        reason = "it was moved or removed while the run was measured"
+        remedy = "move it back, then give the same command again"
+        raise RfjaxError(f"{workdir} is no longer a run's folder (it has no run.json): {reason}; {remedy}")
 
 
 def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Path:

@@ -21,7 +21,14 @@ from rfjax.evaluation.generate import check_batch_size, generator_of
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.kinds.prompted import prompts_of
-from rfjax.evaluation.records import Measured, geneval_record, record_key, write_record
+from rfjax.evaluation.records import (
+    Measured,
+    check_may_record,
+    check_still_run,
+    geneval_record,
+    record_key,
+    write_record,
+)
 from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.limits import RANGES
 from rfjax.training.checkpoint import read_facts, spent
@@ -57,6 +64,7 @@ def measure_sampling_steps(
     the latent's difference from the reference's, mean over images).
     """
     run = open_run(workdir, overrides)
+    distributed.from_first(lambda: check_may_record(run.workdir))
     step = run.choose_step(step)
     evaluation, reference = run.config.evaluation, max(counts)
     settings = evaluation.geneval
@@ -99,6 +107,7 @@ def measure_sampling_steps(
                 **cost,
             )
             if distributed.is_first():
+                check_still_run(run.workdir)
                 write_record(run.workdir, record)
             records.append(record)
     return records[::-1]

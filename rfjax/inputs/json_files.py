@@ -19,10 +19,13 @@ from typing import Any, TypeVar
 
 from rfjax.errors import RfjaxError
 from rfjax.inputs.files import read_bytes
-from rfjax.inputs.text import decode_text
+from rfjax.inputs.text import UndecodableText, decode_text
 
 DEPTH = 64  # of lists and objects in each other; what rfjax writes has less than ten
 Shape = TypeVar("Shape")
+
+
+_NO_JSON = (json.JSONDecodeError, UnicodeError, UndecodableText)
 
 
 class WrongJson(ValueError):
@@ -58,8 +61,9 @@ def parse_json(data: str | bytes, shape: type[Shape] | Any = dict[str, object]) 
         value = json.loads(text)
     except RecursionError:
         raise WrongJson(f"it is nested more than {DEPTH} deep") from None
-    except ValueError as problem:
-        what = "it is empty" if not data.strip() else f"it is no JSON ({problem})"
+    except ValueError as problem:  # beside JSON's own errors that of an integer of too many digits
+        what = f"it is no JSON ({problem})" if isinstance(problem, _NO_JSON) else "it has a number of too many digits"
+        what = what if data.strip() else "it is empty"
         raise WrongJson(what) from None
     _check_depth(value)
     return check_json(value, shape)

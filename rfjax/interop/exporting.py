@@ -36,7 +36,7 @@ from rfjax.models.positions import POSITIONS, cropped_positions
 from rfjax.outputs import check_output
 from rfjax.training import checkpoint
 from rfjax.training.mesh import path_name
-from rfjax.training.run import plan_run, read_config
+from rfjax.training.run import check_record, plan_run, read_config
 
 SCHEDULER = "scheduler_config.json"
 MAX_SHARD_BYTES = 10e9  # diffusers' default
@@ -129,6 +129,7 @@ def how_to_call(workdir: Path, out: Path) -> str:
 
 def _origin(workdir, step, weights) -> Origin:
     run = plan_run(read_config(workdir), workdir)
+    check_record(run)
     return Origin(workdir, run.name, checkpoint.choose_step(workdir, step), weights, run.config, run.corpus.shapes)
 
 

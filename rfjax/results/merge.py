@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Required, TypedDict
@@ -25,6 +26,7 @@ import pandas as pd
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import control_measures
 from rfjax.evaluation.records import read_records, record_name
+from rfjax.inputs.files import why_not_plain
 from rfjax.inputs.json_files import WrongJson, parse_json, read_json
 from rfjax.results import columns as schema
 from rfjax.results import results_folder as results
@@ -76,6 +78,22 @@ class RunFile(TypedDict, total=False):
     parent: dict[str, object] | None
     hardware: dict[str, object] | None
     jax_version: str | None
+
+
+class ConfigModel(TypedDict, total=False):
+    backbone: str
+
+
+class ConfigTrain(TypedDict, total=False):
+    schedule: str
+
+
+class ConfigFile(TypedDict, total=False):
+    """What the table takes from config.json."""
+
+    formulation: str
+    model: ConfigModel
+    train: ConfigTrain
 
 
 class Status(TypedDict, total=False):
@@ -286,15 +304,15 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 
 def read_run(folder: Path) -> RunRecords:
     """The content of one run folder. A run that failed before it wrote run.json has its status alone."""
-    status = _read_json(folder / "status.json", Status) if (folder / "status.json").exists() else {}
+    status = _read_json(folder / "status.json", Status) if _is_there(folder / "status.json") else {}
     notes = []
-    if (folder / "run.json").exists():
+    if _is_there(folder / "run.json"):
         run = _read_json(folder / "run.json", RunFile)
         if run.get("schema") != RUN_SCHEMA:
             wrong = f"{folder / 'run.json'} has schema {run.get('schema')!r}"
             raise ConfigError(f"{wrong}; this rfjax reads schema {RUN_SCHEMA}")
-        if (folder / "config.json").exists():
-            run["config"] = _read_json(folder / "config.json", dict[str, object])
+        if _is_there(folder / "config.json"):
+            run["config"] = _read_json(folder / "config.json", ConfigFile)
         facts = {column.name: _run_value(run, column.name) for column in RUNS}
         for column in (*KEY[:1], *RUN):
             if column.required and facts[column.name] is None:
@@ -317,6 +335,9 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
     A resumed run may repeat steps; the last line of a step counts.
     """
     losses, unread = {}, 0
+    why = why_not_plain(path) if _is_there(path) else ""
+    if why:
+        raise ConfigError(f"{path} cannot be read: it is {why}; remove it")
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     lines = lines[:-1] if lines and not lines[-1] else lines
     for number, line in enumerate(lines, start=1):
@@ -534,6 +555,11 @@ def _run_value(run, name):
     for part in RUN_FIELDS.get(name, (name,)):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _is_there(path: Path) -> bool:
+    """Also where it is a link to nothing, which its reader then refuses by name."""
+    return os.path.lexists(path)
 
 
 def _read_json(path, shape):

@@ -11,7 +11,16 @@ from typing import TypedDict
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.rules import GenEvalScore
-from rfjax.evaluation.records import Measured, geneval_record, make_record, read_records, record_key, write_record
+from rfjax.evaluation.records import (
+    Measured,
+    check_may_record,
+    check_still_run,
+    geneval_record,
+    make_record,
+    read_records,
+    record_key,
+    write_record,
+)
 from rfjax.inputs.json_files import read_json
 
 
@@ -58,6 +67,7 @@ def attach(
         record = geneval_record(key, {"geneval": values}, seconds=seconds, extra=extra, **spent)
     else:
         record = make_record(key, values, seconds=seconds, extra=extra, **spent)
+    check_still_run(checkpoint.workdir)
     return write_record(checkpoint.workdir, record)
 
 
@@ -73,6 +83,7 @@ def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
         raise ConfigError(
             f"--run={checkpoint.workdir} is not a run's folder: it has no run.json; give its --workdir"
         ) from None
+    check_may_record(checkpoint.workdir)
     for record in read_records(checkpoint.workdir):
         if record["key"]["step"] == checkpoint.step and record["key"]["run"] == name and record["flops"] is not None:
             return name, {field: record[field] for field in ("images", "flops", "train_seconds")}

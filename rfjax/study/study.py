@@ -25,7 +25,7 @@ from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.run import plan_run
 
-POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # the name of a folder
 RESERVED = ("results", "report", "launch")  # folders of a study that are no points
 
 
@@ -75,22 +75,34 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
     """
     module = configs.load_file(path)
     base = configs.from_dict(configs.returned_config(module, path))
-    points = configs.call(module, "points", path) if callable(getattr(module, "points", None)) else {"main": {}}
+    points = {"main": {}}
+    if hasattr(module, "points"):
+        if not callable(module.points):
+            raise ConfigError(f"points of {path} is {_shown(module.points)}; it must be a function: def points(): ...")
+        points = configs.call(module, "points", path)
     if not isinstance(points, Mapping) or not points:
-        raise ConfigError(f"points() of {path} must return a mapping of at least one id to its overrides")
+        given = f"points() of {path} returned {_shown(points)}"
+        raise ConfigError(f"{given}; it must return a mapping of at least one id to its overrides")
     made = []
     for id, changes in points.items():
         if not isinstance(id, str) or not POINT_ID.fullmatch(id) or id in RESERVED:
-            raise ConfigError(f"point id {id!r} of {path} cannot name a folder; use letters, digits, . _ -")
+            remedy = "use letters, digits, . _ -, at most 200 of them"
+            raise ConfigError(f"point id {_shown(id)} of {path} cannot name a folder; {remedy}")
         if not isinstance(changes, Mapping) or not all(isinstance(key, str) for key in changes):
             example = '{"model.depth": 3}'
-            given = f"point {id} of {path} is {changes!r}"
+            given = f"point {id} of {path} is {_shown(changes)}"
             raise ConfigError(f"{given}; it must be a mapping of config keys to values, as {example}")
         try:
             made.append(Point(id, configs.apply_overrides(base, {**changes, **(overrides or {})})))
         except ConfigError as error:
             raise ConfigError(f"point {id}: {error}") from None
     return Study(made[0].config.name, tuple(made))
+
+
+def _shown(value: object) -> str:
+    """A value of a user's file in one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
 def check_told_apart(study: Study) -> None:
@@ -250,9 +262,9 @@ def _note_failure(workdir: Path, error: str) -> None:
     """Notes for the report a failure before the trainer started; the trainer notes its own.
 
     A folder that has a state keeps it: a refused command must not harm a run that is done, or that another process is
-    training.
+    training. A folder that was moved away is not made anew: it could not be moved back.
     """
-    if not distributed.is_first():
+    if not distributed.is_first() or run_folder.GONE in error:  # of another process's error the text is all there is
         return
     workdir.mkdir(parents=True, exist_ok=True)
     if run_folder.read_status(workdir)["state"] == "new":
@@ -262,12 +274,16 @@ def _note_failure(workdir: Path, error: str) -> None:
 def strangers(study: Study, root: Path) -> list[str]:
     """Notes on the points that have not been run, for a reader of the collected results.
 
-    Raises `ConfigError` for a folder whose run has another config than its point: its results would be shown under a
-    config that did not make them.
+    A run whose config cannot be read is noted, and no reason to leave out the others. Raises `ConfigError` for a folder
+    whose run has another config than its point: its results would be shown under a config that did not make them.
     """
     notes = []
     for point in study.points:
-        keys = run_folder.changed_keys(root / point.id, point.config)
+        try:
+            keys = run_folder.changed_keys(root / point.id, point.config)
+        except RfjaxError as error:
+            notes.append(f"{point.id} is not compared with its point: {error}")
+            continue
         if keys is None:
             notes.append(f"not run: {point.id}")
         elif keys:

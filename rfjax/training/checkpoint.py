@@ -142,8 +142,8 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
     try:
         restored = reader.restore(path, args=arguments)
         tree, facts = restored.state, restored.facts
-        saved = facts["checksums"]
         checkpoint_facts.check(facts, path.parents[1], int(path.name), path)
+        saved = facts["checksums"]
     except RfjaxError as error:
         failure = error
     except Exception as error:  # Orbax, TensorStore and JSON each have their own

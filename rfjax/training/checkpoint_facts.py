@@ -10,12 +10,39 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from rfjax.errors import RfjaxError
+from rfjax.inputs.json_files import WrongJson, check_json, read_json
 
 SEAL = "seal"
 # What makes a run another one, as its run.json has it. A run may be moved, renamed or copied.
-_OWNER = "depth hidden heads seed learning_rate params batch_size steps corpus corpus_fingerprint".split()
+OWNER = "depth hidden heads seed learning_rate params batch_size steps corpus corpus_fingerprint".split()
+
+
+class Sums(TypedDict):
+    """The sums of a row of the training curve that a checkpoint came amid (`rfjax.training.metrics.Window`)."""
+
+    steps: int
+    loss: float
+    grad_norm: float
+    bins: list[float]
+    counts: list[float]
+
+
+class Facts(TypedDict):
+    """What every checkpoint says beside its arrays; those with a seal also have their step and owner."""
+
+    images: int
+    flops: float
+    train_seconds: float
+    checksums: dict[str, int]
+    skipped_in_row: NotRequired[int]
+    window: NotRequired[Sums]
+    weights_alone: NotRequired[bool]
+    step: NotRequired[int]
+    owner: NotRequired[dict[str, object] | None]
+    seal: NotRequired[str]
 
 
 def seal(facts: Mapping, workdir: Path, step: int) -> dict:
@@ -25,21 +52,26 @@ def seal(facts: Mapping, workdir: Path, step: int) -> dict:
     return whole | {SEAL: _checksum(whole)}
 
 
-def check(facts: Mapping, workdir: Path, step: int, path: Path) -> None:
-    """Raises `RfjaxError` for the facts of another step or another run, and for facts that were changed.
+def check(facts: object, workdir: Path, step: int, path: Path) -> None:
+    """Raises `RfjaxError` for the facts of another step or another run, and for facts that were changed or are no
+    `Facts`.
 
     Facts without a seal are those of an earlier version, which had none.
     """
+    try:
+        check_json(facts, Facts, "facts")
+    except WrongJson as problem:
+        raise RfjaxError(f"checkpoint {path} is damaged: {problem}") from None
     if SEAL not in facts:
         return
     whole = {name: value for name, value in facts.items() if name != SEAL}
     if _checksum(whole) != facts[SEAL]:
         raise RfjaxError(f"checkpoint {path} is damaged: the checksum of its facts differs")
-    if facts["step"] != step:
+    if facts.get("step") != step:
         remedy = "give the folder its name back, or remove it"
-        raise RfjaxError(f"checkpoint {path} is that of step {facts['step']}, under another name; {remedy}")
+        raise RfjaxError(f"checkpoint {path} is that of step {facts.get('step')}, under another name; {remedy}")
     here = owner_of(workdir)
-    if facts["owner"] and here and facts["owner"] != here:
+    if facts.get("owner") and here and facts["owner"] != here:
         differs = ", ".join(name for name in here if facts["owner"].get(name) != here[name])
         raise RfjaxError(f"checkpoint {path} is that of another run: {differs} differ; move it back, or remove it")
 
@@ -47,10 +79,10 @@ def check(facts: Mapping, workdir: Path, step: int, path: Path) -> None:
 def owner_of(workdir: Path) -> dict | None:
     """What tells the run in a folder from others; None where its run.json is not there or cannot be read."""
     try:
-        record = json.loads((workdir / "run.json").read_bytes())
+        record = read_json(workdir / "run.json")
         parent = record["parent"] and {name: record["parent"][name] for name in ("run", "step")}
-        return {name: record[name] for name in _OWNER} | {"parent": parent}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {name: record[name] for name in OWNER} | {"parent": parent}
+    except (OSError, RfjaxError, KeyError, TypeError):
         return None  # another reader refuses it, by name
 
 

@@ -33,7 +33,7 @@ from rfjax.training.optimizer import make_optimizer
 from rfjax.training.processes import distributed, watch
 from rfjax.training.program import abstract_batch, state_shapes
 from rfjax.training.progress import Progress, note
-from rfjax.training.run import Run, begin, describe, write_record
+from rfjax.training.run import Run, begin, check_record, describe, write_record
 from rfjax.training.state import TrainState, init_state
 from rfjax.training.step import parameter_groups
 
@@ -124,6 +124,7 @@ def _check_may_start(member: Run) -> None:
             "--config.train.together=1"
         )
     if record:
+        check_record(member)
         run_folder.check_corpus(member.workdir, record, member.corpus)
 
 
@@ -305,8 +306,7 @@ class _Cohort:
                 if stopping or not self.places:
                     break
                 evaluate()
-        for member in self.live:
-            self._check_folder(member)
+        self._leave_out_gone(progress)
         if stopping and self.places:
             raise Preempted(f"told to stop at step {self.step} of {train.steps}; the same command goes on from there")
 
@@ -337,11 +337,20 @@ class _Cohort:
         if self.begun:
             run_folder.check_still_there(member.workdir, self.records[self.members.index(member)])
 
+    def _leave_out_gone(self, progress):
+        """Puts the members whose folders were moved or removed among the failures: the others go on."""
+        for member in self.live:
+            try:
+                self._check_folder(member)
+            except RfjaxError as error:
+                self.failures[member.workdir] = error
+                progress.note(str(error))
+
     def _save(self, states, monitors, progress):
+        self._leave_out_gone(progress)
         host = jax.device_get(states)
         for place in self.places:
             member = self.members[place]
-            self._check_folder(member)
             monitors[place].sync()  # rows first: a resumed run keeps those up to its checkpoint
             facts = monitors[place].facts(self.step)
             watch.beat()

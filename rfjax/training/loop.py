@@ -29,7 +29,7 @@ from rfjax.training.processes import distributed, watch
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
-from rfjax.training.run import Run, begin, describe, write_record
+from rfjax.training.run import Run, begin, check_record, describe, write_record
 from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
 
@@ -166,6 +166,7 @@ class _Attempt:
         self.parent = self._parent(record, init_from)
         self.stream_offset = lineage.stream_offset(self.parent, train.batch_size)
         self.record = record or describe(run, self.parent and self.parent._asdict())
+        check_record(run)
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:

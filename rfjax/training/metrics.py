@@ -15,6 +15,8 @@ from typing import TypedDict
 
 import numpy as np
 
+from rfjax.files import open_to_append
+from rfjax.inputs.files import why_not_plain
 from rfjax.inputs.json_files import parse_json
 from rfjax.training.step import TIME_BINS, StepMetrics
 from rfjax.training.tensorboard_events import Events
@@ -76,8 +78,8 @@ class _Row(TypedDict):
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drops the rows after `step`, a torn last line, and lines that are no rows."""
-    if not path.exists():
+    """Drops the rows after `step`, a torn last line, and lines that are no rows. Leaves alone what is no file."""
+    if why_not_plain(path):
         return
     kept = []
     for line in path.read_bytes().split(b"\n"):
@@ -97,7 +99,7 @@ class MetricsWriter:
     def __init__(self, workdir: Path, step: int):
         path = Path(workdir) / "metrics.jsonl"
         truncate(path, step)
-        self._file = open(path, "a", buffering=1)
+        self._file = open_to_append(path)
         self._events = Events(Path(workdir) / "tensorboard", step)
 
     def __enter__(self):

@@ -163,6 +163,6 @@ def last_good(workdir: Path) -> int | None:
     """The newest readable checkpoint that was not saved amid non-finite steps."""
     for step in reversed(checkpoint.steps_saved(workdir)):
         with contextlib.suppress(RfjaxError):
-            if checkpoint.read_facts(workdir, step)["skipped_in_row"] == 0:
+            if checkpoint.read_facts(workdir, step).get("skipped_in_row", 0) == 0:
                 return step
     return None

@@ -24,13 +24,13 @@ from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.data.buckets import schedule_of
 from rfjax.data.corpus import Corpus, load_corpus
-from rfjax.errors import ConfigError
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.resolution import formulation_at
 from rfjax.inputs.paths import local_path
 from rfjax.models.backbone import Backbone, make_backbone, parameter_count, training_backbone
 from rfjax.models.flops import forward_flops, training_flops
-from rfjax.training import checkpoint, run_folder
+from rfjax.training import checkpoint, checkpoint_facts, run_folder
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.processes import distributed
 from rfjax.training.state import Params
@@ -180,12 +180,25 @@ def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxy
                 f"only {', '.join('config.' + name for name in MAY_DIFFER)} can"
             )
     run = make_run(configs.apply_overrides(config, overrides), workdir)
+    check_record(run)
     if any(key.startswith("data.") for key in overrides):  # another place is allowed, other data are not
         run_folder.check_corpus(workdir, run_folder.read_run(workdir), run.corpus)
     return run
 
 
 # run.json
+
+
+def check_record(run: Run) -> None:
+    """Raises `RfjaxError` where the run's config is not that of the run.json in its folder: one of the two files is
+    another run's, or the config has lost a key and taken its default."""
+    record = distributed.from_first(lambda: run_folder.read_name(run.workdir)) or {}
+    now = describe(run, None)
+    for name in checkpoint_facts.OWNER:
+        if not name.startswith("corpus") and record.get(name, now[name]) != now[name]:
+            differs = f"{name} is {now[name]} by the one and {record[name]} by the other"
+            remedy = "restore them, or use another --workdir"
+            raise RfjaxError(f"{run.workdir}: config.json and run.json are not of one run: {differs}; {remedy}")
 
 
 def describe(run: Run, parent: dict | None) -> dict:

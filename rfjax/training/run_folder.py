@@ -20,7 +20,7 @@ from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.files import write_whole
+from rfjax.files import open_to_append, write_whole
 from rfjax.inputs.json_files import read_json
 from rfjax.outputs import check_output_folder
 from rfjax.training import hardware
@@ -160,7 +160,7 @@ def lock(workdir: Path) -> Iterator[None]:
     if fcntl is None or not distributed.is_first():
         yield
         return
-    with _open_lock(workdir / "lock") as file:
+    with open_to_append(workdir / "lock", "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -169,14 +169,6 @@ def lock(workdir: Path) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         yield
-
-
-def _open_lock(path):
-    try:
-        return open(path, "a")
-    except OSError as error:
-        what = "it is a folder" if path.is_dir() else "it is a link to nothing" if path.is_symlink() else error.strerror
-        raise RfjaxError(f"cannot lock {path}: {what}; remove it, or check the folder and the space left") from None
 
 
 def note_traceback(workdir: Path, error: BaseException) -> None:
@@ -198,6 +190,9 @@ def write_status(workdir: Path, state: str, step: int, message: str = "") -> Non
     write_json(workdir / "status.json", {"state": state, "step": step, "message": message})
 
 
+GONE = "is no longer the folder of this run"  # in the message of every error of `check_still_there`
+
+
 def check_still_there(workdir: Path, record: dict) -> None:
     """Raises `RfjaxError` where the folder no longer is that of the attempt that wrote `record`: somebody moved or
     removed it, and what is written now would make a new folder without a config. Inodes tell less: some file systems
@@ -211,7 +206,7 @@ def check_still_there(workdir: Path, record: dict) -> None:
     if here is None or here["starts"] != json.loads(json.dumps(record["starts"])):
         reason = "it was moved, removed or replaced while it was trained"
         remedy = "move it back, then give the same command again"
-        raise RfjaxError(f"{workdir} is no longer the folder of this run: {reason}; {remedy}")
+        raise RfjaxError(f"{workdir} {GONE}: {reason}; {remedy}")
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from rfjax import cli
-from rfjax.cli.environment import check_devices, leave_out_absent_tpu
+from rfjax.cli.environment import check_devices, import_jax, leave_out_absent_tpu
 from rfjax.errors import ConfigError
 
 REFUSALS = {
@@ -54,3 +54,15 @@ def test_an_empty_platform_is_no_platform(monkeypatch, tmp_path):
     environ = {"JAX_PLATFORMS": ""}
     leave_out_absent_tpu(environ, tmp_path)
     assert environ == {"JAX_PLATFORMS": "cpu"}
+
+
+@pytest.mark.parametrize("setting", ["jax_enable_x64", "jax_disable_jit"])
+def test_settings_under_which_nothing_can_be_computed_are_refused_by_name(setting):
+    """Catches fifty lines of JAX under JAX_ENABLE_X64 and JAX_DISABLE_JIT."""
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, True)
+    try:
+        with pytest.raises(ConfigError, match=f"{setting.upper()} is on, and .*; unset it"):
+            import_jax()
+    finally:
+        jax.config.update(setting, before)

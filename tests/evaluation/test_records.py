@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfjax.errors import RfjaxError
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.geneval.rules import ImageResult, score
 from rfjax.evaluation.paired_loss import ValidationLoss
 from rfjax.evaluation.records import (
     Measured,
+    check_may_record,
+    check_still_run,
     geneval_record,
     lag_note,
     make_record,
@@ -232,3 +234,18 @@ def test_an_average_that_lags_is_told():
     assert lag_note([record("ema", 0.41), record("raw", 0.4)], 20) is None
     assert lag_note([record("ema", 2.0), record("raw", 0.4, step=10)], 20) is None
     assert lag_note([record("ema", None), record("raw", 0.4)], 20) is None
+
+
+def test_a_folder_that_went_while_it_was_measured_is_not_made_anew(tmp_path):
+    """Catches a folder with records and without a run, into which the run cannot be moved back."""
+    with pytest.raises(RfjaxError, match="run is no longer a run's folder .*move it back"):
+        check_still_run(tmp_path / "run")
+    (tmp_path / "run.json").write_text("{}")
+    check_still_run(tmp_path)
+
+
+def test_a_folder_that_takes_no_records_is_refused_before_the_work(tmp_path, monkeypatch):
+    check_may_record(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match="evaluation's record .*read-only for you"):
+        check_may_record(tmp_path)

@@ -107,3 +107,8 @@ def test_a_required_key_is_asked_for_where_annotations_are_text():
     assert check_json({"step": 1}, Written) == {"step": 1}
     with pytest.raises(WrongJson, match="it has no step"):
         check_json({"loss": 1.0}, Written)
+
+
+def test_an_integer_of_too_many_digits_is_told_in_plain_words():
+    with pytest.raises(WrongJson, match="^it has a number of too many digits$"):
+        parse_json('{"a": ' + "9" * 5000 + "}")

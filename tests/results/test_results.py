@@ -1,6 +1,7 @@
 """Merging run folders into the results table, and reading it back with suspicion."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,8 @@ def test_a_record_in_the_wrong_folder_is_refused(tmp_path, run):
         ("run.json", json.dumps({"schema": 9, "run": "a"}), "schema 9; this rfjax reads schema 1"),
         ("run.json", json.dumps(planted_study.facts("a", 1, 500) | {"params": None}), "has no 'params'"),
         ("status.json", "", "cannot be read"),
+        ("config.json", '{"model": 3}', "model must be an object"),
+        ("config.json", '{"train": {"schedule": []}}', "train.schedule must be a text"),
     ],
 )
 def test_a_damaged_run_is_named_and_left_out(tmp_path, run, file, content, words):
@@ -260,6 +263,17 @@ def test_a_damaged_run_is_named_and_left_out(tmp_path, run, file, content, words
     assert set(found.long["run"]) == set(found.runs["run"]) == {"b"}
     assert found.notes == (f"the run in {run} was left out: {error.value}",)
     assert results_folder.read(tmp_path / "results").notes == found.notes  # whence the report has them
+
+
+@pytest.mark.parametrize("name", ["run.json", "status.json", "config.json", "metrics.jsonl"])
+@pytest.mark.parametrize("what", ["a link to nothing", "a pipe"])
+def test_a_file_of_a_run_that_is_no_file_is_named(tmp_path, run, name, what):
+    """Catches a pipe that the collection waits for for ever, and a link to nothing that counts as no file."""
+    path = run / name
+    path.unlink(missing_ok=True)
+    path.symlink_to("nowhere") if what == "a link to nothing" else os.mkfifo(path)
+    with pytest.raises(ConfigError, match=f"{name} cannot be read: it is {what}; "):
+        merge.read_run(run)
 
 
 def test_a_run_with_a_damaged_evaluation_is_left_out_whole(tmp_path, run):

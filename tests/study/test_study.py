@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfjax.errors import ConfigError
+from rfjax.config import from_dict
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.records import read_records
 from rfjax.study import study as studies
 from rfjax.study.run import run_config
 from rfjax.study.study import load_study, run_point, run_study, size_of
+from rfjax.training import run_folder
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -343,3 +345,40 @@ def test_the_time_left_is_told_by_what_this_attempt_has_trained(tiny, tmp_path, 
     left = 600.0 * flops["depth2"] / (flops["depth1"] / 3) / 60
     assert said[0].endswith("FLOPs")  # nothing known yet
     assert said[1].endswith(f"(about {left:.0f} min left)") and said[2].endswith(f"(about {left:.0f} min left)")
+
+
+NO_POINTS = ["def points(): return 3", "def points(): return None", "def points(): yield 'a', {}", "points = {'a': {}}"]
+NO_POINTS += ["def points(): return {}", "def points(): return {'a': 3}", "def points(): return ['a']", "points = 3"]
+NO_POINTS += ["async def points(): return {}", "def points(): return {1: {}}", "def points(): return {'a' * 300: {}}"]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize("text", NO_POINTS)
+def test_points_that_are_none_are_refused_by_name(tmp_path, text):
+    """Catches a traceback, and `points = {...}`, for which a study of one point was run without a word."""
+    path = tmp_path / "s.py"
+    path.write_text(f"def get_config():\n    return {{}}\n{text}\n")
+    with pytest.raises(ConfigError, match=r"s\.py.* (it must (return|be) a|cannot name a folder)") as told:
+        load_study(path)
+    assert "\n" not in str(told.value)
+
+
+def test_one_runs_damaged_config_is_a_note_of_the_collection(tmp_path):
+    """Catches `--collect` that ends for all runs where one config.json is torn."""
+    config = from_dict({})
+    study = studies.Study("s", tuple(studies.Point(id, config) for id in ("a", "b")))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text('{"model')
+    torn, absent = studies.strangers(study, tmp_path)
+    assert "a is not compared with its point: " in torn and "a/config.json cannot be read" in torn
+    assert absent == "not run: b"
+
+
+def test_the_failure_of_a_folder_that_went_is_noted_in_no_new_folder(tmp_path):
+    """Catches a new folder in the old one's place, into which the run can no longer be moved back."""
+    with pytest.raises(RfjaxError) as told:
+        run_folder.check_still_there(tmp_path / "a", {"starts": []})
+    studies._note_failure(tmp_path / "a", f"RfjaxError: {told.value}")
+    assert not (tmp_path / "a").exists()
+    studies._note_failure(tmp_path / "b", "config.mesh does not fit")
+    assert run_folder.read_status(tmp_path / "b")["state"] == "failed"

@@ -43,10 +43,13 @@ def abstract(tree):
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
 
 
+COST = {"images": 8, "flops": 1.0, "train_seconds": 0.5}
+
+
 def save(workdir, steps, *, keep_last=10, kept=lambda step: False):
     with Checkpoints(workdir, keep_last=keep_last, kept=kept) as checkpoints:
         for step in steps:
-            checkpoints.save(state_at(step), step, {"images": 8 * step})
+            checkpoints.save(state_at(step), step, COST | {"images": 8 * step})
 
 
 def restored(workdir):
@@ -97,7 +100,7 @@ def test_saving_goes_on_while_the_state_is_overwritten(tmp_path):
     state = state_at(5, shape=(1000, 1000))
     expected = jax.device_get(state)
     with Checkpoints(tmp_path, keep_last=1, kept=lambda step: False) as checkpoints:
-        checkpoints.save(state, 5, {})
+        checkpoints.save(state, 5, COST)
         for _ in range(5):
             state = advance(state)
         jax.block_until_ready(state)
@@ -185,11 +188,11 @@ from test_checkpoint import *
 import resource
 workdir = Path(sys.argv[1])
 with Checkpoints(workdir, keep_last=2, kept=lambda step: False) as checkpoints:
-    checkpoints.save(state_at(1), 1, {})
+    checkpoints.save(state_at(1), 1, COST)
     checkpoints.wait()
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # no file may grow further
     try:
-        checkpoints.save(state_at(2), 2, {})
+        checkpoints.save(state_at(2), 2, COST)
         checkpoints.wait()
     except RfjaxError as error:
         print(json.dumps(str(error)))

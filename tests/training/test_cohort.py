@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from helpers.training_tiny import environment, rows, run_in, tiny_config
 from rfjax.errors import ConfigError, Diverged, Preempted
 from rfjax.training import checkpoint, cohort_step, run_folder
-from rfjax.training.cohort import may_join, train_cohort
+from rfjax.training.cohort import _Cohort, may_join, train_cohort
 from rfjax.training.loop import train
 
 NAMES = ("rf/lognorm(0.00,1.00)", "edm(-1.20,1.20)", "eps/linear")
@@ -253,3 +254,33 @@ def test_a_folder_of_another_config_is_refused_and_the_rest_go_on(undisturbed, t
     shutil.copytree(root / "m0", tmp_path / "m0")
     failures = run(tmp_path, **{"train.learning_rate": 0.5})
     assert list(failures) == [tmp_path / "m0"] and "learning_rate" in str(failures[tmp_path / "m0"])
+
+
+def test_a_members_folder_that_goes_is_that_members_failure_alone(tmp_path):
+    """Catches a whole cohort that fails with one member."""
+    folders, notes = [tmp_path / "m0", tmp_path / "m1"], []
+    facts = {"run": "m", "flops_per_image": 1, "corpus_fingerprint": "f", "parent": None, "starts": [{"step": 0}]}
+    folders[1].mkdir()
+    (folders[1] / "run.json").write_text(json.dumps(facts))
+    cohort = object.__new__(_Cohort)
+    cohort.members = [SimpleNamespace(workdir=folder) for folder in folders]
+    cohort.records, cohort.failures, cohort.begun = [facts, facts], {}, True
+    cohort._leave_out_gone(SimpleNamespace(note=notes.append))
+    assert [member.workdir for member in cohort.live] == folders[1:] and list(cohort.failures) == folders[:1]
+    assert "m0 is no longer the folder of this run" in notes[0]
+
+
+@pytest.mark.full
+def test_a_members_folder_that_goes_ends_that_member_alone(tmp_path):
+    """Catches a whole cohort that fails with one member."""
+    made = members(tmp_path, NAMES[:2], **{"train.steps": 4, "train.checkpoint_every": 2, "evaluation.every": 2})
+
+    def on_checkpoint(step, live, weights):
+        if step == 2:
+            (tmp_path / "m0").rename(tmp_path / "elsewhere")
+
+    failures = train_cohort(made, on_checkpoint=on_checkpoint, stop=lambda: False)
+    assert set(failures) == {tmp_path / "m0"}
+    assert "is no longer the folder of this run" in str(failures[tmp_path / "m0"])
+    assert not (tmp_path / "m0").exists()
+    assert run_folder.read_status(tmp_path / "m1") == {"state": "done", "step": 4, "message": ""}

@@ -1,7 +1,9 @@
 """Files of a run's folder that are damaged, or of another type: refused by name wherever they are read."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -9,8 +11,8 @@ from helpers.training_tiny import tiny_config
 from rfjax import cli
 from rfjax.config import to_dict
 from rfjax.errors import RfjaxError
-from rfjax.training import lineage, run_folder
-from rfjax.training.metrics import truncate
+from rfjax.training import checkpoint_facts, lineage, monitor, run_folder
+from rfjax.training.metrics import MetricsWriter, truncate
 from rfjax.training.run import describe, make_run, open_run
 
 DAMAGED = ["", "3", "null", "true", '"a"', "[]", "[1]", "{", '{"a": NaN}', "[" * 2000, "\ufffe{}", '{"run"']
@@ -113,3 +115,64 @@ def test_a_parent_that_is_damaged_is_refused_by_name(folder, monkeypatch):
     monkeypatch.setattr(lineage.checkpoint, "read_facts", lambda *_: {"images": 1, "flops": 1.0})
     with pytest.raises(RfjaxError, match="run/run.json cannot be read"):
         lineage.read_parent(str(folder))
+
+
+@pytest.mark.parametrize("what", ["a folder", "a pipe", "a link to nothing"])
+def test_a_curve_that_is_no_file_is_refused_by_name(tmp_path, what):
+    """Catches a traceback, and a pipe that training waits for for ever."""
+    path = tmp_path / "metrics.jsonl"
+    {"a folder": Path.mkdir, "a pipe": os.mkfifo, "a link to nothing": lambda path: path.symlink_to("x")}[what](path)
+    with pytest.raises(RfjaxError, match=f"cannot write .*metrics.jsonl: it is {what}; remove it"):
+        MetricsWriter(tmp_path, 0)
+
+
+@pytest.mark.parametrize("text", ["{}", None])
+def test_a_config_that_lost_its_keys_is_not_another_network(folder, text):
+    """Catches a config.json of {}, which means the defaults: a traceback of JAX, or numbers of another schedule."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    del values["train"]["learning_rate"]
+    path.write_text(text or json.dumps(values))
+    with pytest.raises(RfjaxError, match="config.json and run.json are not of one run: .* by the one and .* by the o"):
+        open_run(folder)
+
+
+FACTS = {"images": 8, "flops": 1.0, "train_seconds": 0.5, "checksums": {"params/a": 3}}
+WRONG_FACTS = {
+    "images": ["8", None, [8], 1.5, True],
+    "flops": ["x", None, {}],
+    "train_seconds": [[], "1"],
+    "checksums": [[], {"params/a": "x"}, 3],
+    "window": [3, {"steps": 1}, {"steps": "x"}],
+    "skipped_in_row": ["0", None],
+    "weights_alone": [1],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG_FACTS.items() for value in values])
+def test_facts_of_a_checkpoint_of_another_type_are_refused_by_name(tmp_path, key, value):
+    """Catches a TypeError of a resumed run, of a checkpoint that has no seal."""
+    checkpoint_facts.check(FACTS, tmp_path, 3, tmp_path / "checkpoints" / "3")
+    with pytest.raises(RfjaxError, match=rf"checkpoints/3 is damaged: facts.{key}"):
+        checkpoint_facts.check(FACTS | {key: value}, tmp_path, 3, tmp_path / "checkpoints" / "3")
+
+
+@pytest.mark.parametrize("facts", [3, [], "a", None, {}, FACTS | {"checksums": None}])
+def test_facts_that_are_no_facts_are_refused(tmp_path, facts):
+    with pytest.raises(RfjaxError, match="checkpoints/3 is damaged: facts"):
+        checkpoint_facts.check(facts, tmp_path, 3, tmp_path / "checkpoints" / "3")
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, "pipe"])
+def test_a_checkpoints_owner_is_not_asked_of_a_damaged_record(tmp_path, text):
+    """Catches a checkpoint that is called damaged by a RecursionError, and a pipe that is waited for."""
+    path = tmp_path / "run.json"
+    os.mkfifo(path) if text == "pipe" else path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert checkpoint_facts.owner_of(tmp_path) is None
+
+
+def test_an_imported_checkpoint_is_a_good_one(tmp_path, monkeypatch):
+    """Catches a KeyError in place of the word that an imported run diverged: its checkpoint counts no skipped steps."""
+    monkeypatch.setattr(monitor.checkpoint, "steps_saved", lambda _: [0])
+    monkeypatch.setattr(monitor.checkpoint, "read_facts", lambda *_: FACTS | {"weights_alone": True})
+    assert monitor.last_good(tmp_path) == 0
