@@ -6,7 +6,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -16,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rfjax.errors import RfjaxError
-from rfjax.inputs.files import why_not_plain
 
 
 def write_whole(contents: Mapping[Path, str | bytes]) -> None:
@@ -43,22 +41,6 @@ def write_whole(contents: Mapping[Path, str | bytes]) -> None:
         for name in temporary.values():
             with contextlib.suppress(OSError):  # it was renamed, or never made
                 name.unlink()
-
-
-def open_to_append(path: Path, doing: str = "write") -> io.TextIOWrapper:
-    """Opens a text file to append lines to it, and makes it where there is none.
-
-    Raises `RfjaxError` naming the path where it cannot be opened, or is a folder, a pipe, or a link to nothing; `doing`
-    is what the message says cannot be done.
-    """
-    reason = why_not_plain(path)
-    if reason in ("", "not there"):
-        try:
-            return open(path, "a", buffering=1)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise RfjaxError(f"cannot {doing} {path}: {reason}; check the folder and the space left") from None
-    raise RfjaxError(f"cannot {doing} {path}: it is {reason}; remove it")
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ No command writes over what it reads, nor over a file or a folder that it did no
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from rfjax.errors import ConfigError
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.files import read_bytes, why_not_plain
 
 # The file that a folder is known by, and what the folder is.
@@ -96,6 +97,22 @@ def holds(*marks: str) -> Callable[[Path], bool]:
         return any(mark.encode() in content for mark in marks)
 
     return made_here
+
+
+def open_to_append(path: Path, doing: str = "write") -> io.TextIOWrapper:
+    """Opens a text file to append lines to it, and makes it where there is none.
+
+    Raises `RfjaxError` naming the path where it cannot be opened, or is a folder, a pipe, or a link to nothing; `doing`
+    is what the message says cannot be done.
+    """
+    reason = why_not_plain(path)
+    if reason in ("", "not there"):
+        try:
+            return open(path, "a", buffering=1)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RfjaxError(f"cannot {doing} {path}: {reason}; check the folder and the space left") from None
+    raise RfjaxError(f"cannot {doing} {path}: it is {reason}; remove it")
 
 
 def check_place(path: Path, option: str) -> None:

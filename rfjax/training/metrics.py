@@ -15,9 +15,9 @@ from typing import TypedDict
 
 import numpy as np
 
-from rfjax.files import open_to_append
 from rfjax.inputs.files import why_not_plain
 from rfjax.inputs.json_files import parse_json
+from rfjax.outputs import open_to_append
 from rfjax.training.step import TIME_BINS, StepMetrics
 from rfjax.training.tensorboard_events import Events
 

@@ -20,9 +20,9 @@ from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError, RfjaxError
-from rfjax.files import open_to_append, write_whole
+from rfjax.files import write_whole
 from rfjax.inputs.json_files import read_json
-from rfjax.outputs import check_output_folder
+from rfjax.outputs import check_output_folder, open_to_append
 from rfjax.training import hardware
 from rfjax.training.processes import distributed
 

@@ -16,6 +16,7 @@ from rfjax.errors import ConfigError, Diverged, Preempted
 from rfjax.training import checkpoint, cohort_step, run_folder
 from rfjax.training.cohort import _Cohort, may_join, train_cohort
 from rfjax.training.loop import train
+from rfjax.training.run import Run
 
 NAMES = ("rf/lognorm(0.00,1.00)", "edm(-1.20,1.20)", "eps/linear")
 COUNT = len(NAMES)
@@ -263,7 +264,9 @@ def test_a_members_folder_that_goes_is_that_members_failure_alone(tmp_path):
     folders[1].mkdir()
     (folders[1] / "run.json").write_text(json.dumps(facts))
     cohort = object.__new__(_Cohort)
-    cohort.members = [SimpleNamespace(workdir=folder) for folder in folders]
+    cohort.members = [object.__new__(Run) for _ in folders]
+    for member, folder in zip(cohort.members, folders, strict=True):
+        object.__setattr__(member, "workdir", folder)
     cohort.records, cohort.failures, cohort.begun = [facts, facts], {}, True
     cohort._leave_out_gone(SimpleNamespace(note=notes.append))
     assert [member.workdir for member in cohort.live] == folders[1:] and list(cohort.failures) == folders[:1]

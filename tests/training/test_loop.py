@@ -74,6 +74,8 @@ def test_stopped_runs_resume_to_the_same_bits_and_rows(tmp_path, undisturbed):
     assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 4
 
 
+# TensorStore calls back after Orbax has closed its event loop: the command line hides that (console.quiet_background).
+@pytest.mark.filterwarnings("ignore:(?s).*Event loop is closed:pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, undisturbed, capsys):
     with pytest.raises(Preempted):
         tiny_train(tmp_path, stop=stop_at(12))
