@@ -74,7 +74,7 @@ def test_a_study_without_points_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "none.py").write_text("def get_config():\n    return {}\ndef points():\n    return {}\n")
     assert cli.main(["launch", "--config=none.py", *SLURM, "--dry-run"]) == 2
-    assert "points() of none.py must return a mapping of at least one id" in capsys.readouterr().err
+    assert "points() of none.py returned {}; it must return a mapping of at least one id" in capsys.readouterr().err
 
 
 def test_names_fit_every_scheduler_and_stay_apart():
