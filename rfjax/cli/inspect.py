@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 
 from rfjax.console import printable
@@ -27,26 +28,37 @@ def run(args, overrides) -> int:
 
     from rfjax.data.prepared import manifest
     from rfjax.files import write_whole
-    from rfjax.outputs import check_output, holds
-    from rfjax.prepare.inspect import MADE_BY, contradictions, damaged_files, picture, samples
+    from rfjax.outputs import check_output, check_place, holds
+    from rfjax.prepare import verify
+    from rfjax.prepare.inspect import MADE_BY, picture, samples
     from rfjax.prepare.progress import say
     from rfjax.prepare.summary import summary
 
-    out = args.corpus / "samples.png" if args.out is None else args.out
-    if args.samples and args.out is not None:  # the default is in a folder that is ours
-        check_output(out, "--out", made_here=holds(MADE_BY))
-    found = manifest.read(args.corpus)
     if args.samples < 0:
         raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
+    found = manifest.read(args.corpus)
+    if args.samples:
+        if args.out is None:  # the corpus's folder is ours, and so is the picture in it
+            out = args.corpus / "samples.png"
+            check_place(out, "--out")
+            if out.is_dir():
+                raise ConfigError(f"{out} is a folder; name another picture with --out, or give --samples=0")
+        else:
+            out = args.out
+            check_output(out, "--out", made_here=holds(MADE_BY))
+        if args.models is not None and not args.models.is_dir():
+            raise ConfigError(f"no folder of models at --models {args.models}; give the one of rfjax prepare")
     print("\n".join(map(printable, summary(found))))
-    bad = [] if args.no_hashes else list(damaged_files(found, say))
+    bad = [] if args.no_hashes else list(verify.damaged_files(found, say))
     for name in bad:
         remedy = "remove its shard's .json and give the command that prepared it again"
         print(f"damaged: {printable(name)} is not as it was written; {remedy}")
-    if not args.no_hashes and not bad:
-        for line in contradictions(found, say):
-            bad.append(line)
-            print(f"wrong: {printable(line)}; {manifest.COPY_AGAIN}")
+    lines = manifest.wrong_counts(found) if not bad else []  # always: a wrong count is another image's caption
+    if not args.no_hashes and not bad and not lines:
+        lines = itertools.chain(verify.strangers(found), verify.contradictions(found, say))
+    for line in lines:
+        bad.append(line)
+        print(f"wrong: {printable(line)}; {manifest.COPY_AGAIN}")
     if not args.no_hashes and not bad:
         print("every file is as it was written")
     split = args.split if found.count(args.split) else "train"

@@ -7,6 +7,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -33,6 +34,14 @@ class Described:
     left_out: tuple[tuple[str, str], ...]  # (key, reason)
 
 
+class _Facts(TypedDict):
+    """What a part's file says beside its arrays."""
+
+    recipe_sha256: str
+    keys: list[str]
+    left_out: list[list[str]]
+
+
 @dataclass(frozen=True)
 class _Looked:
     """An image that is compared."""
@@ -46,10 +55,12 @@ class _Looked:
 def read(path: Path, recipe_hash: str) -> Described | None:
     """Reads a finished part; None if its file is missing, damaged or of another recipe."""
     try:
-        arrays, facts = unpack(path.read_bytes())
-        if facts["recipe_sha256"] != recipe_hash:
+        arrays, facts = unpack(path.read_bytes(), _Facts)
+        whole = len(facts["keys"]) == len(arrays["digests"]) == len(arrays["views"])
+        if facts["recipe_sha256"] != recipe_hash or not whole:
             return None
-        return Described(tuple(facts["keys"]), arrays["digests"], arrays["views"], tuple(map(tuple, facts["left_out"])))
+        left_out = tuple((key, reason) for key, reason in facts["left_out"])
+        return Described(tuple(facts["keys"]), arrays["digests"], arrays["views"], left_out)
     except (OSError, ValueError, KeyError):
         return None
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -143,9 +144,10 @@ def _is_finite(value) -> bool:
         return False
 
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # half a surrogate pair: no encoding can write it
 _PLAIN = {
     object: lambda value: True,
-    str: lambda value: isinstance(value, str),
+    str: lambda value: isinstance(value, str) and not _HALF_PAIR.search(value),
     bool: lambda value: isinstance(value, bool),
     int: lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63,
     float: _is_finite,
@@ -215,6 +217,8 @@ def _dict_check(part):
     def check(value, where):
         if not isinstance(value, dict):
             raise _wrong(where, "an object", value)
+        if part is not object and (half := next(filter(_HALF_PAIR.search, value), None)):
+            raise _wrong(f"the key {half!r} in {where or 'its content'}", "whole in Unicode", "half a surrogate pair")
         return {key: inner(item, _join(where, key)) for key, item in value.items()}
 
     return check

@@ -17,10 +17,11 @@ from PIL import Image
 from rfjax.data import hashing
 from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole, write_whole
+from rfjax.inputs import seals
 from rfjax.prepare import images
 from rfjax.prepare.filters import Filter, first_refusal
 from rfjax.prepare.options import check_range
-from rfjax.prepare.part import CORRUPT, LeftOut, Tell, map_in_order
+from rfjax.prepare.part import CORRUPT, LeftOut, Tell, listed, map_in_order
 from rfjax.prepare.recipe import keys_facts
 from rfjax.prepare.sources import Drop, Record, Source
 
@@ -84,6 +85,8 @@ class OfModel(TypedDict):
 class OfPart(TypedDict):
     name: str
     size: object
+    images: int
+    bytes: int
     sha256: str
 
 
@@ -93,6 +96,7 @@ class ListJson(TypedDict):
     source: OfSource
     model: OfModel
     settings: dict[str, object]
+    images: int
     shards: list[OfPart]
 
 
@@ -153,7 +157,7 @@ def _look(record: Record | Drop, showing: Showing) -> Shown | Drop:
     if isinstance(record, Drop):
         return record
     if record.key in showing.dropped_keys:
-        return Drop(record.key, showing.dropped_keys[record.key], "", record.done)
+        return Drop(record.key, listed(showing.dropped_keys[record.key]), "", record.done)
     try:
         columns = record.metadata
         if any(test.measured for test in showing.filters):
@@ -194,5 +198,5 @@ def write_list(folder: Path, parts: Sequence[Mapping], *, source: Mapping, model
     if not facts["captions"]:
         lack = f"no caption was written for {facts['images']} images of {source['location']}"
         raise RfjaxError(f"{lack} ({facts['empty']} came out empty); give another --model or --prompt")
-    write_whole({folder / NAME: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"})
+    write_whole({folder / NAME: json.dumps(seals.seal(facts), indent=1, ensure_ascii=False) + "\n"})
     return facts

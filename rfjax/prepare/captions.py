@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,14 +24,17 @@ class CaptionColumns:
     template: str = TEMPLATE
 
     def of(self, metadata: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(original, synthetic) captions of a record. Every name of a class gives one; training draws among them."""
+        """(original, synthetic) captions of a record. Every name of a class gives one; training draws among them.
+
+        Raises `NoText` and `UndecodableText`.
+        """
         synthetic = texts(column(metadata, self.synthetic)) if self.synthetic else ()
         if self.label is None:
             return texts(column(metadata, self.original)), synthetic
         label = column(metadata, self.label)
-        if label is None:
+        if is_missing(label):
             return (), synthetic
-        label = clean(label)
+        label = _text(label)
         names = self.class_names.get(label, () if self.class_names else (label,))
         return tuple(self.template.format(name) for name in map(to_words, names) if name), synthetic
 
@@ -51,16 +54,37 @@ def column(metadata: Mapping[str, object], name: str) -> object:
     return value
 
 
+class NoText(ValueError):
+    """A column for captions or classes holds something else, such as a list in a list; the message says what."""
+
+
 def texts(value: object) -> tuple[str, ...]:
-    """The captions in a column that holds one, several, or JSON text of several: each once, and none that is empty."""
+    """The captions in a column that holds one, several, or JSON text of several: each once, and none that is empty.
+
+    Raises `NoText` for a list in a list, true and false, and whatever else has no text but its printed form.
+    """
     if isinstance(value, (str, bytes)) and clean(value)[:1] in ("[", "{"):
         value = _from_json(clean(value))
     if isinstance(value, Mapping):  # a sequence of texts, as TFDS gives it
         value = value.get("text", value.get("raw"))
     several = value if isinstance(value, (list, tuple)) else [value]
     raw = (item["text"] if isinstance(item, Mapping) and "text" in item else item for item in several)
-    found = (clean(text) for text in raw if text is not None)
+    found = (_text(item) for item in raw if not is_missing(item))
     return tuple(dict.fromkeys(text for text in found if text))
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell is empty: pandas writes NaN for a text that is not there."""
+    return value is None or isinstance(value, float) and value != value
+
+
+def _text(value: object) -> str:
+    """A caption or a class as text. A whole number may be stored as a float, as pandas does beside empty cells."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, bytes, int, float)):
+        raise NoText(f"{str(value)[:60]!r} is of type {type(value).__name__}")
+    return clean(value)
 
 
 def _from_json(text: str) -> object:
@@ -102,15 +126,35 @@ def to_words(name: str) -> str:
 
 def read_class_names(path: str | Path) -> dict[str, tuple[str, ...]]:
     """Names by class, from JSON ({"n01440764": ["tench", "Tinca tinca"]}) or from lines `n01440764 tench, Tinca tinca`
-    as in ImageNet's LOC_synset_mapping.txt. `ConfigError` for any other file."""
+    as in ImageNet's LOC_synset_mapping.txt.
+
+    Raises `ConfigError` for any other file, a class without a name or with two rows, and a file without a class.
+    """
     path = Path(path)
     try:
         text = read_text(path, "--class-names")
-        if path.suffix == ".json":
-            rows = parse_json(text).items()
-            return {str(label): texts(names if isinstance(names, (str, list)) else None) for label, names in rows}
-        rows = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
-        return {label: tuple(name.strip() for name in names.split(",") if name.strip()) for label, names in rows}
+        found: dict[str, tuple[str, ...]] = {}
+        for where, label, names in _class_rows(text, path.suffix == ".json"):
+            if label in found:
+                raise ValueError(f"{where}: the class {label!r} stands twice; write all its names in one place")
+            if not names:
+                raise ValueError(f"{where}: the class {label!r} has no name")
+            found[label] = names
+        if not found:
+            raise ValueError("it names no class")
+        return found
     except (OSError, ValueError, AttributeError) as error:
-        form = "it has lines `class name, other name`, or is JSON"
+        form = 'it has lines `class name, other name`, or is JSON as {"class": ["name", "other name"]}'
         raise ConfigError(f"--class-names {path} cannot be read: {error}; {form}") from None
+
+
+def _class_rows(text: str, is_json: bool) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(where it stands, class, its names)."""
+    if is_json:
+        for label, names in parse_json(text, dict[str, str | list[str]]).items():
+            yield "its content", label, texts(names)
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        label, _, names = line.strip().replace("\t", " ", 1).partition(" ")
+        if label:
+            yield f"line {number}", label, tuple(name.strip() for name in names.split(",") if name.strip())

@@ -69,6 +69,8 @@ def run(args, overrides) -> int:
     chosen = {"buckets": _buckets(args), "filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
     ours = Recipe(**fields_given(Recipe, args) | chosen, columns=columns)
     folder = args.out
+    if not task.merges_only:
+        _check_keys(args, source, ours)
     models = None if task.merges_only else _load_models(args, ours)
     made = read_recipe(folder, *MADE) if models is None else _models_facts(models)
     scaling = _scaling(args, made)  # refused before the folder is claimed
@@ -119,21 +121,51 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
     return summary(found)
 
 
+def _check_keys(args, source, ours) -> None:
+    """Raises `ConfigError` before any work if a source that knows its keys has none of those that options name."""
+    if (keys := getattr(source, "keys", None)) is None:
+        return
+    keys = set(keys)
+    if ours.dropped_keys and not keys & ours.dropped_keys.keys():
+        raise ConfigError(_no_key_to_drop(args, ours, source.location))
+    if args.synthetic_captions is not None and source.captions.listing != source.listing:
+        if not keys & source.captions.all.keys():
+            raise ConfigError(_no_key_of_captions(args, source.location))
+
+
+def _no_key_to_drop(args, ours, location):
+    keys = f"the {len(ours.dropped_keys):,} keys of --drop-keys {args.drop_keys}, {next(iter(ours.dropped_keys))!r}"
+    return f"none of {keys} first, is in {location}; {_OTHER_KEYS} --drop-keys"
+
+
+def _no_key_of_captions(args, location):
+    lack = f"no image has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {location}"
+    return f"{lack}; {_OTHER_KEYS} --synthetic-captions"
+
+
+_OTHER_KEYS = "give keys as rfjax inspect shows them, and another --out if shards were made, or leave out"
+
+
 def _check_keys_known(args, shards, ours, location) -> None:
-    """Raises `RfjaxError` if the source has no key of the given captions, or of the images to drop."""
+    """Raises `RfjaxError` if no shard met a key of the given captions, or of the images to drop."""
+    from rfjax.prepare.part import listed
+
     if args.synthetic_captions is not None and not any(
         unit["synthetic"] for facts in shards for unit in facts["units"]
     ):
-        lack = f"no image has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {location}"
-        raise RfjaxError(f"{lack}; give captions of this source, or leave it out")
+        raise RfjaxError(_no_key_of_captions(args, location))
+    if args.synthetic_column is not None and not any(unit["synthetic"] for facts in shards for unit in facts["units"]):
+        say(f"no image of {location} has a caption in --synthetic-column {args.synthetic_column!r}")
     if not ours.dropped_keys:
+        if args.drop_keys is not None:
+            say(f"--drop-keys {args.drop_keys} has no keys")
         return
-    reasons, count = set(ours.dropped_keys.values()), len(ours.dropped_keys)
+    reasons = set(map(listed, ours.dropped_keys.values()))
     met = sum(facts["dropped"].get(reason, 0) for facts in shards for reason in reasons)
     if not met:
-        keys = f"the {count:,} keys of --drop-keys {args.drop_keys}, {next(iter(ours.dropped_keys))!r} first,"
-        raise RfjaxError(f"none of {keys} is in {location}; give keys as rfjax inspect shows them, or leave it out")
-    say(f"{met:,} images were left out by the {count:,} keys of --drop-keys")
+        raise RfjaxError(_no_key_to_drop(args, ours, location))
+    left = f"{met:,} image was" if met == 1 else f"{met:,} images were"
+    say(f"{left} left out by the {len(ours.dropped_keys):,} keys of --drop-keys")
 
 
 def _scaling(args, made) -> dict:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from rfjax.errors import ConfigError
-from rfjax.prepare.captions import column
+from rfjax.prepare.captions import column, is_missing
 
 COMPARISONS: dict[str, Callable[[object, object], bool]] = {
     ">=": operator.ge,
@@ -40,7 +40,7 @@ class Filter:
     def refuses(self, columns: Mapping[str, object]) -> str | None:
         """Why a record is dropped, or None. A record without the column is dropped, under a separate reason."""
         value = column(columns, self.column)
-        if value is None:
+        if is_missing(value):
             return f"lacks {self.column}"
         if isinstance(value, (bytes, str)):
             value = _read(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
@@ -61,6 +61,8 @@ def parse_filter(text: str) -> Filter:
     if not match:
         raise ConfigError(f"--filter {text!r} is no comparison by {' '.join(COMPARISONS)}; write as in aesthetic>=5")
     value = _read(match[3])
+    if value != value:
+        raise ConfigError(f"--filter {text!r} compares with no number, which nothing passes; give a number")
     if not isinstance(value, float) and match[2] not in ("==", "!="):
         raise ConfigError(f"--filter {text!r} compares by size with {match[3]}, which is no number; use == or !=")
     return Filter(f"{match[1]}{match[2]}{match[3]}", match[1], match[2], value)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs import seals
 from rfjax.inputs.json_files import check_json, parse_json, read_json
 from rfjax.inputs.text import UndecodableText, decode_text
 from rfjax.prepare.caption_files import FORMAT, NAME, VERSION, ListJson
-from rfjax.prepare.captions import texts
+from rfjax.prepare.captions import NoText, texts
 from rfjax.prepare.libraries import require
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Drop, Record, Source
@@ -27,8 +28,8 @@ class Row(TypedDict):
     """A line of a .jsonl."""
 
     key: str
-    captions: NotRequired[str | list[str]]
-    caption: NotRequired[str | list[str]]
+    captions: NotRequired[object]  # `rfjax.prepare.captions.texts` reads them
+    caption: NotRequired[object]
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ class Captions:
         """
         if self.listing == source.listing and list(self.sizes) == list(source.sizes):
             return _read(self.files[part : part + 1])
-        return self._all
+        return self.all
 
     @cached_property
-    def _all(self):
+    def all(self) -> Mapping[str, tuple[str, ...]]:
+        """All captions by key."""
         return _read(self.files)
 
 
@@ -68,6 +70,7 @@ class JoinedSource:
     label = property(lambda self: self.source.label)
     class_names = property(lambda self: self.source.class_names)
     passed_over = property(lambda self: self.source.passed_over)
+    keys = property(lambda self: getattr(self.source, "keys", None))
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         found = self.captions.for_part(self.source, part)
@@ -104,10 +107,16 @@ def _open_folder(folder):
         if form != readable:
             raise ValueError(f"it is {form}, and this rfjax reads {readable}")
         facts = check_json(about, ListJson)
+        if seals.is_broken(facts) or facts["images"] != sum(shard["images"] for shard in facts["shards"]):
+            raise ValueError("it was changed after it was written")
         model = {name: facts["model"][name] for name in ("class", "sha256", "files")}
         for shard in facts["shards"]:
-            if Path(shard["name"]).name != shard["name"]:
-                raise ValueError(f"a shard is called {shard['name']!r}, which is no name of a file here")
+            name = shard["name"]
+            if Path(name).name != name or "\0" in name:
+                raise ValueError(f"a shard is called {name!r}, which is no name of a file here")
+            size = (folder / f"{name}.jsonl").stat().st_size  # told before images are encoded
+            if size != shard["bytes"]:
+                raise ValueError(f"{name}.jsonl has {size} bytes, and {NAME} says {shard['bytes']}")
         files = tuple((folder / f"{shard['name']}.jsonl", shard["sha256"]) for shard in facts["shards"])
         digest = hashlib.sha256("".join(sha256 for _, sha256 in files).encode()).hexdigest()
         identity = {"sha256": digest, "model": model, "settings": facts["settings"]}
@@ -124,7 +133,10 @@ def _read(files) -> dict[str, tuple[str, ...]]:
         for key, value in READERS[path.suffix](path, sha256):
             if key in found:
                 raise RfjaxError(f"{path} has the key {key!r} twice; put an image's captions into one row")
-            found[key] = texts(value)
+            try:
+                found[key] = texts(value)
+            except NoText as error:
+                raise RfjaxError(f"{path}: the captions of {key!r} are no text: {error}; {HINT}") from None
     return found
 
 

@@ -15,10 +15,12 @@ from rfjax.data.prepared.manifest import SPLITS, Manifest, StoredEncoder
 from rfjax.data.prepared.manifest_facts import FORMAT, KINDS, NAME, VERSION, bucket_name
 from rfjax.errors import RfjaxError
 from rfjax.files import write_whole
+from rfjax.inputs import seals
 from rfjax.inputs.json_files import WrongJson
-from rfjax.prepare.part import NO_CAPTION, list_counts
+from rfjax.prepare.part import NO_CAPTION, NO_TEXT, list_counts
 
 SCALINGS = ("autoencoder", "measured")
+LARGEST_SUM = 1e150  # its square is a number, too
 HELD = ("bucket", "split", *KINDS, "files")  # the facts of a shard's units that the manifest keeps
 
 
@@ -41,21 +43,31 @@ def write_manifest(
 
     `buckets` are (height, width) in pixels; `reduction` pixels a side become one of a latent. `shift` and `scale` are
     the autoencoder's. If `scaling` is measured, they are instead the mean and 1 / standard deviation of the training
-    latents over all channels (Rombach et al. 2022 measure the scale alone). Raises `RfjaxError` if no image is left.
+    latents over all channels (Rombach et al. 2022 measure the scale alone). Raises `RfjaxError` if no image is left,
+    if the latents to be scaled are all equal, and for facts that contradict each other.
     """
     dropped = _total(shard["dropped"] for shard in shards)
     units = [unit for shard in shards for unit in shard["units"]]
     if not units:
         reasons = list_counts(dropped) or "the source is empty"
         remedy = "see the shards' .dropped.jsonl"
-        if set(dropped) == {NO_CAPTION}:
+        if set(dropped) <= {NO_CAPTION, NO_TEXT} and dropped:
+            label, column = recipe["columns"]["label"], recipe["columns"]["original"]
+            reasons += f" (looked for in {'the class in ' if label else ''}column {label or column!r})"
             places = "a .txt, .caption or .json beside each image, metadata.jsonl or metadata.csv, or a column"
             remedy = f"captions come from {places}; or give --label-column=folder or --synthetic-captions"
         raise RfjaxError(f"nothing is left of {source['location']}: {reasons}; {remedy}")
     of_split = {split: [unit for unit in units if unit["split"] == split] for split in SPLITS}
+    damaged = f"the shards' .json in {folder} contradict each other", "remove them and give the command again"
+    if wrong := next((unit for unit in units if not _has_sums(unit["statistics"], channels)), None):
+        what = f"{wrong['files']['images']['name']} has sums of latents that are not {channels} finite numbers"
+        raise RfjaxError(f"{damaged[0]}: {what}; {damaged[1]}")
     statistics = {split: _moments([unit["statistics"] for unit in some]) for split, some in of_split.items() if some}
     if scaling == "measured":
         moments = (statistics.get("train") or statistics["validation"])["all"]
+        if not moments["std"] > 0:
+            given = f"--latent-scaling is measured, and all latents of {source['location']} are {moments['mean']:g}"
+            raise RfjaxError(f"{given}; give the same command with --latent-scaling=autoencoder")
         shift, scale = moments["mean"], 1.0 / moments["std"]
 
     def describe(pixels):
@@ -96,10 +108,9 @@ def write_manifest(
     try:
         manifest_facts.check(facts)
     except WrongJson as error:
-        given = f"the shards' .json in {folder} contradict each other: {error}"
-        raise RfjaxError(f"{given}; remove them and give the command again") from None
+        raise RfjaxError(f"{damaged[0]}: {error}; {damaged[1]}") from None
     manifest.check_records(Manifest(folder, facts))
-    write_whole({folder / NAME: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"})
+    write_whole({folder / NAME: json.dumps(seals.seal(facts), indent=1, ensure_ascii=False) + "\n"})
     return manifest.read(folder)
 
 
@@ -112,6 +123,12 @@ def _total(counts) -> Counter:
 
 def _count(units) -> dict[str, int]:
     return {kind: sum(unit[kind] for unit in units) for kind in KINDS}
+
+
+def _has_sums(sums: Mapping, channels: int) -> bool:
+    """Whether a unit's sums have a number for each channel, of which a mean and a deviation can be made."""
+    whole = all(len(sums[name]) == channels for name in ("sum", "squares"))
+    return whole and sums["values"] > 0 and max(map(abs, (*sums["sum"], *sums["squares"]))) < LARGEST_SUM
 
 
 def _moments(sums: Sequence[Mapping]) -> dict:

@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import TypeVar
 
 from rfjax.errors import RfjaxError
+from rfjax.inputs import seals
 from rfjax.inputs.json_files import read_json
 from rfjax.prepare.sources import Drop, Record
 
 CORRUPT = "corrupt"
 NO_CAPTION = "no caption"
+NO_TEXT = "caption that is no text"
+UNDECODABLE = "caption in no encoding that can be told"
+OWN_REASONS = frozenset({CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE})
 SPARED = 10  # corrupt images that never stop a part: a share of few images says little
 Looked = TypeVar("Looked")
 Tell = Callable[[float | int, int, int], None]  # (how much of the part is done, images kept, images left out)
+
+
+def listed(reason: str) -> str:
+    """The reason under which an image of --drop-keys is counted: the list's, which must not look like one of ours."""
+    return f"{reason} (listed)" if reason in OWN_REASONS else reason
 
 
 def part_name(stem: str, part: int, parts: int) -> str:
@@ -28,13 +37,15 @@ def part_name(stem: str, part: int, parts: int) -> str:
 def read_finished(
     path: Path, recipe_hash: str, *, shape: type, sizes: Callable[[Mapping], Mapping[str, int]]
 ) -> dict | None:
-    """The .json of a finished part, of the TypedDict `shape`. None, so that the part is made again, if it is damaged,
-    has another name or recipe, or if a file has not the size that it states."""
+    """The .json of a finished part, of the TypedDict `shape`. None, so that the part is made again, if it was changed
+    or damaged, has another name or recipe, or if a file has not the size that it states."""
     try:
         facts = read_json(path.with_name(f"{path.name}.json"), shape)
+        if seals.is_broken(facts) or (facts["name"], facts["recipe_sha256"]) != (path.name, recipe_hash):
+            return None
         whole = all(path.with_name(name).stat().st_size == size for name, size in sizes(facts).items())
-        return facts if whole and (facts["name"], facts["recipe_sha256"]) == (path.name, recipe_hash) else None
-    except (OSError, RfjaxError):
+        return facts if whole else None
+    except (OSError, ValueError, RfjaxError):  # ValueError: a name that no file can have
         return None
 
 
@@ -94,7 +105,7 @@ class LeftOut:
         return dict(sorted(self.counts.items()))
 
     def write_with(self, facts: Mapping, folder: Path) -> None:
-        """Writes the part's NAME.dropped.jsonl, and `facts` as its NAME.json."""
+        """Writes the part's NAME.dropped.jsonl, and `facts` with a seal as its NAME.json."""
         rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
         (folder / f"{self.name}.dropped.jsonl").write_text(rows, encoding="utf-8")
-        (folder / f"{self.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (folder / f"{self.name}.json").write_text(json.dumps(seals.seal(facts), indent=1) + "\n")

@@ -70,6 +70,7 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
     check_range(reading, ("shard_size",), 1)
     check_template(reading.template)
     source = open_source(reading.source, shard_size=reading.shard_size, caption_column=reading.caption_column)
+    _check_columns(reading, source)
     label = reading.label_column or source.label
     if reading.class_names is not None and label is None:
         lack = f"--class-names is {reading.class_names}, and no column holds one; name it with --label-column"
@@ -88,6 +89,17 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
         source = joined_captions.JoinedSource(source, joined_captions.open_captions(reading.synthetic_captions))
         synthetic = joined_captions.COLUMN
     return source, CaptionColumns(original, synthetic, label, names, reading.template)
+
+
+def _check_columns(reading, source) -> None:
+    """Raises `ConfigError` for a column that a source lacks, where the source says what columns it has."""
+    if source.kind not in ("tfds", "parquet"):
+        return
+    for option in ("caption_column", "synthetic_column", "label_column"):
+        name = getattr(reading, option)
+        if name is not None and not {name, name.partition(".")[0]} & set(source.columns):
+            given = f"--{option.replace('_', '-')} is {name!r}, and {reading.source} has no such column"
+            raise ConfigError(f"{given}; it has {', '.join(source.columns) or 'none that all its files share'}")
 
 
 def _default_column(reading, source, label):

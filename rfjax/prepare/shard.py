@@ -19,14 +19,13 @@ from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
 from rfjax.inputs.text import UndecodableText
 from rfjax.prepare import images
-from rfjax.prepare.captions import encodings
+from rfjax.prepare.captions import NoText, encodings
 from rfjax.prepare.filters import first_refusal
 from rfjax.prepare.images import CorruptImage, Picture
-from rfjax.prepare.part import CORRUPT, NO_CAPTION, LeftOut, Tell, map_in_order
+from rfjax.prepare.part import CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE, LeftOut, Tell, listed, map_in_order
 from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.sources import Drop, Record, Source
 
-UNDECODABLE = "caption in no encoding that can be told"
 AHEAD = 4  # batches decoded ahead of the models
 
 
@@ -142,12 +141,14 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
     if isinstance(record, Drop):
         return record
     if record.key in recipe.dropped_keys:
-        return Drop(record.key, recipe.dropped_keys[record.key], "", record.done)
+        return Drop(record.key, listed(recipe.dropped_keys[record.key]), "", record.done)
     try:
         original, synthetic = recipe.columns.of(record.metadata)
         read_as = [f"caption read as {encoding}" for encoding in encodings(recipe.columns, record.metadata)]
     except UndecodableText as error:
         return Drop(record.key, UNDECODABLE, str(error), record.done)
+    except NoText as error:
+        return Drop(record.key, NO_TEXT, str(error), record.done)
     if not original and not synthetic:
         return Drop(record.key, NO_CAPTION, "", record.done)
     if reason := first_refusal((test for test in recipe.filters if not test.measured), record.metadata):

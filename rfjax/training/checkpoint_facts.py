@@ -6,16 +6,14 @@ its folder's word, and its results written down as those of the run it lies in.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from rfjax.errors import RfjaxError
+from rfjax.inputs import seals
 from rfjax.inputs.json_files import WrongJson, check_json, read_json
 
-SEAL = "seal"
 # What makes a run another one, as its run.json has it. A run may be moved, renamed or copied.
 OWNER = "depth hidden heads seed learning_rate params batch_size steps corpus corpus_fingerprint".split()
 
@@ -48,8 +46,7 @@ class Facts(TypedDict):
 def seal(facts: Mapping, workdir: Path, step: int) -> dict:
     """The facts with their step, the run that `workdir` holds, and the checksum of all of them."""
     about = {"step": step, "owner": owner_of(workdir)}
-    whole = json.loads(json.dumps({name: value for name, value in facts.items() if name != SEAL} | about))
-    return whole | {SEAL: _checksum(whole)}
+    return seals.seal({**facts, **about})
 
 
 def check(facts: object, workdir: Path, step: int, path: Path) -> None:
@@ -62,10 +59,9 @@ def check(facts: object, workdir: Path, step: int, path: Path) -> None:
         check_json(facts, Facts, "facts")
     except WrongJson as problem:
         raise RfjaxError(f"checkpoint {path} is damaged: {problem}") from None
-    if SEAL not in facts:
+    if seals.SEAL not in facts:
         return
-    whole = {name: value for name, value in facts.items() if name != SEAL}
-    if _checksum(whole) != facts[SEAL]:
+    if seals.is_broken(facts):
         raise RfjaxError(f"checkpoint {path} is damaged: the checksum of its facts differs")
     if facts.get("step") != step:
         remedy = "give the folder its name back, or remove it"
@@ -84,7 +80,3 @@ def owner_of(workdir: Path) -> dict | None:
         return {name: record[name] for name in OWNER} | {"parent": parent}
     except (OSError, RfjaxError, KeyError, TypeError):
         return None  # another reader refuses it, by name
-
-
-def _checksum(facts: Mapping) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

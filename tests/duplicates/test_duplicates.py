@@ -294,7 +294,7 @@ def test_what_it_drops_prepare_counts_under_one_reason(monkeypatch, source, undi
     )
     assert "5 images were left out by the 5 keys of --drop-keys" in capsys.readouterr().err
     (tmp_path / "others.tsv").write_text("another source's key\n")
-    assert prepare(monkeypatch, source, f"--out={tmp_path / 'none'}", f"--drop-keys={tmp_path / 'others.tsv'}") == 1
+    assert prepare(monkeypatch, source, f"--out={tmp_path / 'none'}", f"--drop-keys={tmp_path / 'others.tsv'}") == 2
     assert "none of the 1 keys of --drop-keys" in capsys.readouterr().err
     facts = manifest.read(tmp_path / "out").facts
     assert facts["dropped"] == {"near-duplicate": 5, "corrupt": 1, "no caption": 1}

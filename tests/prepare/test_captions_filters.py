@@ -1,7 +1,7 @@
 import pytest
 
 from rfjax.errors import ConfigError
-from rfjax.prepare.captions import CaptionColumns, clean, read_class_names, texts
+from rfjax.prepare.captions import CaptionColumns, NoText, clean, read_class_names, texts
 from rfjax.prepare.filters import parse_filter
 
 
@@ -25,12 +25,21 @@ from rfjax.prepare.filters import parse_filter
         ("猫が窓辺に座っている", ("猫が窓辺に座っている",)),
         ("قطة على النافذة 🐈", ("قطة على النافذة 🐈",)),
         (7, ("7",)),
+        (7.0, ("7",)),  # pandas makes floats of a column of whole numbers with an empty cell
+        (float("nan"), ()),  # and this of the empty cell
     ],
 )
 def test_captions_of_any_kind_and_script(value, expected):
     """Catches text that cannot be encoded later, in the middle of a million images."""
     assert texts(value) == expected
     assert all(text.encode() for text in texts(value))
+
+
+@pytest.mark.parametrize("value", [True, [["a", "b"]], {"a": 1, "text": {"b": 2}}, [{"caption": "a"}], [b"a", {}]])
+def test_what_is_no_text_is_no_caption(value):
+    """Catches "['a', 'b']" and "True", the printed forms of values, as captions."""
+    with pytest.raises(NoText):
+        texts(value)
 
 
 def test_a_class_becomes_the_papers_caption_one_for_each_of_its_names():
@@ -61,9 +70,23 @@ def test_class_names_as_imagenet_and_as_json_give_them(tmp_path):
         == read_class_names(table)
         == {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",)}
     )
-    lines.write_text("n01440764\n")
-    with pytest.raises(ConfigError, match="names.txt cannot be read"):
-        read_class_names(lines)
+    wrong = {
+        "n0 tench\nn1\n": "line 2: the class 'n1' has no name",
+        "n0 tench\n\nn0 cat\n": "line 3: the class 'n0' stands twice",
+        "\n": "it names no class",
+    }
+    for text, words in wrong.items():
+        lines.write_text(text)
+        with pytest.raises(ConfigError, match=f"names.txt cannot be read: {words}"):
+            read_class_names(lines)
+    for text, words in {
+        '{"n0": 5}': "n0 must be a text or a list",
+        '{"n0": []}': "has no name",
+        "{}": "no class",
+    }.items():
+        table.write_text(text)
+        with pytest.raises(ConfigError, match=f"names.json cannot be read: .*{words}"):
+            read_class_names(table)
 
 
 COLUMNS = {
@@ -95,7 +118,7 @@ COLUMNS = {
         ("score>=6.5", None),  # numbers that a file keeps as text
         ("raw>6.9", None),
         ("nested.p<0.2", None),
-        ("nan>=0", "not nan>=0"),
+        ("nan>=0", "lacks nan"),
         ("missing>=0", "lacks missing"),
         ("nsfw>=5", "nsfw is of another type"),
         ("watermark>=0", "watermark is of another type"),  # not "False is 0"

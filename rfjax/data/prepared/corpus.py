@@ -26,7 +26,7 @@ from rfjax.data.prepared import manifest
 from rfjax.data.prepared.epoch_orders import EpochOrders
 from rfjax.data.prepared.manifest import Bucket, Manifest
 from rfjax.data.prepared.manifest_facts import KINDS, SPLITS
-from rfjax.data.prepared.records import unpack
+from rfjax.data.prepared.records import FACTS_OF, unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import ConfigError, RfjaxError
 
@@ -165,7 +165,7 @@ class PreparedCorpus:
         out = []
         for place, record in zip(places.tolist(), files.read(places), strict=True):
             try:
-                out.append(unpack(record))
+                out.append(unpack(record, FACTS_OF[kind]))
             except ValueError as error:
                 given = f"record {place} of the {split} {kind} of {self._where}"
                 raise RfjaxError(f"{given}: {error}; rfjax inspect finds what is damaged") from None

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from rfjax.data.prepared.manifest import Manifest, StoredEncoder
-from rfjax.errors import ConfigError
+from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.json_files import read_json
 
 # name -> kind, the model's folder, its tokenizer's folder
@@ -34,6 +34,7 @@ ENCODERS = {
 AUTOENCODER = "vae"
 CLASSES = {"clip": ("CLIPTextModel", "CLIPTextModelWithProjection"), "t5": ("T5EncoderModel",)}
 SAFE = {"trust_remote_code": False}  # of all that transformers loads: no code that a folder holds is run
+LARGEST_SCALE = 1e6
 WEIGHTS = r"(model|diffusion_pytorch_model){variant}(-\d+-of-\d+)?\.safetensors"
 
 
@@ -104,6 +105,7 @@ def load(
         known = ", ".join(part for _, part, _ in ENCODERS.values())
         raise ConfigError(f"{folder} has no text encoder; add one of the folders {known}")
     parts = {AUTOENCODER: find_model(folder, AUTOENCODER, variant)}
+    scaling = read_scaling(folder)
     for name in names:
         kind, part, tokenizer = ENCODERS[name]
         parts[name] = find_model(folder, part, variant)
@@ -131,18 +133,58 @@ def load(
         stored.append(StoredEncoder(name, kind, *sizes))
     say("hashing their weights")
     facts = {name: part.facts(folder, ENCODERS[name][2] if name in ENCODERS else None) for name, part in parts.items()}
-    return FrozenModels(
+    models = FrozenModels(
         encoders=tuple(stored),
         latent_channels=autoencoder.latent_channels,
         reduction=2 ** (len(autoencoder.block_out_channels) - 1),
-        shift=float(autoencoder.shift_factor or 0.0),
-        scale=float(autoencoder.scaling_factor),
+        shift=scaling["shift_factor"] or 0.0,
+        scale=scaling["scaling_factor"],
         facts=facts,
         _text=text,
         _encode=encode,
         _decode=decode,
         _tokens=tokens,
     )
+    try_out(models, folder)
+    return models
+
+
+class Scaling(TypedDict):
+    """What the config.json of an autoencoder says of its latents."""
+
+    scaling_factor: float
+    shift_factor: NotRequired[float | None]
+
+
+def read_scaling(folder: Path) -> Scaling:
+    """The shift and scale of an autoencoder's latents. Raises `ConfigError` where the scale is not above 0, or is
+    missing: diffusers would take that of Stable Diffusion 1, unsaid."""
+    path = folder / AUTOENCODER / "config.json"
+    found = read_json(path, Scaling, remedy="fetch the folder again, or write the factor into it", error=ConfigError)
+    if not 0 < found["scaling_factor"] < LARGEST_SCALE or abs(found.get("shift_factor") or 0) > LARGEST_SCALE:
+        given = f"scaling_factor {found['scaling_factor']:g} and shift_factor {found.get('shift_factor')}"
+        raise ConfigError(f"{path} has {given}; a scale is above 0, and neither is beyond {LARGEST_SCALE:g}")
+    return {"shift_factor": None, **found}
+
+
+def try_out(models: FrozenModels, folder: Path) -> None:
+    """Encodes one caption and one image. Raises `ConfigError` for features or latents that are missing, or that are no
+    numbers: told now, not after hours of work."""
+    try:
+        found = models.text(["a photo of a cat"])
+        for encoder in models.encoders:
+            found[f"the tokens of {encoder.name}"] = np.array(models.token_counts(["a cat"])[encoder.name])
+        side = np.linspace(0, 1, 8 * models.reduction, dtype=np.float32)
+        found["latents"] = models.latents(np.broadcast_to(side[None, :, None, None], (1, len(side), len(side), 3)))
+    except RfjaxError:
+        raise
+    except Exception as error:  # PyTorch, transformers and diffusers have kinds of their own
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(f"the models in {folder} cannot be used: {why}; fetch the folder again") from None
+    for name, array in found.items():
+        if not array.size or not np.isfinite(array).all():
+            what = "no numbers" if not array.size else "numbers that are not finite"
+            raise ConfigError(f"the models in {folder} give {what} for {name}; fetch the folder again")
 
 
 def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -> FrozenModels:
@@ -289,6 +331,9 @@ def _text_encoder(folder, name, model_class, t5_tokens, place):
     model = place.model(getattr(transformers, model_class), folder / part, dtype=place.dtype, **SAFE)
     tokens = t5_tokens if kind == "t5" else tokenizer.model_max_length
     limit = getattr(model.config, "max_position_embeddings", tokens)
+    for what, count in (("model_max_length of its tokenizer", tokens), ("max_position_embeddings", limit)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ConfigError(f"{folder / part}: {what} is {count!r}, not a number of tokens; fetch the folder again")
     if tokens > limit:
         given = f"the tokenizer of {folder / part} gives {tokens} tokens, and the model has {limit} positions"
         raise ConfigError(f"{given}; fetch the tokenizer of this model")

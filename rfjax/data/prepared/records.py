@@ -8,12 +8,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import TypedDict
 
 import numpy as np
 from safetensors.numpy import save
 
+from rfjax.inputs.json_files import check_json
+
 DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
 FACTS = "facts"  # a single key, because the library writes several keys in no fixed order
+
+
+class ImageFacts(TypedDict):
+    """What the record of an image says beside its latents and thumbnail."""
+
+    key: str
+    width: int
+    height: int
+    original: list[int]  # numbers of captions in the captions' file of the same unit
+    synthetic: list[int]
+
+
+class TextFacts(TypedDict):
+    """What the record of a caption says beside its features."""
+
+    caption: str
+
+
+FACTS_OF = {"images": ImageFacts, "captions": TextFacts}
 
 
 def pack(arrays: Mapping[str, np.ndarray], facts: Mapping[str, object]) -> bytes:
@@ -22,19 +44,22 @@ def pack(arrays: Mapping[str, np.ndarray], facts: Mapping[str, object]) -> bytes
     return save(whole, {FACTS: json.dumps(facts, ensure_ascii=False)})
 
 
-def unpack(record: bytes) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays (read-only views of `record`) and the facts. Raises `ValueError` for bytes that are no record."""
+def unpack(record: bytes, shape: type = dict) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays (read-only views of `record`) and the facts, which have `shape` (`rfjax.inputs.json_files`).
+
+    Raises `ValueError` for bytes that are no record, and for facts of another shape.
+    """
     size = int.from_bytes(record[:8], "little")
     start = 8 + size
     try:
         header = json.loads(record[8:start])
-        facts = json.loads(header.pop("__metadata__")[FACTS])
+        facts = check_json(json.loads(header.pop("__metadata__")[FACTS]), shape)
         arrays = {}
         for name, about in header.items():
             first, last = about["data_offsets"]
             dtype = np.dtype(DTYPES[about["dtype"]])
             flat = np.frombuffer(record, dtype, (last - first) // dtype.itemsize, start + first)
             arrays[name] = flat.reshape(about["shape"])
-    except (KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"not a record: {error!r}") from None
+    except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(f"it is not as it was written: {error}") from None
     return arrays, facts

@@ -42,6 +42,11 @@ class FolderSource:
     def sizes(self) -> list[int]:
         return [len(part) for part in self.parts]
 
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of all images, known before any is read."""
+        return (name for part in self.parts for name in part)
+
     def records(self, part: int) -> Iterator[Record | Drop]:
         for done, name in enumerate(self.parts[part], 1):
             path = Path(self.location, name)

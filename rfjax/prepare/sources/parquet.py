@@ -97,7 +97,7 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Parq
             links = any("url" in name.lower() for name in names)
             hint = "; fetch what its URLs name first, for example by img2dataset" if links else ""
             raise ConfigError(f"{path} has no column of images, named one of {known}; it has {', '.join(names)}{hint}")
-        if caption_column and caption_column not in names:
+        if caption_column and not {caption_column, caption_column.partition(".")[0]} & set(names):
             raise ConfigError(f"{path} has no column {caption_column}; it has {', '.join(names)}")
         if classes is not None and found != classes:
             raise ConfigError(f"{path} has other names of classes than the files before it; prepare them apart")
