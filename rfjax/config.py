@@ -102,6 +102,8 @@ class TrainConfig:
     schedule: str = "constant"  # of the learning rate; wsd is warm-up, stable, decay
     warmup_steps: int = -1  # -1: 1,000, the paper's, but a tenth of a run that is shorter than 10,000 steps
     decay_fraction: float = 0.2  # wsd: the rate falls over this last share of the steps
+    decay_shape: str = "linear"  # wsd: how it falls
+    branches: tuple[int, ...] = ()  # lengths of the runs that a study anneals from one trunk; the last is `steps`
     final_learning_rate_fraction: float = 0.0  # cosine and wsd: the last rate over `learning_rate`
     b1: float = 0.9
     b2: float = 0.999
@@ -128,6 +130,16 @@ class TrainConfig:
     def warmup(self) -> int:
         """Steps of warm-up."""
         return min(1000, self.steps // 10) if self.warmup_steps == -1 else self.warmup_steps
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps over which the rate of wsd falls."""
+        return max(1, round(self.decay_fraction * self.steps))
+
+    @property
+    def departure(self) -> int:
+        """The step at which the rate of wsd begins to fall: there a branch leaves its trunk."""
+        return self.steps - self.decay_steps
 
     @property
     def average_every(self) -> int:
@@ -354,7 +366,7 @@ def _convert(annotation, value, key):
             return None
         return _convert(next(a for a in args if a is not type(None)), value, key)
     if origin is tuple:
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        if isinstance(value, (list, tuple)) and all(type(item) is args[0] for item in value):
             return tuple(value)
     elif annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):  # an integer beyond the largest float
@@ -378,6 +390,8 @@ def _parse(key, text, annotation):
         if not parts and not text.strip("() []") == "":
             raise ConfigError(f"config.{key} is {text!r}, which names nothing; write () for an empty list")
         return parts
+    if annotation == tuple[int, ...]:
+        text = f"({text.strip('()[] ').rstrip(',')},)" if text.strip("()[] ,") else "()"
     try:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
@@ -412,7 +426,7 @@ def _describe(annotation):
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return " or ".join("none" if a is type(None) else _describe(a) for a in typing.get_args(annotation))
     names = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
-    return names.get(annotation, "a list of texts")
+    return names.get(annotation, "a list of integers" if annotation == tuple[int, ...] else "a list of texts")
 
 
 def _flatten(nested, prefix=""):

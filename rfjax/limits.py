@@ -58,6 +58,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.positions": ("formula", "stored"),
     "data.corpus": ("shapes", "digits", "random", "prepared"),
     "train.schedule": ("constant", "cosine", "wsd"),
+    "train.decay_shape": ("linear", "1-sqrt", "cosine"),
     "train.compute_dtype": ("float32", "bfloat16"),
     "train.matmul_precision": ("default", "high", "highest"),
     "train.remat": ("none", "full", "attention", "dots"),
@@ -212,6 +213,21 @@ RULES: tuple[Rule, ...] = (
         lambda depth, width: depth * width**2 <= 10**14,
         "a network of these has more than 10^15 parameters, which no machine holds; lower one of the two",
     ),
+    (
+        ("train.branches", "train.steps"),
+        lambda lengths, steps: not lengths or [0, *lengths] == sorted({0, *lengths}) and lengths[-1] == steps,
+        "branches are whole lengths that increase, and the last of them is config.train.steps, as 500,1000,2000",
+    ),
+    (
+        ("train.branches", "train.schedule"),
+        lambda lengths, schedule: not lengths or schedule == "wsd",
+        "a branch is the run with the schedule wsd and its length: set config.train.schedule=wsd",
+    ),
+    (
+        ("train.branches", "train.decay_fraction", "train.warmup"),
+        lambda lengths, share, warmup: not lengths or lengths[0] - max(1, round(share * lengths[0])) >= max(1, warmup),
+        "the shortest branch leaves the trunk before its warm-up ends: lengthen it, or lower config.train.warmup_steps",
+    ),
     (("name",), str.strip, "it names the folder of runs and cannot be empty"),
     (("model.mlp_ratio", _WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
     (
@@ -348,6 +364,13 @@ def _shown(value: float | int) -> str:
     return str(value) if len(str(value)) <= 80 else f"a number of {len(str(value))} digits"
 
 
+# What is no field where another field, or the run's length, sets it.
+_NAMES = {
+    _WIDTH: "the hidden size (config.model.hidden, or of the depth)",
+    "train.warmup": "the warm-up (config.train.warmup_steps, or of the steps)",
+}
+
+
 def _name(field: str) -> str:
-    """The name of a field in messages. The hidden size is no field where the depth sets it."""
-    return "the hidden size (config.model.hidden, or of the depth)" if field == _WIDTH else f"config.{field}"
+    """The name of a field in messages."""
+    return _NAMES.get(field, f"config.{field}")

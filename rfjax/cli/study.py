@@ -43,7 +43,8 @@ def run(args, overrides) -> int:
     if args.point is not None:
         studies.run_point(study, study.point(args.point), root)
         collect = f"rfjax study --config={args.config} --workdir={root} --collect"
-        say(f"point {args.point} is trained and evaluated in {root / args.point}; collect with: {collect}")
+        folders = ", ".join(str(root / run.id) for run in study.point(args.point).runs)
+        say(f"point {args.point} is trained and evaluated in {folders}; collect with: {collect}")
         return 0
     notes = studies.strangers(study, root) if args.collect else []
     if not args.collect:
@@ -54,7 +55,7 @@ def run(args, overrides) -> int:
         table = _collect(study, root)
     finally:  # failures are printed even where there is nothing to collect
         for outcome in failed:
-            print(f"failed: {outcome.point.id}: {printable(outcome.error)}", file=sys.stderr)
+            print(f"failed: {outcome.run.id}: {printable(outcome.error)}", file=sys.stderr)
 
     for note in (*notes, *table.notes):
         print(f"note: {printable(note)}", file=sys.stderr)
@@ -74,7 +75,7 @@ def _collect(study, root):
     from rfjax.report.write import summary_lines, write_report
     from rfjax.results.merge import collect, run_folders
 
-    known = {point.id for point in study.points}
+    known = {run.id for run in study.runs}
     there = run_folders(root) if root.is_dir() else []
     runs = [folder for folder in there if folder.name in known]
     if not runs:

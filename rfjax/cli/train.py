@@ -8,7 +8,10 @@ from rfjax.inputs.paths import as_path, as_text
 
 def add_arguments(parser) -> None:
     config, folder = "a file with get_config()", "the run's folder; the same command resumes it"
-    parser.add_argument("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help=config)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", metavar="FILE.py|NAME", type=as_text("--config"), help=config)
+    branch = "leave that run at this step, with its config and whole state; give --config.train.steps, the length"
+    which.add_argument("--branch", metavar="RUN@STEP", type=as_text("--branch"), help=branch)
     parser.add_argument("--workdir", required=True, metavar="DIR", type=as_path("--workdir"), help=folder)
     init = "start a new run from this checkpoint's weights"
     parser.add_argument("--init", metavar="RUN@STEP", type=as_text("--init"), help=init)
@@ -18,13 +21,28 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Trains the run, or resumes it."""
     from rfjax import config as configs
+    from rfjax.errors import ConfigError
     from rfjax.study.run import run_config
     from rfjax.study.study import Point, describe, size_of
+    from rfjax.training import branches
     from rfjax.training.run_folder import check_run_folder
 
     check_run_folder(args.workdir)
-    config = configs.load(args.config, overrides)
+    place = {}
+    if args.branch is None:
+        config = configs.load(args.config, overrides)
+    else:
+        if args.init is not None:
+            raise ConfigError(f"--init={args.init} and --branch={args.branch} both say where the run starts; give one")
+        if "train.steps" not in overrides:
+            raise ConfigError(f"--branch={args.branch} needs the branch's length in all: give --config.train.steps")
+        found = branches.read_departure(args.branch)
+        config = configs.apply_overrides(branches.branch_of(found.config, found.config.train.steps), overrides)
+        place = {"role": "branch", "trunk": found.trunk}
+    if config.train.branches:
+        given = f"config.train.branches is {config.train.branches}, which is several runs"
+        raise ConfigError(f"{given}: give the config to rfjax study, or set config.train.branches=()")
     say(describe(Point(str(args.workdir), config), size_of(config)))
-    run_config(config, args.workdir, init_from=args.init, evaluate=not args.no_evaluation)
+    run_config(config, args.workdir, init_from=args.init, **place, evaluate=not args.no_evaluation)
     say(f"trained: {args.workdir}")
     return 0

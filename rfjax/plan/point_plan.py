@@ -16,6 +16,7 @@ from rfjax.plan.roofline import Roofline, RunCost, cost, roofline
 from rfjax.plan.search import SLACK, candidates
 from rfjax.plan.targets import Target
 from rfjax.study.study import Point, Size, size_of
+from rfjax.training.branches import steps_taken
 from rfjax.training.chips import GIB
 from rfjax.training.run import plan_run
 
@@ -98,7 +99,7 @@ def plan_point(
     if fits:
         counts = compiled.counts if compiled else None
         limits = roofline(target, counts.flops, counts.hbm_bytes, counts.collectives) if counts else estimated.roofline
-        spent = cost(target, limits.step, config.train.steps, price)
+        spent = cost(target, limits.step, steps_taken(config.train), price)
     searched, said = not own.fits, tuple(notes)
     return PointPlan(point.id, config, size, fits, searched, estimated, compiled, limits, spent, attention, said)
 

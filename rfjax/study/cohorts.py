@@ -10,9 +10,10 @@ import jax
 from rfjax.config import Config
 from rfjax.errors import Preempted, RfjaxError
 from rfjax.evaluation.evaluate import Evaluator
+from rfjax.study.planned_runs import PlannedRun
 from rfjax.training import run_folder
 from rfjax.training.cohort import may_join, train_cohort
-from rfjax.training.loop import evaluation_steps
+from rfjax.training.loop import evaluated_steps
 from rfjax.training.mesh import shardings
 from rfjax.training.run import Run, make_run
 
@@ -48,22 +49,23 @@ def failure_text(error: Exception, workdir: Path) -> str:
 
 
 def run_cohort(
-    configs: Mapping[str, Config], root: Path, study: str, *, programs: dict, stop: Callable[[], bool]
+    planned: Sequence[PlannedRun], root: Path, study: str, *, programs: dict, stop: Callable[[], bool]
 ) -> dict[str, str]:
-    """Trains and evaluates points together, each in `root/<id>`. Returns the failures by id.
+    """Trains and evaluates runs together, each in `root/<id>`. Returns the failures by id.
 
     `programs` holds the evaluations compiled for cohorts like this one, and grows. A failed evaluation ends its own
     point alone. Raises as `train_cohort` does for failures that concern all points.
     """
     runs: list[Run] = []
     evaluators, failures = {}, {}
-    for id, config in configs.items():
+    for each in planned:
+        place = {"role": each.role, "trunk": each.trunk(root, study), "like": runs[0] if runs else None}
         try:
-            run = make_run(config, root / id, study=study, point=id, like=runs[0] if runs else None)
+            run = make_run(each.config, root / each.id, study=study, point=each.point, **place)
             evaluators[run] = Evaluator(run, programs)
             runs.append(run)
         except RfjaxError as error:
-            failures[id] = str(error)
+            failures[each.id] = str(error)
     if not runs:
         return failures
 
@@ -84,9 +86,9 @@ def run_cohort(
             if run.workdir.name not in failures:
                 measure(run, [step], weights)
 
-    ended = train_cohort(runs, on_checkpoint=on_checkpoint, stop=stop)
+    ended = train_cohort(runs, on_checkpoint=on_checkpoint, keep_steps=planned[0].keeps, stop=stop)
     failures |= {workdir.name: failure_text(error, workdir) for workdir, error in ended.items()}
     for run in runs:
         if run.workdir.name not in failures:
-            measure(run, sorted(evaluation_steps(run.config)))
+            measure(run, sorted(evaluated_steps(run)))
     return failures

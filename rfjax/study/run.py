@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from rfjax.config import Config
 from rfjax.evaluation.evaluate import Evaluator
-from rfjax.training.loop import evaluation_steps, train
+from rfjax.training.loop import evaluated_steps, train
 from rfjax.training.processes.preemption import StopSignal
-from rfjax.training.run import make_run
+from rfjax.training.run import Trunk, make_run
 
 
 def run_config(
@@ -20,21 +20,26 @@ def run_config(
     study: str | None = None,
     point: str | None = None,
     init_from: str | None = None,
+    role: str = "run",
+    trunk: Trunk | None = None,
+    keep_steps: Collection[int] = (),
     evaluate: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> None:
     """Trains a config in a folder and, with `evaluate`, measures what it asks for.
 
+    `trunk` is what a branch leaves; `keep_steps` are checkpoints that stay, such as those where branches leave.
     `stop` is polled between steps and evaluations; by default SIGTERM and SIGINT set it.
     """
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignal())
-        run = make_run(config, workdir, study=study, point=point)
+        run = make_run(config, workdir, study=study, point=point, role=role, trunk=trunk)
         evaluator = Evaluator(run) if evaluate else None
 
         def on_checkpoint(step, state):
             evaluator.measure(evaluator.missing([step]), {"ema": state.ema, "raw": state.params}, stop)
 
-        train(run, init_from=init_from, on_checkpoint=on_checkpoint if evaluate else None, stop=stop)
+        measured = on_checkpoint if evaluate else None
+        train(run, init_from=init_from, on_checkpoint=measured, keep_steps=keep_steps, stop=stop)
         if evaluate:
-            evaluator.measure(evaluator.missing(sorted(evaluation_steps(config))), stop=stop)
+            evaluator.measure(evaluator.missing(sorted(evaluated_steps(run))), stop=stop)

@@ -18,8 +18,9 @@ from rfjax.inputs.paths import local_path
 from rfjax.models.flops import state_bytes
 from rfjax.outputs import check_output_folder
 from rfjax.study.cohorts import cohorts, failure_text, kind, run_cohort
+from rfjax.study.planned_runs import PlannedRun, runs_of
 from rfjax.study.run import run_config
-from rfjax.training import run_folder
+from rfjax.training import checkpoint, run_folder
 from rfjax.training.cohort import check_may_be_together
 from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
@@ -36,11 +37,20 @@ class Point:
     id: str
     config: Config
 
+    @property
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """What is trained for the point: one run, or a trunk and its branches."""
+        return runs_of(self.id, self.config)
+
 
 @dataclass(frozen=True)
 class Study:
     name: str
     points: tuple[Point, ...]
+
+    @property
+    def runs(self) -> tuple[PlannedRun, ...]:
+        return tuple(run for point in self.points for run in point.runs)
 
     def point(self, id: str) -> Point:
         for point in self.points:
@@ -63,7 +73,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Outcome:
-    point: Point
+    run: PlannedRun
     error: str | None  # None where the point is trained and evaluated
     seconds: float
 
@@ -96,7 +106,12 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
             made.append(Point(id, configs.apply_overrides(base, {**changes, **(overrides or {})})))
         except ConfigError as error:
             raise ConfigError(f"point {id}: {error}") from None
-    return Study(made[0].config.name, tuple(made))
+    study = Study(made[0].config.name, tuple(made))
+    ids = [run.id for run in study.runs]
+    if twice := next((id for id in ids if ids.count(id) > 1 or not POINT_ID.fullmatch(id)), None):
+        remedy = "a point with train.branches has POINT-trunk and POINT-stepsT: give points other ids"
+        raise ConfigError(f"two runs of {path} would lie in the folder {twice}, or its name is too long; {remedy}")
+    return study
 
 
 def _shown(value: object) -> str:
@@ -120,7 +135,7 @@ def check_told_apart(study: Study) -> None:
 
 
 def size_of(config: Config) -> Size:
-    """Parameters, FLOPs and state of a point; nothing is allocated."""
+    """Parameters, FLOPs and state of a run, or of the longest branch of a point; nothing is allocated."""
     run = plan_run(config)
     check_may_be_together(config, run.corpus)
     images = config.train.steps * config.train.batch_size
@@ -135,12 +150,40 @@ def size_of(config: Config) -> Size:
 
 
 def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:
-    """Trains and evaluates one point in `root/<id>`, from wherever it stands.
+    """Trains and evaluates the runs of one point, each in `root/<id>`, from wherever it stands.
 
     Each due checkpoint is evaluated as training passes it; what an earlier attempt left out is
-    measured from its stored checkpoint.
+    measured from its stored checkpoint. A trunk that failed is told when its last branch that can be trained is done.
     """
-    run_config(point.config, root / point.id, study=study.name, point=point.id, stop=stop)
+    failures = {}
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(StopSignal())
+        for run in point.runs:
+            try:
+                if lack := _lack_of_trunk(run, root, failures):
+                    raise RfjaxError(lack)
+                _train_and_measure(study, run, root, stop)
+            except Preempted:
+                raise
+            except RfjaxError as error:
+                failures[run.id] = error
+    if failures:
+        raise next(iter(failures.values()))
+
+
+def _train_and_measure(study, run, root, stop):
+    place = {"role": run.role, "trunk": run.trunk(root, study.name), "keep_steps": run.keeps}
+    run_config(run.config, root / run.id, study=study.name, point=run.point, **place, stop=stop)
+
+
+def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) -> str:
+    """Why a branch cannot begin after its trunk failed; empty where it can, since it left before that."""
+    if run.role != "branch" or run.trunk_id not in failures:
+        return ""
+    begun = checkpoint.steps_saved(root / run.id)
+    if begun or run.departs in checkpoint.steps_saved(root / run.trunk_id):
+        return ""
+    return f"its trunk {run.trunk_id} failed before step {run.departs}, where it leaves: {failures[run.trunk_id]}"
 
 
 def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
@@ -172,14 +215,14 @@ def _check_folder(study, root):
         )
     check_output_folder(root, "--workdir")
     differing = {}
-    for point in study.points:
-        with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
-            differing[point.id] = run_folder.changed_keys(root / point.id, point.config)
+    for run in study.runs:
+        with contextlib.suppress(RfjaxError):  # a damaged file is refused when its run's turn comes
+            differing[run.id] = run_folder.changed_keys(root / run.id, run.config)
     differing = {id: keys for id, keys in differing.items() if keys}
     if differing:
         id, keys = next(iter(differing.items()))
         raise ConfigError(
-            f"{root} holds runs of another config: {len(differing)} of the {len(study.points)} points of "
+            f"{root} holds runs of another config: {len(differing)} of the {len(study.runs)} points of "
             f"{study.name} differ from "
             f"theirs, {id} in {', '.join('config.' + key for key in keys)}. Use another --workdir, or the config "
             "that they were "
@@ -188,50 +231,58 @@ def _check_folder(study, root):
 
 
 def _run_points(study, root, say, stop):
+    runs = study.runs
     outcomes: dict[str, Outcome] = {}
-    sizes = {point.id: size_of(point.config) for point in study.points}
-    ahead = {
-        point.id: sizes[point.id].flops * (1.0 - _done_before(root / point.id, point.config)) for point in study.points
-    }
+    sizes = {run.id: size_of(run.config) for run in runs}
+    ahead = {run.id: spent_flops(run, sizes[run.id]) * (1.0 - _done_before(root / run.id, run)) for run in runs}
     began, spent, total = time.monotonic(), 0.0, sum(ahead.values())
     programs: dict = {}  # of evaluations, of points that are alike
-    last = None
-    for ids in cohorts({point.id: point.config for point in study.points}):
-        before, last = last, kind(ids[0], study.point(ids[0]).config)
+    last, failures = None, {}
+    for group in _groups(study):
+        before, last = last, kind(group[0].point, study.point(group[0].point).config)
         if last != before:
             jax.clear_caches()
             programs.clear()
-        points, place = [study.point(id) for id in ids], len(outcomes) + 1
-        number = f"{place}-{place + len(ids) - 1}" if len(ids) > 1 else f"{place}"
-        said = describe(points[0], sizes[ids[0]]) + (
-            f"; with {len(ids) - 1} more, the last {ids[-1]}" if len(ids) > 1 else ""
+        place = len(outcomes) + 1
+        number = f"{place}-{place + len(group) - 1}" if len(group) > 1 else f"{place}"
+        said = describe(group[0], sizes[group[0].id]) + (
+            f"; with {len(group) - 1} more, the last {group[-1].id}" if len(group) > 1 else ""
         )
-        say(f"[{number}/{len(study.points)}] {said}{_time_left(began, spent, total)}")
+        say(f"[{number}/{len(runs)}] {said}{_time_left(began, spent, total)}")
         start = time.monotonic()
         if stop():
-            raise Preempted(f"told to stop before point {ids[0]}; the same command goes on from there")
-        errors = (
-            _run_together(study, points, root, programs, stop)
-            if len(ids) > 1
-            else _run_alone(study, points[0], root, place, stop)
-        )
-        for point in points:
-            error = errors.get(point.id)
+            raise Preempted(f"told to stop before point {group[0].id}; the same command goes on from there")
+        errors = {run.id: lack for run in group if (lack := _lack_of_trunk(run, root, failures))}
+        able = [run for run in group if run.id not in errors]
+        if len(able) > 1:
+            errors |= _run_together(study, able, root, programs, stop)
+        elif able:
+            errors |= _run_alone(study, able[0], root, place, stop)
+        for run in group:
+            error = errors.get(run.id)
             if error:
-                say(f"    {point.id} failed, going on: {error}")
-                _note_failure(root / point.id, error)
-                total -= ahead[point.id]
+                say(f"    {run.id} failed, going on: {error}")
+                _note_failure(root / run.id, error)
+                total -= ahead[run.id]
+                failures[run.id] = error
             else:
-                spent += ahead[point.id]
-            outcomes[point.id] = Outcome(point, error, (time.monotonic() - start) / len(ids))
-    return [outcomes[point.id] for point in study.points]
+                spent += ahead[run.id]
+            outcomes[run.id] = Outcome(run, error, (time.monotonic() - start) / len(group))
+    return [outcomes[run.id] for run in runs]
 
 
-def _run_alone(study, point, root, number, stop) -> dict[str, str]:
-    """Runs one point. Returns its failure by id, if any; all processes hear of it."""
+def _groups(study: Study) -> list[list[PlannedRun]]:
+    """The runs that are trained together, in order: of each cohort of points the runs or trunks, then branches of one
+    length after the other."""
+    together = cohorts({point.id: point.config for point in study.points})
+    return [list(group) for ids in together for group in zip(*(study.point(id).runs for id in ids), strict=True)]
+
+
+def _run_alone(study, run, root, number, stop) -> dict[str, str]:
+    """Trains and measures one run. Returns its failure by id, if any; all processes hear of it."""
     failure = None
     try:
-        run_point(study, point, root, stop=stop)
+        _train_and_measure(study, run, root, stop)
     except Preempted:
         raise
     except RfjaxError as raised:
@@ -241,21 +292,20 @@ def _run_alone(study, point, root, number, stop) -> dict[str, str]:
         if isinstance(failure, Preempted):
             raise failure from raised
         if distributed.is_first():
-            run_folder.note_traceback(root / point.id, raised)
+            run_folder.note_traceback(root / run.id, raised)
         failure = RfjaxError(f"{type(failure).__name__}: {failure}")
     error = distributed.point_ended(number, failure)
-    return {point.id: error} if error else {}
+    return {run.id: error} if error else {}
 
 
-def _run_together(study, points, root, programs, stop) -> dict[str, str]:
-    """Runs points in one program. Returns their failures by id."""
-    configs = {point.id: point.config for point in points}
+def _run_together(study, runs, root, programs, stop) -> dict[str, str]:
+    """Trains and measures runs in one program. Returns their failures by id."""
     try:
-        return run_cohort(configs, root, study.name, programs=programs, stop=stop)
+        return run_cohort(runs, root, study.name, programs=programs, stop=stop)
     except Preempted:
         raise
     except Exception as raised:
-        return dict.fromkeys(configs, failure_text(raised, root / points[0].id))
+        return dict.fromkeys((run.id for run in runs), failure_text(raised, root / runs[0].id))
 
 
 def _note_failure(workdir: Path, error: str) -> None:
@@ -278,23 +328,23 @@ def strangers(study: Study, root: Path) -> list[str]:
     whose run has another config than its point: its results would be shown under a config that did not make them.
     """
     notes = []
-    for point in study.points:
+    for run in study.runs:
         try:
-            keys = run_folder.changed_keys(root / point.id, point.config)
+            keys = run_folder.changed_keys(root / run.id, run.config)
         except RfjaxError as error:
-            notes.append(f"{point.id} is not compared with its point: {error}")
+            notes.append(f"{run.id} is not compared with its point: {error}")
             continue
         if keys is None:
-            notes.append(f"not run: {point.id}")
+            notes.append(f"not run: {run.id}")
         elif keys:
             raise ConfigError(
-                f"{root / point.id} was trained with another config than {study.name} now gives it; it differs in "
+                f"{root / run.id} was trained with another config than {study.name} now gives it; it differs in "
                 f"{', '.join('config.' + key for key in keys)}. Collect with the config that it was trained with"
             )
     return notes
 
 
-def describe(point: Point, size: Size) -> str:
+def describe(point: Point | PlannedRun, size: Size) -> str:
     model = point.config.model
     return (
         f"{point.id}: depth {model.depth}, width {model.width}, {size.params:,} parameters, "
@@ -302,12 +352,18 @@ def describe(point: Point, size: Size) -> str:
     )
 
 
-def _done_before(workdir: Path, config: Config) -> float:
-    """The share of a point's steps that earlier attempts trained: it says nothing of this attempt's speed."""
+def spent_flops(run: PlannedRun, size: Size) -> float:
+    """Training FLOPs that a run itself takes: of a branch those after it left the trunk."""
+    return size.flops * run.own_steps / run.config.train.steps
+
+
+def _done_before(workdir: Path, run: PlannedRun) -> float:
+    """The share of a run's own steps that earlier attempts trained: it says nothing of this attempt's speed."""
     with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
         if run_folder.read_status(workdir)["state"] in ("done", "diverged"):
             return 1.0
-        return min((run_folder.read_name(workdir) or {}).get("step", 0) / config.train.steps, 1.0)
+        step = (run_folder.read_name(workdir) or {}).get("step", 0)
+        return min(max(step - run.departs, 0) / run.own_steps, 1.0)
     return 0.0
 
 
@@ -333,13 +389,18 @@ def dry_run_lines(study: Study) -> Sequence[str]:
     check_told_apart(study)
     flat = {point.id: configs.flatten(point.config) for point in study.points}
     told = {name: key for name, key in TOLD.items() if len({values[key] for values in flat.values()}) > 1}
-    rows = [("point", *told, "depth", "width", "params", "steps", "batch", "GFLOPs/image", "FLOPs", "state")]
-    for point in study.points:
-        size, config = size_of(point.config), point.config
+    branched = any(point.config.train.branches for point in study.points)
+    costs = ("FLOPs", "spent") if branched else ("FLOPs",)
+    rows = [("point", *told, "depth", "width", "params", "steps", "batch", "GFLOPs/image", *costs, "state")]
+    total = spent = 0.0
+    for run in study.runs:
+        size, config = size_of(run.config), run.config
+        own = spent_flops(run, size)
+        total, spent = total + size.flops * (run.role != "trunk"), spent + own
         rows.append(
             (
-                point.id,
-                *(str(flat[point.id][key]) for key in told.values()),
+                run.id,
+                *(str(flat[run.point][key]) for key in told.values()),
                 str(config.model.depth),
                 str(config.model.width),
                 f"{size.params:,}",
@@ -347,14 +408,18 @@ def dry_run_lines(study: Study) -> Sequence[str]:
                 f"{config.train.batch_size:,}",
                 f"{size.flops_per_image / 1e9:,.4g}",
                 f"{size.flops:.4g}",
+                *((f"{own:.4g}",) if branched else ()),
                 _bytes(size.state_bytes),
             )
         )
-    note = "FLOPs: training, three forward passes an image. State: parameters, average and two moments in float32."
+    notes = ["FLOPs: training, three forward passes an image. State: parameters, average and two moments in float32."]
+    if branched:
+        saved = f"{spent:.4g} FLOPs are spent on runs that would cost {total:.4g} alone ({spent / total:.0%})"
+        notes.append(f"Spent: of a branch what it takes after it left its trunk. In all {saved}.")
     parts = cohorts({point.id: point.config for point in study.points})
     largest = max(map(len, parts))
     together = f", trained in {len(parts)} programs of up to {largest} runs together" if largest > 1 else ""
-    return [f"study {study.name}: {len(study.points)} points{together}", *format_table(rows), note]
+    return [f"study {study.name}: {len(study.points)} points{together}", *format_table(rows), *notes]
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -9,7 +9,7 @@ rounding, and either may be resumed as the other. What a member meets (divergenc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -22,10 +22,10 @@ from rfjax.config import Config
 from rfjax.data.corpus import Corpus
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
-from rfjax.training import checkpoint, run_folder
+from rfjax.training import branches, checkpoint, run_folder
 from rfjax.training.checkpoint import Checkpoints, save_again
 from rfjax.training.cohort_step import cohort_mesh, make_cohort_step, stack
-from rfjax.training.loop import claim, evaluation_steps, keeps
+from rfjax.training.loop import claim, evaluated_steps, keeps
 from rfjax.training.loss import run_keys
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.monitor import Monitor, Rates, Spending
@@ -62,7 +62,12 @@ def check_may_be_together(config: Config, corpus: Corpus) -> None:
 
 
 def train_cohort(
-    members: Sequence[Run], *, on_checkpoint: OnCheckpoint, stop: Callable[[], bool], log_seconds: float = 30.0
+    members: Sequence[Run],
+    *,
+    on_checkpoint: OnCheckpoint,
+    keep_steps: Collection[int] = (),
+    stop: Callable[[], bool],
+    log_seconds: float = 30.0,
 ) -> dict[Path, Exception]:
     """Trains every member from wherever it stands to its last step; the failures by folder.
 
@@ -98,7 +103,7 @@ def train_cohort(
                 if stop():
                     raise Preempted(f"told to stop before {name} were done; the same command goes on from there")
                 part, step = _parts(ahead)[0]
-                cohort = _Cohort(part, step)
+                cohort = _Cohort(part, step, keep_steps)
                 try:
                     if not cohort.restore(failures):
                         ahead = [member for member in ahead if member.workdir not in failures]
@@ -124,6 +129,7 @@ def _check_may_start(member: Run) -> None:
             "--config.train.together=1"
         )
     if record:
+        branches.trunk_of_record(member, record)
         check_record(member)
         run_folder.check_corpus(member.workdir, record, member.corpus)
 
@@ -134,7 +140,7 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
     A kill between the saves of two members leaves some members one save ahead. Those go back to the checkpoint
     before, where they have it, so that all stay together. Going back further is not worth it.
     """
-    saved = {member: checkpoint.steps_saved(member.workdir) for member in members}
+    saved = {member: checkpoint.steps_saved(member.workdir) or _departure(member) for member in members}
     reach = members[0].config.train.checkpoint_every
     parts: dict[int | None, list[Run]] = {}
     for member in sorted(members, key=lambda member: max(saved[member], default=-1)):
@@ -143,6 +149,11 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
         parts.setdefault(first, []).append(member)
     order = {member: place for place, member in enumerate(members)}
     return [(sorted(part, key=order.__getitem__), step) for step, part in parts.items()]
+
+
+def _departure(member: Run) -> list[int]:
+    """The step at which a branch leaves its trunk: where it goes on from, as long as it has no checkpoint."""
+    return [member.trunk.step] if member.trunk else []
 
 
 class _Quiet(Progress):
@@ -161,12 +172,13 @@ class _Quiet(Progress):
 class _Cohort:
     """One attempt at the runs that go on from the same step."""
 
-    def __init__(self, members: Sequence[Run], step: int | None):
+    def __init__(self, members: Sequence[Run], step: int | None, keep_steps: Collection[int]):
         self.members, self.shared = list(members), members[0]  # the first has what all share
         self.config = self.shared.config
         self.mesh = cohort_mesh()
         self.first, self.step, self.failures, self.begun = step, step or 0, {}, False
-        self.evaluated = evaluation_steps(self.config)
+        self.evaluated = evaluated_steps(self.shared)
+        self.kept = self.evaluated | set(keep_steps)
         self.abstract = state_shapes(self.shared)
         self.alone = NamedSharding(cohort_mesh(jax.devices()[:1]), P())
         self.records = [run_folder.read_run(member.workdir) or describe(member, None) for member in self.members]
@@ -195,8 +207,14 @@ class _Cohort:
         restored = []
         for member in self.members:
             try:
-                restored.append(checkpoint.restore_step(member.workdir, self.first, target._asdict()))
+                if member.trunk and not checkpoint.steps_saved(member.workdir):
+                    restored.append(branches.restore(member.trunk, target._asdict()))
+                else:
+                    restored.append(checkpoint.restore_step(member.workdir, self.first, target._asdict()))
             except RfjaxError as error:
+                if not checkpoint.steps_saved(member.workdir):
+                    failures[member.workdir] = error
+                    return False
                 if checkpoint.steps_saved(member.workdir) == [self.first]:
                     failures[member.workdir] = RfjaxError(
                         f"{error}. There is no other; move that run's folder away to start it afresh"
@@ -234,12 +252,16 @@ class _Cohort:
             self.records[place] = begin(
                 member, self.records[place], self.facts[place], self.step, self.mesh, together=count
             )
+            if member.trunk:
+                branches.copy_curve(member.trunk, member.workdir)
         self.begun = True
         with contextlib.ExitStack() as stacked:
             names = [record["run"] for record in self.records]
             title = names[0] if count == 1 else f"{names[0]} and {count - 1} more"
             progress = stacked.enter_context(Progress(title, self.step, train.steps, every_seconds=log_seconds))
-            if self.step:
+            if self.shared.trunk and self.step == self.shared.trunk.step:
+                progress.note(f"{title}: leaves its trunk at step {self.step} of {train.steps}")
+            elif self.step:
                 progress.note(f"{title}: resumed at step {self.step} of {train.steps}")
             progress.note(f"{title}: compiling the training step")
             program, states = self._compile(), self.states
@@ -331,7 +353,7 @@ class _Cohort:
             yield jax.device_put(batch, whole)
 
     def _keeps(self, step):
-        return keeps(self.config.train, self.evaluated, step)
+        return keeps(self.config.train, self.kept, step)
 
     def _check_folder(self, member):
         if self.begun:

@@ -54,33 +54,33 @@ class Parent(NamedTuple):
         return Path(folder).resolve() == Path(self.path).resolve() and (not at or step == str(self.step))
 
 
-def _split(text: str) -> tuple[str, str, str]:
-    text = local_text(text, "--init")
+def _split(text: str, option: str = "--init") -> tuple[str, str, str]:
+    text = local_text(text, option)
     folder, at, step = text.rpartition("@")
     return (folder, at, step) if at else (text, "", "")
 
 
-def parse_init(text: str) -> tuple[Path, int]:
-    """`RUN@STEP`, or `RUN` for its newest checkpoint, as (folder, step).
+def parse_origin(text: str, option: str = "--init") -> tuple[Path, int]:
+    """`RUN@STEP`, or `RUN` for its newest checkpoint, as (folder, step). `option` is what gave it.
 
     Raises `ConfigError` naming what there is.
     """
-    folder, at, step = _split(text)
+    folder, at, step = _split(text, option)
     saved = checkpoint.steps_saved(Path(folder))
     if not saved:
         where = Path(folder) / checkpoint.FOLDER
-        raise ConfigError(f"--init={text}: no checkpoint in {where}; name a run's folder as RUN@STEP")
+        raise ConfigError(f"{option}={text}: no checkpoint in {where}; name a run's folder as RUN@STEP")
     if at and not step.isdigit():
-        raise ConfigError(f"--init={text}: {step!r} is no step; write RUN@STEP, such as {folder}@{saved[-1]}")
+        raise ConfigError(f"{option}={text}: {step!r} is no step; write RUN@STEP, such as {folder}@{saved[-1]}")
     chosen = int(step) if at else saved[-1]
     if chosen not in saved:
-        raise ConfigError(f"--init={text}: no checkpoint of step {chosen}; {folder} has {', '.join(map(str, saved))}")
+        raise ConfigError(f"{option}={text}: no checkpoint of step {chosen}; {folder} has {', '.join(map(str, saved))}")
     return Path(folder), chosen
 
 
 def read_parent(text: str) -> Parent:
     """The parent that `RUN@STEP` names."""
-    folder, step = parse_init(text)
+    folder, step = parse_origin(text)
     facts = checkpoint.read_facts(folder, step)
     run = (run_folder.read_name(folder) or {"run": folder.name})["run"]
     return Parent(str(folder), run, step, facts["images"], facts["flops"])

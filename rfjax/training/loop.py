@@ -10,6 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from rfjax.config import Config, TrainConfig
 from rfjax.data.buckets import Schedule, format_shape, schedule_of, trained_parts
 from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
-from rfjax.training import checkpoint, lineage, run_folder
+from rfjax.training import branches, checkpoint, lineage, run_folder
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
 from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, places_here, put_batch
@@ -54,13 +55,19 @@ def flops_before(schedule: Schedule, flops_of_buckets: Sequence[int], stream_off
     return sum(flops * (after - before) for flops, before, after in zip(flops_of_buckets, begun, now, strict=True))
 
 
-def evaluation_steps(config: Config) -> frozenset[int]:
-    """The steps whose checkpoints are evaluated, and therefore kept for good: the multiples of
-    each `every`, and the last."""
+def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
+    """The steps beyond `after` whose checkpoints are evaluated, and therefore kept for good: the multiples of
+    each `every`, and the last. A branch begins `after` the step at which it left its trunk."""
     evaluation, steps = config.evaluation, config.train.steps
     validated = evaluation.every if evaluation.validation.examples else 0
     cadences = [every for every in (validated, evaluation.geneval_every) if every]
-    return frozenset(step for every in cadences for step in range(every, steps + 1, every)) | {steps}
+    due = {step for every in cadences for step in range(every, steps + 1, every)}
+    return frozenset(step for step in due if step > after) | {steps}
+
+
+def evaluated_steps(run: Run) -> frozenset[int]:
+    """The `evaluation_steps` of a run, which of a branch are those after its trunk."""
+    return evaluation_steps(run.config, run.trunk.step if run.trunk else 0)
 
 
 def keeps(train: TrainConfig, kept: Collection[int], step: int) -> bool:
@@ -126,6 +133,8 @@ def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
     run_folder.check_config(workdir, run.config)
     if init_from and not (workdir / "run.json").exists():
         lineage.check_fits(lineage.read_parent(init_from), run)
+    if run.trunk and not (workdir / "run.json").exists():
+        branches.check_fits(run.trunk, run)
     workdir.mkdir(parents=True, exist_ok=True)
     stack.enter_context(run_folder.lock(workdir))
     status = run_folder.read_status(workdir)
@@ -157,7 +166,7 @@ class _Attempt:
         self.step, self.begun = 0, False
         check_batch(run.mesh, train.batch_size, train.accumulate)
         self.places = places_here(run.mesh, train.batch_size)
-        self.evaluated = evaluation_steps(run.config)
+        self.evaluated = evaluated_steps(run)
         self.kept = self.evaluated | set(keep_steps)
         self.optimizer = make_optimizer(train)
         self.abstract = abstract_state(run)
@@ -166,11 +175,14 @@ class _Attempt:
         self.parent = self._parent(record, init_from)
         self.stream_offset = lineage.stream_offset(self.parent, train.batch_size)
         self.record = record or describe(run, self.parent and self.parent._asdict())
+        self.trunk = branches.trunk_of_record(run, self.record)
         check_record(run)
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
         """The parent in run.json, else the parent that `--init` asks for. Where there are both, they must agree."""
+        if record is None and self.run.trunk:
+            record = distributed.from_first(lambda: run_folder.read_run(Path(self.run.trunk.path)))
         if record is None:
             return lineage.read_parent(init_from) if init_from else None
         recorded = lineage.Parent.of(record["parent"]) if record["parent"] else None
@@ -183,6 +195,8 @@ class _Attempt:
         state, saved, messages = self._first_state()
         first, steps = self.step, self.config.train.steps
         self.record = begin(self.run, self.record, saved, first, self.run.mesh)  # all that can be refused has been
+        if self.trunk:
+            branches.copy_curve(self.trunk, self.workdir)
         self.begun = True
         with contextlib.ExitStack() as stack:
             progress = _on_first_process(
@@ -253,6 +267,10 @@ class _Attempt:
             if restored.tree is not None:
                 return TrainState(**restored.tree), facts, messages
             origin = lineage.Parent(str(self.workdir), self.record["run"], 0, self.parent.images, self.parent.flops)
+        elif self.trunk:
+            tree, facts = branches.restore(self.trunk, self.abstract._asdict())
+            self.step = self.trunk.step
+            return TrainState(**tree), facts, messages
         if origin is not None:
             weights = lineage.inherit(origin, self.abstract.params, self.abstract.ema)
             make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
@@ -265,7 +283,9 @@ class _Attempt:
     def _announce(self, progress) -> None:
         """Says where the run stands, before the wait for the compiler."""
         name, steps = self.record["run"], self.config.train.steps
-        if self.step:
+        if self.trunk and self.step == self.trunk.step:
+            progress.note(f"{name}: leaves {self.trunk.run} at step {self.step} of {steps}")
+        elif self.step:
             progress.note(f"{name}: resumed at step {self.step} of {steps}")
         elif self.parent:
             progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")

@@ -21,6 +21,8 @@ from rfjax.outputs import open_to_append
 from rfjax.training.step import TIME_BINS, StepMetrics
 from rfjax.training.tensorboard_events import Events
 
+CURVE = "metrics.jsonl"
+
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
@@ -97,7 +99,7 @@ class MetricsWriter:
     """Appends rows to `workdir`, from `step` on; a context manager. For process 0."""
 
     def __init__(self, workdir: Path, step: int):
-        path = Path(workdir) / "metrics.jsonl"
+        path = Path(workdir) / CURVE
         truncate(path, step)
         self._file = open_to_append(path)
         self._events = Events(Path(workdir) / "tensorboard", step)

@@ -25,11 +25,19 @@ def _cosine(config, step):
     return end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 
+# Share of the fall that is done, by `config.train.decay_shape`, where x is the share of the decay's steps.
+# 1-sqrt is best in Haegele et al. 2024 (arXiv 2405.18392, section 4.1).
+DECAYS: dict[str, Callable] = {
+    "linear": lambda x: x,
+    "1-sqrt": jnp.sqrt,
+    "cosine": lambda x: 0.5 * (1.0 - jnp.cos(jnp.pi * x)),
+}
+
+
 def _warmup_stable_decay(config, step):
-    """1, then linear over the last `decay_fraction` of the steps to the final fraction."""
-    span = max(1, round(config.decay_fraction * config.steps))
-    progress = jnp.clip((step - (config.steps - span)) / span, 0.0, 1.0)
-    return 1.0 - (1.0 - config.final_learning_rate_fraction) * progress
+    """1, then over the last `decay_fraction` of the steps down to the final fraction."""
+    progress = jnp.clip((step - config.departure) / config.decay_steps, 0.0, 1.0)
+    return 1.0 - (1.0 - config.final_learning_rate_fraction) * DECAYS[config.decay_shape](progress)
 
 
 # fraction of the peak rate after warm-up, by `config.train.schedule`

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -35,8 +36,17 @@ from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.processes import distributed
 from rfjax.training.state import Params
 
+ROLES = ("run", "trunk", "branch", "sweep", "tuned")  # what a run is to a study
 # What may differ from a run's own config when it is opened again, without making it another run.
 MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention", "data.prepared.path", "data.prepared.models")
+
+
+class Trunk(NamedTuple):
+    """The run that a branch leaves: its folder and its name, and the step."""
+
+    path: str
+    run: str
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +65,8 @@ class Run:
     study: str | None = None
     point: str | None = None
     workdir: Path | None = None
+    role: str = "run"  # or trunk, or branch; a name of ROLES
+    trunk: Trunk | None = None  # of a branch
     formulation: Formulation = field(init=False)  # at the corpus's own latent shape, the first of several
 
     def __post_init__(self):
@@ -123,6 +135,8 @@ def make_run(
     study: str | None = None,
     point: str | None = None,
     like: Run | None = None,
+    role: str = "run",
+    trunk: Trunk | None = None,
 ) -> Run:
     """Makes the run of a config on all of JAX's devices, to be trained, measured or timed.
 
@@ -135,7 +149,8 @@ def make_run(
         backbone = training_backbone(config, corpus.shapes)
     else:
         corpus, backbone, mesh = like.corpus, like.backbone, like.mesh
-    return _named(config, workdir, study, point, corpus=corpus, backbone=backbone, mesh=mesh)
+    parts = {"corpus": corpus, "backbone": backbone, "mesh": mesh, "role": role, "trunk": trunk}
+    return _named(config, workdir, study, point, **parts)
 
 
 def plan_run(config: Config, workdir: Path | None = None) -> Run:
@@ -153,10 +168,13 @@ _network = functools.lru_cache(make_backbone)
 
 def _named(config: Config, workdir: str | Path | None, study: str | None, point: str | None, **parts) -> Run:
     """Makes a run with its name: the one in its folder's run.json, whatever the folder is called now; else
-    study/point; else the folder's name."""
+    study/point, and of a trunk or a branch study/folder; else the folder's name."""
     workdir = None if workdir is None else local_path(workdir, "workdir")
     record = distributed.from_first(lambda: run_folder.read_name(workdir)) if workdir else None
-    named = "/".join(part for part in (study, point) if part) or (workdir.absolute().name if workdir else config.name)
+    own = point if parts.get("role", "run") == "run" else workdir.name  # a point has one trunk and several branches
+    named = "/".join(part for part in (study, own) if study and part) or (
+        workdir.absolute().name if workdir else config.name
+    )
     name = (record or {}).get("run") or named
     return Run(config=config, name=name, study=study, point=point, workdir=workdir, **parts)
 
@@ -226,7 +244,13 @@ def describe(run: Run, parent: dict | None) -> dict:
         "made_with": dict(corpus.made_with),
         "parent": parent,
         "starts": [],
-    }
+    } | _place(run)
+
+
+def _place(run: Run) -> dict:
+    """What run.json says of a trunk or a branch; nothing of a run that is neither."""
+    facts = {} if run.role == "run" else {"role": run.role}
+    return facts | ({"trunk": run.trunk._asdict()} if run.trunk else {})
 
 
 def _buckets(run: Run) -> list[dict] | None:

@@ -59,6 +59,14 @@ class ParentFacts(TypedDict):
     flops: float
 
 
+class TrunkFacts(TypedDict):
+    """The run that a branch left, and the step at which it left."""
+
+    path: str
+    run: str
+    step: int
+
+
 class BucketFacts(TypedDict):
     flops_per_image: float
 
@@ -82,6 +90,8 @@ class RunFacts(RunName):
     corpus_fingerprint: str
     parent: ParentFacts | None
     starts: list[Start]
+    role: NotRequired[str]
+    trunk: NotRequired[TrunkFacts]
     buckets: NotRequired[list[BucketFacts] | None]
 
 

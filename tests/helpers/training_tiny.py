@@ -33,7 +33,7 @@ from rfjax.training.mesh import make_mesh
 from rfjax.training.processes import distributed
 from rfjax.training.processes.cluster import Job
 from rfjax.training.program import abstract_state
-from rfjax.training.run import Run
+from rfjax.training.run import Run, Trunk
 from rfjax.training.state import TrainState
 
 BASE = {
@@ -117,8 +117,9 @@ class PoisonedCorpus(RandomCorpus):
         return batch._replace(latents=np.where(bad[:, None, None, None], np.nan, batch.latents).astype(np.float32))
 
 
-def run_in(workdir, config, corpus=None, backbone=None, devices=None):
-    """The run of a config in a folder; by default on its own corpus, with the toy backbone, on all devices."""
+def run_in(workdir, config, corpus=None, backbone=None, devices=None, **place):
+    """The run of a config in a folder; by default on its own corpus, with the toy backbone, on all devices. `place` is
+    what it is to its point: role and trunk."""
     return Run(
         config=config,
         corpus=corpus or load_corpus(config.data, config.seed),
@@ -126,12 +127,23 @@ def run_in(workdir, config, corpus=None, backbone=None, devices=None):
         mesh=make_mesh(config.mesh, devices),
         name=Path(workdir).name,
         workdir=Path(workdir),
+        **place,
     )
 
 
 def tiny_train(
-    workdir, overrides=None, *, bad_steps=(), bad_from=0, pause=0.0, damaged=None, devices=None, **arguments
+    workdir,
+    overrides=None,
+    *,
+    bad_steps=(),
+    bad_from=0,
+    pause=0.0,
+    damaged=None,
+    devices=None,
+    trunk=None,
+    **arguments,
 ):
+    """Trains the toy; `trunk` is [folder, name, step] of what a branch leaves."""
     config = tiny_config(overrides)
     plain = load_corpus(config.data, config.seed)
     poison = {
@@ -142,7 +154,8 @@ def tiny_train(
         "damaged": damaged,
     }
     corpus = PoisonedCorpus(plain.seed, plain.shapes, **poison)
-    return train(run_in(workdir, config, corpus, devices=devices), **arguments)
+    place = {"role": "branch", "trunk": Trunk(*trunk)} if trunk else {}
+    return train(run_in(workdir, config, corpus, devices=devices, **place), **arguments)
 
 
 def rows(workdir):

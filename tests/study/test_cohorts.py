@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
     path.write_text(CONFIG)
     said = []
     outcomes = run_study(load_study(path), folder / "runs", say=said.append)
-    assert [o.error for o in outcomes] == [None] * 3 and [o.point.id for o in outcomes] == ["rf", "edm", "eps"]
+    assert [o.error for o in outcomes] == [None] * 3 and [o.run.id for o in outcomes] == ["rf", "edm", "eps"]
     assert len(said) == 1 and said[0].startswith("[1-3/3] rf: ") and said[0].endswith("; with 2 more, the last eps")
     return path, folder / "runs"
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_measured_of_one_stops_no_other(finished, tmp_path, monke
 
     monkeypatch.setattr(validation, "measure", broken)
     study = load_study(path, {"evaluation.ranking.prompts_per_task": 0})
-    errors = {o.point.id: o.error for o in run_study(study, tmp_path)}
+    errors = {o.run.id: o.error for o in run_study(study, tmp_path)}
     assert errors == {"rf": None, "edm": "ValueError: no such thing", "eps": None}
     assert len(by_key(tmp_path / "eps")) == 4 and "no such thing" in (tmp_path / "edm" / "error.txt").read_text()
 

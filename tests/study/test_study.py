@@ -70,7 +70,7 @@ def evaluations(workdir):
 
 def test_a_study_carries_on_past_a_failed_point(finished):
     _, root, outcomes = finished
-    assert [(o.point.id, o.error is None) for o in outcomes] == [("depth1", True), ("broken", False), ("depth2", True)]
+    assert [(o.run.id, o.error is None) for o in outcomes] == [("depth1", True), ("broken", False), ("depth2", True)]
     assert "7" in outcomes[1].error
     assert json.loads((root / "broken" / "status.json").read_text())["state"] == "failed"
     # step 3 by the cadence, step 6 as the last, both sets of weights; GenEval at the last only

@@ -20,14 +20,14 @@ def parent(tmp_path_factory):
 
 
 def test_run_at_step_is_read(parent):
-    assert lineage.parse_init(f"{parent}@6") == (parent, 6)
-    assert lineage.parse_init(str(parent)) == (parent, 12)
+    assert lineage.parse_origin(f"{parent}@6") == (parent, 6)
+    assert lineage.parse_origin(str(parent)) == (parent, 12)
     with pytest.raises(ConfigError, match="no checkpoint of step 7; .* has 6, 12"):
-        lineage.parse_init(f"{parent}@7")
+        lineage.parse_origin(f"{parent}@7")
     with pytest.raises(ConfigError, match="'last' is no step; write RUN@STEP"):
-        lineage.parse_init(f"{parent}@last")
+        lineage.parse_origin(f"{parent}@last")
     with pytest.raises(ConfigError, match="no checkpoint in"):
-        lineage.parse_init("nowhere@3")
+        lineage.parse_origin("nowhere@3")
 
 
 def test_a_child_starts_with_the_parents_weights_and_counts_its_cost(parent, tmp_path):

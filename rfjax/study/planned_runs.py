@@ -1,0 +1,60 @@
+"""The runs of a study's points: one each, or with `train.branches` a trunk and a branch of each length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfjax.config import Config
+from rfjax.training.branches import branch_of, departures, trunk_of
+from rfjax.training.run import Trunk
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run that a study trains: its folder's name, its config, and what it is to its point."""
+
+    id: str
+    point: str
+    config: Config
+    role: str = "run"
+    departs: int = 0  # of a branch: the step at which it leaves the trunk
+    keeps: tuple[int, ...] = ()  # of a trunk: the steps at which branches leave it
+
+    @property
+    def stage(self) -> int:
+        """What is trained first: runs and trunks, then branches, the shortest first."""
+        return self.config.train.steps if self.role == "branch" else 0
+
+    @property
+    def trunk_id(self) -> str:
+        return trunk_id(self.point)
+
+    def trunk(self, root: Path, study: str) -> Trunk | None:
+        """The trunk that a branch leaves, in the folder of its study."""
+        if self.role != "branch":
+            return None
+        return Trunk(str(root / self.trunk_id), f"{study}/{self.trunk_id}", self.departs)
+
+    @property
+    def own_steps(self) -> int:
+        """The steps that the run itself takes: of a branch those after the trunk."""
+        return self.config.train.steps - self.departs
+
+
+def trunk_id(point: str) -> str:
+    return f"{point}-trunk"
+
+
+def runs_of(point: str, config: Config) -> tuple[PlannedRun, ...]:
+    """The runs of a point in the order in which they are trained."""
+    lengths = config.train.branches
+    if not lengths:
+        return (PlannedRun(point, point, config),)
+    steps = departures(config.train)
+    trunk = PlannedRun(trunk_id(point), point, trunk_of(config), "trunk", keeps=steps)
+    branches = (
+        PlannedRun(f"{point}-steps{length}", point, branch_of(config, length), "branch", departs)
+        for length, departs in zip(lengths, steps, strict=True)
+    )
+    return (trunk, *branches)
