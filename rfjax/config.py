@@ -59,7 +59,7 @@ class ModelConfig:
     # formula: added to the tokens | stored: the same, but the checkpoint holds the grid, as imported, and it is not
     # trained | rotary: queries and keys of visual tokens are rotated by time, row and column
     positions: str = "formula"
-    # A head's channels that rotate with time, height and width; (): Wan's, 2 * (head_size // 6) for a side, the rest time.
+    # A head's channels that rotate with time, height and width; (): 2 * (head_size // 6) for a side, the rest for time
     rotary_channels: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     rotary_theta: float = field(default=10_000.0, metadata=WRITTEN_WHERE_SET)
 

@@ -51,7 +51,7 @@ def centre_crop(
 def time_positions(times: int, channels: int) -> Float[np.ndarray, "times channels"]:
     """sincos(t) - sincos(0) of the times 0, 1, ..., which is added to an image's positions. It is zero at time 0, so
     one frame has an image's positions."""
-    return (sincos(np.arange(times), channels) - sincos(np.zeros(1), channels)).astype(np.float32)
+    return (sincos(np.arange(times, dtype=np.float64), channels) - sincos(np.zeros(1), channels)).astype(np.float32)
 
 
 def _corner(height, width, grid):

@@ -181,7 +181,7 @@ def test_a_density_as_a_weight_has_the_mean_of_drawing_from_it():
 
 # The real training code's mean loss, for a network whose error of the noise is known.
 
-VALUES, BATCH = (2, 2, 1), 4096
+VALUES, BATCH = (1, 2, 2, 1), 4096
 
 
 def window(lam):
