@@ -104,7 +104,7 @@ def test_every_example_of_a_part_comes_once_and_in_turn():
     corpus = bucketed()
     ids = {shape: [] for shape in ((4, 4), (2, 6), (6, 2))}
     for batch in batches(corpus, batch_size=4, start_step=0, stop_step=90):
-        ids[batch.latents.shape[1:3]] += batch.example_ids.tolist()
+        ids[batch.latents.shape[2:4]] += batch.example_ids.tolist()
     for first, found in zip((0, 100_000, 200_000), ids.values(), strict=True):
         assert found == list(range(first, first + len(found))) and len(found) > 4 * 2
 
@@ -141,7 +141,7 @@ def test_what_a_bucketed_corpus_is_known_by():
         bucketed(training=(60, 31, 10)),
         replace(corpus, parts=(part(4, 4, 7), *corpus.parts[1:])),
     ]
-    assert corpus.shapes.latents == (4, 4, 2) and bucketed().fingerprint == corpus.fingerprint
+    assert corpus.shapes.latents == (1, 4, 4, 2) and bucketed().fingerprint == corpus.fingerprint
     assert len({corpus.fingerprint, others[0].fingerprint, others[1].fingerprint}) == 3
 
 

@@ -152,7 +152,7 @@ def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, m
     wanted = request.Wanted(step=None, weights="ema", samples=1, negative=None, seed=0, latent_size=size)
     picture.sample_picture(tmp_path, {}, wanted, prompts=["a"], out=tmp_path / "a.png")
     formulation, latents = seen[0]
-    assert latents == (*(size or (4, 4)), 3)
+    assert latents == (1, *(size or (4, 4)), 3)
     np.testing.assert_allclose(
         sampling_times(3, formulation.timestep_shift)[1], alpha * (2 / 3) / (1 + (alpha - 1) * (2 / 3)), rtol=1e-12
     )

@@ -12,7 +12,7 @@ from rfjax.evaluation.geneval.judgements import prompt_scores
 from rfjax.evaluation.geneval.rules import Detections, judge
 from rfjax.flow.formulation import parse_formulation
 
-SHAPE = (4, 4, 2)
+SHAPE = (1, 4, 4, 2)
 
 
 def apply(params, z, t, context, pooled):

@@ -20,7 +20,7 @@ from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, paired_differenc
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
 from rfjax.flow.formulation import parse_formulation
 
-SHAPE = (4, 4, 2)
+SHAPE = (1, 4, 4, 2)
 
 
 class FakeCorpus:
@@ -53,7 +53,7 @@ def network(params, z, t, context, pooled):
     """Some function of everything it is given, each example on its own."""
     hidden = jnp.tanh(z.reshape(z.shape[0], -1) @ params["in"] + t[:, None])
     return (hidden @ params["out"] + context.mean((1, 2))[:, None]).reshape(z.shape) * jnp.cos(
-        pooled[:, :1, None, None]
+        pooled[:, :1, None, None, None]
     )
 
 
