@@ -209,7 +209,7 @@ def monte_carlo(name, batches):
     """Mean and standard error of the training loss of data 0, where the network knows the noise."""
 
     def network(params, z, condition, context, pooled):
-        a, b, z, prediction = own_prediction(name, z, condition[:, None, None, None])
+        a, b, z, prediction = own_prediction(name, z, condition[:, None, None, None, None])
         noise = z / b * (1 + window(2 * jnp.log(a / b)))
         return prediction((z - b * noise) / a, noise)
 

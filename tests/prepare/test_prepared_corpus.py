@@ -94,9 +94,8 @@ def test_a_batch_holds_the_image_and_the_text_of_its_captions(stored):
     assert isinstance(corpus, Corpus)
     for split, indices in (("train", np.array([0, 5, 31, 7, 7])), ("validation", np.array([1, 0]))):
         batch, captions = corpus.examples(indices, split), corpus.captions(indices, split)
-        for latents, context, pooled, caption in zip(
-            stills(batch.latents), batch.context, batch.pooled, captions, strict=True
-        ):
+        rows = zip(stills(batch.latents), batch.context, batch.pooled, captions, strict=True)
+        for latents, context, pooled, caption in rows:
             pixels = images.decode(photographs.encoded(name_of(caption)), 32, "lanczos").pixels
             raw = pixels.reshape(4, 8, 4, 8, 3).mean((1, 3)) / 255
             assert np.allclose(latents, (raw - 0.25) * 2.0, atol=1e-6)

@@ -196,18 +196,13 @@ def test_decoding_is_the_pipelines(models, pipeline, tmp_path):
     latents = corpus.examples(np.arange(2), "validation").latents
     vae = pipeline.vae
     with torch.inference_mode():
-        raw = (
-            torch.from_numpy(stills(latents)).permute(0, 3, 1, 2) / vae.config.scaling_factor + vae.config.shift_factor
-        )
+        channels_first = torch.from_numpy(stills(latents)).permute(0, 3, 1, 2)
+        raw = channels_first / vae.config.scaling_factor + vae.config.shift_factor
         expected = VaeImageProcessor(vae_scale_factor=8).postprocess(vae.decode(raw).sample, output_type="np")
     shown = corpus.to_images(latents)
     assert np.abs(shown - expected).max() < 1e-5 and shown.std() > 0.01
-    assert (
-        np.abs(
-            stills(corpus.to_latents(shown)) - reference_latents(pipeline, (shown * 255).round().astype(np.uint8))
-        ).max()
-        < 0.1
-    )
+    again = reference_latents(pipeline, (shown * 255).round().astype(np.uint8))
+    assert np.abs(stills(corpus.to_latents(shown)) - again).max() < 0.1
 
 
 def test_half_precision_rounds_and_no_more(models, tmp_path):
