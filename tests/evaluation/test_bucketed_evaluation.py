@@ -41,7 +41,7 @@ def bucketed(firsts=(2000, 0, 1000)):
 
 def network(params, z, t, context, pooled):
     """Some function of all that it is given, for any shape."""
-    return jnp.tanh(z * params + t[:, None, None, None]) + pooled.mean(1)[:, None, None, None]
+    return jnp.tanh(z * params + t[:, None, None, None, None]) + pooled.mean(1)[:, None, None, None, None]
 
 
 def settings(**changes):

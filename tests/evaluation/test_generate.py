@@ -19,8 +19,8 @@ def apply(params, z, t, context, pooled):
     """A field that depends on everything a network may depend on."""
     return (
         params * z
-        + t[:, None, None, None] * context.sum((1, 2))[:, None, None, None]
-        + pooled.sum(1)[:, None, None, None]
+        + t[:, None, None, None, None] * context.sum((1, 2))[:, None, None, None, None]
+        + pooled.sum(1)[:, None, None, None, None]
     )
 
 

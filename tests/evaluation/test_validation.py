@@ -113,7 +113,7 @@ def test_the_exact_velocity_has_no_loss():
     """z = x0 + t v on the straight path: holds only if z, t and the target belong together."""
 
     def exact(params, z, t, context, pooled):
-        return (z - context.reshape(z.shape)) / t[:, None, None, None]
+        return (z - context.reshape(z.shape)) / t[:, None, None, None, None]
 
     assert max(measure(exact).level_losses) < 1e-10
 
@@ -137,7 +137,7 @@ def test_every_formulation_is_measured_at_the_same_points(name):
     wrong = np.float32(np.random.default_rng(2).normal(0, 0.3, SHAPE))
 
     def network(params, z, condition, context, pooled):
-        a, b = path(condition[:, None, None, None])
+        a, b = path(condition[:, None, None, None, None])
         z = z * jnp.sqrt(b * b + 0.25) if name.startswith("edm") else z
         data = context.reshape(z.shape) + wrong
         return predict(a, b, data, (z - a * data) / b)

@@ -65,14 +65,14 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
     weight = jnp.float32(rng.standard_normal((2, 2)))
 
     def network(weight):
-        return lambda z, t, context, pooled: jnp.tanh(z @ weight + t[:, None, None, None])
+        return lambda z, t, context, pooled: jnp.tanh(z @ weight + t[:, None, None, None, None])
 
     def generic(weight):
         losses = example_losses(network(weight), examples_at(formulation, times), drawn.noise, data, conditions)
         return losses.mean(), losses
 
     def plain(weight):
-        t = times.reshape(-1, 1, 1, 1)
+        t = times.reshape(-1, 1, 1, 1, 1)
         z = (1.0 - t) * data + t * drawn.noise
         target = (0.0 * t - 1.0) * data + (0.0 * t + 1.0) * drawn.noise
         losses = jnp.mean(jnp.square(network(weight)(z, times, *conditions) - target), axis=(1, 2, 3, 4))
