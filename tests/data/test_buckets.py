@@ -8,7 +8,7 @@ import pytest
 
 from helpers.bucketed_parts import Part
 from rfjax.data.batch import BatchShapes, EncoderSlot
-from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, share_out
+from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, format_shape, largest, share_out
 from rfjax.data.loader import batch_of_step, batches
 from rfjax.data.prepared import epoch_orders
 from rfjax.errors import ConfigError
@@ -148,8 +148,8 @@ def test_what_a_bucketed_corpus_is_known_by():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"parts": (part(4, 4), part(2, 6, context=(4, 4)), part(6, 2))}, "more than height and width"),
-        ({"parts": (part(4, 4), part(2, 6, channels=3), part(6, 2))}, "more than height and width"),
+        ({"parts": (part(4, 4), part(2, 6, context=(4, 4)), part(6, 2))}, "more than frames, height and width"),
+        ({"parts": (part(4, 4), part(2, 6, channels=3), part(6, 2))}, "more than frames, height and width"),
         ({"parts": (part(4, 4), part(2, 6), part(4, 4))}, "two aspect buckets of 4x4"),
         ({"parts": (part(4, 4),)}, "1 parts, 3 numbers"),
         ({"training": (0, 0, 0)}, "no training images in any of its 3"),
@@ -158,6 +158,13 @@ def test_what_a_bucketed_corpus_is_known_by():
 def test_parts_that_do_not_make_one_corpus_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         replace(bucketed(), **change)
+
+
+def test_buckets_may_differ_in_their_frames():
+    """Catches clips and stills that no one corpus can have, and a largest part that is found by its sides alone."""
+    clip = replace(part(2, 6), shapes=replace(part(2, 6).shapes, latents=(4, 2, 6, 2)))
+    corpus = replace(bucketed(), parts=(part(4, 4), clip, part(6, 2)))
+    assert largest(corpus) == clip and format_shape(clip.shapes.latents) == "4x2x6"
 
 
 def test_examples_of_no_shape_are_refused():

@@ -156,7 +156,8 @@ def test_every_word_of_the_captions_is_known_and_others_are_named(corpus):
 
 
 @pytest.mark.parametrize(
-    ("field", "own"), [("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)]
+    ("field", "own"),
+    [("frames", 1), ("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)],
 )
 def test_sizes_that_are_not_the_corpuss_own_are_refused(field, own):
     """If they were ignored, a run would record channels or features that it never had."""

@@ -156,7 +156,7 @@ def test_a_zero_network_loses_the_mean_square_of_the_target():
     target = np.array(
         [[noise_by_hand(5, i, number) - batch.latents[i] for number in range(1, 9)] for i in range(22)], np.float64
     )
-    by_hand = np.square(target).mean((2, 3, 4))
+    by_hand = np.square(target).mean((2, 3, 4, 5))
     np.testing.assert_allclose(result.per_example, by_hand, rtol=2e-6)
     assert result.loss == pytest.approx(by_hand[:, :7].mean(), rel=1e-6)
     assert result.stderr == pytest.approx(by_hand[:, :7].mean(1).std(ddof=1) / np.sqrt(22), rel=1e-5)

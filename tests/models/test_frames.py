@@ -129,11 +129,6 @@ def test_a_still_fits_every_patch_and_frames_only_their_own():
         check_latents(config.model, (5, 16, 16, 3))
 
 
-def test_a_corpus_of_images_refuses_frames():
-    with pytest.raises(ConfigError, match="config.data.frames is 4; the shapes corpus has 1"):
-        load_corpus(apply_overrides(Config(), {"data.frames": 4}).data, 0)
-
-
 def test_rotations_give_products_of_distances():
     """Catches an axis that turns queries and keys differently, and an axis that is left out."""
     model = ModelConfig(depth=1, head_size=16, positions="rotary", rotary_theta=30.0)
