@@ -12,6 +12,7 @@ from rfjax.data.batch import BatchShapes, stills
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import noise_for
+from rfjax.evaluation.samples.request import latents_shape
 from rfjax.flow.objective import draw
 from rfjax.flow.resolution import shift_at
 from rfjax.limits import check_latents
@@ -97,6 +98,14 @@ def test_a_run_of_frames_is_planned_with_their_tokens():
     runs = plan_run(image), plan_run(clip)
     assert runs[0].parameter_count == runs[1].parameter_count
     assert runs[1].flops_per_image > 4 * runs[0].flops_per_image
+
+
+def test_samples_of_a_run_of_frames_are_stills_that_are_asked_for():
+    """Catches a picture of a clip, and a size that is taken for a clip's."""
+    run = plan_run(apply_overrides(Config(), {"data.corpus": "random", "model.depth": 2, "data.frames": 5}))
+    with pytest.raises(ConfigError, match="latents of 5 frames, and a picture has one; give --latent-size=16x16"):
+        latents_shape(run, None)
+    assert latents_shape(run, (16, 8)) == (1, 16, 8, 3)
 
 
 @pytest.mark.parametrize(
