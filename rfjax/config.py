@@ -397,7 +397,9 @@ def _convert(annotation, value, key):
             return None
         return _convert(next(a for a in args if a is not type(None)), value, key)
     if origin is tuple:
-        if isinstance(value, (list, tuple)) and all(type(item) is args[0] for item in value):
+        if isinstance(value, (list, tuple)) and all(
+            isinstance(item, args[0]) and not isinstance(item, bool) for item in value
+        ):
             return tuple(value)
     elif annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):  # an integer beyond the largest float

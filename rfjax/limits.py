@@ -237,14 +237,6 @@ RULES: tuple[Rule, ...] = (
         "rotary positions need three even numbers of channels, for time, height and width, that add up to the head's; "
         "() shares out an even head size of at least 6",
     ),
-    *(
-        (
-            (f"model.{field}", "model.positions"),
-            lambda value, positions, default=default: value == default or positions == "rotary",
-            "only rotary positions read the former: leave it out, or set the latter to rotary",
-        )
-        for field, default in (("rotary_channels", ()), ("rotary_theta", 10_000.0))
-    ),
     (
         ("model.dual_attention_blocks", "model.depth"),
         lambda dual, depth: dual < depth,
@@ -383,6 +375,11 @@ def _check_unread(config, network: Network) -> None:
             if field not in network.own_fields and value != default:
                 given = f"config.model.{field} is {value}, which config.model.backbone={model.backbone} does not have"
                 raise ConfigError(f"{given}; leave it at {default}, or use the backbone {name}")
+    for field in ("rotary_channels", "rotary_theta") if model.positions != "rotary" else ():
+        value, default = getattr(model, field), getattr(type(model)(), field)
+        if value != default:
+            given = f"config.model.{field} is {value}, which config.model.positions={model.positions} does not read"
+            raise ConfigError(f"{given}; leave it at {default}, or set the positions to rotary")
     unused = [name for name, value in vars(prepared).items() if value != getattr(type(prepared)(), name)]
     if config.data.corpus != "prepared" and unused:
         given = f"config.data.prepared.{unused[0]} is {getattr(prepared, unused[0])!r}"

@@ -47,7 +47,9 @@ def test_what_describes_a_run_of_images_does_not_speak_of_frames():
     assert fingerprint == "a45a7e8ef2849a6dd1135c3d410a1dd6bbe2537550d46fbf2ae2e7690edc6703"
     written = json.dumps(to_dict(config))
     assert "frames" not in written and "temporal" not in written and "rotary_" not in written
-    video = apply_overrides(config, {"data.frames": 4, "model.temporal_patch_size": 2, "model.rotary_channels": ()})
+    clips = {"data.frames": 4, "model.temporal_patch_size": 2, "model.positions": "rotary"}
+    video = apply_overrides(config, clips | {"model.rotary_channels": "16,24,24"})
+    assert to_dict(video)["model"]["rotary_channels"] == [16, 24, 24] and video.model.rotary_split == (16, 24, 24)
     assert to_dict(video)["data"]["frames"] == 4 and from_dict(to_dict(video)) == video
     assert load_corpus(video.data, 7).examples(np.arange(2), "train").latents.shape == (2, 4, 16, 16, 3)
     assert load_corpus(video.data, 7).fingerprint != fingerprint
@@ -115,8 +117,8 @@ def test_samples_of_a_run_of_frames_are_stills_that_are_asked_for():
             {"data.frames": 3, "model.temporal_patch_size": 2},
             "data.frames is 3 and config.model.temporal_patch_size is 2",
         ),
-        ({"model.rotary_theta": 256}, "rotary_theta is 256.0 and config.model.positions is formula; only rotary"),
-        ({"model.rotary_channels": (24, 20, 20)}, "rotary_channels .* and config.model.positions is formula"),
+        ({"model.rotary_theta": 256}, "rotary_theta is 256.0, which config.model.positions=formula does not read"),
+        ({"model.rotary_channels": (24, 20, 20)}, "rotary_channels is .24, 20, 20., which .*positions=formula"),
         ({"model.positions": "rotary", "model.rotary_channels": (16, 56, 56)}, "three even numbers"),
         ({"model.positions": "rotary", "model.rotary_channels": (22, 21, 21)}, "three even numbers"),
         ({"model.positions": "rotary", "model.head_size": 4}, "even head size of at least 6"),
