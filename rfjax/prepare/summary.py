@@ -50,6 +50,7 @@ def summary(found: Manifest) -> list[str]:
     config = {
         "data.corpus": "prepared",
         "data.prepared.path": found.folder,
+        **({"data.frames": buckets[0].latents[0]} if buckets[0].latents[0] > 1 else {}),
         "data.image_size": found.side,
         "data.channels": buckets[0].latents[-1],
         "data.context_tokens": tokens,
