@@ -155,7 +155,7 @@ def compare(runs: Path, corpus: Path) -> dict:
     of = {name: losses(runs / name) for name in RUNS}
     spans, start = {"all": slice(None)}, 0
     for bucket, count in zip(buckets, counts, strict=True):
-        spans["x".join(map(str, bucket.latents[:2]))] = slice(start, start + count)
+        spans["x".join(map(str, bucket.latents[1:3]))] = slice(start, start + count)
         start += count
     assert all(len(own) == start for own in of.values())
     return {
@@ -258,7 +258,7 @@ def main():
         config = write_config(name, low if name == "low" else high, count)
         clock.of(name, partial(rfjax, "train", f"--config={config}", f"--workdir={runs / name}", *init))
 
-    sides = [bucket.latents[:2] for bucket in high.buckets]
+    sides = [bucket.latents[1:3] for bucket in high.buckets]
     captions = ["red square", "blue ring, yellow triangle", "green cross, purple bar", "white pillar"]
     for name in RUNS:
         for height, width in sides:

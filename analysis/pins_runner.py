@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 LONGEST = 16  # a longer list is kept as its checksum
 # Clocks, what follows from them, and the code's own checksum.
-CLOCKS = {"seconds", "train_seconds", "evaluation_seconds", "time", "code_hash", "table_sha256"}
+CLOCKS = {"seconds", "train_seconds", "evaluation_seconds", "time", "code_hash", "table_sha256", "made_of"}
 CLOCKS |= {"steps_per_second", "images_per_second", "flops_per_second", "mfu"}
 TIMES = r" \(about [^)]* left\)|\b\d+ (s|min \d\d s|h \d\d min)\b"  # as a study and its report write them
 CHECKSUM = r"\b[0-9a-f]{16}\b"  # in a report: of the code, and of a table that has clocks

@@ -36,17 +36,17 @@ PROMPTS = [
 
 
 def draw_in_pytorch(folder, noise, context, pooled, steps, guidance):
-    """Latents [n, height, width, channels] from noise of that shape."""
+    """Latents [n, 1, height, width, channels] from noise of that shape."""
     model = SD3Transformer2DModel.from_pretrained(folder)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder)
     scheduler.set_timesteps(steps)
-    z = torch.from_numpy(noise).permute(0, 3, 1, 2)
+    z = torch.from_numpy(noise[:, 0]).permute(0, 3, 1, 2)
     text, pooled = (torch.cat([torch.from_numpy(x), torch.zeros(x.shape)]) for x in (context, pooled))  # null: zeros
     with torch.no_grad():
         for t in scheduler.timesteps:
             positive, null = model(torch.cat([z, z]), text, pooled, t.expand(2 * len(z)))[0].chunk(2)
             z = scheduler.step(null + guidance * (positive - null), t, z)[0]
-    return z.permute(0, 2, 3, 1).numpy()
+    return z.permute(0, 2, 3, 1).numpy()[:, None]
 
 
 def main() -> None:

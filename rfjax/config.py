@@ -3,6 +3,9 @@
 A config file is a short Python file. Its `get_config()` returns an `ml_collections.ConfigDict` with any of the fields
 below; for a study its `points()` returns a mapping from point id to overrides (`{"depth4": {"model.depth": 4}}`).
 Defaults stand here and nowhere else. The values that a field may have are in `limits.py`. No JAX here.
+
+A field that is `WRITTEN_WHERE_SET` is left out of a config's JSON at its default, so that a run without it is described
+by the same text whether or not rfjax knows the field.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import os
 import traceback
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +32,8 @@ from rfjax.inputs.files import read_bytes
 from rfjax.inputs.json_files import read_json
 from rfjax.inputs.paths import local_path, local_text
 from rfjax.shipped import find_config, find_site
+
+WRITTEN_WHERE_SET = {"written": "where set"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,7 @@ class ModelConfig:
     head_size: int = 64  # heads = hidden / head_size
     mlp_ratio: float = 4.0
     patch_size: int = 2
+    temporal_patch_size: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # frames of a patch
     qk_norm: bool = False  # RMSNorm with learnable scale on queries and keys, per head
     dual_attention_blocks: int = 0  # the first n blocks have a second, image-only attention (SD3.5-M: 13)
     weight_sets: int = 2  # 3: the context's first `first_text_tokens` tokens get their own weights
@@ -50,7 +56,12 @@ class ModelConfig:
     position_grid: int = 192  # side, in tokens, of the stored grid that is centre-cropped
     position_tokens: int = 16  # tokens a side at the training resolution
     position_span: float = 16.0  # a square of position_tokens spans [0, position_span)
-    positions: str = "formula"  # stored: the checkpoint holds the grid, as imported, and it is not trained
+    # formula: added to the tokens | stored: the same, but the checkpoint holds the grid, as imported, and it is not
+    # trained | rotary: queries and keys of visual tokens are rotated by time, row and column
+    positions: str = "formula"
+    # A head's channels that rotate with time, height and width; (): 2 * (head_size // 6) for a side, the rest for time
+    rotary_channels: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
+    rotary_theta: float = field(default=10_000.0, metadata=WRITTEN_WHERE_SET)
 
     @property
     def width(self) -> int:
@@ -59,6 +70,27 @@ class ModelConfig:
     @property
     def heads(self) -> int:
         return self.width // self.head_size
+
+    @property
+    def rotary_split(self) -> tuple[int, ...]:
+        """A head's channels that rotate with time, with height and with width."""
+        side = 2 * (self.head_size // 6)
+        return self.rotary_channels or (self.head_size - 2 * side, side, side)
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Frames, height and width of a patch."""
+        return self.temporal_patch_size, self.patch_size, self.patch_size
+
+    def token_grid(self, latents: Sequence[int]) -> tuple[int, int, int]:
+        """The number of tokens along time, height and width for latents of (frames, height, width, ...). A still has
+        tokens of one time whatever the patch."""
+        time, height, width = (side // patch for side, patch in zip(latents, self.patch, strict=False))
+        return max(1, time), height, width
+
+    def patch_values(self, channels: int) -> int:
+        """The number of values in a patch."""
+        return math.prod(self.patch) * channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +110,7 @@ class DataConfig:
     """A corpus. `random` takes any sizes; every other corpus has its sizes, and refuses different ones."""
 
     corpus: str = "shapes"
+    frames: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # of a latent; an image has one
     image_size: int = 16  # side of a latent, in latent pixels
     channels: int = 3
     context_tokens: int = 16
@@ -102,8 +135,9 @@ class TrainConfig:
     schedule: str = "constant"  # of the learning rate; wsd is warm-up, stable, decay
     warmup_steps: int = -1  # -1: 1,000, the paper's, but a tenth of a run that is shorter than 10,000 steps
     decay_fraction: float = 0.2  # wsd: the rate falls over this last share of the steps
-    decay_shape: str = "linear"  # wsd: how it falls
-    branches: tuple[int, ...] = ()  # lengths of the runs that a study anneals from one trunk; the last is `steps`
+    decay_shape: str = field(default="linear", metadata=WRITTEN_WHERE_SET)  # wsd: how it falls
+    # Whole lengths of the runs that a study anneals from one trunk; the last is `steps`.
+    branches: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     final_learning_rate_fraction: float = 0.0  # cosine and wsd: the last rate over `learning_rate`
     b1: float = 0.9
     b2: float = 0.999
@@ -247,13 +281,23 @@ def _with_local_paths(config: Config) -> Config:
 
 
 def to_dict(config: Config) -> dict:
-    """The config as a nested dict that JSON can hold; `from_dict` reads it back unchanged."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """The config as a nested dict that JSON can hold; `from_dict` reads it back unchanged. Fields that are
+    `WRITTEN_WHERE_SET` are left out at their defaults."""
+    return json.loads(json.dumps(_written(config)))
+
+
+def _written(section) -> dict:
+    pairs = ((field, getattr(section, field.name)) for field in dataclasses.fields(section))
+    return {
+        field.name: _written(value) if dataclasses.is_dataclass(value) else value
+        for field, value in pairs
+        if field.metadata != WRITTEN_WHERE_SET or value != field.default
+    }
 
 
 def flatten(config: Config) -> dict[str, object]:
     """Every field's plain value by its dotted key."""
-    return _flatten(to_dict(config))
+    return _flatten(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def differences(a: Config, b: Config) -> list[str]:
@@ -366,7 +410,9 @@ def _convert(annotation, value, key):
             return None
         return _convert(next(a for a in args if a is not type(None)), value, key)
     if origin is tuple:
-        if isinstance(value, (list, tuple)) and all(type(item) is args[0] for item in value):
+        if isinstance(value, (list, tuple)) and all(
+            isinstance(item, args[0]) and not isinstance(item, bool) for item in value
+        ):
             return tuple(value)
     elif annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):  # an integer beyond the largest float

@@ -23,24 +23,30 @@ class Network:
     """A kind of network that a config may name."""
 
     path: str  # of its class, which also counts its FLOPs; imported when a network is made or counted
-    own_fields: tuple[str, ...] = ()  # fields of `config.model` that only this network reads
+    own_fields: tuple[str, ...] = ()  # fields of `config.model` that not every network reads
+    positions: tuple[str, ...] = ("formula", "rotary")  # its values of `model.positions`
+    takes_frames: bool = True  # several frames; a network of single images refuses them
     width_divisor: str | None = None  # the field of `config.model` that must divide the hidden size
     rules: tuple[Rule, ...] = ()
 
 
 _WIDTH = "model.width"  # the hidden size: given, or set by the depth
+_OF_TOKENS = ("temporal_patch_size", "rotary_channels", "rotary_theta")  # of networks whose layers see tokens alone
 POSITION_MULTIPLE = 4  # the 2-D position embedding needs a hidden size that is a multiple of it
 
 BACKBONES: dict[str, Network] = {
     "mmdit": Network(
         path="rfjax.models.mmdit:MMDiT",
-        own_fields=("weight_sets", "dual_attention_blocks", "first_text_tokens", "positions"),
+        own_fields=("weight_sets", "dual_attention_blocks", "first_text_tokens", *_OF_TOKENS),
+        positions=("formula", "stored", "rotary"),
     ),
-    "dit": Network(path="rfjax.models.dit:DiT"),
-    "dit_class": Network(path="rfjax.models.dit:ClassDiT"),
-    "crossdit": Network(path="rfjax.models.crossdit:CrossDiT"),
+    "dit": Network(path="rfjax.models.dit:DiT", own_fields=_OF_TOKENS),
+    "dit_class": Network(path="rfjax.models.dit:ClassDiT", own_fields=_OF_TOKENS),
+    "crossdit": Network(path="rfjax.models.crossdit:CrossDiT", own_fields=_OF_TOKENS),
     "uvit": Network(
         path="rfjax.models.uvit:UViT",
+        positions=("formula",),
+        takes_frames=False,  # it convolves over height and width
         width_divisor="patch_size",  # its channels halve with each level
         rules=(
             (
@@ -55,7 +61,7 @@ BACKBONES: dict[str, Network] = {
 CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.backbone": tuple(BACKBONES),
     "model.weight_sets": (2, 3),
-    "model.positions": ("formula", "stored"),
+    "model.positions": ("formula", "stored", "rotary"),
     "data.corpus": ("shapes", "digits", "random", "prepared"),
     "train.schedule": ("constant", "cosine", "wsd"),
     "train.decay_shape": ("linear", "1-sqrt", "cosine"),
@@ -101,11 +107,12 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("model", Range(0, 10_000), "dual_attention_blocks"),
     ("model", Range(1, 10_000), "depth"),
     ("model", Range(1, FEATURES_END), "width head_size position_tokens"),
-    ("model", Range(1, SIDE_END), "patch_size position_grid"),
+    ("model", Range(1, SIDE_END), "patch_size temporal_patch_size position_grid"),
+    ("model", Range(1, 1e12, open_low=True), "rotary_theta"),
     ("model", Range(2, FEATURES_END), "time_embedding_size"),
     ("model", Range(0, 1e4, open_low=True), "mlp_ratio"),
     ("model", Range(0, 1e6, open_low=True), "position_span"),
-    ("data", Range(1, SIDE_END), "image_size channels"),
+    ("data", Range(1, SIDE_END), "frames image_size channels"),
     ("data", Range(1, FEATURES_END), "context_tokens context_size pooled_size"),
     ("data.prepared", SHARE, "synthetic_captions"),
     ("train", Range(0, 1e6), "learning_rate weight_decay"),
@@ -231,9 +238,20 @@ RULES: tuple[Rule, ...] = (
     (("name",), str.strip, "it names the folder of runs and cannot be empty"),
     (("model.mlp_ratio", _WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
     (
-        ("data.image_size", "model.patch_size", "model.position_grid"),
-        lambda side, patch, grid: side // patch <= grid,
+        ("data.image_size", "model.patch_size", "model.position_grid", "model.positions"),
+        lambda side, patch, grid, positions: side // patch <= grid or positions == "rotary",
         "an image has more tokens a side than the grid of positions; raise the grid",
+    ),
+    (
+        ("data.frames", "model.temporal_patch_size"),
+        lambda frames, patch: frames == 1 or frames % patch == 0,
+        "the latter must divide the former; only a still, of 1 frame, fits every patch",
+    ),
+    (
+        ("model.positions", "model.rotary_channels", "model.head_size"),
+        lambda positions, channels, size: positions != "rotary" or are_rotary(channels, size),
+        "rotary positions need three even numbers of channels, for time, height and width, that add up to the head's; "
+        "() shares out an even head size of at least 6",
     ),
     (
         ("model.dual_attention_blocks", "model.depth"),
@@ -300,13 +318,30 @@ def sampler_setting(text: str) -> tuple[int, float]:
     return setting
 
 
+def are_rotary(channels: tuple[int, ...], head_size: int) -> bool:
+    """Whether a head's channels can be shared out so over time, height and width; () is the default share."""
+    if not channels:
+        return head_size >= 6 and head_size % 2 == 0
+    return len(channels) == 3 and sum(channels) == head_size and all(n > 0 and n % 2 == 0 for n in channels)
+
+
 def check_latents(model, latents) -> None:
-    """Raises `ConfigError` for latents of (height, width, channels) that the network cannot take."""
-    patch, grid, given = model.patch_size, model.position_grid, f"latents of {latents[0]}x{latents[1]}"
-    for name, side in (("height", latents[0]), ("width", latents[1])):
+    """Raises `ConfigError` for latents of (frames, height, width, channels) that the network cannot take."""
+    frames, *sides = latents[:3]
+    patch, grid, given = model.patch_size, model.position_grid, f"latents of {sides[0]}x{sides[1]}"
+    if frames > 1:
+        given = f"latents of {frames} frames of {sides[0]}x{sides[1]}"
+        if not BACKBONES[model.backbone].takes_frames:
+            able = [name for name, network in BACKBONES.items() if network.takes_frames]
+            remedy = f"it takes single images; use {' or '.join(able)}"
+            raise ConfigError(f"{given}: config.model.backbone is {model.backbone}; {remedy}")
+        if frames % model.temporal_patch_size:
+            by = f"config.model.temporal_patch_size={model.temporal_patch_size}"
+            raise ConfigError(f"{given}: the number of frames is not divisible by {by}")
+    for name, side in zip(("height", "width"), sides, strict=True):
         if side % patch:
             raise ConfigError(f"{given}: the {name} {side} is not divisible by config.model.patch_size={patch}")
-        if side // patch > grid:
+        if side // patch > grid and model.positions != "rotary":
             tokens = f"{given} have {side // patch} tokens along the {name}"
             raise ConfigError(f"{tokens}, more than config.model.position_grid={grid}; raise it to {side // patch}")
 
@@ -346,12 +381,21 @@ def check(config) -> None:
 def _check_unread(config, network: Network) -> None:
     """Raises `ConfigError` for a field that was set and that the network or the corpus does not read."""
     model, prepared = config.model, config.data.prepared
+    if model.positions not in network.positions:
+        able = " or ".join(name for name, other in BACKBONES.items() if model.positions in other.positions)
+        given = f"config.model.positions is {model.positions}, which config.model.backbone={model.backbone}"
+        raise ConfigError(f"{given} does not have; set it to {' or '.join(network.positions)}, or use {able}")
     for name, other in BACKBONES.items():
         for field in other.own_fields:
             value, default = getattr(model, field), getattr(type(model)(), field)
             if field not in network.own_fields and value != default:
                 given = f"config.model.{field} is {value}, which config.model.backbone={model.backbone} does not have"
                 raise ConfigError(f"{given}; leave it at {default}, or use the backbone {name}")
+    for field in ("rotary_channels", "rotary_theta") if model.positions != "rotary" else ():
+        value, default = getattr(model, field), getattr(type(model)(), field)
+        if value != default:
+            given = f"config.model.{field} is {value}, which config.model.positions={model.positions} does not read"
+            raise ConfigError(f"{given}; leave it at {default}, or set the positions to rotary")
     unused = [name for name, value in vars(prepared).items() if value != getattr(type(prepared)(), name)]
     if config.data.corpus != "prepared" and unused:
         given = f"config.data.prepared.{unused[0]} is {getattr(prepared, unused[0])!r}"

@@ -57,6 +57,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     from rfjax.bench.peak import matmul_flops_per_second
     from rfjax.bench.report import summary
     from rfjax.config import to_dict
+    from rfjax.data.batch import written_shape
     from rfjax.data.buckets import format_shape, largest
     from rfjax.errors import ConfigError
     from rfjax.models.attention import choose, platform_of
@@ -100,7 +101,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         "jax": jax.__version__,
         "mesh": dict(run.mesh.shape),
         "params": run.parameter_count,
-        "latent_size": list(shapes.latents[:2]),
+        "latent_size": list(written_shape(shapes.latents)[:-1]),
         "batch_size": train.batch_size,
         "compute_dtype": dtype,
         "matmul_precision": train.matmul_precision,

@@ -36,7 +36,6 @@ def run(args, overrides) -> int:
 
     if args.samples < 0:
         raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
-    found = manifest.read(args.corpus)
     if args.samples:
         if args.out is None:  # the corpus's folder is ours, and so is the picture in it
             out = args.corpus / "samples.png"
@@ -48,6 +47,7 @@ def run(args, overrides) -> int:
             check_output(out, "--out", made_here=holds(MADE_BY))
         if args.models is not None and not args.models.is_dir():
             raise ConfigError(f"no folder of models at --models {args.models}; give the one of rfjax prepare")
+    found = manifest.read(args.corpus)
     print("\n".join(map(printable, summary(found))))
     bad = [] if args.no_hashes else list(verify.damaged_files(found, say))
     for name in bad:

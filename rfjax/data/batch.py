@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int, UInt32
 from numpy import ndarray
+
+from rfjax.errors import ConfigError
+
+
+def latent_shape(written: Sequence[int]) -> tuple[int, int, int, int]:
+    """(frames, height, width, channels) of a shape as users and files write it: an image is (height, width, channels).
+
+    Raises `ConfigError` for another number of parts.
+    """
+    if len(written) not in (3, 4):
+        given = f"latents are {tuple(written)}; they have (height, width, channels)"
+        raise ConfigError(f"{given}, or with several frames (frames, height, width, channels)")
+    frames, height, width, channels = (1, *written)[-4:]
+    return frames, height, width, channels
+
+
+def written_shape(latents: Sequence[int]) -> tuple[int, ...]:
+    """The inverse of `latent_shape`: for one frame (height, width, channels)."""
+    return tuple(latents[1:] if latents[0] == 1 else latents)
+
+
+def stills(latents: Float[ndarray, "n frames height width channels"]) -> Float[ndarray, "n height width channels"]:
+    """The one frame of each of the latents. Raises `ConfigError` for several: they are no images."""
+    if latents.shape[1] != 1:
+        raise ConfigError(f"latents of {latents.shape[1]} frames are no images; give latents of one frame")
+    return latents[:, 0]
 
 
 class Conditions(NamedTuple):
@@ -23,7 +50,7 @@ class Conditions(NamedTuple):
 class Batch(NamedTuple):
     """The examples of one step, or a slice of them."""
 
-    latents: Float[ndarray, "batch height width channels"]
+    latents: Float[ndarray, "batch frames height width channels"]
     context: Float[ndarray, "batch tokens context_size"]
     pooled: Float[ndarray, "batch pooled_size"]
     example_ids: UInt32[ndarray, " batch"]  # the place in the split, by which validation noise is keyed
@@ -50,7 +77,15 @@ class EncoderSlot:
 class BatchShapes:
     """The shapes of one example."""
 
-    latents: tuple[int, int, int]  # height, width, channels
+    latents: tuple[int, ...]  # frames, height, width, channels; may be given as (height, width, channels) of an image
     context: tuple[int, int]  # tokens, size
     pooled: int
     encoders: tuple[EncoderSlot, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "latents", latent_shape(self.latents))
+
+    def __repr__(self) -> str:
+        """As the shapes are written; fingerprints are made of it."""
+        latents = f"latents={written_shape(self.latents)!r}"
+        return f"BatchShapes({latents}, context={self.context!r}, pooled={self.pooled!r}, encoders={self.encoders!r})"

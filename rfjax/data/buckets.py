@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 
 from rfjax.data import hashing
-from rfjax.data.batch import Batch, BatchShapes, Conditions
+from rfjax.data.batch import Batch, BatchShapes, Conditions, written_shape
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
@@ -132,10 +132,9 @@ class BucketedCorpus:
         first, seen = self.shapes, set()
         for shapes in (part.shapes for part in self.parts):
             latents = shapes.latents
-            if replace(shapes, latents=(*first.latents[:2], latents[2])) != first:
-                raise ConfigError(
-                    f"aspect buckets of {self.name} differ in more than height and width: {shapes}, {first}"
-                )
+            if replace(shapes, latents=(*first.latents[:3], latents[3])) != first:
+                differ = "differ in more than frames, height and width"
+                raise ConfigError(f"aspect buckets of {self.name} {differ}: {shapes}, {first}")
             if latents in seen:
                 raise ConfigError(f"corpus {self.name} has two aspect buckets of {format_shape(latents)}; join them")
             seen.add(latents)
@@ -171,10 +170,10 @@ class BucketedCorpus:
     def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "h w 3"]:
         return self.parts[0].render_prompt(row, seed)
 
-    def to_images(self, latents: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n height width 3"]:
+    def to_images(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n height width 3"]:
         return self.parts[0].to_images(latents)
 
-    def to_latents(self, images: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n h w c"]:
+    def to_latents(self, images: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n 1 h w c"]:
         return self.parts[0].to_latents(images)
 
 
@@ -191,7 +190,7 @@ def trained_parts(corpus: Corpus) -> tuple[int, ...]:
 def largest(corpus: Corpus) -> Corpus:
     """The part that costs most to train on: the part with most latent pixels among those that steps take."""
     trained = (corpus.parts[part] for part in trained_parts(corpus))
-    return max(trained, key=lambda part: math.prod(part.shapes.latents[:2]))
+    return max(trained, key=lambda part: math.prod(part.shapes.latents[:3]))
 
 
 def validation_shares(corpus, examples: int) -> tuple[int, ...]:
@@ -209,5 +208,5 @@ def validation_shares(corpus, examples: int) -> tuple[int, ...]:
 
 
 def format_shape(latents: Sequence[int]) -> str:
-    """A latent shape as text: 40x24, the height first."""
-    return f"{latents[0]}x{latents[1]}"
+    """The shape of latents of (frames, height, width, ...) as text: 40x24, the height first, or 8x40x24 of 8 frames."""
+    return "x".join(map(str, written_shape(latents[:3])))

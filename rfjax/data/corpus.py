@@ -49,11 +49,11 @@ class Corpus(Protocol):
     def render_prompt(self, row: dict, seed: int) -> Float[ndarray, "h w 3"]:
         """A ground-truth image in [0, 1] that satisfies a row of `evaluation_prompts`."""
 
-    def to_images(self, latents: Float[ndarray, "n h w c"]) -> Float[ndarray, "n h w 3"]:
-        """Pixels in [0, 1]."""
+    def to_images(self, latents: Float[ndarray, "n frames h w c"]) -> Float[ndarray, "n h w 3"]:
+        """Pixels in [0, 1]. Raises `ConfigError` for latents of several frames."""
 
-    def to_latents(self, images: Float[ndarray, "n h w 3"]) -> Float[ndarray, "n h w c"]:
-        """Latents of about zero mean and unit variance per channel."""
+    def to_latents(self, images: Float[ndarray, "n h w 3"]) -> Float[ndarray, "n 1 h w c"]:
+        """Latents of one frame, of about zero mean and unit variance per channel."""
 
 
 # name -> the module whose `make(data, seed)` builds the corpus; imported when it is asked for

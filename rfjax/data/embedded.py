@@ -13,7 +13,7 @@ from jaxtyping import Float, Integer
 
 from rfjax.config import DataConfig
 from rfjax.data import grammar, hashing, scenes, text
-from rfjax.data.batch import Batch, BatchShapes, Conditions
+from rfjax.data.batch import Batch, BatchShapes, Conditions, stills
 from rfjax.data.scenes import Contents, Layout, Vocabulary
 from rfjax.errors import ConfigError
 
@@ -21,6 +21,7 @@ SPLITS = ("train", "validation")
 GROUND_TRUTH = "validation"  # ground truth is drawn with the pictures of this split
 IMAGE_SIZES = (16, 32)  # the smallest and the largest at which scenes can be told apart
 OWN_SIZES = {
+    "frames": 1,
     "channels": 3,
     "context_tokens": text.CONTEXT_TOKENS,
     "context_size": text.CONTEXT_SIZE,
@@ -96,12 +97,13 @@ class SceneCorpus:
         contents = grammar.contents_of_row(self.vocabulary, row, u[0, :4])
         return self.render(scenes.place(contents, u[:, 4:]), GROUND_TRUTH)[0].astype(np.float32)
 
-    def to_images(self, latents: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
-        images = np.asarray(latents, np.float32) * np.float32(self.std) + np.float32(self.mean)
+    def to_images(self, latents: Float[np.ndarray, "n frames h w 3"]) -> Float[np.ndarray, "n h w 3"]:
+        images = np.asarray(stills(latents), np.float32) * np.float32(self.std) + np.float32(self.mean)
         return np.clip(images, 0.0, 1.0)
 
-    def to_latents(self, images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
-        return ((np.asarray(images, np.float32) - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
+    def to_latents(self, images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 1 h w 3"]:
+        scaled = (np.asarray(images, np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        return scaled.astype(np.float32)[:, None]
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 
 from rfjax.config import DataConfig
 from rfjax.data import hashing
-from rfjax.data.batch import Batch, BatchShapes, Conditions, EncoderSlot
+from rfjax.data.batch import Batch, BatchShapes, Conditions, EncoderSlot, stills
 from rfjax.errors import ConfigError
 
 VERSION = "random-1"
@@ -78,12 +78,13 @@ class RandomCorpus:
     def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "h w 3"]:
         raise ConfigError("the random corpus has no scenes to render; set config.data.corpus to shapes or digits")
 
-    def to_images(self, latents: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
+    def to_images(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n h w 3"]:
         """The first three channels; +-2 standard deviations become [0, 1]."""
-        first = np.asarray(latents, np.float32)[..., [0, 1 % self.shapes.latents[2], 2 % self.shapes.latents[2]]]
+        channels = self.shapes.latents[-1]
+        first = np.asarray(stills(latents), np.float32)[..., [0, 1 % channels, 2 % channels]]
         return np.clip(0.5 + 0.25 * first, 0.0, 1.0)
 
-    def to_latents(self, images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w c"]:
+    def to_latents(self, images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 1 h w c"]:
         raise ConfigError("the random corpus has no images to encode; set config.data.corpus to shapes or digits")
 
 
@@ -103,5 +104,5 @@ def make(data: DataConfig, seed: int) -> RandomCorpus:
             raise ConfigError(f"config.data.{field} is {getattr(data, field)}; it must be at least 1")
     tokens, size, pooled = sizes = (data.context_tokens, data.context_size, data.pooled_size)
     encoders = ENCODERS.get(sizes, (EncoderSlot("text", (0, tokens), (0, size), (0, pooled)),))
-    latents = (data.image_size, data.image_size, data.channels)
+    latents = (data.frames, data.image_size, data.image_size, data.channels)
     return RandomCorpus(seed, BatchShapes(latents, (tokens, size), pooled, encoders))

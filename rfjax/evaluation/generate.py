@@ -22,8 +22,8 @@ from rfjax.training.run import Run
 
 
 def noise_for(
-    seed: int | UInt32[Array, ""], ids: Int[Array, "batch 2"], latent_shape: tuple[int, int, int]
-) -> Float[Array, "batch height width channels"]:
+    seed: int | UInt32[Array, ""], ids: Int[Array, "batch 2"], latent_shape: tuple[int, ...]
+) -> Float[Array, "batch frames height width channels"]:
     """Standard normal noise, a function of (seed, prompt index, sample): equal for all models and batch sizes."""
     key = jax.random.key(seed, impl="threefry2x32")
 
@@ -36,7 +36,7 @@ def noise_for(
 def compile_sampler(
     apply: Callable,
     sampler: SamplerConfig,
-    latent_shape: tuple[int, int, int],
+    latent_shape: tuple[int, ...],
     *,
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
@@ -66,7 +66,7 @@ def make_generator(
     apply: Callable,
     sampler: SamplerConfig,
     formulation: Formulation,
-    latent_shape: tuple[int, int, int],
+    latent_shape: tuple[int, ...],
     *,
     batch_size: int,
     batch_sharding: NamedSharding | None = None,
@@ -112,7 +112,7 @@ def generator_of(
     sampler: SamplerConfig,
     batch_size: int,
     *,
-    latent_shape: tuple[int, int, int] | None = None,
+    latent_shape: tuple[int, ...] | None = None,
     path_length: bool = False,
     program: Callable | None = None,
 ) -> Callable:

@@ -72,7 +72,7 @@ def make_validation_step(
 ) -> ValidationStep:
     """The step that `validation_loss` calls; make it once per model and use it for every checkpoint.
 
-    `apply(params, z, t, context, pooled)` gives the formulation's prediction, with z Float[batch h w c]
+    `apply(params, z, t, context, pooled)` gives the formulation's prediction, with z Float[batch f h w c]
     and t Float[batch]. `batch_sharding` splits the leading axis of every input over a
     mesh; every process gets all losses. Levels are computed one after another,
     so memory is that of one batch at one level. `program` is the result of `compile_validation` for the same

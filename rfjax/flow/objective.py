@@ -14,14 +14,14 @@ from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import Path, Times, expand_time
 from rfjax.flow.prediction import Mixing
 
-NetworkFn = Callable[..., Float[Array, "batch height width channels"]]
+NetworkFn = Callable[..., Float[Array, "batch frames height width channels"]]
 
 
 class Draws(NamedTuple):
     """The random numbers of one step. They are the same for all formulations; a formulation makes t of u."""
 
     u: Float[Array, " batch"]
-    noise: Float[Array, "batch height width channels"]
+    noise: Float[Array, "batch frames height width channels"]
     keep: Float[Array, "batch encoders"]  # 1 where an encoder's output is kept, 0 where dropped
 
 
@@ -29,7 +29,7 @@ def draw(
     key: Key[Array, ""],
     step: Int[Array, ""],
     places: Int[Array, " batch"],
-    latent_shape: tuple[int, int, int],
+    latent_shape: tuple[int, ...],
     encoders: int,
     condition_dropout: float,
 ) -> Draws:
@@ -86,8 +86,8 @@ def examples_at(formulation: Formulation, t: Float[Array, " batch"]) -> Examples
 def example_losses(
     network: NetworkFn,
     examples: Examples,
-    noise: Float[Array, "batch height width channels"],
-    latents: Float[Array, "batch height width channels"],
+    noise: Float[Array, "batch frames height width channels"],
+    latents: Float[Array, "batch frames height width channels"],
     conditions: Conditions,
 ) -> Float[Array, " batch"]:
     """Each example's mean squared error of the prediction, times the formulation's weight at its t.

@@ -185,10 +185,10 @@ def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
     model = config.model
     return {
         "_class_name": "SD3Transformer2DModel",
-        "sample_size": shapes.latents[0],
+        "sample_size": shapes.latents[1],
         "patch_size": model.patch_size,
-        "in_channels": shapes.latents[2],
-        "out_channels": shapes.latents[2],
+        "in_channels": shapes.latents[-1],
+        "out_channels": shapes.latents[-1],
         "num_layers": model.depth,
         "attention_head_dim": model.head_size,
         "num_attention_heads": model.heads,
@@ -229,7 +229,7 @@ def _side_files(origin, layout, target) -> Mapping[Path, str]:
             "heads": model.heads,
             "mlp": int(model.mlp_ratio * model.width),
             "patch_size": model.patch_size,
-            "channels": shapes.latents[2],
+            "channels": shapes.latents[-1],
             "context_size": shapes.context[1],
             "pooled_size": shapes.pooled,
             "time_embedding_size": model.time_embedding_size,

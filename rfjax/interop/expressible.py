@@ -29,6 +29,10 @@ def _qk_norm(config, shapes) -> bool:
     return config.model.qk_norm or config.model.dual_attention_blocks > 0
 
 
+def _added_positions(config, shapes) -> str:
+    return "formula" if config.model.positions == "rotary" else config.model.positions
+
+
 def _rectified_flow(config, shapes) -> str:
     is_rectified = parse_formulation(config.formulation).is_rectified_flow
     return config.formulation if is_rectified else "rf, with any density of t"
@@ -41,8 +45,17 @@ _PREDICTION = (
     "and noise follow from it"
 )
 _VELOCITY = "its samplers expect a rectified flow's velocity"
-_MMDIT = (
+_FRAMES = "it is of a network of images"
+_VIDEO = "there is no PyTorch module for several frames; the weights are in the run's checkpoints"
+_ROTARY = "there is no PyTorch module for rotary positions; the weights are in the run's checkpoints"
+_IMAGES = (
     _is("model.backbone", lambda c, s: c.model.backbone, "mmdit", "it is an MM-DiT", _IN_CHECKPOINTS),
+    _is("data.frames", lambda c, s: s.latents[0], 1, _FRAMES, _VIDEO),
+    _is("model.temporal_patch_size", lambda c, s: c.model.temporal_patch_size, 1, _FRAMES, _VIDEO),
+    Demand("model.positions", lambda c, s: c.model.positions, _added_positions, "it adds positions", _ROTARY),
+)
+_MMDIT = (
+    *_IMAGES,
     Demand("formulation", lambda c, s: c.formulation, _rectified_flow, _VELOCITY, _PREDICTION),
 )
 _BOTH = (
@@ -61,12 +74,12 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         Demand("model.hidden", lambda c, s: c.model.width, lambda c, s: 64 * c.model.depth, _WIDTH),
         _is("model.head_size", lambda c, s: c.model.head_size, 64, "its readers have heads of 64"),
         _is("model.patch_size", lambda c, s: c.model.patch_size, 2, "its readers have patches of 2x2"),
-        _is("data.channels", lambda c, s: s.latents[2], 16, "its readers have latents of 16 channels"),
+        _is("data.channels", lambda c, s: s.latents[-1], 16, "its readers have latents of 16 channels"),
         _is("data.context_size", lambda c, s: s.context[1], 4096, "its readers have text features of T5's size"),
         _is("data.pooled_size", lambda c, s: s.pooled, 2048, "its readers have the two CLIPs' pooled features"),
         Demand("model.qk_norm", lambda c, s: c.model.qk_norm, _qk_norm, _DUAL),
     ),
-    "plain": _MMDIT[:1],
+    "plain": _IMAGES,
 }
 _REMEDY = {
     "sd3": "use --format diffusers, or --format plain with the PyTorch module that is written beside it",

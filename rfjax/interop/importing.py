@@ -91,6 +91,9 @@ def import_checkpoint(
         notes += guesses
         shapes = plan_run(config).corpus.shapes
         _check_data(config, layout, found, shapes)
+        if config.model.positions == "rotary":
+            given = f"config.model.positions is rotary, and the network of {source.path} adds its positions"
+            raise ConfigError(f"{given}; set it to formula")
         ours = parameter_shapes(config.model, shapes)
         trained_on = exported.data.corpus if exported else None
         if trained_on not in (None, config.data.corpus):
@@ -198,7 +201,7 @@ def _config(source, exported, layout, found, base, overrides) -> tuple[Config, l
     """(the run's config, whose network is that of the tensors; notes on what was guessed)."""
     network, notes = None, []
     if layout.name == "plain":  # recognised by its manifest alone
-        fixed = {f"model.{key}": value for key, value in schema.to_dict(exported)["model"].items()}
+        fixed = {key: value for key, value in schema.flatten(exported).items() if key.startswith("model.")}
     else:
         head_size, notes = _head_size(source, exported, base, overrides)
         network = network_of(layout, found, head_size)
@@ -275,7 +278,7 @@ def _check_data(config, layout, found, shapes: BatchShapes) -> None:
     if layout.name == "plain":
         return  # `compare` finds other sizes
     network = network_of(layout, found, config.model.head_size).data
-    given = {"channels": shapes.latents[2], "context_size": shapes.context[1], "pooled_size": shapes.pooled}
+    given = {"channels": shapes.latents[-1], "context_size": shapes.context[1], "pooled_size": shapes.pooled}
     wrong = [f"{key} is {given[key]} there and {network[key]} here" for key in given if given[key] != network[key]]
     if wrong:
         corpus = f"the corpus {config.data.corpus} does not fit this network: {', '.join(wrong)}"

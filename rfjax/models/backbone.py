@@ -22,9 +22,9 @@ class Backbone(NamedTuple):
     """A network as two pure functions.
 
     `init(key) -> params`, a nested dict of float32 arrays. `apply(params, z, t, context, pooled) -> prediction`: z
-    [batch, height, width, channels] at times t [batch] in [0, 1], context [batch, tokens, size] and pooled [batch,
-    size]; the prediction has z's shape and is float32. The formulation decides what is predicted, how z is scaled and
-    what stands for t (EDM's ln(sigma) / 4 is not in [0, 1]).
+    [batch, frames, height, width, channels] at times t [batch] in [0, 1], context [batch, tokens, size] and pooled
+    [batch, size]; an image has one frame. The prediction has z's shape and is float32. The formulation decides what is
+    predicted, how z is scaled and what stands for t (EDM's ln(sigma) / 4 is not in [0, 1]).
     """
 
     init: Callable

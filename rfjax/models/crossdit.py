@@ -23,12 +23,13 @@ from rfjax.models.layers import (
     ConditionMLP,
     Linear,
     RMSNorm,
+    added_positions,
     condition_vector,
     modulate,
     patch_tokens,
-    position_formula,
-    unpatchify,
 )
+from rfjax.models.patches import unpatchify
+from rfjax.models.rotary import make_rotation, rotate
 from rfjax.models.stack import stack_blocks
 
 ZEROS = nn.initializers.zeros
@@ -41,9 +42,10 @@ def _table(module, rows, width):
 
 
 class CrossBlock(nn.Module):
-    """Self-attention, attention to the text, MLP; the scan calls it with (image tokens, (shared modulation, text)).
+    """Self-attention, attention to the text, MLP; the scan calls it with (image tokens, (shared modulation, text,
+    rotation)).
 
-    The attention to the text is neither normalised nor modulated nor gated, as in PixArt's code.
+    The attention to the text is neither normalised nor modulated nor gated nor rotated, as in PixArt's and Wan's code.
     """
 
     config: ModelConfig
@@ -52,7 +54,7 @@ class CrossBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, given):
-        shared, text = given  # [batch, 6, width], [batch, text_tokens, width]
+        shared, text, rotation = given  # [batch, 6, width], [batch, text_tokens, width]
         c, dtype = self.config, self.dtype
         width, heads, size, mlp = c.width, c.heads, c.head_size, int(c.mlp_ratio * c.width)
         chunks = jnp.moveaxis(shared + _table(self, 6, width).astype(dtype), 1, 0)
@@ -64,7 +66,8 @@ class CrossBlock(nn.Module):
 
         qkv = Linear((width,), (3, heads, size), dtype, name="qkv")(modulate(x, chunks[0], chunks[1]))
         q, k, v = jnp.moveaxis(checkpoint_name(qkv, "qkv"), 2, 0)
-        attended = attention(*normed(q, k), v, self.attention)
+        q, k = (rotate(each, rotation) for each in normed(q, k))
+        attended = attention(q, k, v, self.attention)
         attended = checkpoint_name(Linear((heads, size), (width,), dtype, name="proj")(attended), "proj")
         x = x + chunks[2][:, None] * attended
 
@@ -105,16 +108,16 @@ class CrossDiT(nn.Module):
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
-        height, width, channels = z.shape[1:]
-        image = patch_tokens(z, position_formula(c, height // c.patch_size, width // c.patch_size), c, dtype)
+        grid = c.token_grid(z.shape[1:])
+        image = patch_tokens(z, added_positions(c, grid), c, dtype)
         text = ConditionMLP(self.context_size, c.width, dtype, EMBEDDER_INIT, gelu, name="context_embed")(context)
         embedded = condition_vector(t, pooled, c, dtype, self.pooled_size)
         # adaLN-single: the modulation is computed once, not in each block
         shared = Linear((c.width,), (6, c.width), dtype, EMBEDDER_INIT, name="modulation")(nn.silu(embedded))
         blocks = stack_blocks(CrossBlock, c.depth, remat=self.remat, unroll=self.unroll)
-        image, _ = blocks(c, dtype, self.attention, name="blocks")(image, (shared, text))
-        out = CrossFinal(c, dtype, c.patch_size**2 * channels, name="final")(image, embedded)
-        return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
+        image, _ = blocks(c, dtype, self.attention, name="blocks")(image, (shared, text, make_rotation(c, grid)))
+        out = CrossFinal(c, dtype, c.patch_values(z.shape[-1]), name="final")(image, embedded)
+        return unpatchify(out, c.patch, z.shape[1:]).astype(jnp.float32)
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:

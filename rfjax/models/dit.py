@@ -18,18 +18,19 @@ from rfjax.models.attention import attention
 from rfjax.models.layers import (
     EMBEDDER_INIT,
     Linear,
+    added_positions,
     condition_vector,
     patch_tokens,
-    position_formula,
     timestep_embedding,
-    unpatchify,
 )
 from rfjax.models.mmdit import FinalLayer, StreamBlock
+from rfjax.models.patches import unpatchify
+from rfjax.models.rotary import Rotation, make_rotation
 from rfjax.models.stack import single_block, stack_blocks
 
 
 class SharedBlock(nn.Module):
-    """A block with one weight set for all tokens; the scan calls it with (tokens, condition).
+    """A block with one weight set for all tokens; the scan calls it with (tokens, (condition, rotation)).
 
     The first `ended` tokens are attended to and end here: in the last block nothing reads the text's output.
     """
@@ -40,10 +41,11 @@ class SharedBlock(nn.Module):
     ended: int = 0
 
     @nn.compact
-    def __call__(self, tokens, condition):
+    def __call__(self, tokens, given):
+        condition, rotation = given
         block = StreamBlock(self.config, self.dtype, dual=False, final=False, attention=self.attention, name="tokens")
         chunks = block.modulations(condition)
-        attended = attention(*block.attend_inputs(tokens, chunks), self.attention)
+        attended = attention(*block.attend_inputs(tokens, chunks, rotation), self.attention)
         return block.finish(tokens[:, self.ended :], attended[:, self.ended :], chunks), None
 
 
@@ -57,14 +59,17 @@ def shared_blocks(
     remat: str,
     unroll: int,
     attention: str,
+    rotation: Rotation | None = None,
 ) -> Float[Array, "batch image_tokens width"]:
-    """`config.depth` shared blocks over [text, image], as the calling module's `blocks` and `last_block`."""
+    """`config.depth` shared blocks over [text, image], as the calling module's `blocks` and `last_block`. `rotation` is
+    that of the image's tokens."""
+    given = condition, rotation and rotation.after(text.shape[1])
     tokens = jnp.concatenate([text, image], axis=1)
     if config.depth > 1:
         stack = stack_blocks(SharedBlock, config.depth - 1, remat=remat, unroll=unroll)
-        tokens, _ = stack(config, dtype, attention, name="blocks")(tokens, condition)
+        tokens, _ = stack(config, dtype, attention, name="blocks")(tokens, given)
     last = single_block(SharedBlock, remat=remat)(config, dtype, attention, ended=text.shape[1], name="last_block")
-    return last(tokens, condition)[0]
+    return last(tokens, given)[0]
 
 
 class DiT(nn.Module):
@@ -81,15 +86,14 @@ class DiT(nn.Module):
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
-        height, width, channels = z.shape[1:]
-        image = patch_tokens(z, position_formula(c, height // c.patch_size, width // c.patch_size), c, dtype)
+        grid = c.token_grid(z.shape[1:])
+        image = patch_tokens(z, added_positions(c, grid), c, dtype)
         text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
         condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))
-        image = shared_blocks(
-            image, text, condition, c, dtype, remat=self.remat, unroll=self.unroll, attention=self.attention
-        )
-        out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(image, condition)
-        return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
+        how = {"remat": self.remat, "unroll": self.unroll, "attention": self.attention}
+        image = shared_blocks(image, text, condition, c, dtype, **how, rotation=make_rotation(c, grid))
+        out = FinalLayer(c, dtype, c.patch_values(z.shape[-1]), name="final")(image, condition)
+        return unpatchify(out, c.patch, z.shape[1:]).astype(jnp.float32)
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
@@ -121,14 +125,14 @@ class ClassDiT(nn.Module):
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
-        height, width, channels = z.shape[1:]
-        image = patch_tokens(z, position_formula(c, height // c.patch_size, width // c.patch_size), c, dtype)
+        grid = c.token_grid(z.shape[1:])
+        image = patch_tokens(z, added_positions(c, grid), c, dtype)
         classes = Linear((self.pooled_size,), (c.width,), dtype, EMBEDDER_INIT, name="class_embed")(pooled)
         condition = nn.silu(timestep_embedding(t, c, dtype) + classes)
         blocks = stack_blocks(SharedBlock, c.depth, remat=self.remat, unroll=self.unroll)
-        image, _ = blocks(c, dtype, self.attention, name="blocks")(image, condition)
-        out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(image, condition)
-        return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
+        image, _ = blocks(c, dtype, self.attention, name="blocks")(image, (condition, make_rotation(c, grid)))
+        out = FinalLayer(c, dtype, c.patch_values(z.shape[-1]), name="final")(image, condition)
+        return unpatchify(out, c.patch, z.shape[1:]).astype(jnp.float32)
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:

@@ -9,6 +9,7 @@ apart (`recompute_flops`) and enters neither the law nor the MFU. A network's cl
 
 from __future__ import annotations
 
+import math
 import pkgutil
 
 from rfjax.config import ModelConfig
@@ -20,9 +21,8 @@ STATE_BYTES_PER_PARAMETER = 16  # float32 parameters, average, first and second 
 
 
 def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
-    """(image tokens, numbers in a patch)."""
-    height, width, channels = shapes.latents
-    return (height // model.patch_size) * (width // model.patch_size), model.patch_size**2 * channels
+    """(image tokens, those of all frames; numbers in a patch)."""
+    return math.prod(model.token_grid(shapes.latents)), model.patch_values(shapes.latents[-1])
 
 
 def condition_embedders(model: ModelConfig, shapes: BatchShapes) -> int:

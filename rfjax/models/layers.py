@@ -1,4 +1,4 @@
-"""The pieces that the backbones share: linear maps, norms, embeddings, patches."""
+"""The pieces that the backbones share: linear maps, norms, embeddings of times, conditions and patches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rfjax.config import ModelConfig
-from rfjax.errors import ConfigError
 from rfjax.models import sharding
-from rfjax.models.positions import cropped_positions
+from rfjax.models.patches import patchify
+from rfjax.models.positions import cropped_positions, time_positions
 
 NORM_EPSILON = 1e-6
 
@@ -150,40 +150,32 @@ def position_formula(config: ModelConfig, rows: int, columns: int) -> Float[np.n
     return cropped_positions(rows, columns, grid=grid, tokens=tokens, span=span, channels=config.width)
 
 
+def added_positions(
+    config: ModelConfig,
+    grid: tuple[int, int, int],
+    frame: Float[np.ndarray | Array, "frame_tokens hidden"] | None = None,
+) -> Float[np.ndarray | Array, "tokens hidden"] | None:
+    """What is added to a grid of (time, height, width) tokens; None where positions are rotary.
+
+    It is the positions of a `frame`, by default of the formula, plus those of the token's time, which are zero at the
+    first: one frame has the positions of an image.
+    """
+    if config.positions == "rotary":
+        return None
+    times, rows, columns = grid
+    frame = position_formula(config, rows, columns) if frame is None else frame
+    if times == 1:
+        return frame
+    return (jnp.asarray(time_positions(times, config.width))[:, None] + frame).reshape(-1, config.width)
+
+
 def patch_tokens(
-    z: Float[Array, "batch height width channels"],
-    positions: Float[np.ndarray | Array, "tokens hidden"],
+    z: Float[Array, "batch frames height width channels"],
+    positions: Float[np.ndarray | Array, "tokens hidden"] | None,
     config: ModelConfig,
     dtype: jnp.dtype,
 ) -> Float[Array, "batch tokens hidden"]:
     """Embedded patches plus their positions, as the calling module's `patch_embed`."""
-    patches = patchify(z, config.patch_size)
+    patches = patchify(z, config.patch)
     image = Linear((patches.shape[-1],), (config.width,), dtype, name="patch_embed")(patches)
-    return image + positions.astype(dtype)
-
-
-def check_patches(height: int, width: int, patch: int) -> None:
-    """Raises `ConfigError` for a side that `patch` does not divide."""
-    if height % patch or width % patch:
-        remedy = f"both sides must be multiples of config.model.patch_size={patch}"
-        raise ConfigError(f"latents of {height}x{width} cannot be cut into patches of {patch}x{patch}; {remedy}")
-
-
-def patchify(x: Float[Array, "batch height width channels"], patch: int) -> Float[Array, "batch tokens patch_values"]:
-    """Tokens in row-major order; inside a token the order is (row, column, channel), channel fastest.
-
-    Raises `ConfigError` for a side that `patch` does not divide.
-    """
-    check_patches(x.shape[1], x.shape[2], patch)
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, (h // patch) * (w // patch), patch * patch * c)
-
-
-def unpatchify(
-    x: Float[Array, "batch tokens patch_values"], patch: int, height: int, width: int
-) -> Float[Array, "batch height width channels"]:
-    """The inverse of `patchify`."""
-    rows, columns = height // patch, width // patch
-    x = x.reshape(x.shape[0], rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(x.shape[0], height, width, -1)
+    return image if positions is None else image + positions.astype(dtype)

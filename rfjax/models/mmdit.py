@@ -16,8 +16,18 @@ from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.models import flops
 from rfjax.models.attention import attention
-from rfjax.models.layers import Linear, RMSNorm, condition_vector, modulate, patch_tokens, position_formula, unpatchify
+from rfjax.models.layers import (
+    Linear,
+    RMSNorm,
+    added_positions,
+    condition_vector,
+    modulate,
+    patch_tokens,
+    position_formula,
+)
+from rfjax.models.patches import unpatchify
 from rfjax.models.positions import POSITIONS, centre_crop
+from rfjax.models.rotary import make_rotation, rotate
 from rfjax.models.stack import single_block, stack_blocks
 
 
@@ -63,33 +73,33 @@ class StreamBlock(nn.Module):
         """The chunks: shift, scale and gate of the attention, then of the MLP, then of the second attention."""
         return jnp.moveaxis(self.modulation(condition), 1, 0)
 
-    def _queries_keys_values(self, linear, x, query_norm, key_norm):
+    def _queries_keys_values(self, linear, x, query_norm, key_norm, rotation):
         q, k, v = jnp.moveaxis(checkpoint_name(linear(x), "qkv"), 2, 0)
         if self.config.qk_norm:
             q, k = query_norm(q), key_norm(k)
-        return q, k, v
+        return rotate(q, rotation), rotate(k, rotation), v
 
-    def attend_inputs(self, x, chunks):
+    def attend_inputs(self, x, chunks, rotation=None):
         norms = (self.query_norm, self.key_norm) if self.config.qk_norm else (None, None)
-        return self._queries_keys_values(self.qkv, modulate(x, chunks[0], chunks[1]), *norms)
+        return self._queries_keys_values(self.qkv, modulate(x, chunks[0], chunks[1]), *norms, rotation)
 
-    def second_attention(self, x, chunks):
+    def second_attention(self, x, chunks, rotation):
         """The image-only attention; it reads the same `x` as the joint attention."""
         norms = (self.query_norm2, self.key_norm2) if self.config.qk_norm else (None, None)
-        q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms)
+        q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms, rotation)
         return chunks[8][:, None] * checkpoint_name(self.proj2(attention(q, k, v, self.attention)), "proj")
 
-    def finish(self, x, attended, chunks):
+    def finish(self, x, attended, chunks, rotation=None):
         update = chunks[2][:, None] * checkpoint_name(self.proj(attended), "proj")
         if self.dual:
-            update = update + self.second_attention(x, chunks)
+            update = update + self.second_attention(x, chunks, rotation)
         x = x + update
         hidden = checkpoint_name(self.mlp_in(modulate(x, chunks[3], chunks[4])), "mlp_in")
         return x + chunks[5][:, None] * checkpoint_name(self.mlp_out(nn.gelu(hidden, approximate=True)), "mlp_out")
 
 
 class JointBlock(nn.Module):
-    """All streams through a joint attention; the scan calls it with (carry, condition)."""
+    """All streams through a joint attention; the scan calls it with (carry, (condition, rotation of the image))."""
 
     config: ModelConfig
     dtype: jnp.dtype
@@ -99,20 +109,21 @@ class JointBlock(nn.Module):
     final: bool = False
 
     @nn.compact
-    def __call__(self, carry, condition):
-        blocks = {}
+    def __call__(self, carry, given):
+        condition, rotation = given
+        blocks, rotations = {}, {"image": rotation}
         for name in self.streams:
             kind = {"dual": self.dual and name == "image", "final": self.final and name != "image"}
             blocks[name] = StreamBlock(self.config, self.dtype, **kind, attention=self.attention, name=name)
         chunks = {name: block.modulations(condition) for name, block in blocks.items()}
-        inputs = [block.attend_inputs(carry[name], chunks[name]) for name, block in blocks.items()]
+        inputs = [block.attend_inputs(carry[name], chunks[name], rotations.get(name)) for name, block in blocks.items()]
         q, k, v = (jnp.concatenate(parts, axis=1) for parts in zip(*inputs, strict=True))
         attended = attention(q, k, v, self.attention)
         result, start = {}, 0
         for name, block in blocks.items():
             stop = start + carry[name].shape[1]
             if not block.final:
-                result[name] = block.finish(carry[name], attended[:, start:stop], chunks[name])
+                result[name] = block.finish(carry[name], attended[:, start:stop], chunks[name], rotations.get(name))
             start = stop
         return result, None
 
@@ -143,35 +154,35 @@ class MMDiT(nn.Module):
         scanned = stack_blocks(JointBlock, length, remat=self.remat, unroll=self.unroll)
         return scanned(self.config, self.dtype, streams, self.attention, **block)
 
-    def _positions(self, rows, columns):
-        """[tokens, width], by the formula or from a grid that is stored with the weights and not trained."""
+    def _positions(self, grid):
+        """What is added to the tokens, where positions are stored from a grid that is not trained."""
         c = self.config
-        grid = c.position_grid
-        if c.positions == "formula":
-            return position_formula(c, rows, columns)
-        whole = lambda _: jnp.asarray(position_formula(c, grid, grid).reshape(grid, grid, c.width))  # noqa: E731
-        return centre_crop(jax.lax.stop_gradient(self.param(POSITIONS, whole)), rows, columns)
+        side = c.position_grid
+        if c.positions != "stored":
+            return added_positions(c, grid)
+        whole = lambda _: jnp.asarray(position_formula(c, side, side).reshape(side, side, c.width))  # noqa: E731
+        return added_positions(c, grid, centre_crop(jax.lax.stop_gradient(self.param(POSITIONS, whole)), *grid[1:]))
 
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
-        height, width, channels = z.shape[1:]
-        positions = self._positions(height // c.patch_size, width // c.patch_size)
-        image = patch_tokens(z, positions, c, dtype)
+        grid = c.token_grid(z.shape[1:])
+        image = patch_tokens(z, self._positions(grid), c, dtype)
         text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
         condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))  # the modulations' first step
         slices = text_streams(c, context.shape[1])
+        given = condition, make_rotation(c, grid)
         carry = {name: text[:, part] for name, part in slices.items()} | {"image": image}
         names = (*slices, "image")
         plain = c.depth - 1 - c.dual_attention_blocks
         if c.dual_attention_blocks:
-            carry, _ = self._scan(c.dual_attention_blocks, names, dual=True, name="dual_blocks")(carry, condition)
+            carry, _ = self._scan(c.dual_attention_blocks, names, dual=True, name="dual_blocks")(carry, given)
         if plain:
-            carry, _ = self._scan(plain, names, name="blocks")(carry, condition)
+            carry, _ = self._scan(plain, names, name="blocks")(carry, given)
         last = single_block(JointBlock, remat=self.remat)
-        carry, _ = last(c, dtype, names, self.attention, final=True, name="last_block")(carry, condition)
-        out = FinalLayer(c, dtype, c.patch_size**2 * channels, name="final")(carry["image"], condition)
-        return unpatchify(out, c.patch_size, height, width).astype(jnp.float32)
+        carry, _ = last(c, dtype, names, self.attention, final=True, name="last_block")(carry, given)
+        out = FinalLayer(c, dtype, c.patch_values(z.shape[-1]), name="final")(carry["image"], condition)
+        return unpatchify(out, c.patch, z.shape[1:]).astype(jnp.float32)
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Fixed two-dimensional sine-cosine positions on a centre-cropped grid (SD3 section 5.3.2)."""
+"""Fixed sine-cosine positions: two-dimensional on a centre-cropped grid (SD3 section 5.3.2), and of time."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def centre_crop(
     """The positions of an image of height x width tokens: the centre of a whole grid, row-major."""
     top, left = _corner(height, width, positions.shape[0])
     return positions[top : top + height, left : left + width].reshape(height * width, -1)
+
+
+def time_positions(times: int, channels: int) -> Float[np.ndarray, "times channels"]:
+    """sincos(t) - sincos(0) of the times 0, 1, ..., which is added to an image's positions. It is zero at time 0, so
+    one frame has an image's positions."""
+    return (sincos(np.arange(times, dtype=np.float64), channels) - sincos(np.zeros(1), channels)).astype(np.float32)
 
 
 def _corner(height, width, grid):

@@ -36,7 +36,7 @@ def dit_class(name: str) -> ModelConfig:
     depth, hidden, heads = DIT_SIZES[size]
     if int(patch) not in DIT_PATCHES:
         raise KeyError(name)
-    tokens = IMAGENET.latents[0] // int(patch)
+    tokens = IMAGENET.latents[1] // int(patch)
     return ModelConfig(
         backbone="dit_class",
         depth=depth,

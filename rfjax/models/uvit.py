@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from rfjax import limits
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.models import flops, sharding
 from rfjax.models.dit import shared_blocks
-from rfjax.models.layers import NORM_EPSILON, Linear, check_patches, condition_vector, position_formula
+from rfjax.models.layers import NORM_EPSILON, Linear, condition_vector, position_formula
 from rfjax.models.stack import single_block
 
 BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up
@@ -113,15 +114,15 @@ class UViT(nn.Module):
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
-        batch, height, width, channels = z.shape
-        check_patches(height, width, c.patch_size)
-        rows, columns = height // c.patch_size, width // c.patch_size
+        limits.check_latents(c, z.shape[1:])  # so one frame
+        batch, channels = z.shape[0], z.shape[-1]
+        _, rows, columns = c.token_grid(z.shape[1:])
         condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))
         sizes = (*level_channels(c), c.width)
         levels = range(len(sizes) - 1)
         residual = single_block(ResidualBlock, remat=self.remat)
 
-        x = Convolution(channels, sizes[0], dtype, name="stem")(z)
+        x = Convolution(channels, sizes[0], dtype, name="stem")(z[:, 0])
         skips = []
         for level in levels:
             for block in range(BLOCKS):
@@ -141,13 +142,13 @@ class UViT(nn.Module):
             for block in range(BLOCKS):
                 x = residual(sizes[level], c.width, dtype, name=f"up{level}_{block}")(x, condition, skips.pop())
         x = nn.silu(GroupNorm(sizes[0], name="final_norm")(x))
-        return Convolution(sizes[0], channels, dtype, ZEROS, name="head")(x).astype(jnp.float32)
+        return Convolution(sizes[0], channels, dtype, ZEROS, name="head")(x).astype(jnp.float32)[:, None]
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
         """Operations by part: levels of halved resolution and doubled channels around shared blocks."""
         h, (text, context_size) = model.width, shapes.context
-        height, width, channels = shapes.latents
+        _, height, width, channels = shapes.latents
         sizes = (*level_channels(model), h)
         levels = len(sizes) - 1
 

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh
 
 from rfjax.config import Config, MeshConfig
 from rfjax.data.buckets import largest
-from rfjax.models.flops import RECOMPUTED, flops_by_part, recompute_flops, training_flops
+from rfjax.models.flops import RECOMPUTED, flops_by_part, patches, recompute_flops, training_flops
 from rfjax.models.sharding import AXES
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
@@ -96,8 +96,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
     flops = examples * ((whole - unsplit) / tensor + unsplit)
 
-    height, across, _ = shapes.latents
-    tokens = (height // model.patch_size) * (across // model.patch_size) + shapes.context[0]
+    tokens = patches(model, shapes)[0] + shapes.context[0]
     activation = tokens * model.width * width
     logits = 4 * model.heads * tokens**2 / tensor
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params)) * width / tensor

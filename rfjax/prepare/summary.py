@@ -26,12 +26,12 @@ def summary(found: Manifest) -> list[str]:
         f"{train['captions'] + validation['captions']:,} captions stored ({facts['captions']['original']:,} original, "
         f"{facts['captions']['synthetic']:,} synthetic in use), {len(facts['shards'])} shards, {gigabytes:.3g} GB",
         f"source: {facts['source']['kind']} {facts['source']['location']}",
-        f"latents{several}: {'x'.join(map(str, buckets[0].latents))}, shift {found.shift!r}, scale {found.scale!r} "
+        f"latents{several}: {'x'.join(map(str, buckets[0].stored))}, shift {found.shift!r}, scale {found.scale!r} "
         f"({latents['scaling']})",
     ]
     for bucket in buckets if len(buckets) > 1 else ():
         counts = f"{bucket.images['train']:,} training and {bucket.images['validation']:,} validation images"
-        sides, note = "x".join(map(str, bucket.latents)), rarity_note(bucket.images["train"], train["images"])
+        sides, note = "x".join(map(str, bucket.stored)), rarity_note(bucket.images["train"], train["images"])
         lines.append(f"  {bucket.name} (height x width): latents {sides}, {counts}{note}")
     for split, statistics in latents["statistics"].items():
         mean, std = statistics["all"]["mean"], statistics["all"]["std"]
@@ -50,8 +50,9 @@ def summary(found: Manifest) -> list[str]:
     config = {
         "data.corpus": "prepared",
         "data.prepared.path": found.folder,
+        **({"data.frames": buckets[0].latents[0]} if buckets[0].latents[0] > 1 else {}),
         "data.image_size": found.side,
-        "data.channels": buckets[0].latents[2],
+        "data.channels": buckets[0].latents[-1],
         "data.context_tokens": tokens,
         "data.context_size": size,
         "data.pooled_size": pooled,

@@ -78,7 +78,7 @@ def contradictions(found: Manifest, say: Say = lambda text: None) -> Iterator[st
                 yield from _wrong_caption(where, record, found)
             stored = files["captions"].counts[number]
             for where, record in _records(shards["images"], number, names["images"], "images"):
-                yield from _wrong_image(where, record, bucket.latents, stored, counted, split)
+                yield from _wrong_image(where, record, bucket.stored, stored, counted, split)
                 counted.images += 1
                 if counted.images % 65_536 == 0:
                     say(f"records: {counted.images:,} of {total:,} images")

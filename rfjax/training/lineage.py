@@ -26,9 +26,11 @@ _NEW_SCALE = re.compile(r"(query|key)_norm2?/scale$")
 _SHAPE_NOTHING = (
     "data.corpus",
     "data.prepared",
+    "data.frames",
     "data.image_size",
     "data.context_tokens",
     "model.position_",
+    "model.rotary_",
     "model.first_text_tokens",
 )
 _REMEDY = "Set config.model and config.data as they are there; only config.model.qk_norm may be turned on anew"

@@ -37,7 +37,7 @@ class StepInputs(NamedTuple):
     """The inputs of a step's examples, the same for every formulation; the formulation makes t of u."""
 
     u: Float[Array, " batch"]
-    noise: Float[Array, "batch height width channels"]
+    noise: Float[Array, "batch frames height width channels"]
     conditions: Conditions
 
 

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from rfjax import config as configs
 from rfjax import limits
 from rfjax.config import Config, ModelConfig
-from rfjax.data.batch import BatchShapes
+from rfjax.data.batch import BatchShapes, written_shape
 from rfjax.data.buckets import schedule_of
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.errors import ConfigError, RfjaxError
@@ -259,7 +259,11 @@ def _buckets(run: Run) -> list[dict] | None:
     if len(parts) == 1:
         return None
     return [
-        {"latent_size": list(part.shapes.latents[:2]), "steps_of_cycle": quota, "flops_per_image": flops}
+        {
+            "latent_size": list(written_shape(part.shapes.latents)[:-1]),
+            "steps_of_cycle": quota,
+            "flops_per_image": flops,
+        }
         for part, quota, flops in zip(parts, schedule_of(run.corpus).quotas, run.flops_of_parts, strict=True)
     ]
 

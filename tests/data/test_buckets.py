@@ -8,7 +8,7 @@ import pytest
 
 from helpers.bucketed_parts import Part
 from rfjax.data.batch import BatchShapes, EncoderSlot
-from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, share_out
+from rfjax.data.buckets import CYCLE, BucketedCorpus, Schedule, format_shape, largest, share_out
 from rfjax.data.loader import batch_of_step, batches
 from rfjax.data.prepared import epoch_orders
 from rfjax.errors import ConfigError
@@ -104,7 +104,7 @@ def test_every_example_of_a_part_comes_once_and_in_turn():
     corpus = bucketed()
     ids = {shape: [] for shape in ((4, 4), (2, 6), (6, 2))}
     for batch in batches(corpus, batch_size=4, start_step=0, stop_step=90):
-        ids[batch.latents.shape[1:3]] += batch.example_ids.tolist()
+        ids[batch.latents.shape[2:4]] += batch.example_ids.tolist()
     for first, found in zip((0, 100_000, 200_000), ids.values(), strict=True):
         assert found == list(range(first, first + len(found))) and len(found) > 4 * 2
 
@@ -141,15 +141,15 @@ def test_what_a_bucketed_corpus_is_known_by():
         bucketed(training=(60, 31, 10)),
         replace(corpus, parts=(part(4, 4, 7), *corpus.parts[1:])),
     ]
-    assert corpus.shapes.latents == (4, 4, 2) and bucketed().fingerprint == corpus.fingerprint
+    assert corpus.shapes.latents == (1, 4, 4, 2) and bucketed().fingerprint == corpus.fingerprint
     assert len({corpus.fingerprint, others[0].fingerprint, others[1].fingerprint}) == 3
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"parts": (part(4, 4), part(2, 6, context=(4, 4)), part(6, 2))}, "more than height and width"),
-        ({"parts": (part(4, 4), part(2, 6, channels=3), part(6, 2))}, "more than height and width"),
+        ({"parts": (part(4, 4), part(2, 6, context=(4, 4)), part(6, 2))}, "more than frames, height and width"),
+        ({"parts": (part(4, 4), part(2, 6, channels=3), part(6, 2))}, "more than frames, height and width"),
         ({"parts": (part(4, 4), part(2, 6), part(4, 4))}, "two aspect buckets of 4x4"),
         ({"parts": (part(4, 4),)}, "1 parts, 3 numbers"),
         ({"training": (0, 0, 0)}, "no training images in any of its 3"),
@@ -158,6 +158,13 @@ def test_what_a_bucketed_corpus_is_known_by():
 def test_parts_that_do_not_make_one_corpus_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         replace(bucketed(), **change)
+
+
+def test_buckets_may_differ_in_their_frames():
+    """Catches clips and stills that no one corpus can have, and a largest part that is found by its sides alone."""
+    clip = replace(part(2, 6), shapes=replace(part(2, 6).shapes, latents=(4, 2, 6, 2)))
+    corpus = replace(bucketed(), parts=(part(4, 4), clip, part(6, 2)))
+    assert largest(corpus) == clip and format_shape(clip.shapes.latents) == "4x2x6"
 
 
 def test_examples_of_no_shape_are_refused():

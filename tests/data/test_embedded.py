@@ -119,12 +119,12 @@ def test_attribution_names_two_colors(corpus):
 
 def test_latents_are_standardised_and_invertible(corpus):
     latents = corpus.examples(np.arange(6000), "train").latents
-    assert np.abs(latents.mean(axis=(0, 1, 2))).max() < 0.03
-    assert np.abs(latents.std(axis=(0, 1, 2)) - 1.0).max() < 0.03
+    assert np.abs(latents.mean(axis=(0, 1, 2, 3))).max() < 0.03
+    assert np.abs(latents.std(axis=(0, 1, 2, 3)) - 1.0).max() < 0.03
     images = corpus.to_images(latents[:64])
     assert images.min() >= 0.0 and images.max() <= 1.0
     assert np.abs(corpus.to_latents(images) - latents[:64]).max() < 1e-5
-    assert corpus.to_images(np.full((1, 2, 2, 3), 100.0)).max() == 1.0
+    assert corpus.to_images(np.full((1, 1, 2, 2, 3), 100.0)).max() == 1.0
 
 
 def test_ground_truth_is_deterministic_and_varied(corpus):
@@ -156,7 +156,8 @@ def test_every_word_of_the_captions_is_known_and_others_are_named(corpus):
 
 
 @pytest.mark.parametrize(
-    ("field", "own"), [("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)]
+    ("field", "own"),
+    [("frames", 1), ("channels", 3), ("context_tokens", 16), ("context_size", 96), ("pooled_size", 96)],
 )
 def test_sizes_that_are_not_the_corpuss_own_are_refused(field, own):
     """If they were ignored, a run would record channels or features that it never had."""

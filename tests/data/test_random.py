@@ -11,7 +11,7 @@ SMALL = dict(corpus="random", image_size=8, channels=4, context_tokens=5, contex
 def test_sizes_are_the_configs():
     corpus = load_corpus(DataConfig(**SMALL), 0)
     batch = corpus.examples(np.arange(3), "train")
-    assert [array.shape for array in batch] == [(3, 8, 8, 4), (3, 5, 6), (3, 7), (3,)]
+    assert [array.shape for array in batch] == [(3, 1, 8, 8, 4), (3, 5, 6), (3, 7), (3,)]
     (slot,) = corpus.shapes.encoders
     assert (slot.tokens, slot.channels, slot.pooled) == ((0, 5), (0, 6), (0, 7))
     assert corpus.to_images(batch.latents).shape == (3, 8, 8, 3)

@@ -41,7 +41,7 @@ def bucketed(firsts=(2000, 0, 1000)):
 
 def network(params, z, t, context, pooled):
     """Some function of all that it is given, for any shape."""
-    return jnp.tanh(z * params + t[:, None, None, None]) + pooled.mean(1)[:, None, None, None]
+    return jnp.tanh(z * params + t[:, None, None, None, None]) + pooled.mean(1)[:, None, None, None, None]
 
 
 def settings(**changes):
@@ -152,7 +152,7 @@ def test_sampling_at_a_size_has_its_shape_and_its_shift(size, alpha, tmp_path, m
     wanted = request.Wanted(step=None, weights="ema", samples=1, negative=None, seed=0, latent_size=size)
     picture.sample_picture(tmp_path, {}, wanted, prompts=["a"], out=tmp_path / "a.png")
     formulation, latents = seen[0]
-    assert latents == (*(size or (4, 4)), 3)
+    assert latents == (1, *(size or (4, 4)), 3)
     np.testing.assert_allclose(
         sampling_times(3, formulation.timestep_shift)[1], alpha * (2 / 3) / (1 + (alpha - 1) * (2 / 3)), rtol=1e-12
     )

@@ -131,7 +131,7 @@ def garbage(corpus, n=200):
     noise = np.random.default_rng(0).normal(size=(n, size, size, 3))
     return {
         "uniform": np.random.default_rng(1).uniform(size=(n, size, size, 3)),
-        "latent noise": corpus.to_images(noise),
+        "latent noise": corpus.to_images(noise[:, None]),
         "grey noise": np.clip(0.22 + 0.1 * noise, 0, 1),
         "black": np.zeros((2, size, size, 3)),
         "white": np.ones((2, size, size, 3)),
@@ -149,7 +149,7 @@ def test_nothing_is_seen_in_noise_or_blanks(corpus):
 def test_smooth_noise_does_not_pass_for_objects(corpus):
     size = corpus.image_size
     noise = np.random.default_rng(0).normal(size=(300, size, size, 3))
-    images = corpus.to_images(3.5 * scipy.ndimage.gaussian_filter(noise, (0, 1, 1, 0)))
+    images = corpus.to_images(3.5 * scipy.ndimage.gaussian_filter(noise, (0, 1, 1, 0))[:, None])
     found = detector_for(corpus)(images)
     assert np.mean([sum(score > 0.3 for score in scores(f)) for f in found]) < 0.1
     assert np.mean([sum(score > 0.9 for score in scores(f)) for f in found]) < 0.03

@@ -12,15 +12,15 @@ from rfjax.evaluation.geneval.judgements import prompt_scores
 from rfjax.evaluation.geneval.rules import Detections, judge
 from rfjax.flow.formulation import parse_formulation
 
-SHAPE = (4, 4, 2)
+SHAPE = (1, 4, 4, 2)
 
 
 def apply(params, z, t, context, pooled):
     """A field that depends on everything a network may depend on."""
     return (
         params * z
-        + t[:, None, None, None] * context.sum((1, 2))[:, None, None, None]
-        + pooled.sum(1)[:, None, None, None]
+        + t[:, None, None, None, None] * context.sum((1, 2))[:, None, None, None, None]
+        + pooled.sum(1)[:, None, None, None, None]
     )
 
 

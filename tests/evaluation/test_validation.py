@@ -20,7 +20,7 @@ from rfjax.evaluation.paired_loss import GRIDS, ValidationLoss, paired_differenc
 from rfjax.evaluation.validation import make_validation_step, validation_loss, validation_noise
 from rfjax.flow.formulation import parse_formulation
 
-SHAPE = (4, 4, 2)
+SHAPE = (1, 4, 4, 2)
 
 
 class FakeCorpus:
@@ -53,7 +53,7 @@ def network(params, z, t, context, pooled):
     """Some function of everything it is given, each example on its own."""
     hidden = jnp.tanh(z.reshape(z.shape[0], -1) @ params["in"] + t[:, None])
     return (hidden @ params["out"] + context.mean((1, 2))[:, None]).reshape(z.shape) * jnp.cos(
-        pooled[:, :1, None, None]
+        pooled[:, :1, None, None, None]
     )
 
 
@@ -113,7 +113,7 @@ def test_the_exact_velocity_has_no_loss():
     """z = x0 + t v on the straight path: holds only if z, t and the target belong together."""
 
     def exact(params, z, t, context, pooled):
-        return (z - context.reshape(z.shape)) / t[:, None, None, None]
+        return (z - context.reshape(z.shape)) / t[:, None, None, None, None]
 
     assert max(measure(exact).level_losses) < 1e-10
 
@@ -137,7 +137,7 @@ def test_every_formulation_is_measured_at_the_same_points(name):
     wrong = np.float32(np.random.default_rng(2).normal(0, 0.3, SHAPE))
 
     def network(params, z, condition, context, pooled):
-        a, b = path(condition[:, None, None, None])
+        a, b = path(condition[:, None, None, None, None])
         z = z * jnp.sqrt(b * b + 0.25) if name.startswith("edm") else z
         data = context.reshape(z.shape) + wrong
         return predict(a, b, data, (z - a * data) / b)
@@ -156,7 +156,7 @@ def test_a_zero_network_loses_the_mean_square_of_the_target():
     target = np.array(
         [[noise_by_hand(5, i, number) - batch.latents[i] for number in range(1, 9)] for i in range(22)], np.float64
     )
-    by_hand = np.square(target).mean((2, 3, 4))
+    by_hand = np.square(target).mean((2, 3, 4, 5))
     np.testing.assert_allclose(result.per_example, by_hand, rtol=2e-6)
     assert result.loss == pytest.approx(by_hand[:, :7].mean(), rel=1e-6)
     assert result.stderr == pytest.approx(by_hand[:, :7].mean(1).std(ddof=1) / np.sqrt(22), rel=1e-5)

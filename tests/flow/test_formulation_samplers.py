@@ -194,11 +194,11 @@ def test_what_evaluation_samples_has_the_datas_distribution(name, method):
         return optimal(name)(params, z, t, context, pooled)
 
     generate = make_generator(
-        apply, SamplerConfig(method=method, steps=400, guidance_scale=3.0), formulation, (4, 4, 2), batch_size=8
+        apply, SamplerConfig(method=method, steps=400, guidance_scale=3.0), formulation, (1, 4, 4, 2), batch_size=8
     )
     ids = prompt_ids(8, 1)
     got = generate(None, 7, ids, Conditions(np.zeros((8, 1, 1), np.float32), np.zeros((8, 1), np.float32)))
-    noise, s = np.asarray(noise_for(7, jnp.asarray(ids), (4, 4, 2))), formulation.rectified_span[1]
+    noise, s = np.asarray(noise_for(7, jnp.asarray(ids), (1, 4, 4, 2))), formulation.rectified_span[1]
     spread = np.sqrt((1 - s) ** 2 * STD**2 + s * s)
     quantile = (s * noise - (1 - s) * MEAN) / spread  # of N(0, b^2) in the exact marginal
     np.testing.assert_allclose(got, MEAN + STD * quantile, atol=0.02)

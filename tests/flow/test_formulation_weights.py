@@ -181,7 +181,7 @@ def test_a_density_as_a_weight_has_the_mean_of_drawing_from_it():
 
 # The real training code's mean loss, for a network whose error of the noise is known.
 
-VALUES, BATCH = (2, 2, 1), 4096
+VALUES, BATCH = (1, 2, 2, 1), 4096
 
 
 def window(lam):
@@ -209,7 +209,7 @@ def monte_carlo(name, batches):
     """Mean and standard error of the training loss of data 0, where the network knows the noise."""
 
     def network(params, z, condition, context, pooled):
-        a, b, z, prediction = own_prediction(name, z, condition[:, None, None, None])
+        a, b, z, prediction = own_prediction(name, z, condition[:, None, None, None, None])
         noise = z / b * (1 + window(2 * jnp.log(a / b)))
         return prediction((z - b * noise) / a, noise)
 

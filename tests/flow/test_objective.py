@@ -17,7 +17,7 @@ SLOTS = (
 
 
 def draws(places, step=5, dropout=0.4):
-    return draw(jax.random.key(1), jnp.int32(step), places, (4, 4, 2), len(SLOTS), dropout)
+    return draw(jax.random.key(1), jnp.int32(step), places, (1, 4, 4, 2), len(SLOTS), dropout)
 
 
 def test_a_place_draws_the_same_whoever_shares_its_batch():
@@ -58,24 +58,24 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
     a weight or a conversion that is not exactly one for rf would show in the last bit."""
     formulation = parse_formulation(name)
     rng = np.random.default_rng(0)
-    data = jnp.float32(rng.standard_normal((64, 4, 4, 2)))
-    drawn = draw(jax.random.key(3), jnp.int32(7), jnp.arange(64), (4, 4, 2), 1, 0.0)
+    data = jnp.float32(rng.standard_normal((64, 1, 4, 4, 2)))
+    drawn = draw(jax.random.key(3), jnp.int32(7), jnp.arange(64), (1, 4, 4, 2), 1, 0.0)
     times = formulation.density.quantile(drawn.u)
     conditions = Conditions(jnp.zeros((64, 1, 1)), jnp.zeros((64, 1)))
     weight = jnp.float32(rng.standard_normal((2, 2)))
 
     def network(weight):
-        return lambda z, t, context, pooled: jnp.tanh(z @ weight + t[:, None, None, None])
+        return lambda z, t, context, pooled: jnp.tanh(z @ weight + t[:, None, None, None, None])
 
     def generic(weight):
         losses = example_losses(network(weight), examples_at(formulation, times), drawn.noise, data, conditions)
         return losses.mean(), losses
 
     def plain(weight):
-        t = times.reshape(-1, 1, 1, 1)
+        t = times.reshape(-1, 1, 1, 1, 1)
         z = (1.0 - t) * data + t * drawn.noise
         target = (0.0 * t - 1.0) * data + (0.0 * t + 1.0) * drawn.noise
-        losses = jnp.mean(jnp.square(network(weight)(z, times, *conditions) - target), axis=(1, 2, 3))
+        losses = jnp.mean(jnp.square(network(weight)(z, times, *conditions) - target), axis=(1, 2, 3, 4))
         return losses.mean(), losses
 
     got, want = (jax.jit(jax.value_and_grad(one, has_aux=True))(weight) for one in (generic, plain))
@@ -95,15 +95,15 @@ def test_rectified_flow_goes_through_the_generic_objective_bit_for_bit(name):
 @pytest.mark.parametrize("t", (0.2, 0.9))
 def test_loss_is_the_mean_square_of_the_velocity_error(t):
     rng = np.random.default_rng(0)
-    data, noise = jnp.float32(rng.standard_normal((2, 3, 4, 4, 2)))
+    data, noise = jnp.float32(rng.standard_normal((2, 3, 1, 4, 4, 2)))
     formulation = parse_formulation("rf")
     fixed = examples_at(formulation, jnp.full(3, t))
     conditions = Conditions(jnp.zeros((3, 1, 1)), jnp.zeros((3, 1)))
-    offset = np.float32(rng.standard_normal((3, 4, 4, 2)))
+    offset = np.float32(rng.standard_normal((3, 1, 4, 4, 2)))
 
     def nearly_right(z, time, context, pooled):
         np.testing.assert_allclose(z, (1 - t) * data + t * noise, atol=1e-6)
         return noise - data + offset
 
     got = example_losses(nearly_right, fixed, noise, data, conditions)
-    np.testing.assert_allclose(got, (offset**2).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(got, (offset**2).mean((1, 2, 3, 4)), rtol=1e-5)

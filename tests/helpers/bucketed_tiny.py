@@ -63,7 +63,7 @@ def pixelwise(config):
         }
 
     def apply(params, z, t, context, pooled):
-        x = z @ params["patch_embed"]["kernel"] + (t + pooled.mean(1) + context.mean((1, 2)))[:, None, None, None]
+        x = z @ params["patch_embed"]["kernel"] + (t + pooled.mean(1) + context.mean((1, 2)))[:, None, None, None, None]
         return jnp.tanh(x) @ params["final"]["linear"]["kernel"] + params["final"]["linear"]["bias"]
 
     return Backbone(init, apply)

@@ -30,10 +30,13 @@ def random_params(backbone, seed=0, scale=0.2):
     )
 
 
-def inputs(batch=2, seed=1):
+VIDEO = BatchShapes(latents=(4, 4, 8, 3), context=(10, 24), pooled=20, encoders=())
+
+
+def inputs(batch=2, seed=1, shapes=SMALL):
     rng = np.random.default_rng(seed)
-    z = rng.standard_normal((batch, *SMALL.latents))
-    context, pooled = rng.standard_normal((batch, *SMALL.context)), rng.standard_normal((batch, SMALL.pooled))
+    z = rng.standard_normal((batch, *shapes.latents))
+    context, pooled = rng.standard_normal((batch, *shapes.context)), rng.standard_normal((batch, shapes.pooled))
     return tuple(map(jnp.float32, (z, rng.uniform(size=batch), context, pooled)))
 
 
@@ -82,9 +85,18 @@ def time_features(config, t):
     return np.concatenate([np.cos(angles), np.sin(angles)])
 
 
-def positions(config, rows, columns):
+def token_places(config, shape):
+    """(time, row, column) of every token."""
+    times, rows, columns = (side // p for side, p in zip(shape, config.patch, strict=False))
+    return [(t, r, c) for t in range(times) for r in range(rows) for c in range(columns)]
+
+
+def positions(config, shape):
+    """What is added to the tokens of latents of (frames, height, width, channels)."""
     quarter = config.width // 4
     omega = 10000.0 ** (-np.arange(quarter) / quarter)
+    half = config.width // 2
+    _, rows, columns = (side // p for side, p in zip(shape, config.patch, strict=False))
 
     def wave(index, side):
         p = (config.position_grid - side) // 2 + index
@@ -93,21 +105,48 @@ def positions(config, rows, columns):
         )
         return np.concatenate([np.sin(place * omega), np.cos(place * omega)])
 
-    return np.stack([np.concatenate([wave(c, columns), wave(r, rows)]) for r in range(rows) for c in range(columns)])
+    def time(t):
+        angles = t * 10000.0 ** (-np.arange(half) / half)
+        return np.concatenate([np.sin(angles), np.cos(angles) - 1.0])
+
+    if config.positions == "rotary":
+        return 0.0
+    return np.stack(
+        [np.concatenate([wave(c, columns), wave(r, rows)]) + time(t) for t, r, c in token_places(config, shape)]
+    )
+
+
+def rotated(config, x, shape):
+    """Queries or keys [tokens, heads * head_size] of visual tokens, each pair of channels turned by its angle."""
+    if config.positions != "rotary":
+        return x
+    out = np.empty_like(x)
+    for token, place in enumerate(token_places(config, shape)):
+        for head in range(config.heads):
+            channel = head * config.head_size
+            for position, size in zip(place, config.rotary_split, strict=True):
+                for pair in range(size // 2):
+                    turn = np.exp(1j * position * config.rotary_theta ** (-2 * pair / size))
+                    value = (x[token, channel] + 1j * x[token, channel + 1]) * turn
+                    out[token, channel : channel + 2] = value.real, value.imag
+                    channel += 2
+    return out
+
+
+def places_of_patches(config, shape):
+    """The slices of each token's patch, in latents of (frames, height, width, channels)."""
+    places = token_places(config, shape)
+    return [tuple(slice(i * p, (i + 1) * p) for i, p in zip(at, config.patch, strict=True)) for at in places]
 
 
 def patches(config, z):
-    size = config.patch_size
-    corners = [(r, c) for r in range(0, z.shape[0], size) for c in range(0, z.shape[1], size)]
-    return np.stack([z[r : r + size, c : c + size].reshape(-1) for r, c in corners]).astype(np.float64)
+    return np.stack([z[place].reshape(-1) for place in places_of_patches(config, z.shape)]).astype(np.float64)
 
 
 def image_of(config, tokens, shape):
-    image, size = np.empty(shape), config.patch_size
-    for token, (r, c) in zip(
-        tokens, [(r, c) for r in range(0, shape[0], size) for c in range(0, shape[1], size)], strict=True
-    ):
-        image[r : r + size, c : c + size] = token.reshape(size, size, shape[2])
+    image = np.empty(shape)
+    for token, place in zip(tokens, places_of_patches(config, shape), strict=True):
+        image[place] = token.reshape(*config.patch, shape[-1])
     return image
 
 
@@ -120,10 +159,10 @@ def layers(params):
     return found + ([params["last_block"]] if "last_block" in params else [])
 
 
-def check(backbone, config, equations, params=None):
+def check(backbone, config, equations, params=None, shapes=SMALL):
     """The network's output is that of `equations(config, params, z, t, context, pooled)`, example by example."""
     params = params or random_params(backbone)
-    batch = inputs()
+    batch = inputs(shapes=shapes)
     with jax.default_matmul_precision("highest"):
         got = jit(backbone.apply)(params, *batch)
     want = np.stack([equations(config, params, *example) for example in zip(*map(np.asarray, batch), strict=True)])

@@ -78,7 +78,7 @@ def make_run(folder: Path, config: Config, seed: int = 0) -> Run:
 
 
 def inputs(config: Config, height: int, width: int, seed: int = 0):
-    """(z, t, context, pooled) as JAX has them: channels last."""
+    """(z, t, context, pooled) of images, channels last."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -96,4 +96,5 @@ def inputs(config: Config, height: int, width: int, seed: int = 0):
 
 def our_velocity(run: Run, arrays, params=None):
     with jax.default_matmul_precision("highest"):
-        return np.asarray(run.backbone.apply(run.params if params is None else params, *map(jnp.asarray, arrays)))
+        z, *others = map(jnp.asarray, arrays)
+        return np.asarray(run.backbone.apply(run.params if params is None else params, z[:, None], *others)[:, 0])

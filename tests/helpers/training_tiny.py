@@ -114,7 +114,9 @@ class PoisonedCorpus(RandomCorpus):
         if self.damaged and jax.process_index() == self.damaged[0] and step.max() >= self.damaged[1]:
             raise RfjaxError("shard 3 is damaged; fetch it again")
         bad = np.isin(step, list(self.bad_steps)) & (place >= self.bad_from)
-        return batch._replace(latents=np.where(bad[:, None, None, None], np.nan, batch.latents).astype(np.float32))
+        latents = batch.latents.copy()
+        latents[bad] = np.nan
+        return batch._replace(latents=latents)
 
 
 def run_in(workdir, config, corpus=None, backbone=None, devices=None, **place):

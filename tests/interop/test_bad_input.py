@@ -222,6 +222,22 @@ def test_backbones_without_a_pytorch_module_are_refused_by_name(layout, name):
         check(layout, config, shapes)
 
 
+@pytest.mark.parametrize("layout", ("plain", "diffusers", "sd3"))
+@pytest.mark.parametrize(
+    "overrides, frames, said",
+    [
+        ({}, 8, "data.frames is 8, and the {} layout needs 1"),
+        ({"model.temporal_patch_size": 2}, 1, "model.temporal_patch_size is 2, and the {} layout needs 1"),
+        ({"model.positions": "rotary"}, 1, "model.positions is rotary, and the {} layout needs formula"),
+    ],
+)
+def test_networks_of_frames_are_refused_by_name(layout, overrides, frames, said):
+    """Catches an export whose readers would take the frames for images, or add positions that it does not have."""
+    shapes = BatchShapes(latents=(frames, 16, 16, 16), context=(4, 8), pooled=8, encoders=())
+    with pytest.raises(ConfigError, match=f"config.{said.format(layout)}.*in the run's checkpoints"):
+        check(layout, apply_overrides(Config(), overrides), shapes)
+
+
 def test_the_command_says_it_in_one_line(tmp_path, capsys):
     (tmp_path / "model.ckpt").write_bytes(b"")
     assert main(["import", str(tmp_path / "model.ckpt"), "--out", str(tmp_path / "run")]) == 2

@@ -204,7 +204,7 @@ def test_a_policy_that_saves_attention_spares_its_kernel(remat, kernels):
     that the policy does not know, which would compute attention twice and say nothing."""
     config, depth = ModelConfig(depth=3, hidden=32, head_size=16), 3
     module = MMDiT(config, jnp.dtype("float32"), 8, 8, remat, 1, "splash")
-    batch = [jnp.zeros(shape) for shape in ((1, 8, 8, 3), (1,), (1, 4, 8), (1, 8))]
+    batch = [jnp.zeros(shape) for shape in ((1, 1, 8, 8, 3), (1,), (1, 4, 8), (1, 8))]
     params = jax.eval_shape(module.init, jax.random.key(0), *batch)
     traced = jax.make_jaxpr(jax.grad(lambda p: jnp.sum(module.apply(p, *batch))))(params)
     assert kernel_runs(traced.jaxpr) == kernels * depth
@@ -250,7 +250,7 @@ with jax.default_matmul_precision("highest"):
     made = "by hand"
     config = ModelConfig(depth=2, hidden=32, head_size=16)
     network = lambda name: MMDiT(config, jnp.dtype("float32"), 8, 8, "attention", 1, name)
-    batch = tuple(jax.random.normal(k, s) for k, s in zip(keys, ((4, 8, 8, 3), (4,), (4, 4, 8), (4, 8))))
+    batch = tuple(jax.random.normal(k, s) for k, s in zip(keys, ((4, 1, 8, 8, 3), (4,), (4, 4, 8), (4, 8))))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(network("xla").init, keys[4], *batch)
     params = jax.tree.map(lambda p: jnp.asarray(0.2 * rng.standard_normal(p.shape), jnp.float32), shapes)

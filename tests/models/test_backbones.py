@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -120,13 +121,26 @@ def test_a_field_that_a_backbone_would_not_read_is_refused(field):
         "model.weight_sets": 3,
         "model.dual_attention_blocks": 1,
         "model.first_text_tokens": 5,
-        "model.positions": "stored",
+        "model.temporal_patch_size": 2,
+        "model.rotary_channels": (4, 4, 8),
+        "model.rotary_theta": 256.0,
     }[key]
-    for name in OTHERS:
-        with pytest.raises(
-            ConfigError, match=f"config.{key} is {set_to}, which config.model.backbone={name} does not have"
-        ):
+    without = [name for name in OTHERS if field not in BACKBONES[name].own_fields]
+    for name in without:
+        refused = f"config.{key} is {set_to}, which config.model.backbone={name} does not have"
+        with pytest.raises(ConfigError, match=re.escape(refused)):
             apply_overrides(Config(), {"model.backbone": name, key: set_to})
+    assert without
+
+
+@pytest.mark.parametrize(
+    "positions, name, others", [("stored", "dit", "use mmdit$"), ("rotary", "uvit", "or crossdit$")]
+)
+def test_positions_that_a_backbone_does_not_have_are_refused(positions, name, others):
+    """Catches a network that adds the formula's positions whatever the config says."""
+    refused = f"config.model.positions is {positions}, which config.model.backbone={name} does not have.*{others}"
+    with pytest.raises(ConfigError, match=refused):
+        apply_overrides(Config(), {"model.backbone": name, "model.positions": positions})
 
 
 def test_unknown_backbones_are_refused_with_the_nearest():

@@ -16,6 +16,7 @@ from helpers.mmdit_reference import (
     patches,
     positions,
     rms,
+    rotated,
     silu,
     small_config,
     time_features,
@@ -35,12 +36,12 @@ def crossdit(config, params, z, t, context, pooled):
     y = mlp(params["time_embed"], time_features(config, t)) + mlp(params["pooled_embed"], np.float64(pooled))
     shared = linear(params["modulation"], silu(y)).reshape(6, h)
     text = mlp(params["context_embed"], np.float64(context), gelu)
-    rows, columns = z.shape[0] // config.patch_size, z.shape[1] // config.patch_size
-    x = linear(params["patch_embed"], patches(config, z)) + positions(config, rows, columns)
+    x = linear(params["patch_embed"], patches(config, z)) + positions(config, z.shape)
     for p in layers(params):
         m = shared + table(p)
         q, k, v = np.split(linear(p["qkv"], norm(x) * (1 + m[1]) + m[0]), 3, axis=-1)
-        x = x + m[2] * linear(p["proj"], attention(*normed(p, q, k), v, heads))
+        q, k = (rotated(config, each, z.shape) for each in normed(p, q, k))
+        x = x + m[2] * linear(p["proj"], attention(q, k, v, heads))
         k, v = np.split(linear(p["cross_kv"], text), 2, axis=-1)
         x = x + linear(p["cross_proj"], attention(*normed(p, linear(p["cross_q"], x), k, "cross_"), v, heads))
         x = x + m[5] * linear(p["mlp_out"], gelu(linear(p["mlp_in"], norm(x) * (1 + m[4]) + m[3])))
@@ -48,7 +49,7 @@ def crossdit(config, params, z, t, context, pooled):
     return image_of(config, linear(params["final"]["linear"], norm(x) * (1 + scale) + shift), z.shape)
 
 
-@pytest.mark.parametrize("changes", ({}, {"qk_norm": True, "depth": 1, "patch_size": 4}))
+@pytest.mark.parametrize("changes", ({}, {"qk_norm": True, "depth": 1, "patch_size": 4, "positions": "rotary"}))
 def test_crossdit_equals_the_equations(changes):
     """Catches keys taken from the image, a norm or gate on the attention to the text, one table for all
     blocks, and a final modulation through a SiLU."""

@@ -21,6 +21,7 @@ from helpers.mmdit_reference import (
     positions,
     random_params,
     rms,
+    rotated,
     silu,
     small_config,
     time_features,
@@ -39,10 +40,10 @@ def tied(params):
     return made | {"last_block": {"context": ended, "image": last}}
 
 
-@pytest.mark.parametrize("changes", ({}, {"qk_norm": True}, {"depth": 1}))
+@pytest.mark.parametrize("changes", ({}, {"qk_norm": True}, {"depth": 1, "positions": "rotary"}))
 def test_dit_is_an_mmdit_whose_streams_share_their_weights(changes):
     """SD3 5.2.3 calls it a special case. Catches tokens dropped too early or kept too long, a block that
-    sees one stream alone, and a text stream that stops or goes on where MM-DiT's does not."""
+    sees one stream alone, text that is rotated, and a text stream that stops or goes on where MM-DiT's does not."""
     dit = make_backbone(small_config("dit", **changes), SMALL)
     joint = make_backbone(small_config("mmdit", **changes), SMALL)
     params, batch = random_params(dit), inputs()
@@ -56,21 +57,21 @@ def test_dit_is_an_mmdit_whose_streams_share_their_weights(changes):
 def class_dit(config, params, z, t, context, pooled):
     """Peebles and Xie's equations: one example."""
     y = silu(mlp(params["time_embed"], time_features(config, t)) + linear(params["class_embed"], np.float64(pooled)))
-    rows, columns = z.shape[0] // config.patch_size, z.shape[1] // config.patch_size
-    x = linear(params["patch_embed"], patches(config, z)) + positions(config, rows, columns)
+    x = linear(params["patch_embed"], patches(config, z)) + positions(config, z.shape)
     for block in layers(params):
         p = block["tokens"]
         m = linear(p["modulation"], y).reshape(6, -1)
         q, k, v = np.split(linear(p["qkv"], norm(x) * (1 + m[1]) + m[0]), 3, axis=-1)
         if config.qk_norm:
             q, k = rms(q, p["query_norm"]["scale"], config.heads), rms(k, p["key_norm"]["scale"], config.heads)
+        q, k = rotated(config, q, z.shape), rotated(config, k, z.shape)
         x = x + m[2] * linear(p["proj"], attention(q, k, v, config.heads))
         x = x + m[5] * linear(p["mlp_out"], gelu(linear(p["mlp_in"], norm(x) * (1 + m[4]) + m[3])))
     m = linear(params["final"]["modulation"], y).reshape(2, -1)
     return image_of(config, linear(params["final"]["linear"], norm(x) * (1 + m[1]) + m[0]), z.shape)
 
 
-@pytest.mark.parametrize("changes", ({}, {"qk_norm": True, "depth": 1, "patch_size": 4}))
+@pytest.mark.parametrize("changes", ({}, {"qk_norm": True, "depth": 1, "patch_size": 4, "positions": "rotary"}))
 def test_class_dit_equals_the_equations(changes):
     """Catches another order of shift, scale and gate, and a gate or norm left out."""
     config = small_config("dit_class", **changes)

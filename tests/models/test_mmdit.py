@@ -9,6 +9,7 @@ import pytest
 
 from helpers.mmdit_reference import (
     SMALL,
+    VIDEO,
     attention,
     check,
     gelu,
@@ -22,13 +23,15 @@ from helpers.mmdit_reference import (
     positions,
     random_params,
     rms,
+    rotated,
     silu,
     time_features,
 )
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
+from rfjax.errors import ConfigError
 from rfjax.models.backbone import make_backbone, parameter_count
-from rfjax.models.layers import patchify, unpatchify
+from rfjax.models.patches import patchify, unpatchify
 
 PAPER = BatchShapes(latents=(32, 32, 16), context=(154, 4096), pooled=2048, encoders=())
 
@@ -71,9 +74,8 @@ VARIANTS = {
 
 def reference(config, params, z, t, context, pooled):
     """One example through the paper's equations, written out token by token."""
-    h, heads, patch = config.width, config.heads, config.patch_size
-    places = positions(config, z.shape[0] // patch, z.shape[1] // patch)
-    x = linear(params["patch_embed"], patches(config, z)) + places
+    h, heads = config.width, config.heads
+    x = linear(params["patch_embed"], patches(config, z)) + positions(config, z.shape)
     text = linear(params["context_embed"], context.astype(np.float64))
     y = silu(
         mlp(params["time_embed"], time_features(config, t)) + mlp(params["pooled_embed"], pooled.astype(np.float64))
@@ -98,6 +100,8 @@ def reference(config, params, z, t, context, pooled):
             q, k, v = np.split(linear(p["qkv"], norm(s) * (1 + m[1]) + m[0]), 3, axis=-1)
             if config.qk_norm:
                 q, k = rms(q, p["query_norm"]["scale"], heads), rms(k, p["key_norm"]["scale"], heads)
+            if name == "image":
+                q, k = rotated(config, q, z.shape), rotated(config, k, z.shape)
             qkv[name] = q, k, v
         joint = [np.concatenate([qkv[name][i] for name in streams]) for i in range(3)]
         attended = attention(*joint, heads)
@@ -112,6 +116,7 @@ def reference(config, params, z, t, context, pooled):
             if "qkv2" in p:
                 q, k, v = np.split(linear(p["qkv2"], norm(s) * (1 + m[7]) + m[6]), 3, axis=-1)
                 q, k = rms(q, p["query_norm2"]["scale"], heads), rms(k, p["key_norm2"]["scale"], heads)
+                q, k = rotated(config, q, z.shape), rotated(config, k, z.shape)
                 update = update + m[8] * linear(p["proj2"], attention(q, k, v, heads))
             s = s + update
             hidden = gelu(linear(p["mlp_in"], norm(s) * (1 + m[4]) + m[3]))
@@ -126,6 +131,22 @@ def reference(config, params, z, t, context, pooled):
 def test_forward_pass_equals_the_equations(name):
     config = small_config(**VARIANTS[name])
     check(make_backbone(config, SMALL), config, reference)
+
+
+FRAMES = {
+    "added": {"depth": 1, "width_per_depth": 32, "temporal_patch_size": 2},
+    "rotary": {
+        **{"depth": 2, "width_per_depth": 16, "temporal_patch_size": 2, "qk_norm": True, "dual_attention_blocks": 1},
+        **{"positions": "rotary", "rotary_theta": 100.0},
+    },
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_forward_pass_of_frames_equals_the_equations(name):
+    """Catches tokens, positions or rotations of time in another order than those of the patches."""
+    config = small_config(**FRAMES[name])
+    check(make_backbone(config, VIDEO), config, reference, shapes=VIDEO)
 
 
 @functools.cache
@@ -170,11 +191,29 @@ def test_every_parameter_matters():
 
 
 def test_patches_put_the_channel_fastest_and_come_back():
-    x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
-    tokens = patchify(x, 2)
-    assert tokens.shape == (2, 6, 12)
-    np.testing.assert_array_equal(tokens[1, 4], x[1, 2:4, 2:4].reshape(-1))
-    np.testing.assert_array_equal(unpatchify(tokens, 2, 4, 6), x)
+    x = jnp.arange(2 * 4 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 4, 6, 3)
+    for time in (1, 2):
+        patch = (time, 2, 2)
+        tokens = patchify(x, patch)
+        assert tokens.shape == (2, 6 * 4 // time, 12 * time)
+        np.testing.assert_array_equal(tokens[1, 6 + 4], x[1, time : 2 * time, 2:4, 2:4].reshape(-1))
+        np.testing.assert_array_equal(unpatchify(tokens, patch, x.shape[1:]), x)
+
+
+def test_a_still_is_its_frame_repeated_through_a_patch():
+    """Catches a loss on both copies of a still, and a still that a patch of two frames refuses."""
+    still = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 1, 4, 6, 3)
+    tokens = patchify(still, (2, 2, 2))
+    np.testing.assert_array_equal(tokens, patchify(jnp.concatenate([still, still], axis=1), (2, 2, 2)))
+    first = unpatchify(tokens.at[..., 12:].set(-1.0), (2, 2, 2), still.shape[1:])  # the second frame is not looked at
+    np.testing.assert_array_equal(first, still)
+
+
+@pytest.mark.parametrize("latents, named", [((3, 4, 4, 1), "3 frames.*temporal_patch_size=2"), ((2, 4, 5, 1), "4x5")])
+def test_latents_that_a_patch_does_not_divide_are_refused(latents, named):
+    """Catches frames that are cut off in silence."""
+    with pytest.raises(ConfigError, match=named):
+        patchify(jnp.zeros((1, *latents)), (2, 2, 2))
 
 
 def test_bfloat16_compute_keeps_float32_parameters_and_output():

@@ -26,8 +26,8 @@ MILLIONS = {"S": 33, "B": 130, "L": 458, "XL": 675}  # table 1
 
 def learnt_variance(model) -> tuple[int, int]:
     """(parameters, multiply-adds) of the outputs for the variance, which only the published networks have."""
-    outputs = model.patch_size**2 * IMAGENET.latents[2]
-    return (model.width + 1) * outputs, (IMAGENET.latents[0] // model.patch_size) ** 2 * model.width * outputs
+    outputs = model.patch_size**2 * IMAGENET.latents[-1]
+    return (model.width + 1) * outputs, (IMAGENET.latents[1] // model.patch_size) ** 2 * model.width * outputs
 
 
 @pytest.mark.parametrize("name", DIT_SIZES)

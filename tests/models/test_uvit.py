@@ -55,7 +55,7 @@ def residual(p, x, y):
 def uvit(config, params, z, t, context, pooled):
     y = silu(mlp(params["time_embed"], time_features(config, t)) + mlp(params["pooled_embed"], np.float64(pooled)))
     levels = {2: (0,), 4: (0, 1)}[config.patch_size]
-    x, kept = convolution(params["stem"], np.float64(z)), []
+    x, kept = convolution(params["stem"], np.float64(z[0])), []
     for level in levels:
         for block in (0, 1):
             x = residual(params[f"down{level}_{block}"], x, y)
@@ -63,7 +63,7 @@ def uvit(config, params, z, t, context, pooled):
         x = linear(params[f"down{level}_linear"], (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4)
     rows, columns, width = x.shape
     text = linear(params["context_embed"], np.float64(context))
-    tokens = np.concatenate([text, x.reshape(-1, width) + positions(config, rows, columns)])
+    tokens = np.concatenate([text, x.reshape(-1, width) + positions(config, z.shape)])
     for block in layers(params):
         p = block["tokens"]
         m = linear(p["modulation"], y).reshape(6, -1)
@@ -75,7 +75,7 @@ def uvit(config, params, z, t, context, pooled):
         x = linear(params[f"up{level}_linear"], x).repeat(2, axis=0).repeat(2, axis=1)
         for block in (0, 1):
             x = residual(params[f"up{level}_{block}"], (x + kept.pop()) / np.sqrt(2), y)
-    return convolution(params["head"], silu(group_norm(params["final_norm"], x)))
+    return convolution(params["head"], silu(group_norm(params["final_norm"], x)))[None]
 
 
 @pytest.mark.parametrize("changes", ({"patch_size": 4, "depth": 2}, {"patch_size": 2, "depth": 1}))
@@ -121,8 +121,12 @@ def test_what_the_levels_cannot_be_made_of_is_refused(overrides, message):
         apply_overrides(Config(), {"model.backbone": "uvit", **overrides})
 
 
-def test_a_latent_that_the_levels_do_not_divide_is_refused():
-    shapes = BatchShapes(latents=(8, 6, 3), context=(4, 8), pooled=8, encoders=())
+@pytest.mark.parametrize(
+    "latents, message",
+    [((8, 6, 3), "latents of 8x6: the width 6 is not divisible"), ((2, 8, 8, 3), "2 frames .*uvit.*use mmdit or dit")],
+)
+def test_a_latent_that_the_levels_do_not_take_is_refused(latents, message):
+    shapes = BatchShapes(latents=latents, context=(4, 8), pooled=8, encoders=())
     backbone = make_backbone(small_config("uvit", patch_size=4), shapes)
-    with pytest.raises(ConfigError, match="latents of 8x6 cannot"):
+    with pytest.raises(ConfigError, match=message):
         jax.eval_shape(backbone.init, jax.random.key(0))

@@ -17,6 +17,7 @@ from test_images import saved
 from helpers import child_process, photographs
 from helpers.stand_ins import StandIns, data_config, features, prepare
 from rfjax.cli import main
+from rfjax.data.batch import stills
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.data.loader import batch_of_step
 from rfjax.data.prepared import manifest
@@ -156,7 +157,7 @@ def test_each_image_is_stored_in_its_bucket_with_the_latents_of_its_cut(mixed, u
     found, seen, values = manifest.read(undisturbed), {}, {"train": [], "validation": []}
     assert [bucket.name for bucket in found.buckets] == list(BUCKETS)
     for bucket in found.buckets:
-        assert bucket.pixels == BUCKETS[bucket.name] and bucket.latents == (
+        assert bucket.pixels == BUCKETS[bucket.name] and bucket.stored == (
             bucket.pixels[0] // 8,
             bucket.pixels[1] // 8,
             3,
@@ -170,7 +171,7 @@ def test_each_image_is_stored_in_its_bucket_with_the_latents_of_its_cut(mixed, u
                 name = facts["key"].removeprefix("sub/").removesuffix(".png")
                 own, pixels = expected_pixels(mixed / facts["key"])
                 assert own == bucket.name, name
-                rows_of, columns_of, _ = bucket.latents
+                rows_of, columns_of, _ = bucket.stored
                 assert np.allclose(
                     arrays["latents"], pixels.reshape(rows_of, 8, columns_of, 8, 3).mean((1, 3)) / 255, atol=1e-6
                 ), name
@@ -209,8 +210,8 @@ def test_a_corpus_of_several_buckets_is_a_corpus_of_parts(mixed, undisturbed):
     noise would be the same)."""
     corpus = load_corpus(data_config(undisturbed), 0)
     assert isinstance(corpus, Corpus) and corpus.name == "prepared:photos"
-    assert [part.shapes.latents for part in corpus.parts] == [(4, 4, 3), (4, 6, 3), (6, 4, 3), (1, 16, 3)]
-    assert corpus.shapes.latents == (4, 4, 3) and corpus.training[3] == corpus.validation[3] == 0
+    assert [part.shapes.latents for part in corpus.parts] == [(1, 4, 4, 3), (1, 4, 6, 3), (1, 6, 4, 3), (1, 1, 16, 3)]
+    assert corpus.shapes.latents == (1, 4, 4, 3) and corpus.training[3] == corpus.validation[3] == 0
     for split, counts in (("train", corpus.training), ("validation", corpus.validation)):
         ids = []
         for part, count in zip(corpus.parts, counts, strict=True):
@@ -219,11 +220,11 @@ def test_a_corpus_of_several_buckets_is_a_corpus_of_parts(mixed, undisturbed):
             assert isinstance(part, Corpus)
             batch, captions = part.examples(np.arange(count), split), part.captions(np.arange(count), split)
             ids += batch.example_ids.tolist()
-            for latents, context, caption in zip(batch.latents, batch.context, captions, strict=True):
+            for latents, context, caption in zip(stills(batch.latents), batch.context, captions, strict=True):
                 name = next(name for name, (_, own) in photographs.FILES.items() if own == caption)
                 own, pixels = expected_pixels(mixed / "sub" / f"{name}.png")
                 assert own == part.bucket.name
-                rows, columns, _ = part.shapes.latents
+                _, rows, columns, _ = part.shapes.latents
                 assert np.allclose(
                     latents, (pixels.reshape(rows, 8, columns, 8, 3).mean((1, 3)) / 255 - 0.25) * 2.0, atol=1e-6
                 )
@@ -232,7 +233,7 @@ def test_a_corpus_of_several_buckets_is_a_corpus_of_parts(mixed, undisturbed):
         assert split == "train" or ids == sorted(ids)
     for step in range(6):  # the training loop's own way to a batch
         batch = batch_of_step(corpus, step, batch_size=3)
-        assert batch.latents.shape[1:] in {(4, 4, 3), (4, 6, 3), (6, 4, 3)}
+        assert batch.latents.shape[1:] in {(1, 4, 4, 3), (1, 4, 6, 3), (1, 6, 4, 3)}
     assert len({part.fingerprint for part in corpus.parts}) == 4
     assert (
         corpus.fingerprint
@@ -280,7 +281,7 @@ def test_the_side_in_the_config_is_the_first_buckets(monkeypatch, mixed, undistu
     assert prepare(monkeypatch, mixed, f"--out={tmp_path / 'out'}", "--buckets=32x48,48x32") == 0
     with pytest.raises(ConfigError, match="config.data.image_size is 4, and the corpus has 6"):
         load_corpus(data_config(tmp_path / "out"), 0)
-    assert load_corpus(replace(data_config(tmp_path / "out"), image_size=6), 0).shapes.latents == (4, 6, 3)
+    assert load_corpus(replace(data_config(tmp_path / "out"), image_size=6), 0).shapes.latents == (1, 4, 6, 3)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 6])
@@ -337,7 +338,7 @@ def test_inspect_counts_the_buckets_shows_some_of_each_and_finds_a_flipped_bit(u
     found = manifest.read(out)
     for bucket in found.buckets:
         assert (
-            f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.latents))}, "
+            f"  {bucket.name} (height x width): latents {'x'.join(map(str, bucket.stored))}, "
             f"{bucket.images['train']} training and" in said
         )
         assert said.count(f"train {bucket.name} ") == (2 if bucket.images["train"] else 0)

@@ -13,7 +13,7 @@ import pytest
 from helpers import child_process, photographs
 from helpers.stand_ins import data_config, features, prepare
 from rfjax.cli import main
-from rfjax.data.batch import EncoderSlot
+from rfjax.data.batch import EncoderSlot, stills
 from rfjax.data.corpus import Corpus, load_corpus
 from rfjax.data.loader import batches
 from rfjax.data.prepared import manifest
@@ -94,7 +94,8 @@ def test_a_batch_holds_the_image_and_the_text_of_its_captions(stored):
     assert isinstance(corpus, Corpus)
     for split, indices in (("train", np.array([0, 5, 31, 7, 7])), ("validation", np.array([1, 0]))):
         batch, captions = corpus.examples(indices, split), corpus.captions(indices, split)
-        for latents, context, pooled, caption in zip(batch.latents, batch.context, batch.pooled, captions, strict=True):
+        rows = zip(stills(batch.latents), batch.context, batch.pooled, captions, strict=True)
+        for latents, context, pooled, caption in rows:
             pixels = images.decode(photographs.encoded(name_of(caption)), 32, "lanczos").pixels
             raw = pixels.reshape(4, 8, 4, 8, 3).mean((1, 3)) / 255
             assert np.allclose(latents, (raw - 0.25) * 2.0, atol=1e-6)
@@ -321,7 +322,7 @@ def test_what_has_no_meaning_here_is_refused_and_the_rest_needs_models(stored):
     with pytest.raises(ConfigError, match="no scenes to render"):
         corpus.render_prompt({}, 0)
     with pytest.raises(ConfigError, match="config.data.prepared.models"):
-        corpus.to_images(np.zeros((1, 4, 4, 3), np.float32))
+        corpus.to_images(np.zeros((1, 1, 4, 4, 3), np.float32))
     assert corpus.name == "prepared:photos"  # tables tell prepared corpora apart
 
 

@@ -70,7 +70,7 @@ def test_a_study_refuses_before_it_trains(corpus):
 
 def test_plans_are_of_the_largest_bucket_that_is_trained_on(corpus, monkeypatch):
     """Catches memory planned for the first bucket, and for one that no step takes."""
-    assert largest(corpus).shapes.latents == (6, 4, 3)
+    assert largest(corpus).shapes.latents == (1, 6, 4, 3)
     (note,) = point_plan._buckets_note(config())
     assert "largest of 4 aspect buckets, latents of 6x4" in note
     monkeypatch.setattr(runs, "_corpus", lambda data, seed: corpus.parts[0])

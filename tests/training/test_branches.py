@@ -42,7 +42,10 @@ LEAVES = dict(zip(LENGTHS, branches.departures(POINT.train), strict=True))
 
 def bits(workdir, step):
     """Every array of a checkpoint: weights, average, moments and counters."""
-    tree, facts = checkpoint.restore_step(workdir, step, checkpoint.stored_shapes(workdir, step))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = checkpoint.stored_shapes(workdir, step)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    tree, facts = checkpoint.restore_step(workdir, step, shapes)
     return jax.tree.map(np.asarray, tree), {name: facts[name] for name in ("images", "flops", "window")}
 
 
@@ -140,12 +143,11 @@ def test_what_is_no_branch_is_refused_by_name(trunk, tmp_path):
         assert not (tmp_path / "no").exists()
 
     refused("trunk@20: the branch of 14 steps leaves its trunk at step 10", step=20)
-    refused("has no checkpoint of step 11, where a branch leaves .it has 10, ", **{"train.steps": 15})
+    refused("has no checkpoint of step 11, where a branch leaves .it has .*10,", step=11, **{"train.steps": 15})
     refused("config.train.b1 is 0.9 there and 0.8 here", **{"train.b1": 0.8})
     refused("config.seed is 0 there and 5 here", seed=5)
     refused("config.train.ema_every", **{"train.ema_every": 2})
     refused("the rate of step 0 was .* there and is .* here", **{"train.warmup_steps": 9})
-    refused("the rate of step 0", **{"train.learning_rate": 0.5}) if False else None
     refused("the branch of 14 steps leaves", **{"train.schedule": "cosine"})
     refused("has no checkpoint of step 10", folder=tmp_path / "nowhere")
 

@@ -96,7 +96,7 @@ def test_each_shape_is_compiled_once_before_the_first_step(tmp_path, capsys, mon
     monkeypatch.setattr(
         loop,
         "lower_train_step",
-        lambda run, **named: lowered.append(run.corpus.shapes.latents[:2]) or lower(run, **named),
+        lambda run, **named: lowered.append(run.corpus.shapes.latents[1:3]) or lower(run, **named),
     )
     config = tiny_config(SETTINGS)
     bucketed_train(tmp_path, {"train.steps": 8}, corpus=bucketed(config, training=(50, 0, 20)))

@@ -111,7 +111,7 @@ def test_lines_that_are_no_rows_are_dropped_from_the_curve(tmp_path):
 
 def test_a_parent_that_is_damaged_is_refused_by_name(folder, monkeypatch):
     (folder / "run.json").write_text("[]")
-    monkeypatch.setattr(lineage, "parse_init", lambda text: (folder, 3))
+    monkeypatch.setattr(lineage, "parse_origin", lambda text, option="": (folder, 3))
     monkeypatch.setattr(lineage.checkpoint, "read_facts", lambda *_: {"images": 1, "flops": 1.0})
     with pytest.raises(RfjaxError, match="run/run.json cannot be read"):
         lineage.read_parent(str(folder))

@@ -84,7 +84,7 @@ def test_a_child_begins_as_its_parents_network_at_the_new_positions(tmp_path):
         draws = draw(
             run_keys(0)[1], jnp.int32(3 + step), jnp.arange(4, dtype=jnp.int32), batch.latents.shape[1:], 1, 0.0
         )
-        t = np.asarray(draws.u)[:, None, None, None]
+        t = np.asarray(draws.u)[:, None, None, None, None]
         z = (1 - t) * batch.latents + t * np.asarray(draws.noise)
         predicted = apply(told, jnp.asarray(z), draws.u, jnp.asarray(batch.context), jnp.asarray(batch.pooled))
         expected = np.mean((np.asarray(predicted) - (np.asarray(draws.noise) - batch.latents)) ** 2)

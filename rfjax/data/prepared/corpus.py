@@ -19,7 +19,7 @@ from jaxtyping import Float, Integer
 
 from rfjax.config import DataConfig
 from rfjax.data import hashing
-from rfjax.data.batch import Batch, BatchShapes, Conditions
+from rfjax.data.batch import Batch, BatchShapes, Conditions, stills
 from rfjax.data.buckets import BucketedCorpus
 from rfjax.data.corpus import Corpus
 from rfjax.data.prepared import manifest
@@ -75,7 +75,7 @@ class PreparedCorpus:
         indices = np.asarray(indices, np.uint64)
         places = self._places(indices, split)
         images = self._records("images", split, places)
-        latents = np.empty((len(indices), *self.bucket.latents), np.float32)
+        latents = np.empty((len(indices), *self.bucket.stored), np.float32)
         for row, place, (arrays, _) in zip(latents, places.tolist(), images, strict=True):
             self._check_shape(arrays, "latents", row.shape, f"record {place} of the {split} images")
             row[...] = arrays["latents"]
@@ -83,6 +83,7 @@ class PreparedCorpus:
         latents *= np.float32(self.manifest.scale)
         conditions = self._assemble([arrays for arrays, _ in self._choose_captions(indices, split, places, images)])
         before = sum(bucket.images[split] for bucket in self.manifest.buckets[: self.number])
+        latents = latents.reshape(len(indices), *self.bucket.latents)
         return Batch(latents, *conditions, (places + np.uint64(before)).astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
@@ -111,13 +112,15 @@ class PreparedCorpus:
     def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "h w 3"]:
         raise ConfigError("a prepared corpus has no scenes to render; set config.data.corpus to shapes or digits")
 
-    def to_images(self, latents: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n height width 3"]:
-        raw = np.asarray(latents, np.float32) / np.float32(self.manifest.scale) + np.float32(self.manifest.shift)
+    def to_images(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n height width 3"]:
+        raw = np.asarray(stills(latents), np.float32) / np.float32(self.manifest.scale) + np.float32(
+            self.manifest.shift
+        )
         return self._frozen.images(raw)
 
-    def to_latents(self, images: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n h w c"]:
+    def to_latents(self, images: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n 1 h w c"]:
         raw = self._frozen.latents(np.asarray(images, np.float32))
-        return (raw - np.float32(self.manifest.shift)) * np.float32(self.manifest.scale)
+        return ((raw - np.float32(self.manifest.shift)) * np.float32(self.manifest.scale))[:, None]
 
     @property
     def _frozen(self):
@@ -245,7 +248,8 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
     has = {
         "image_size": found.side,
-        "channels": found.buckets[0].latents[2],
+        "frames": found.buckets[0].latents[0],
+        "channels": found.buckets[0].latents[-1],
         "context_tokens": tokens,
         "context_size": size,
         "pooled_size": pooled,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rfjax.data.batch import EncoderSlot
+from rfjax.data.batch import EncoderSlot, latent_shape, written_shape
 from rfjax.data.prepared import manifest_facts
 from rfjax.data.prepared.manifest_facts import KINDS, NAME, SPLITS, VERSION, bucket_name
 from rfjax.errors import ConfigError
@@ -56,13 +56,21 @@ class Bucket:
     """An aspect bucket: the sides that all its images have, and its numbers of images and captions."""
 
     pixels: tuple[int, int]  # height, width
-    latents: tuple[int, int, int]  # height, width, channels
+    latents: tuple[int, ...]  # frames, height, width, channels; may be given as (height, width, channels) of an image
     images: Mapping[str, int]  # by split
     captions: Mapping[str, int]  # stored captions, by split
+
+    def __post_init__(self):
+        object.__setattr__(self, "latents", latent_shape(self.latents))
 
     @property
     def name(self) -> str:
         return bucket_name(self.pixels)
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape of the latents in records and in the manifest; that of an image has no frames."""
+        return written_shape(self.latents)
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Manifest:
     @property
     def side(self) -> int:
         """The value for config.data.image_size: the longer side of the first bucket's latents."""
-        return max(self.buckets[0].latents[:2])
+        return max(self.buckets[0].latents[1:3])
 
     @property
     def shift(self) -> float:
@@ -129,7 +137,7 @@ class Manifest:
         are those of the files (`check_records`)."""
         units = self._units()
         held = [(unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS)) for unit in units]
-        shapes = [(bucket.name, bucket.latents) for bucket in self.buckets]
+        shapes = [(bucket.name, bucket.stored) for bucket in self.buckets]
         decides = [VERSION, held, shapes, self.shift, self.scale, [repr(e) for e in self.encoders]]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

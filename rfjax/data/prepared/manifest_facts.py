@@ -161,15 +161,18 @@ def check(facts: Mapping) -> None:
     buckets = {bucket["name"]: bucket for bucket in facts["buckets"]}
     for number, bucket in enumerate(facts["buckets"]):
         where = f"buckets[{number}]"
-        for key, sides in (("pixels", 2), ("latents", 3)):
-            if len(bucket[key]) != sides or min(bucket[key]) < 1:
-                raise WrongJson(f"{where}.{key} is {bucket[key]}; it has {sides} numbers of at least 1")
+        for key, sides in (("pixels", (2,)), ("latents", (3, 4))):
+            if len(bucket[key]) not in sides or min(bucket[key]) < 1:
+                numbers = " or ".join(map(str, sides))
+                raise WrongJson(f"{where}.{key} is {bucket[key]}; it has {numbers} numbers of at least 1")
         _equal(f"{where}.name", bucket["name"], bucket_name(bucket["pixels"]))
     if not buckets:
         raise WrongJson("buckets is empty")
     _equal("the number of buckets' names", len(buckets), len(facts["buckets"]))
     forms = {
-        (p / q, b["latents"][2]) for b in buckets.values() for p, q in zip(b["pixels"], b["latents"], strict=False)
+        (p / q, b["latents"][-1])
+        for b in buckets.values()
+        for p, q in zip(b["pixels"], b["latents"][-3:-1], strict=True)
     }
     if len(forms) > 1:
         said = "; ".join(f"{b['name']}: {b['latents']}" for b in buckets.values())

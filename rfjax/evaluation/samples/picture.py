@@ -50,7 +50,7 @@ def sample_picture(
     rows = [strip(images[i * samples : (i + 1) * samples], gap=2, side=128)[0] for i in range(len(prompts))]
     picture = np.concatenate([np.pad(row, ((0, 2), (0, 0), (0, 0)), constant_values=1.0) for row in rows])
     facts = request.what_made_them(run, step, wanted, shape) | {
-        "latent_size": list(shape[:2]),
+        "latent_size": list(shape[1:3]),
         "prompts": list(prompts),
     }
     write_whole({out: png_bytes(picture), facts_file: json.dumps(facts, indent=1) + "\n"})

@@ -43,26 +43,33 @@ def open_for_sampling(workdir: Path, overrides: Mapping[str, object], wanted: Wa
     return replace(run, corpus=with_encoders(run.corpus, wanted.encoders)) if wanted.encoders else run
 
 
-def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """The shape of latents of the `size` (height, width); by default the first of the corpus's shapes.
+def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, ...]:
+    """The shape of a still's latents of the `size` (height, width); by default the first of the corpus's shapes.
 
-    Raises `ConfigError`, which names the shapes of training, for a size that the network cannot take.
+    Raises `ConfigError`, which names the shapes of training, for a size that the network cannot take, and where the
+    default has several frames: samples are pictures.
     """
+    frames, height, width, channels = run.corpus.shapes.latents
     if size is None:
+        if frames > 1:
+            given = f"{run.name} was trained on latents of {frames} frames, and a picture has one"
+            raise ConfigError(f"{given}; give --latent-size={height}x{width} to sample stills")
         return run.corpus.shapes.latents
-    latents = (*size, run.corpus.shapes.latents[2])
+    latents = (1, *size, channels)
     try:
         if min(size) < 1:
-            raise ConfigError(f"latents of {format_shape(size)} have no pixels")
+            raise ConfigError(f"latents of {format_shape(latents)} have no pixels")
         limits.check_latents(run.config.model, latents)
     except ConfigError as error:
         trained = ", ".join(format_shape(run.corpus.parts[part].shapes.latents) for part in trained_parts(run.corpus))
-        raise ConfigError(f"--latent-size={format_shape(size)}: {error}. {run.name} was trained on {trained}") from None
+        raise ConfigError(
+            f"--latent-size={format_shape(latents)}: {error}. {run.name} was trained on {trained}"
+        ) from None
     return latents
 
 
 def what_made_them(
-    run: Run, step: int, wanted: Wanted, shape: tuple[int, int, int], images: tuple[int, int] | None = None
+    run: Run, step: int, wanted: Wanted, shape: tuple[int, ...], images: tuple[int, int] | None = None
 ) -> dict:
     """The facts for the JSON beside images. `images` is (prompts, images of each prompt) of a folder.
 
@@ -73,7 +80,7 @@ def what_made_them(
         run.config,
         run.config.evaluation.sampler,
         encoders=tuple(slot.name for slot in shapes.encoders) if wanted.encoders else (),
-        latent_size=None if shape == shapes.latents else shape[:2],
+        latent_size=None if shape == shapes.latents else shape[1:3],
         images=images,
     )
     return {

@@ -19,7 +19,8 @@ def test_gradients_agree_layer_by_layer(exported):
     target = np.random.default_rng(1).standard_normal(arrays[0].shape).astype(np.float32)
 
     def loss(params):
-        velocity = run.backbone.apply(params, *map(jnp.asarray, arrays))
+        z, *others = map(jnp.asarray, arrays)
+        velocity = run.backbone.apply(params, z[:, None], *others)[:, 0]
         return jnp.mean(jnp.square(velocity - target))
 
     with jax.default_matmul_precision("highest"):

@@ -156,7 +156,8 @@ def agree(backbone, params, pooled, theirs):
     assert jax.tree.map(lambda a: a.shape, params) == jax.tree.map(lambda a: a.shape, wanted)
     with jax.default_matmul_precision("highest"), torch.no_grad():
         got = np.asarray(jax.jit(backbone.apply)(params, z, t, context, jnp.asarray(pooled)))
-        want = theirs(torch.from_numpy(z).permute(0, 3, 1, 2), 1000 * torch.from_numpy(t)).permute(0, 2, 3, 1).numpy()
+        image = torch.from_numpy(z[:, 0]).permute(0, 3, 1, 2)
+        want = theirs(image, 1000 * torch.from_numpy(t)).permute(0, 2, 3, 1).numpy()[:, None]
     scale = want.std()
     assert 0.3 < scale < 3
     assert np.abs(got - want).max() <= 2e-5 * max(1.0, scale)

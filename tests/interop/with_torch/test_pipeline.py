@@ -154,11 +154,11 @@ def test_diffusers_pipeline_makes_what_rfjax_sample_makes(exported, monkeypatch,
     }
     with torch.inference_mode():
         theirs = pipeline(
-            PROMPTS, latents=torch.from_numpy(noise.copy()).permute(0, 3, 1, 2), **options, **against
+            PROMPTS, latents=torch.from_numpy(noise[:, 0].copy()).permute(0, 3, 1, 2), **options, **against
         ).images
         raw = theirs / pipeline.vae.config.scaling_factor + pipeline.vae.config.shift_factor
         decoded = pipeline.image_processor.postprocess(pipeline.vae.decode(raw).sample, output_type="np")
-    theirs = theirs.permute(0, 2, 3, 1).numpy()
+    theirs = theirs.permute(0, 2, 3, 1).numpy()[:, None]
     assert np.abs(ours - theirs).max() < 2e-4 * np.abs(ours).max() and np.abs(ours).std() > 0.3
     corpus = load_corpus(run.config.data, 0)
     assert np.abs(corpus.to_images(ours) - decoded).max() < 1e-3 and decoded.std() > 0.01
@@ -186,10 +186,10 @@ def test_samples_without_t5_are_the_pipelines_without_it(exported, monkeypatch, 
         theirs = pipeline(
             PROMPTS,
             negative_prompt=["a dog"] * 2,
-            latents=torch.from_numpy(noise.copy()).permute(0, 3, 1, 2),
+            latents=torch.from_numpy(noise[:, 0].copy()).permute(0, 3, 1, 2),
             **options,
         ).images
-    theirs = theirs.permute(0, 2, 3, 1).numpy()
+    theirs = theirs.permute(0, 2, 3, 1).numpy()[:, None]
     assert np.abs(ours - theirs).max() < 2e-4 * np.abs(ours).max()
     with_it = sampled(monkeypatch, run, tmp_path / "o.png", "--negative=a dog")
     assert np.abs(with_it - theirs).max() > 1e-2 * np.abs(ours).max()
