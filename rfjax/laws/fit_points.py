@@ -15,12 +15,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.errors import ConfigError
+from rfjax.results.foreign_table import holds_another_unit
 
 UNITS = {"flops": "FLOP", "params": "parameters", "images": "images"}
 MOST_DECADES = 30  # of one column; from a run of a minute to all computers of the world are 20
 OTHER_NAMES = {  # what papers and loggers call them; for hints, never taken unasked
     "loss": ("l", "validation", "val", "nll", "test"),
-    "flops": ("c", "compute", "training_flop", "flop", "total_flop", "petaflops"),
+    "flops": ("c", "compute", "training_flop", "flop", "total_flop"),
     "params": ("n", "parameters", "model_size", "size", "num_parameters", "model_parameters"),
     "images": ("d", "tokens", "training_tokens", "examples", "dataset_size", "data", "training_examples"),
 }
@@ -47,8 +48,13 @@ def rename_hint(lacking: Iterable[str], table: pd.DataFrame) -> str:
         ours: next((plain[name] for name in plain if ours in name or name in OTHER_NAMES.get(ours, ())), None)
         for ours in lacking
     }
-    found = (f'; --rename "{ours}={theirs}" takes {theirs!r} for it' for ours, theirs in words.items() if theirs)
-    return "".join(found)
+    found = ((ours, theirs) for ours, theirs in words.items() if theirs)
+    return "".join(
+        f"; {theirs!r} seems to be {ours} in another unit: convert it, and name it {ours}"
+        if ours in UNITS and holds_another_unit(theirs)
+        else f'; --rename "{ours}={theirs}" takes {theirs!r} for it'
+        for ours, theirs in found
+    )
 
 
 def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool = True) -> None:

@@ -35,6 +35,12 @@ TEXTS = frozenset(
     "run name id ids uuid hash commit sha sha1 sha256 md5 git revision branch point study group tag tags version model "
     "dataset corpus config checkpoint path file folder host user date time created notes comment state".split()
 )
+# Words of a name that say in what unit its numbers are. Loss has none: a log loss is a loss.
+_SCALED = re.compile(
+    r"(kilo|mega|giga|tera|peta|exa|zetta|[kmgtpez])flops?|log(10|2)?|ln|thousands?|millions?|billions?|trillions?"
+    r"|[kmbgtpez]|1e[0-9]+|10\^[0-9]+",
+    re.IGNORECASE,
+)
 # What a file begins with that is no CSV, and what it is then.
 _OTHER_FILES = {
     b"PK\x03\x04": "an Excel workbook or a zip archive; save the sheet as CSV",
@@ -71,6 +77,7 @@ def read_table(
     table = table.rename(columns={"samples": "images"})
     table, found = _with_numbers(table, path)
     notes += found
+    notes += _unfinished(table, path)
     nameless = "run" not in table
     if nameless:
         _check_repeated(table, path)
@@ -79,6 +86,12 @@ def read_table(
     table = _add_cost(table, flops_per_param_image)
     table.attrs |= {"notes": notes, "runs_are_lines": nameless}
     return table
+
+
+def holds_another_unit(name: str) -> bool:
+    """Whether a column by its name holds numbers in another unit than ours: GFLOPs, Params (M), log10_flops."""
+    words = re.findall(r"10\^[0-9]+|[A-Za-z0-9]+", name)
+    return len(name) > 1 and any(_SCALED.fullmatch(word) for word in words)
 
 
 def _with_our_names(table, path, rename):
@@ -92,13 +105,19 @@ def _with_our_names(table, path, rename):
             near = difflib.get_close_matches(theirs, table.columns, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(table.columns)}"
             raise ConfigError(f"{path} has no column {theirs!r} to be renamed {ours!r}{hint}")
+        if ours in ("flops", "params", "images", "samples") and holds_another_unit(theirs):
+            given = f"column {theirs!r} of {path} cannot be taken as {ours}: its name says that it is in another unit"
+            raise ConfigError(f"{given}; convert its numbers (FLOP, parameters, images), and name it {ours}")
     replaced = [ours for ours in rename if ours in table and ours not in names]
     table = table.drop(columns=replaced).rename(columns=names)
     _check_distinct(table.columns, path)
     notes = []
     for ours in OURS:
         alike = [name for name in table.columns if name.lower() == ours and name not in OURS]
-        if ours not in table and len(alike) == 1:
+        if alike and ours not in names.values() and len(alike) + (ours in table) > 1:
+            several = ", ".join(map(repr, [ours] * (ours in table) + alike))
+            raise ConfigError(f'{path} has {several}, which are all {ours}; leave one, or give --rename "{ours}=NAME"')
+        if ours not in table and alike:
             table = table.rename(columns={alike[0]: ours})
             notes.append(f"column {alike[0]!r} of {path.name} is read as {ours}")
     return table, notes
@@ -121,6 +140,11 @@ def _with_numbers(table, path):
             f"{name} in {table.index.name} {line} of {path} is {marks.ambiguous!r}, whose comma may be a decimal one "
             "or stand between thousands; write it as 1.234 or as 1234"
         )
+    if marks.mark == ".":
+        for line, cell in zip(table.index, cells.get("loss") or (), strict=False):
+            if re.fullmatch(r"[0-9]{1,3},[0-9]{3}", cell.strip()):  # no loss is in the thousands
+                where = f"loss in {table.index.name} {line} of {path} is {cell!r}"
+                raise ConfigError(f"{where}, where other cells have a decimal point; write it with a point, as 1.234")
     columns = {}
     for name in table.columns:
         if name in NUMBERS:
@@ -130,7 +154,23 @@ def _with_numbers(table, path):
         else:
             columns[name] = _names(table[name]) if _is_text(name) else table[name]
     notes = [f"numbers of {path.name} are read with a decimal comma"] if marks.mark == "," else []
+    grouped = [name for name in NUMBERS if marks.mark == "." and any("," in cell for cell in cells.get(name) or ())]
+    if grouped:
+        notes.append(f"commas in {', '.join(grouped)} of {path.name} are read as marks between thousands")
     return pd.DataFrame(columns, index=table.index), notes
+
+
+def _unfinished(table, path) -> list[str]:
+    """A note on rows that a logger says have not ended well: their losses are no results, and they are taken."""
+    lines = []
+    for name in (name for name in table.columns if name.lower() == "state"):
+        states = table[name].astype(str).str.strip().str.lower()
+        bad = states.isin(("crashed", "failed", "running", "killed", "preempted", "stopped", "diverged"))
+        if bad.any():
+            listed = ", ".join(f"{table.index.name} {line} ({states[line]})" for line in table.index[bad][:5])
+            more = f" and {int(bad.sum()) - 5} more" if bad.sum() > 5 else ""
+            lines.append(f"{name} of {path.name} says that {listed}{more} did not finish; they are fitted all the same")
+    return lines
 
 
 def _cells(column) -> list[str] | None:

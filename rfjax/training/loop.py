@@ -135,7 +135,11 @@ def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
         lineage.check_fits(lineage.read_parent(init_from), run)
     if run.trunk and not (workdir / "run.json").exists():
         branches.check_fits(run.trunk, run)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"the run's folder {workdir} cannot be made: {error.strerror or error}"
+        raise RfjaxError(f"{reason}; give another --workdir") from None
     stack.enter_context(run_folder.lock(workdir))
     status = run_folder.read_status(workdir)
     if status["state"] == "diverged":

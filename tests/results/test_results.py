@@ -15,7 +15,7 @@ from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import control_measures, mlperf_loss
 from rfjax.evaluation.image_folders import compbench
-from rfjax.laws.fit_points import check
+from rfjax.laws.fit_points import check, rename_hint
 from rfjax.results import columns, merge, results_folder
 from rfjax.results.foreign_table import read_table
 from rfjax.scorers import distances
@@ -486,3 +486,37 @@ def test_columns_of_names_stay_text_and_metrics_become_numbers(tmp_path):
     table = read_table(tmp_path / "t.parquet")
     assert table["run"].tolist() == ["7", "8"] and table["commit"].tolist() == ["2396", "1"]
     assert table["loss"].tolist() == [0.5, 0.4]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("run,loss,flops,FLOPs\na,1,2,3\nb,2,3,4\n", "has 'flops', 'FLOPs', which are all flops; .*--rename"),
+        ("run,loss,Params,params \na,1,2,3\nb,2,3,4\n", "which are all params"),
+        ("run\tloss\tflops\na\t1.4\t1.5e15\nb\t1,421\t2e15\n", "loss in line 3 .* is '1,421'.*a point, as 1.234"),
+    ],
+)
+def test_columns_and_cells_that_contradict_each_other_are_refused(tmp_path, text, words):
+    """Catches one of two columns taken in silence, and one loss of a thousand among losses of one."""
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_table(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize(
+    "name", ["GFLOPs", "training EFLOPs", "log10_flops", "flops (PFLOP)", "flops [1e15]", "flops_M"]
+)
+def test_a_column_in_another_unit_is_no_column_of_ours(tmp_path, name):
+    """Catches exponents and optima of logarithms and of thousands, by the tool's own advice."""
+    (tmp_path / "table.csv").write_text(f"run,loss,{name}\na,0.5,1\nb,0.4,4\n")
+    with pytest.raises(ConfigError, match="another unit; convert its numbers"):
+        read_table(tmp_path / "table.csv", rename={"flops": name})
+    table = read_table(tmp_path / "table.csv")
+    assert "another unit: convert it" in rename_hint(["flops"], table)
+    assert read_table(tmp_path / "table.csv", rename={"images": "loss"}) is not None
+
+
+def test_rows_that_did_not_finish_are_named(tmp_path):
+    (tmp_path / "table.csv").write_text("Name,State,loss,flops\na,finished,1,2e15\nb,crashed,2,3e15\n")
+    notes = read_table(tmp_path / "table.csv").attrs["notes"]
+    assert any("line 3 (crashed) did not finish" in note for note in notes), notes
