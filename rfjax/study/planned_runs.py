@@ -28,6 +28,7 @@ class PlannedRun:
 
     @property
     def trunk_id(self) -> str:
+        """The id of the point's trunk."""
         return trunk_id(self.point)
 
     def trunk(self, root: Path, study: str) -> Trunk | None:
@@ -43,6 +44,7 @@ class PlannedRun:
 
 
 def trunk_id(point: str) -> str:
+    """The id of a point's trunk, which names its folder."""
     return f"{point}-trunk"
 
 
