@@ -160,7 +160,8 @@ def collect(
         runs, more = _sound_runs(runs)
         left_out += more
         frames, sheets = _merge(runs, shared)
-    notes = tuple(map(_as_text, (*left_out, *conflicts, *(note for run in runs for note in run.notes))))
+    aside = [f"{folder.name} is no run of the study's points: it is not in the table" for folder in beside]
+    notes = tuple(map(_as_text, (*left_out, *aside, *conflicts, *(note for run in runs for note in run.notes))))
     facts = {"samples": (), "notes": notes, "unreadable": len(left_out), **made}
     return results.write(results.Results(folder=Path(results_folder), **facts, **frames), sheets)
 

@@ -64,7 +64,8 @@ def test_trunks_come_first_and_branches_alone_are_measured(finished):
     assert (record["run"], record["point"], record["role"]) == ("tiny/edm-steps8", "edm", "branch")
     assert record["trunk"] == {"path": str(root / "edm-trunk"), "run": "tiny/edm-trunk", "step": 6}
     assert record["flops"] == record["flops_per_image"] * 8 * 8  # what it would have cost alone
-    table = collect([root / id for id in IDS], root / "results")
+    table = collect([root / id for id in IDS], root / "results", passed_over=[root / "copy"])
+    assert table.notes == ("copy is no run of the study's points: it is not in the table",)
     assert set(table.long["run"]) == {f"tiny/{id}" for id in IDS if "steps" in id} and set(table.long["final"]) == {1}
 
 

@@ -337,8 +337,8 @@ def test_the_time_left_is_told_by_what_this_attempt_has_trained(tiny, tmp_path, 
     monkeypatch.setattr(studies.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(
         studies,
-        "run_point",
-        lambda study, point, root, stop: clock.__setitem__(0, clock[0] + 600.0 * (point.id == "depth1")),
+        "_train_and_measure",
+        lambda study, run, root, stop: clock.__setitem__(0, clock[0] + 600.0 * (run.id == "depth1")),
     )
     said = []
     run_study(study, tmp_path, say=said.append)
