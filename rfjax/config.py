@@ -436,10 +436,11 @@ def _parse(key, text, annotation):
         if not parts and not text.strip("() []") == "":
             raise ConfigError(f"config.{key} is {text!r}, which names nothing; write () for an empty list")
         return parts
-    if annotation == tuple[int, ...]:
-        text = f"({text.strip('()[] ').rstrip(',')},)" if text.strip("()[] ,") else "()"
+    literal = {"true": "True", "false": "False", "none": "None"}.get(text.lower(), text)
+    if annotation == tuple[int, ...]:  # 16,24 and 16 are lists too
+        literal = f"({text.strip('()[] ').rstrip(',')},)" if text.strip("()[] ,") else "()"
     try:
-        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+        return ast.literal_eval(literal)
     except (ValueError, SyntaxError):
         raise ConfigError(f"config.{key} is {text!r}; it must be {_describe(annotation)}") from None
 

@@ -138,8 +138,8 @@ def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = f"the run's folder {workdir} cannot be made: {error.strerror or error}"
-        raise RfjaxError(f"{reason}; give another --workdir") from None
+        reason = f"the run's folder {workdir} cannot be made: {error.strerror or error}; give another --workdir"
+        raise disk_trouble(error, workdir) or RfjaxError(reason) from None
     stack.enter_context(run_folder.lock(workdir))
     status = run_folder.read_status(workdir)
     if status["state"] == "diverged":
