@@ -30,6 +30,15 @@ class Network:
     rules: tuple[Rule, ...] = ()
 
 
+# What a run is to a study, and why no law, correlation or ranking takes it: "" where they do.
+ROLES: dict[str, str] = {
+    "run": "",
+    "branch": "",
+    "trunk": "its learning rate never falls: its branches are the points",
+    "sweep": "it was trained to find a learning rate",
+    "tuned": "it was tuned after pretraining",
+}
+
 _WIDTH = "model.width"  # the hidden size: given, or set by the depth
 _OF_TOKENS = ("temporal_patch_size", "rotary_channels", "rotary_theta")  # of networks whose layers see tokens alone
 POSITION_MULTIPLE = 4  # the 2-D position embedding needs a hidden size that is a multiple of it

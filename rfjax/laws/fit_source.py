@@ -15,9 +15,10 @@ from rfjax.laws import folder_scores, study_fits
 from rfjax.laws.correlation import redrawn_scores
 from rfjax.laws.fit_points import Exclusion, check, exclude
 from rfjax.laws.laws import Law
-from rfjax.laws.left_out import LeftOut, left_out_runs, unfinished_runs
+from rfjax.laws.left_out import LeftOut, Role, left_out_by_role, left_out_runs, unfinished_runs
 from rfjax.results import foreign_table, merge, results_folder
 from rfjax.results.columns import Measure
+from rfjax.results.results_folder import rows_where
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +33,7 @@ class FitSource:
     folder_scores: tuple = ()  # of a study: what `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = ()
     left_out: tuple[LeftOut, ...] = ()  # finished runs of a study under other settings
+    by_role: tuple[Role, ...] = ()  # runs that are no points by their role, such as trunks
     unfinished: tuple[dict, ...] = ()  # runs of a study that are not done, each with its state
     notes: tuple[str, ...] = ()  # how a foreign table was read; what the merge of a study's table left out
 
@@ -60,7 +62,7 @@ class FitSource:
 
     def left_out_lines(self) -> list[str]:
         """What is in the table, or beside it, and among no fit: a line each."""
-        lines = list(map(str, self.left_out))
+        lines = list(map(str, (*self.left_out, *self.by_role)))
         if self.unfinished:
             named = ", ".join(f"{each['run']} ({each['state']})" for each in self.unfinished)
             lines.append(f"left out: not finished: {named}")
@@ -72,7 +74,7 @@ class FitSource:
             return ""
         on, best = (int(self.final[name].sum()) for name in ("frontier", "best_rate"))
         left = " that are left" if self.excluded else ""
-        finished = len(self.final) + len(self.left_out)
+        finished = len(self.final) + len(self.left_out) + sum(len(each.runs) for each in self.by_role)
         return (
             f"of {finished} finished runs{left}, laws of compute are fitted to the {on} on the frontier, "
             f"those of size and images to the {best} at the best rate of their size and images"
@@ -111,9 +113,13 @@ def read_source(
         }
         notes = tuple(rows.attrs.pop("notes"))
         description["notes"] = list(notes)
+        by_role = tuple(left_out_by_role(rows)) if "role" in rows else ()
+        description |= {"left_out_by_role": [vars(each) for each in by_role]} if by_role else {}
+        rows = rows[~rows["run"].isin([run for each in by_role for run in each.runs])]
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules)
-        return FitSource(final=rows, curves=rows, description=description, excluded=excluded, notes=notes)
+        left_out = {"excluded": excluded, "by_role": by_role}
+        return FitSource(final=rows, curves=rows, description=description, notes=notes, **left_out)
     for option, value in (("--rename", rename or None), ("--flops-per-param-image", flops_per_param_image)):
         if value is not None:
             raise ConfigError(f"{option} is for tables of other sources; {folder} has its own columns")
@@ -138,13 +144,15 @@ def read_source(
         "best_rate_runs": final.loc[final["best_rate"], "run"].tolist(),
     }
     left_out, unfinished = tuple(left_out_runs(table, settings, points)), tuple(unfinished_runs(table, points))
+    by_role = tuple(left_out_by_role(rows_where(table.runs, state="done")))
     description |= {
         "runs": len(table.runs),
         "fitted_runs": final["run"].tolist(),
         "left_out": [vars(each) for each in left_out],
+        "left_out_by_role": [vars(each) for each in by_role],
         "unfinished": list(unfinished),
         "notes": list(table.notes),
     }
     study = {"study": (table, settings), "folder_scores": scored, "left_out": left_out}
-    study |= {"unfinished": unfinished, "notes": table.notes}
+    study |= {"by_role": by_role, "unfinished": unfinished, "notes": table.notes}
     return FitSource(final=final, curves=rows, description=description, excluded=excluded, **study)

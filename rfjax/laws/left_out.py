@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from rfjax.laws.study_fits import POSITIVE, Settings
+from rfjax.laws.study_fits import POSITIVE, Settings, counted
+from rfjax.limits import ROLES
 from rfjax.results.results_folder import Results, rows_where
 
 
@@ -33,11 +34,11 @@ class LeftOut:
 
 
 def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) -> list[LeftOut]:
-    """The runs of the table that are done and not among `points`, the largest first."""
+    """The runs and branches of the table that are done and not among `points`, the largest first."""
     size = results.runs[["flops_per_image", "steps", "batch_size"]].astype(float)
     runs = results.runs.assign(cost=size.prod(axis=1, skipna=False))
     most = runs["cost"].max()
-    absent = runs[(runs["state"] == "done") & ~runs["run"].isin(set(points["run"]))]
+    absent = counted(runs[(runs["state"] == "done") & ~runs["run"].isin(set(points["run"]))])
     found = []
     for run in absent.sort_values("cost", ascending=False, kind="stable").to_dict("records"):
         losses = rows_where(results.long, run=run["run"], metric="loss", item="mean")
@@ -45,6 +46,24 @@ def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) ->
         largest = bool(pd.notna(run["cost"]) and run["cost"] == most)
         found.append(LeftOut(run=run["run"], why=why, command=command, is_largest=largest))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """The runs of a role that nothing is fitted to, and why."""
+
+    role: str
+    runs: tuple[str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        return f"left out: {len(self.runs)} of role {self.role} ({', '.join(self.runs)}), for {self.why}"
+
+
+def left_out_by_role(runs: pd.DataFrame) -> list[Role]:
+    """The runs whose role laws, correlations and rankings do not take, such as trunks. `runs` has `run` and `role`."""
+    named = ((role, tuple(runs[runs["role"] == role]["run"].astype(str)), why) for role, why in ROLES.items() if why)
+    return [Role(role=role, runs=names, why=why) for role, names, why in named if names]
 
 
 def unfinished_runs(results: Results, points: pd.DataFrame) -> list[dict]:

@@ -18,6 +18,7 @@ from rfjax.laws.budgets import UNDECIDED, Allocation, allocate, measure_cost
 from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, compare, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
+from rfjax.limits import ROLES
 from rfjax.results.merge import wide_frame
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
@@ -92,6 +93,7 @@ def primary_settings(results: Results) -> Settings:
     losses = results.long[(results.long["metric"] == "loss") & (results.long["step"] >= 0)]
     if losses.empty:
         raise ConfigError(f"the results table at {results.folder} has no validation loss; evaluate a run first")
+    losses = counted(losses)
     losses = losses[losses["final"] == 1] if (losses["final"] == 1).any() else losses
     chosen = {}
     for column in ("corpus", "weights", "grid", "evaluation_seed"):
@@ -99,6 +101,7 @@ def primary_settings(results: Results) -> Settings:
         losses = losses[losses[column] == chosen[column]]
     grid_seed = chosen.pop("evaluation_seed")
     scores = rows_where(results.long, evaluation="geneval", corpus=chosen["corpus"], weights=chosen["weights"])
+    scores = counted(scores)
     scores = scores[scores["final"] == 1] if (scores["final"] == 1).any() else scores
     sampler = most_common(scores, "sampler") if len(scores) else ""
     seed = most_common(scores[scores["sampler"] == sampler], "evaluation_seed") if len(scores) else None
@@ -120,13 +123,20 @@ def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def final_points(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per finished run whose loss and cost are positive numbers, with the columns `frontier` and `best_rate`.
+    """One row per finished run or branch whose loss and cost are positive numbers, with the columns `frontier` and
+    `best_rate`.
 
     `rfjax.laws.left_out` names the other finished runs.
     """
+    rows = counted(rows)
     numbers = rows[list(POSITIVE)].astype(float).to_numpy()
     usable = (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
     return mark_points(rows[(rows["final"] == 1) & usable].reset_index(drop=True))
+
+
+def counted(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the roles that laws, correlations and rankings take: runs and branches (`limits.ROLES`)."""
+    return rows[~rows["role"].isin([role for role, reason in ROLES.items() if reason])]
 
 
 def mark_points(points: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,8 @@ from jaxtyping import Float
 from rfjax.errors import ConfigError
 from rfjax.evaluation.control_measures import ALIGNMENT, DISTANCE, EVALUATION, TRUTH
 from rfjax.evaluation.sampler_name import SamplerName
+from rfjax.laws.left_out import left_out_by_role
+from rfjax.laws.study_fits import counted
 from rfjax.results.results_folder import Results, rows_where
 
 FACTS = ("formulation", "backbone")  # what a variant may be named by
@@ -90,13 +92,15 @@ def measures_of(results: Results) -> Measures | None:
 
     Raises `ConfigError` where two variants' resamples, features or references differ under one control.
     """
-    long, notes = _last_steps(rows_where(results.long, evaluation=EVALUATION, item="overall"))
-    ranked = results.runs[results.runs["run"].isin(long["run"])]
-    lost = results.runs[(results.runs["state"] == "diverged") & ~results.runs["run"].isin(long["run"])]
+    long, notes = _last_steps(counted(rows_where(results.long, evaluation=EVALUATION, item="overall")))
+    of_role = counted(results.runs)
+    ranked = of_role[of_role["run"].isin(long["run"])]
+    lost = of_role[(of_role["state"] == "diverged") & ~of_role["run"].isin(long["run"])]
     if ranked.empty:
         return None
     runs = pd.concat([ranked, lost[lost["train_corpus"].isin(long["corpus"])]])
-    idle = results.runs[~results.runs["run"].isin(runs["run"])]["run"].tolist()
+    idle = of_role[~of_role["run"].isin(runs["run"])]["run"].tolist()
+    notes += [str(each).removeprefix("left out: ") for each in left_out_by_role(results.runs)]
     notes += [f"not ranked, for want of a record: {', '.join(idle)}"] if idle else []
     names, named_by = _name_variants(runs)
     if len(set(names.values())) < 2:

@@ -16,11 +16,14 @@ def subtitle(numbers: Mapping) -> str:
     corpora = environment["train_corpus"] or [numbers["settings"]["corpus"]]
     kinds = ", ".join(map(str, environment["device_kind"]))
     where = f" on {text(kinds)}" if kinds else ""
+    spent = {"seconds": totals["train_seconds"], "flops": totals["flops"]}
+    if any(run["role"] in ("trunk", "branch") for run in numbers["runs"]):  # what a trunk took, its branches share
+        spent = {name: totals[f"spent_{name}"] for name in spent}
     return (
         f"{totals['finished']} of {totals['runs']} runs finished on the {'corpus' if len(corpora) == 1 else 'corpora'} "
         f"<i>{text(', '.join(corpora))}</i>{where}; "
-        f"{duration(totals['train_seconds'])} of training, {duration(totals['evaluation_seconds'])} of evaluation, "
-        f"{power(totals['flops'])} training FLOPs"
+        f"{duration(spent['seconds'])} of training, {duration(totals['evaluation_seconds'])} of evaluation, "
+        f"{power(spent['flops'])} training FLOPs"
     )
 
 

@@ -17,7 +17,7 @@ from scipy import stats
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import LAG
 from rfjax.laws import study_fits
-from rfjax.laws.left_out import left_out_runs, scoreless_runs
+from rfjax.laws.left_out import left_out_by_role, left_out_runs, scoreless_runs
 from rfjax.laws.step_efficiency import EVALUATION as STEPS_EVALUATION
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
@@ -36,7 +36,7 @@ ENVIRONMENT_COLUMNS = (
 ).split()
 RUN_COLUMNS = (
     "depth hidden heads params seed learning_rate batch_size steps flops_per_image train_seconds evaluation_seconds "
-    "state last_step message parent_run parent_step"
+    "state last_step message parent_run parent_step role trunk trunk_step spent_flops spent_seconds"
 ).split()
 SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
 
@@ -89,6 +89,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
             "left_out": [vars(each) for each in left_out_runs(results, settings, points)],
+            "left_out_by_role": [vars(each) for each in left_out_by_role(rows_where(results.runs, state="done"))],
             "without_score": [vars(each) for each in scoreless_runs(results, settings, points, score_column())],
             "not_shown": _not_shown(results, sheets, steps, settings),
             "lagging_averages": _lagging_averages(results),
@@ -98,9 +99,10 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
 
 
 def _with_short_names(results):
-    """The table with each run named by its point, where no two runs share a point."""
+    """The table with each run named by its point, and trunks and branches by their folder, where no two share it."""
     runs = results.runs
     points = runs["point"].where(runs["point"] != "", runs["run"])
+    points = points.where(~runs["role"].isin(["trunk", "branch"]), runs["run"].str.rsplit("/", n=1).str[-1])
     if not points.is_unique:
         return results
     shown = dict(zip(runs["run"], points, strict=True))
@@ -142,8 +144,9 @@ def _totals(table, runs):
     return {
         "runs": len(runs),
         "finished": sum(run["loss"] is not None or run["state"] == "done" for run in runs),
-        **{name: float(table[name].sum()) for name in ("train_seconds", "evaluation_seconds")},
         "flops": float(sum(run["flops"] for run in runs if run["flops"] is not None)),
+        **{name: float(table[name].sum()) for name in ("train_seconds", "evaluation_seconds")},
+        **{name: float(table[name].sum()) for name in ("spent_flops", "spent_seconds")},
     }
 
 

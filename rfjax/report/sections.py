@@ -52,6 +52,7 @@ def _runs_section(numbers, page):
         if run["parent_run"]
     )
     caption += f" Started from a checkpoint, whose images and FLOPs are counted in: {lineage}." if lineage else ""
+    caption += _roles_sentence(numbers)
     table = page.table(header + (["GenEval"] if scored else []), rows, caption)
     labels = {
         "train_corpus": "corpus",
@@ -70,6 +71,25 @@ def _runs_section(numbers, page):
         if numbers["environment"][name]
     ]
     return table + f"<dl>{''.join(facts)}</dl>"
+
+
+def _roles_sentence(numbers):
+    """What is no point by its role, and what branches saved."""
+    parts = [
+        f" {count(len(each['runs']))} of role {text(each['role'])} no law, correlation or ranking takes "
+        f"({text(', '.join(each['runs']))}): {text(each['why'])}."
+        for each in numbers["left_out_by_role"]
+    ]
+    branches = [run for run in numbers["runs"] if run["role"] == "branch" and run["flops"] is not None]
+    if branches:
+        alone = sum(run["flops"] for run in branches)
+        taken = sum(run["spent_flops"] or 0.0 for run in numbers["runs"] if run["role"] in ("trunk", "branch"))
+        parts.append(
+            f" FLOPs and time of a branch are those of the same run alone, its trunk's included; {len(branches)} "
+            f"branches would be {power(alone)} FLOPs alone, and with their trunks took {power(taken)} "
+            f"({taken / alone:.0%})."
+        )
+    return "".join(parts)
 
 
 def _shorten_hash(value, length=24):
@@ -162,8 +182,8 @@ def _fit_methods(analysis):
     methods = dict.fromkeys(fit["interval_method"] for fit in fits if fit["interval_method"])
     return [
         f"<b>Fits</b>: {text(fit['loss_function'])}, log x centred, analytic gradients, many starts. Only final, "
-        "annealed checkpoints are fitted, one point per run. The frontier holds the runs that no other beats in both "
-        "loss and FLOPs; runs that differ in the seed alone are judged by their mean.",
+        "annealed checkpoints of runs and branches are fitted, one point each. The frontier holds the runs that no "
+        "other beats in both loss and FLOPs; runs that differ in the seed alone are judged by their mean.",
         "<b>Intervals</b> are at 95 %. " + " ".join(map(sentence, methods)),
     ]
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from rfjax.data.geneval_names import TASKS
 from rfjax.evaluation.image_folders import compbench
 
-SCHEMA = 4
+SCHEMA = 5
+# Columns that a version added. In an older table they are empty, and its runs have the role `run`.
+ADDED: dict[int, tuple[str, ...]] = {5: ("role", "trunk", "trunk_step", "spent_flops", "spent_seconds")}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ corpus_fingerprint | text | | hash of all that decides the training data
 code_hash | text | | hash of the code that trained
 parent_run | text | | run whose checkpoint this one started from; empty for none
 parent_step | integer | steps | step of that checkpoint
+role | text | | what the run is to its study: `run`, `trunk`, `branch`, `sweep` or `tuned`; laws, correlations and \
+rankings take runs and branches
+trunk | text | | run that this branch left; empty for all other roles
+trunk_step | integer | steps | step at which it left
 """)
 
 # One row per run, in runs.csv, besides `run` and RUN.
@@ -111,7 +117,9 @@ state | text | | `done`, `running`, `stopped`, `failed`, `diverged`, or `unknown
 last_step | integer | steps | step in the status file
 message | text | | error of a failed or diverged run
 train_seconds | number | s | wall time of training, as of the last evaluated checkpoint; of runs trained together, \
-this one's share
+this one's share; of a branch its trunk's up to the departure included
+spent_flops | number | FLOP | training FLOPs that the run took itself: of a branch those after it left its trunk
+spent_seconds | number | s | wall time of training that the run took itself, in the same sense
 evaluation_seconds | number | s | wall time of all the run's evaluations
 """)
 

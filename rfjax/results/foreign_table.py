@@ -33,7 +33,7 @@ OURS = ("run", *NUMBERS, "samples")
 # Words of names of columns that are text by what they mean: a hash 2396e87 is no number, nor is a run 007.
 TEXTS = frozenset(
     "run name id ids uuid hash commit sha sha1 sha256 md5 git revision branch point study group tag tags version model "
-    "dataset corpus config checkpoint path file folder host user date time created notes comment state".split()
+    "dataset corpus config checkpoint path file folder host user date time created notes comment state role".split()
 )
 # Words of a name that say in what unit its numbers are. Loss has none: a log loss is a loss.
 _SCALED = re.compile(
@@ -77,7 +77,7 @@ def read_table(
     table = table.rename(columns={"samples": "images"})
     table, found = _with_numbers(table, path)
     notes += found
-    notes += _unfinished(table, path)
+    notes += _unfinished(table, path) + _summaries(table, path)
     nameless = "run" not in table
     if nameless:
         _check_repeated(table, path)
@@ -171,6 +171,15 @@ def _unfinished(table, path) -> list[str]:
             more = f" and {int(bad.sum()) - 5} more" if bad.sum() > 5 else ""
             lines.append(f"{name} of {path.name} says that {listed}{more} did not finish; they are fitted all the same")
     return lines
+
+
+def _summaries(table, path) -> list[str]:
+    """A note on rows that seem to be no runs but means or sums of the others: they are taken."""
+    words = ("mean", "average", "avg", "median", "std", "min", "max", "sum", "total")
+    named = table["run"].astype(str).str.strip().str.lower() if "run" in table else pd.Series(dtype=str)
+    bad = named[named.isin(words)]
+    listed = ", ".join(f"{table.index.name} {line} ({name!r})" for line, name in bad.items())
+    return [f"{listed} of {path.name} may sum up other rows; it is fitted as a run all the same"] if listed else []
 
 
 def _cells(column) -> list[str] | None:

@@ -28,6 +28,7 @@ from rfjax.evaluation import control_measures
 from rfjax.evaluation.records import read_records, record_name
 from rfjax.inputs.files import why_not_plain
 from rfjax.inputs.json_files import WrongJson, parse_json, read_json
+from rfjax.limits import ROLES
 from rfjax.results import columns as schema
 from rfjax.results import results_folder as results
 from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
@@ -52,7 +53,22 @@ RUN_FIELDS = {
     "device_kind": ("hardware", "device_kind"),
     "devices": ("hardware", "devices"),
     "processes": ("hardware", "processes"),
+    "trunk": ("trunk", "run"),
+    "trunk_step": ("trunk", "step"),
 }
+
+
+# What run.json counts of a run's cost, and whether that of the parent is in it; a trunk's always is.
+SPENT = {"flops": ("flops", True), "seconds": ("train_seconds", False)}
+
+
+class Trunk(TypedDict, total=False):
+    """The run that a branch left, and what it had cost by then."""
+
+    run: str
+    step: int
+    flops: float
+    train_seconds: float
 
 
 class RunFile(TypedDict, total=False):
@@ -78,6 +94,10 @@ class RunFile(TypedDict, total=False):
     parent: dict[str, object] | None
     hardware: dict[str, object] | None
     jax_version: str | None
+    role: str
+    trunk: Trunk
+    flops: float
+    train_seconds: float
 
 
 class ConfigModel(TypedDict, total=False):
@@ -318,6 +338,7 @@ def read_run(folder: Path) -> RunRecords:
         for column in (*KEY[:1], *RUN):
             if column.required and facts[column.name] is None:
                 raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
+        facts |= {"role": _role(folder, run)} | {f"spent_{what}": _spent(run, *names) for what, names in SPENT.items()}
     else:
         facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
     if not isinstance(facts["run"], str):
@@ -556,6 +577,21 @@ def _run_value(run, name):
     for part in RUN_FIELDS.get(name, (name,)):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _role(folder, run):
+    role = run.get("role", "run")
+    if role not in ROLES:
+        known = ", ".join(ROLES)
+        raise ConfigError(f"{folder / 'run.json'} has role {role!r}; this rfjax knows {known}; install a newer one")
+    return role
+
+
+def _spent(run, name, inherits):
+    """What a run took itself, by its newest checkpoint; None where its run.json does not tell."""
+    held = run.get("trunk") or (inherits and run.get("parent")) or {name: 0}
+    total, before = run.get(name), held.get(name)
+    return None if total is None or before is None else total - before
 
 
 def _is_there(path: Path) -> bool:

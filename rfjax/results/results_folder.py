@@ -26,7 +26,7 @@ from rfjax.files import write_whole
 from rfjax.inputs.files import read_bytes
 from rfjax.inputs.json_files import parse_json
 from rfjax.inputs.paths import local_path
-from rfjax.results.columns import FILES, SCHEMA, STATISTICS, Column, measure_columns
+from rfjax.results.columns import ADDED, FILES, SCHEMA, STATISTICS, Column, measure_columns
 
 REMEDY = "remake the table with `rfjax study --collect`"
 SHEETS = "samples"
@@ -173,7 +173,7 @@ def _read(folder: Path) -> Results:
         raise ConfigError(f"no results table at {folder} (table.json is missing); {REMEDY}")
     try:
         version = parse_json(read_bytes(path)).get("schema")
-        if version != SCHEMA:
+        if version != SCHEMA and version not in range(min(ADDED) - 1, SCHEMA):
             raise ConfigError(f"{path} has schema version {version!r}; this rfjax reads version {SCHEMA}; {REMEDY}")
         content = parse_json(read_bytes(path), TableFile)
         hashes = content["sha256"]
@@ -183,7 +183,7 @@ def _read(folder: Path) -> Results:
         made["unreadable"] = content.get("unreadable", 0)
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(f"{path} is damaged ({error}); {REMEDY}") from None
-    frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file)) for file in FILES}
+    frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file), version) for file in FILES}
     for sample in samples:
         _check_hash(folder / sample.png, hashes.get(sample.png))
     return Results(samples=samples, notes=notes, folder=folder, **made, **frames)
@@ -208,7 +208,7 @@ def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
     return frame
 
 
-def _read_frame(path, file, expected):
+def _read_frame(path, file, expected, version):
     if not path.is_file():
         raise ConfigError(f"{path} is missing; {REMEDY}")
     try:
@@ -216,12 +216,17 @@ def _read_frame(path, file, expected):
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is damaged ({error}); {REMEDY}") from None
     header = rows[0] if rows else []
-    missing = [column.name for column in FILES[file][0] if column.name not in header]
+    newer = {name for later, names in ADDED.items() if later > version for name in names}
+    added = [column.name for column in FILES[file][0] if column.name in newer and column.name not in header]
+    missing = [column.name for column in FILES[file][0] if column.name not in {*header, *added}]
     if missing:  # before the hash: it says more
         raise ConfigError(f"{path} lacks the column(s) {', '.join(missing)}; {REMEDY}")
     _check_hash(path, expected)
     try:
         frame = pd.DataFrame(rows[1:], columns=header, dtype=object)
+        frame[added] = ""
+        if "role" in added:
+            frame["role"] = (frame["run"] != "-").map({True: "run", False: ""})
         return pd.DataFrame({c.name: _parse(frame[c.name], c.kind) for c in _columns(file, frame)})
     except ValueError as error:
         raise ConfigError(f"{path} is damaged ({error}); {REMEDY}") from None

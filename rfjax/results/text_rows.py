@@ -60,13 +60,17 @@ def split_rows(text: str, path: Path) -> TextRows:
         raise ConfigError(
             f"line {marked[0]} of {path} begins with #: is it a comment or a row? Remove the line, or the sign"
         )
-    notes = (f"comments, not read: line{'s'[: len(comments) != 1]} {_listed(comments)} of {path.name}",)
+    notes = [f"comments, not read: {_lines(comments)} of {path.name}"] if comments else []
+    short = [line for line, row in rows if len(row) < width and line not in comments]
+    if short:
+        notes.append(f"{_lines(short)} of {path.name} have fewer cells than the header: the others are taken as empty")
     names = tuple(name.strip() for name in header)
-    return TextRows(names, [row for _, row in kept], [line for line, _ in kept], notes if comments else ())
+    return TextRows(names, [row for _, row in kept], [line for line, _ in kept], tuple(notes))
 
 
-def _listed(numbers: list[int], most: int = 5) -> str:
-    return ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
+def _lines(numbers: list[int], most: int = 5) -> str:
+    listed = ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
+    return f"line{'s'[: len(numbers) != 1]} {listed}"
 
 
 def _cells(text: str, separator: str) -> list[tuple[int, list[str]]]:

@@ -36,7 +36,6 @@ from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.processes import distributed
 from rfjax.training.state import Params
 
-ROLES = ("run", "trunk", "branch", "sweep", "tuned")  # what a run is to a study
 # What may differ from a run's own config when it is opened again, without making it another run.
 MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention", "data.prepared.path", "data.prepared.models")
 
@@ -65,7 +64,7 @@ class Run:
     study: str | None = None
     point: str | None = None
     workdir: Path | None = None
-    role: str = "run"  # or trunk, or branch; a name of ROLES
+    role: str = "run"  # a name of `limits.ROLES`
     trunk: Trunk | None = None  # of a branch
     formulation: Formulation = field(init=False)  # at the corpus's own latent shape, the first of several
 
@@ -269,9 +268,14 @@ def _buckets(run: Run) -> list[dict] | None:
 
 
 def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
-    """Notes in the folder that an attempt begins at `step`, from a checkpoint with `facts`; the record since then."""
+    """Notes in the folder that an attempt begins at `step`, from a checkpoint with `facts`; the record since then.
+
+    A branch notes what its trunk had cost when it left: that is not spent a second time.
+    """
     if not (run.workdir / "config.json").exists():
         run_folder.write_json(run.workdir / "config.json", configs.to_dict(run.config))
+    if run.trunk and step == run.trunk.step and facts:
+        record = record | {"trunk": record["trunk"] | checkpoint.spent(facts)}
     record = write_record(run, run_folder.started(record, step, mesh, together), facts, step)
     run_folder.write_status(run.workdir, "running", step)
     return record

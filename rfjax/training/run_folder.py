@@ -60,11 +60,14 @@ class ParentFacts(TypedDict):
 
 
 class TrunkFacts(TypedDict):
-    """The run that a branch left, and the step at which it left."""
+    """The run that a branch left, the step at which it left, and what the trunk had cost by then."""
 
     path: str
     run: str
     step: int
+    images: NotRequired[int]
+    flops: NotRequired[float]
+    train_seconds: NotRequired[float]
 
 
 class BucketFacts(TypedDict):

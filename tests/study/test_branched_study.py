@@ -62,11 +62,18 @@ def test_trunks_come_first_and_branches_alone_are_measured(finished):
         assert steps == ({int(id[-1])} if "steps" in id else set()), id
     record = json.loads((root / "edm-steps8" / "run.json").read_text())
     assert (record["run"], record["point"], record["role"]) == ("tiny/edm-steps8", "edm", "branch")
-    assert record["trunk"] == {"path": str(root / "edm-trunk"), "run": "tiny/edm-trunk", "step": 6}
+    left = {"path": str(root / "edm-trunk"), "run": "tiny/edm-trunk", "step": 6}
+    assert left.items() <= record["trunk"].items() and record["trunk"]["images"] == 6 * 8
     assert record["flops"] == record["flops_per_image"] * 8 * 8  # what it would have cost alone
     table = collect([root / id for id in IDS], root / "results", passed_over=[root / "copy"])
     assert table.notes == ("copy is no run of the study's points: it is not in the table",)
     assert set(table.long["run"]) == {f"tiny/{id}" for id in IDS if "steps" in id} and set(table.long["final"]) == {1}
+    runs = table.runs.set_index("run").loc[[f"tiny/{id}" for id in IDS]]
+    assert runs["role"].tolist() == ["trunk", "branch", "branch"] * 2 and runs["trunk_step"].tolist()[1:3] == [4, 6]
+    assert (runs["spent_flops"] / runs["flops_per_image"] / 8).tolist() == [6, 1, 2] * 2  # steps each took itself
+    seconds = [json.loads((root / id / "run.json").read_text())["train_seconds"] for id in IDS]
+    spent = runs["spent_seconds"].tolist()
+    assert spent[0] == seconds[0] and 0 < spent[2] < seconds[2]
 
 
 def test_a_branch_of_a_cohort_is_the_run_alone_to_rounding(finished, tmp_path):
