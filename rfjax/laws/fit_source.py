@@ -133,7 +133,7 @@ def read_source(
     scored = tuple(folder_scores.find(table, final, settings))
     for score in scored:  # of another corpus than the loss, so not among the columns yet
         final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
-    rows = rows[rows["loss"].notna()]
+    rows = study_fits.counted(rows[rows["loss"].notna()])
     final, excluded = exclude(final, **rules)
     final = study_fits.mark_points(final.reset_index(drop=True))
     rows = rows[~rows["run"].astype(str).isin({exclusion.run for exclusion in excluded})]

@@ -33,7 +33,8 @@ from rfjax.laws.fit_points import UNITS, Exclusion, log_columns
 from rfjax.laws.held_out import LargestOut, LeftOut, leave_one_out
 from rfjax.laws.laws import SATURATING, Law
 from rfjax.laws.misfits import HUBER, Loss
-from rfjax.laws.resampling import add_noise, draw
+from rfjax.laws.resampling import add_noise, corrected_ends, draw
+from rfjax.laws.trunks import Scatter, are_shared, trunks_of
 from rfjax.results.plain import plain
 
 RESAMPLES = 1000
@@ -98,7 +99,9 @@ class Fit:
     parameters: Float[np.ndarray, " k"] | None = None  # the law's own array (logs of coefficients)
     draws: Float[np.ndarray, "draws k"] | None = None
     noise_draws: Float[np.ndarray, " draws"] | None = None  # residual sd of each draw
+    scatter: Scatter | None = None  # of runs that share few trunks: the noise between these and within
     left_out: LeftOut | None = None
+    trunk_out: LeftOut | None = None  # where runs share trunks: each predicted without its whole trunk
     largest_out: LargestOut | None = None
     log_x: Float[np.ndarray, "n v"] | None = None  # what was fitted, in the order of `runs`
     log_loss: Float[np.ndarray, " n"] | None = None
@@ -162,7 +165,8 @@ class Fit:
             "leave_one_out": self.left_out,
             "leave_largest_out": self.largest_out,
         }
-        return plain(content)
+        of_trunks = {"leave_trunk_out": self.trunk_out, "scatter": self.scatter and self.scatter.to_json()}
+        return plain(content | {name: value for name, value in of_trunks.items() if value is not None})
 
 
 def fit(
@@ -176,7 +180,8 @@ def fit(
     """Fit `law` to a table with one row per run.
 
     Columns: `run` (distinct names), `loss` (positive; `options.column` names another) and each of `law.variables`
-    (positive, in `UNITS`). The order of rows does not matter. `changes` replace options, for example
+    (positive, in `UNITS`). Runs with one name in a column `trunk` are branches of it: no independent samples
+    (`rfjax.laws.trunks`). The order of rows does not matter. `changes` replace options, for example
     `fit(table, law, resamples=200)`. `examples_covariance` is the covariance of the runs' mean losses over the
     validation examples they share, in the order of rows.
 
@@ -221,7 +226,9 @@ def fit(
     if reason:
         return Fit(identifiable=False, reason=reason, warnings=warnings, **common)
 
-    drawn = draw(law, inner, z, log_loss, residual_sd, loss, resamples=resamples, seed=seed, method=options.intervals)
+    trunks = trunks_of(table)
+    how = {"resamples": resamples, "seed": seed, "method": options.intervals, "trunks": trunks}
+    drawn = draw(law, inner, z, log_loss, residual_sd, loss, **how)
     if drawn.unconverged > resamples / 100:
         warnings += (f"{drawn.unconverged} of {resamples} refits of the bootstrap did not converge",)
     of_examples = None
@@ -229,9 +236,11 @@ def fit(
         covariance = np.asarray(examples_covariance, float)[np.ix_(order, order)]
         of_examples = law.recentre(_redraw_examples(law, inner, z, log_loss, covariance, loss, seed), centre)
     parameters, draws = law.recentre(inner, centre), law.recentre(drawn.parameters, centre)
-    left_out = largest_out = None
+    left_out = trunk_out = largest_out = None
     if options.held_out:
         left_out = leave_one_out(law, loss, runs, z, log_loss, inner)
+        if are_shared(trunks):
+            trunk_out = leave_one_out(law, loss, runs, z, log_loss, inner, trunks)
         largest_out = _leave_largest_out(table, law, log_x, log_loss, options)
     return Fit(
         identifiable=True,
@@ -241,19 +250,22 @@ def fit(
         parameters=parameters,
         draws=draws,
         noise_draws=drawn.noise,
-        estimates=_estimates(law, parameters, draws, of_examples, drawn.method),
+        estimates=_estimates(law, parameters, draws, of_examples, drawn),
+        scatter=drawn.scatter,
         left_out=left_out,
+        trunk_out=trunk_out,
         largest_out=largest_out,
         **common,
     )
 
 
-def _estimates(law, parameters, draws, of_examples, method):
-    """The parameters with percentile intervals.
+def _estimates(law, parameters, draws, of_examples, drawn):
+    """The parameters with percentile intervals, which runs that share trunks have corrected for bias.
 
     Only a bootstrap over runs gives standard errors: draws with t-distributed noise may have none.
     """
-    low, high = np.quantile(draws, ENDS, axis=0)
+    method = drawn.method
+    low, high = np.quantile(draws, ENDS, axis=0) if drawn.scatter is None else corrected_ends(draws, parameters)
     estimates = {}
     for index, name in enumerate(law.parameters):
         natural = np.exp if law.logarithmic[index] else np.asarray
@@ -282,7 +294,8 @@ def _leave_largest_out(table, law, log_x, log_loss, options):
     actual = {"runs": tuple(table["run"][largest].astype(str)), "actual": tuple(np.exp(log_loss[largest]).tolist())}
     if largest.all():
         return LargestOut(**actual, reason="without the largest: all runs are as large")
-    rest = fit(table[~largest], law, options, held_out=False)
+    trunks = trunks_of(table)
+    rest = fit(table[~np.isin(trunks, trunks[largest])], law, options, held_out=False)
     if not rest.identifiable:
         return LargestOut(**actual, reason=f"without the largest: {rest.reason}")
     x = {name: table[name].to_numpy(float)[largest] for name in law.variables}
@@ -292,13 +305,14 @@ def _leave_largest_out(table, law, log_x, log_loss, options):
 
 
 def compare(fits: Mapping[str, Fit]) -> dict:
-    """The laws' held-out errors, of each run left out and of the largest, and the law with the smallest.
+    """The laws' held-out errors, of each run (with all runs of its trunk) left out and of the largest, and the law with
+    the smallest.
 
     `preferred` is "" unless at least two laws can be compared.
     """
     table = {
         name: {
-            "leave_one_out_rms": fitted.left_out.rms if fitted.left_out else None,
+            "leave_one_out_rms": out.rms if (out := fitted.trunk_out or fitted.left_out) else None,
             "leave_largest_out": fitted.largest_out.relative_error if fitted.largest_out else None,
         }
         for name, fitted in fits.items()

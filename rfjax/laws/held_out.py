@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rfjax.laws.identifiability import refusal
 from rfjax.laws.laws import Law
@@ -78,17 +78,21 @@ def leave_one_out(
     log_x: Float[np.ndarray, "n v"],
     log_loss: Float[np.ndarray, " n"],
     parameters: Float[np.ndarray, " k"],
+    trunks: Int[np.ndarray, " n"] | None = None,
 ) -> LeftOut:
-    """The errors of refits without each run. `log_x` is centred, as the fitted `parameters` are."""
+    """The errors of refits without each run, or with `trunks` without all runs of its trunk. `log_x` is centred, as
+    the fitted `parameters` are."""
     n = len(runs)
-    refusals = [refusal(law, np.delete(log_x, i, 0), np.delete(log_loss, i)) for i in range(n)]
+    trunks = np.arange(n) if trunks is None else trunks
+    out = trunks[:, None] == trunks[None]
+    refusals = [refusal(law, log_x[~out[i]], log_loss[~out[i]]) for i in range(n)]
     errors: list[float | None] = [None] * n
     chosen = np.flatnonzero([not why for why in refusals])
     if len(chosen):
         start = parameters[None]
         if n <= MANY:
             start = np.concatenate([start, starts(law, log_x, log_loss)])
-        weights = np.repeat(1.0 - np.eye(n)[chosen], len(start), axis=0)
+        weights = np.repeat(1.0 - out[chosen], len(start), axis=0)
         found = minimise(law, np.tile(start, (len(chosen), 1)), log_x, log_loss, loss, weights=weights)
         objective = np.where(found.converged, found.objective, np.inf).reshape(len(chosen), len(start))
         best = objective.argmin(axis=1)

@@ -18,6 +18,7 @@ from rfjax.laws.budgets import UNDECIDED, Allocation, allocate, measure_cost
 from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, compare, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
+from rfjax.laws.trunks import are_shared, trunks_of
 from rfjax.limits import ROLES
 from rfjax.results.merge import wide_frame
 from rfjax.results.plain import plain
@@ -215,7 +216,7 @@ def analyse(
             for p in profiled_parameters(fits[name].law)
         }
         for name in (SATURATING.name, POWER.name)
-        if profiles and fits[name].identifiable
+        if profiles and fits[name].identifiable and not are_shared(trunks_of(points))  # a likelihood of free points
     }
     return Analysis(
         points=points,

@@ -43,6 +43,7 @@ def fit_fact(fit: Mapping) -> list[str]:
     fact = [f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs: {parameters}"]
     errors = _held_out_errors(fit)
     fact += [errors] if errors else []
+    fact += [_scatter_sentence(fit["scatter"])] if "scatter" in fit else []
     fact += exclusion_sentences(fit["excluded"])
     examples = {name: found.get("examples_stderr") for name, found in fit["parameters"].items()}
     moves = ", ".join(f"{name} ± {power(value)}" for name, value in examples.items() if value is not None)
@@ -50,14 +51,29 @@ def fit_fact(fit: Mapping) -> list[str]:
     return fact + list(fit["warnings"])
 
 
+def _scatter_sentence(scatter):
+    """The noise between trunks and within, and what it rests on."""
+    parts = ", ".join(
+        f"{name} {interval(100 * found['value'], 100 * found['low'], 100 * found['high'], '.1f')} %"
+        for name, found in ((name, scatter[name]) for name in ("between", "within"))
+    )
+    several = scatter["sizes_with_several_seeds"]
+    known = f"{several} size{'s'[: several != 1]} with several seeds" if several else "no size with two seeds"
+    assumed = ", ".join(percent(scatter[f"assumed_{name}"], signed=False) for name in ("between", "within"))
+    return f"noise of the {scatter['trunks']} trunks: {parts}; from {known}, and assumed scales of {assumed}"
+
+
 def _held_out_errors(fit):
     """Leave-one-out and leave-largest-out error of a fit, or why there is none; "" where none was asked for."""
     parts = []
-    left, largest = fit.get("leave_one_out"), fit.get("leave_largest_out")
-    if left and left["reason"]:
-        parts.append(f"no error of each run left out in turn: {left['reason']}")
-    elif left:
-        parts.append(f"each run left out in turn: rms error {percent(left['rms_relative_error'], signed=False)}")
+    largest, of_trunks = fit.get("leave_largest_out"), fit.get("leave_trunk_out")
+    left_out = [("trunk", of_trunks, ""), ("run", fit.get("leave_one_out"), ", optimistic" if of_trunks else "")]
+    for unit, left, remark in left_out:
+        if left and left["reason"]:
+            parts.append(f"no error of each {unit} left out in turn: {left['reason']}")
+        elif left:
+            rms = percent(left["rms_relative_error"], signed=False)
+            parts.append(f"each {unit} left out in turn: rms error {rms}{remark}")
     if largest:
         runs = f"({', '.join(largest['runs'])})"
         parts.append(

@@ -22,10 +22,10 @@ def compute_section(numbers, page):
     rows = [_fit_row(fit, analysis["profiles"].get(fit["law"], {})) for fit in analysis["fits"].values()]
     caption = (
         "Fits; flops are training FLOPs. Scatter: standard deviation of log residuals with n − k degrees of freedom. "
-        "Left out: rms relative error of each run predicted from all others, and the error of the largest. In braces: "
-        "the profile likelihood's interval. ± after a semicolon: what other validation examples, as many, would "
-        "change. Starts: how many of the optimiser's starts reach the same minimum. Laws of flops are fitted on the "
-        "frontier, the law of params and images on every run at its best learning rate."
+        "Left out: rms relative error of each run predicted from all others (of other trunks), and the error of the "
+        "largest. In braces: the profile likelihood's interval. ± after a semicolon: what other validation examples, "
+        "as many, would change. Starts: how many of the optimiser's starts reach the same minimum. Laws of flops are "
+        "fitted on the frontier, the law of params and images on every run at its best learning rate."
     )
     parts.append(page.table(header, rows, caption, words=(0, 1, 6)))
     facts = [*comparison_facts(analysis["comparison"]), plan_fact(analysis)]
@@ -38,7 +38,7 @@ def _fit_row(fit, profiles):
     if not fit["identifiable"]:
         return [name, "not fitted", str(fit["n"]), NONE, NONE, NONE, text(fit["reason"])]
     parameters = "<br>".join(_parameter(n, e, profiles.get(n)) for n, e in fit["parameters"].items())
-    left, largest = fit["leave_one_out"], fit["leave_largest_out"]
+    left, largest = fit.get("leave_trunk_out") or fit["leave_one_out"], fit["leave_largest_out"]
     each = percent(left["rms_relative_error"], signed=False) if left else NONE
     errors = f"{each}<br><small>{percent(largest['relative_error']) if largest else NONE}</small>"
     remarks = [*fit["warnings"], *(out["reason"] for out in (left, largest) if out and out["reason"])]

@@ -1,0 +1,111 @@
+"""Runs that share a trunk: how far trunks scatter, and runs of one trunk about it.
+
+Branches of one trunk share its seed and all its steps before they left it, so they are no independent points. The log
+loss of branch j of trunk i is taken as the law plus u_i + e_ij, two normal noises: `between` trunks and `within` them.
+Both are found by restricted maximum likelihood (Patterson and Thompson 1971): from what is left of the residuals once
+the law's own freedom is projected out, so that residuals of any estimator give the same answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from rfjax.evaluation.intervals import ENDS
+
+# Where no size has two seeds, nothing but the law's misfit tells how far trunks scatter. So both scales have a prior,
+# half-Cauchy with these medians, which likelihoods of a few trunks move by what they know.
+ASSUMED_BETWEEN, ASSUMED_WITHIN = 0.01, 0.005
+SHOWN = (ENDS[0], 0.5, ENDS[1])
+SCALES = np.geomspace(1e-5, 1.0, 121)  # the standard deviations of log loss that are weighed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scatter:
+    """The noise between trunks and within them, as standard deviations of log loss, with draws of both."""
+
+    trunks: int
+    two_seeds: int  # sizes that several trunks share, so that nothing but the seed tells these apart
+    between: Float[np.ndarray, " draws"]
+    within: Float[np.ndarray, " draws"]
+
+    @property
+    def method(self) -> str:
+        """How the noise was found, in words."""
+        several = f"{self.two_seeds} size{'s'[: self.two_seeds != 1]} with several seeds"
+        known = several if self.two_seeds else "no size has two seeds: the first rests on misfit and assumption"
+        between, within = (
+            f"{value:.1%} [{low:.1%}, {high:.1%}]"
+            for low, value, high in (np.quantile(scales, SHOWN) for scales in (self.between, self.within))
+        )
+        return (
+            f"normal noise between the {self.trunks} trunks of {between} and within them of {within}, by restricted "
+            f"likelihood with half-Cauchy priors of scale {ASSUMED_BETWEEN:.1%} and {ASSUMED_WITHIN:.1%} ({known})"
+        )
+
+    def to_json(self) -> dict:
+        found: dict[str, object] = {"trunks": self.trunks, "sizes_with_several_seeds": self.two_seeds}
+        for name in ("between", "within"):
+            low, value, high = map(float, np.quantile(getattr(self, name), SHOWN))
+            found[name] = {"value": value, "low": low, "high": high}
+        return found | {"assumed_between": ASSUMED_BETWEEN, "assumed_within": ASSUMED_WITHIN}
+
+
+def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
+    """The number of each row's trunk: branches of one trunk share it, and any other run is a trunk of its own."""
+    runs = "run " + table["run"].astype(str)
+    if "trunk" in table:
+        named = table["trunk"].fillna("").astype(str).str.strip()
+        runs = runs.where(named == "", "trunk " + named)
+    return np.unique(runs.to_numpy(), return_inverse=True)[1].ravel()
+
+
+def are_shared(trunks: Int[np.ndarray, " runs"]) -> bool:
+    """Whether any two runs have one trunk."""
+    return len(np.unique(trunks)) < len(trunks)
+
+
+def scatter(
+    rng: np.random.Generator,
+    jacobian: Float[np.ndarray, "n k"],
+    residuals: Float[np.ndarray, " n"],
+    trunks: Int[np.ndarray, " n"],
+    log_x: Float[np.ndarray, "n v"],
+    draws: int,
+) -> Scatter:
+    """The noise between and within trunks, from the residuals of log loss and the law's derivatives.
+
+    The residuals, projected on what the law's parameters cannot reach, are normal with the covariance
+    between² Z Zᵀ + within² I (Z: which trunk a run has), projected alike. One eigenvalue decomposition gives the
+    likelihood on a whole grid of both scales.
+    """
+    member = np.eye(trunks.max() + 1)[trunks]
+    left, sizes, _ = np.linalg.svd(jacobian, full_matrices=True)
+    rank = int((sizes > 1e-10 * sizes.max(initial=0.0)).sum())
+    free = left[:, rank:]
+    values, vectors = np.linalg.eigh(free.T @ member @ member.T @ free)
+    squares = (vectors.T @ (free.T @ residuals)) ** 2
+    between, within = (axis.ravel() for axis in np.meshgrid(SCALES, SCALES, indexing="ij"))
+    variance = between[:, None] ** 2 * np.maximum(values, 0.0) + within[:, None] ** 2
+    log_posterior = -0.5 * (np.log(variance) + squares / variance).sum(axis=1)
+    for scale, assumed in ((between, ASSUMED_BETWEEN), (within, ASSUMED_WITHIN)):
+        log_posterior += np.log(scale) - np.log1p((scale / assumed) ** 2)  # the grid is even in log scale
+    weight = np.exp(log_posterior - log_posterior.max())
+    chosen = rng.choice(len(weight), draws, p=weight / weight.sum())
+    step = np.log(SCALES[1] / SCALES[0])
+    jitter = np.exp(step * (rng.random((2, draws)) - 0.5))
+    settings = np.unique(np.round(log_x, 9), axis=0, return_inverse=True)[1].ravel()
+    several = {size for size in range(settings.max() + 1) if len(set(trunks[settings == size])) > 1}
+    two_seeds = len({float(log_x[settings == size][0, 0]) for size in several})
+    drawn = {"between": between[chosen] * jitter[0], "within": within[chosen] * jitter[1]}
+    return Scatter(trunks=len(np.unique(trunks)), two_seeds=two_seeds, **drawn)
+
+
+def draw_noise(rng: np.random.Generator, found: Scatter, trunks: Int[np.ndarray, " n"]) -> Float[np.ndarray, "draws n"]:
+    """Noise of log loss for runs with these trunks, one row for each draw of the scales."""
+    draws = len(found.between)
+    shared = rng.standard_normal((draws, int(trunks.max()) + 1))[:, trunks]
+    return found.between[:, None] * shared + found.within[:, None] * rng.standard_normal((draws, len(trunks)))

@@ -1,0 +1,127 @@
+"""Fits of runs that share trunks: the noise between trunks and within, and what is left out with what."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rfjax.errors import ConfigError
+from rfjax.laws import trunks as shared
+from rfjax.laws.fitting import compare, fit
+from rfjax.laws.laws import PARAMETRIC, POWER
+from rfjax.laws.misfits import LOSSES
+from rfjax.report.fit_facts import fit_fact
+
+SIZES, LENGTHS = np.geomspace(1e5, 1e7, 4), np.geomspace(1e4, 1e5, 4)
+SQUARES = LOSSES["squares-log"]
+EXPONENTS = {"E": 0.05, "alpha": 0.3, "beta": 0.6}
+
+
+def law(params, images):
+    return 0.05 + 60 * params**-0.3 + 900 * images**-0.6
+
+
+def branched(seed, between, within, sizes=SIZES, seeds=2):
+    """A table of trunks, of the smallest size `seeds`, with a branch of each length."""
+    rng, rows = np.random.default_rng(seed), []
+    for size, params in enumerate(sizes):
+        for copy in range(seeds if size == 0 else 1):
+            trunk, moved = f"n{size}s{copy}", between * rng.standard_normal()
+            for images in LENGTHS:
+                loss = law(params, images) * np.exp(moved + within * rng.standard_normal())
+                rows.append((f"{trunk}d{images:.0f}", trunk, params, images, params * images, loss))
+    return pd.DataFrame(rows, columns=["run", "trunk", "params", "images", "flops", "loss"])
+
+
+def test_the_likelihood_is_that_of_the_mixed_model():
+    """Catches a wrong projection: against the restricted likelihood written out with the whole covariance."""
+    rng = np.random.default_rng(0)
+    trunks = np.repeat(np.arange(4), 3)
+    jacobian, residuals = rng.standard_normal((12, 3)), rng.standard_normal(12) * 0.01
+    found = shared.scatter(rng, jacobian, residuals, trunks, rng.standard_normal((12, 2)), 20_000)
+    member = np.eye(4)[trunks]
+    grid = np.geomspace(1e-4, 0.3, 60)
+
+    def log_posterior(between, within):
+        inverse = np.linalg.inv(between**2 * member @ member.T + within**2 * np.eye(12))
+        cross = jacobian.T @ inverse
+        inner = cross @ jacobian
+        left = residuals @ (inverse - cross.T @ np.linalg.inv(inner) @ cross) @ residuals
+        value = 0.5 * np.linalg.slogdet(inverse)[1] - 0.5 * np.linalg.slogdet(inner)[1] - 0.5 * left
+        for scale, assumed in ((between, shared.ASSUMED_BETWEEN), (within, shared.ASSUMED_WITHIN)):
+            value += np.log(scale) - np.log1p((scale / assumed) ** 2)
+        return value
+
+    table = np.array([[log_posterior(b, w) for w in grid] for b in grid])
+    weight = np.exp(table - table.max())
+    for drawn, axis in ((found.between, 1), (found.within, 0)):
+        share = np.cumsum(weight.sum(axis)) / weight.sum()
+        for level in (0.1, 0.5, 0.9):
+            assert np.interp(level, share, np.log(grid)) == pytest.approx(np.log(np.quantile(drawn, level)), abs=0.12)
+
+
+def test_planted_noise_is_found():
+    found = fit(branched(1, 0.03, 0.004, sizes=np.geomspace(1e5, 1e7, 7)), POWER, resamples=5, held_out=False)
+    assert found.scatter is None and "8 trunks, whole" in found.method  # as many as can be resampled
+    table = branched(2, 0.03, 0.004)
+    found = fit(table, PARAMETRIC, resamples=150, held_out=False)
+    between, within = (found.scatter.to_json()[name] for name in ("between", "within"))
+    assert between["low"] < 0.03 < between["high"] and within["low"] < 0.004 < within["high"]
+    assert found.scatter.two_seeds == 1 and found.scatter.trunks == 5
+    fact = " ".join(fit_fact(fit(table, PARAMETRIC, resamples=10).to_json()))
+    assert "noise of the 5 trunks" in fact and "1 size with several seeds" in fact and "optimistic" in fact
+
+
+def test_a_trunk_is_one_sample():
+    """Catches branches that are resampled as if they were independent: intervals of half the width that is due."""
+    table = branched(0, 0.03, 0.004)
+    alone = fit(table.drop(columns="trunk"), PARAMETRIC, resamples=80, held_out=False)
+    together = fit(table, PARAMETRIC, resamples=80, held_out=False)
+    at = {"params": [3e7], "images": [3e5]}
+    widths = [np.log(high / low)[0] for low, high in (each.interval(at, new_run=True) for each in (alone, together))]
+    assert widths[1] > 1.3 * widths[0]
+    np.testing.assert_array_equal(alone.parameters, together.parameters)  # the estimate is the same
+    with pytest.raises(ConfigError, match="need 8 trunks, not 5"):
+        fit(table, PARAMETRIC, resamples=10, intervals="runs")
+
+
+def test_leaving_out_means_leaving_out_a_trunk():
+    """Catches a run that is predicted from the other branches of its own trunk, which share its luck."""
+    table = branched(3, 0.03, 0.002)
+    found = fit(table, PARAMETRIC, loss=SQUARES, resamples=5)
+    assert found.trunk_out.rms > 1.2 * found.left_out.rms
+    row = 9
+    rest = fit(table[table["trunk"] != table["trunk"][row]], PARAMETRIC, loss=SQUARES, resamples=5, held_out=False)
+    at = {name: [table[name][row]] for name in ("params", "images")}
+    place, expected = found.runs.index(table["run"][row]), rest.predict(at)[0] / table["loss"][row] - 1
+    assert found.trunk_out.relative_errors[place] == pytest.approx(expected, abs=1e-6)
+    assert compare({"a": found})["laws"]["a"]["leave_one_out_rms"] == found.trunk_out.rms
+    smaller = fit(table[table["params"] < SIZES[-1]], PARAMETRIC, loss=SQUARES, resamples=5, held_out=False)
+    largest = {"params": [SIZES[-1]], "images": [LENGTHS[-1]]}
+    assert found.largest_out.predicted[0] == pytest.approx(smaller.predict(largest)[0], rel=1e-6)
+
+
+def test_runs_without_trunks_are_as_before():
+    table = branched(3, 0.0, 0.01)
+    found = [fit(t, POWER, resamples=50) for t in (table.drop(columns="trunk"), table.assign(trunk=""))]
+    np.testing.assert_array_equal(found[0].draws, found[1].draws)
+    assert found[1].trunk_out is None and "leave_trunk_out" not in found[1].to_json()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("sizes", "seeds", "between", "within"), [(4, 2, 0.02, 0.005), (3, 2, 0.03, 0.005), (4, 1, 0.01, 0.005)]
+)
+def test_intervals_cover_as_often_as_they_say(sizes, seeds, between, within):
+    """200 studies: the exponents, and a run of a new trunk at three times the largest size and length."""
+    rng, covered = np.random.default_rng(5), []
+    for study in range(200):
+        table = branched(study, between, within, np.geomspace(1e5, 1e7, sizes), seeds)
+        found = fit(table, PARAMETRIC, resamples=300, held_out=False)
+        if not found.identifiable:
+            continue
+        new = law(3e7, 3e5) * np.exp(between * rng.standard_normal() + within * rng.standard_normal())
+        low, high = found.interval({"params": [3e7], "images": [3e5]}, new_run=True)
+        ends = [found.estimates[name] for name in EXPONENTS]
+        inside = [each.low <= true <= each.high for each, true in zip(ends, EXPONENTS.values(), strict=True)]
+        covered.append([*inside, low[0] <= new <= high[0]])
+    assert len(covered) >= 180 and (np.mean(covered, axis=0) >= 0.88).all(), np.mean(covered, axis=0)
