@@ -188,7 +188,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "size": SIDE_END,
     "step": COUNT_END,
     "steps": 10**6,
-    "t5_tokens": FEATURES_END,
+    "t5_tokens": 4096,  # attention over a caption takes memory by the square
     "temperature": 1e6,
     "threads": 4096,
     "threshold": 1,

@@ -87,6 +87,9 @@ def split_names(text: str | None, option: str) -> tuple[str, ...]:
     names = () if text is None else tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise ConfigError(f"{option} is {text!r}, with an empty name; write names between single commas")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{option} is {text!r}, which has {twice!r} twice; leave one")
     return names
 
 

@@ -74,7 +74,10 @@ def run(args, overrides) -> int:
     models = None if task.merges_only else _load_models(args, ours)
     made = read_recipe(folder, *MADE) if models is None else _models_facts(models)
     scaling = _scaling(args, made)  # refused before the folder is claimed
+    _check_scaled_alike(folder, scaling)
     about = work.source_facts(source)
+    if columns.label == "folder" and source.kind == "folder" and any("/" not in key for key in source.keys):
+        about["class_of_root"] = source.root_name  # the captions of images outside all subfolders
     if args.synthetic_captions is not None:
         about["synthetic_captions"] = source.captions.facts
     job = work.Job(
@@ -186,6 +189,19 @@ def _scaling(args, made) -> dict:
             f"{theirs[:12]}, here {ours[:12]}); give a corpus of this autoencoder"
         )
     return {"shift": other.shift, "scale": other.scale, "scaling": f"as {other.folder.resolve().name}"}
+
+
+def _check_scaled_alike(folder, scaling) -> None:
+    """Raises `ConfigError` for a finished corpus whose latents are scaled in another way: runs may have seen it."""
+    from rfjax.data.prepared import manifest_facts
+
+    path = folder / manifest_facts.NAME
+    there = manifest_facts.read(path)["latents"] if path.is_file() else {}
+    changed = [name for name in ("scaling", "shift", "scale") if there and there[name] != scaling[name]]
+    if "scaling" in changed or (changed and scaling["scaling"] not in ("measured", "autoencoder")):
+        given = f"{folder} is finished, with latents scaled by --latent-scaling {there['scaling']}"
+        remedy = f"give another --out, or remove {path}: runs that saw it then refuse to go on"
+        raise ConfigError(f"{given}, which is now {scaling['scaling']}; {remedy}")
 
 
 def _load_models(args, ours):

@@ -98,7 +98,7 @@ class LeftOut:
             found = (f"{row['key']} ({row['detail']})" for row in self.rows if row["reason"] == CORRUPT)
             raise RfjaxError(
                 f"{corrupt} of the first {seen} images of {self.name} cannot be decoded, more than --corrupt-limit="
-                f"{limit:g} allows: {'; '.join(found)[:600]}; mend them, or raise the limit"
+                f"{limit:g} allows: {'; '.join(found)[:600]}; raise the limit, or mend them and give another --out"
             )
 
     def by_reason(self) -> dict[str, int]:

@@ -35,6 +35,10 @@ class LatentForm(TypedDict):
     scale: float
 
 
+DECIDE_NO_BYTES = {"recipe.corrupt_limit"}  # it says when to stop: what was made before is the same
+_WORDS = {"source.listing": "the hash of the source's file names and sizes (source.listing)"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All settings that decide the bytes. Hashes of the frozen models and of the source stand beside it on disk."""
@@ -105,6 +109,8 @@ def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
 def claim(folder: Path, facts: Mapping) -> str:
     """Writes `facts` as the folder's recipe.json, or compares them with the one that is there; returns their hash.
 
+    Values of `DECIDE_NO_BYTES` may differ: the folder keeps its own, and so the hash that its parts have.
+
     Raises `ConfigError` with the differences: shards of two recipes must not stand in one folder.
     """
     path = folder / NAME
@@ -113,11 +119,14 @@ def claim(folder: Path, facts: Mapping) -> str:
         write_whole({path: json.dumps(facts, indent=1, sort_keys=True) + "\n"})
     there = read_json(path, remedy="give another folder, or remove it", error=ConfigError)
     ours, theirs = _flatten(facts), _flatten(there)
-    wrong = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+    keys = sorted((ours.keys() | theirs.keys()) - DECIDE_NO_BYTES)
+    wrong = [key for key in keys if ours.get(key) != theirs.get(key)]
     if wrong:
-        said = "; ".join(f"{key} was {theirs.get(key)!r} and is now {ours.get(key)!r}" for key in wrong[:4])
+        said = "; ".join(
+            f"{_WORDS.get(key, key)} was {theirs.get(key)!r} and is now {ours.get(key)!r}" for key in wrong[:4]
+        )
         raise ConfigError(f"{folder} has another recipe: {said}; give the command as before, or another folder")
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(there, sort_keys=True).encode()).hexdigest()
 
 
 def read_recipe(folder: Path, *names: str) -> dict:

@@ -45,6 +45,9 @@ def summary(found: Manifest) -> list[str]:
         )
     if passed_over := facts["source"].get("passed_over"):
         lines.append(f"not read: {list_counts(passed_over)}")
+    if not validation["images"] and facts["recipe"].get("validation_share"):
+        share = f"--validation-share {facts['recipe']['validation_share']:g}"
+        lines.append(f"no image was set aside for validation: {share} of {train['images']:,} images came to none")
     lines += [f"{title}: {list_counts(facts[title])}" for title in ("dropped", "converted") if facts[title]]
     examples = min(validation["images"], 512) if validation["images"] > 1 else 0
     config = {

@@ -198,8 +198,7 @@ def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxy
             )
     run = make_run(configs.apply_overrides(config, overrides), workdir)
     check_record(run)
-    if any(key.startswith("data.") for key in overrides):  # another place is allowed, other data are not
-        run_folder.check_corpus(workdir, run_folder.read_run(workdir), run.corpus)
+    run_folder.check_corpus(workdir, run_folder.read_run(workdir), run.corpus)  # moved data may be, other data not
     return run
 
 

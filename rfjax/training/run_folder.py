@@ -238,7 +238,8 @@ def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:
     if record["corpus_fingerprint"] != corpus.fingerprint:
         raise ConfigError(
             f"{workdir} was trained on another version of the corpus {corpus.name} (fingerprint "
-            f"{record['corpus_fingerprint'][:12]}, now {corpus.fingerprint[:12]}); use another --workdir"
+            f"{record['corpus_fingerprint'][:12]}, now {corpus.fingerprint[:12]}); restore that one, or train another "
+            "run on this one in another --workdir"
         )
 
 

@@ -409,8 +409,8 @@ def test_too_many_corrupt_images_stop_it_with_their_names(monkeypatch, tmp_path,
         and "--corrupt-limit=0.1" in said
     )
     assert [path.name for path in out.iterdir()] == ["recipe.json"]
-    assert prepare(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'more'}", "--corrupt-limit=0.5") == 0
-    assert manifest.read(tmp_path / "more").facts["dropped"] == {"corrupt": 14}
+    assert prepare(monkeypatch, tmp_path / "in", f"--out={out}", "--corrupt-limit=0.5") == 0  # what the error advises
+    assert manifest.read(out).facts["dropped"] == {"corrupt": 14}
 
 
 def test_nothing_left_is_an_error_that_says_why(monkeypatch, folder, tmp_path, capsys):
@@ -433,7 +433,21 @@ def test_another_command_or_a_changed_source_is_refused_by_name(monkeypatch, fol
     (more / "new.png").write_bytes(photographs.encoded("moon"))
     assert prepare(monkeypatch, more, f"--out={out}", *ALL) == 2
     assert "source.listing" in capsys.readouterr().err
+    assert prepare(monkeypatch, folder, f"--out={out}", *ALL, "--latent-scaling=measured") == 2
+    assert "scaled by --latent-scaling autoencoder, which is now measured; give another" in capsys.readouterr().err
     assert digests(out) == digests(undisturbed)
+
+
+def test_the_class_of_a_renamed_folder_is_another(monkeypatch, tmp_path, capsys):
+    """Catches two captions in one corpus, after the folder whose name is the class was renamed amid the work."""
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "a.png").write_bytes(photographs.encoded("moon", 32))
+    given = (f"--out={tmp_path / 'out'}", "--label-column=folder", "--validation-share=0.5")
+    assert prepare(monkeypatch, tmp_path / "cats", *given) == 0
+    assert ("no image was set aside" in capsys.readouterr().out) == (manifest.read(tmp_path / "out").count("train") > 0)
+    (tmp_path / "cats").rename(tmp_path / "dogs")
+    assert prepare(monkeypatch, tmp_path / "dogs", *given) == 2
+    assert "source.class_of_root was 'cats' and is now 'dogs'" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_shard(folder, tmp_path):

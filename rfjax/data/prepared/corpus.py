@@ -244,6 +244,7 @@ def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
         missing = "config.data.corpus is prepared, and config.data.prepared.path names no folder"
         raise ConfigError(f"{missing}; give the folder that rfjax prepare wrote")
     found = manifest.read(wanted.path)
+    manifest.check_seal(found)
     manifest.check_records(found)
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
     has = {

@@ -14,6 +14,7 @@ from rfjax.data.batch import EncoderSlot, latent_shape, written_shape
 from rfjax.data.prepared import manifest_facts
 from rfjax.data.prepared.manifest_facts import KINDS, NAME, SPLITS, VERSION, bucket_name
 from rfjax.errors import ConfigError
+from rfjax.inputs import seals
 
 COPY_AGAIN = "copy the corpus again, or remove the shard's .json and prepare again"
 
@@ -156,6 +157,13 @@ def read(folder: str | Path) -> Manifest:
     for file in found.every_file():
         _check_size(folder / file["name"], file["bytes"])
     return found
+
+
+def check_seal(found: Manifest) -> None:
+    """Raises `ConfigError` for a manifest that was edited: the numbers in it are those of the records."""
+    if seals.is_broken(found.facts):
+        remedy = "copy the corpus again, or give its rfjax prepare command again, which writes it anew"
+        raise ConfigError(f"{found.folder / NAME} was changed after it was written; {remedy}")
 
 
 def check_records(found: Manifest) -> None:

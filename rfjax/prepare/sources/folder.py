@@ -47,6 +47,11 @@ class FolderSource:
         """The keys of all images, known before any is read."""
         return (name for part in self.parts for name in part)
 
+    @property
+    def root_name(self) -> str:
+        """The name of the folder itself, also where it was given as a dot: the class of the images right in it."""
+        return Path(self.location).resolve().name
+
     def records(self, part: int) -> Iterator[Record | Drop]:
         for done, name in enumerate(self.parts[part], 1):
             path = Path(self.location, name)
@@ -56,7 +61,11 @@ class FolderSource:
                 yield Drop(ascii(name)[1:-1], "name that is not UTF-8", "", done)
                 continue
             try:
-                metadata = {"folder": path.parent.name, **self.columns.get(name, {}), **self._sidecars(name)}
+                metadata = {
+                    "folder": path.parent.name if "/" in name else self.root_name,
+                    **self.columns.get(name, {}),
+                    **self._sidecars(name),
+                }
                 yield Record(name, read_bytes(path), metadata, done)
             except (OSError, ValueError) as error:
                 yield Drop(name, "unreadable", f"{type(error).__name__}: {error}", done)
