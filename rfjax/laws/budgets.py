@@ -116,6 +116,11 @@ def optimum(
         return np.asarray(np.exp(log_n)), np.asarray(np.exp(log_spent - cost.eta * log_n))
 
 
+def undecided(fit: Fit) -> list[str]:
+    """The exponents of the parametric law whose intervals reach 0, so that the runs do not decide the optimum."""
+    return [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
+
+
 def exponent_draws(fit: Fit, cost: Cost) -> Float[np.ndarray, " draws"]:
     """a = beta / (alpha + eta beta) of each draw of the fit."""
     alpha, beta = fit.draws[:, 2], fit.draws[:, 4]
@@ -160,10 +165,10 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
         if name != "budget"
         and (value > FAR * column.max() or value < column.min() / FAR)  # the budget's factor is always reported
     ]
-    undecided = [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
-    if undecided:
+    open_ends = undecided(fit)
+    if open_ends:
         warnings.append(
-            f"the interval of {' and '.join(undecided)} reaches 0: these runs do not decide how to divide a budget"
+            f"the interval of {' and '.join(open_ends)} reaches 0: these runs do not decide how to divide a budget"
         )
     if cost.worst > 0.1:
         warnings.append(f"FLOPs are not kappa·params^eta·images: off by up to {100 * cost.worst:.0f} % over the runs")

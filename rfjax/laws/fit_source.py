@@ -16,6 +16,7 @@ from rfjax.laws.correlation import redrawn_scores
 from rfjax.laws.fit_points import Exclusion, check, exclude
 from rfjax.laws.laws import Law
 from rfjax.laws.left_out import LeftOut, Role, left_out_by_role, left_out_runs, unfinished_runs
+from rfjax.laws.run_frontier import ChosenRuns, choose_runs
 from rfjax.results import foreign_table, merge, results_folder
 from rfjax.results.columns import Measure
 from rfjax.results.results_folder import rows_where
@@ -54,11 +55,18 @@ class FitSource:
         redrawn = redrawn_scores(self.study[0].prompts, rows, settings[evaluation], resamples, seed, evaluation)
         return redrawn.get(measure.item)
 
-    def rows_for(self, law: Law) -> pd.DataFrame:
-        """The rows that a law is fitted to. In a study, laws of compute are fitted to the frontier."""
+    def choose_runs(self, law: Law) -> ChosenRuns:
+        """The rows that a law is fitted to. In a study, laws of compute are fitted to the frontier, which
+        `chosen_line` says of all of them."""
         if self.study is None:
-            return self.final
-        return self.final[self.final["best_rate" if "params" in law.variables else "frontier"]]
+            return choose_runs(self.final, law)
+        of_size = "params" in law.variables
+        rows = self.final[self.final["best_rate" if of_size else "frontier"]]
+        return ChosenRuns(rows=rows, on_frontier=not of_size)
+
+    def rows_for(self, law: Law) -> pd.DataFrame:
+        """The rows that a law is fitted to."""
+        return self.choose_runs(law).rows
 
     def left_out_lines(self) -> list[str]:
         """What is in the table, or beside it, and among no fit: a line each."""

@@ -302,20 +302,3 @@ def _leave_largest_out(table, law, log_x, log_loss, options):
     low, high = rest.interval(x, new_run=True)
     predicted = tuple(rest.predict(x).tolist())
     return LargestOut(**actual, predicted=predicted, low=tuple(low.tolist()), high=tuple(high.tolist()))
-
-
-def compare(fits: Mapping[str, Fit]) -> dict:
-    """The laws' held-out errors, of each run (with all runs of its trunk) left out and of the largest, and the law with
-    the smallest.
-
-    `preferred` is "" unless at least two laws can be compared.
-    """
-    table = {
-        name: {
-            "leave_one_out_rms": out.rms if (out := fitted.trunk_out or fitted.left_out) else None,
-            "leave_largest_out": fitted.largest_out.relative_error if fitted.largest_out else None,
-        }
-        for name, fitted in fits.items()
-    }
-    rms = {name: row["leave_one_out_rms"] for name, row in table.items() if row["leave_one_out_rms"] is not None}
-    return {"laws": table, "preferred": min(rms, key=rms.__getitem__) if len(rms) > 1 else ""}

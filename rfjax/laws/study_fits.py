@@ -14,10 +14,13 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from rfjax.errors import ConfigError
-from rfjax.laws.budgets import UNDECIDED, Allocation, allocate, measure_cost
-from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, compare, fit
+from rfjax.laws.budgets import Allocation, allocate, measure_cost, undecided
+from rfjax.laws.comparison import compare
+from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
+from rfjax.laws.optimal_frontier import OptimalFrontier, derive
 from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
+from rfjax.laws.run_frontier import on_frontier
 from rfjax.laws.trunks import are_shared, trunks_of
 from rfjax.limits import ROLES
 from rfjax.results.merge import wide_frame
@@ -75,10 +78,12 @@ class Analysis:
     fits: Mapping[str, Fit]
     held_out: HeldOut | None
     held_out_reason: str  # why there is none, or ""
-    comparison: dict  # of the laws of compute, from `compare`
+    comparison: dict  # of all laws, from `compare`
     profiles: Mapping[str, Mapping[str, Profile]] = field(default_factory=dict)  # by law and parameter
     plan: Allocation | None = None  # of ten times the largest run's FLOPs
     plan_reason: str = ""  # why there is none, or ""
+    optimal_frontier: OptimalFrontier | None = None  # of the parametric law
+    optimal_frontier_reason: str = ""  # why there is none, or ""
 
     def to_json(self) -> dict:
         content = {name: value for name, value in vars(self).items() if name != "points"}
@@ -146,19 +151,6 @@ def mark_points(points: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([points.drop(columns=list(marks), errors="ignore"), marks], axis=1)
 
 
-def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Which runs are on the compute frontier: no other run has as low a loss for as few FLOPs.
-
-    Runs that differ only in their seed are on it together or not at all, by their mean loss: the luckiest seed alone
-    would bend the frontier down.
-    """
-    groups = points.groupby(["flops", "params", "learning_rate"], dropna=False)["loss"]
-    mean, flops = groups.transform("mean").to_numpy(float), points["flops"].to_numpy(float)
-    no_worse = (flops[None] <= flops[:, None]) & (mean[None] <= mean[:, None])
-    better = (flops[None] < flops[:, None]) | (mean[None] < mean[:, None])
-    return ~(no_worse & better).any(axis=1)
-
-
 def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
     """Which runs have the best learning rate of all runs of their size and number of images."""
     keys = ["params", "images"]
@@ -210,6 +202,7 @@ def analyse(
     headline, reason = _choose_headline(fits[SATURATING.name], fits[POWER.name])
     held_out, held_out_reason = hold_out_largest(points, options)
     plan, plan_reason = _plan_budget(fits[PARAMETRIC.name], best)
+    optimal, optimal_reason = derive(fits[PARAMETRIC.name], best)
     profiled = {
         name: {
             p: profile(fits[name], p, simulations=options.resamples, seed=options.seed)
@@ -225,10 +218,12 @@ def analyse(
         fits=fits,
         held_out=held_out,
         held_out_reason=held_out_reason,
-        comparison=compare({law.name: fits[law.name] for law in (SATURATING, POWER)}),
+        comparison=compare(fits),
         profiles=profiled,
         plan=plan,
         plan_reason=plan_reason,
+        optimal_frontier=optimal,
+        optimal_frontier_reason=optimal_reason,
     )
 
 
@@ -236,9 +231,9 @@ def _plan_budget(parametric, rows):
     """(the best use of ten times the largest run's FLOPs, why there is none)."""
     if not parametric.identifiable:
         return None, f"the parametric law was not fitted: {parametric.reason}"
-    undecided = [name for name in ("alpha", "beta") if parametric.estimates[name].low < UNDECIDED]
-    if undecided:
-        return None, f"the runs do not decide it: the interval of {' and '.join(undecided)} reaches 0"
+    open_ends = undecided(parametric)
+    if open_ends:
+        return None, f"the runs do not decide it: the interval of {' and '.join(open_ends)} reaches 0"
     largest = rows["images"].to_numpy(float).max()
     return allocate(parametric, PLANNED * float(rows["flops"].max()), measure_cost(rows), fixed_images=largest), ""
 

@@ -10,13 +10,15 @@ from rfjax.errors import ConfigError
 from rfjax.laws import study_fits
 from rfjax.laws.budgets import Cost, allocate, measure_cost
 from rfjax.laws.chinchilla_approaches import approach1, approach2
+from rfjax.laws.comparison import compare
 from rfjax.laws.correlation import correlate
 from rfjax.laws.fit_points import check, listed_columns, rename_hint
 from rfjax.laws.fit_source import read_source
-from rfjax.laws.fitting import compare, fit
+from rfjax.laws.fitting import fit
 from rfjax.laws.laws import LAWS, PARAMETRIC
 from rfjax.laws.misfits import LOSSES, huber
 from rfjax.laws.noise_levels import by_level
+from rfjax.laws.optimal_frontier import derive
 from rfjax.laws.profile_likelihood import profile, profiled_parameters
 from rfjax.laws.score_links import predict_by_links
 from rfjax.report import fit_facts
@@ -83,6 +85,7 @@ def _laws(args, source):
     study = source.study and args.law is None
     facts, content, fits = (_study_fits if study else _table_fits)(args, source, options)
     facts += fit_facts.comparison_facts(content["comparison"])
+    facts += fit_facts.optimal_frontier_facts(content) if "parametric" in fits else []
     budgets = [found for budget in args.budget for found in _budget(args, source, fits, budget, required=not study)]
     profiles = {
         name: {p: plain(profile(found, p, seed=args.seed)) for p in profiled_parameters(found.law)}
@@ -112,19 +115,25 @@ def _table_fits(args, source, options):
         raise ConfigError(f"{lack}; the table has {listed_columns(source.final)}{hint}")
     if args.law == "saturating":  # to compare with, and to fall back on where that law cannot be fitted
         chosen.append(LAWS["power"])
-    fits = {}
+    fits, rules = {}, {}
     for law in chosen:
-        rows = source.rows_for(law)
-        covariance = study_fits.examples_covariance(source.pairs, rows["run"].tolist())
-        fits[law.name] = fit(rows, law, examples_covariance=covariance, **options)
+        found = source.choose_runs(law)
+        covariance = study_fits.examples_covariance(source.pairs, found.rows["run"].tolist())
+        fits[law.name] = fit(found.rows, law, examples_covariance=covariance, **options)
+        rules |= {law.name: found.rule} if found.rule else {}
     if not any(found.identifiable for found in fits.values()):
         raise ConfigError("; ".join(f"the {name} law was not fitted: {found.reason}" for name, found in fits.items()))
     content = {
         "fits": {name: found.to_json() for name, found in fits.items()},
-        "comparison": compare({name: found for name, found in fits.items() if "flops" in found.law.variables}),
+        "which_runs": rules,
+        "comparison": compare(fits),
         "instead": "power" if args.law == "saturating" and not fits[args.law].identifiable else "",
     }
-    facts = [fit_facts.fit_fact(found) for found in content["fits"].values()]
+    if "parametric" in fits:
+        rows, given = source.rows_for(PARAMETRIC), args.flops_per_param_image
+        content["optimal_frontier"], content["optimal_frontier_reason"] = derive(fits["parametric"], rows, given)
+        content = plain(content)
+    facts = [fit_facts.fit_fact(found, rules.get(name, "")) for name, found in content["fits"].items()]
     if content["instead"]:
         remedy = "the pure power law, without an offset"
         facts.append([f"instead of the {args.law} law, which these runs cannot decide: {remedy}"])

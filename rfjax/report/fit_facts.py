@@ -35,12 +35,13 @@ def as_prose(fact: Fact) -> str:
     return " ".join(map(sentence, fact))
 
 
-def fit_fact(fit: Mapping) -> list[str]:
-    """One fit, from `Fit.to_json`: the law with its parameters, then how well it predicts."""
+def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
+    """One fit, from `Fit.to_json`: the law with its parameters, the `rule` of its runs, then how well it predicts."""
     if not fit["identifiable"]:
         return [f"{fit['law']} law: not fitted: {fit['reason']}"]
     parameters = ", ".join(f"{name} = {parameter(name, found)}" for name, found in fit["parameters"].items())
     fact = [f"{fit['law']} law: loss = {fit['formula']} over {fit['n']} runs: {parameters}"]
+    fact += [rule] if rule else []
     errors = _held_out_errors(fit)
     fact += [errors] if errors else []
     fact += [_scatter_sentence(fit["scatter"])] if "scatter" in fit else []
@@ -92,11 +93,47 @@ def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
 
 
 def comparison_facts(comparison: Mapping) -> list[Fact]:
-    """Which law predicts held-out runs best; none where there is nothing to compare."""
-    errors = {name: row["leave_one_out_rms"] for name, row in comparison["laws"].items()}
+    """Which law predicts held-out runs best, over the runs that all of them were fitted to; none where there is one
+    law."""
+    laws, best, runs = comparison["laws"], comparison["preferred"], len(comparison["shared_runs"])
+    if len(laws) < 2:
+        return []
+    without = [f"not compared: the {name} law: {row['reason']}" for name, row in laws.items() if row["reason"]]
+    if not best:
+        return [[f"laws are not compared: {comparison['reason']}"]]
+    errors = {name: row["shared_runs_rms"] for name, row in laws.items()}
     rows = ", ".join(f"{name} {percent(rms, signed=False)}" for name, rms in errors.items() if rms is not None)
-    best = comparison["preferred"]
-    return [[f"by leave-one-out error the {best} law predicts best ({rows})"]] if best else []
+    sure = f"; best in {100 * comparison['preferred_share']:.0f} % of resamples of these runs"
+    return [[f"by leave-one-out error the {best} law predicts best over the same {runs} runs ({rows}{sure})", *without]]
+
+
+def optimal_frontier_facts(found: Mapping) -> list[Fact]:
+    """The compute-optimal frontier of the parametric law, from its JSON under `optimal_frontier`, or why there is
+    none."""
+    frontier = found["optimal_frontier"]
+    if frontier is None:
+        return [[f"no compute-optimal frontier of the parametric law: {found['optimal_frontier_reason']}"]]
+    powers = [f"{name} = {_power_of_compute(frontier[name])}" for name in ("params", "images")]
+    loss = f"loss = {parameter('E', frontier['loss']['E'])} + {_power_of_compute(frontier['loss'], '-')}"
+    fact = [f"compute-optimal frontier of the parametric law, for C FLOPs: {', '.join([*powers, loss])}"]
+    places = ("the least of the runs", "the most of the runs", "beyond the runs")
+    for place, at in zip(places, frontier["points"], strict=True):
+        fact.append(
+            f"at {power(at['flops'])} FLOPs ({place}): {estimate(at['params'], count)} parameters, "
+            f"{estimate(at['images'], count)} images ({estimate(at['images_per_param'], power)} a parameter), "
+            f"loss {estimate(at['loss'], '.4f')}"
+        )
+    return [[*fact, cost_sentence(frontier["cost"]), frontier["convention"]]]
+
+
+def _power_of_compute(found, sign=""):
+    return f"{power(found['coefficient'])}·C^{sign}{estimate(found['exponent'], '.3f')}"
+
+
+def cost_sentence(cost: Mapping) -> str:
+    """What training costs, from a `Cost` as JSON, how that is known, and how far off it is over the runs."""
+    off = f", off by up to {percent(cost['worst'], signed=False)}" if cost["worst"] >= 5e-5 else ""
+    return f"cost: {power(cost['kappa'])} · params^{cost['eta']:.3f} · images FLOPs ({cost['source']}{off})"
 
 
 def headline_fact(analysis: Mapping) -> list[str]:
@@ -135,7 +172,7 @@ def allocation_fact(found: Mapping) -> list[str]:
         f"{percent(found['excess_loss_of_fixed_steps']['value'])} of the optimum's"
         + _beyond(beyond["fixed_params"], "the largest size")
         + _beyond(beyond["fixed_images"], "the most images"),
-        f"cost: {power(cost['kappa'])} · params^{cost['eta']:.3f} · images FLOPs ({cost['source']})",
+        cost_sentence(cost),
         *found["warnings"],
     ]
 

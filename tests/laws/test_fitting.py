@@ -8,7 +8,8 @@ import pytest
 
 from rfjax.errors import ConfigError
 from rfjax.laws import resampling
-from rfjax.laws.fitting import compare, fit
+from rfjax.laws.comparison import compare
+from rfjax.laws.fitting import fit
 from rfjax.laws.laws import BROKEN, LAWS, PARAMETRIC, POWER, SATURATING
 from rfjax.laws.misfits import HUBER, LOSSES
 from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE

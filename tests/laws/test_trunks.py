@@ -6,7 +6,8 @@ import pytest
 
 from rfjax.errors import ConfigError
 from rfjax.laws import trunks as shared
-from rfjax.laws.fitting import compare, fit
+from rfjax.laws.comparison import compare
+from rfjax.laws.fitting import fit
 from rfjax.laws.laws import PARAMETRIC, POWER
 from rfjax.laws.misfits import LOSSES
 from rfjax.report.fit_facts import fit_fact

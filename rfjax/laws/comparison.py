@@ -1,0 +1,62 @@
+"""Compares laws by one held-out error over the same runs.
+
+Laws may be fitted to different runs of a table: a law of compute to the frontier, the parametric law to all. Each run
+that all of them were fitted to is predicted by each law without it, and the law with the least error is preferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rfjax.laws.fitting import Fit
+
+LEAST_SHARED = 3  # with fewer runs, one of them decides which law is preferred
+RESAMPLES = 1000
+
+
+def compare(fits: Mapping[str, Fit]) -> dict:
+    """The laws' held-out errors, of each run left out and of the largest, and the law that predicts best.
+
+    A branch is left out with its whole trunk. For each law `leave_one_out_rms` is over the runs that it was fitted to,
+    and `shared_runs_rms` over those that all compared laws were fitted to; `preferred` has the smallest of the latter,
+    and `preferred_share` is how often it has when these runs are resampled. `preferred` is "" where fewer than two laws
+    can be compared, and `reason` says why. A law that cannot predict each of its runs is not compared, and its `reason`
+    says why.
+    """
+    errors, laws = {}, {}
+    for name, fitted in fits.items():
+        left_out = fitted.trunk_out or fitted.left_out
+        rms = left_out.rms if left_out else None
+        laws[name] = {
+            "leave_one_out_rms": rms,
+            "leave_largest_out": fitted.largest_out.relative_error if fitted.largest_out else None,
+            "shared_runs_rms": None,
+            "reason": "" if rms is not None else _why_not(fitted),
+        }
+        if rms is not None:
+            errors[name] = dict(zip(left_out.runs, left_out.relative_errors, strict=True))
+    shared = [run for run in next(iter(errors.values()), ()) if all(run in others for others in errors.values())]
+    found = {"laws": laws, "preferred": "", "preferred_share": None, "shared_runs": shared, "reason": ""}
+    if len(errors) < 2:
+        count = "no law can" if not errors else f"only the {next(iter(errors))} law can"
+        return found | {"shared_runs": [], "reason": f"{count} predict each run from the others"}
+    if len(shared) < LEAST_SHARED:
+        return found | {"reason": f"the laws have {len(shared)} runs in common; at least {LEAST_SHARED} are needed"}
+    squares = np.array([[of_law[run] ** 2 for run in shared] for of_law in errors.values()])
+    for name, square in zip(errors, squares, strict=True):
+        laws[name]["shared_runs_rms"] = float(np.sqrt(square.mean()))
+    best = int(squares.mean(axis=1).argmin())
+    drawn = np.random.default_rng(0).integers(len(shared), size=(RESAMPLES, len(shared)))
+    resampled = squares[:, drawn].mean(axis=2)
+    share = float((resampled.argmin(axis=0) == best).mean())
+    return found | {"preferred": list(errors)[best], "preferred_share": share}
+
+
+def _why_not(fitted):
+    """Why a law has no error of each run left out in turn."""
+    if not fitted.identifiable:
+        return f"not fitted: {fitted.reason}"
+    left_out = fitted.trunk_out or fitted.left_out
+    return left_out.reason if left_out else "its runs were not left out in turn"

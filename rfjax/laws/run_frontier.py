@@ -1,0 +1,93 @@
+"""Chooses the runs that a law of compute is fitted to in anybody's table: those on the frontier, where sizes compete.
+
+Where a larger network was trained with no more compute than a smaller one, most runs are of a size that is not the best
+for their compute, and a law through all of them is the law of no design. Such a table has its laws of compute fitted
+to the runs that no other run beats in both loss and FLOPs. Where these are too few, the law goes through all runs, and
+says so. A table with one size for each compute is a design of its own, and its law goes through all runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from rfjax.laws.laws import Law
+
+SPARE = 2  # runs beyond the law's parameters: one of freedom, and one that can be left out
+SAME_SIZE = 1e-6  # relative
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChosenRuns:
+    """The rows that a law is fitted to; `rule` says which and why, and is "" where it does not depend on the table."""
+
+    rows: pd.DataFrame
+    rule: str = ""
+    on_frontier: bool = False
+
+
+def choose_runs(table: pd.DataFrame, law: Law) -> ChosenRuns:
+    """The rows of a table, one for each run, to which a law is fitted.
+
+    Laws without `flops` take all rows. So do laws of compute where `flops` or `loss` is missing or not positive, which
+    `fitting.fit` refuses by row.
+    """
+    flops, loss = (_positive(table, name) for name in ("flops", "loss"))
+    if "flops" not in law.variables or flops is None or loss is None:
+        return ChosenRuns(rows=table)
+    runs = f"{len(table)} run{'s'[: len(table) != 1]}"
+    sizes = _sizes(table, flops)
+    if sizes is None:
+        remedy = "whether these are the best at their compute is not known without a column params or images"
+        return ChosenRuns(rows=table, rule=f"the {law.name} law goes through all {runs}; {remedy}")
+    if not sizes_compete(flops, sizes):
+        return ChosenRuns(rows=table, rule=f"the {law.name} law goes through all {runs}: each compute has one size")
+    chosen = on_frontier(table)
+    least, count = len(law.parameters) + SPARE, int(chosen.sum())
+    if count < least:
+        why = f"{count} on the frontier {'is' if count == 1 else 'are'} too few, {least} are needed"
+        rule = f"the {law.name} law goes through all {runs}, of several sizes for a compute: it is no law of the "
+        return ChosenRuns(rows=table, rule=f"{rule}compute-optimal runs ({why})")
+    rule = f"the {law.name} law is fitted to the {count} of {runs} on the frontier, which no other run beats in both "
+    return ChosenRuns(rows=table[chosen], rule=f"{rule}loss and FLOPs", on_frontier=True)
+
+
+def sizes_compete(flops: Float[np.ndarray, " runs"], sizes: Float[np.ndarray, " runs"]) -> bool:
+    """Whether any larger network was trained with no more compute than a smaller one."""
+    by_flops = pd.Series(sizes).groupby(flops)
+    return bool((by_flops.max().cummax() > by_flops.min() * (1 + SAME_SIZE)).any())
+
+
+def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
+    """Which runs are on the compute frontier: no other run has as low a loss for as few FLOPs.
+
+    Runs that differ only in their seed are on it together or not at all, by their mean loss: the luckiest seed alone
+    would bend the frontier down. The columns are `flops`, `loss` and, where there are any, `params` and
+    `learning_rate`.
+    """
+    settings = [name for name in ("flops", "params", "learning_rate") if name in points]
+    mean = points.groupby(settings, dropna=False)["loss"].transform("mean").to_numpy(float)
+    flops = points["flops"].to_numpy(float)
+    least = pd.Series(mean).groupby(flops).min()  # in order of FLOPs
+    before = least.cummin().shift(fill_value=np.inf)  # of all runs with fewer
+    return (mean < before.loc[flops].to_numpy()) & (mean <= least.loc[flops].to_numpy())
+
+
+def _sizes(table, flops):
+    """The sizes of the runs, up to a factor; None where the table has none."""
+    params = _positive(table, "params")
+    if params is not None:
+        return params
+    images = _positive(table, "images")
+    return None if images is None else flops / images
+
+
+def _positive(table, name):
+    """A column's numbers; None where it lacks, or any is not a positive number."""
+    if name not in table:
+        return None
+    values = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
+    return values if len(values) and (np.isfinite(values) & (values > 0)).all() else None
