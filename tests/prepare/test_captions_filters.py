@@ -1,7 +1,7 @@
 import pytest
 
 from rfjax.errors import ConfigError
-from rfjax.prepare.captions import CaptionColumns, NoText, clean, read_class_names, texts
+from rfjax.prepare.captions import CaptionColumns, NoText, clean, read_class_names, reading_notes, texts
 from rfjax.prepare.filters import parse_filter
 
 
@@ -138,3 +138,10 @@ def test_what_is_no_comparison_is_refused_and_never_run(text):
 
 def test_clean_text_has_no_nul():
     assert clean("a\0b") == "a b"
+
+
+@pytest.mark.parametrize("value", [b"a cat\0", "a cat\0", ["a cat\0"], {"text": [b"a cat\0"]}, '["a cat\\u0000"]'])
+def test_zeros_taken_out_of_a_caption_are_counted(value):
+    """Catches a caption of a C string stored as Chinese, and one that is mended without a count."""
+    assert texts(value) == ("a cat",)
+    assert reading_notes(CaptionColumns(), {"caption": value}) == ["caption with NUL removed"]
