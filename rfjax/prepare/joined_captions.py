@@ -70,6 +70,7 @@ class JoinedSource:
     label = property(lambda self: self.source.label)
     class_names = property(lambda self: self.source.class_names)
     passed_over = property(lambda self: self.source.passed_over)
+    noticed = property(lambda self: getattr(self.source, "noticed", {}))
     keys = property(lambda self: getattr(self.source, "keys", None))
 
     def records(self, part: int) -> Iterator[Record | Drop]:

@@ -197,3 +197,40 @@ def test_a_folder_of_another_kind_is_answered_with_the_remedy(tmp_path, name, re
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ConfigError, match=f"no images in .*; it has {name}: .*{remedy}"):
         open_captioned(Reading(source=str(tmp_path), shard_size=4))
+
+
+def test_what_lies_beside_tars_is_named(tmp_path):
+    """Catches archives and tables beside the tars that nobody reads, and x.TAR counted as an image that is not read."""
+    for name in ("a.tar", "b.TAR"):
+        write_tar(tmp_path / name, [("a.png", picture("red")), ("a.txt", b"red")])
+    others = ("c.tar.gz", "d.tgz", "e.zip", "f.parquet", "g.csv")
+    for name in others:
+        (tmp_path / name).write_bytes(b"x")
+    source, _ = open_captioned(Reading(source=str(tmp_path), shard_size=9))
+    assert source.kind == "webdataset" and len(source.sizes) == 2
+    assert source.passed_over == {"files of formats that are not read": others}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "words"),
+    [
+        (b"", "rest of a broken tar", "a.tar: it is empty"),
+        (b"no tar" * 99, "rest of a broken tar", "a.tar: ReadError: file could not be opened"),
+        (bytes(10240), "no image", "neither images nor captions"),
+    ],
+)
+def test_a_tar_of_nothing_is_one_line(tmp_path, content, reason, words):
+    """Catches the key a/None with five lines, and an empty tar that is not named at all."""
+    (tmp_path / "a.tar").write_bytes(content)
+    source, _ = open_captioned(Reading(source=str(tmp_path / "a.tar"), shard_size=9))
+    (found,) = source.records(0)
+    assert (found.key, found.reason) == ("a.tar", reason) and words in found.detail and "\n" not in found.detail
+
+
+def test_several_captions_of_one_key_in_a_tar(tmp_path):
+    """Catches the last of several .txt files taken for the caption; `a.txt` is, whatever `a.ocr.txt` is."""
+    members = [("a.png", picture("red")), ("a.txt", b"red"), ("a.ocr.txt", b"nothing")]
+    members += [("b.png", picture("blue")), ("b.txt", b"blue"), ("b.TXT", b"BLUE")]
+    members += [("c.png", picture("red")), ("c.x.txt", b"red"), ("c.y.txt", b"none")]
+    kept, drops = judged(write_tar(tmp_path / "a.tar", members))
+    assert kept == {"a/a": ("red",)} and drops == {"several captions or .json files under one key": 2}
