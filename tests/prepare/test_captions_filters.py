@@ -96,6 +96,8 @@ COLUMNS = {
     "watermark": False,
     "score": "6.5",
     "raw": b"7",
+    "id": 2**60 + 5,
+    "id_as_text": str(2**60 + 5),
     "nested": {"p": 0.1},
     "nan": float("nan"),
 }
@@ -120,6 +122,12 @@ COLUMNS = {
         ("nested.p<0.2", None),
         ("nan>=0", "lacks nan"),
         ("missing>=0", "lacks missing"),
+        (f"id=={2**60 + 5}", None),  # a float would round it
+        (f"id=={2**60 + 6}", f"not id=={2**60 + 6}"),
+        (f"id<{2**60 + 6}", None),
+        (f"id_as_text=={2**60 + 6}", f"not id_as_text=={2**60 + 6}"),
+        ("width>=299.5", None),
+        ("aesthetic==5", None),
         ("nsfw>=5", "nsfw is of another type"),
         ("watermark>=0", "watermark is of another type"),  # not "False is 0"
     ],
