@@ -118,14 +118,15 @@ def source_facts(source: Source) -> dict:
 
 def counted_names(source: Source, name: str) -> dict[str, int]:
     """How much of a source was not read (`passed_over`), or may be a mistake (`noticed`), by reason."""
-    return {reason: len(names) for reason, names in getattr(source, name, {}).items()}
+    return {reason: len(names) for reason, names in getattr(source, name).items()}
 
 
 def say_passed_over(source: Source) -> None:
     """A line for each reason for which something of a source is not read, or may be a mistake; with the first names."""
-    for title, name in (("not read", "passed_over"), ("noticed", "noticed")):
-        for line in describe(getattr(source, name, {})):
-            say(f"{title}: {line}")
+    for line in describe(source.passed_over):
+        say(f"not read: {line}")
+    for line in describe(source.noticed, most=5):
+        say(f"noticed: {line}")
 
 
 @contextlib.contextmanager

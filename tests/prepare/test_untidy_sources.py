@@ -12,6 +12,7 @@ import pytest
 
 from helpers.coloured_pictures import COLOURS, colour_of, picture
 from helpers.photographs import add_member
+from helpers.small_sources import write_parquet, write_tar
 from rfjax.errors import ConfigError
 from rfjax.prepare.reading import Reading, open_captioned
 from rfjax.prepare.recipe import Recipe
@@ -34,13 +35,6 @@ def judged(where, **options):
                 assert colour_of(record.image) in caption, (record.key, caption)
             kept[found.key] = found.original
     return kept, dict(drops)
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            add_member(tar, name, content)
-    return path
 
 
 PICTURES = {f"{n:03}": colour for n, colour in enumerate(COLOURS)}
@@ -129,17 +123,6 @@ def test_a_table_of_metadata_beside_the_images(tmp_path, form):
     assert ("rows of train/metadata.jsonl that cannot be read" in source.passed_over) == (form == "jsonl")
 
 
-def write_parquet(path, columns, about=None):
-    import pyarrow
-    import pyarrow.parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table(columns)
-    if about:
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
-    pyarrow.parquet.write_table(table, path)
-
-
 def test_parquet_files_of_one_set_that_differ(tmp_path):
     """Other image columns in other files; captions as JSON text; files in a folder of the folder."""
     write_parquet(tmp_path / "data" / "a.parquet", {"image": [picture("red")], "text": ['["a red one", "red"]']})
@@ -216,7 +199,7 @@ def test_what_lies_beside_tars_is_named(tmp_path):
     [
         (b"", "rest of a broken tar", "a.tar: it is empty"),
         (b"no tar" * 99, "rest of a broken tar", "a.tar: ReadError: file could not be opened"),
-        (bytes(10240), "no image", "neither images nor captions"),
+        (bytes(10240), "tar of nothing that is read", "neither images nor captions"),
     ],
 )
 def test_a_tar_of_nothing_is_one_line(tmp_path, content, reason, words):

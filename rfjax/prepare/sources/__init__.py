@@ -46,7 +46,8 @@ class Source(Protocol):
     label: str | None  # the column that holds a class, if captions are made of it
     class_names: Sequence[str] | None  # names by class number, if the source knows them
     passed_over: Mapping[str, Sequence[str]]  # reason -> what of it is not read, such as hidden folders
-    # A source may also have `noticed`, by reason what is read and may be a mistake, and `keys`, of all its images.
+    noticed: Mapping[str, Sequence[str]]  # reason -> what is read, and may be a mistake
+    # A source that knows the keys of all its images before it is read has them as `keys`.
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         """The images of a part. Raises `RfjaxError` for a file that cannot be read at all."""

@@ -37,10 +37,16 @@ class ParquetSource:
     label: str | None = None
     class_names: tuple[str, ...] | None = None
     kind: str = "parquet"
+    noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def sizes(self) -> list[int]:
         return [span.end - span.start for span in self.spans]
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of all images, known before any is read."""
+        return (f"{span.path.stem}/{row:09}" for span in self.spans for row in range(span.start, span.end))
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         import pyarrow.parquet

@@ -21,6 +21,7 @@ from rfjax.prepare.sources.folder import CAPTIONS, SIDECARS, SUFFIXES
 SIDECAR_BYTES = 2**24  # a larger file is no sidecar
 TWICE = "name that stands twice in the tar"
 SEVERAL = "several images under one key"
+EMPTY = "tar of nothing that is read"
 SEVERAL_SIDECARS = "several captions or .json files under one key"
 
 
@@ -52,9 +53,10 @@ class WebDatasetSource:
     kind: str = "webdataset"
     label: str | None = None
     class_names: None = None
+    noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def records(self, part: int) -> Iterator[Record | Drop]:
-        path, broken, last = self.paths[part], None, None
+        path, broken, last, left_out = self.paths[part], None, None, False
         members: list[Member] = []
         try:
             with tarfile.open(path, "r:*") as tar:
@@ -65,6 +67,7 @@ class WebDatasetSource:
                             members.append(found)
                             last = found.key
                         elif found:
+                            left_out = True
                             yield Drop(f"{path.stem}/{_as_text(info.name)}", *found, 0)
                 except (tarfile.TarError, OSError, EOFError) as error:
                     # The last image may lack its caption, so it belongs to the rest.
@@ -90,8 +93,8 @@ class WebDatasetSource:
             detail = f"{path.name}: {why if self.sizes[part] else 'it is empty'}"
             key = path.name if last is None else f"{path.stem}/{_as_text(last)}"
             yield Drop(key, "rest of a broken tar", detail, self.sizes[part])
-        elif last is None:
-            yield Drop(path.name, "no image", "the tar has neither images nor captions", self.sizes[part])
+        elif last is None and not left_out:
+            yield Drop(path.name, EMPTY, "it has neither images nor captions", self.sizes[part])
 
 
 def _at(record: Record | Drop, done: int) -> Record | Drop:
