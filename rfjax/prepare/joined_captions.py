@@ -72,6 +72,7 @@ class JoinedSource:
     class_names = property(lambda self: self.source.class_names)
     passed_over = property(lambda self: self.source.passed_over)
     noticed = property(lambda self: self.source.noticed)
+    root_name = property(lambda self: self.source.root_name)
     keys = property(lambda self: getattr(self.source, "keys", None))
 
     def records(self, part: int) -> Iterator[Record | Drop]:

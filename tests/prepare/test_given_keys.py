@@ -61,3 +61,12 @@ def test_captions_of_no_image_are_noticed(tmp_path, kind):
     assert given_keys.captions_known_after(source) == (() if kind == "folder" else ("nope",))
     unmet = {"--synthetic-captions": ("nope",)}
     assert list(given_keys.noticing(source, unmet).noticed.values())[-1] == ("nope",)
+
+
+def test_joined_captions_leave_a_folders_name_askable(tmp_path):
+    """Catches --label-column=folder beside --synthetic-captions, which ended in an AttributeError."""
+    write("folder", tmp_path)
+    given = tmp_path.with_name(f"{tmp_path.name}.jsonl")
+    given.write_text('{"key": "a.png", "caption": "red"}')
+    source, _ = open_captioned(Reading(source=str(tmp_path), shard_size=9, synthetic_captions=given))
+    assert source.root_name == tmp_path.name
