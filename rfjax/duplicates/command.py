@@ -52,7 +52,7 @@ def run(args, overrides) -> int:
     """Describes the parts that are missing and, unless the command is one task of several, writes the keys to drop."""
     from rfjax.duplicates import describe
     from rfjax.duplicates.search import faiss_module
-    from rfjax.prepare import work
+    from rfjax.prepare import given_keys, work
     from rfjax.prepare.captions import CaptionColumns
     from rfjax.prepare.reading import Reading, fields_given, open_captioned
     from rfjax.prepare.recipe import Recipe
@@ -72,6 +72,7 @@ def run(args, overrides) -> int:
         filters=reading.filters(),
         dropped_keys=reading.dropped_keys(),
     )
+    source = given_keys.noticing(source, given_keys.known_before(source, {"--drop-keys": recipe.dropped_keys}))
     about = work.source_facts(source)
 
     def merge(paths, recipe_hash):

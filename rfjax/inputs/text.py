@@ -21,6 +21,8 @@ _MARKS = (
 # Three letters beyond ASCII in a row, or four signs: Cyrillic, Greek, Chinese or Japanese in an encoding of its own.
 # Text of Western Europe has two letters at most, and three signs where a letter stands in quotes.
 _OTHER_SCRIPT = re.compile(rb"[\xc0-\xff]{3}|[\x80-\xff]{4}")
+_MOSTLY = 0.75  # of UTF-16 text without a mark: the share of Latin letters, by which it is told
+_MOST_NULS = 0.2  # of a text: the share of zeros inside it that are taken out
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -30,23 +32,46 @@ class UndecodableText(ValueError):
 
 @dataclass(frozen=True)
 class Text:
-    """A text, and the encoding that it was read in: utf-8, utf-16-le, utf-16-be, utf-32-le, utf-32-be, windows-1252."""
+    """A text, and the encoding that it was read in: utf-8, utf-16-le, utf-16-be, utf-32-le, utf-32-be, windows-1252.
+
+    `nuls` counts the zero characters that were taken out.
+    """
 
     text: str
     encoding: str
+    nuls: int = 0
 
 
-def decode_text(data: bytes) -> Text:
+def decode_text(data: bytes, *, without_nuls: bool = False) -> Text:
     """The text of the bytes, without a byte-order mark, and with its lines ended by "\\n".
 
-    A byte-order mark decides the encoding; without one it is UTF-8, then UTF-16 (recognised by its zero bytes), then
-    Windows-1252, which Latin-1 is a part of. Raises `UndecodableText` for bytes that are none of these.
+    A byte-order mark decides the encoding. Without one the bytes are UTF-16 where about half of them are zero, at the
+    places where Latin letters in UTF-16 have zeros; else UTF-8, then Windows-1252, which Latin-1 is a part of. With
+    `without_nuls`, zeros that end a text, and a few inside it, are taken out, as C's strings and padded fields have
+    them. Raises `UndecodableText` for other bytes, for zeros in the text included.
     """
+    found = _decode_any(data)
+    if "\0" not in found.text:
+        return found
+    text, nuls = drop_nuls(found.text)
+    inner = text.count(" ") - found.text.count(" ")
+    # Zeros in half of a text, or beside control characters, are a picture's, or an encoding's that is not known here.
+    if not without_nuls or inner > _MOST_NULS * len(text) or _CONTROLS.search(text.encode("utf-8", "surrogatepass")):
+        raise UndecodableText("it holds zero bytes, as no text does")
+    return Text(text, found.encoding, nuls)
+
+
+def drop_nuls(text: str) -> tuple[str, int]:
+    """The text without zero characters, and how many there were. Those inside become blanks, since they part words."""
+    return text.strip("\0").replace("\0", " "), text.count("\0")
+
+
+def _decode_any(data: bytes) -> Text:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return _decode(data[len(mark) :], encoding)
-    if b"\0" in data[:4096]:
-        return _decode(data, _wide_encoding(data[:4096]))
+    if b"\0" in data:
+        return _wide_latin(data) or _decode(data, "utf-8")
     try:
         return Text(_lines(data.decode("utf-8")), "utf-8")
     except UnicodeDecodeError as error:
@@ -60,22 +85,33 @@ def decode_text(data: bytes) -> Text:
     return _decode(data, "windows-1252")
 
 
-def _wide_encoding(start: bytes) -> str:
-    """UTF-16's byte order, by the half of the bytes in which the zeros are. Text in Latin letters has zeros in one."""
-    even, odd = start[::2].count(0), start[1::2].count(0)
-    if even and odd and max(even, odd) < 4 * min(even, odd):
-        raise UndecodableText("it holds zero bytes, as no text does")
-    return "utf-16-be" if even > odd else "utf-16-le"
+def _wide_latin(data: bytes) -> Text | None:
+    """The text that the bytes are in UTF-16 without a mark; None where they are not mostly Latin letters in UTF-16."""
+    if len(data) % 2:
+        return None
+    for encoding, zeros in (("utf-16-le", 1), ("utf-16-be", 0)):
+        high = data[zeros::2]
+        units = len(high)
+        while units and data[2 * units - 2 : 2 * units] == b"\0\0":  # the zeros that end a text
+            units -= 1
+        if not units or high[:units].count(0) < _MOSTLY * units:
+            continue
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        latin = sum(character < "\u0250" for character in text[:units]) - text[:units].count("\0")
+        if latin >= _MOSTLY * units:
+            return Text(_lines(text), encoding)
+    return None
 
 
 def _decode(data: bytes, encoding: str) -> Text:
     try:
-        text = data.decode(encoding)
+        return Text(_lines(data.decode(encoding)), encoding)
     except UnicodeDecodeError as error:
-        raise UndecodableText(f"it is no {encoding.upper()}: {error.reason} at byte {error.start}") from None
-    if "\0" in text:
-        raise UndecodableText("it holds zero bytes, as no text does")
-    return Text(_lines(text), encoding)
+        zeros = ", and it holds zero bytes" if b"\0" in data and encoding == "utf-8" else ""
+        raise UndecodableText(f"it is no {encoding.upper()}: {error.reason} at byte {error.start}{zeros}") from None
 
 
 def _lines(text: str) -> str:

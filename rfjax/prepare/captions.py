@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError
 from rfjax.inputs.json_files import parse_json
-from rfjax.inputs.text import decode_text, read_text
+from rfjax.inputs.text import decode_text, drop_nuls, read_text
 
+NUL_REMOVED = "caption with NUL removed"
 TEMPLATE = "a photo of a {}"  # Esser et al. 2024, section 5.1, for ImageNet's classes
 
 
@@ -63,14 +64,18 @@ def texts(value: object) -> tuple[str, ...]:
 
     Raises `NoText` for a list in a list, true and false, and whatever else has no text but its printed form.
     """
+    found = (_text(item) for item in _items(value) if not is_missing(item))
+    return tuple(dict.fromkeys(text for text in found if text))
+
+
+def _items(value: object) -> list:
+    """What may be a caption in a column's value, as it stands there."""
     if isinstance(value, (str, bytes)) and clean(value)[:1] in ("[", "{"):
         value = _from_json(clean(value))
     if isinstance(value, Mapping):  # a sequence of texts, as TFDS gives it
         value = value.get("text", value.get("raw"))
     several = value if isinstance(value, (list, tuple)) else [value]
-    raw = (item["text"] if isinstance(item, Mapping) and "text" in item else item for item in several)
-    found = (_text(item) for item in raw if not is_missing(item))
-    return tuple(dict.fromkeys(text for text in found if text))
+    return [item["text"] if isinstance(item, Mapping) and "text" in item else item for item in several]
 
 
 def is_missing(value: object) -> bool:
@@ -101,13 +106,23 @@ def _from_json(text: str) -> object:
     return value if whole else text
 
 
-def encodings(columns: CaptionColumns, metadata: Mapping[str, object]) -> list[str]:
-    """The encodings but UTF-8 that the captions of a record were read in, for a count."""
+def reading_notes(columns: CaptionColumns, metadata: Mapping[str, object]) -> list[str]:
+    """What was done to read the captions of a record, for a count: an encoding but UTF-8, zero characters taken out."""
     names = (columns.label or columns.original, columns.synthetic)
     values = [column(metadata, name) for name in names if name]
-    several = [item for value in values for item in (value if isinstance(value, (list, tuple)) else [value])]
-    found = [decode_text(item).encoding for item in several if isinstance(item, bytes)]
-    return sorted({encoding for encoding in found if encoding != "utf-8"})
+    return sorted({note for value in values for note in notes_of(value)})
+
+
+def notes_of(value: object) -> set[str]:
+    """The same of one column's value."""
+    notes = set()
+    for item in (value, *_items(value)):
+        if isinstance(item, bytes):
+            found = decode_text(item, without_nuls=True)
+            notes |= {f"caption read as {found.encoding}"} if found.encoding != "utf-8" else set()
+        if found.nuls if isinstance(item, bytes) else isinstance(item, str) and "\0" in item:
+            notes.add(NUL_REMOVED)
+    return notes
 
 
 def clean(value: object) -> str:
@@ -115,8 +130,8 @@ def clean(value: object) -> str:
 
     Raises `UndecodableText` for bytes whose encoding cannot be told.
     """
-    text = decode_text(value).text if isinstance(value, bytes) else str(value)
-    return text.encode("utf-8", "replace").decode().replace("\0", " ").strip().strip("\ufeff").strip()
+    text = decode_text(value, without_nuls=True).text if isinstance(value, bytes) else str(value)
+    return drop_nuls(text.encode("utf-8", "replace").decode())[0].strip().strip("\ufeff").strip()
 
 
 def to_words(name: str) -> str:

@@ -56,7 +56,7 @@ def add_arguments(parser) -> None:
 
 def run(args, overrides) -> int:
     """Makes the shards that are missing and, unless the command is one task of several, the manifest."""
-    from rfjax.prepare import part, shard, work
+    from rfjax.prepare import given_keys, part, shard, work
     from rfjax.prepare.reading import Reading, fields_given, open_captioned
     from rfjax.prepare.recipe import Recipe, read_recipe
 
@@ -69,8 +69,10 @@ def run(args, overrides) -> int:
     chosen = {"buckets": _buckets(args), "filters": reading.filters(), "dropped_keys": reading.dropped_keys()}
     ours = Recipe(**fields_given(Recipe, args) | chosen, columns=columns)
     folder = args.out
+    unmet = given_keys.known_before(source, given := _given_keys(args, source, ours))
     if not task.merges_only:
-        _check_keys(args, source, ours)
+        _check_keys(args, source, given, unmet)
+    source = given_keys.noticing(source, unmet)
     models = None if task.merges_only else _load_models(args, ours)
     made = read_recipe(folder, *MADE) if models is None else _models_facts(models)
     scaling = _scaling(args, made)  # refused before the folder is claimed
@@ -80,6 +82,13 @@ def run(args, overrides) -> int:
         about["class_of_root"] = source.root_name  # the captions of images outside all subfolders
     if args.synthetic_captions is not None:
         about["synthetic_captions"] = source.captions.facts
+
+    def merge(shards, _):
+        late = given_keys.known_after(source, folder, [facts["name"] for facts in shards], ours.dropped_keys)
+        given_keys.say_unmet({"--drop-keys": late, "--synthetic-captions": given_keys.captions_known_after(source)})
+        noticed = given_keys.noticing(source, {"--drop-keys": late})
+        return _merge(args, shards, ours, work.located(about, noticed), scaling)
+
     job = work.Job(
         source=source,
         folder=folder,
@@ -88,7 +97,7 @@ def run(args, overrides) -> int:
         threads=args.threads,
         finished=functools.partial(part.read_finished, shape=shard.ShardJson, sizes=shard.sizes),
         make=functools.partial(shard.make_shard, recipe=ours, models=models),
-        merge=lambda shards, _: _merge(args, shards, ours, work.located(about, source), scaling),
+        merge=merge,
     )
     return work.run(job, task)
 
@@ -124,24 +133,28 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
     return summary(found)
 
 
-def _check_keys(args, source, ours) -> None:
-    """Raises `ConfigError` before any work if a source that knows its keys has none of those that options name."""
-    if (keys := getattr(source, "keys", None)) is None:
-        return
-    keys = set(keys)
-    if ours.dropped_keys and not keys & ours.dropped_keys.keys():
-        raise ConfigError(_no_key_to_drop(args, ours, source.location))
-    if args.synthetic_captions is not None and source.captions.listing != source.listing:
-        if not keys & source.captions.all.keys():
-            raise ConfigError(_no_key_of_captions(args, source.location))
+def _given_keys(args, source, ours) -> dict:
+    """The keys that options give, for a source that knows its own; none of captions written for this very source."""
+    given = {"--drop-keys": ours.dropped_keys} if ours.dropped_keys else {}
+    if args.synthetic_captions is not None and source.keys is not None and source.captions.listing != source.listing:
+        given["--synthetic-captions"] = source.captions.all
+    return given
 
 
-def _no_key_to_drop(args, ours, location):
-    keys = f"the {len(ours.dropped_keys):,} keys of --drop-keys {args.drop_keys}, {next(iter(ours.dropped_keys))!r}"
+def _check_keys(args, source, given, unmet) -> None:
+    """Raises `ConfigError` before any work if a source that knows its keys has none of those that an option gives."""
+    messages = {"--drop-keys": _no_key_to_drop, "--synthetic-captions": _no_key_of_captions}
+    for option, keys in given.items():
+        if len(unmet.get(option, ())) == len(keys):
+            raise ConfigError(messages[option](args, keys, source.location))
+
+
+def _no_key_to_drop(args, dropped, location):
+    keys = f"the {len(dropped):,} keys of --drop-keys {args.drop_keys}, {next(iter(dropped))!r}"
     return f"none of {keys} first, is in {location}; {_OTHER_KEYS} --drop-keys"
 
 
-def _no_key_of_captions(args, location):
+def _no_key_of_captions(args, _, location):
     lack = f"no image has a caption in --synthetic-captions {args.synthetic_captions}: it has no key of {location}"
     return f"{lack}; {_OTHER_KEYS} --synthetic-captions"
 
@@ -156,7 +169,7 @@ def _check_keys_known(args, shards, ours, location) -> None:
     if args.synthetic_captions is not None and not any(
         unit["synthetic"] for facts in shards for unit in facts["units"]
     ):
-        raise RfjaxError(_no_key_of_captions(args, location))
+        raise RfjaxError(_no_key_of_captions(args, None, location))
     if args.synthetic_column is not None and not any(unit["synthetic"] for facts in shards for unit in facts["units"]):
         say(f"no image of {location} has a caption in --synthetic-column {args.synthetic_column!r}")
     if not ours.dropped_keys:
@@ -166,7 +179,7 @@ def _check_keys_known(args, shards, ours, location) -> None:
     reasons = set(map(listed, ours.dropped_keys.values()))
     met = sum(facts["dropped"].get(reason, 0) for facts in shards for reason in reasons)
     if not met:
-        raise RfjaxError(_no_key_to_drop(args, ours, location))
+        raise RfjaxError(_no_key_to_drop(args, ours.dropped_keys, location))
     left = f"{met:,} image was" if met == 1 else f"{met:,} images were"
     say(f"{left} left out by the {len(ours.dropped_keys):,} keys of --drop-keys")
 

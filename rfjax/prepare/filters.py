@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +31,7 @@ class Filter:
     text: str
     column: str
     comparison: str
-    value: float | str | bool
+    value: int | float | str | bool  # a whole number stays one: Python compares it with any number exactly
 
     @property
     def measured(self) -> bool:
@@ -44,8 +45,7 @@ class Filter:
             return f"lacks {self.column}"
         if isinstance(value, (bytes, str)):
             value = _read(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
-        both_numbers = type(value) is int and type(self.value) is float
-        if type(value) is not type(self.value) and not both_numbers:
+        if type(value) is not type(self.value) and not (_is_number(value) and _is_number(self.value)):
             return f"{self.column} is of another type"
         return None if COMPARISONS[self.comparison](value, self.value) else f"not {self.text}"
 
@@ -63,18 +63,22 @@ def parse_filter(text: str) -> Filter:
     value = _read(match[3])
     if value != value:
         raise ConfigError(f"--filter {text!r} compares with no number, which nothing passes; give a number")
-    if not isinstance(value, float) and match[2] not in ("==", "!="):
+    if not _is_number(value) and match[2] not in ("==", "!="):
         raise ConfigError(f"--filter {text!r} compares by size with {match[3]}, which is no number; use == or !=")
     return Filter(f"{match[1]}{match[2]}{match[3]}", match[1], match[2], value)
 
 
-def _read(text: str) -> float | str | bool:
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _read(text: str) -> int | float | str | bool:
     """The value that a text means: a number, true or false, or text with or without quotes."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     if text.lower() in WORDS:
         return WORDS[text.lower()]
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text

@@ -1,10 +1,11 @@
 """Decodes images to 8-bit RGB of a bucket's sides, and makes a small JPEG of each to look at.
 
-An image that PIL cannot decode whole is an error. Others are made RGB: transparency is laid over white, 16-bit grey
-keeps its high byte, CMYK and palettes are converted as PIL does (without colour profiles), the first picture of an
-animation is taken, and the camera's orientation is obeyed. An image goes to the bucket of the nearest aspect. Its
-largest centred part of that aspect is resized by PIL's Lanczos or bicubic filter, whose support widens with the
-reduction, so nothing aliases. Nothing is random: the paper's pretraining crops the centre, too.
+An image that PIL cannot decode whole is an error. Others are made RGB: transparency is laid over white, a transparent
+colour included, 16-bit grey keeps its high byte, 32-bit integers are taken as 8 bits if none is above 255, CMYK and
+palettes are converted as PIL does (without colour profiles), the first picture of an animation is taken, and the
+camera's orientation is obeyed. An image goes to the bucket of the nearest aspect. Its largest centred part of that
+aspect is resized by PIL's Lanczos or bicubic filter, whose support widens with the reduction, so nothing aliases.
+Nothing is random: the paper's pretraining crops the centre, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
 WHITE = (255, 255, 255, 255)
-SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+INTEGERS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+DARK = "16-bit with no value above 255: black"
+PNG_MARK, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # a PNG's first bytes; where its bits a sample stand
 
 
 class CorruptImage(ValueError):
@@ -100,7 +103,8 @@ def _open_rgb(data):
             warnings.simplefilter("ignore")  # PIL warns of large images and odd metadata; too large is an error
             with Image.open(io.BytesIO(data)) as image:
                 converted = ["animated"] if getattr(image, "is_animated", False) else []
-                image, how = _rgb(_upright(image))
+                _scale_transparent_colour(image, data)
+                image, how = _rgb(_upright(image), of_png=data.startswith(PNG_MARK))
                 yield image, converted + how
     except CorruptImage:
         raise
@@ -129,18 +133,43 @@ def _upright(image):
         return image
 
 
-def _rgb(image):
-    """The image as RGB, and the names of the conversions."""
-    if image.mode == "RGB":
-        return image, []
-    if image.mode in SIXTEEN_BITS:
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise CorruptImage(f"its values go from {values.min()} to {values.max()}; 8 and 16 bits are known")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB"), ["16-bit"]
+def _scale_transparent_colour(image, data):
+    """Puts a PNG's transparent colour into the units of the pixels that PIL decodes, which leaves it as it is stored.
+
+    Grey of 2 or 4 bits becomes 8 bits, and colours of 16 bits keep their high byte.
+    """
+    colour, depth = image.info.get("transparency"), data[PNG_DEPTH : PNG_DEPTH + 1]
+    if not data.startswith(PNG_MARK) or colour is None:
+        return
+    if image.mode == "L" and isinstance(colour, int) and depth in (b"\2", b"\4"):
+        image.info["transparency"] = colour * 255 // (2 ** depth[0] - 1)
+    if image.mode == "RGB" and depth == b"\20":
+        image.info["transparency"] = tuple(part >> 8 for part in colour)
+
+
+def _rgb(image, of_png):
+    """The image as RGB, and the names of the conversions. A PNG's integers have 16 bits, whatever PIL holds them in."""
+    if image.mode in INTEGERS:
+        return _rgb_of_integers(image, declared=image.mode != "I" or of_png)
     if image.mode == "F":
         raise CorruptImage("its values are floating-point, of no known range")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         over = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image.convert("RGBA"))
         return over.convert("RGB"), ["transparent"]
+    if image.mode == "RGB":
+        return image, []
     return image.convert("RGB"), [{"P": "palette", "L": "grey", "1": "grey"}.get(image.mode, image.mode)]
+
+
+def _rgb_of_integers(image, declared):
+    """Grey of 16 or 32 bits as RGB. `declared` says that the file has 16 bits, so that 255 is nearly black."""
+    values = np.asarray(image).astype(np.int64)
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        raise CorruptImage(f"its values go from {low} to {high}; 8 and 16 bits are known")
+    wide = declared or high > 255
+    grey = (values >> 8 if wide else values).astype(np.uint8)
+    how = ["16-bit" if wide else "32-bit of 8"] + ([DARK] if wide and high <= 255 else [])
+    if isinstance(key := image.info.get("transparency"), int):
+        grey, how = np.where(values == key, 255, grey).astype(np.uint8), [*how, "transparent"]
+    return Image.fromarray(grey).convert("RGB"), how

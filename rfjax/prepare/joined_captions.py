@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -15,7 +15,7 @@ from rfjax.inputs import seals
 from rfjax.inputs.json_files import check_json, parse_json, read_json
 from rfjax.inputs.text import UndecodableText, decode_text
 from rfjax.prepare.caption_files import FORMAT, NAME, VERSION, ListJson
-from rfjax.prepare.captions import NoText, texts
+from rfjax.prepare.captions import NUL_REMOVED, NoText, notes_of, texts
 from rfjax.prepare.libraries import require
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Drop, Record, Source
@@ -62,6 +62,7 @@ class JoinedSource:
 
     source: Source
     captions: Captions
+    met: dict[int, set[str]] = field(default_factory=dict)  # part that was read -> keys of captions met in it
 
     kind = property(lambda self: self.source.kind)
     location = property(lambda self: self.source.location)
@@ -70,17 +71,22 @@ class JoinedSource:
     label = property(lambda self: self.source.label)
     class_names = property(lambda self: self.source.class_names)
     passed_over = property(lambda self: self.source.passed_over)
+    noticed = property(lambda self: self.source.noticed)
+    root_name = property(lambda self: self.source.root_name)
     keys = property(lambda self: getattr(self.source, "keys", None))
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         found = self.captions.for_part(self.source, part)
-        known, images, example = 0, 0, ""
+        images, example, met = 0, "", set()
         for item in self.source.records(part):
             if isinstance(item, Record):
-                known, images, example = known + (item.key in found), images + 1, item.key
+                images, example = images + 1, item.key
+                if item.key in found:
+                    met.add(item.key)
                 item = dataclasses.replace(item, metadata={**item.metadata, COLUMN: list(found.get(item.key, ()))})
             yield item
-        if images and not known and self.captions.listing != self.source.listing:
+        self.met[part] = met
+        if images and not met and self.captions.listing != self.source.listing:
             forms = f"their keys are like {example!r}, those of the captions like {next(iter(found), 'none')!r}"
             say(f"no synthetic caption for any of {images} images: {forms}")
 
@@ -129,14 +135,18 @@ def _open_folder(folder):
 
 def _read(files) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
+    mended = []
     for path, sha256 in files:
         for key, value in READERS[path.suffix](path, sha256):
             if key in found:
                 raise RfjaxError(f"{path} has the key {key!r} twice; put an image's captions into one row")
             try:
                 found[key] = texts(value)
+                mended += [key] if NUL_REMOVED in notes_of(value) else []
             except NoText as error:
                 raise RfjaxError(f"{path}: the captions of {key!r} are no text: {error}; {HINT}") from None
+    if mended:
+        say(f"{path}: {len(mended):,} captions with NUL removed, of {mended[0]!r} first")
     return found
 
 

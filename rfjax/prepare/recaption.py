@@ -42,7 +42,7 @@ def add_arguments(parser) -> None:
 
 def run(args, overrides) -> int:
     """Writes the parts that are missing and, unless the command is one task of several, captions.json."""
-    from rfjax.prepare import caption_files, captioner, libraries, part, recipe, work
+    from rfjax.prepare import caption_files, captioner, given_keys, libraries, part, recipe, work
     from rfjax.prepare.caption_files import Showing
     from rfjax.prepare.progress import say
     from rfjax.prepare.reading import Reading, fields_given
@@ -57,6 +57,7 @@ def run(args, overrides) -> int:
     showing = Showing(**fields_given(Showing, args), **chosen)
     writing = captioner.Writing(prompts=tuple(args.prompt), **fields_given(captioner.Writing, args))
     source = open_source(args.source, shard_size=args.shard_size, caption_column=None)
+    source = given_keys.noticing(source, given_keys.known_before(source, {"--drop-keys": showing.dropped_keys}))
     folder, about = args.out, work.source_facts(source)
     model = None
     if not task.merges_only:
@@ -68,7 +69,10 @@ def run(args, overrides) -> int:
     def merge(parts, recipe_hash):
         used = recipe.read_recipe(folder, "model")["model"]  # as stored, so that the bytes do not depend on --merge
         used |= {"folder": str(args.model.absolute()), "made_with": libraries.surroundings(args.device or "")}
-        said = {"source": work.located(about, source), "model": used, "settings": settings}
+        names = [facts["name"] for facts in parts]
+        late = {"--drop-keys": given_keys.known_after(source, folder, names, showing.dropped_keys)}
+        given_keys.say_unmet(late)
+        said = {"source": work.located(about, given_keys.noticing(source, late)), "model": used, "settings": settings}
         return _summary(folder, caption_files.write_list(folder, parts, **said))
 
     job = work.Job(

@@ -22,7 +22,7 @@ from rfjax.prepare.captions import CaptionColumns
 from rfjax.prepare.filters import Filter
 from rfjax.prepare.options import check_range
 
-VERSION = 2  # raised whenever the same recipe makes other bytes
+VERSION = 3  # raised whenever the same recipe makes other bytes
 NAME = "recipe.json"
 
 

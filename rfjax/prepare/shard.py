@@ -19,7 +19,7 @@ from rfjax.errors import RfjaxError
 from rfjax.files import folder_moved_when_whole
 from rfjax.inputs.text import UndecodableText
 from rfjax.prepare import images
-from rfjax.prepare.captions import NoText, encodings
+from rfjax.prepare.captions import NoText, reading_notes
 from rfjax.prepare.filters import first_refusal
 from rfjax.prepare.images import CorruptImage, Picture
 from rfjax.prepare.part import CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE, LeftOut, Tell, listed, map_in_order
@@ -144,7 +144,7 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
         return Drop(record.key, listed(recipe.dropped_keys[record.key]), "", record.done)
     try:
         original, synthetic = recipe.columns.of(record.metadata)
-        read_as = [f"caption read as {encoding}" for encoding in encodings(recipe.columns, record.metadata)]
+        notes = reading_notes(recipe.columns, record.metadata)
     except UndecodableText as error:
         return Drop(record.key, UNDECODABLE, str(error), record.done)
     except NoText as error:
@@ -159,7 +159,7 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
         return Drop(record.key, CORRUPT, str(error), record.done)
     if reason := first_refusal((test for test in recipe.filters if test.measured), picture.columns):
         return Drop(record.key, reason, f"{picture.width}x{picture.height}", record.done)
-    return Kept(record.key, picture, original, synthetic, record.done, tuple(read_as))
+    return Kept(record.key, picture, original, synthetic, record.done, tuple(notes))
 
 
 def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple, _UnitWriter]) -> None:

@@ -43,8 +43,9 @@ def summary(found: Manifest) -> list[str]:
             f"{name}: {model['class']} {model['sha256'][:12]}, {encoder['tokens']} tokens of {encoder['channels']}, "
             f"pooled {encoder['pooled'] or 'none'}; {facts['truncated'].get(name, 0):,} captions cut off"
         )
-    if passed_over := facts["source"].get("passed_over"):
-        lines.append(f"not read: {list_counts(passed_over)}")
+    for title, name in (("not read", "passed_over"), ("noticed", "noticed")):
+        if counts := facts["source"].get(name):
+            lines.append(f"{title}: {list_counts(counts)}")
     if not validation["images"] and facts["recipe"].get("validation_share"):
         share = f"--validation-share {facts['recipe']['validation_share']:g}"
         lines.append(f"no image was set aside for validation: {share} of {train['images']:,} images came to none")

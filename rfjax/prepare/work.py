@@ -107,8 +107,8 @@ def run(job: Job, task: Task) -> int:
 
 def located(facts: Mapping, source: Source) -> dict:
     """What a result says of a source: what the recipe says of it, where it is, and how much of it was not read."""
-    found = {**facts, "location": source.location}
-    return found | ({"passed_over": passed_over(source)} if passed_over(source) else {})
+    counted = {name: counts for name in ("passed_over", "noticed") if (counts := counted_names(source, name))}
+    return {**facts, "location": source.location, **counted}
 
 
 def source_facts(source: Source) -> dict:
@@ -116,15 +116,17 @@ def source_facts(source: Source) -> dict:
     return {"kind": source.kind, "listing": source.listing, "parts": len(source.sizes)}
 
 
-def passed_over(source: Source) -> dict[str, int]:
-    """How much of a source was not read, by reason: hidden folders, rows that name no image and so on."""
-    return {reason: len(names) for reason, names in getattr(source, "passed_over", {}).items()}
+def counted_names(source: Source, name: str) -> dict[str, int]:
+    """How much of a source was not read (`passed_over`), or may be a mistake (`noticed`), by reason."""
+    return {reason: len(names) for reason, names in getattr(source, name).items()}
 
 
 def say_passed_over(source: Source) -> None:
-    """A line for each reason for which something of a source is not read, with the first names."""
-    for line in describe(getattr(source, "passed_over", {})):
+    """A line for each reason for which something of a source is not read, or may be a mistake; with the first names."""
+    for line in describe(source.passed_over):
         say(f"not read: {line}")
+    for line in describe(source.noticed, most=5):
+        say(f"noticed: {line}")
 
 
 @contextlib.contextmanager

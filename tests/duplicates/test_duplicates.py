@@ -384,7 +384,7 @@ def test_nothing_to_compare_is_an_error_that_says_why(tmp_path, capsys):
 
     tarfile.open(tmp_path / "tars" / "0.tar", "w").close()
     assert duplicates(tmp_path / "tars", tmp_path / "other.tsv") == 1
-    assert "the source is empty" in capsys.readouterr().err
+    assert "no image to compare: 1 tar of nothing that is read" in capsys.readouterr().err
 
 
 def test_images_without_captions_are_compared_when_that_is_asked_for(tmp_path, capsys):

@@ -1,7 +1,7 @@
 import pytest
 
 from rfjax.errors import ConfigError
-from rfjax.prepare.captions import CaptionColumns, NoText, clean, read_class_names, texts
+from rfjax.prepare.captions import CaptionColumns, NoText, clean, read_class_names, reading_notes, texts
 from rfjax.prepare.filters import parse_filter
 
 
@@ -96,6 +96,8 @@ COLUMNS = {
     "watermark": False,
     "score": "6.5",
     "raw": b"7",
+    "id": 2**60 + 5,
+    "id_as_text": str(2**60 + 5),
     "nested": {"p": 0.1},
     "nan": float("nan"),
 }
@@ -120,6 +122,12 @@ COLUMNS = {
         ("nested.p<0.2", None),
         ("nan>=0", "lacks nan"),
         ("missing>=0", "lacks missing"),
+        (f"id=={2**60 + 5}", None),  # a float would round it
+        (f"id=={2**60 + 6}", f"not id=={2**60 + 6}"),
+        (f"id<{2**60 + 6}", None),
+        (f"id_as_text=={2**60 + 6}", f"not id_as_text=={2**60 + 6}"),
+        ("width>=299.5", None),
+        ("aesthetic==5", None),
         ("nsfw>=5", "nsfw is of another type"),
         ("watermark>=0", "watermark is of another type"),  # not "False is 0"
     ],
@@ -138,3 +146,10 @@ def test_what_is_no_comparison_is_refused_and_never_run(text):
 
 def test_clean_text_has_no_nul():
     assert clean("a\0b") == "a b"
+
+
+@pytest.mark.parametrize("value", [b"a cat\0", "a cat\0", ["a cat\0"], {"text": [b"a cat\0"]}, '["a cat\\u0000"]'])
+def test_zeros_taken_out_of_a_caption_are_counted(value):
+    """Catches a caption of a C string stored as Chinese, and one that is mended without a count."""
+    assert texts(value) == ("a cat",)
+    assert reading_notes(CaptionColumns(), {"caption": value}) == ["caption with NUL removed"]

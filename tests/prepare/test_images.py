@@ -29,6 +29,53 @@ def middle(data, size=16):
     return picture.pixels[size // 2, size // 2].astype(int), picture.converted
 
 
+def keyed(colour_type, depth, row, key):
+    """A PNG of 40 x 40 pixels of one colour, which its tRNS chunk makes transparent where it is `key`."""
+    header = struct.pack(">IIBBBBB", 40, 40, depth, colour_type, 0, 0, 0)
+    pieces = ((b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress((b"\0" + row) * 40)), (b"IEND", b""))
+    made = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in pieces
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+
+
+# name -> the PNG's colour type and bits, a row of it, the transparent colour
+KEYED = {
+    "colour": (2, 8, b"\x09\x08\x07" * 40, b"\0\x09\0\x08\0\x07"),
+    "16-bit colour": (2, 16, b"\x12\x34\0\x09\xff\0" * 40, b"\x12\x34\0\x09\xff\0"),
+    "16-bit grey": (0, 16, b"\x40\x01" * 40, b"\x40\x01"),
+    "grey": (0, 8, b"\x05" * 40, b"\0\x05"),
+    "4-bit grey": (0, 4, b"\x33" * 20, b"\0\x03"),
+    "2-bit grey": (0, 2, b"\x55" * 10, b"\0\x01"),
+    "bilevel": (0, 1, b"\0" * 5, b"\0\0"),
+}
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_transparent_colour_is_laid_over_white_and_no_other(name):
+    """Catches a PNG's transparent colour that is kept as it stands beneath, and uncounted."""
+    colour_type, depth, row, key = KEYED[name]
+    found, how = middle(keyed(colour_type, depth, row, key))
+    assert (found == 255).all() and "transparent" in how
+    other = bytes(len(key) - 1) + (b"\1" if key[-1] == 0 else b"\0")
+    assert (middle(keyed(colour_type, depth, row, other))[0] < 255).any()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "grey", "converted"),
+    [
+        (200, np.int32, 200, ("32-bit of 8",)),
+        (40_000, np.int32, 156, ("16-bit",)),
+        (40_000, np.uint16, 156, ("16-bit",)),
+        (200, np.uint16, 0, ("16-bit", "16-bit with no value above 255: black")),
+    ],
+)
+def test_integers_keep_the_range_that_they_have(value, kind, grey, converted):
+    """Catches 8 bits in a 32-bit TIFF made black, and a black picture that is counted as any other."""
+    found, how = middle(saved(Image.fromarray(np.full((40, 40), value, kind)), "TIFF"))
+    assert (found == grey).all() and how == converted
+
+
 SIXTEEN = Image.fromarray(np.full((40, 40), 40_000, np.uint16))  # 40,000 / 256 = 156.25
 CASES = {
     "rgb": (saved(flat("RGB", (10, 200, 90)), "PNG"), (10, 200, 90), ()),

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.coloured_pictures import COLOURS, colour_of, picture
 from helpers.photographs import add_member
+from helpers.small_sources import write_parquet, write_tar
 from rfjax.errors import ConfigError
 from rfjax.prepare.reading import Reading, open_captioned
 from rfjax.prepare.recipe import Recipe
@@ -34,13 +35,6 @@ def judged(where, **options):
                 assert colour_of(record.image) in caption, (record.key, caption)
             kept[found.key] = found.original
     return kept, dict(drops)
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            add_member(tar, name, content)
-    return path
 
 
 PICTURES = {f"{n:03}": colour for n, colour in enumerate(COLOURS)}
@@ -129,17 +123,6 @@ def test_a_table_of_metadata_beside_the_images(tmp_path, form):
     assert ("rows of train/metadata.jsonl that cannot be read" in source.passed_over) == (form == "jsonl")
 
 
-def write_parquet(path, columns, about=None):
-    import pyarrow
-    import pyarrow.parquet
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table(columns)
-    if about:
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
-    pyarrow.parquet.write_table(table, path)
-
-
 def test_parquet_files_of_one_set_that_differ(tmp_path):
     """Other image columns in other files; captions as JSON text; files in a folder of the folder."""
     write_parquet(tmp_path / "data" / "a.parquet", {"image": [picture("red")], "text": ['["a red one", "red"]']})
@@ -197,3 +180,40 @@ def test_a_folder_of_another_kind_is_answered_with_the_remedy(tmp_path, name, re
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ConfigError, match=f"no images in .*; it has {name}: .*{remedy}"):
         open_captioned(Reading(source=str(tmp_path), shard_size=4))
+
+
+def test_what_lies_beside_tars_is_named(tmp_path):
+    """Catches archives and tables beside the tars that nobody reads, and x.TAR counted as an image that is not read."""
+    for name in ("a.tar", "b.TAR"):
+        write_tar(tmp_path / name, [("a.png", picture("red")), ("a.txt", b"red")])
+    others = ("c.tar.gz", "d.tgz", "e.zip", "f.parquet", "g.csv")
+    for name in others:
+        (tmp_path / name).write_bytes(b"x")
+    source, _ = open_captioned(Reading(source=str(tmp_path), shard_size=9))
+    assert source.kind == "webdataset" and len(source.sizes) == 2
+    assert source.passed_over == {"files of formats that are not read": others}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "words"),
+    [
+        (b"", "rest of a broken tar", "a.tar: it is empty"),
+        (b"no tar" * 99, "rest of a broken tar", "a.tar: ReadError: file could not be opened"),
+        (bytes(10240), "tar of nothing that is read", "neither images nor captions"),
+    ],
+)
+def test_a_tar_of_nothing_is_one_line(tmp_path, content, reason, words):
+    """Catches the key a/None with five lines, and an empty tar that is not named at all."""
+    (tmp_path / "a.tar").write_bytes(content)
+    source, _ = open_captioned(Reading(source=str(tmp_path / "a.tar"), shard_size=9))
+    (found,) = source.records(0)
+    assert (found.key, found.reason) == ("a.tar", reason) and words in found.detail and "\n" not in found.detail
+
+
+def test_several_captions_of_one_key_in_a_tar(tmp_path):
+    """Catches the last of several .txt files taken for the caption; `a.txt` is, whatever `a.ocr.txt` is."""
+    members = [("a.png", picture("red")), ("a.txt", b"red"), ("a.ocr.txt", b"nothing")]
+    members += [("b.png", picture("blue")), ("b.txt", b"blue"), ("b.TXT", b"BLUE")]
+    members += [("c.png", picture("red")), ("c.x.txt", b"red"), ("c.y.txt", b"none")]
+    kept, drops = judged(write_tar(tmp_path / "a.tar", members))
+    assert kept == {"a/a": ("red",)} and drops == {"several captions or .json files under one key": 2}

@@ -96,6 +96,7 @@ class SourceFacts(TypedDict):
     kind: str
     location: str
     passed_over: NotRequired[dict[str, int]]
+    noticed: NotRequired[dict[str, int]]
 
 
 class ModelFacts(TypedDict):

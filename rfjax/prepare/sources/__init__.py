@@ -46,6 +46,8 @@ class Source(Protocol):
     label: str | None  # the column that holds a class, if captions are made of it
     class_names: Sequence[str] | None  # names by class number, if the source knows them
     passed_over: Mapping[str, Sequence[str]]  # reason -> what of it is not read, such as hidden folders
+    noticed: Mapping[str, Sequence[str]]  # reason -> what is read, and may be a mistake
+    # A source that knows the keys of all its images before it is read has them as `keys`.
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         """The images of a part. Raises `RfjaxError` for a file that cannot be read at all."""
@@ -54,6 +56,25 @@ class Source(Protocol):
 IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
 # Columns that hold captions; of those that a source has, the first counts.
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
+# Tables; those of a folder of images that are called otherwise than metadata.csv or metadata.jsonl are not read.
+TABLE_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet", ".tsv", ".xlsx"})
+# What holds images in a way that is not read, and what makes a source of it.
+OTHER_KINDS = {
+    ".zip": "unpack it",
+    ".7z": "unpack it",
+    ".rar": "unpack it",
+    ".tgz": "unpack it, or pack it anew as .tar",
+    ".gz": "unpack it, or pack it anew as .tar",
+    ".bz2": "unpack it, or pack it anew as .tar",
+    ".xz": "unpack it, or pack it anew as .tar",
+    ".zst": "unpack it, or pack it anew as .tar",
+    ".arrow": "a dataset of datasets.save_to_disk is written as Parquet by its to_parquet",
+    ".mdb": "write an LMDB as tars (WebDataset)",
+    ".tfrecord": "give tfds:NAME, or write tars (WebDataset)",
+    ".npz": "write its arrays as PNG",
+    ".npy": "write its arrays as PNG",
+    ".h5": "write its arrays as PNG",
+}
 # name -> module whose `open_source(location, shard_size, caption_column)` reads it
 SOURCES = {
     "folder": "rfjax.prepare.sources.folder",
@@ -80,10 +101,10 @@ def open_source(text: str, *, shard_size: int, caption_column: str | None) -> So
 def _kind_of(text):
     path = Path(text)
     kinds = {".tar": "webdataset", ".parquet": "parquet"}
-    if path.suffix in kinds:
-        return kinds[path.suffix]
+    if path.suffix.lower() in kinds:
+        return kinds[path.suffix.lower()]
     if path.is_dir():
-        top = {Path(name).suffix for name in walk_files(path, kinds, deep=False).names}
+        top = {Path(name).suffix.lower() for name in walk_files(path, kinds, deep=False).names}
         return next((kind for suffix, kind in kinds.items() if suffix in top), None) or _kind_below(path, kinds)
     kinds = ", ".join(f"{kind}:WHERE" for kind in SOURCES)
     raise ConfigError(f"no source at {text}: give a folder of images, .tar or .parquet files, or {kinds}")
@@ -101,10 +122,10 @@ def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
     """By reason, what of a folder is not read where its files that end in `suffix` are."""
     if not Path(where).is_dir():
         return {}
-    walk = walk_files(where, {suffix, *IMAGES})
+    walk = walk_files(where, {suffix, *IMAGES}, others={*OTHER_KINDS, *TABLE_SUFFIXES, ".tar"} - {suffix})
     read = {path.relative_to(where).as_posix() for path in files_of(where, suffix)}
-    images = tuple(name for name in walk.names if not name.endswith(suffix))
-    deeper = tuple(name for name in walk.names if name.endswith(suffix) and name not in read)
+    images = tuple(name for name in walk.names if not name.lower().endswith(suffix))
+    deeper = tuple(name for name in walk.names if name.lower().endswith(suffix) and name not in read)
     found = {"images beside the files that are read": images, f"*{suffix} in folders of the folder": deeper}
     return {reason: names for reason, names in found.items() if names} | dict(walk.passed_over)
 

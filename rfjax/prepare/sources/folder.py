@@ -7,8 +7,7 @@ column `folder`, the name of its folder: a class, if images are sorted by class.
 
 from __future__ import annotations
 
-import csv
-import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,14 +15,15 @@ from pathlib import Path, PurePosixPath
 from rfjax.errors import ConfigError
 from rfjax.inputs.files import read_bytes
 from rfjax.inputs.json_files import parse_json
-from rfjax.inputs.text import read_text
 from rfjax.inputs.walk import walk_files
-from rfjax.prepare.sources import CAPTION_COLUMNS, IMAGES, Drop, Record, listing_hash
+from rfjax.prepare.sources import IMAGES, OTHER_KINDS, TABLE_SUFFIXES, Drop, Record, listing_hash
+from rfjax.prepare.sources.metadata_tables import NO_CAPTIONS, TABLES, UNREAD_TABLES, read_tables
 
 SUFFIXES = set(IMAGES)
 CAPTIONS = (".caption", ".txt")  # the last one counts, where an image has both
 SIDECARS = {*CAPTIONS, ".json"}
-TABLES = ("metadata.jsonl", "metadata.csv")
+SHARED = "files of captions or columns that several images share"
+OTHER_CASE = "files of captions or columns beside another of the same name"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class FolderSource:
     sidecars: Mapping[str, Mapping[str, str]] = field(repr=False)  # path without suffix -> suffix -> path
     columns: Mapping[str, Mapping[str, object]] = field(repr=False)  # path -> the columns of its row in a table
     passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> what was not read
+    noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what is read, and may be a mistake
     kind: str = "folder"
     label: str | None = None
     class_names: None = None
@@ -88,86 +89,45 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
+def _base(name: str) -> str:
+    return PurePosixPath(name).name
+
+
 def open_source(where: str, shard_size: int, caption_column: str | None) -> FolderSource:
     root = Path(where)
     if not root.is_dir():
         raise ConfigError(f"no folder at {where}; give a folder of images")
-    walk = walk_files(root, SUFFIXES | SIDECARS | {".jsonl", ".csv"})
+    walk = walk_files(root, SUFFIXES | SIDECARS | TABLE_SUFFIXES, others={*OTHER_KINDS, ".tar"})
     images = [row for row in walk.files if _suffix(row[0]) in SUFFIXES]
-    tables = [row for row in walk.files if PurePosixPath(row[0]).name in TABLES]
+    tables = [row for row in walk.files if _base(row[0]) in TABLES]
     beside = [row for row in walk.files if _suffix(row[0]) in SIDECARS]
     if not images:
         held = "".join(f"; {line}" for line in walk.describe_passed_over()) + _other_kinds(root)
         raise ConfigError(f"no images in {where}; their names must end in one of {', '.join(sorted(SUFFIXES))}{held}")
     names = [name for name, _ in images]
+    stems = Counter(map(_stem, names))
     sidecars: dict[str, dict[str, str]] = {}
+    again, alone = [], []
     for name, _ in beside:
-        sidecars.setdefault(_stem(name), {})[_suffix(name)] = name
-    passed_over = {reason: names for reason, names in walk.passed_over.items()}
-    columns: dict[str, dict[str, object]] = {}
-    for table, _ in tables:
-        rows, unread = _read_table(root, table)
-        columns |= rows
-        passed_over |= {f"rows of {table} that {why}": found for why, found in unread.items() if found}
-    stems = {_stem(name) for name in names}
-    if alone := tuple(name for name, _ in beside if _stem(name) not in stems):
-        passed_over["files of captions beside no image"] = alone
-    absent = tuple(sorted(set(columns) - set(names)))
-    if absent:
-        passed_over["rows of metadata that name no image"] = absent
+        others = sidecars.setdefault(_stem(name), {})
+        again += [others[_suffix(name)]] if _suffix(name) in others else []
+        alone += [name] if _stem(name) not in stems else []
+        others[_suffix(name)] = name
+    metadata = read_tables(root, [name for name, _ in tables], set(names), caption_column)
+    other_tables = [name for name, _ in walk.files if _suffix(name) in TABLE_SUFFIXES and _base(name) not in TABLES]
+    found = {UNREAD_TABLES: other_tables, "files of captions beside no image": alone, OTHER_CASE: again}
+    passed_over = {**walk.passed_over, **metadata.left_out, **{why: tuple(each) for why, each in found.items() if each}}
+    shared = [other for stem, others in sidecars.items() if stems[stem] > 1 for other in others.values()]
+    noticed = {**metadata.noticed, **({SHARED: tuple(shared)} if shared else {})}
+    if stems.keys() <= sidecars.keys():  # the captions lie beside the images
+        noticed.pop(NO_CAPTIONS, None)
     parts = tuple(tuple(names[start : start + shard_size]) for start in range(0, len(names), shard_size))
     listing = listing_hash([*images, *beside, *tables])
-    return FolderSource(str(root), listing, parts, sidecars, columns, passed_over)
-
-
-# What holds images in another way, and what makes a source of it.
-_OTHER_KINDS = {
-    ".zip": "unpack it",
-    ".tgz": "unpack it, or pack it anew as .tar",
-    ".gz": "unpack it, or pack it anew as .tar",
-    ".zst": "unpack it, or pack it anew as .tar",
-    ".arrow": "a dataset of datasets.save_to_disk is written as Parquet by its to_parquet",
-    ".mdb": "write an LMDB as tars (WebDataset)",
-    ".tfrecord": "give tfds:NAME, or write tars (WebDataset)",
-    ".npz": "write its arrays as PNG",
-    ".npy": "write its arrays as PNG",
-    ".h5": "write its arrays as PNG",
-}
+    return FolderSource(str(root), listing, parts, sidecars, metadata.columns, passed_over, noticed)
 
 
 def _other_kinds(root: Path) -> str:
     """What a folder without images holds in their place, and the remedy, for the message."""
-    for name, _ in walk_files(root, _OTHER_KINDS).files:
-        return f"; it has {name}: {_OTHER_KINDS[_suffix(name)]}"
+    for name, _ in walk_files(root, OTHER_KINDS).files:
+        return f"; it has {name}: {OTHER_KINDS[_suffix(name)]}"
     return ""
-
-
-def _read_table(root: Path, table: str) -> tuple[dict[str, dict[str, object]], dict[str, tuple[str, ...]]]:
-    """(columns by the image's path inside the folder, by reason the rows that are of no use) of a table of metadata."""
-    text = read_text(root / table, "the table of metadata")
-    unread: dict[str, list[str]] = {"cannot be read": [], "have no file_name": [], "name an image again": []}
-    found: dict[str, dict[str, object]] = {}
-    if table.endswith(".csv"):
-        rows = enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
-    else:
-        rows = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-    folder = PurePosixPath(table).parent
-    for number, row in rows:
-        try:
-            values = parse_json(row) if isinstance(row, str) else {key: row[key] for key in row if key is not None}
-        except ValueError:
-            unread["cannot be read"].append(f"line {number}")
-            continue
-        name = values.pop("file_name", None)
-        if not isinstance(name, str) or not name:
-            unread["have no file_name"].append(f"line {number}")
-            continue
-        path = str(folder / name)
-        if path in found:
-            unread["name an image again"].append(f"line {number}")
-            continue
-        if "caption" not in values:
-            column = next((column for column in CAPTION_COLUMNS if column in values), None)
-            values |= {"caption": values[column]} if column else {}
-        found[path] = values
-    return found, {why: tuple(lines) for why, lines in unread.items()}

@@ -14,6 +14,7 @@ from rfjax.prepare.sources import CAPTION_COLUMNS, Drop, Record, files_of, listi
 
 IMAGE_COLUMNS = ("image", "jpg", "image_bytes", "bytes", "img")
 ROWS_AT_ONCE = 64
+_READ = "is read beside images; then give folder:FOLDER, or take the Parquet file out"
 
 
 class Span(NamedTuple):
@@ -36,10 +37,16 @@ class ParquetSource:
     label: str | None = None
     class_names: tuple[str, ...] | None = None
     kind: str = "parquet"
+    noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def sizes(self) -> list[int]:
         return [span.end - span.start for span in self.spans]
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of all images, known before any is read."""
+        return (f"{span.path.stem}/{row:09}" for span in self.spans for row in range(span.start, span.end))
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         import pyarrow.parquet
@@ -96,6 +103,10 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Parq
             known = ", ".join(IMAGE_COLUMNS)
             links = any("url" in name.lower() for name in names)
             hint = "; fetch what its URLs name first, for example by img2dataset" if links else ""
+            if "file_name" in names:
+                hint = (
+                    f"; write it as metadata.jsonl (pandas' to_json(..., orient='records', lines=True)), which {_READ}"
+                )
             raise ConfigError(f"{path} has no column of images, named one of {known}; it has {', '.join(names)}{hint}")
         if caption_column and not {caption_column, caption_column.partition(".")[0]} & set(names):
             raise ConfigError(f"{path} has no column {caption_column}; it has {', '.join(names)}")

@@ -27,11 +27,17 @@ class TfdsSource:
     shard_size: int
     passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kind: str = "tfds"
+    noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def sizes(self) -> list[int]:
         count = len(self.data)
         return [min(self.shard_size, count - start) for start in range(0, count, self.shard_size)]
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """The keys of all images, known before any is read."""
+        return (f"{index:09}" for index in range(len(self.data)))
 
     def records(self, part: int) -> Iterator[Record | Drop]:
         start = part * self.shard_size

@@ -21,6 +21,8 @@ from rfjax.prepare.sources.folder import CAPTIONS, SIDECARS, SUFFIXES
 SIDECAR_BYTES = 2**24  # a larger file is no sidecar
 TWICE = "name that stands twice in the tar"
 SEVERAL = "several images under one key"
+EMPTY = "tar of nothing that is read"
+SEVERAL_SIDECARS = "several captions or .json files under one key"
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class WebDatasetSource:
     kind: str = "webdataset"
     label: str | None = None
     class_names: None = None
+    noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def records(self, part: int) -> Iterator[Record | Drop]:
-        path, broken, last = self.paths[part], None, None
+        path, broken, last, left_out = self.paths[part], None, None, False
         members: list[Member] = []
         try:
             with tarfile.open(path, "r:*") as tar:
@@ -64,6 +67,7 @@ class WebDatasetSource:
                             members.append(found)
                             last = found.key
                         elif found:
+                            left_out = True
                             yield Drop(f"{path.stem}/{_as_text(info.name)}", *found, 0)
                 except (tarfile.TarError, OSError, EOFError) as error:
                     # The last image may lack its caption, so it belongs to the rest.
@@ -81,8 +85,16 @@ class WebDatasetSource:
         except (tarfile.TarError, OSError, EOFError) as error:
             broken = error
         if broken:
-            detail = f"{path.name}: {type(broken).__name__}: {broken}"
-            yield Drop(f"{path.stem}/{_as_text(str(last))}", "rest of a broken tar", detail, self.sizes[part])
+            why = (
+                f"{type(broken).__name__}: {str(broken).splitlines()[0].rstrip(':')}"
+                if str(broken)
+                else "it is cut off"
+            )
+            detail = f"{path.name}: {why if self.sizes[part] else 'it is empty'}"
+            key = path.name if last is None else f"{path.stem}/{_as_text(last)}"
+            yield Drop(key, "rest of a broken tar", detail, self.sizes[part])
+        elif last is None and not left_out:
+            yield Drop(path.name, EMPTY, "it has neither images nor captions", self.sizes[part])
 
 
 def _at(record: Record | Drop, done: int) -> Record | Drop:
@@ -158,7 +170,12 @@ def _records(path: Path, tar: tarfile.TarFile, sample: list[Member]) -> Iterator
             place = f"#{number}" if twice else ""
             yield Drop(f"{path.stem}/{image.info.name}{place}", reason, f"the key {sample[0].key} has {has}")
     else:
-        content = {member.suffix: _read(tar, member) for member in sample}
+        beside = {suffix: _of_suffix(sample, images[0], suffix) for suffix in SIDECARS}
+        if several := next((members for members in beside.values() if len(members) > 1), None):
+            files = ", ".join(member.info.name for member in several)
+            yield Drop(name, SEVERAL_SIDECARS, f"the key {sample[0].key} has {files}")
+            return
+        content = {suffix: _read(tar, member) for suffix, members in beside.items() for member in members}
         try:
             metadata = parse_json(content[".json"]) if ".json" in content else {}
         except ValueError as error:
@@ -167,7 +184,17 @@ def _records(path: Path, tar: tarfile.TarFile, sample: list[Member]) -> Iterator
         for suffix in CAPTIONS:
             if suffix in content:
                 metadata["caption"] = content[suffix]
-        yield Record(name, content[images[0].suffix], metadata)
+        yield Record(name, _read(tar, images[0]), metadata)
+
+
+def _of_suffix(sample: list[Member], image: Member, suffix: str) -> list[Member]:
+    """The files of a suffix beside an image: those with its own name, else with its key, else all.
+
+    So `a.txt` is the caption of `a.jpg`, whatever `a.ocr.txt` is.
+    """
+    members = [member for member in sample if member.suffix == suffix]
+    by_name = [member for member in members if member.stem == image.stem]
+    return by_name or [member for member in members if member.stem == image.key] or members
 
 
 def _read(tar: tarfile.TarFile, member: Member) -> bytes:
