@@ -13,6 +13,7 @@ from rfjax.cli import main
 from rfjax.data.corpus import load_corpus
 from rfjax.data.prepared import frozen, manifest
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.inputs import seals
 from rfjax.prepare import joined_captions
 from rfjax.prepare.part import read_finished
 from rfjax.prepare.reading import Reading
@@ -148,6 +149,11 @@ def test_a_count_that_agrees_with_all_sums_is_compared_with_the_files(edited, ca
             counts["captions"] -= 1
 
     folder = edited(lower)
+    with pytest.raises(ConfigError, match="was changed after it was written; copy the corpus again, or give its"):
+        load_corpus(data_config(folder), 0)
+    content = json.loads((folder / "manifest.json").read_text())
+    content.pop(seals.SEAL)
+    (folder / "manifest.json").write_text(json.dumps(seals.seal(content)))  # as of one that was made wrong
     with pytest.raises(ConfigError, match=r"captions.array_record has \d+ records, and manifest.json says \d+"):
         load_corpus(data_config(folder), 0)
     assert main(["inspect", str(folder), "--samples=0"]) == 1

@@ -170,7 +170,7 @@ def test_a_caption_that_has_changed_is_a_changed_source(monkeypatch, folder, tmp
     sidecar = next((tmp_path / "in").rglob("*.txt"))
     sidecar.write_text(sidecar.read_text() + " at night")
     assert prepare(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'out'}") == 2
-    assert "source.listing was" in capsys.readouterr().err
+    assert "(source.listing) was" in capsys.readouterr().err
 
 
 def killed(monkeypatch, folder, out, at):
