@@ -25,6 +25,7 @@ class Network:
     path: str  # of its class, which also counts its FLOPs; imported when a network is made or counted
     own_fields: tuple[str, ...] = ()  # fields of `config.model` that not every network reads
     positions: tuple[str, ...] = ("formula", "rotary")  # its values of `model.positions`
+    text_in_sequence: bool = True  # text tokens stand in the sequence, beside the image's
     takes_frames: bool = True  # several frames; a network of single images refuses them
     width_divisor: str | None = None  # the field of `config.model` that must divide the hidden size
     rules: tuple[Rule, ...] = ()
@@ -50,8 +51,8 @@ BACKBONES: dict[str, Network] = {
         positions=("formula", "stored", "rotary"),
     ),
     "dit": Network(path="rfjax.models.dit:DiT", own_fields=_OF_TOKENS),
-    "dit_class": Network(path="rfjax.models.dit:ClassDiT", own_fields=_OF_TOKENS),
-    "crossdit": Network(path="rfjax.models.crossdit:CrossDiT", own_fields=_OF_TOKENS),
+    "dit_class": Network(path="rfjax.models.dit:ClassDiT", own_fields=_OF_TOKENS, text_in_sequence=False),
+    "crossdit": Network(path="rfjax.models.crossdit:CrossDiT", own_fields=_OF_TOKENS, text_in_sequence=False),
     "uvit": Network(
         path="rfjax.models.uvit:UViT",
         positions=("formula",),

@@ -26,7 +26,7 @@ EXPORTS = {
 }
 RUN_KEYS = (
     "schema run study point depth hidden heads seed learning_rate params flops_per_image flops_forward_per_image "
-    "buckets batch_size steps corpus corpus_fingerprint made_with parent starts"
+    "buckets image_tokens training_images batch_size steps corpus corpus_fingerprint made_with parent starts"
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfjax.report.fit_facts import as_prose, comparison_facts, held_out_facts, plan_fact
+from rfjax.report.fit_facts import as_prose, comparison_facts, held_out_facts, optimal_frontier_facts, plan_fact
 from rfjax.report.formats import NONE, formula, interval, loss, minus, parameter, percent, power, text
 from rfjax.report.html_parts import warning
 
@@ -30,7 +30,17 @@ def compute_section(numbers, page):
     parts.append(page.table(header, rows, caption, words=(0, 1, 6)))
     facts = [*comparison_facts(analysis["comparison"]), plan_fact(analysis)]
     parts.append(f"<p>{' '.join(map(as_prose, facts))}</p>")
-    return "".join(parts) + _held_out_table(analysis, page)
+    return "".join(parts) + _held_out_table(analysis, page) + _optimal_part(analysis, page)
+
+
+def _optimal_part(analysis, page):
+    """The compute-optimal frontier: its figure, where there is one, and its formulas, or why there is none."""
+    caption = (
+        "The compute-optimal frontier of the parametric law: the least loss that it gives each budget, and the size and "
+        "images that give it. Bands: 95 % intervals over the draws of the parameters. Points: all runs."
+    )
+    drawn = page.drawing("optimal_frontier", caption) if analysis["optimal_frontier"] else ""
+    return drawn + "".join(f"<p>{as_prose(fact)}</p>" for fact in optimal_frontier_facts(analysis))
 
 
 def _fit_row(fit, profiles):

@@ -18,6 +18,7 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.records import LAG
 from rfjax.laws import study_fits
 from rfjax.laws.left_out import left_out_by_role, left_out_runs, scoreless_runs
+from rfjax.laws.optimal_frontier import BEYOND
 from rfjax.laws.step_efficiency import EVALUATION as STEPS_EVALUATION
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
@@ -75,6 +76,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "trends": _trends(points),
             "analysis": analysis,
             "band": _band(analysis),
+            "optimal_band": _optimal_band(analysis),
             "curves": _curves(results, rows),
             "levels": _levels(points, settings),
             "geneval": scores.geneval(results, points, settings),
@@ -204,6 +206,16 @@ def _band(analysis: Analysis):
     grid = {"flops": np.geomspace(flops.min() / BAND_MARGIN, flops.max() * BAND_MARGIN, BAND_POINTS)}
     band = grid | {"law": analysis.fits[analysis.headline].bands(grid)}
     return band | ({"held_out": analysis.held_out.fit.bands(grid)} if analysis.held_out else {})
+
+
+def _optimal_band(analysis: Analysis):
+    """The compute-optimal frontier and its intervals from the runs' compute to as far as it is stated."""
+    frontier = analysis.optimal_frontier
+    if frontier is None:
+        return None
+    least, most = frontier.flops
+    flops = np.geomspace(least / BAND_MARGIN, BEYOND * most, BAND_POINTS)
+    return {"flops": flops, **frontier.bands(flops)}
 
 
 def _curves(results, rows):

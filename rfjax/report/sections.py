@@ -15,6 +15,7 @@ from rfjax.report.figures import learning_rates, loss_against_compute, loss_agai
 from rfjax.report.findings import findings
 from rfjax.report.fit_sections import compute_section
 from rfjax.report.formats import count, duration, loss, power, score, sentence, text
+from rfjax.report.frontier_figure import optimal_frontier
 from rfjax.report.html_parts import figure_section
 from rfjax.report.ranking_figures import average_ranks, quality_against_steps
 from rfjax.report.ranking_section import ranking_section
@@ -202,6 +203,7 @@ class Drawing:
 # A new measure in the report needs a line in `numbers.report_numbers`, a row here and a row in `SECTIONS`.
 FIGURES: dict[str, Drawing] = {
     "loss_against_compute": Drawing(loss_against_compute, "Validation loss against training FLOPs"),
+    "optimal_frontier": Drawing(optimal_frontier, "Compute-optimal loss, size and images against training FLOPs"),
     "loss_against_steps": Drawing(loss_against_steps, "Loss against steps and FLOPs"),
     "loss_per_level": Drawing(loss_per_level, "Validation loss per level of t"),
     "geneval_against_depth": Drawing(geneval_against_depth, "GenEval per task against depth"),

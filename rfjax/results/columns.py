@@ -13,10 +13,14 @@ from dataclasses import dataclass, replace
 
 from rfjax.data.geneval_names import TASKS
 from rfjax.evaluation.image_folders import compbench
+from rfjax.results import tokens
 
-SCHEMA = 5
+SCHEMA = 6
 # Columns that a version added. In an older table they are empty, and its runs have the role `run`.
-ADDED: dict[int, tuple[str, ...]] = {5: ("role", "trunk", "trunk_step", "spent_flops", "spent_seconds")}
+ADDED: dict[int, tuple[str, ...]] = {
+    5: ("role", "trunk", "trunk_step", "spent_flops", "spent_seconds"),
+    6: tokens.COLUMNS,
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,12 @@ images | integer | images | training images seen so far, lineage included
 flops | number | FLOP | training FLOPs so far, lineage included: 2 per multiply-accumulate, 3x forward
 seconds | number | s | wall time of this evaluation
 train_seconds | number | s | wall time of training up to the checkpoint; of runs trained together, this one's share
+image_tokens | integer | tokens | image tokens trained on so far; empty where the run's folder does not tell, and for \
+a run that started from another's checkpoint
+image_tokens_per_param | number | tokens per parameter | image tokens over parameters
+tokens_per_param | number | tokens per parameter | image and text tokens over parameters, padding of the text \
+included; empty where the text is not part of the sequence
+times_seen | number | | how often each training image was seen, on average; empty for a corpus that draws its images
 """)
 
 # What the run is: the same on each of its rows. `merge.RUN_FIELDS` says where it is in run.json.

@@ -31,6 +31,7 @@ from rfjax.inputs.json_files import WrongJson, parse_json, read_json
 from rfjax.limits import ROLES
 from rfjax.results import columns as schema
 from rfjax.results import results_folder as results
+from rfjax.results import tokens
 from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
 
 RUN_SCHEMA = 1
@@ -71,6 +72,13 @@ class Trunk(TypedDict, total=False):
     train_seconds: float
 
 
+class Bucket(TypedDict, total=False):
+    """An aspect bucket of a run: its latents' height and width, and its steps in a cycle."""
+
+    latent_size: list[int]
+    steps_of_cycle: int
+
+
 class RunFile(TypedDict, total=False):
     """What the table takes from run.json, as `rfjax.training` writes it."""
 
@@ -98,10 +106,22 @@ class RunFile(TypedDict, total=False):
     trunk: Trunk
     flops: float
     train_seconds: float
+    buckets: list[Bucket] | None
+    image_tokens: list[int] | None
+    training_images: int | None
 
 
 class ConfigModel(TypedDict, total=False):
     backbone: str
+    patch_size: int
+    temporal_patch_size: int
+
+
+class ConfigData(TypedDict, total=False):
+    corpus: str
+    frames: int
+    image_size: int
+    context_tokens: int
 
 
 class ConfigTrain(TypedDict, total=False):
@@ -113,6 +133,7 @@ class ConfigFile(TypedDict, total=False):
 
     formulation: str
     model: ConfigModel
+    data: ConfigData
     train: ConfigTrain
 
 
@@ -139,6 +160,7 @@ class RunRecords(NamedTuple):
     folder: Path
     curve: pd.DataFrame
     notes: list[str]
+    tokens: tokens.Tokens = tokens.UNKNOWN
 
 
 def collect(
@@ -326,7 +348,7 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 def read_run(folder: Path) -> RunRecords:
     """The content of one run folder. A run that failed before it wrote run.json has its status alone."""
     status = _read_json(folder / "status.json", Status) if _is_there(folder / "status.json") else {}
-    notes = []
+    notes, counted = [], tokens.UNKNOWN
     if _is_there(folder / "run.json"):
         run = _read_json(folder / "run.json", RunFile)
         if run.get("schema") != RUN_SCHEMA:
@@ -338,6 +360,7 @@ def read_run(folder: Path) -> RunRecords:
         for column in (*KEY[:1], *RUN):
             if column.required and facts[column.name] is None:
                 raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
+        counted = tokens.read_tokens(run)
         facts |= {"role": _role(folder, run)} | {f"spent_{what}": _spent(run, *names) for what, names in SPENT.items()}
     else:
         facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
@@ -348,7 +371,7 @@ def read_run(folder: Path) -> RunRecords:
     curve, unread = read_curve(folder / "metrics.jsonl", facts["run"])
     if unread:
         notes.append(f"{facts['run']}: {unread} line(s) of metrics.jsonl could not be read and were left out")
-    return RunRecords(facts, _records(folder, facts["run"]), folder, curve, notes)
+    return RunRecords(facts, _records(folder, facts["run"]), folder, curve, notes, counted)
 
 
 def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
@@ -383,8 +406,8 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
     Raises `ConfigError` when two records share a key and differ.
     """
     rows, seen = [], {}
-    sources = [(run.facts, run.records) for run in runs] + [({}, references)]
-    for facts, records in sources:
+    sources = [(run.facts, run.tokens, run.records) for run in runs] + [({}, tokens.UNKNOWN, references)]
+    for facts, counted, records in sources:
         for record in records:
             key = _key_columns(record, KEY)
             identity = tuple(key.values())
@@ -397,6 +420,7 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
             joined = {
                 "final": int(of_run and key["step"] == facts.get("steps")),
                 **{name: record[name] for name in ("images", "flops", "seconds", "train_seconds")},
+                **(counted if of_run else tokens.UNKNOWN).seen(key["step"], record["images"]),
                 **{column.name: facts.get(column.name) if of_run else None for column in RUN},
             }
             rows += [

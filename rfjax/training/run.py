@@ -30,7 +30,7 @@ from rfjax.flow.formulation import Formulation
 from rfjax.flow.resolution import formulation_at
 from rfjax.inputs.paths import local_path
 from rfjax.models.backbone import Backbone, make_backbone, parameter_count, training_backbone
-from rfjax.models.flops import forward_flops, training_flops
+from rfjax.models.flops import forward_flops, patches, training_flops
 from rfjax.training import checkpoint, checkpoint_facts, run_folder
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.processes import distributed
@@ -94,6 +94,12 @@ class Run:
     def flops_of_parts(self) -> tuple[int, ...]:
         """Training FLOPs of an image in each of the corpus's latent shapes."""
         return tuple(training_flops(self.config.model, part.shapes) for part in self.corpus.parts)
+
+    @property
+    def training_images(self) -> int | None:
+        """The number of the corpus's training images; None of a corpus that draws as many as are asked for."""
+        each = [getattr(part, "training_images", None) for part in self.corpus.parts]
+        return None if None in each else sum(each)
 
     def _mean(self, count: Callable[[ModelConfig, BatchShapes], int]) -> int:
         quotas = schedule_of(self.corpus).quotas
@@ -235,6 +241,8 @@ def describe(run: Run, parent: dict | None) -> dict:
         "flops_per_image": run.flops_per_image,
         "flops_forward_per_image": run.flops_forward_per_image,
         "buckets": _buckets(run),
+        "image_tokens": [patches(config.model, part.shapes)[0] for part in corpus.parts],
+        "training_images": run.training_images,
         "batch_size": config.train.batch_size,
         "steps": config.train.steps,
         "corpus": corpus.name,

@@ -323,8 +323,8 @@ def without_column(text, name):
         ("table.json", lambda text: text[:100], "is damaged"),
         (
             "table.json",
-            lambda text: text.replace('"schema": 5', '"schema": 7'),
-            "schema version 7; this rfjax reads version 5",
+            lambda text: text.replace('"schema": 6', '"schema": 7'),
+            "schema version 7; this rfjax reads version 6",
         ),
         ("table.json", lambda text: text.replace('"notes"', '"nodes"'), "is damaged"),
     ],

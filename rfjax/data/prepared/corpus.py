@@ -57,6 +57,11 @@ class PreparedCorpus:
         return self.manifest.buckets[self.number]
 
     @property
+    def training_images(self) -> int:
+        """The number of the bucket's training images."""
+        return self.bucket.images["train"]
+
+    @property
     def shapes(self) -> BatchShapes:
         context, pooled, slots = manifest.layout(self.manifest.encoders)
         used = tuple(slot for slot in slots if slot.name in self.encoders)

@@ -1,0 +1,47 @@
+"""Draws the compute-optimal frontier of the parametric law: loss, size and images against compute."""
+
+from __future__ import annotations
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rfjax.report.axes import BLUE, GREY, VERMILION, WIDTH, depth_handles, log_scale, point
+
+PANELS = (("loss", "validation loss"), ("params", "parameters"), ("images", "training images"))
+
+
+def optimal_frontier(numbers, look):
+    """Draw the frontier with its interval, a panel each for loss, size and images, and the runs that it follows from.
+
+    None where the runs do not decide a frontier.
+    """
+    band, analysis = numbers["optimal_band"], numbers["analysis"]
+    if band is None:
+        return None
+    runs = [run for run in numbers["runs"] if run["loss"] is not None]
+    figure = Figure(figsize=(WIDTH, 2.9))
+    for axis, (name, label) in zip(figure.subplots(1, 3), PANELS, strict=True):
+        if band[name]["low"][0] is not None:
+            axis.fill_between(band["flops"], band[name]["low"], band[name]["high"], color=BLUE, alpha=0.22, lw=0)
+        axis.plot(band["flops"], band[name]["value"], color=BLUE, zorder=2)
+        for run in runs:
+            colour, marker = look[run["depth"]]
+            hollow = not run["best_rate"]
+            point(axis, run["flops"], run[name], None, None, color=colour, marker=marker, hollow=hollow, zorder=4)
+        axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label)
+        axis.axvline(analysis["optimal_frontier"]["runs_flops"][1], color=GREY, lw=0.8, ls=":")
+        if name == "loss":
+            if numbers["band"]:
+                axis.plot(numbers["band"]["flops"], numbers["band"]["law"]["loss"], color=VERMILION, ls="--", lw=1)
+            log_scale(axis, "y", [run["loss"] for run in runs])
+    handles = [Line2D([], [], color=BLUE, label="optimal, parametric law")]
+    handles.append(matplotlib.patches.Patch(color=BLUE, alpha=0.28, lw=0, label="95 % interval"))
+    if numbers["band"]:
+        label = f"law of compute ({analysis['headline']})"
+        handles.append(Line2D([], [], color=VERMILION, ls="--", lw=1, label=label))
+    handles.append(Line2D([], [], color=GREY, lw=0.8, ls=":", label="largest run"))
+    if not all(run["best_rate"] for run in runs):
+        handles.append(Line2D([], [], color=GREY, marker="o", mfc="white", lw=0, label="another rate is better"))
+    figure.legend(handles=depth_handles(look, runs) + handles, loc="outside lower center", ncols=4)
+    return figure

@@ -1,0 +1,96 @@
+"""Counts what a run has seen in tokens, in tokens per parameter, and how often it saw each training image.
+
+Papers count differently: D may be image tokens alone (Abra 2608.17286) or image and text tokens (Liang et al.
+2410.08184, whose text stands in the sequence), so both ratios are columns. Text tokens are those of the sequence, its
+padding included. Where run.json and config.json do not tell a number, its column is empty. So are all columns of a run
+that started from another's checkpoint, whose images may have had other sizes and come from another corpus.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rfjax.config import ModelConfig
+from rfjax.data.batch import latent_shape
+from rfjax.data.buckets import CYCLE, Schedule
+from rfjax.limits import BACKBONES
+
+COLUMNS = ("image_tokens", "image_tokens_per_param", "tokens_per_param", "times_seen")
+SQUARE = ("shapes", "digits", "random")  # corpora whose latents are squares of config.data.image_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """What a run's images are in tokens, as run.json and config.json tell; None for what they do not."""
+
+    image: tuple[int, ...] | None = None  # image tokens of an image in each latent shape
+    schedule: Schedule | None = None  # the latent shape of each step; None where there is one shape
+    text: int | None = None  # text tokens of a caption in the sequence
+    training_images: int | None = None  # of the corpus; None also for a corpus without a number
+    params: int | None = None
+    batch_size: int | None = None
+
+    def seen(self, step: int, images: int | float | None) -> dict[str, int | float | None]:
+        """The values of `COLUMNS` at a checkpoint of a run that started from nothing.
+
+        `images` are those that its record counts: where they are not steps times images a step, nothing is told.
+        """
+        if self.batch_size is None or images != step * self.batch_size:
+            return dict.fromkeys(COLUMNS)
+        seen = {"times_seen": images / self.training_images if self.training_images else None}
+        if self.image is not None:
+            steps = (step,) if self.schedule is None else self.schedule.taken(step)
+            tokens = self.batch_size * sum(map(math.prod, zip(self.image, steps, strict=True)))
+            seen["image_tokens"] = tokens
+            if self.params:
+                text = None if self.text is None else self.text * images
+                seen["image_tokens_per_param"] = tokens / self.params
+                seen["tokens_per_param"] = None if text is None else (tokens + text) / self.params
+        return dict.fromkeys(COLUMNS) | seen
+
+
+UNKNOWN = Tokens()
+
+
+def read_tokens(run: Mapping) -> Tokens:
+    """The tokens of a run from its run.json, which has the content of config.json as `config` where there is one."""
+    if run.get("parent") is not None:
+        return UNKNOWN
+    config, buckets = run.get("config") or {}, run.get("buckets")
+    network = BACKBONES.get((config.get("model") or {}).get("backbone"))
+    image = run.get("image_tokens")
+    image = tuple(image) if image else _tokens_by_config(config, buckets)
+    schedule = _schedule(buckets, run.get("seed"))
+    shapes = 1 if schedule is None else len(schedule.counts)
+    if image is not None and (len(image) != shapes or min(image) < 1 or (buckets and schedule is None)):
+        image = None
+    text = (config.get("data") or {}).get("context_tokens") if network and network.text_in_sequence else None
+    facts = {name: run.get(name) for name in ("training_images", "params", "batch_size")}
+    return Tokens(image=image, schedule=schedule, text=text, **facts)
+
+
+def _schedule(buckets, seed):
+    """The latent shape of each step of a run with aspect buckets; None where there are none, or they are not told."""
+    quotas = tuple(bucket.get("steps_of_cycle", -1) for bucket in buckets or ())
+    told = quotas and min(quotas) >= 0 and sum(quotas) == CYCLE and seed is not None
+    return Schedule(quotas, seed) if told else None  # quotas of a cycle are shares, as the counts of images are
+
+
+def _tokens_by_config(config, buckets):
+    """Image tokens in each latent shape, of a run.json that does not have them; None where the shape is not told."""
+    model, data = config.get("model") or {}, config.get("data") or {}
+    patch, side = (model.get("temporal_patch_size", 1), model.get("patch_size", 0)), data.get("image_size", 0)
+    if min(patch) < 1:
+        return None
+    if buckets:
+        sizes = [bucket.get("latent_size") for bucket in buckets]
+    elif data.get("corpus") in SQUARE:
+        sizes = [[data.get("frames", 1), side, side]]
+    else:
+        return None
+    if None in sizes or not {len(size) for size in sizes} <= {2, 3}:
+        return None
+    network = ModelConfig(temporal_patch_size=patch[0], patch_size=patch[1])
+    return tuple(math.prod(network.token_grid(latent_shape([*size, 1]))) for size in sizes)
