@@ -36,8 +36,8 @@ def compute_section(numbers, page):
 def _optimal_part(analysis, page):
     """The compute-optimal frontier: its figure, where there is one, and its formulas, or why there is none."""
     caption = (
-        "The compute-optimal frontier of the parametric law: the least loss that it gives each budget, and the size and "
-        "images that give it. Bands: 95 % intervals over the draws of the parameters. Points: all runs."
+        "The compute-optimal frontier of the parametric law: the least loss that it gives each budget, and the size "
+        "and images that give it. Bands: 95 % intervals over the draws of the parameters. Points: all runs."
     )
     drawn = page.drawing("optimal_frontier", caption) if analysis["optimal_frontier"] else ""
     return drawn + "".join(f"<p>{as_prose(fact)}</p>" for fact in optimal_frontier_facts(analysis))
