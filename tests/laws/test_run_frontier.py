@@ -11,12 +11,8 @@ from rfjax.laws.run_frontier import choose_runs, on_frontier, sizes_compete
 
 def on_frontier_by_pairs(flops, loss):
     """The definition, pair by pair: no other run has as low a loss for as few FLOPs."""
-    return [
-        not any(
-            f <= flops[i] and x <= loss[i] and (f < flops[i] or x < loss[i]) for f, x in zip(flops, loss, strict=True)
-        )
-        for i in range(len(flops))
-    ]
+    points = list(zip(flops, loss, strict=True))
+    return [not any(c <= f and x <= y and (c < f or x < y) for c, x in points) for f, y in points]
 
 
 @pytest.mark.parametrize("seed", range(4))

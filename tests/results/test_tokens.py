@@ -89,7 +89,7 @@ def test_text_that_is_not_in_the_sequence_has_no_ratio(backbone):
 
 
 def test_the_table_has_the_columns(tmp_path):
-    """Catches a column that is lost between the run's files and the wide table, and one that old runs get a number in."""
+    """Catches a column that is lost between the run's files and the wide table, and a number for a run without it."""
     for name in ("new", "old"):
         planted_study.write_run(tmp_path / name, name, 1, 500, samples=False)
     facts = json.loads((tmp_path / "new" / "run.json").read_text())
