@@ -20,10 +20,10 @@ def compare(fits: Mapping[str, Fit]) -> dict:
     """The laws' held-out errors, of each run left out and of the largest, and the law that predicts best.
 
     A branch is left out with its whole trunk. For each law `leave_one_out_rms` is over the runs that it was fitted to,
-    and `shared_runs_rms` over those that all compared laws were fitted to; `preferred` has the smallest of the latter,
-    and `preferred_share` is how often it has when these runs are resampled. `preferred` is "" where fewer than two laws
-    can be compared, and `reason` says why. A law that cannot predict each of its runs is not compared, and its `reason`
-    says why.
+    and `shared_runs_rms` over those that all compared laws were fitted to; `preferred` has the smallest of the latter.
+    `preferred_share` is how often it has when these runs are resampled, and None where runs share trunks and so are no
+    independent samples. `preferred` is "" where fewer than two laws can be compared, and `reason` says why. A law that
+    cannot predict each of its runs is not compared, and its `reason` says why.
     """
     errors, laws = {}, {}
     for name, fitted in fits.items():
@@ -48,6 +48,8 @@ def compare(fits: Mapping[str, Fit]) -> dict:
     for name, square in zip(errors, squares, strict=True):
         laws[name]["shared_runs_rms"] = float(np.sqrt(square.mean()))
     best = int(squares.mean(axis=1).argmin())
+    if any(fitted.trunk_out for fitted in fits.values()):
+        return found | {"preferred": list(errors)[best]}
     drawn = np.random.default_rng(0).integers(len(shared), size=(RESAMPLES, len(shared)))
     resampled = squares[:, drawn].mean(axis=2)
     share = float((resampled.argmin(axis=0) == best).mean())

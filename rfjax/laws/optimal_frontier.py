@@ -24,6 +24,7 @@ from rfjax.evaluation.intervals import ENDS, LEVEL
 from rfjax.laws import fit_points
 from rfjax.laws.budgets import Cost, measure_cost, optimum, undecided
 from rfjax.laws.fitting import Estimate, Fit
+from rfjax.laws.resampling import corrected_ends
 from rfjax.results.plain import plain
 
 BEYOND = 10.0  # the frontier is also stated at this many times the largest run's FLOPs
@@ -58,6 +59,7 @@ class OptimalFrontier:
     log_reducible: Float[np.ndarray, " rows"]  # log K0
     offset: Float[np.ndarray, " rows"]  # E
     exponents: dict[str, Float[np.ndarray, " rows"]]  # a, b, g of `params`, `images` and `loss`
+    corrected: bool = False  # whether intervals are corrected for bias, as the parameters' are
 
     def bands(self, flops: Float[np.ndarray, " m"]) -> dict[str, dict[str, Float[np.ndarray, " m"]]]:
         """`params`, `images`, `images_per_param` and `loss` at each budget: `value`, and `low` and `high` of the
@@ -68,7 +70,23 @@ class OptimalFrontier:
             images = self.log_images + self.exponents["images"] * log_c
             loss = np.log(self.offset + np.exp(self.log_reducible - self.exponents["loss"] * log_c))
             logs = {"params": params, "images": images, "images_per_param": images - params, "loss": loss}
-        return {name: _with_ends(values) for name, values in logs.items()}
+        return {name: self._with_ends(values) for name, values in logs.items()}
+
+    def _with_ends(
+        self, values: Float[np.ndarray, "m rows"], *, natural: bool = False
+    ) -> dict[str, Float[np.ndarray, " m"]]:
+        """The first column of the logarithms as numbers, with the ends of the interval that the other columns give.
+
+        Quantiles are of the logarithms, so that a draw without a bound (a size of 0) is no more than a draw far out.
+        """
+        back = np.asarray if natural else np.exp
+        finite = np.clip(values, -_LARGEST_LOG, _LARGEST_LOG)
+        kept = ~np.isnan(finite).any(axis=0)
+        low = high = np.full(len(values), np.nan)
+        if kept.mean() >= 1 - _MOST_LOST:
+            drawn = finite[:, 1:][:, kept[1:]]
+            low, high = corrected_ends(drawn.T, finite[:, 0]) if self.corrected else np.quantile(drawn, ENDS, axis=1)
+        return {"value": back(finite[:, 0]), "low": back(low), "high": back(high)}
 
     def at(self, flops: float) -> OptimalPoint:
         """The frontier at one budget."""
@@ -96,10 +114,10 @@ class OptimalFrontier:
             slope = self.exponents[name]
             content[name] = {
                 "coefficient": float(np.exp(np.clip(logs[0] - sign * slope[0] * log_c, -_LARGEST_LOG, _LARGEST_LOG))),
-                "exponent": _estimate(_with_ends(np.log(slope)[None])),
+                "exponent": _estimate(self._with_ends(np.log(slope)[None])),
                 "at_reference": getattr(at_reference, name),
             }
-        content["loss"]["E"] = _estimate(_with_ends(self.offset[None], natural=True))
+        content["loss"]["E"] = _estimate(self._with_ends(self.offset[None], natural=True))
         return plain(content)
 
 
@@ -136,22 +154,9 @@ def derive(fit: Fit, table: pd.DataFrame, given: float | None = None) -> tuple[O
             log_reducible=np.logaddexp(log_a - alpha * log_params, log_b - beta * log_images),
             offset=offset,
             exponents={"params": beta / total, "images": alpha / total, "loss": alpha * beta / total},
+            corrected=fit.scatter is not None,
         )
     return frontier, ""
-
-
-def _with_ends(values: Float[np.ndarray, "m rows"], *, natural: bool = False) -> dict[str, Float[np.ndarray, " m"]]:
-    """The first column of the logarithms as numbers, with the ends of the interval that the other columns give.
-
-    Quantiles are of the logarithms, so that a draw without a bound (a size of 0) is no more than a draw far out.
-    """
-    back = np.asarray if natural else np.exp
-    finite = np.clip(values, -_LARGEST_LOG, _LARGEST_LOG)
-    lost = np.isnan(finite[:, 1:]).mean(axis=1)
-    low, high = np.nanquantile(np.where(lost[:, None] < 1, finite[:, 1:], 0.0), ENDS, axis=1)
-    enough = lost <= _MOST_LOST
-    ends = {end: np.where(enough, back(number), np.nan) for end, number in (("low", low), ("high", high))}
-    return {"value": back(finite[:, 0]), **ends}
 
 
 def _estimate(band) -> Estimate:

@@ -103,7 +103,8 @@ def comparison_facts(comparison: Mapping) -> list[Fact]:
         return [[f"laws are not compared: {comparison['reason']}"]]
     errors = {name: row["shared_runs_rms"] for name, row in laws.items()}
     rows = ", ".join(f"{name} {percent(rms, signed=False)}" for name, rms in errors.items() if rms is not None)
-    sure = f"; best in {100 * comparison['preferred_share']:.0f} % of resamples of these runs"
+    share = comparison["preferred_share"]
+    sure = f"; best in {100 * share:.0f} % of resamples of these runs" if share is not None else ""
     return [[f"by leave-one-out error the {best} law predicts best over the same {runs} runs ({rows}{sure})", *without]]
 
 

@@ -1,5 +1,7 @@
 """Laws compared by one held-out error over the same runs."""
 
+from dataclasses import replace
+
 import pytest
 
 from rfjax.laws.comparison import compare
@@ -38,6 +40,15 @@ def test_how_sure_the_best_is_comes_from_resamples_of_the_runs():
     saturating = fitted(SATURATING, {**dict.fromkeys("abcd", 0.01), "e": 0.02})
     found = compare({"saturating": saturating, "power": power})
     assert found["preferred"] == "power" and found["preferred_share"] == pytest.approx(1 - 0.8**5, abs=0.03)
+
+
+def test_branches_of_a_trunk_are_left_out_together_and_are_no_resamples():
+    """Catches the optimistic error of a branch whose sisters are fitted, and a share from runs that are no samples."""
+    power, saturating = (fitted(law, dict.fromkeys("abc", 0.01)) for law in (POWER, SATURATING))
+    trunk_out = LeftOut(runs=tuple("abc"), relative_errors=(0.3, 0.3, 0.3))
+    found = compare({"power": replace(power, trunk_out=trunk_out), "saturating": saturating})
+    assert found["preferred"] == "saturating" and found["preferred_share"] is None
+    assert comparison_facts(found)[0][0].endswith("over the same 3 runs (power 30.00 %, saturating 1.00 %)")
 
 
 def test_who_is_not_compared_is_named_with_the_reason():
