@@ -104,7 +104,8 @@ def comparison_facts(comparison: Mapping) -> list[Fact]:
     errors = {name: row["shared_runs_rms"] for name, row in laws.items()}
     rows = ", ".join(f"{name} {percent(rms, signed=False)}" for name, rms in errors.items() if rms is not None)
     share = comparison["preferred_share"]
-    sure = f"; best in {100 * share:.0f} % of resamples of these runs" if share is not None else ""
+    often = "" if share is None else "more than 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+    sure = f"; best in {often} of resamples of these runs" if often else ""
     return [[f"by leave-one-out error the {best} law predicts best over the same {runs} runs ({rows}{sure})", *without]]
 
 

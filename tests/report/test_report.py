@@ -18,6 +18,7 @@ from rfjax.results import merge, results_folder
 
 FIGURES = {
     "loss_against_compute",
+    "optimal_frontier",
     "loss_against_steps",
     "loss_per_level",
     "geneval_against_depth",
@@ -69,7 +70,7 @@ def test_the_page_says_nothing_that_the_json_does_not_hold(report, study):
 def test_the_page_asks_for_nothing_from_outside(report):
     html = (report[0] / "index.html").read_text()
     links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]{1,30})""", html)
-    assert len(links) == 6 + 4 + 7  # figures, samples of the best of each depth, samples of every run
+    assert len(links) == 7 + 4 + 7  # figures, samples of the best of each depth, samples of every run
     assert all(link.startswith("data:image/") for link in links)
     assert "<script" not in html and "@import" not in html
 
@@ -138,7 +139,9 @@ def test_the_report_says_how_well_its_laws_predict(report):
     assert predicted["logistic"]["run"] == "depth4" and abs(predicted["logistic"]["error"]) < 0.1
     html = (folder / "index.html").read_text()
     assert "predicted from its validation loss by links" in html and "at each noise level" in html
-    assert "By leave-one-out error the saturating law predicts best" in html
+    assert "By leave-one-out error the saturating law predicts best over the same 7 runs (saturating 0." in html
+    assert "parametric 2" in html and "Compute-optimal frontier of the parametric law, for C FLOPs: params = " in html
+    assert 'alt="Compute-optimal loss, size and images against training FLOPs"' in html
 
 
 def test_a_new_figure_and_a_new_section_are_a_row_each(report, monkeypatch):
