@@ -205,6 +205,7 @@ def test_a_study_without_scores_has_no_empty_figures(undrawn, tmp_path):
     numbers = write_report(tmp_path / "results", tmp_path / "report", resamples=100)
     assert {path.stem for path in (tmp_path / "report/figures").iterdir()} == {
         "loss_against_compute",
+        "optimal_frontier",
         "loss_against_steps",
         "loss_per_level",
     }
