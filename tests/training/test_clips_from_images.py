@@ -1,7 +1,5 @@
 """A run of clips that starts from a run of images: equal frames have the image's velocity."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +15,7 @@ from rfjax.training.run import plan_run
 
 IMAGES = from_dict(
     {
-        "model": {"depth": 2, "hidden": 32, "head_size": 16, "position_grid": 4, "position_tokens": 2},
+        "model": {"depth": 2, "hidden": 32, "head_size": 16, "position_grid": 4, "position_tokens": 2, "qk_norm": True},
         "data": {
             **{"corpus": "random", "image_size": 4, "channels": 3},
             **{"context_tokens": 3, "context_size": 8, "pooled_size": 8},
@@ -61,7 +59,8 @@ def child(folder, overrides):
     ids=["factorised", "joint"],
 )
 def test_equal_frames_have_the_velocity_of_their_image(images, overrides):
-    """Catches a patch that is not divided by its frames, a gate that is open, and frames that meet before it is."""
+    """Catches a patch that is not divided by its frames, a gate that is open, and frames that meet before it is. The
+    new attention starts as in a new run, in the weights and in their average."""
     parent, (z, *conditions), velocity = images
     run, _, (params, ema) = child(parent.folder, overrides)
     clip = jnp.repeat(z, run.config.data.frames, axis=1)
@@ -70,18 +69,9 @@ def test_equal_frames_have_the_velocity_of_their_image(images, overrides):
     np.testing.assert_allclose(got, np.repeat(velocity, run.config.data.frames, axis=1), rtol=0, atol=1e-5)
     kernel = np.asarray(parent.params["patch_embed"]["kernel"])
     np.testing.assert_array_equal(ema["patch_embed"]["kernel"], np.concatenate([kernel, kernel]) / 2)
-
-
-def test_a_new_attention_over_time_starts_as_in_a_new_run(images):
-    """Catches one that starts at ones, or another in the average than in the weights. Its gate is zero."""
-    run, _, (params, ema) = child(images[0].folder, FACTORISED | {"data.frames": 3, "model.qk_norm": True})
-    first = jit(run.backbone.init)(jax.random.split(jax.random.key(0))[0])
-    for block in ("blocks", "last_block"):
+    for block in ("blocks", "last_block") if run.config.model.temporal_attention == "factorised" else ():
         new = params[block]["image"]["time"]
-        assert not np.any(new["modulation"]["kernel"]) and np.asarray(new["qkv"]["kernel"]).std() > 0.01
-        assert np.asarray(new["qkv"]["kernel"]).std() == pytest.approx(
-            np.asarray(first[block]["image"]["time"]["qkv"]["kernel"]).std(), rel=0.1
-        )
+        assert not np.any(new["modulation"]["kernel"]) and np.asarray(new["qkv"]["kernel"]).std() > 0.05
         assert (np.asarray(new["query_norm"]["scale"]) == 1.0).all()
         jax.tree.map(np.testing.assert_array_equal, new, ema[block]["image"]["time"])
 
