@@ -75,7 +75,7 @@ VARIANTS = {
 
 def reference(config, params, z, t, context, pooled):
     """One example through the paper's equations, written out token by token."""
-    h, heads = config.width, config.heads
+    h = config.width
     apart = config.temporal_attention == "factorised"
     frames = config.temporal_patch_size if apart else len(z)  # of what attends to itself
     parts = [z[start : start + frames] for start in range(0, len(z), frames)]
