@@ -1,10 +1,10 @@
 """An attention over all frames' tokens, for blocks whose frames stand in the batch (SD3 section 5.3.3).
 
-SD3 starts its video study from the weights of images: "the temporal dimension is collapsed into the batch", and in each
-block a full attention over all spatio-temporal tokens is added between the attention inside a frame and the
-feed-forward. The paper says no more. Chosen here: the new attention is of visual tokens alone; it has its own queries,
-keys, values, output, QK-norm and modulation, whose gate is zero at the start; every frame has its own copy of the text;
-and the new attention alone knows the time.
+SD3 starts its video study from the weights of images. Time goes into the batch, and in each block a full attention over
+all spatio-temporal tokens is added between the attention inside a frame and the feed-forward. The paper says no more.
+Chosen here: the new attention is of visual tokens alone; it has its own queries, keys, values, output, QK-norm and
+modulation, whose gate is zero at the start; every frame has its own copy of the text; and the new attention alone knows
+the time.
 """
 
 from __future__ import annotations
