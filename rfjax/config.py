@@ -48,6 +48,9 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     patch_size: int = 2
     temporal_patch_size: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # frames of a patch
+    # joint: one attention over the text and the tokens of all frames | factorised: each frame has its own with its copy
+    # of the text, and an attention over the tokens of all frames is added in every block (SD3 section 5.3.3)
+    temporal_attention: str = field(default="joint", metadata=WRITTEN_WHERE_SET)
     qk_norm: bool = False  # RMSNorm with learnable scale on queries and keys, per head
     dual_attention_blocks: int = 0  # the first n blocks have a second, image-only attention (SD3.5-M: 13)
     weight_sets: int = 2  # 3: the context's first `first_text_tokens` tokens get their own weights
@@ -87,6 +90,11 @@ class ModelConfig:
         tokens of one time whatever the patch."""
         time, height, width = (side // patch for side, patch in zip(latents, self.patch, strict=False))
         return max(1, time), height, width
+
+    def batch_frames(self, latents: Sequence[int]) -> int:
+        """The number of tokens' times that stand in the batch: those of latents of (frames, height, width, ...) where
+        attention is factorised, and else 1."""
+        return self.token_grid(latents)[0] if self.temporal_attention == "factorised" else 1
 
     def patch_values(self, channels: int) -> int:
         """The number of values in a patch."""
@@ -252,6 +260,9 @@ class Config:
     formulation: str = "rf/lognorm(0.00,1.00)"
     timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
     timestep_shift_by_area: bool = False  # if true, a latent of m pixels has timestep_shift * sqrt(m) / image_size
+    timestep_shift_frames: float = field(
+        default=0.0, metadata=WRITTEN_WHERE_SET
+    )  # e: f latent frames have f^e times it
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -47,7 +47,7 @@ POSITION_MULTIPLE = 4  # the 2-D position embedding needs a hidden size that is 
 BACKBONES: dict[str, Network] = {
     "mmdit": Network(
         path="rfjax.models.mmdit:MMDiT",
-        own_fields=("weight_sets", "dual_attention_blocks", "first_text_tokens", *_OF_TOKENS),
+        own_fields=("weight_sets", "dual_attention_blocks", "first_text_tokens", "temporal_attention", *_OF_TOKENS),
         positions=("formula", "stored", "rotary"),
     ),
     "dit": Network(path="rfjax.models.dit:DiT", own_fields=_OF_TOKENS),
@@ -72,6 +72,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.backbone": tuple(BACKBONES),
     "model.weight_sets": (2, 3),
     "model.positions": ("formula", "stored", "rotary"),
+    "model.temporal_attention": ("joint", "factorised"),
     "data.corpus": ("shapes", "digits", "random", "prepared"),
     "train.schedule": ("constant", "cosine", "wsd"),
     "train.decay_shape": ("linear", "1-sqrt", "cosine"),
@@ -146,8 +147,11 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     *((f"evaluation.{scores}", Range(1, BATCH_END), "batch_size") for scores in ("geneval", "ranking")),
     *((f"evaluation.{scores}", SEED, "seed") for scores in ("geneval", "ranking")),
 )
-RANGES: dict[str, Range] = {"seed": SEED, "timestep_shift": Range(0, 1e6, open_low=True)} | {
-    f"{section}.{field}": allowed for section, allowed, fields in _RANGES for field in fields.split()
+RANGES: dict[str, Range] = {
+    "seed": SEED,
+    "timestep_shift": Range(0, 1e6, open_low=True),
+    "timestep_shift_frames": SHARE,
+    **{f"{section}.{field}": allowed for section, allowed, fields in _RANGES for field in fields.split()},
 }
 
 # The largest value of each numeric option of the command line, by its name or by VERB.NAME. The verbs check the low

@@ -12,7 +12,8 @@ _NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
 _SIZE = r"\d+x\d+"
 _NAME = re.compile(
     rf"(?P<method>[a-z]+)-(?P<steps>\d+)-cfg(?P<guidance_scale>{_NUMBER})-shift(?P<timestep_shift>{_NUMBER})"
-    rf"(?P<by_area>-by-area)?(-(?P<sigmas>{'|'.join(CHOICES['evaluation.sampler.sigmas'])}))?"
+    rf"(?P<by_area>-by-area)?(-by-frames(?P<by_frames>{_NUMBER}))?"
+    rf"(-(?P<sigmas>{'|'.join(CHOICES['evaluation.sampler.sigmas'])}))?"
     rf"(-(?!of\d+$)(?P<encoders>[A-Za-z][^-]*))?"
     rf"(-(?P<latent_size>{_SIZE})(?=-{_SIZE}))?(-(?P<images>{_SIZE}))?(-of(?P<reference>\d+))?"
 )
@@ -31,6 +32,7 @@ class SamplerName:
     guidance_scale: float
     timestep_shift: float
     by_area: bool = False  # the shift holds at config.data.image_size, and changes with the area of the latents
+    by_frames: float = 0.0  # the exponent e: the shift is that of one latent frame, and f frames have f^e times it
     sigmas: str = "uniform"
     encoders: tuple[str, ...] = ()  # text encoders of the prompts; empty: the run's
     latent_size: tuple[int, int] | None = None  # height, width; None: the corpus's
@@ -40,7 +42,11 @@ class SamplerName:
     @classmethod
     def of(cls, config: Config, sampler: SamplerConfig, **more) -> SamplerName:
         """The name of a run's `sampler`, with the run's timestep shift; `more` are the fields that the config lacks."""
-        shift = {"timestep_shift": config.timestep_shift, "by_area": config.timestep_shift_by_area}
+        shift = {
+            "timestep_shift": config.timestep_shift,
+            "by_area": config.timestep_shift_by_area,
+            "by_frames": config.timestep_shift_frames,
+        }
         return cls(**vars(sampler), **shift, **more)
 
     @classmethod
@@ -59,6 +65,7 @@ class SamplerName:
             guidance_scale=float(match["guidance_scale"]),
             timestep_shift=float(match["timestep_shift"]),
             by_area=match["by_area"] is not None,
+            by_frames=float(match["by_frames"] or 0.0),
             sigmas=match["sigmas"] or "uniform",
             encoders=tuple(match["encoders"].split("+")) if match["encoders"] else (),
             latent_size=_parse_size(match["latent_size"]),
@@ -83,6 +90,7 @@ class SamplerName:
             f"cfg{self.guidance_scale:g}",
             f"shift{self.timestep_shift:g}",
             "by-area" if self.by_area else "",
+            f"by-frames{self.by_frames:g}" if self.by_frames else "",
             "" if self.sigmas == "uniform" else self.sigmas,
             "+".join(self.encoders),
             _format_size(self.latent_size),

@@ -2,6 +2,9 @@
 
 A picture with more pixels needs more noise to be destroyed: at equal t a patch's uncertainty falls with the square root
 of their number. So a shape of m latent pixels has alpha = timestep_shift sqrt(m / n), where n = image_size^2.
+
+Frames of a clip that stands still count like further pixels, with the exponent 1/2. What moves repeats itself less, so
+the exponent e is a field: f latent frames have f^e times the shift of one.
 """
 
 from __future__ import annotations
@@ -15,21 +18,27 @@ from rfjax.flow.formulation import Formulation, parse_formulation
 
 
 def shift_at(config: Config, latents: Sequence[int]) -> float:
-    """alpha for latents of (frames, height, width, ...): `config.timestep_shift`, scaled if `timestep_shift_by_area`.
-    The number of frames does not change it."""
+    """alpha for latents of (frames, height, width, ...): `config.timestep_shift`, scaled by area if
+    `timestep_shift_by_area`, and by frames^`timestep_shift_frames`."""
+    shift = config.timestep_shift * latents[0] ** config.timestep_shift_frames
     if not config.timestep_shift_by_area:
-        return config.timestep_shift
-    return config.timestep_shift * math.sqrt(latents[1] * latents[2] / config.data.image_size**2)
+        return shift
+    return shift * math.sqrt(latents[1] * latents[2] / config.data.image_size**2)
 
 
 def formulation_at(config: Config, latents: Sequence[int] | None = None) -> Formulation:
     """The formulation of a run for latents of (frames, height, width, ...), by default squares of
     `config.data.image_size`.
 
-    Raises `ConfigError` for a shift, or a shift by area, of a formulation that is not rectified flow.
+    Raises `ConfigError` for a shift, or a shift by area or by frames, of a formulation that is not rectified flow.
     """
     latents = latents or (config.data.frames, config.data.image_size, config.data.image_size)
-    if config.timestep_shift_by_area and not parse_formulation(config.formulation).is_rectified_flow:
-        given = "config.timestep_shift_by_area is true, which shifts rectified flow's t"
-        raise ConfigError(f"{given}, and formulation {config.formulation!r} has another t; set it to false")
+    shifts = (
+        ("config.timestep_shift_by_area is true", config.timestep_shift_by_area, "false"),
+        (f"config.timestep_shift_frames is {config.timestep_shift_frames:g}", config.timestep_shift_frames, "0"),
+    )
+    for given, is_set, off in shifts:
+        if is_set and not parse_formulation(config.formulation).is_rectified_flow:
+            other = f"formulation {config.formulation!r} has another t; set it to {off}"
+            raise ConfigError(f"{given}, which shifts rectified flow's t, and {other}")
     return parse_formulation(config.formulation, shift_at(config, latents))

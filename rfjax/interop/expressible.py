@@ -47,9 +47,11 @@ _PREDICTION = (
 _VELOCITY = "its samplers expect a rectified flow's velocity"
 _FRAMES = "it is of a network of images"
 _VIDEO = "there is no PyTorch module for several frames; the weights are in the run's checkpoints"
+_TIME = "there is no PyTorch module for an attention over time; the weights are in the run's checkpoints"
 _ROTARY = "there is no PyTorch module for rotary positions; the weights are in the run's checkpoints"
 _IMAGES = (
     _is("model.backbone", lambda c, s: c.model.backbone, "mmdit", "it is an MM-DiT", _IN_CHECKPOINTS),
+    _is("model.temporal_attention", lambda c, s: c.model.temporal_attention, "joint", _FRAMES, _TIME),
     _is("data.frames", lambda c, s: s.latents[0], 1, _FRAMES, _VIDEO),
     _is("model.temporal_patch_size", lambda c, s: c.model.temporal_patch_size, 1, _FRAMES, _VIDEO),
     Demand("model.positions", lambda c, s: c.model.positions, _added_positions, "it adds positions", _ROTARY),

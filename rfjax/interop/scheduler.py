@@ -172,7 +172,7 @@ def choose_shift(
             )
     if is_foreign:
         return dataclasses.replace(config, timestep_shift=shift), notes
-    ours = shift_at(config, (side, side))
+    ours = shift_at(config, (1, side, side))
     if config.timestep_shift_by_area:  # an export's scheduler has the shift of its first bucket's shape
         return config, notes
     if not math.isclose(ours, shift, rel_tol=1e-6):

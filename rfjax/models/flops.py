@@ -25,6 +25,14 @@ def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
     return math.prod(model.token_grid(shapes.latents)), model.patch_values(shapes.latents[-1])
 
 
+def attended_sequences(model: ModelConfig, shapes: BatchShapes) -> tuple[tuple[int, int], ...]:
+    """(how many, tokens each) of the sequences in which an example's tokens attend to each other: those of text and
+    image, then that of the attention over time where there is one."""
+    image, times = patches(model, shapes)[0], model.batch_frames(shapes.latents)
+    streams = times, image // times + shapes.context[0]
+    return (streams, (1, image)) if model.temporal_attention == "factorised" else (streams,)
+
+
 def condition_embedders(model: ModelConfig, shapes: BatchShapes) -> int:
     """Operations of the embedders of the time and of the pooled text."""
     return 2 * model.width * (model.time_embedding_size + shapes.pooled + 2 * model.width)

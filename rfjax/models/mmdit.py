@@ -1,5 +1,6 @@
 """MM-DiT: text and image tokens in streams with their own weights, joined in attention (SD3 section 4 and figure 2;
-dual attention as in SD3.5-Medium).
+dual attention as in SD3.5-Medium). Of clips the attention joins all frames' tokens, or with
+`temporal_attention="factorised"` each frame is an image of the batch and `time_attention` joins the frames.
 
 Stacked blocks run under a scan, so that compile time does not grow with the depth. The last block is apart: its context
 streams feed the attention and end there.
@@ -29,6 +30,7 @@ from rfjax.models.patches import unpatchify
 from rfjax.models.positions import POSITIONS, centre_crop
 from rfjax.models.rotary import make_rotation, rotate
 from rfjax.models.stack import single_block, stack_blocks
+from rfjax.models.time_attention import TimeAttention, frames_apart, make_places
 
 
 def text_streams(config: ModelConfig, context_tokens: int) -> dict[str, slice]:
@@ -49,6 +51,7 @@ class StreamBlock(nn.Module):
     dual: bool  # a second attention among the image's own tokens
     final: bool  # a context stream in the last block: queries, keys and values only
     attention: str  # a row of `attention.IMPLEMENTATIONS`
+    times: int | None = None  # of an example, which stand in the batch and meet in `time_attention`; None: it has none
 
     def setup(self):
         c = self.config
@@ -64,6 +67,8 @@ class StreamBlock(nn.Module):
             self.proj2 = Linear((heads, size), (width,), self.dtype)
             if c.qk_norm:
                 self.query_norm2, self.key_norm2 = RMSNorm(size), RMSNorm(size)
+        if self.times is not None:
+            self.time = TimeAttention(c, self.dtype, self.attention, self.times)
         if not self.final:
             self.proj = Linear((heads, size), (width,), self.dtype)
             self.mlp_in = Linear((width,), (mlp,), self.dtype)
@@ -89,31 +94,37 @@ class StreamBlock(nn.Module):
         q, k, v = self._queries_keys_values(self.qkv2, modulate(x, chunks[6], chunks[7]), *norms, rotation)
         return chunks[8][:, None] * checkpoint_name(self.proj2(attention(q, k, v, self.attention)), "proj")
 
-    def finish(self, x, attended, chunks, rotation=None):
+    def finish(self, x, attended, chunks, rotation=None, time=None):
+        """The stream after the block. `time` is (condition, places) for the attention over time."""
         update = chunks[2][:, None] * checkpoint_name(self.proj(attended), "proj")
         if self.dual:
             update = update + self.second_attention(x, chunks, rotation)
         x = x + update
+        if self.times is not None:
+            x = x + self.time(x, *time)
         hidden = checkpoint_name(self.mlp_in(modulate(x, chunks[3], chunks[4])), "mlp_in")
         return x + chunks[5][:, None] * checkpoint_name(self.mlp_out(nn.gelu(hidden, approximate=True)), "mlp_out")
 
 
 class JointBlock(nn.Module):
-    """All streams through a joint attention; the scan calls it with (carry, (condition, rotation of the image))."""
+    """All streams through a joint attention; the scan calls it with (carry, (condition, rotation of the image, places
+    of the attention over time))."""
 
     config: ModelConfig
     dtype: jnp.dtype
     streams: tuple[str, ...]  # text streams first, "image" last
     attention: str
+    times: int | None = None  # of `StreamBlock`, for the image
     dual: bool = False
     final: bool = False
 
     @nn.compact
     def __call__(self, carry, given):
-        condition, rotation = given
+        condition, rotation, places = given
         blocks, rotations = {}, {"image": rotation}
         for name in self.streams:
             kind = {"dual": self.dual and name == "image", "final": self.final and name != "image"}
+            kind["times"] = self.times if name == "image" else None
             blocks[name] = StreamBlock(self.config, self.dtype, **kind, attention=self.attention, name=name)
         chunks = {name: block.modulations(condition) for name, block in blocks.items()}
         inputs = [block.attend_inputs(carry[name], chunks[name], rotations.get(name)) for name, block in blocks.items()]
@@ -123,7 +134,8 @@ class JointBlock(nn.Module):
         for name, block in blocks.items():
             stop = start + carry[name].shape[1]
             if not block.final:
-                result[name] = block.finish(carry[name], attended[:, start:stop], chunks[name], rotations.get(name))
+                after = attended[:, start:stop], chunks[name], rotations.get(name), (condition, places)
+                result[name] = block.finish(carry[name], *after)
             start = stop
         return result, None
 
@@ -150,9 +162,9 @@ class MMDiT(nn.Module):
     unroll: int = 1  # blocks per iteration of the scan
     attention: str = "xla"
 
-    def _scan(self, length, streams, **block):
+    def _scan(self, length, streams, times, **block):
         scanned = stack_blocks(JointBlock, length, remat=self.remat, unroll=self.unroll)
-        return scanned(self.config, self.dtype, streams, self.attention, **block)
+        return scanned(self.config, self.dtype, streams, self.attention, times, **block)
 
     def _positions(self, grid):
         """What is added to the tokens, where positions are stored from a grid that is not trained."""
@@ -166,34 +178,41 @@ class MMDiT(nn.Module):
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
-        grid = c.token_grid(z.shape[1:])
+        shape, grid, times, places = z.shape, c.token_grid(z.shape[1:]), None, None
+        if c.temporal_attention == "factorised":
+            times, places = grid[0], make_places(c, grid)
+            z, t, context, pooled = frames_apart(times, z, t, context, pooled)
+            grid = 1, *grid[1:]
         image = patch_tokens(z, self._positions(grid), c, dtype)
         text = Linear((self.context_size,), (c.width,), dtype, name="context_embed")(context)
         condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))  # the modulations' first step
         slices = text_streams(c, context.shape[1])
-        given = condition, make_rotation(c, grid)
+        given = condition, make_rotation(c, grid), places
         carry = {name: text[:, part] for name, part in slices.items()} | {"image": image}
         names = (*slices, "image")
         plain = c.depth - 1 - c.dual_attention_blocks
         if c.dual_attention_blocks:
-            carry, _ = self._scan(c.dual_attention_blocks, names, dual=True, name="dual_blocks")(carry, given)
+            carry, _ = self._scan(c.dual_attention_blocks, names, times, dual=True, name="dual_blocks")(carry, given)
         if plain:
-            carry, _ = self._scan(plain, names, name="blocks")(carry, given)
+            carry, _ = self._scan(plain, names, times, name="blocks")(carry, given)
         last = single_block(JointBlock, remat=self.remat)
-        carry, _ = last(c, dtype, names, self.attention, final=True, name="last_block")(carry, given)
+        carry, _ = last(c, dtype, names, self.attention, times, final=True, name="last_block")(carry, given)
         out = FinalLayer(c, dtype, c.patch_values(z.shape[-1]), name="final")(carry["image"], condition)
-        return unpatchify(out, c.patch, z.shape[1:]).astype(jnp.float32)
+        return unpatchify(out, c.patch, z.shape[1:]).reshape(shape).astype(jnp.float32)
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Operations of one example's forward pass, by part."""
+        """Operations of one example's forward pass, by part. What stands in the batch counts frame by frame: texts,
+        conditions and modulations, too, but for that of the attention over time."""
         h, mlp = model.width, int(model.mlp_ratio * model.width)
-        image, patch_values = flops.patches(model, shapes)
+        whole, patch_values = flops.patches(model, shapes)
+        images = model.batch_frames(shapes.latents)
+        image = whole // images
         text, context_size = shapes.context
         joint = image + text
         sets = model.weight_sets  # sets - 1 text streams share the text tokens
         blocks, dual = model.depth, model.dual_attention_blocks
-        return {
+        parts = {
             "embeddings": 2 * h * (image * patch_values + text * context_size)
             + flops.condition_embedders(model, shapes),
             "modulation": 2 * h * h * (6 * sets * (blocks - 1) + 3 * dual + 6 + 2 * (sets - 1)),
@@ -204,3 +223,5 @@ class MMDiT(nn.Module):
             "mlp": 2 * 2 * h * mlp * (joint * (blocks - 1) + image),
             "final": 2 * h * (2 * h + image * patch_values),
         }
+        over_time = TimeAttention.flops_by_part(model, whole) if model.temporal_attention == "factorised" else {}
+        return {name: images * count + blocks * over_time.get(name, 0) for name, count in parts.items()}

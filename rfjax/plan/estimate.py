@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh
 
 from rfjax.config import Config, MeshConfig
 from rfjax.data.buckets import largest
-from rfjax.models.flops import RECOMPUTED, flops_by_part, patches, recompute_flops, training_flops
+from rfjax.models.flops import RECOMPUTED, attended_sequences, flops_by_part, recompute_flops, training_flops
 from rfjax.models.sharding import AXES
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
@@ -31,6 +31,7 @@ UNSPLIT = ("embeddings", "modulation", "final", "conv_in", "conv_out", "levels")
 KEPT = {"full": 1, "attention": 2, "dots": 11, "none": 26}
 LOGITS_ALIVE = 8  # arrays of [heads, tokens, tokens] in float32 at the peak of a block's backward pass
 BLOCK_ALIVE = 20  # arrays of [tokens, hidden] at that peak
+OVER_TIME = 0.45  # an attention over time adds this part of a block's arrays for its tokens
 LOGITS_TRAFFIC = 12  # times that a block's arrays of logits go to or from memory in a step
 BLOCK_TRAFFIC = 140  # the same for arrays of [tokens, hidden]
 WEIGHT_TRAFFIC = 8  # the same for a weight in the compute type: gathered, read, and its gradient
@@ -96,19 +97,22 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
     flops = examples * ((whole - unsplit) / tensor + unsplit)
 
-    tokens = patches(model, shapes)[0] + shapes.context[0]
+    (count, length), *over_time = sequences = attended_sequences(model, shapes)
+    tokens = count * length + OVER_TIME * sum(n * size for n, size in over_time)
     activation = tokens * model.width * width
-    logits = 4 * model.heads * tokens**2 / tensor
+    logits = [4 * model.heads * n * size**2 / tensor for n, size in sequences]  # of each attention of a block
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params)) * width / tensor
     micro = examples // train.accumulate
     batch_bytes = 4 * examples * (math.prod(shapes.latents) + math.prod(shapes.context) + shapes.pooled)
     layer = 2 * weights / model.depth
     peak = state_bytes + batch_bytes + gradient_bytes * (1 if train.accumulate == 1 else 2) + 2 * layer
-    peak += micro * (model.depth * KEPT[train.remat] * activation + LOGITS_ALIVE * logits + BLOCK_ALIVE * activation)
+    peak += micro * (
+        model.depth * KEPT[train.remat] * activation + LOGITS_ALIVE * max(logits) + BLOCK_ALIVE * activation
+    )
     peak += weights if train.remat == "none" else 0  # gathered weights are kept
 
     passes = 0.75 if train.remat in ("none", "dots") else 1.0
-    traffic = examples * model.depth * passes * (LOGITS_TRAFFIC * logits + BLOCK_TRAFFIC * activation)
+    traffic = examples * model.depth * passes * (LOGITS_TRAFFIC * sum(logits) + BLOCK_TRAFFIC * activation)
     traffic += train.accumulate * WEIGHT_TRAFFIC * weights + 2 * state_bytes
 
     collectives = _collectives(sizes, train, weights, model.depth * micro * activation)

@@ -1,4 +1,9 @@
-"""Starting a run from another's checkpoint: weights and average, with a fresh optimiser."""
+"""Starting a run from another's checkpoint: weights and average, with a fresh optimiser.
+
+A run of clips may start from one of images. An image's patch is then spread over the frames of a patch: the kernel that
+embeds it is divided by their number, and the one that predicts it is repeated, so that equal frames are embedded and
+predicted as their image. An attention over time that the parent lacks is new, with a gate of zero.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +21,15 @@ from rfjax.config import Config
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.paths import local_text
 from rfjax.training import checkpoint, run_folder
+from rfjax.training.loss import run_keys
 from rfjax.training.mesh import path_name
 from rfjax.training.run import Run
 
-# Scales that start at one and so leave the network as it was: a child may have them anew.
-_NEW_SCALE = re.compile(r"(query|key)_norm2?/scale$")
+# Parameters that leave the network as it was when they are new: scales that start at one, and the attention over time.
+_MAY_BE_NEW = re.compile(r"(query|key)_norm2?/scale$|/time/")
+
+# Parameters of a patch's values: (the axis of the values, whether they are divided by the number of frames).
+_SPREAD = {"patch_embed/kernel": (0, True), "final/linear/kernel": (1, False), "final/linear/bias": (0, False)}
 
 # Fields of config.model and config.data that no parameter's shape depends on.
 _SHAPE_NOTHING = (
@@ -33,7 +42,10 @@ _SHAPE_NOTHING = (
     "model.rotary_",
     "model.first_text_tokens",
 )
-_REMEDY = "Set config.model and config.data as they are there; only config.model.qk_norm may be turned on anew"
+_REMEDY = (
+    "Set config.model and config.data as they are there; only config.model.qk_norm may be turned on anew, and "
+    "config.model.temporal_attention and temporal_patch_size on weights of single frames"
+)
 
 
 class Parent(NamedTuple):
@@ -95,7 +107,7 @@ def check_fits(parent: Parent, run: Run) -> None:
     The error names the config keys in which the two models differ, with both values. Where the parent's config does
     not tell, it names a parameter.
     """
-    given = _stored_shapes(parent)
+    given = _spread_shapes(_stored_shapes(parent), _frames(parent, run.config))
     asked = _shapes(jax.eval_shape(run.backbone.init, jax.random.key(0)))
     problem = _mismatch(given, asked)
     if problem:
@@ -128,29 +140,85 @@ def _short(value) -> str:
     return value[:12] if isinstance(value, str) else str(value)
 
 
-def inherit(parent: Parent, params, ema):
-    """(params, ema) of the parent's checkpoint, for `ShapeDtypeStruct`s with shardings.
+def inherit(parent: Parent, params, ema, run: Run):
+    """(params, ema) of the parent's checkpoint for a run, for `ShapeDtypeStruct`s with shardings.
 
-    QK-norm scales that the parent lacks start at one. Raises `ConfigError` naming any other
-    parameter that only one of the two has, or whose shape differs.
+    An image's patch is spread over the frames of a patch. QK-norm scales and an attention over time that the parent
+    lacks start as in a new run. Raises `ConfigError` naming any other parameter that only one of the two has, or whose
+    shape differs.
     """
     wanted = {"params": params, "ema": ema}
-    given, asked = _stored_shapes(parent), _shapes(params)
-    problem = _mismatch(given, asked)
+    frames = _frames(parent, run.config)
+    stored, asked = _stored_shapes(parent), _shapes(params)
+    problem = _mismatch(_spread_shapes(stored, frames), asked)
     if problem:
         raise ConfigError(f"--init={parent.path}@{parent.step}: {problem}. {_REMEDY}")
-    new = asked.keys() - given.keys()
-    found, _ = checkpoint.restore_step(Path(parent.path), parent.step, _without(wanted, new))
+    new = asked.keys() - stored.keys()
+
+    def as_stored(path, leaf):
+        return jax.ShapeDtypeStruct(stored[_inner(path)], leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+    kept = jax.tree_util.tree_map_with_path(as_stored, _without(wanted, new))
+    found, _ = checkpoint.restore_step(Path(parent.path), parent.step, kept)
     found = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+    fresh = _first_values(run, params, new)
 
     def fill(path, leaf):
-        name = path_name(path)
-        if name in found:
-            return found[name]
-        return jax.jit(lambda: jnp.ones(leaf.shape, leaf.dtype), out_shardings=leaf.sharding)()
+        array = found.get(path_name(path))
+        return fresh[_inner(path)] if array is None else _spread(array, _inner(path), frames, leaf.sharding)
 
     filled = jax.tree_util.tree_map_with_path(fill, wanted)
     return filled["params"], filled["ema"]
+
+
+def _inner(path) -> str:
+    """The name of a parameter without that of the tree, params or ema, that it is in."""
+    return path_name(path).split("/", 1)[1]
+
+
+def _frames(parent: Parent, config: Config) -> int:
+    """The frames of a patch over which the parent's weights are spread: more than 1 where its patches are the run's
+    but for their frames, of which they have one."""
+    theirs = _config_of(parent)
+    if theirs is None or theirs.model.temporal_patch_size != 1:
+        return 1
+    sizes = ("model.patch_size", "data.channels")
+    alike = all(attrgetter(field)(theirs) == attrgetter(field)(config) for field in sizes)
+    return config.model.temporal_patch_size if alike else 1
+
+
+def _spread(array, name: str, frames: int, sharding):
+    """A parameter of an image's patch for a patch of so many frames; another parameter as it is."""
+    if frames == 1 or name not in _SPREAD:
+        return array
+    axis, divided = _SPREAD[name]
+
+    def repeated(x):
+        return jnp.concatenate([x / frames if divided else x] * frames, axis)
+
+    return jax.jit(repeated, out_shardings=sharding)(array)
+
+
+def _spread_shapes(shapes: dict[str, tuple[int, ...]], frames: int) -> dict[str, tuple[int, ...]]:
+    def spread(name, shape):
+        axis = _SPREAD[name][0] if name in _SPREAD else None
+        return tuple(size * frames if place == axis else size for place, size in enumerate(shape))
+
+    return {name: spread(name, shape) for name, shape in shapes.items()}
+
+
+def _first_values(run: Run, params, names: set[str]) -> dict[str, jax.Array]:
+    """A new run's first values of the parameters of these names."""
+    if not names:
+        return {}
+    places = {path_name(path): leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def first(key):
+        leaves = jax.tree_util.tree_leaves_with_path(run.backbone.init(key))
+        return {path_name(path): leaf for path, leaf in leaves if path_name(path) in names}
+
+    key, _ = run_keys(run.config.seed)
+    return jax.jit(first, out_shardings={name: places[name] for name in names})(key)
 
 
 def stream_offset(parent: Parent | None, batch_size: int) -> int:
@@ -169,7 +237,7 @@ def _stored_shapes(parent: Parent) -> dict[str, tuple[int, ...]]:
 def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...]]) -> str:
     """The parameters of `asked` that `given` cannot fill, and those of `given` that `asked` lacks; empty where they
     fit."""
-    missing = sorted(name for name in asked.keys() - given.keys() if not _NEW_SCALE.search(name))
+    missing = sorted(name for name in asked.keys() - given.keys() if not _MAY_BE_NEW.search(name))
     if missing:
         return f"that run has no parameter {missing[0]}"
     extra = sorted(given.keys() - asked.keys())
@@ -182,16 +250,28 @@ def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...
 def _differences(parent: Parent, config: Config) -> list[str]:
     """The config keys that shape parameters and differ between the two runs; empty where the parent's config is
     missing."""
-    try:
-        theirs = run_folder.read_config(Path(parent.path)) or config
-    except RfjaxError:
+    theirs = _config_of(parent)
+    if theirs is None:
         return []
-    fits_anyway = (*_SHAPE_NOTHING, *(() if theirs.model.qk_norm else ("model.qk_norm",)))
+    anew = {
+        "model.qk_norm": not theirs.model.qk_norm,
+        "model.temporal_attention": theirs.model.temporal_attention == "joint",
+        "model.temporal_patch_size": _frames(parent, config) > 1,
+    }
+    fits_anyway = (*_SHAPE_NOTHING, *(field for field, fits in anew.items() if fits))
     return [
         f"config.{key} is {attrgetter(key)(theirs)} there and {attrgetter(key)(config)} here"
         for key in schema.differences(theirs, config)
         if key.startswith(("model.", "data.")) and not key.startswith(fits_anyway)
     ]
+
+
+def _config_of(parent: Parent) -> Config | None:
+    """The parent's config; None where it cannot be read."""
+    try:
+        return run_folder.read_config(Path(parent.path))
+    except RfjaxError:
+        return None
 
 
 def _without(tree: dict, names: set[str], prefix: str = "") -> dict:

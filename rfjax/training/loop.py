@@ -276,7 +276,7 @@ class _Attempt:
             self.step = self.trunk.step
             return TrainState(**tree), facts, messages
         if origin is not None:
-            weights = lineage.inherit(origin, self.abstract.params, self.abstract.ema)
+            weights = lineage.inherit(origin, self.abstract.params, self.abstract.ema, self.run)
             make, inputs = lambda params, ema: start_state(params, ema, self.optimizer), weights
         else:
             key, _ = run_keys(self.config.seed)

@@ -18,6 +18,7 @@ FIELDS = {
     "guidance_scale": (1.0, 2.5, -1.0, 1e-05, 1e16),
     "timestep_shift": (1.0, 3.1625),
     "by_area": (False, True),
+    "by_frames": (0.0, 0.5),
     "sigmas": ("uniform", "matched", "diffusers"),
     "encoders": ((), ("clip_l",), ("clip_l", "clip_g", "t5")),
     "latent_size": (None, (24, 40)),
@@ -44,6 +45,7 @@ def test_every_combination_of_settings_is_read_back():
         ({}, "euler-50-cfg5-shift3"),
         ({"images": (40, 4)}, "euler-50-cfg5-shift3-40x4"),
         ({"by_area": True, "images": (40, 4)}, "euler-50-cfg5-shift3-by-area-40x4"),
+        ({"by_frames": 0.5}, "euler-50-cfg5-shift3-by-frames0.5"),
         ({"method": "heun", "steps": 25, "guidance_scale": 2.5, "sigmas": "matched"}, "heun-25-cfg2.5-shift3-matched"),
         ({"steps": 5, "images": (40, 4), "reference": 50}, "euler-5-cfg5-shift3-40x4-of50"),
         ({"latent_size": (24, 40)}, "euler-50-cfg5-shift3-24x40"),
@@ -82,9 +84,9 @@ def test_samples_that_differ_in_their_steps_alone_have_the_same_settings():
 
 
 def test_the_shift_is_the_runs():
-    config = from_dict({"timestep_shift": 3.0, "timestep_shift_by_area": True})
+    config = from_dict({"timestep_shift": 3.0, "timestep_shift_by_area": True, "timestep_shift_frames": 0.5})
     name = SamplerName.of(config, config.evaluation.sampler, images=(40, 4))
-    assert name == replace(PLAIN, by_area=True, images=(40, 4))
+    assert name == replace(PLAIN, by_area=True, by_frames=0.5, images=(40, 4))
 
 
 def test_ground_truth_has_no_sampler():

@@ -228,6 +228,7 @@ def test_backbones_without_a_pytorch_module_are_refused_by_name(layout, name):
     [
         ({}, 8, "data.frames is 8, and the {} layout needs 1"),
         ({"model.temporal_patch_size": 2}, 1, "model.temporal_patch_size is 2, and the {} layout needs 1"),
+        ({"model.temporal_attention": "factorised"}, 8, "model.temporal_attention is factorised, and the {} .* joint"),
         ({"model.positions": "rotary"}, 1, "model.positions is rotary, and the {} layout needs formula"),
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from rfjax.config import Config
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import folder_moved_when_whole, remove_left_behind
 from rfjax.interop import pipeline as pipeline_parts
@@ -20,7 +21,7 @@ from rfjax.interop.finding import find
 from rfjax.interop.importing import import_checkpoint, lines
 from rfjax.interop.keys import find_networks
 from rfjax.interop.safetensors_files import Tensor
-from rfjax.interop.scheduler import read_scheduler
+from rfjax.interop.scheduler import Scheduler, choose_shift, read_scheduler
 from rfjax.training.checkpoint import restore_params
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -337,3 +338,9 @@ def test_a_damaged_tokenizers_config_is_refused_by_name(tmp_path, text):
         pipeline_parts._tokenizer(tmp_path, "clip")
     (tmp_path / "tokenizer_config.json").write_text("{}")
     assert pipeline_parts._tokenizer(tmp_path, "clip") == "CLIPTokenizer"
+
+
+def test_a_config_with_a_shift_by_area_keeps_its_own():
+    """Catches an IndexError where an export's config says so: a shape has frames before its sides."""
+    config = Config(timestep_shift=3.0, timestep_shift_by_area=True, timestep_shift_frames=0.5)
+    assert choose_shift(config, Scheduler(Path("scheduler"), 2.0, None, ()), False, False, False) == (config, [])

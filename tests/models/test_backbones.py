@@ -122,6 +122,7 @@ def test_a_field_that_a_backbone_would_not_read_is_refused(field):
         "model.dual_attention_blocks": 1,
         "model.first_text_tokens": 5,
         "model.temporal_patch_size": 2,
+        "model.temporal_attention": "factorised",
         "model.rotary_channels": (4, 4, 8),
         "model.rotary_theta": 256.0,
     }[key]

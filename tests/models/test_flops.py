@@ -1,5 +1,6 @@
 """The FLOPs formula against the traced program and against the compiler."""
 
+import dataclasses
 import math
 
 import jax
@@ -13,6 +14,7 @@ from rfjax.models.backbone import make_backbone
 from rfjax.models.flops import forward_flops, recompute_flops, training_flops
 
 SHAPES = BatchShapes(latents=(16, 8, 3), context=(20, 40), pooled=24, encoders=())
+CLIPS = dataclasses.replace(SHAPES, latents=(6, 8, 4, 3))
 VARIANTS = {
     "plain": {},
     "patch1": {"patch_size": 1},
@@ -20,6 +22,7 @@ VARIANTS = {
     "three_sets": {"weight_sets": 3, "first_text_tokens": 7},
     "one_block": {"depth": 1},
     "wide_mlp": {"mlp_ratio": 3.0},
+    "factorised": {"temporal_attention": "factorised", "temporal_patch_size": 2, "qk_norm": True},
     "dit": {"backbone": "dit"},
     "dit_one_block": {"backbone": "dit", "depth": 1},
     "dit_class": {"backbone": "dit_class", "patch_size": 1},
@@ -83,10 +86,11 @@ def products(jaxpr) -> int:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_formula_equals_the_dots_of_the_forward_pass(name):
     model = ModelConfig(**{"depth": 4, "hidden": 64, "head_size": 16, **VARIANTS[name]})
-    backbone = make_backbone(model, SHAPES)
+    shapes = CLIPS if name == "factorised" else SHAPES
+    backbone = make_backbone(model, shapes)
     params = jax.eval_shape(backbone.init, jax.random.key(0))
-    traced = jax.make_jaxpr(backbone.apply)(params, *abstract_inputs(SHAPES))
-    assert products(traced.jaxpr) == forward_flops(model, SHAPES)
+    traced = jax.make_jaxpr(backbone.apply)(params, *abstract_inputs(shapes))
+    assert products(traced.jaxpr) == forward_flops(model, shapes)
 
 
 def test_the_papers_sizes():
@@ -97,20 +101,22 @@ def test_the_papers_sizes():
         assert training_flops(ModelConfig(depth=depth), paper) == 3 * forward_flops(ModelConfig(depth=depth), paper)
 
 
-@pytest.mark.parametrize("name", ("plain", "dual", "three_sets", "dit", "dit_class", "crossdit", "uvit"))
+@pytest.mark.parametrize("name", ("plain", "dual", "three_sets", "factorised", "dit", "dit_class", "crossdit", "uvit"))
 def test_remat_computes_again_what_the_formula_says(name):
     """The dots of the traced gradient beyond those without rematerialisation, policy by policy."""
     model = ModelConfig(**{"depth": 4, "hidden": 64, "head_size": 16, **VARIANTS[name]})
 
+    shapes = CLIPS if name == "factorised" else SHAPES
+
     def gradient_products(remat):
-        backbone = make_backbone(model, SHAPES, remat=remat)
+        backbone = make_backbone(model, shapes, remat=remat)
         params = jax.eval_shape(backbone.init, jax.random.key(0))
         loss = lambda p, *batch: jnp.sum(jnp.square(backbone.apply(p, *batch)))  # noqa: E731
-        return products(jax.make_jaxpr(jax.grad(loss))(params, *abstract_inputs(SHAPES)).jaxpr)
+        return products(jax.make_jaxpr(jax.grad(loss))(params, *abstract_inputs(shapes)).jaxpr)
 
-    plain, plain_formula = gradient_products("none"), recompute_flops(model, SHAPES, "none")
+    plain, plain_formula = gradient_products("none"), recompute_flops(model, shapes, "none")
     for remat in ("dots", "attention", "full"):
-        extra = recompute_flops(model, SHAPES, remat) - plain_formula
+        extra = recompute_flops(model, shapes, remat) - plain_formula
         assert gradient_products(remat) - plain == extra, remat
         # crossdit has its modulation outside the blocks, so that "dots" finds every product saved
         assert (extra > 0) != (name == "crossdit" and remat == "dots"), remat

@@ -1,6 +1,7 @@
 """Latents of several frames: an image is one frame, bit for bit; tokens, FLOPs and positions of more."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import noise_for
 from rfjax.evaluation.samples.request import latents_shape
 from rfjax.flow.objective import draw
-from rfjax.flow.resolution import shift_at
+from rfjax.flow.resolution import formulation_at, shift_at
 from rfjax.limits import check_latents
 from rfjax.models.backbone import make_backbone, parameter_count
 from rfjax.models.flops import forward_flops, patches, training_flops
@@ -35,6 +36,22 @@ def test_one_frame_has_an_images_noise_positions_and_shift():
     assert (added_positions(model, (1, 5, 7)) == position_formula(model, 5, 7)).all()
     config = Config(timestep_shift=3.0, timestep_shift_by_area=True)
     assert shift_at(config, (1, 32, 16, 3)) == 3.0 * np.sqrt(2.0) == shift_at(config, (8, 32, 16, 3))
+    by_frames = replace(config, timestep_shift_frames=0.5)
+    assert shift_at(by_frames, (1, 32, 16, 3)) == shift_at(config, (1, 32, 16, 3))
+
+
+@pytest.mark.parametrize("by_area, exponent, alpha", [(False, 0.5, 6.0), (True, 0.5, 12.0), (True, 1.0, 24.0)])
+def test_the_shift_follows_the_latents_frames(by_area, exponent, alpha):
+    """4 frames of twice the config's side. Catches a sampler, or a step, that has another shift than the other."""
+    values = {"timestep_shift": 3.0, "timestep_shift_by_area": by_area, "timestep_shift_frames": exponent}
+    config = apply_overrides(Config(), values | {"data.corpus": "random", "evaluation.geneval.prompts_per_task": 0})
+    assert shift_at(config, (4, 32, 32, 3)) == alpha == formulation_at(config, (4, 32, 32, 3)).timestep_shift
+    clips = plan_run(apply_overrides(config, {"data.frames": 4}))  # what its steps and its samplers read
+    assert clips.formulation.timestep_shift == 3.0 * 4**exponent
+    with pytest.raises(
+        ConfigError, match=r"timestep_shift_frames is [\d.]+, .* 'eps/linear' has another t; set it to 0"
+    ):
+        formulation_at(replace(config, formulation="eps/linear", timestep_shift=1.0, timestep_shift_by_area=False))
 
 
 def test_what_describes_a_run_of_images_does_not_speak_of_frames():
@@ -47,6 +64,7 @@ def test_what_describes_a_run_of_images_does_not_speak_of_frames():
     assert fingerprint == "a45a7e8ef2849a6dd1135c3d410a1dd6bbe2537550d46fbf2ae2e7690edc6703"
     written = json.dumps(to_dict(config))
     assert "frames" not in written and "temporal" not in written and "rotary_" not in written
+    assert from_dict(to_dict(config)).model.temporal_attention == "joint"
     clips = {"data.frames": 4, "model.temporal_patch_size": 2, "model.positions": "rotary"}
     video = apply_overrides(config, clips | {"model.rotary_channels": "16,24,24"})
     assert to_dict(video)["model"]["rotary_channels"] == [16, 24, 24] and video.model.rotary_split == (16, 24, 24)
@@ -82,6 +100,28 @@ def test_flops_of_sd3s_clips(depth):
     assert patches(model, shapes) == (2048, 128)
     assert round(forward_flops(model, shapes) / 1e9) == JOINT[depth]
     assert patches(model, BatchShapes((1, 32, 32, 16), (154, 4096), 2048, ())) == (256, 128)  # a still
+
+
+FACTORISED = {15: 1_627, 18: 2_719, 21: 4_215, 30: 11_755, 38: 23_362}  # the same, frames in the batch
+
+
+@pytest.mark.parametrize("depth", FACTORISED)
+def test_flops_of_sd3s_reading(depth):
+    """8 frames of 256 visual and 154 text tokens, and an attention over 2,048. The independent count leaves out the
+    modulation of that attention, 6 hidden^2 a block. Catches texts and attentions that are not counted."""
+    shapes = BatchShapes((16, 32, 32, 16), (154, 4096), 2048, ())
+    model = ModelConfig(depth=depth, temporal_patch_size=2, temporal_attention="factorised")
+    assert round((forward_flops(model, shapes) - 6 * model.width**2 * depth) / 1e9) == FACTORISED[depth]
+
+
+def test_an_attention_over_time_adds_its_parameters():
+    """Queries, keys, values and output, 4 hidden^2 a block, and a modulation of 3; nothing depends on the frames."""
+    model, width = ModelConfig(depth=2, qk_norm=True), 128
+    factorised = replace(model, temporal_attention="factorised")
+    shapes = BatchShapes((4, 8, 8, 3), (4, 8), 8, ())
+    counts = [parameter_count(make_backbone(each, shapes)) for each in (model, factorised)]
+    assert counts[1] - counts[0] == 2 * (7 * width**2 + 7 * width + 2 * 64)
+    assert counts[1] == parameter_count(make_backbone(factorised, BatchShapes((8, 8, 3), (4, 8), 8, ())))
 
 
 def test_flops_of_wan_14b():
@@ -123,6 +163,8 @@ def test_samples_of_a_run_of_frames_are_stills_that_are_asked_for():
         ({"model.positions": "rotary", "model.rotary_channels": (22, 21, 21)}, "three even numbers"),
         ({"model.positions": "rotary", "model.head_size": 4}, "even head size of at least 6"),
         ({"model.rotary_channels": "16,x"}, "rotary_channels is '16,x'; it must be a list of integers"),
+        ({"model.temporal_attention": "factorized"}, "did you mean factorised"),
+        ({"timestep_shift_frames": -0.5}, "config.timestep_shift_frames is -0.5; it must be at least 0"),
         ({"data.frames": 0}, "config.data.frames is 0; it must be at least 1"),
     ],
 )

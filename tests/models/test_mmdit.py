@@ -26,6 +26,7 @@ from helpers.mmdit_reference import (
     rotated,
     silu,
     time_features,
+    token_places,
 )
 from rfjax.config import ModelConfig
 from rfjax.data.batch import BatchShapes
@@ -74,15 +75,19 @@ VARIANTS = {
 
 def reference(config, params, z, t, context, pooled):
     """One example through the paper's equations, written out token by token."""
-    h, heads = config.width, config.heads
-    x = linear(params["patch_embed"], patches(config, z)) + positions(config, z.shape)
+    h = config.width
+    apart = config.temporal_attention == "factorised"
+    frames = config.temporal_patch_size if apart else len(z)  # of what attends to itself
+    parts = [z[start : start + frames] for start in range(0, len(z), frames)]
+    shape = parts[0].shape
     text = linear(params["context_embed"], context.astype(np.float64))
     y = silu(
         mlp(params["time_embed"], time_features(config, t)) + mlp(params["pooled_embed"], pooled.astype(np.float64))
     )
     split = config.first_text_tokens
     streams = {"context": text} if config.weight_sets == 2 else {"context_first": text[:split], "context": text[split:]}
-    streams["image"] = x
+    embedded = [linear(params["patch_embed"], patches(config, part)) + positions(config, shape) for part in parts]
+    parts = [streams | {"image": x} for x in embedded]
 
     blocks = []
     for group in ("dual_blocks", "blocks"):
@@ -93,38 +98,62 @@ def reference(config, params, z, t, context, pooled):
 
     for number, block in enumerate(blocks):
         last = number == len(blocks) - 1
-        chunks, qkv = {}, {}
-        for name, s in streams.items():
-            p = block[name]
-            m = chunks[name] = linear(p["modulation"], y).reshape(-1, h)
-            q, k, v = np.split(linear(p["qkv"], norm(s) * (1 + m[1]) + m[0]), 3, axis=-1)
-            if config.qk_norm:
-                q, k = rms(q, p["query_norm"]["scale"], heads), rms(k, p["key_norm"]["scale"], heads)
-            if name == "image":
-                q, k = rotated(config, q, z.shape), rotated(config, k, z.shape)
-            qkv[name] = q, k, v
-        joint = [np.concatenate([qkv[name][i] for name in streams]) for i in range(3)]
-        attended = attention(*joint, heads)
-        start, following = 0, {}
-        for name, s in streams.items():
-            part = attended[start : start + len(s)]
-            start += len(s)
-            if last and name != "image":
-                continue
-            p, m = block[name], chunks[name]
-            update = m[2] * linear(p["proj"], part)
-            if "qkv2" in p:
-                q, k, v = np.split(linear(p["qkv2"], norm(s) * (1 + m[7]) + m[6]), 3, axis=-1)
-                q, k = rms(q, p["query_norm2"]["scale"], heads), rms(k, p["key_norm2"]["scale"], heads)
-                q, k = rotated(config, q, z.shape), rotated(config, k, z.shape)
-                update = update + m[8] * linear(p["proj2"], attention(q, k, v, heads))
-            s = s + update
-            hidden = gelu(linear(p["mlp_in"], norm(s) * (1 + m[4]) + m[3]))
-            following[name] = s + m[5] * linear(p["mlp_out"], hidden)
-        streams = following
+        chunks = {name: linear(block[name]["modulation"], y).reshape(-1, h) for name in streams | {"image": None}}
+        parts = [attended_to(config, block, streams, chunks, shape, last) for streams in parts]
+        if apart:
+            update = over_time(config, block["image"]["time"], np.concatenate([s["image"] for s in parts]), y, z.shape)
+            pieces = np.split(update, len(parts))
+            parts = [s | {"image": s["image"] + piece} for s, piece in zip(parts, pieces, strict=True)]
+        for streams in parts:
+            for name, s in streams.items():
+                p, m = block[name], chunks[name]
+                hidden = gelu(linear(p["mlp_in"], norm(s) * (1 + m[4]) + m[3]))
+                streams[name] = s + m[5] * linear(p["mlp_out"], hidden)
     m = linear(params["final"]["modulation"], y).reshape(2, h)
-    out = linear(params["final"]["linear"], norm(streams["image"]) * (1 + m[1]) + m[0])
-    return image_of(config, out, z.shape)
+    outs = [linear(params["final"]["linear"], norm(streams["image"]) * (1 + m[1]) + m[0]) for streams in parts]
+    return np.concatenate([image_of(config, out, shape) for out in outs])
+
+
+def heads_of(config, p, x, shape=None):
+    """Queries, keys and values; the first two are normalised, and turned where the tokens are those of `shape`."""
+    q, k, v = np.split(linear(p["qkv"], x), 3, axis=-1)
+    if config.qk_norm:
+        q, k = rms(q, p["query_norm"]["scale"], config.heads), rms(k, p["key_norm"]["scale"], config.heads)
+    return (rotated(config, q, shape), rotated(config, k, shape), v) if shape else (q, k, v)
+
+
+def attended_to(config, block, streams, chunks, shape, last):
+    """The streams after a block's joint attention, and its dual attention."""
+    qkv = [
+        heads_of(config, block[name], norm(s) * (1 + m[1]) + m[0], shape if name == "image" else None)
+        for (name, s), m in zip(streams.items(), (chunks[name] for name in streams), strict=True)
+    ]
+    attended = attention(*(np.concatenate(each) for each in zip(*qkv, strict=True)), config.heads)
+    start, following = 0, {}
+    for name, s in streams.items():
+        part = attended[start : start + len(s)]
+        start += len(s)
+        if last and name != "image":
+            continue
+        p, m = block[name], chunks[name]
+        update = m[2] * linear(p["proj"], part)
+        if "qkv2" in p:
+            second = {key: p[f"{key}2"] for key in ("qkv", "query_norm", "key_norm") if f"{key}2" in p}
+            own = heads_of(config, second, norm(s) * (1 + m[7]) + m[6], shape)
+            update = update + m[8] * linear(p["proj2"], attention(*own, config.heads))
+        following[name] = s + update
+    return following
+
+
+def over_time(config, p, x, y, shape):
+    """What the attention over the tokens of all frames adds to them."""
+    m = linear(p["modulation"], y).reshape(3, -1)
+    times = np.array([place[0] for place in token_places(config, shape)])
+    half = config.width // 2
+    angles = times[:, None] * 10000.0 ** (-np.arange(half) / half)
+    added = 0.0 if config.positions == "rotary" else np.concatenate([np.sin(angles), np.cos(angles) - 1.0], axis=1)
+    q, k, v = heads_of(config, p, norm(x) * (1 + m[1]) + m[0] + added, shape)
+    return m[2] * linear(p["proj"], attention(q, k, v, config.heads))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -139,12 +168,18 @@ FRAMES = {
         **{"depth": 2, "width_per_depth": 16, "temporal_patch_size": 2, "qk_norm": True, "dual_attention_blocks": 1},
         **{"positions": "rotary", "rotary_theta": 100.0},
     },
+    "factorised": {"depth": 2, "width_per_depth": 16, "temporal_patch_size": 2, "temporal_attention": "factorised"},
+    "factorised_rotary": {
+        **{"depth": 1, "width_per_depth": 32, "qk_norm": True, "positions": "rotary", "rotary_theta": 100.0},
+        **{"temporal_attention": "factorised"},
+    },
 }
 
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_forward_pass_of_frames_equals_the_equations(name):
-    """Catches tokens, positions or rotations of time in another order than those of the patches."""
+    """Catches tokens, positions or rotations of time in another order than those of the patches; factorised, a frame
+    that meets another or its text, and a time that is known before it."""
     config = small_config(**FRAMES[name])
     check(make_backbone(config, VIDEO), config, reference, shapes=VIDEO)
 

@@ -7,7 +7,7 @@ import pytest
 
 from rfjax import config as configs
 from rfjax.cli import main
-from rfjax.models.flops import recompute_flops, training_flops
+from rfjax.models.flops import attended_sequences, recompute_flops, training_flops
 from rfjax.plan.compiled import Compiled
 from rfjax.plan.estimate import estimate
 from rfjax.plan.point_plan import plan_point
@@ -52,6 +52,21 @@ def test_tensor_splits_what_it_splits():
     one = estimate(configs.apply_overrides(config, {"mesh.data": 16, "mesh.tensor": 1}), target).flops
     assert one < two < 1.02 * one
     assert training_flops(config.model, _shapes(config)) > 0
+
+
+def test_an_attention_over_time_is_planned():
+    """Catches frames that are planned as one sequence, and an attention over time that costs no memory."""
+    clip = {"data__corpus": "random", "data__frames": 16, "model__temporal_patch_size": 2}
+    target = parse_target("v5p-256")
+    configs_of = [point("depth15", **clip, model__temporal_attention=way).config for way in ("joint", "factorised")]
+    joint, factorised = (attended_sequences(config.model, _shapes(config)) for config in configs_of)
+    text = joint[0][1] - 2048
+    assert joint == ((1, 2048 + text),) and factorised == ((8, 256 + text), (1, 2048))
+    one, two = (estimate(config, target) for config in configs_of)
+    whole = training_flops(configs_of[1].model, _shapes(configs_of[1]))
+    whole += recompute_flops(configs_of[1].model, _shapes(configs_of[1]), configs_of[1].train.remat)
+    assert two.flops * target.chips == pytest.approx(whole * configs_of[1].train.batch_size, rel=1e-12)
+    assert two.flops > 1.5 * one.flops and two.hbm_bytes > one.hbm_bytes and two.state_bytes > one.state_bytes
 
 
 def test_a_search_finds_the_cheapest_that_fits_and_changes_only_the_layout():

@@ -32,7 +32,8 @@ from helpers.training_tiny import rows, run_in, tiny_config
 overrides = {"model.hidden": 32, "model.head_size": 16, "train.steps": 20, "train.log_every": 1,
              "train.batch_size": 16, "train.checkpoint_every": 20, "train.matmul_precision": "highest",
              "train.learning_rate": 1e-3}
-names = sys.argv[3:]
+overrides |= json.loads(sys.argv[3])
+names = sys.argv[4:]
 devices = {name: jax.devices()[: 1 if name == "one" else 8] for name in names}
 configs = {name: tiny_config(overrides | MESHES[name]) for name in names}
 out = {}
@@ -55,10 +56,10 @@ print(json.dumps(out))
 """
 
 
-def check(tmp_path, name):
+def check(tmp_path, name, **more):
     """The run of mesh `name` has the losses of one device, and each one's checkpoint restores on
     the other, bit for bit."""
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(Path(__file__).parent), "one", name]
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(Path(__file__).parent), json.dumps(more), "one", name]
     flags = environment(XLA_FLAGS="--xla_force_host_platform_device_count=8")
     ended = subprocess.run(command, env=flags, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
@@ -82,3 +83,10 @@ def test_eight_devices_have_the_losses_of_one(tmp_path):
 @pytest.mark.full
 def test_heads_split_over_devices_have_the_losses_of_one(tmp_path):
     assert any("fsdp" in spec and "tensor" in spec for spec in check(tmp_path, "tensor"))
+
+
+@pytest.mark.full
+def test_frames_in_the_batch_split_over_devices_have_the_losses_of_one(tmp_path):
+    """Catches frames of a clip that the mesh tears apart, and an attention over time that it does not split."""
+    clips = {"data.frames": 4, "model.temporal_patch_size": 2, "model.temporal_attention": "factorised"}
+    assert any("fsdp" in spec and "tensor" in spec for spec in check(tmp_path, "tensor", **clips))

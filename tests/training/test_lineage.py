@@ -6,7 +6,8 @@ import pytest
 
 from helpers.training_tiny import rows, tiny_train
 from rfjax.errors import ConfigError, Preempted
-from rfjax.training import checkpoint, lineage
+from rfjax.training import checkpoint, lineage, run_folder
+from rfjax.training.run import plan_run
 
 QK_NORM = {"model.qk_norm": True}
 SHORT = {"train.steps": 4, "train.checkpoint_every": 4}
@@ -122,4 +123,4 @@ def test_a_parameter_the_parent_lacks_is_named(parent):
     shapes = checkpoint.stored_shapes(parent, 12)
     shapes["params"]["blocks"]["image"]["extra"] = {"kernel": jax.ShapeDtypeStruct((2,), "float32")}
     with pytest.raises(ConfigError, match="that run has no parameter blocks/image/extra/kernel"):
-        lineage.inherit(record, shapes["params"], shapes["ema"])
+        lineage.inherit(record, shapes["params"], shapes["ema"], plan_run(run_folder.read_config(parent)))

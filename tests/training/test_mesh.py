@@ -60,6 +60,7 @@ def test_every_kernel_of_the_network_has_a_rule():
                 "weight_sets": 3,
                 "first_text_tokens": 1,
                 "dual_attention_blocks": 1,
+                "temporal_attention": "factorised",
             },
             "data": {"corpus": "random", "image_size": 4, "context_tokens": 2, "context_size": 8, "pooled_size": 8},
         }

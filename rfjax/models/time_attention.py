@@ -1,0 +1,92 @@
+"""An attention over all frames' tokens, for blocks whose frames stand in the batch (SD3 section 5.3.3).
+
+SD3 starts its video study from the weights of images. Time goes into the batch, and in each block a full attention over
+all spatio-temporal tokens is added between the attention inside a frame and the feed-forward. The paper says no more.
+Chosen here: the new attention is of visual tokens alone; it has its own queries, keys, values, output, QK-norm and
+modulation, whose gate is zero at the start; every frame has its own copy of the text; and the new attention alone knows
+the time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from rfjax.config import ModelConfig
+from rfjax.models.attention import attention
+from rfjax.models.layers import Linear, RMSNorm, modulate
+from rfjax.models.positions import time_positions
+from rfjax.models.rotary import Rotation, make_rotation, rotate
+
+
+class Places(NamedTuple):
+    """What the attention over time knows of its tokens' places: times that are added, or the whole grid's rotation."""
+
+    added: Float[Array, "times hidden"] | None
+    rotation: Rotation | None
+
+
+def make_places(config: ModelConfig, grid: tuple[int, int, int]) -> Places:
+    """The places of a grid of (time, height, width) tokens."""
+    if config.positions == "rotary":
+        return Places(None, make_rotation(config, grid))
+    return Places(jnp.asarray(time_positions(grid[0], config.width)), None)
+
+
+def frames_apart(
+    times: int,
+    z: Float[Array, "batch frames height width channels"],
+    *conditions: Float[Array, "batch ..."],
+) -> list[Float[Array, "batch_times ..."]]:
+    """Latents with their tokens' `times` in the batch, and each condition once for every one of them."""
+    batch, frames, *sides = z.shape
+    apart = z.reshape(batch * times, frames // times, *sides)
+    return [apart, *(jnp.repeat(each, times, axis=0) for each in conditions)]
+
+
+class TimeAttention(nn.Module):
+    """gate · Attn(LN(x)(1 + scale) + shift + time) over the tokens of all frames."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+    attention: str
+    times: int  # of an example, next to each other in the batch
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch_times frame_tokens hidden"],
+        condition: Float[Array, "batch_times hidden"],
+        places: Places,
+    ) -> Float[Array, "batch_times frame_tokens hidden"]:
+        c, dtype, shape = self.config, self.dtype, x.shape
+        width, heads, size = c.width, c.heads, c.head_size
+        x = x.reshape(-1, self.times * shape[1], width)
+        condition = condition.reshape(-1, self.times, width)[:, 0]
+        modulation = Linear((width,), (3, width), dtype, nn.initializers.zeros, name="modulation")(condition)
+        shift, scale, gate = jnp.moveaxis(modulation, 1, 0)
+        x = modulate(x, shift, scale)
+        if places.added is not None:
+            x = x + jnp.repeat(places.added, shape[1], axis=0).astype(x.dtype)
+        q, k, v = jnp.moveaxis(checkpoint_name(Linear((width,), (3, heads, size), dtype, name="qkv")(x), "qkv"), 2, 0)
+        if c.qk_norm:
+            q, k = RMSNorm(size, name="query_norm")(q), RMSNorm(size, name="key_norm")(k)
+        attended = attention(rotate(q, places.rotation), rotate(k, places.rotation), v, self.attention)
+        update = checkpoint_name(Linear((heads, size), (width,), dtype, name="proj")(attended), "proj")
+        return (gate[:, None] * update).reshape(shape)
+
+    @staticmethod
+    def flops_by_part(model: ModelConfig, tokens: int) -> dict[str, int]:
+        """Operations of one such attention for an example with so many visual tokens."""
+        h = model.width
+        return {
+            "modulation": 2 * h * h * 3,
+            "qkv": 2 * 3 * h * h * tokens,
+            "attention_logits": 2 * h * tokens * tokens,
+            "attention_values": 2 * h * tokens * tokens,
+            "proj": 2 * h * h * tokens,
+        }
