@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     add = parser.add_argument
     add("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help="a study or a run")
-    targets = "v4-128, v5p-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64 (GPUs)"
+    targets = "v4-128, v5p-256, tpu7x-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64, b200x64, rtx4090x1 (GPUs)"
     add("--target", required=True, metavar="NAME", help=targets)
     add("--point", action="append", metavar="ID", help="plan this point only; may be repeated")
     add("--price", type=float, metavar="P", help="price of a chip-hour; gives a cost in the same currency")
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, is_json_with
-    from rfjax.plan.compiled import check_compiler
+    from rfjax.plan.compiled import check_compiler, why_not_compiled
     from rfjax.plan.point_plan import plan_point
     from rfjax.plan.targets import parse_target
     from rfjax.study.study import load_study
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     target = parse_target(args.target)
     study = load_study(args.config, overrides)
     points = [study.point(id) for id in args.point] if args.point is not None else study.points
-    compiles = not args.no_compile
+    compiles = not args.no_compile and why_not_compiled(target.chip) is None
     if compiles:
         check_compiler(target)
     say = lambda line: print(line, flush=True)  # noqa: E731
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
             "target": target.name,
             "chips": target.chips,
             "cores": target.cores,
-            "hbm_bytes": target.chip.hbm_bytes,
+            "devices": target.devices,
+            "hbm_bytes": target.chip.device_bytes,
             "source": target.chip.source,
             "compiled": compiles,
             "price": args.price,
@@ -121,11 +122,17 @@ def table(plans: Sequence) -> list[str]:
 
 def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
     """The lines under a plan's table: what its numbers mean, and what was found on the way."""
-    how = "Nothing was compiled (--no-compile): peak memory and traffic are estimates."
+    from rfjax.plan.compiled import why_not_compiled
+    from rfjax.plan.gpu_description import DESCRIPTIONS
+
+    why = why_not_compiled(target.chip) or "--no-compile"
+    how = f"Nothing was compiled ({why}): peak memory and traffic are estimates."
     if compiles:
         program = f"the program compiled for {target.name} (level {optimisation})"
         how = f"Peak memory, operations and exchanges are those of {program}."
-    gib = f"{target.chip.hbm_bytes / 2**30:.2f}"
+        if target.chip.kind == "cuda" and DESCRIPTIONS[target.chip.name].by_hand:
+            how += f" XLA's description of {target.chip.name} was written by hand from white papers."
+    gib = f"{target.chip.device_bytes / 2**30:.2f}"
     said = [
         f"{how} {_attention_note(plans, target, compiles)}",
         f"GiB per device, of {gib}; milliseconds of a step by each limit; mesh is data x fsdp x tensor.",

@@ -18,10 +18,11 @@ from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.models.attention import choose
+from rfjax.plan.gpu_description import DESCRIPTIONS
 from rfjax.plan.hlo import Counts
 from rfjax.plan.roofline import Collective
 from rfjax.plan.targets import Target
-from rfjax.training.chips import GIB
+from rfjax.training.chips import GIB, Chip
 
 # Keeps the child from asking a metadata server or a lock for a TPU, and from writing libtpu's logs where another
 # user's may be; it makes constants on the CPU.
@@ -60,13 +61,29 @@ class Compiled:
     optimisation: str
 
 
+# By the kind of a chip: the package that compiles for it, and rfjax's extra that brings the package.
+COMPILERS = {"tpu": ("libtpu", "tpu-plan"), "cuda": ("jax_cuda13_plugin", "gpu-plan")}
+
+
+def why_not_compiled(chip: Chip) -> str | None:
+    """Why no program can be compiled ahead of time for a chip, in words; None where it can."""
+    if chip.kind not in COMPILERS:
+        return f"rfjax has no compiler that runs without a GPU for {chip.kind}"
+    if chip.kind == "cuda" and chip.name not in DESCRIPTIONS:
+        return f"there is no description of {chip.name} for XLA's compiler"
+    return None
+
+
 def check_compiler(target: Target) -> None:
-    """Raises `ConfigError`, with the way to install it, where the compiler for a target is missing."""
-    cuda = target.chip.kind == "cuda"
-    package, extra = ("jax_cuda13_plugin", "gpu-plan") if cuda else ("libtpu", "tpu-plan")
-    if importlib.util.find_spec(package) is None:
+    """Raises `ConfigError` where nothing compiles for a target, or, with the way to install it, where its compiler is
+    missing."""
+    reason = why_not_compiled(target.chip)
+    if reason is None:
+        package, extra = COMPILERS[target.chip.kind]
+        if importlib.util.find_spec(package) is not None:
+            return
         reason = f"{package} is not installed: pip install 'rfjax[{extra}]'"
-        raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
+    raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
 
 
 def attention_of(config: Config, target: Target) -> str:

@@ -78,7 +78,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
 
     Raises `ConfigError` for a mesh over which the devices, the batch or the parameters do not divide.
     """
-    sizes = mesh_sizes(config.mesh, target.chips)
+    sizes = mesh_sizes(config.mesh, target.devices)
     mesh = AbstractMesh(tuple(sizes.values()), AXES)
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     shapes, state = _state(_without_layout(config))

@@ -17,11 +17,13 @@ def topology_devices(target):
 
     if target.chip.kind == "cuda":
         settings = {"topology": "1x{}x{}".format(*target.shape)}
-        settings["target_config"] = text_proto(DESCRIPTIONS[target.chip.name])
+        settings["target_config"] = text_proto(DESCRIPTIONS[target.chip.name].fields())
         return list(topologies.get_topology_desc("", "cuda", **settings).devices)
     settings = {"num_slices": 1}
+    if target.chip.core_name:
+        settings["chip_config_name"] = target.chip.core_name
     if len(target.shape) == 3:
-        settings |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
+        settings["chips_per_host_bounds"] = (2, 2, 1)
     elif target.chips == 1:
         settings |= {"chips_per_host_bounds": (1, 1, 1)}
     if any(target.closed):
