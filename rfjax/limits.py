@@ -77,7 +77,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "train.compute_dtype": ("float32", "bfloat16"),
     "train.matmul_precision": ("default", "high", "highest"),
     "train.remat": ("none", "full", "attention", "dots"),
-    "train.attention": ("auto", "xla", "splash", "cudnn"),
+    "train.attention": ("auto", "xla", "splash", "cudnn", "xla_blocks"),
     "evaluation.sampler.method": ("euler", "heun"),
     "evaluation.sampler.sigmas": ("uniform", "matched", "diffusers"),
     "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),
@@ -152,6 +152,7 @@ RANGES: dict[str, Range] = {"seed": SEED, "timestep_shift": Range(0, 1e6, open_l
 # The largest value of each numeric option of the command line, by its name or by VERB.NAME. The verbs check the low
 # ends; here, as above, a larger number is a slip.
 OPTION_ENDS: dict[str, float | int] = {
+    "batch": BATCH_END,
     "batch_size": BATCH_END,
     "beams": 1000,
     "budget": 1e60,  # FLOPs

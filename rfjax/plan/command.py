@@ -22,36 +22,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
     level = "the compiler's level; lower compiles faster (default: default)"
     add("--optimisation", choices=("O0", "O1", "default"), default="default", help=level)
+    add("--sample", action="store_true", help="plan images, not training: seconds and memory of a batch")
+    batch = "with --sample: images at once, over all devices (default: one a device)"
+    add("--batch", type=int, metavar="N", help=batch)
+    weights = "with --sample: as the weights are stored, of float32, bfloat16 and int8 (default: all three)"
+    add("--weights", metavar="NAMES", help=weights)
+    size = "with --sample: in latent pixels, such as 128x128 for 1024x1024 (default: the config's)"
+    add("--latent-size", metavar="HxW", help=size)
     out = "write every number of the plan here, and a page beside it (FILE.html)"
     add("--out", metavar="FILE.json", type=as_path("--out"), help=out)
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Plans the points of a study; returns 0, or 1 where a point fits in no layout."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here, so no accelerator is taken or needed
+    import jax
+
+    if not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", "cpu")  # nothing runs here, so no accelerator is taken or needed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, is_json_with
     from rfjax.plan.compiled import check_compiler, why_not_compiled
     from rfjax.plan.point_plan import plan_point
+    from rfjax.plan.sample_command import check_arguments, plan_samples
     from rfjax.plan.targets import parse_target
     from rfjax.study.study import load_study
 
+    check_arguments(args)
     if args.price is not None and not 0 <= args.price < float("inf"):
         raise ConfigError(f"--price is {args.price}; it must be a number that is not negative")
     if args.out is not None and args.out.suffix != ".json":
         raise ConfigError(f"--out is {args.out}; its name must end in .json, and the page's ends in .html")
     if args.out is not None:
-        ours = is_json_with("schema", "study", "target", "points")
-        for path in (args.out, args.out.with_suffix(".html")):
+        ours = is_json_with("schema", "study", "target", "samples" if args.sample else "points")
+        for path in (args.out,) if args.sample else (args.out, args.out.with_suffix(".html")):
             check_output(path, "--out", made_here=lambda _: ours(args.out))
     target = parse_target(args.target)
     study = load_study(args.config, overrides)
     points = [study.point(id) for id in args.point] if args.point is not None else study.points
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    if args.sample:
+        say(target.describe())
+        return plan_samples(args, study, points, target, say)
     compiles = not args.no_compile and why_not_compiled(target.chip) is None
     if compiles:
         check_compiler(target)
-    say = lambda line: print(line, flush=True)  # noqa: E731
     say(target.describe())
     settings = {"compiles": compiles, "optimisation": args.optimisation, "search": args.search, "price": args.price}
     plans = [plan_point(point, target, **settings, say=say) for point in points]

@@ -43,8 +43,10 @@ _CHILD = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); runpy.run_module({!r}, run_name='__main__')"
 )
 
-# The attention that is compiled in place of one that needs its library: cuDNN's needs cuDNN and a GPU.
+# The attention that is compiled in place of one that needs its library: cuDNN's needs cuDNN and a GPU. A sampler's is
+# compiled in blocks, since at its sizes all logits are larger than the rest, and cuDNN holds none.
 COMPILED_INSTEAD = {"cudnn": "xla"}
+SAMPLED_INSTEAD = {"cudnn": "xla_blocks"}
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,16 @@ def compile_step(
     Raises `ConfigError` where the compiler is missing, and `RfjaxError` with the compiler's message where it fails for
     another reason than a lack of memory.
     """
+    return _compile(config, target, optimisation, cpu_devices=cpu_devices)
+
+
+def compile_sampler_for(config: Config, target: Target, sampling: dict, optimisation: str = "default") -> Compiled:
+    """Compiles the sampler of a config for a target, as `compile_step` does a step. `sampling` has the fields of
+    `plan.sampling.Request`."""
+    return _compile(config, target, optimisation, sampling=sampling)
+
+
+def _compile(config, target, optimisation, *, cpu_devices=0, sampling=None) -> Compiled:
     environment = {**os.environ, **_ENVIRONMENT}
     if target is None:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={cpu_devices}"
@@ -115,9 +127,10 @@ def compile_step(
             # Without a device the compiler cannot tune, and Triton's products have no default tiling.
             environment["XLA_FLAGS"] = "--xla_gpu_enable_triton_gemm=false"
     attention = attention_of(config, target) if target else "xla"
-    attention = COMPILED_INSTEAD.get(attention, attention)
+    attention = (SAMPLED_INSTEAD if sampling else COMPILED_INSTEAD).get(attention, attention)
     values = configs.to_dict(configs.apply_overrides(config, {"train.attention": attention}))
     request = {"config": values, "target": target.name if target else None, "optimisation": optimisation}
+    request["sampling"] = sampling
     command, text = child_command("rfjax.plan.worker"), json.dumps(request)
     child = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
     answer = child.stdout.strip().splitlines()[-1:] or [""]

@@ -64,7 +64,7 @@ def _state(config: Config):
     return largest(run.corpus).shapes, state_shapes(run)
 
 
-def _bytes(tree, places) -> int:
+def tree_bytes(tree, places) -> int:
     """The bytes of a tree's arrays on one device."""
 
     def size(leaf, place):
@@ -83,8 +83,8 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     shapes, state = _state(_without_layout(config))
     places = shardings(mesh, state)
-    state_bytes = _bytes(state, places)
-    gradient_bytes = _bytes(state.params, places.params)
+    state_bytes = tree_bytes(state, places)
+    gradient_bytes = tree_bytes(state.params, places.params)
     model, train = config.model, config.train
     width = 2 if train.compute_dtype == "bfloat16" else 4
     tensor, ways = sizes["tensor"], sizes["data"] * sizes["fsdp"]

@@ -286,6 +286,12 @@ CHIPS: dict[str, Chip] = {
 }
 
 
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip of a JAX device by what JAX calls it; None where it is unknown."""
+    return next((chip for chip in CHIPS.values() if device_kind in chip.device_kinds), None)
+
+
 def device_peak(device_kind: str) -> float | None:
     """Dense bf16 FLOP/s of one JAX device by what JAX calls it; None where the chip is unknown."""
-    return next((chip.device_flops for chip in CHIPS.values() if device_kind in chip.device_kinds), None)
+    chip = chip_of(device_kind)
+    return None if chip is None else chip.device_flops
