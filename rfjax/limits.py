@@ -356,6 +356,19 @@ def check_latents(model, latents) -> None:
             raise ConfigError(f"{tokens}, more than config.model.position_grid={grid}; raise it to {side // patch}")
 
 
+def parse_latent_size(text: str | None, option: str = "--latent-size") -> tuple[int, int] | None:
+    """(height, width) in latent pixels of an option's HxW; None where none was given. Raises `ConfigError`."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise ConfigError(f"{option} is {text!r}; it must be height x width in latent pixels, such as 40x24")
+    for side in map(int, sides):
+        if not 1 <= side <= SIDE_END:
+            raise ConfigError(f"{option} has a side of {side}; it must be at least 1 and at most {SIDE_END}")
+    return int(sides[0]), int(sides[1])
+
+
 def check_choice(field: str, value: str | int) -> None:
     """Raises `ConfigError` with the nearest choice for a value that is not a choice of the field."""
     allowed = CHOICES[field]

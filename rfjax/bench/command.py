@@ -86,13 +86,13 @@ def measure_sampling(config, args: argparse.Namespace, say) -> dict:
     from rfjax.bench.sampling import measure_samples
     from rfjax.config import to_dict
     from rfjax.errors import ConfigError
-    from rfjax.inputs.text import parse_latent_size, split_names
+    from rfjax.inputs.text import split_names
     from rfjax.models.attention import choose, platform_of
     from rfjax.models.quantised import STORED, check_weights
     from rfjax.training import hardware
     from rfjax.training.run import make_run
 
-    size, weights = parse_latent_size(args.latent_size), split_names(args.weights, "--weights") or tuple(STORED)
+    size, weights = limits.parse_latent_size(args.latent_size), split_names(args.weights, "--weights") or tuple(STORED)
     for name in weights:
         check_weights(name, config.model)
     if jax.process_count() > 1:

@@ -8,7 +8,8 @@ from rfjax.cli.arguments import add_checkpoint
 from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
-from rfjax.inputs.text import parse_latent_size, split_names
+from rfjax.inputs.text import split_names
+from rfjax.limits import parse_latent_size
 
 
 def add_arguments(parser) -> None:

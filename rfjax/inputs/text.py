@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError
 from rfjax.inputs.files import read_bytes
-from rfjax.limits import SIDE_END
 
 # The marks that a file may begin with; UTF-32's begins with UTF-16's, so it comes first.
 _MARKS = (
@@ -128,19 +127,6 @@ def split_names(text: str | None, option: str) -> tuple[str, ...]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ConfigError(f"{option} is {text!r}, which has {twice!r} twice; leave one")
     return names
-
-
-def parse_latent_size(text: str | None, option: str = "--latent-size") -> tuple[int, int] | None:
-    """(height, width) in latent pixels of an option's HxW; None where none was given. Raises `ConfigError`."""
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise ConfigError(f"{option} is {text!r}; it must be height x width in latent pixels, such as 40x24")
-    for side in map(int, sides):
-        if not 1 <= side <= SIDE_END:
-            raise ConfigError(f"{option} has a side of {side}; it must be at least 1 and at most {SIDE_END}")
-    return int(sides[0]), int(sides[1])
 
 
 def read_text(path: str | Path, what: str, error: type[Exception] = ConfigError) -> str:

@@ -49,7 +49,7 @@ def _int8(params):
 
 STORED = {
     "float32": lambda params: params,
-    "bfloat16": lambda params: rounded_kernels(params, jnp.bfloat16),
+    "bfloat16": lambda params: rounded_kernels(params, "bfloat16"),
     "int8": _int8,
 }
 

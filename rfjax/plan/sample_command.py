@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
-from rfjax.inputs.text import parse_latent_size, split_names
+from rfjax.inputs.text import split_names
+from rfjax.limits import parse_latent_size
 from rfjax.models.quantised import STORED, check_weights
 from rfjax.plan.compiled import SAMPLED_INSTEAD, check_compiler, why_not_compiled
 from rfjax.plan.sampling import Request, SamplePlan, describe_latents, plan_sampling, shapes_at

@@ -28,7 +28,9 @@ from rfjax.plan.targets import Target
 from rfjax.training.mesh import mesh_sizes, shardings
 from rfjax.training.run import plan_run
 
-ALIVE = 24  # arrays of [tokens, hidden] at the peak of a block: queries, keys, values, an MLP's channels in float32
+ALIVE = (
+    36  # arrays of [tokens, hidden] at the peak of a block: queries, keys, values, an MLP's channels, some in float32
+)
 LOGITS_ALIVE = 1.5  # arrays of [heads, tokens, tokens] in float32, where the attention keeps them in memory
 TRAFFIC = 40  # times that a block's arrays of [tokens, hidden] go to or from memory in an evaluation
 LOGITS_TRAFFIC = 4  # the same for arrays of logits
@@ -130,12 +132,12 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
     logits = 4 * examples * model.heads * tokens**2 / tensor if in_memory else 0
     kernels = sum(leaf.size for leaf in jax.tree.leaves(stored)) * width / tensor
     converted = request.weights != config.train.compute_dtype or sizes["fsdp"] > 1
-    layer = 2 * kernels / model.depth if converted else 0
+    layer = 2 * kernels / model.depth if converted else 0  # two layers, of which one is read ahead
     conditions = 4 * examples * (math.prod(shapes.context) + shapes.pooled + 2 * math.prod(shapes.latents))
-    peak = weight_bytes + layer + conditions + ALIVE * activation + LOGITS_ALIVE * logits
+    peak = weight_bytes + conditions + max(layer, ALIVE * activation + LOGITS_ALIVE * logits)
 
     read = weight_bytes + (2 * kernels if converted else 0)  # a converted kernel is written and read again
-    traffic = steps * (read + model.depth * (TRAFFIC * activation + LOGITS_TRAFFIC * logits))
+    traffic = float(steps * (read + model.depth * (TRAFFIC * activation + LOGITS_TRAFFIC * logits)))
     exchanges = []
     if sizes["fsdp"] > 1:
         exchanges.append(Collective("all-gather", int(kernels), sizes["fsdp"], steps, "weights"))

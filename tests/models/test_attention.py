@@ -170,7 +170,7 @@ def test_the_platform_decides():
         (
             "splash",
             "cpu",
-            "'splash', which cannot run here: it runs on tpu, and this is cpu; use xla or xla_blocks, or auto, which takes xla",
+            "it runs on tpu, and this is cpu; use xla or xla_blocks, or auto, which takes xla",
         ),
         (
             "cudnn",
