@@ -136,6 +136,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("train", DECAY, "b1 b2 ema_decay"),
     ("evaluation", Range(0, COUNT_END), "every geneval_every"),
     ("evaluation.sampler", Range(1, 10**6), "steps"),
+    ("evaluation.sampler", SHARE, "guidance_from guidance_to"),
     ("evaluation.validation", Range(0, 10**8), "examples"),
     ("evaluation.validation", Range(1, BATCH_END), "batch_size"),
     ("evaluation.validation", Range(2, 10**5), "levels"),
@@ -220,6 +221,11 @@ _ALONE = "each of the runs trained together is whole on one device: set one of t
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
 RULES: tuple[Rule, ...] = (
+    (
+        ("evaluation.sampler.guidance_from", "evaluation.sampler.guidance_to"),
+        lambda low, high: low < high,
+        "guidance is for t from the first to the second: give a larger end, or a guidance_scale of 1 for none",
+    ),
     (
         ("train.condition_dropout",),
         lambda share: share == -1 or 0 <= share <= 1,

@@ -12,7 +12,7 @@ from rfjax.bench.peak import median_seconds
 from rfjax.data.batch import Conditions
 from rfjax.evaluation.generate import sampler_rows, sampling_program
 from rfjax.flow.resolution import formulation_at
-from rfjax.flow.samplers import EVALUATIONS_PER_STEP
+from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share
 from rfjax.models.flops import forward_flops
 from rfjax.models.quantised import store, stored_shapes
 from rfjax.training.chips import chip_of
@@ -134,8 +134,9 @@ def measure_samples(run: Run, size, batch: int | None, weights: Sequence[str], r
     batch = run.batch_ways if batch is None else batch
     sampler, devices = run.config.evaluation.sampler, run.mesh.devices.flatten().tolist()
     shapes = dataclasses.replace(run.corpus.shapes, latents=latents)
-    halves = 1 if sampler.guidance_scale == 1.0 else 2
-    evaluations = sampler.steps * EVALUATIONS_PER_STEP[sampler.method] * halves
+    levels = np.asarray(sampler_rows(formulation_at(run.config, latents), sampler)[0])
+    share = guided_share(levels, sampler.method, sampler.guidance_scale, (sampler.guidance_from, sampler.guidance_to))
+    evaluations = round(sampler.steps * EVALUATIONS_PER_STEP[sampler.method] * (1 + share))
     measured = sample_seconds(run, latents, batch, weights, rounds, say)
     samples = sample_summary(
         measured,

@@ -66,7 +66,8 @@ def sampling_program(
             return velocity_of(apply, params, z, at, conditions)
 
         negative = jax.tree.map(lambda row, each: jnp.broadcast_to(row, each.shape), negative, conditions)
-        field = guided_velocity(velocity, sampler.guidance_scale, conditions, negative)
+        interval = sampler.guidance_from, sampler.guidance_to
+        field = guided_velocity(velocity, sampler.guidance_scale, conditions, negative, interval)
         start = levels[0] * noise_for(seed, ids, latent_shape)
         return solve(field, start, levels, sampler.method, at)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 
 from rfjax.inputs.paths import as_path, as_text
@@ -35,10 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Plans the points of a study; returns 0, or 1 where a point fits in no layout."""
-    import jax
-
-    if not os.environ.get("JAX_PLATFORMS"):
-        jax.config.update("jax_platforms", "cpu")  # nothing runs here, so no accelerator is taken or needed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, is_json_with

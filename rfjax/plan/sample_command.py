@@ -81,7 +81,7 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
     if compiles:
         memory = f"Peaks are those of the samplers compiled for {target.name} (level {args.optimisation})."
     sampler = points[0].config.evaluation.sampler
-    guided = "" if sampler.guidance_scale == 1.0 else ", two evaluations of the network each"
+    guided = "" if sampler.guidance_scale == 1.0 else f": {plans[0].estimate.evaluations} evaluations of the network"
     said = [
         f"{memory} GiB per device, of {target.chip.device_bytes / 2**30:.2f}; seconds of a batch by each limit.",
         f"{describe_latents(plans[0].request.latents)}; {sampler.steps} steps of {sampler.method}, guidance "

@@ -11,13 +11,15 @@ import math
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh
 
 from rfjax import limits
 from rfjax.config import Config
 from rfjax.data.batch import BatchShapes, written_shape
 from rfjax.errors import ConfigError
-from rfjax.flow.samplers import EVALUATIONS_PER_STEP
+from rfjax.flow.resolution import formulation_at
+from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share, sampling_levels
 from rfjax.models.flops import flops_by_part, forward_flops, patches
 from rfjax.models.quantised import check_weights, stored_shapes
 from rfjax.models.sharding import AXES
@@ -101,6 +103,14 @@ def shapes_at(shapes: BatchShapes, size: tuple[int, int] | None, config: Config)
     return dataclasses.replace(shapes, latents=(frames, height, width, channels))
 
 
+def guided_part(config: Config, latents: tuple[int, ...]) -> float:
+    """The share of a sampler's evaluations that are guided (`flow.samplers.guided_share`)."""
+    sampler, formulation = config.evaluation.sampler, formulation_at(config, latents)
+    times = np.asarray(sampling_levels(formulation, sampler.steps, sampler.sigmas))
+    interval = sampler.guidance_from, sampler.guidance_to
+    return guided_share(times, sampler.method, sampler.guidance_scale, interval)
+
+
 def estimate_sampling(config: Config, target: Target, request: Request) -> SampleEstimate:
     """What a batch of images takes on each of the target's devices.
 
@@ -115,22 +125,25 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
             f"--batch is {request.batch}; it must be a multiple of the {ways} devices (data x fsdp) that share it"
         )
     shapes = dataclasses.replace(plan_run(config).corpus.shapes, latents=request.latents)
-    stored = stored_shapes(plan_run(config).backbone.init, request.weights)
+    init = plan_run(config).backbone.init
+    stored = stored_shapes(init, request.weights)
     weight_bytes = tree_bytes(stored, shardings(mesh, stored))
-    halves = 1 if sampler.guidance_scale == 1.0 else 2
+    share = guided_part(config, request.latents)
+    halves = 2 if share else 1
     steps = sampler.steps * EVALUATIONS_PER_STEP[sampler.method]
     examples = request.batch // ways * halves  # of one evaluation on one device
 
     parts, whole = flops_by_part(model, shapes), forward_flops(model, shapes)
     unsplit = sum(parts.get(name, 0) for name in UNSPLIT)
-    flops = steps * examples * ((whole - unsplit) / tensor + unsplit)
+    images = request.batch // ways * (1 + share)  # of a mean evaluation
+    flops = steps * images * ((whole - unsplit) / tensor + unsplit)
 
     width = 2 if config.train.compute_dtype == "bfloat16" else 4
     tokens = patches(model, shapes)[0] + shapes.context[0]
     activation = examples * tokens * model.width * width
     in_memory = attention_of(config, target) == "xla"
     logits = 4 * examples * model.heads * tokens**2 / tensor if in_memory else 0
-    kernels = sum(leaf.size for leaf in jax.tree.leaves(stored)) * width / tensor
+    kernels = sum(leaf.size for leaf in jax.tree.leaves(stored_shapes(init, "float32"))) * width / tensor
     converted = request.weights != config.train.compute_dtype or sizes["fsdp"] > 1
     layer = 2 * kernels / model.depth if converted else 0  # two layers, of which one is read ahead
     conditions = 4 * examples * (math.prod(shapes.context) + shapes.pooled + 2 * math.prod(shapes.latents))
@@ -145,7 +158,7 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
         exchanges.append(Collective("all-reduce", int(activation), tensor, 2 * model.depth * steps, "activations"))
     times = roofline(target, flops, traffic, exchanges)
     return SampleEstimate(
-        sizes, steps * halves, weight_bytes, int(logits), int(peak), flops, traffic, tuple(exchanges), times
+        sizes, round(steps * (1 + share)), weight_bytes, int(logits), int(peak), flops, traffic, tuple(exchanges), times
     )
 
 

@@ -40,6 +40,8 @@ def test_operations_are_those_of_every_evaluation():
     each = forward_flops(config().model, SHAPES)
     assert estimated(config()).flops == 50 * 2 * each and estimated(config()).evaluations == 100
     assert estimated(config(evaluation__sampler__guidance_scale=1.0)).flops == 50 * each
+    part = config(evaluation__sampler__guidance_from=0.5, timestep_shift=1.0)  # 1, 0.98 ... 0.5: 26 of 50 steps
+    assert estimated(part).flops == pytest.approx((50 + 26) * each) and estimated(part).evaluations == 76
     heun = config(evaluation__sampler__method="heun", evaluation__sampler__steps=10)
     assert estimated(heun).flops == 10 * 2 * 2 * each
     assert estimated(config(), "rtx4090x4", batch=8).flops == 2 * 50 * 2 * each
