@@ -79,7 +79,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "train.compute_dtype": ("float32", "bfloat16"),
     "train.matmul_precision": ("default", "high", "highest"),
     "train.remat": ("none", "full", "attention", "dots"),
-    "train.attention": ("auto", "xla", "splash", "cudnn"),
+    "train.attention": ("auto", "xla", "splash", "cudnn", "xla_blocks"),
     "evaluation.sampler.method": ("euler", "heun"),
     "evaluation.sampler.sigmas": ("uniform", "matched", "diffusers"),
     "evaluation.validation.grid": ("paper", "mlperf", "midpoints"),
@@ -138,6 +138,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("train", DECAY, "b1 b2 ema_decay"),
     ("evaluation", Range(0, COUNT_END), "every geneval_every"),
     ("evaluation.sampler", Range(1, 10**6), "steps"),
+    ("evaluation.sampler", SHARE, "guidance_from guidance_to"),
     ("evaluation.validation", Range(0, 10**8), "examples"),
     ("evaluation.validation", Range(1, BATCH_END), "batch_size"),
     ("evaluation.validation", Range(2, 10**5), "levels"),
@@ -157,6 +158,7 @@ RANGES: dict[str, Range] = {
 # The largest value of each numeric option of the command line, by its name or by VERB.NAME. The verbs check the low
 # ends; here, as above, a larger number is a slip.
 OPTION_ENDS: dict[str, float | int] = {
+    "batch": BATCH_END,
     "batch_size": BATCH_END,
     "beams": 1000,
     "budget": 1e60,  # FLOPs
@@ -224,6 +226,11 @@ _ALONE = "each of the runs trained together is whole on one device: set one of t
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
 RULES: tuple[Rule, ...] = (
+    (
+        ("evaluation.sampler.guidance_from", "evaluation.sampler.guidance_to"),
+        lambda low, high: low < high,
+        "guidance is for t from the first to the second: give a larger end, or a guidance_scale of 1 for none",
+    ),
     (
         ("train.condition_dropout",),
         lambda share: share == -1 or 0 <= share <= 1,
@@ -358,6 +365,19 @@ def check_latents(model, latents) -> None:
         if side // patch > grid and model.positions != "rotary":
             tokens = f"{given} have {side // patch} tokens along the {name}"
             raise ConfigError(f"{tokens}, more than config.model.position_grid={grid}; raise it to {side // patch}")
+
+
+def parse_latent_size(text: str | None, option: str = "--latent-size") -> tuple[int, int] | None:
+    """(height, width) in latent pixels of an option's HxW; None where none was given. Raises `ConfigError`."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise ConfigError(f"{option} is {text!r}; it must be height x width in latent pixels, such as 40x24")
+    for side in map(int, sides):
+        if not 1 <= side <= SIDE_END:
+            raise ConfigError(f"{option} has a side of {side}; it must be at least 1 and at most {SIDE_END}")
+    return int(sides[0]), int(sides[1])
 
 
 def check_choice(field: str, value: str | int) -> None:

@@ -17,7 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     config, profile = "a run, or a study's base", "also write JAX's profile of the timed steps; it slows them"
     parser.add_argument("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help=config)
     parser.add_argument("--point", metavar="ID", help="measure this point of a study")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="timed steps (default 20)")
+    steps = "timed steps, or batches of images (default 20)"
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help=steps)
+    parser.add_argument("--sample", action="store_true", help="time sampling, not training")
+    batch = "with --sample: images at once (default: one a device)"
+    parser.add_argument("--batch", type=int, metavar="N", help=batch)
+    weights = "with --sample: as the weights are stored, of float32, bfloat16 and int8 (default: all three)"
+    parser.add_argument("--weights", metavar="NAMES", help=weights)
+    size = "with --sample: in latent pixels, such as 128x128 (default: the config's)"
+    parser.add_argument("--latent-size", metavar="HxW", help=size)
     parser.add_argument("--json", metavar="FILE.json", type=as_path("--json"), help="write every number here")
     parser.add_argument("--profile", metavar="DIR", type=as_path("--profile"), help=profile)
 
@@ -33,6 +41,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps}; it must be at least 1")
+    check_sampling_options(args)
     point, source = args.point, args.config
     if args.json is not None:
         check_output(args.json, "--json", made_here=is_json_with("schema", "hardware", "peak", "config"))
@@ -41,12 +50,80 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     alone = point is None
     config = configs.load(source, overrides) if alone else load_study(source, overrides).point(point).config
     say = lambda text: print(text, flush=True)  # noqa: E731
-    record = measure(config, args.steps, args.profile, say)
-    print("\n".join(["", *lines(record)]))
+    if args.sample:
+        from rfjax.bench.sampling import sample_lines
+
+        record = measure_sampling(config, args, say)
+        print("\n".join(["", *sample_lines(record)]))
+    else:
+        record = measure(config, args.steps, args.profile, say)
+        print("\n".join(["", *lines(record)]))
     if args.json is not None:
         write_whole({args.json: json.dumps(record, indent=1, allow_nan=False) + "\n"})
         print(f"bench: {args.json}")
     return 0
+
+
+def check_sampling_options(args: argparse.Namespace) -> None:
+    """Raises `ConfigError` for options of `--sample` without it, and for a profile of sampling."""
+    from rfjax.errors import ConfigError
+
+    given = {"--batch": args.batch, "--weights": args.weights, "--latent-size": args.latent_size}
+    for option, value in given.items():
+        if value is not None and not args.sample:
+            raise ConfigError(f"{option} belongs to --sample; give --sample, or leave it out")
+    if args.sample and args.profile is not None:
+        raise ConfigError("--profile is of training steps; leave it out with --sample")
+
+
+def measure_sampling(config, args: argparse.Namespace, say) -> dict:
+    """The record of a config's sampling on all of JAX's devices. Raises `ConfigError` for weights, latents or a batch
+    that the network or the devices cannot take."""
+    import jax
+
+    from rfjax import limits
+    from rfjax.bench.peak import matmul_flops_per_second
+    from rfjax.bench.sampling import measure_samples
+    from rfjax.config import to_dict
+    from rfjax.errors import ConfigError
+    from rfjax.inputs.text import split_names
+    from rfjax.models.attention import choose, platform_of
+    from rfjax.models.quantised import STORED, check_weights
+    from rfjax.training import hardware
+    from rfjax.training.run import make_run
+
+    size, weights = limits.parse_latent_size(args.latent_size), split_names(args.weights, "--weights") or tuple(STORED)
+    for name in weights:
+        check_weights(name, config.model)
+    if jax.process_count() > 1:
+        raise ConfigError(f"rfjax bench measures one process's devices, and there are {jax.process_count()} processes")
+    run, dtype = make_run(config), config.train.compute_dtype
+    if args.batch is not None and (args.batch < 1 or args.batch % run.batch_ways):
+        raise ConfigError(
+            f"--batch is {args.batch}; it must be a multiple of the {run.batch_ways} devices that share it"
+        )
+    frames, height, width, channels = run.corpus.shapes.latents
+    limits.check_latents(config.model, (frames, *(size or (height, width)), channels))
+    devices = run.mesh.devices.flatten().tolist()
+    with run.computing():
+        say(f"the peak of {dtype} products on {len(devices)} device(s)")
+        peak = matmul_flops_per_second(devices, dtype)
+        found = measure_samples(run, size, args.batch, weights, args.steps, peak, say)
+    platform = platform_of(devices[0])
+    return {
+        "schema": 1,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "name": config.name,
+        "hardware": hardware.describe(devices),
+        "jax": jax.__version__,
+        "mesh": dict(run.mesh.shape),
+        "params": run.parameter_count,
+        "compute_dtype": dtype,
+        "attention": choose(config.train.attention, platform, dtype=dtype, head_size=config.model.head_size),
+        "peak": peak,
+        **found,
+        "config": to_dict(config),
+    }
 
 
 def measure(config, steps: int, trace: Path | None, say) -> dict:

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         if overrides and not verb.overridable:
             raise ConfigError(f"rfjax {verb.name} reads no config; leave out --config.{next(iter(overrides))}")
         if verb.computes and from_shell:
-            prepare_process()
+            prepare_process(verb.uses_device)
         if verb.computes:
             import_jax()
         run = functools.partial(verb.load().run, args, overrides)

@@ -21,8 +21,13 @@ UNSUPPORTED = {  # settings of JAX, from its environment variables
 GOOGLE = "0x1ae0"  # the vendor of TPUs, and of Google Cloud's network cards
 
 
-def prepare_process() -> None:
-    """Sets the environment of a command that computes. May start the process again, as it was started."""
+def prepare_process(uses_device: bool) -> None:
+    """Sets the environment of a command that computes. May start the process again, as it was started.
+
+    A command that uses no device takes none, and tries no accelerator's plugin: JAX is told so before it is imported.
+    """
+    if not uses_device and not os.environ.get("JAX_PLATFORMS"):
+        os.environ["JAX_PLATFORMS"] = "cpu"
     leave_out_absent_tpu(os.environ)
     _use_huge_pages()
 

@@ -9,7 +9,7 @@ from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
 from rfjax.inputs.text import split_names
-from rfjax.limits import SIDE_END
+from rfjax.limits import parse_latent_size
 
 
 def add_arguments(parser) -> None:
@@ -51,7 +51,7 @@ def run(args, overrides) -> int:
         samples=args.samples,
         negative=args.negative,
         seed=args.seed,
-        latent_size=_latent_size(args.latent_size),
+        latent_size=parse_latent_size(args.latent_size),
         encoders=split_names(args.encoders, "--encoders"),
     )
     run = args.run
@@ -64,16 +64,3 @@ def run(args, overrides) -> int:
     path = sample_folder(run, overrides, wanted, prompts_file=args.prompts, layout=args.layout, out=out)
     say(f"samples: {path}\nscore them with: rfjax score {path} --metric={args.layout} --run={args.run}")
     return 0
-
-
-def _latent_size(text):
-    """(height, width) of the text HxW; None where none was given."""
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise ConfigError(f"--latent-size is {text!r}; it must be height x width in latent pixels, such as 40x24")
-    for side in map(int, sides):
-        if not 1 <= side <= SIDE_END:
-            raise ConfigError(f"--latent-size has a side of {side}; it must be at least 1 and at most {SIDE_END}")
-    return int(sides[0]), int(sides[1])

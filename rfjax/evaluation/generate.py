@@ -41,7 +41,20 @@ def compile_sampler(
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
-    """The program that samples one batch by a backbone's `apply`, for any formulation; compiled at its first call.
+    """The program that samples one batch by a backbone's `apply` (`sampling_program`); compiled at its first call."""
+    program = sampling_program(apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length)
+    return distributed.compiled_at_first_call("the sampler", program)
+
+
+def sampling_program(
+    apply: Callable,
+    sampler: SamplerConfig,
+    latent_shape: tuple[int, ...],
+    *,
+    batch_sharding: NamedSharding | None = None,
+    path_length: bool = False,
+) -> Callable:
+    """The program that samples one batch by a backbone's `apply`, for any formulation, as `jax.jit` gives it.
 
     `program(params, levels, at, seed, ids, conditions, negative)`: `levels` [steps + 1] are the sampler's, and `at`
     holds the formulation's coefficients at them (`rfjax.flow.matched`).
@@ -53,13 +66,20 @@ def compile_sampler(
             return velocity_of(apply, params, z, at, conditions)
 
         negative = jax.tree.map(lambda row, each: jnp.broadcast_to(row, each.shape), negative, conditions)
-        field = guided_velocity(velocity, sampler.guidance_scale, conditions, negative)
+        interval = sampler.guidance_from, sampler.guidance_to
+        field = guided_velocity(velocity, sampler.guidance_scale, conditions, negative, interval)
         start = levels[0] * noise_for(seed, ids, latent_shape)
         return solve(field, start, levels, sampler.method, at)
 
     # Every process gets every image, because a process cannot read arrays of another.
     whole = None if batch_sharding is None else NamedSharding(batch_sharding.mesh, PartitionSpec())
-    return distributed.compiled_at_first_call("the sampler", jax.jit(make_batch, out_shardings=whole))
+    return jax.jit(make_batch, out_shardings=whole)
+
+
+def sampler_rows(formulation: Formulation, sampler: SamplerConfig) -> tuple:
+    """The arguments `levels` and `at` of `sampling_program` for a formulation, in float32."""
+    levels = sampling_levels(formulation, sampler.steps, sampler.sigmas)
+    return jax.tree.map(np.float32, (levels, matched(formulation, levels)))
 
 
 def make_generator(
@@ -84,8 +104,7 @@ def make_generator(
     program = program or compile_sampler(
         apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length
     )
-    levels = sampling_levels(formulation, sampler.steps, sampler.sigmas)
-    rows = jax.tree.map(np.float32, (levels, matched(formulation, levels)))
+    rows = sampler_rows(formulation, sampler)
 
     def generate(params, seed, ids, conditions, negative=None, progress=None):
         ids = np.asarray(ids, np.int32)

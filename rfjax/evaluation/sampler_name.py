@@ -11,7 +11,8 @@ from rfjax.limits import CHOICES
 _NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]\d+)?"
 _SIZE = r"\d+x\d+"
 _NAME = re.compile(
-    rf"(?P<method>[a-z]+)-(?P<steps>\d+)-cfg(?P<guidance_scale>{_NUMBER})-shift(?P<timestep_shift>{_NUMBER})"
+    rf"(?P<method>[a-z]+)-(?P<steps>\d+)-cfg(?P<guidance_scale>{_NUMBER})"
+    rf"(-in(?P<guidance_from>{_NUMBER})\.\.(?P<guidance_to>{_NUMBER}))?-shift(?P<timestep_shift>{_NUMBER})"
     rf"(?P<by_area>-by-area)?(-by-frames(?P<by_frames>{_NUMBER}))?"
     rf"(-(?P<sigmas>{'|'.join(CHOICES['evaluation.sampler.sigmas'])}))?"
     rf"(-(?!of\d+$)(?P<encoders>[A-Za-z][^-]*))?"
@@ -31,6 +32,8 @@ class SamplerName:
     steps: int
     guidance_scale: float
     timestep_shift: float
+    guidance_from: float = 0.0  # the interval of t with guidance
+    guidance_to: float = 1.0
     by_area: bool = False  # the shift holds at config.data.image_size, and changes with the area of the latents
     by_frames: float = 0.0  # the exponent e: the shift is that of one latent frame, and f frames have f^e times it
     sigmas: str = "uniform"
@@ -63,6 +66,8 @@ class SamplerName:
             method=match["method"],
             steps=int(match["steps"]),
             guidance_scale=float(match["guidance_scale"]),
+            guidance_from=float(match["guidance_from"] or 0.0),
+            guidance_to=float(match["guidance_to"] or 1.0),
             timestep_shift=float(match["timestep_shift"]),
             by_area=match["by_area"] is not None,
             by_frames=float(match["by_frames"] or 0.0),
@@ -84,10 +89,12 @@ class SamplerName:
         return self._join("", "")
 
     def _join(self, steps, reference):
+        interval = self.guidance_from, self.guidance_to
         parts = (
             self.method,
             steps,
             f"cfg{self.guidance_scale:g}",
+            "" if interval == (0.0, 1.0) else f"in{interval[0]:g}..{interval[1]:g}",
             f"shift{self.timestep_shift:g}",
             "by-area" if self.by_area else "",
             f"by-frames{self.by_frames:g}" if self.by_frames else "",

@@ -150,14 +150,19 @@ def guided_velocity(
     guidance_scale: float,
     conditions: Conditions,
     negative: Conditions | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
 ) -> TimeVelocity:
     """v_neg + scale (v_pos - v_neg), with both halves in one batch; at scale 1 one half is enough.
 
     `integrate` gives the `at` of `velocity(z, at, conditions)`. The default negative is training's null condition:
-    zeros.
+    zeros. At times outside `interval` the velocity is v_pos alone, of one half (Kynkaanniemi et al. 2024, section 3).
     """
+
+    def alone(z, at):
+        return velocity(z, at, conditions)
+
     if guidance_scale == 1.0:
-        return lambda z, at: velocity(z, at, conditions)
+        return alone
     negative = negative or jax.tree.map(jnp.zeros_like, conditions)
     both = jax.tree.map(lambda *halves: jnp.concatenate(halves), conditions, negative)
 
@@ -165,4 +170,23 @@ def guided_velocity(
         positive, null = jnp.split(velocity(jnp.concatenate([z, z]), at, both), 2)
         return null + guidance_scale * (positive - null)
 
-    return guided
+    if interval == (0.0, 1.0):
+        return guided
+    low, high = interval
+
+    def within(z, at):
+        time = getattr(at, "time", at)
+        return jax.lax.cond((low <= time) & (time <= high), guided, alone, z, at)
+
+    return within
+
+
+def guided_share(
+    times: Float[np.ndarray, " times"], method: str, guidance_scale: float, interval: tuple[float, float]
+) -> float:
+    """The share of a sampler's evaluations that are guided, and so cost two of the network."""
+    if guidance_scale == 1.0:
+        return 0.0
+    inside = (times >= interval[0]) & (times <= interval[1])
+    ends = inside[:-1], inside[1:]  # where a step begins, and where Heun's evaluates again
+    return float(np.mean(ends[: EVALUATIONS_PER_STEP[method]]))

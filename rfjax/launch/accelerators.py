@@ -30,13 +30,17 @@ CLOUD: dict[str, Cloud] = {
     "v5p": Cloud(type="v5p", runtime="v2-alpha-tpuv5", label="tpu-v5p-slice", whole=4),
     "v5e": Cloud(type="v5litepod", runtime="v2-alpha-tpuv5-lite", label="tpu-v5-lite-podslice", whole=8),
     "v6e": Cloud(type="v6e", runtime="v2-alpha-tpuv6e", label="tpu-v6e-slice", whole=8),
+    "tpu7x": Cloud(type="", runtime="", label="tpu7x", whole=4),
+    "a100": Cloud(type="", runtime="", label="nvidia-a100-80gb", whole=0),
     "h100": Cloud(type="", runtime="", label="nvidia-h100-80gb", whole=0),
+    "h200": Cloud(type="", runtime="", label="nvidia-h200-141gb", whole=0),
+    "b200": Cloud(type="", runtime="", label="nvidia-b200", whole=0),
 }
 
 
 def accelerator_option() -> Any:
     """The option `accelerator` of a target on Google's cloud."""
-    sizes = "v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips), h100x64 (GPUs, gke only)"
+    sizes = "v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips); gke only: tpu7x-256 (TensorCores), h100x64"
     return option(f"the slice of each point: {sizes}", needed=True)
 
 
@@ -48,9 +52,15 @@ def spot_option() -> Any:
 def parse_accelerator(name: str) -> tuple[Target, Cloud]:
     """`v5p-256`, `v5litepod-256` or `v5e-256`, `v6e-256`, `v4-128` by the vendor's count, `h100x64` by GPUs.
 
-    Raises `ConfigError` for an unknown chip, with the nearest, and for a size that is not sold.
+    Raises `ConfigError` for an unknown chip, with the nearest, for a size that is not sold, and for a chip that rfjax
+    cannot ask Google's cloud for.
     """
-    target = parse_target(name.lower().replace("v5litepod", "v5e"), option="--accelerator")
+    target = parse_target(name, option="--accelerator")
+    if target.chip.name not in CLOUD:
+        known = ", ".join(CLOUD)
+        raise ConfigError(
+            f"--accelerator {name}: rfjax has no machines of {target.chip.name} on Google's cloud; it has {known}"
+        )
     return target, CLOUD[target.chip.name]
 
 
@@ -74,10 +84,12 @@ def describe_slice(target: Target) -> str:
 
 
 def accelerator_type(target: Target) -> str:
-    """The slice as `gcloud` names it. Raises `ConfigError` unless it is of TPUs."""
+    """The slice as `gcloud` names it. Raises `ConfigError` unless it is of TPUs that are sold as TPU VMs."""
     cloud = CLOUD[target.chip.name]
-    if not cloud.type:
+    if target.chip.kind != "tpu":
         raise ConfigError(f"--accelerator {target.name} is no TPU; use --on gke or --on slurm for GPUs")
+    if not cloud.type:
+        raise ConfigError(f"--accelerator {target.name} is not to be had as TPU VMs; use --on gke")
     return f"{cloud.type}-{target.cores}"
 
 

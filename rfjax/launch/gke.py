@@ -69,7 +69,7 @@ class Gke:
 
         target, _ = accelerators.parse_accelerator(self.accelerator)
         for task in launch.points:
-            check_layout(task, target.chips, target.describe())
+            check_layout(task, target.devices, target.describe())
         volume = _volume(self.volume)
         _check_names(self)
         data = {config_key(launch.config): _config_text(launch.config)}

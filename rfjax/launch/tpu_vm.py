@@ -57,7 +57,7 @@ class TpuVm:
         target, cloud = accelerators.parse_accelerator(self.accelerator)
         kind, smallest = accelerators.accelerator_type(target), accelerators.smallest_slice(target)
         for task in launch.points:
-            check_layout(task, target.chips, target.describe())
+            check_layout(task, target.devices, target.describe())
         project = [f"--project={self.project}"] if self.project else []
         create = [f"--runtime-version={self.runtime_version or cloud.runtime}", *(["--spot"] if self.spot else [])]
         path = launch.out / f"{launch.name}.sh"

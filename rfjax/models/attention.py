@@ -16,7 +16,7 @@ from rfjax import limits
 from rfjax.errors import ConfigError
 from rfjax.models import sharding
 from rfjax.models.attention_kernels import cudnn_attention, splash_attention
-from rfjax.models.attention_xla import xla_attention
+from rfjax.models.attention_xla import xla_attention, xla_blocks_attention
 
 ALL_PLATFORMS = ("tpu", "cuda", "rocm", "cuda_before_ampere", "cpu")
 
@@ -61,6 +61,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
             largest_head_size=128,
         ),
         Implementation(name="xla", function=xla_attention, platforms=ALL_PLATFORMS, partitioned=True),
+        Implementation(name="xla_blocks", function=xla_blocks_attention, platforms=ALL_PLATFORMS, partitioned=True),
     )
 }
 

@@ -67,3 +67,26 @@ def _backward(residuals, gradient):
 
 
 xla_attention.defvjp(_forward, _backward)
+
+
+BLOCK = 512  # queries of a block, at most
+
+
+def xla_blocks_attention(
+    queries: Float[Array, "batch tokens heads head_size"],
+    keys: Float[Array, "batch attended heads head_size"],
+    values: Float[Array, "batch attended heads head_size"],
+) -> Float[Array, "batch tokens heads head_size"]:
+    """`xla_attention` a block of queries at a time, so that memory holds the logits of one block, not of all tokens.
+
+    The backward pass computes each block's forward pass again.
+    """
+    batch, tokens, *rest = queries.shape
+    count = -(-tokens // BLOCK)
+    if count == 1:
+        return xla_attention(queries, keys, values)
+    size = -(-tokens // count)
+    padded = jnp.pad(queries, ((0, 0), (0, count * size - tokens), (0, 0), (0, 0)))
+    blocks = jnp.moveaxis(padded.reshape(batch, count, size, *rest), 1, 0)
+    made = jax.lax.map(jax.checkpoint(lambda block: xla_attention(block, keys, values)), blocks)
+    return jnp.moveaxis(made, 0, 1).reshape(batch, count * size, *rest)[:, :tokens]

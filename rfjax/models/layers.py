@@ -17,6 +17,7 @@ from rfjax.models.patches import patchify
 from rfjax.models.positions import cropped_positions, time_positions
 
 NORM_EPSILON = 1e-6
+SCALE = "kernel_scale"  # beside an int8 kernel (`models/quantised.py`): float32, one for each output channel
 
 
 def xavier_uniform(inputs: int) -> Callable:
@@ -50,6 +51,8 @@ class Linear(nn.Module):
         n = len(self.source)
         names = sharding.dimensions("/".join((*self.path, "kernel")))
         y = sharding.product(x.astype(self.dtype), kernel.astype(self.dtype), n, names)
+        if self.has_variable("params", SCALE):
+            y = (y * self.get_variable("params", SCALE)).astype(self.dtype)
         return y + bias.astype(self.dtype)
 
 

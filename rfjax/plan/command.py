@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 
 from rfjax.inputs.paths import as_path, as_text
@@ -14,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     add = parser.add_argument
     add("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help="a study or a run")
-    targets = "v4-128, v5p-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64 (GPUs)"
+    targets = "v4-128, v5p-256, tpu7x-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64, b200x64, rtx4090x1 (GPUs)"
     add("--target", required=True, metavar="NAME", help=targets)
     add("--point", action="append", metavar="ID", help="plan this point only; may be repeated")
     add("--price", type=float, metavar="P", help="price of a chip-hour; gives a cost in the same currency")
@@ -22,36 +21,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
     level = "the compiler's level; lower compiles faster (default: default)"
     add("--optimisation", choices=("O0", "O1", "default"), default="default", help=level)
+    add("--sample", action="store_true", help="plan images, not training: seconds and memory of a batch")
+    batch = "with --sample: images at once, over all devices (default: one a device)"
+    add("--batch", type=int, metavar="N", help=batch)
+    weights = "with --sample: as the weights are stored, of float32, bfloat16 and int8 (default: all three)"
+    add("--weights", metavar="NAMES", help=weights)
+    size = "with --sample: in latent pixels, such as 128x128 for 1024x1024 (default: the config's)"
+    add("--latent-size", metavar="HxW", help=size)
     out = "write every number of the plan here, and a page beside it (FILE.html)"
     add("--out", metavar="FILE.json", type=as_path("--out"), help=out)
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Plans the points of a study; returns 0, or 1 where a point fits in no layout."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here, so no accelerator is taken or needed
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, is_json_with
-    from rfjax.plan.compiled import check_compiler
+    from rfjax.plan.compiled import check_compiler, why_not_compiled
     from rfjax.plan.point_plan import plan_point
+    from rfjax.plan.sample_command import check_arguments, plan_samples
     from rfjax.plan.targets import parse_target
     from rfjax.study.study import load_study
 
+    check_arguments(args)
     if args.price is not None and not 0 <= args.price < float("inf"):
         raise ConfigError(f"--price is {args.price}; it must be a number that is not negative")
     if args.out is not None and args.out.suffix != ".json":
         raise ConfigError(f"--out is {args.out}; its name must end in .json, and the page's ends in .html")
     if args.out is not None:
-        ours = is_json_with("schema", "study", "target", "points")
-        for path in (args.out, args.out.with_suffix(".html")):
+        ours = is_json_with("schema", "study", "target", "samples" if args.sample else "points")
+        for path in (args.out,) if args.sample else (args.out, args.out.with_suffix(".html")):
             check_output(path, "--out", made_here=lambda _: ours(args.out))
     target = parse_target(args.target)
     study = load_study(args.config, overrides)
     points = [study.point(id) for id in args.point] if args.point is not None else study.points
-    compiles = not args.no_compile
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    if args.sample:
+        say(target.describe())
+        return plan_samples(args, study, points, target, say)
+    compiles = not args.no_compile and why_not_compiled(target.chip) is None
     if compiles:
         check_compiler(target)
-    say = lambda line: print(line, flush=True)  # noqa: E731
     say(target.describe())
     settings = {"compiles": compiles, "optimisation": args.optimisation, "search": args.search, "price": args.price}
     plans = [plan_point(point, target, **settings, say=say) for point in points]
@@ -66,7 +76,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
             "target": target.name,
             "chips": target.chips,
             "cores": target.cores,
-            "hbm_bytes": target.chip.hbm_bytes,
+            "devices": target.devices,
+            "hbm_bytes": target.chip.device_bytes,
             "source": target.chip.source,
             "compiled": compiles,
             "price": args.price,
@@ -121,11 +132,17 @@ def table(plans: Sequence) -> list[str]:
 
 def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
     """The lines under a plan's table: what its numbers mean, and what was found on the way."""
-    how = "Nothing was compiled (--no-compile): peak memory and traffic are estimates."
+    from rfjax.plan.compiled import why_not_compiled
+    from rfjax.plan.gpu_description import DESCRIPTIONS
+
+    why = why_not_compiled(target.chip) or "--no-compile"
+    how = f"Nothing was compiled ({why}): peak memory and traffic are estimates."
     if compiles:
         program = f"the program compiled for {target.name} (level {optimisation})"
         how = f"Peak memory, operations and exchanges are those of {program}."
-    gib = f"{target.chip.hbm_bytes / 2**30:.2f}"
+        if target.chip.kind == "cuda" and DESCRIPTIONS[target.chip.name].by_hand:
+            how += f" XLA's description of {target.chip.name} was written by hand from white papers."
+    gib = f"{target.chip.device_bytes / 2**30:.2f}"
     said = [
         f"{how} {_attention_note(plans, target, compiles)}",
         f"GiB per device, of {gib}; milliseconds of a step by each limit; mesh is data x fsdp x tensor.",

@@ -18,10 +18,11 @@ from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.models.attention import choose
+from rfjax.plan.gpu_description import DESCRIPTIONS
 from rfjax.plan.hlo import Counts
 from rfjax.plan.roofline import Collective
 from rfjax.plan.targets import Target
-from rfjax.training.chips import GIB
+from rfjax.training.chips import GIB, Chip
 
 # Keeps the child from asking a metadata server or a lock for a TPU, and from writing libtpu's logs where another
 # user's may be; it makes constants on the CPU.
@@ -42,8 +43,10 @@ _CHILD = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); runpy.run_module({!r}, run_name='__main__')"
 )
 
-# The attention that is compiled in place of one that needs its library: cuDNN's needs cuDNN and a GPU.
+# The attention that is compiled in place of one that needs its library: cuDNN's needs cuDNN and a GPU. A sampler's is
+# compiled in blocks, since at its sizes all logits are larger than the rest, and cuDNN holds none.
 COMPILED_INSTEAD = {"cudnn": "xla"}
+SAMPLED_INSTEAD = {"cudnn": "xla_blocks"}
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,29 @@ class Compiled:
     optimisation: str
 
 
+# By the kind of a chip: the package that compiles for it, and rfjax's extra that brings the package.
+COMPILERS = {"tpu": ("libtpu", "tpu-plan"), "cuda": ("jax_cuda13_plugin", "gpu-plan")}
+
+
+def why_not_compiled(chip: Chip) -> str | None:
+    """Why no program can be compiled ahead of time for a chip, in words; None where it can."""
+    if chip.kind not in COMPILERS:
+        return f"rfjax has no compiler that runs without a GPU for {chip.kind}"
+    if chip.kind == "cuda" and chip.name not in DESCRIPTIONS:
+        return f"there is no description of {chip.name} for XLA's compiler"
+    return None
+
+
 def check_compiler(target: Target) -> None:
-    """Raises `ConfigError`, with the way to install it, where the compiler for a target is missing."""
-    cuda = target.chip.kind == "cuda"
-    package, extra = ("jax_cuda13_plugin", "gpu-plan") if cuda else ("libtpu", "tpu-plan")
-    if importlib.util.find_spec(package) is None:
+    """Raises `ConfigError` where nothing compiles for a target, or, with the way to install it, where its compiler is
+    missing."""
+    reason = why_not_compiled(target.chip)
+    if reason is None:
+        package, extra = COMPILERS[target.chip.kind]
+        if importlib.util.find_spec(package) is not None:
+            return
         reason = f"{package} is not installed: pip install 'rfjax[{extra}]'"
-        raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
+    raise ConfigError(f"cannot compile for {target.name}: {reason}, or give --no-compile")
 
 
 def attention_of(config: Config, target: Target) -> str:
@@ -89,6 +108,16 @@ def compile_step(
     Raises `ConfigError` where the compiler is missing, and `RfjaxError` with the compiler's message where it fails for
     another reason than a lack of memory.
     """
+    return _compile(config, target, optimisation, cpu_devices=cpu_devices)
+
+
+def compile_sampler_for(config: Config, target: Target, sampling: dict, optimisation: str = "default") -> Compiled:
+    """Compiles the sampler of a config for a target, as `compile_step` does a step. `sampling` has the fields of
+    `plan.sampling.Request`."""
+    return _compile(config, target, optimisation, sampling=sampling)
+
+
+def _compile(config, target, optimisation, *, cpu_devices=0, sampling=None) -> Compiled:
     environment = {**os.environ, **_ENVIRONMENT}
     if target is None:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={cpu_devices}"
@@ -98,9 +127,10 @@ def compile_step(
             # Without a device the compiler cannot tune, and Triton's products have no default tiling.
             environment["XLA_FLAGS"] = "--xla_gpu_enable_triton_gemm=false"
     attention = attention_of(config, target) if target else "xla"
-    attention = COMPILED_INSTEAD.get(attention, attention)
+    attention = (SAMPLED_INSTEAD if sampling else COMPILED_INSTEAD).get(attention, attention)
     values = configs.to_dict(configs.apply_overrides(config, {"train.attention": attention}))
     request = {"config": values, "target": target.name if target else None, "optimisation": optimisation}
+    request["sampling"] = sampling
     command, text = child_command("rfjax.plan.worker"), json.dumps(request)
     child = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
     answer = child.stdout.strip().splitlines()[-1:] or [""]

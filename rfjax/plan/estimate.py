@@ -65,7 +65,7 @@ def _state(config: Config):
     return largest(run.corpus).shapes, state_shapes(run)
 
 
-def _bytes(tree, places) -> int:
+def tree_bytes(tree, places) -> int:
     """The bytes of a tree's arrays on one device."""
 
     def size(leaf, place):
@@ -79,13 +79,13 @@ def estimate(config: Config, target: Target) -> StepEstimate:
 
     Raises `ConfigError` for a mesh over which the devices, the batch or the parameters do not divide.
     """
-    sizes = mesh_sizes(config.mesh, target.chips)
+    sizes = mesh_sizes(config.mesh, target.devices)
     mesh = AbstractMesh(tuple(sizes.values()), AXES)
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     shapes, state = _state(_without_layout(config))
     places = shardings(mesh, state)
-    state_bytes = _bytes(state, places)
-    gradient_bytes = _bytes(state.params, places.params)
+    state_bytes = tree_bytes(state, places)
+    gradient_bytes = tree_bytes(state.params, places.params)
     model, train = config.model, config.train
     width = 2 if train.compute_dtype == "bfloat16" else 4
     tensor, ways = sizes["tensor"], sizes["data"] * sizes["fsdp"]

@@ -330,7 +330,7 @@ def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:
                 listed = re.search(r"branch_computations=\{([^}]*)", instruction.attributes) or [""]
                 branches = re.findall(r"%([\w.\-]+)", listed[0]) or instruction.called
                 waiting += [(branch, times, fused, False, again) for branch in branches]
-            elif instruction.opcode in ("fusion", "call", "async-start", "custom-call"):
+            elif instruction.opcode in ("fusion", "call", "call-start", "async-start", "custom-call"):
                 inside = fused or instruction.opcode != "call"
                 repeated = again or ".remat" in instruction.name  # the compiler's own rematerialisation
                 # A TPU's reduce-scatter is a fusion of an all-reduce and a slice, known by its name.

@@ -66,7 +66,7 @@ def plan_point(
     `attempts` layouts: those that should fit, given how far earlier programs exceeded their estimates. Without it the
     numbers are estimates.
     """
-    size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.hbm_bytes
+    size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.device_bytes
     attention = attention_of(point.config, target)  # refuses one that cannot run there before anything is compiled
 
     def attempt(config, estimated):
@@ -132,11 +132,13 @@ def _buckets_note(config) -> list[str]:
 def _try_layout(id, config, estimated, target, optimisation, say, notes) -> _Attempt:
     """Whether a layout fits, by compiling it, or by its estimate where `optimisation` is None."""
     compiled, peak, layout = None, estimated.peak_bytes, _describe_layout(config, estimated)
-    if optimisation and estimated.state_bytes <= target.chip.hbm_bytes:  # else the state alone is too large to compile
+    if (
+        optimisation and estimated.state_bytes <= target.chip.device_bytes
+    ):  # else the state alone is too large to compile
         say(f"{id}: compiling for {target.name}, {layout}")
         compiled = compile_step(config, target, optimisation)
         peak = compiled.peak_bytes
-    fits = peak <= target.chip.hbm_bytes and (compiled is None or compiled.fits)
+    fits = peak <= target.chip.device_bytes and (compiled is None or compiled.fits)
     if compiled:
         word, took = "fits" if fits else "does not fit", f"{compiled.host_bytes / GIB:.1f} GiB of host memory"
         say(f"{id}: {word}: peak {peak / GIB:.2f} GiB; {compiled.seconds:.0f} s, {took}")

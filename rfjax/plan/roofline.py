@@ -6,6 +6,7 @@ overlaps the other two with it. Real steps take longer. No JAX here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,9 +54,9 @@ class Roofline:
 def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequence[Collective]) -> Roofline:
     """The limits of a step on one device; `flops` and `hbm_bytes` are those of that device."""
     return Roofline(
-        compute=flops / target.chip.peak_flops,
-        memory=hbm_bytes / target.chip.hbm_bandwidth,
-        links=sum(item.sent / target.bandwidth(item.ways) for item in collectives if item.ways > 1),
+        compute=flops / target.chip.device_flops,
+        memory=hbm_bytes / target.chip.device_bandwidth,
+        links=math.fsum(item.sent / target.bandwidth(item.ways) for item in collectives if item.ways > 1),
     )
 
 

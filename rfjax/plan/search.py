@@ -19,9 +19,9 @@ SLACK = 1.15  # a layout whose estimate exceeds the memory by this factor may st
 def layouts(config: Config, target: Target) -> Iterator[dict[str, object]]:
     """Overrides of a config: every layout that divides evenly over the target's devices."""
     for tensor in TENSOR:
-        if config.model.heads % tensor or target.chips % tensor:
+        if config.model.heads % tensor or target.devices % tensor:
             continue
-        rows = target.chips // tensor
+        rows = target.devices // tensor
         for fsdp in range(1, WIDEST_SCATTER + 1):
             if rows % fsdp or config.model.width % fsdp:
                 continue
@@ -45,7 +45,7 @@ def candidates(config: Config, target: Target, slack: float = SLACK) -> list[tup
             estimated = estimate(changed, target)
         except ConfigError:  # the batch or the parameters do not divide
             continue
-        if estimated.peak_bytes <= slack * target.chip.hbm_bytes:
+        if estimated.peak_bytes <= slack * target.chip.device_bytes:
             found.append((changed, estimated))
     # Three digits of the step's time: the roofline cannot tell apart what differs by less than a percent.
     return sorted(found, key=lambda pair: (float(f"{pair[1].roofline.step:.2e}"), pair[1].peak_bytes))

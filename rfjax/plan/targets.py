@@ -1,7 +1,7 @@
 """The targets of a plan: slices of TPUs and nodes of GPUs, by the names that their vendors give them.
 
-Names of v4 and v5p slices count TensorCores, two a chip; those of v5e and v6e count chips; those of GPU nodes count
-GPUs. The speed, memory and links of a chip are in `training/chips.py`. No JAX here.
+Names of v4, v5p and tpu7x slices count TensorCores, two a chip; those of v5e and v6e count chips; those of GPU nodes
+count GPUs. The speed, memory and links of a chip are in `training/chips.py`. No JAX here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rfjax.errors import ConfigError
 from rfjax.training.chips import CHIPS, Chip
 
 PLANNED = {name: chip for name, chip in CHIPS.items() if chip.shapes}
+_NAMES = {name: chip for chip in PLANNED.values() for name in (chip.name, *chip.aliases)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Target:
     @property
     def chips(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def devices(self) -> int:
+        """The devices that JAX shows: two for each chip of tpu7x."""
+        return self.chips * self.chip.devices
 
     @property
     def cores(self) -> int:
@@ -48,57 +54,66 @@ class Target:
     def describe(self) -> str:
         """The target in words."""
         if self.chip.kind != "tpu":
-            return f"{self.name}: {self.chips} GPUs in {self.shape[0]} node(s) of {self.shape[1]}"
+            return f"{self.name}: {self.chips} GPUs in {self.shape[0]} {self.chip.node}(s) of {self.shape[1]}"
         shape = "x".join(map(str, self.shape))
-        return f"{self.name}: {self.chips} chips, {self.cores} TensorCores, topology {shape}"
+        devices = "" if self.chip.devices == 1 else f", {self.devices} devices"
+        return f"{self.name}: {self.chips} chips, {self.cores} TensorCores{devices}, topology {shape}"
 
     def bandwidth(self, ways: int) -> float:
         """Bytes a second that a device can send in a collective over `ways` devices.
 
         On a torus a ring runs along each side that the group covers, in both directions where the side closes. A group
-        that is no product of sides has one link. For a group of GPUs the slowest link counts.
+        that is no product of sides has one link. Of two devices on a chip a ring that passes both has all of the chip's
+        links, and a ring that passes one shares them with the other's. For a group of GPUs the slowest link counts.
         """
-        link = self.chip.link_bandwidth
+        link, split = self.chip.link_bandwidth, self.chip.devices
         if self.chip.kind != "tpu":
             return self.chip.node_bandwidth if ways <= self.shape[1] else link
-        rings = [1]
+        if 1 < ways == split:
+            return self.chip.node_bandwidth
+        rings = [1 / split]
         for covered in itertools.product((False, True), repeat=len(self.shape)):
             sides = [(side, closed) for side, closed, on in zip(self.shape, self.closed, covered, strict=True) if on]
-            if math.prod(side for side, _ in sides) == ways:
-                rings.append(sum(2 if closed else 1 for side, closed in sides if side > 1))
+            for together in {1, split}:
+                if math.prod(side for side, _ in sides) * together == ways:
+                    rings.append(sum(2 if closed else 1 for side, closed in sides if side > 1) * together / split)
         return link * max(rings)
 
 
 def parse_target(name: str, option: str = "--target") -> Target:
-    """`v5p-256`, `v5e-256`, `v6e-64`, `v4-128` by the vendor's count, or `h100x8` by GPUs.
+    """`v5p-256`, `tpu7x-256`, `v5e-256`, `v6e-64`, `v4-128` by the vendor's count, or `h100x8` by GPUs.
 
-    `option` is the option that gave the name. Raises `ConfigError` for an unknown chip, with the nearest, and for a
-    size that is not sold.
+    A chip's aliases name it too. `option` is the option that gave the name. Raises `ConfigError` for an unknown chip,
+    with the nearest, and for a size that is not sold.
     """
-    match = re.fullmatch(r"([a-z]+\d*[a-z]*)(?:-(\d+)|x(\d+))", name.lower())
+    match = re.fullmatch(r"([a-z0-9-]+?)[-x](\d{1,9})", name.lower())
     examples = [_name(chip) for chip in PLANNED.values()]
     known = ", ".join(examples)
     if not match:
         hint = _nearest(name.lower(), examples)
         raise ConfigError(f"{option} is {name!r}; write the chip and the size as its vendor does: {known}{hint}")
-    family, size = match[1], int(match[2] or match[3])
-    if family not in PLANNED:
+    family, size = match[1], int(match[2])
+    if family not in _NAMES:
         unknown = f"unknown chip {family!r}: its peak and its links are not known"
-        raise ConfigError(f"{option} {name}: {unknown}{_nearest(family, PLANNED) or '.'} Known: {known}")
-    chip = PLANNED[family]
+        if family in CHIPS:
+            unknown = f"of {family} only the peak is known, not its memory and its links"
+        raise ConfigError(f"{option} {name}: {unknown}{_nearest(family, _NAMES) or '.'} Known: {known}")
+    chip = _NAMES[family]
     sizes = {math.prod(shape) * chip.cores: shape for shape in chip.shapes}
     if size not in sizes:
-        counted = "TensorCores, two a chip" if chip.cores == 2 else "chips"
+        counted = "GPUs" if chip.kind != "tpu" else "TensorCores, two a chip" if chip.cores == 2 else "chips"
         sold = ", ".join(map(str, sizes))
-        raise ConfigError(f"{option} {name}: there is no {family} of {size} {counted}; the sizes are {sold}")
+        raise ConfigError(f"{option} {name}: there is no {chip.name} of {size} {counted}; the sizes are {sold}")
     return Target(_name(chip, size), chip, sizes[size])
 
 
 def _name(chip, size=None):
     """The vendor's name of a slice, by default one of a usual size."""
-    return f"{chip.name}x{size or 64}" if chip.kind != "tpu" else f"{chip.name}-{size or 256}"
+    usual = size or (256 if chip.kind == "tpu" else min(64, math.prod(chip.shapes[-1])))
+    return f"{chip.name}{'-' if chip.kind == 'tpu' or chip.name.endswith('x') else 'x'}{usual}"
 
 
 def _nearest(text, known):
-    near = difflib.get_close_matches(text, known, 1, 0.3)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = difflib.get_close_matches(text, known, 3, 0.5)
+    *first, last = near or [""]
+    return f"; did you mean {', '.join(first)}{' or ' if first else ''}{last}?" if near else ""

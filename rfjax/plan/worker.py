@@ -1,4 +1,4 @@
-"""The child process of `compiled.py`: reads a request, compiles the step, prints its numbers as JSON."""
+"""The child process of `compiled.py`: reads a request, compiles a step or a sampler, prints its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ def topology_devices(target):
 
     if target.chip.kind == "cuda":
         settings = {"topology": "1x{}x{}".format(*target.shape)}
-        settings["target_config"] = text_proto(DESCRIPTIONS[target.chip.name])
+        settings["target_config"] = text_proto(DESCRIPTIONS[target.chip.name].fields())
         return list(topologies.get_topology_desc("", "cuda", **settings).devices)
     settings = {"num_slices": 1}
+    if target.chip.core_name:
+        settings["chip_config_name"] = target.chip.core_name
     if len(target.shape) == 3:
-        settings |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
+        settings["chips_per_host_bounds"] = (2, 2, 1)
     elif target.chips == 1:
         settings |= {"chips_per_host_bounds": (1, 1, 1)}
     if any(target.closed):
@@ -44,6 +46,43 @@ def lower(config, devices, platform: str):
     return lower_train_step(dataclasses.replace(run, corpus=corpus, backbone=backbone, mesh=mesh))
 
 
+def lower_sampler(config, devices, platform: str, weights: str, batch: int, latents):
+    """The lowered sampler of a batch on a mesh over `devices`, with weights as they are stored."""
+    import jax
+    import numpy as np
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    from rfjax.data.batch import Conditions
+    from rfjax.evaluation.generate import sampler_rows, sampling_program
+    from rfjax.flow.resolution import formulation_at
+    from rfjax.models.backbone import training_backbone
+    from rfjax.models.quantised import stored_shapes
+    from rfjax.training.mesh import BATCH, make_mesh, shardings
+    from rfjax.training.run import plan_run
+
+    run, mesh, latents = plan_run(config), make_mesh(config.mesh, devices), tuple(latents)
+    shapes = run.corpus.shapes
+    backbone = training_backbone(config, shapes, platform)
+    abstract = lambda shape, dtype, place: jax.ShapeDtypeStruct(shape, dtype, sharding=place)  # noqa: E731
+    stored = stored_shapes(backbone.init, weights)
+    params = jax.tree.map(lambda leaf, place: abstract(leaf.shape, leaf.dtype, place), stored, shardings(mesh, stored))
+    rows, whole = NamedSharding(mesh, BATCH), NamedSharding(mesh, P())
+    features = lambda count, place: Conditions(  # noqa: E731
+        abstract((count, *shapes.context), np.float32, place), abstract((count, shapes.pooled), np.float32, place)
+    )
+    sampler = config.evaluation.sampler
+    program = sampling_program(
+        backbone.apply, sampler, latents, batch_sharding=rows if mesh.size > 1 else None, path_length=False
+    )
+    levels = jax.tree.map(
+        lambda a: abstract(np.shape(a), np.float32, whole), sampler_rows(formulation_at(config, latents), sampler)
+    )
+    with jax.set_mesh(mesh), jax.default_matmul_precision(config.train.matmul_precision):
+        seed, ids = abstract((), np.uint32, whole), abstract((batch, 2), np.int32, rows)
+        return program.lower(params, *levels, seed, ids, features(batch, rows), features(1, whole))
+
+
 def main() -> None:
     request = json.load(sys.stdin)
     import jax
@@ -57,7 +96,11 @@ def main() -> None:
     target = parse_target(request["target"]) if request["target"] else None
     devices = topology_devices(target) if target else jax.devices()
     began = time.monotonic()
-    lowered = lower(configs.from_dict(request["config"]), devices, target.platform if target else "cpu")
+    config, platform = configs.from_dict(request["config"]), target.platform if target else "cpu"
+    if request.get("sampling"):
+        lowered = lower_sampler(config, devices, platform, **request["sampling"])
+    else:
+        lowered = lower(config, devices, platform)
     answer = {}
     try:
         compiled = lowered.compile()

@@ -1,9 +1,12 @@
 """A machine or an environment on which JAX cannot compute: one line that names the variables."""
 
+import os
+
 import jax
 import pytest
 
 from rfjax import cli
+from rfjax.cli import environment
 from rfjax.cli.environment import check_devices, import_jax, leave_out_absent_tpu
 from rfjax.errors import ConfigError
 
@@ -54,6 +57,17 @@ def test_an_empty_platform_is_no_platform(monkeypatch, tmp_path):
     environ = {"JAX_PLATFORMS": ""}
     leave_out_absent_tpu(environ, tmp_path)
     assert environ == {"JAX_PLATFORMS": "cpu"}
+
+
+@pytest.mark.parametrize("uses_device, platform", [(False, "cpu"), (True, None)])
+def test_a_command_without_a_device_tries_no_plugin(monkeypatch, uses_device, platform):
+    """Catches `rfjax plan` that prints a traceback of the CUDA plugin where there is no GPU, and takes a GPU where
+    there is one: the platform was named after JAX had read it."""
+    monkeypatch.setattr(environment, "_use_huge_pages", lambda: None)
+    monkeypatch.setattr(environment, "leave_out_absent_tpu", lambda environ: None)
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    environment.prepare_process(uses_device)
+    assert (os.environ["JAX_PLATFORMS"] or None) == platform
 
 
 @pytest.mark.parametrize("setting", ["jax_enable_x64", "jax_disable_jit"])

@@ -48,6 +48,7 @@ def test_every_combination_of_settings_is_read_back():
         ({"by_frames": 0.5}, "euler-50-cfg5-shift3-by-frames0.5"),
         ({"method": "heun", "steps": 25, "guidance_scale": 2.5, "sigmas": "matched"}, "heun-25-cfg2.5-shift3-matched"),
         ({"steps": 5, "images": (40, 4), "reference": 50}, "euler-5-cfg5-shift3-40x4-of50"),
+        ({"guidance_from": 0.1, "guidance_to": 0.8}, "euler-50-cfg5-in0.1..0.8-shift3"),
         ({"latent_size": (24, 40)}, "euler-50-cfg5-shift3-24x40"),
         (
             {"encoders": ("clip_l", "clip_g"), "latent_size": (24, 40), "images": (553, 4)},
@@ -58,6 +59,8 @@ def test_every_combination_of_settings_is_read_back():
 def test_names_stay_what_they_are(changes, text):
     """They are part of records' keys, and so of the names of files on disk."""
     assert replace(PLAIN, **changes).format() == text
+    if "latent_size" not in changes or "images" in changes:  # a lone size is read as numbers of images
+        assert SamplerName.parse(text) == replace(PLAIN, **changes)
 
 
 def test_stored_names_are_read():

@@ -8,7 +8,7 @@ import pytest
 from rfjax.data.batch import Conditions
 from rfjax.flow.path import RectifiedFlow, expand_time, interpolate, velocity_target
 from rfjax.flow.prediction import Velocity, data_and_noise
-from rfjax.flow.samplers import METHODS, guided_velocity, integrate, integrate_with_length, sampling_times
+from rfjax.flow.samplers import METHODS, guided_share, guided_velocity, integrate, integrate_with_length, sampling_times
 
 MEAN, STD = 0.7, 0.3
 
@@ -72,6 +72,23 @@ def test_guidance():
     np.testing.assert_allclose(
         guided_velocity(velocity, 4.0, conditions, negative)(z, t), 1.5 + 2 + 4 * (text - 2) * np.ones((2, 3))
     )
+
+
+def test_guidance_in_an_interval():
+    """Catches guidance that stays on outside, ends that are left out, and a cost that is counted as if it did."""
+
+    def velocity(z, t, conditions):
+        return z + conditions.context.sum((1, 2))[:, None]
+
+    z, conditions = jnp.zeros((2, 3)), Conditions(jnp.ones((2, 1, 1)), jnp.zeros((2, 1)))
+    field = guided_velocity(velocity, 4.0, conditions, None, (0.25, 0.5))
+    found = [float(field(z, jnp.asarray(t))[0, 0]) for t in (1.0, 0.75, 0.5, 0.25, 0.0)]
+    assert found == [1.0, 1.0, 4.0, 4.0, 1.0]
+    times = sampling_times(4)  # Euler's steps begin at 1, 0.75, 0.5, 0.25; Heun's end at 0.75, 0.5, 0.25, 0
+    shares = [guided_share(times, method, 4.0, (0.25, 0.5)) for method in ("euler", "heun")]
+    assert shares == [0.5, 0.5] and guided_share(times, "euler", 4.0, (0.6, 0.8)) == 0.25
+    assert guided_share(times, "heun", 4.0, (0.0, 0.1)) == 0.125
+    assert guided_share(times, "euler", 1.0, (0.0, 1.0)) == 0.0
 
 
 def test_path_target_is_the_slope_and_inverts():

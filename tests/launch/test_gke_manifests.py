@@ -104,7 +104,9 @@ def test_every_manifest_is_valid(capsys, options):
             {"gke-tpu-accelerator": "tpu-v5-lite-podslice", "gke-tpu-topology": "16x16"},
         ),
         ("v6e-16", 4, {"google.com/tpu": "4"}, {"gke-tpu-accelerator": "tpu-v6e-slice", "gke-tpu-topology": "4x4"}),
+        ("tpu7x-128", 16, {"google.com/tpu": "4"}, {"gke-tpu-accelerator": "tpu7x", "gke-tpu-topology": "4x4x4"}),
         ("h100x16", 2, {"nvidia.com/gpu": "8"}, {"gke-accelerator": "nvidia-h100-80gb"}),
+        ("h200x16", 2, {"nvidia.com/gpu": "8"}, {"gke-accelerator": "nvidia-h200-141gb"}),
     ],
 )
 def test_pods_are_the_slices_machines(capsys, accelerator, pods, resource, selector):

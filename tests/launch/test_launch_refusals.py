@@ -36,10 +36,12 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
         ((*TPU, "--accelerator=v5p-8", "--workdir=gs://b/a"), "a URL; rfjax reads and writes mounted folders"),
         (
             (*TPU, "--accelerator=v7p-8"),
-            "--accelerator v7p-8: unknown chip 'v7p': its peak and its links are not known; did you mean v5p?",
+            "--accelerator v7p-8: unknown chip 'v7p': its peak and its links are not known; did you mean v7x or v5p?",
         ),
         ((*TPU, "--accelerator=v5p-12"), "there is no v5p of 12 TensorCores"),
         ((*TPU, "--accelerator=h100x8"), "is no TPU; use --on gke or --on slurm"),
+        ((*TPU, "--accelerator=v7x-8"), "tpu7x-8 is not to be had as TPU VMs"),
+        ((*GKE, "--accelerator=mi300x8"), "no machines of mi300x on Google's cloud; it has v4, v5p"),
         (
             (*TPU, "--accelerator=v5p-256", "--config.mesh.data=256"),
             "v5p-256: 128 chips, 256 TensorCores, topology 4x4x8: config.mesh.data=256",

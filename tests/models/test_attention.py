@@ -19,6 +19,7 @@ import pytest
 from rfjax.config import Config, ModelConfig, apply_overrides
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError
+from rfjax.models import attention_xla
 from rfjax.models.attention import ALL_PLATFORMS, IMPLEMENTATIONS, attention, choose, platform_of
 from rfjax.models.attention_kernels import LARGEST_BLOCK, block_sizes, cudnn_attention, splash_attention
 from rfjax.models.attention_xla import xla_attention
@@ -26,7 +27,7 @@ from rfjax.models.backbone import make_backbone
 from rfjax.models.mmdit import MMDiT
 
 interpreted = functools.partial(splash_attention, interpret=True)
-HERE = {"xla": xla_attention, "splash": interpreted}
+HERE = {"xla": xla_attention, "splash": interpreted}  # xla_blocks is made of xla
 
 
 def plain(q, k, v):
@@ -140,6 +141,14 @@ def test_cudnn_equals_plain_attention_and_stays_finite():
     assert all(bool(jnp.isfinite(g).all()) for g in gradients)
 
 
+def test_blocks_of_queries_are_the_whole(monkeypatch):
+    """Catches a block that sees the keys of its own queries alone, and padded queries in the result."""
+    monkeypatch.setattr(attention_xla, "BLOCK", 64)  # 150 tokens become three blocks of 50
+    check_parity(attention_xla.xla_blocks_attention)
+    text = jax.jit(attention_xla.xla_blocks_attention).lower(*arrays()[:3]).as_text()
+    assert "2x3x50x150" in text and "2x3x150x150" not in text  # never the logits of all tokens
+
+
 def test_the_platform_decides():
     """The whole table of `auto`: catches a kernel chosen where it cannot run, such as cuDNN in float32."""
     found = {
@@ -161,11 +170,15 @@ def test_the_platform_decides():
         (
             "splash",
             "cpu",
-            "'splash', which cannot run here: it runs on tpu, and this is cpu; use xla, or auto, which takes xla",
+            "it runs on tpu, and this is cpu; use xla or xla_blocks, or auto, which takes xla",
         ),
-        ("cudnn", "tpu", "it runs on cuda, and this is tpu; use splash or xla, or auto, which takes splash"),
+        (
+            "cudnn",
+            "tpu",
+            "it runs on cuda, and this is tpu; use splash or xla or xla_blocks, or auto, which takes splash",
+        ),
         ("cudnn", "cuda", "it computes in bfloat16, and config.train.compute_dtype is float32; use xla"),
-        ("flash", "tpu", "it must be one of auto, xla, splash, cudnn; did you mean splash?"),
+        ("flash", "tpu", "it must be one of auto, xla, splash, cudnn, xla_blocks; did you mean splash?"),
     ],
 )
 def test_what_cannot_run_is_refused_by_name(name, platform, message):

@@ -171,3 +171,24 @@ def test_kernels_count_by_their_shapes_and_unknown_ones_are_named():
     product = 2 * 4 * 3 * 512 * 640 * 64
     assert found.kernel_flops == found.flops == (2 + 5) * product
     assert found.unknown_kernels == ("unheard_of.3",)
+
+
+TPU7X = """HloModule step, is_scheduled=true
+
+%called (param: bf16[256,32]) -> bf16[256,256] {
+  %param = bf16[256,32]{0,1} parameter(0)
+  ROOT %all-gather.1 = bf16[256,256]{0,1} all-gather(%param), replica_groups=mesh['a'=1,'b'=8] {'b'}, dimensions={1}
+}
+
+ENTRY %main (shard: bf16[256,32]) -> bf16[256,256] {
+  %shard = bf16[256,32]{0,1} parameter(0)
+  %start = ((bf16[256,32]{0,1}, token[]), bf16[256,256]{0,1}) call-start(%shard), async_execution_thread="sparsecore", to_apply=%called
+  ROOT %done = bf16[256,256]{0,1} call-done(%start)
+}
+"""  # noqa: E501
+
+
+def test_exchanges_on_a_tpu7x_run_beside_the_program():
+    """Catches a plan for tpu7x in which devices exchange nothing: its SparseCores gather, by calls that are started."""
+    (gather,) = count(TPU7X, 8).collectives
+    assert (gather.kind, gather.bytes, gather.ways, gather.times) == ("all-gather", 2 * 256 * 256, 8, 1)

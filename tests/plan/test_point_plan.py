@@ -131,6 +131,14 @@ def test_the_plan_says_which_attention_a_run_uses(target, settings, attention, c
     assert f"Attention of a run on {target}: {attention}; the estimates" in capsys.readouterr().out
 
 
+def test_a_chip_by_roofline_alone_is_planned_and_said(capsys):
+    """Catches a plan that stops for want of a compiler where there is none to install."""
+    assert main(["plan", f"--config={PAPER}", "--target=mi300x64", "--point=depth15"]) == 0
+    printed = capsys.readouterr().out
+    assert "mi300x-64: 64 GPUs in 8 node(s) of 8" in printed
+    assert "Nothing was compiled (rfjax has no compiler that runs without a GPU for rocm)" in printed
+
+
 def test_an_attention_that_the_target_does_not_have_is_refused(capsys):
     command = ["plan", f"--config={PAPER}", "--target=v5p-256", "--no-compile", "--config.train.attention=cudnn"]
     assert main(command) == 2

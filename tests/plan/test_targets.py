@@ -5,10 +5,12 @@ import math
 import pytest
 
 from rfjax.errors import ConfigError
-from rfjax.plan.roofline import Collective, cost, roofline
-from rfjax.plan.targets import parse_target
+from rfjax.plan.compiled import why_not_compiled
+from rfjax.plan.gpu_description import DESCRIPTIONS
+from rfjax.plan.roofline import Collective, Roofline, cost, roofline
+from rfjax.plan.targets import PLANNED, parse_target
 from rfjax.report.formats import amount
-from rfjax.training.chips import CHIPS
+from rfjax.training.chips import CHIPS, GIB, device_peak
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,10 @@ from rfjax.training.chips import CHIPS
         ("v4-128", 64, 128, (4, 4, 4)),
         ("v5e-256", 256, 256, (16, 16)),
         ("v6e-64", 64, 64, (8, 8)),
+        ("tpu7x-256", 128, 256, (4, 4, 8)),
         ("h100x64", 64, 64, (8, 8)),
+        ("gb200x72", 72, 72, (1, 72)),
+        ("rtx4090x1", 1, 1, (1, 1)),
     ],
 )
 def test_vendors_count_tensorcores_or_chips(name, chips, cores, shape):
@@ -33,8 +38,12 @@ def test_both_counts_are_printed():
 
 def test_unknown_chips_and_sizes_are_refused():
     """Catches a guess: a plan for a chip whose peak nobody stated."""
-    with pytest.raises(ConfigError, match="unknown chip 'v5x'.*did you mean v5[pe]"):
+    with pytest.raises(ConfigError, match="unknown chip 'v5x'.*did you mean v7x, v5p or v5e"):
         parse_target("v5x-256")
+    with pytest.raises(ConfigError, match="unknown chip 'b300'.*did you mean b200, .*gb200"):
+        parse_target("b300x8")
+    with pytest.raises(ConfigError, match="no gb200 of 40 GPUs; the sizes are 4, 8, 16"):
+        parse_target("gb200x40")
     with pytest.raises(ConfigError, match="no v5p of 100 TensorCores, two a chip; the sizes are 8, 16"):
         parse_target("v5p-100")
     with pytest.raises(ConfigError, match="as its vendor does"):
@@ -43,9 +52,9 @@ def test_unknown_chips_and_sizes_are_refused():
 
 def test_a_chip_sends_over_all_its_links_what_its_vendor_says():
     """Compares the sum over a torus's links, in both directions, with the documented GB/s of a chip."""
-    for name, both_ways in (("v5p-256", 1200e9), ("v5e-256", 400e9), ("v6e-256", 800e9)):
+    for name, both_ways in (("v5p-256", 1200e9), ("v5e-256", 400e9), ("v6e-256", 800e9), ("tpu7x-256", 1200e9)):
         target = parse_target(name)
-        assert 2 * target.bandwidth(target.chips) == both_ways
+        assert 2 * target.bandwidth(target.devices) == both_ways
 
 
 def test_a_group_uses_the_rings_that_it_covers():
@@ -89,9 +98,55 @@ def test_every_chip_states_its_source_and_has_its_own_names():
 
 def test_a_chip_of_which_only_the_peak_is_known_cannot_be_planned_for():
     """Catches a plan with no memory and infinite links."""
-    assert CHIPS["a100"].peak_flops and not CHIPS["a100"].shapes
-    with pytest.raises(ConfigError, match="unknown chip 'a100'"):
-        parse_target("a100x8")
+    assert CHIPS["h100-pcie"].peak_flops and not CHIPS["h100-pcie"].shapes
+    with pytest.raises(ConfigError, match="of h100-pcie only the peak is known.*did you mean h100"):
+        parse_target("h100-pciex8")
+
+
+def test_what_can_be_planned_has_every_number():
+    """Catches a row without a bandwidth, by which a plan would divide, and a name that two chips have."""
+    for chip in CHIPS.values():
+        numbers = (chip.hbm_bytes, chip.hbm_bandwidth, chip.link_bandwidth)
+        assert not chip.shapes or all(numbers), chip.name
+        assert not chip.shapes or chip.kind == "tpu" or chip.node_bandwidth
+    names = [name for chip in CHIPS.values() for name in (chip.name, *chip.aliases)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "alias, name",
+    [("v7x-256", "tpu7x-256"), ("v5litepod-8", "v5e-8"), ("4090x1", "rtx4090x1"), ("mi300x8", "mi300x-8")],
+)
+def test_names_as_sold(alias, name):
+    """Catches an alias that is refused, and one that makes another target's name."""
+    assert parse_target(alias) == parse_target(name) and parse_target(alias).name == name
+
+
+def test_two_devices_share_a_chip():
+    """Catches a plan that gives each of a tpu7x chip's two devices the whole chip, and half as many devices."""
+    target = parse_target("tpu7x-256")
+    assert (target.chips, target.devices) == (128, 256) and "256 devices" in target.describe()
+    assert roofline(target, 2307e12 / 2, 7380e9, []) == Roofline(compute=1.0, memory=2.0, links=0.0)
+    assert target.chip.device_bytes == int(94.75 * GIB)
+    assert target.bandwidth(2) == 600e9  # the two of a chip
+    assert target.bandwidth(256) == 6 * 100e9  # both devices of each chip pass the same rings
+    assert target.bandwidth(128) == 6 * 100e9 / 2  # one of each chip: two groups share the links
+    assert cost(target, 3600.0, 1, None).chip_hours == 128
+    assert device_peak("TPU7x") == 2307e12 / 2
+
+
+def test_what_no_compiler_here_compiles_is_said():
+    """Catches a GPU without a description that is given to the compiler, and one whose description goes unused."""
+    compiled = {name for name, chip in PLANNED.items() if why_not_compiled(chip) is None}
+    assert compiled == {"v4", "v5p", "v5e", "v6e", "tpu7x", "a100", "h100", "h200", "b200", "gb200", "rtx4090"}
+    assert "no description of l40s" in why_not_compiled(CHIPS["l40s"]) and "rocm" in why_not_compiled(CHIPS["mi300x"])
+    assert set(DESCRIPTIONS) <= set(compiled) and [name for name in DESCRIPTIONS if DESCRIPTIONS[name].by_hand] == [
+        "rtx4090"
+    ]
+    for name, described in DESCRIPTIONS.items():
+        assert described.device in CHIPS[name].device_kinds
+        assert CHIPS[name].hbm_bytes < described.memory_bytes < 1.1 * CHIPS[name].hbm_bytes
+        assert described.bandwidth == pytest.approx(CHIPS[name].hbm_bandwidth, rel=0.05)
 
 
 def test_small_amounts_are_no_zeros():

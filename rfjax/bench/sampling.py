@@ -1,0 +1,156 @@
+"""Times the sampling of a batch of images here, by weights as they are stored, and measures what rounding costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from rfjax.bench.peak import median_seconds
+from rfjax.data.batch import Conditions
+from rfjax.evaluation.generate import sampler_rows, sampling_program
+from rfjax.flow.resolution import formulation_at
+from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share
+from rfjax.models.flops import forward_flops
+from rfjax.models.quantised import store, stored_shapes
+from rfjax.training.chips import chip_of
+from rfjax.training.mesh import shardings, spread
+from rfjax.training.run import Run
+
+DRAWN = 0.02  # the deviation of the noise that is added to kernels
+
+
+def drawn_params(init: Callable, key):
+    """Parameters of a fresh network with noise on each kernel: the kernels of a fresh network's modulation and last
+    layer are zeros, and it would predict nothing."""
+    params = init(key)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
+    noisy = [a + DRAWN * jax.random.normal(k, a.shape) if a.ndim > 1 else a for a, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
+    """||found - exact|| / ||exact||."""
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+
+def sample_seconds(run: Run, latents: tuple[int, ...], batch: int, weights: Sequence[str], rounds: int, say) -> list:
+    """For each name of weights: median seconds of a batch, its compiled and measured memory, and the error of its
+    latents against those by the first weights, from the same noise and captions."""
+    config, sampler, shapes = run.config, run.config.evaluation.sampler, run.corpus.shapes
+    program = sampling_program(run.backbone.apply, sampler, latents, batch_sharding=run.batch_sharding)
+    rows = sampler_rows(formulation_at(config, latents), sampler)
+    generator = np.random.default_rng(config.seed)
+    draw = lambda *shape: generator.standard_normal(shape, np.float32)  # noqa: E731
+    conditions = Conditions(draw(batch, *shapes.context), draw(batch, shapes.pooled))
+    ids = np.stack([np.arange(batch), np.zeros(batch)], axis=1).astype(np.int32)
+    negative = jax.tree.map(lambda a: np.zeros((1, *a.shape[1:]), np.float32), conditions)
+    ids, conditions = spread((ids, conditions), run.batch_sharding)
+    found, exact = [], None
+    for name in weights:
+        say(f"weights in {name}: compiling, then {rounds} batches of {batch}")
+        places = shardings(run.mesh, stored_shapes(run.backbone.init, name))
+        make = jax.jit(lambda key, name=name: store(drawn_params(run.backbone.init, key), name), out_shardings=places)
+        params = make(jax.random.key(config.seed))
+        arguments = (params, *rows, np.uint32(config.seed), ids, conditions, negative)
+        compiled = program.lower(*arguments).compile()
+        seconds = median_seconds(lambda c=compiled, a=arguments: c(*a), rounds)
+        made = np.asarray(jax.device_get(compiled(*arguments)), np.float32)
+        exact = made if exact is None else exact
+        found.append(
+            {
+                "weights": name,
+                "batch_seconds": seconds,
+                "weight_bytes": sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(params)),
+                "compiled_peak_bytes": _peak_bytes(compiled),
+                "device_peak_bytes": (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
+                "error_of_latents": relative_error(made, exact),
+            }
+        )
+        del params, arguments
+    return found
+
+
+def _peak_bytes(compiled) -> int | None:
+    memory = compiled.memory_analysis()
+    return None if memory is None else int(memory.peak_memory_in_bytes)
+
+
+def sample_summary(
+    measured: Sequence[Mapping],
+    *,
+    batch: int,
+    evaluations: int,
+    forward: int,
+    devices: int,
+    device_kind: str,
+    peak: float,
+) -> list[dict]:
+    """The numbers of each row of `sample_seconds`. A chip of two devices counts once in images a chip-hour; of an
+    unknown chip each device counts as one."""
+    chip = chip_of(device_kind)
+    chips = devices / (chip.devices if chip else 1)
+    rows = []
+    for row in measured:
+        each = row["batch_seconds"] / batch
+        flops = batch * evaluations * forward
+        rates = {"seconds_per_image": each, "images_per_chip_hour": 3600.0 / (each * chips), "flops": flops}
+        rates["share_of_measured_peak"] = flops / row["batch_seconds"] / peak
+        sheet = chip and chip.device_flops * devices
+        rates["share_of_datasheet_peak"] = flops / row["batch_seconds"] / sheet if sheet else None
+        rows.append({**row, **rates})
+    return rows
+
+
+def sample_lines(record: Mapping) -> list[str]:
+    """The record as a table for the console."""
+    gib = lambda count: "-" if count is None else f"{count / 2**30:.3f}"  # noqa: E731
+    rows = [("weights", "s/image", "images/chip-hour", "of peak", "stored", "peak", "on device", "error")]
+    for row in record["samples"]:
+        memory = (gib(row[name]) for name in ("weight_bytes", "compiled_peak_bytes", "device_peak_bytes"))
+        rates = (f"{row['seconds_per_image']:.4g}", f"{row['images_per_chip_hour']:,.0f}")
+        share = f"{row['share_of_measured_peak']:.1%}"
+        rows.append((row["weights"], *rates, share, *memory, f"{row['error_of_latents']:.2g}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    hardware, sampler = record["hardware"], record["sampler"]
+    return [
+        f"{hardware['devices']} x {hardware['device_kind']}, {record['params']:,} parameters, batch {record['batch']}, "
+        f"latents {'x'.join(map(str, record['latent_size']))}, {sampler['steps']} steps of {sampler['method']}, "
+        f"guidance {sampler['guidance_scale']:g}, attention {record['attention']}",
+        *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows),
+        "GiB per device: stored weights, the compiled peak, and the device's own since the process began, if it tells.",
+        f"error: of the latents, in norm, against those by {record['samples'][0]['weights']} weights; the weights are "
+        "drawn, not trained.",
+    ]
+
+
+def measure_samples(run: Run, size, batch: int | None, weights: Sequence[str], rounds: int, peak: Mapping, say) -> dict:
+    """The part of a benchmark's record that is about sampling; `peak` is that of `matmul_flops_per_second`."""
+    frames, height, width, channels = run.corpus.shapes.latents
+    latents = (frames, *(size or (height, width)), channels)
+    batch = run.batch_ways if batch is None else batch
+    sampler, devices = run.config.evaluation.sampler, run.mesh.devices.flatten().tolist()
+    shapes = dataclasses.replace(run.corpus.shapes, latents=latents)
+    levels = np.asarray(sampler_rows(formulation_at(run.config, latents), sampler)[0])
+    share = guided_share(levels, sampler.method, sampler.guidance_scale, (sampler.guidance_from, sampler.guidance_to))
+    evaluations = round(sampler.steps * EVALUATIONS_PER_STEP[sampler.method] * (1 + share))
+    measured = sample_seconds(run, latents, batch, weights, rounds, say)
+    samples = sample_summary(
+        measured,
+        batch=batch,
+        evaluations=evaluations,
+        forward=forward_flops(run.config.model, shapes),
+        devices=len(devices),
+        device_kind=devices[0].device_kind,
+        peak=peak["flops_per_second"],
+    )
+    return {
+        "batch": batch,
+        "latent_size": list(latents[1:3]),
+        "sampler": dataclasses.asdict(sampler),
+        "evaluations": evaluations,
+        "samples": samples,
+    }

@@ -1,0 +1,120 @@
+"""`rfjax plan --sample`: what images take on hardware that is not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from rfjax.errors import ConfigError
+from rfjax.files import write_whole
+from rfjax.inputs.text import split_names
+from rfjax.limits import parse_latent_size
+from rfjax.models.quantised import STORED, check_weights
+from rfjax.plan.compiled import SAMPLED_INSTEAD, check_compiler, why_not_compiled
+from rfjax.plan.sampling import Request, SamplePlan, describe_latents, plan_sampling, shapes_at
+from rfjax.plan.targets import Target
+from rfjax.report.formats import amount
+from rfjax.study.study import Point, Study, format_table
+from rfjax.training.mesh import mesh_sizes
+from rfjax.training.run import plan_run
+
+HEADER = (
+    "point params weights mesh batch stored peak fits compute memory links slowest s/image images/chip-hour".split()
+)
+
+
+def plan_samples(args, study: Study, points: Sequence[Point], target: Target, say: Callable[[str], None]) -> int:
+    """Plans the images of points, prints, and writes the JSON; returns 0, or 1 where some weights do not fit."""
+    size, weights = parse_latent_size(args.latent_size), split_names(args.weights, "--weights") or tuple(STORED)
+    compiles = not args.no_compile and why_not_compiled(target.chip) is None
+    if compiles:
+        check_compiler(target)
+    requests = []
+    for point in points:
+        config = point.config
+        sizes = mesh_sizes(config.mesh, target.devices)
+        latents = shapes_at(plan_run(config).corpus.shapes, size, config).latents
+        batch = sizes["data"] * sizes["fsdp"] if args.batch is None else args.batch
+        for name in weights:
+            check_weights(name, config.model)
+            requests.append((point, Request(name, batch, latents)))
+    plans = []
+    for point, request in requests:
+        if compiles:
+            say(f"{point.id}: compiling the sampler for {target.name}, weights in {request.weights}")
+        level = args.optimisation if compiles else None
+        plans.append(plan_sampling(point.id, point.config, target, request, optimisation=level))
+    said = notes(plans, points, target, compiles, args)
+    print("\n".join(["", *format_table([HEADER, *map(_row, plans)]), *said]))
+    if args.out is not None:
+        content = {
+            "schema": 1,
+            "study": study.name,
+            "target": target.name,
+            "chips": target.chips,
+            "devices": target.devices,
+            "hbm_bytes": target.chip.device_bytes,
+            "source": target.chip.source,
+            "compiled": compiles,
+            "samples": [plan.to_json() for plan in plans],
+        }
+        write_whole({args.out: json.dumps(content, indent=1, allow_nan=False) + "\n"})
+        print(f"plan: {args.out}")
+    return 0 if all(plan.fits for plan in plans) else 1
+
+
+def _row(plan: SamplePlan) -> tuple[str, ...]:
+    estimated, request = plan.estimate, plan.request
+    gib = lambda count: f"{count / 2**30:.2f}"  # noqa: E731
+    mesh = "x".join(map(str, estimated.mesh.values()))
+    row = (plan.point, f"{plan.params:,}", request.weights, mesh, str(request.batch), gib(estimated.weight_bytes))
+    row += (gib(plan.peak_bytes), "yes" if plan.fits else "NO")
+    times = tuple(amount(seconds, 2) for seconds in (estimated.limits.compute, estimated.limits.memory))
+    row += (*times, amount(estimated.limits.links, 2), estimated.limits.slowest)
+    return row + (amount(plan.seconds_per_image, 2), amount(plan.images_per_chip_hour))
+
+
+def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, compiles: bool, args) -> list[str]:
+    """The lines under the table: what its numbers mean, and for each compiled sampler what it holds."""
+    why = why_not_compiled(target.chip) or "--no-compile"
+    memory = f"Nothing was compiled ({why}): peaks are estimates."
+    if compiles:
+        memory = f"Peaks are those of the samplers compiled for {target.name} (level {args.optimisation})."
+    sampler = points[0].config.evaluation.sampler
+    guided = "" if sampler.guidance_scale == 1.0 else f": {plans[0].estimate.evaluations} evaluations of the network"
+    said = [
+        f"{memory} GiB per device, of {target.chip.device_bytes / 2**30:.2f}; seconds of a batch by each limit.",
+        f"{describe_latents(plans[0].request.latents)}; {sampler.steps} steps of {sampler.method}, guidance "
+        f"{sampler.guidance_scale:g}{guided}. Text encoders and autoencoder are not counted.",
+        "Seconds an image and images a chip-hour are at the roofline, the time of the slowest limit: real images take "
+        "longer.",
+    ]
+    for attention in sorted({plan.attention for plan in plans}):
+        logits = max(plan.estimate.logits_bytes for plan in plans)
+        text = f"Attention of a sampler on {target.name}: {attention}."
+        if compiles and attention in SAMPLED_INSTEAD:
+            text = text[:-1] + f", which cannot be compiled without its library; {SAMPLED_INSTEAD[attention]} was "
+            text += "compiled in its place, which holds the logits of a block of queries."
+        elif logits:
+            text += f" It holds logits of {logits / 2**30:.2f} GiB in memory."
+        said.append(text)
+    for plan in plans:
+        if plan.compiled and plan.compiled.counts:
+            share = plan.compiled.counts.flops / plan.estimate.flops
+            said.append(
+                f"{plan.point}, {plan.request.weights}: arguments {plan.compiled.argument_bytes / 2**30:.2f} GiB, "
+                f"temporaries {plan.compiled.temporary_bytes / 2**30:.2f}; estimated peak "
+                f"{plan.estimate.peak_bytes / 2**30:.2f}; compiled operations over the formula's {share:.4f}"
+            )
+    return said
+
+
+def check_arguments(args) -> None:
+    """Raises `ConfigError` for options of `--sample` without it, and for those that sampling does not have."""
+    given = {"--batch": args.batch, "--weights": args.weights, "--latent-size": args.latent_size}
+    for option, value in given.items():
+        if value is not None and not args.sample:
+            raise ConfigError(f"{option} belongs to --sample; give --sample, or leave it out")
+    for option, value in {"--search": args.search, "--price": args.price is not None}.items():
+        if value and args.sample:
+            raise ConfigError(f"{option} is for the plan of a training; leave it out with --sample")

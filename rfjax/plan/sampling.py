@@ -1,0 +1,183 @@
+"""What sampling takes on a target: operations, bytes and exchanges of a batch of images, by formula.
+
+Operations and the stored weights are exact. Working memory and traffic are estimates, with constants fitted to compiled
+samplers (docs/plan.md). The time is that of the roofline: no image can come faster, and real ones take longer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh
+
+from rfjax import limits
+from rfjax.config import Config
+from rfjax.data.batch import BatchShapes, written_shape
+from rfjax.errors import ConfigError
+from rfjax.flow.resolution import formulation_at
+from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share, sampling_levels
+from rfjax.models.flops import flops_by_part, forward_flops, patches
+from rfjax.models.quantised import check_weights, stored_shapes
+from rfjax.models.sharding import AXES
+from rfjax.plan.compiled import Compiled, attention_of, compile_sampler_for
+from rfjax.plan.estimate import UNSPLIT, tree_bytes
+from rfjax.plan.roofline import Collective, Roofline, roofline
+from rfjax.plan.targets import Target
+from rfjax.training.mesh import mesh_sizes, shardings
+from rfjax.training.run import plan_run
+
+ALIVE = (
+    36  # arrays of [tokens, hidden] at the peak of a block: queries, keys, values, an MLP's channels, some in float32
+)
+LOGITS_ALIVE = 1.5  # arrays of [heads, tokens, tokens] in float32, where the attention keeps them in memory
+TRAFFIC = 40  # times that a block's arrays of [tokens, hidden] go to or from memory in an evaluation
+LOGITS_TRAFFIC = 4  # the same for arrays of logits
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sampled: `batch` images at once over all devices, of latents of a shape, by weights stored in a type."""
+
+    weights: str  # a row of `models.quantised.STORED`
+    batch: int
+    latents: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class SampleEstimate:
+    """Bytes, operations and exchanges of a batch of images, per device, and its limits in seconds."""
+
+    mesh: dict[str, int]
+    evaluations: int  # of the network, for one image; with guidance two a step of Euler's method
+    weight_bytes: int
+    logits_bytes: int  # of one evaluation, where the attention keeps logits in memory
+    peak_bytes: int
+    flops: float
+    hbm_bytes: float
+    collectives: tuple[Collective, ...]
+    limits: Roofline
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What images of a point take on a target with weights as they are stored."""
+
+    point: str
+    params: int
+    request: Request
+    attention: str
+    estimate: SampleEstimate
+    compiled: Compiled | None
+    fits: bool
+    chips: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.compiled.peak_bytes if self.compiled else self.estimate.peak_bytes
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Seconds of the whole target for an image: those of a batch over its images."""
+        return self.estimate.limits.step / self.request.batch
+
+    @property
+    def images_per_chip_hour(self) -> float:
+        return 3600.0 / (self.seconds_per_image * self.chips)
+
+    def to_json(self) -> dict:
+        found = dataclasses.asdict(self)
+        rates = {"seconds_per_image": self.seconds_per_image, "images_per_chip_hour": self.images_per_chip_hour}
+        return found | {"peak_bytes": self.peak_bytes, "batch_seconds": self.estimate.limits.step} | rates
+
+
+def shapes_at(shapes: BatchShapes, size: tuple[int, int] | None, config: Config) -> BatchShapes:
+    """A corpus's shapes with latents of another (height, width). Raises `ConfigError` where the network cannot take
+    them."""
+    frames, height, width, channels = shapes.latents
+    height, width = size or (height, width)
+    limits.check_latents(config.model, (frames, height, width, channels))
+    return dataclasses.replace(shapes, latents=(frames, height, width, channels))
+
+
+def guided_part(config: Config, latents: tuple[int, ...]) -> float:
+    """The share of a sampler's evaluations that are guided (`flow.samplers.guided_share`)."""
+    sampler, formulation = config.evaluation.sampler, formulation_at(config, latents)
+    times = np.asarray(sampling_levels(formulation, sampler.steps, sampler.sigmas))
+    interval = sampler.guidance_from, sampler.guidance_to
+    return guided_share(times, sampler.method, sampler.guidance_scale, interval)
+
+
+def estimate_sampling(config: Config, target: Target, request: Request) -> SampleEstimate:
+    """What a batch of images takes on each of the target's devices.
+
+    Raises `ConfigError` for a mesh or a batch that does not divide.
+    """
+    sizes = mesh_sizes(config.mesh, target.devices)
+    mesh, model, sampler = AbstractMesh(tuple(sizes.values()), AXES), config.model, config.evaluation.sampler
+    check_weights(request.weights, model)
+    tensor, ways = sizes["tensor"], sizes["data"] * sizes["fsdp"]
+    if request.batch < 1 or request.batch % ways:
+        raise ConfigError(
+            f"--batch is {request.batch}; it must be a multiple of the {ways} devices (data x fsdp) that share it"
+        )
+    shapes = dataclasses.replace(plan_run(config).corpus.shapes, latents=request.latents)
+    init = plan_run(config).backbone.init
+    stored = stored_shapes(init, request.weights)
+    weight_bytes = tree_bytes(stored, shardings(mesh, stored))
+    share = guided_part(config, request.latents)
+    halves = 2 if share else 1
+    steps = sampler.steps * EVALUATIONS_PER_STEP[sampler.method]
+    examples = request.batch // ways * halves  # of one evaluation on one device
+
+    parts, whole = flops_by_part(model, shapes), forward_flops(model, shapes)
+    unsplit = sum(parts.get(name, 0) for name in UNSPLIT)
+    images = request.batch // ways * (1 + share)  # of a mean evaluation
+    flops = steps * images * ((whole - unsplit) / tensor + unsplit)
+
+    width = 2 if config.train.compute_dtype == "bfloat16" else 4
+    tokens = patches(model, shapes)[0] + shapes.context[0]
+    activation = examples * tokens * model.width * width
+    in_memory = attention_of(config, target) == "xla"
+    logits = 4 * examples * model.heads * tokens**2 / tensor if in_memory else 0
+    kernels = sum(leaf.size for leaf in jax.tree.leaves(stored_shapes(init, "float32"))) * width / tensor
+    converted = request.weights != config.train.compute_dtype or sizes["fsdp"] > 1
+    layer = 2 * kernels / model.depth if converted else 0  # two layers, of which one is read ahead
+    conditions = 4 * examples * (math.prod(shapes.context) + shapes.pooled + 2 * math.prod(shapes.latents))
+    peak = weight_bytes + conditions + max(layer, ALIVE * activation + LOGITS_ALIVE * logits)
+
+    read = weight_bytes + (2 * kernels if converted else 0)  # a converted kernel is written and read again
+    traffic = float(steps * (read + model.depth * (TRAFFIC * activation + LOGITS_TRAFFIC * logits)))
+    exchanges = []
+    if sizes["fsdp"] > 1:
+        exchanges.append(Collective("all-gather", int(kernels), sizes["fsdp"], steps, "weights"))
+    if tensor > 1:  # two for each block
+        exchanges.append(Collective("all-reduce", int(activation), tensor, 2 * model.depth * steps, "activations"))
+    times = roofline(target, flops, traffic, exchanges)
+    return SampleEstimate(
+        sizes, round(steps * (1 + share)), weight_bytes, int(logits), int(peak), flops, traffic, tuple(exchanges), times
+    )
+
+
+def plan_sampling(
+    point: str, config: Config, target: Target, request: Request, *, optimisation: str | None
+) -> SamplePlan:
+    """Plans a point's images. With a level of `optimisation` the memory is that of the compiled sampler; the time is
+    the roofline's either way. Raises `ConfigError` as `estimate_sampling` does."""
+    estimated = estimate_sampling(config, target, request)
+    budget, compiled = target.chip.device_bytes, None
+    if optimisation and estimated.weight_bytes <= budget:  # else the weights alone are too large to compile
+        compiled = compile_sampler_for(config, target, dataclasses.asdict(request), optimisation)
+    peak = compiled.peak_bytes if compiled else estimated.peak_bytes
+    fits = peak <= budget and (compiled is None or compiled.fits)
+    params, attention = plan_run(config).parameter_count, attention_of(config, target)
+    return SamplePlan(point, params, request, attention, estimated, compiled, fits, target.chips)
+
+
+def describe_latents(latents: tuple[int, ...]) -> str:
+    """Latents in words, with the pixels that an autoencoder of 8 makes of them."""
+    height, width = written_shape(latents)[-3:-1]
+    return f"latents of {height}x{width}, {8 * height}x{8 * width} pixels by an autoencoder of 8"
