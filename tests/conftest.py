@@ -4,7 +4,11 @@ import os
 
 import pytest
 
-from rfjax.cli.environment import leave_out_absent_tpu
+from helpers import light_type_checks
+
+light_type_checks.install()
+
+from rfjax.cli.environment import leave_out_absent_tpu  # noqa: E402
 
 leave_out_absent_tpu(os.environ)
 

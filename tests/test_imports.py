@@ -9,8 +9,10 @@ from pathlib import Path
 import jaxtyping
 import numpy as np
 import pytest
+from beartype.roar import BeartypeCallHintViolation
 
 import rfjax
+from helpers import light_type_checks
 
 ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
@@ -220,3 +222,19 @@ def test_annotations_are_checked_at_every_call_in_these_tests():
 
     with pytest.raises(jaxtyping.TypeCheckError, match="checking the parameters of rfjax.models.positions.sincos"):
         sincos(np.zeros((2, 3)), 4)
+
+
+def test_annotations_without_shapes_are_checked_too(monkeypatch):
+    """Catches the light checks of helpers.light_type_checks that check nothing, or that take a shape's alias for a
+    plain class and so forget the sizes of its axes."""
+    from rfjax.flow import path
+    from rfjax.inputs import json_files
+
+    with pytest.raises(BeartypeCallHintViolation, match="where=3"):
+        json_files.check_json([], list, 3)
+    names = vars(path) | {"Alias": list[path.Float[np.ndarray, " n"]]}
+    for text in ("Times", "Float[Array, '']", "Alias | None", "Callable[[Alias], int]", "NotKnown"):
+        assert light_type_checks.speaks_of_shapes(text, names), text
+    for text in ("int | None", "dict[str, list[int]]", "np.ndarray"):
+        assert not light_type_checks.speaks_of_shapes(text, names), text
+    assert light_type_checks.speaks_of_shapes(names["Alias"], {})
