@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from helpers import light_type_checks
+from helpers import light_type_checks, quick_compiler
 
 light_type_checks.install()
 
@@ -14,8 +14,15 @@ leave_out_absent_tpu(os.environ)
 
 
 @pytest.fixture(scope="module")
-def quick_compilation(tmp_path_factory):
+def quick_compilation(unoptimised):
     """For tests that compile much, the same again and again, and compute little."""
+    with quick_compiler.compiling_quickly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def unoptimised(tmp_path_factory):
+    """For those among them that compare unlike programs to the last bit."""
     import jax
 
     settings = {

@@ -91,7 +91,8 @@ def compile_step(
     """
     environment = {**os.environ, **_ENVIRONMENT}
     if target is None:
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={cpu_devices}"
+        flags = os.environ.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cpu_devices}".strip()
     else:
         check_compiler(target)
         if target.chip.kind == "cuda":

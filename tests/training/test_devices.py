@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.training_tiny import environment
+from helpers import child_process
 
 MESHES = {
     "one": {},
@@ -59,7 +59,7 @@ def check(tmp_path, name):
     """The run of mesh `name` has the losses of one device, and each one's checkpoint restores on
     the other, bit for bit."""
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(Path(__file__).parent), "one", name]
-    flags = environment(XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    flags = child_process.quick_environment(8)
     ended = subprocess.run(command, env=flags, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
