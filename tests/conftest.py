@@ -1,12 +1,18 @@
-"""Before any test imports JAX: libtpu, which one test needs, must not make the others try for a TPU."""
+"""Before any test imports rfjax, NumPy or JAX: how annotations are checked, on how many threads libraries compute, and
+that libtpu, which one test needs, does not make the others try for a TPU."""
 
 import os
 
 import pytest
+import threadpoolctl
 
 from helpers import light_type_checks, quick_compiler
 
 light_type_checks.install()
+# Networks and matrices are so small here that several threads would only wait for each other: half of all the time of
+# the tests with PyTorch.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+threadpoolctl.threadpool_limits(1)  # NumPy is here already
 
 from rfjax.cli.environment import leave_out_absent_tpu  # noqa: E402
 
@@ -36,17 +42,6 @@ def unoptimised(tmp_path_factory):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """For networks of PyTorch so small that they are slower on several."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

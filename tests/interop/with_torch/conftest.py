@@ -16,8 +16,3 @@ def exported(runs, tmp_path_factory):
         return made[variant, family]
 
     return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_one_thread(one_thread):
-    """All of these."""

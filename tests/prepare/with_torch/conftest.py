@@ -7,8 +7,3 @@ from helpers import tiny_models
 def models(tmp_path_factory):
     """A folder of tiny models; not to be changed."""
     return tiny_models.save_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_one_thread(one_thread):
-    """All of these."""

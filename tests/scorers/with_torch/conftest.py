@@ -13,8 +13,3 @@ def detector_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory):
     return tiny_scorers.clip(tmp_path_factory.mktemp("clip"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_one_thread(one_thread):
-    """All of these."""
