@@ -36,7 +36,8 @@ def compiling_quickly() -> Iterator[None]:
 
     def quick(*arguments, **more):
         options = whole(*arguments, **more)
-        options.env_option_overrides = [*options.env_option_overrides, (OPTION, False)]
+        if hasattr(options, "env_option_overrides"):
+            options.env_option_overrides = [*options.env_option_overrides, (OPTION, False)]
         return options
 
     compiler.get_compile_options = quick
