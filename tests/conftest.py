@@ -1,17 +1,34 @@
-"""Before any test imports JAX: libtpu, which one test needs, must not make the others try for a TPU."""
+"""Before any test imports rfjax, NumPy or JAX: how annotations are checked, on how many threads libraries compute, and
+that libtpu, which one test needs, does not make the others try for a TPU."""
 
 import os
 
 import pytest
+import threadpoolctl
 
-from rfjax.cli.environment import leave_out_absent_tpu
+from helpers import light_type_checks, quick_compiler
+
+light_type_checks.install()
+# Networks and matrices are so small here that several threads would only wait for each other: half of all the time of
+# the tests with PyTorch.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+threadpoolctl.threadpool_limits(1)  # NumPy is here already
+
+from rfjax.cli.environment import leave_out_absent_tpu  # noqa: E402
 
 leave_out_absent_tpu(os.environ)
 
 
 @pytest.fixture(scope="module")
-def quick_compilation(tmp_path_factory):
+def quick_compilation(unoptimised):
     """For tests that compile much, the same again and again, and compute little."""
+    with quick_compiler.compiling_quickly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def unoptimised(tmp_path_factory):
+    """For those among them that compare unlike programs to the last bit."""
     import jax
 
     settings = {
@@ -25,17 +42,6 @@ def quick_compilation(tmp_path_factory):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """For networks of PyTorch so small that they are slower on several."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """The direction of imports: a value goes one way, and nothing reads what lies to its right."""
 
 import ast
-import os
+import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import jaxtyping
 import numpy as np
 import pytest
+from beartype.roar import BeartypeCallHintViolation
 
 import rfjax
+from helpers import light_type_checks
 
 ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
@@ -90,6 +93,7 @@ def package_of(module: str) -> str:
     return module.split(".")[1]
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """The modules of ours that a file imports anywhere, late imports included."""
     found = set()
@@ -102,6 +106,7 @@ def imports(path: Path) -> set[str]:
     return {name for name in found if name in MODULES and name != "rfjax"}
 
 
+@functools.cache
 def named(path: Path) -> set[str]:
     """The modules of ours that a file's tables name, as "module" or "module:name", to be imported when a row is chosen.
     `limits` says where the networks are and imports none of them: `models` does."""
@@ -155,20 +160,43 @@ def test_no_package_holds_the_house():
 
 
 def test_only_models_import_flax_and_only_the_loader_grain():
-    for library, home in (("flax", "models"), ("grain", "data"), ("orbax", "training"), ("optax", "training")):
-        for path in ROOT.rglob("*.py"):
-            tree = ast.parse(path.read_text())
-            names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-            names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
-            if any(name.split(".")[0] == library for name in names):
-                assert path.relative_to(ROOT).parts[0] == home, f"{path} imports {library}"
+    homes = {"flax": "models", "grain": "data", "orbax": "training", "optax": "training"}
+    for path in ROOT.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+        names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+        for library in {name.split(".")[0] for name in names} & set(homes):
+            assert path.relative_to(ROOT).parts[0] == homes[library], f"{path} imports {library}"
 
 
-@pytest.mark.parametrize("module", WITHOUT_JAX)
-def test_imports_without_jax(module):
-    script = f"import sys; sys.modules['jax'] = None; import {module}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
+# Each module is imported by itself, with none of ours imported before it; libraries are imported once for all.
+ONE_BY_ONE = """
+import importlib, json, sys, traceback
+absent, modules = json.loads(sys.argv[1])
+sys.modules.update(dict.fromkeys(absent))
+failures = {}
+for module in modules:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rfjax"]:
+        del sys.modules[name]
+    try:
+        importlib.import_module(module)
+    except Exception:
+        failures[module] = traceback.format_exc()[-2000:]
+print(json.dumps(failures))
+"""
+
+
+@pytest.mark.parametrize(
+    "absent, modules",
+    [(("jax",), WITHOUT_JAX), (("torch", "transformers", "jax"), WITHOUT_TORCH)],
+    ids=["without_jax", "without_torch"],
+)
+def test_imports_without(absent, modules):
+    command = [sys.executable, "-c", ONE_BY_ONE, json.dumps([absent, modules])]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    failures = json.loads(done.stdout)
+    assert not failures, "\n".join(failures.values())
 
 
 def test_torch_is_imported_where_it_is_wanted_alone():
@@ -205,18 +233,25 @@ def test_what_an_extra_brings_is_imported_when_it_is_wanted():
             assert not wrong, f"{path} imports {wrong}"
 
 
-@pytest.mark.parametrize("module", WITHOUT_TORCH)
-def test_imports_without_torch(module):
-    script = (
-        f"import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['jax'] = None; import {module}"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 def test_annotations_are_checked_at_every_call_in_these_tests():
     """An option lost from pyproject.toml, or a package it no longer reaches, would check nothing."""
     from rfjax.models.positions import sincos
 
     with pytest.raises(jaxtyping.TypeCheckError, match="checking the parameters of rfjax.models.positions.sincos"):
         sincos(np.zeros((2, 3)), 4)
+
+
+def test_annotations_without_shapes_are_checked_too(monkeypatch):
+    """Catches the light checks of helpers.light_type_checks that check nothing, or that take a shape's alias for a
+    plain class and so forget the sizes of its axes."""
+    from rfjax.flow import path
+    from rfjax.inputs import json_files
+
+    with pytest.raises(BeartypeCallHintViolation, match="where=3"):
+        json_files.check_json([], list, 3)
+    names = vars(path) | {"Alias": list[path.Float[np.ndarray, " n"]]}
+    for text in ("Times", "Float[Array, '']", "Alias | None", "Callable[[Alias], int]", "NotKnown"):
+        assert light_type_checks.speaks_of_shapes(text, names), text
+    for text in ("int | None", "dict[str, list[int]]", "Protocol", "math"):
+        assert not light_type_checks.speaks_of_shapes(text, names), text
+    assert light_type_checks.speaks_of_shapes(names["Alias"], {})

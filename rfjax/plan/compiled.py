@@ -120,7 +120,8 @@ def compile_sampler_for(config: Config, target: Target, sampling: dict, optimisa
 def _compile(config, target, optimisation, *, cpu_devices=0, sampling=None) -> Compiled:
     environment = {**os.environ, **_ENVIRONMENT}
     if target is None:
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={cpu_devices}"
+        flags = os.environ.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cpu_devices}".strip()
     else:
         check_compiler(target)
         if target.chip.kind == "cuda":

@@ -7,12 +7,29 @@ are.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+
+@contextlib.contextmanager
+def _without_torch():
+    """tensorboardX imports PyTorch where there is one, for graphs that are not drawn here: half the time of a start."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # an import of it fails
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torch"]
+
+
+with _without_torch():
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
 
 
 class Events:

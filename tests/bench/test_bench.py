@@ -4,7 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import jax
 import pytest
 
 from rfjax import config as configs
@@ -61,13 +60,6 @@ def test_what_is_not_known_is_null_with_its_reason():
     ]
     assert phases["backward"] == {"seconds": None, "what": "does not fit alone: 9 GiB"}
     assert phases["remainder"]["seconds"] is None and phases["forward"]["seconds"] == 0.01
-
-
-@pytest.fixture
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch, quick_compilation):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import child_process
 from rfjax.config import ValidationConfig
 from rfjax.data.batch import Batch
 from rfjax.errors import ConfigError, RfjaxError
@@ -311,7 +311,7 @@ print(json.dumps({"losses": result.per_example.tolist(), "loss": result.loss, "r
 
 
 def test_eight_devices_give_the_losses_of_one():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    environment = child_process.quick_environment(8)
     root = Path(__file__).parents[2]
     script = subprocess.run(
         [sys.executable, "-c", MESH_SCRIPT], cwd=root, env=environment, capture_output=True, text=True, timeout=300

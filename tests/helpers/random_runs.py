@@ -97,4 +97,5 @@ def inputs(config: Config, height: int, width: int, seed: int = 0):
 def our_velocity(run: Run, arrays, params=None):
     with jax.default_matmul_precision("highest"):
         z, *others = map(jnp.asarray, arrays)
-        return np.asarray(run.backbone.apply(run.params if params is None else params, z[:, None], *others)[:, 0])
+        apply = jax.jit(run.backbone.apply)
+        return np.asarray(apply(run.params if params is None else params, z[:, None], *others)[:, 0])

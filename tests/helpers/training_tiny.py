@@ -167,12 +167,6 @@ def rows(workdir):
     return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
 
 
-def environment(**more):
-    """For a process of its own, which compiles much and computes little."""
-    quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return child_process.environment(**quick | more)
-
-
 def start_processes(workdir, count, devices=1, **arguments):
     """The run in `count` processes of so many simulated devices each; what each says is in its .said file."""
     with socket.socket() as free:
@@ -183,7 +177,7 @@ def start_processes(workdir, count, devices=1, **arguments):
         mine = arguments | ({"job": [port, count, index]} if count > 1 else {})
         command = [sys.executable, __file__, str(workdir), json.dumps(mine)]
         said = Path(f"{workdir}.{index}.said").open("w+")
-        more = environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+        more = child_process.quick_environment(devices)
         process = subprocess.Popen(command, env=more, stdout=said, stderr=said)
         process.said = said
         started.append(process)

@@ -16,3 +16,8 @@ def runs(tmp_path_factory):
         return made[variant, family]
 
     return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly(quick_compilation):
+    """All of these."""

@@ -17,8 +17,6 @@ from rfjax.study.run import run_config
 from rfjax.training.checkpoint import restore_params, steps_saved
 from rfjax.training.lineage import read_parent
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TRAIN = {
     "steps": 2,
     "batch_size": 4,

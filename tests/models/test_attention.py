@@ -7,7 +7,6 @@ cuDNN's test runs where there is an NVIDIA GPU.
 import dataclasses
 import functools
 import json
-import os
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import child_process
 from rfjax.config import Config, ModelConfig, apply_overrides
 from rfjax.data.batch import BatchShapes
 from rfjax.errors import ConfigError
@@ -278,9 +278,8 @@ def test_over_a_mesh_each_device_attends_its_own_examples_and_heads():
     """The kernel on 2 x 1 x 2 devices, and the network around it under a scan and a remat policy, have
     the gradients of one device; catches examples or heads that are gathered first, and a batch that
     the mesh does not divide."""
-    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(
-        [sys.executable, "-c", OVER_A_MESH], capture_output=True, text=True, env={**os.environ, **environment}
+        [sys.executable, "-c", OVER_A_MESH], capture_output=True, text=True, env=child_process.quick_environment(4)
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

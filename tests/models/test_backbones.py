@@ -1,7 +1,6 @@
 """The properties that the trainer needs of every backbone: interface, policies, sharding, limits."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -184,9 +183,8 @@ print(json.dumps(found))
 def test_four_devices_have_the_gradients_of_one():
     """Two by `fsdp` and two by `tensor`. Catches a rule that splits what is then added up wrongly, such as a
     convolution's channels, and a large weight that every device keeps whole."""
-    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     command = [sys.executable, "-c", OVER_A_MESH, str(child_process.TESTS), *OTHERS]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    done = subprocess.run(command, capture_output=True, text=True, env=child_process.quick_environment(4))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert tuple(found) == OTHERS

@@ -5,6 +5,7 @@ import math
 import jax
 import pytest
 
+from helpers import child_process
 from rfjax.config import Config, from_dict
 from rfjax.data.corpus import load_corpus
 from rfjax.models.backbone import make_backbone
@@ -36,7 +37,10 @@ def config_of(**mesh) -> Config:
 @pytest.fixture(scope="module")
 def program() -> tuple[Config, Compiled]:
     config = config_of(data=2, fsdp=4)
-    return config, compile_step(config, None, cpu_devices=DEVICES)
+    with pytest.MonkeyPatch.context() as patch:  # what is compiled last, to machine code, is not looked at
+        for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):
+            patch.setenv(name, child_process.quick_environment()[name])
+        return config, compile_step(config, None, cpu_devices=DEVICES)
 
 
 def layer_weights(config) -> dict[str, int]:

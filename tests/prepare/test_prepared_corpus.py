@@ -358,7 +358,7 @@ def test_a_run_trains_resumes_and_is_measured_on_it_without_pytorch(stored, tmp_
         f"sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_prepared_corpus import train; "
         f"sys.exit(train({str(stored)!r}, {str(tmp_path / 'run')!r}))\n"
     )
-    environment = child_process.environment(JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    environment = child_process.quick_environment()
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     records = [json.loads(path.read_text()) for path in (tmp_path / "run").glob("evaluations/*.json")]

@@ -54,6 +54,11 @@ def same(one, other):
     return True
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly(unoptimised):
+    """In place of the room's: a trunk and the run alone are two programs, and give the same bits."""
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Each branch's run, trained whole."""
@@ -112,7 +117,25 @@ def test_a_branch_is_the_run_to_the_last_bit(alone, trunk, tmp_path):
         assert record["images"] == length * 8  # what the run would have cost alone
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full)])
+def test_trunk_and_branch_go_on_where_they_broke_off(alone, tmp_path):
+    """Catches a trunk that forgets a departure that it has passed, and a branch that begins anew, leaves its trunk
+    again or loses rows where it has a checkpoint of its own, or has none yet."""
+    folder, workdir, length = tmp_path / "trunk", tmp_path / "branch", LENGTHS[-1]
+    with pytest.raises(RfjaxError, match="shard 3 is damaged"):
+        tiny_train(folder, TRUNK, keep_steps=LEAVES.values(), damaged=(0, 15))
+    tiny_train(folder, TRUNK, keep_steps=LEAVES.values())
+    for step, saved in ((22, []), (26, [24])):
+        with pytest.raises(RfjaxError, match="shard 3 is damaged"):
+            leave(folder, workdir, length, damaged=(0, step))
+        assert checkpoint.steps_saved(workdir) == saved
+    leave(folder, workdir, length)
+    assert [start["step"] for start in json.loads((workdir / "run.json").read_text())["starts"]] == [20, 20, 24]
+    assert same(bits(workdir, length), bits(alone / str(length), length))
+    assert rows(workdir) == rows(alone / str(length))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_kills_at_any_time_change_nothing(alone, tmp_path, seed):
     """Kills trunk and branch at random moments until both are done."""
     draw, length = random.Random(seed), LENGTHS[-1]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers import bucketed_tiny
+from helpers import bucketed_tiny, child_process
 from helpers.bucketed_tiny import (
     SETTINGS,
     SHAPES,
@@ -20,7 +20,7 @@ from helpers.bucketed_tiny import (
     pixelwise,
     stopped_and_resumed,
 )
-from helpers.training_tiny import environment, rows, tiny_config
+from helpers.training_tiny import rows, tiny_config
 from rfjax.data.buckets import CYCLE, BucketedCorpus, schedule_of
 from rfjax.errors import ConfigError
 from rfjax.training import checkpoint
@@ -180,7 +180,7 @@ def test_a_shape_that_the_network_cannot_take_is_refused_by_name(tmp_path):
 def test_two_devices_have_the_bits_of_themselves_and_the_losses_of_one(undisturbed, tmp_path):
     """Catches batches laid out by another bucket's shape, and a resumed run on a mesh that sees other data."""
     command = [sys.executable, bucketed_tiny.__file__, str(tmp_path)]
-    flags = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    flags = child_process.quick_environment(2)
     ended = subprocess.run(command, env=flags, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     out = json.loads(ended.stdout)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.training_tiny import environment
+from helpers import child_process
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.training import checkpoint
 from rfjax.training.checkpoint import (
@@ -205,7 +205,7 @@ with Checkpoints(workdir, keep_last=2, kept=lambda step: False) as checkpoints:
 
 def test_a_full_disk_is_a_clear_error_and_keeps_the_last_good_checkpoint(tmp_path):
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, env=child_process.quick_environment(), capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     message = json.loads(ended.stdout)
     assert f"could not be written to {tmp_path}/checkpoints" in message

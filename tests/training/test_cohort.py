@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from helpers.training_tiny import environment, rows, run_in, tiny_config
+from helpers import child_process
+from helpers.training_tiny import rows, run_in, tiny_config
 from rfjax.errors import ConfigError, Diverged, Preempted
 from rfjax.training import checkpoint, cohort_step, run_folder
 from rfjax.training.cohort import _Cohort, may_join, train_cohort
@@ -94,7 +95,7 @@ def test_members_that_do_not_fill_the_devices_are_trained_all_the_same(undisturb
     """Three members on two devices: the place left over must not be taken for a member, nor one be lost."""
     root, _ = undisturbed
     command = "import sys; sys.path.insert(0, sys.argv[2]); import test_cohort as t; assert t.run(sys.argv[1]) == {}"
-    flags = environment(XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    flags = child_process.quick_environment(2)
     subprocess.run([sys.executable, "-c", command, str(tmp_path), str(Path(__file__).parent)], env=flags, check=True)
     assert dict(run_folder.read_run(tmp_path / "m0")["starts"][0]["mesh"]) == {"member": 2}
     for index in range(len(NAMES)):

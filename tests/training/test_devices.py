@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.training_tiny import environment
+from helpers import child_process
 
 MESHES = {
     "one": {},
@@ -52,7 +52,7 @@ for name, config in configs.items():
         same.append(jax.tree.all(jax.tree.map(equal, params, result.state.params)))
     out[name] = {"rows": rows(workdir), "specs": sorted(specs), "restored": same,
                  "devices": len(result.state.step.sharding.device_set)}
-print(json.dumps(out))
+print(json.dumps({"runs": out, "torch": "torch" in sys.modules}))
 """
 
 
@@ -60,10 +60,12 @@ def check(tmp_path, name, **more):
     """The run of mesh `name` has the losses of one device, and each one's checkpoint restores on
     the other, bit for bit."""
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(Path(__file__).parent), json.dumps(more), "one", name]
-    flags = environment(XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    flags = child_process.quick_environment(8)
     ended = subprocess.run(command, env=flags, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
-    runs = json.loads(ended.stdout)
+    told = json.loads(ended.stdout)
+    assert not told["torch"]  # training never imports it, nor lets a package that it needs import it
+    runs = told["runs"]
     one, many = runs["one"]["rows"], runs[name]["rows"]
     assert (runs["one"]["devices"], runs[name]["devices"], len(one), len(many)) == (1, 8, 20, 20)
     losses = np.array([row["loss"] for row in one])

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from helpers import training_tiny
-from helpers.training_tiny import environment, rows, tiny_train
+from helpers import child_process, training_tiny
+from helpers.training_tiny import rows, tiny_train
 from rfjax.training import checkpoint
 
 STEPS = 30
@@ -24,7 +24,9 @@ def undisturbed(tmp_path_factory):
 
 def start(workdir):
     command = [sys.executable, training_tiny.__file__, str(workdir), '{"pause": 0.02}']
-    return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, env=child_process.quick_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def kill_when(workdir, condition, number=signal.SIGKILL):

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from helpers import training_tiny
-from helpers.training_tiny import environment, rows, tiny_config, tiny_train
+from helpers import child_process, training_tiny
+from helpers.training_tiny import rows, tiny_config, tiny_train
 from rfjax import cli
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError
 from rfjax.training import checkpoint, run_folder
@@ -170,7 +170,7 @@ def test_scattered_non_finite_steps_are_counted_and_passed(tmp_path):
 def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, undisturbed):
     """A limit on the size of files, which holds for one process, stands in for the disk's."""
     command = [sys.executable, training_tiny.__file__, str(tmp_path), '{"file_limit": 16384}']
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, env=child_process.quick_environment(), capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     start = f"a checkpoint could not be written to {tmp_path}/checkpoints"
     (message,) = [line for line in ended.stderr.splitlines() if line.startswith(start)]
@@ -203,7 +203,7 @@ def test_two_trainers_in_one_folder_are_refused(tmp_path):
 
 def test_sigterm_saves_and_exits_with_the_requeue_status(tmp_path, undisturbed):
     command = [sys.executable, training_tiny.__file__, str(tmp_path), '{"pause": 0.1}']
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=child_process.quick_environment(), stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if "step 8/" in line:
                 process.send_signal(signal.SIGTERM)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import child_process
 from helpers.bucketed_tiny import SETTINGS, bucketed, flops, pixelwise
-from helpers.training_tiny import environment, run_in, tiny_config
+from helpers.training_tiny import run_in, tiny_config
 from rfjax.config import SamplerConfig
 from rfjax.data.batch import Conditions
 from rfjax.data.buckets import largest
@@ -103,7 +104,7 @@ def test_a_batch_is_split_over_the_devices_of_one_host_and_nothing_changes(tmp_p
     assert run.batch_sharding is None and whole_batch(run, 3) == 3
     check_batch_size(run, "geneval")
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "split.npy")]
-    flags = environment(XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    flags = child_process.quick_environment(4)
     flags["PYTHONPATH"] = f"{flags.get('PYTHONPATH', '')}:{__file__.rpartition('/')[0]}"
     done = subprocess.run(command, env=flags, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

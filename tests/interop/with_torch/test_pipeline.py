@@ -42,8 +42,6 @@ DATA = {
     "pooled_size": 72,
 }
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "one_thread")
-
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):

@@ -25,9 +25,6 @@ TOKENS = 6
 SAY = "describe this image"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def captioners(tmp_path_factory):
     root = tmp_path_factory.mktemp("captioners")

@@ -1,5 +1,6 @@
 """`rfjax score --metric=geneval` on a folder in the official layout, with small random models."""
 
+import functools
 import json
 import math
 import subprocess
@@ -52,6 +53,11 @@ def colors_of(clip_folder):
     """The colour of an object by the published recipe, step by step on the model itself."""
     model = clip.load(clip_folder, torch.device("cpu"))
 
+    @functools.cache
+    def vector_of(text):
+        vector = model.model.get_text_features(**model.tokenizer([text], return_tensors="pt")).pooler_output[0]
+        return vector / vector.norm()
+
     def classify(image, box, mask, name):
         grey = Image.new("RGB", image.size, (0x99, 0x99, 0x99))
         grey.paste(image, mask=Image.fromarray(mask))
@@ -71,12 +77,7 @@ def colors_of(clip_folder):
                     f"a photo of a {color}-colored {name}",
                     f"a photo of a {color} object",
                 ]
-                vectors = []
-                for text in texts:
-                    tokens = model.tokenizer([text], return_tensors="pt")
-                    vector = model.model.get_text_features(**tokens).pooler_output[0]
-                    vectors.append(vector / vector.norm())
-                mean = torch.stack(vectors).mean(0)
+                mean = torch.stack([vector_of(text) for text in texts]).mean(0)
                 scores.append(float(seen @ mean / mean.norm()))
         return COLORS[int(np.argmax(scores))]
 

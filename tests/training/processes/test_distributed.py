@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from helpers.training_tiny import environment
+from helpers import child_process
 
 JOIN = """
 import sys, time
@@ -36,7 +36,7 @@ print("nobody was waited for", file=sys.stderr)
 
 def start(script, processes, index, port, seconds):
     command = [sys.executable, "-c", script, *map(str, (port, processes, index, seconds))]
-    return subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=child_process.quick_environment(), stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
