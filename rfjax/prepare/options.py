@@ -41,7 +41,10 @@ OPTIONS = {
         help="keys of images to leave out, one a line; a reason may follow a tab",
     ),
     "--corrupt-limit": dict(
-        type=float, default=0.1, metavar="SHARE", help="of a part that may be corrupt (default 0.1)"
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="of a shard that may be corrupt (default 0.1); ten images always may",
     ),
     "--caption-column": dict(metavar="NAME", help="column of captions (default: caption; for tfds, what it has)"),
     "--synthetic-column": dict(metavar="NAME", help="column of captions made by a model, which training mixes in"),
