@@ -26,7 +26,8 @@ LEAST_TRUNKS = len(PARAMETRIC.parameters) + 2
 MOST_SEEDS = 2  # of one size: a hundred runs of the smallest would tell most, of a law that need not hold so far down
 HALF_WIDTH = 1.96  # of a 95 % interval, in standard deviations
 _RIDGE = 1e-9  # of information, in units of that of all candidates
-_ROUNDS = 6
+_EXCHANGES = 60
+RESTARTS, KEPT = 8, 0.6  # searches, and the share of the best design that each begins with
 _STRIDES = (1, 2, 3)
 
 
@@ -50,7 +51,9 @@ class Problem:
     within: float
     target: float
     cost: Cost
-    known: Sequence[tuple[Float[np.ndarray, " runs"], Float[np.ndarray, " runs"]]] = ()  # params, images of each trunk
+    known: Sequence[
+        tuple[Float[np.ndarray, " of_trunk"], Float[np.ndarray, " of_trunk"]]
+    ] = ()  # params, images of each trunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ class Information:
         batch = information.shape[1:-2]
         goal = self.goal.reshape(len(self.goal), *(1 for _ in batch), -1, 1)
         solved = np.linalg.solve(information, np.broadcast_to(goal, (*information.shape[:-1], 1)))
-        return (goal * solved).sum(axis=(-2, -1)).mean(axis=0)
+        return np.asarray((goal * solved).sum(axis=(-2, -1)).mean(axis=0))
 
     def chosen(self, places: Sequence[int]) -> Chosen:
         """The design of these candidates, by their places; a place twice is a second seed."""
@@ -117,54 +120,67 @@ class Information:
         return np.flatnonzero((self.flops <= spare) & (taken[self.sizes] < most_seeds))
 
 
-def design(
-    information: Information, budget: float, least: int = LEAST_TRUNKS, most_seeds: int = MOST_SEEDS
-) -> Chosen:
-    """The trunks of at most `budget` FLOPs that predict best at the target: at least `least`, one size on two seeds, and
+def design(information: Information, budget: float, least: int = LEAST_TRUNKS, most_seeds: int = MOST_SEEDS) -> Chosen:
+    """The trunks of at most `budget` FLOPs that predict best at the target: at least `least`, one size on two seeds,
     none on more than `most_seeds`.
 
     Raises `ConfigError` where not so many trunks fit into the budget.
     """
-    flops = information.flops
-    of_size = [flops[information.sizes == size].min() for size in np.unique(information.sizes)]
+    of_size = [information.flops[information.sizes == size].min() for size in np.unique(information.sizes)]
     cheap = np.sort(np.repeat(of_size, most_seeds))
     if len(cheap) < least or cheap[:least].sum() > budget:
-        least_cost = f"the cheapest {least} take {cheap[:least].sum():.3g}" if len(cheap) >= least else "sizes are too few"
         given = f"a budget of {budget:.3g} FLOPs has no place for {least} trunks of at most {most_seeds} seeds a size"
-        raise ConfigError(f"{given}: {least_cost}; raise --budget, or give more or smaller sizes or shorter --lengths")
-    places: list[int] = []
-    total = information.known.copy()
+        cost = f"the cheapest take {cheap[:least].sum():.3g}" if len(cheap) >= least else f"of {len(of_size)} sizes"
+        raise ConfigError(f"{given} ({cost}); raise --budget or --seeds, or give more or smaller sizes")
+    rng = np.random.default_rng(0)
+    best: list[int] = []
+    for restart in range(RESTARTS):
+        kept = [place for place in best if rng.random() < KEPT] if restart else []
+        found = _filled(information, kept, budget, cheap[:least], most_seeds)
+        found = _exchanged(information, found, budget, most_seeds)
+        if not best or information.chosen(found).half_width < information.chosen(best).half_width:
+            best = found
+    return information.chosen(best)
+
+
+def _filled(information, places, budget, cheap, most_seeds):
+    """The places with trunks added one by one, each time the one that tells most for its FLOPs, until none fits."""
+    flops, places = information.flops, list(places)
     while True:
-        kept = cheap[: max(least - len(places) - 1, 0)].sum()  # for the trunks that must follow
+        kept = cheap[: max(len(cheap) - len(places) - 1, 0)].sum()  # for the trunks that must follow
         fits = information.fitting(places, budget - flops[places].sum() - kept, most_seeds)
         if not len(fits):
-            break
-        now = information.variance(total)
-        gain = np.log(now / information.variance(total[:, None] + information.each[:, fits])) / flops[fits]
-        best = int(fits[gain.argmax()])
-        places.append(best)
-        total += information.each[:, best]
-    return information.chosen(_exchange(information, places, budget, most_seeds))
+            return places
+        total = information.known + information.each[:, places].sum(axis=1)
+        after = information.variance(total[:, None] + information.each[:, fits])
+        gain = np.log(information.variance(total) / after) / flops[fits]
+        places.append(int(fits[gain.argmax()]))
 
 
-def _exchange(information, places, budget, most_seeds):
-    """Exchanges one trunk for another, as long as the variance falls."""
+def _exchanged(information, places, budget, most_seeds):
+    """The places after exchanges of one trunk for another, each the best there is, until none lowers the variance."""
     flops, places = information.flops, list(places)
-    for _ in range(_ROUNDS):
-        before = list(places)
+    total = information.known + information.each[:, places].sum(axis=1)
+    least = float(information.variance(total))
+    for _ in range(_EXCHANGES):
+        moves = []
         for slot in range(len(places)):
             rest = places[:slot] + places[slot + 1 :]
             fits = information.fitting(rest, budget - flops[rest].sum(), most_seeds)
-            fits = [p for p in fits if information.seeds_twice([*rest, p])]
-            if not fits:
-                continue
-            total = information.known + information.each[:, rest].sum(axis=1)
-            best = int(fits[information.variance(total[:, None] + information.each[:, fits]).argmin()])
-            places = [*rest[:slot], best, *rest[slot:]]
-        while len(fits := information.fitting(places, budget - flops[places].sum(), most_seeds)):
-            places.append(int(fits[flops[fits].argmax()]))  # what is left over
-        if sorted(places) == sorted(before):
+            moves += [(slot, fit) for fit in fits.tolist() if information.seeds_twice([*rest, fit])]
+        spare = information.fitting(places, budget - flops[places].sum(), most_seeds)
+        moves += [(-1, int(fit)) for fit in spare]
+        if not moves:
             break
+        gone = np.array([places[slot] if slot >= 0 else -1 for slot, _ in moves])
+        less = np.where((gone >= 0)[:, None, None], information.each[:, gone], 0.0)
+        after = information.variance(total[:, None] - less + information.each[:, [fit for _, fit in moves]])
+        move = int(after.argmin())
+        if after[move] >= least * (1 - 1e-6) and information.seeds_twice(places):
+            break
+        slot, fit = moves[move]
+        places = [*places, fit] if slot < 0 else [*places[:slot], fit, *places[slot + 1 :]]
+        total, least = information.known + information.each[:, places].sum(axis=1), float(after[move])
     return places
 
 
