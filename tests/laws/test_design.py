@@ -70,7 +70,7 @@ def test_what_is_known_counts_and_the_next_trunk_is_the_best():
     alone, beside = (Information(problem(known=some), candidates()) for some in ((), known))
     assert design(beside, BUDGET).half_width < design(alone, BUDGET).half_width
     (first, half), *_ = next_trunks(beside, BUDGET / 4)
-    widths = [beside.chosen([place]).half_width for place in np.flatnonzero(beside.flops <= BUDGET / 4)]
+    widths = [beside.chosen([place]).half_width for place in np.flatnonzero(beside.flops <= BUDGET / 4).tolist()]
     assert half == pytest.approx(min(widths)) and first.flops <= BUDGET / 4
 
 
