@@ -204,7 +204,9 @@ def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxy
             )
     run = make_run(configs.apply_overrides(config, overrides), workdir)
     check_record(run)
-    run_folder.check_corpus(workdir, run_folder.read_run(workdir), run.corpus)  # moved data may be, other data not
+    record = run_folder.read_name(workdir)
+    if "corpus_fingerprint" in record:  # the data may have moved, but not changed
+        run_folder.check_corpus(workdir, record, run.corpus)
     return run
 
 

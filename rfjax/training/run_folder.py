@@ -84,6 +84,7 @@ class RunName(TypedDict):
     run: str
     made_with: NotRequired[dict[str, object] | None]
     step: NotRequired[int]
+    corpus_fingerprint: NotRequired[str]
 
 
 class RunFacts(RunName):

@@ -62,6 +62,11 @@ def test_opening_refuses_what_would_make_another_run_of_it(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"run": "study/a"}))
     with pytest.raises(ConfigError, match="config.seed belongs to the training of"):
         open_run(tmp_path, {"seed": 1})
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"corpus_fingerprint": "0" * 64}))
+    with pytest.raises(ConfigError, match="another version of the corpus"):  # its losses would be of other data
+        open_run(tmp_path, {})
+    (tmp_path / "run.json").write_text(json.dumps(record))
     run = open_run(tmp_path, {"timestep_shift": 2.0})
     assert run.name == "study/a" and run.formulation.timestep_shift == 2.0 and run.config.seed == config.seed
 

@@ -18,6 +18,7 @@ from rfjax.data.prepared import manifest
 from rfjax.data.prepared.corpus import PreparedCorpus
 from rfjax.errors import ConfigError
 from rfjax.evaluation.generate import noise_for, prompt_ids
+from rfjax.inputs import seals
 from rfjax.interop.exporting import export_run, how_to_call
 
 MODEL = {
@@ -283,7 +284,8 @@ def test_what_no_pipeline_can_be_made_of_is_refused_by_name(prepared, tmp_path):
     facts = json.loads((corpus / "manifest.json").read_text())
     facts["models"]["parts"]["clip_l"]["class"] = "CLIPTextModel"
     shutil.copytree(corpus, tmp_path / "unprojected")
-    (tmp_path / "unprojected" / "manifest.json").write_text(json.dumps(facts))
+    facts.pop(seals.SEAL)
+    (tmp_path / "unprojected" / "manifest.json").write_text(json.dumps(seals.seal(facts)))
     with pytest.raises(ConfigError, match="clip_l of the corpus is a CLIPTextModel"):
         export_run(
             a_run(tmp_path / "u", tmp_path / "unprojected").folder,
