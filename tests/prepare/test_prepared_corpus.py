@@ -21,6 +21,7 @@ from rfjax.data.prepared.epoch_orders import EpochOrders
 from rfjax.data.prepared.shards import Readers, Shards
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import mlperf_loss
+from rfjax.inputs import seals
 from rfjax.prepare import images
 
 
@@ -375,7 +376,8 @@ def test_a_run_trains_resumes_and_is_measured_on_it_without_pytorch(stored, tmp_
     shutil.copytree(stored, moved)
     about = json.loads((moved / "manifest.json").read_text())
     about["latents"]["scale"] = 1.0
-    (moved / "manifest.json").write_text(json.dumps(about))
+    about.pop(seals.SEAL)
+    (moved / "manifest.json").write_text(json.dumps(seals.seal(about)))
     assert main(["eval", str(tmp_path / "run"), f"--config.data.prepared.path={moved}"]) == 2
     assert "another version of the corpus prepared:photos" in capsys.readouterr().err
 
