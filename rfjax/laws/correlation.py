@@ -22,6 +22,7 @@ from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
+from rfjax.laws.trunks import are_shared
 from rfjax.results.results_folder import rows_where
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
@@ -93,14 +94,17 @@ def correlate(
     score: ArrayLike,
     *,
     redrawn: Float[np.ndarray, "resamples runs"] | None = None,
+    trunks: Int[np.ndarray, " runs"] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Correlation:
     """Correlate `loss` with `score` (a fraction, or any other number such as FID), one of each per run.
 
     `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the
-    second level of the bootstrap. Raises `ConfigError` for arrays of different length or values
-    that are not finite.
+    second level of the bootstrap. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): where runs share
+    them, `p_method` says that p and intervals are optimistic.
+
+    Raises `ConfigError` for arrays of different length or values that are not finite.
     """
     loss, score = check_pairs(loss, score)
     n = len(loss)
@@ -113,6 +117,8 @@ def correlate(
     if redrawn is not None and redrawn.shape != (resamples, n):
         raise ConfigError(f"redrawn scores have shape {redrawn.shape}; they must be {(resamples, n)}")
     resampled, interval_method = _resample(loss, score, redrawn, resamples, rng)
+    if trunks is not None and are_shared(trunks):
+        p_method += f"; optimistic, as the runs are branches of {len(np.unique(trunks))} trunks"
     coefficients = []
     fraction = bool((score >= 0).all() and (score <= 1).all())
     for name, (of_loss, of_score, coefficient) in COEFFICIENTS.items():

@@ -21,6 +21,7 @@ from rfjax.laws.noise_levels import by_level
 from rfjax.laws.optimal_frontier import derive
 from rfjax.laws.profile_likelihood import profile, profiled_parameters
 from rfjax.laws.score_links import predict_by_links
+from rfjax.laws.trunks import trunks_of
 from rfjax.report import fit_facts
 from rfjax.results.columns import loss_levels, score_column
 from rfjax.results.plain import plain
@@ -216,7 +217,7 @@ def _metric(args, source, have, metric):
     loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
     options = {"resamples": args.resamples, "seed": args.seed}
     redrawn = source.redraw_score(metric, have, **options)
-    found = plain(correlate(loss, score, redrawn=redrawn, **options))
+    found = plain(correlate(loss, score, redrawn=redrawn, trunks=trunks_of(have), **options))
     without = sorted(set(source.final["run"].astype(str)) - set(have["run"].astype(str)))
     content = {"without_score": without, "correlation": found, "no_fraction": ""}
     fact = fit_facts.correlation_fact(metric, found)

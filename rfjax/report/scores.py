@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rfjax.laws import correlation, folder_scores, noise_levels, score_links
+from rfjax.laws.trunks import trunks_of
 from rfjax.results.columns import SCORED, STATISTICS, Measure, loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import rows_where
@@ -98,7 +99,8 @@ def _correlate_items(results, points, names, evaluation, settings, *, resamples,
         have = points[points[name].notna()]
         loss, score = have["loss"].to_numpy(float), have[name].to_numpy(float)
         redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation).get(item)
-        found = correlation.correlate(loss, score, redrawn=redrawn, resamples=resamples, seed=seed)
+        how = {"redrawn": redrawn, "trunks": trunks_of(have), "resamples": resamples, "seed": seed}
+        found = correlation.correlate(loss, score, **how)
         size, runs = have["params"].to_numpy(float), have["run"].to_numpy()
         linked = score_links.predict_by_links(loss, score, size, runs, resamples=resamples, seed=seed)
         output[item] = plain(found) | linked

@@ -7,6 +7,7 @@ import pytest
 from rfjax.errors import ConfigError
 from rfjax.laws import trunks as shared
 from rfjax.laws.comparison import compare
+from rfjax.laws.correlation import correlate
 from rfjax.laws.fitting import fit
 from rfjax.laws.laws import PARAMETRIC, POWER
 from rfjax.laws.misfits import LOSSES
@@ -99,6 +100,13 @@ def test_leaving_out_means_leaving_out_a_trunk():
     smaller = fit(table[table["params"] < SIZES[-1]], PARAMETRIC, loss=SQUARES, resamples=5, held_out=False)
     largest = {"params": [SIZES[-1]], "images": [LENGTHS[-1]]}
     assert found.largest_out.predicted[0] == pytest.approx(smaller.predict(largest)[0], rel=1e-6)
+
+
+def test_a_correlation_over_branches_says_that_it_is_optimistic():
+    loss, score = np.arange(1.0, 7.0), np.array([0.6, 0.5, 0.4, 0.3, 0.25, 0.2])
+    for trunks, said in ((np.array([0, 0, 1, 1, 2, 2]), "branches of 3 trunks"), (np.arange(6), "")):
+        found = correlate(loss, score, trunks=trunks, resamples=100)
+        assert ("optimistic" in found.p_method) == bool(said) and said in found.p_method
 
 
 def test_runs_without_trunks_are_as_before():
