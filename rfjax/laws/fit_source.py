@@ -17,6 +17,7 @@ from rfjax.laws.fit_points import Exclusion, check, exclude
 from rfjax.laws.laws import Law
 from rfjax.laws.left_out import LeftOut, Role, left_out_by_role, left_out_runs, unfinished_runs
 from rfjax.laws.run_frontier import ChosenRuns, choose_runs
+from rfjax.limits import ROLES
 from rfjax.results import foreign_table, merge, results_folder
 from rfjax.results.columns import Measure
 from rfjax.results.results_folder import rows_where
@@ -121,9 +122,11 @@ def read_source(
         }
         notes = tuple(rows.attrs.pop("notes"))
         description["notes"] = list(notes)
+        if "role" in rows:
+            rows = rows.assign(role=_roles(rows, path))
         by_role = tuple(left_out_by_role(rows)) if "role" in rows else ()
         description |= {"left_out_by_role": [vars(each) for each in by_role]} if by_role else {}
-        rows = rows[~rows["run"].isin([run for each in by_role for run in each.runs])]
+        rows = study_fits.counted(rows) if by_role else rows
         check(rows, ("loss",), one_row_per_run=not curves)
         rows, excluded = exclude(rows, **rules)
         left_out = {"excluded": excluded, "by_role": by_role}
@@ -164,3 +167,13 @@ def read_source(
     study = {"study": (table, settings), "folder_scores": scored, "left_out": left_out}
     study |= {"by_role": by_role, "unfinished": unfinished, "notes": table.notes}
     return FitSource(final=final, curves=rows, description=description, excluded=excluded, **study)
+
+
+def _roles(rows: pd.DataFrame, path: Path) -> list[str]:
+    """The roles in a table's column `role`; a row without one is a run. Raises `ConfigError` for one there is not."""
+    roles = ["" if pd.isna(role) else str(role).strip().lower() for role in rows["role"]]
+    for line, role in zip(rows.index, roles, strict=True):
+        if role and role not in ROLES:
+            where = f"role in {rows.index.name} {line} of {path} is {role!r}"
+            raise ConfigError(f"{where}; it must be {', '.join(ROLES)}, or name the column otherwise")
+    return [role or "run" for role in roles]

@@ -58,7 +58,8 @@ def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
     """The number of each row's trunk: branches of one trunk share it, and any other run is a trunk of its own."""
     runs = "run " + table["run"].astype(str)
     if "trunk" in table:
-        named = table["trunk"].fillna("").astype(str).str.strip()
+        given = table["trunk"].astype(object)
+        named = given.where(given.notna(), "").astype(str).str.strip()
         runs = runs.where(named == "", "trunk " + named)
     return np.unique(runs.to_numpy(), return_inverse=True)[1].ravel()
 

@@ -29,11 +29,12 @@ from rfjax.results.numbers_in_text import Marks, find_marks, is_missing, read_nu
 from rfjax.results.text_rows import split_rows
 
 NUMBERS = ("loss", "flops", "params", "images")
-OURS = ("run", *NUMBERS, "samples")
+OURS = ("run", *NUMBERS, "samples", "role", "trunk")
 # Words of names of columns that are text by what they mean: a hash 2396e87 is no number, nor is a run 007.
 TEXTS = frozenset(
     "run name id ids uuid hash commit sha sha1 sha256 md5 git revision branch point study group tag tags version model "
-    "dataset corpus config checkpoint path file folder host user date time created notes comment state role".split()
+    "dataset corpus config checkpoint path file folder host user date time created notes comment state role "
+    "trunk".split()
 )
 # Words of a name that say in what unit its numbers are. Loss has none: a log loss is a loss.
 _SCALED = re.compile(

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import mmap
 from collections.abc import Iterator
@@ -12,10 +13,15 @@ from pathlib import Path
 OPTION = "xla_cpu_use_fusion_emitters"
 
 
+LATEST = (0, 10)  # JAX's minor version of which the option is known to be taken
+
+
 @functools.cache
 def flags() -> tuple[str, ...]:
     """What a child process has in XLA_FLAGS to compile quickly. Nothing where this XLA does not have the option: it
     ends a process that gives it one that it does not have."""
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) > LATEST:
+        return ()
     library = Path(importlib.util.find_spec("jaxlib").origin).parent / "libjax_common.so"
     if not library.exists():
         return ()

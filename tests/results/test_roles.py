@@ -3,11 +3,14 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from helpers import planted_study
 from rfjax import cli
+from rfjax.errors import ConfigError
 from rfjax.laws.fit_source import read_source
+from rfjax.laws.trunks import trunks_of
 from rfjax.report.numbers import report_numbers
 from rfjax.results import columns, merge, results_folder
 
@@ -96,3 +99,19 @@ def test_an_unknown_role_is_named(branched, tmp_path):
     change_facts(tmp_path / "b", role="teacher")
     table = merge.collect([tmp_path / "a", tmp_path / "b"], tmp_path / "results")
     assert len(table.runs) == 1 and re.search(r"role 'teacher'.*run, branch, trunk", table.notes[0])
+
+
+def test_roles_and_trunks_of_anybodys_table_are_read_in_any_spelling(tmp_path):
+    """Catches a trunk that is fitted since its column is called Role, a branch dropped with a trunk of its name, and
+    names of trunks that are numbers with gaps."""
+    rows = [("a", "Trunk", None, 1e15), ("a", "branch", 7, 2e15), ("b", "Branch", 7, 4e15), ("c", None, None, 8e15)]
+    table = pd.DataFrame(rows, columns=["run", "Role", "Trunk", "flops"]).assign(loss=[1.0, 0.9, 0.8, 0.7])
+    table["Trunk"] = table["Trunk"].astype("Int64")
+    table.to_parquet(tmp_path / "mine.parquet")
+    source = read_source(tmp_path / "mine.parquet", **OPTIONS)
+    assert source.final["role"].tolist() == ["branch", "branch", "run"] and source.by_role[0].runs == ("a",)
+    assert trunks_of(source.final).tolist()[0] == trunks_of(source.final).tolist()[1]
+    assert len(set(trunks_of(source.final))) == 2
+    table.assign(Role="pilot").to_parquet(tmp_path / "mine.parquet")
+    with pytest.raises(ConfigError, match="role in row 1 of .* is 'pilot'; it must be run, branch"):
+        read_source(tmp_path / "mine.parquet", **OPTIONS)

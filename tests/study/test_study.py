@@ -1,7 +1,6 @@
 """The study runner: points trained and evaluated once, failures carried past, kills survived."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers import child_process
 from rfjax.config import from_dict
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.records import read_records
@@ -105,7 +105,7 @@ def test_nothing_done_is_done_again_but_a_lost_evaluation_is(finished, tmp_path,
 def test_kill_the_command_and_give_it_again(tiny, tmp_path):
     """SIGKILL during a point, then the same command: the results are those of an undisturbed study."""
     tiny.write_text(TINY.replace('"broken": {"mesh.fsdp": 7},', ""))
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as here
+    env = child_process.quick_environment()  # as here
 
     def command(root):
         return [sys.executable, "-m", "rfjax", "study", f"--config={tiny}", f"--workdir={root}"]
