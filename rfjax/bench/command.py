@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rfjax.inputs.paths import as_path, as_text
+from rfjax.plan.sample_options import add_sample_options, check_sample_options, read_sample_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,13 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--point", metavar="ID", help="measure this point of a study")
     steps = "timed steps, or batches of images (default 20)"
     parser.add_argument("--steps", type=int, default=20, metavar="N", help=steps)
-    parser.add_argument("--sample", action="store_true", help="time sampling, not training")
-    batch = "with --sample: images at once (default: one a device)"
-    parser.add_argument("--batch", type=int, metavar="N", help=batch)
-    weights = "with --sample: as the weights are stored, of float32, bfloat16 and int8 (default: all three)"
-    parser.add_argument("--weights", metavar="NAMES", help=weights)
-    size = "with --sample: in latent pixels, such as 128x128 (default: the config's)"
-    parser.add_argument("--latent-size", metavar="HxW", help=size)
+    add_sample_options(parser, "time sampling, not training")
     parser.add_argument("--json", metavar="FILE.json", type=as_path("--json"), help="write every number here")
     parser.add_argument("--profile", metavar="DIR", type=as_path("--profile"), help=profile)
 
@@ -41,7 +36,9 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps}; it must be at least 1")
-    check_sampling_options(args)
+    check_sample_options(args)
+    if args.sample and args.profile is not None:
+        raise ConfigError("--profile is of training steps; leave it out with --sample")
     point, source = args.point, args.config
     if args.json is not None:
         check_output(args.json, "--json", made_here=is_json_with("schema", "hardware", "peak", "config"))
@@ -64,52 +61,59 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     return 0
 
 
-def check_sampling_options(args: argparse.Namespace) -> None:
-    """Raises `ConfigError` for options of `--sample` without it, and for a profile of sampling."""
-    from rfjax.errors import ConfigError
-
-    given = {"--batch": args.batch, "--weights": args.weights, "--latent-size": args.latent_size}
-    for option, value in given.items():
-        if value is not None and not args.sample:
-            raise ConfigError(f"{option} belongs to --sample; give --sample, or leave it out")
-    if args.sample and args.profile is not None:
-        raise ConfigError("--profile is of training steps; leave it out with --sample")
-
-
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:
     """The record of a config's sampling on all of JAX's devices. Raises `ConfigError` for weights, latents or a batch
     that the network or the devices cannot take."""
-    import jax
-
-    from rfjax import limits
-    from rfjax.bench.peak import matmul_flops_per_second
     from rfjax.bench.sampling import measure_samples
-    from rfjax.config import to_dict
     from rfjax.errors import ConfigError
-    from rfjax.inputs.text import split_names
-    from rfjax.models.attention import choose, platform_of
-    from rfjax.models.quantised import STORED, check_weights
-    from rfjax.training import hardware
+    from rfjax.models.quantised import check_weights
+    from rfjax.plan.sampling import shapes_at
     from rfjax.training.run import make_run
 
-    size, weights = limits.parse_latent_size(args.latent_size), split_names(args.weights, "--weights") or tuple(STORED)
+    size, weights = read_sample_options(args)
     for name in weights:
         check_weights(name, config.model)
-    if jax.process_count() > 1:
-        raise ConfigError(f"rfjax bench measures one process's devices, and there are {jax.process_count()} processes")
-    run, dtype = make_run(config), config.train.compute_dtype
+    _check_one_process()
+    run = make_run(config)
     if args.batch is not None and (args.batch < 1 or args.batch % run.batch_ways):
         raise ConfigError(
             f"--batch is {args.batch}; it must be a multiple of the {run.batch_ways} devices that share it"
         )
-    frames, height, width, channels = run.corpus.shapes.latents
-    limits.check_latents(config.model, (frames, *(size or (height, width)), channels))
-    devices = run.mesh.devices.flatten().tolist()
+    shapes = shapes_at(run.corpus.shapes, size, config)
     with run.computing():
-        say(f"the peak of {dtype} products on {len(devices)} device(s)")
-        peak = matmul_flops_per_second(devices, dtype)
-        found = measure_samples(run, size, args.batch, weights, args.steps, peak, say)
-    platform = platform_of(devices[0])
+        peak = _measure_peak(run, say)
+        found = measure_samples(run, shapes, args.batch, weights, args.steps, peak, say)
+    return _describe(run) | {"peak": peak, **found}
+
+
+def _check_one_process() -> None:
+    import jax
+
+    from rfjax.errors import ConfigError
+
+    if jax.process_count() > 1:
+        raise ConfigError(f"rfjax bench measures one process's devices, and there are {jax.process_count()} processes")
+
+
+def _measure_peak(run, say) -> dict:
+    """The peak of the run's compute type over its devices together."""
+    from rfjax.bench.peak import matmul_flops_per_second
+
+    devices, dtype = run.mesh.devices.flatten().tolist(), run.config.train.compute_dtype
+    say(f"the peak of {dtype} products on {len(devices)} device(s)")
+    return matmul_flops_per_second(devices, dtype)
+
+
+def _describe(run) -> dict:
+    """What a record says of the run and of where it was measured."""
+    import jax
+
+    from rfjax.config import to_dict
+    from rfjax.models.attention import choose, platform_of
+    from rfjax.training import hardware
+
+    config, devices = run.config, run.mesh.devices.flatten().tolist()
+    kind, dtype = config.train.attention, config.train.compute_dtype
     return {
         "schema": 1,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,40 +123,29 @@ def measure_sampling(config, args: argparse.Namespace, say) -> dict:
         "mesh": dict(run.mesh.shape),
         "params": run.parameter_count,
         "compute_dtype": dtype,
-        "attention": choose(config.train.attention, platform, dtype=dtype, head_size=config.model.head_size),
-        "peak": peak,
-        **found,
+        "attention": choose(kind, platform_of(devices[0]), dtype=dtype, head_size=config.model.head_size),
         "config": to_dict(config),
     }
 
 
 def measure(config, steps: int, trace: Path | None, say) -> dict:
     """The record of a config's benchmark on all of JAX's devices; `say` gets a line for each measurement."""
-    import jax
-
     from rfjax.bench import phases
-    from rfjax.bench.peak import matmul_flops_per_second
     from rfjax.bench.report import summary
-    from rfjax.config import to_dict
     from rfjax.data.batch import written_shape
     from rfjax.data.buckets import format_shape, largest
-    from rfjax.errors import ConfigError
-    from rfjax.models.attention import choose, platform_of
     from rfjax.models.flops import recompute_flops
     from rfjax.training import hardware
     from rfjax.training.run import make_run
 
-    if jax.process_count() > 1:
-        raise ConfigError(f"rfjax bench measures one process's devices, and there are {jax.process_count()} processes")
+    _check_one_process()
     whole, train = make_run(config), config.train
     run = dataclasses.replace(whole, corpus=largest(whole.corpus))
-    shapes, devices, dtype = run.corpus.shapes, run.mesh.devices.flatten().tolist(), train.compute_dtype
-    attention = choose(train.attention, platform_of(devices[0]), dtype=dtype, head_size=config.model.head_size)
+    shapes, devices = run.corpus.shapes, run.mesh.devices.flatten().tolist()
     if (buckets := len(whole.corpus.parts)) > 1:
         say(f"the largest of {buckets} aspect buckets is measured, latents of {format_shape(shapes.latents)}")
     with run.computing():
-        say(f"the peak of {dtype} products on {len(devices)} device(s)")
-        peak = matmul_flops_per_second(devices, dtype)
+        peak = _measure_peak(run, say)
         say("the loader alone")
         loader = phases.loader_seconds(run, steps)
         say(f"{steps} steps")
@@ -170,21 +163,10 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         loader=loader,
         parts=parts,
     )
-    return {
-        "schema": 1,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "name": config.name,
-        "hardware": hardware.describe(devices),
-        "jax": jax.__version__,
-        "mesh": dict(run.mesh.shape),
-        "params": run.parameter_count,
+    settings = {
         "latent_size": list(written_shape(shapes.latents)[:-1]),
         "batch_size": train.batch_size,
-        "compute_dtype": dtype,
         "matmul_precision": train.matmul_precision,
         "remat": train.remat,
-        "attention": attention,
-        "peak": peak,
-        **found,
-        "config": to_dict(config),
     }
+    return _describe(run) | settings | {"peak": peak, **found}

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from rfjax.bench.peak import median_seconds
-from rfjax.data.batch import Conditions
+from rfjax.data.batch import BatchShapes, Conditions
 from rfjax.evaluation.generate import sampler_rows, sampling_program
 from rfjax.flow.resolution import formulation_at
-from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share
 from rfjax.models.flops import forward_flops
 from rfjax.models.quantised import store, stored_shapes
+from rfjax.plan.sampling import evaluations_of
 from rfjax.training.chips import chip_of
 from rfjax.training.mesh import shardings, spread
 from rfjax.training.run import Run
@@ -127,22 +127,20 @@ def sample_lines(record: Mapping) -> list[str]:
     ]
 
 
-def measure_samples(run: Run, size, batch: int | None, weights: Sequence[str], rounds: int, peak: Mapping, say) -> dict:
+def measure_samples(
+    run: Run, shapes: BatchShapes, batch: int | None, weights: Sequence[str], rounds: int, peak: Mapping, say
+) -> dict:
     """The part of a benchmark's record that is about sampling; `peak` is that of `matmul_flops_per_second`."""
-    frames, height, width, channels = run.corpus.shapes.latents
-    latents = (frames, *(size or (height, width)), channels)
+    latents, config = shapes.latents, run.config
     batch = run.batch_ways if batch is None else batch
-    sampler, devices = run.config.evaluation.sampler, run.mesh.devices.flatten().tolist()
-    shapes = dataclasses.replace(run.corpus.shapes, latents=latents)
-    levels = np.asarray(sampler_rows(formulation_at(run.config, latents), sampler)[0])
-    share = guided_share(levels, sampler.method, sampler.guidance_scale, (sampler.guidance_from, sampler.guidance_to))
-    evaluations = round(sampler.steps * EVALUATIONS_PER_STEP[sampler.method] * (1 + share))
+    sampler, devices = config.evaluation.sampler, run.mesh.devices.flatten().tolist()
+    evaluations = evaluations_of(config, latents)
     measured = sample_seconds(run, latents, batch, weights, rounds, say)
     samples = sample_summary(
         measured,
         batch=batch,
         evaluations=evaluations,
-        forward=forward_flops(run.config.model, shapes),
+        forward=forward_flops(config.model, shapes),
         devices=len(devices),
         device_kind=devices[0].device_kind,
         peak=peak["flops_per_second"],

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from rfjax.inputs.paths import as_path, as_text
+from rfjax.plan.sample_options import add_sample_options, check_sample_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--search", action="store_true", help="look for the cheapest layout even where the config's own fits")
     level = "the compiler's level; lower compiles faster (default: default)"
     add("--optimisation", choices=("O0", "O1", "default"), default="default", help=level)
-    add("--sample", action="store_true", help="plan images, not training: seconds and memory of a batch")
-    batch = "with --sample: images at once, over all devices (default: one a device)"
-    add("--batch", type=int, metavar="N", help=batch)
-    weights = "with --sample: as the weights are stored, of float32, bfloat16 and int8 (default: all three)"
-    add("--weights", metavar="NAMES", help=weights)
-    size = "with --sample: in latent pixels, such as 128x128 for 1024x1024 (default: the config's)"
-    add("--latent-size", metavar="HxW", help=size)
+    add_sample_options(parser, "plan images, not training: seconds and memory of a batch")
     out = "write every number of the plan here, and a page beside it (FILE.html)"
     add("--out", metavar="FILE.json", type=as_path("--out"), help=out)
 
@@ -39,11 +34,12 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.outputs import check_output, is_json_with
     from rfjax.plan.compiled import check_compiler, why_not_compiled
     from rfjax.plan.point_plan import plan_point
-    from rfjax.plan.sample_command import check_arguments, plan_samples
+    from rfjax.plan.sample_command import check_no_training, plan_samples
     from rfjax.plan.targets import parse_target
     from rfjax.study.study import load_study
 
-    check_arguments(args)
+    check_sample_options(args)
+    check_no_training(args)
     if args.price is not None and not 0 <= args.price < float("inf"):
         raise ConfigError(f"--price is {args.price}; it must be a number that is not negative")
     if args.out is not None and args.out.suffix != ".json":
@@ -73,12 +69,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         content = {
             "schema": 1,
             "study": study.name,
-            "target": target.name,
-            "chips": target.chips,
-            "cores": target.cores,
-            "devices": target.devices,
-            "hbm_bytes": target.chip.device_bytes,
-            "source": target.chip.source,
+            **target.facts,
             "compiled": compiles,
             "price": args.price,
             "points": [plan.to_json() for plan in plans],

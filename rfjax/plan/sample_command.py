@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
-from rfjax.inputs.text import split_names
-from rfjax.limits import parse_latent_size
-from rfjax.models.quantised import STORED, check_weights
+from rfjax.models.quantised import check_weights
 from rfjax.plan.compiled import SAMPLED_INSTEAD, check_compiler, why_not_compiled
+from rfjax.plan.sample_options import read_sample_options
 from rfjax.plan.sampling import Request, SamplePlan, describe_latents, plan_sampling, shapes_at
 from rfjax.plan.targets import Target
 from rfjax.report.formats import amount
@@ -25,7 +24,7 @@ HEADER = (
 
 def plan_samples(args, study: Study, points: Sequence[Point], target: Target, say: Callable[[str], None]) -> int:
     """Plans the images of points, prints, and writes the JSON; returns 0, or 1 where some weights do not fit."""
-    size, weights = parse_latent_size(args.latent_size), split_names(args.weights, "--weights") or tuple(STORED)
+    size, weights = read_sample_options(args)
     compiles = not args.no_compile and why_not_compiled(target.chip) is None
     if compiles:
         check_compiler(target)
@@ -50,11 +49,7 @@ def plan_samples(args, study: Study, points: Sequence[Point], target: Target, sa
         content = {
             "schema": 1,
             "study": study.name,
-            "target": target.name,
-            "chips": target.chips,
-            "devices": target.devices,
-            "hbm_bytes": target.chip.device_bytes,
-            "source": target.chip.source,
+            **target.facts,
             "compiled": compiles,
             "samples": [plan.to_json() for plan in plans],
         }
@@ -109,12 +104,8 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
     return said
 
 
-def check_arguments(args) -> None:
-    """Raises `ConfigError` for options of `--sample` without it, and for those that sampling does not have."""
-    given = {"--batch": args.batch, "--weights": args.weights, "--latent-size": args.latent_size}
-    for option, value in given.items():
-        if value is not None and not args.sample:
-            raise ConfigError(f"{option} belongs to --sample; give --sample, or leave it out")
+def check_no_training(args) -> None:
+    """Raises `ConfigError` for options that the plan of sampling does not have."""
     for option, value in {"--search": args.search, "--price": args.price is not None}.items():
         if value and args.sample:
             raise ConfigError(f"{option} is for the plan of a training; leave it out with --sample")

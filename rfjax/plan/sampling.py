@@ -111,6 +111,12 @@ def guided_part(config: Config, latents: tuple[int, ...]) -> float:
     return guided_share(times, sampler.method, sampler.guidance_scale, interval)
 
 
+def evaluations_of(config: Config, latents: tuple[int, ...]) -> int:
+    """The evaluations of the network for one image; a guided one counts two."""
+    sampler = config.evaluation.sampler
+    return round(sampler.steps * EVALUATIONS_PER_STEP[sampler.method] * (1 + guided_part(config, latents)))
+
+
 def estimate_sampling(config: Config, target: Target, request: Request) -> SampleEstimate:
     """What a batch of images takes on each of the target's devices.
 
@@ -156,9 +162,9 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
         exchanges.append(Collective("all-gather", int(kernels), sizes["fsdp"], steps, "weights"))
     if tensor > 1:  # two for each block
         exchanges.append(Collective("all-reduce", int(activation), tensor, 2 * model.depth * steps, "activations"))
-    times = roofline(target, flops, traffic, exchanges)
+    evaluations, times = evaluations_of(config, request.latents), roofline(target, flops, traffic, exchanges)
     return SampleEstimate(
-        sizes, round(steps * (1 + share)), weight_bytes, int(logits), int(peak), flops, traffic, tuple(exchanges), times
+        sizes, evaluations, weight_bytes, int(logits), int(peak), flops, traffic, tuple(exchanges), times
     )
 
 

@@ -51,6 +51,12 @@ class Target:
         sides = [side % self.chip.torus_side == 0 for side in self.shape]
         return tuple(sides) if len(self.shape) == 2 else (all(sides),) * len(sides)
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a plan's JSON says of the target."""
+        facts = {"target": self.name, "chips": self.chips, "cores": self.cores, "devices": self.devices}
+        return facts | {"hbm_bytes": self.chip.device_bytes, "source": self.chip.source}
+
     def describe(self) -> str:
         """The target in words."""
         if self.chip.kind != "tpu":
