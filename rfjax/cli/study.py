@@ -73,7 +73,8 @@ def _shipped_lines() -> list[str]:
 def _collect(study, root):
     """Merges and reports the study's runs; returns their table."""
     from rfjax.report.write import summary_lines, write_report
-    from rfjax.results.merge import collect, run_folders
+    from rfjax.results.merge import collect
+    from rfjax.results.run_files import run_folders
 
     known = {run.id for run in study.runs}
     there = run_folders(root) if root.is_dir() else []

@@ -85,7 +85,7 @@ included; empty where the text is not part of the sequence
 times_seen | number | | how often each training image was seen, on average; empty for a corpus that draws its images
 """)
 
-# What the run is: the same on each of its rows. `merge.RUN_FIELDS` says where it is in run.json.
+# What the run is: the same on each of its rows. `run_files.RUN_FIELDS` says where it is in run.json.
 RUN = read_columns("""
 study | text | | name of the study
 point | text | | id of the study's point

@@ -1,166 +1,28 @@
 """Merges the records of a study's runs into the results table.
 
-Each run writes its records in its folder:
-
-    run.json            what the run is (and config.json, all of its config)
-    status.json         how it ended
-    metrics.jsonl       the training loss as it went
-    evaluations/*.json  one record per (run, step, weights, evaluation, corpus, sampler, grid, seed)
-
-`collect` reads the folders of many runs and writes a results folder (`rfjax.results.results_folder`), which is all that
-fits and reports read. No JAX here.
+`collect` reads the folders of many runs (`rfjax.results.run_files`) and writes a results folder
+(`rfjax.results.results_folder`), which is all that fits and reports read. No JAX here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Required, TypedDict
 
 import numpy as np
 import pandas as pd
 
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import control_measures
-from rfjax.evaluation.records import read_records, record_name
-from rfjax.inputs.files import why_not_plain
-from rfjax.inputs.json_files import WrongJson, parse_json, read_json
-from rfjax.limits import ROLES
 from rfjax.results import columns as schema
 from rfjax.results import results_folder as results
 from rfjax.results import tokens
 from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
-
-RUN_SCHEMA = 1
-MAX_CURVE_ROWS = 200
-RUN_FILES = ("run.json", "status.json")  # a folder with either file is a run's
+from rfjax.results.run_files import RUN_FILES, RunRecords, read_records_of, read_run, records_hash, run_folders
 
 KEY_NAMES = {"evaluation_seed": "seed"}  # columns that have another name in a record's key
-
-# The place in run.json of each column that has another name there; `config` is the content of config.json.
-RUN_FIELDS = {
-    "train_corpus": ("corpus",),
-    "formulation": ("config", "formulation"),
-    "backbone": ("config", "model", "backbone"),
-    "schedule": ("config", "train", "schedule"),
-    "parent_run": ("parent", "run"),
-    "parent_step": ("parent", "step"),
-    "parent_flops": ("parent", "flops"),
-    "parent_images": ("parent", "images"),
-    "platform": ("hardware", "platform"),
-    "device_kind": ("hardware", "device_kind"),
-    "devices": ("hardware", "devices"),
-    "processes": ("hardware", "processes"),
-    "trunk": ("trunk", "run"),
-    "trunk_step": ("trunk", "step"),
-}
-
-
-# What run.json counts of a run's cost, and whether that of the parent is in it; a trunk's always is.
-SPENT = {"flops": ("flops", True), "seconds": ("train_seconds", False)}
-
-
-class Trunk(TypedDict, total=False):
-    """The run that a branch left, and what it had cost by then."""
-
-    run: str
-    step: int
-    flops: float
-    train_seconds: float
-
-
-class Bucket(TypedDict, total=False):
-    """An aspect bucket of a run: its latents' height and width, and its steps in a cycle."""
-
-    latent_size: list[int]
-    steps_of_cycle: int
-
-
-class RunFile(TypedDict, total=False):
-    """What the table takes from run.json, as `rfjax.training` writes it."""
-
-    schema: Required[int]
-    run: Required[str]
-    study: str | None
-    point: str | None
-    depth: int | None
-    hidden: int | None
-    heads: int | None
-    seed: int | None
-    learning_rate: float | None
-    params: int | None
-    flops_per_image: float | None
-    flops_forward_per_image: float | None
-    batch_size: int | None
-    steps: int | None
-    corpus: str | None
-    corpus_fingerprint: str | None
-    code_hash: str | None
-    parent: dict[str, object] | None
-    hardware: dict[str, object] | None
-    jax_version: str | None
-    role: str
-    trunk: Trunk
-    flops: float
-    train_seconds: float
-    buckets: list[Bucket] | None
-    image_tokens: list[int] | None
-    training_images: int | None
-
-
-class ConfigModel(TypedDict, total=False):
-    backbone: str
-    patch_size: int
-    temporal_patch_size: int
-
-
-class ConfigData(TypedDict, total=False):
-    corpus: str
-    frames: int
-    image_size: int
-    context_tokens: int
-
-
-class ConfigTrain(TypedDict, total=False):
-    schedule: str
-
-
-class ConfigFile(TypedDict, total=False):
-    """What the table takes from config.json."""
-
-    formulation: str
-    model: ConfigModel
-    data: ConfigData
-    train: ConfigTrain
-
-
-class Status(TypedDict, total=False):
-    """status.json: how a run ended."""
-
-    state: str
-    step: int | None
-    message: str | None
-
-
-class MetricsRow(TypedDict, total=False):
-    """A row of metrics.jsonl, as far as the table takes it."""
-
-    step: Required[int]
-    loss: float | None
-
-
-class RunRecords(NamedTuple):
-    """The content of one run folder."""
-
-    facts: dict  # by column of RUNS, except what is measured
-    records: list[dict]
-    folder: Path
-    curve: pd.DataFrame
-    notes: list[str]
-    tokens: tokens.Tokens = tokens.UNKNOWN
 
 
 def collect(
@@ -190,7 +52,7 @@ def collect(
             raise ConfigError(f"run {name!r} is in both {owners[name]} and {run.folder}; collect one of them")
         owners[name] = run.folder
     runs, conflicts = _without_conflicts(runs)
-    shared = [(Path(folder), record) for folder in references for record in _records(Path(folder), run="-")]
+    shared = [(Path(folder), record) for folder in references for record in read_records_of(Path(folder), run="-")]
     beside = [Path(folder) for folder in passed_over]
     made = {
         "made_of": {folder.name: records_hash(folder) for folder in (*folders, *beside)},
@@ -265,17 +127,6 @@ def _left_out_note(folder: Path, error: Exception) -> str:
     return f"the run in {folder} was left out: {why}"
 
 
-def records_hash(folder: Path) -> str:
-    """SHA-256 of a run's records: a table that was made of other records is an old one."""
-    digest = hashlib.sha256()
-    names = [folder / name for name in (*RUN_FILES, "config.json", "metrics.jsonl")]
-    for path in (*names, *sorted((folder / "evaluations").glob("*.json"))):
-        if path.is_file():
-            digest.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.Results:
     """The results table of a study, collected again where the runs beside it have other records than it was made of.
 
@@ -335,69 +186,6 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
             raise errors[0]
         raise ConfigError(notes[0]) from errors[0]
     return runs, notes
-
-
-def run_folders(study_folder: str | Path) -> list[Path]:
-    """The run folders of a study: those inside it with a run.json or a status.json, by name."""
-    folder = Path(study_folder)
-    if not folder.is_dir():
-        raise ConfigError(f"no folder at {folder}; name a study's folder, or its results folder")
-    return sorted(p for p in folder.iterdir() if any((p / name).is_file() for name in RUN_FILES))
-
-
-def read_run(folder: Path) -> RunRecords:
-    """The content of one run folder. A run that failed before it wrote run.json has its status alone."""
-    status = _read_json(folder / "status.json", Status) if _is_there(folder / "status.json") else {}
-    notes, counted = [], tokens.UNKNOWN
-    if _is_there(folder / "run.json"):
-        run = _read_json(folder / "run.json", RunFile)
-        if run.get("schema") != RUN_SCHEMA:
-            wrong = f"{folder / 'run.json'} has schema {run.get('schema')!r}"
-            raise ConfigError(f"{wrong}; this rfjax reads schema {RUN_SCHEMA}")
-        if _is_there(folder / "config.json"):
-            run["config"] = _read_json(folder / "config.json", ConfigFile)
-        facts = {column.name: _run_value(run, column.name) for column in RUNS}
-        for column in (*KEY[:1], *RUN):
-            if column.required and facts[column.name] is None:
-                raise ConfigError(f"{folder / 'run.json'} has no {column.name!r}; run the point again to write it")
-        counted = tokens.read_tokens(run)
-        facts |= {"role": _role(folder, run)} | {f"spent_{what}": _spent(run, *names) for what, names in SPENT.items()}
-    else:
-        facts = {column.name: None for column in RUNS} | {"run": folder.name, "point": folder.name}
-    if not isinstance(facts["run"], str):
-        raise ConfigError(f"{folder} is of a run called {facts['run']!r}; a name is text")
-    facts |= {"last_step": status.get("step"), "message": status.get("message")}
-    facts["state"] = status.get("state", "unknown")
-    curve, unread = read_curve(folder / "metrics.jsonl", facts["run"])
-    if unread:
-        notes.append(f"{facts['run']}: {unread} line(s) of metrics.jsonl could not be read and were left out")
-    return RunRecords(facts, _records(folder, facts["run"]), folder, curve, notes, counted)
-
-
-def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
-    """(the training loss of metrics.jsonl in at most MAX_CURVE_ROWS windows, the number of unreadable lines).
-
-    A resumed run may repeat steps; the last line of a step counts.
-    """
-    losses, unread = {}, 0
-    why = why_not_plain(path) if _is_there(path) else ""
-    if why:
-        raise ConfigError(f"{path} cannot be read: it is {why}; remove it")
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-    lines = lines[:-1] if lines and not lines[-1] else lines
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line, MetricsRow)
-            if row.get("loss") is not None:  # null where every step of the row was skipped
-                losses[row["step"]] = float(row["loss"])
-        except WrongJson:
-            unread += number < len(lines)  # a torn last line is how a killed run ends
-    steps = sorted(losses)
-    windows = np.array_split(steps, min(MAX_CURVE_ROWS, len(steps))) if steps else []
-    rows = [(run, int(w[-1]), float(np.mean([losses[int(s)] for s in w])), len(w)) for w in windows]
-    return pd.DataFrame(rows, columns=[column.name for column in CURVE]), unread
 
 
 def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.DataFrame:
@@ -576,55 +364,9 @@ def _as_text(value) -> str:
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
-def _records(folder, run):
-    """The evaluation records of a folder: those of `run`, and those that belong to no run."""
-    records = read_records(folder)
-    for record in records:
-        if record["key"]["run"] not in (run, "-"):
-            raise ConfigError(
-                f"{folder / 'evaluations' / record_name(record['key'])} belongs to run {record['key']['run']!r} but "
-                f"lies in the folder of {run!r}; move it back"
-            )
-    return records
-
-
 def _sheet(folder, record):
     """(the sheet, without its place in the results folder; the path of its picture)."""
     extra, key = record["extra"], ("run", "step", "weights", "sampler", "seed")
     prompts, tile = tuple(map(_as_text, extra.get("prompts", ()))), int(extra.get("tile") or 0)
     sheet = results.SampleSheet(**{name: record["key"][name] for name in key}, prompts=prompts, tile=tile, png="")
     return sheet, folder / extra["png"]
-
-
-def _run_value(run, name):
-    value = run
-    for part in RUN_FIELDS.get(name, (name,)):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _role(folder, run):
-    role = run.get("role", "run")
-    if role not in ROLES:
-        known = ", ".join(ROLES)
-        raise ConfigError(f"{folder / 'run.json'} has role {role!r}; this rfjax knows {known}; install a newer one")
-    return role
-
-
-def _spent(run, name, inherits):
-    """What a run took itself, by its newest checkpoint; None where its run.json does not tell."""
-    held = run.get("trunk") or (inherits and run.get("parent")) or {name: 0}
-    total, before = run.get(name), held.get(name)
-    return None if total is None or before is None else total - before
-
-
-def _is_there(path: Path) -> bool:
-    """Also where it is a link to nothing, which its reader then refuses by name."""
-    return os.path.lexists(path)
-
-
-def _read_json(path, shape):
-    try:
-        return read_json(path, shape, remedy="delete it and run the point again", error=ConfigError)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} cannot be read ({error}); run the point again") from None

@@ -77,7 +77,7 @@ class Results:
     samples: tuple[SampleSheet, ...]
     notes: tuple[str, ...]  # what the merge left out, and why
     unreadable: int = 0  # how many runs the merge left out
-    # The hash of each run's records (`rfjax.results.merge.records_hash`) by its folder's name, also of the runs in
+    # The hash of each run's records (`rfjax.results.run_files.records_hash`) by its folder's name, also of the runs in
     # `passed_over`, which lay beside and are not in the table; none in an older table.
     made_of: Mapping[str, str] = field(default_factory=dict)
     passed_over: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import control_measures, mlperf_loss
 from rfjax.evaluation.image_folders import compbench
 from rfjax.laws.fit_points import check, rename_hint
-from rfjax.results import columns, merge, results_folder
+from rfjax.results import columns, merge, results_folder, run_files
 from rfjax.results.foreign_table import read_table
 from rfjax.scorers import distances
 
@@ -193,7 +193,7 @@ def test_training_curve_is_thinned_by_means(tmp_path, run):
     (run / "metrics.jsonl").write_text(text)
     found = merge.collect([run], tmp_path / "results")
     curve = found.curves
-    assert len(curve) == merge.MAX_CURVE_ROWS and curve["logged"].sum() == 1000
+    assert len(curve) == run_files.MAX_CURVE_ROWS and curve["logged"].sum() == 1000
     assert curve["train_loss"].iloc[0] == np.mean(range(1, 6)) and curve["step"].iloc[0] == 5
     assert curve["train_loss"].iloc[-1] == np.mean([996, 997, 998, 999, 0])  # step 1000's last word
     assert found.notes == ("a: 1 line(s) of metrics.jsonl could not be read and were left out",)
@@ -209,7 +209,7 @@ def test_a_point_that_failed_before_it_began_is_listed(tmp_path, run):
 def test_run_folders_are_those_with_a_run(tmp_path, run):
     (tmp_path / "results").mkdir()
     (tmp_path / "notes.txt").write_text("")
-    assert merge.run_folders(tmp_path) == [run]
+    assert run_files.run_folders(tmp_path) == [run]
 
 
 def test_a_sample_sheet_that_is_gone_is_noted(tmp_path, run):
@@ -273,7 +273,7 @@ def test_a_file_of_a_run_that_is_no_file_is_named(tmp_path, run, name, what):
     path.unlink(missing_ok=True)
     path.symlink_to("nowhere") if what == "a link to nothing" else os.mkfifo(path)
     with pytest.raises(ConfigError, match=f"{name} cannot be read: it is {what}; "):
-        merge.read_run(run)
+        run_files.read_run(run)
 
 
 def test_a_run_with_a_damaged_evaluation_is_left_out_whole(tmp_path, run):
