@@ -33,25 +33,28 @@ class Scatter:
     within: Float[np.ndarray, " draws"]
 
     @property
+    def scales(self) -> dict[str, dict[str, float]]:
+        """`between` and `within`, each with its median and its interval."""
+        ends = {name: map(float, np.quantile(getattr(self, name), SHOWN)) for name in ("between", "within")}
+        return {name: dict(zip(("low", "value", "high"), each, strict=True)) for name, each in ends.items()}
+
+    @property
     def method(self) -> str:
         """How the noise was found, in words."""
         several = f"{self.two_seeds} size{'s'[: self.two_seeds != 1]} with several seeds"
         known = several if self.two_seeds else "no size has two seeds: the first rests on misfit and assumption"
-        between, within = (
-            f"{value:.1%} [{low:.1%}, {high:.1%}]"
-            for low, value, high in (np.quantile(scales, SHOWN) for scales in (self.between, self.within))
-        )
+        shown = {
+            name: f"{each['value']:.1%} [{each['low']:.1%}, {each['high']:.1%}]" for name, each in self.scales.items()
+        }
         return (
-            f"normal noise between the {self.trunks} trunks of {between} and within them of {within}, by restricted "
-            f"likelihood with half-Cauchy priors of scale {ASSUMED_BETWEEN:.1%} and {ASSUMED_WITHIN:.1%} ({known})"
+            f"normal noise between the {self.trunks} trunks of {shown['between']} and within them of "
+            f"{shown['within']}, by restricted likelihood with half-Cauchy priors of scale {ASSUMED_BETWEEN:.1%} and "
+            f"{ASSUMED_WITHIN:.1%} ({known})"
         )
 
     def to_json(self) -> dict:
-        found: dict[str, object] = {"trunks": self.trunks, "sizes_with_several_seeds": self.two_seeds}
-        for name in ("between", "within"):
-            low, value, high = map(float, np.quantile(getattr(self, name), SHOWN))
-            found[name] = {"value": value, "low": low, "high": high}
-        return found | {"assumed_between": ASSUMED_BETWEEN, "assumed_within": ASSUMED_WITHIN}
+        counts = {"trunks": self.trunks, "sizes_with_several_seeds": self.two_seeds}
+        return counts | self.scales | {"assumed_between": ASSUMED_BETWEEN, "assumed_within": ASSUMED_WITHIN}
 
 
 def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from helpers.schedulers import EULER, scheduler
 from rfjax.config import Config
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.files import folder_moved_when_whole, remove_left_behind
@@ -25,7 +26,6 @@ from rfjax.interop.scheduler import Scheduler, choose_shift, read_scheduler
 from rfjax.training.checkpoint import restore_params
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.15}
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,6 @@ def pipeline(exported, tmp_path):
     (folder / "model_index.json").write_text("{}")
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps(EULER))
     return folder
-
-
-def scheduler(tmp_path, **changes):
-    path = tmp_path / "scheduler_config.json"
-    content = {key: value for key, value in (EULER | changes).items() if value is not ...}
-    path.write_text(json.dumps(content))
-    return path
 
 
 NOTED = {
@@ -98,19 +91,6 @@ def test_a_scheduler_that_rfjax_cannot_express_is_refused_by_name(tmp_path, key,
 def test_a_missing_shift_is_diffusers_default(tmp_path):
     found = read_scheduler(scheduler(tmp_path, shift=...))
     assert found.shift == 1.0 and "has no shift: taken as 1" in found.notes[0]
-
-
-def test_a_dynamic_shift_is_that_of_the_pictures_size(tmp_path):
-    """Catches the constant shift taken where the pipeline ignores it; the values are diffusers' own."""
-    schedulers = pytest.importorskip("diffusers.schedulers")
-    for kind in ("exponential", "linear"):
-        settings = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "time_shift_type": kind}
-        found = read_scheduler(scheduler(tmp_path, **settings))
-        theirs = schedulers.FlowMatchEulerDiscreteScheduler(**settings)
-        mu = 0.5 + (1.15 - 0.5) * (1024 - 256) / (4096 - 256)
-        alpha = found.shift_at(1024)
-        shifted = theirs.time_shift(mu, 1.0, np.array([0.3, 0.8]))
-        np.testing.assert_allclose(shifted, [alpha * t / (1 + (alpha - 1) * t) for t in (0.3, 0.8)], rtol=1e-6)
 
 
 def test_an_import_with_dynamic_shifting_says_so_and_records_it(pipeline, tmp_path):

@@ -54,6 +54,7 @@ class FolderSource:
         return Path(self.location).resolve().name
 
     def records(self, part: int) -> Iterator[Record | Drop]:
+        root_name = self.root_name
         for done, name in enumerate(self.parts[part], 1):
             path = Path(self.location, name)
             try:
@@ -63,7 +64,7 @@ class FolderSource:
                 continue
             try:
                 metadata = {
-                    "folder": path.parent.name if "/" in name else self.root_name,
+                    "folder": path.parent.name if "/" in name else root_name,
                     **self.columns.get(name, {}),
                     **self._sidecars(name),
                 }
