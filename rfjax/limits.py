@@ -161,6 +161,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "batch": BATCH_END,
     "batch_size": BATCH_END,
     "beams": 1000,
+    "between": 1,
     "budget": 1e60,  # FLOPs
     "captions": 1000,
     "clusters": 10**7,
@@ -191,15 +192,18 @@ OPTION_ENDS: dict[str, float | int] = {
     "resamples": 10**5,
     "sample.samples": 10**5,  # of each prompt
     "seed": 2**32 - 1,
+    "seeds": 100,
     "shard_size": 10**7,
     "size": SIDE_END,
     "step": COUNT_END,
     "steps": 10**6,
     "t5_tokens": 4096,  # attention over a caption takes memory by the square
+    "target": 1e60,  # FLOPs
     "temperature": 1e6,
     "threads": 4096,
     "threshold": 1,
     "validation_share": 1,
+    "within": 1,
 }
 
 

@@ -54,6 +54,7 @@ ROWS = (
     Verb("recaption", "data", "rfjax.prepare.recaption", "caption images with a model, for prepare", tidies=True),
     Verb("import", "data", "rfjax.cli.import_run", "make a run of a PyTorch checkpoint", **WITH_JAX, tidies=True),
     Verb("plan", "before", "rfjax.plan.command", "predict memory, step time and cost on TPUs or GPUs", **ELSEWHERE),
+    Verb("design", "before", "rfjax.plan.design_command", "choose the points that tell most", **ELSEWHERE),
     Verb("bench", "before", "rfjax.bench.command", "time a config's step here, part by part", **WITH_JAX),
     Verb("study", "while", "rfjax.cli.study", "train every point, evaluate, fit, report", **AS_A_JOB, resumes=True),
     Verb("launch", "while", "rfjax.launch.command", "run a study on SLURM, TPU VMs or GKE", overridable=True),

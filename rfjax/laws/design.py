@@ -1,0 +1,314 @@
+"""Chooses what to train next: the trunks and branches that tell most about the loss at a larger budget.
+
+The parametric law is taken as linear in its parameters near each of its draws. Branch j of trunk i has log loss
+law + u_i + e_ij (`rfjax.laws.trunks`), so a trunk whose branches have the derivatives J adds the information
+
+    J' V^-1 J,   V = between^2 11' + within^2 I
+
+and the variance of the predicted log loss at the target is v = g' M^-1 g, with g the law's derivatives there and M the
+sum over trunks; with a prior of deviation 1 (a factor of e either way) on that log loss, v / (1 + v). Its mean over the
+draws is made small (a c-optimal design, averaged over a prior: Chaloner and Verdinelli 1995, section 4), by greedy
+choice and then exchange of trunks within the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from rfjax.errors import ConfigError
+from rfjax.laws.budgets import Cost, optimum
+from rfjax.laws.identifiability import distinct_needed
+from rfjax.laws.laws import PARAMETRIC
+
+LEAST_TRUNKS = len(PARAMETRIC.parameters) + 2
+LEAST_DISTINCT = distinct_needed(PARAMETRIC)  # sizes, and numbers of images, without which there is no law
+MOST_SEEDS = 2  # of one size: a hundred runs of the smallest would tell most, of a law that need not hold so far down
+PRIOR = 1.0  # deviation of log loss at the target before any run; else the few draws that decide least would weigh most
+HALF_WIDTH = 1.96  # of a 95 % interval, in standard deviations
+_RIDGE = 1e-9  # of information, in units of that of all candidates
+_SINGULAR = 1e-7  # information whose smallest eigenvalue, in units of the largest, is below this decides no law
+_EXCHANGES = 60
+RESTARTS, KEPT = 8, 0.6  # searches, and the share of the best design that each begins with
+_STRIDES = {1: "every size", 2: "every second size", 3: "every third size"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """A trunk that could be trained: the size by number, its parameters, the images of each branch, and the FLOPs that
+    trunk and branches take in all."""
+
+    size: int
+    params: float
+    images: tuple[float, ...]
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A trunk that has been trained, or a run of its own: its parameters, the images of each branch, and the number of
+    its size among the candidates' sizes; -1 for a size that is none of them."""
+
+    size: int
+    params: float
+    images: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """What a design is judged by: draws of the law, the noise, the target's FLOPs, and what is known already."""
+
+    draws: Float[np.ndarray, "draws 5"]  # in the law's own order: E, log A, alpha, log B, beta
+    between: float
+    within: float
+    target: float
+    cost: Cost
+    known: Sequence[Known] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A design: its trunks, the FLOPs they take, and the half-width of the 95 % interval of log loss at the target."""
+
+    trunks: tuple[Trunk, ...]
+    flops: float
+    half_width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a design must keep beside its budget; trunks that are known count."""
+
+    budget: float  # FLOPs of the trunks that are added
+    least: int = LEAST_TRUNKS
+    most_seeds: int = MOST_SEEDS  # of a size
+
+
+class Information:
+    """The information of each candidate under each draw, and the variance that a choice of them gives."""
+
+    def __init__(self, problem: Problem, candidates: Sequence[Trunk]):
+        self.candidates, self.known_trunks = tuple(candidates), tuple(problem.known)
+        self.flops = np.array([each.flops for each in candidates])
+        self.sizes = np.array([each.size for each in candidates])
+        of_known = [each.size for each in problem.known if each.size >= 0]
+        self.seeds_known = np.bincount(np.array(of_known, int), minlength=self.sizes.max() + 1)
+        names: dict[str, int] = {}  # of a size or a number of images, to three digits -> its bit
+        self._bits = [_bits(each, names) for each in candidates]
+        self._bits_known = _union(_bits(each, names) for each in problem.known)
+        centre = np.log([each.params for each in candidates]).mean(), np.log(candidates[0].images).mean()
+        inner = PARAMETRIC.recentre(problem.draws, -np.array(centre))
+
+        def information(trunk):
+            z = np.log(np.stack(np.broadcast_arrays(trunk.params, trunk.images), axis=-1)) - centre
+            rows = np.stack([PARAMETRIC.jacobian(row, z) for row in inner])
+            count = rows.shape[1]
+            noise = problem.between**2 * np.ones((count, count)) + problem.within**2 * np.eye(count)
+            return np.einsum("sik,ij,sjl->skl", rows, np.linalg.inv(noise), rows)
+
+        each = np.stack([information(one) for one in candidates], axis=1)
+        known = sum(map(information, problem.known), np.zeros_like(each[:, 0]))
+        self._scale = 1 / np.sqrt(np.einsum("sckk->sk", each) + 1e-300)
+        square = self._scale[:, :, None] * self._scale[:, None]
+        self.each = each * square[:, None]
+        self.known = known * square
+        self._ridge = _RIDGE * np.eye(inner.shape[1])  # so that a search may begin with too few trunks
+        best = [np.ravel(found) for found in optimum(problem.draws, problem.target, problem.cost)]
+        at = zip(inner, *best, strict=True)
+        z = [(row, np.log([[params, images]]) - centre) for row, params, images in at]
+        self.goal = np.concatenate([PARAMETRIC.jacobian(row, point) for row, point in z]) * self._scale
+
+    def variance(self, information: Float[np.ndarray, "draws *batch 5 5"]) -> Float[np.ndarray, "*batch"]:
+        """The mean over draws of the variance of log loss at the target, with the prior there."""
+        batch = information.shape[1:-2]
+        goal = self.goal.reshape(len(self.goal), *(1 for _ in batch), -1, 1)
+        solved = np.linalg.solve(information + self._ridge, np.broadcast_to(goal, (*information.shape[:-1], 1)))
+        of_draws = (goal * solved).sum(axis=(-2, -1))
+        return np.asarray((of_draws / (1 + of_draws / PRIOR**2)).mean(axis=0))
+
+    def total(self, places: Sequence[int]) -> Float[np.ndarray, "draws 5 5"]:
+        """The information of these candidates and of what is known."""
+        return self.known + self.each[:, list(places)].sum(axis=1)
+
+    def chosen(self, places: Sequence[int]) -> Chosen:
+        """The design of these candidates, by their places; a place twice is a second seed."""
+        variance = float(self.variance(self.total(places)))
+        trunks = tuple(self.candidates[place] for place in sorted(places, key=lambda p: (self.sizes[p], p)))
+        flops = float(self.flops[list(places)].sum())
+        return Chosen(trunks=trunks, flops=flops, half_width=HALF_WIDTH * variance**0.5)
+
+    def seeds(self, places: Sequence[int]) -> Int[np.ndarray, " sizes"]:
+        """How many trunks of each size there are, those that are known among them."""
+        return self.seeds_known + np.bincount(self.sizes[list(places)], minlength=len(self.seeds_known))
+
+    def distinct(self, places: Sequence[int]) -> tuple[int, int]:
+        """The numbers of distinct sizes and of distinct numbers of images, to three digits."""
+        sizes, images = _union([self._bits_known, *(self._bits[place] for place in places)])
+        return sizes.bit_count(), images.bit_count()
+
+    def lack(self, places: Sequence[int], rules: Rules) -> int:
+        """By how much a choice misses the rules: trunks, a size on two seeds, distinct sizes and numbers of images."""
+        seeds = self.seeds(places)
+        trunks = max(rules.least - len(self.known_trunks) - len(places), 0)
+        distinct = sum(max(LEAST_DISTINCT - number, 0) for number in self.distinct(places))
+        return trunks + int(seeds.max() < 2) + distinct
+
+    def decides(self, places: Sequence[int]) -> bool:
+        """Whether the choice and what is known decide all parameters, under every draw."""
+        if min(self.distinct(places)) < LEAST_DISTINCT:
+            return False
+        values = np.linalg.eigvalsh(self.total(places))
+        return bool((values[:, 0] > _SINGULAR * values[:, -1]).all())
+
+    def fitting(self, places: Sequence[int], spare: float, most_seeds: int) -> Int[np.ndarray, " fits"]:
+        """The candidates of at most `spare` FLOPs whose size has fewer than `most_seeds` trunks."""
+        return np.flatnonzero((self.flops <= spare) & (self.seeds(places)[self.sizes] < most_seeds))
+
+
+def _bits(trunk, names) -> tuple[int, int]:
+    """(the bit of a trunk's size, the bits of its numbers of images); `names` gives each its place."""
+    texts = [f"size {trunk.params:.3g}"], [f"{images:.3g}" for images in trunk.images]
+    return tuple(sum({1 << names.setdefault(text, len(names)) for text in of_kind}) for of_kind in texts)
+
+
+def _union(bits) -> tuple[int, int]:
+    sizes = images = 0
+    for size, image in bits:
+        sizes, images = sizes | size, images | image
+    return sizes, images
+
+
+def design(information: Information, rules: Rules) -> Chosen:
+    """The trunks within the budget that predict best at the target and keep the rules: with what is known at least
+    `least` trunks, one size on two seeds, none on more than `most_seeds`, three sizes and three numbers of images.
+
+    Raises `ConfigError` where no such trunks fit into the budget.
+    """
+    cheapest = _cheapest(information, rules)
+    grids = [places for places, _ in _grids(information, rules) if not information.lack(places, rules)]
+    variances = [float(information.variance(information.total(places))) for places in grids]
+    starts = [cheapest] + ([grids[int(np.argmin(variances))]] if grids else []) + [[]]
+    rng = np.random.default_rng(0)
+    best, least = [], (np.inf, np.inf)
+    for search in range(len(starts) + RESTARTS):
+        kept = starts[search] if search < len(starts) else [place for place in best if rng.random() < KEPT]
+        found = _exchanged(information, _filled(information, kept, rules), rules)
+        judged = information.lack(found, rules), float(information.variance(information.total(found)))
+        if judged < least:
+            best, least = found, judged
+    if least[0] or not information.decides(best):
+        sizes, images = information.distinct(best)
+        given = f"a budget of {rules.budget:.3g} FLOPs decides no law: the best that fits has"
+        count = f"{len(information.known_trunks) + len(best)} trunks of {sizes} sizes and {images} numbers of images"
+        raise ConfigError(
+            f"{given} {count}, known ones among them, and {rules.least} trunks of {LEAST_DISTINCT} sizes and "
+            f"{LEAST_DISTINCT} numbers of images are needed, one size on two seeds; raise --budget, or give more "
+            "--lengths or smaller sizes"
+        )
+    return information.chosen(best)
+
+
+def _cheapest(information, rules) -> list[int]:
+    """The cheapest trunks that make up the least number. Raises `ConfigError` where they take more than the budget."""
+    wanted = max(rules.least - len(information.known_trunks), 0)
+    sizes = np.unique(information.sizes)
+    of_size = [min(np.flatnonzero(information.sizes == size), key=lambda p: information.flops[p]) for size in sizes]
+    free = [max(rules.most_seeds - int(information.seeds_known[size]), 0) for size in sizes]
+    cheap = sorted(np.repeat(of_size, free).tolist(), key=lambda place: information.flops[place])
+    takes = information.flops[cheap[:wanted]].sum()
+    if len(cheap) < wanted or takes > rules.budget:
+        beside = f" beside the {len(information.known_trunks)} known ones" if information.known_trunks else ""
+        given = f"a budget of {rules.budget:.3g} FLOPs has no place for {wanted} trunks{beside}"
+        cost = f"the cheapest take {takes:.3g}" if len(cheap) >= wanted else f"of {len(sizes)} sizes"
+        limit = f"of at most {rules.most_seeds} seeds a size"
+        raise ConfigError(f"{given} {limit} ({cost}); raise --budget or --seeds, or give more or smaller sizes")
+    return cheap[:wanted]
+
+
+def _filled(information, places, rules) -> list[int]:
+    """The places with trunks added one by one, each time the one that tells most for its FLOPs, until none fits."""
+    flops, places = information.flops, list(places)
+    while True:
+        fits = information.fitting(places, rules.budget - flops[places].sum(), rules.most_seeds)
+        if not len(fits):
+            return places
+        total = information.total(places)
+        after = information.variance(total[:, None] + information.each[:, fits])
+        gain = np.log(information.variance(total) / after) / flops[fits]
+        places.append(int(fits[gain.argmax()]))
+
+
+def _exchanged(information, places, rules) -> list[int]:
+    """The places after exchanges of one trunk for another, each the best there is, until none helps: first against
+    what the rules lack, then against the variance. A trunk may also be added, or left out where that pays off later."""
+    flops, places = information.flops, list(places)
+    least = information.lack(places, rules), float(information.variance(information.total(places)))
+    for _ in range(_EXCHANGES):
+        moves, totals = [], []
+        for slot in (*range(len(places)), None):
+            rest = places if slot is None else places[:slot] + places[slot + 1 :]
+            fits = information.fitting(rest, rules.budget - flops[rest].sum(), rules.most_seeds)
+            moves += [[*rest, fit] for fit in fits.tolist()]
+            totals.append(information.total(rest)[:, None] + information.each[:, fits])
+            if least[0] and slot is not None:  # makes room for what is lacking
+                moves.append(rest)
+                totals.append(information.total(rest)[:, None])
+        if not moves:
+            break
+        lacks = np.array([information.lack(move, rules) for move in moves])
+        fewest = np.flatnonzero(lacks == lacks.min())
+        after = information.variance(np.concatenate(totals, axis=1)[:, fewest])
+        best = int(after.argmin())
+        judged = int(lacks.min()), float(after[best])
+        if judged[0] > least[0] or (judged[0] == least[0] and judged[1] >= least[1] * (1 - 1e-6)):
+            break
+        places, least = moves[fewest[best]], judged
+    return places
+
+
+def best_log_grid(information: Information, rules: Rules) -> tuple[Chosen | None, str]:
+    """(the best grid within the budget that decides the law; what it is). None where there is no such grid.
+
+    A grid has sizes that are even in their logarithm as the candidates' are, with the same branches and seeds each. It
+    shares trunks as the design does and stands beside what is known; it need not have the design's least number of
+    trunks, nor a size on two seeds.
+    """
+    found = [(information.chosen(grid), said) for grid, said in _grids(information, rules) if information.decides(grid)]
+    return min(found, key=lambda each: each[0].half_width) if found else (None, "")
+
+
+def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
+    """The grids of two sizes or more within the budget: (places, what it is)."""
+    by_size: dict[int, list[int]] = {}
+    for place, trunk in enumerate(information.candidates):
+        by_size.setdefault(trunk.size, []).append(place)
+    sizes, ways = sorted(by_size), min(map(len, by_size.values()))
+    for number in range(ways):
+        for stride, said in _STRIDES.items():
+            for start in range(len(sizes)):
+                for stop in range(start + stride + 1, len(sizes) + 1, stride):
+                    for seeds in range(1, rules.most_seeds + 1):
+                        of_grid = sizes[start:stop:stride]
+                        places = [by_size[size][number] for size in of_grid for _ in range(seeds)]
+                        fits = information.flops[places].sum() <= rules.budget
+                        if fits and information.seeds(places).max() <= rules.most_seeds:
+                            branches = len(information.candidates[places[0]].images)
+                            each = f"{branches} length{'s'[: branches != 1]}, {seeds} seed{'s'[: seeds != 1]}"
+                            yield places, f"{len(of_grid)} sizes ({said} of its range), {each}"
+
+
+def next_trunks(information: Information, rules: Rules, count: int = 3) -> list[tuple[Trunk, float]]:
+    """The single trunks within the budget that tell most beside what is known, each with the half-width it leads to.
+
+    Empty where none of them, with what is known, decides the law.
+    """
+    fits = information.fitting([], rules.budget, rules.most_seeds)
+    fits = np.array([place for place in fits.tolist() if information.decides([place])], int)
+    if not len(fits):
+        return []
+    variance = information.variance(information.known[:, None] + information.each[:, fits])
+    order = np.argsort(variance)[:count]
+    return [(information.candidates[fits[i]], HALF_WIDTH * float(variance[i]) ** 0.5) for i in order]

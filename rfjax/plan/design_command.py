@@ -1,0 +1,170 @@
+"""`rfjax design`: which trunks and branches to train next, so that a law predicts best at a larger budget."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+
+from rfjax.inputs.paths import as_path, as_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    add = parser.add_argument
+    sizes = "a study whose points give the sizes to choose from, and the rest of each run"
+    add("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help=sizes)
+    budget = "training FLOPs that the new points may take in all"
+    add("--budget", required=True, type=float, metavar="FLOPS", help=budget)
+    target = "compute-optimal training FLOPs at which the loss is to be predicted"
+    add("--target", required=True, type=float, metavar="FLOPS", help=target)
+    given = "results so far: a study's folder, or a table with params, images, flops and loss (and trunk, seed)"
+    add("--given", metavar="TABLE", type=as_path("--given"), help=given)
+    law = "without results: loss = E + A params^-alpha + B images^-beta, with 20 %% of doubt in E and the exponents"
+    add("--law", metavar="E,A,ALPHA,B,BETA", type=as_text("--law"), help=law)
+    lengths = "lengths of branches in steps (default: an eighth, a quarter, half and all of the config's most steps)"
+    add("--lengths", metavar="STEPS,...", type=as_text("--lengths"), help=lengths)
+    seeds = "the most seeds of one size, with those trained so far (default 2)"
+    add("--seeds", type=int, default=2, metavar="N", help=seeds)
+    between = "deviation of log loss between trunks (default: from --given, else 0.01)"
+    add("--between", type=float, metavar="SD", help=between)
+    within = "deviation of log loss of branches about their trunk (default: likewise, else 0.005)"
+    add("--within", type=float, metavar="SD", help=within)
+    add("--out", metavar="FILE.py", type=as_path("--out"), help="write the config of the study that trains the points")
+
+
+def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
+    """Prints the design, and writes the config that trains it."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs here
+    from rfjax.files import write_whole
+    from rfjax.laws.design import Information, Rules, best_log_grid, design, next_trunks
+    from rfjax.plan import design_law, design_trunks
+    from rfjax.study.study import load_study
+
+    _check(args)
+    lengths = _lengths(args.lengths)
+    study = load_study(args.config, overrides)
+    sizes = design_trunks.sizes_of(study)
+    noise = {"between": args.between, "within": args.within}
+    if args.given is not None:
+        so_far = design_law.of_results(args.given, sizes, **noise)
+    else:
+        so_far = design_law.of_typed_law(args.law, **noise)
+    lengths = design_trunks.lengths_of(sizes, lengths)
+    candidates, changes = design_trunks.candidates_of(sizes, lengths)
+    _check_target(args.target, candidates, sizes, so_far.most_flops)
+    problem, left = so_far.problem(candidates, sizes, args.target)
+    information, rules = Information(problem, candidates), Rules(budget=args.budget, most_seeds=args.seeds)
+    found = design(information, rules)
+    lines = [so_far.said, *so_far.lines, *([left] if left else [])]
+    lines.append(
+        f"noise of log loss: {problem.between:.1%} between trunks, {problem.within:.1%} within; {so_far.noise_said}"
+    )
+    lines += ["", *_table(found, sizes), ""]
+    count = f"{len(found.trunks)} new trunks with {sum(len(trunk.images) for trunk in found.trunks)} points in all"
+    lines.append(f"{count}; {found.flops:.4g} of {args.budget:.4g} FLOPs are spent")
+    lines.append(f"expected 95 % interval of the law's loss at {args.target:.3g} FLOPs: {_interval(found.half_width)}")
+    lines.append(_beside(found, *best_log_grid(information, rules)))
+    if args.given is not None:
+        lines += _next(next_trunks(information, rules), sizes)
+    largest = max(each.params for each in candidates), max(each.images[-1] for each in candidates)
+    lines.append(
+        "criterion: the variance of log loss at the target's best size, of the law made linear in its parameters, mean "
+        f"over {len(problem.draws)} draws; sizes up to {largest[0]:.3g} parameters, {largest[1]:.3g} images"
+    )
+    print("\n".join(lines))
+    if args.out is not None:
+        what = f"--config={args.config} --budget={args.budget:g} --target={args.target:g}"
+        text = design_trunks.config_text(what, study, found.trunks, sizes, changes, so_far.seeds or {})
+        write_whole({args.out: text})
+        print(f"config: {args.out}; train it by rfjax study --config={args.out}")
+    return 0
+
+
+def _check(args) -> None:
+    """Raises `ConfigError` for options that mean nothing, before any work."""
+    from rfjax.errors import ConfigError
+    from rfjax.outputs import check_output
+    from rfjax.plan.design_trunks import HEADER
+
+    for option in ("budget", "target", "between", "within"):
+        value = getattr(args, option)
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"--{option} is {value:g}; it must be positive and finite")
+    if args.seeds < 2:
+        raise ConfigError(f"--seeds is {args.seeds}; it must be at least 2: only two seeds tell trunks from the law")
+    if (args.given is None) == (args.law is None):
+        raise ConfigError("give one of --given TABLE (results so far) and --law E,A,ALPHA,B,BETA")
+    if args.out is not None:
+        if args.out.suffix != ".py":
+            raise ConfigError(f"--out is {args.out}; a config's name ends in .py")
+        header = HEADER.encode()
+        reads = [args.given] if args.given is not None else []
+        check_output(args.out, "--out", reads=reads, made_here=lambda path: path.read_bytes().startswith(header))
+
+
+def _lengths(text: str | None) -> list[int] | None:
+    from rfjax.errors import ConfigError
+    from rfjax.limits import COUNT_END
+
+    if text is None:
+        return None
+    try:
+        lengths = [int(part) for part in text.split(",")]
+    except ValueError:
+        lengths = []
+    if not lengths or sorted(set(lengths)) != lengths or lengths[0] < 1 or lengths[-1] > COUNT_END:
+        raise ConfigError(f"--lengths is {text!r}; it takes whole numbers of steps that increase, between commas")
+    return lengths
+
+
+def _check_target(target, candidates, sizes, most_so_far) -> None:
+    from rfjax.errors import ConfigError
+
+    longest = max(candidates, key=lambda each: sizes[each.size].per_image * each.images[-1])
+    most = sizes[longest.size].per_image * longest.images[-1]
+    if target <= max(most, most_so_far):
+        run = (
+            f"{sizes[longest.size].name} of {longest.images[-1]:.3g} images"
+            if most >= most_so_far
+            else "one of --given"
+        )
+        given = f"--target is {target:.3g} FLOPs, and a run takes up to {max(most, most_so_far):.3g} ({run})"
+        raise ConfigError(f"{given}; give more, or leave large sizes or long --lengths out")
+
+
+def _interval(half_width: float) -> str:
+    return f"± {half_width:.1%}" if half_width < 1 else "more than ± 100 %: this budget does not decide it"
+
+
+def _beside(found, grid, said) -> str:
+    """What the best grid gives."""
+    if grid is None:
+        return "no grid of equal seeds and lengths of at most that budget decides a law"
+    text = f"the best log grid of at most that budget, {said}, from shared trunks: {_interval(grid.half_width)}"
+    ratio = 1 - found.half_width / grid.half_width
+    return f"{text} (the design's is {ratio:.0%} narrower)" if ratio > 0 else f"{text} (no wider than the design's)"
+
+
+def _next(chosen, sizes) -> list[str]:
+    from rfjax.plan.design_trunks import steps_text
+
+    if not chosen:
+        return ["no single trunk, beside the results so far, decides the law at the target"]
+    lines = ["what one more trunk would make of it, beside the results so far:"]
+    for trunk, half in chosen:
+        named = f"{sizes[trunk.size].name}, steps {steps_text(trunk, sizes)}"
+        lines.append(f"    {named}: {_interval(half)}, {trunk.flops:.3g} FLOPs")
+    return lines
+
+
+def _table(found, sizes) -> list[str]:
+    from rfjax.plan.design_trunks import steps_text
+    from rfjax.study.study import format_table
+
+    rows = [("size", "params", "steps of branches", "new seeds", "FLOPs spent")]
+    for trunk in dict.fromkeys(found.trunks):
+        seeds = found.trunks.count(trunk)
+        named = sizes[trunk.size].name, f"{trunk.params:,.0f}", steps_text(trunk, sizes)
+        rows.append((*named, str(seeds), f"{seeds * trunk.flops:.4g}"))
+    return format_table(rows)

@@ -1,0 +1,160 @@
+"""What `rfjax design` knows before it chooses: the law with its draws, the noise, and the trunks trained so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from rfjax.errors import ConfigError
+from rfjax.laws.budgets import measure_cost, optimum
+from rfjax.laws.design import Known, Problem, Trunk
+from rfjax.laws.fit_source import read_source
+from rfjax.laws.fitting import Fit, fit
+from rfjax.laws.laws import PARAMETRIC
+from rfjax.laws.trunks import ASSUMED_BETWEEN, ASSUMED_WITHIN, Scatter, scatter, trunks_of
+from rfjax.plan.design_trunks import Size
+
+DRAWS = 33  # of the law, over which the variance is averaged
+LAW_SPREAD = 0.2  # relative deviation of E and the exponents of a law that is typed
+RESAMPLES = 200
+SAME_SIZE = 1e-3  # relative difference of the parameters of one size
+_SMALLEST_EXPONENT = 0.01  # a draw below it says that more images or parameters do nothing: it has no optimum
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoFar:
+    """The law and the noise, and where they come from. Without results it is a law that is typed."""
+
+    said: str
+    noise_said: str
+    between: float
+    within: float
+    typed: tuple[float, ...] = ()  # E, A, alpha, B, beta
+    draws: Float[np.ndarray, "draws 5"] | None = None  # of results; in the law's own order
+    known: tuple[Known, ...] = ()
+    seeds: Mapping[int, tuple[int, ...]] | None = None  # that each size was trained on, by its number
+    most_flops: float = 0.0  # of the largest run so far
+    lines: tuple[str, ...] = ()  # what the results leave out, and how they were read
+
+    def problem(self, candidates: Sequence[Trunk], sizes: Sequence[Size], target: float) -> tuple[Problem, str]:
+        """(what the candidates are judged by; how many draws were left out, or "").
+
+        Raises `ConfigError` where most draws of the law have no best size at `target` FLOPs.
+        """
+        rows = [(each.params, each.images[-1], sizes[each.size].per_image * each.images[-1]) for each in candidates]
+        table = pd.DataFrame(rows, columns=["params", "images", "flops"])
+        cost = measure_cost(table.assign(run=[f"{n}" for n in range(len(table))]))
+        draws = self.draws
+        if draws is None:
+            draws = _doubted(self.typed, np.log(table["params"]).mean(), np.log(table["images"]).mean())
+        with np.errstate(all="ignore"):
+            best = np.log(np.stack(optimum(draws, target, cost)))
+        sound = np.isfinite(best).all(axis=0) & (draws[:, [2, 4]] > _SMALLEST_EXPONENT).all(axis=1)
+        if sound.mean() < 0.5:
+            lack = f"most of its draws have no best size at --target {target:.3g}"
+            raise ConfigError(f"{self.said}: {lack}; give more results, or a law by --law")
+        left = int((~sound).sum())
+        said = (
+            f"{left} of {len(draws)} draws of the law have no best size at the target and are left out" if left else ""
+        )
+        noise = {"between": self.between, "within": self.within}
+        return Problem(draws=draws[sound], target=target, cost=cost, known=self.known, **noise), said
+
+
+def of_typed_law(text: str, between: float | None, within: float | None) -> SoFar:
+    """The law "E,A,ALPHA,B,BETA". Raises `ConfigError` for other text."""
+    try:
+        typed = tuple(float(part) for part in text.split(","))
+        if len(typed) != 5 or not all(0 <= number < float("inf") for number in typed):
+            raise ValueError
+    except ValueError:
+        given = f"--law is {text!r}; it takes 5 numbers that are not negative, between commas"
+        raise ConfigError(f"{given}: E,A,ALPHA,B,BETA") from None
+    if not all(typed[1:]):
+        raise ConfigError(f"--law is {text!r}; A, ALPHA, B and BETA must be positive")
+    e, a, alpha, b, beta = typed
+    said = f"law: {e:g} + {a:g} params^-{alpha:g} + {b:g} images^-{beta:g}, with {LAW_SPREAD:.0%} of doubt"
+    return SoFar(said=said, typed=typed, **_noise(between, within, ASSUMED_BETWEEN, ASSUMED_WITHIN, "as assumed"))
+
+
+def of_results(path: Path, sizes: Sequence[Size], between: float | None, within: float | None) -> SoFar:
+    """The parametric law of a study's results or of a table, and its trunks.
+
+    Raises `ConfigError` where they cannot be read, or decide no law.
+    """
+    plain = {"rename": {}, "flops_per_param_image": None, "curves": False, "largest_losses": 0, "max_loss": None}
+    source = read_source(path, **plain)
+    rows = source.rows_for(PARAMETRIC)
+    found = fit(rows, PARAMETRIC, resamples=RESAMPLES, held_out=False)
+    if not found.identifiable:
+        raise ConfigError(f"{path} has no parametric law to begin from: {found.reason}; give one by --law")
+    scales = _scatter_of(found, rows)
+    several = f"{scales.two_seeds} size{'s'[: scales.two_seeds != 1]} with several seeds"
+    medians = [float(np.median(each)) for each in (scales.between, scales.within)]
+    chosen = np.linspace(0, len(found.draws) - 1, DRAWS - 1).astype(int)
+    known, seeds, note = _known(rows, sizes)
+    unused = len(source.final) - len(rows)
+    lines = [*source.left_out_lines(), *([f"{unused} runs are not at the best rate of their size"] if unused else [])]
+    return SoFar(
+        said=f"law: the parametric one of {len(rows)} runs of {len(known)} trunks in {path}",
+        draws=np.concatenate([found.parameters[None], found.draws[chosen]]),
+        known=known,
+        seeds=seeds,
+        most_flops=float(rows["flops"].max()) if "flops" in rows else 0.0,
+        lines=(*lines, *note),
+        **_noise(between, within, *medians, f"from {path} ({several})"),
+    )
+
+
+def _noise(between, within, found_between, found_within, said) -> dict:
+    given = [name for name, value in (("--between", between), ("--within", within)) if value is not None]
+    said = "as given" if len(given) == 2 else said + (f", but for {given[0]}" if given else "")
+    return {"between": between or found_between, "within": within or found_within, "noise_said": said}
+
+
+def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
+    """The noise of a fit's residuals. A fit with many trunks resamples these and has none of its own."""
+    if found.scatter is not None:
+        return found.scatter
+    trunks = dict(zip(rows["run"].astype(str), trunks_of(rows), strict=True))
+    of_runs = np.unique([trunks[run] for run in found.runs], return_inverse=True)[1].ravel()
+    jacobian = found.law.jacobian(found.parameters, found.log_x)
+    return scatter(np.random.default_rng(0), jacobian, np.array(found.residuals), of_runs, found.log_x, RESAMPLES)
+
+
+def _known(rows, sizes) -> tuple[tuple[Known, ...], dict[int, tuple[int, ...]], list[str]]:
+    """(the trunks so far; the seeds that each size was trained on; what is to be said of them)."""
+    trunks, known, seeds, unseeded = trunks_of(rows), [], {}, 0
+    for trunk in np.unique(trunks):
+        of_trunk = rows[trunks == trunk]
+        params = float(of_trunk["params"].iloc[0])
+        number = next((n for n, size in enumerate(sizes) if abs(size.params / params - 1) < SAME_SIZE), -1)
+        known.append(Known(size=number, params=params, images=tuple(of_trunk["images"].astype(float))))
+        if number >= 0:
+            taken = seeds.setdefault(number, [])
+            seed = of_trunk["seed"].iloc[0] if "seed" in of_trunk else np.nan
+            unseeded += bool(pd.isna(seed))
+            taken.append(sizes[number].config.seed + len(taken) if pd.isna(seed) else int(seed))
+    notes = []
+    if unseeded:
+        notes.append(
+            f"note: {unseeded} known trunks have no column seed; they are taken for the first seeds of their size"
+        )
+    if strange := sum(each.size < 0 for each in known):
+        notes.append(f"note: {strange} known trunks are of sizes that the config has not; they count for the law")
+    return tuple(known), {number: tuple(taken) for number, taken in seeds.items()}, notes
+
+
+def _doubted(typed, log_params, log_images):
+    """Draws of a law that is typed: E and the exponents in doubt, each term as it is amid the sizes and lengths."""
+    e, a, alpha, b, beta = typed
+    factors = np.exp(LAW_SPREAD * np.random.default_rng(0).standard_normal((DRAWS, 3)))
+    factors[0] = 1.0
+    alphas, betas = alpha * factors[:, 1], beta * factors[:, 2]
+    log_a, log_b = np.log(a) + (alphas - alpha) * log_params, np.log(b) + (betas - beta) * log_images
+    return np.stack([e * factors[:, 0], log_a, alphas, log_b, betas], axis=1)

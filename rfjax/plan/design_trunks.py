@@ -1,0 +1,149 @@
+"""The trunks that a study's sizes could be trained as, and the config of the study that trains those chosen."""
+
+from __future__ import annotations
+
+import pprint
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rfjax import config as schema
+from rfjax.config import Config
+from rfjax.errors import ConfigError
+from rfjax.laws.design import Trunk
+from rfjax.study.study import Study, size_of
+from rfjax.training.branches import steps_taken
+
+MOST_BRANCHES = 4
+PARTS = (8, 4, 2, 1)  # of the most steps: the lengths of branches where none are given
+HEADER = "# Written by rfjax design; "
+# What points of one size may differ in: the design sets these.
+_MAY_DIFFER = ("name", "seed", "train.steps", "train.branches", "train.schedule", "train.decay_shape")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size to choose: its name in the new study, the config of its first point, and what a run of it takes."""
+
+    name: str
+    config: Config
+    params: float
+    per_image: float  # training FLOPs
+
+
+def sizes_of(study: Study) -> list[Size]:
+    """The distinct sizes of a study's points, the smallest first.
+
+    Raises `ConfigError` where two points of one size differ in more than their length and seed: the design could not
+    say which of them it means.
+    """
+    found: dict[tuple, Size] = {}
+    first: dict[tuple, str] = {}
+    for point in study.points:
+        size, model = size_of(point.config), point.config.model
+        key = float(size.params), float(size.flops_per_image)
+        made = Size(f"depth{model.depth}-width{model.width}", point.config, *key)
+        other = found.setdefault(key, made)
+        first.setdefault(key, point.id)
+        differ = [name for name in schema.differences(other.config, point.config) if name not in _MAY_DIFFER]
+        if differ:
+            given = f"the points {first[key]} and {point.id} of {study.name} have one size and differ in"
+            fields = ", ".join(f"config.{name}" for name in differ)
+            raise ConfigError(
+                f"{given} {fields}; a design has one setting of a size: give it as --{fields.split(', ')[0]}=..."
+            )
+    sizes = [found[key] for key in sorted(found)]
+    if len({size.name for size in sizes}) < len(sizes):  # they differ in something else too
+        sizes = [Size(f"size{n}", size.config, size.params, size.per_image) for n, size in enumerate(sizes)]
+    return sizes
+
+
+def lengths_of(sizes: Sequence[Size], given: Sequence[int] | None) -> list[int]:
+    """The lengths of branches to choose from, in steps.
+
+    By default an eighth, a quarter, half and all of the most steps of any size, without those that would leave their
+    trunk before its warm-up is over. Raises `ConfigError` where the warm-up is a share of the steps: branches of
+    different trunks would then differ in it.
+    """
+    share = next((size for size in sizes if size.config.train.warmup_steps == -1), None)
+    if share is not None:
+        said = "config.train.warmup_steps is -1, a share of each run's steps"
+        most = max(share.config.train.warmup, 1)
+        raise ConfigError(f"{said}; runs of a design share one: give a number, as --config.train.warmup_steps={most}")
+    if given is not None:
+        return list(given)
+    most = max(size.config.train.steps for size in sizes)
+    lengths = sorted({max(most // part, 1) for part in PARTS})
+    return [each for each in lengths if all(_departs_after_warmup(size.config, each) for size in sizes)]
+
+
+def _departs_after_warmup(config: Config, length: int) -> bool:
+    try:
+        changed = schema.apply_overrides(config, {"train.steps": length, "train.schedule": "wsd", "train.branches": ()})
+    except ConfigError:
+        return False
+    return changed.train.departure >= changed.train.warmup
+
+
+def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[Trunk], dict[tuple, dict]]:
+    """(the trunks that could be trained: of each size up to `MOST_BRANCHES` lengths that follow one another; by (size,
+    branches' images) the overrides of each).
+
+    Raises `ConfigError` for a length that a size's config does not take.
+    """
+    found, overrides = [], {}
+    for number, size in enumerate(sizes):
+        batch = size.config.train.batch_size
+        for last in range(len(lengths)):
+            for first in range(max(last - MOST_BRANCHES + 1, 0), last + 1):
+                branches = tuple(lengths[first : last + 1])
+                changes = {"train.steps": branches[-1], "train.schedule": "wsd", "train.decay_shape": "1-sqrt"}
+                changes["train.branches"] = branches if len(branches) > 1 else ()
+                try:
+                    config = schema.apply_overrides(size.config, changes)
+                except ConfigError as error:
+                    raise ConfigError(f"{size.name} with --lengths={','.join(map(str, lengths))}: {error}") from None
+                if not _departs_after_warmup(size.config, branches[0]):
+                    given = f"a run of {branches[0]} steps of --lengths falls before the warm-up of {size.name} is over"
+                    raise ConfigError(f"{given} ({config.train.warmup} steps); leave it out, or warm up for less")
+                images = tuple(float(length * batch) for length in branches)
+                flops = float(size.per_image * batch * steps_taken(config.train))
+                found.append(Trunk(size=number, params=size.params, images=images, flops=flops))
+                overrides[number, images] = changes
+    return found, overrides
+
+
+def steps_text(trunk: Trunk, sizes: Sequence[Size]) -> str:
+    """The lengths of a trunk's branches in steps, in words."""
+    batch = sizes[trunk.size].config.train.batch_size
+    return " ".join(f"{images / batch:.0f}" for images in trunk.images)
+
+
+def config_text(
+    what: str,
+    study: Study,
+    trunks: Sequence[Trunk],
+    sizes: Sequence[Size],
+    overrides: Mapping[tuple, dict],
+    seeds_known: Mapping[int, Sequence[int]],
+) -> str:
+    """The config file of a study that trains the trunks. `what` is the command; seeds that a size was trained on, by
+    its number, are not taken again."""
+    base = schema.to_dict(sizes[0].config) | {"name": f"{study.name}-design"}
+    shared = schema.flatten(sizes[0].config)
+    points: dict[str, dict] = {}
+    taken = {number: set(seeds) for number, seeds in seeds_known.items()}
+    for trunk in trunks:
+        size, of_size = sizes[trunk.size], taken.setdefault(trunk.size, set())
+        seed = size.config.seed
+        while seed in of_size:
+            seed += 1
+        of_size.add(seed)
+        flat = schema.flatten(size.config)
+        own = {key: value for key, value in flat.items() if value != shared[key] and key != "name"}
+        points[f"{size.name}-seed{seed}"] = own | overrides[trunk.size, trunk.images] | {"seed": seed}
+    shown = {name: pprint.pformat(value, width=110, sort_dicts=False) for name, value in (("b", base), ("p", points))}
+    return (
+        f"{HEADER}{what}\n"
+        f"from ml_collections import ConfigDict\n\nBASE = {shown['b']}\n\nPOINTS = {shown['p']}\n\n\n"
+        "def get_config():\n    return ConfigDict(BASE)\n\n\ndef points():\n    return POINTS\n"
+    )
