@@ -144,6 +144,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("evaluation.validation", Range(2, 10**5), "levels"),
     ("evaluation.validation", SEED, "seed"),
     *((f"evaluation.{scores}", Range(0, 10**6), "prompts_per_task") for scores in ("geneval", "ranking")),
+    ("evaluation.geneval", Range(0, 10**6), "few_prompts_per_task"),
     *((f"evaluation.{scores}", Range(1, 10**6), "images_per_prompt") for scores in ("geneval", "ranking")),
     *((f"evaluation.{scores}", Range(1, BATCH_END), "batch_size") for scores in ("geneval", "ranking")),
     *((f"evaluation.{scores}", SEED, "seed") for scores in ("geneval", "ranking")),
@@ -305,6 +306,11 @@ RULES: tuple[Rule, ...] = (
         ("evaluation.ranking.prompts_per_task",),
         lambda prompts: prompts != 1,
         "intervals are made by resampling a task's prompts: give 2 or more, or 0 for no ranking",
+    ),
+    (
+        ("evaluation.geneval.few_prompts_per_task", "evaluation.geneval.prompts_per_task"),
+        lambda few, prompts: not few or few < prompts,
+        "the former must be below the latter, or 0 where all runs are scored by the latter alone",
     ),
     (
         ("evaluation.validation.examples",),

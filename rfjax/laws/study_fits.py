@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.laws.budgets import Allocation, allocate, measure_cost, undecided
 from rfjax.laws.comparison import compare
 from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, fit
@@ -284,12 +285,15 @@ def _choose_headline(saturating, power):
 
 
 def most_common(rows, column, preferences=()):
-    """The column's value that most runs have; of equals the preferred one, then the first in order."""
+    """The column's value that most runs have; of equals the preferred one, the sampler of most images, then the first in
+    order."""
     counts = rows.groupby(column)["run"].nunique()
 
     def rank(value):
         preferred = next((i for i, start in enumerate(preferences) if str(value).startswith(start)), len(preferences))
-        return -counts[value], preferred, value
+        name = SamplerName.parse(value) if column == "sampler" else None
+        images = np.prod(name.images) if name and name.images else 0
+        return -counts[value], preferred, -images, value
 
     value = min(counts.index, key=rank)
     return int(value) if column == "evaluation_seed" else str(value)

@@ -67,13 +67,21 @@ def trunk_of(config: Config) -> Config:
     """
     train = _shared(config.train, steps=max(departures(config.train)), schedule="constant")
     off = {name: replace(getattr(config.evaluation, name), prompts_per_task=0) for name in ("geneval", "ranking")}
+    off["geneval"] = replace(off["geneval"], few_prompts_per_task=0)
     off["validation"] = replace(config.evaluation.validation, examples=0)
     return replace(config, train=train, evaluation=replace(config.evaluation, every=0, geneval_every=0, **off))
 
 
 def branch_of(config: Config, steps: int) -> Config:
-    """The config of a branch of `steps` steps in all: that of the same run trained alone with the schedule `wsd`."""
-    return replace(config, train=_shared(config.train, steps=steps, schedule="wsd"))
+    """The config of a branch of `steps` steps in all: that of the same run trained alone with the schedule `wsd`.
+
+    Where GenEval has fewer prompts for branches, the longest alone is scored by all of them too.
+    """
+    geneval = config.evaluation.geneval
+    if geneval.few_prompts_per_task and steps < config.train.steps:
+        geneval = replace(geneval, prompts_per_task=geneval.few_prompts_per_task, few_prompts_per_task=0)
+    evaluation = replace(config.evaluation, geneval=geneval)
+    return replace(config, train=_shared(config.train, steps=steps, schedule="wsd"), evaluation=evaluation)
 
 
 def _shared(train: TrainConfig, **changes) -> TrainConfig:

@@ -9,6 +9,7 @@ import pytest
 from helpers.training_tiny import rows
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.records import read_records
+from rfjax.laws.study_fits import primary_settings
 from rfjax.launch.target import CommonOptions
 from rfjax.launch.tasks import make_launch
 from rfjax.plan.targets import parse_target
@@ -33,7 +34,9 @@ def get_config():
                   "learning_rate": 1e-2, "warmup_steps": 2, "condition_dropout": 0.1, "ema_every": 1,
                   "ema_decay": 0.5, "checkpoint_every": 3, "log_every": 2, "together": 2},
         "evaluation": {"validation": {"examples": 12, "batch_size": 8, "levels": 4},
-                       "geneval": {"prompts_per_task": 0}},
+                       "geneval": {"prompts_per_task": 3, "few_prompts_per_task": 2, "images_per_prompt": 1,
+                                   "batch_size": 12},
+                       "sampler": {"steps": 1}},
     })
 
 def points():
@@ -59,7 +62,7 @@ def test_trunks_come_first_and_branches_alone_are_measured(finished):
     assert [line.split(":")[0] for line in said] == ["[1-2/6] rf-trunk", "[3-4/6] rf-steps5", "[5-6/6] rf-steps8"]
     for id in IDS:
         steps = {record["key"]["step"] for record in read_records(root / id)}
-        assert steps == ({int(id[-1])} if "steps" in id else set()), id
+        assert steps - {-1} == ({int(id[-1])} if "steps" in id else set()), id  # -1: of the detector's ceiling
     record = json.loads((root / "edm-steps8" / "run.json").read_text())
     assert (record["run"], record["point"], record["role"]) == ("tiny/edm-steps8", "edm", "branch")
     left = {"path": str(root / "edm-trunk"), "run": "tiny/edm-trunk", "step": 6}
@@ -67,13 +70,29 @@ def test_trunks_come_first_and_branches_alone_are_measured(finished):
     assert record["flops"] == record["flops_per_image"] * 8 * 8  # what it would have cost alone
     table = collect([root / id for id in IDS], root / "results", passed_over=[root / "copy"])
     assert table.notes == ("copy is no run of the study's points: it is not in the table",)
-    assert set(table.long["run"]) == {f"tiny/{id}" for id in IDS if "steps" in id} and set(table.long["final"]) == {1}
+    assert set(table.long["run"]) == {f"tiny/{id}" for id in IDS if "steps" in id}
+    assert set(table.long["final"][table.long["step"] > 0]) == {1}
     runs = table.runs.set_index("run").loc[[f"tiny/{id}" for id in IDS]]
     assert runs["role"].tolist() == ["trunk", "branch", "branch"] * 2 and runs["trunk_step"].tolist()[1:3] == [4, 6]
     assert (runs["spent_flops"] / runs["flops_per_image"] / 8).tolist() == [6, 1, 2] * 2  # steps each took itself
     seconds = [json.loads((root / id / "run.json").read_text())["train_seconds"] for id in IDS]
     spent = runs["spent_seconds"].tolist()
     assert spent[0] == seconds[0] and 0 < spent[2] < seconds[2]
+
+
+def test_short_branches_are_scored_by_few_prompts_and_the_longest_by_all_too(finished):
+    """Catches a law's scores under two settings, and a record by few prompts that is named as one by all."""
+    _, root, _ = finished
+    found = {}
+    for id in IDS:
+        for record in read_records(root / id):
+            if record["key"]["evaluation"] == "geneval":
+                images = record["values"][0]["n"]
+                found.setdefault(id, {})[record["key"]["sampler"].split("-")[-1]] = images
+    few, both = {"2x1": 12}, {"2x1": 12, "3x1": 18}
+    assert found == {"rf-steps5": few, "rf-steps8": both, "edm-steps5": few, "edm-steps8": both}
+    table = collect([root / id for id in IDS], root / "results")
+    assert primary_settings(table).sampler.endswith("-2x1")  # what all branches have
 
 
 def test_a_branch_of_a_cohort_is_the_run_alone_to_rounding(finished, tmp_path):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from rfjax.config import Config, SamplerConfig
+from rfjax.config import Config, GenEvalConfig, SamplerConfig
 from rfjax.data.batch import Conditions
 from rfjax.evaluation.detectors import detector_for
 from rfjax.evaluation.generate import other_prompts_of_task, prompt_ids
@@ -31,22 +32,35 @@ CEILING_IMAGES = 8  # per prompt: ground truth costs little, and the ceiling sho
 
 
 def due(config: Config, step: int, last: bool) -> list[tuple[SamplerConfig, dict]]:
-    """The config's sampler, at each multiple of `evaluation.geneval_every`."""
+    """The config's sampler, at each multiple of `evaluation.geneval_every`, for each number of prompts."""
+    asked = is_due(config.evaluation.geneval_every, step, last)
+    each = [with_names(config, settings, [config.evaluation.sampler]) for settings in _settings(config) if asked]
+    return [row for rows in each for row in rows]
+
+
+def _settings(config: Config) -> list[GenEvalConfig]:
+    """The settings for each number of prompts that the config asks for, the most first."""
     settings = config.evaluation.geneval
-    asked = settings.prompts_per_task and is_due(config.evaluation.geneval_every, step, last)
-    return with_names(config, settings, [config.evaluation.sampler] if asked else [])
+    counts = dict.fromkeys((settings.prompts_per_task, settings.few_prompts_per_task))
+    return [replace(settings, prompts_per_task=count, few_prompts_per_task=0) for count in counts if count]
+
+
+def _settings_of(config: Config, evaluation: Evaluation) -> GenEvalConfig:
+    """The settings that an evaluation's key names."""
+    sampler = config.evaluation.sampler
+    named = {with_names(config, each, [sampler])[0][1]["sampler"]: each for each in _settings(config)}
+    return named[evaluation.key["sampler"]]
 
 
 def check(run: Run, programs: Programs) -> None:
     """Raises `ConfigError` as `check_images` does, and where a task has a single prompt and so no floor."""
-    settings = run.config.evaluation.geneval
-    if settings.prompts_per_task:
+    for settings in _settings(run.config):
         check_images(run, "geneval", [run.config.evaluation.sampler])
         other_prompts_of_task(run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed))
 
 
 def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent: dict) -> Callable[[], object]:
-    began, settings = time.monotonic(), run.config.evaluation.geneval
+    began, settings = time.monotonic(), _settings_of(run.config, evaluation)
     prompts, ids, conditions = prompts_of(run, settings)
     named = f"{run.name} {evaluation.step}"
     images = images_of(run, programs, params, evaluation.sampler, settings, ids, conditions, f"{named} GenEval")
@@ -62,7 +76,7 @@ def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent:
 
 def _write(run, evaluation, prompts, ids, images, unconditional, spent, began):
     """Detects, judges and records, in process 0 alone."""
-    settings, detect = run.config.evaluation.geneval, detector_for(run.corpus)
+    settings, detect = _settings_of(run.config, evaluation), detector_for(run.corpus)
     found = detect(images)
     own = ids[:, 0]
     judged = judge_rows(found, [prompts[index] for index in own])
@@ -81,13 +95,12 @@ def _write(run, evaluation, prompts, ids, images, unconditional, spent, began):
     for name, results in (("geneval_floor_shuffled", shuffled), ("geneval_floor_null", null)):
         record = geneval_record({**evaluation.key, "evaluation": name}, {"geneval": rules.score(results)}, **spent)
         write_record(run.workdir, record)
-    _write_ceiling(run, prompts, detect)
+    _write_ceiling(run, settings, prompts, detect)
     write_record(run.workdir, geneval_record(evaluation.key, scores, seconds=seconds, extra=extra, **spent))
 
 
-def _write_ceiling(run, prompts, detect):
+def _write_ceiling(run, settings, prompts, detect):
     """Records the score that the detector gives to ground truth. No model can be measured above it."""
-    settings = run.config.evaluation.geneval
     key = record_key(
         run=run.name,
         step=-1,
