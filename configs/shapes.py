@@ -1,18 +1,18 @@
-"""The default study: a depth sweep on procedurally drawn shapes, in minutes on two CPU cores.
+"""The default study: four depths on procedurally drawn shapes, in minutes on two CPU cores.
 
-Four depths; the two smaller ones also with half the steps, annealed, so that five runs remain to
-fit a law when the largest depth is held out. A 4x4 patch holds 48 numbers, so the width starts
-well above that (a network narrower than its patch cannot carry the noise): 64 + 32 depth.
+Each depth is a trunk of constant rate with a branch of each length; the two smaller ones have two seeds, so that the
+noise between trunks is known. A 4x4 patch holds 48 numbers, so the width starts well above that (a network narrower than
+its patch cannot carry the noise): 64 + 32 depth.
 """
 
 from ml_collections import ConfigDict
 
-# depth -> (learning rate, training steps of each run)
-RUNS = {
-    1: (4e-3, (1000, 2400)),
-    2: (3e-3, (1400, 2800)),
-    3: (2.5e-3, (2000,)),
-    4: (2e-3, (2000,)),
+# depth -> (learning rate, lengths of the branches in steps, seeds)
+TRUNKS = {
+    1: (4e-3, (500, 1000, 2000, 4000), (0, 1)),
+    2: (3e-3, (500, 1000, 2000), (0, 1)),
+    3: (2.5e-3, (500, 1000, 2000), (0,)),
+    4: (2e-3, (500, 1000, 2000), (0,)),
 }
 
 
@@ -36,18 +36,18 @@ def get_config():
                 "learning_rate": 2e-3,
                 "batch_size": 32,
                 "schedule": "wsd",
-                "warmup_steps": 200,
-                "decay_fraction": 0.3,
+                "warmup_steps": 100,
+                "decay_fraction": 0.2,
+                "decay_shape": "1-sqrt",
                 "b2": 0.99,
                 "weight_decay": 0.0,
                 "condition_dropout": 0.1,
-                "ema_decay": 0.99,
+                "ema_decay": 0.95,
                 "ema_every": 1,
                 "checkpoint_every": 1000,
                 "log_every": 100,
             },
             "evaluation": {
-                "every": 500,
                 "sampler": {"method": "euler", "steps": 20, "guidance_scale": 4.0},
                 "validation": {"examples": 512, "batch_size": 128},
                 "geneval": {"prompts_per_task": 40, "images_per_prompt": 4, "batch_size": 120},
@@ -58,12 +58,15 @@ def get_config():
 
 def points():
     return {
-        f"depth{depth}-steps{steps}": {
+        f"depth{depth}-seed{seed}": {
             "model.depth": depth,
             "model.hidden": 64 + 32 * depth,
             "train.learning_rate": rate,
-            "train.steps": steps,
+            "train.steps": lengths[-1],
+            "train.branches": lengths,
+            "evaluation.geneval.few_prompts_per_task": 10,
+            "seed": seed,
         }
-        for depth, (rate, all_steps) in RUNS.items()
-        for steps in all_steps
+        for depth, (rate, lengths, seeds) in TRUNKS.items()
+        for seed in seeds
     }

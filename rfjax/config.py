@@ -227,8 +227,8 @@ class ValidationConfig:
 @dataclass(frozen=True, kw_only=True)
 class GenEvalConfig:
     prompts_per_task: int = 40  # a task with fewer prompts repeats them; 0 turns the evaluation off
-    # Scored by so few prompts of each task as well, under a sampler's name of its own: a study's branches but the longest
-    # by these alone, so that many short branches cost little. 0: by `prompts_per_task` alone.
+    # Scored by so few prompts of each task as well, under a sampler's name of its own. A study's branches but the
+    # longest are scored by these alone, so that many short branches cost little. 0: by `prompts_per_task` alone.
     few_prompts_per_task: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     images_per_prompt: int = 4
     batch_size: int = 120

@@ -66,7 +66,10 @@ CONFIGS = Path(__file__).parent.parent / "configs"
         ({"evaluation.ranking.samplers": "50-5"}, "samplers has '50-5'; a sampler is steps@guidance scale"),
         ({"evaluation.ranking.samplers": "5@5,5@5.0"}, "it must name one or more, each once"),
         ({"evaluation.ranking.samplers": ()}, "it must name one or more"),
-        ({"evaluation.geneval.few_prompts_per_task": "40"}, "few_prompts_per_task is 40 and .*prompts_per_task is 40; the former must be below"),
+        (
+            {"evaluation.geneval.few_prompts_per_task": "40"},
+            "few_prompts_per_task is 40 and .*prompts_per_task is 40; the former must be below",
+        ),
         ({"evaluation.ranking.prompts_per_task": "1"}, "prompts_per_task is 1; intervals are made by resampling"),
         ({"timestep_shift": "0"}, "config.timestep_shift is 0.0; it must be above 0"),
     ],

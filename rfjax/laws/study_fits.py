@@ -285,8 +285,8 @@ def _choose_headline(saturating, power):
 
 
 def most_common(rows, column, preferences=()):
-    """The column's value that most runs have; of equals the preferred one, the sampler of most images, then the first in
-    order."""
+    """The column's value that most runs have; of equals the preferred one, the sampler of most images, then the first
+    in order."""
     counts = rows.groupby(column)["run"].nunique()
 
     def rank(value):

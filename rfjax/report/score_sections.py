@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rfjax.report.fit_facts import correlation_fact
-from rfjax.report.formats import NONE, estimate, interval, loss, minus, p_value, percent, power, score, text
+from rfjax.report.formats import NONE, count, estimate, interval, loss, minus, p_value, percent, power, score, text
 from rfjax.report.html_parts import picture, warning
 from rfjax.report.score_figures import task_title
 
@@ -26,17 +26,27 @@ def geneval_section(numbers, page):
         "detector's ceiling": geneval["ceiling"],
     }
     rows += [[label, *(_score_cell(scores.get(item)) for item in items)] for label, scores in marks.items()]
-    return page.drawing(
+    drawn = page.drawing(
         "geneval_against_depth",
         "GenEval per task against depth. Ceiling: the detector on rendered ground truth. Floors: the same images "
         "scored against other prompts of the same task, and samples of the null condition. Bars and shades: 95 % "
         "intervals clustered by prompt.",
-    ) + page.table(
+    )
+    sampler = text(numbers["settings"]["sampler"])
+    table = page.table(
         ["", *(text(task_title(item)) for item in items)],
         rows,
         "GenEval of the best run of each depth, with 95 % intervals clustered by prompt. *: the interval lies above "
-        "those of both floors.",
+        f"those of both floors. Sampler {sampler}, whose last two numbers are prompts of each task and images of each "
+        "prompt.",
     )
+    if not geneval["others"]:
+        return drawn + table
+    others = [[text(row["run"]), text(row["sampler"]), estimate(row), count(row["n"])] for row in geneval["others"]]
+    caption = (
+        "The same checkpoints with another sampler, seed or number of prompts. They enter no fit and no correlation."
+    )
+    return drawn + table + page.table(["run", "sampler", "GenEval, overall", "images"], others, caption, words=(0, 1))
 
 
 def _score_cell(found, mark=""):

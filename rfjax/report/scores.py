@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from rfjax.evaluation.sampler_name import SamplerName, ground_truth_name
 from rfjax.laws import correlation, folder_scores, noise_levels, score_links
 from rfjax.laws.trunks import trunks_of
 from rfjax.results.columns import SCORED, STATISTICS, Measure, loss_levels, score_column
@@ -24,14 +25,15 @@ def geneval(results, points, settings):
     if not items:
         return {"items": [], "runs": [], "ceiling": {}, "reason": "no finished run has a GenEval score"}
     long = rows_where(results.long, corpus=settings.corpus, metric="geneval")
-    ceiling = _by_item(rows_where(long, evaluation=CEILING).drop_duplicates("item"))
+    measured = {"sampler": settings.sampler, "evaluation_seed": settings.sampler_seed}
+    ceiling = _by_item(_of_prompts(rows_where(long, evaluation=CEILING), settings.sampler).drop_duplicates("item"))
     runs = []
     for _, row in points.iterrows():
         if pd.isna(row.get(score_column(), np.nan)):
             continue
         at = rows_where(long, run=row["run"], step=row["step"], weights=settings.weights)
         scores = {item: statistics(row, score_column(item), "value") for item in items}
-        floors = {floor: _by_item(rows_where(at, evaluation=name)) for floor, name in FLOORS.items()}
+        floors = {floor: _by_item(rows_where(at, evaluation=name, **measured)) for floor, name in FLOORS.items()}
         pairs = {
             kind: {
                 item: statistics(row, name, "value")
@@ -52,7 +54,31 @@ def geneval(results, points, settings):
     best = {run["depth"]: run for run in sorted(runs, key=lambda run: run["loss"])[::-1]}
     for run in runs:
         run["best_of_depth"] = best[run["depth"]] is run
-    return {"items": items, "runs": runs, "ceiling": ceiling, "reason": ""}
+    others = _other_samplers(long, points, settings)
+    return {"items": items, "runs": runs, "ceiling": ceiling, "others": others, "reason": ""}
+
+
+def _of_prompts(ceilings, sampler):
+    """The rows of the ceiling on as many prompts as the sampler's name says; all rows where there are none."""
+    name = SamplerName.parse(sampler)
+    prompts = name.images[0] if name and name.images else 0
+    chosen = ceilings[ceilings["sampler"].astype(str).str.startswith(ground_truth_name((prompts, "")))]
+    return chosen if len(chosen) else ceilings
+
+
+def _other_samplers(long, points, settings):
+    """The overall scores of the points' checkpoints under another sampler, seed or number of prompts than the rest."""
+    rows = rows_where(long, evaluation="geneval", item="overall", weights=settings.weights)
+    rows = rows.merge(points[["run", "step"]], on=["run", "step"])
+    same = (rows["sampler"] == settings.sampler) & (rows["evaluation_seed"] == settings.sampler_seed)
+    rows = rows[~same].set_index("run")
+    ordered = [run for run in points["run"] if run in rows.index]
+    return [
+        {"run": row.Index, "sampler": row.sampler, "seed": int(row.evaluation_seed)}
+        | {statistic: getattr(row, statistic) for statistic, _ in STATISTICS}
+        for run in ordered
+        for row in rows.loc[[run]].itertuples()
+    ]
 
 
 def correlations(results, points, settings, *, resamples, seed):

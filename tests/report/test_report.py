@@ -466,3 +466,26 @@ def test_a_name_with_control_characters_moves_no_terminal(undrawn, tmp_path, cap
         heard = capsys.readouterr()
         assert "\x1b" not in heard.out + heard.err and "\\x1b[2J" in heard.out
         assert "\\xa0" not in heard.out  # a number's own blank is no control character
+
+
+def test_scores_by_more_prompts_stand_apart(undrawn, tmp_path):
+    """Catches floors and a ceiling that another sampler measured beside the scores of this one, and scores that the
+    page drops since few runs have them."""
+    *_, largest = folders = planted_runs(tmp_path / "runs", 4)
+    for path in (largest / "evaluations").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["key"]["evaluation"].startswith("geneval"):
+            record["key"]["sampler"] = record["key"]["sampler"].replace("40x", "80x") + (
+                "" if "40x" in record["key"]["sampler"] else "-80x4"
+            )
+            for value in record["values"]:
+                value |= {"value": 0.875, "low": 0.86, "high": 0.89}
+            (path.parent / record_name(record["key"])).write_text(json.dumps(record))
+    merge.collect(folders, tmp_path / "results")
+    numbers = write_report(tmp_path / "results", tmp_path / "report", resamples=100)
+    *_, run = numbers["geneval"]["runs"]
+    shown = [*run["scores"].values(), *(of for floor in run["floors"].values() for of in floor.values())]
+    assert all(of["value"] != 0.875 for of in [*shown, *numbers["geneval"]["ceiling"].values()])
+    (other,) = numbers["geneval"]["others"]
+    assert (other["value"], other["sampler"].endswith("80x4")) == (0.875, True) and other["run"] == run["run"]
+    assert "They enter no fit" in (tmp_path / "report" / "index.html").read_text()
