@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from rfjax.laws.laws import Law
 
 SPARE = 2  # runs beyond the law's parameters: one of freedom, and one that can be left out
-SAME_SIZE = 1e-6  # relative
+SAME_SIZE = 0.02  # relative: without params a size is flops / images, of numbers that tables print to three digits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -67,6 +67,18 @@ def test_one_size_for_each_compute_goes_through_all_runs():
     assert by_images.on_frontier and set(by_images.rows["run"]) == set("abdegh")
 
 
+def test_rounded_numbers_make_no_sizes_compete():
+    """Catches runs of one size, dropped from a law since FLOPs and images were printed to three digits."""
+    images = np.geomspace(1.1e6, 9.9e6, 12)
+    rounded = [float(f"{value:.3g}") for value in 1.037e9 * images]
+    table = pd.DataFrame({"flops": rounded, "images": [float(f"{value:.3g}") for value in images]})
+    table = table.assign(
+        run=[f"r{n}" for n in range(12)], loss=np.geomspace(3, 1, 12) * (1 + 0.1 * (np.arange(12) % 2))
+    )
+    found = choose_runs(table, POWER)
+    assert len(found.rows) == 12 and "each compute has one size" in found.rule
+
+
 def test_columns_that_are_no_numbers_are_left_to_the_fit():
     """Its refusal names the row; a frontier among the other rows would hide it."""
     table = parametric_study().astype({"flops": object})
