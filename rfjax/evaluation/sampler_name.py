@@ -112,6 +112,12 @@ def ground_truth_name(images: tuple[int, int]) -> str:
     return f"ground truth-{_format_size(images)}"
 
 
+def ground_truth_prompts(text: str) -> int | None:
+    """The number of prompts (of each task) in a text that `ground_truth_name` gave; None for any other."""
+    match = re.fullmatch(r"ground truth-(\d+)x\d+", text)
+    return int(match[1]) if match else None
+
+
 def _format_size(size):
     return "" if size is None else f"{size[0]}x{size[1]}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from rfjax.evaluation.sampler_name import SamplerName, ground_truth_name
+from rfjax.evaluation.sampler_name import SamplerName, ground_truth_prompts
 from rfjax.laws import correlation, folder_scores, noise_levels, score_links
 from rfjax.laws.trunks import trunks_of
 from rfjax.results.columns import SCORED, STATISTICS, Measure, loss_levels, score_column
@@ -61,8 +61,8 @@ def geneval(results, points, settings):
 def _of_prompts(ceilings, sampler):
     """The rows of the ceiling on as many prompts as the sampler's name says; all rows where there are none."""
     name = SamplerName.parse(sampler)
-    prompts = name.images[0] if name and name.images else 0
-    chosen = ceilings[ceilings["sampler"].astype(str).str.startswith(ground_truth_name((prompts, "")))]
+    prompts = name.images[0] if name and name.images else -1
+    chosen = ceilings[[ground_truth_prompts(str(text)) == prompts for text in ceilings["sampler"]]]
     return chosen if len(chosen) else ceilings
 
 
