@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rfjax.errors import ConfigError
 from rfjax.laws.correlation import COEFFICIENTS, MIN_RUNS_FOR_INTERVAL, Coefficient, correlate, resampled_runs
@@ -35,10 +35,11 @@ def by_level(
     score: Float[np.ndarray, " runs"],
     *,
     redrawn: Float[np.ndarray, "resamples runs"] | None = None,
+    trunks: Int[np.ndarray, " runs"] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Level, ...]:
-    """The score against the loss at each level of t, the keys of `losses`; `redrawn` as in `correlation.correlate`.
+    """The score against the loss at each level of t, the keys of `losses`; `redrawn` and `trunks` as in `correlation.correlate`.
 
     Raises `ConfigError` for levels without a loss for every run.
     """
@@ -59,6 +60,5 @@ def by_level(
         top = values >= values.max(axis=0) - 1e-12
         shares = (top / top.sum(axis=0)).mean(axis=1) if values.shape[1] else np.full(len(ts), np.nan)
         first = {t: float(share) if np.isfinite(share) else None for t, share in zip(ts, shares, strict=True)}
-    return tuple(
-        Level(t=t, coefficients=found[t], left_out_rms=left_out_rms(losses[t], score), share_first=first[t]) for t in ts
-    )
+    rms = {t: left_out_rms(losses[t], score, trunks=trunks) for t in ts}
+    return tuple(Level(t=t, coefficients=found[t], left_out_rms=rms[t], share_first=first[t]) for t in ts)

@@ -235,11 +235,21 @@ class ScorePrediction:
 
 
 def predict_largest(
-    loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+    loss: ArrayLike,
+    score: ArrayLike,
+    size: ArrayLike,
+    runs: ArrayLike,
+    *,
+    flops: ArrayLike | None = None,
+    trunks: ArrayLike | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[ScorePrediction, ...]:
-    """The score of the run of largest `size` (of several, the last by name) as each link predicts it.
+    """The score of the run of largest `size` as each link predicts it from the runs of other trunks.
 
-    Raises `ConfigError` for a size that is not finite: it could be the largest.
+    Of several runs of that size the one with the most `flops` is taken, then the last by name. `trunks` are the numbers
+    of the runs' trunks (`rfjax.laws.trunks`): a branch shares most of its training with the others of its trunk, so
+    these are left out too. Raises `ConfigError` for a size that is not finite: it could be the largest.
     """
     loss, score, size = (np.asarray(values, float) for values in (loss, score, size))
     if not len(loss):
@@ -247,8 +257,10 @@ def predict_largest(
     if not np.isfinite(size).all():
         unknown = ", ".join(str(run) for run in np.asarray(runs)[~np.isfinite(size)])
         raise ConfigError(f"the size of {unknown} is not finite, so no run is known to be the largest")
-    largest = int(np.lexsort((np.asarray(runs).astype(str), size))[-1])
-    rest = np.arange(len(loss)) != largest
+    flops = np.zeros(len(loss)) if flops is None else np.asarray(flops, float)
+    largest = int(np.lexsort((np.asarray(runs).astype(str), flops, size))[-1])
+    trunks = np.arange(len(loss)) if trunks is None else np.asarray(trunks)
+    rest = trunks != trunks[largest]
     found = []
     name, actual = str(np.asarray(runs)[largest]), float(score[largest])
     for link in LINKS.values():
@@ -264,23 +276,27 @@ def predict_largest(
     return tuple(found)
 
 
-def predict_by_links(
-    loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict:
-    """Every link fitted to all runs, and the largest run's score as each predicts it from the others, as JSON."""
-    predicted = predict_largest(loss, score, size, runs, resamples=resamples, seed=seed)
+def predict_by_links(loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: ArrayLike, **options) -> dict:
+    """Every link fitted to all runs, and the largest run's score as each predicts it from the others, as JSON.
+
+    `options` are those of `predict_largest`.
+    """
+    predicted = predict_largest(loss, score, size, runs, **options)
     return {
         "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
         "largest_predicted": plain(predicted),
     }
 
 
-def left_out_rms(loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic"]) -> float | None:
-    """Root mean square error of each run's score predicted from all other runs; None for too few."""
+def left_out_rms(
+    loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic"], trunks: ArrayLike | None = None
+) -> float | None:
+    """Root mean square error of each run's score predicted from all runs of other trunks; None for too few."""
     loss, score = np.asarray(loss, float), np.asarray(score, float)
+    trunks = np.arange(len(loss)) if trunks is None else np.asarray(trunks)
     errors = []
     for i in range(len(loss)):
-        rest = np.arange(len(loss)) != i
+        rest = trunks != trunks[i]
         fitted = fit_link(loss[rest], score[rest], link, resamples=2)
         if fitted.reason:
             return None

@@ -231,8 +231,10 @@ def _metric(args, source, have, metric):
         )
         return [[*fact, content["no_fraction"]]], content
     size = next((name for name in ("params", "flops", "images") if name in have and have[name].notna().all()), "loss")
-    linked = predict_by_links(loss, score, have[size].to_numpy(float), have["run"].to_numpy(), **options)
-    levels = plain(by_level(_levels(have), score, redrawn=redrawn, **options))
+    trunks, runs = trunks_of(have), have["run"].to_numpy()
+    flops = have["flops"].to_numpy(float) if "flops" in have and have["flops"].notna().all() else None
+    linked = predict_by_links(loss, score, have[size].to_numpy(float), runs, flops=flops, trunks=trunks, **options)
+    levels = plain(by_level(_levels(have), score, redrawn=redrawn, trunks=trunks, **options))
     content |= {"largest_predicted": linked["largest_predicted"], "size": size, "links": linked["links"]}
     content["levels"] = levels
     return [fact, *fit_facts.largest_score_facts(metric, linked["largest_predicted"])], content

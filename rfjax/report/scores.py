@@ -128,7 +128,8 @@ def _correlate_items(results, points, names, evaluation, settings, *, resamples,
         how = {"redrawn": redrawn, "trunks": trunks_of(have), "resamples": resamples, "seed": seed}
         found = correlation.correlate(loss, score, **how)
         size, runs = have["params"].to_numpy(float), have["run"].to_numpy()
-        linked = score_links.predict_by_links(loss, score, size, runs, resamples=resamples, seed=seed)
+        of_runs = {"flops": have["flops"].to_numpy(float), "trunks": how["trunks"]}
+        linked = score_links.predict_by_links(loss, score, size, runs, **of_runs, resamples=resamples, seed=seed)
         output[item] = plain(found) | linked
     return output
 
@@ -142,7 +143,8 @@ def score_levels(results, points, settings, *, resamples, seed):
     losses = {t: have[c].to_numpy(float) for t, c in names.items() if have[c].notna().all()}
     redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed).get("overall")
     score = have[score_column()].to_numpy(float)
-    return plain(noise_levels.by_level(losses, score, redrawn=redrawn, resamples=resamples, seed=seed))
+    how = {"redrawn": redrawn, "trunks": trunks_of(have), "resamples": resamples, "seed": seed}
+    return plain(noise_levels.by_level(losses, score, **how))
 
 
 def _geneval_items(columns: Iterable[str]) -> list[str]:

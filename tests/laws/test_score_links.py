@@ -147,3 +147,16 @@ def test_levels_that_tie_share_the_place():
 def test_left_out_errors_need_enough_runs():
     assert left_out_rms(LOSS[:3], logistic(LOSS[:3])) is None
     assert left_out_rms(LOSS, logistic(LOSS)) < 1e-6
+
+
+def test_a_branch_is_predicted_from_other_trunks_alone():
+    """Catches a trunk's shorter branches that tell of its longest, and a short branch taken for the largest run, since
+    steps500 comes after steps2000 in the order of letters."""
+    loss, score = np.concatenate([LOSS, [0.3, 0.35]]), np.concatenate([logistic(LOSS), [0.9, 0.95]])
+    runs = [*(f"r{i}" for i in range(5)), "big-steps2000", "big-steps500", "big-steps1000"]
+    size, flops, trunks = [1, 1, 2, 2, 3, 4, 4, 4], [1, 2, 1, 2, 1, 4, 1, 2], [0, 0, 1, 1, 2, 3, 3, 3]
+    found = predict_largest(loss, score, size, runs, flops=flops, trunks=trunks, resamples=50)
+    assert {(one.run, one.n) for one in found} == {("big-steps2000", 5)}
+    by_name = {one.link: one for one in found}
+    assert by_name["logistic"].predicted == pytest.approx(logistic(LOSS[5]), rel=1e-5)
+    assert left_out_rms(loss[:6], score[:6], trunks=trunks[:6]) < 1e-4 < left_out_rms(loss, score, trunks=trunks)
