@@ -23,6 +23,7 @@ from rfjax.laws import fit_points
 from rfjax.laws.budgets import measure_cost, optimum
 from rfjax.laws.fitting import RESAMPLES, Estimate, fit
 from rfjax.laws.laws import PARAMETRIC
+from rfjax.laws.trunks import are_shared, trunks_of
 from rfjax.results.plain import plain
 
 SAME_BUDGET = 0.02  # budgets this close (relative) are one IsoFLOP curve
@@ -142,6 +143,9 @@ def approach2(
         reason = f"{n} budget{'s'[: n != 1]} with a minimum among the sizes tried; at least 2 are needed"
         return Line(approach="approach2", optima=tuple(optima), notes=notes, reason=reason)
     draws, method = _redraw_parabolas(used, resamples, seed)
+    trunks = trunks_of(pd.concat(used)) if "run" in table else np.arange(0)
+    if are_shared(trunks):
+        method += f"; optimistic, as the runs are branches of {len(np.unique(trunks))} trunks"
     found = _line_with_intervals("approach2", optima, _line(optima), draws, method, notes)
     return replace(found, bias=_bias_of_parabolas(table, used) if bias else None)
 

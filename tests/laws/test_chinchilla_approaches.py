@@ -27,6 +27,10 @@ def test_parabolas_have_their_known_bias(half_width, bias):
 def test_intervals_hold_the_exponent_and_a_budget_is_divided():
     found = approach2(isoflop(4, sizes=9, noise=0.002), resamples=200)
     assert found.a.low < A < found.a.high and "parametric bootstrap" in found.method
+    assert "optimistic" not in found.method
+    runs = isoflop(4, sizes=9, noise=0.002)
+    with_trunks = runs.assign(trunk=np.arange(len(runs)) // 2)
+    assert "optimistic, as the runs are branches of 18 trunks" in approach2(with_trunks, resamples=20).method
     params, images = found.at(1e22)
     assert params.low < optimum(HOFFMANN, 1e22, Cost())[0] < params.high
     assert 6 * params.value * images.value == pytest.approx(1e22, rel=0.02)
