@@ -54,11 +54,11 @@ FORMULATIONS = {
 }
 
 FITS = {
-    "default": ("analysis/results/default_study.csv", "--metric=geneval_overall --metric=geneval_colors"),
-    "power": ("analysis/results/default_study.csv", "--law=power --budget=1e14"),
-    "power, l1": ("analysis/results/default_study.csv", "--law=power --loss=l1 --seed=1"),
-    "saturating": ("analysis/results/default_study.csv", "--law=saturating --profile --resamples=200"),
-    "parametric": ("analysis/results/default_study.csv", "--law=parametric --budget=1e14"),
+    "default": ("{tmp}/six_runs.csv", "--metric=geneval_overall --metric=geneval_colors"),
+    "power": ("{tmp}/six_runs.csv", "--law=power --budget=1e14"),
+    "power, l1": ("{tmp}/six_runs.csv", "--law=power --loss=l1 --seed=1"),
+    "saturating": ("{tmp}/six_runs.csv", "--law=saturating --profile --resamples=200"),
+    "parametric": ("{tmp}/six_runs.csv", "--law=parametric --budget=1e14"),
     "parametric, isoflop": ("{tmp}/isoflop.csv", "--law=parametric --budget=1e23 --intervals=runs --resamples=200"),
     "broken": ("{tmp}/broken.csv", "--law=broken --budget=1e13 --resamples=100"),
     "approach2, isoflop": ("{tmp}/isoflop.csv", "--law=approach2 --budget=1e23 --resamples=200"),
@@ -72,8 +72,11 @@ LAUNCHES = {
 
 
 def write_tables(folder: Path) -> None:
-    """Writes tables of runs at seven budgets, of several rows a run, and of a broken law, each with a ripple."""
+    """Writes tables of runs at seven budgets, of several rows a run, and of a broken law, each with a ripple; and the
+    six runs of a real study."""
     folder.mkdir(exist_ok=True)
+    six_runs = Path(__file__).parents[1] / "tests" / "pinned" / "six_runs.csv"
+    (folder / "six_runs.csv").write_bytes(six_runs.read_bytes())
     ends, curves = ["run,params,images,flops,loss"], ["run,params,images,flops,loss"]
     sizes = [round(10 ** (7.5 + 0.5 * place)) for place in range(5)]
 

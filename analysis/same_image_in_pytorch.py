@@ -1,7 +1,7 @@
 """The same images by `rfjax sample`'s sampler and by diffusers, side by side.
 
     pip install torch==2.13.0 diffusers==0.42.1
-    python analysis/same_image_in_pytorch.py runs/shapes/depth4-steps2000 --out docs/pictures/same_image.png
+    python analysis/same_image_in_pytorch.py runs/shapes/depth4-seed0-steps2000 --out docs/pictures/same_image.png
 
 Exports the run, loads it with diffusers, and draws from the same noise with diffusers' own
 flow-match Euler scheduler. The upper row is ours, the lower theirs; the largest difference of a

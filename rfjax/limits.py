@@ -249,7 +249,8 @@ RULES: tuple[Rule, ...] = (
     (
         ("train.branches", "train.steps"),
         lambda lengths, steps: not lengths or [0, *lengths] == sorted({0, *lengths}) and lengths[-1] == steps,
-        "branches are whole lengths that increase, and the last of them is config.train.steps, as 500,1000,2000",
+        "branches are whole lengths that increase, and the last of them is config.train.steps, as 500,1000,2000; "
+        "() is a run alone",
     ),
     (
         ("train.branches", "train.schedule"),

@@ -320,7 +320,7 @@ def measure_together(session: Session) -> None:
 def measure_shapes(session: Session) -> None:
     """The largest point of the default study: step, phases and where the host is waited for."""
     steps = "2" if session.tiny else "100"
-    command = ("-m", "rfjax", "bench", "--config=shapes", "--point=depth4-steps2000", f"--steps={steps}")
+    command = ("-m", "rfjax", "bench", "--config=shapes", "--point=depth4-seed0", f"--steps={steps}")
     run_script(session, *command, output="--json")
 
 
