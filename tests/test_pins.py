@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from helpers.child_process import ROOT
 from helpers.random_runs import DATA, MODEL, VARIANTS, make_config, make_run
 from rfjax.cli import main
 from rfjax.interop.exporting import export_run

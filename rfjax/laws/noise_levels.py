@@ -39,9 +39,9 @@ def by_level(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Level, ...]:
-    """The score against the loss at each level of t, the keys of `losses`; `redrawn` and `trunks` as in `correlation.correlate`.
+    """The score against the loss at each level of t, the keys of `losses`.
 
-    Raises `ConfigError` for levels without a loss for every run.
+    `redrawn` and `trunks` are those of `correlation.correlate`; a run is predicted from other trunks alone. Raises `ConfigError` for levels without a loss for every run.
     """
     score = np.asarray(score, float)
     ts = sorted(losses)

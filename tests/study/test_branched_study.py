@@ -9,9 +9,9 @@ import pytest
 from helpers.training_tiny import rows
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.records import read_records
-from rfjax.laws.study_fits import primary_settings
 from rfjax.launch.target import CommonOptions
 from rfjax.launch.tasks import make_launch
+from rfjax.laws.study_fits import primary_settings
 from rfjax.plan.targets import parse_target
 from rfjax.results.merge import collect
 from rfjax.study import study as studies
