@@ -41,7 +41,8 @@ def by_level(
 ) -> tuple[Level, ...]:
     """The score against the loss at each level of t, the keys of `losses`.
 
-    `redrawn` and `trunks` are those of `correlation.correlate`; a run is predicted from other trunks alone. Raises `ConfigError` for levels without a loss for every run.
+    `redrawn` and `trunks` are those of `correlation.correlate`; a run is predicted from other trunks alone.
+    Raises `ConfigError` for levels without a loss for every run.
     """
     score = np.asarray(score, float)
     ts = sorted(losses)
