@@ -60,6 +60,7 @@ class Corpus(Protocol):
 CORPORA = {
     "shapes": "rfjax.data.shapes",
     "digits": "rfjax.data.digits",
+    "motion": "rfjax.data.motion",
     "random": "rfjax.data.random",
     "prepared": "rfjax.data.prepared.corpus",
 }
