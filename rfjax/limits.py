@@ -73,7 +73,7 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.weight_sets": (2, 3),
     "model.positions": ("formula", "stored", "rotary"),
     "model.temporal_attention": ("joint", "factorised"),
-    "data.corpus": ("shapes", "digits", "motion", "random", "prepared"),
+    "data.corpus": ("shapes", "digits", "random", "motion", "prepared"),
     "data.world": ("first", "full"),
     "train.schedule": ("constant", "cosine", "wsd"),
     "train.decay_shape": ("linear", "1-sqrt", "cosine"),

@@ -60,8 +60,8 @@ class Corpus(Protocol):
 CORPORA = {
     "shapes": "rfjax.data.shapes",
     "digits": "rfjax.data.digits",
-    "motion": "rfjax.data.motion",
     "random": "rfjax.data.random",
+    "motion": "rfjax.data.motion",
     "prepared": "rfjax.data.prepared.corpus",
 }
 

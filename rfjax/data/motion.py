@@ -1,7 +1,7 @@
 """The corpus `motion`: clips of the shapes of `shapes`, which move in a small world.
 
 A clip is a function of (seed, index). What happens is in `motion_worlds`, where objects are in `motion_paths`, words in
-`motion_captions`. Beside the pixels, `MotionCorpus.clips` gives the truth: places, velocities and colours in each frame.
+`motion_captions`. Beside the pixels, `MotionCorpus.clips` gives the truth: places and colours in each frame, velocities.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class MotionCorpus:
     `motion_worlds.HELD_OUT`; validation shows all.
     """
 
+    name: str
     world: str
     frames: int
     seed: int
     image_size: int
-    name: str = "motion"
     made_with: ClassVar[Mapping[str, object]] = {}
 
     @property
@@ -67,7 +67,7 @@ class MotionCorpus:
         """What happens in clips, where their objects are in each frame (in pixels of `SIDE` a side), and captions."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
-        key = hashing.key(self.name, VERSION, self.world, self.seed, split)
+        key = hashing.key(VERSION, self.world, self.seed, split)
         slots = (motion_worlds.CONTENT_SLOTS, motion_paths.LAYOUT_SLOTS, motion_captions.WORDING_SLOTS)
         content, layout, wording = np.split(hashing.uniforms(key, indices, sum(slots)), np.cumsum(slots)[:-1], axis=1)
         world = WORLDS[self.world]
@@ -98,7 +98,9 @@ class MotionCorpus:
 
     def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "frames h w 3"]:
         """A ground-truth clip in [0, 1] that satisfies a row of `evaluation_prompts`."""
-        u = hashing.uniforms(hashing.key("ground truth", row["prompt"]), np.array([seed]), 1 + motion_paths.LAYOUT_SLOTS)
+        u = hashing.uniforms(
+            hashing.key("ground truth", row["prompt"]), np.array([seed]), 1 + motion_paths.LAYOUT_SLOTS
+        )
         contents = motion_captions.contents_of_row(row, float(u[0, 0]))
         return draw(motion_paths.place(WORLDS[self.world], self.frames, contents, u[:, 1:]), self.image_size)[0]
 
@@ -166,7 +168,7 @@ def make(data: DataConfig, seed: int) -> MotionCorpus:
         if field != "frames" and getattr(data, field) != own:
             given = f"config.data.{field} is {getattr(data, field)}; the motion corpus has {own}"
             raise ConfigError(f"{given}: leave it out, or set config.data.corpus=random, which takes any")
-    return MotionCorpus(world=data.world, frames=data.frames, seed=seed, image_size=size)
+    return MotionCorpus(name=data.label, world=data.world, frames=data.frames, seed=seed, image_size=size)
 
 
 def _frames_of_worlds():

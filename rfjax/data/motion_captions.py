@@ -58,7 +58,11 @@ TEMPLATES = {
     "stop": ("{a} {moving} {left} and stopping", "{a} {moving} {left} then stopping"),
     "bounce": ("{a} {moving} {left} and bouncing back", "{a} {moving} {left} and bouncing"),
     "permanence": ("{a} {moving} {left} behind a screen", "{a} {moving} {left} past a screen"),
-    "change": ("{a thing} turning from {red} to {blue}", "{a thing} changing from {red} to {blue}", "{a} turning {blue}"),
+    "change": (
+        "{a thing} turning from {red} to {blue}",
+        "{a thing} changing from {red} to {blue}",
+        "{a} turning {blue}",
+    ),
     "motion_binding": tuple(
         f"{{a}} {{moving}} {{short left}} {join} {{b}} {{moving}} {{short up}}" for join in ("and", "with")
     ),
@@ -164,7 +168,9 @@ def contents_of_row(row: dict, speed: float) -> Contents:
     task, include = row["tag"], row["include"]
     first = include[1] if task in RELATED else include[0]
     second = next((item for item in include if item is not first), first)
-    directions = [DIRECTIONS.index(item["motion"]) if item["motion"] in DIRECTIONS else STILL for item in (first, second)]
+    directions = [
+        DIRECTIONS.index(item["motion"]) if item["motion"] in DIRECTIONS else STILL for item in (first, second)
+    ]
     fields = (
         TASKS.index(task),
         [VOCABULARY.classes.index(item["class"]) for item in (first, second)],
@@ -184,7 +190,7 @@ def evaluation_prompts(world: World, prompts_per_task: int, seed: int) -> list[d
         n = len(everything.task)
         order = np.argsort(hashing.uniforms(hashing.key("motion prompts", seed, task), np.arange(n), 1)[:, 0])
         chosen = order[np.arange(prompts_per_task) % n]
-        contents = Contents(*(field[chosen] for field in vars(everything).values()))
+        contents = everything.rows(chosen)
         rows = zip(plain(contents), is_held_out(contents).tolist(), strict=True)
         prompts += [row(clip, unseen) for clip, unseen in rows]
     return prompts

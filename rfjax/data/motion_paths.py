@@ -35,6 +35,7 @@ LARGEST_OF_TASK = {  # where the largest would not fit
 }
 PASSING = (9.0, 5.0)  # pixels that the two objects of `relation_change` go, past each other
 PASSING_SLACK = 0.6  # between their lanes beyond GAP, so that they are beside each other at both ends
+BESIDE = 0.1  # between what passes a screen and the screen, at both ends
 SIDEWAYS = 1.0  # pixels, how far the objects of `position` may be off one line
 
 LAYOUT_SLOTS = 14
@@ -51,6 +52,10 @@ class Layout:
     centre: Float[np.ndarray, "n frames 2 2"]  # x, y
     screen: Float[np.ndarray, "n 4"]  # x1, y1, x2, y2 of what hides objects; of no area where there is none
     background: Float[np.ndarray, " n"]  # in [0, 1): from the darkest to the lightest
+
+    def rows(self, places: Int[np.ndarray, " m"]) -> Layout:
+        """The clips at `places`."""
+        return Layout(*(field[places] for field in vars(self).values()))
 
     @property
     def half(self) -> Float[np.ndarray, "n 2 2"]:
@@ -148,10 +153,10 @@ def _either_side(start, contents, path):
 
 
 def _screen(contents, half):
-    """The box of a screen across the whole picture. In the first frame and in the last, object 0 is half a pixel or
-    more away from it. In the middle it hides the object, or all but a pixel of a large one."""
+    """The box of a screen across the whole picture. In the first frame and in the last, object 0 is wholly beside
+    it. In the middle it hides the object, or all but a pixel of a large one."""
     along = _along(contents, half)
-    width = np.minimum(SIDE / 2 - EDGE - 0.5 - 2 * along, along + 1.0)
+    width = np.minimum(SIDE / 2 - EDGE - BESIDE - 2 * along, along + 1.0)
     moves = np.arange(2) == _axis(contents.directions[:, 0])[:, None]
     low = np.where(moves, SIDE / 2 - width[:, None], 0.0)
     return np.concatenate([low, SIDE - low], axis=1)
@@ -177,13 +182,9 @@ def _apart(start, room_low, room_high, contents, half, path, u):
     # Along the other axis: the objects of `position` are nearly on a line, and those of `relation_change` start on
     # either side of each other, at the same distance as they end.
     other, result = 1 - axis, start.copy()
-    beside = np.clip(
-        start[n, 0, other] + SIDEWAYS * (2 * u[:, 0] - 1), room_low[n, 1, other], room_high[n, 1, other]
-    )
+    beside = np.clip(start[n, 0, other] + SIDEWAYS * (2 * u[:, 0] - 1), room_low[n, 1, other], room_high[n, 1, other])
     ends = start[n, 0, other] + (path[n, -1, 0, other] - path[n, -1, 1, other]) / 2
     partner = np.where(contents.of("position"), beside, start[n, 1, other])
     result[n, 1, other] = np.where(contents.of("relation_change"), ends, partner)
     result[n, :, axis] = begin - lows
     return result
-
-

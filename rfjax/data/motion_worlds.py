@@ -43,7 +43,10 @@ AT_REST = ("still", "position", "change")
 # the direction in its list, so that every pair of two of the three is seen with all but one of the third, or with all.
 HELD_OUT = np.array(
     [
-        [[(kind + way) % len(VOCABULARY.colors) == color for way in range(4)] for color in range(len(VOCABULARY.colors))]
+        [
+            [(kind + way) % len(VOCABULARY.colors) == color for way in range(4)]
+            for color in range(len(VOCABULARY.colors))
+        ]
         for kind in range(len(VOCABULARY.classes))
     ]
 )
@@ -109,6 +112,10 @@ class Contents:
     directions: Int[np.ndarray, "n 2"]  # index in DIRECTIONS, or STILL; of the first move
     speed: Int[np.ndarray, " n"]  # index in SPEEDS; `motion` and `speed` have one
     relation: Int[np.ndarray, " n"]  # index in RELATIONS, of object 0 to object 1; only `position` uses it
+
+    def rows(self, places: Int[np.ndarray, " m"]) -> Contents:
+        """The clips at `places`."""
+        return Contents(*(field[places] for field in vars(self).values()))
 
     def of(self, *tasks: str) -> Bool[np.ndarray, " n"]:
         """Whether a clip is of one of these tasks."""
