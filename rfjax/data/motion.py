@@ -1,7 +1,7 @@
 """The corpus `motion`: clips of the shapes of `shapes`, which move in a small world.
 
 A clip is a function of (seed, index). What happens is in `motion_worlds`, where objects are in `motion_paths`, words in
-`motion_captions`. Beside the pixels, `MotionCorpus.clips` gives the truth: places and colours in each frame, velocities.
+`motion_captions`. Beside the pixels `MotionCorpus.clips` gives the truth: places, velocities and colours, by frame.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Words for clips: captions, and evaluation prompts as GenEval's rows with fields for what happens.
 
-A row is `grammar.row`'s, and its first object (GenEval's target is the first, too) may have more fields:
+A row is GenEval's (`grammar.row`). Each object has "motion", and one of them may have more fields:
 
     "motion"     left, right, up, down or still: from each frame to the next
     "speed"      slow or fast
     "then"       stops or bounces
     "behind"     screen: it passes behind one
     "becomes"    the colour that follows "color"
-    "position"   [relation, 0] of the second object to the first: in every frame; of a pair that passes, in the first
+    "position"   [relation, 0] to the row's first object: in every frame, or with "position_last" in the first
     "position_last"  [relation, 0] in the last frame
 
 Training captions mix the official wording of the rows with paraphrases of the same meaning.

@@ -225,7 +225,7 @@ RELATIONS_ASKED = ("position", "relation_change")  # clauses on two tracks
 
 
 def tracks_of(
-    frames: Sequence[Detections], row: Mapping[str, object], side: float, options: TemporalOptions = DEFAULT
+    frames: Sequence[Detections], side: float | int, row: Mapping[str, object], options: TemporalOptions = DEFAULT
 ) -> list[Track]:
     """The track of each include item: in each frame the most confident object of its class, if possible one whose
     colour the item names."""
@@ -249,7 +249,7 @@ def tracks_of(
 
 
 def judge(
-    frames: Sequence[Detections], row: Mapping[str, object], side: float, options: TemporalOptions = DEFAULT
+    frames: Sequence[Detections], side: float | int, row: Mapping[str, object], options: TemporalOptions = DEFAULT
 ) -> ClipResult:
     """Which clauses of its prompt's row a clip meets, from what was found in each frame.
 
@@ -258,14 +258,12 @@ def judge(
     """
     if len(frames) < 2:
         raise ConfigError(f"a clip of {len(frames)} frames; give at least two, or score stills with rfjax geneval")
-    tracks = tracks_of(frames, row, side, options)
+    tracks = tracks_of(frames, side, row, options)
     clauses: dict[str, bool] = {}
     for name, (asks, holds) in CLAUSES.items():
         asked = [track for track in tracks if asks(track.item)]
         if asked:
-            clauses[name] = all(
-                (name not in PLACES or len(track.times) > 1) and holds(track) for track in asked
-            )
+            clauses[name] = all((name not in PLACES or len(track.times) > 1) and holds(track) for track in asked)
     for track in tracks:
         if "position" in track.item:
             wanted, target = track.item["position"]
