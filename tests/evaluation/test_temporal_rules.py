@@ -182,10 +182,10 @@ def test_a_colour_changes_once(hues, holds):
 def test_relations_are_asked_in_the_frames_they_are_said_of():
     """Catches a relation that is read in one frame for all, and a pair that is said to pass and never does."""
 
-    def pair(xs, **fields):
+    def pair(xs, ys=3, **fields):
         frames = [
-            Detections.from_lists({"ring": [box(x, 3)], "bar": [box(8, 10)]}, {"ring": ["red"], "bar": ["blue"]})
-            for x in xs
+            Detections.from_lists({"ring": [box(x, y)], "bar": [box(8, 10)]}, {"ring": ["red"], "bar": ["blue"]})
+            for x, y in np.broadcast(xs, ys)
         ]
         first = {"class": "bar", "count": 1, "color": "blue", "motion": "still"}
         second = {"class": "ring", "count": 1, "color": "red", **fields}
@@ -196,6 +196,11 @@ def test_relations_are_asked_in_the_frames_they_are_said_of():
     assert pair(there, motion="right", **passes)["relation_change"]
     assert not pair(there[::-1], motion="right", **passes)["relation_change"]
     assert not pair(there[:5], motion="right", **passes)["relation_change"]
+    # Relations need not be opposites. Where both hold at one end, as in a corner, nothing has turned.
+    turns = {"motion": "right", "position": ["left of", 0], "position_last": ["above", 0]}
+    assert pair([0, 4, 8], [10, 2, 2], **turns)["relation_change"]
+    assert not pair([0, 4, 8], [2, 2, 2], **turns)["relation_change"]  # above from the first frame on
+    assert not pair([0, 0, 0], [10, 6, 2], **turns)["relation_change"]  # left until the last
     assert pair([8] * 3, motion="still", position=["above", 0])["position"]
     assert not pair([8, 8, 18, 8], motion="still", position=["above", 0])["position"]
 
