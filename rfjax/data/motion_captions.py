@@ -112,7 +112,7 @@ def plain(contents: Contents) -> list[dict]:
 
 def sentence(clip: dict, wording: Sequence[float] = OFFICIAL) -> str:
     """One caption of a clip's contents (see `plain`); `wording` are uniforms that choose among paraphrases."""
-    official, opening, template, verb, phrase, detail = OFFICIAL if wording[0] < OFFICIAL_SHARE else wording
+    _, opening, template, verb, phrase, detail = OFFICIAL if wording[0] < OFFICIAL_SHARE else wording
     task, (kind, partner), (hue, other) = clip["task"], clip["classes"], clip["colors"]
     first, second = (direction or "left" for direction in clip["directions"])  # unused where there is none
     bare = detail > 1.0 - COLORLESS_SHARE and task in COLORLESS
