@@ -71,7 +71,7 @@ class World:
 
 
 WORLDS = {
-    # One object, still or in a straight line: what a network of 10^13 FLOPs begins to learn, minutes on a CPU.
+    # One object, still or in a straight line, in few frames: for networks that train in minutes on a CPU.
     "first": World(
         frames=(4, 4),
         shares=(("still", 0.2), ("motion", 0.4), ("speed", 0.4)),
