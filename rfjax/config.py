@@ -119,6 +119,7 @@ class DataConfig:
 
     corpus: str = "shapes"
     frames: int = field(default=1, metadata=WRITTEN_WHERE_SET)  # of a latent; an image has one
+    world: str = field(default="first", metadata=WRITTEN_WHERE_SET)  # of the corpus `motion`: what happens in its clips
     image_size: int = 16  # side of a latent, in latent pixels
     channels: int = 3
     context_tokens: int = 16
@@ -128,9 +129,10 @@ class DataConfig:
 
     @property
     def label(self) -> str:
-        """The corpus's name in tables. That of a prepared corpus has its folder's name in it, because losses on two
-        prepared corpora cannot be compared."""
-        return f"{self.corpus}:{Path(self.prepared.path).resolve().name}" if self.corpus == "prepared" else self.corpus
+        """The corpus's name in tables. That of a prepared corpus has its folder's name in it, and that of `motion` its
+        world and its frames, because losses on two of them cannot be compared."""
+        which = {"prepared": Path(self.prepared.path).resolve().name, "motion": f"{self.world}-{self.frames}"}
+        return f"{self.corpus}:{which[self.corpus]}" if self.corpus in which else self.corpus
 
 
 @dataclass(frozen=True, kw_only=True)

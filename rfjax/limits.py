@@ -73,7 +73,8 @@ CHOICES: dict[str, tuple[str | int, ...]] = {
     "model.weight_sets": (2, 3),
     "model.positions": ("formula", "stored", "rotary"),
     "model.temporal_attention": ("joint", "factorised"),
-    "data.corpus": ("shapes", "digits", "random", "prepared"),
+    "data.corpus": ("shapes", "digits", "random", "motion", "prepared"),
+    "data.world": ("first", "full"),
     "train.schedule": ("constant", "cosine", "wsd"),
     "train.decay_shape": ("linear", "1-sqrt", "cosine"),
     "train.compute_dtype": ("float32", "bfloat16"),
@@ -441,6 +442,10 @@ def _check_unread(config, network: Network) -> None:
         if value != default:
             given = f"config.model.{field} is {value}, which config.model.positions={model.positions} does not read"
             raise ConfigError(f"{given}; leave it at {default}, or set the positions to rotary")
+    world, own = config.data.world, type(config.data)().world
+    if config.data.corpus != "motion" and world != own:
+        given = f"config.data.world is {world}, which the corpus {config.data.corpus} does not read"
+        raise ConfigError(f"{given}; leave it at {own}, or set config.data.corpus=motion")
     unused = [name for name, value in vars(prepared).items() if value != getattr(type(prepared)(), name)]
     if config.data.corpus != "prepared" and unused:
         given = f"config.data.prepared.{unused[0]} is {getattr(prepared, unused[0])!r}"

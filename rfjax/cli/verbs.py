@@ -65,6 +65,7 @@ ROWS = (
     Verb("fit", "after", "rfjax.report.fit_command", "fit scaling laws to a results table"),
     Verb("score", "after", "rfjax.scorers.command", "score a folder of images: GenEval, FID, CMMD, CLIP score"),
     Verb("geneval", "after", "rfjax.cli.geneval", "score object detections by GenEval's rules"),
+    Verb("temporal", "after", "rfjax.cli.temporal", "score detections in clips' frames: whether things move as told"),
     Verb("export", "after", "rfjax.cli.export", "write a checkpoint for PyTorch", **UNCHANGED, tidies=True),
 )
 VERBS = {verb.name: verb for verb in ROWS}

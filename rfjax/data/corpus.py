@@ -61,6 +61,7 @@ CORPORA = {
     "shapes": "rfjax.data.shapes",
     "digits": "rfjax.data.digits",
     "random": "rfjax.data.random",
+    "motion": "rfjax.data.motion",
     "prepared": "rfjax.data.prepared.corpus",
 }
 

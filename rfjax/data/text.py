@@ -51,11 +51,11 @@ _END = 2
 SLOT = EncoderSlot("words", (0, CONTEXT_TOKENS), (0, CONTEXT_SIZE), (0, POOLED_SIZE))
 
 
-def train_tokenizer(captions: Iterable[str], vocabulary_size: int = 200) -> bytes:
-    """A byte-pair sentencepiece model of the captions: the same bytes for the same captions.
+PIECES = 200  # with so many every word of the grammar of scenes is one piece
 
-    With 200 pieces every word of the embedded grammars is one piece.
-    """
+
+def train_tokenizer(captions: Iterable[str], vocabulary_size: int = PIECES) -> bytes:
+    """A byte-pair sentencepiece model of the captions: the same bytes for the same captions."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(captions),
@@ -78,8 +78,8 @@ class TextEncoder:
     frequencies: tuple[float, ...]  # of each piece, the expected share of a caption's tokens
 
     @classmethod
-    def fit(cls, captions: Sequence[str]) -> TextEncoder:
-        model = train_tokenizer(captions)
+    def fit(cls, captions: Sequence[str], vocabulary_size: int = PIECES) -> TextEncoder:
+        model = train_tokenizer(captions, vocabulary_size)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         counts = np.zeros(processor.get_piece_size())
         for ids in processor.encode(list(captions)):

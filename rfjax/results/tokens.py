@@ -18,7 +18,7 @@ from rfjax.data.buckets import CYCLE, Schedule
 from rfjax.limits import BACKBONES
 
 COLUMNS = ("image_tokens", "image_tokens_per_param", "tokens_per_param", "times_seen")
-SQUARE = ("shapes", "digits", "random")  # corpora whose latents are squares of config.data.image_size
+SQUARE = ("shapes", "digits", "random", "motion")  # corpora whose latents are squares of config.data.image_size
 
 
 @dataclass(frozen=True, kw_only=True)

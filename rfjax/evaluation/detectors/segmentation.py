@@ -122,12 +122,21 @@ def estimate_background(images: Float[np.ndarray, "n h w 3"]):
 
 
 def collect(
-    n: int, blobs: Blobs, best: Int[np.ndarray, " m"], score: Float[np.ndarray, " m"], classes, colors, smallest: float
+    n: int,
+    blobs: Blobs,
+    best: Int[np.ndarray, " m"],
+    score: Float[np.ndarray, " m"],
+    classes,
+    colors,
+    smallest: float,
+    boxes: Float[np.ndarray, "m 4"] | None = None,
 ) -> list[dict]:
-    """A dict for each image, with the detections that score at least `smallest`."""
+    """A dict for each image, with the detections that score at least `smallest`; `boxes` take the place of the blobs'
+    own, which end at whole pixels."""
+    boxes = blobs.box if boxes is None else boxes
     results = [{"detections": {}, "colors": {}} for _ in range(n)]
     for i in np.flatnonzero(score >= smallest).tolist():
         result, name = results[blobs.image[i]], classes[best[i]]
-        result["detections"].setdefault(name, []).append([*blobs.box[i].tolist(), float(score[i])])
+        result["detections"].setdefault(name, []).append([*boxes[i].tolist(), float(score[i])])
         result["colors"].setdefault(name, []).append(colors[blobs.color[i]])
     return results

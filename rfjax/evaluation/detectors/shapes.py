@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from rfjax.data.shapes import CLASSES, RADII, VOCABULARY, coverage
 from rfjax.evaluation.detectors.segmentation import Blobs, collect, find_blobs
@@ -25,6 +25,14 @@ SMALLEST_SCORE = 0.05
 
 def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
     """Shapes in images in [0, 1], 16 to 32 pixels a side; the result is described in the package."""
+    blobs, best, score = find(images)
+    return collect(len(images), blobs, best, score, CLASSES, VOCABULARY.colors, SMALLEST_SCORE)
+
+
+def find(
+    images: Float[np.ndarray, "n h w 3"],
+) -> tuple[Blobs, Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """(blobs, the best class of each, its score in [0, 1])."""
     images = np.asarray(images)
     cell = images.shape[1] // 2
     blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)
@@ -33,8 +41,7 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores = weights[:, :-1] / weights.sum(axis=1, keepdims=True)
     best = np.argmin(errors, axis=1)
-    score = scores[np.arange(len(best)), best]
-    return collect(len(images), blobs, best, score, CLASSES, VOCABULARY.colors, SMALLEST_SCORE)
+    return blobs, best, scores[np.arange(len(best)), best]
 
 
 def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
@@ -47,7 +54,7 @@ def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
     errors = np.empty((len(blobs.image), len(CLASSES)))
     low, high = RADII[0] * cell / SIZE_TOLERANCE, RADII[1] * cell * SIZE_TOLERANCE
     local = blobs.centroid - blobs.origin
-    for index, (name, (area, fall)) in enumerate(zip(CLASSES, _moments(cell), strict=True)):
+    for index, (name, (area, fall)) in enumerate(zip(CLASSES, moments(cell), strict=True)):
         radius = np.sqrt(blobs.area / area)
         x = grid[None, None, :] - local[:, 0, None, None]
         y = grid[None, :, None] - (local[:, 1] - fall * radius)[:, None, None]
@@ -59,7 +66,7 @@ def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
 
 
 @cache
-def _moments(cell: int) -> tuple[tuple[float, float], ...]:
+def moments(cell: int) -> tuple[tuple[float, float], ...]:
     """(area / r^2, distance of the centroid below the centre / r) of each shape of radius r.
 
     Both are measured on a fine grid at the middle radius, because anti-aliasing rounds corners.

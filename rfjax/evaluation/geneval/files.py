@@ -15,16 +15,24 @@ and details (the last two as JSON text), and a summary beside them.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rfjax.data.geneval_names import COLORS, RELATIONS, TASKS
 from rfjax.errors import ConfigError
+from rfjax.evaluation.geneval.rows import (
+    check_boxes,
+    check_choice,
+    check_colors,
+    check_integer,
+    check_keys,
+    check_text,
+    json_lines,
+)
 from rfjax.files import write_whole
 from rfjax.outputs import check_output, is_json_with
 
@@ -163,10 +171,10 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
     Raises `ConfigError`, which names the line.
     """
     rows = []
-    for place, row in _json_lines(path):
-        _check_keys(place, "", row, METADATA_KEYS)
-        _check_choice(place, "tag", row["tag"], TASKS)
-        _check_text(place, "prompt", row["prompt"])
+    for place, row in json_lines(path):
+        check_keys(place, "", row, METADATA_KEYS)
+        check_choice(place, "tag", row["tag"], TASKS)
+        check_text(place, "prompt", row["prompt"])
         if not isinstance(row.get("held_out", False), bool):
             raise ConfigError(f"{place}: held_out is {row['held_out']!r}; it must be true or false")
         for section, keys in (("include", INCLUDE_KEYS), ("exclude", EXCLUDE_KEYS)):
@@ -175,18 +183,18 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
                 raise ConfigError(f"{place}: {section} is {items!r}; it must be a list of items")
             for index, item in enumerate(items):
                 name = f"{section}[{index}]"
-                _check_keys(place, name, item, keys)
-                _check_text(place, f"{name} class", item["class"])
-                _check_integer(place, f"{name} count", item["count"], 1, math.inf)
+                check_keys(place, name, item, keys)
+                check_text(place, f"{name} class", item["class"])
+                check_integer(place, f"{name} count", item["count"], 1, math.inf)
                 if "color" in item:
-                    _check_text(place, f"{name} color", item["color"])
+                    check_text(place, f"{name} color", item["color"])
                 if "position" in item:
                     position = item["position"]
                     if not isinstance(position, list) or len(position) != 2:
                         raise ConfigError(f"{place}: {name} position is {position!r}; it must be [relation, target]")
-                    _check_choice(place, f"{name} relation", position[0], RELATIONS)
+                    check_choice(place, f"{name} relation", position[0], RELATIONS)
                     # an item may only point at an earlier item
-                    _check_integer(place, f"{name} target", position[1], 0, index - 1)
+                    check_integer(place, f"{name} target", position[1], 0, index - 1)
         if not row.get("include") and not row.get("exclude"):
             raise ConfigError(f"{place}: neither include nor exclude has an item; without one every image is correct")
         rows.append(row)
@@ -205,15 +213,15 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
     named = {item["color"] for row in metadata for item in row.get("include", []) if "color" in item}
     known_colors = named | set(COLORS)
     found, lines = {}, {}
-    for place, row in _json_lines(path):
-        _check_keys(place, "", row, DETECTIONS_KEYS)
-        _check_integer(place, "prompt_index", row["prompt_index"], 0, len(metadata) - 1)
-        _check_integer(place, "sample", row["sample"], 0, MOST_IMAGES - 1)
+    for place, row in json_lines(path):
+        check_keys(place, "", row, DETECTIONS_KEYS)
+        check_integer(place, "prompt_index", row["prompt_index"], 0, len(metadata) - 1)
+        check_integer(place, "sample", row["sample"], 0, MOST_IMAGES - 1)
         key = row["prompt_index"], row["sample"]
         if key in found:
             raise ConfigError(f"{place}: prompt_index {key[0]}, sample {key[1]} is already at {lines[key]}; keep one")
-        _check_boxes(place, row["detections"])
-        _check_colors(place, row.get("colors", {}), known_colors)
+        check_boxes(place, row["detections"])
+        check_colors(place, row.get("colors", {}), known_colors)
         try:
             detections = Detections.from_lists(row["detections"], row.get("colors", {}))
         except ConfigError as error:
@@ -224,100 +232,8 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
                 raise ConfigError(f"{place}: no colors for {wanted}; give one per box")
         found[key], lines[key] = detections, place
     for key, (_, sample) in within_prompts(found).items():
-        _check_integer(lines[key], "sample", sample, 0, (images_per_prompt or MOST_IMAGES) - 1)
+        check_integer(lines[key], "sample", sample, 0, (images_per_prompt or MOST_IMAGES) - 1)
     return found
-
-
-def _json_lines(path) -> Iterator[tuple[str, object]]:
-    """(file:line, value) of each line. There must be at least one line, and blank lines may only end the file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}; check the path") from None
-    except UnicodeDecodeError as error:
-        where = f"{error.reason} at byte {error.start}"
-        raise ConfigError(f"{path} is not UTF-8 text ({where}); save it as UTF-8") from None
-    lines = text.rstrip().split("\n")  # JSON texts may hold other line breaks
-    if lines == [""]:
-        raise ConfigError(f"{path} has no rows; it must have one JSON object a line")
-    for number, line in enumerate(lines, 1):
-        place = f"{path}:{number}"
-        try:
-            value = json.loads(line, object_pairs_hook=_object, parse_constant=_constant)
-        except RecursionError:
-            raise ConfigError(f"{place}: nested too deeply; it must be one JSON object a line") from None
-        except ValueError as error:
-            raise ConfigError(f"{place}: malformed JSON ({error}); it must be one JSON object a line") from None
-        yield place, value
-
-
-def _object(pairs):
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} given twice")
-    return values
-
-
-def _constant(name):
-    raise ValueError(f"{name} is not a number")
-
-
-def _check_keys(place, name, value, keys):
-    of = f"{name} " if name else ""
-    if not isinstance(value, dict):
-        raise ConfigError(f"{place}: {of or 'the row '}is {_short(value)}; it must be an object with {', '.join(keys)}")
-    for key in value:
-        if key not in keys:
-            near = difflib.get_close_matches(key, keys, 1)
-            remedy = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(keys)}"
-            raise ConfigError(f"{place}: {of}has the unknown key {key!r}; {remedy}")
-    for key, required in keys.items():
-        if required and key not in value:
-            raise ConfigError(f"{place}: {of}has no {key!r}; add it")
-
-
-def _check_choice(place, name, value, choices):
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        remedy = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(choices)}"
-        raise ConfigError(f"{place}: {name} is {_short(value)}; {remedy}")
-
-
-def _check_text(place, name, value):
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{place}: {name} is {_short(value)}; it must be text")
-
-
-def _check_integer(place, name, value, low, high):
-    if type(value) is not int or not low <= value <= high:
-        top = f"an integer from {low} to {high}" if math.isfinite(high) else f"an integer of at least {low}"
-        allowed = top if high >= low else "left out here, as nothing comes before it"
-        raise ConfigError(f"{place}: {name} is {_short(value)}; it must be {allowed}")
-
-
-def _check_boxes(place, boxes):
-    if not isinstance(boxes, dict):
-        raise ConfigError(f"{place}: detections is {_short(boxes)}; it must map each class to its boxes")
-    for name, rows in boxes.items():
-        if not isinstance(rows, list):
-            raise ConfigError(f"{place}: the boxes of {name!r} are {_short(rows)}; they must be a list")
-        for row in rows:
-            if not isinstance(row, list) or len(row) != 5 or any(type(number) not in (int, float) for number in row):
-                raise ConfigError(f"{place}: a box of {name!r} is {_short(row)}; it must be [x1, y1, x2, y2, score]")
-
-
-def _check_colors(place, colors, known):
-    if not isinstance(colors, dict):
-        raise ConfigError(f"{place}: colors is {_short(colors)}; it must map each class to a colour per box")
-    for name, values in colors.items():
-        if not isinstance(values, list):
-            raise ConfigError(f"{place}: the colors of {name!r} are {_short(values)}; they must be a list")
-        for value in values:
-            _check_text(place, f"a color of {name!r}", value)
-            meant = value.strip().lower()
-            if value not in known and meant in known:  # it would match no prompt
-                raise ConfigError(f"{place}: a color of {name!r} is {value!r}; did you mean {meant!r}?")
 
 
 def missing(found, prompts, expected):
@@ -374,8 +290,3 @@ def _list(noun, things):
     """ "3 metadata rows (0, 4, 7)", naming the first few."""
     names = ", ".join(map(str, things[:LISTED])) + (", ..." if len(things) > LISTED else "")
     return f"{len(things)} {noun}{'s' if len(things) > 1 else ''} ({names})"
-
-
-def _short(value):
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

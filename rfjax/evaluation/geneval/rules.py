@@ -259,8 +259,10 @@ class GenEvalScore:
     correct_prompts: float
 
 
-def score(results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10_000) -> GenEvalScore:
-    """The score of judged images, in any order.
+def score(
+    results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10_000, tasks: Sequence[str] = TASKS
+) -> GenEvalScore:
+    """The score of judged images, in any order; `tasks` are those that there are, in their order.
 
     The images of a prompt are not independent, so the uncertainty is over prompts. Prompts (rows of equal metadata) are
     drawn with replacement within each task, `replicates` times, and the 2.5 and 97.5 percentiles of the resampled means
@@ -274,32 +276,32 @@ def score(results: Sequence[ImageResult], *, seed: int = 0, replicates: int = 10
     clusters: dict[str, dict[str, list[bool]]] = {}
     for result in results:
         tag = result.metadata["tag"]
-        if tag not in TASKS:
-            raise ConfigError(f"unknown GenEval tag {tag!r}; it must be one of {', '.join(TASKS)}")
+        if tag not in tasks:
+            raise ConfigError(f"unknown GenEval tag {tag!r}; it must be one of {', '.join(tasks)}")
         clusters.setdefault(tag, {}).setdefault(json.dumps(result.metadata), []).append(result.correct)
 
-    tasks, resampled = {}, []
-    for index, tag in enumerate(TASKS):
+    scored, resampled = {}, []
+    for index, tag in enumerate(tasks):
         if tag in clusters:
             counts = np.array([(sum(images), len(images)) for images in clusters[tag].values()])
             # each task has its generator, so that its interval does not depend on the other tasks
             means = _resampled_means(counts, replicates, np.random.default_rng((seed, index)))
-            tasks[tag] = _estimate(counts, means)
+            scored[tag] = _estimate(counts, means)
             resampled.append(means)
     low, high = np.percentile(np.mean(resampled, axis=0), PERCENTILES)
     overall = ScoreEstimate(
-        value=float(np.mean([task.value for task in tasks.values()])),
-        stderr=math.sqrt(sum(task.stderr**2 for task in tasks.values())) / len(tasks),
+        value=float(np.mean([task.value for task in scored.values()])),
+        stderr=math.sqrt(sum(task.stderr**2 for task in scored.values())) / len(scored),
         low=float(low),
         high=float(high),
-        correct=sum(task.correct for task in tasks.values()),
-        images=sum(task.images for task in tasks.values()),
-        prompts=sum(task.prompts for task in tasks.values()),
+        correct=sum(task.correct for task in scored.values()),
+        images=sum(task.images for task in scored.values()),
+        prompts=sum(task.prompts for task in scored.values()),
     )
     return GenEvalScore(
-        tasks=tasks,
+        tasks=scored,
         overall=overall,
-        missing_tasks=tuple(tag for tag in TASKS if tag not in tasks),
+        missing_tasks=tuple(tag for tag in tasks if tag not in scored),
         correct_images=overall.correct / overall.images,
         correct_prompts=float(np.mean([any(images) for task in clusters.values() for images in task.values()])),
     )

@@ -1,0 +1,175 @@
+"""The corpus `motion`: clips of the shapes of `shapes`, which move in a small world.
+
+A clip is a function of (seed, index). What happens is in `motion_worlds`, where objects are in `motion_paths`, words in
+`motion_captions`. Beside the pixels `MotionCorpus.clips` gives the truth: places, velocities and colours, by frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from rfjax.config import DataConfig
+from rfjax.data import hashing, motion_captions, motion_paths, motion_worlds, text
+from rfjax.data.batch import Batch, BatchShapes, Conditions, stills
+from rfjax.data.embedded import IMAGE_SIZES, OWN_SIZES, SPLITS
+from rfjax.data.motion_paths import Layout
+from rfjax.data.motion_worlds import SIDE, TASKS, WORLDS, Contents
+from rfjax.data.scenes import BACKGROUNDS
+from rfjax.data.shapes import CLASSES, VOCABULARY, coverage
+from rfjax.errors import ConfigError
+
+VERSION = "motion-1"  # to be raised whenever the data of a seed change
+PIECES = 240  # of the tokenizer: with so many every word is one piece
+SCREEN_COLOR = 0.0  # black: darker than any background, and so no mixture of it and a colour
+
+
+@dataclass(frozen=True)
+class MotionCorpus:
+    """Clips of one world; see `corpus.Corpus` for the methods.
+
+    The splits are separate streams of one generator. Training never shows a (class, colour, direction) of
+    `motion_worlds.HELD_OUT`; validation shows all.
+    """
+
+    name: str
+    world: str
+    frames: int
+    seed: int
+    image_size: int
+    made_with: ClassVar[Mapping[str, object]] = {}
+
+    @property
+    def shapes(self) -> BatchShapes:
+        return BatchShapes(
+            latents=(self.frames, self.image_size, self.image_size, 3),
+            context=(text.CONTEXT_TOKENS, text.CONTEXT_SIZE),
+            pooled=text.POOLED_SIZE,
+            encoders=(text.SLOT,),
+        )
+
+    @property
+    def parts(self) -> tuple[MotionCorpus]:
+        return (self,)
+
+    @property
+    def fingerprint(self) -> str:
+        facts = (VERSION, self.world, WORLDS[self.world], self.frames, self.seed, self.image_size)
+        return hashlib.sha256(f"{facts!r}|{_encoder().fingerprint}".encode()).hexdigest()
+
+    def clips(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
+        """What happens in clips, where their objects are in each frame (in pixels of `SIDE` a side), and captions."""
+        if split not in SPLITS:
+            raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
+        key = hashing.key(VERSION, self.world, self.seed, split)
+        slots = (motion_worlds.CONTENT_SLOTS, motion_paths.LAYOUT_SLOTS, motion_captions.WORDING_SLOTS)
+        content, layout, wording = np.split(hashing.uniforms(key, indices, sum(slots)), np.cumsum(slots)[:-1], axis=1)
+        world = WORLDS[self.world]
+        contents = motion_worlds.draw_contents(world, content, held_out=split != "train")
+        placed = motion_paths.place(world, self.frames, contents, layout)
+        return contents, placed, motion_captions.captions(contents, wording)
+
+    def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
+        indices = np.asarray(indices, np.uint64)
+        _, layout, captions = self.clips(indices, split)
+        latents = self.to_latents(draw(layout, self.image_size))
+        return Batch(latents, *self.encode(captions), indices.astype(np.uint32))
+
+    def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
+        return self.clips(np.asarray(indices, np.uint64), split)[2]
+
+    def encode(self, captions: Sequence[str]) -> Conditions:
+        return _encoder()(captions)
+
+    def unknown_words(self, captions: Sequence[str]) -> list[str]:
+        known = motion_captions.words(WORLDS[self.world].tasks)
+        used = (word for caption in captions for word in caption.split())
+        return [word for word in dict.fromkeys(used) if word.casefold() not in known]
+
+    def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
+        """Rows of the world's tasks, with fields for what happens (`motion_captions`)."""
+        return motion_captions.evaluation_prompts(WORLDS[self.world], prompts_per_task, seed)
+
+    def render_prompt(self, row: dict, seed: int) -> Float[np.ndarray, "frames h w 3"]:
+        """A ground-truth clip in [0, 1] that satisfies a row of `evaluation_prompts`."""
+        u = hashing.uniforms(
+            hashing.key("ground truth", row["prompt"]), np.array([seed]), 1 + motion_paths.LAYOUT_SLOTS
+        )
+        contents = motion_captions.contents_of_row(row, float(u[0, 0]))
+        return draw(motion_paths.place(WORLDS[self.world], self.frames, contents, u[:, 1:]), self.image_size)[0]
+
+    def to_images(self, latents: Float[np.ndarray, "n frames h w 3"]) -> Float[np.ndarray, "n h w 3"]:
+        return self.to_clips(stills(latents)[:, None])[:, 0]
+
+    def to_clips(self, latents: Float[np.ndarray, "n frames h w 3"]) -> Float[np.ndarray, "n frames h w 3"]:
+        """Pixels in [0, 1] of every frame."""
+        world = WORLDS[self.world]
+        return np.clip(np.asarray(latents, np.float32) * np.float32(world.std) + np.float32(world.mean), 0.0, 1.0)
+
+    def to_latents(self, images: Float[np.ndarray, "n *frames h w 3"]) -> Float[np.ndarray, "n frames h w 3"]:
+        """Latents of clips, or, without an axis of frames, of stills."""
+        world = WORLDS[self.world]
+        scaled = (np.asarray(images, np.float32) - np.float32(world.mean)) / np.float32(world.std)
+        return scaled if scaled.ndim == 5 else scaled[:, None]
+
+
+def draw(layout: Layout, image_size: int) -> Float[np.ndarray, "n frames h w 3"]:
+    """Clips in [0, 1]: each object over the background, the later one on top, and the screen before all."""
+    n, frames = layout.centre.shape[:2]
+    scale = image_size / SIDE
+    grid = np.arange(image_size) + 0.5
+    low, high = BACKGROUNDS
+    clip = np.empty((n, frames, image_size, image_size, 3))
+    clip[:] = (low + (high - low) * layout.background)[:, None, None, None, None]
+    palette = np.array(VOCABULARY.palette)
+    for k in range(layout.present.shape[1]):
+        x = (grid - scale * layout.centre[:, :, k, 0, None])[:, :, None, :]
+        y = (grid - scale * layout.centre[:, :, k, 1, None])[:, :, :, None]
+        alpha = np.zeros(clip.shape[:-1])
+        for index, name in enumerate(CLASSES):
+            mine = layout.present[:, k] & (layout.classes[:, k] == index)
+            alpha[mine] = coverage(name, x[mine], y[mine], scale * layout.radius[mine, k][:, None, None, None])
+        clip += alpha[..., None] * (palette[layout.colors[:, :, k]][:, :, None, None] - clip)
+    inside = np.clip(grid + 0.5 - scale * layout.screen[:, :2, None], 0, 1) - np.clip(
+        grid + 0.5 - scale * layout.screen[:, 2:, None], 0, 1
+    )
+    screen = (inside[:, 1, :, None] * inside[:, 0, None, :])[:, None, ..., None]
+    return (clip + screen * (SCREEN_COLOR - clip)).astype(np.float32)
+
+
+@cache
+def _encoder():
+    """Of all worlds, so that a run in one can go on in another; trained once a process."""
+    return text.TextEncoder.fit(list(motion_captions.specimens(TASKS)), PIECES)
+
+
+def make(data: DataConfig, seed: int) -> MotionCorpus:
+    """The corpus of the config's world. Raises `ConfigError` for frames that the world does not have, an image size
+    at which shapes cannot be told apart, and any other size that is not the corpus's own: it would be ignored."""
+    (low, high), size = WORLDS[data.world].frames, data.image_size
+    if not low <= data.frames <= high:
+        have = ", ".join(
+            f"{name} has {a}" if a == b else f"{name} has {a} to {b}" for name, (a, b) in _frames_of_worlds()
+        )
+        given = f"config.data.frames is {data.frames}, which the world {data.world} of the motion corpus does not have"
+        raise ConfigError(f"{given}; set config.data.frames to one that it has, or change config.data.world: {have}")
+    smallest, largest = IMAGE_SIZES
+    if size % 2 or not smallest <= size <= largest:
+        raise ConfigError(
+            f"config.data.image_size is {size}; the motion corpus needs an even one from {smallest} to {largest}"
+        )
+    for field, own in OWN_SIZES.items():
+        if field != "frames" and getattr(data, field) != own:
+            given = f"config.data.{field} is {getattr(data, field)}; the motion corpus has {own}"
+            raise ConfigError(f"{given}: leave it out, or set config.data.corpus=random, which takes any")
+    return MotionCorpus(name=data.label, world=data.world, frames=data.frames, seed=seed, image_size=size)
+
+
+def _frames_of_worlds():
+    return [(name, world.frames) for name, world in WORLDS.items()]

@@ -1,0 +1,232 @@
+"""Words for clips: captions, and evaluation prompts as GenEval's rows with fields for what happens.
+
+A row is GenEval's (`grammar.row`). Each object has "motion", and one of them may have more fields:
+
+    "motion"     left, right, up, down or still: from each frame to the next
+    "speed"      slow or fast
+    "then"       stops or bounces
+    "behind"     screen: it passes behind one
+    "becomes"    the colour that follows "color"
+    "position"   [relation, 0] to the row's first object: in every frame, or with "position_last" in the first
+    "position_last"  [relation, 0] in the last frame
+
+Training captions mix the official wording of the rows with paraphrases of the same meaning.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.data import hashing
+from rfjax.data.geneval_names import RELATIONS
+from rfjax.data.grammar import RELATION_PHRASES, with_article
+from rfjax.data.motion_worlds import (
+    AT_REST,
+    DIRECTIONS,
+    PAIRS,
+    SPEEDS,
+    STILL,
+    TASKS,
+    Contents,
+    World,
+    directions_of,
+    is_held_out,
+)
+from rfjax.data.shapes import VOCABULARY
+
+OFFICIAL_SHARE = 0.5  # of training captions: these have the official wording throughout
+COLORLESS_SHARE = 0.25  # of the other captions: these leave the first object's colour out, where nothing hangs on it
+
+# Tasks whose row has the second object first, as the target of a relation.
+RELATED = ("position", "relation_change")
+COLORLESS = ("still", "motion", "speed", "stop", "bounce", "permanence")
+SPECIMENS = 300  # of each task's contents
+STRIDE = 7919  # from one specimen to the next: a prime, so that all choices vary
+
+# The first of each is official. {a} and {b} are the objects with their articles and colours.
+OPENINGS = ("a video of", "a clip of", "a film of", "")
+TEMPLATES = {
+    "still": ("{a} staying still", "{a} standing still", "{a} not moving"),
+    "position": ("{a} {relation} {b}",),
+    "motion": ("{a} {moving} {left}",),
+    "speed": ("{a} {moving} {slowly} {left}", "{a} {moving} {left} {slowly}"),
+    "stop": ("{a} {moving} {left} and stopping", "{a} {moving} {left} then stopping"),
+    "bounce": ("{a} {moving} {left} and bouncing back", "{a} {moving} {left} and bouncing"),
+    "permanence": ("{a} {moving} {left} behind a screen", "{a} {moving} {left} past a screen"),
+    "change": (
+        "{a thing} turning from {red} to {blue}",
+        "{a thing} changing from {red} to {blue}",
+        "{a} turning {blue}",
+    ),
+    "motion_binding": tuple(
+        f"{{a}} {{moving}} {{short left}} {join} {{b}} {{moving}} {{short up}}" for join in ("and", "with")
+    ),
+    "relation_change": ("{a} {moving} from {before} to {after} {b}",),
+}
+VERBS = ("moving", "going", "sliding")
+DIRECTION_PHRASES = {
+    "left": ("left", "to the left"),
+    "right": ("right", "to the right"),
+    "up": ("up", "upwards"),
+    "down": ("down", "downwards"),
+}
+SPEED_PHRASES = {"slow": ("slowly", "gently"), "fast": ("quickly", "fast")}
+
+# The relation of object 0 to object 1 before and after the two pass each other, by the direction of object 0.
+PASSES = {
+    "left": ("right of", "left of"),
+    "right": ("left of", "right of"),
+    "up": ("below", "above"),
+    "down": ("above", "below"),
+}
+
+WORDING_SLOTS = 6
+OFFICIAL = (0.0,) * WORDING_SLOTS
+
+
+def captions(contents: Contents, u: Float[np.ndarray, "n slots"]) -> list[str]:
+    """A caption for each clip, from `WORDING_SLOTS` uniforms; it is true of the clip."""
+    return [sentence(clip, wording) for clip, wording in zip(plain(contents), u.tolist(), strict=True)]
+
+
+def plain(contents: Contents) -> list[dict]:
+    """Each clip's contents as names: task, classes, colors, directions ("" for none), speed, relation."""
+    names = {
+        "classes": VOCABULARY.classes,
+        "colors": VOCABULARY.colors,
+        "directions": (*DIRECTIONS, ""),  # STILL is the last
+    }
+    pairs = {
+        field: [[table[a], table[b]] for a, b in getattr(contents, field).tolist()] for field, table in names.items()
+    }
+    singles = {"task": TASKS, "speed": SPEEDS, "relation": RELATIONS}
+    single = {field: [table[i] for i in getattr(contents, field).tolist()] for field, table in singles.items()}
+    columns = pairs | single
+    return [dict(zip(columns, clip, strict=True)) for clip in zip(*columns.values(), strict=True)]
+
+
+def sentence(clip: dict, wording: Sequence[float] = OFFICIAL) -> str:
+    """One caption of a clip's contents (see `plain`); `wording` are uniforms that choose among paraphrases."""
+    _, opening, template, verb, phrase, detail = OFFICIAL if wording[0] < OFFICIAL_SHARE else wording
+    task, (kind, partner), (hue, other) = clip["task"], clip["classes"], clip["colors"]
+    first, second = (direction or "left" for direction in clip["directions"])  # unused where there is none
+    bare = detail > 1.0 - COLORLESS_SHARE and task in COLORLESS
+    before, after = PASSES[first]
+    words = {
+        "a": with_article(kind if bare else f"{hue} {kind}"),
+        "b": with_article(f"{other} {partner}"),
+        "a thing": with_article(kind),
+        "red": hue,
+        "blue": other,
+        "moving": _choose(VERBS, verb),
+        "left": _choose(DIRECTION_PHRASES[first], phrase),
+        "short left": first,  # the longer phrases twice would be too long for the context
+        "short up": second,
+        "slowly": _choose(SPEED_PHRASES[clip["speed"]], phrase),
+        "relation": _choose(RELATION_PHRASES[clip["relation"]], phrase),
+        "before": before.removesuffix(" of"),  # from left to right of
+        "after": after,
+    }
+    body = _choose(TEMPLATES[task], template).format_map(words)
+    return f"{_choose(OPENINGS, opening)} {body}".strip()
+
+
+def _choose(options, u):
+    return options[int(u * len(options))]
+
+
+def row(clip: dict, held_out: bool) -> dict:
+    """The row of an evaluation prompt, in the official wording."""
+    task, (kind, partner), (hue, other), directions = (clip[key] for key in ("task", "classes", "colors", "directions"))
+    include = [{"class": kind, "count": 1, "color": hue, "motion": directions[0] or "still"}]
+    second = {"class": partner, "count": 1, "color": other, "motion": directions[1] or "still"}
+    more = {
+        "speed": {"speed": clip["speed"]},
+        "stop": {"then": "stops"},
+        "bounce": {"then": "bounces"},
+        "permanence": {"behind": "screen"},
+        "change": {"becomes": other},
+    }
+    include[0] |= more.get(task, {})
+    if task in RELATED:  # GenEval's relations are of a later object to the target before it
+        before, after = PASSES.get(directions[0], (clip["relation"], None))
+        include = [second, include[0] | {"position": [before, 0]}]
+        if after:
+            include[1]["position_last"] = [after, 0]
+    elif task in PAIRS:
+        include.append(second)
+    return {"tag": task, "include": include, "prompt": sentence(clip), "held_out": held_out}
+
+
+def contents_of_row(row: dict, speed: float) -> Contents:
+    """The contents of a clip that satisfies a row; a speed that the row leaves open is chosen by a uniform."""
+    task, include = row["tag"], row["include"]
+    first = include[1] if task in RELATED else include[0]
+    second = next((item for item in include if item is not first), first)
+    directions = [
+        DIRECTIONS.index(item["motion"]) if item["motion"] in DIRECTIONS else STILL for item in (first, second)
+    ]
+    fields = (
+        TASKS.index(task),
+        [VOCABULARY.classes.index(item["class"]) for item in (first, second)],
+        [VOCABULARY.colors.index(hue) for hue in (first["color"], first.get("becomes", second["color"]))],
+        directions if task in PAIRS else [directions[0], STILL],
+        SPEEDS.index(first["speed"]) if "speed" in first else int(len(SPEEDS) * speed),
+        RELATIONS.index(first["position"][0]) if task == "position" else 0,
+    )
+    return Contents(*(np.array([field]) for field in fields))
+
+
+def evaluation_prompts(world: World, prompts_per_task: int, seed: int) -> list[dict]:
+    """`prompts_per_task` rows for each task of a world; a seeded shuffle of all its prompts, repeated if too few."""
+    prompts = []
+    for task in world.tasks:
+        everything = _all_contents(task)
+        n = len(everything.task)
+        order = np.argsort(hashing.uniforms(hashing.key("motion prompts", seed, task), np.arange(n), 1)[:, 0])
+        chosen = order[np.arange(prompts_per_task) % n]
+        contents = everything.rows(chosen)
+        rows = zip(plain(contents), is_held_out(contents).tolist(), strict=True)
+        prompts += [row(clip, unseen) for clip, unseen in rows]
+    return prompts
+
+
+@functools.cache
+def _all_contents(task: str) -> Contents:
+    """The contents of a task's distinct prompts, in a fixed order."""
+    kinds, hues, ways = range(len(VOCABULARY.classes)), range(len(VOCABULARY.colors)), range(len(DIRECTIONS))
+    moves = task not in AT_REST
+    choices = itertools.product(
+        itertools.permutations(kinds, 2) if task in PAIRS else ((kind, kind) for kind in kinds),
+        itertools.permutations(hues, 2) if task in PAIRS or task == "change" else ((hue, hue) for hue in hues),
+        ways if moves else (0,),
+        range(3) if task == "motion_binding" else (0,),
+        range(len(SPEEDS)) if task == "speed" else (0,),
+        range(len(RELATIONS)) if task == "position" else (0,),
+    )
+    classes, colors, first, turn, speed, relation = map(np.array, zip(*choices, strict=True))
+    tasks = np.full(len(first), TASKS.index(task))
+    return Contents(tasks, classes, colors, directions_of(tasks, first, turn), speed, relation)
+
+
+@functools.lru_cache(maxsize=8)
+def words(tasks: tuple[str, ...]) -> frozenset[str]:
+    """All words of the captions of these tasks."""
+    return frozenset(word for caption in specimens(tasks) for word in caption.split())
+
+
+def specimens(tasks: Sequence[str]) -> Iterator[str]:
+    """Captions that together have every word of the tasks' captions, to train a tokenizer on."""
+    for task in tasks:
+        clips = plain(_all_contents(task))
+        for index in range(min(SPECIMENS, len(clips))):
+            clip = clips[index * STRIDE % len(clips)]
+            yield sentence(clip)
+            for k in range(12):  # every option of at most four, and none twice in step with another
+                steps = (1, k % 4 / 4, k % 3 / 3, (k + index) % 3 / 3, (k // 3 + index) % 2 / 2, k // 4 % 2 * 0.99)
+                yield sentence(clip, (OFFICIAL_SHARE, *steps[1:]))

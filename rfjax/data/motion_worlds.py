@@ -1,0 +1,175 @@
+"""What happens in the clips of the corpus `motion`: its tasks, its worlds, and the contents of clips as numbers.
+
+A world says how many frames a clip has, how often training draws each task, and how far objects go. Words are in
+`motion_captions`, places in `motion_paths`, pixels in `motion`. Everything is vectorised over a leading clip axis `n`.
+Lengths are in pixels of a picture of `SIDE` pixels a side; a larger picture shows the same, scaled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from rfjax.data.geneval_names import RELATIONS
+from rfjax.data.scenes import pick
+from rfjax.data.shapes import VOCABULARY
+
+SIDE = 16
+DIRECTIONS = ("left", "right", "up", "down")
+STEPS = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])  # (x right, y down) of each direction
+OPPOSITE = np.array([1, 0, 3, 2])
+SPEEDS = ("slow", "fast")
+STILL = -1  # in place of a direction
+
+# What a caption is about. In a task of PAIRS there are two objects, in every other one.
+TASKS = (
+    "still",
+    "position",  # two objects at rest, one in a relation to the other
+    "motion",
+    "speed",  # motion, and the caption says how fast
+    "stop",  # motion, then rest
+    "bounce",  # motion to the wall and back
+    "permanence",  # motion past a screen, which hides the object on its way
+    "change",  # an object at rest has another colour from some frame on
+    "motion_binding",  # two objects in two directions
+    "relation_change",  # two objects pass each other, so that a relation turns into its opposite
+)
+PAIRS = ("position", "motion_binding", "relation_change")
+AT_REST = ("still", "position", "change")
+
+# A triple (class, colour, direction) that training never shows: the colour is as far behind the class in its list as
+# the direction in its list, so that every pair of two of the three is seen with all but one of the third, or with all.
+HELD_OUT = np.array(
+    [
+        [
+            [(kind + way) % len(VOCABULARY.colors) == color for way in range(4)]
+            for color in range(len(VOCABULARY.colors))
+        ]
+        for kind in range(len(VOCABULARY.classes))
+    ]
+)
+
+CONTENT_SLOTS = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """How difficult clips are."""
+
+    frames: tuple[int, int]  # the smallest and the largest number of frames
+    shares: tuple[tuple[str, float], ...]  # of the tasks in training; other tasks never occur
+    slow: tuple[float, float]  # pixels from a clip's first frame to its last
+    fast: tuple[float, float]
+    mean: tuple[float, float, float]  # of training frames per channel, so that latents have about zero mean
+    std: tuple[float, float, float]  # and unit variance
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(task for task in TASKS if task in dict(self.shares))
+
+
+WORLDS = {
+    # One object, still or in a straight line, in few frames: for networks that train in minutes on a CPU.
+    "first": World(
+        frames=(4, 4),
+        shares=(("still", 0.2), ("motion", 0.4), ("speed", 0.4)),
+        slow=(1.8, 2.4),
+        fast=(5.1, 6.3),
+        mean=(0.253, 0.244, 0.244),
+        std=(0.154, 0.134, 0.143),
+    ),
+    "full": World(
+        frames=(8, 16),
+        shares=(
+            ("still", 0.08),
+            ("position", 0.10),
+            ("motion", 0.14),
+            ("speed", 0.14),
+            ("stop", 0.10),
+            ("bounce", 0.10),
+            ("permanence", 0.08),
+            ("change", 0.10),
+            ("motion_binding", 0.10),
+            ("relation_change", 0.06),
+        ),
+        slow=(2.1, 2.6),
+        fast=(6.3, 8.0),
+        mean=(0.251, 0.241, 0.241),
+        std=(0.166, 0.145, 0.154),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What happens in clips. Object 0 is the one that a caption names first."""
+
+    task: Int[np.ndarray, " n"]  # index in TASKS
+    classes: Int[np.ndarray, "n 2"]
+    colors: Int[np.ndarray, "n 2"]  # in the task `change`, the colours before and after
+    directions: Int[np.ndarray, "n 2"]  # index in DIRECTIONS, or STILL; of the first move
+    speed: Int[np.ndarray, " n"]  # index in SPEEDS; `motion` and `speed` have one
+    relation: Int[np.ndarray, " n"]  # index in RELATIONS, of object 0 to object 1; only `position` uses it
+
+    def rows(self, places: Int[np.ndarray, " m"]) -> Contents:
+        """The clips at `places`."""
+        return Contents(*(field[places] for field in vars(self).values()))
+
+    def of(self, *tasks: str) -> Bool[np.ndarray, " n"]:
+        """Whether a clip is of one of these tasks."""
+        return np.isin(self.task, [TASKS.index(task) for task in tasks])
+
+    @property
+    def present(self) -> Bool[np.ndarray, "n 2"]:
+        return np.stack([np.ones(len(self.task), bool), self.of(*PAIRS)], axis=1)
+
+
+def draw_contents(world: World, u: Float[np.ndarray, "n slots"], *, held_out: bool) -> Contents:
+    """The contents of clips of a world, from `CONTENT_SLOTS` uniforms each.
+
+    Without `held_out` no object ever moves so that it shows a triple of `HELD_OUT`, not even on its way back.
+    """
+    tasks, shares = zip(*world.shares, strict=True)
+    task = np.array([TASKS.index(name) for name in tasks])[
+        np.searchsorted(np.cumsum(shares)[:-1], u[:, 0], side="right")
+    ]
+    kinds = len(VOCABULARY.classes)
+    first = (kinds * u[:, 1]).astype(int)
+    classes = np.stack([first, (first + 1 + ((kinds - 1) * u[:, 2]).astype(int)) % kinds], axis=1)
+    directions = directions_of(task, (4 * u[:, 3]).astype(int), (3 * u[:, 4]).astype(int))
+    shown = shown_directions(task, directions)
+    allowed = ~(HELD_OUT[classes] & shown[:, :, None, :] & (not held_out)).any(axis=-1)
+    first_color = pick(allowed[:, 0], u[:, 5])
+    other = np.arange(len(VOCABULARY.colors)) != first_color[:, None]
+    colors = np.stack([first_color, pick(allowed[:, 1] & other, u[:, 6])], axis=1)
+    speed, relation = (2 * u[:, 7]).astype(int), (len(RELATIONS) * u[:, 8]).astype(int)
+    return Contents(task, classes, colors, directions, speed, relation)
+
+
+def directions_of(
+    task: Int[np.ndarray, " n"], first: Int[np.ndarray, " n"], turn: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, "n 2"]:
+    """The directions of both objects, from that of the first and, for `motion_binding`, how many (0 to 2) of the other
+    three are passed over for the second."""
+    second = np.full(len(task), STILL)
+    second = np.where(task == TASKS.index("motion_binding"), (first + 1 + turn) % 4, second)
+    second = np.where(task == TASKS.index("relation_change"), OPPOSITE[first], second)
+    rests = np.isin(task, [TASKS.index(name) for name in AT_REST])
+    return np.stack([np.where(rests, STILL, first), second], axis=1)
+
+
+def shown_directions(task: Int[np.ndarray, " n"], directions: Int[np.ndarray, "n 2"]) -> Bool[np.ndarray, "n 2 4"]:
+    """The directions in which each object ever moves; what bounces shows two."""
+    shown = directions[..., None] == np.arange(4)
+    back = (task == TASKS.index("bounce"))[:, None] & (OPPOSITE[directions[:, :1]] == np.arange(4))
+    shown[:, 0] |= back
+    return shown
+
+
+def is_held_out(contents: Contents) -> Bool[np.ndarray, " n"]:
+    """Whether a clip shows a triple that training never shows."""
+    colors = np.where(contents.of("change")[:, None], contents.colors[:, :1], contents.colors)
+    shown = shown_directions(contents.task, contents.directions) & contents.present[..., None]
+    return (HELD_OUT[contents.classes, colors] & shown).any(axis=(1, 2))

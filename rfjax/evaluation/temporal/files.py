@@ -1,0 +1,205 @@
+"""Temporal GenEval from files: reads what any detector found in the frames of clips, judges and sums up.
+
+Metadata: JSON lines, one prompt a line, as `data.motion_captions` writes them. Detections: JSON lines, one clip a line,
+
+    {"prompt_index": 0, "sample": 0, "size": 256,
+     "frames": [{"detections": {"square": [[x1, y1, x2, y2, score], ...]}, "colors": {"square": ["red", ...]}}, ...]}
+
+with the height and width of frames as `size`, in the boxes' unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rfjax.data.geneval_names import RELATIONS
+from rfjax.errors import ConfigError
+from rfjax.evaluation.geneval.files import lacking, missing, summary_path
+from rfjax.evaluation.geneval.rows import (
+    check_boxes,
+    check_choice,
+    check_colors,
+    check_integer,
+    check_keys,
+    check_text,
+    json_lines,
+)
+from rfjax.files import write_whole
+from rfjax.outputs import check_output, is_json_with
+
+# The rules import numpy, so they are imported where they are used.
+
+SCHEMA = 1
+METADATA_KEYS = {"tag": True, "prompt": True, "include": True, "held_out": False}  # key: required
+INCLUDE_KEYS = {"class": True, "count": True, "motion": True} | dict.fromkeys(
+    ("color", "becomes", "speed", "then", "behind", "position", "position_last"), False
+)
+VALUES = {
+    "motion": ("left", "right", "up", "down", "still"),
+    "speed": ("slow", "fast"),
+    "then": ("stops", "bounces"),
+    "behind": ("screen",),
+}
+DETECTIONS_KEYS = {"prompt_index": True, "sample": True, "size": True, "frames": True}
+FRAME_KEYS = {"detections": True, "colors": False}
+MOST_SAMPLES = 10_000
+
+
+def score_files(
+    metadata_path: str | os.PathLike,
+    detections_path: str | os.PathLike,
+    out_path: str | os.PathLike,
+    *,
+    allow_missing: bool = False,
+    options=None,
+    seed: int = 0,
+) -> dict:
+    """Scores a file of clips (`options`: a `TemporalOptions`), and returns the summary.
+
+    Writes a line for each clip to `out_path`, with every clause of its prompt, and the summary beside it. Each prompt
+    is expected to have as many clips as the one with most; missing ones are an error, or with `allow_missing` listed.
+    Raises `ConfigError`, which names file, line and remedy.
+    """
+    from rfjax.evaluation.temporal.rules import TemporalOptions, judge
+    from rfjax.evaluation.temporal.summary import summarize
+
+    options = TemporalOptions() if options is None else options
+    outputs = (Path(out_path), summary_path(out_path))
+    ours, reads = is_json_with("metadata_file", "clips_file"), (Path(metadata_path), Path(detections_path))
+    for output in reversed(outputs):
+        check_output(output, "--out", reads=reads, made_here=lambda _: ours(outputs[1]))
+    rows = read_metadata(metadata_path)
+    clips = read_clips(detections_path, rows)
+    expected = 1 + max(sample for _, sample in clips)
+    missing_prompts, missing_clips = missing(set(clips), len(rows), expected)
+    if (missing_prompts or missing_clips) and not allow_missing:
+        raise ConfigError(
+            f"{detections_path} lacks {lacking(missing_prompts, missing_clips)}; {len(rows)} metadata rows x "
+            f"{expected} clips are expected. Add them, or pass --allow-missing"
+        )
+    places = sorted(clips)
+    summary = {
+        "schema": SCHEMA,
+        "metadata_file": str(metadata_path),
+        "clips_file": str(detections_path),
+        "metadata_rows": len(rows),
+        "clips_per_prompt": expected,
+        **summarize([clips[place] for place in places], [place[0] for place in places], rows, options, seed=seed),
+        "missing_prompts": missing_prompts,
+        "missing_clips": [list(place) for place in missing_clips],
+        "options": dataclasses.asdict(options),
+        "seed": seed,
+    }
+    lines = []
+    for index, sample in places:
+        result = judge(*clips[index, sample], rows[index], options)
+        facts = {"prompt_index": index, "sample": sample, "tag": rows[index]["tag"], "prompt": rows[index]["prompt"]}
+        lines.append(json.dumps(facts | {"correct": result.correct, "clauses": dict(result.clauses)}) + "\n")
+    write_whole(
+        dict(zip(outputs, ("".join(lines), json.dumps(summary, indent=1, allow_nan=False) + "\n"), strict=True))
+    )
+    return summary
+
+
+def read_metadata(path: str | os.PathLike) -> list[dict]:
+    """The checked rows of a metadata file. Raises `ConfigError`, which names the line."""
+    from rfjax.data.motion_worlds import TASKS
+
+    rows = []
+    for place, row in json_lines(path):
+        check_keys(place, "", row, METADATA_KEYS)
+        check_choice(place, "tag", row["tag"], TASKS)
+        check_text(place, "prompt", row["prompt"])
+        if not isinstance(row["include"], list) or not row["include"]:
+            raise ConfigError(f"{place}: include is {row['include']!r}; it must be a list of one or more items")
+        for index, item in enumerate(row["include"]):
+            name = f"include[{index}]"
+            check_keys(place, name, item, INCLUDE_KEYS)
+            check_text(place, f"{name} class", item["class"])
+            check_integer(place, f"{name} count", item["count"], 1, math.inf)
+            for key in {"color", "becomes"} & set(item):
+                check_text(place, f"{name} {key}", item[key])
+            for key in set(VALUES) & set(item):
+                check_choice(place, f"{name} {key}", item[key], VALUES[key])
+            _check_events(place, name, item)
+            for key in ("position", "position_last"):
+                if key in item:
+                    if not isinstance(item[key], list) or len(item[key]) != 2:
+                        raise ConfigError(f"{place}: {name} {key} is {item[key]!r}; it must be [relation, target]")
+                    check_choice(place, f"{name} relation", item[key][0], RELATIONS)
+                    check_integer(place, f"{name} target", item[key][1], 0, index - 1)
+        rows.append(row)
+    return rows
+
+
+def _check_events(place, name, item):
+    """Raises `ConfigError` for fields that ask for what their others exclude."""
+    for key in ("speed", "then", "behind"):
+        if key in item and item["motion"] == "still":
+            raise ConfigError(
+                f"{place}: {name} is still and has {key}={item[key]!r}; give a direction, or leave it out"
+            )
+    for key, needs in (("becomes", "color"), ("position_last", "position")):
+        if key in item and needs not in item:
+            raise ConfigError(f"{place}: {name} has {key} and no {needs}; give both")
+    if "position_last" in item and item["position_last"][1:] != item["position"][1:]:
+        raise ConfigError(f"{place}: {name} has position and position_last to two targets; give one target")
+
+
+def read_clips(path: str | os.PathLike, metadata: Sequence[Mapping]) -> dict[tuple[int, int], tuple[list, float]]:
+    """(`Detections` of each frame, side of the picture) by (prompt index, sample). Raises `ConfigError`."""
+    from rfjax.evaluation.geneval.rules import Detections
+
+    named = {item[key] for row in metadata for item in row["include"] for key in ("color", "becomes") if key in item}
+    clips = {}
+    for place, row in json_lines(path):
+        check_keys(place, "", row, DETECTIONS_KEYS)
+        check_integer(place, "prompt_index", row["prompt_index"], 0, len(metadata) - 1)
+        check_integer(place, "sample", row["sample"], 0, MOST_SAMPLES - 1)
+        key = row["prompt_index"], row["sample"]
+        if key in clips:
+            raise ConfigError(f"{place}: prompt_index {key[0]}, sample {key[1]} is there already; keep one")
+        side = row["size"]
+        if type(side) not in (int, float) or not 0 < side < math.inf:
+            raise ConfigError(f"{place}: size is {side!r}; it must be the side of the frames, in the unit of the boxes")
+        if not isinstance(row["frames"], list) or len(row["frames"]) < 2:
+            raise ConfigError(f"{place}: frames must be a list of two frames or more; score stills with rfjax geneval")
+        frames = []
+        for t, frame in enumerate(row["frames"]):
+            at = f"{place}: frame {t}"
+            check_keys(at, "", frame, FRAME_KEYS)
+            check_boxes(at, frame["detections"])
+            check_colors(at, frame.get("colors", {}), named)
+            try:
+                found = Detections.from_lists(frame["detections"], frame.get("colors", {}))
+            except ConfigError as error:
+                raise ConfigError(f"{at}: {error}") from None
+            for item in metadata[key[0]]["include"]:
+                if "color" in item and frame["detections"].get(item["class"]) and item["class"] not in found.colors:
+                    raise ConfigError(f"{at}: no colors for {item['class']!r}, whose color its prompt names; give one")
+            frames.append(found)
+        clips[key] = frames, float(side)
+    return clips
+
+
+def summary_text(summary: Mapping[str, object]) -> str:
+    """The summary of `score_files` as text for people."""
+    floors = list(dict.fromkeys(name for task in summary["floors"].values() for name in task))
+    lines = [f"{'task':<16}{'score':>7}   95 % interval   {'clips':>6}" + "".join(f"{name:>15}" for name in floors)]
+    for group in summary["groups"].values():
+        for name, estimate in (*group["tasks"].items(), (group["name"], group["overall"])):
+            interval = f"[{estimate['low']:.3f}, {estimate['high']:.3f}]"
+            below = summary["floors"].get(name, {})
+            shown = "".join(f"{below[floor]:>15.3f}" if floor in below else f"{'-':>15}" for floor in floors)
+            lines.append(f"{name:<16}{estimate['value']:>7.3f}   {interval}{estimate['images']:>8}{shown}")
+    for task, clauses in summary["clauses"].items():
+        low = ", ".join(f"{name} {share:.3f}" for name, share in clauses.items())
+        lines.append(f"{task}: {low}")
+    if summary["missing_prompts"] or summary["missing_clips"]:
+        lines.append(f"missing, and left out: {lacking(summary['missing_prompts'], summary['missing_clips'])}")
+    return "\n".join(lines)

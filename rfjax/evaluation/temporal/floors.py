@@ -1,0 +1,64 @@
+"""What a score must be above to mean what its name says: the same clips with their frames in another order.
+
+A clip of an ordered task that is as right backwards has not shown the task. The table `FLOORS` says which of these a
+task can fall below. It leaves out what cannot: a still clip is the same in any order, and a bounce the same backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from rfjax.data import hashing
+from rfjax.data.motion_worlds import AT_REST, TASKS
+
+
+def _shuffled(frames: int, clip: int) -> np.ndarray:
+    """A permutation of its own for each clip, neither the order nor its reverse (of two frames the reverse)."""
+    for again in range(100):
+        order = np.argsort(hashing.uniforms(hashing.key("shuffled", clip, again), np.arange(frames), 1)[:, 0])
+        if frames > 2 and not (np.all(np.diff(order) == 1) or np.all(np.diff(order) == -1)):
+            return order
+    return np.arange(frames)[::-1]
+
+
+# floor -> the order of a clip's frames, from their number and the clip's
+ORDERS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "reversed": lambda frames, clip: np.arange(frames)[::-1],
+    "shuffled": _shuffled,
+    "first_held": lambda frames, clip: np.zeros(frames, int),
+}
+OTHER_PROMPTS = "other_prompts"  # the clip as it is, judged by the next other prompt of its task
+NOTHING = "null"  # a clip that a model makes of the null condition, judged by a prompt
+
+FLOORS: dict[str, tuple[str, ...]] = {
+    task: (
+        *(name for name in ORDERS if task not in ("still", "position") and (task, name) != ("bounce", "reversed")),
+        OTHER_PROMPTS,
+        NOTHING,
+    )
+    for task in TASKS
+}
+
+# Scored apart: a model that makes stills does well in the second, whatever it was asked for.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "moving": tuple(task for task in TASKS if task not in AT_REST),
+    "still": AT_REST,
+}
+
+
+def order_of(floor: str, frames: int, clip: int) -> Int[np.ndarray, " frames"]:
+    """Which frame stands in each place of a floor's clip; `clip` numbers the clips."""
+    return ORDERS[floor](frames, clip)
+
+
+def other_prompts(rows: Sequence[dict]) -> list[int | None]:
+    """For each row the next one of its task with another prompt, around the end; None where its task has one prompt."""
+    result = []
+    for index, row in enumerate(rows):
+        following = (*range(index + 1, len(rows)), *range(index))
+        mine = (i for i in following if rows[i]["tag"] == row["tag"] and rows[i]["prompt"] != row["prompt"])
+        result.append(next(mine, None))
+    return result
