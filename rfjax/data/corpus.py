@@ -16,6 +16,20 @@ from rfjax.limits import check_choice
 Split = Literal["train", "validation"]
 
 
+# Of the validation examples of corpora that are drawn: runs on any seed are asked the very same questions.
+VALIDATION_SEED = 0
+
+
+def split_seed(seed: int, split: Split) -> int:
+    """The seed that a split of a drawn corpus comes from: the corpus's own for training, one for all for validation."""
+    return VALIDATION_SEED if split == "validation" else seed
+
+
+def seed_facts(seed: int) -> tuple[int | str, ...]:
+    """What a fingerprint holds of a drawn corpus's seed."""
+    return (seed,) if seed == VALIDATION_SEED else (seed, f"validation of seed {VALIDATION_SEED}")
+
+
 @runtime_checkable
 class Corpus(Protocol):
     """An unlimited source of examples with random access.

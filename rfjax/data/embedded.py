@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer
 from rfjax.config import DataConfig
 from rfjax.data import grammar, hashing, scenes, text
 from rfjax.data.batch import Batch, BatchShapes, Conditions, stills
+from rfjax.data.corpus import seed_facts, split_seed
 from rfjax.data.scenes import Contents, Layout, Vocabulary
 from rfjax.errors import ConfigError
 
@@ -61,14 +62,14 @@ class SceneCorpus:
 
     @property
     def fingerprint(self) -> str:
-        facts = (self.name, self.version, self.seed, self.image_size, self.vocabulary, self.mean, self.std)
+        facts = (self.name, self.version, *seed_facts(self.seed), self.image_size, self.vocabulary, self.mean, self.std)
         return hashlib.sha256(f"{facts!r}|{_encoder(self.vocabulary).fingerprint}".encode()).hexdigest()
 
     def scenes(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
         """Contents, layout and captions of examples."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
-        key = hashing.key(self.name, self.version, self.seed, split)
+        key = hashing.key(self.name, self.version, split_seed(self.seed, split), split)
         slots = (scenes.CONTENT_SLOTS, scenes.LAYOUT_SLOTS, grammar.WORDING_SLOTS)
         content, layout, wording = np.split(hashing.uniforms(key, indices, sum(slots)), np.cumsum(slots)[:-1], axis=1)
         contents = scenes.draw_contents(self.vocabulary, content)

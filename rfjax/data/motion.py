@@ -18,6 +18,7 @@ from jaxtyping import Float, Integer
 from rfjax.config import DataConfig
 from rfjax.data import hashing, motion_captions, motion_paths, motion_worlds, text
 from rfjax.data.batch import Batch, BatchShapes, Conditions, stills
+from rfjax.data.corpus import seed_facts, split_seed
 from rfjax.data.embedded import IMAGE_SIZES, OWN_SIZES, SPLITS
 from rfjax.data.motion_paths import Layout
 from rfjax.data.motion_worlds import SIDE, TASKS, WORLDS, Contents
@@ -60,14 +61,14 @@ class MotionCorpus:
 
     @property
     def fingerprint(self) -> str:
-        facts = (VERSION, self.world, WORLDS[self.world], self.frames, self.seed, self.image_size)
+        facts = (VERSION, self.world, WORLDS[self.world], self.frames, *seed_facts(self.seed), self.image_size)
         return hashlib.sha256(f"{facts!r}|{_encoder().fingerprint}".encode()).hexdigest()
 
     def clips(self, indices: Integer[np.ndarray, " n"], split: str) -> tuple[Contents, Layout, list[str]]:
         """What happens in clips, where their objects are in each frame (in pixels of `SIDE` a side), and captions."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
-        key = hashing.key(VERSION, self.world, self.seed, split)
+        key = hashing.key(VERSION, self.world, split_seed(self.seed, split), split)
         slots = (motion_worlds.CONTENT_SLOTS, motion_paths.LAYOUT_SLOTS, motion_captions.WORDING_SLOTS)
         content, layout, wording = np.split(hashing.uniforms(key, indices, sum(slots)), np.cumsum(slots)[:-1], axis=1)
         world = WORLDS[self.world]

@@ -16,6 +16,7 @@ from jaxtyping import Float, Integer
 from rfjax.config import DataConfig
 from rfjax.data import hashing
 from rfjax.data.batch import Batch, BatchShapes, Conditions, EncoderSlot, stills
+from rfjax.data.corpus import seed_facts, split_seed
 from rfjax.errors import ConfigError
 
 VERSION = "random-1"
@@ -46,16 +47,17 @@ class RandomCorpus:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(repr((VERSION, self.seed, self.shapes)).encode()).hexdigest()
+        return hashlib.sha256(repr((VERSION, *seed_facts(self.seed), self.shapes)).encode()).hexdigest()
 
     def examples(self, indices: Integer[np.ndarray, " n"], split: str) -> Batch:
         indices = np.asarray(indices, np.uint64)
-        stream = hashing.key(VERSION, self.seed, split)
+        stream = hashing.key(VERSION, split_seed(self.seed, split), split)
         latents = _normals(stream, indices, self.shapes.latents)
         return Batch(latents, *self.encode(self.captions(indices, split)), indices.astype(np.uint32))
 
     def captions(self, indices: Integer[np.ndarray, " n"], split: str) -> list[str]:
-        return [f"{split} example {index} of seed {self.seed}" for index in np.asarray(indices).tolist()]
+        seed = split_seed(self.seed, split)
+        return [f"{split} example {index} of seed {seed}" for index in np.asarray(indices).tolist()]
 
     def encode(self, captions: Sequence[str]) -> Conditions:
         """Features hashed from the captions, in the encoders' slots; zero outside them."""
