@@ -23,6 +23,7 @@ from rfjax.laws.study_fits import Analysis, Settings
 from rfjax.results.results_folder import Results
 
 SAME_TOKENS = 0.01  # tokens per image that differ by more than this, relative, are several
+WITNESS_RESAMPLES = 200  # of the parabolas, whose interval is compared with the law's and decides nothing finely
 LAWS_TESTED = (SATURATING, POWER, PARAMETRIC)
 
 
@@ -193,7 +194,7 @@ def _parabolas(points, options):
     none = {"parabolas": None, "parabolas_bias": 0.0}
     if not {"flops", "params", "images"} <= set(points.columns):
         return none
-    line = approach2(points, resamples=options.resamples, seed=options.seed)
+    line = approach2(points, resamples=min(options.resamples, WITNESS_RESAMPLES), seed=options.seed)
     if line.a is None or line.a.low is None:
         return none
     return {"parabolas": line, "parabolas_bias": (line.bias or {}).get("exponent", 0.0)}

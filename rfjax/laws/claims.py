@@ -34,8 +34,8 @@ class Claim:
 
 
 _SLOPE = (
-    "agrees: the interval holds this slope and not the other; contradicts: it leaves this slope out; undecided where "
-    "parabolas at equal FLOPs disagree with the law"
+    f"agrees: the interval meets this slope (within {size_claims.SAME_SLOPE:g}) and not its rival; contradicts: it "
+    "leaves this slope out; undecided where parabolas at equal FLOPs disagree with the law"
 )
 _BOUND = "agrees or contradicts: the whole interval is on one side of the bound"
 CLAIMS = (
@@ -200,27 +200,29 @@ def _published(law):
 
 def _own(evidence):
     """The table's own frontier in its own FLOPs, and in C = 6 N D."""
-    counts = {"the table's FLOPs": evidence.frontier, f"C = 6 N D, {tokens_counted(evidence)}": evidence.frontier_6nd}
+    counted, told = tokens_counted(evidence)
+    counts = {"its own FLOPs": (evidence.frontier, True), f"C = 6 N D, {counted}": (evidence.frontier_6nd, told)}
     found = []
-    for count, frontier in counts.items():
+    for count, (frontier, in_flops) in counts.items():
         if frontier is None:
             continue
         flops = np.geomspace(*frontier.flops, POINTS)
-        line = {"flops": flops} | frontier.bands(flops)["params"]
+        line = {"flops": flops} | frontier.bands(flops)["params"] if in_flops else None
         exponents = {f"{name}_exponent": frontier.exponent(name) for name in ("params", "images", "loss")}
-        at = vars(frontier.at(frontier.reference))
-        row = {"count": count, "range": frontier.flops, "offset": evidence.fits[PARAMETRIC.name].estimates["E"]}
+        at = vars(frontier.at(frontier.reference)) if in_flops else None
+        row = {
+            "count": count,
+            "range": frontier.flops if in_flops else None,
+            "offset": evidence.fits[PARAMETRIC.name].estimates["E"],
+        }
         found.append(row | exponents | {"at": at, "line": line})
     return found
 
 
-def tokens_counted(evidence: Evidence) -> str:
-    """What D is where the table's FLOPs are counted again as 6 N D."""
-    tokens = evidence.tokens
-    return (
-        "D of image and text tokens"
-        if tokens.all
-        else "D of image tokens"
-        if tokens.image
-        else "D of images, for slopes"
-    )
+def tokens_counted(evidence: Evidence) -> tuple[str, bool]:
+    """(what D is where the table's FLOPs are counted again as 6 N D, whether that C is in FLOPs)."""
+    if evidence.tokens.all:
+        return "D of image and text tokens", True
+    if evidence.tokens.image:
+        return "D of image tokens", True
+    return "D of images, so the slope alone", False

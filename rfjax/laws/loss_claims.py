@@ -114,7 +114,8 @@ def levels_differ(evidence: Evidence) -> Judgement:
     mean_exponent = -(x @ logs.mean(axis=1)) / (x @ x)
     place = int(np.argmax(np.abs(slopes) / np.maximum(errors, 1e-300)))
     t = list(levels)[place]
-    found = Estimate(value=slopes[place], low=slopes[place] - reach[place], high=slopes[place] + reach[place])
+    value, off = float(slopes[place]), float(reach[place])
+    found = Estimate(value=value, low=value - off, high=value + off)
     common = {"quantity": f"{quantity}: t = {t:g}", "found": found, "notes": tuple(notes)}
     common["method"] = f"paired over {n} {'trunks' if shared else 'runs'}, Bonferroni over {len(slopes)} levels"
     if (np.abs(slopes) > reach).any():

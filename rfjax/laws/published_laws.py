@@ -47,7 +47,7 @@ class Power:
     unit: float = 1.0  # FLOPs in the paper's unit of C
     scale: float = 1.0  # parameters or tokens in the paper's unit of them
 
-    def at(self, flops: float | Float[np.ndarray, " n"]) -> Float[np.ndarray, "*n"]:
+    def at(self, flops: float | Float[np.ndarray, " n"]) -> float | Float[np.ndarray, " n"]:
         """The value at a compute in FLOPs. Raises `ConfigError` where the coefficient is not known."""
         if self.coefficient is None:
             raise ConfigError("of this published law the slope alone is known; it has no value at a compute")

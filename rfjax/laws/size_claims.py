@@ -15,6 +15,7 @@ from rfjax.laws.published_laws import ABRA, COUNTS, PublishedLaw
 from rfjax.laws.verdicts import UNDECIDED, Judgement, judge_bound, judge_value, untested
 
 NARROW_RATIO = 2.0  # tokens per parameter are known where the ends of the interval are this close
+SAME_SLOPE = 0.01  # papers give no interval of their slopes: one this near to theirs is theirs
 FAR = 10.0  # a law's value is not asked for further beyond its range
 Test = Callable[[Evidence], Judgement]
 _DECIDES = "runs that decide the optimum: three sizes or more with several numbers of images each, over a wide range"
@@ -31,6 +32,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
     six_nd = COUNTS[law.count].six_nd
     counts = ("C = 6 N D", "the table's own FLOPs")
     count, other = counts if six_nd else counts[::-1]
+    claimed, against = ((one.params.exponent - SAME_SLOPE, one.params.exponent + SAME_SLOPE) for one in (law, rival))
 
     def test(evidence):
         common = {"quantity": "a of N* ~ C^a"}
@@ -41,7 +43,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
                 return stop
             notes = (*stop.notes, "parabolas count C as the table does")
             common |= {"method": f"approach 2: parabolas at {len(line.optima)} budgets", "notes": notes}
-            return judge_value(line.a, law.params.exponent, rivals=(rival.params.exponent,), **common)
+            return judge_value(line.a, claimed, rival=against, **common)
         own = evidence.frontier.exponent("params")
         found, told = evidence.frontier_6nd.exponent("params"), own
         if not six_nd:
@@ -55,7 +57,7 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
             if high < own.low or low > own.high:
                 decide = "the parametric law and the parabolas disagree: more sizes about the optimum at each budget"
                 return Judgement(verdict=UNDECIDED, decide=decide, found=found, notes=tuple(notes), **common)
-        return judge_value(found, law.params.exponent, rivals=(rival.params.exponent,), notes=tuple(notes), **common)
+        return judge_value(found, claimed, rival=against, notes=tuple(notes), **common)
 
     return test
 

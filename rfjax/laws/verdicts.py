@@ -2,20 +2,20 @@
 
 Three rules, each with an interval at 95 %:
 
-* a value: it agrees where the interval holds the claim and no rival (or, with no rival, is as narrow as the claim
-  needs); it contradicts where the interval leaves the claim out;
+* a value: it agrees where the interval meets the claim and not its rival (or, without a rival, is as narrow as the
+  claim needs); it contradicts where the interval leaves the claim out;
 * a bound: it agrees where the whole interval is on the claim's side, and contradicts where it is on the other;
 * all else is undecided, and the verdict says what would decide it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rfjax.laws.fitting import Estimate
 
 AGREES, CONTRADICTS, UNDECIDED, UNTESTED = VERDICTS = ("agrees", "contradicts", "undecided", "cannot be tested")
+Range = tuple[float, float]
 MANY_TIMES = 1000.0  # more runs than this many times are not asked for in numbers
 
 
@@ -52,16 +52,17 @@ def untested(needs: str, **more) -> Judgement:
 
 def judge_value(
     found: Estimate,
-    claimed: float | tuple[float, float],
+    claimed: float | Range,
     *,
-    rivals: Sequence[float] = (),
+    rival: Range | None = None,
     narrow: float | None = None,
     ratio: bool = False,
     **more,
 ) -> Judgement:
-    """Whether a quantity is what was claimed: a number, or the interval (low, high) that the paper gives it.
+    """Whether a quantity is what was claimed: a number, or a range (low, high).
 
-    Without rivals the claim is met by an interval no wider than `narrow`: high - low, or high / low of a `ratio`.
+    With a `rival`, a range too, the claim is met where the interval meets it and not its rival. Without, it is met by
+    an interval no wider than `narrow`: high - low, or high / low of a `ratio`.
     """
     low, high = found.low, found.high
     if low is None or high is None:
@@ -69,13 +70,11 @@ def judge_value(
     least, most = claimed if isinstance(claimed, tuple) else (claimed, claimed)
     if high < least or low > most:
         return Judgement(verdict=CONTRADICTS, found=found, **more)
-    if rivals:
-        inside = [rival for rival in rivals if low <= rival <= high]
-        if not inside:
+    if rival is not None:
+        if high < rival[0] or low > rival[1]:
             return Judgement(verdict=AGREES, found=found, **more)
-        middle = 0.5 * (least + most)
         # An interval narrower than the gap leaves one of the two out, wherever between them it lies.
-        wanted = min(abs(rival - middle) for rival in inside)
+        wanted = max(rival[0] - most, least - rival[1])
         return Judgement(verdict=UNDECIDED, decide=_narrower(high - low, wanted), found=found, **more)
     if ratio:
         wide, wanted = (high / low if low > 0 else float("inf")), narrow

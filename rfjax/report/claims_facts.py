@@ -94,7 +94,8 @@ def _range(flops):
 def at_words(board: Mapping) -> list[str]:
     """The table's own optimum at the middle of its runs, a sentence for each count of C."""
     return [
-        f"{own['count']}: at {power(own['at']['flops'])} FLOPs {estimate(own['at']['params'], count)} parameters and "
-        f"{estimate(own['at']['images'], count)} images"
+        f"this table, {own['count']}: at {power(own['at']['flops'])} FLOPs "
+        f"{estimate(own['at']['params'], count)} parameters and {estimate(own['at']['images'], count)} images"
         for own in board["laws"]["own"]
+        if own["at"]
     ]
