@@ -14,11 +14,10 @@ import pandas as pd
 
 from rfjax.errors import ConfigError
 from rfjax.laws.chinchilla_approaches import Line, approach2
-from rfjax.laws.fit_source import FitSource
-from rfjax.laws.fitting import Fit, FitOptions, fit
+from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.optimal_frontier import OptimalFrontier, derive
-from rfjax.laws.run_frontier import on_frontier
+from rfjax.laws.run_frontier import choose_runs, on_frontier
 from rfjax.laws.study_fits import Analysis, Settings
 from rfjax.results.results_folder import Results
 
@@ -106,21 +105,21 @@ def of_study(
     )
 
 
-def of_table(source: FitSource, options: FitOptions, tokens: float | None = None) -> Evidence:
-    """The evidence of anybody's table, read with all its checkpoints; the last row of a run is its end.
+def of_table(table: pd.DataFrame, options: FitOptions = DEFAULTS, tokens: float | None = None) -> Evidence:
+    """The evidence of anybody's table (`foreign_table.read_table`), with a row a run or a row a checkpoint, of which
+    the last is the run's end.
 
     `tokens` are the image tokens of an image (1 where `images` are tokens), for a table without `image_tokens`. Raises
     `ConfigError` where the table has them too.
     """
-    points, told = last_rows(source.curves)
+    points, told = last_rows(table)
     fits, rows, lacking, rules = {}, {}, {}, {"checkpoints": told}
-    whole = FitSource(final=points, curves=source.curves, description={})
     for law in LAWS_TESTED:
         missing = [name for name in law.variables if name not in points]
         if missing:
             lacking[law.name] = ", ".join(missing)
             continue
-        chosen = whole.choose_runs(law)
+        chosen = choose_runs(points, law)
         rows[law.name], rules[law.name] = chosen.rows, chosen.rule
         fits[law.name] = fit(chosen.rows, law, options)
     found = _tokens(points, tokens)
@@ -131,7 +130,7 @@ def of_table(source: FitSource, options: FitOptions, tokens: float | None = None
         optimal_6nd = _recount(fits[PARAMETRIC.name], points, found) if optimal else None
     return Evidence(
         points=points,
-        curves=source.curves,
+        curves=table,
         fits=fits,
         rows=rows,
         lacking=lacking,

@@ -79,7 +79,7 @@ def _evidence(args):
         max_loss=None,
     )
     if source.study is None:
-        return claim_evidence.of_table(source, options, args.tokens_per_image), source
+        return claim_evidence.of_table(source.curves, options, args.tokens_per_image), source
     results, settings = source.study
     analysis = study_fits.analyse(source.final, options, pairs=source.pairs)
     found = claim_evidence.of_study(analysis, source.curves, results, settings, options, args.tokens_per_image)

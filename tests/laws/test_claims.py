@@ -11,7 +11,6 @@ from helpers.planted_tables import isoflop, optimal_grid, training_curves
 from rfjax.errors import ConfigError
 from rfjax.laws import bowl, claim_evidence, study_fits
 from rfjax.laws.claims import CLAIMS, board
-from rfjax.laws.fit_source import FitSource
 from rfjax.laws.fitting import Estimate, FitOptions
 from rfjax.laws.laws import PARAMETRIC
 from rfjax.laws.verdicts import VERDICTS, judge_bound, judge_value
@@ -23,7 +22,7 @@ TESTS = {claim.name: claim.test for claim in CLAIMS}
 
 
 def evidence_of(table, tokens=None, options=OPTIONS):
-    return claim_evidence.of_table(FitSource(final=table, curves=table, description={}), options, tokens)
+    return claim_evidence.of_table(table, options, tokens)
 
 
 def verdicts(evidence, *names):

@@ -207,6 +207,7 @@ def test_a_study_without_scores_has_no_empty_figures(undrawn, tmp_path):
     assert {path.stem for path in (tmp_path / "report/figures").iterdir()} == {
         "loss_against_compute",
         "optimal_frontier",
+        "claimed_laws",
         "loss_against_steps",
         "loss_per_level",
     }
