@@ -14,7 +14,7 @@ from rfjax.laws.claims import CLAIMS, board
 from rfjax.laws.fitting import Estimate, FitOptions
 from rfjax.laws.laws import PARAMETRIC
 from rfjax.laws.verdicts import VERDICTS, judge_bound, judge_value
-from rfjax.results import merge
+from rfjax.results import merge, results_folder
 
 OPTIONS = FitOptions(resamples=100, held_out=False)
 HELD_OUT = replace(OPTIONS, held_out=True)
@@ -23,6 +23,13 @@ TESTS = {claim.name: claim.test for claim in CLAIMS}
 
 def evidence_of(table, tokens=None, options=OPTIONS):
     return claim_evidence.of_table(table, options, tokens)
+
+
+def evidence_of_study(results):
+    settings = study_fits.primary_settings(results)
+    rows = study_fits.checkpoints(results, settings)
+    analysis = study_fits.analyse(study_fits.final_points(rows), OPTIONS)
+    return claim_evidence.of_study(analysis, rows, results, settings, OPTIONS)
 
 
 def verdicts(evidence, *names):
@@ -284,11 +291,7 @@ def sampled(tmp_path_factory):
             planted_study.put(
                 folder, folder.name, 2000, "sampling_steps", values, sampler=sampler, extra=extra, **common
             )
-    results = merge.collect(folders, root / "results")
-    settings = study_fits.primary_settings(results)
-    rows = study_fits.checkpoints(results, settings)
-    analysis = study_fits.analyse(study_fits.final_points(rows), OPTIONS)
-    return claim_evidence.of_study(analysis, rows, results, settings, OPTIONS)
+    return evidence_of_study(merge.collect(folders, root / "results"))
 
 
 def test_guidance_and_steps_against_size(sampled):
@@ -299,12 +302,13 @@ def test_guidance_and_steps_against_size(sampled):
     assert judged.verdict == "agrees" and "at 2 of 50 steps" in judged.quantity, judged
 
 
-def test_branches_and_their_prompts_are_averaged_alike(sampled):
-    """Scores redrawn by prompt for five runs cannot be set beside the losses of four trunks."""
-    points = sampled.points.assign(trunk=["a", "a", "b", "c", "d"])
-    judged = TESTS["loss_ranks_geneval"](replace(sampled, points=points))
-    assert judged.method.startswith("4 runs; two-level bootstrap over 4 runs and over the prompts"), judged
-    assert TESTS["loss_ranks_geneval"](sampled).method.startswith("5 runs; two-level bootstrap")
+def test_branches_and_their_prompts_are_averaged_alike(study):
+    """Scores redrawn by prompt for seven runs cannot be set beside the losses of five trunks."""
+    evidence = evidence_of_study(results_folder.read(study))
+    assert TESTS["loss_ranks_geneval"](evidence).method.startswith("7 runs; two-level bootstrap over 7 runs and over")
+    points = evidence.points.assign(trunk=list("aaabcde"))
+    judged = TESTS["loss_ranks_geneval"](replace(evidence, points=points))
+    assert judged.method.startswith("5 runs; two-level bootstrap over 5 runs and over the prompts"), judged
 
 
 def test_no_claim_is_passed_over_in_silence(equal):
