@@ -204,6 +204,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "temperature": 1e6,
     "threads": 4096,
     "threshold": 1,
+    "tokens_per_image": 10**9,
     "validation_share": 1,
     "within": 1,
 }

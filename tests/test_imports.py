@@ -55,6 +55,8 @@ WITHOUT_JAX = (
     "rfjax.prepare.recaption",
     "rfjax.prepare.shard",
     "rfjax.laws.budgets",
+    "rfjax.laws.claims",
+    "rfjax.report.claims_command",
     "rfjax.laws.chinchilla_approaches",
     "rfjax.laws.correlation",
     "rfjax.report.fit_command",

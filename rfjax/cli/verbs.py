@@ -63,6 +63,7 @@ ROWS = (
     Verb("sample", "while", "rfjax.cli.sample", "make images from captions", **AS_A_JOB),
     Verb("report", "after", "rfjax.cli.report", "remake a study's report, from its runs or its results alone"),
     Verb("fit", "after", "rfjax.report.fit_command", "fit scaling laws to a results table"),
+    Verb("claims", "after", "rfjax.report.claims_command", "test published laws' claims on a results table"),
     Verb("score", "after", "rfjax.scorers.command", "score a folder of images: GenEval, FID, CMMD, CLIP score"),
     Verb("geneval", "after", "rfjax.cli.geneval", "score object detections by GenEval's rules"),
     Verb("temporal", "after", "rfjax.cli.temporal", "score detections in clips' frames: whether things move as told"),

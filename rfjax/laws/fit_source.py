@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,20 @@ class FitSource:
             f"of {finished} finished runs{left}, laws of compute are fitted to the {on} on the frontier, "
             f"those of size and images to the {best} at the best rate of their size and images"
         )
+
+
+def read_renames(words: Sequence[str]) -> dict[str, str]:
+    """The columns that `--rename OURS=THEIRS` names, ours to theirs. Raises `ConfigError` for other words, and for a
+    column of ours that is given twice."""
+    rename: dict[str, str] = {}
+    for word in words:
+        ours, sign, theirs = word.partition("=")
+        if not (ours and sign and theirs):
+            raise ConfigError(f'--rename {word!r} must be OURS=THEIRS, as "params=Model Size"')
+        if ours in rename:
+            raise ConfigError(f"--rename gives {ours!r} twice, from {rename[ours]!r} and from {theirs!r}; give it once")
+        rename[ours] = theirs
+    return rename
 
 
 def read_source(

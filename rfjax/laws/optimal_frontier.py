@@ -93,6 +93,14 @@ class OptimalFrontier:
         found = {name: _estimate(band) for name, band in self.bands(np.array([flops])).items()}
         return OptimalPoint(flops=float(flops), beyond=float(flops / self.flops[1]), **found)
 
+    def estimate(self, logs: Float[np.ndarray, " rows"]) -> Estimate:
+        """A positive number and its interval, from its logarithm under the law and under each draw."""
+        return _estimate(self._with_ends(logs[None]))
+
+    def exponent(self, name: str) -> Estimate:
+        """The exponent of `params`, `images` or `loss`."""
+        return self.estimate(np.log(self.exponents[name]))
+
     @property
     def points(self) -> tuple[OptimalPoint, ...]:
         """The frontier at the least and the most FLOPs of the runs, and at `BEYOND` times the most."""
@@ -114,7 +122,7 @@ class OptimalFrontier:
             slope = self.exponents[name]
             content[name] = {
                 "coefficient": float(np.exp(np.clip(logs[0] - sign * slope[0] * log_c, -_LARGEST_LOG, _LARGEST_LOG))),
-                "exponent": _estimate(self._with_ends(np.log(slope)[None])),
+                "exponent": self.exponent(name),
                 "at_reference": getattr(at_reference, name),
             }
         content["loss"]["E"] = _estimate(self._with_ends(self.offset[None], natural=True))

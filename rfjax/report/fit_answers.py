@@ -13,7 +13,7 @@ from rfjax.laws.chinchilla_approaches import approach1, approach2
 from rfjax.laws.comparison import compare
 from rfjax.laws.correlation import correlate
 from rfjax.laws.fit_points import check, listed_columns, rename_hint
-from rfjax.laws.fit_source import read_source
+from rfjax.laws.fit_source import read_renames, read_source
 from rfjax.laws.fitting import fit
 from rfjax.laws.laws import LAWS, PARAMETRIC
 from rfjax.laws.misfits import LOSSES, huber
@@ -37,7 +37,7 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
     """
     source = read_source(
         args.table,
-        rename=_renames(args.rename),
+        rename=read_renames(args.rename),
         flops_per_param_image=args.flops_per_param_image,
         curves=args.law == "approach1",
         largest_losses=args.drop_largest_losses,
@@ -52,18 +52,6 @@ def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
     chosen = [[*sum(chosen, []), *source.left_out_lines()]] if chosen or source.left_out_lines() else []
     excluded = {"excluded": source.excluded} if source.excluded else {}
     return fit_facts.as_lines(chosen + facts), plain({"source": source.description | excluded, **content})
-
-
-def _renames(words):
-    rename = {}
-    for word in words:
-        ours, sign, theirs = word.partition("=")
-        if not (ours and sign and theirs):
-            raise ConfigError(f'--rename {word!r} must be OURS=THEIRS, as "params=Model Size"')
-        if ours in rename:
-            raise ConfigError(f"--rename gives {ours!r} twice, from {rename[ours]!r} and from {theirs!r}; give it once")
-        rename[ours] = theirs
-    return rename
 
 
 def _loss(args):

@@ -16,7 +16,8 @@ from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import LAG
-from rfjax.laws import study_fits
+from rfjax.laws import claim_evidence, claims, study_fits
+from rfjax.laws.fitting import FitOptions
 from rfjax.laws.left_out import left_out_by_role, left_out_runs, scoreless_runs
 from rfjax.laws.optimal_frontier import BEYOND
 from rfjax.laws.step_efficiency import EVALUATION as STEPS_EVALUATION
@@ -28,7 +29,7 @@ from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
 
-REPORT_SCHEMA = 4
+REPORT_SCHEMA = 5
 BAND_POINTS = 121
 BAND_MARGIN = 1.6  # the law is drawn this factor of compute beyond the data
 # Columns of the results table that the report copies.
@@ -58,16 +59,18 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     pairs = study_fits.pairs_of(results, settings)
     steps = step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
     sheets = _samples(results, settings, points)
-    analysis = study_fits.analyse(points, resamples=resamples, seed=seed, pairs=pairs, profiles=True)
+    options = FitOptions(resamples=resamples, seed=seed)
+    analysis = study_fits.analyse(points, options, pairs=pairs, profiles=True)
     ends = _final_checkpoints(results, points, settings)
     runs = _runs(results.runs, ends, ids)
     ranking = ranking_numbers(results, seed=seed)
+    compares = "variants" if ranking and points["depth"].nunique() < 2 else "sizes"
     return plain(
         {
             "schema": REPORT_SCHEMA,
             "table_sha256": hashlib.sha256((folder / "table.json").read_bytes()).hexdigest(),
             "study": ", ".join(name for name in results.runs["study"].unique() if name),
-            "compares": "variants" if ranking and points["depth"].nunique() < 2 else "sizes",
+            "compares": compares,
             "settings": settings,
             "environment": _environment(results.runs),
             "totals": _totals(results.runs, runs),
@@ -85,6 +88,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "score_levels": scores.score_levels(results, points, settings, resamples=resamples, seed=seed),
             "sampling_steps": steps,
             "ranking": ranking,
+            "claims": _claims(analysis, rows, results, settings, options) if compares == "sizes" else None,
             "learning_rates": _learning_rates(points),
             "other_settings": _other_settings(results, ends),
             "samples": sheets,
@@ -98,6 +102,12 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "notes": results.notes,
         }
     )
+
+
+def _claims(analysis, rows, results, settings, options):
+    """The claims of published laws with their verdicts; None of a study that compares variants."""
+    curves = study_fits.counted(rows[rows["loss"].notna()])
+    return claims.board(claim_evidence.of_study(analysis, curves, results, settings, options))
 
 
 def _with_short_names(results):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from rfjax.report.claims_figure import claimed_laws
+from rfjax.report.claims_section import claims_section
 from rfjax.report.figures import learning_rates, loss_against_compute, loss_against_steps, loss_per_level
 from rfjax.report.findings import findings
 from rfjax.report.fit_sections import compute_section
@@ -204,6 +206,7 @@ class Drawing:
 FIGURES: dict[str, Drawing] = {
     "loss_against_compute": Drawing(loss_against_compute, "Validation loss against training FLOPs"),
     "optimal_frontier": Drawing(optimal_frontier, "Compute-optimal loss, size and images against training FLOPs"),
+    "claimed_laws": Drawing(claimed_laws, "Published laws of the optimal size beside the table's own"),
     "loss_against_steps": Drawing(loss_against_steps, "Loss against steps and FLOPs"),
     "loss_per_level": Drawing(loss_per_level, "Validation loss per level of t"),
     "geneval_against_depth": Drawing(geneval_against_depth, "GenEval per task against depth"),
@@ -230,6 +233,7 @@ SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
         ("Findings", findings),
         ("What ran", _runs_section),
         ("Loss against compute", compute_section),
+        ("Claims of published laws", claims_section),
         ("Loss against steps", _curves_section),
         ("Loss per level of t", _levels_section),
         ("GenEval against depth", geneval_section),

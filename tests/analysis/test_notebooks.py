@@ -15,6 +15,8 @@ SAYS = {
         "parametric bootstrap",
         "of 28 starts agree",
         "leave_one_out_rms",
+        "figures of different counts of C do not meet",
+        "cannot be tested",
         "image/svg+xml",
     ),
     "correlate_geneval": (

@@ -59,3 +59,30 @@ def curves(sizes=9, points=60):
             )
         )
     return pd.concat(rows, ignore_index=True)
+
+
+def optimal_grid(*, alpha=0.3, beta=0.3, offset=0.3, noise=0.0, seed=0, tokens=256, tokens_per_param=200.0):
+    """Runs of five sizes and five lengths on E + A N^-alpha + B D^-beta, with C = 6 N times `tokens` an image; no two
+    sizes share a budget.
+
+    At N = 3e8 the optimum sees `tokens_per_param` image tokens per parameter; with alpha = beta it does so at any size.
+    """
+    rng = np.random.default_rng(seed)
+    middle = 3e8, 3e8 * tokens_per_param / tokens
+    sizes, lengths = middle[0] * np.geomspace(1 / 16, 16, 5), middle[1] * np.geomspace(1 / 20, 20, 5)
+    params, images = (v.ravel() for v in np.meshgrid(sizes, lengths))
+    size, data = 0.2, 0.2 * alpha / beta  # at the optimum alpha A N^-alpha = beta B D^-beta
+    loss = offset + size * (params / middle[0]) ** -alpha + data * (images / middle[1]) ** -beta
+    loss *= np.exp(noise * rng.standard_normal(len(loss)))
+    columns = {"params": params, "images": images, "flops": 6 * tokens * params * images, "loss": loss}
+    columns |= {"image_tokens": tokens * images, "image_tokens_per_param": tokens * images / params}
+    return pd.DataFrame({"run": [f"r{i:02d}" for i in range(len(loss))]} | columns)
+
+
+def training_curves(table, shape):
+    """The table's runs with ten checkpoints each: the loss at share x of training is E + (L - E) x^-shape(params)."""
+    rows = []
+    for share in np.linspace(0.1, 1.0, 10):
+        loss = 0.3 + (table["loss"] - 0.3) * share ** -shape(table["params"])
+        rows.append(table.assign(images=share * table["images"], flops=share * table["flops"], loss=loss))
+    return pd.concat(rows, ignore_index=True)

@@ -19,6 +19,7 @@ from rfjax.results import merge, results_folder
 FIGURES = {
     "loss_against_compute",
     "optimal_frontier",
+    "claimed_laws",
     "loss_against_steps",
     "loss_per_level",
     "geneval_against_depth",
@@ -70,7 +71,7 @@ def test_the_page_says_nothing_that_the_json_does_not_hold(report, study):
 def test_the_page_asks_for_nothing_from_outside(report):
     html = (report[0] / "index.html").read_text()
     links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]{1,30})""", html)
-    assert len(links) == 7 + 4 + 7  # figures, samples of the best of each depth, samples of every run
+    assert len(links) == 8 + 4 + 7  # figures, samples of the best of each depth, samples of every run
     assert all(link.startswith("data:image/") for link in links)
     assert "<script" not in html and "@import" not in html
 
@@ -206,6 +207,7 @@ def test_a_study_without_scores_has_no_empty_figures(undrawn, tmp_path):
     assert {path.stem for path in (tmp_path / "report/figures").iterdir()} == {
         "loss_against_compute",
         "optimal_frontier",
+        "claimed_laws",
         "loss_against_steps",
         "loss_per_level",
     }

@@ -1,0 +1,52 @@
+"""What it costs to miss the compute-optimal size: the bowl of the loss about it, at equal FLOPs.
+
+On the line C = kappa N^eta D the parametric law at N = s N*, D = s^-eta D* is
+
+    L(s) = E + K (eta a s^-alpha + b s^(eta beta))
+
+with K the reducible loss of the optimum and a, b the exponents of its size and images (`optimal_frontier`): at the
+optimum the term of size is the share eta a of K, that of images the share b. Both follow from the parametric law's
+form, so that under-training is worse than over-training by the same factor exactly where eta beta > alpha, which is
+eta a > 1/2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from rfjax.laws.fitting import Estimate
+from rfjax.laws.optimal_frontier import OptimalFrontier
+
+
+def excess(frontier: OptimalFrontier, size: float, flops: float) -> Float[np.ndarray, " rows"]:
+    """Loss at `size` times the optimal parameters over the least loss of that many FLOPs, less 1: of the law, then of
+    its draws."""
+    a, b, g = (frontier.exponents[name] for name in ("params", "images", "loss"))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        alpha, beta = g / a, g / b
+        reducible = np.exp(frontier.log_reducible - g * np.log(flops / frontier.reference))
+        bowl = (1 - b) * size**-alpha + b * size ** (frontier.cost.eta * beta) - 1
+        return reducible * bowl / (frontier.offset + reducible)
+
+
+def size_at(frontier: OptimalFrontier, factor: float) -> float:
+    """The size, in units of N*, whose runs of equal FLOPs see `factor` times the images (or tokens) per parameter."""
+    return float(factor ** (-1 / (1 + frontier.cost.eta)))
+
+
+def excess_at(frontier: OptimalFrontier, size: float) -> Estimate:
+    """`excess` with its interval, at the geometric mean of the runs' FLOPs."""
+    return _estimate(frontier, excess(frontier, size, frontier.reference))
+
+
+def asymmetry(frontier: OptimalFrontier, factor: float) -> Estimate:
+    """How many times more it costs to see `factor` times fewer images per parameter than `factor` times more."""
+    under, over = (excess(frontier, size_at(frontier, f), frontier.reference) for f in (1 / factor, factor))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _estimate(frontier, under / over)
+
+
+def _estimate(frontier, values):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return frontier.estimate(np.log(values))

@@ -1,0 +1,209 @@
+"""Tests claims about the loss: its floor, its levels of t, its curves. Each is a pure function of `Evidence`."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from rfjax.evaluation.intervals import ENDS, LEVEL
+from rfjax.laws.claim_evidence import Evidence, longest_of_each_size
+from rfjax.laws.comparison import compare
+from rfjax.laws.fitting import Estimate, fit
+from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
+from rfjax.laws.trunks import are_shared, trunks_of
+from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, untested
+from rfjax.results.columns import loss_levels
+
+SMALL_FLOOR = 0.10  # of the smallest loss: a floor below this is none to speak of
+SURE = 0.975  # of resamples
+SAME_EXPONENT = 0.10  # relative
+COLLAPSED = 0.05  # relative spread of collapsed curves
+COLLAPSE_FROM = 0.15  # of training
+COLLAPSE_AT = np.geomspace(COLLAPSE_FROM, 1.0, 12)
+FEWEST_CHECKPOINTS, FEWEST_SIZES = 4, 3
+NEAR_OPTIMUM = 2.0  # a run counts as compute-optimal within this factor of the optimal images
+
+
+def no_floor(evidence: Evidence) -> Judgement:
+    """Whether E is 0, by the parametric law, or by the saturating law where that is not fitted."""
+    fitted = next((evidence.fits[n] for n in (PARAMETRIC.name, SATURATING.name) if not evidence.lack(n)), None)
+    if fitted is None:
+        lacking = [evidence.lack(law.name) for law in (PARAMETRIC, SATURATING)]
+        return untested(f"{lacking[0]}; or {lacking[1]}")
+    found, least = fitted.estimates["E"], float(np.exp(fitted.log_loss.min()))
+    share = Estimate(value=found.value / least, low=found.low / least, high=found.high / least)
+    common = {
+        "quantity": "E, in units of the smallest loss",
+        "found": share,
+        "method": f"{fitted.law.name} law of {fitted.n} runs",
+        "notes": (f"E = {found.value:.4g} [{found.low:.4g}, {found.high:.4g}]; the smallest loss is {least:.4g}",),
+    }
+    if share.low > 0:
+        return Judgement(verdict=CONTRADICTS, **common)
+    if share.high < SMALL_FLOOR:
+        return Judgement(verdict=AGREES, **common)
+    decide = (
+        f"runs at losses nearer the floor: one of {share.high:.0%} of the smallest loss is not excluded, nor is none"
+    )
+    return Judgement(verdict=UNDECIDED, decide=decide, **common)
+
+
+def power_predicts(evidence: Evidence) -> Judgement:
+    """Whether the power law predicts each run from the others as well as the saturating law."""
+    names = (SATURATING.name, POWER.name)
+    if lacking := [evidence.lack(name) for name in names if evidence.lack(name).startswith("columns")]:
+        return untested(lacking[0])
+    fits = {name: evidence.fits[name] for name in names}
+    found = compare(fits)
+    rule = evidence.rules.get(POWER.name, "")
+    rows = {name: row["shared_runs_rms"] for name, row in found["laws"].items()}
+    if not found["preferred"]:
+        return Judgement(verdict=UNDECIDED, decide=f"more runs: {found['reason']}", notes=(rule,) if rule else ())
+    errors = ", ".join(f"{name} {rms:.2%}" for name, rms in rows.items())
+    share = found["preferred_share"]
+    often = "how often is not known, as runs share trunks" if share is None else f"in {share:.0%} of resamples"
+    notes = (
+        f"rms errors over the same {len(found['shared_runs'])} runs: {errors}; the {found['preferred']} law {often}",
+    )
+    common = {
+        "quantity": "rms error of the power law over that of the saturating law",
+        "found": Estimate(value=rows[POWER.name] / max(rows[SATURATING.name], 1e-300)),
+        "method": "each run predicted from the others",
+        "notes": (*notes, rule) if rule else notes,
+    }
+    if share is not None and share >= SURE:
+        return Judgement(verdict=AGREES if found["preferred"] == POWER.name else CONTRADICTS, **common)
+    return Judgement(verdict=UNDECIDED, decide="more runs on the frontier, over a wider range of compute", **common)
+
+
+def levels_differ(evidence: Evidence) -> Judgement:
+    """Whether losses at different levels of t fall with different powers of compute.
+
+    Each level has its apparent exponent by the power law; the test is of log(loss at t / geometric mean over levels),
+    which is paired over runs, against log C. Where runs share trunks, a trunk is one point.
+    """
+    rows = evidence.rows.get(POWER.name, evidence.points)
+    names = {float(t): name for t, name in loss_levels(map(str, rows.columns)).items()}
+    whole = {t: name for t, name in sorted(names.items()) if _positive(rows[name])}
+    levels = {t: name for t, name in whole.items() if 0 < t < 1}
+    if len(levels) < 2 or "flops" not in rows:
+        return untested("columns flops and loss@t=T, with a loss at two levels of 0 < t < 1 for each run")
+    log_c = np.log(rows["flops"].to_numpy(float))
+    logs = np.log(np.stack([rows[name].to_numpy(float) for name in levels.values()], axis=1))
+    trunks = trunks_of(rows)
+    shared = are_shared(trunks)
+    if shared:
+        members = np.eye(trunks.max() + 1)[trunks]
+        mean = members / members.sum(axis=0)
+        log_c, logs = mean.T @ log_c, mean.T @ logs
+    n = len(log_c)
+    notes = [f"apparent exponents, without floors: {_exponents(evidence, rows, levels)}"]
+    notes += ["a floor that differs by level cannot be told from an exponent that does"]
+    notes += ["a trunk with its branches is one point"] if shared else []
+    left = [f"t = {t:g}" for t in names if t not in levels]
+    notes += [f"left out: {', '.join(left)} (an end of the path, or without a loss for some runs)"] if left else []
+    quantity = "exponent of a level less that of all, the largest by its error"
+    if n < 4 or np.ptp(log_c) < 1e-9:
+        return Judgement(verdict=UNDECIDED, decide=f"4 independent runs or more, not {n}", notes=tuple(notes))
+    x = log_c - log_c.mean()
+    contrast = logs - logs.mean(axis=1, keepdims=True)
+    slopes = -(x @ contrast) / (x @ x)  # exponents are of falling losses
+    left_over = contrast - contrast.mean(axis=0) + x[:, None] * slopes
+    errors = np.sqrt((left_over**2).sum(axis=0) / (n - 2) / (x @ x))
+    reach = stats.t.ppf(1 - (1 - LEVEL) / 2 / len(slopes), n - 2) * errors  # Bonferroni's, over the levels
+    mean_exponent = -(x @ logs.mean(axis=1)) / (x @ x)
+    place = int(np.argmax(np.abs(slopes) / np.maximum(errors, 1e-300)))
+    t = list(levels)[place]
+    value, off = float(slopes[place]), float(reach[place])
+    found = Estimate(value=value, low=value - off, high=value + off)
+    common = {"quantity": f"{quantity}: t = {t:g}", "found": found, "notes": tuple(notes)}
+    common["method"] = f"paired over {n} {'trunks' if shared else 'runs'}, Bonferroni over {len(slopes)} levels"
+    if (np.abs(slopes) > reach).any():
+        return Judgement(verdict=AGREES, **common)
+    widest = float((np.abs(slopes) + reach).max())
+    if widest < SAME_EXPONENT * abs(mean_exponent):
+        return Judgement(verdict=CONTRADICTS, **common)
+    decide = (
+        f"differences known to {SAME_EXPONENT * abs(mean_exponent):.2g} (now {widest:.2g}): more runs, or a wider range"
+    )
+    return Judgement(verdict=UNDECIDED, decide=decide, **common)
+
+
+def _positive(column):
+    values = column.to_numpy(float, na_value=np.nan) if hasattr(column, "to_numpy") else column
+    return bool((np.isfinite(values) & (values > 0)).all())
+
+
+def _exponents(evidence, rows, levels):
+    """The power law's exponent at each level, in words."""
+    said = []
+    for t, name in levels.items():
+        found = fit(rows, POWER, evidence.options, column=name, held_out=False)
+        b = found.estimates["b"] if found.identifiable else None
+        said.append(f"t = {t:g}: {b.value:.3f} [{b.low:.3f}, {b.high:.3f}]" if b else f"t = {t:g}: not fitted")
+    return ", ".join(said)
+
+
+def collapse(evidence: Evidence) -> Judgement:
+    """Whether the normalised curves of compute-optimal runs of all sizes are one curve."""
+    curves = evidence.curves
+    needs = (
+        f"training curves: {FEWEST_CHECKPOINTS} checkpoints or more with a loss after {COLLAPSE_FROM:.0%} of training, "
+        f"of {FEWEST_SIZES} sizes (columns run, loss, params, images)"
+    )
+    if not {"loss", "params", "images"} <= set(curves.columns) or curves["run"].is_unique:
+        return untested(needs)
+    name = next((n for n in (PARAMETRIC.name, SATURATING.name) if not evidence.lack(n)), None)
+    if name is None:
+        return untested(f"the floor E, so {evidence.lack(PARAMETRIC.name)}")
+    chosen, notes = _optimal_runs(evidence)
+    found = {}
+    for run in chosen["run"]:
+        rows = curves[(curves["run"] == run) & curves["loss"].notna()].sort_values("images")
+        share = rows["images"].to_numpy(float) / float(rows["images"].max()) if len(rows) else np.array([])
+        if (share >= COLLAPSE_FROM).sum() >= FEWEST_CHECKPOINTS and share.min() <= 0.5:
+            found[run] = np.log(share), np.log(rows["loss"].to_numpy(float))
+    sizes = chosen[chosen["run"].isin(found)]["params"].nunique()
+    if sizes < FEWEST_SIZES:
+        return untested(f"{needs}; {sizes} compute-optimal sizes have them", notes=tuple(notes))
+    fitted = evidence.fits[name]
+    start = max(log_x[0] for log_x, _ in found.values())
+    at = np.log(COLLAPSE_AT)
+    at = at[at >= start - 1e-9]
+    losses = np.exp(np.stack([np.interp(at, log_x, log_y) for log_x, log_y in found.values()]))
+    least = float(losses.min())
+    offsets = np.concatenate([[fitted.parameters[0]], fitted.draws[:, 0]])
+    offsets = np.minimum(offsets, 0.99 * least)  # a draw of E above a loss has no normalised curve
+    normal = np.log(losses[None] - offsets[:, None, None])
+    spreads = (normal - normal[:, :, -1:]).std(axis=1, ddof=1).max(axis=1)
+    low, high = np.quantile(spreads[1:], ENDS)
+    # The scatter of a run's loss, in units of what E leaves of it, moves a whole curve by its end.
+    noise = float(fitted.residual_sd * np.median(losses[:, -1]) / (np.median(losses[:, -1]) - offsets[0]))
+    estimate = Estimate(value=float(spreads[0]), low=float(low), high=float(high))
+    common = {
+        "quantity": "largest relative spread of the normalised curves",
+        "found": estimate,
+        "method": f"{len(found)} runs of {sizes} sizes, from {np.exp(at[0]):.0%} of training; E by the {name} law",
+        "notes": (*notes, f"the scatter of runs explains {noise:.1%}"),
+    }
+    if estimate.high < COLLAPSED:
+        return Judgement(verdict=AGREES, **common)
+    if estimate.low > COLLAPSED + 2 * noise:
+        return Judgement(verdict=CONTRADICTS, **common)
+    decide = "E known better, runs of less scatter (several seeds), or more sizes at their optimal length"
+    return Judgement(verdict=UNDECIDED, decide=decide, **common)
+
+
+def _optimal_runs(evidence):
+    """(the run of each size nearest its optimal length, notes)."""
+    points, frontier = evidence.points, evidence.frontier
+    if frontier is None or not {"flops", "images"} <= set(points.columns):
+        note = "the longest run of each size; whether these are compute-optimal is not known"
+        return (longest_of_each_size(points) if "flops" in points else points), [note]
+    optimal = frontier.bands(points["flops"].to_numpy(float))["images"]["value"]
+    off = np.abs(np.log(points["images"].to_numpy(float) / optimal))
+    nearest = points.assign(off=off).sort_values("off", kind="stable").drop_duplicates("params")
+    near = nearest[nearest["off"] <= np.log(NEAR_OPTIMUM)]
+    far = nearest[nearest["off"] > np.log(NEAR_OPTIMUM)]
+    note = f"no run within a factor {NEAR_OPTIMUM:g} of the optimal length: sizes "
+    return near, [note + ", ".join(f"{n:.3g}" for n in sorted(far["params"]))] if len(far) else []

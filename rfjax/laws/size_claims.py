@@ -1,0 +1,198 @@
+"""Tests claims about the compute-optimal size: its power of compute, its tokens per parameter, and the bowl about it.
+
+Each function makes a pure function of the `Evidence` from what a claim states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rfjax.laws import bowl
+from rfjax.laws.claim_evidence import Evidence
+from rfjax.laws.fitting import Estimate
+from rfjax.laws.laws import PARAMETRIC
+from rfjax.laws.published_laws import ABRA, COUNTS, PublishedLaw
+from rfjax.laws.verdicts import UNDECIDED, Judgement, judge_bound, judge_value, untested
+
+NARROW_RATIO = 2.0  # tokens per parameter are known where the ends of the interval are this close
+SAME_SLOPE = 0.01  # papers give no interval of their slopes: one this near to theirs is theirs
+FAR = 10.0  # a law's value is not asked for further beyond its range
+Test = Callable[[Evidence], Judgement]
+_DECIDES = "runs that decide the optimum: three sizes or more with several numbers of images each, over a wide range"
+_BY_RESOLUTION = "by resolution Abra gives 165, 202, 235 and 247 at 256, 384, 512 and 768 px"
+
+
+def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
+    """The test whether the optimal size grows with the power of `law` and not with that of its rival.
+
+    The power is the parametric law's, in the count of C of the law's paper. In the table's own FLOPs the parabolas of
+    approach 2, less their bias, are a second witness: where the two disagree nothing is decided. They are the only one
+    where the parametric law decides no optimum.
+    """
+    six_nd = COUNTS[law.count].six_nd
+    counts = ("C = 6 N D", "the table's own FLOPs")
+    count, other = counts if six_nd else counts[::-1]
+    claimed, against = ((one.params.exponent - SAME_SLOPE, one.params.exponent + SAME_SLOPE) for one in (law, rival))
+
+    def test(evidence):
+        common = {"quantity": "a of N* ~ C^a"}
+        line = evidence.parabolas
+        if evidence.frontier is None:
+            stop = _no_optimum(evidence)
+            if line is None or stop.verdict != UNDECIDED:
+                return stop
+            notes = (*stop.notes, "parabolas count C as the table does")
+            common |= {"method": f"approach 2: parabolas at {len(line.optima)} budgets", "notes": notes}
+            return judge_value(line.a, claimed, rival=against, **common)
+        own = evidence.frontier.exponent("params")
+        found, told = evidence.frontier_6nd.exponent("params"), own
+        if not six_nd:
+            found, told = told, found
+        notes = [f"in {other} the same fit gives {told.value:.3f} [{told.low:.3f}, {told.high:.3f}]"]
+        common["method"] = f"parametric law of {evidence.fits[PARAMETRIC.name].n} runs, {count}"
+        if line is not None:
+            low, high = line.a.low - evidence.parabolas_bias, line.a.high - evidence.parabolas_bias
+            bias = f"{low:.3f} to {high:.3f} less their bias of {evidence.parabolas_bias:+.3f}"
+            notes.append(f"parabolas at {len(line.optima)} budgets (approach 2, the table's FLOPs) give {bias}")
+            if high < own.low or low > own.high:
+                decide = "the parametric law and the parabolas disagree: more sizes about the optimum at each budget"
+                return Judgement(verdict=UNDECIDED, decide=decide, found=found, notes=tuple(notes), **common)
+        return judge_value(found, claimed, rival=against, notes=tuple(notes), **common)
+
+    return test
+
+
+def tokens_per_param_is(claimed: tuple[float, float]) -> Test:
+    """The test whether the optimum sees this many image tokens per parameter, at the middle of the runs' compute."""
+
+    def test(evidence):
+        if (stop := _no_tokens(evidence, evidence.tokens.image)) is not None:
+            return stop
+        notes = (*_range_note(evidence.frontier.flops, ABRA.range), _BY_RESOLUTION)
+        return _judge_tokens(evidence, evidence.frontier, evidence.tokens.image, claimed, "image tokens", notes)
+
+    return test
+
+
+def tokens_follow(law: PublishedLaw) -> Test:
+    """The test whether the optimum sees the tokens per parameter of a law, at the runs' own compute in its count."""
+
+    def test(evidence):
+        if (stop := _no_tokens(evidence, evidence.tokens.all)) is not None:
+            return stop
+        frontier = evidence.frontier_6nd
+        middle, (least, most) = frontier.reference, law.range
+        if not least / FAR <= middle <= most * FAR:
+            found = _tokens_estimate(frontier, evidence.tokens.all)
+            needs = (
+                f"runs of {least / FAR:.0e} to {most * FAR:.0e} FLOP, within a factor {FAR:g} of the law's own; these "
+                f"are of {frontier.flops[0]:.2g} to {frontier.flops[1]:.2g}"
+            )
+            return untested(needs, found=found, quantity=_tokens_quantity("image and text tokens", frontier))
+        claimed, notes = law.tokens_per_param(middle), _range_note(frontier.flops, law.range)
+        notes = (f"the law has {claimed:.3g} there", *notes)
+        return _judge_tokens(evidence, frontier, evidence.tokens.all, claimed, "image and text tokens", notes)
+
+    return test
+
+
+def _no_tokens(evidence, tokens):
+    """The judgement where tokens per parameter of the optimum are not known; else None."""
+    if tokens is None and PARAMETRIC.name in evidence.fits:
+        which = evidence.tokens.reason or "the table has no column tokens_per_param, or its text is not in the sequence"
+        return untested(f"tokens of an image ({which})")
+    return _no_optimum(evidence)
+
+
+def _no_optimum(evidence):
+    """The judgement where the table has no optimal size; else None."""
+    if (lack := evidence.lack(PARAMETRIC.name)).startswith("columns"):
+        return untested(lack)
+    if evidence.frontier is not None:
+        return None
+    return Judgement(verdict=UNDECIDED, decide=_DECIDES, notes=(evidence.frontier_reason,))
+
+
+def _tokens_estimate(frontier, tokens):
+    found = frontier.at(frontier.reference).images_per_param
+    return Estimate(**{name: v and v * tokens for name, v in vars(found).items() if name in ("value", "low", "high")})
+
+
+def _tokens_quantity(what, frontier):
+    return f"{what} per parameter at the optimum of {frontier.reference:.2g} FLOP"
+
+
+def _judge_tokens(evidence, frontier, tokens, claimed, what, notes):
+    found = _tokens_estimate(frontier, tokens)
+    method = f"parametric law of {evidence.fits[PARAMETRIC.name].n} runs, {tokens:g} {what} an image"
+    quantity = _tokens_quantity(what, frontier)
+    return judge_value(
+        found, claimed, narrow=NARROW_RATIO, ratio=True, quantity=quantity, method=method, notes=tuple(notes)
+    )
+
+
+def _range_note(own, published):
+    """Where the runs' compute lies off the range of a published law: a sentence, as a tuple of notes."""
+    if own[1] < published[0] or own[0] > published[1]:
+        lies = (
+            f"{published[0] / own[1]:.1g} times below"
+            if own[1] < published[0]
+            else f"{own[0] / published[1]:.1g} times above"
+        )
+        return (f"the runs' compute lies {lies} the range in which it was found",)
+    return ()
+
+
+def over_training_costs_below(factor: float, bound: float) -> Test:
+    """The test whether `factor` times the optimal images per parameter cost less than `bound` of the loss."""
+
+    def test(evidence):
+        if (stop := _no_optimum(evidence)) is not None:
+            return stop
+        frontier = evidence.frontier
+        size = bowl.size_at(frontier, factor)
+        notes = (f"over-trained by {factor:g}: a size of {size:.2f} N*, at equal FLOPs", *_bowl_notes(evidence))
+        quantity = f"excess loss at {frontier.reference:.2g} FLOP, as a fraction"
+        found = bowl.excess_at(frontier, size)
+        return judge_bound(found, bound, above=False, quantity=quantity, method=_bowl_method(evidence), notes=notes)
+
+    return test
+
+
+def size_off_costs_below(sizes: tuple[float, ...], bound: float) -> Test:
+    """The test whether each of these sizes, in units of N*, costs less than `bound` of the loss at equal FLOPs."""
+
+    def test(evidence):
+        if (stop := _no_optimum(evidence)) is not None:
+            return stop
+        found = {size: bowl.excess_at(evidence.frontier, size) for size in sizes}
+        worst = max(found, key=lambda size: found[size].value)
+        quantity = f"excess loss at {worst:g} N*, the worse of {' and '.join(f'{s:g}' for s in sizes)}, as a fraction"
+        common = {"quantity": quantity, "method": _bowl_method(evidence), "notes": _bowl_notes(evidence)}
+        return judge_bound(found[worst], bound, above=False, **common)
+
+    return test
+
+
+def under_training_is_worse(factor: float) -> Test:
+    """The test whether under-training by `factor` costs more than over-training by it."""
+
+    def test(evidence):
+        if (stop := _no_optimum(evidence)) is not None:
+            return stop
+        found = bowl.asymmetry(evidence.frontier, factor)
+        quantity = f"cost of {factor:g} times fewer images per parameter over that of {factor:g} times more"
+        form = "the law's form makes the ratio above 1 exactly where a·eta > 1/2, so this repeats the slope"
+        common = {"quantity": quantity, "method": _bowl_method(evidence), "notes": (form, *_bowl_notes(evidence))}
+        return judge_bound(found, 1.0, above=True, **common)
+
+    return test
+
+
+def _bowl_method(evidence):
+    return f"parametric law of {evidence.fits[PARAMETRIC.name].n} runs"
+
+
+def _bowl_notes(evidence):
+    worst = evidence.frontier.cost.worst
+    return (f"FLOPs are off κ·N^η·D by up to {worst:.0%}",) if worst > 0.1 else ()

@@ -1,0 +1,111 @@
+"""What a table says of a claim: it agrees, contradicts, leaves it undecided, or cannot test it.
+
+Three rules, each with an interval at 95 %:
+
+* a value: it agrees where the interval meets the claim and not its rival (or, without a rival, is as narrow as the
+  claim needs); it contradicts where the interval leaves the claim out;
+* a bound: it agrees where the whole interval is on the claim's side, and contradicts where it is on the other;
+* all else is undecided, and the verdict says what would decide it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rfjax.laws.fitting import Estimate
+
+AGREES, CONTRADICTS, UNDECIDED, UNTESTED = VERDICTS = ("agrees", "contradicts", "undecided", "cannot be tested")
+Range = tuple[float, float]
+MANY_TIMES = 1000.0  # more runs than this many times are not asked for in numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A verdict, and what would decide it (of an untested claim: what the test needs); `found` is what it rests on."""
+
+    verdict: str
+    decide: str = ""
+    quantity: str = ""  # what was measured
+    found: Estimate | None = None
+    method: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A claim of a paper with the judgement of a table."""
+
+    name: str
+    claim: str
+    source: str
+    rule: str
+    judgement: Judgement = field(default_factory=lambda: Judgement(verdict=UNTESTED))
+
+    def to_json(self) -> dict:
+        return {name: getattr(self, name) for name in ("name", "claim", "source", "rule")} | vars(self.judgement)
+
+
+def untested(needs: str, **more) -> Judgement:
+    """The judgement of a claim that the table cannot test, and what it needs to."""
+    return Judgement(verdict=UNTESTED, decide=needs, **more)
+
+
+def judge_value(
+    found: Estimate,
+    claimed: float | Range,
+    *,
+    rival: Range | None = None,
+    narrow: float | None = None,
+    ratio: bool = False,
+    **more,
+) -> Judgement:
+    """Whether a quantity is what was claimed: a number, or a range (low, high).
+
+    With a `rival`, a range too, the claim is met where the interval meets it and not its rival. Without, it is met by
+    an interval no wider than `narrow`: high - low, or high / low of a `ratio`.
+    """
+    low, high = found.low, found.high
+    if low is None or high is None:
+        return Judgement(verdict=UNDECIDED, decide="an interval: more runs", found=found, **more)
+    least, most = claimed if isinstance(claimed, tuple) else (claimed, claimed)
+    if high < least or low > most:
+        return Judgement(verdict=CONTRADICTS, found=found, **more)
+    if rival is not None:
+        if high < rival[0] or low > rival[1]:
+            return Judgement(verdict=AGREES, found=found, **more)
+        # An interval narrower than the gap leaves one of the two out, wherever between them it lies.
+        wanted = max(rival[0] - most, least - rival[1])
+        return Judgement(verdict=UNDECIDED, decide=_narrower(high - low, wanted), found=found, **more)
+    if ratio:
+        wide, wanted = (high / low if low > 0 else float("inf")), narrow
+    else:
+        wide, wanted = high - low, narrow
+    if wide <= wanted:
+        return Judgement(verdict=AGREES, found=found, **more)
+    said = f"an interval whose ends are no more than a factor {wanted:g} apart (now {wide:.3g})" if ratio else ""
+    return Judgement(verdict=UNDECIDED, decide=said or _narrower(wide, wanted), found=found, **more)
+
+
+def judge_bound(found: Estimate, bound: float, *, above: bool, **more) -> Judgement:
+    """Whether a quantity lies above (or below) a bound, as is claimed."""
+    if found.low is None or found.high is None:
+        return Judgement(verdict=UNDECIDED, decide="an interval: more runs", found=found, **more)
+    over, under = found.low > bound, found.high < bound
+    if over or under:
+        return Judgement(verdict=AGREES if over == above else CONTRADICTS, found=found, **more)
+    side = found.value - found.low if found.value > bound else found.high - found.value
+    gap = abs(found.value - bound)
+    times = (side / gap) ** 2 if gap > 0 else float("inf")
+    decide = f"an interval that leaves {bound:g} out: {_times(times)} as many independent runs over the same range"
+    return Judgement(verdict=UNDECIDED, decide=decide, found=found, **more)
+
+
+def _narrower(wide, wanted):
+    """How much narrower an interval must be, and what that takes: its width falls with the root of the runs."""
+    said = f"an interval no wider than {wanted:.2g} (now {wide:.2g})"
+    return f"{said}: {_times((wide / wanted) ** 2)} as many independent runs, or a wider range of compute"
+
+
+def _times(times):
+    """A factor of runs in words."""
+    return f"about {times:.2g} times" if times < MANY_TIMES else f"more than {MANY_TIMES:.0f} times"

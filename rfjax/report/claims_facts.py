@@ -1,0 +1,101 @@
+"""Puts the board of claims into words, from its JSON: lines for the console, rows for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rfjax.laws.verdicts import VERDICTS
+from rfjax.report.fit_facts import Fact
+from rfjax.report.formats import NONE, count, estimate, minus, power
+
+LAW_HEADER = ("law", "N* ~ C^a", "D* ~ C^b", "L ~ C^c", "floor", "C of its runs", "C is", "D is")
+
+
+def summary(board: Mapping) -> str:
+    """How many claims have which verdict, in a line."""
+    verdicts = [verdict["verdict"] for verdict in board["verdicts"]]
+    counts = {name: verdicts.count(name) for name in VERDICTS}
+    shown = ", ".join(f"{name}: {number}" for name, number in counts.items())
+    return f"{len(verdicts)} claims of published laws, tested on this table: {shown}"
+
+
+def found_words(verdict: Mapping) -> str:
+    """What a verdict rests on: the quantity with its value and interval, and how it was found; "" where nothing was."""
+    found = verdict["found"]
+    if not found:
+        return ""
+    method = f" ({verdict['method']})" if verdict["method"] else ""
+    return f"{verdict['quantity']}: {estimate(found, number)}{method}"
+
+
+def decide_words(verdict: Mapping) -> str:
+    """What would decide a claim, or what its test needs; "" where it is decided."""
+    if not verdict["decide"]:
+        return ""
+    return f"{'it needs' if verdict['verdict'] == VERDICTS[-1] else 'would decide it'}: {verdict['decide']}"
+
+
+def number(value: float) -> str:
+    """A number of a verdict: three digits."""
+    return minus(f"{value:.3f}") if 0.05 <= abs(value) < 100 else power(value)
+
+
+def verdict_fact(verdict: Mapping) -> list[str]:
+    """One claim: its verdict, who makes it, what was found, the rule, and what would decide it."""
+    lines = [f"{verdict['verdict']}: {verdict['claim']}", verdict["source"], found_words(verdict)]
+    lines += [decide_words(verdict), f"rule: {verdict['rule']}", *verdict["notes"]]
+    return [line for line in lines if line]
+
+
+def facts(board: Mapping) -> list[Fact]:
+    """The board for the console, without its table of laws: the claims, by verdict, then the conventions."""
+    ordered = sorted(board["verdicts"], key=lambda verdict: VERDICTS.index(verdict["verdict"]))
+    rules = list(board["which_runs"].values())
+    reason = [f"no optimal size of this table: {board['own_reason']}"] if board["own_reason"] else []
+    return [[summary(board), *rules, *reason], *map(verdict_fact, ordered), ["conventions", *board["conventions"]]]
+
+
+def law_rows(board: Mapping) -> list[tuple[str, ...]]:
+    """The table's own exponents, then those of each published law, as cells under `LAW_HEADER`."""
+    rows = [
+        (
+            "this table",
+            estimate(own["params_exponent"], ".3f"),
+            estimate(own["images_exponent"], ".3f"),
+            _negative(own["loss_exponent"]),
+            estimate(own["offset"], ".4f"),
+            _range(own["range"]),
+            own["count"],
+            "images",
+        )
+        for own in board["laws"]["own"]
+    ]
+    for law in board["laws"]["published"]:
+        powers = [NONE if law[f"{n}_exponent"] is None else minus(f"{law[f'{n}_exponent']:.4f}") for n in _POWERS]
+        floor = NONE if law["offset"] is None else f"{law['offset']:g}"
+        name = f"{law['name']}, arXiv {law['arxiv']}"
+        rows.append((name, *powers, floor, _range(law["range"]), law["count"], law["tokens_are"] or NONE))
+    return rows
+
+
+_POWERS = ("params", "tokens", "loss")
+
+
+def _negative(found):
+    """The exponent of a loss that falls as C^-g, with its sign."""
+    ends = {"value": -found["value"], "low": found["high"], "high": found["low"]}
+    return estimate(ends | {name: end and -end for name, end in ends.items() if name != "value"}, ".3f")
+
+
+def _range(flops):
+    return f"{power(flops[0], 2)} to {power(flops[1], 2)}" if flops else NONE
+
+
+def at_words(board: Mapping) -> list[str]:
+    """The table's own optimum at the middle of its runs, a sentence for each count of C."""
+    return [
+        f"this table, {own['count']}: at {power(own['at']['flops'])} FLOPs "
+        f"{estimate(own['at']['params'], count)} parameters and {estimate(own['at']['images'], count)} images"
+        for own in board["laws"]["own"]
+        if own["at"]
+    ]

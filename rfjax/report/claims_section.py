@@ -1,0 +1,41 @@
+"""Writes the section on claims of published laws: their verdicts, the laws beside the table's own, the conventions."""
+
+from __future__ import annotations
+
+from rfjax.laws.verdicts import AGREES, CONTRADICTS
+from rfjax.report.claims_facts import LAW_HEADER, decide_words, found_words, law_rows, summary
+from rfjax.report.formats import NONE, sentence, text
+from rfjax.report.html_parts import warning
+
+
+def claims_section(numbers, page):
+    """The table of claims, the figure and table of laws, and what each counts."""
+    board = numbers["claims"]
+    rows = [
+        [
+            f"<b>{text(verdict['verdict'])}</b>"
+            if verdict["verdict"] in (AGREES, CONTRADICTS)
+            else text(verdict["verdict"]),
+            f"{text(verdict['claim'])}<br><small>{text(verdict['source'])}</small>",
+            text(found_words(verdict)) or NONE,
+            "<br>".join(map(text, filter(None, [decide_words(verdict), *verdict["notes"]]))) or NONE,
+        ]
+        for verdict in board["verdicts"]
+    ]
+    caption = (
+        f"{text(summary(board))}. Intervals are at 95 %. A value agrees where the interval holds it and not its rival, "
+        "and contradicts where the interval leaves it out; the rule of each claim is in report.json."
+    )
+    parts = [page.table(["verdict", "claim", "found", "what would decide it; notes"], rows, caption, words=range(4))]
+    caption = (
+        "Published laws beside this table's. Left: by which power of compute the optimal size grows, with the table's "
+        "95 % interval. Right: the optimal size, each law over the compute of its own runs (dashed: published). "
+        "<b>Figures of different counts of C do not meet</b>: only the slopes may be set beside each other."
+    )
+    parts.append(page.drawing("claimed_laws", caption))
+    if board["own_reason"]:
+        parts.append(warning(f"no optimal size of this table to set beside the laws: {board['own_reason']}"))
+    cells = [[text(cell) for cell in row] for row in law_rows(board)]
+    caption = "The laws as published, and the table's own from its parametric law, each in its own count of C and D."
+    parts.append(page.table(list(LAW_HEADER), cells, caption, words=(0, 6, 7)))
+    return "".join(parts) + "<ul>" + "".join(f"<li>{sentence(line)}</li>" for line in board["conventions"]) + "</ul>"
