@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from scipy.sparse.csgraph import connected_components
 
 from rfjax.evaluation.intervals import ENDS
 
@@ -101,11 +102,22 @@ def scatter(
     chosen = rng.choice(len(weight), draws, p=weight / weight.sum())
     step = np.log(SCALES[1] / SCALES[0])
     jitter = np.exp(step * (rng.random((2, draws)) - 0.5))
-    settings = np.unique(np.round(log_x, 9), axis=0, return_inverse=True)[1].ravel()
-    several = {size for size in range(settings.max() + 1) if len(set(trunks[settings == size])) > 1}
-    two_seeds = len({float(log_x[settings == size][0, 0]) for size in several})
+    two_seeds = _sizes_with_several_seeds(trunks, log_x)
     drawn = {"between": between[chosen] * jitter[0], "within": within[chosen] * jitter[1]}
     return Scatter(trunks=len(np.unique(trunks)), two_seeds=two_seeds, **drawn)
+
+
+def _sizes_with_several_seeds(trunks, log_x) -> int:
+    """How many groups of trunks meet in a setting: trunks of one size, which nothing but the seed tells apart.
+
+    A law of compute alone has no column of the size, and two trunks of one size meet at each length.
+    """
+    settings = np.unique(np.round(log_x, 9), axis=0, return_inverse=True)[1].ravel()
+    met = np.zeros((trunks.max() + 1, settings.max() + 1))
+    met[trunks, settings] = 1
+    groups = connected_components(met @ met.T, directed=False)[1]
+    present = np.unique(trunks)
+    return int((np.bincount(groups[present]) > 1).sum())
 
 
 def draw_noise(rng: np.random.Generator, found: Scatter, trunks: Int[np.ndarray, " n"]) -> Float[np.ndarray, "draws n"]:

@@ -73,6 +73,15 @@ def test_planted_noise_is_found():
     assert "noise of the 5 trunks" in fact and "1 size with several seeds" in fact and "optimistic" in fact
 
 
+def test_a_law_of_compute_counts_sizes_and_not_lengths():
+    """Catches "3 sizes with several seeds" where one size has two seeds of three lengths each."""
+    trunks = np.array([0, 0, 0, 1, 1, 1, 2, 2])
+    log_x = np.array([1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 4.0, 5.0])[:, None]
+    jacobian, residuals = np.ones((8, 1)), np.linspace(-0.01, 0.01, 8)
+    found = shared.scatter(np.random.default_rng(0), jacobian, residuals, trunks, log_x, 2)
+    assert found.two_seeds == 1 and found.trunks == 3
+
+
 def test_a_trunk_is_one_sample():
     """Catches branches that are resampled as if they were independent: intervals of half the width that is due."""
     table = branched(0, 0.03, 0.004)
