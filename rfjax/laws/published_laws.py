@@ -35,7 +35,7 @@ COUNTS = MappingProxyType(
         "own unit": Count(words="a unit of its own, so the slope alone compares", six_nd=True, in_flops=False),
         "second-hand": Count(words="known from other papers alone, which give slopes", six_nd=True, in_flops=False),
     }
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)

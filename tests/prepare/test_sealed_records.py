@@ -232,12 +232,17 @@ def test_models_are_tried_before_the_work(tmp_path):
 
     def models(context, tokens=lambda captions: [3]):
         return frozen.FrozenModels(
-            (manifest.StoredEncoder("t5", "t5", 2, 3, 2),), 4, 8, 0.0, 1.0, {},
+            (manifest.StoredEncoder("t5", "t5", 2, 3, 2),),
+            4,
+            8,
+            0.0,
+            1.0,
+            {},
             _text={"t5": lambda captions: (context, pooled)},
             _encode=lambda images: np.zeros((1, 4, images.shape[2] // 8, images.shape[3] // 8), np.float32),
             _decode=lambda raw: raw,
             _tokens={"t5": tokens},
-        )  # fmt: skip
+        )
 
     good = np.zeros((1, 2, 3), np.float32)
     frozen.try_out(models(good), tmp_path)
