@@ -168,7 +168,7 @@ def _networks(source, reader) -> Networks:
 
 
 def _check_manifest(source) -> Config | None:
-    """Returns the config in an export's manifest, or None if there is no manifest. Raises `ConfigError` for a bad one."""
+    """Returns the config in an export's manifest; None if there is no manifest. Raises `ConfigError` for a bad one."""
     held, path = source.manifest, names.manifest_of(source.path)
     if not held:
         return None

@@ -100,7 +100,7 @@ _TYPES = {
 
 
 class Networks(NamedTuple):
-    """The network in a file. The mappings go from a tensor's name in the layout, without prefix, to that in the file."""
+    """The network in a file. Its weights are mappings {name in the layout, without prefix: name in the file}."""
 
     layout: Layout
     raw: Mapping[str, str]

@@ -113,7 +113,7 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
 
 
 def how_to_call(config: Config, found: Manifest, out: Path) -> str:
-    """Returns Python code that samples as `rfjax sample` does by default: steps, guidance, null condition, T5 tokens."""
+    """Returns Python code that samples with `rfjax sample`'s defaults: steps, guidance, null condition, T5 tokens."""
     sampler = config.evaluation.sampler
     t5 = [encoder.tokens for encoder in found.encoders if encoder.kind == "t5"]
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
