@@ -119,7 +119,7 @@ class UnfailingStream(io.TextIOBase):
 
 def make_unfailing() -> None:
     """Replaces standard output and standard error by streams that never raise. Called once, when a command begins."""
-    for number in (0, 1, 2):  # the next file opened would take a closed one's number, and receive what we print
+    for number in (0, 1, 2):  # else the next file opened could get a closed stream's number, and our output
         try:
             os.fstat(number)
         except OSError:

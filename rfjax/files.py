@@ -56,7 +56,7 @@ def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Pa
         yield temporary
         if not files_of:
             temporary.rename(out)
-        else:  # the file whose presence says that all are there comes last
+        else:  # `out` comes last: its presence means that all files are there
             for path in sorted(temporary.iterdir(), key=lambda path: path.name == out.name):
                 path.rename(out.with_name(path.name))
     except OSError as error:

@@ -23,7 +23,7 @@ KINDS = {
     "generation.json": "a folder of sampled images",
     "model_index.json": "a folder of models",
 }
-_SPARE = 40  # characters of a temporary file's name beside the output's own
+_SPARE = 40  # characters by which a temporary file's name is longer than the output's
 _SHOWN = 1 << 26  # the largest file, in bytes, that is read to tell who made it
 NOT_OURS = "is there, and this command did not make it; give another name, or remove it"
 

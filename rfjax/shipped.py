@@ -30,8 +30,8 @@ def find_config(text: str) -> Path:
     """Returns the config file that `--config` names: a path, or the name of a shipped config.
 
     A text that has a slash, or ends in `.py` or `.json`, is a path. Any other text is a shipped name, whatever files
-    the current folder has. If there is no file `name.py`, it also means the shipped `name`. Raises `ConfigError`, with
-    the nearest name and with all shipped names.
+    the current folder has. `name.py` means the shipped `name` if there is no such file. Raises `ConfigError`, with the
+    nearest name and with all shipped names.
     """
     return _find("config", text, list_configs())
 

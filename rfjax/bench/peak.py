@@ -1,4 +1,4 @@
-"""Measures the FLOP/s of matrix products on these devices. A step's FLOP/s are compared with it."""
+"""Measures the FLOP/s of matrix products on these devices, the peak that a step's FLOP/s are compared with."""
 
 from __future__ import annotations
 

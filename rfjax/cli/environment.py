@@ -103,9 +103,9 @@ def _use_huge_pages() -> None:
 
 
 def own_command() -> list[str] | None:
-    """The command line that started this process, as `rfjax ...` or `python -m rfjax ...`; None for another program.
+    """Returns the command line that started this process; None unless it is `rfjax ...` or `python -m rfjax ...`.
 
-    A script's is not rewritten to `-m`: Python would then import a `jax.py` of the current folder.
+    A start as `rfjax ...` is not rewritten with `-m`: Python would then import a `jax.py` of the current folder.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     is_module = spec is not None and spec.parent == "rfjax" and spec.name.endswith(".__main__")

@@ -98,8 +98,8 @@ def remove(
     """Drops near-duplicates at each threshold by algorithm 1 of Esser et al. 2024, appendix E.2, in the images' order.
 
     Dropped images are skipped. Every other image stays, and the later images that it finds are dropped. One exception
-    makes the search symmetric: if it finds an earlier image that stays, but did not find it, the image itself is
-    dropped. Calls `tell` with the number of images done.
+    makes the search symmetric: an image that finds an earlier image that stays is itself dropped. Calls `tell` with the
+    number of images done.
     """
     count, least = len(views), min(thresholds)
     dropped = np.zeros((len(thresholds), count), bool)

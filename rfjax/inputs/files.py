@@ -34,7 +34,7 @@ def why_not_plain(path: str | Path) -> str:
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """Returns a file's bytes. Raises `NoPlainFile` for no regular file or more than `most` bytes, or an `OSError`."""
+    """Returns a file's bytes. Raises `NoPlainFile` (not a file, or more than `most` bytes) or another `OSError`."""
     why = why_not_plain(path)
     if why:
         raise NoPlainFile(f"it is {why}")

@@ -45,10 +45,10 @@ class Text:
 def decode_text(data: bytes, *, without_nuls: bool = False) -> Text:
     """Decodes bytes to a text without byte-order mark whose lines end with "\\n".
 
-    A byte-order mark decides the encoding. Without one the bytes are UTF-16 if about half of them are zero, where Latin
-    letters in UTF-16 have zeros. Otherwise UTF-8 is tried, then Windows-1252, which contains Latin-1's letters. With
-    `without_nuls`, zeros at the end of a text and a few inside it are removed: C strings and padded fields have them.
-    Raises `UndecodableText` for other bytes, and for other zeros in the text.
+    A byte-order mark decides the encoding. Without one the bytes are UTF-16 if about half of them are zero, at the
+    places where UTF-16 has zeros for Latin letters. Otherwise UTF-8 is tried, then Windows-1252, which contains
+    Latin-1's letters. With `without_nuls`, zeros at the end of a text and a few inside it are removed: C strings and
+    padded fields have them. Raises `UndecodableText` for other bytes, and for other zeros in the text.
     """
     found = _decode_any(data)
     if "\0" not in found.text:

@@ -56,7 +56,7 @@ def describe(passed_over: Mapping[str, Collection[str]], most: int = 3) -> list[
 
 
 def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True, others: Collection[str] = ()) -> Walk:
-    """Finds the files below `root` whose suffix, in lower case, is in `suffixes`; directly in `root` if not `deep`.
+    """Finds the files below `root` (only directly in it, if not `deep`) whose lower-case suffix is in `suffixes`.
 
     Follows links to folders, but reads each folder once, so that loops end. It passes over, and reports:
     hidden folders, system folders (`SYSTEM_FOLDERS`), folders already read and folders that cannot be opened;
@@ -68,7 +68,7 @@ def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True
     passed_over: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
     unread = UNREAD_SUFFIXES | set(others)
-    folders, links = [(str(root), "")], []  # (path, name) to be read; links last: a folder is read by its own path
+    folders, links = [(str(root), "")], []  # (path, name) to read; links last, to read a folder by its own path
     while folders or links:
         path, inside = folders.pop() if folders else links.pop(0)
         try:

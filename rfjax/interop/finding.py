@@ -91,7 +91,7 @@ def find(path: Path) -> FoundCheckpoint:
 
 
 def _one_file(path: Path) -> FoundCheckpoint:
-    """Finds the checkpoint of one file that the user named. If the file is part of a folder's checkpoint, takes all."""
+    """Finds the checkpoint of a file that the user named: the folder's, if the file is part of one, else the file."""
     folder = path.parent
     for stem in names.WEIGHTS.values():
         parsed = _parse(path.name, stem)

@@ -111,7 +111,7 @@ def compile_step(
 
 
 def compile_sampler_for(config: Config, target: Target, sampling: dict, optimisation: str = "default") -> Compiled:
-    """Compiles a config's sampler for a target; raises as `compile_step`. `sampling` has the keys of a `Request`."""
+    """Compiles a config's sampler as `compile_step` does a step. `sampling` has the keys of `sampling.Request`."""
     return _compile(config, target, optimisation, sampling=sampling)
 
 

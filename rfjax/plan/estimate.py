@@ -27,11 +27,11 @@ from rfjax.training.run import plan_run
 # Parts of the network that the mesh axis `tensor` does not split.
 UNSPLIT = ("embeddings", "modulation", "final", "conv_in", "conv_out", "levels")
 
-# Arrays of [tokens, hidden] that each block keeps for the backward pass, by `train.remat`.
+# `train.remat` -> number of arrays of [tokens, hidden] that each block keeps for the backward pass
 KEPT = {"full": 1, "attention": 2, "dots": 11, "none": 26}
 LOGITS_ALIVE = 8  # arrays of [heads, tokens, tokens] in float32 at the peak of a block's backward pass
 BLOCK_ALIVE = 20  # arrays of [tokens, hidden] at the same peak
-OVER_TIME = 0.45  # a token of an attention over time adds this share of the arrays of a block's other tokens
+OVER_TIME = 0.45  # a token of an attention over time adds as many arrays as this many tokens of a block
 LOGITS_TRAFFIC = 12  # times that each block reads or writes an array of logits in a step
 BLOCK_TRAFFIC = 140  # times that it reads or writes an array of [tokens, hidden]
 WEIGHT_TRAFFIC = 8  # times that a weight in the compute type is read or written: gathered, used, and its gradient

@@ -110,7 +110,7 @@ def _instruction(root, name, rest) -> Instruction | None:
 
 
 def _whole_lines(text: str) -> Iterator[str]:
-    """Yields the text's lines, joining those of an instruction that has several, as a kernel's metadata makes it."""
+    """Yields the text's lines. An instruction of several lines, such as a kernel with metadata, becomes one line."""
     whole, inside = "", False
     for line in text.splitlines():
         if inside and line and not line.startswith(" ") and line != "}":
@@ -319,8 +319,10 @@ def count(text: str, devices: int) -> Counts:
 
 
 def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:
-    """Yields each computation, from the entry on: (name, how often it runs, and whether it is inside a kernel, is a
-    TPU's reduce-scatter, is a repetition)."""
+    """Yields (name, times, fused, scattered, again) of each computation, from the entry on.
+
+    It runs `times` times. The others say whether it is inside a kernel, a TPU's reduce-scatter, or recomputed.
+    """
     waiting = [(program.entry, 1, False, False, False)]
     while waiting:
         name, times, fused, scattered, again = waiting.pop()

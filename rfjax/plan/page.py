@@ -78,7 +78,7 @@ CAPTION = (
 
 
 def render(content: Mapping, title: str, notes: Sequence[str]) -> str:
-    """Returns the HTML of a plan. `content` is its JSON's; `notes` are the lines under the console's table."""
+    """Returns a plan's HTML. `content` is what its JSON holds; `notes` are the lines under the console's table."""
     captions = Captions()
     figure = picture(to_bytes(_draw(content), "svg"), "image/svg+xml", "Limits of a step and memory of each point")
     caption = "The limits of a step, and a device's memory. White marks end the state; the rest is working memory."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rfjax.plan.targets import Target
 
-# In a ring over n devices each device sends (n - 1) / n of the whole array this often (Thakur et al. 2005, section 4).
+# kind -> how often each device in a ring of n sends (n - 1) / n of the whole array (Thakur et al. 2005, section 4)
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1, "collective-permute": 1}
 
 

@@ -67,7 +67,10 @@ def load(
     device: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> Captioner:
-    """Loads a folder's model. Raises `ConfigError` if it is missing, incomplete, of another kind, or lacks a prompt."""
+    """Loads a folder's model.
+
+    Raises `ConfigError` if it is missing, incomplete or of another kind, or needs a prompt and `writing` has none.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         remedy = "fetch one, as with hf download Salesforce/blip-image-captioning-base --local-dir DIR"

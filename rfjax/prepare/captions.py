@@ -41,7 +41,7 @@ class CaptionColumns:
 
 
 def column(metadata: Mapping[str, object], name: str) -> object:
-    """Returns a column's value, or None. `captions.text` is `text` in `captions`, or in each item of it, if a list."""
+    """Returns a column's value, or None. `captions.text` is `text` in `captions` or, if a list, in each item."""
     if name in metadata:
         return metadata[name]
     value: object = metadata

@@ -136,7 +136,7 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
 def _given_keys(args, source, ours) -> dict:
     """Returns {option: keys that it gives}, to be compared with the source's keys.
 
-    Leaves out captions of a source that does not know its keys, and captions written for exactly this source.
+    Leaves out the keys of captions if the source does not know its keys, or if they were written for this very source.
     """
     given = {"--drop-keys": ours.dropped_keys} if ours.dropped_keys else {}
     if args.synthetic_captions is not None and source.keys is not None and source.captions.listing != source.listing:

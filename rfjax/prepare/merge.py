@@ -41,7 +41,7 @@ def write_manifest(
 ) -> Manifest:
     """Merges the shards' facts, in their order, and writes manifest.json; returns the manifest.
 
-    `buckets` are (height, width) in pixels; a latent has 1 / `reduction` of the pixels a side. If `scaling` is
+    `buckets` are (height, width) in pixels; a latent's sides are these divided by `reduction`. If `scaling` is
     "measured", the given `shift` and `scale` are replaced by the mean and 1 / standard deviation of the training
     latents over all channels (Rombach et al. 2022 measure only the scale). Raises `RfjaxError` if no image is left, if
     the latents to measure are all equal, and for facts that contradict each other.

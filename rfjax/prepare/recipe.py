@@ -29,7 +29,7 @@ NAME = "recipe.json"
 class LatentForm(TypedDict):
     """The form of the latents, and the autoencoder's scaling."""
 
-    reduction: int  # pixels a side for one of a latent
+    reduction: int  # an image's side over its latent's
     channels: int
     shift: float
     scale: float
@@ -143,7 +143,7 @@ def read_recipe(folder: Path, *names: str) -> dict:
 
 
 class MadeWith(TypedDict, total=False):
-    """What recipe.json says about the models: of `rfjax prepare` the first three, of `rfjax recaption` the last."""
+    """What recipe.json says about models. `rfjax prepare` writes the first three keys, `rfjax recaption` the last."""
 
     models: dict[str, ModelFacts]
     encoders: list[EncoderFacts]

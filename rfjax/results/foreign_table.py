@@ -60,10 +60,10 @@ def read_table(
 ) -> pd.DataFrame:
     """Reads the file as a frame whose index, "line", is a row's line in the file (Parquet: "row", counted from 1).
 
-    `rename` maps our names to the file's. With `flops_per_param_image`, a missing column is computed from flops =
-    flops_per_param_image * params * images: images, or flops. Without a column `run` no row may repeat another, since
-    it could be the same run listed twice. `attrs["notes"]` of the frame says what was skipped, and how numbers and
-    names were read if that is not obvious.
+    `rename` maps our names to the file's. With `flops_per_param_image`, a missing column `images` or `flops` is
+    computed from flops = flops_per_param_image * params * images. Without a column `run` no row may repeat another,
+    since it could be the same run listed twice. `attrs["notes"]` of the frame says what was skipped, and how numbers
+    and names were read if that is not obvious.
 
     Raises `ConfigError`, naming the file and the column or line, for what cannot be read.
     """
@@ -208,7 +208,7 @@ def _points(cells) -> Marks:
 
 
 def _numbers(name, cells, table, path, mark):
-    """Returns a column that laws need as floats. Raises `ConfigError`, naming the first cell that is no number."""
+    """Returns a column that laws need, as floats. Raises `ConfigError`, naming the first cell that is no number."""
     if cells is None:
         return table[name].astype(float)
     numbers = [read_number(cell, mark) for cell in cells]
@@ -229,7 +229,7 @@ def _numbers(name, cells, table, path, mark):
 
 
 def _metric(name, cells, marks):
-    """Returns any other column: floats if every cell is a number (31% is 0.31), else text."""
+    """Returns a column that laws do not need: floats if every cell is a number (31% is 0.31), else text."""
     if _is_text(name):
         return cells
     values = [None if is_missing(cell) else cell for cell in cells]

@@ -50,8 +50,8 @@ def attach(
 ) -> Path:
     """Writes the record into the run's folder, replacing a record with the same key; returns its path.
 
-    `corpus` names the prompts or the reference images. The images, FLOPs and seconds of training come from another
-    record of the checkpoint, else from the checkpoint. Raises `ConfigError` if the run has neither.
+    `corpus` names the prompts or the reference images. What training spent (images, FLOPs, seconds) comes from another
+    record of the checkpoint, else from the checkpoint itself. Raises `ConfigError` if the run has neither.
     """
     name, spent = run_facts(checkpoint)
     key = record_key(
