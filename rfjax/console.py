@@ -1,4 +1,7 @@
-"""Output that never ends the work: a log that is gone, a disk that is full, a terminal that lacks signs. No JAX."""
+"""Output that never stops a command, whether its log is gone, its disk is full or its terminal lacks characters.
+
+Needs no JAX.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import re
 import sys
 from unicodedata import category
 
-# Signs of formulas, for a terminal that lacks them.
+# What replaces a character of a formula on a terminal that lacks it.
 _SIGNS = {
     "×": "x",
     "·": "*",
@@ -35,7 +38,7 @@ _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)
 
 
 def in_encoding(text: str, encoding: str) -> str:
-    """The text in the signs that an encoding has: 10⁻³ becomes 10^-3, and what has no such form an escape."""
+    """Rewrites a text in the characters that an encoding has: 10⁻³ becomes 10^-3. Other characters become escapes."""
     try:
         text.encode(encoding)
         return text
@@ -46,21 +49,21 @@ def in_encoding(text: str, encoding: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A line for a terminal: control characters, which would move its cursor or colour it, are written as escapes."""
-    # Blanks that do not break are in our numbers.
+    """Makes a line safe for a terminal: writes control characters, which could move the cursor, as escapes."""
+    # Zs keeps the no-break spaces in our numbers, which `isprintable` rejects.
     kept = (sign.isprintable() or category(sign) == "Zs" for sign in text)
     return "".join(s if keep else s.encode("unicode_escape").decode() for s, keep in zip(text, kept, strict=True))
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, for a text of several lines."""
+    """Applies `printable` to each line of a text."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 class UnfailingStream(io.TextIOBase):
-    """A text stream whose writes never raise. What cannot be written is lost, and so is all that follows.
+    """A text stream whose writes never raise. After the first write that fails, all output is dropped.
 
-    `tell_loss(reason)` is called once when something is lost, but not where a reader has gone, as `| head` does.
+    `tell_loss(reason)` is then called once, unless the cause is a closed pipe, such as `| head`.
     """
 
     def __init__(self, stream: io.TextIOBase, tell_loss=lambda reason: None):
@@ -102,7 +105,7 @@ class UnfailingStream(io.TextIOBase):
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        """Sends all that follows, what Python flushes at its end too, to nowhere."""
+        """Sends all later output to the null device, including what Python flushes when it exits."""
         if self._lost:
             return
         self._lost = True
@@ -115,8 +118,8 @@ class UnfailingStream(io.TextIOBase):
 
 
 def make_unfailing() -> None:
-    """Makes standard output and standard error streams that never raise. Called once, when a command begins."""
-    for number in (0, 1, 2):  # a closed one would be given to the next file that is opened, and be written into
+    """Replaces standard output and standard error by streams that never raise. Called once, when a command begins."""
+    for number in (0, 1, 2):  # else the next file opened could get a closed stream's number, and our output
         try:
             os.fstat(number)
         except OSError:
@@ -130,8 +133,10 @@ def make_unfailing() -> None:
 
 
 def quiet_background() -> None:
-    """Keeps the tracebacks of libraries' background threads off the screen, where the command itself tells the error:
-    what Orbax's threads log, and what TensorStore calls back after Orbax has closed its event loop."""
+    """Hides the tracebacks of libraries' background threads, since the command reports the error itself.
+
+    They are what Orbax's threads log, and what TensorStore calls back after Orbax has closed its event loop.
+    """
     logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
     before = sys.unraisablehook
 

@@ -28,7 +28,7 @@ class Preempted(RfjaxError):
 class Diverged(RfjaxError):
     """Training met too many non-finite steps in a row; starting it again cannot help."""
 
-    exit_status = 65  # EX_DATAERR: outside what any launcher requeues on
+    exit_status = 65  # EX_DATAERR: no launcher requeues on it
 
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE}

@@ -1,4 +1,4 @@
-"""Writes files so that each is there whole or not at all. No JAX here."""
+"""Writes files so that each is either complete or absent. No JAX here."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rfjax.errors import RfjaxError
 
 
 def write_whole(contents: Mapping[Path, str | bytes]) -> None:
-    """Writes files (text as UTF-8), and makes their folders, so that none is replaced unless all could be written.
+    """Writes files (text as UTF-8) and makes their folders. No file is replaced unless all could be written.
 
-    Raises `RfjaxError` naming the file that could not be written.
+    Raises `RfjaxError`, naming the file that could not be written.
     """
     temporary = {path: path.with_name(_temporary_name(path)) for path in contents}
     try:
@@ -45,10 +45,10 @@ def write_whole(contents: Mapping[Path, str | bytes]) -> None:
 
 @contextlib.contextmanager
 def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Path]:
-    """Yields a temporary folder that becomes `out` at the end, and is removed after an error.
+    """Yields a temporary folder, which is renamed to `out` at the end, or removed after an error.
 
-    With `files_of`, `out` is a file: the temporary folder's files go beside it, and `out` itself comes last. Raises
-    `RfjaxError` naming `out` where it could not be written.
+    With `files_of`, `out` is a file: the temporary folder's files are moved into its folder, `out` itself last. Raises
+    `RfjaxError`, naming `out`, if it could not be written.
     """
     temporary = out.absolute().with_name(_temporary_name(out))
     try:
@@ -56,7 +56,7 @@ def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Pa
         yield temporary
         if not files_of:
             temporary.rename(out)
-        else:  # the file whose presence says that all are there comes last
+        else:  # `out` comes last: its presence means that all files are there
             for path in sorted(temporary.iterdir(), key=lambda path: path.name == out.name):
                 path.rename(out.with_name(path.name))
     except OSError as error:
@@ -72,13 +72,13 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-
 
 
 def _temporary_name(path):
-    """A hidden name beside `path` that says whose it is."""
+    """Returns a hidden name for a file beside `path`, with the machine and the process that write it."""
     return f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
 
 
 @functools.cache
 def _machine() -> str:
-    """Eight digits that tell apart machines, their starts and containers: in each a number means one process."""
+    """Eight hex digits that differ between machines, reboots and containers; within one, a pid names one process."""
     facts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # not Linux
         facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
@@ -86,9 +86,9 @@ def _machine() -> str:
 
 
 def remove_left_behind(folder: Path) -> list[str]:
-    """Removes the temporary files and folders of this module whose process is dead; returns a line for each.
+    """Removes this module's temporary files and folders whose process is dead; returns a line for each.
 
-    Those of another machine may be in use: they stay, and their line says so.
+    Another machine's may be in use: they stay, and their line says so.
     """
     lines = []
     try:
@@ -112,6 +112,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # another user's
+    except OSError:  # another user's process
         return True
     return True

@@ -1,6 +1,6 @@
-"""Says before any work whether a command may write its outputs.
+"""Checks, before any work, that a command may write its outputs.
 
-No command writes over what it reads, nor over a file or a folder that it did not make.
+No command overwrites what it reads, nor a file or a folder that it did not make.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.files import read_bytes, why_not_plain
 
-# The file that a folder is known by, and what the folder is.
+# file name -> the kind of folder that has it
 KINDS = {
     "run.json": "the folder of a run",
     "manifest.json": "a prepared corpus",
@@ -23,18 +23,18 @@ KINDS = {
     "generation.json": "a folder of sampled images",
     "model_index.json": "a folder of models",
 }
-_SPARE = 40  # characters of a temporary file's name beside the output's own
-_SHOWN = 1 << 26  # bytes of a file that are read to tell who made it
+_SPARE = 40  # characters by which a temporary file's name is longer than the output's
+_SHOWN = 1 << 26  # the largest file, in bytes, that is read to tell who made it
 NOT_OURS = "is there, and this command did not make it; give another name, or remove it"
 
 
 def check_output(
     path: Path, option: str, *, reads: Iterable[Path] = (), made_here: Callable[[Path], bool] = lambda path: False
 ) -> None:
-    """Raises `ConfigError` where a command must not, or cannot, write the file `path`, which `option` named.
+    """Raises `ConfigError` if a command must not, or cannot, write the file `path`. `option` is its name in messages.
 
-    `reads` are the files and folders that the command reads. `made_here(path)` says of a file that is there whether an
-    earlier call of the same command made it, by its content.
+    `reads` are the files and folders that the command reads. `made_here(path)` tells, from an existing file's content,
+    whether an earlier call of the same command made it.
     """
     check_place(path, option)
     if not (path.exists() or path.is_symlink()):
@@ -56,8 +56,10 @@ def check_output_folder(
     files: Iterable[str] = (),
     made_here: Callable[[Path], bool] = lambda folder: False,
 ) -> None:
-    """The same of a folder. Refused are folders of `KINDS` but those known by a name in `own`; and a folder that has
-    one of `files`, which the command would write, unless `made_here(folder)`.
+    """Raises `ConfigError` if a command must not, or cannot, write into `folder`; arguments as in `check_output`.
+
+    Refuses a folder of a kind in `KINDS`, unless its file name there is in `own`. Refuses a folder that already has one
+    of the `files` that the command writes, unless `made_here(folder)`.
     """
     check_place(folder, option)
     if not (folder.exists() or folder.is_symlink()):
@@ -74,7 +76,7 @@ def check_output_folder(
 
 
 def is_json_with(*keys: str) -> Callable[[Path], bool]:
-    """Whether a file is a JSON object with these keys: by them a command knows what it made."""
+    """Returns a test: is this file a JSON object with these keys? By them a command recognises what it made."""
 
     def made_here(path: Path) -> bool:
         try:
@@ -87,7 +89,7 @@ def is_json_with(*keys: str) -> Callable[[Path], bool]:
 
 
 def holds(*marks: str) -> Callable[[Path], bool]:
-    """Whether a file holds one of the texts by which a command marks what it made."""
+    """Returns a test: does this file contain one of the texts by which a command marks what it made?"""
 
     def made_here(path: Path) -> bool:
         try:
@@ -100,10 +102,10 @@ def holds(*marks: str) -> Callable[[Path], bool]:
 
 
 def open_to_append(path: Path, doing: str = "write") -> io.TextIOWrapper:
-    """Opens a text file to append lines to it, and makes it where there is none.
+    """Opens a text file to append lines to it; creates it if there is none.
 
-    Raises `RfjaxError` naming the path where it cannot be opened, or is a folder, a pipe, or a link to nothing; `doing`
-    is what the message says cannot be done.
+    Raises `RfjaxError`, naming the path, if it cannot be opened, or is a folder, a pipe or a dangling link. The message
+    says "cannot", then `doing`.
     """
     reason = why_not_plain(path)
     if reason in ("", "not there"):
@@ -116,7 +118,7 @@ def open_to_append(path: Path, doing: str = "write") -> io.TextIOWrapper:
 
 
 def check_place(path: Path, option: str) -> None:
-    """Raises `ConfigError` where the folder of `path`, which `option` named, cannot be made or written."""
+    """Raises `ConfigError` if `path` has too long a name, or if its folder cannot be made or written."""
     if len(os.fsencode(path.name)) > 255 - _SPARE:
         raise ConfigError(f"{option} {path.name[:60]}... is too long a name; give one of at most {255 - _SPARE} bytes")
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))

@@ -1,6 +1,6 @@
 """Finds by name what is shipped with the code: configs, sites and the templates of scripts. No JAX here.
 
-In a checkout they are the folders `configs/` and `launch/` beside the package; a wheel holds both inside the package
+In a checkout they are in the folders `configs/` and `launch/` beside the package; in a wheel, inside the package
 (`setup.py`).
 """
 
@@ -27,27 +27,27 @@ def list_sites() -> dict[str, Path]:
 
 
 def find_config(text: str) -> Path:
-    """The config file that `--config` names: a path, or the name of a shipped config.
+    """Returns the config file that `--config` names: a path, or the name of a shipped config.
 
-    A text with a slash or with `.py` at its end is a path. A text without either is always a shipped name, whatever
-    files the current folder has; `name.py` is a shipped name too where no such file is. Raises `ConfigError` with the
+    A text that has a slash, or ends in `.py` or `.json`, is a path. Any other text is a shipped name, whatever files
+    the current folder has. `name.py` means the shipped `name` if there is no such file. Raises `ConfigError`, with the
     nearest name and with all shipped names.
     """
     return _find("config", text, list_configs())
 
 
 def find_site(text: str) -> Path:
-    """The site file that `--site` names, by the rule of `find_config`."""
+    """Returns the site file that `--site` names, by the rules of `find_config`."""
     return _find("site", text, list_sites())
 
 
 def find_template(name: str) -> Path:
-    """The path of a script's template, such as `slurm_points.sh`, that `rfjax launch` fills."""
+    """Returns the path of a script's template that `rfjax launch` fills, such as `slurm_points.sh`."""
     return _folder("launch") / name
 
 
 def _folder(name: str) -> Path:
-    inside = _PACKAGE / "_shipped" / name  # of a wheel
+    inside = _PACKAGE / "_shipped" / name  # in a wheel
     return inside if inside.is_dir() else _PACKAGE.parent / name
 
 

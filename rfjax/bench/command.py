@@ -1,4 +1,4 @@
-"""`rfjax bench`: measures step time, images a second and FLOP/s of a config here, beside the measured peak."""
+"""`rfjax bench`: measures a config's step time, images a second and FLOP/s here, and compares them with the peak."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Measures, prints, and writes the JSON; returns 0."""
+    """Measures, prints the result and writes its JSON; returns 0."""
     from rfjax import config as configs
     from rfjax.bench.report import lines
     from rfjax.errors import ConfigError
@@ -62,8 +62,10 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:
-    """The record of a config's sampling on all of JAX's devices. Raises `ConfigError` for weights, latents or a batch
-    that the network or the devices cannot take."""
+    """Measures a config's sampling on all of JAX's devices; returns the record, as the JSON has it.
+
+    Raises `ConfigError` for weights, latents or a batch that the network or the devices cannot take.
+    """
     from rfjax.bench.sampling import measure_samples
     from rfjax.errors import ConfigError
     from rfjax.models.quantised import check_weights
@@ -96,7 +98,7 @@ def _check_one_process() -> None:
 
 
 def _measure_peak(run, say) -> dict:
-    """The peak of the run's compute type over its devices together."""
+    """Measures the peak FLOP/s of the run's compute type over all its devices together."""
     from rfjax.bench.peak import matmul_flops_per_second
 
     devices, dtype = run.mesh.devices.flatten().tolist(), run.config.train.compute_dtype
@@ -105,7 +107,7 @@ def _measure_peak(run, say) -> dict:
 
 
 def _describe(run) -> dict:
-    """What a record says of the run and of where it was measured."""
+    """Returns what a record says about the run and the hardware."""
     import jax
 
     from rfjax.config import to_dict
@@ -129,7 +131,10 @@ def _describe(run) -> dict:
 
 
 def measure(config, steps: int, trace: Path | None, say) -> dict:
-    """The record of a config's benchmark on all of JAX's devices; `say` gets a line for each measurement."""
+    """Benchmarks a config's training step on all of JAX's devices; returns the record, as the JSON has it.
+
+    `say` gets a line before each measurement.
+    """
     from rfjax.bench import phases
     from rfjax.bench.report import summary
     from rfjax.data.batch import written_shape

@@ -1,4 +1,4 @@
-"""Measures the FLOP/s of matrix products on these devices, with which a step's FLOP/s are compared."""
+"""Measures the FLOP/s of matrix products on these devices, the peak that a step's FLOP/s are compared with."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Sides of the square products, by platform; the fastest counts. Large ones take seconds on a CPU.
+# Sides of the square products, by platform; the fastest product counts. On a CPU large ones would take seconds.
 SIDES = {"cpu": (1024, 2048)}
 ACCELERATOR_SIDES = (4096, 8192, 16384)
 ROUNDS = 7
 
 
 def median_seconds(function: Callable, rounds: int) -> float:
-    """Median seconds of a call until its results are ready; a first, untimed call warms up."""
+    """Returns the median seconds from a call to its ready results, after an untimed call to warm up."""
     jax.block_until_ready(function())
     times = []
     for _ in range(rounds):
@@ -31,10 +31,10 @@ def median_seconds(function: Callable, rounds: int) -> float:
 
 
 def matmul_flops_per_second(devices: Sequence[jax.Device], dtype: str, sides: Sequence[int] | None = None) -> dict:
-    """FLOP/s of all devices together; each multiplies two square matrices at the same time as the others.
+    """Measures the FLOP/s of all devices together, while each multiplies two square matrices.
 
-    A product has 2 side^3 operations; a side's rate is that of the median round. The precision is JAX's default where
-    this is called, as for a step.
+    A product has 2 side^3 operations; a side's rate is that of the median round. The precision is JAX's default in the
+    caller's context, as for a step. Returns `dtype`, `flops_per_second` (the best), `by_side` and `devices`.
     """
     place = NamedSharding(Mesh(np.asarray(devices), ("device",)), P("device"))
     make = jax.jit(jax.random.normal, static_argnums=(1, 2), out_shardings=place)

@@ -1,7 +1,7 @@
-"""Times a training step and its parts, each part as a program of its own.
+"""Times a training step and its parts, each part as a separate program.
 
-Programs that are compiled apart do not fuse or overlap as the whole step does, so the parts do not add up to it. The
-difference is reported as the remainder, and no part hides it.
+Separately compiled programs do not fuse or overlap as the whole step does, so the parts do not add up to the step. The
+difference is reported as the remainder.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from rfjax.training.run import Run
 from rfjax.training.state import TrainState, init_state
 from rfjax.training.step import TIME_BINS, step_parts
 
-WARMUP = 2  # steps before those that are timed
+WARMUP = 2  # untimed steps at the start
 
 
 class Loop(NamedTuple):
-    """Seconds of each timed step, and of those of its parts in which the host only waits or copies."""
+    """Seconds of each timed step, and of its parts in which the host only waits or copies."""
 
     step: list[float]
     waiting_for_data: list[float]
-    placing: list[float]  # a batch on the devices
-    waiting_for_metrics: list[float]  # of the step before; no stall while the devices are busy
+    placing: list[float]  # copying a batch onto the devices
+    waiting_for_metrics: list[float]  # the previous step's; the devices are busy meanwhile, so it is no stall
 
 
 def _first_state(run: Run) -> TrainState:
@@ -49,7 +49,7 @@ def _batches(run: Run, steps: int):
 
 
 def loader_seconds(run: Run, steps: int) -> float:
-    """Mean seconds of the loader for a batch when nothing else runs."""
+    """Measures the mean seconds that the loader takes for a batch while nothing else runs."""
     iterator = _batches(run, steps + 1)
     next(iterator)
     began = time.perf_counter()
@@ -59,9 +59,9 @@ def loader_seconds(run: Run, steps: int) -> float:
 
 
 def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
-    """Times `steps` training steps as the trainer runs them: batches are read ahead, metrics a step late.
+    """Times `steps` training steps as the trainer runs them: it reads batches ahead, and metrics one step late.
 
-    `trace` is a folder for a profile of these steps.
+    `trace` is a folder to write a profile of these steps to.
     """
     step = lower_train_step(run).compile()
     state, place, pending = _first_state(run), NamedSharding(run.mesh, BATCH), None
@@ -94,9 +94,9 @@ def run_loop(run: Run, steps: int, trace: Path | None = None) -> Loop:
 
 
 def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
-    """Median seconds of the forward pass, of forward and backward, and of the optimiser, each compiled alone.
+    """Measures the median seconds of `forward`, `forward_backward` and `optimiser`, each compiled alone.
 
-    A part that does not fit in the devices' memory on its own has the compiler's message in place of seconds.
+    For a part that does not fit in the devices' memory on its own, the value is the compiler's message.
     """
     config, corpus, mesh, abstract = run.config, run.corpus, run.mesh, abstract_state(run)
     loss_fn = make_loss(config, run.backbone.apply, corpus.shapes.encoders)
@@ -110,7 +110,7 @@ def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
     def forward(params, batch, places, step):
         if config.train.accumulate == 1:
             return loss_fn(params, batch, step, places)[0]
-        # A microbatch at a time, as in the step, so that it fits where the step fits.
+        # One microbatch at a time, as in the step, so that it fits if the step fits.
         cut = lambda a: a.reshape(-1, config.train.accumulate, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
         return jax.lax.map(lambda part: loss_fn(params, part[0], step, part[1])[0], jax.tree.map(cut, (batch, places)))
 
@@ -130,7 +130,7 @@ def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
     measure("forward_backward", parts.gradients, (state.params, batch, state.step), out_shardings=outputs)
     gradients = jax.tree.map(lambda p: 1e-3 * p, state.params)
     bins = (np.zeros(TIME_BINS, np.float32), np.zeros(TIME_BINS, np.float32))
-    held = [state]  # donated to the program and replaced by its result, as in the step
+    held = [state]  # each call donates it and stores the new state, as in the step
 
     def optimise(program, _, *rest):
         held[0], metrics = program(held[0], *rest)

@@ -1,4 +1,4 @@
-"""Computes a benchmark's numbers from its times: rates, shares of the measured peak, phases. No JAX here."""
+"""Computes a benchmark's numbers from its times: rates, shares of the measured peak, and phases. No JAX here."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def summary(
     loader: float,
     parts: Mapping[str, float | str],
 ) -> dict:
-    """The numbers of a benchmark. Times are in seconds; operations are per image, of all devices together.
+    """Computes the numbers of a benchmark. Times are in seconds; operations are per image, over all devices together.
 
-    `achieved` counts a model's own operations (three forward passes, `models/flops.py`), and none that are computed
-    again. The floor is the time of all operations at the peak, with those that are computed again.
+    `achieved_flops_per_second` counts the model's own operations (three forward passes, `models/flops.py`), without
+    recomputation. `floor_seconds` is the time that all operations, recomputed ones included, would take at the peak.
     """
     step = statistics.median(loop["step"])
     flops, repeated = batch_size * flops_per_image, batch_size * recomputed_per_image
@@ -66,14 +66,14 @@ def summary(
 
 
 def _minus(first: float | None, *others: float | None) -> float | None:
-    """`first` less the others, in order; None where a number is missing."""
+    """Subtracts the others from `first`; None if a number is None."""
     for other in others:
         first = None if first is None or other is None else first - other
     return first
 
 
 def lines(record: Mapping) -> list[str]:
-    """The record as a table for the console."""
+    """Formats the record as a table for the console."""
     step, peak = record["step_seconds"], record["peak"]
     rows = [("phase", "ms", "of step", "")]
     for name, phase in record["phases"].items():

@@ -1,4 +1,4 @@
-"""Times the sampling of a batch of images here, by weights as they are stored, and measures what rounding costs."""
+"""Times sampling a batch of images here, for each type that weights are stored in, and measures the rounding error."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from rfjax.training.chips import chip_of
 from rfjax.training.mesh import shardings, spread
 from rfjax.training.run import Run
 
-DRAWN = 0.02  # the deviation of the noise that is added to kernels
+DRAWN = 0.02  # standard deviation of the noise that is added to kernels
 
 
 def drawn_params(init: Callable, key):
-    """Parameters of a fresh network with noise on each kernel: the kernels of a fresh network's modulation and last
-    layer are zeros, and it would predict nothing."""
+    """Returns a fresh network's parameters with noise added to each kernel.
+
+    Without noise the kernels of the modulation and the last layer are zeros, so the network would predict zeros.
+    """
     params = init(key)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
@@ -33,13 +35,16 @@ def drawn_params(init: Callable, key):
 
 
 def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
-    """||found - exact|| / ||exact||."""
+    """Computes ||found - exact|| / ||exact||."""
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
 def sample_seconds(run: Run, latents: tuple[int, ...], batch: int, weights: Sequence[str], rounds: int, say) -> list:
-    """For each name of weights: median seconds of a batch, its compiled and measured memory, and the error of its
-    latents against those by the first weights, from the same noise and captions."""
+    """Samples with each type of stored weights; returns a row of numbers for each.
+
+    A row has the median seconds of a batch, its compiled and measured memory, and the error of its latents. The error
+    is relative to the latents of the first type, from the same noise and conditions.
+    """
     config, sampler, shapes = run.config, run.config.evaluation.sampler, run.corpus.shapes
     program = sampling_program(run.backbone.apply, sampler, latents, batch_sharding=run.batch_sharding)
     rows = sampler_rows(formulation_at(config, latents), sampler)
@@ -89,8 +94,10 @@ def sample_summary(
     device_kind: str,
     peak: float,
 ) -> list[dict]:
-    """The numbers of each row of `sample_seconds`. A chip of two devices counts once in images a chip-hour; of an
-    unknown chip each device counts as one."""
+    """Adds rates and shares of the peak to each row of `sample_seconds`.
+
+    In images a chip-hour, a chip with two devices counts once. If the chip is unknown, each device counts as a chip.
+    """
     chip = chip_of(device_kind)
     chips = devices / (chip.devices if chip else 1)
     rows = []
@@ -106,7 +113,7 @@ def sample_summary(
 
 
 def sample_lines(record: Mapping) -> list[str]:
-    """The record as a table for the console."""
+    """Formats the record as a table for the console."""
     gib = lambda count: "-" if count is None else f"{count / 2**30:.3f}"  # noqa: E731
     rows = [("weights", "s/image", "images/chip-hour", "of peak", "stored", "peak", "on device", "error")]
     for row in record["samples"]:
@@ -130,7 +137,7 @@ def sample_lines(record: Mapping) -> list[str]:
 def measure_samples(
     run: Run, shapes: BatchShapes, batch: int | None, weights: Sequence[str], rounds: int, peak: Mapping, say
 ) -> dict:
-    """The part of a benchmark's record that is about sampling; `peak` is that of `matmul_flops_per_second`."""
+    """Measures sampling; returns that part of a benchmark's record. `peak` comes from `matmul_flops_per_second`."""
     latents, config = shapes.latents, run.config
     batch = run.batch_ways if batch is None else batch
     sampler, devices = config.evaluation.sampler, run.mesh.devices.flatten().tolist()

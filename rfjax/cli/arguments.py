@@ -13,14 +13,13 @@ from rfjax.inputs.paths import as_path
 from rfjax.limits import check_option
 
 UNSET = "(is a shell variable unset?)"
-MAY_BE_EMPTY = ("negative",)  # a caption, and the empty one is a caption, too
+MAY_BE_EMPTY = ("negative",)  # the empty text is a caption too
 OVERRIDE = re.compile(r"--config\.([A-Za-z0-9_.]+)(?:=(.*))?", re.DOTALL)
 OVERRIDE_HELP = "any field of the config can be overridden: --config.model.depth=3 --config.train.steps=500"
 
 
 def check_words(argv: list[str]) -> None:
-    """Raises `ConfigError` for a word that cannot be stored, printed or handed on: one that is no UTF-8, or holds a
-    zero byte."""
+    """Raises `ConfigError` for a word that is not UTF-8 or has a zero byte, and so cannot be stored or printed."""
     for word in argv:
         try:
             word.encode()
@@ -32,7 +31,7 @@ def check_words(argv: list[str]) -> None:
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without `--config.KEY=VALUE` (or `--config.KEY VALUE`), and these overrides as a mapping."""
+    """Splits off `--config.KEY=VALUE` (or `--config.KEY VALUE`): returns the other arguments and {KEY: VALUE}."""
     rest, overrides = [], {}
     words = iter(argv)
     for word in words:
@@ -51,7 +50,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def add_checkpoint(parser) -> None:
-    """Adds the options of verbs that read a checkpoint of a run."""
+    """Adds the arguments that all verbs share which read a run's checkpoint: the run, its step, its weights."""
     parser.add_argument("run", metavar="RUN", type=as_path("RUN"), help="a run's folder")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint (default: the newest)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="default: ema")
@@ -68,16 +67,16 @@ def _add_processes(parser):
 
 
 class _VerbParser(argparse.ArgumentParser):
-    """A verb's parser, which lists its options and names the nearest to a misspelt one."""
+    """The parser of a verb. It lists the verb's options, and suggests the nearest to a misspelt option."""
 
     @property
     def options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings]  # groups included
 
     def check_options(self, words: list[str]) -> None:
-        """Raises `ConfigError`, with the nearest option, for an unknown one.
+        """Raises `ConfigError` for an unknown option, with the nearest known one.
 
-        argparse names no other option, and where a required option is misspelt it says only that it is missing.
+        argparse suggests no option, and says of a misspelt required option only that it is missing.
         """
         for word in itertools.takewhile(lambda word: word != "--", words):
             option = word.split("=")[0]
@@ -88,8 +87,10 @@ class _VerbParser(argparse.ArgumentParser):
                 raise ConfigError(f"{self.prog} has no option {option}; {hint}")
 
     def check_values(self, args: argparse.Namespace) -> None:
-        """Raises `ConfigError` for an option whose value is empty, which no verb takes for an option left out, and for
-        a number beyond the table of limits."""
+        """Raises `ConfigError` for an option with an empty value, and for a number beyond the table of limits.
+
+        No verb may treat an empty value as an option left out.
+        """
         for action in self._actions:
             given = getattr(args, action.dest, None)
             texts = given if isinstance(given, list) else [given]
@@ -103,7 +104,7 @@ class _VerbParser(argparse.ArgumentParser):
 
 
 def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbParser]]:
-    """The parser of the command line, and by name the parsers of the verbs; only `verb`'s has its arguments."""
+    """Returns the command line's parser, and {name: parser} of all verbs. Only the parser of `verb` has arguments."""
     parser = argparse.ArgumentParser(
         prog="rfjax",
         usage="rfjax VERB [OPTIONS]    (rfjax VERB --help lists a verb's options)",
@@ -126,7 +127,7 @@ def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbP
 
 
 def _help() -> str:
-    """The text of `rfjax --help`: the verbs, by the moment at which a user wants them."""
+    """Returns the text of `rfjax --help`: the verbs, grouped by the moment at which a user wants them."""
     lines = ["Scaling studies of rectified-flow text-to-image transformers."]
     for moment, (title, more) in MOMENTS.items():
         rows = {verb.name: verb.help for verb in VERBS.values() if verb.moment == moment} | more

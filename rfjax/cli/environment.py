@@ -13,18 +13,18 @@ from pathlib import Path
 from rfjax.errors import ConfigError
 
 PCI = Path("/sys/bus/pci/devices")
-VARIABLES = ("JAX_", "XLA_FLAGS", "CUDA_VISIBLE", "ROCR_VISIBLE", "TPU_VISIBLE")  # that decide on devices
-UNSUPPORTED = {  # settings of JAX, from its environment variables
+VARIABLES = ("JAX_", "XLA_FLAGS", "CUDA_VISIBLE", "ROCR_VISIBLE", "TPU_VISIBLE")  # prefixes of those that pick devices
+UNSUPPORTED = {  # JAX's setting -> why it must be off; environment variables can turn it on
     "jax_enable_x64": "rfjax computes in the types that its config names",
     "jax_disable_jit": "rfjax compiles its programs ahead of time",
 }
-GOOGLE = "0x1ae0"  # the vendor of TPUs, and of Google Cloud's network cards
+GOOGLE = "0x1ae0"  # the PCI vendor id of TPUs, and of Google Cloud's network cards
 
 
 def prepare_process(uses_device: bool) -> None:
-    """Sets the environment of a command that computes. May start the process again, as it was started.
+    """Sets the environment of a command that computes. May restart the process, with the same arguments.
 
-    A command that uses no device takes none, and tries no accelerator's plugin: JAX is told so before it is imported.
+    For a command that needs no device JAX's platform is set to the CPU, so that JAX tries no accelerator's plugin.
     """
     if not uses_device and not os.environ.get("JAX_PLATFORMS"):
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -33,11 +33,11 @@ def prepare_process(uses_device: bool) -> None:
 
 
 def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> None:
-    """Makes the CPU JAX's platform where libtpu is installed (for `rfjax plan`) and there is no TPU.
+    """Sets JAX's platform to the CPU if libtpu is installed (for `rfjax plan`) but there is no TPU.
 
-    Otherwise JAX tries the TPU first: five lines of warnings, log files, and a lock that one process at a time can
-    have. Changes nothing where a platform is named, where another accelerator's plugin is installed, or where `pci`
-    does not say whether there is a TPU.
+    Otherwise JAX tries the TPU first. That prints five lines of warnings, writes log files, and takes a lock that only
+    one process can hold. Changes nothing if a platform is set, if another accelerator's plugin is installed, or if
+    `pci`, the folder of PCI devices, does not tell whether there is a TPU.
     """
     if environ.get("JAX_PLATFORMS") or importlib.util.find_spec("libtpu") is None or not pci.is_dir():
         return
@@ -52,9 +52,9 @@ def leave_out_absent_tpu(environ: MutableMapping[str, str], pci: Path = PCI) -> 
 
 
 def check_devices() -> None:
-    """Raises `ConfigError` where JAX finds no device to compute on, with the variables that are set for it.
+    """Raises `ConfigError`, naming the environment variables to mend, if JAX finds no device to compute on.
 
-    In a job of many processes JAX may be asked only after they have come together.
+    In a job of many processes, call it only after they have joined: it initialises JAX's devices.
     """
     jax = import_jax()
     with _naming_variables("JAX has no device to compute on"):
@@ -63,7 +63,10 @@ def check_devices() -> None:
 
 
 def import_jax():
-    """JAX. Raises `ConfigError` with its variables that are set where it cannot be imported or used."""
+    """Imports and returns JAX. Raises `ConfigError`, naming the environment variables to mend, if that fails.
+
+    Also raises if a setting in `UNSUPPORTED` is on.
+    """
     with _naming_variables("JAX cannot be imported"):
         import jax
     for name, why in UNSUPPORTED.items():
@@ -85,10 +88,10 @@ def _naming_variables(what):
 
 
 def _use_huge_pages() -> None:
-    """Starts the process again with huge pages for the allocator, unless the environment already sets them.
+    """Restarts the process with huge pages for the allocator, unless the environment already sets them.
 
-    On a CPU each step maps and unmaps its temporaries; with 4 KiB pages the page faults take a third of the step
-    (analysis/benchmarks). glibc reads the setting at start-up only.
+    On a CPU each step maps and unmaps its temporary arrays. With 4 KiB pages the page faults take a third of the step
+    (analysis/benchmarks). glibc reads the setting only at start-up.
     """
     setting = "glibc.malloc.hugetlb=1"
     present = os.environ.get("GLIBC_TUNABLES", "")
@@ -100,9 +103,9 @@ def _use_huge_pages() -> None:
 
 
 def own_command() -> list[str] | None:
-    """The words that started this process as `rfjax ...` or `python -m rfjax ...`; None where another program did.
+    """Returns the command line that started this process; None unless it is `rfjax ...` or `python -m rfjax ...`.
 
-    No others are made up: `-m` where the user gave a script would have Python run a `jax.py` of the current folder.
+    A start as `rfjax ...` is not rewritten with `-m`: Python would then import a `jax.py` of the current folder.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     is_module = spec is not None and spec.parent == "rfjax" and spec.name.endswith(".__main__")

@@ -1,4 +1,4 @@
-"""`rfjax eval`: measures a checkpoint as its config asks, or by a sweep of sampling steps, or by MLPerf's loss."""
+"""`rfjax eval`: measures a checkpoint by its config's evaluations, a sweep of sampling steps, or MLPerf's loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rfjax geneval`: scores detections in files, whoever made them, by GenEval's rules."""
+"""`rfjax geneval`: scores a file of detections, made by any detector, by GenEval's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rfjax import`: makes a run of a PyTorch checkpoint."""
+"""`rfjax import`: makes a run from a PyTorch checkpoint."""
 
 from __future__ import annotations
 

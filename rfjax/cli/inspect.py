@@ -23,7 +23,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Prints the corpus and draws samples; exit status 1 where a file is not as it was written."""
+    """Prints a summary of the corpus and draws samples; returns 1 if a file is damaged or wrong, else 0."""
     import numpy as np
 
     from rfjax.data.prepared import manifest
@@ -37,7 +37,7 @@ def run(args, overrides) -> int:
     if args.samples < 0:
         raise ConfigError(f"--samples is {args.samples}; it must be at least 0")
     if args.samples:
-        if args.out is None:  # the corpus's folder is ours, and so is the picture in it
+        if args.out is None:  # rfjax wrote the corpus's folder, and may replace the picture in it
             out = args.corpus / "samples.png"
             check_place(out, "--out")
             if out.is_dir():
@@ -53,7 +53,7 @@ def run(args, overrides) -> int:
     for name in bad:
         remedy = "remove its shard's .json and give the command that prepared it again"
         print(f"damaged: {printable(name)} is not as it was written; {remedy}")
-    lines = manifest.wrong_counts(found) if not bad else []  # always: a wrong count is another image's caption
+    lines = manifest.wrong_counts(found) if not bad else []  # also with --no-hashes: a wrong count mismatches captions
     if not args.no_hashes and not bad and not lines:
         lines = itertools.chain(verify.strangers(found), verify.contradictions(found, say))
     for line in lines:

@@ -1,4 +1,4 @@
-"""Runs a command alone or as one process of a job, ends it at SIGTERM, and gives its exit status."""
+"""Runs a command alone or as one process of a job, ends it at SIGTERM, and finds its exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALONE = ("dry_run", "collect", "list")  # with these options a verb needs one pr
 
 
 def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool) -> int:
-    """Calls `run()`, with the other processes of this job if there are any; returns its exit status, or its error's."""
+    """Joins this job's other processes, if any, and calls `run()`; returns its exit status, or that of its error."""
     with _preempt_when_terminated() if from_shell and resumes else contextlib.nullcontext():
         if any(getattr(args, name, False) for name in ALONE):
             return run()
@@ -46,7 +46,7 @@ def run_as_job(args, run: Callable[[], int], from_shell: bool, *, resumes: bool)
 
 
 def say(text: str) -> None:
-    """Prints a text, in the first process of the job only."""
+    """Prints a text, but only in the first process of the job."""
     from rfjax.training.processes import distributed
 
     if distributed.is_first():
@@ -54,20 +54,22 @@ def say(text: str) -> None:
 
 
 def _preempt_when_terminated():
-    """Makes SIGTERM end the command with the status on which schedulers requeue, also while nothing polls for it:
-    during imports, or while the other processes are awaited."""
+    """Makes SIGTERM end the command with the status on which schedulers requeue.
+
+    It does so even while nothing polls for the signal: during imports, or while waiting for other processes.
+    """
     why = "told to stop before anything was begun, or after it was done; give the same command again"
     return _on_sigterm(Preempted(why))
 
 
 def exit_when_terminated():
-    """Makes SIGTERM an exit that still runs `finally` clauses, as Ctrl-C does."""
+    """Makes SIGTERM end the command as Ctrl-C does: `finally` clauses still run."""
     return _on_sigterm(SystemExit(143))
 
 
 @contextlib.contextmanager
 def _on_sigterm(error: BaseException) -> Iterator[None]:
-    """Raises `error` at SIGTERM."""
+    """Within the context, SIGTERM raises `error`."""
 
     def stop(*_):
         raise error

@@ -13,7 +13,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Writes the report; exit status 1 where a run could not be read and is left out."""
+    """Writes the report; returns 1 if a run could not be read and is left out, else 0."""
     from rfjax.console import printable
     from rfjax.report.write import check_report_folder, summary_lines, write_report
     from rfjax.results.merge import up_to_date

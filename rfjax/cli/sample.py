@@ -1,4 +1,4 @@
-"""`rfjax sample`: makes images of captions, as one picture or as a folder for `rfjax score`."""
+"""`rfjax sample`: samples images from captions, into one picture or a folder for `rfjax score`."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Runs the study or the chosen point; exit status 1 where a point failed or could not be read."""
+    """Runs the study or the chosen point; returns 1 if a point failed or a run could not be read, else 0."""
     if args.list:
         print("\n".join(_shipped_lines()))
         return 0
@@ -53,7 +53,7 @@ def run(args, overrides) -> int:
         return 1 if failed else 0
     try:
         table = _collect(study, root)
-    finally:  # failures are printed even where there is nothing to collect
+    finally:  # failures are printed even if there is nothing to collect
         for outcome in failed:
             print(f"failed: {outcome.run.id}: {printable(outcome.error)}", file=sys.stderr)
 
@@ -63,7 +63,7 @@ def run(args, overrides) -> int:
 
 
 def _shipped_lines() -> list[str]:
-    """Name and first docstring line of each shipped config; no config is run."""
+    """Returns a line for each shipped config: its name and its docstring's first line. Runs no config."""
     from rfjax.shipped import list_configs
 
     docs = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in list_configs().items()}

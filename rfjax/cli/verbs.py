@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
-# moment -> its title in `rfjax --help`, and lines for verbs of another moment that serve it with an option
+# moment -> (its title in `rfjax --help`, {extra line: help} for verbs of other moments that have an option for it)
 MOMENTS = {
     "data": ("data: make a corpus to train on, or start from a checkpoint", {}),
     "before": (
@@ -26,7 +26,7 @@ MOMENTS = {
 
 @dataclass(frozen=True)
 class Verb:
-    """A row of the table. The module has `add_arguments(parser)` and `run(args, overrides) -> exit status`."""
+    """A row of the table. Its module has `add_arguments(parser)` and `run(args, overrides) -> exit status`."""
 
     name: str
     moment: str  # a key of MOMENTS
@@ -36,14 +36,14 @@ class Verb:
     computes: bool = False  # whether it computes with JAX
     uses_device: bool = False  # whether it needs a device to compute on
     many_processes: bool = False  # whether several processes may run it as one job
-    resumes: bool = False  # SIGTERM ends it with the status on which schedulers start it again
-    tidies: bool = False  # SIGTERM ends it as Ctrl-C does, so that no temporary file is left
+    resumes: bool = False  # whether SIGTERM ends it with the status on which schedulers requeue
+    tidies: bool = False  # whether SIGTERM ends it as Ctrl-C does, so that no temporary file is left
 
     def load(self) -> ModuleType:
         return importlib.import_module(self.module)
 
 
-ELSEWHERE = {"overridable": True, "computes": True}  # it compiles for devices that are not here
+ELSEWHERE = {"overridable": True, "computes": True}  # compiles for devices that are not here
 WITH_JAX = ELSEWHERE | {"uses_device": True}
 UNCHANGED = WITH_JAX | {"overridable": False}
 AS_A_JOB = WITH_JAX | {"many_processes": True}

@@ -13,7 +13,7 @@ from rfjax.prepare.options import add_options, check_range, source_paths
 from rfjax.prepare.progress import SAID_EVERY, say
 from rfjax.training.progress import format_duration
 
-STEP, STEPS_DOWN = 0.05, 4  # the curve has thresholds from four steps below the chosen one up to 1
+STEP, STEPS_DOWN = 0.05, 4  # the curve's thresholds go from four steps below the chosen one up to 1
 
 
 def add_arguments(parser) -> None:
@@ -49,7 +49,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Describes the parts that are missing and, unless the command is one task of several, writes the keys to drop."""
+    """Describes the missing parts and then, unless the command is one task of several, writes the keys to drop."""
     from rfjax.duplicates import describe
     from rfjax.duplicates.search import faiss_module
     from rfjax.prepare import given_keys, work
@@ -107,7 +107,7 @@ def _search(args, descriptor, parts, source) -> list[str]:
 
 
 def _read_parts(paths, recipe_hash):
-    """The descriptors of the parts, read one part at a time."""
+    """Yields the parts' descriptors, reading one part at a time."""
     from rfjax.duplicates import describe
 
     for path in paths:
@@ -118,7 +118,7 @@ def _read_parts(paths, recipe_hash):
 
 
 class Searching:
-    """Says how far the search is. The number of images is known once the clusters are made."""
+    """Prints how far the search is. The number of images is known only once the clusters are made."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
@@ -137,7 +137,7 @@ class Searching:
 
 
 def curve_thresholds(threshold: float) -> list[float]:
-    """The thresholds of the curve: the chosen one and others in steps about it."""
+    """Returns the thresholds of the curve: the chosen one, four steps below it, and steps above it up to 1."""
     steps = range(-STEPS_DOWN, 1 + int((1 - threshold) / STEP + 1e-9))
     return [t for step in steps if 0 < (t := round(threshold + step * STEP, 6)) <= 1]
 

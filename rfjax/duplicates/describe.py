@@ -1,4 +1,4 @@
-"""Makes one file of descriptors of one part of a source, whole or not at all."""
+"""Describes a part of a source: writes a file with its images' descriptors, completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from rfjax.prepare.recipe import Recipe
 from rfjax.prepare.shard import AHEAD, judge
 from rfjax.prepare.sources import Drop, Record, Source
 
-ANY = "a caption of every image"  # the caption column if images need no caption
-UNLISTABLE = "key with a tab or a line break"  # the lines of --drop-keys cannot name such a key
+ANY = "a caption of every image"  # a column that every record gets; used as the caption if images need none
+UNLISTABLE = "key with a tab or a line break"  # a file of --drop-keys cannot hold such a key
 
 
 @dataclass(frozen=True)
 class Described:
-    """The images of a part in their order; `left_out` would be dropped by `rfjax prepare` anyway."""
+    """The images of a part, in order."""
 
     keys: tuple[str, ...]
-    digests: UInt8[np.ndarray, "n 16"]  # of the files' bytes
+    digests: UInt8[np.ndarray, "n 16"]  # hashes of the files' bytes
     views: Shaped[np.ndarray, "n views size"]
-    left_out: tuple[tuple[str, str], ...]  # (key, reason)
+    left_out: tuple[tuple[str, str], ...]  # (key, reason) of images that are not compared
 
 
 class _Facts(TypedDict):
-    """What a part's file says beside its arrays."""
+    """What a part's file holds besides its arrays."""
 
     recipe_sha256: str
     keys: list[str]
@@ -44,11 +44,11 @@ class _Facts(TypedDict):
 
 @dataclass(frozen=True)
 class _Looked:
-    """An image that is compared."""
+    """A decoded image to compare."""
 
     key: str
     pixels: UInt8[np.ndarray, "side side 3"]
-    digest: bytes  # of the file's bytes
+    digest: bytes  # hash of the file's bytes
     done: float | int
 
 
@@ -78,7 +78,7 @@ def describe_part(
 ) -> Path:
     """Writes the file of a part, and returns its path.
 
-    `recipe` says which images `rfjax prepare` would keep; its only bucket is the square that the descriptor takes.
+    `recipe` decides which images `rfjax prepare` would keep. Its only bucket is the square that the descriptor takes.
     """
     left_out = LeftOut(path.name)
     keys, digests, views = [], [np.zeros((0, 16), np.uint8)], []
@@ -90,7 +90,7 @@ def describe_part(
             keys += [image.key for image in batch]
             digests += [np.frombuffer(image.digest, np.uint8)[None] for image in batch]
             views.append(descriptor.describe(np.stack([image.pixels for image in batch])))
-    if not views:  # no rows, of the right size and type
+    if not views:  # no images: an array of no rows with the right size and type
         views = [descriptor.describe(np.zeros((1, descriptor.side, descriptor.side, 3), np.uint8))[:0]]
     arrays = {"views": np.concatenate(views), "digests": np.concatenate(digests)}
     listed = [(row["key"], row["reason"]) for row in left_out.rows]
@@ -99,7 +99,7 @@ def describe_part(
 
 
 def _look(record: Record | Drop, recipe: Recipe) -> _Looked | Drop:
-    """Decodes a record, or says why it is not compared."""
+    """Decodes a record, or returns why it is not compared."""
     if isinstance(record, Drop):
         return record
     kept = judge(replace(record, metadata={**record.metadata, ANY: "-"}), recipe)

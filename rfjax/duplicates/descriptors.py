@@ -1,4 +1,4 @@
-"""Descriptors, by which images are compared: the protocol that they follow, and the two kinds."""
+"""Descriptors, by which images are compared: their protocol, and the two kinds."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from jaxtyping import Shaped, UInt8
 from rfjax.duplicates import phash
 from rfjax.duplicates.onnx_model import OnnxModel
 
-PHASH_THRESHOLD = 0.9  # the lowest with a precision of 99 % in analysis/results/near_duplicates
-MODEL_THRESHOLD = 0.75  # a precision of 90 % for sscd_disc_mixup on DISC2021, by its authors; it differs by model
+PHASH_THRESHOLD = 0.9  # the lowest threshold with a precision of 99 % in analysis/results/near_duplicates
+MODEL_THRESHOLD = 0.75  # gives sscd_disc_mixup a precision of 90 % on DISC2021 (its authors); differs between models
 
 
 @runtime_checkable
 class Descriptor(Protocol):
-    """Makes rows of `views` of each image. The first is the image's own and is indexed; all rows are queries."""
+    """Makes rows (views) for each image. The first describes the image itself and is indexed; all are queries."""
 
-    side: int  # of the squares that it takes, in pixels
-    facts: dict  # what decides its numbers, for JSON
-    threshold: float  # default of the similarity from which on images are duplicates
+    side: int  # pixels a side of the squares that it takes
+    facts: dict  # all that decides its numbers, for JSON
+    threshold: float  # default: images at least this similar are duplicates
 
     def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Shaped[np.ndarray, "n views size"]:
-        """Packed bits (uint8) or vectors of unit length (float32). A row of zeros or NaN is not compared."""
+        """Returns packed bits (uint8) or unit vectors (float32). A row of zeros or NaN is not compared."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Model(OnnxModel):
 
 
 def incomparable(rows: Shaped[np.ndarray, "n size"]) -> dict[int, str]:
-    """Number -> reason, of the rows that cannot be compared."""
+    """Returns {row's index: reason} of the rows that cannot be compared."""
     empty = "too flat to hash" if rows.dtype == np.uint8 else "descriptor is zero"
     reasons = {empty: ~rows.any(axis=1), "descriptor is not finite": ~np.isfinite(rows).all(axis=1)}
     return {int(number): reason for reason, mask in reasons.items() for number in np.flatnonzero(mask)}

@@ -1,6 +1,7 @@
-"""A descriptor model in ONNX, as SSCD (Pizzi et al. 2022, "A self-supervised descriptor for image copy detection").
+"""Runs a descriptor model in ONNX, such as SSCD (Pizzi et al. 2022, "A self-supervised descriptor for image copy
+detection").
 
-It takes squares [n, 3, side, side] of RGB in [0, 1], normalised, as float32 or float16, and gives a vector for each.
+The model takes normalised RGB squares [n, 3, side, side] as float32 or float16, and returns a vector for each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxModel:
-    """A session of onnxruntime. `ConfigError` names what is wrong with a model of other inputs or outputs."""
+    """A descriptor from an ONNX model, run by onnxruntime. Raises `ConfigError` for other inputs or outputs."""
 
     def __init__(
         self,
@@ -38,11 +39,11 @@ class OnnxModel:
         there = onnxruntime.get_available_providers()
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
         try:
-            # A copy in an empty folder finds no weights in other files, which would be in no hash.
+            # A copy in an empty folder cannot load weights from other files, which `facts` would not hash.
             with tempfile.TemporaryDirectory() as alone:
                 copy = shutil.copyfile(path, Path(alone, "model.onnx"))
                 self._session = onnxruntime.InferenceSession(str(copy), providers=providers)
-        except Exception as error:  # of classes that onnxruntime does not export
+        except Exception as error:  # onnxruntime does not export its error classes
             raise ConfigError(
                 f"--descriptor {path} is no ONNX model that onnxruntime loads: {error}. Weights in a file of their own "
                 "must be put into it: onnx.save_model(onnx.load(PATH), PATH, save_as_external_data=False)"
@@ -88,7 +89,7 @@ class OnnxModel:
         return output or names[0]
 
     def describe(self, pixels: UInt8[np.ndarray, "n side side 3"]) -> Float[np.ndarray, "n views size"]:
-        """A vector of unit length for each image, and with mirroring a second one.
+        """Returns a unit vector for each image and, with `mirrored`, one for its mirror image.
 
         A vector that is not finite becomes NaN; zeros stay zeros.
         """
@@ -107,7 +108,7 @@ class OnnxModel:
             except Exception as error:
                 raise RfjaxError(f"{self._path} fails on {padded.shape}: {error}; give another --batch-size") from None
             shape = given.shape if isinstance(given, np.ndarray) and given.dtype.kind == "f" else ()
-            if shape[:1] != (step,) or given.size != step * max(shape[1:], default=0):  # axes of length 1 may follow n
+            if shape[:1] != (step,) or given.size != step * max(shape[1:], default=0):  # axes of length 1 are allowed
                 what = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
                 name = f"the output {self._output} of {self._path}"
                 raise ConfigError(f"{name} is {what} for {step} images; give a model with floating-point [n, size]")
@@ -116,7 +117,7 @@ class OnnxModel:
 
 
 def unit(vectors: Float[np.ndarray, "n size"]) -> Float[np.ndarray, "n size"]:
-    """The vectors divided by their lengths; zeros stay zeros, and a vector that is not finite becomes all NaN."""
+    """Divides vectors by their lengths. Zeros stay zeros; a vector that is not finite becomes all NaN."""
     wide = vectors.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         length = np.linalg.norm(wide, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Writes the files of `rfjax duplicates`: keys to drop, and beside them pairs, the curve, images not compared."""
+"""Writes the files of `rfjax duplicates`: the keys to drop and, beside them, pairs, curve and images not compared."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rfjax.files import write_whole
 from rfjax.prepare.libraries import versions
 from rfjax.prepare.part import list_counts
 
-REASON = "near-duplicate"  # under which `rfjax prepare --drop-keys` counts them in its manifest
+REASON = "near-duplicate"  # `rfjax prepare --drop-keys` counts them under this reason in its manifest
 LIBRARIES = ("rfjax", "numpy", "scipy", "pillow", "faiss-cpu", "onnxruntime", "onnxruntime-gpu")
 
 
 def names(out: Path) -> dict[str, Path]:
-    """The files beside `out`, by kind."""
+    """Returns {kind: path} of the files beside `out`."""
     stem = out.name.removesuffix(".tsv")
     kinds = {"pairs": ".pairs.tsv", "curve": ".curve.csv", "not_compared": ".not-compared.tsv", "facts": ".json"}
     return {kind: out.with_name(stem + suffix) for kind, suffix in kinds.items()}
 
 
 def write(found: Found, out: Path, *, source: Mapping, descriptor: Mapping, threshold: float, probes: int) -> dict:
-    """Writes all files or none, and returns the facts of the .json."""
+    """Writes all files or none, and returns the content of the .json."""
     facts = {
         "source": dict(source),
         "descriptor": dict(descriptor),
@@ -35,7 +35,7 @@ def write(found: Found, out: Path, *, source: Mapping, descriptor: Mapping, thre
         "dropped": len(found.pairs),
         "same_bytes": sum(similarity is None for _, _, similarity in found.pairs),
         "stay_for_their_key": found.repeated,
-        "left_out": dict(sorted(Counter(reason for _, reason in found.left_out).items())),  # none of "images"
+        "left_out": dict(sorted(Counter(reason for _, reason in found.left_out).items())),  # not counted in "images"
         "not_compared": dict(sorted(Counter(reason for _, reason in found.not_compared).items())),
         "made_with": versions(LIBRARIES),
     }
@@ -49,7 +49,7 @@ def write(found: Found, out: Path, *, source: Mapping, descriptor: Mapping, thre
             beside["not_compared"]: _lines(("key", "reason"), left_out),
             beside["curve"]: _lines(("threshold", "dropped", "share"), curve, ","),
             beside["facts"]: json.dumps(facts, indent=1, ensure_ascii=False) + "\n",
-            out: "".join(f"{key}\t{REASON}\n" for key, _, _ in found.pairs),  # last: it marks the rest as complete
+            out: "".join(f"{key}\t{REASON}\n" for key, _, _ in found.pairs),  # last: marks the others as complete
         }
     )
     return facts
@@ -60,7 +60,7 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[str]], separator: str 
 
 
 def summary(found: Found, facts: Mapping, out: Path) -> list[str]:
-    """Lines for the console."""
+    """Returns lines for the console."""
     shares = (f"{t:g}: {n:,} ({100 * n / found.images:.3g} %)" for t, n in found.curve)
     lines = [
         f"{out}: {len(found.pairs):,} of {found.images:,} images are near-duplicates of one that stays, at similarity "

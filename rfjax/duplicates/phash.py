@@ -1,12 +1,12 @@
-"""A perceptual hash of an image, of its centred crops and of their mirror images: which low frequencies are strong.
+"""A perceptual hash of an image, of its centred crops and of their mirror images: it marks the strong low frequencies.
 
-The luminance of a square is reduced to 32 x 32 pixels and transformed by an orthonormal DCT-II. Bit 16 u + v of the 256
-says that the coefficient of vertical frequency u and horizontal frequency v (0 to 15) is above 2 grey levels; the bit
-of the mean is 0. The hash sees no colours.
+The luminance of a square is reduced to 32 x 32 pixels and transformed by an orthonormal DCT-II. The hash has 256 bits.
+Bit 16 u + v is set if the coefficient of vertical frequency u and horizontal frequency v (0 to 15) is above 2 grey
+levels. The mean's bit is always 0. The hash ignores colours.
 
-Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", compares with the median of 8 x 8
-coefficients instead. With a fixed level the hash of the mirrored image follows from the same transform, since mirroring
-negates odd v. Rounding to 8 bits and JPEG move a coefficient by about two grey levels, so noise alone sets no bit.
+Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", uses 8 x 8 coefficients and compares
+each with their median. A fixed level has an advantage: the mirror image's hash follows from the same transform, since
+mirroring negates odd v. Rounding to 8 bits and JPEG change a coefficient by about 2 levels, so noise alone sets no bit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SIDE = 128  # pixels of the square that is hashed
 REDUCED = 32
 FREQUENCIES = 16
 BITS = FREQUENCIES**2
-LEVEL = 2.0  # grey levels of an orthonormal coefficient
-LEAST_BITS = 32  # hashes with fewer bits are near each other, whatever the images
-CROPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # sides of the centred crops, as shares of the square's; first the image itself
+LEVEL = 2.0  # an orthonormal coefficient above this, in grey levels, sets its bit
+LEAST_BITS = 32  # hashes with fewer bits set are near each other, whatever the images
+CROPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # sides of the centred crops, as shares of the square's; the first is the image
 MIRRORED = np.where(np.arange(FREQUENCIES) % 2, -1.0, 1.0)
 
 
 def views(pixels: UInt8[np.ndarray, "128 128 3"]) -> UInt8[np.ndarray, "views 32"]:
-    """The packed hashes of each of `CROPS`, then of each mirrored; zeros for a hash of fewer than `LEAST_BITS` bits."""
+    """Returns packed hashes: of each of `CROPS`, then of each mirrored. One with fewer than `LEAST_BITS` is zeros."""
     grey = Image.fromarray(pixels).convert("L")
     coefficients = np.stack([_coefficients(grey, crop) for crop in CROPS])
     both = np.concatenate([coefficients, coefficients * MIRRORED])

@@ -1,4 +1,4 @@
-"""Finds the images to drop among all that were described: files of equal bytes, then near-duplicates of the rest."""
+"""Finds the images to drop among all described images: first files with equal bytes, then near-duplicates."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from rfjax.prepare.part import NO_CAPTION, list_counts
 
 @dataclass(frozen=True)
 class Found:
-    """`pairs` are (key, key of the image that stays, similarity or None for equal bytes), in the source's order."""
+    """The images to drop, as pairs (key, key of the image that stays, similarity or None for equal bytes).
+
+    The pairs are in the source's order.
+    """
 
     pairs: tuple[tuple[str, str, float | None], ...]
-    not_compared: tuple[tuple[str, str], ...]  # (key, reason)
-    left_out: tuple[tuple[str, str], ...]  # those of them that are none of `images`
+    not_compared: tuple[tuple[str, str], ...]  # (key, reason), including `left_out`
+    left_out: tuple[tuple[str, str], ...]  # (key, reason) of those that `images` does not count
     curve: tuple[tuple[float, int], ...]  # (threshold, number of images that it drops)
     images: int
     clusters: int
@@ -38,9 +41,9 @@ def find(
     tell: Callable[[int], None] = lambda done: None,
     began: Callable[[int], None] = lambda count: None,
 ) -> Found:
-    """Goes through the images in the source's order: part by part, in each part's order.
+    """Finds the images to drop, going through all images in the source's order: part by part, in each part's order.
 
-    Calls `began` with the number of images when the clusters are made. Raises `RfjaxError` if there is no image.
+    Calls `began` with the number of images once the clusters are made. Raises `RfjaxError` if there is no image.
     """
     keys, left_out, views, digests = [], [], [], []
     for part in parts:
@@ -52,7 +55,7 @@ def find(
         counts = Counter(reason for _, reason in left_out)
         remedy = "; images without captions are compared with --uncaptioned" if counts[NO_CAPTION] else ""
         raise RfjaxError(f"no image to compare: {list_counts(counts) or 'the source is empty'}{remedy}")
-    views = np.concatenate(views)  # of all parts; the arrays of the parts are let go here
+    views = np.concatenate(views)  # of all parts; frees the parts' own arrays
     _, first, group = np.unique(np.concatenate(digests).view("V16")[:, 0], return_index=True, return_inverse=True)
     original = first[group]  # the first image with the same bytes: `return_index` gives the first
     copies = original != np.arange(len(keys))
@@ -64,7 +67,7 @@ def find(
     keeper, alike = original.copy(), np.ones(len(keys))
     counts, used = [int(copies.sum())] * len(levels), 1
     if len(compared):
-        views = views[compared]  # nearly all of the memory in use: nothing keeps the others
+        views = views[compared]  # nearly all of the memory in use; frees the rows that are not compared
         index = Index(views[:, 0], default_clusters(len(compared)) if clusters is None else clusters, probes)
         used = index.clusters
         began(len(compared))
@@ -75,7 +78,7 @@ def find(
         chosen = removals[levels.index(threshold)]
         near = np.flatnonzero(chosen.dropped)
         keeper[compared[near]] = compared[chosen.keeper[near]]
-        for start in range(0, len(near), CHUNK):  # all rows at once may not fit
+        for start in range(0, len(near), CHUNK):  # all rows at once may not fit in memory
             some = near[start : start + CHUNK]
             alike[compared[some]] = similarity(views[some], views[chosen.keeper[some]])
     pairs, stay, repeated = [], {keys[i] for i in range(len(keys)) if keeper[original[i]] == i}, 0

@@ -1,8 +1,8 @@
-"""Clusters descriptors, searches the clusters by range, and removes near-duplicates greedily. FAISS does the counting.
+"""Clusters descriptors, searches the clusters by range with FAISS, and removes near-duplicates greedily.
 
-The similarity of bits is 1 - 2 h / bits, where h is the Hamming distance: the cosine of vectors of +1 and -1, so one
-threshold means the same for bits and vectors. Only the first row of an image is indexed; all its rows are queries. The
-similarity of two images is the best match of a row of either with the first row of the other.
+The similarity of bits is 1 - 2 h / bits, where h is the Hamming distance. That is the cosine of vectors of +1 and -1,
+so a threshold means the same for bits and for vectors. Only an image's first row is indexed; all its rows are queries.
+The similarity of two images is the best match between any row of one and the first row of the other.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from rfjax.prepare.libraries import require
 
-ONE_CLUSTER = 50_000  # images; up to here every pair is compared
-BLOCK = 512  # images whose rows are queries at once
-TRAINED_ON = 256  # descriptors a cluster that k-means sees, at most
+ONE_CLUSTER = 50_000  # up to so many images, every pair is compared
+BLOCK = 512  # images whose rows are queried at once
+TRAINED_ON = 256  # k-means is trained on at most this many descriptors per cluster
 ROUNDS = 20
 SEED = 0
-SLACK = 1e-4  # float32 sums may be off by less; similarities near the threshold are computed again in float64
+SLACK = 1e-4  # above the error of float32 sums; similarities near the threshold are recomputed in float64
 CHUNK = 65536  # pairs compared in float64 at once
 
 
 def default_clusters(images: int) -> int:
-    """1 up to 50,000 images, then 2 sqrt(images): at 64 million images the paper's 16,000."""
+    """Returns 1 up to 50,000 images, else 2 sqrt(images). For 64 million images that is the paper's 16,000."""
     return 1 if images <= ONE_CLUSTER else round(2 * math.sqrt(images))
 
 
 def faiss_module():
-    """FAISS; `ConfigError` with the command that installs it if it is missing."""
+    """Imports and returns FAISS. Raises `ConfigError`, with the command that installs it, if it is missing."""
     return require("faiss", "searching for near-duplicates needs faiss")
 
 
 class Index:
-    """The first rows of all images in clusters. A query searches the `probes` clusters that are nearest to it."""
+    """The first rows of all images, in clusters. A query searches the `probes` clusters nearest to it."""
 
     def __init__(self, rows: Shaped[np.ndarray, "n size"], clusters: int, probes: int):
         faiss = faiss_module()
@@ -45,7 +45,7 @@ class Index:
         self.clusters = max(1, min(clusters, len(rows)))
         self._index = flat = faiss.IndexBinaryFlat(8 * size) if self._binary else faiss.IndexFlatIP(size)
         if self.clusters > 1:
-            self._quantizer = flat  # faiss does not keep it alive
+            self._quantizer = flat  # faiss does not keep a reference
             if self._binary:
                 self._index = faiss.IndexBinaryIVF(flat, 8 * size, self.clusters)
             else:
@@ -60,13 +60,13 @@ class Index:
     def near(
         self, looking: Shaped[np.ndarray, "m size"], least: float
     ) -> tuple[Int[np.ndarray, " hits"], Int[np.ndarray, " hits"], Float[np.ndarray, " hits"]]:
-        """(query, image found, similarity) of all pairs of at least that similarity, in the clusters searched."""
+        """Returns (query, image found, similarity) of all pairs with similarity >= `least` in the clusters searched."""
         looking = np.ascontiguousarray(looking)
         if not len(looking):
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
         if self._binary:
             bits = 8 * looking.shape[1]
-            radius = math.floor((1 - least) / 2 * bits + 1e-9) + 1  # faiss finds what is nearer than this
+            radius = math.floor((1 - least) / 2 * bits + 1e-9) + 1  # faiss finds distances below this
             starts, distances, found = self._index.range_search(looking, radius)
             similar = 1 - 2 * distances.astype(np.float64) / bits
         else:
@@ -82,7 +82,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Removal:
-    """Which images are dropped, and the image that stays for each; -1 for an image that stays itself."""
+    """Which images are dropped, and for each the image that stays in its place (-1 for images that stay)."""
 
     threshold: float
     dropped: Bool[np.ndarray, " n"]
@@ -97,9 +97,9 @@ def remove(
 ) -> list[Removal]:
     """Drops near-duplicates at each threshold by algorithm 1 of Esser et al. 2024, appendix E.2, in the images' order.
 
-    A dropped image is passed over. Any other image stays, and all images that it finds at that similarity are dropped.
-    Its queries may find an earlier image whose queries did not find it; if that image stays, this one is dropped. So
-    the search is symmetric. Calls `tell` with the number of images that are done.
+    Dropped images are skipped. Every other image stays, and the later images that it finds are dropped. One exception
+    makes the search symmetric: an image that finds an earlier image that stays is itself dropped. Calls `tell` with the
+    number of images done.
     """
     count, least = len(views), min(thresholds)
     dropped = np.zeros((len(thresholds), count), bool)
@@ -132,14 +132,14 @@ def remove(
 
 
 def _cosines(first: Shaped[np.ndarray, "n size"], second: Shaped[np.ndarray, "n size"]) -> Float[np.ndarray, " n"]:
-    """Products of the rows in float64, which do not depend on the block as float32 sums do."""
+    """Multiplies rows pairwise, in float64: unlike float32 sums, the products do not depend on the block's size."""
     return np.einsum("pd,pd->p", first.astype(np.float64), second.astype(np.float64))
 
 
 def similarity(
     one: Shaped[np.ndarray, "pairs views size"], other: Shaped[np.ndarray, "pairs views size"]
 ) -> Float[np.ndarray, " pairs"]:
-    """The similarity of each pair of images: the best match of a row of either with the first row of the other."""
+    """Computes each pair's similarity: the best match between any row of one and the first row of the other."""
     best = np.full(len(one), -1.0)
     for looking, found in ((one, other), (other, one)):
         for row in range(one.shape[1]):
@@ -153,7 +153,7 @@ def similarity(
 
 
 def _best(who, found, similar):
-    """(image, the images that it finds in ascending order, best similarity of each) for each image that finds any."""
+    """Yields (image, images that it finds in ascending order, best similarity of each) for images that find any."""
     order = np.lexsort((-similar, found, who))
     who, found, similar = who[order], found[order], similar[order]
     first = np.ones(len(who), bool)

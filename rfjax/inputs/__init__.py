@@ -1,1 +1,1 @@
-"""What a user hands in: paths, folders, text files and JSON files, each read in one way. No JAX here."""
+"""Reads what a user gives: paths, folders, text files and JSON files, each in one way. No JAX here."""

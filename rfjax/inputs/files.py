@@ -1,4 +1,4 @@
-"""Reads a user's file that may be anything: a pipe, a device, a link to nothing, a file that is too large."""
+"""Reads a user's file, and refuses what only looks like one: a pipe, a device, a dangling link, a file too large."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 import stat
 from pathlib import Path
 
-MOST_BYTES = 1 << 30  # of a file that is read whole; an image, a caption or a table is far smaller
+MOST_BYTES = 1 << 30  # largest file that is read whole; an image, a caption or a table is far smaller
 
 
 class NoPlainFile(OSError):
-    """The path names no file whose bytes can be read whole."""
+    """Raised for a path that is not a regular file, or whose file is too large to be read whole."""
 
 
 def why_not_plain(path: str | Path) -> str:
-    """Why the path names no file that can be read, such as "a pipe"; empty for a file. Links are followed.
+    """Returns what the path is instead of a regular file, such as "a pipe" or "not there"; "" for a file.
 
-    Never opens the file: opening a pipe waits for its writer.
+    Follows links. Never opens the file, since opening a pipe waits for its writer.
     """
     try:
         mode = os.stat(path).st_mode
@@ -34,7 +34,7 @@ def why_not_plain(path: str | Path) -> str:
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """The bytes of a file of at most `most` bytes. Raises `NoPlainFile`, which says why, or another `OSError`."""
+    """Returns a file's bytes. Raises `NoPlainFile` (not a file, or more than `most` bytes) or another `OSError`."""
     why = why_not_plain(path)
     if why:
         raise NoPlainFile(f"it is {why}")

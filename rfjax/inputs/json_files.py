@@ -1,8 +1,8 @@
-"""Reads JSON that may be damaged, or of another type than its reader expects: one function that checks it all.
+"""Reads JSON and checks that it has the expected shape: it may be damaged, or another program's.
 
 A shape is a type: `str`, `int`, `float`, `bool`, `None`, `object` (anything), `list[X]`, `dict[str, X]`, `X | Y`,
-`Literal[...]`, a TypedDict (the keys stay a dict) or a dataclass (the keys become one). An int is taken for a float; no
-bool is taken for a number, and no number is taken that is not finite.
+`Literal[...]`, a TypedDict (gives a dict) or a dataclass (gives its instance). An int passes as a float. A bool is not
+a number, and a number must be finite.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rfjax.errors import RfjaxError
 from rfjax.inputs.files import read_bytes
 from rfjax.inputs.text import UndecodableText, decode_text
 
-DEPTH = 64  # of lists and objects in each other; what rfjax writes has less than ten
+DEPTH = 64  # deepest nesting of lists and objects; rfjax itself writes fewer than ten levels
 Shape = TypeVar("Shape")
 
 
@@ -30,7 +30,7 @@ _NO_JSON = (json.JSONDecodeError, UnicodeError, UndecodableText)
 
 
 class WrongJson(ValueError):
-    """JSON that is damaged or of another shape; the message says where, what was expected and what is there."""
+    """Raised for JSON that is damaged or has another shape; says where, what was expected and what was found."""
 
 
 def read_json(
@@ -40,11 +40,11 @@ def read_json(
     remedy: str = "restore it, or remove it",
     error: type[Exception] = RfjaxError,
 ) -> Shape:
-    """The content of a JSON file, checked against `shape`.
+    """Returns the content of a JSON file, checked against `shape`.
 
-    Raises `error` naming the file, the key (`starts[3].step`), what was found and the remedy: for a file that cannot be
-    read, that is no JSON, that is nested too deep, or that has another shape. Raises FileNotFoundError where there is
-    no file, since only the caller knows what that means.
+    Raises `error` if the file cannot be read, is no JSON, is nested too deep or has another shape. The message names
+    the file, the key (`starts[3].step`), what was found and the remedy. Raises FileNotFoundError if there is no file:
+    only the caller knows what that means.
     """
     try:
         return parse_json(read_bytes(path), shape)
@@ -56,13 +56,13 @@ def read_json(
 
 
 def parse_json(data: str | bytes, shape: type[Shape] | Any = dict[str, object]) -> Shape:
-    """The value of a JSON text, checked against `shape`; `WrongJson` for text that is none, or for another shape."""
+    """Returns the value of a JSON text, checked against `shape`. Raises `WrongJson` for other text or another shape."""
     try:
         text = data if isinstance(data, str) else decode_text(data).text
         value = json.loads(text)
     except RecursionError:
         raise WrongJson(f"it is nested more than {DEPTH} deep") from None
-    except ValueError as problem:  # beside JSON's own errors that of an integer of too many digits
+    except ValueError as problem:  # JSON's own errors, and Python's for an integer of too many digits
         what = f"it is no JSON ({problem})" if isinstance(problem, _NO_JSON) else "it has a number of too many digits"
         what = what if data.strip() else "it is empty"
         raise WrongJson(what) from None
@@ -71,17 +71,16 @@ def parse_json(data: str | bytes, shape: type[Shape] | Any = dict[str, object]) 
 
 
 def check_json(value: object, shape: type[Shape] | Any, where: str = "") -> Shape:
-    """`value`, which JSON text gave, checked against `shape`. `where` is its name in the message, such as `facts`.
+    """Checks a parsed JSON `value` against `shape` and returns it. Messages call it `where`, such as `facts`.
 
-    Keys that a TypedDict or a dataclass does not have are kept in the one and left out of the other: `unknown_keys`
-    names them. Raises `WrongJson`.
+    Unknown keys are kept for a TypedDict and dropped for a dataclass; `unknown_keys` lists them. Raises `WrongJson`.
     """
     check = _check_of(shape)
     return check(value, where)
 
 
 def unknown_keys(value: Mapping[str, object], shape: type) -> list[str]:
-    """The keys of an object that `shape`, a TypedDict or a dataclass, does not have."""
+    """Lists the keys of an object that `shape`, a TypedDict or a dataclass, does not have."""
     return sorted(set(value) - set(typing.get_type_hints(shape)))
 
 
@@ -100,7 +99,7 @@ def _check_depth(value: object) -> None:
 
 
 def _describe(value: object) -> str:
-    """What a value is, in JSON's words: "a list", "the text 'abc'"."""
+    """Says what a value is, in JSON's terms: "a list", "the text 'abc'"."""
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     text = "null" if value is None else repr(value).lower() if isinstance(value, bool) else repr(value)
@@ -114,7 +113,7 @@ def _wrong(where: str, expected: str, value: object) -> WrongJson:
 
 @functools.cache
 def _check_of(shape):
-    """The function (value, where) → value that checks values of a shape."""
+    """Returns the function (value, where) → value that checks values of a shape."""
     origin, parts = typing.get_origin(shape), typing.get_args(shape)
     if origin in (typing.Required, typing.NotRequired):
         return _check_of(parts[0])
@@ -195,7 +194,7 @@ def _union_check(parts):
             except WrongJson as problem:
                 problems.append(problem)
         inner = [problem for problem in problems if str(problem).partition(" must be ")[0] != (where or "its content")]
-        raise inner[0] if len(inner) == 1 else _wrong(where, name, value)  # one key of an object is wrong: name the key
+        raise inner[0] if len(inner) == 1 else _wrong(where, name, value)  # if one key of an object is wrong, name it
 
     return check
 
@@ -230,7 +229,7 @@ def _object_check(shape):
     if typing.is_typeddict(shape):
         marks = {key: typing.get_origin(hint) for key, hint in hints.items()}
         optional = {key for key, mark in marks.items() if mark is typing.NotRequired}
-        # Marks in annotations that are text (from __future__ import annotations) are not in `__required_keys__`.
+        # `__required_keys__` misses the marks Required and NotRequired if annotations are text (from __future__ ...).
         required = shape.__required_keys__ - optional | {k for k, mark in marks.items() if mark is typing.Required}
     else:
         missing = dataclasses.MISSING

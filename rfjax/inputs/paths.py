@@ -10,16 +10,16 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError
 
-# `gs://bucket/x`, and `gs:/bucket/x`, which is what a path library makes of it
+# matches `gs://bucket/x`, and also `gs:/bucket/x`, to which pathlib shortens it
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/", re.ASCII)
-_LONGEST = 255  # bytes of a file's name, on every file system that is in use
+_LONGEST = 255  # bytes of a file's name, on the usual file systems
 
 
 def mounted_text(text: str | Path, option: str) -> str:
-    """The user's path `text` as it was given, of this machine or of those that a job will run on.
+    """Checks the user's path `text` and returns it unchanged. It may be a path of the machines that will run a job.
 
-    `option` names the option or the field. Raises `ConfigError` for an empty text, for the URL of a bucket or a server,
-    and for a text that no file can have as its name. rfjax reads and writes mounted folders only.
+    `option` names the option or the field in messages. Raises `ConfigError` for an empty text, for a URL (rfjax reads
+    and writes mounted folders only), and for a text that cannot be a file's name.
     """
     given = str(text)
     if not given.strip():
@@ -38,7 +38,7 @@ def mounted_text(text: str | Path, option: str) -> str:
 
 
 def local_text(text: str | Path, option: str) -> str:
-    """The same of a path of this machine, with `~` made the home folder: `./shapes` stays, and is not `shapes`."""
+    """Checks a path of this machine as `mounted_text` does, and expands `~`. Keeps the `./` of `./shapes`."""
     given = mounted_text(text, option)
     expanded = os.path.expanduser(given)
     if expanded.startswith("~"):  # ~name of no user
@@ -47,20 +47,20 @@ def local_text(text: str | Path, option: str) -> str:
 
 
 def local_path(text: str | Path, option: str) -> Path:
-    """The path that the user's `text` names, by the rules of `local_text`."""
+    """Returns the user's `text` as a path, checked by `local_text`."""
     return Path(local_text(text, option))
 
 
 def as_path(option: str) -> Callable[[str], Path]:
-    """What argparse makes the value of a path's option with; `option` is its name in messages."""
+    """Returns the argparse type of an option that is a path of this machine; `option` is its name in messages."""
     return functools.partial(local_path, option=option)
 
 
 def as_text(option: str) -> Callable[[str], str]:
-    """The same for an option whose value is a path or a word, such as a config's file or shipped name."""
+    """As `as_path`, for an option that is a path or a word, such as a config's file or its shipped name."""
     return functools.partial(local_text, option=option)
 
 
 def as_mounted(option: str) -> Callable[[str], str]:
-    """The same for an option whose value is a path of other machines; `~` is left to them."""
+    """As `as_path`, for an option that is a path on other machines: `~` is not expanded."""
     return functools.partial(mounted_text, option=option)

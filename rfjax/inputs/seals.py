@@ -1,4 +1,4 @@
-"""A checksum inside a JSON object, by which a file that was edited or damaged tells so itself."""
+"""Puts a checksum into a JSON object, which shows whether the file was edited or damaged."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SEAL = "seal"
 
 
 def seal(facts: Mapping[str, object]) -> dict[str, object]:
-    """The facts as JSON holds them, with the checksum of all of them under `SEAL`."""
+    """Returns the facts, after a round trip through JSON, with their checksum under the key `SEAL`."""
     whole = json.loads(json.dumps({name: value for name, value in facts.items() if name != SEAL}))
     return whole | {SEAL: _checksum(whole)}
 
 
 def is_broken(facts: Mapping[str, object]) -> bool:
-    """Whether facts have a seal and are not those that were sealed. Earlier versions wrote none."""
+    """Whether facts have a seal that does not match them. Facts without a seal, as earlier versions wrote, pass."""
     return SEAL in facts and _checksum({name: value for name, value in facts.items() if name != SEAL}) != facts[SEAL]
 
 

@@ -1,4 +1,4 @@
-"""Reads a user's text, whatever program wrote it: encodings, byte-order marks, line ends."""
+"""Reads a user's text in any usual encoding, with or without a byte-order mark, with any line ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from rfjax.errors import ConfigError
 from rfjax.inputs.files import read_bytes
 
-# The marks that a file may begin with; UTF-32's begins with UTF-16's, so it comes first.
+# Byte-order marks. UTF-32's begins with UTF-16's, so it comes first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -18,23 +18,23 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Three letters beyond ASCII in a row, or four signs: Cyrillic, Greek, Chinese or Japanese in an encoding of its own.
-# Text of Western Europe has two letters at most, and three signs where a letter stands in quotes.
+# Three letters beyond ASCII in a row, or four such characters, are Cyrillic, Greek, Chinese or Japanese in an encoding
+# other than Unicode. Western European text has at most two such letters, or three characters: a letter in quotes.
 _OTHER_SCRIPT = re.compile(rb"[\xc0-\xff]{3}|[\x80-\xff]{4}")
-_MOSTLY = 0.75  # of UTF-16 text without a mark: the share of Latin letters, by which it is told
-_MOST_NULS = 0.2  # of a text: the share of zeros inside it that are taken out
+_MOSTLY = 0.75  # smallest share of Latin letters by which UTF-16 without a mark is recognised
+_MOST_NULS = 0.2  # largest share of zero characters inside a text that are removed; with more, the text is refused
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 class UndecodableText(ValueError):
-    """The bytes are no text in an encoding that can be told."""
+    """Raised for bytes that are not text in an encoding that can be recognised."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text, and the encoding that it was read in: utf-8, utf-16-le, utf-16-be, utf-32-le, utf-32-be, windows-1252.
+    """A text and its encoding: utf-8, utf-16-le, utf-16-be, utf-32-le, utf-32-be or windows-1252.
 
-    `nuls` counts the zero characters that were taken out.
+    `nuls` counts the zero characters that were removed.
     """
 
     text: str
@@ -43,26 +43,26 @@ class Text:
 
 
 def decode_text(data: bytes, *, without_nuls: bool = False) -> Text:
-    """The text of the bytes, without a byte-order mark, and with its lines ended by "\\n".
+    """Decodes bytes to a text without byte-order mark whose lines end with "\\n".
 
-    A byte-order mark decides the encoding. Without one the bytes are UTF-16 where about half of them are zero, at the
-    places where Latin letters in UTF-16 have zeros; else UTF-8, then Windows-1252, which Latin-1 is a part of. With
-    `without_nuls`, zeros that end a text, and a few inside it, are taken out, as C's strings and padded fields have
-    them. Raises `UndecodableText` for other bytes, for zeros in the text included.
+    A byte-order mark decides the encoding. Without one the bytes are UTF-16 if about half of them are zero, at the
+    places where UTF-16 has zeros for Latin letters. Otherwise UTF-8 is tried, then Windows-1252, which contains
+    Latin-1's letters. With `without_nuls`, zeros at the end of a text and a few inside it are removed: C strings and
+    padded fields have them. Raises `UndecodableText` for other bytes, and for other zeros in the text.
     """
     found = _decode_any(data)
     if "\0" not in found.text:
         return found
     text, nuls = drop_nuls(found.text)
     inner = text.count(" ") - found.text.count(" ")
-    # Zeros in half of a text, or beside control characters, are a picture's, or an encoding's that is not known here.
+    # A text with many zeros, or with zeros and control characters, is a picture, or is in an unknown encoding.
     if not without_nuls or inner > _MOST_NULS * len(text) or _CONTROLS.search(text.encode("utf-8", "surrogatepass")):
         raise UndecodableText("it holds zero bytes, as no text does")
     return Text(text, found.encoding, nuls)
 
 
 def drop_nuls(text: str) -> tuple[str, int]:
-    """The text without zero characters, and how many there were. Those inside become blanks, since they part words."""
+    """Returns a text without zero characters, and their count. Zeros inside become spaces: they separate words."""
     return text.strip("\0").replace("\0", " "), text.count("\0")
 
 
@@ -76,7 +76,7 @@ def _decode_any(data: bytes) -> Text:
         return Text(_lines(data.decode("utf-8")), "utf-8")
     except UnicodeDecodeError as error:
         where = f"byte {error.start}"
-    try:  # half of a surrogate pair, which other programs cut off and which no other encoding has
+    try:  # half a surrogate pair, left by programs that cut a text; no other encoding looks like it
         return Text(_lines(data.decode("utf-8", "surrogatepass")), "utf-8")
     except UnicodeDecodeError:
         pass
@@ -86,7 +86,7 @@ def _decode_any(data: bytes) -> Text:
 
 
 def _wide_latin(data: bytes) -> Text | None:
-    """The text that the bytes are in UTF-16 without a mark; None where they are not mostly Latin letters in UTF-16."""
+    """Decodes bytes as UTF-16 without a mark; None if that does not give mostly Latin letters."""
     if len(data) % 2:
         return None
     for encoding, zeros in (("utf-16-le", 1), ("utf-16-be", 0)):
@@ -119,7 +119,7 @@ def _lines(text: str) -> str:
 
 
 def split_names(text: str | None, option: str) -> tuple[str, ...]:
-    """The names of an option's value, which commas separate; none of None. Raises `ConfigError` for an empty name."""
+    """Splits an option's value at commas; None gives (). Raises `ConfigError` for an empty or a repeated name."""
     names = () if text is None else tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise ConfigError(f"{option} is {text!r}, with an empty name; write names between single commas")
@@ -130,9 +130,9 @@ def split_names(text: str | None, option: str) -> tuple[str, ...]:
 
 
 def read_text(path: str | Path, what: str, error: type[Exception] = ConfigError) -> str:
-    """The text of a user's file. `what` says what it is in the error, such as "--prompts".
+    """Returns the text of a user's file. `what` is what the error calls it, such as "--prompts".
 
-    Raises `error` naming the file, why it cannot be read, and the remedy.
+    Raises `error`, naming the file, why it cannot be read, and the remedy.
     """
     try:
         return decode_text(read_bytes(path)).text

@@ -1,4 +1,4 @@
-"""Walks a user's folder: which files it holds, and what was passed over."""
+"""Walks a user's folder: lists the files to read, and what it passed over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rfjax.inputs.files import why_not_plain
 
-# Folders that systems and programs keep for themselves, often with copies of the user's files inside.
+# Folders that operating systems and programs make for their own use; many hold copies of the user's files.
 SYSTEM_FOLDERS = {
     "__macosx",
     "__pycache__",
@@ -22,7 +22,7 @@ SYSTEM_FOLDERS = {
 }
 
 
-# Pictures and clips that no verb reads as pictures; a file of one is named, so that no set of images shrinks unseen.
+# Formats of pictures and clips that rfjax cannot read. Files in them are reported: no set of images shrinks unseen.
 UNREAD_SUFFIXES = frozenset(
     ".apng .arw .avi .avif .cr2 .cr3 .dds .dng .eps .exr .hdr .heic .heif .ico .jxl .m4v .mkv .mov .mp4 .mpg "
     ".nef .pcx .pgm .pdf .pnm .psd .svg .tga .webm .xcf".split()
@@ -32,7 +32,7 @@ UNREAD = "files of formats that are not read"
 
 @dataclass(frozen=True)
 class Walk:
-    """The files of a folder that have one of the wanted suffixes, and by reason what was passed over."""
+    """The files of a folder that have one of the wanted suffixes, and what was passed over, by reason."""
 
     files: tuple[tuple[str, int], ...]  # (path inside the folder, with "/"; size in bytes), sorted by path
     passed_over: Mapping[str, tuple[str, ...]]  # reason -> paths inside the folder; a folder's ends in "/"
@@ -56,19 +56,19 @@ def describe(passed_over: Mapping[str, Collection[str]], most: int = 3) -> list[
 
 
 def walk_files(root: str | Path, suffixes: Collection[str], *, deep: bool = True, others: Collection[str] = ()) -> Walk:
-    """The files below `root` whose suffix, in lower case, is among `suffixes`; with `deep` false, those beside it only.
-    `others` are suffixes of files that are to be named, too.
+    """Finds the files below `root` (only directly in it, if not `deep`) whose lower-case suffix is in `suffixes`.
 
-    Folders that are links are followed, each folder once, so that a loop ends. Passed over, and named: hidden files and
-    folders, folders of the system (`SYSTEM_FOLDERS`), folders already read by another way, folders that cannot be
-    opened, names that are no file: links to nothing, pipes, devices; and pictures of formats that are not read
-    (`UNREAD_SUFFIXES`). A hidden file without a wanted suffix is not named, nor is any other file of another suffix.
+    Follows links to folders, but reads each folder once, so that loops end. It passes over, and reports:
+    hidden folders, system folders (`SYSTEM_FOLDERS`), folders already read and folders that cannot be opened;
+    hidden files, dangling links, pipes and devices that have a wanted suffix;
+    files of formats that are not read (`UNREAD_SUFFIXES`) or with a suffix in `others`, unless hidden.
+    Other files without a wanted suffix are ignored.
     """
     files: list[tuple[str, int]] = []
     passed_over: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
     unread = UNREAD_SUFFIXES | set(others)
-    folders, links = [(str(root), "")], []  # still to be read: (path, name); links last, so that no link hides a folder
+    folders, links = [(str(root), "")], []  # (path, name) to read; links last, to read a folder by its own path
     while folders or links:
         path, inside = folders.pop() if folders else links.pop(0)
         try:

@@ -1,1 +1,1 @@
-"""Export of checkpoints to PyTorch and import from it; layouts are tables of names."""
+"""Exports checkpoints to PyTorch and imports them from it; a layout is a table of names."""

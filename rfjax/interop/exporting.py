@@ -1,7 +1,7 @@
-"""Writes a run's checkpoint as PyTorch code reads it.
+"""Writes a run's checkpoint in a layout that PyTorch code reads.
 
-One array of the checkpoint is in memory at a time, whatever the model's size. Everything is written under a temporary
-name and moved when whole.
+Only one array of the checkpoint is in memory at a time. Everything is written under a temporary name, and renamed when
+it is complete.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Origin(NamedTuple):
 
 
 def parameter_shapes(model: ModelConfig, shapes: BatchShapes) -> dict[str, tuple[int, ...]]:
-    """Every parameter's shape by its path; nothing is allocated."""
+    """Returns {path: shape} of every parameter, without allocating any."""
     tree = jax.eval_shape(make_backbone(model, shapes).init, jax.random.key(0))
     return {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def formula_positions(model: ModelConfig) -> Float[np.ndarray, "1 tokens channels"]:
-    """The buffer of positions that training with `config.model.positions=formula` computes."""
+    """Computes the position embeddings that training uses with `config.model.positions=formula`."""
     grid, tokens, span = model.position_grid, model.position_tokens, model.position_span
     return cropped_positions(grid, grid, grid=grid, tokens=tokens, span=span, channels=model.width)[None]
 
@@ -77,14 +77,14 @@ def export_run(
     whole_pipeline: bool = False,
     models: str | Path | None = None,
 ) -> Path:
-    """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file.
+    """Writes a checkpoint of the run in `workdir` to `out`: a folder, or for `sd3` one file. Returns `out`.
 
     With `whole_pipeline` the folder is a `StableDiffusion3Pipeline`'s: the diffusers layout in `transformer` and
-    `scheduler`, beside the frozen models of the run's prepared corpus. These are taken from the folder `models`, by
-    default the folder that the corpus was prepared with.
+    `scheduler`, beside the frozen models of the run's prepared corpus. These come from the folder `models`, by default
+    the one that the corpus was prepared with.
 
-    Raises `ConfigError` for a setting that the layout cannot express and for an `out` that exists, and `RfjaxError` for
-    a damaged checkpoint and a full disk. Nothing is left behind then.
+    Raises `ConfigError` for a setting that the layout cannot express and if `out` exists. Raises `RfjaxError` for a
+    damaged checkpoint and a full disk. After an error no file is left behind.
     """
     out = local_path(out, "out")
     origin = _origin(local_path(workdir, "the run's folder"), step, weights)
@@ -122,7 +122,7 @@ def export_run(
 
 
 def how_to_call(workdir: Path, out: Path) -> str:
-    """Python code that samples with the pipeline in `out`, an export of the run in `workdir`."""
+    """Returns Python code that samples with the pipeline in `out`, an export of the run in `workdir`."""
     config = read_config(Path(workdir))
     return pipeline.how_to_call(config, manifest.read(config.data.prepared.path), out)
 
@@ -134,7 +134,7 @@ def _origin(workdir, step, weights) -> Origin:
 
 
 def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes) -> dict[str, str]:
-    """Writes the files of weights; returns the SHA-256 of every tensor."""
+    """Writes the files of weights; returns {tensor's name: SHA-256}."""
     model = origin.config.model
     ours = parameter_shapes(model, origin.shapes)
     shapes = tensor_shapes(layout, model, ours)
@@ -181,7 +181,7 @@ def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes)
 
 
 def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
-    """The settings that SD3Transformer2DModel is built from."""
+    """Returns the config.json of SD3Transformer2DModel."""
     model = config.model
     return {
         "_class_name": "SD3Transformer2DModel",
@@ -202,7 +202,7 @@ def diffusers_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
 
 
 def scheduler_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
-    """diffusers' sampler for a rectified flow, with training's timestep shift at the shape of `shapes`."""
+    """Returns the scheduler_config.json of diffusers' Euler sampler, with training's timestep shift at this shape."""
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "num_train_timesteps": 1000,
@@ -211,7 +211,7 @@ def scheduler_config(config: Config, shapes: BatchShapes) -> dict[str, object]:
 
 
 def _side_files(origin, layout, target) -> Mapping[Path, str]:
-    """The JSON files, and for `plain` the PyTorch module, that stand beside the weights."""
+    """Returns {path: text} of the files beside the weights: JSON, and for `plain` the PyTorch module."""
 
     def text(value):
         return json.dumps(value, indent=2) + "\n"

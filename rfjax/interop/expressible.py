@@ -1,4 +1,4 @@
-"""The settings that a layout's readers can express, as a table of the values that they demand."""
+"""Checks that a layout can express a config: a table lists the values that each layout's readers demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rfjax.flow.formulation import parse_formulation
 
 
 class Demand(NamedTuple):
-    """A field of the config, its value, the value that a layout needs, and the reason."""
+    """A demand of a layout: a field of the config, its value, the value that the layout needs, and why."""
 
     field: str
     value: Callable[[Config, BatchShapes], object]
@@ -38,7 +38,7 @@ def _rectified_flow(config, shapes) -> str:
     return config.formulation if is_rectified else "rf, with any density of t"
 
 
-# A text-conditioned MM-DiT with two weight sets that predicts a rectified flow's velocity.
+# The layouts hold a text-conditioned MM-DiT with two weight sets that predicts a rectified flow's velocity.
 _IN_CHECKPOINTS = "there is no PyTorch module for another backbone; its weights are in the run's checkpoints"
 _PREDICTION = (
     "use --format plain, whose PyTorch module returns the formulation's prediction; docs/formulations.md says how data "
@@ -66,7 +66,7 @@ _BOTH = (
     _is("model.mlp_ratio", lambda c, s: c.model.mlp_ratio, 4.0, "its MLPs have 4 x hidden channels"),
     _is("model.time_embedding_size", lambda c, s: c.model.time_embedding_size, 256, "it embeds t in 256 numbers"),
 )
-# The single file's readers take the depth from the width.
+# The single file has no config: its readers infer settings from the tensors.
 _WIDTH = "its readers take the depth from the width, hidden / 64"
 _DUAL = "its readers find the dual attention by its QK-norm"
 DEMANDS: dict[str, tuple[Demand, ...]] = {
@@ -90,7 +90,7 @@ _REMEDY = {
 
 
 def check(layout: str, config: Config, shapes: BatchShapes) -> None:
-    """Raises `ConfigError` naming the first setting that the layout cannot express, and a format that can."""
+    """Raises `ConfigError`, naming the first setting that the layout cannot express and what to use instead."""
     for demand in DEMANDS[layout]:
         value, wanted = demand.value(config, shapes), demand.wanted(config, shapes)
         if value != wanted:

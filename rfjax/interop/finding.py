@@ -1,6 +1,6 @@
-"""Finds the files of a checkpoint on disk, and the JSON that stands beside, above or below them.
+"""Finds the files of a checkpoint on disk, and the JSON files beside them, in the folder above or in one below.
 
-Nothing but JSON is read here, and every guess becomes a note.
+This module reads no file but JSON, and notes every guess it makes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from rfjax.interop import names
 from rfjax.interop.scheduler import FILE as SCHEDULER
 from rfjax.interop.scheduler import Scheduler, read_scheduler
 
-_NETWORK = "transformer"  # the network's folder in a pipeline's
+_NETWORK = "transformer"  # the folder of the network inside a pipeline's folder
 _INDEX = "model_index.json"
 _FETCH = "fetch it again, or remove it"
 _SHOWN = 4
-# What is between a stem and .safetensors: a variant, or a shard's number, or both in either order.
+# Between a stem and .safetensors there may be a variant, a shard's number, or both in either order.
 _PARTS = re.compile(r"(?:\.(?P<before>[\w-]+?))?(?:-(?P<shard>\d{5})-of-(?P<count>\d{5}))?(?:\.(?P<after>[\w-]+))?$")
 
 
 class Manifest(TypedDict, total=False):
-    """rfjax.json, as an export writes it."""
+    """The content of rfjax.json, which an export writes."""
 
     schema: int
     layout: str
@@ -51,26 +51,26 @@ class FoundCheckpoint(NamedTuple):
 
     path: Path
     files: tuple[Path, ...]
-    manifest: Manifest  # of `rfjax export`; empty for a foreign checkpoint
-    settings: Mapping[str, object]  # diffusers' config.json; empty where there is none
+    manifest: Manifest  # written by `rfjax export`; empty for a foreign checkpoint
+    settings: Mapping[str, object]  # diffusers' config.json; empty if there is none
     settings_path: Path | None = None
     scheduler: Scheduler | None = None
     name: str = ""
-    weight_map: Mapping[str, str] = {}  # of the index of several files: tensor's name -> file's name
+    weight_map: Mapping[str, str] = {}  # tensor's name -> file's name, from the index of several files
     notes: tuple[str, ...] = ()
 
     @property
     def read(self) -> tuple[Path, ...]:
-        """The JSON files beside the weights that were used."""
+        """The JSON files, found with the weights, whose settings are used."""
         scheduler = (self.scheduler.path,) if self.scheduler else ()
         return ((self.settings_path,) if self.settings_path else ()) + scheduler
 
 
 def find(path: Path) -> FoundCheckpoint:
-    """Finds the files of a checkpoint: its folder, a pipeline's folder, a folder of one such, or one file.
+    """Finds the files of a checkpoint in `path`: its folder, a pipeline's, a folder with one pipeline, or a file.
 
-    Raises `ConfigError` where there is no checkpoint or more than one, naming what is there, and `RfjaxError` for JSON
-    that is damaged.
+    Raises `ConfigError`, naming what is there, if it holds no checkpoint or more than one. Raises `RfjaxError` for
+    damaged JSON.
     """
     if path.suffix.lower() in names.PICKLES:
         raise ConfigError(f"{path} is a pickle, which can run any code; get the same weights as safetensors")
@@ -91,7 +91,7 @@ def find(path: Path) -> FoundCheckpoint:
 
 
 def _one_file(path: Path) -> FoundCheckpoint:
-    """One file that the user named. A part of a folder's checkpoint is read with its other parts."""
+    """Finds the checkpoint of a file that the user named: the folder's, if the file is part of one, else the file."""
     folder = path.parent
     for stem in names.WEIGHTS.values():
         parsed = _parse(path.name, stem)
@@ -101,7 +101,7 @@ def _one_file(path: Path) -> FoundCheckpoint:
             return _folder(folder, wanted=parsed[0])  # the JSON beside it says more than the tensors do
     manifest = _manifest(names.manifest_of(path))
     settings, settings_path, notes = _settings_near(folder)
-    # A folder that holds many models has a config.json of one of them: only a network's own is used.
+    # In a folder of many models config.json may be another model's: it is used only if it is an SD3 transformer's.
     if settings.get("_class_name") != "SD3Transformer2DModel":
         notes += [f"{settings_path} is not of an SD3Transformer2DModel and was not used"] if settings_path else []
         settings, settings_path = {}, None
@@ -110,7 +110,7 @@ def _one_file(path: Path) -> FoundCheckpoint:
 
 
 def _settings_near(folder: Path) -> tuple[dict, Path | None, list[str]]:
-    """The config.json beside a single file, or that of the pipeline's folder that the file lies in."""
+    """Returns (settings, path, notes) of the config.json beside a single file, or in `transformer` below its folder."""
     for path in (folder / "config.json", folder / _NETWORK / "config.json"):
         if path.is_file():
             return read_json(path, remedy=_FETCH), path, []
@@ -118,7 +118,7 @@ def _settings_near(folder: Path) -> tuple[dict, Path | None, list[str]]:
 
 
 def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:
-    """A folder of weights or of a pipeline; `wanted` is the variant, None for whichever there is."""
+    """Finds the checkpoint in a folder of weights or of a pipeline. `wanted` is the variant; None takes any."""
     path, name, notes = _down(path)
     for layout, stem in names.WEIGHTS.items():
         chosen = _choose(path, layout, stem, wanted)
@@ -147,7 +147,7 @@ def _folder(path: Path, wanted: str | None = None) -> FoundCheckpoint:
 
 
 def _down(path: Path) -> tuple[Path, str, list[str]]:
-    """(the network's folder, the checkpoint's name, notes) for a network's, a pipeline's or a pipeline's parent."""
+    """Returns (the network's folder, the checkpoint's name, notes). `path` is that folder, its pipeline's, or above."""
     if (path / _NETWORK).is_dir():
         return path / _NETWORK, path.name, []
     if _has_weights(path):
@@ -177,7 +177,7 @@ def _has_weights(path: Path) -> bool:
 
 
 def _parse(name: str, stem: str) -> tuple[str, int] | None:
-    """(variant, number of shards or 0) of a file of weights; None for a file of another name."""
+    """Reads (variant, number of shards or 0) from the name of a file of weights; None for other names."""
     end = next((end for end in names.SAFETENSORS if name.endswith(end)), None)
     if end is None or not name.startswith(stem):
         return None
@@ -188,7 +188,7 @@ def _parse(name: str, stem: str) -> tuple[str, int] | None:
 
 
 def _choose(path: Path, layout: str, stem: str, wanted: str | None):
-    """(files, weight map, notes) of one variant in a folder, None where the folder has none of the layout's files."""
+    """Returns (files, weight map, notes) of one variant in a folder; None if it has no file of the layout."""
     variants: dict[str, list[str]] = {}
     for file in sorted(path.iterdir()):
         parsed = _parse(file.name, stem)
@@ -246,7 +246,7 @@ def _choose(path: Path, layout: str, stem: str, wanted: str | None):
 
 
 def _scheduler(folder: Path) -> Scheduler | None:
-    """The sampler's settings beside the weights, below them, or in the pipeline's folder that they lie in."""
+    """Reads the sampler's settings from the pipeline's folder, if the weights lie in one, or from their own folder."""
     above = [folder.parent] if folder.name == _NETWORK or (folder.parent / _INDEX).is_file() else []
     for base in (*above, folder):
         for path in (base / "scheduler" / SCHEDULER, base / SCHEDULER):

@@ -1,6 +1,6 @@
-"""Makes a run of a PyTorch checkpoint, to train on, to sample from or to evaluate.
+"""Makes a run from a PyTorch checkpoint, to train further, to sample from or to evaluate.
 
-Only safetensors are read: a pickle can run any code, and is refused unread.
+Only safetensors are read. A pickle can run any code, and is refused unread.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ RELEASED_POSITIONS = (64, 16.0)
 
 
 class Imported(NamedTuple):
-    """The imported network, and what a user should know of it."""
+    """The imported network, and what a user should know about it."""
 
     config: Config
     layout: str
     params: int
-    ignored: int  # tensors that were left out: an autoencoder's, text encoders' and so on
+    ignored: int  # number of tensors left out: an autoencoder's, text encoders' and so on
     notes: tuple[str, ...]
-    left_out: Mapping[str, int]  # the same by the first part of their names
-    files: tuple[Path, ...]  # that were read: weights, config.json, scheduler_config.json
-    has_average: bool  # whether the checkpoint holds an average beside the raw weights
+    left_out: Mapping[str, int]  # first part of the name -> number of tensors left out
+    files: tuple[Path, ...]  # the files read: weights, config.json, scheduler_config.json
+    has_average: bool  # whether the checkpoint holds averaged weights beside the raw ones
 
     def record(self) -> dict[str, object]:
-        """What run.json keeps of it."""
+        """Returns what run.json keeps of the import."""
         return {
             "layout": self.layout,
             "files": [str(path) for path in self.files],
@@ -66,11 +66,12 @@ class Imported(NamedTuple):
 def import_checkpoint(
     path: Path, out: Path, *, base: Config | None = None, overrides: Mapping[str, object] = {}
 ) -> Imported:
-    """Makes the run folder `out` of a checkpoint: at step 0, with its weights as raw and as average weights.
+    """Makes the run folder `out` from a checkpoint, at step 0.
 
-    `base` gives the settings outside the network; by default they are those of the export's manifest, else the corpus
-    `random` of the right sizes. Raises `ConfigError` for a checkpoint that is not recognised, and where `base` or
-    `overrides` contradict the tensors; `RfjaxError` for a damaged file. Nothing is left behind then.
+    If the checkpoint has no averaged weights, its weights become both the raw and the averaged ones. `base` gives the
+    settings outside the network. By default they are those in the export's manifest, else the corpus `random` in the
+    network's sizes. Raises `ConfigError` for a checkpoint that is not recognised, and if `base` or `overrides`
+    contradict the tensors. Raises `RfjaxError` for a damaged file. After an error no file is left behind.
     """
     out = local_path(out, "out")
     if out.exists():
@@ -134,7 +135,7 @@ def import_checkpoint(
 
 
 def lines(imported: Imported, out: Path) -> list[str]:
-    """Lines for a console: the imported network, and the commands that can follow."""
+    """Returns lines for a console: the imported network, and the commands that can follow."""
     model, notes = imported.config.model, list(imported.notes)
     dual = model.dual_attention_blocks
     network = f"{imported.layout} layout: depth {model.depth}, width {model.width}, {model.heads} heads"
@@ -157,7 +158,7 @@ def lines(imported: Imported, out: Path) -> list[str]:
 
 
 def _networks(source, reader) -> Networks:
-    """The network among the tensors: by the manifest of an export, else recognised."""
+    """Finds the network among the tensors: by an export's manifest, else by the tensors' names."""
     if not source.manifest:
         return find_networks(reader.tensors)
     layout = LAYOUTS[source.manifest["layout"]]
@@ -167,7 +168,7 @@ def _networks(source, reader) -> Networks:
 
 
 def _check_manifest(source) -> Config | None:
-    """The config in the manifest of an export; None for a foreign checkpoint. `ConfigError` where it is no manifest."""
+    """Returns the config in an export's manifest; None if there is no manifest. Raises `ConfigError` for a bad one."""
     held, path = source.manifest, names.manifest_of(source.path)
     if not held:
         return None
@@ -181,7 +182,7 @@ def _check_manifest(source) -> Config | None:
 
 
 def _check_index(source, reader) -> list[str]:
-    """Notes on tensors that an index does not name. Raises `RfjaxError` for those that are not where it says."""
+    """Notes the tensors that the index does not list. Raises `RfjaxError` if one is not in the file that it lists."""
     lost = sorted(
         name
         for name, file in source.weight_map.items()
@@ -198,7 +199,7 @@ def _check_index(source, reader) -> list[str]:
 
 
 def _config(source, exported, layout, found, base, overrides) -> tuple[Config, list[str]]:
-    """(the run's config, whose network is that of the tensors; notes on what was guessed)."""
+    """Returns the run's config, with the network of the tensors, and notes on what was guessed."""
     network, notes = None, []
     if layout.name == "plain":  # recognised by its manifest alone
         fixed = {key: value for key, value in schema.flatten(exported).items() if key.startswith("model.")}
@@ -215,7 +216,7 @@ def _config(source, exported, layout, found, base, overrides) -> tuple[Config, l
         values, guesses = _foreign(source, network)
         config, notes = schema.from_dict(values), notes + guesses
     if overrides.get("data.corpus", config.data.corpus) != config.data.corpus:
-        config = dataclasses.replace(config, data=DataConfig())  # one corpus's sizes mean nothing to another
+        config = dataclasses.replace(config, data=DataConfig())  # the sizes were the other corpus's
     config = schema.apply_overrides(config, overrides)
     have = schema.flatten(config)
     compared = {**have, "model.hidden": config.model.width}
@@ -233,7 +234,7 @@ def _config(source, exported, layout, found, base, overrides) -> tuple[Config, l
 
 
 def _head_size(source, exported, base, overrides) -> tuple[int | None, list[str]]:
-    """(the head size by the manifest, else by config.json, else by the config; notes). None where none says it."""
+    """Returns (head size, notes). The size is the manifest's, else config.json's, else the config's, else None."""
     given = base
     if "model.head_size" in overrides:
         given = schema.apply_overrides(Config(), {"model.head_size": overrides["model.head_size"]})
@@ -251,7 +252,7 @@ def _head_size(source, exported, base, overrides) -> tuple[int | None, list[str]
 
 
 def _foreign(source, network) -> tuple[dict, list[str]]:
-    """(the config of a foreign network: the corpus `random`, in the sizes that it was trained on; notes)."""
+    """Returns the config of a foreign network, with the corpus `random` in the network's sizes, and notes."""
     tokens, span = RELEASED_POSITIONS
     patch, grid = network.model["patch_size"], network.model["position_grid"]
     if grid < tokens:
@@ -274,9 +275,9 @@ def _foreign(source, network) -> tuple[dict, list[str]]:
 
 
 def _check_data(config, layout, found, shapes: BatchShapes) -> None:
-    """Raises `ConfigError` where the corpus has other sizes than the network's inputs."""
+    """Raises `ConfigError` if the corpus's sizes differ from those of the network's inputs."""
     if layout.name == "plain":
-        return  # `compare` finds other sizes
+        return  # `compare` finds sizes that differ
     network = network_of(layout, found, config.model.head_size).data
     given = {"channels": shapes.latents[-1], "context_size": shapes.context[1], "pooled_size": shapes.pooled}
     wrong = [f"{key} is {given[key]} there and {network[key]} here" for key in given if given[key] != network[key]]
@@ -286,7 +287,7 @@ def _check_data(config, layout, found, shapes: BatchShapes) -> None:
 
 
 class _Verified:
-    """Tensors by name, each compared with the manifest's checksum where there is one."""
+    """Reads a tensor by name, and checks it against the manifest's checksum, if there is one."""
 
     def __init__(self, reader, stored, layout, manifest):
         self._reader, self._stored = reader, stored
@@ -305,7 +306,7 @@ class _Verified:
 
 
 def _check_copies(reader, networks) -> None:
-    """Raises `ConfigError` where a second copy of the network, under another prefix, holds other numbers."""
+    """Raises `ConfigError` if the network's second copy, under another prefix, holds different numbers."""
     for name, kept in networks.same_as.items():
         first = networks.raw.get(name)
         if first is None or sha256_of(reader.read(first)) != sha256_of(reader.read(kept)):
@@ -313,7 +314,7 @@ def _check_copies(reader, networks) -> None:
 
 
 def _parameters(layout, config, ours, get, stored):
-    """The nested tree of float32 parameters; one module's tensors at a time are in memory beside it."""
+    """Returns the nested tree of float32 parameters. Beside it only one module's tensors are in memory at a time."""
     leaves = {leaf: np.empty(shape, np.float32) for leaf, shape in ours.items() if leaf != POSITIONS}
     entries = sources(layout, config.model, ours)
     for source in tqdm(entries, desc="import", unit="array", disable=None, leave=False):
@@ -334,7 +335,7 @@ def _parameters(layout, config, ours, get, stored):
 
 
 def _write_run(run, source, params, average, imported) -> None:
-    """Writes the run's folder under another name, and moves it when whole."""
+    """Writes the run's folder under a temporary name, and renames it when it is complete."""
     manifest = source.manifest
     spent = {name: manifest.get(name, 0) for name in ("images", "flops")}
     parent = {"path": str(source.path.absolute()), "run": manifest.get("run", source.name)}

@@ -1,7 +1,7 @@
-"""Finds the network among a file's tensors: under the prefixes of other tools, raw and averaged, beside other parts.
+"""Finds the network among a file's tensors: its raw and averaged weights, under any prefix, beside other models.
 
-Tools wrap a network before they save it, so its tensors come as `model.diffusion_model.x`, `_orig_mod.x`, `module.x`
-and so on. The network is where a layout's first two tensors stand under one prefix.
+Tools wrap a network before they save it, so its tensors are named `model.diffusion_model.x`, `_orig_mod.x`, `module.x`
+and so on. A prefix is a network's if two tensors of a layout, its positions and its patch embedding, are under it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rfjax.interop.layouts import DIFFUSERS, LAYOUTS, SD3, SUFFIX, Layout
 from rfjax.interop.safetensors_files import READABLE, Tensor
 
 SHOWN = 8  # names in an error message
-# What torch.compile, DDP, FSDP and activation checkpointing put anywhere into a name.
+# What torch.compile, FSDP and activation checkpointing insert anywhere into a name.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGE = re.compile(r"(^|[._])ema([._]|$)")  # model_ema.x, ema.x, ema_model.x
-_FLAT = "model_ema."  # of latent-diffusion's averages, whose names have lost their dots
+_FLAT = "model_ema."  # prefix of latent-diffusion's averages, which it names without dots
 _FLAT_PREFIX = re.compile(r"^(_orig_mod|module|diffusion_model|transformer|model)")
-_COUNTERS = ("decay", "num_updates", "initted", "step")  # scalars that averages keep beside their tensors
-_BLOCKS = 128  # above any network's depth
-# First parts of the names of what stands beside a bare network.
+_COUNTERS = ("decay", "num_updates", "initted", "step")  # scalars that tools store beside averaged weights
+_BLOCKS = 128  # more than any network's depth
+# Name prefixes of other parts in the file of a network that has no prefix.
 _BESIDE = re.compile(
     r"^(first_stage_model|vae|autoencoder|text_encoders?|text_encoder_\d|text_model|cond_stage_model|conditioner|clip_[lgh]"
     r"|t5xxl|model_ema|ema|ema_model|optimizer|optim|lr_scheduler|denoiser|logvar|model_sampling|epoch|step|global_step)"
@@ -44,7 +44,7 @@ _WORDS = {
 
 
 class Kind(NamedTuple):
-    """A kind of file that is no network of its own, or not one that rfjax reads: the pattern of its names."""
+    """A kind of weights that rfjax cannot import: the pattern of its tensors' names, what it is, and the remedy."""
 
     pattern: re.Pattern
     what: str
@@ -100,21 +100,21 @@ _TYPES = {
 
 
 class Networks(NamedTuple):
-    """The network in a file: for each of its layout's names (without prefix), the file's name of that tensor."""
+    """The network in a file. Its weights are mappings {name in the layout, without prefix: name in the file}."""
 
     layout: Layout
     raw: Mapping[str, str]
-    average: Mapping[str, str] | None  # None: the file has one set of weights
-    same_as: Mapping[str, str]  # a second copy under another prefix, which must hold the same numbers
-    beside: Mapping[str, int]  # what was left out: how many tensors by the first part of their names
+    average: Mapping[str, str] | None  # None: the file has only one set of weights
+    same_as: Mapping[str, str]  # a second copy of `raw` under another prefix; its numbers must be the same
+    beside: Mapping[str, int]  # first part of the name -> number of tensors left out
     notes: tuple[str, ...]
 
 
 def find_networks(tensors: Mapping[str, Tensor]) -> Networks:
-    """The network among a foreign checkpoint's tensors.
+    """Finds the network among a foreign checkpoint's tensors.
 
-    Raises `ConfigError` for tensors of no layout, naming what they are where that is known; for a network that is
-    quantised or is part of a LoRA or a ControlNet; and for two networks of which neither is the other's average.
+    Raises `ConfigError` if the tensors are in no known layout, saying what they are if that is known; if the network is
+    quantised, or a LoRA or ControlNet is in its file; and if the file holds several different networks.
     """
     plain = _without_wrappers(tensors)
     layout, prefixes = _anchors(plain)
@@ -132,7 +132,7 @@ def find_networks(tensors: Mapping[str, Tensor]) -> Networks:
     raw = inside[raws[0]] if raws else None
     average = inside[averages[0]] if averages else flat.get(layout.name)
     same = inside[raws[1]] if len(raws) > 1 else {}
-    if average is not None and averages == [] and raw is not None:  # its buffers are not averaged
+    if average is not None and averages == [] and raw is not None:  # LitEma averages no buffers
         average |= {name: raw[name] for name in (layout.positions,) if name in raw and name not in average}
     if raw is None:
         notes.append("the file holds the average (EMA) alone: it was taken as raw weights too")
@@ -149,14 +149,14 @@ def find_networks(tensors: Mapping[str, Tensor]) -> Networks:
 
 
 def describe_groups(groups: Mapping[str, int]) -> str:
-    """Groups of tensors in words: "48 first_stage_model (autoencoder), 2 model_ema"."""
+    """Describes groups of tensors: "48 first_stage_model (autoencoder), 2 model_ema"."""
     named = [f"{count} {name}" + (f" ({_WORDS[name]})" if name in _WORDS else "") for name, count in groups.items()]
     rest = f" and {len(named) - SHOWN} more groups" if len(named) > SHOWN else ""
     return ", ".join(named[:SHOWN]) + rest
 
 
 def _without_wrappers(tensors) -> dict[str, str]:
-    """The file's names by the names without wrappers. Raises `ConfigError` where two become one."""
+    """Returns {name without wrappers: the file's name}. Raises `ConfigError` if two tensors get the same name."""
     plain: dict[str, str] = {}
     for name in tensors:
         short = _WRAPPERS.sub("", name)
@@ -167,7 +167,7 @@ def _without_wrappers(tensors) -> dict[str, str]:
 
 
 def _anchors(plain) -> tuple[Layout | None, list[str]]:
-    """(layout, every prefix under which its first tensors stand)."""
+    """Returns the layout, and every prefix that has its positions and its patch embedding; (None, []) if none has."""
     for layout in (DIFFUSERS, SD3):
         first, second = layout.positions, f"{layout.outside['patch_embed'].names[0]}.weight"
         ends = [name.removesuffix(first) for name in plain if name == first or name.endswith("." + first)]
@@ -178,8 +178,10 @@ def _anchors(plain) -> tuple[Layout | None, list[str]]:
 
 
 def _under(plain, prefix, layout, prefixes) -> dict[str, str]:
-    """The tensors under a prefix and under no longer one of `prefixes`; without a prefix, those that are not of a part
-    that stands beside a network."""
+    """Returns {name without prefix: the file's name} of the tensors under `prefix`, but under no longer one.
+
+    Without a prefix, leaves out the tensors of other parts, such as an autoencoder's.
+    """
     longer = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
     names = {
         name.removeprefix(prefix): kept
@@ -197,14 +199,14 @@ def _under(plain, prefix, layout, prefixes) -> dict[str, str]:
 
 
 def _is_wrapped(name, inner) -> bool:
-    """Whether a name is that of a second network under a prefix, such as model.diffusion_model.x."""
+    """Whether a name belongs to a second network, under a prefix, such as model.diffusion_model.x."""
     first, *rest = name.split(".")
     return first not in inner and any(part in inner for part in rest)
 
 
 @functools.cache
 def _flat_names(layout_name: str) -> dict[str, str]:
-    """Every name that a layout's tensors can have, by the name without dots."""
+    """Returns {name without dots: name} of every tensor that a layout can have."""
     layout = LAYOUTS[layout_name]
     modules = [name for row in layout.outside.values() for name in row.names]
     rows = [*layout.blocks.values(), *layout.last.values()]
@@ -215,7 +217,10 @@ def _flat_names(layout_name: str) -> dict[str, str]:
 
 
 def _flattened(plain, layout) -> dict[str, dict[str, str]]:
-    """The average of latent-diffusion's LitEma, by the layout's name: `model_ema.diffusion_modelpos_embed`, …"""
+    """Finds the average that latent-diffusion's LitEma saves, as `model_ema.diffusion_modelpos_embed` and so on.
+
+    Returns {layout's name: {the layout's tensor name: the file's name}}, for each layout that most names fit.
+    """
     flat = {name[len(_FLAT) :]: kept for name, kept in plain.items() if name.startswith(_FLAT)}
     flat = {name: kept for name, kept in flat.items() if "." not in name and name not in _COUNTERS}
     if not flat:
@@ -234,7 +239,7 @@ def _flattened(plain, layout) -> dict[str, dict[str, str]]:
 
 
 def _refuse_inside(name: str, tensor: Tensor) -> None:
-    """Raises `ConfigError` for a tensor of the network that shows it to be no plain network."""
+    """Raises `ConfigError` if one of the network's tensors shows it to be quantised, a LoRA or a ControlNet."""
     for kind in _IN_NETWORK:
         if kind.pattern.search(name):
             raise ConfigError(f"{tensor.file} holds {kind.what} ({name}): {kind.remedy}")
@@ -244,7 +249,7 @@ def _refuse_inside(name: str, tensor: Tensor) -> None:
 
 
 def _refuse_loose(name: str) -> None:
-    """Raises `ConfigError` for a LoRA's or a ControlNet's tensor beside the network: alone, the network is another."""
+    """Raises `ConfigError` for a LoRA's or a ControlNet's tensor beside the network: without it the network differs."""
     for kind in (_LORA, _CONTROL):
         if kind.pattern.search(name) and not _BESIDE.match(name):
             raise ConfigError(f"the file holds {kind.what} beside the network ({name}): {kind.remedy}")
@@ -253,7 +258,7 @@ def _refuse_loose(name: str) -> None:
 
 
 def _what_it_is(tensors) -> str:
-    """Why tensors of no known layout are refused."""
+    """Returns the message that refuses tensors of no known layout: what they are, and the remedy."""
     if not tensors:
         return "the file holds no tensors; give a whole checkpoint"
     for kind in _ALONE:
@@ -267,7 +272,7 @@ def _what_it_is(tensors) -> str:
 
 
 def groups_of(names: Iterable[str]) -> dict[str, int]:
-    """The number of tensors by the first part of their names."""
+    """Counts tensors by the first part of their names."""
     return dict(sorted(Counter(name.split(".")[0] for name in names).items()))
 
 

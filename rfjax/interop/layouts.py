@@ -1,9 +1,8 @@
 """The layouts that PyTorch code reads, each a table from rfjax's modules to the names in that layout.
 
-`diffusers` is SD3Transformer2DModel (0.42); `sd3` is the single file of Stability's reference code and ComfyUI, for SD3
-and SD3.5; `plain` has rfjax's names in PyTorch's orientation, for the module in `torch_modules/`. The shapes of rfjax's
-parameters decide which tensors there are, so QK-norm, dual attention or a third weight set need no branch: a row
-without a parameter is not used.
+`diffusers` is SD3Transformer2DModel (0.42). `sd3` is the single file of Stability's reference code and ComfyUI, for SD3
+and SD3.5. `plain` has rfjax's names in PyTorch's orientation, for the module in `torch_modules/`. A row is used only if
+rfjax's network has its parameter, so QK-norm, dual attention and a third weight set need no branch.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ STACKS = ("dual_blocks", "blocks", "last_block")  # in the order of the network
 
 
 class Row(NamedTuple):
-    """The layout's modules that hold a module of rfjax, and the transform of its arrays into theirs."""
+    """A module of rfjax in a layout: the names of the modules that hold it, and the transform of its arrays."""
 
     names: tuple[str, ...]
     transform: Transform | None  # None: the patch embedding, whose transform needs the patch size
@@ -29,7 +28,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A layout; its tables map the path of a module of rfjax to a row."""
+    """A layout: tables that map the path of a module of rfjax to a row."""
 
     name: str
     prefix: str = ""  # of every tensor's name
@@ -37,11 +36,11 @@ class Layout:
     positions: str  # the buffer [1, grid * grid, channels]
     outside: Mapping[str, Row]
     blocks: Mapping[str, Row]
-    last: Mapping[str, Row] = field(default_factory=dict)  # where the last block differs
+    last: Mapping[str, Row] = field(default_factory=dict)  # rows of the last block that differ from `blocks`
 
 
 class LeafPart(NamedTuple):
-    """The part of rfjax's parameters that holds a module's tensors: a leaf, whole or one layer of a stack."""
+    """A whole leaf of rfjax's parameters, or one layer of a stacked leaf, and the layout's tensors that hold it."""
 
     leaf: str  # blocks/image/qkv/kernel
     layer: int | None
@@ -131,7 +130,7 @@ SD3 = Layout(
 
 
 def _keep_names(paths) -> dict[str, Row]:
-    """Rows that keep rfjax's names."""
+    """Returns rows that keep rfjax's names."""
     names = {path: path.replace("/", ".") for path in paths}
     return {
         path: _norm(name) if "norm" in path else _one(name, inputs=2 if "proj" in path else 1)
@@ -152,9 +151,9 @@ LAYOUTS = {layout.name: layout for layout in (DIFFUSERS, SD3, PLAIN)}
 
 
 def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[LeafPart]:
-    """Every tensor of the layout but the positions, by the leaf of rfjax's parameters that it comes from.
+    """Lists the parts of rfjax's parameters with the layout's tensors that hold them: all tensors but the positions.
 
-    `shapes` are those of rfjax's parameters by path. Raises `KeyError` naming a module without a row in the layout.
+    `shapes` maps each parameter's path to its shape. Raises `KeyError`, naming a module that the layout has no row for.
     """
     found = []
 
@@ -180,14 +179,14 @@ def sources(layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, 
 
 
 def positions_shape(model: ModelConfig) -> tuple[int, int, int]:
-    """The shape of the buffer of positions, which every layout has: [1, grid * grid, channels]."""
+    """Returns the shape of the positions in every layout: [1, grid * grid, channels]."""
     return 1, model.position_grid**2, model.width
 
 
 def tensor_shapes(
     layout: Layout, model: ModelConfig, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the layout with its shape, in the order of the network."""
+    """Returns {name: shape} of every tensor of the layout, in the order of the network."""
     tensors = {layout.prefix + layout.positions: positions_shape(model)}
     for source in sources(layout, model, shapes):
         tensors |= dict(zip(source.names, source.shapes, strict=True))

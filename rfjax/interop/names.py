@@ -6,12 +6,12 @@ from pathlib import Path
 
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-WEIGHTS = {"diffusers": "diffusion_pytorch_model", "plain": "model"}  # stems of a folder's files
+WEIGHTS = {"diffusers": "diffusion_pytorch_model", "plain": "model"}  # layout -> stem of the weights' file names
 MANIFEST = "rfjax.json"
 
 
 def manifest_of(source: Path) -> Path:
-    """The manifest's path for an exported folder or a single file."""
+    """Returns the path of the manifest of an exported folder or file."""
     return source.with_suffix(".rfjax.json") if source.suffix in SAFETENSORS else source / MANIFEST
 
 
@@ -20,7 +20,7 @@ def index_of(source: Path, layout: str) -> Path:
 
 
 def shard_names(layout: str, count: int) -> list[str]:
-    """The names of `count` files of weights, as Hugging Face's libraries name them."""
+    """Returns the names of `count` files of weights, as in Hugging Face's libraries."""
     stem = WEIGHTS[layout]
     parts = [f"-{i + 1:05d}-of-{count:05d}" for i in range(count)] if count > 1 else [""]
     return [f"{stem}{part}.safetensors" for part in parts]

@@ -1,7 +1,7 @@
-"""Writes a whole `StableDiffusion3Pipeline`: the network, and the frozen models that its corpus was prepared with.
+"""Writes the parts of a `StableDiffusion3Pipeline` beside the network: the frozen models of its prepared corpus.
 
-The frozen models' weights are hard links where the file system has them, and copies elsewhere. The autoencoder's config
-is written anew, with the corpus's shift and scale.
+The frozen models' weights are hard-linked if the file system allows it, else copied. The autoencoder's config is
+rewritten with the corpus's shift and scale.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rfjax.inputs.json_files import read_json
 INDEX = "model_index.json"
 NEEDED = ("clip_l", "clip_g")  # the pipeline always encodes with both, in this order
 WITH_PROJECTION = "CLIPTextModelWithProjection"
-TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}  # where tokenizer_config.json names none
+TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}  # used if tokenizer_config.json names no class
 ABSENT = [None, None]
 _REMEDY = "fetch the frozen models again"
 
@@ -35,9 +35,9 @@ class _Index(TypedDict):
 
 
 def check(config: Config, models: str | Path | None) -> tuple[Manifest, Path]:
-    """The corpus's manifest and the folder of its frozen models.
+    """Returns the corpus's manifest and the folder of its frozen models.
 
-    Raises `ConfigError` where no pipeline can be made of the run, and for frozen models that have changed.
+    Raises `ConfigError` if the run cannot be a pipeline, and if the frozen models are not those of the corpus.
     """
     if config.data.corpus != "prepared":
         raise ConfigError(
@@ -82,7 +82,7 @@ def check(config: Config, models: str | Path | None) -> tuple[Manifest, Path]:
 
 
 def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
-    """Writes all of the pipeline's folder `target` but `transformer` and `scheduler`."""
+    """Writes everything in the pipeline's folder `target` except `transformer` and `scheduler`."""
     variant, names = found.facts["models"]["variant"], _used(config, found)
     entries: dict[str, object] = {
         "_class_name": "StableDiffusion3Pipeline",
@@ -113,7 +113,7 @@ def write(target: Path, config: Config, found: Manifest, models: Path) -> None:
 
 
 def how_to_call(config: Config, found: Manifest, out: Path) -> str:
-    """Python code that samples like `rfjax sample` by default: steps, guidance, null condition and T5's tokens."""
+    """Returns Python code that samples with `rfjax sample`'s defaults: steps, guidance, null condition, T5 tokens."""
     sampler = config.evaluation.sampler
     t5 = [encoder.tokens for encoder in found.encoders if encoder.kind == "t5"]
     (tokens, size), pooled, _ = manifest.layout(found.encoders)
@@ -123,7 +123,7 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
         notes.append(
             f"the scheduler's shift is for {height}x{width} pixels; for m times as many it is sqrt(m) times it"
         )
-    # Without these arguments diffusers refuses a folder that lacks T5.
+    # diffusers refuses a folder that lacks T5 unless it gets these arguments.
     absent = "" if "t5" in _used(config, found) else ", text_encoder_3=None, tokenizer_3=None"
     return (
         f'pipeline = StableDiffusion3Pipeline.from_pretrained("{out}"{absent})\n'
@@ -136,18 +136,18 @@ def how_to_call(config: Config, found: Manifest, out: Path) -> str:
 
 
 def _used(config: Config, found: Manifest) -> tuple[str, ...]:
-    """The names of the corpus's text encoders that the run uses."""
+    """Names those of the corpus's text encoders that the run uses."""
     chosen = config.data.prepared.encoders
     return tuple(encoder.name for encoder in found.encoders if not chosen or encoder.name in chosen)
 
 
 def _folders(name: str) -> tuple[str, str | None]:
-    """The folders of a frozen model and of its tokenizer."""
+    """Returns the folder names of a frozen model and of its tokenizer, or None if it has no tokenizer."""
     return (name, None) if name == frozen.AUTOENCODER else frozen.ENCODERS[name][1:]
 
 
 def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
-    """Places a model's config and weights, under names without the variant."""
+    """Links or copies a model's config and weights into `target`, under names without the variant."""
     (target / part).mkdir()
     plain = lambda name: name.replace(f".{variant}", "") if variant else name  # noqa: E731
     for path in (models / part / "config.json", *frozen.find_model(models, part, variant).weights):
@@ -159,7 +159,7 @@ def _place_model(models: Path, target: Path, part: str, variant: str) -> None:
 
 
 def _place(path: Path, target: Path) -> None:
-    """Links weights, which are gigabytes that nobody edits; copies any other file."""
+    """Hard-links weights if possible, since they are gigabytes that nobody edits; copies any other file."""
     try:
         if path.suffix == ".safetensors":
             os.link(path.resolve(), target)
@@ -170,7 +170,7 @@ def _place(path: Path, target: Path) -> None:
 
 
 def _tokenizer(folder: Path, kind: str) -> str:
-    """The class of a tokenizer, as its folder says or else as its kind has it."""
+    """Returns the class of a tokenizer: the one that its folder names, else that of its kind of encoder."""
     try:
         settings = read_json(folder / "tokenizer_config.json", _TokenizerConfig, remedy=_REMEDY)
     except FileNotFoundError:

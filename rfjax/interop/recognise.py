@@ -1,4 +1,4 @@
-"""Recognises a checkpoint's layout and its network from the names and shapes of its tensors."""
+"""Infers a checkpoint's network from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Network(NamedTuple):
 
 
 def has_released_sizes(network: Network | None) -> bool:
-    """Whether the network has the text features of SD3 and SD3.5."""
+    """Whether the network takes text features of the size that SD3 and SD3.5 take."""
     return network is not None and network.data["context_size"] == 4096
 
 
 def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network:
-    """The network of tensors in a layout; their names come without prefix.
+    """Infers the network from its tensors in a layout. `shapes` maps names without prefix to shapes.
 
-    `head_size` is used where the tensors do not say it: with QK-norm they do, and in the single file it is 64. Raises
-    `ConfigError` naming a tensor that is missing or of a shape that no MM-DiT has, and also where nothing says the head
-    size, because a wrong head size would run and compute something else.
+    `head_size` is used only if the tensors do not tell it: QK-norm tells it, and in the single file it is 64. Raises
+    `ConfigError`, naming the tensor, if one is missing or has a shape that no MM-DiT has. Raises it also if the head
+    size is unknown, because a wrong one would run and compute something else.
     """
 
     def shape(module, rank, suffix="weight", block=None):
@@ -88,7 +88,7 @@ def network_of(layout: Layout, shapes: Shapes, head_size: int | None) -> Network
 
 
 def compare(expected: Shapes, found: Shapes, what: str) -> None:
-    """Raises `ConfigError` listing the tensors that are missing, unexpected or of another shape."""
+    """Raises `ConfigError`, listing the tensors that are missing, unexpected or of another shape, if there are any."""
     both = [name for name in expected if name in found and tuple(found[name]) != tuple(expected[name])]
     wrong = {
         "missing": [name for name in expected if name not in found],
@@ -101,7 +101,7 @@ def compare(expected: Shapes, found: Shapes, what: str) -> None:
 
 
 def _name(layout, module, suffix, block=None):
-    """The layout's name of a module's first tensor, outside the blocks or in the block of a number."""
+    """Returns the layout's name of a module's first tensor; `block` is the block's number, None outside the blocks."""
     if block is None:
         return f"{layout.outside[module].names[0]}.{suffix}"
     return f"{layout.block.format(block)}{layout.blocks[module].names[0]}.{suffix}"

@@ -1,7 +1,8 @@
-"""Safetensors files, written and read a tensor at a time.
+"""Writes and reads safetensors files one tensor at a time.
 
-The library's own writer needs all tensors in memory; `Writer` needs one, also for a model of 8B parameters. The format
-is a length, a JSON header and the bytes (github.com/huggingface/safetensors, "Format"). The library reads.
+The library's own writer needs all tensors in memory; `Writer` needs only one, even for a model of 8B parameters. The
+format is a length, a JSON header and the bytes (github.com/huggingface/safetensors, "Format"). `Reader` needs the
+library.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CODES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 READABLE = {code: DTYPES[name] for name, code in _CODES.items()}
 
 
-# What a file that was fetched by the wrong means begins with, what it is, and the remedy.
+# The first bytes of a file that was fetched in a wrong way -> what it is, and the remedy.
 _IN_ITS_PLACE = {
     b"version https://git-lfs": "it is a pointer of Git LFS: fetch it by git lfs pull",
     b"<": "it is a web page: fetch the file itself, by its download link",
@@ -45,9 +46,9 @@ def _in_its_place(path: Path) -> str:
 
 
 class Writer:
-    """Writes the tensors of a file in any order; a context manager.
+    """A context manager that writes the tensors of a file in any order.
 
-    The file has its full length from the start, so that a full disk is found at once. After an exception it is removed.
+    The file gets its full length at the start, so that a full disk is found at once. After an exception it is removed.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, metadata: Mapping[str, str]):
@@ -65,7 +66,7 @@ class Writer:
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._file.fileno(), 0, self._start + offset)
-            else:  # macOS: a full disk is then found while writing
+            else:  # on macOS a full disk is found only while writing
                 self._file.truncate(self._start + offset)
             self._file.write(struct.pack("<Q", len(text)) + text)
         except BaseException:
@@ -74,7 +75,7 @@ class Writer:
             raise
 
     def write(self, name: str, array: Shaped[np.ndarray, " ..."]) -> None:
-        """Casts and writes one tensor. Raises `ConfigError` where the cast loses finite numbers."""
+        """Casts and writes one tensor. Raises `ConfigError` if a finite number overflows in the cast."""
         offset, shape = self._places[name]
         if array.shape != shape:
             raise ValueError(f"{name} is {array.shape}, planned as {shape}")
@@ -104,7 +105,7 @@ class Writer:
 
 
 class Tensor(NamedTuple):
-    """A tensor's place and type, as its file's header has them."""
+    """A tensor's file, shape and type, from its file's header."""
 
     file: Path
     shape: tuple[int, ...]
@@ -112,10 +113,10 @@ class Tensor(NamedTuple):
 
 
 class Reader:
-    """Several files as one mapping from names to tensors; opening it reads only headers.
+    """Reads tensors by name from several files. Opening reads only the headers.
 
-    Raises `RfjaxError` naming a file that is damaged or truncated, and `ConfigError` naming a file that is missing or
-    holds numbers that are not floats.
+    Raises `RfjaxError`, naming the file, if one is damaged or truncated or has a tensor that another has too. Raises
+    `ConfigError` if a file is missing, or if the tensor to read is not of a type in `READABLE`.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -149,14 +150,14 @@ class Reader:
 
 
 def sha256_of(array: Shaped[np.ndarray, " ..."]) -> str:
-    """The SHA-256 of a tensor's bytes, as the manifest has it."""
+    """Returns the SHA-256 of a tensor's bytes, which the manifest stores."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
 
 
 def split_by_size(
     shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int | float
 ) -> list[dict[str, tuple[int, ...]]]:
-    """The tensors in files of at most `limit` bytes each; a larger tensor has a file of its own."""
+    """Splits the tensors into files of at most `limit` bytes each; a larger tensor gets a file of its own."""
     files, used = [{}], 0
     for name, shape in shapes.items():
         size = math.prod(shape) * itemsize

@@ -1,7 +1,7 @@
-"""Reads the sampler's settings that stand beside a network in diffusers' folders (scheduler_config.json).
+"""Reads the sampler's settings that diffusers stores beside a network (scheduler_config.json).
 
-rfjax has one timestep shift, for training and sampling alike. What the settings say beyond it is named in a note where
-it changes only the sampler's times, and refused where it changes what the network computes or predicts.
+rfjax has one timestep shift, for both training and sampling. A setting beyond it is noted if it changes only the
+sampler's times, and refused if it changes what the network computes or predicts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rfjax.flow.resolution import shift_at
 from rfjax.inputs.json_files import read_json
 
 FILE = "scheduler_config.json"
-# Class: the key of its shift. All of them default to a shift of 1 (diffusers 0.42).
+# class -> the key of its shift. In all of them the shift defaults to 1 (diffusers 0.42).
 FLOW_MATCHING = {
     "FlowMatchEulerDiscreteScheduler": "shift",
     "FlowMatchHeunDiscreteScheduler": "shift",
@@ -30,13 +30,13 @@ FLOW_MATCHING = {
 }
 EULER = "FlowMatchEulerDiscreteScheduler"
 DEFAULT_SHIFT = 1.0
-RELEASED_SHIFT = 3.0  # of SD3's and SD3.5's own code
+RELEASED_SHIFT = 3.0  # the shift in SD3's and SD3.5's own code
 _REMEDY = "--config.timestep_shift=N"
 _RENAMED = {"FlowMatchEulerDiscrete": EULER}
 
 
 class Settings(TypedDict, total=False):
-    """The keys of a scheduler_config.json that say at which times the network is sampled."""
+    """The keys of a scheduler_config.json that decide at which times the network is sampled."""
 
     _class_name: str
     num_train_timesteps: int
@@ -58,7 +58,7 @@ class Settings(TypedDict, total=False):
     stochastic_sampling: bool | None
 
 
-# What changes the sampler's times or steps alone, in words.
+# key -> what it means, for settings that change only the sampler's times or steps.
 _SAMPLER_ALONE = {
     "use_karras_sigmas": "Karras sigmas",
     "use_exponential_sigmas": "exponential sigmas",
@@ -70,7 +70,7 @@ _KNOWN = set(Settings.__annotations__) | {"_diffusers_version"}
 
 
 class Scheduler(NamedTuple):
-    """The sampler beside a network: its file, its constant shift or the settings of a shift by size, and notes."""
+    """The sampler beside a network: its file, its shift (constant, or dynamic by the picture's size), and notes."""
 
     path: Path
     shift: float | None  # None: dynamic
@@ -78,7 +78,7 @@ class Scheduler(NamedTuple):
     notes: tuple[str, ...]
 
     def shift_at(self, tokens: int) -> float:
-        """The shift for pictures of `tokens` patches. Raises `ConfigError` where it is no positive number."""
+        """Returns the shift for pictures of `tokens` patches. Raises `ConfigError` unless it is in (0, 1e6)."""
         shift = self.shift if self.dynamic is None else self.dynamic.shift_at(tokens)
         if not 0 < shift < 1e6:
             raise ConfigError(
@@ -97,15 +97,18 @@ class Dynamic(NamedTuple):
     kind: str  # "exponential" or "linear"
 
     def shift_at(self, tokens: int) -> float:
-        """diffusers' `calculate_shift`, and the shift that its `time_shift` makes of it."""
+        """Computes mu as diffusers' `calculate_shift` does, and from it the shift as its `time_shift` does."""
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
         mu = self.base_shift + slope * (tokens - self.base_tokens)
         return math.exp(min(mu, 100.0)) if self.kind == "exponential" else mu
 
 
 def read_scheduler(path: Path) -> Scheduler:
-    """The settings in `path`. Raises `ConfigError` naming the key whose value rfjax cannot express, with the remedy,
-    and `RfjaxError` for a file that is damaged or holds values of another type."""
+    """Reads the settings in `path`.
+
+    Raises `ConfigError`, naming the key, if rfjax cannot express its value. Raises `RfjaxError` for a file that is
+    damaged or has values of the wrong type.
+    """
     settings = read_json(path, Settings, remedy="fetch it again, or remove it and give --config.timestep_shift")
     given = settings.get("_class_name")
     kind = _RENAMED.get(given, given) if given else EULER
@@ -146,11 +149,11 @@ def read_scheduler(path: Path) -> Scheduler:
 def choose_shift(
     config: Config, scheduler: Scheduler | None, is_foreign: bool, is_given: bool, is_released: bool
 ) -> tuple[Config, list[str]]:
-    """(the config with the checkpoint's timestep shift; notes on what was guessed or differs).
+    """Returns the config with the timestep shift to use, and notes on what was guessed or differs.
 
-    A foreign checkpoint's config takes the shift, unless the user has given one. A config that came with the user or
-    with an export keeps its own, and a note says where the checkpoint's differs. `is_released` says that the network
-    has the sizes of SD3 and SD3.5, whose shift of 3 is then taken where there is no scheduler.
+    A foreign checkpoint's config takes the checkpoint's shift, unless the user gave one. A config from the user or from
+    an export keeps its own shift, and a note says if the checkpoint's differs. If there is no scheduler, a foreign
+    config takes 3, SD3's and SD3.5's shift, if `is_released` (the network has their sizes), else 1.
     """
     notes = list(scheduler.notes) if scheduler else []
     side = config.data.image_size

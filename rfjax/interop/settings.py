@@ -33,13 +33,15 @@ class Settings(TypedDict, total=False):
     quantization_config: object
 
 
-# Values of unknown keys that say "without it".
+# Values of an unknown key that mean "without it".
 _NOTHING = (None, False, "", [], {})
 
 
 def check_class(settings: Mapping[str, object], path: Path) -> None:
-    """Raises `ConfigError` for the config.json of something else than SD3's transformer, or of quantised weights, and
-    `RfjaxError` for a value of another type."""
+    """Checks that a config.json is an SD3 transformer's.
+
+    Raises `ConfigError` for another model's or for quantised weights, and `RfjaxError` for a value of the wrong type.
+    """
     kind = settings.get("_class_name", CLASS)
     if kind != CLASS:
         raise ConfigError(f"{path} is of a {kind}; only {CLASS} can be imported")
@@ -57,10 +59,10 @@ def check_class(settings: Mapping[str, object], path: Path) -> None:
 
 
 def check_settings(settings: Mapping[str, object], path: Path, network, outputs: int) -> None:
-    """Raises `ConfigError` naming the keys that say something else than the tensors do, or that change what a network
-    computes in a way that is not known here.
+    """Raises `ConfigError`, naming the keys, for settings that contradict the tensors, or that rfjax does not know.
 
-    `network` is what the tensors say, and `outputs` the number of values that they give for a patch.
+    `network` is inferred from the tensors; `outputs` is the number of values that they give for a patch. An unknown key
+    passes if its value means "without it".
     """
     model, data = network.model, network.data
     hidden, patch = model["hidden"], model["patch_size"]

@@ -1,7 +1,7 @@
-"""Transforms from rfjax's arrays to tensors of another layout, and back without a changed bit.
+"""Transforms rfjax's arrays to tensors of another layout, and back, bit for bit.
 
-PyTorch stores a linear map as [outputs, inputs]; rfjax's kernels keep heads, chunks and inputs apart (`Linear` in
-models/layers). Each transform is a pair of inverse functions, `out` and `back`, of one layer's array.
+PyTorch stores a linear map as [outputs, inputs]; rfjax's kernels have separate axes for heads, chunks and inputs
+(`Linear` in models/layers). Each transform has two inverse functions, `out` and `back`, of one layer's array.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Arrays = Sequence[Shaped[np.ndarray, " ..."]]
 
 @dataclass(frozen=True)
 class Linear:
-    """A kernel [*inputs, *outputs] as `parts` weights [outputs / parts, inputs]; a bias likewise.
+    """A kernel [*inputs, *outputs] becomes `parts` weights [outputs / parts, inputs]; a bias is split in the same way.
 
-    `inputs` counts the kernel's input axes. `swapped` exchanges the two halves of the outputs: rfjax (like Stability's
-    code) puts shift before scale, diffusers scale before shift.
+    `inputs` counts the kernel's input axes. `swapped` exchanges the two halves of the outputs: rfjax, like Stability's
+    code, puts shift before scale; diffusers puts scale before shift.
     """
 
     inputs: int = 1
@@ -51,7 +51,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Patches:
-    """A kernel [row * column * channel, outputs] as a convolution's weight [outputs, channel, row, column]."""
+    """A kernel [row * column * channel, outputs] becomes a convolution's weight [outputs, channel, row, column]."""
 
     patch: int
 
@@ -74,7 +74,7 @@ class Patches:
 
 @dataclass(frozen=True)
 class Same:
-    """A vector that stays as it is: the scale of a norm."""
+    """A vector, the scale of a norm, stays as it is."""
 
     def out(self, leaf: str, array: Shaped[np.ndarray, " ..."]) -> Arrays:
         return [array]

@@ -1,1 +1,1 @@
-"""Running a study elsewhere: SLURM, TPU VMs, GKE. Only the command line knows this package."""
+"""Runs a study elsewhere: on SLURM, TPU VMs or GKE. Only the command line imports this package."""

@@ -1,4 +1,4 @@
-"""Google Cloud's names for the accelerators of `training/chips.py`, and how many chips a machine has.
+"""Google Cloud's names for the accelerators in `training/chips.py`, and how many chips a machine has.
 
 Sources: cloud.google.com/tpu/docs/runtimes (software versions);
 cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus (node labels, chips a node).
@@ -17,12 +17,12 @@ from rfjax.plan.targets import Target, parse_target
 
 @dataclass(frozen=True, kw_only=True)
 class Cloud:
-    """A family of accelerators. A slice of at most `whole` chips is one machine; larger ones have machines of four."""
+    """A family of accelerators. A TPU slice of up to `whole` chips is one machine; a larger one has four a machine."""
 
-    type: str  # the start of `--accelerator-type`; empty where there are no TPU VMs
-    runtime: str
-    label: str  # of GKE nodes
-    whole: int
+    type: str  # the start of gcloud's `--accelerator-type`; empty if it is not sold as TPU VMs
+    runtime: str  # software version of TPU VMs
+    label: str  # node label on GKE
+    whole: int  # 0 for GPUs
 
 
 CLOUD: dict[str, Cloud] = {
@@ -39,21 +39,21 @@ CLOUD: dict[str, Cloud] = {
 
 
 def accelerator_option() -> Any:
-    """The option `accelerator` of a target on Google's cloud."""
+    """Returns the option `accelerator` that targets on Google's cloud share."""
     sizes = "v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips); gke only: tpu7x-256 (TensorCores), h100x64"
     return option(f"the slice of each point: {sizes}", needed=True)
 
 
 def spot_option() -> Any:
-    """The option `spot` of a target on Google's cloud."""
+    """Returns the option `spot` that targets on Google's cloud share."""
     return option("cheaper machines, which may be pre-empted at any time", default=False)
 
 
 def parse_accelerator(name: str) -> tuple[Target, Cloud]:
-    """`v5p-256`, `v5litepod-256` or `v5e-256`, `v6e-256`, `v4-128` by the vendor's count, `h100x64` by GPUs.
+    """Reads the name of a slice: TPUs as `v5p-256`, `v5litepod-256` (or `v5e-256`), GPUs as `h100x64`.
 
-    Raises `ConfigError` for an unknown chip, with the nearest, for a size that is not sold, and for a chip that rfjax
-    cannot ask Google's cloud for.
+    The number after a TPU is the vendor's count (TensorCores or chips). Raises `ConfigError` for an unknown chip, with
+    the nearest; for a size that is not sold; and for a chip that rfjax cannot ask Google's cloud for.
     """
     target = parse_target(name, option="--accelerator")
     if target.chip.name not in CLOUD:
@@ -65,26 +65,26 @@ def parse_accelerator(name: str) -> tuple[Target, Cloud]:
 
 
 def per_machine(target: Target) -> int:
-    """How many chips, or GPUs, a machine of the slice has."""
+    """Returns how many chips, or GPUs, each machine of the slice has."""
     if target.chip.kind != "tpu":
         return target.shape[-1]
     return target.chips if target.chips <= CLOUD[target.chip.name].whole else 4
 
 
 def machines(target: Target) -> int:
-    """How many machines the slice has."""
+    """Returns how many machines the slice has."""
     return target.chips // per_machine(target)
 
 
 def describe_slice(target: Target) -> str:
-    """The slice in words, with the number of its machines."""
+    """Describes the slice in words, with its number of machines."""
     if target.chip.kind != "tpu":
         return target.describe()
     return f"{target.describe()}, {machines(target)} machine(s) of {per_machine(target)} chips"
 
 
 def accelerator_type(target: Target) -> str:
-    """The slice as `gcloud` names it. Raises `ConfigError` unless it is of TPUs that are sold as TPU VMs."""
+    """Returns gcloud's name of the slice. Raises `ConfigError` unless its chips are sold as TPU VMs."""
     cloud = CLOUD[target.chip.name]
     if target.chip.kind != "tpu":
         raise ConfigError(f"--accelerator {target.name} is no TPU; use --on gke or --on slurm for GPUs")
@@ -94,6 +94,6 @@ def accelerator_type(target: Target) -> str:
 
 
 def smallest_slice(target: Target) -> str:
-    """The smallest slice of the same family: enough to collect, in the same zone and quota."""
+    """Returns gcloud's name of the family's smallest slice. Collecting uses it: it is in the same zone and quota."""
     shape = min(target.chip.shapes, key=math.prod)
     return f"{CLOUD[target.chip.name].type}-{math.prod(shape) * target.chip.cores}"

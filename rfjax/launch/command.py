@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Launches a study's points; returns 0 where the scheduler has taken everything.
+    """Launches a study's points; returns 0 once the scheduler has accepted all tasks.
 
-    Raises `ConfigError` for what cannot be run as given, before anything is written.
+    Raises `ConfigError` before it writes a file if the study cannot run as given.
     """
     on, common, target = options.read_options(args, TARGETS)
     from rfjax.launch.tasks import check_executable, make_launch

@@ -1,4 +1,4 @@
-"""A study on Kubernetes (GKE): a JobSet for each point, and a Job that collects after them all."""
+"""Runs a study on Kubernetes (GKE): a JobSet for each point, then a Job that collects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_CONFIG = 1_000_000  # bytes; a ConfigMap holds 1 MiB, names included
 
 
 class _Dumper(yaml.SafeDumper):
-    """Plain YAML: text of several lines is kept as lines, and an object that occurs twice is written twice."""
+    """Writes plain YAML: keeps the lines of a text, and writes out an object each time it occurs, without aliases."""
 
     def ignore_aliases(self, data):
         return True
@@ -40,7 +40,7 @@ _Dumper.add_representer(str, _represent_text)
 
 @dataclass(frozen=True, kw_only=True)
 class Gke:
-    """Kubernetes on Google's cloud: a `Target` whose fields are the options of its pods."""
+    """The `Target` for Kubernetes on Google's cloud; its fields are the options of its pods."""
 
     executable: ClassVar[str] = "kubectl"
     shares_folders: ClassVar[bool] = False
@@ -64,7 +64,7 @@ class Gke:
         return str(path)
 
     def plan(self, launch: Launch) -> Plan:
-        """One manifest: the config, the right to watch JobSets, a JobSet for each point, and the Job that collects."""
+        """Plans one manifest: the config, the right to watch JobSets, a JobSet for each point, a Job that collects."""
         from rfjax.launch.tasks import check_layout
 
         target, _ = accelerators.parse_accelerator(self.accelerator)
@@ -94,7 +94,7 @@ class Gke:
 
 
 def config_key(config: Path) -> str:
-    """The name of a config file in a ConfigMap, whose keys are letters, digits, `-`, `_` and `.` (Kubernetes' API)."""
+    """Returns a config file's key in a ConfigMap. Kubernetes allows letters, digits, `-`, `_` and `.` in keys."""
     plain = re.sub(r"[^-._A-Za-z0-9]+", "-", config.stem).lstrip(".")[:200]
     return f"{plain or 'config'}{config.suffix}"
 
@@ -108,7 +108,7 @@ def _config_text(config):
 
 
 def _check_names(gke: Gke) -> None:
-    """Refuses, before a slice is asked for, names that Kubernetes refuses (RFC 1123)."""
+    """Raises `ConfigError` for names that Kubernetes would refuse (RFC 1123)."""
     label = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
     claim = gke.volume.removeprefix("pvc:").strip("/") if gke.volume.startswith("pvc:") else None
     names = {"--namespace": gke.namespace, "--service-account": gke.service_account, "--volume pvc:": claim}
@@ -130,7 +130,7 @@ def _volume(text: str) -> dict:
 
 
 def _object(api: str, kind: str, launch: Launch, name: str, **fields) -> dict:
-    """A Kubernetes object with the labels that all objects of a launch have."""
+    """Returns a Kubernetes object with the labels that all objects of a launch have."""
     labels = {"app.kubernetes.io/name": "rfjax", "app.kubernetes.io/part-of": launch.name}
     return {"apiVersion": api, "kind": kind, "metadata": {"name": name, "labels": labels}, **fields}
 
@@ -140,8 +140,10 @@ def _account(launch: Launch, gke: Gke) -> str:
 
 
 def _permissions(launch: Launch, target, gke: Gke) -> list[dict]:
-    """The rights to see when the JobSets have ended and, on GPU nodes, to read the pods and jobs, by which JAX brings a
-    JobSet's pods together. On TPUs GKE itself tells the pods of each other.
+    """Returns the objects that grant the pods' service account its rights.
+
+    The Job that collects must watch the JobSets. On several GPU nodes JAX must also read pods and jobs, to find a
+    JobSet's other pods; on TPUs GKE tells each pod of the others.
     """
     api, name, account = "rbac.authorization.k8s.io", launch.name, _account(launch, gke)
     rules = [{"apiGroups": ["jobset.x-k8s.io"], "resources": ["jobsets"], "verbs": ["get", "list", "watch"]}]
@@ -157,13 +159,13 @@ def _permissions(launch: Launch, target, gke: Gke) -> list[dict]:
 
 
 def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
-    """The JobSet of a point: as many pods as the slice has machines, all started again together.
+    """Returns the JobSet of a point: one pod for each machine of the slice, all restarted together.
 
-    A pod that was told to stop (exit status 75) or whose node was taken fails its Job by policy, and
-    the JobSet then restarts it without counting; every other failure counts.
+    If a pod was told to stop (exit status 75) or lost its node, a policy fails its Job, and the JobSet restarts without
+    counting it. Every other failure counts towards `max_restarts`.
     """
     count = accelerators.machines(target)
-    # Rules are matched in order. The whole JobSet restarts, since pods that lived on would wait for a lost coordinator.
+    # Rules are matched in order. The whole JobSet restarts: pods left running would wait for a lost coordinator.
     policy = [
         {"action": "FailJob", "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [PREEMPTED]}},
         {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -189,15 +191,17 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
         "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
     }
     made = _object("jobset.x-k8s.io/v1alpha2", "JobSet", launch, task.name, spec=spec)
-    if target.chip.kind == "tpu" and count > 1:  # all pods of a point on one slice, and no others there
+    if target.chip.kind == "tpu" and count > 1:  # puts all pods of a point on one slice, and no others there
         topology = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
         made["metadata"]["annotations"] = topology
     return made
 
 
 def _collect(launch: Launch, gke: Gke, volume) -> dict:
-    """The Job that waits until every JobSet has completed or failed, then collects. It collects once where it reports a
-    failure itself (a run that cannot be read stays so), and again where its pod is lost."""
+    """Returns the Job that waits until every JobSet has completed or failed, then collects.
+
+    If its pod is lost it starts again. It does not if collecting itself fails: a run that cannot be read stays so.
+    """
     wait = ["wait", "--for=jsonpath={.status.terminalState}", "--timeout=8760h"]
     waiting = {"name": "wait", "image": KUBECTL, "args": [*wait, *(f"jobset/{task.name}" for task in launch.points)]}
     container = _container(launch.collect, launch, gke) | {"env": [{"name": "JAX_PLATFORMS", "value": "cpu"}]}
@@ -216,7 +220,7 @@ def _container(task: Task, launch: Launch, gke: Gke) -> dict:
     command = list(task.command)
     if launch.options.setup:
         command = ["/bin/bash", "-ec", f"{launch.options.setup}\nexec {shlex.join(task.command)}"]
-    command = [word.replace("$", "$$") for word in command]  # Kubernetes reads $(NAME) as a variable, $$ as a dollar
+    command = [word.replace("$", "$$") for word in command]  # to Kubernetes $(NAME) is a variable, $$ a dollar sign
     mounts = [{"name": "shared", "mountPath": MOUNT}, {"name": "config", "mountPath": CONFIGS, "readOnly": True}]
     return {"name": CONTAINER, "image": gke.image, "command": command, "volumeMounts": mounts}
 

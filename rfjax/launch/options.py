@@ -1,4 +1,4 @@
-"""Reads the options of `rfjax launch` that belong to the place, from flags and from a site file. No JAX here."""
+"""Reads the options of `rfjax launch` that describe the scheduler, from flags and a site file. No JAX here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = {int: "a whole number", str: "text", bool: "True or False", tuple: "a li
 class _Option:
     field: dataclasses.Field
     kind: type  # a key of KINDS
-    targets: tuple[str, ...]  # the targets that take it; empty: all do
+    targets: tuple[str, ...]  # the targets that take the option; empty if all do
 
     @property
     def flag(self) -> str:
@@ -29,7 +29,7 @@ class _Option:
 
 
 def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) -> None:
-    """Adds --site, --on and a flag for every option, in groups by the targets that take it."""
+    """Adds --site, --on and a flag for every option, grouped by the targets that take it."""
     site = "a file with get_site(), or a shipped site's name: it gives --on and the options below; flags override it"
     parser.add_argument("--site", metavar="FILE.py|NAME", type=as_text("--site"), help=site)
     parser.add_argument("--on", metavar="TARGET", help="the scheduler: " + ", ".join(targets))
@@ -47,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser, targets: Mapping[str, type]) 
 
 
 def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple[str, CommonOptions, Target]:
-    """The target's name, the common options, and the target with its own options.
+    """Returns the target's name, the common options, and the target with its options.
 
-    Raises `ConfigError` for an option that is unknown, out of range or another target's, and for a needed option that
-    neither a flag nor the site gives.
+    Raises `ConfigError` for an option that is unknown, out of range or only for another target, and if neither a flag
+    nor the site gives a needed option.
     """
     options = _options(targets)
     site = {} if args.site is None else _read_site(args.site, options)
@@ -83,7 +83,7 @@ def read_options(args: argparse.Namespace, targets: Mapping[str, type]) -> tuple
 
 
 def _read_site(text: str, options: Mapping[str, _Option]) -> dict[str, object]:
-    """The fields of a site file. A field that is None is left for a flag to give."""
+    """Returns the fields of a site file. A field may be None: then a flag can give it."""
     site = call(load_file(text, "site"), "get_site", text)
     site = site.to_dict() if hasattr(site, "to_dict") else site
     if not isinstance(site, dict):
@@ -110,7 +110,7 @@ def _is_of_kind(value: object, kind: type) -> bool:
 
 
 def _options(targets: Mapping[str, type]) -> dict[str, _Option]:
-    """Every option by name, the common options first."""
+    """Returns {name: option} of all options, the common ones first."""
     found: dict[str, _Option] = {}
     for homes, owner in [((), CommonOptions), *(((name,), target) for name, target in targets.items())]:
         hints = typing.get_type_hints(owner)
@@ -121,7 +121,7 @@ def _options(targets: Mapping[str, type]) -> dict[str, _Option]:
 
 
 def _kind(annotation: object) -> type:
-    """The type that an option is read as: int for `int | None`, tuple for `tuple[str, ...]`."""
+    """Returns the type to read an option as: int for `int | None`, tuple for `tuple[str, ...]`."""
     if typing.get_origin(annotation) is tuple:
         return tuple
     return next((part for part in typing.get_args(annotation) if part is not type(None)), annotation)

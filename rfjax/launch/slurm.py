@@ -1,4 +1,4 @@
-"""A study as SLURM arrays: one task a point, requeued when pre-empted, and a job that collects after them."""
+"""Runs a study as SLURM arrays: one task for each point, requeued when pre-empted, then a job that collects."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rfjax.inputs.paths import local_text
 from rfjax.launch.target import HOPELESS, PREEMPTED, Launch, Plan, Task, option
 from rfjax.launch.templates import fill
 
-AFTER = "afterany"  # the report names a failed point, and reads the others all the same
+AFTER = "afterany"  # collect even if a point failed: the report names it, and uses the others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """SLURM: a `Target` whose fields are the options of sbatch."""
+    """The `Target` for SLURM; its fields are options of sbatch."""
 
     executable: ClassVar[str] = "sbatch"
     shares_folders: ClassVar[bool] = True
@@ -38,12 +38,12 @@ class Slurm:
         return config
 
     def workdir(self, given: str | None, study: str) -> str:
-        return f"runs/{study}" if given is None else local_text(given, "--workdir")  # one home for all nodes
+        return f"runs/{study}" if given is None else local_text(given, "--workdir")  # all nodes share the home folder
 
     def plan(self, launch: Launch) -> Plan:
-        """One array for each number of nodes that points take, and the job that collects.
+        """Plans an array for each number of nodes that points need, and the job that collects.
 
-        Raises `ConfigError` for a mesh that does not take whole nodes.
+        Raises `ConfigError` for a mesh that does not fill whole nodes.
         """
         sizes: dict[int, list[Task]] = {}
         for task in launch.points:
@@ -63,7 +63,7 @@ class Slurm:
         return Plan(tuple(summary), files, tuple(commands))
 
     def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
-        """Submits the written scripts. Raises `RfjaxError`, with the jobs submitted so far, where sbatch refuses."""
+        """Submits the written scripts. Raises `RfjaxError`, with the jobs submitted so far, if sbatch refuses one."""
         *arrays, collect = plan.files
         jobs: list[str] = []
         for script in arrays:
@@ -72,12 +72,12 @@ class Slurm:
         say(f"watch them with: squeue --job={','.join(jobs)}; withdraw them with: scancel {' '.join(jobs)}")
 
     def _nodes(self, task: Task) -> int:
-        """The nodes of a point: `self.nodes`, or the fewest whose GPUs its mesh divides."""
+        """Returns a point's number of nodes: `self.nodes`, or the fewest whose GPUs its mesh can fill."""
         from rfjax.launch.tasks import check_layout
 
         mesh, gpus = task.config.mesh, self.gpus_per_node
         if not gpus:
-            return self.nodes or 1  # XLA_FLAGS decides how many devices a CPU is
+            return self.nodes or 1  # XLA_FLAGS decides how many devices a CPU counts as
         sizes = (mesh.data, mesh.fsdp, mesh.tensor)
         fixed = math.prod(max(size, 1) for size in sizes)
         nodes = self.nodes or (math.lcm(fixed, gpus) // gpus if -1 in sizes else math.ceil(fixed / gpus))
@@ -111,7 +111,7 @@ class Slurm:
 
 
 def _sbatch(arguments: Sequence[str], before: Sequence[str], say) -> str:
-    """Submits a script; returns its job. `before` are the jobs submitted so far, for the message of a refusal."""
+    """Submits a script; returns its job's id. If sbatch refuses, the error lists the jobs submitted `before`."""
     command = ["sbatch", "--parsable", *arguments]
     say(shlex.join(command))
     done = subprocess.run(command, capture_output=True, text=True)
@@ -128,7 +128,7 @@ def _log(out: Path, name: str) -> str:
 
 
 def _directives(options: Sequence[str]) -> str:
-    """The options as sbatch's comments in a script. sbatch reads quotes, but no option may hold a line's end."""
+    """Writes options as a script's `#SBATCH` lines. sbatch understands quotes, but no line break in an option."""
     for word in options:
         if not word.startswith("-") or "\n" in word:
             raise ConfigError(f"{word!r} cannot be an option of sbatch; write it as --FLAG=VALUE, on one line")

@@ -1,6 +1,6 @@
-"""The protocol that a scheduler follows to run a study, `Target`, and the values it takes and gives. No JAX here.
+"""`Target`, the protocol of a scheduler that runs a study, and the values that it takes and returns. No JAX here.
 
-A new scheduler is one file with a class that is a `Target`, and a row of `command.TARGETS`.
+To add a scheduler, write one file with a class that is a `Target`, and add a row to `command.TARGETS`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def option(
     default=None,
     needed: bool = False,
 ) -> Any:
-    """A field of a dataclass of options, which is a flag of `rfjax launch` and a field of site files at once.
+    """Returns a dataclass field that is both a flag of `rfjax launch` and a field of site files.
 
     The field's type decides how it is read: text, a whole number, true or false, or a tuple of texts, whose flag may be
-    given several times. A `path` is one of the machines that run the tasks. A `needed` option has no default, and its
-    `help` must say what to give.
+    repeated. A `path` is a path on the machines that run the tasks. `least` is the smallest number allowed. A `needed`
+    option has no default, and its `help` must say what to give.
     """
     metadata = {"help": help, "metavar": metavar, "least": least, "path": path}
     return dataclasses.field(default=dataclasses.MISSING if needed else default, metadata=metadata)
@@ -50,7 +50,7 @@ class CommonOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """A command that a scheduler runs; `name` fits every scheduler."""
+    """A command for a scheduler to run. Every scheduler accepts its `name`."""
 
     name: str
     command: tuple[str, ...]
@@ -60,7 +60,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A study's tasks: one for each point, and the task that collects after them all."""
+    """A study's tasks: one for each point, and one that collects after all of them."""
 
     study: str
     name: str
@@ -73,7 +73,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a launch does on one target: files to write, then commands as they are shown, in order."""
+    """What a launch does on one target: files to write, then commands to run in order, as shown to the user."""
 
     summary: tuple[str, ...]
     files: Mapping[Path, str]
@@ -82,25 +82,29 @@ class Plan:
 
 @runtime_checkable
 class Target(Protocol):
-    """A scheduler with its options: a frozen dataclass, each field of which is an `option`.
+    """A scheduler with its options: a frozen dataclass whose fields are all made by `option`.
 
-    Flags, site files, refusals and `--help` follow from the fields. Its module is imported for `--help`, so JAX may be
-    imported inside its functions only.
+    Flags, site files, their checks and `--help` follow from the fields. `--help` imports its module, so only its
+    functions may import JAX.
     """
 
-    executable: ClassVar[str]  # the program here that `submit` starts, which must be on the PATH
+    executable: ClassVar[str]  # the program that `submit` starts on this machine; must be on the PATH
     shares_folders: ClassVar[bool]  # whether this machine sees the study's folder by the path that the tasks use
 
     def config_path(self, config: Path) -> Path:
-        """Where the tasks find this machine's config file `config`."""
+        """Returns where the tasks find this machine's config file `config`."""
 
     def workdir(self, given: str | None, study: str) -> str:
-        """The study's folder as the tasks see it: `given`, or the default. Raises `ConfigError` for a folder that does
-        not outlive the machines."""
+        """Returns the study's folder as the tasks see it: `given`, or the default.
+
+        Raises `ConfigError` for a folder that does not outlive the machines.
+        """
 
     def plan(self, launch: Launch) -> Plan:
-        """The files and commands of a launch; nothing is written. Raises `ConfigError` for machines that do not exist,
-        or that the mesh of a point does not fit."""
+        """Returns the files and commands of a launch, and writes none of them.
+
+        Raises `ConfigError` for machines that do not exist, or that a point's mesh does not fit.
+        """
 
     def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
-        """Gives the scheduler a plan whose files are written. Raises `RfjaxError` where the scheduler refuses it."""
+        """Submits a plan whose files have been written. Raises `RfjaxError` if the scheduler refuses it."""

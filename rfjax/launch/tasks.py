@@ -1,4 +1,4 @@
-"""The tasks of a launch, the same for all schedulers: one `rfjax study --point` for each point, then `--collect`."""
+"""Makes the tasks of a launch, the same for all schedulers: `rfjax study --point` for each point, then `--collect`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rfjax.study.study import Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.run import plan_run
 
-LONGEST_NAME = 40  # of 63 characters that Kubernetes and Google Cloud allow; both append to the name
+LONGEST_NAME = 40  # Kubernetes and Google Cloud allow 63 characters, but append to the name
 
 
 def make_launch(
@@ -32,10 +32,10 @@ def make_launch(
     options: CommonOptions,
     points: Sequence[str] = (),
 ) -> Launch:
-    """The tasks of a study, or of the points named, in the study's order.
+    """Returns the tasks of a study, or only of the named `points`, in the study's order.
 
-    `config` is the config file's path on this machine, `config_there` its path where the tasks run; `overrides` are
-    those of the command line. Raises `ConfigError` for a point that the study does not have.
+    `config` is the config file's path on this machine, `config_there` its path where the tasks run. `overrides` come
+    from the command line. Raises `ConfigError` for a point that the study does not have.
     """
     chosen = {study.point(id).id for id in points} or {point.id for point in study.points}
     base = ("rfjax", "study", f"--config={config_there}")
@@ -54,9 +54,9 @@ def make_launch(
 
 
 def scheduler_name(text: str) -> str:
-    """A name of lower-case letters, digits and hyphens that begins with a letter (RFC 1035).
+    """Turns a text into a name of lower-case letters, digits and hyphens that begins with a letter (RFC 1035).
 
-    A text that has to be changed for that gets a hash appended, so that different texts have different names.
+    If the text has to be changed, a hash of it is appended, so that different texts get different names.
     """
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     plain = plain if plain[:1].isalpha() else f"r-{plain}".rstrip("-")

@@ -1,4 +1,4 @@
-"""Scripts with places to fill: `@name@`, which means nothing to a shell."""
+"""Fills the templates of scripts. A place to fill is written `@name@`, which no shell expands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rfjax.shipped import find_template
 
 
 def fill(template: str, **values: str) -> str:
-    """The text of the shipped file launch/`template`, with each `@name@` replaced by its value."""
+    """Returns the text of the shipped file launch/`template`, with each `@name@` replaced by its value."""
     text = find_template(template).read_text()
     places = set(re.findall(r"@(\w+)@", text))
     assert places == set(values), (template, places ^ set(values))

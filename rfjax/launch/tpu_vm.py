@@ -1,4 +1,4 @@
-"""A study on TPU VMs: `gcloud` asks for a queued resource for each point."""
+"""Runs a study on TPU VMs: `gcloud` requests a queued resource for each point."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = "the absolute path of a folder that outlives them: mount a bucket or a 
 
 @dataclass(frozen=True, kw_only=True)
 class TpuVm:
-    """Cloud TPU VMs: a `Target` whose fields are the options of their slices."""
+    """The `Target` for Cloud TPU VMs; its fields are the options of their slices."""
 
     executable: ClassVar[str] = "gcloud"
     shares_folders: ClassVar[bool] = False
@@ -37,7 +37,7 @@ class TpuVm:
     )
 
     def config_path(self, config: Path) -> Path:
-        return Path(config.name)  # the file is copied to the folder in which commands begin
+        return Path(config.name)  # the script copies the file to the folder where commands start
 
     def workdir(self, given: str | None, study: str) -> str:
         if given is None:
@@ -48,7 +48,7 @@ class TpuVm:
         return given
 
     def plan(self, launch: Launch) -> Plan:
-        """One script that asks for the slices, runs the points on them, collects, and gives the slices back.
+        """Plans one script that requests the slices, runs the points on them, collects, and deletes the slices.
 
         The script copies the config file to every worker.
         """
@@ -78,7 +78,7 @@ class TpuVm:
         return Plan(summary, {path: script}, (shlex.join(["bash", str(path)]),))
 
     def submit(self, plan: Plan, say: Callable[[str], None]) -> None:
-        """Replaces this process by the script, which runs until all points have ended."""
+        """Replaces this process with the script, which runs until all points have ended."""
         (path,) = plan.files
         say(plan.commands[0])
         sys.stdout.flush()
@@ -86,7 +86,7 @@ class TpuVm:
 
 
 def _start(task: Task, kind: str, workers: str, launch: Launch) -> str:
-    """The script's line that starts a task."""
+    """Returns the script's line that starts a task."""
     command = shlex.join(task.command)
     if task.point is None:
         command = f"JAX_PLATFORMS=cpu {command}"

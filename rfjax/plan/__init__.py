@@ -1,1 +1,1 @@
-"""Predicts what a study takes on hardware that is not there: memory, step time, days, chip-hours."""
+"""Predicts what a study takes on hardware that is not at hand: memory, step time, days, chip-hours."""

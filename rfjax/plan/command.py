@@ -1,4 +1,4 @@
-"""`rfjax plan`: predicts what a study takes on hardware that is not there."""
+"""`rfjax plan`: predicts what a study takes on hardware that is not at hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Plans the points of a study; returns 0, or 1 where a point fits in no layout."""
+    """Plans the points of a study; returns 0, or 1 if a point fits in no layout."""
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
     from rfjax.outputs import check_output, is_json_with
@@ -100,7 +100,7 @@ def _row(plan) -> tuple[str, ...]:
 
 
 def _attention_note(plans, target, compiles: bool) -> str:
-    """Names the attention of a run on the target, and the attention that the numbers count."""
+    """Names the attention that a run uses on the target, and the attention that the plan's numbers assume."""
     from rfjax.plan.compiled import COMPILED_INSTEAD
 
     used = {plan.attention for plan in plans}
@@ -115,14 +115,14 @@ def _attention_note(plans, target, compiles: bool) -> str:
 
 
 def table(plans: Sequence) -> list[str]:
-    """The plan as a table for the console."""
+    """Formats the plan as a table for the console."""
     from rfjax.study.study import format_table
 
     return format_table([HEADER, *(_row(plan) for plan in plans)])
 
 
 def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
-    """The lines under a plan's table: what its numbers mean, and what was found on the way."""
+    """Returns the lines under a plan's table: what its numbers mean, and what planning found."""
     from rfjax.plan.compiled import why_not_compiled
     from rfjax.plan.gpu_description import DESCRIPTIONS
 
@@ -147,7 +147,7 @@ def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[st
 
 
 def _counts_note(plan) -> str:
-    """Memory, exchanges and operations of a plan's compiled program."""
+    """Describes the memory, exchanges and operations of a plan's compiled program."""
     compiled, counts = plan.compiled, plan.compiled.counts
     sent: dict[str, float] = {}
     for exchange in counts.collectives:

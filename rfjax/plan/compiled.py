@@ -1,6 +1,6 @@
-"""Compiles the train step ahead of time for a target, in a process of its own.
+"""Compiles the train step, or a sampler, ahead of time for a target, in a child process.
 
-The child's memory goes back when it ends, and the compiler's settings do not touch this process.
+The child's memory is freed when it ends, and the compiler's settings do not affect this process.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ from rfjax.plan.roofline import Collective
 from rfjax.plan.targets import Target
 from rfjax.training.chips import GIB, Chip
 
-# Keeps the child from asking a metadata server or a lock for a TPU, and from writing libtpu's logs where another
-# user's may be; it makes constants on the CPU.
+# Keeps the child from looking for a TPU (metadata server, lock) and from writing libtpu's logs into a folder that other
+# users share. The child makes constants on the CPU.
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any type does: it only keeps the library from looking for one
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any type will do: it only keeps libtpu from looking one up
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_LOG_DIR": "disabled",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
-# The child finds the modules that this process finds. `-P` keeps Python from adding the current folder, where a user's
-# `jax.py` may lie.
+# The child gets this process's module search path. `-P` keeps Python from adding the current folder, which may hold a
+# user's `jax.py`.
 _CHILD = (
     "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); runpy.run_module({!r}, run_name='__main__')"
 )
 
-# The attention that is compiled in place of one that needs its library: cuDNN's needs cuDNN and a GPU. A sampler's is
-# compiled in blocks, since at its sizes all logits are larger than the rest, and cuDNN holds none.
+# attention -> what is compiled instead. Compiling cuDNN's would need cuDNN and a GPU. For a sampler the substitute
+# works in blocks: at its sizes all logits at once would take more memory than the rest, and cuDNN stores none.
 COMPILED_INSTEAD = {"cudnn": "xla"}
 SAMPLED_INSTEAD = {"cudnn": "xla_blocks"}
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled step, per device. For a program that does not fit only `peak_bytes` is known: what it asked for."""
+    """A compiled program, per device. If it does not fit, `peak_bytes` is what it asked for; other sizes are None."""
 
     fits: bool
     peak_bytes: int
     argument_bytes: int | None
     temporary_bytes: int | None
     counts: Counts | None
-    seconds: float  # that compiling took
-    host_bytes: int  # memory of this machine that compiling took
+    seconds: float  # compile time
+    host_bytes: int  # memory of this machine used to compile
     optimisation: str
 
 
-# By the kind of a chip: the package that compiles for it, and rfjax's extra that brings the package.
+# kind of chip -> (the package that compiles for it, the extra of rfjax that installs the package)
 COMPILERS = {"tpu": ("libtpu", "tpu-plan"), "cuda": ("jax_cuda13_plugin", "gpu-plan")}
 
 
 def why_not_compiled(chip: Chip) -> str | None:
-    """Why no program can be compiled ahead of time for a chip, in words; None where it can."""
+    """Says why no program can be compiled ahead of time for a chip; None if one can."""
     if chip.kind not in COMPILERS:
         return f"rfjax has no compiler that runs without a GPU for {chip.kind}"
     if chip.kind == "cuda" and chip.name not in DESCRIPTIONS:
@@ -77,8 +77,7 @@ def why_not_compiled(chip: Chip) -> str | None:
 
 
 def check_compiler(target: Target) -> None:
-    """Raises `ConfigError` where nothing compiles for a target, or, with the way to install it, where its compiler is
-    missing."""
+    """Raises `ConfigError` if nothing can compile for a target, or if its compiler is not installed."""
     reason = why_not_compiled(target.chip)
     if reason is None:
         package, extra = COMPILERS[target.chip.kind]
@@ -89,13 +88,13 @@ def check_compiler(target: Target) -> None:
 
 
 def attention_of(config: Config, target: Target) -> str:
-    """The attention of a run on the target. Raises `ConfigError` if it cannot run there."""
+    """Returns the attention that a run uses on the target. Raises `ConfigError` if it cannot run there."""
     dtype, head_size = config.train.compute_dtype, config.model.head_size
     return choose(config.train.attention, target.platform, dtype=dtype, head_size=head_size)
 
 
 def child_command(module: str) -> list[str]:
-    """The words that run a module of ours in a process of its own."""
+    """Returns the command that runs a module of rfjax in a child process."""
     places = [*filter(None, sys.path), str(Path(__file__).parents[2])]
     return [sys.executable, "-P", "-c", _CHILD.format(module), json.dumps(places)]
 
@@ -105,15 +104,14 @@ def compile_step(
 ) -> Compiled:
     """Compiles a config's train step for a target, or for `cpu_devices` simulated CPU devices.
 
-    Raises `ConfigError` where the compiler is missing, and `RfjaxError` with the compiler's message where it fails for
-    another reason than a lack of memory.
+    Raises `ConfigError` if the compiler is missing. Raises `RfjaxError`, with the compiler's message, if it fails for
+    another reason than lack of memory.
     """
     return _compile(config, target, optimisation, cpu_devices=cpu_devices)
 
 
 def compile_sampler_for(config: Config, target: Target, sampling: dict, optimisation: str = "default") -> Compiled:
-    """Compiles the sampler of a config for a target, as `compile_step` does a step. `sampling` has the fields of
-    `plan.sampling.Request`."""
+    """Compiles a config's sampler as `compile_step` does a step. `sampling` has the keys of `sampling.Request`."""
     return _compile(config, target, optimisation, sampling=sampling)
 
 
@@ -151,7 +149,7 @@ def _read(answer, optimisation) -> Compiled:
 
 
 def _needed_bytes(message: str) -> int:
-    """The bytes that a program needs: the largest size in the compiler's message."""
+    """Returns the bytes that a program needs: the largest size in the compiler's error message."""
     sizes = re.findall(r"([\d.]+)\s*([KMGT])i?B?\b", message)
     scale = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
     return max((int(float(number) * scale[unit]) for number, unit in sizes), default=0)

@@ -1,7 +1,7 @@
-"""Estimates by formula what a step takes on one device, before anything is compiled and to order a search.
+"""Estimates by formula what a step takes on one device, without compiling it. A search is ordered by these estimates.
 
 Operations and state are exact. Working memory and memory traffic are estimates, with constants fitted to compiled
-programs of the paper's depths (docs/plan.md). A compiled program's own numbers replace them.
+programs of the paper's depths (docs/plan.md). If the step is compiled, the compiled program's numbers replace them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.program import state_shapes
 from rfjax.training.run import plan_run
 
-# Parts of the network that `tensor` does not split.
+# Parts of the network that the mesh axis `tensor` does not split.
 UNSPLIT = ("embeddings", "modulation", "final", "conv_in", "conv_out", "levels")
 
-# Arrays of [tokens, hidden] that each block keeps for the backward pass, by `train.remat`.
+# `train.remat` -> number of arrays of [tokens, hidden] that each block keeps for the backward pass
 KEPT = {"full": 1, "attention": 2, "dots": 11, "none": 26}
 LOGITS_ALIVE = 8  # arrays of [heads, tokens, tokens] in float32 at the peak of a block's backward pass
-BLOCK_ALIVE = 20  # arrays of [tokens, hidden] at that peak
-OVER_TIME = 0.45  # an attention over time adds this part of a block's arrays for its tokens
-LOGITS_TRAFFIC = 12  # times that a block's arrays of logits go to or from memory in a step
-BLOCK_TRAFFIC = 140  # the same for arrays of [tokens, hidden]
-WEIGHT_TRAFFIC = 8  # the same for a weight in the compute type: gathered, read, and its gradient
-WIDEST_SCATTER = 32  # over wider axes the TPU compiler all-reduces gradients
+BLOCK_ALIVE = 20  # arrays of [tokens, hidden] at the same peak
+OVER_TIME = 0.45  # a token of an attention over time adds as many arrays as this many tokens of a block
+LOGITS_TRAFFIC = 12  # times that each block reads or writes an array of logits in a step
+BLOCK_TRAFFIC = 140  # times that it reads or writes an array of [tokens, hidden]
+WEIGHT_TRAFFIC = 8  # times that a weight in the compute type is read or written: gathered, used, and its gradient
+WIDEST_SCATTER = 32  # over axes wider than this the TPU compiler all-reduces gradients
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,23 @@ class StepEstimate:
 
 
 def _without_layout(config: Config) -> Config:
-    """`config` with a fixed layout: the hundreds of layouts of a search share one state."""
+    """Returns `config` with a fixed layout, so that the hundreds of layouts in a search share one cached state."""
     train = dataclasses.replace(config.train, remat="none", accumulate=1)
     return dataclasses.replace(config, mesh=MeshConfig(), train=train)
 
 
 @functools.cache
 def _state(config: Config):
-    """(shapes of a batch, abstract state) of a config; nothing is allocated. The shapes are those of the largest aspect
-    bucket, since it has to fit."""
+    """Returns (batch shapes, abstract state) of a config, and allocates nothing.
+
+    The shapes are the largest aspect bucket's, since that has to fit.
+    """
     run = plan_run(config)
     return largest(run.corpus).shapes, state_shapes(run)
 
 
 def tree_bytes(tree, places) -> int:
-    """The bytes of a tree's arrays on one device."""
+    """Sums the bytes of a tree's arrays on one device; `places` has the leaves' shardings."""
 
     def size(leaf, place):
         return math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -75,9 +77,9 @@ def tree_bytes(tree, places) -> int:
 
 
 def estimate(config: Config, target: Target) -> StepEstimate:
-    """What a config's step takes on each of the target's devices.
+    """Estimates what a config's step takes on each of the target's devices.
 
-    Raises `ConfigError` for a mesh over which the devices, the batch or the parameters do not divide.
+    Raises `ConfigError` if the devices, the batch or the parameters do not divide over the mesh.
     """
     sizes = mesh_sizes(config.mesh, target.devices)
     mesh = AbstractMesh(tuple(sizes.values()), AXES)
@@ -100,7 +102,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     (count, length), *over_time = sequences = attended_sequences(model, shapes)
     tokens = count * length + OVER_TIME * sum(n * size for n, size in over_time)
     activation = tokens * model.width * width
-    logits = [4 * model.heads * n * size**2 / tensor for n, size in sequences]  # of each attention of a block
+    logits = [4 * model.heads * n * size**2 / tensor for n, size in sequences]  # bytes, of each attention in a block
     weights = sum(leaf.size for leaf in jax.tree.leaves(state.params)) * width / tensor
     micro = examples // train.accumulate
     batch_bytes = 4 * examples * (math.prod(shapes.latents) + math.prod(shapes.context) + shapes.pooled)
@@ -121,8 +123,11 @@ def estimate(config: Config, target: Target) -> StepEstimate:
 
 
 def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:
-    """A step's exchanges: over `fsdp` weights are gathered for each pass and gradients scattered; over `data` shards of
-    gradients are summed, over `tensor` activations."""
+    """Lists a step's exchanges between devices.
+
+    Over `fsdp` weights are gathered for each pass, and gradients are scattered. Over `data` the shards of gradients are
+    summed. Over `tensor` activations are summed.
+    """
     fsdp, data, tensor = sizes["fsdp"], sizes["data"], sizes["tensor"]
     times, found = train.accumulate, []
     if fsdp > 1:

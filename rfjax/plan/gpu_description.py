@@ -1,6 +1,6 @@
-"""The descriptions of GPUs from which XLA compiles for them where there are none. No JAX here.
+"""Descriptions of GPUs, with which XLA compiles for a GPU that is not at hand. No JAX here.
 
-A GPU without a row is planned by its roofline alone.
+For a GPU without a row in `DESCRIPTIONS`, plans are made from formulas alone.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What XLA's compiler is told of a GPU; `shared_` is memory of a multiprocessor ("core") or a block, in bytes."""
+    """What XLA's compiler is told about a GPU. A "core" is a streaming multiprocessor."""
 
-    device: str  # what the driver calls it
+    device: str  # the driver's name
     capability: tuple[int, int]  # compute capability
     cores: int
-    units: int = 128  # float32 units of a core
+    units: int = 128  # float32 units per core
     clock: float  # GHz
     memory_bytes: int
     bandwidth: int  # bytes a second
-    cache_bytes: int  # of the second level
-    threads: int = 2048  # at most, of a core
-    shared_bytes: int  # of a core; a block may ask for 1 KiB less
-    by_hand: bool = False  # written from white papers; else XLA publishes a description with the same numbers
+    cache_bytes: int  # L2 cache
+    threads: int = 2048  # most threads per core
+    shared_bytes: int  # shared memory per core; a block may ask for 1 KiB less
+    by_hand: bool = False  # True: written from white papers; False: XLA publishes the same numbers
 
     def fields(self) -> dict[str, object]:
-        """The fields of XLA's GpuTargetConfigProto, as nested as it is."""
+        """Returns the fields of XLA's GpuTargetConfigProto, nested as in the message."""
         major, minor = self.capability
         return {
             "gpu_device_info": {
@@ -57,9 +57,9 @@ class Description:
 
 _HOPPER = {"capability": (9, 0), "cores": 132, "clock": 1.98, "cache_bytes": 50 * 2**20, "shared_bytes": 228 * 2**10}
 
-# By the chip's name in `training/chips.py`. XLA publishes a100_sxm_80, h100_sxm, h200, b200 and gb200 (.txtpb, in its
-# target_config/specs). That of the RTX 4090 is written by hand: NVIDIA's Ada architecture white paper, and the limits
-# of compute capability 8.9 in the CUDA C++ programming guide.
+# Keys are the chips' names in `training/chips.py`. XLA publishes a100_sxm_80, h100_sxm, h200, b200 and gb200 (.txtpb,
+# in its target_config/specs). The RTX 4090's is written by hand, from NVIDIA's Ada architecture white paper and the
+# limits of compute capability 8.9 in the CUDA C++ programming guide.
 DESCRIPTIONS: Mapping[str, Description] = {
     "a100": Description(
         device="NVIDIA A100-SXM4-80GB",
@@ -112,7 +112,7 @@ DESCRIPTIONS: Mapping[str, Description] = {
 
 
 def text_proto(fields: Mapping[str, object]) -> str:
-    """The fields as a message in protobuf's text form."""
+    """Writes the fields as a message in protobuf's text format."""
     parts = []
     for name, value in fields.items():
         if isinstance(value, Mapping):

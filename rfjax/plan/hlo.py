@@ -1,7 +1,6 @@
-"""Counts operations, bytes and exchanges of one run of a compiled program from its HLO text.
+"""Counts the operations, bytes and exchanges in one run of a compiled program, from its HLO text.
 
-The compiler's own cost analysis counts the body of a loop once; here it counts as often as it runs. No JAX here: text
-in, numbers out.
+The compiler's own cost analysis counts a loop's body once; this module counts it as often as it runs. No JAX here.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
-# Instructions that move no bytes themselves.
+# Instructions that move no bytes of memory themselves.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id", "replica-id"}
 _FREE |= {"while", "conditional", "call", "after-all", "opt-barrier"}
 
@@ -72,22 +71,22 @@ class Program:
 class Counts:
     """Counts of one run on one device."""
 
-    flops: int  # of matrix products
-    hbm_bytes: int  # operands and results of every kernel: an upper bound, as if nothing stayed on the chip
+    flops: int  # operations of matrix products
+    hbm_bytes: int  # operands and results of every kernel: an upper bound, as if caches kept nothing
     collectives: tuple[Collective, ...]
     unknown_loops: int  # loops whose trip count cannot be read; their bodies count once
-    repeated_flops: int = 0  # part of `flops` that the compiler by itself computes a second time
-    kernel_flops: int = 0  # part of `flops` in kernels that the compiler does not look into: by formula, with padding
-    unknown_kernels: tuple[str, ...] = ()  # names of such kernels without a formula; their operations do not count
+    repeated_flops: int = 0  # part of `flops` that the compiler chose to compute a second time
+    kernel_flops: int = 0  # part of `flops` in Pallas kernels, computed by a formula, padding included
+    unknown_kernels: tuple[str, ...] = ()  # names of Pallas kernels without a formula; `flops` leaves them out
 
     @property
     def largest_all_gather(self) -> int:
-        """The bytes of the largest array that an all-gather makes."""
+        """The bytes of the largest array that an all-gather produces."""
         return max((c.bytes for c in self.collectives if c.kind == "all-gather"), default=0)
 
 
 def _balanced(text: str) -> int:
-    """The index after the parenthesis that closes the first one of `text`."""
+    """Returns the index just after the parenthesis that matches the first one in `text`."""
     depth = 0
     for index, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -111,7 +110,7 @@ def _instruction(root, name, rest) -> Instruction | None:
 
 
 def _whole_lines(text: str) -> Iterator[str]:
-    """The text's lines; an instruction whose attributes fill several (a kernel's metadata) comes as one line."""
+    """Yields the text's lines. An instruction of several lines, such as a kernel with metadata, becomes one line."""
     whole, inside = "", False
     for line in text.splitlines():
         if inside and line and not line.startswith(" ") and line != "}":
@@ -123,7 +122,7 @@ def _whole_lines(text: str) -> Iterator[str]:
 
 
 def parse(text: str) -> Program:
-    """The computations of an HLO module's text. Raises `RfjaxError` where there is no entry computation."""
+    """Parses an HLO module's text into computations. Raises `RfjaxError` if it has no entry computation."""
     computations: dict[str, Computation] = {}
     entry, current = None, None
     for line in _whole_lines(text):
@@ -140,7 +139,7 @@ def parse(text: str) -> Program:
 
 
 def trip_count(program: Program, loop: Instruction) -> int | None:
-    """How often a while loop runs: the compiler's note, else the bound in its condition; None if neither is there."""
+    """Returns how often a while loop runs: the compiler's note, else the only bound in its condition, else None."""
     noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if noted:
         return int(noted[1])
@@ -162,7 +161,7 @@ def _dot_flops(instruction, computation):
 
 @functools.cache
 def _positions(size, outputs, kernel, stride, low, left_dilation, right_dilation):
-    """How many pairs (place of the output, place in the kernel) meet an element, not padding or a hole."""
+    """Counts the pairs (output position, kernel position) that read an input element, not padding or a hole."""
     return sum(
         (place := o * stride + k * right_dilation - low) >= 0
         and place % left_dilation == 0
@@ -178,7 +177,7 @@ def _window(attributes, name, count, default):
 
 
 def _convolution_flops(instruction, computation):
-    """Operations of a TPU's matrix product, which is a convolution whose batch dimensions are mostly empty windows."""
+    """Counts a convolution's operations. A TPU's matrix product is a convolution; its batch axes are mostly padding."""
     left, right = (computation[name].outputs[0].shape for name in instruction.operands[:2])
     out = instruction.outputs[0].shape
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
@@ -194,7 +193,7 @@ def _convolution_flops(instruction, computation):
 
 
 def _library_flops(instruction, computation):
-    """Operations of a GPU's matrix product, which is a call of a library with its dimensions as JSON."""
+    """Counts the operations of a GPU's matrix product, a cuBLAS call with its dimensions as JSON; 0 for other calls."""
     if "__cublas$" not in instruction.attributes:
         return 0
     contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)[1]
@@ -204,15 +203,18 @@ def _library_flops(instruction, computation):
 
 _PRODUCTS = {"dot": _dot_flops, "convolution": _convolution_flops, "custom-call": _library_flops}
 
-# The start of a Pallas kernel's name -> its matrix products of [queries, keys, head_size] for each example and head.
-# Forward: logits and output. Backward, fused: logits again, and the gradients of probabilities, queries, keys, values.
+# start of a Pallas kernel's name -> its number of matrix products of [queries, keys, head_size] per example and head.
+# Forward has two: logits and output. The fused backward pass has five: logits again, and the gradients of
+# probabilities, queries, keys and values.
 _KERNELS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
 _PALLAS = 'custom_call_target="tpu_custom_call"'
 
 
 def _kernel_flops(instruction, computation) -> int | None:
-    """Operations of a Pallas kernel by its name and the shapes of its queries and keys, which are its first two
-    floating-point operands, [..., tokens, head_size]; None where they are not known."""
+    """Computes a Pallas kernel's operations from its name and the shapes of its queries and keys; None if unknown.
+
+    Queries and keys are its first two floating-point operands, [..., tokens, head_size].
+    """
     products = next((count for start, count in _KERNELS.items() if instruction.name.startswith(start)), None)
     arrays = [computation[name].outputs[0] for name in instruction.operands if name in computation]
     floating = [array.shape for array in arrays if array.dtype in ("f32", "bf16", "f16") and len(array.shape) >= 3]
@@ -223,7 +225,7 @@ def _kernel_flops(instruction, computation) -> int | None:
 
 
 def _ways(attributes: str, devices: int) -> int:
-    """How many devices a group of an exchange has, in any of the three ways of writing groups."""
+    """Returns the number of devices in a group of an exchange. HLO writes groups in three ways; all are read."""
     mesh = re.search(r"replica_groups=(?:@?\w*)?mesh\[([^\]]*)\].*?\{((?:'[^}]*)?)\}", attributes)
     if mesh:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
@@ -241,7 +243,7 @@ def _collective(instruction, devices, times, scattered) -> Collective | None:
     if kind not in PASSES:
         return None
     outputs = instruction.outputs
-    if instruction.opcode in ("all-gather-start", "reduce-scatter-start"):  # a tuple of the inputs and then the outputs
+    if instruction.opcode in ("all-gather-start", "reduce-scatter-start"):  # a tuple of the inputs, then the outputs
         outputs = outputs[len(outputs) // 2 :]
     elif instruction.opcode == "collective-permute-start":
         outputs = outputs[1:2]
@@ -254,7 +256,7 @@ def _collective(instruction, devices, times, scattered) -> Collective | None:
 
 
 def _fusion_bytes(instruction, computation, program) -> int:
-    """Bytes that a fusion reads and writes; of a stack that it slices or updates, only the slice counts."""
+    """Counts the bytes that a fusion reads and writes. If it slices or updates a stack, only the slice counts."""
     body = program.computations.get((instruction.called or [""])[0], {})
     parameters = {int(i.arguments): i for i in body.values() if i.opcode == "parameter" and i.arguments.isdigit()}
     total = 0
@@ -287,7 +289,7 @@ def _kernel_bytes(instruction, computation, program) -> int:
 
 
 def count(text: str, devices: int) -> Counts:
-    """The counts of one run, on one device, of a compiled program for `devices` devices.
+    """Counts one run, on one device, of a program compiled for `devices` devices.
 
     Raises `RfjaxError` for a text that is no HLO module.
     """
@@ -317,7 +319,10 @@ def count(text: str, devices: int) -> Counts:
 
 
 def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:
-    """(computation, how often it runs, inside a kernel?, a TPU's reduce-scatter?, a repetition?), from the entry on."""
+    """Yields (name, times, fused, scattered, again) of each computation, from the entry on.
+
+    It runs `times` times. The others say whether it is inside a kernel, a TPU's reduce-scatter, or recomputed.
+    """
     waiting = [(program.entry, 1, False, False, False)]
     while waiting:
         name, times, fused, scattered, again = waiting.pop()
@@ -333,7 +338,7 @@ def _visits(program: Program) -> Iterator[tuple[str, int, bool, bool, bool]]:
             elif instruction.opcode in ("fusion", "call", "call-start", "async-start", "custom-call"):
                 inside = fused or instruction.opcode != "call"
                 repeated = again or ".remat" in instruction.name  # the compiler's own rematerialisation
-                # A TPU's reduce-scatter is a fusion of an all-reduce and a slice, known by its name.
+                # A TPU's reduce-scatter is a fusion of an all-reduce and a slice, recognised by its name.
                 for called in instruction.called:
                     if called in program.computations:
                         waiting.append((called, times, inside, called.startswith("all-reduce-scatter"), repeated))

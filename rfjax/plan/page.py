@@ -1,4 +1,4 @@
-"""Renders a plan as a page of HTML in the report's style, from the content of its JSON."""
+"""Renders the content of a plan's JSON as an HTML page in the report's style."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITS = (("compute", BLUE, "o"), ("memory", ORANGE, "s"), ("links", VERMILION, 
 
 
 def _draw(content: Mapping) -> Figure:
-    """The figure: each point's step by each limit, and its memory beside a device's."""
+    """Draws each point's step time by each limit, and its memory against a device's."""
     points = content["points"]
     names, places = [point["point"] for point in points], range(len(points))
     with matplotlib.rc_context(STYLE):
@@ -78,7 +78,7 @@ CAPTION = (
 
 
 def render(content: Mapping, title: str, notes: Sequence[str]) -> str:
-    """The page of a plan. `content` is that of its JSON; `notes` are the lines under the console's table."""
+    """Returns a plan's HTML. `content` is what its JSON holds; `notes` are the lines under the console's table."""
     captions = Captions()
     figure = picture(to_bytes(_draw(content), "svg"), "image/svg+xml", "Limits of a step and memory of each point")
     caption = "The limits of a step, and a device's memory. White marks end the state; the rest is working memory."

@@ -23,14 +23,14 @@ from rfjax.training.run import plan_run
 
 @dataclass(frozen=True)
 class PointPlan:
-    """What a point takes on a target. `config` has the planned layout, which is the point's own where that fits."""
+    """What a point takes on a target. `config` has the planned layout: the point's own, if that fits."""
 
     point: str
     config: Config
     size: Size
     fits: bool
     searched: bool
-    estimate: StepEstimate | None  # None where the point's own layout does not divide and none was found
+    estimate: StepEstimate | None  # None if the point's own layout does not divide and no other was found
     compiled: Compiled | None
     limits: Roofline | None
     cost: RunCost | None
@@ -60,14 +60,14 @@ def plan_point(
     attempts: int = 4,
     say: Callable[[str], None] = print,
 ) -> PointPlan:
-    """Plans a point in its own layout, and where that does not fit (or with `search`) in the cheapest layout that does.
+    """Plans a point in its own layout. If that does not fit, or with `search`, in the cheapest layout that fits.
 
-    With `compiles`, memory, operations and exchanges are those of the compiled program, and a search compiles at most
-    `attempts` layouts: those that should fit, given how far earlier programs exceeded their estimates. Without it the
-    numbers are estimates.
+    With `compiles`, memory, operations and exchanges are the compiled program's; without it they are estimates. A
+    search tries only layouts that should fit, given how far earlier programs exceeded their estimates. It ends after
+    `attempts` layouts that did not fit.
     """
     size, notes, budget = size_of(point.config), _buckets_note(point.config), target.chip.device_bytes
-    attention = attention_of(point.config, target)  # refuses one that cannot run there before anything is compiled
+    attention = attention_of(point.config, target)  # raises now, before compiling, if it cannot run there
 
     def attempt(config, estimated):
         return _try_layout(point.id, config, estimated, target, optimisation if compiles else None, say, notes)
@@ -105,7 +105,7 @@ def plan_point(
 
 
 class _Attempt(NamedTuple):
-    """A layout that was tried; `estimate` is None where the layout does not divide or was not tried."""
+    """A layout that was tried. `estimate` is None if the layout does not divide or was not tried."""
 
     config: Config
     estimate: StepEstimate | None
@@ -114,7 +114,7 @@ class _Attempt(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """The compiled program's memory over its estimate, which other layouts are expected to share."""
+        """The ratio of the compiled program's memory to its estimate. Other layouts are expected to have it too."""
         return self.compiled.peak_bytes / self.estimate.peak_bytes if self.compiled else 0.0
 
 
@@ -130,7 +130,7 @@ def _buckets_note(config) -> list[str]:
 
 
 def _try_layout(id, config, estimated, target, optimisation, say, notes) -> _Attempt:
-    """Whether a layout fits, by compiling it, or by its estimate where `optimisation` is None."""
+    """Tests whether a layout fits: compiles it, or uses its estimate if `optimisation` is None."""
     compiled, peak, layout = None, estimated.peak_bytes, _describe_layout(config, estimated)
     if (
         optimisation and estimated.state_bytes <= target.chip.device_bytes
@@ -152,6 +152,6 @@ def _try_layout(id, config, estimated, target, optimisation, say, notes) -> _Att
 
 
 def _describe_layout(config: Config, estimated: StepEstimate) -> str:
-    """A layout in words: `8x16x1, remat full, accumulate 1`, where the mesh is data x fsdp x tensor."""
+    """Describes a layout: `8x16x1, remat full, accumulate 1`. The mesh is data x fsdp x tensor."""
     mesh = "x".join(map(str, estimated.mesh.values()))
     return f"{mesh}, remat {config.train.remat}, accumulate {config.train.accumulate}"

@@ -1,7 +1,7 @@
 """The roofline of a step: operations over the peak, bytes over the memory's bandwidth, bytes over the links.
 
-The step cannot be faster than the slowest of the three, and is predicted to take that long, because the compiler
-overlaps the other two with it. Real steps take longer. No JAX here.
+The step cannot be faster than the slowest of the three. It is predicted to take that long, as if the compiler hid the
+other two behind it. Real steps take longer. No JAX here.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 from rfjax.plan.targets import Target
 
-# How often a ring over n devices passes (n - 1) / n of the whole array along (Thakur et al. 2005, section 4).
+# kind -> how often each device in a ring of n sends (n - 1) / n of the whole array (Thakur et al. 2005, section 4)
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1, "collective-permute": 1}
 
 
 @dataclass(frozen=True)
 class Collective:
-    """An exchange within each group of devices; `bytes` are those of the whole array of one group, once."""
+    """An exchange within each group of devices."""
 
     kind: str
-    bytes: int
-    ways: int  # devices of a group
+    bytes: int  # size of the whole array of one group, in one exchange
+    ways: int  # number of devices in a group
     times: int = 1  # in a step
     name: str = ""
 
@@ -36,7 +36,7 @@ class Collective:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of a step on one device, by each limit alone."""
+    """The seconds that a step takes on one device, by each limit alone."""
 
     compute: float
     memory: float
@@ -52,7 +52,7 @@ class Roofline:
 
 
 def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequence[Collective]) -> Roofline:
-    """The limits of a step on one device; `flops` and `hbm_bytes` are those of that device."""
+    """Computes the limits of a step on one device; `flops` and `hbm_bytes` are per device."""
     return Roofline(
         compute=flops / target.chip.device_flops,
         memory=hbm_bytes / target.chip.device_bandwidth,
@@ -68,7 +68,7 @@ class RunCost:
 
 
 def cost(target: Target, step_seconds: float, steps: int, price: float | None) -> RunCost:
-    """The cost of `steps` steps; `price` is the price of a chip-hour."""
+    """Computes the cost of `steps` steps. `price` is that of a chip-hour."""
     hours = step_seconds * steps / 3600.0
     chip_hours = hours * target.chips
     return RunCost(hours / 24.0, chip_hours, None if price is None else chip_hours * price)

@@ -1,4 +1,4 @@
-"""`rfjax plan --sample`: what images take on hardware that is not there."""
+"""`rfjax plan --sample`: predicts what sampling images takes on hardware that is not at hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADER = (
 
 
 def plan_samples(args, study: Study, points: Sequence[Point], target: Target, say: Callable[[str], None]) -> int:
-    """Plans the images of points, prints, and writes the JSON; returns 0, or 1 where some weights do not fit."""
+    """Plans the sampling of points, prints it and writes its JSON; returns 1 if some weights do not fit, else 0."""
     size, weights = read_sample_options(args)
     compiles = not args.no_compile and why_not_compiled(target.chip) is None
     if compiles:
@@ -70,7 +70,7 @@ def _row(plan: SamplePlan) -> tuple[str, ...]:
 
 
 def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, compiles: bool, args) -> list[str]:
-    """The lines under the table: what its numbers mean, and for each compiled sampler what it holds."""
+    """Returns the lines under the table: what its numbers mean, and what each compiled sampler takes."""
     why = why_not_compiled(target.chip) or "--no-compile"
     memory = f"Nothing was compiled ({why}): peaks are estimates."
     if compiles:
@@ -105,7 +105,7 @@ def notes(plans: Sequence[SamplePlan], points: Sequence[Point], target: Target, 
 
 
 def check_no_training(args) -> None:
-    """Raises `ConfigError` for options that the plan of sampling does not have."""
+    """Raises `ConfigError` for options of a training's plan that are given with --sample."""
     for option, value in {"--search": args.search, "--price": args.price is not None}.items():
         if value and args.sample:
             raise ConfigError(f"{option} is for the plan of a training; leave it out with --sample")

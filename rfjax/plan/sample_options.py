@@ -18,7 +18,7 @@ def add_sample_options(parser: argparse.ArgumentParser, about: str) -> None:
 
 
 def check_sample_options(args: argparse.Namespace) -> None:
-    """Raises `ConfigError` for options of `--sample` without it."""
+    """Raises `ConfigError` for options that belong to `--sample` but are given without it."""
     from rfjax.errors import ConfigError
 
     given = {"--batch": args.batch, "--weights": args.weights, "--latent-size": args.latent_size}
@@ -28,7 +28,7 @@ def check_sample_options(args: argparse.Namespace) -> None:
 
 
 def read_sample_options(args: argparse.Namespace) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
-    """(height and width of the latents, or None for the config's; how the weights are stored, in order)."""
+    """Returns the latents' (height, width), None for the config's, and the types to store the weights in, in order."""
     from rfjax.inputs.text import split_names
     from rfjax.limits import parse_latent_size
     from rfjax.models.quantised import STORED

@@ -1,7 +1,7 @@
-"""What sampling takes on a target: operations, bytes and exchanges of a batch of images, by formula.
+"""Estimates by formula what sampling takes on a target: operations, bytes and exchanges of a batch of images.
 
 Operations and the stored weights are exact. Working memory and traffic are estimates, with constants fitted to compiled
-samplers (docs/plan.md). The time is that of the roofline: no image can come faster, and real ones take longer.
+samplers (docs/plan.md). The time is the roofline's, a lower bound: real images take longer.
 """
 
 from __future__ import annotations
@@ -30,21 +30,19 @@ from rfjax.plan.targets import Target
 from rfjax.training.mesh import mesh_sizes, shardings
 from rfjax.training.run import plan_run
 
-ALIVE = (
-    36  # arrays of [tokens, hidden] at the peak of a block: queries, keys, values, an MLP's channels, some in float32
-)
-LOGITS_ALIVE = 1.5  # arrays of [heads, tokens, tokens] in float32, where the attention keeps them in memory
-TRAFFIC = 40  # times that a block's arrays of [tokens, hidden] go to or from memory in an evaluation
-LOGITS_TRAFFIC = 4  # the same for arrays of logits
+ALIVE = 36  # arrays of [tokens, hidden] at a block's peak: queries, keys, values, the MLP's channels, some in float32
+LOGITS_ALIVE = 1.5  # arrays of [heads, tokens, tokens] in float32, if the attention keeps them in memory
+TRAFFIC = 40  # times that each block reads or writes an array of [tokens, hidden] in an evaluation
+LOGITS_TRAFFIC = 4  # times that it reads or writes an array of logits
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is sampled: `batch` images at once over all devices, of latents of a shape, by weights stored in a type."""
+    """What to sample."""
 
-    weights: str  # a row of `models.quantised.STORED`
-    batch: int
-    latents: tuple[int, int, int, int]
+    weights: str  # the type that weights are stored in: a row of `models.quantised.STORED`
+    batch: int  # images at once over all devices
+    latents: tuple[int, int, int, int]  # (frames, height, width, channels)
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,9 @@ class SampleEstimate:
     """Bytes, operations and exchanges of a batch of images, per device, and its limits in seconds."""
 
     mesh: dict[str, int]
-    evaluations: int  # of the network, for one image; with guidance two a step of Euler's method
+    evaluations: int  # of the network, for one image; a guided step of Euler's method has two
     weight_bytes: int
-    logits_bytes: int  # of one evaluation, where the attention keeps logits in memory
+    logits_bytes: int  # in one evaluation; 0 if the attention keeps no logits in memory
     peak_bytes: int
     flops: float
     hbm_bytes: float
@@ -64,7 +62,7 @@ class SampleEstimate:
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """What images of a point take on a target with weights as they are stored."""
+    """What sampling a point's images takes on a target, with weights stored in one type."""
 
     point: str
     params: int
@@ -81,7 +79,7 @@ class SamplePlan:
 
     @property
     def seconds_per_image(self) -> float:
-        """Seconds of the whole target for an image: those of a batch over its images."""
+        """Seconds that the whole target spends on an image: a batch's seconds over its number of images."""
         return self.estimate.limits.step / self.request.batch
 
     @property
@@ -95,8 +93,10 @@ class SamplePlan:
 
 
 def shapes_at(shapes: BatchShapes, size: tuple[int, int] | None, config: Config) -> BatchShapes:
-    """A corpus's shapes with latents of another (height, width). Raises `ConfigError` where the network cannot take
-    them."""
+    """Returns a corpus's shapes with latents of `size` (height, width); None keeps the corpus's own.
+
+    Raises `ConfigError` if the network cannot take such latents.
+    """
     frames, height, width, channels = shapes.latents
     height, width = size or (height, width)
     limits.check_latents(config.model, (frames, height, width, channels))
@@ -104,7 +104,7 @@ def shapes_at(shapes: BatchShapes, size: tuple[int, int] | None, config: Config)
 
 
 def guided_part(config: Config, latents: tuple[int, ...]) -> float:
-    """The share of a sampler's evaluations that are guided (`flow.samplers.guided_share`)."""
+    """Returns the share of a sampler's evaluations that are guided (`flow.samplers.guided_share`)."""
     sampler, formulation = config.evaluation.sampler, formulation_at(config, latents)
     times = np.asarray(sampling_levels(formulation, sampler.steps, sampler.sigmas))
     interval = sampler.guidance_from, sampler.guidance_to
@@ -112,15 +112,15 @@ def guided_part(config: Config, latents: tuple[int, ...]) -> float:
 
 
 def evaluations_of(config: Config, latents: tuple[int, ...]) -> int:
-    """The evaluations of the network for one image; a guided one counts two."""
+    """Counts the network's evaluations for one image; a guided evaluation counts as two."""
     sampler = config.evaluation.sampler
     return round(sampler.steps * EVALUATIONS_PER_STEP[sampler.method] * (1 + guided_part(config, latents)))
 
 
 def estimate_sampling(config: Config, target: Target, request: Request) -> SampleEstimate:
-    """What a batch of images takes on each of the target's devices.
+    """Estimates what a batch of images takes on each of the target's devices.
 
-    Raises `ConfigError` for a mesh or a batch that does not divide.
+    Raises `ConfigError` for a mesh or a batch that does not divide over the devices.
     """
     sizes = mesh_sizes(config.mesh, target.devices)
     mesh, model, sampler = AbstractMesh(tuple(sizes.values()), AXES), config.model, config.evaluation.sampler
@@ -141,7 +141,7 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
 
     parts, whole = flops_by_part(model, shapes), forward_flops(model, shapes)
     unsplit = sum(parts.get(name, 0) for name in UNSPLIT)
-    images = request.batch // ways * (1 + share)  # of a mean evaluation
+    images = request.batch // ways * (1 + share)  # in an average evaluation
     flops = steps * images * ((whole - unsplit) / tensor + unsplit)
 
     width = 2 if config.train.compute_dtype == "bfloat16" else 4
@@ -151,7 +151,7 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
     logits = 4 * examples * model.heads * tokens**2 / tensor if in_memory else 0
     kernels = sum(leaf.size for leaf in jax.tree.leaves(stored_shapes(init, "float32"))) * width / tensor
     converted = request.weights != config.train.compute_dtype or sizes["fsdp"] > 1
-    layer = 2 * kernels / model.depth if converted else 0  # two layers, of which one is read ahead
+    layer = 2 * kernels / model.depth if converted else 0  # two layers: one in use, one read ahead
     conditions = 4 * examples * (math.prod(shapes.context) + shapes.pooled + 2 * math.prod(shapes.latents))
     peak = weight_bytes + conditions + max(layer, ALIVE * activation + LOGITS_ALIVE * logits)
 
@@ -171,8 +171,11 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
 def plan_sampling(
     point: str, config: Config, target: Target, request: Request, *, optimisation: str | None
 ) -> SamplePlan:
-    """Plans a point's images. With a level of `optimisation` the memory is that of the compiled sampler; the time is
-    the roofline's either way. Raises `ConfigError` as `estimate_sampling` does."""
+    """Plans the sampling of a point's images. Raises `ConfigError` as `estimate_sampling` does.
+
+    With a level of `optimisation` the sampler is compiled and the memory is its own; with None the memory is an
+    estimate. The time is the roofline's either way.
+    """
     estimated = estimate_sampling(config, target, request)
     budget, compiled = target.chip.device_bytes, None
     if optimisation and estimated.weight_bytes <= budget:  # else the weights alone are too large to compile
@@ -184,6 +187,6 @@ def plan_sampling(
 
 
 def describe_latents(latents: tuple[int, ...]) -> str:
-    """Latents in words, with the pixels that an autoencoder of 8 makes of them."""
+    """Describes latents in words, with their size in pixels for an autoencoder with a factor of 8."""
     height, width = written_shape(latents)[-3:-1]
     return f"latents of {height}x{width}, {8 * height}x{8 * width} pixels by an autoencoder of 8"

@@ -1,4 +1,4 @@
-"""Searches meshes, rematerialisation policies and microbatches for layouts of a config that fit."""
+"""Searches for layouts of a config that fit: meshes, rematerialisation policies and numbers of microbatches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLACK = 1.15  # a layout whose estimate exceeds the memory by this factor may st
 
 
 def layouts(config: Config, target: Target) -> Iterator[dict[str, object]]:
-    """Overrides of a config: every layout that divides evenly over the target's devices."""
+    """Yields the overrides of a config for every layout that divides evenly over the target's devices."""
     for tensor in TENSOR:
         if config.model.heads % tensor or target.devices % tensor:
             continue
@@ -33,9 +33,9 @@ def layouts(config: Config, target: Target) -> Iterator[dict[str, object]]:
 
 
 def candidates(config: Config, target: Target, slack: float = SLACK) -> list[tuple[Config, StepEstimate]]:
-    """Layouts that should fit by the estimate, the cheapest first, and of equally cheap ones the smallest first.
+    """Lists the layouts whose estimate fits, sorted by step time, then by memory.
 
-    An estimate may exceed the memory by the factor `slack`. Nothing else of the config changes, so the experiment stays
+    An estimate may exceed the memory by the factor `slack`. Nothing else in the config changes, so the experiment stays
     the same.
     """
     found = []
@@ -47,5 +47,5 @@ def candidates(config: Config, target: Target, slack: float = SLACK) -> list[tup
             continue
         if estimated.peak_bytes <= slack * target.chip.device_bytes:
             found.append((changed, estimated))
-    # Three digits of the step's time: the roofline cannot tell apart what differs by less than a percent.
+    # Step times are compared to three digits: the roofline is too coarse for differences below a percent.
     return sorted(found, key=lambda pair: (float(f"{pair[1].roofline.step:.2e}"), pair[1].peak_bytes))

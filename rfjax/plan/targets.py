@@ -1,7 +1,7 @@
-"""The targets of a plan: slices of TPUs and nodes of GPUs, by the names that their vendors give them.
+"""The targets of a plan: slices of TPUs and nodes of GPUs, by their vendors' names.
 
-Names of v4, v5p and tpu7x slices count TensorCores, two a chip; those of v5e and v6e count chips; those of GPU nodes
-count GPUs. The speed, memory and links of a chip are in `training/chips.py`. No JAX here.
+The number in a name counts TensorCores for v4, v5p and tpu7x (two a chip), chips for v5e and v6e, and GPUs for GPU
+nodes. The speed, memory and links of a chip are in `training/chips.py`. No JAX here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Target:
 
     @property
     def devices(self) -> int:
-        """The devices that JAX shows: two for each chip of tpu7x."""
+        """The number of devices that JAX shows: two for each chip of tpu7x, else one."""
         return self.chips * self.chip.devices
 
     @property
@@ -47,18 +47,18 @@ class Target:
 
     @property
     def closed(self) -> tuple[bool, ...]:
-        """Which sides of a TPU slice close into rings. Those of a 3D slice do only if it is made of whole cubes."""
+        """Which sides of a TPU slice close into rings. In 3D all do if the slice is made of whole cubes, else none."""
         sides = [side % self.chip.torus_side == 0 for side in self.shape]
         return tuple(sides) if len(self.shape) == 2 else (all(sides),) * len(sides)
 
     @property
     def facts(self) -> dict[str, object]:
-        """What a plan's JSON says of the target."""
+        """What a plan's JSON says about the target."""
         facts = {"target": self.name, "chips": self.chips, "cores": self.cores, "devices": self.devices}
         return facts | {"hbm_bytes": self.chip.device_bytes, "source": self.chip.source}
 
     def describe(self) -> str:
-        """The target in words."""
+        """Describes the target in words."""
         if self.chip.kind != "tpu":
             return f"{self.name}: {self.chips} GPUs in {self.shape[0]} {self.chip.node}(s) of {self.shape[1]}"
         shape = "x".join(map(str, self.shape))
@@ -66,11 +66,11 @@ class Target:
         return f"{self.name}: {self.chips} chips, {self.cores} TensorCores{devices}, topology {shape}"
 
     def bandwidth(self, ways: int) -> float:
-        """Bytes a second that a device can send in a collective over `ways` devices.
+        """Returns the bytes a second that a device can send in a collective over `ways` devices.
 
-        On a torus a ring runs along each side that the group covers, in both directions where the side closes. A group
-        that is no product of sides has one link. Of two devices on a chip a ring that passes both has all of the chip's
-        links, and a ring that passes one shares them with the other's. For a group of GPUs the slowest link counts.
+        On a torus a ring runs along each side that the group covers, and in both directions if the side closes. A group
+        that is not a product of sides has one link. If a chip has two devices, a ring through both uses all of the
+        chip's links; a ring through one device has half of them. For GPUs the slowest link in the group counts.
         """
         link, split = self.chip.link_bandwidth, self.chip.devices
         if self.chip.kind != "tpu":
@@ -87,10 +87,10 @@ class Target:
 
 
 def parse_target(name: str, option: str = "--target") -> Target:
-    """`v5p-256`, `tpu7x-256`, `v5e-256`, `v6e-64`, `v4-128` by the vendor's count, or `h100x8` by GPUs.
+    """Parses a target's name, such as `v5p-256` or `v6e-64` (the vendor's count) or `h100x8` (GPUs).
 
-    A chip's aliases name it too. `option` is the option that gave the name. Raises `ConfigError` for an unknown chip,
-    with the nearest, and for a size that is not sold.
+    A chip's aliases are accepted too. `option` is the option that gave the name. Raises `ConfigError` for an unknown
+    chip, with the nearest, and for a size that is not sold.
     """
     match = re.fullmatch(r"([a-z0-9-]+?)[-x](\d{1,9})", name.lower())
     examples = [_name(chip) for chip in PLANNED.values()]
@@ -114,7 +114,7 @@ def parse_target(name: str, option: str = "--target") -> Target:
 
 
 def _name(chip, size=None):
-    """The vendor's name of a slice, by default one of a usual size."""
+    """Returns the vendor's name of a slice of `size`, by default of a usual size."""
     usual = size or (256 if chip.kind == "tpu" else min(64, math.prod(chip.shapes[-1])))
     return f"{chip.name}{'-' if chip.kind == 'tpu' or chip.name.endswith('x') else 'x'}{usual}"
 

@@ -12,7 +12,7 @@ from rfjax.plan.gpu_description import DESCRIPTIONS, text_proto
 
 
 def topology_devices(target):
-    """Stand-ins for the devices of a slice, or of nodes, that are not there."""
+    """Returns abstract devices that stand for those of the target's slice or nodes."""
     from jax.experimental import topologies
 
     if target.chip.kind == "cuda":
@@ -27,13 +27,13 @@ def topology_devices(target):
     elif target.chips == 1:
         settings |= {"chips_per_host_bounds": (1, 1, 1)}
     if any(target.closed):
-        settings["wrap"] = (*target.closed, False)[:3]  # libtpu wants three, for a flat slice too
+        settings["wrap"] = (*target.closed, False)[:3]  # libtpu wants three values, even for a 2D slice
     name = f"{target.chip.topology}:{'x'.join(map(str, target.shape))}"
     return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices)
 
 
 def lower(config, devices, platform: str):
-    """The lowered train step of a config on a mesh over `devices`; `platform` is a name of `models/attention.py`."""
+    """Lowers a config's train step on a mesh over `devices`; `platform` is a name in `models/attention.py`."""
     from rfjax.data.buckets import largest
     from rfjax.models.backbone import training_backbone
     from rfjax.training.mesh import make_mesh
@@ -47,7 +47,7 @@ def lower(config, devices, platform: str):
 
 
 def lower_sampler(config, devices, platform: str, weights: str, batch: int, latents):
-    """The lowered sampler of a batch on a mesh over `devices`, with weights as they are stored."""
+    """Lowers a config's sampler of a batch on a mesh over `devices`, with weights stored in the type `weights`."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding

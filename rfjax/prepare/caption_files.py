@@ -31,7 +31,7 @@ FORMAT, VERSION = "rfjax-captions", 1
 
 @dataclass(frozen=True, kw_only=True)
 class Showing:
-    """Which images the model sees, and how."""
+    """Which images the captioner sees, and how they are cropped and batched."""
 
     crop: str
     batch_size: int
@@ -45,14 +45,14 @@ class Showing:
         check_range(self, ("corrupt_limit",), 0, 1)
 
     def facts(self) -> dict:
-        """The settings for JSON, with the keys to drop as their hash."""
+        """Returns the settings for JSON, with a hash in place of the keys to drop."""
         plain = {name: getattr(self, name) for name in ("crop", "batch_size", "shard_size", "corrupt_limit")}
         return plain | {"filters": [test.text for test in self.filters], "dropped_keys": keys_facts(self.dropped_keys)}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image as the model sees it."""
+    """An image as the captioner sees it."""
 
     key: str
     image: Image.Image
@@ -64,7 +64,7 @@ class PartJson(TypedDict):
 
     name: str
     recipe_sha256: str
-    size: object  # of the source's part, as the source gives it
+    size: object  # the source part's size, in the source's own unit
     images: int
     captions: int
     empty: int
@@ -91,7 +91,7 @@ class OfPart(TypedDict):
 
 
 class ListJson(TypedDict):
-    """What captions.json says that joining needs."""
+    """The keys of captions.json that joining needs."""
 
     source: OfSource
     model: OfModel
@@ -101,7 +101,7 @@ class ListJson(TypedDict):
 
 
 def sizes(facts: Mapping) -> dict[str, int]:
-    """Bytes by file name, as a part's .json states them."""
+    """Returns {file name: bytes}, from a part's .json."""
     return {f"{facts['name']}.jsonl": facts["bytes"]}
 
 
@@ -117,9 +117,9 @@ def write_part(
     threads: int = 4,
     tell: Tell = lambda done, kept, dropped: None,
 ) -> dict:
-    """Writes the captions of a part's images, in files whose names begin with `path`; returns the content of its .json.
+    """Writes the captions of a part's images to files whose names begin with `path`; returns the content of its .json.
 
-    Raises `RfjaxError` if too many images are corrupt or a file cannot be written; then nothing of the part is left.
+    Raises `RfjaxError` if too many images are corrupt or a file cannot be written. Then no file of the part is left.
     """
     name, window = path.name, showing.batch_size + threads
     left_out, lines = LeftOut(name), []
@@ -130,7 +130,7 @@ def write_part(
         kept = left_out.sift(_without_repeats(looked), tell, showing.corrupt_limit)
         number = 0
         while batch := list(itertools.islice(kept, showing.batch_size)):
-            # The draws depend on the batch's place alone, so a part that is made again has the same.
+            # The seed depends only on the batch's place in the part, so a part made again gets the same captions.
             draw = hashing.key("recaption", seed, name, number) % 2**63
             written = model.captions([shown.image for shown in batch], int(draw))
             for shown, captions in zip(batch, written, strict=True):
@@ -153,7 +153,7 @@ def write_part(
 
 
 def _look(record: Record | Drop, showing: Showing) -> Shown | Drop:
-    """Decodes a record's image as the model sees it, or says why it is left out."""
+    """Decodes a record's image as the captioner sees it, or returns why it is left out."""
     if isinstance(record, Drop):
         return record
     if record.key in showing.dropped_keys:
@@ -181,7 +181,7 @@ def _without_repeats(looked: Iterable[Shown | Drop]) -> Iterator[Shown | Drop]:
 
 
 def write_list(folder: Path, parts: Sequence[Mapping], *, source: Mapping, model: Mapping, settings: Mapping) -> dict:
-    """Writes captions.json, which marks the captions as complete, and returns its content.
+    """Writes captions.json, whose presence marks the captions as complete, and returns its content.
 
     Raises `RfjaxError` if no image has a caption.
     """

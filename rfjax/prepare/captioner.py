@@ -1,7 +1,7 @@
-"""A model that writes captions: a folder that transformers loads as `AutoModelForImageTextToText`.
+"""Writes captions with a model from a folder that transformers loads as `AutoModelForImageTextToText`.
 
-Nothing is downloaded, weights are safetensors, and code in the folder is not run. PyTorch and transformers are imported
-when the model is loaded.
+Nothing is downloaded, weights must be safetensors, and code in the folder is not run. PyTorch and transformers are
+imported only when a model is loaded.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from rfjax.prepare.captions import clean, texts
 from rfjax.prepare.libraries import require
 from rfjax.prepare.options import check_range
 
-# To these types of model a prompt is the beginning of the caption, and a part of it; to all others an instruction.
+# For these types of model the prompt is the caption's beginning. For all others it is an instruction.
 CONTINUED = ("blip", "git")
-READ = {".json", ".jinja", ".model", ".txt"}  # files that may decide a caption, besides the weights
+READ = {".json", ".jinja", ".model", ".txt"}  # files besides the weights that may influence a caption
 
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """How captions are written. Each prompt gives `captions` of them: the best of a beam search, or as many draws."""
+    """How captions are written. Each prompt gives `captions` captions: a beam search's best, or that many samples."""
 
     prompts: tuple[str, ...] = ()
     captions: int = 1
     beams: int = 1
-    temperature: float = 0.0  # 0: the likeliest token each time
+    temperature: float = 0.0  # 0: no sampling, always the likeliest token
     max_tokens: int = 77
 
     def __post_init__(self):
@@ -46,15 +46,15 @@ class Writing:
 
 @dataclass(frozen=True)
 class Captioner:
-    """A loaded model. `facts` identify it, with a hash of every file that decides its captions."""
+    """A loaded model. `facts` identify it by its class and the hashes of all files that influence its captions."""
 
     facts: dict
     _write: Callable
 
     def captions(self, images: Sequence, seed: int) -> list[tuple[str, ...]]:
-        """The captions of each RGB image, a PIL.Image of any size; no caption if the model wrote nothing.
+        """Returns the captions of each RGB image, a PIL.Image of any size; none if the model wrote nothing.
 
-        `seed` decides the draws if a temperature was given, and nothing else.
+        `seed` matters only if a temperature was given: it decides the samples.
         """
         return self._write(list(images), seed)
 
@@ -67,7 +67,10 @@ def load(
     device: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> Captioner:
-    """Loads the model of a folder. `ConfigError` if it is missing, incomplete or of another kind, or needs a prompt."""
+    """Loads a folder's model.
+
+    Raises `ConfigError` if it is missing, incomplete or of another kind, or needs a prompt and `writing` has none.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         remedy = "fetch one, as with hf download Salesforce/blip-image-captioning-base --local-dir DIR"
@@ -75,7 +78,7 @@ def load(
     known = frozen.find_model(folder, ".", "")
     need = "writing captions needs PyTorch and transformers"
     torch, transformers = require("torch", need), require("transformers", need)
-    transformers.utils.logging.set_verbosity_error()  # it warns of a generation_config at every batch
+    transformers.utils.logging.set_verbosity_error()  # it would warn about generation_config at every batch
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     place = frozen.Place(torch, device, compute_dtype)
@@ -94,7 +97,7 @@ def load(
 
 @dataclass(frozen=True)
 class _Pair:
-    """The image processor and the tokenizer of a folder that has no processor, as a VisionEncoderDecoderModel's."""
+    """An image processor and a tokenizer, for a folder without a processor, such as a VisionEncoderDecoderModel's."""
 
     images: Callable
     tokenizer: object
@@ -118,13 +121,13 @@ def _processor(transformers, folder):
             return found
         images = transformers.AutoImageProcessor.from_pretrained(folder, **safe)
         return _Pair(images, transformers.AutoTokenizer.from_pretrained(folder, **safe))
-    except Exception as error:  # of many kinds; a library may be missing, too
+    except Exception as error:  # of many kinds; also if a library is missing
         lack = f"{folder} has no processor of images and text that can be loaded: {error}"
         raise ConfigError(f"{lack}; fetch the model whole, and what it names") from None
 
 
 def _inputs(processor, kind, images, prompt):
-    """The model's inputs for images under a prompt, or without a prompt."""
+    """Returns the model's inputs for images with a prompt; `prompt` None means no prompt."""
     if processor.chat_template and prompt is not None:
         text = {"type": "text", "text": prompt}
         chats = [[{"role": "user", "content": [{"type": "image", "image": image}, text]}] for image in images]
@@ -133,7 +136,7 @@ def _inputs(processor, kind, images, prompt):
     if prompt is None:
         return processor(images=images, return_tensors="pt")
     found = processor(images=images, text=[prompt] * len(images), padding=True, return_tensors="pt")
-    if kind == "git":  # its tokenizer ends the text; BLIP's model removes the end itself
+    if kind == "git":  # its tokenizer adds an end token; BLIP's model removes that itself
         for name in ("input_ids", "attention_mask"):
             found[name] = found[name][:, :-1]
     return found
@@ -147,7 +150,7 @@ def _writer(model, processor, writing, place):
     options |= {"num_beams": writing.beams, "do_sample": bool(writing.temperature)}
     if writing.temperature:
         options["temperature"] = writing.temperature
-    typed = "token_type_ids" in inspect.signature(model.forward).parameters  # BERT's tokenizer gives them to any model
+    typed = "token_type_ids" in inspect.signature(model.forward).parameters  # BERT's tokenizer returns them always
 
     def generate(images, prompt):
         inputs = _inputs(processor, kind, images, prompt).to(place.device, place.dtype)
@@ -160,7 +163,7 @@ def _writer(model, processor, writing, place):
             if ids.shape[1] >= read.shape[1] and bool((ids[:, : read.shape[1]] == read).all()):
                 ids = ids[:, read.shape[1] :]
         written = processor.post_process_image_text_to_text(ids, skip_special_tokens=True)
-        if kind in CONTINUED and prompt:  # a beginning to which nothing was added is no caption
+        if kind in CONTINUED and prompt:  # the prompt alone, with nothing added, is no caption
             written = ["" if clean(text).lower() == clean(prompt).lower() else text for text in written]
         return written
 

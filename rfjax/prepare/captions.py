@@ -1,4 +1,4 @@
-"""Captions from a record's columns: as they stand there, or made of a class as in the SD3 paper."""
+"""Gets captions from a record's columns: as stored, or made from a class as in the SD3 paper."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ TEMPLATE = "a photo of a {}"  # Esser et al. 2024, section 5.1, for ImageNet's c
 
 @dataclass(frozen=True)
 class CaptionColumns:
-    """The columns that captions come from. A dotted name goes into a nested column."""
+    """The columns that captions come from. A dotted name, such as `captions.text`, names a nested column."""
 
     original: str = "caption"
     synthetic: str | None = None
-    label: str | None = None  # holds a class, of whose names captions are made
+    label: str | None = None  # the column that holds a class, if captions are made from its names
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # label as text -> names
     template: str = TEMPLATE
 
     def of(self, metadata: Mapping[str, object]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(original, synthetic) captions of a record. Every name of a class gives one; training draws among them.
+        """Returns a record's (original, synthetic) captions. With `label`, each name of the class gives a caption.
 
         Raises `NoText` and `UndecodableText`.
         """
@@ -41,7 +41,7 @@ class CaptionColumns:
 
 
 def column(metadata: Mapping[str, object], name: str) -> object:
-    """A column's value, or None. `captions.text` is `text` of `captions`, or of each item if that is a list."""
+    """Returns a column's value, or None. `captions.text` is `text` in `captions` or, if a list, in each item."""
     if name in metadata:
         return metadata[name]
     value: object = metadata
@@ -56,20 +56,20 @@ def column(metadata: Mapping[str, object], name: str) -> object:
 
 
 class NoText(ValueError):
-    """A column for captions or classes holds something else, such as a list in a list; the message says what."""
+    """Raised if a column for captions or classes holds something else, such as a list in a list; says what."""
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """The captions in a column that holds one, several, or JSON text of several: each once, and none that is empty.
+    """Reads the captions in a column's value: one caption, several, or JSON text of several.
 
-    Raises `NoText` for a list in a list, true and false, and whatever else has no text but its printed form.
+    Leaves out empty captions and repetitions. Raises `NoText` for other values, such as a list in a list or a bool.
     """
     found = (_text(item) for item in _items(value) if not is_missing(item))
     return tuple(dict.fromkeys(text for text in found if text))
 
 
 def _items(value: object) -> list:
-    """What may be a caption in a column's value, as it stands there."""
+    """Lists the items of a column's value that may be captions, unconverted."""
     if isinstance(value, (str, bytes)) and clean(value)[:1] in ("[", "{"):
         value = _from_json(clean(value))
     if isinstance(value, Mapping):  # a sequence of texts, as TFDS gives it
@@ -79,12 +79,12 @@ def _items(value: object) -> list:
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell is empty: pandas writes NaN for a text that is not there."""
+    """Whether a cell is empty: None, or NaN, which pandas writes for a missing text."""
     return value is None or isinstance(value, float) and value != value
 
 
 def _text(value: object) -> str:
-    """A caption or a class as text. A whole number may be stored as a float, as pandas does beside empty cells."""
+    """Converts a caption or a class to text. A whole float becomes an int: pandas stores ints beside NaN as floats."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, bytes, int, float)):
@@ -93,7 +93,7 @@ def _text(value: object) -> str:
 
 
 def _from_json(text: str) -> object:
-    """The list or object that a text is in JSON, such as `["a cat", "one cat"]`; the text itself where it is none."""
+    """Reads a text that is captions in JSON, such as `["a cat", "one cat"]`; returns other texts unchanged."""
     try:
         value = parse_json(text, object)
     except ValueError:
@@ -107,14 +107,14 @@ def _from_json(text: str) -> object:
 
 
 def reading_notes(columns: CaptionColumns, metadata: Mapping[str, object]) -> list[str]:
-    """What was done to read the captions of a record, for a count: an encoding but UTF-8, zero characters taken out."""
+    """Notes what it took to read a record's captions: an encoding other than UTF-8, zero characters removed."""
     names = (columns.label or columns.original, columns.synthetic)
     values = [column(metadata, name) for name in names if name]
     return sorted({note for value in values for note in notes_of(value)})
 
 
 def notes_of(value: object) -> set[str]:
-    """The same of one column's value."""
+    """As `reading_notes`, for one column's value."""
     notes = set()
     for item in (value, *_items(value)):
         if isinstance(item, bytes):
@@ -126,24 +126,24 @@ def notes_of(value: object) -> set[str]:
 
 
 def clean(value: object) -> str:
-    """Makes text that can be stored: decoded, stripped, without a byte-order mark, half surrogate pairs replaced.
+    """Makes text that can be stored: decodes and strips it, removes a byte-order mark, replaces half surrogate pairs.
 
-    Raises `UndecodableText` for bytes whose encoding cannot be told.
+    Raises `UndecodableText` for bytes whose encoding cannot be recognised.
     """
     text = decode_text(value, without_nuls=True).text if isinstance(value, bytes) else str(value)
     return drop_nuls(text.encode("utf-8", "replace").decode())[0].strip().strip("\ufeff").strip()
 
 
 def to_words(name: str) -> str:
-    """A class's name in words: `golden_retriever` is "golden retriever"."""
+    """Writes a class's name as words: `golden_retriever` becomes "golden retriever"."""
     return clean(name).replace("_", " ").strip()
 
 
 def read_class_names(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """Names by class, from JSON ({"n01440764": ["tench", "Tinca tinca"]}) or from lines `n01440764 tench, Tinca tinca`
-    as in ImageNet's LOC_synset_mapping.txt.
+    """Reads {class: names} from JSON, {"n01440764": ["tench", "Tinca tinca"]}, or from ImageNet's
+    LOC_synset_mapping.txt, with lines `n01440764 tench, Tinca tinca`.
 
-    Raises `ConfigError` for any other file, a class without a name or with two rows, and a file without a class.
+    Raises `ConfigError` for any other file, for a class without a name or with two rows, and if there is no class.
     """
     path = Path(path)
     try:
@@ -164,7 +164,7 @@ def read_class_names(path: str | Path) -> dict[str, tuple[str, ...]]:
 
 
 def _class_rows(text: str, is_json: bool) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """(where it stands, class, its names)."""
+    """Yields (place in the file, class, its names)."""
     if is_json:
         for label, names in parse_json(text, dict[str, str | list[str]]).items():
             yield "its content", label, texts(names)

@@ -13,7 +13,7 @@ from rfjax.prepare.options import add_options, check_range, source_paths
 from rfjax.prepare.progress import say
 
 SIZE = 256  # pixels a side, if neither --size nor --buckets is given
-MADE = ("models", "encoders", "latents")  # keys of recipe.json: the frozen models, and the form of their outputs
+MADE = ("models", "encoders", "latents")  # keys of recipe.json about the frozen models and their outputs
 FLOATS = ("float16", "float32")
 
 
@@ -55,7 +55,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Makes the shards that are missing and, unless the command is one task of several, the manifest."""
+    """Makes the missing shards and then, unless the command is one task of several, the manifest."""
     from rfjax.prepare import given_keys, part, shard, work
     from rfjax.prepare.reading import Reading, fields_given, open_captioned
     from rfjax.prepare.recipe import Recipe, read_recipe
@@ -75,11 +75,11 @@ def run(args, overrides) -> int:
     source = given_keys.noticing(source, unmet)
     models = None if task.merges_only else _load_models(args, ours)
     made = read_recipe(folder, *MADE) if models is None else _models_facts(models)
-    scaling = _scaling(args, made)  # refused before the folder is claimed
+    scaling = _scaling(args, made)  # raises before the folder is claimed
     _check_scaled_alike(folder, scaling)
     about = work.source_facts(source)
     if columns.label == "folder" and source.kind == "folder" and any("/" not in key for key in source.keys):
-        about["class_of_root"] = source.root_name  # the captions of images outside all subfolders
+        about["class_of_root"] = source.root_name  # the class of images that are in no subfolder
     if args.synthetic_captions is not None:
         about["synthetic_captions"] = source.captions.facts
 
@@ -111,7 +111,7 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
 
     _check_keys_known(args, shards, ours, source["location"])
     folder = args.out
-    made = read_recipe(folder, *MADE)  # as stored, so that the manifest has the same bytes with and without --merge
+    made = read_recipe(folder, *MADE)  # read back, so that the manifest is byte-identical with and without --merge
     models = {
         "folder": str(args.models.absolute()),
         "variant": args.models_variant or "",
@@ -134,7 +134,10 @@ def _merge(args, shards, ours, source, scaling) -> list[str]:
 
 
 def _given_keys(args, source, ours) -> dict:
-    """The keys that options give, for a source that knows its own; none of captions written for this very source."""
+    """Returns {option: keys that it gives}, to be compared with the source's keys.
+
+    Leaves out the keys of captions if the source does not know its keys, or if they were written for this very source.
+    """
     given = {"--drop-keys": ours.dropped_keys} if ours.dropped_keys else {}
     if args.synthetic_captions is not None and source.keys is not None and source.captions.listing != source.listing:
         given["--synthetic-captions"] = source.captions.all
@@ -142,7 +145,7 @@ def _given_keys(args, source, ours) -> dict:
 
 
 def _check_keys(args, source, given, unmet) -> None:
-    """Raises `ConfigError` before any work if a source that knows its keys has none of those that an option gives."""
+    """Raises `ConfigError`, before any work, if the source knows its keys and an option gives none of them."""
     messages = {"--drop-keys": _no_key_to_drop, "--synthetic-captions": _no_key_of_captions}
     for option, keys in given.items():
         if len(unmet.get(option, ())) == len(keys):
@@ -163,7 +166,7 @@ _OTHER_KEYS = "give keys as rfjax inspect shows them, and another --out if shard
 
 
 def _check_keys_known(args, shards, ours, location) -> None:
-    """Raises `RfjaxError` if no shard met a key of the given captions, or of the images to drop."""
+    """Raises `RfjaxError` if no shard has a key of the given captions, or none has a key of the images to drop."""
     from rfjax.prepare.part import listed
 
     if args.synthetic_captions is not None and not any(
@@ -185,7 +188,10 @@ def _check_keys_known(args, shards, ours, location) -> None:
 
 
 def _scaling(args, made) -> dict:
-    """The latents' shift and scale, and whose they are. `ConfigError` for a corpus of another autoencoder."""
+    """Returns the latents' `shift` and `scale`, and `scaling`, which names their origin.
+
+    Raises `ConfigError` if --latent-scaling is a corpus of another autoencoder.
+    """
     from rfjax.data.prepared import manifest
     from rfjax.prepare.merge import SCALINGS
 
@@ -205,7 +211,7 @@ def _scaling(args, made) -> dict:
 
 
 def _check_scaled_alike(folder, scaling) -> None:
-    """Raises `ConfigError` for a finished corpus whose latents are scaled in another way: runs may have seen it."""
+    """Raises `ConfigError` if the folder is a finished corpus with another scaling: runs may already have used it."""
     from rfjax.data.prepared import manifest_facts
 
     path = folder / manifest_facts.NAME
@@ -218,8 +224,11 @@ def _check_scaled_alike(folder, scaling) -> None:
 
 
 def _load_models(args, ours):
-    """The frozen models; `ConfigError` for sides in pixels that the autoencoder cannot reduce to whole latents, and for
-    CLIP encoders of different lengths."""
+    """Loads the frozen models.
+
+    Raises `ConfigError` for sides in pixels that the autoencoder's reduction does not divide, and for CLIP encoders of
+    different lengths.
+    """
     from rfjax.data.prepared import frozen, manifest
 
     models = frozen.load(
@@ -231,7 +240,7 @@ def _load_models(args, ours):
         variant=args.models_variant or "",
         say=say,
     )
-    manifest.layout(models.encoders)  # refuses encoders that no network could take side by side
+    manifest.layout(models.encoders)  # raises if no network could take these encoders side by side
     for height, width in ours.buckets:
         if height % models.reduction or width % models.reduction:
             given = (
@@ -242,7 +251,7 @@ def _load_models(args, ours):
 
 
 def _models_facts(models) -> dict:
-    """What recipe.json stores of the frozen models: identity, text encoders, form of the latents."""
+    """Returns what recipe.json stores about the frozen models: identity, text encoders, form of the latents."""
     latents = {"reduction": models.reduction, "channels": models.latent_channels}
     latents |= {"shift": models.shift, "scale": models.scale}
     return {"models": models.facts, "encoders": [asdict(encoder) for encoder in models.encoders], "latents": latents}

@@ -1,4 +1,4 @@
-"""Filters that keep records by their columns: comparisons such as `aesthetic>=5`, never evaluated as code."""
+"""Filters that keep or drop records by their columns: comparisons such as `aesthetic>=5`, never evaluated as code."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ COMPARISONS: dict[str, Callable[[object, object], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-MEASURED = ("width", "height", "aspect", "short_side")  # columns of the decoded image; aspect is width / height
+MEASURED = ("width", "height", "aspect", "short_side")  # columns measured on the image; aspect is width / height
 FORM = re.compile(r"\s*([\w.-]+)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
 WORDS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class Filter:
-    """`column comparison value`. A record is kept if it holds."""
+    """The test `column comparison value`. A record that passes is kept."""
 
     text: str
     column: str
     comparison: str
-    value: int | float | str | bool  # a whole number stays one: Python compares it with any number exactly
+    value: int | float | str | bool  # a whole number stays an int: Python compares ints exactly with any number
 
     @property
     def measured(self) -> bool:
@@ -39,7 +39,7 @@ class Filter:
         return self.column in MEASURED
 
     def refuses(self, columns: Mapping[str, object]) -> str | None:
-        """Why a record is dropped, or None. A record without the column is dropped, under a separate reason."""
+        """Returns why a record is dropped; None if it is kept. A record without the column is dropped as "lacks"."""
         value = column(columns, self.column)
         if is_missing(value):
             return f"lacks {self.column}"
@@ -51,12 +51,12 @@ class Filter:
 
 
 def first_refusal(filters: Iterable[Filter], columns: Mapping[str, object]) -> str | None:
-    """The reason of the first filter that refuses a record; None if all filters keep it."""
+    """Returns the reason of the first filter that drops a record; None if all filters keep it."""
     return next(filter(None, (test.refuses(columns) for test in filters)), None)
 
 
 def parse_filter(text: str) -> Filter:
-    """Reads `aesthetic>=5`, `nsfw=="UNLIKELY"`, `watermarked==false`. `ConfigError` for anything else."""
+    """Reads `aesthetic>=5`, `nsfw=="UNLIKELY"`, `watermarked==false`. Raises `ConfigError` for anything else."""
     match = FORM.fullmatch(text)
     if not match:
         raise ConfigError(f"--filter {text!r} is no comparison by {' '.join(COMPARISONS)}; write as in aesthetic>=5")
@@ -73,7 +73,7 @@ def _is_number(value: object) -> bool:
 
 
 def _read(text: str) -> int | float | str | bool:
-    """The value that a text means: a number, true or false, or text with or without quotes."""
+    """Converts a text to the value that it means: a number, true or false, or a text without its quotes."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
     if text.lower() in WORDS:

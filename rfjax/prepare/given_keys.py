@@ -1,7 +1,7 @@
-"""Keys that a user gives, of images to drop or to add captions to: which of them name no image of the source.
+"""Finds the keys given by the user, to drop images or to add captions, that name no image of the source.
 
-A folder, Parquet files and a TFDS data set know the keys of their images beforehand. Tars do not: which keys they have
-is known when all of them are read.
+For a folder, Parquet files and a TFDS data set the images' keys are known beforehand. For tars they are known only once
+all tars have been read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REASON = "keys of {} that name no image"
 
 
 def without_image(given: Iterable[str], keys: Iterable[str]) -> tuple[str, ...]:
-    """The given keys that are not among the keys of a source's images, in their order."""
+    """Returns the `given` keys that are not in `keys`, those of a source's images, in the given order."""
     rest = dict.fromkeys(given)
     for key in keys:
         rest.pop(key, None)
@@ -28,16 +28,16 @@ def without_image(given: Iterable[str], keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def known_before(source: Source, given: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:
-    """By option, the given keys that name no image of a source that knows its keys; empty for any other source."""
+    """Returns {option: its keys that name no image}; empty for a source that does not know its keys beforehand."""
     if getattr(source, "keys", None) is None:
         return {}
     return {option: found for option, keys in given.items() if keys and (found := without_image(keys, source.keys))}
 
 
 def known_after(source: Source, folder: Path, parts: Sequence[str], dropped_keys: Collection[str]) -> tuple[str, ...]:
-    """The keys to drop that no part dropped, of a source that does not know its keys.
+    """Returns the keys to drop that no part dropped. Empty for a source that knows its keys beforehand.
 
-    `parts` are the names of the finished parts in `folder`. None are told where a part's list of drops is gone.
+    `parts` are the names of the finished parts in `folder`. Empty also if a part's list of drops is missing.
     """
     if getattr(source, "keys", None) is not None or not dropped_keys:
         return ()
@@ -53,9 +53,9 @@ def known_after(source: Source, folder: Path, parts: Sequence[str], dropped_keys
 
 
 def captions_known_after(source: Source) -> tuple[str, ...]:
-    """The keys of joined captions that no image has, of a source that does not know its keys.
+    """Returns the keys of joined captions that no image has. Empty for a source that knows its keys beforehand.
 
-    None are told where another command read a part, nor of captions that were written for this very source.
+    Empty also if another command read some of the parts, and for captions written for exactly this source.
     """
     if not isinstance(source, JoinedSource) or source.keys is not None:
         return ()
@@ -65,13 +65,13 @@ def captions_known_after(source: Source) -> tuple[str, ...]:
 
 
 def say_unmet(unmet: Mapping[str, Collection[str]]) -> None:
-    """A line for each option that gives keys which name no image, with the first of them."""
+    """Prints a line for each option with keys that name no image: their number and the first of them."""
     for line in describe({_REASON.format(option): keys for option, keys in unmet.items() if keys}, most=5):
         say(f"noticed: {line}")
 
 
 def noticing(source: Source, unmet: Mapping[str, Sequence[str]]) -> Source:
-    """The source with keys that name no image, by option, among what it says may be a mistake."""
+    """Returns the source with `unmet`, {option: keys that name no image}, added to its `noticed`."""
     found = {_REASON.format(option): tuple(keys) for option, keys in unmet.items() if keys}
     if not found:
         return source

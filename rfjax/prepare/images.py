@@ -1,11 +1,11 @@
-"""Decodes images to 8-bit RGB of a bucket's sides, and makes a small JPEG of each to look at.
+"""Decodes images to 8-bit RGB of a bucket's size, and makes a small JPEG of each to look at.
 
-An image that PIL cannot decode whole is an error. Others are made RGB: transparency is laid over white, a transparent
-colour included, 16-bit grey keeps its high byte, 32-bit integers are taken as 8 bits if none is above 255, CMYK and
-palettes are converted as PIL does (without colour profiles), the first picture of an animation is taken, and the
-camera's orientation is obeyed. An image goes to the bucket of the nearest aspect. Its largest centred part of that
-aspect is resized by PIL's Lanczos or bicubic filter, whose support widens with the reduction, so nothing aliases.
-Nothing is random: the paper's pretraining crops the centre, too.
+An image that PIL cannot decode completely is an error. All others become RGB. Transparency, also a transparent colour,
+is laid over white. 16-bit grey keeps its high byte; 32-bit integers count as 8 bits if none is above 255. CMYK and
+palettes are converted by PIL, without colour profiles. Of an animation the first picture is used. The camera's
+orientation is applied. An image goes to the bucket of the nearest aspect. Its largest centred part of that aspect is
+resized by PIL's Lanczos or bicubic filter, which does not alias: its support widens with the reduction. Nothing is
+random: the paper's pretraining crops the centre, too.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICU
 WHITE = (255, 255, 255, 255)
 INTEGERS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 DARK = "16-bit with no value above 255: black"
-PNG_MARK, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # a PNG's first bytes; where its bits a sample stand
+PNG_MARK, PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # a PNG's first bytes; the offset of its bits per sample
 
 
 class CorruptImage(ValueError):
-    """An image that cannot be used; the message says why."""
+    """Raised for an image that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,26 @@ class Picture:
     """A decoded image, cut and resized to a bucket's sides."""
 
     pixels: UInt8[np.ndarray, "rows columns 3"]
-    width: int  # of the upright original
+    width: int  # of the original, turned upright
     height: int
     converted: tuple[str, ...]  # names of the conversions it needed
 
     @property
     def columns(self) -> dict[str, float | int]:
-        """The columns that filters can ask."""
+        """The columns that filters can use."""
         return size_columns(self.width, self.height)
 
 
 def size_columns(width: int, height: int) -> dict[str, float | int]:
-    """The columns that follow from an image's size, in pixels; `aspect` is width / height."""
+    """Returns the filter columns of an image's size, in pixels; `aspect` is width / height."""
     return {"width": width, "height": height, "aspect": width / height, "short_side": min(width, height)}
 
 
 def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) -> int:
-    """The number of the bucket (height, width) with the log aspect ratio nearest to an image's; of equals, the first.
+    """Returns the index of the bucket (height, width) whose log aspect ratio is nearest to an image's; ties: the first.
 
-    |log(w / h) - log(W / H)| is the log of wH / hW or of its inverse, whichever is above 1, so the ratios are
-    compared as fractions and nothing is rounded.
+    |log(w / h) - log(W / H)| is the log of wH / hW or of its inverse, whichever is above 1. So comparing these ratios
+    as fractions needs no logarithm, and nothing is rounded.
     """
 
     def apart(number):
@@ -70,7 +70,7 @@ def nearest_bucket(width: int, height: int, buckets: Sequence[tuple[int, int]]) 
 def decode(data: bytes, size: int | Sequence[tuple[int, int]], resample: str) -> Picture:
     """Decodes an image to a square of `size` pixels a side, or to the nearest of several buckets (height, width).
 
-    The image is resized to cover its bucket, and what sticks out is cut off evenly. Raises `CorruptImage`.
+    The image is resized to cover its bucket, then cropped at the centre. Raises `CorruptImage`.
     """
     buckets = [(size, size)] if isinstance(size, int) else size
     with _open_rgb(data) as (image, converted):
@@ -82,7 +82,7 @@ def decode(data: bytes, size: int | Sequence[tuple[int, int]], resample: str) ->
 
 
 def decode_unscaled(data: bytes, crop: str) -> Image.Image:
-    """Decodes an image to upright RGB of its own size: its centred square (`crop` square) or the whole image (none).
+    """Decodes an image to upright RGB, without resizing it; cuts out its centred square unless `crop` is "none".
 
     Raises `CorruptImage`.
     """
@@ -97,7 +97,7 @@ def decode_unscaled(data: bytes, crop: str) -> Image.Image:
 
 @contextlib.contextmanager
 def _open_rgb(data):
-    """Gives (upright RGB image, names of its conversions). An error while it is in use becomes a `CorruptImage`."""
+    """Yields (upright RGB image, names of its conversions). Turns errors within the context into `CorruptImage`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of large images and odd metadata; too large is an error
@@ -110,16 +110,16 @@ def _open_rgb(data):
         raise
     except UnidentifiedImageError:  # its message has an address in memory, which differs in every run
         raise CorruptImage("no format that PIL knows" if data else "no bytes at all") from None
-    except MemoryError:  # says nothing of the image: another machine, or the next try, decodes it
+    except MemoryError:  # not the image's fault: another machine, or another try, may decode it
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        if getattr(error, "errno", None):  # the system's: too many open files, a failing disk
+        if getattr(error, "errno", None):  # the system's error: too many open files, a failing disk
             raise
         raise CorruptImage(f"{type(error).__name__}: {error}") from None
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"], side: int) -> bytes:
-    """A JPEG of a picture whose longer side has `side` pixels."""
+    """Returns a JPEG of a picture, reduced so that its longer side has `side` pixels."""
     rows, columns = (max(1, round(side * length / max(pixels.shape[:2]))) for length in pixels.shape[:2])
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((columns, rows), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
@@ -134,7 +134,7 @@ def _upright(image):
 
 
 def _scale_transparent_colour(image, data):
-    """Puts a PNG's transparent colour into the units of the pixels that PIL decodes, which leaves it as it is stored.
+    """Rescales a PNG's transparent colour as PIL rescales the pixels: PIL itself leaves that colour as stored.
 
     Grey of 2 or 4 bits becomes 8 bits, and colours of 16 bits keep their high byte.
     """
@@ -148,7 +148,7 @@ def _scale_transparent_colour(image, data):
 
 
 def _rgb(image, of_png):
-    """The image as RGB, and the names of the conversions. A PNG's integers have 16 bits, whatever PIL holds them in."""
+    """Returns the image as RGB, and the names of the conversions. A PNG's integers have 16 bits in any mode of PIL."""
     if image.mode in INTEGERS:
         return _rgb_of_integers(image, declared=image.mode != "I" or of_png)
     if image.mode == "F":
@@ -162,7 +162,7 @@ def _rgb(image, of_png):
 
 
 def _rgb_of_integers(image, declared):
-    """Grey of 16 or 32 bits as RGB. `declared` says that the file has 16 bits, so that 255 is nearly black."""
+    """Converts grey of 16 or 32 bits to RGB. `declared`: the file is known to have 16 bits, so 255 is nearly black."""
     values = np.asarray(image).astype(np.int64)
     low, high = values.min(), values.max()
     if low < 0 or high > 65535:

@@ -15,13 +15,13 @@ from rfjax.data.prepared.records import FACTS_OF, unpack
 from rfjax.data.prepared.shards import Shards
 from rfjax.errors import RfjaxError
 
-MADE_BY = "rfjax inspect"  # in the PNG, so that the command knows its own picture
+MADE_BY = "rfjax inspect"  # stored in the PNG, so that the command recognises its own picture
 
 
 def samples(found: Manifest, split: str, count: int, seed: int) -> list[tuple]:
-    """Images drawn from a split, equally many of each bucket as far as it has them.
+    """Draws images from a split, the same number from each bucket that has enough.
 
-    Each is (bucket's name, place, facts, captions by row, thumbnail's bytes, latents).
+    Each is (bucket's name, place, facts, {row: caption}, thumbnail's bytes, latents).
     """
     pairs = [(turn, n) for n, bucket in enumerate(found.buckets) for turn in range(min(count, bucket.images[split]))]
     shares = Counter(number for _, number in sorted(pairs)[:count])
@@ -42,7 +42,7 @@ def _draw(found, bucket, split, count, seed):
         numbers = [*facts["original"], *facts["synthetic"]]
         if not numbers or not {"latents", "thumbnail"} <= arrays.keys():
             raise RfjaxError(f"{where} has no caption, latents or thumbnail; {COPY_AGAIN}")
-        if lost := [number for number in numbers if not 0 <= number < texts.count(file)]:  # another shard's otherwise
+        if lost := [number for number in numbers if not 0 <= number < texts.count(file)]:  # would read another shard
             raise RfjaxError(f"{where} names caption {lost[0]} of {texts.count(file)}; {COPY_AGAIN}")
         records = texts.read(texts.first(file) + np.array(numbers, np.int64))
         stored = {n: _unpacked(text, "captions", where) for n, text in zip(numbers, records, strict=True)}
@@ -59,7 +59,7 @@ def _unpacked(record, kind, where):
 
 
 def picture(rows, decoded=None) -> bytes:
-    """A PNG of each image's thumbnail, and its decoded latent if given, over its first caption."""
+    """Returns a PNG of the images: each one's thumbnail, its decoded latent if given, and its first caption."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image

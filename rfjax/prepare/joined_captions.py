@@ -1,4 +1,4 @@
-"""Joins captions to a source by its images' keys: those that `rfjax recaption` wrote, or a file of the user's."""
+"""Joins captions to a source's images by key. They come from `rfjax recaption` or from a file of the user's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rfjax.prepare.libraries import require
 from rfjax.prepare.progress import say
 from rfjax.prepare.sources import Drop, Record, Source
 
-COLUMN = "joined synthetic captions"  # the column that joined records have
+COLUMN = "joined synthetic captions"  # the column that joining adds to records
 HINT = 'a file has lines {"key": ..., "captions": [...]}, or columns key and captions (.parquet)'
 
 
@@ -34,17 +34,17 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions by key. `facts` identify them in recipe and manifest; a file holds one part, or all."""
+    """Captions by key, in one file or in a file for each part. `facts` identify them in recipe and manifest."""
 
     facts: Mapping
-    listing: str | None  # of the source that they were written for, if known
-    sizes: tuple  # of that source's parts
+    listing: str | None  # hash of the source that they were written for, if known
+    sizes: tuple  # sizes of that source's parts
     files: tuple[tuple[Path, str | None], ...]  # (file, its SHA-256 if known)
 
     def for_part(self, source: Source, part: int) -> Mapping[str, tuple[str, ...]]:
-        """Captions by key, those of the source's part `part` among them.
+        """Returns {key: captions}, which contains those of the source's part `part`.
 
-        If they were written for this source in the same parts, one file is read; otherwise all are held in memory.
+        If they were written for this source in the same parts, only one file is read. Otherwise all are kept in memory.
         """
         if self.listing == source.listing and list(self.sizes) == list(source.sizes):
             return _read(self.files[part : part + 1])
@@ -52,17 +52,17 @@ class Captions:
 
     @cached_property
     def all(self) -> Mapping[str, tuple[str, ...]]:
-        """All captions by key."""
+        """{key: captions} of all files."""
         return _read(self.files)
 
 
 @dataclass(frozen=True)
 class JoinedSource:
-    """A source whose records have one more column: the captions with their key."""
+    """A source whose records get one more column: the captions joined by their key."""
 
     source: Source
     captions: Captions
-    met: dict[int, set[str]] = field(default_factory=dict)  # part that was read -> keys of captions met in it
+    met: dict[int, set[str]] = field(default_factory=dict)  # part read so far -> its keys that have captions
 
     kind = property(lambda self: self.source.kind)
     location = property(lambda self: self.source.location)
@@ -120,7 +120,7 @@ def _open_folder(folder):
             name = shard["name"]
             if Path(name).name != name or "\0" in name:
                 raise ValueError(f"a shard is called {name!r}, which is no name of a file here")
-            size = (folder / f"{name}.jsonl").stat().st_size  # told before images are encoded
+            size = (folder / f"{name}.jsonl").stat().st_size  # checked before images are encoded
             if size != shard["bytes"]:
                 raise ValueError(f"{name}.jsonl has {size} bytes, and {NAME} says {shard['bytes']}")
         files = tuple((folder / f"{shard['name']}.jsonl", shard["sha256"]) for shard in facts["shards"])

@@ -1,4 +1,4 @@
-"""The libraries of the extra `prepare`: imported with a remedy where one is missing, and named with their versions."""
+"""Imports the libraries of the extra `prepare`, with a remedy if one is missing, and lists their versions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rfjax.errors import ConfigError
 
-LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")  # in a manifest
+LIBRARIES = ("rfjax", "numpy", "pillow", "torch", "transformers", "diffusers", "array_record")  # a manifest names them
 
 
 def require(module: str, need: str):
-    """Imports a module. Raises `ConfigError` with `need`, a clause, and the command that installs what is missing."""
+    """Imports a module. If it is missing, raises `ConfigError` with the clause `need` and the command to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -22,7 +22,7 @@ def require(module: str, need: str):
 
 
 def versions(libraries: Sequence[str]) -> dict[str, str]:
-    """Versions of the libraries that are installed: another PIL or PyTorch may round differently."""
+    """Returns {library: version} of those installed. Another version of PIL or PyTorch may round differently."""
     found = {}
     for name in libraries:
         with contextlib.suppress(PackageNotFoundError):  # not needed, or rfjax run from its source
@@ -31,5 +31,5 @@ def versions(libraries: Sequence[str]) -> dict[str, str]:
 
 
 def surroundings(device: str) -> dict[str, str]:
-    """What a manifest records besides the models: Python, the device and the libraries."""
+    """Returns what a manifest records besides the models: Python's version, the device, the libraries' versions."""
     return {"python": platform.python_version(), "device": device or "default"} | versions(LIBRARIES)

@@ -20,8 +20,8 @@ from rfjax.inputs.json_files import WrongJson
 from rfjax.prepare.part import NO_CAPTION, NO_TEXT, list_counts
 
 SCALINGS = ("autoencoder", "measured")
-LARGEST_SUM = 1e150  # its square is a number, too
-HELD = ("bucket", "split", *KINDS, "files")  # the facts of a shard's units that the manifest keeps
+LARGEST_SUM = 1e150  # a larger number's square would overflow
+HELD = ("bucket", "split", *KINDS, "files")  # keys of a shard's units that the manifest keeps
 
 
 def write_manifest(
@@ -39,12 +39,12 @@ def write_manifest(
     scale: float,
     scaling: str,
 ) -> Manifest:
-    """Merges the shards' facts, in their order, and writes manifest.json.
+    """Merges the shards' facts, in their order, and writes manifest.json; returns the manifest.
 
-    `buckets` are (height, width) in pixels; `reduction` pixels a side become one of a latent. `shift` and `scale` are
-    the autoencoder's. If `scaling` is measured, they are instead the mean and 1 / standard deviation of the training
-    latents over all channels (Rombach et al. 2022 measure the scale alone). Raises `RfjaxError` if no image is left,
-    if the latents to be scaled are all equal, and for facts that contradict each other.
+    `buckets` are (height, width) in pixels; a latent's sides are these divided by `reduction`. If `scaling` is
+    "measured", the given `shift` and `scale` are replaced by the mean and 1 / standard deviation of the training
+    latents over all channels (Rombach et al. 2022 measure only the scale). Raises `RfjaxError` if no image is left, if
+    the latents to measure are all equal, and for facts that contradict each other.
     """
     dropped = _total(shard["dropped"] for shard in shards)
     units = [unit for shard in shards for unit in shard["units"]]
@@ -126,13 +126,13 @@ def _count(units) -> dict[str, int]:
 
 
 def _has_sums(sums: Mapping, channels: int) -> bool:
-    """Whether a unit's sums have a number for each channel, of which a mean and a deviation can be made."""
+    """Whether a unit's sums have a number for each channel, and give a finite mean and deviation."""
     whole = all(len(sums[name]) == channels for name in ("sum", "squares"))
     return whole and sums["values"] > 0 and max(map(abs, (*sums["sum"], *sums["squares"]))) < LARGEST_SUM
 
 
 def _moments(sums: Sequence[Mapping]) -> dict:
-    """Mean and standard deviation of raw latents, per channel and over all channels."""
+    """Computes the mean and standard deviation of raw latents, per channel and over all channels (`all`)."""
     count = sum(unit["values"] for unit in sums)
     mean = np.sum([unit["sum"] for unit in sums], axis=0) / count
     square = np.sum([unit["squares"] for unit in sums], axis=0) / count

@@ -1,4 +1,4 @@
-"""Options that `prepare`, `recaption` and `duplicates` share, and checks of values. No numpy here, for --help."""
+"""Options that `prepare`, `recaption` and `duplicates` share, and checks of values. No numpy, so --help is quick."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def source_text(text: str, option: str = "SOURCE") -> str:
-    """A source as `prepare.sources.open_source` takes it: `KIND:WHERE` or a path, which must be of this machine."""
+    """Checks a source, `KIND:WHERE` or a path of this machine, for `prepare.sources.open_source`, and returns it."""
     kind, colon, where = text.partition(":")
     return f"{kind}:{local_text(where, option)}" if kind in SOURCES and colon else local_text(text, option)
 
 
 def source_paths(text: str) -> list[Path]:
-    """The file or the folder that a source names; none for a data set of TFDS, and for a pattern."""
+    """Returns the file or folder that a source names, in a list; [] for a TFDS data set or a pattern."""
     kind, colon, where = text.partition(":")
     path = Path(where if kind in SOURCES and colon else text)
     return [path] if path.exists() else []
@@ -62,13 +62,13 @@ OPTIONS = {
 
 
 def add_options(parser, *names: str) -> None:
-    """Adds options of the table to a parser or to one of its groups."""
+    """Adds the named options of the table to a parser or to one of its groups."""
     for name in names:
         parser.add_argument(name, **OPTIONS[name])
 
 
 def check_range(options: object, names: Sequence[str], low: int, high: int | None = None) -> None:
-    """Raises `ConfigError` for an attribute of `options`, named as an option, that is given and out of bounds."""
+    """Raises `ConfigError` if an attribute of `options` in `names` is out of bounds. None passes."""
     for name in names:
         value = getattr(options, name)
         if value is not None and not (low <= value if high is None else low <= value <= high):

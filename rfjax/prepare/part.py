@@ -1,4 +1,4 @@
-"""One part of a source: its name, its images in order, those that are left out, and the files that describe it."""
+"""One part of a source: its name, its images in order, the images left out, and the files that describe it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ NO_CAPTION = "no caption"
 NO_TEXT = "caption that is no text"
 UNDECODABLE = "caption in no encoding that can be told"
 OWN_REASONS = frozenset({CORRUPT, NO_CAPTION, NO_TEXT, UNDECODABLE})
-SPARED = 10  # corrupt images that never stop a part: a share of few images says little
+SPARED = 10  # so many corrupt images never stop a part: a share of few images says little
 Looked = TypeVar("Looked")
 Tell = Callable[[float | int, int, int], None]  # (how much of the part is done, images kept, images left out)
 
 
 def listed(reason: str) -> str:
-    """The reason under which an image of --drop-keys is counted: the list's, which must not look like one of ours."""
+    """Returns the reason to count an image of --drop-keys under: the list's own, marked if it equals one of ours."""
     return f"{reason} (listed)" if reason in OWN_REASONS else reason
 
 
@@ -37,8 +37,11 @@ def part_name(stem: str, part: int, parts: int) -> str:
 def read_finished(
     path: Path, recipe_hash: str, *, shape: type, sizes: Callable[[Mapping], Mapping[str, int]]
 ) -> dict | None:
-    """The .json of a finished part, of the TypedDict `shape`. None, so that the part is made again, if it was changed
-    or damaged, has another name or recipe, or if a file has not the size that it states."""
+    """Reads the .json of a finished part, of the TypedDict `shape`.
+
+    Returns None, so that the part is made again, if the .json was changed or damaged, if it has another name or recipe,
+    or if a file does not have the size it states.
+    """
     try:
         facts = read_json(path.with_name(f"{path.name}.json"), shape)
         if seals.is_broken(facts) or (facts["name"], facts["recipe_sha256"]) != (path.name, recipe_hash):
@@ -52,7 +55,7 @@ def read_finished(
 def map_in_order(
     pool: Executor, look: Callable[[Record | Drop], Looked], records: Iterable[Record | Drop], window: int
 ) -> Iterator[Looked]:
-    """Applies `look` to each record, up to `window` at a time in the pool's threads; gives the results in order."""
+    """Applies `look` to each record, up to `window` at a time in the pool's threads; yields the results in order."""
     pending = deque()
     for record in records:
         pending.append(pool.submit(look, record))
@@ -63,23 +66,23 @@ def map_in_order(
 
 
 def list_counts(counts: Mapping[str, int]) -> str:
-    """`1,200 corrupt, 3 no caption`: the highest count first."""
+    """Formats counts by reason, the highest first: "1,200 corrupt, 3 no caption"."""
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 @dataclass
 class LeftOut:
-    """The images of a part that are left out: each with its reason, and their number by reason."""
+    """The images left out of a part: a row with the reason for each, and counts by reason."""
 
-    name: str  # of the part
+    name: str  # the part's name
     rows: list[dict] = field(default_factory=list)
     counts: Counter = field(default_factory=Counter)
     kept: int = 0
 
     def sift(self, looked: Iterable[Looked | Drop], tell: Tell, corrupt_limit: float = 1.0) -> Iterator[Looked]:
-        """Gives all but the drops, which are recorded; calls `tell` when an image has been dealt with.
+        """Yields everything but the drops, which it records; calls `tell` after each image.
 
-        Raises `RfjaxError` if more than `corrupt_limit` of the images, a share, are corrupt.
+        Raises `RfjaxError` if the share of corrupt images is above `corrupt_limit`.
         """
         for item in looked:
             if isinstance(item, Drop):

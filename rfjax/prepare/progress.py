@@ -1,4 +1,4 @@
-"""Progress of preparing a corpus: a line on standard error every few seconds."""
+"""Reports the progress of work on a source: a line on standard error every few seconds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SAID_EVERY = 10.0  # seconds
 
 
 class ShardProgress:
-    """Says how much is done, how fast, and how long the rest will take.
+    """Prints how much is done, how fast, and how long the rest will take.
 
-    `total` is the size of the parts to be made now, in the source's units (records, bytes). Parts that an earlier
-    command made count neither as done nor as time.
+    `total` is the size of the parts to be made now, in the source's unit (records or bytes). Parts that an earlier
+    command made do not count.
     """
 
     def __init__(self, total: float | int, *, clock: Callable[[], float] = time.monotonic):
@@ -29,7 +29,7 @@ class ShardProgress:
 
     @contextlib.contextmanager
     def of(self, name: str, size: float | int) -> Iterator[None]:
-        """A part of this name and size is made inside; a line at its end."""
+        """The context in which a part of this name and size is made; prints a line at its end."""
         self._name, self._part = name, (0.0, 0, 0)
         yield
         _, kept, dropped = self._part

@@ -1,4 +1,4 @@
-"""What a command line says of a source: where it is, its parts, which images are read, and their captions."""
+"""Reads what a command line says about a source: where it is, its parts, which images to read, and their captions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rfjax.prepare.sources import CAPTION_COLUMNS, Source, open_source
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The values of the options that have these names, as they were given."""
+    """The values of the options with these names, as given."""
 
     source: str
     shard_size: int
@@ -34,28 +34,28 @@ class Reading:
     template: str = TEMPLATE
 
     def filters(self) -> tuple[Filter, ...]:
-        """The comparisons of --filter."""
+        """Parses the comparisons of --filter."""
         return tuple(parse_filter(text) for text in self.filter)
 
     def dropped_keys(self) -> dict[str, str]:
-        """Key -> reason, from the file of --drop-keys: a key on each line, and perhaps a reason after a tab."""
+        """Reads {key: reason} from the file of --drop-keys: a key on each line, and perhaps a reason after a tab."""
         if self.drop_keys is None:
             return {}
         lines = read_text(self.drop_keys, "--drop-keys").split(
             "\n"
-        )  # splitlines knows other ends, which a key may hold
+        )  # not splitlines: it also splits at characters that a key may contain
         rows = [line.partition("\t") for line in lines]
         return {key: reason or "listed" for key, _, reason in rows if key}
 
 
 def fields_given(kind: type, args: argparse.Namespace) -> dict:
-    """The values of a command line by name, for those names that are fields of the dataclass `kind`."""
+    """Returns {name: value} of the arguments that are fields of the dataclass `kind`."""
     names = {field.name for field in dataclasses.fields(kind)}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
 def check_template(template: str) -> None:
-    """Raises `ConfigError` for a template of captions without the one place, `{}`, where the class's name goes."""
+    """Raises `ConfigError` unless a template of captions has exactly one `{}`, where the class's name goes."""
     try:
         places = [place[1:] for place in string.Formatter().parse(template) if place[1] is not None]
     except ValueError:  # a brace alone
@@ -66,7 +66,7 @@ def check_template(template: str) -> None:
 
 
 def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
-    """Opens the source, and finds the columns that captions come from; all is checked before anything is loaded."""
+    """Opens the source, and finds the columns that captions come from. Checks all options before loading anything."""
     check_range(reading, ("shard_size",), 1)
     check_template(reading.template)
     source = open_source(reading.source, shard_size=reading.shard_size, caption_column=reading.caption_column)
@@ -92,7 +92,7 @@ def open_captioned(reading: Reading) -> tuple[Source, CaptionColumns]:
 
 
 def _check_columns(reading, source) -> None:
-    """Raises `ConfigError` for a column that a source lacks, where the source says what columns it has."""
+    """Raises `ConfigError` for a column that the source lacks, if the source knows its columns."""
     if source.kind not in ("tfds", "parquet"):
         return
     for option in ("caption_column", "synthetic_column", "label_column"):
@@ -103,7 +103,7 @@ def _check_columns(reading, source) -> None:
 
 
 def _default_column(reading, source, label):
-    """The column of captions if --caption-column is not given."""
+    """Returns the column of captions to use if --caption-column is not given."""
     if source.kind not in ("tfds", "parquet"):
         return "caption"
     found = next((name for name in CAPTION_COLUMNS if name in source.columns), None)

@@ -1,8 +1,8 @@
-"""`rfjax recaption`: a model writes captions for a source's images, which are kept beside the source by their keys.
+"""`rfjax recaption`: a model writes captions for a source's images. They are stored beside the source, by key.
 
-The result is a folder with a file of JSON lines for each part of the source. Each file is made of one part alone, whole
-or not at all, so the same command resumes the work. `rfjax prepare --synthetic-captions` joins the captions to the
-source (`rfjax.prepare.joined_captions`), which is not changed.
+The result is a folder with a file of JSON lines for each part of the source. Each file depends on one part alone and is
+written completely or not at all, so the same command resumes the work. `rfjax prepare --synthetic-captions` joins the
+captions to the source (`rfjax.prepare.joined_captions`); the source itself is not changed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, overrides) -> int:
-    """Writes the parts that are missing and, unless the command is one task of several, captions.json."""
+    """Writes the missing parts and then, unless the command is one task of several, captions.json."""
     from rfjax.prepare import caption_files, captioner, given_keys, libraries, part, recipe, work
     from rfjax.prepare.caption_files import Showing
     from rfjax.prepare.progress import say
@@ -67,7 +67,7 @@ def run(args, overrides) -> int:
     identity = recipe.read_recipe(folder, "model")["model"] if model is None else model.facts
 
     def merge(parts, recipe_hash):
-        used = recipe.read_recipe(folder, "model")["model"]  # as stored, so that the bytes do not depend on --merge
+        used = recipe.read_recipe(folder, "model")["model"]  # read back, so that the bytes do not depend on --merge
         used |= {"folder": str(args.model.absolute()), "made_with": libraries.surroundings(args.device or "")}
         names = [facts["name"] for facts in parts]
         late = {"--drop-keys": given_keys.known_after(source, folder, names, showing.dropped_keys)}
@@ -88,7 +88,7 @@ def run(args, overrides) -> int:
 
 
 def _summary(folder, facts):
-    """Lines for the console."""
+    """Returns lines for the console."""
     counts = f"{facts['captions']:,} captions of {facts['images']:,} images"
     model, where = f"{facts['model']['class']} {facts['model']['sha256'][:12]}", facts["source"]["location"]
     lines = [f"{folder}: {counts} by {model}; {facts['empty']:,} images without one"]

@@ -1,4 +1,4 @@
-"""The recipe of a prepared corpus: what decides its bytes. Equal recipes make equal shards."""
+"""The recipe of a prepared corpus: all that decides its bytes. Equal recipes make equal shards."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from rfjax.prepare.captions import CaptionColumns
 from rfjax.prepare.filters import Filter
 from rfjax.prepare.options import check_range
 
-VERSION = 3  # raised whenever the same recipe makes other bytes
+VERSION = 3  # raised whenever the same settings come to make different bytes
 NAME = "recipe.json"
 
 
 class LatentForm(TypedDict):
-    """Pixels a side that become one, channels, and the autoencoder's scaling."""
+    """The form of the latents, and the autoencoder's scaling."""
 
-    reduction: int
+    reduction: int  # an image's side over its latent's
     channels: int
     shift: float
     scale: float
 
 
-DECIDE_NO_BYTES = {"recipe.corrupt_limit"}  # it says when to stop: what was made before is the same
+DECIDE_NO_BYTES = {"recipe.corrupt_limit"}  # it decides when to stop, not what is made until then
 _WORDS = {"source.listing": "the hash of the source's file names and sizes (source.listing)"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings that decide the bytes. Hashes of the frozen models and of the source stand beside it on disk."""
+    """All settings that decide the bytes. recipe.json also has the hashes of the frozen models and of the source."""
 
     buckets: tuple[tuple[int, int], ...] = ((256, 256),)  # (height, width) in pixels; the first is the default shape
     resample: str = "lanczos"
-    precision: str = "float16"  # of stored latents and contexts
+    precision: str = "float16"  # type of stored latents and contexts
     pooled_precision: str = "float32"
     t5_tokens: int = 77
-    batch_size: int = 32  # images that the models see at once: sums in floating point depend on it
+    batch_size: int = 32  # images that the models see at once; floating-point sums depend on it
     compute_dtype: str = "float32"
     shard_size: int = 1024
     validation_share: float = 0.01
@@ -65,12 +65,12 @@ class Recipe:
         check_range(self, ("validation_share", "corrupt_limit"), 0, 1)
 
     def split_of(self, key: str) -> str:
-        """train or validation. It depends on the record's key alone, so a growing corpus moves no image across."""
+        """Returns "train" or "validation", from the record's key alone: a growing corpus moves no image across."""
         draw = hashing.uniforms(hashing.key("prepared split", key), np.zeros(1, np.uint64), 1)[0, 0]
         return "validation" if draw < self.validation_share else "train"
 
     def facts(self) -> dict:
-        """The recipe as JSON stores it: class names and dropped keys by their hash, since there may be millions."""
+        """Returns the recipe for JSON, with hashes of class names and dropped keys: there may be millions."""
         facts = dataclasses.asdict(dataclasses.replace(self, filters=(), dropped_keys={}))
         facts["filters"] = [test.text for test in self.filters]
         names = json.dumps(facts["columns"].pop("class_names"), sort_keys=True)
@@ -80,7 +80,7 @@ class Recipe:
 
 
 def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
-    """(height, width) of each `HEIGHTxWIDTH`; commas separate them. Raises `ConfigError` as `check_buckets` does."""
+    """Parses `HEIGHTxWIDTH,HEIGHTxWIDTH,...` to (height, width) pairs. Raises `ConfigError`, also for bad buckets."""
     try:
         buckets = tuple(tuple(map(int, bucket.split("x"))) for bucket in text.split(","))
         if any(len(bucket) != 2 for bucket in buckets):
@@ -92,7 +92,7 @@ def parse_buckets(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
-    """Raises `ConfigError` for sides below 8 pixels, and for two buckets of one aspect: no image could choose."""
+    """Raises `ConfigError` for sides below 8 pixels or above the limit, and for two buckets of the same aspect."""
     names = [bucket_name(bucket) for bucket in buckets]
     for number, (height, width) in enumerate(buckets):
         if max(height, width) > SIDE_END:
@@ -107,11 +107,11 @@ def check_buckets(buckets: tuple[tuple[int, int], ...]) -> None:
 
 
 def claim(folder: Path, facts: Mapping) -> str:
-    """Writes `facts` as the folder's recipe.json, or compares them with the one that is there; returns their hash.
+    """Writes `facts` as the folder's recipe.json, or compares them with an existing one; returns the file's hash.
 
-    Values of `DECIDE_NO_BYTES` may differ: the folder keeps its own, and so the hash that its parts have.
+    Values in `DECIDE_NO_BYTES` may differ. The folder then keeps its own, so that the hash in its parts stays valid.
 
-    Raises `ConfigError` with the differences: shards of two recipes must not stand in one folder.
+    Raises `ConfigError` with the differences: shards of two recipes must not be in one folder.
     """
     path = folder / NAME
     facts = json.loads(json.dumps(facts))
@@ -130,7 +130,7 @@ def claim(folder: Path, facts: Mapping) -> str:
 
 
 def read_recipe(folder: Path, *names: str) -> dict:
-    """Values of the folder's recipe.json by name, so that a merge need not load the models."""
+    """Reads the named values of the folder's recipe.json, so that a merge need not load the models."""
     remedy = "give the command without --merge"
     try:
         there = read_json(folder / NAME, MadeWith, remedy=remedy, error=ConfigError)
@@ -143,7 +143,7 @@ def read_recipe(folder: Path, *names: str) -> dict:
 
 
 class MadeWith(TypedDict, total=False):
-    """What recipe.json says of the models, for `rfjax prepare` and `rfjax recaption`."""
+    """What recipe.json says about models. `rfjax prepare` writes the first three keys, `rfjax recaption` the last."""
 
     models: dict[str, ModelFacts]
     encoders: list[EncoderFacts]
@@ -152,7 +152,7 @@ class MadeWith(TypedDict, total=False):
 
 
 def keys_facts(dropped_keys: Mapping[str, str]) -> dict:
-    """Number and hash of keys to drop, for JSON: there may be millions."""
+    """Returns the number and the hash of the keys to drop, for JSON: there may be millions of keys."""
     keys = json.dumps(sorted(dropped_keys.items()))
     return {"count": len(dropped_keys), "sha256": hashlib.sha256(keys.encode()).hexdigest()}
 

@@ -1,4 +1,4 @@
-"""Makes one shard of one part of a source: decodes, filters, encodes and writes it, whole or not at all."""
+"""Makes a shard from a part of a source: decodes, filters and encodes it, and writes it completely or not at all."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Kept:
     original: tuple[str, ...]
     synthetic: tuple[str, ...]
     done: float | int
-    notes: tuple[str, ...] = ()  # what was done to its captions, counted with what was done to pictures
+    notes: tuple[str, ...] = ()  # what was done to read its captions; counted together with conversions of pictures
 
     @property
     def bucket(self) -> str:
@@ -57,9 +57,9 @@ class Kept:
 
 
 class Sums(TypedDict):
-    """Of raw latents, per channel: what mean and deviation are made of."""
+    """Sums over raw latents, per channel, from which mean and deviation are computed."""
 
-    values: int
+    values: int  # number of values in each channel
     sum: list[float]
     squares: list[float]
 
@@ -82,7 +82,7 @@ class ShardJson(TypedDict):
 
 
 def sizes(facts: Mapping) -> dict[str, int]:
-    """Bytes by file name, as a shard's .json states them."""
+    """Returns {file name: bytes}, from a shard's .json."""
     return {file["name"]: file["bytes"] for unit in facts["units"] for file in unit["files"].values()}
 
 
@@ -99,8 +99,8 @@ def make_shard(
 ) -> dict:
     """Makes the shard of a part, in files whose names begin with `path`; returns the content of its .json.
 
-    Calls `tell` as images are dealt with. Raises `RfjaxError` if too many images are corrupt or a file cannot be
-    written; then nothing of the shard is left.
+    Calls `tell` after each image. Raises `RfjaxError` if too many images are corrupt or a file cannot be written. Then
+    no file of the shard is left.
     """
     name, window = path.name, AHEAD * recipe.batch_size
     left_out, converted, truncated = LeftOut(name), Counter(), Counter()
@@ -137,7 +137,7 @@ def make_shard(
 
 
 def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
-    """Decodes a record, or says why it is dropped. The cheapest checks come first."""
+    """Decodes a record, or returns why it is dropped. The cheapest checks come first."""
     if isinstance(record, Drop):
         return record
     if record.key in recipe.dropped_keys:
@@ -163,7 +163,7 @@ def judge(record: Record | Drop, recipe: Recipe) -> Kept | Drop:
 
 
 def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapping[tuple, _UnitWriter]) -> None:
-    """Encodes and writes images of one bucket."""
+    """Encodes and writes a batch of images, all of one bucket."""
     bucket = batch[0].bucket
     latents = models.latents(np.stack([image.picture.pixels for image in batch]))
     splits = [recipe.split_of(image.key) for image in batch]
@@ -175,7 +175,10 @@ def _encode(batch: Sequence[Kept], recipe: Recipe, models: Models, writers: Mapp
 
 
 class _UnitWriter:
-    """Writes the two files of a split and bucket, from the first image on; a repeated caption is stored once."""
+    """Writes the two files of a split and bucket: images and captions. It creates them at the first record.
+
+    A repeated caption is stored once.
+    """
 
     def __init__(self, folder, unit, recipe, models, truncated):
         self._paths = {kind: folder / unit_file(*unit, kind) for kind in KINDS}
@@ -196,12 +199,12 @@ class _UnitWriter:
             if kind not in self._writers:
                 self._writers[kind] = ArrayRecordWriter(str(self._paths[kind]), "group_size:1,uncompressed")
             self._writers[kind].write(record)
-        except Exception as error:  # C++'s words, such as "No space left on device"
+        except Exception as error:  # a C++ error, such as "No space left on device"
             raise OSError(f"{error}") from None
         self._counts[kind] += 1
 
     def add_captions(self, texts: Sequence[str]) -> None:
-        """Encodes and stores those captions that these files do not have yet."""
+        """Encodes and stores the captions that these files do not have yet."""
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         for start in range(0, len(new), self._recipe.batch_size):
             some = new[start : start + self._recipe.batch_size]
@@ -232,7 +235,7 @@ class _UnitWriter:
         self._write("images", pack(arrays, facts))
 
     def _round(self, name, values, owner):
-        """The array in the recipe's precision."""
+        """Casts an array to the recipe's precision. Raises `RfjaxError` if it does not fit or is not finite."""
         precision = self._recipe.pooled_precision if name.endswith(".pooled") else self._recipe.precision
         with np.errstate(over="ignore"):
             stored = values.astype(precision)
@@ -243,7 +246,7 @@ class _UnitWriter:
         return stored
 
     def close(self) -> dict:
-        """Closes the files; returns their description for the shard's .json."""
+        """Closes the files; returns what the shard's .json says about them."""
         for writer in self._writers.values():
             try:
                 writer.close()

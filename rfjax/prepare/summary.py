@@ -9,12 +9,12 @@ from rfjax.prepare.part import list_counts
 
 
 def rarity_note(images: int, total: int) -> str:
-    """What to add for a bucket so rare that training sees its images more often than the others."""
+    """Returns the note for a bucket so rare that training sees its images more often than others; "" if it is not."""
     return f"; fewer than 1/{CYCLE}, which training sees oftener than the others" if 0 < images * CYCLE < total else ""
 
 
 def summary(found: Manifest) -> list[str]:
-    """Lines for a console; the last is the config that trains on the corpus."""
+    """Returns lines for a console; the last has the config overrides to train on the corpus."""
     facts = found.facts
     (tokens, size), pooled, slots = manifest.layout(found.encoders)
     buckets, latents = found.buckets, facts["latents"]

@@ -1,4 +1,4 @@
-"""Verifies a prepared corpus: its files' hashes, and what its manifest says against every record."""
+"""Verifies a prepared corpus: checks its files' hashes, and compares its manifest with every record."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rfjax.errors import RfjaxError
 from rfjax.inputs import seals
 
 AT_ONCE = {"images": 256, "captions": 32}  # records read together: a caption's features may be megabytes
-MOMENTS_AGREE = 0.02  # of a deviation: latents are stored rounded, and the manifest's moments are of exact ones
+MOMENTS_AGREE = 0.02  # share of a deviation: the manifest's moments are those of latents before rounding
 Say = Callable[[str], None]
 
 
 def damaged_files(found: Manifest, say: Say = lambda text: None) -> Iterator[str]:
-    """Names of files whose SHA-256 is not the manifest's. Raises `RfjaxError` for a file that cannot be read."""
+    """Yields the names of files whose SHA-256 is not the manifest's. Raises `RfjaxError` for an unreadable file."""
     files = list(found.every_file())
     total, read = sum(file["bytes"] for file in files), 0
     for number, file in enumerate(files, 1):
@@ -40,7 +40,7 @@ def damaged_files(found: Manifest, say: Say = lambda text: None) -> Iterator[str
 
 
 def strangers(found: Manifest) -> list[str]:
-    """A line if the manifest was edited, and one for each file of records in the folder that it does not name."""
+    """Returns a line if the manifest was edited, and one for each file of records that it does not name."""
     lines = [f"{NAME} was changed after it was written"] if seals.is_broken(found.facts) else []
     known = {file["name"] for file in found.every_file()}
     there = sorted(path.name for path in found.folder.glob("*.array_record"))
@@ -49,7 +49,7 @@ def strangers(found: Manifest) -> list[str]:
 
 @dataclass
 class _Sums:
-    """Of latents, per channel."""
+    """Sums over latents, per channel."""
 
     values: int = 0
     sum: np.ndarray | float = 0.0
@@ -58,7 +58,7 @@ class _Sums:
 
 @dataclass
 class _Counted:
-    """What the records hold together."""
+    """Totals over all records."""
 
     images: int = 0
     captions: Counter = field(default_factory=Counter)  # by kind: original, synthetic
@@ -66,8 +66,11 @@ class _Counted:
 
 
 def contradictions(found: Manifest, say: Say = lambda text: None) -> Iterator[str]:
-    """Lines on what the records hold otherwise than the manifest says: sizes of latents and features, numbers that are
-    not finite, captions that images name, how many there are, and the latents' moments. Every record is read."""
+    """Reads every record; yields a line for each that contradicts the manifest.
+
+    Checks the sizes of latents and features, that numbers are finite, that the captions which images name exist, the
+    number of captions, and the latents' moments.
+    """
     total, counted = sum(map(found.count, SPLITS)), _Counted()
     for bucket, split in ((bucket, split) for bucket in found.buckets for split in SPLITS):
         files = {kind: found.files(split, bucket.name, kind) for kind in KINDS}
@@ -90,7 +93,7 @@ def contradictions(found: Manifest, say: Say = lambda text: None) -> Iterator[st
 
 
 def _records(shards, file, name, kind):
-    """(where it is, its bytes) for each record of a file."""
+    """Yields (description of its place, bytes) of each record in a file."""
     first, count = shards.first(file), shards.count(file)
     for start in range(0, count, AT_ONCE[kind]):
         places = np.arange(start, min(start + AT_ONCE[kind], count))
@@ -143,7 +146,7 @@ def _wrong_array(where, arrays, name, size):
 
 
 def _wrong_moments(split, said, sums):
-    """The mean and the deviation over all channels, with which `--latent-scaling=measured` scales."""
+    """Checks the mean and the deviation over all channels, which `--latent-scaling=measured` uses."""
     if not sums.values:
         return
     mean = float(np.mean(sums.sum) / sums.values)

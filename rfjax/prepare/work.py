@@ -1,4 +1,4 @@
-"""Runs work on a source part by part: a task's share of the parts is made where missing, and all parts are merged."""
+"""Runs work on a source part by part: makes a task's missing parts, and merges all parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rfjax.prepare.sources import Source
 
 @dataclass(frozen=True)
 class Task:
-    """Which parts a command makes: every `count`-th from the `number`-th on, or none if it only merges."""
+    """Which parts a command makes: every `count`-th, starting with part `number`, or none if it only merges."""
 
     text: str | None = None  # the value of --task; if given, another command merges
     number: int = 0
@@ -31,11 +31,11 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a verb makes of a source: files for each part, in one folder, and from all of them one result."""
+    """What a verb makes from a source: files for each part, in one folder, and one result merged from all parts."""
 
     source: Source
     folder: Path
-    facts: Mapping[str, object]  # the content of recipe.json: what decides the bytes
+    facts: Mapping[str, object]  # the content of recipe.json: all that decides the bytes
     stem: str = "shard"  # parts are named stem-00000-of-00002 and so on
     files: str = "files"  # what messages call the parts
     to_merge: str = "with --merge instead of --task"
@@ -46,7 +46,7 @@ class Job:
 
 
 def parse_task(text: str | None, merge: bool = False) -> Task:
-    """The task of --task=I/N and --merge, or all parts if neither is given. `ConfigError` for any other value."""
+    """Reads --task=I/N and --merge; without both, the task is all parts. Raises `ConfigError` for any other value."""
     if text is None:
         return Task(merges_only=merge)
     if merge:
@@ -61,9 +61,9 @@ def parse_task(text: str | None, merge: bool = False) -> Task:
 
 
 def check_folder(folder: Path, reads: Sequence[Path], *, own: str) -> None:
-    """Raises `ConfigError` unless the folder of --out is new, empty of our files, or was begun by the same verb.
+    """Raises `ConfigError` unless the folder of --out is new, has none of our files, or was begun by the same verb.
 
-    `own` is the file that the verb writes last. recipe.json, which it writes first, says that the folder is its own.
+    `own` is the file that the verb writes last. It writes recipe.json first, which marks the folder as its own.
     """
     inside = next((read for read in reads if read.is_dir() and read.resolve() in folder.resolve().parents), None)
     if inside is not None:
@@ -75,9 +75,9 @@ def check_folder(folder: Path, reads: Sequence[Path], *, own: str) -> None:
 
 
 def run(job: Job, task: Task) -> int:
-    """Makes the parts that are missing and, unless the command is one task of several, merges all parts.
+    """Makes the missing parts and then, unless the command is one task of several, merges all parts; returns 0.
 
-    Raises `ConfigError` if the folder has another recipe, and `RfjaxError` if a part to be merged is missing.
+    Raises `ConfigError` if the folder has another recipe, and `RfjaxError` if a part to merge is missing.
     """
     sizes = job.source.sizes
     say_passed_over(job.source)
@@ -106,23 +106,23 @@ def run(job: Job, task: Task) -> int:
 
 
 def located(facts: Mapping, source: Source) -> dict:
-    """What a result says of a source: what the recipe says of it, where it is, and how much of it was not read."""
+    """Returns what a result says about a source: the recipe's facts, where it is, and how much of it was not read."""
     counted = {name: counts for name in ("passed_over", "noticed") if (counts := counted_names(source, name))}
     return {**facts, "location": source.location, **counted}
 
 
 def source_facts(source: Source) -> dict:
-    """What a recipe says of a source: all that tells it from another source."""
+    """Returns what a recipe says about a source: all that distinguishes it from another source."""
     return {"kind": source.kind, "listing": source.listing, "parts": len(source.sizes)}
 
 
 def counted_names(source: Source, name: str) -> dict[str, int]:
-    """How much of a source was not read (`passed_over`), or may be a mistake (`noticed`), by reason."""
+    """Counts by reason what was not read of a source (`name` "passed_over") or may be a mistake ("noticed")."""
     return {reason: len(names) for reason, names in getattr(source, name).items()}
 
 
 def say_passed_over(source: Source) -> None:
-    """A line for each reason for which something of a source is not read, or may be a mistake; with the first names."""
+    """Prints what is not read of a source, or may be a mistake: a line for each reason, with the first names."""
     for line in describe(source.passed_over):
         say(f"not read: {line}")
     for line in describe(source.noticed, most=5):
@@ -131,7 +131,7 @@ def say_passed_over(source: Source) -> None:
 
 @contextlib.contextmanager
 def _explain_lack_of_memory() -> Iterator[None]:
-    """Names the remedy if the models do not fit in the device's memory, or the images in the machine's."""
+    """Turns a lack of memory, on the device or the machine, into an `RfjaxError` that names the remedy."""
     try:
         yield
     except MemoryError:

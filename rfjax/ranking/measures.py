@@ -1,7 +1,7 @@
 """Reads the measures of every variant under every control from the results table.
 
 A variant is what differs between runs: their formulation, their backbone, or both. A control is one (corpus, weights,
-sampler), and one seed of training where there are several.
+sampler, evaluation seed) and, if variants have several training seeds, one of these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rfjax.laws.left_out import left_out_by_role
 from rfjax.laws.study_fits import counted
 from rfjax.results.results_folder import Results, rows_where
 
-FACTS = ("formulation", "backbone")  # what a variant may be named by
+FACTS = ("formulation", "backbone")  # the columns that variants may be named by
 
 
 @dataclass(frozen=True, order=True)
@@ -32,7 +32,7 @@ class Control:
     weights: str
     sampler: str
     evaluation_seed: int
-    seed: int | None  # of training, where a variant has several
+    seed: int | None  # of training; None if no variant has several
 
     @property
     def steps(self) -> int | None:
@@ -58,13 +58,13 @@ class Control:
 class Measures:
     """Alignment and distance of each variant under each control; nan for a variant that diverged.
 
-    `present` says where there is a record, or a run that diverged; elsewhere nothing is known. The
-    last axis of the replicates is the resample of prompts, the same for all variants of a control.
+    `present` is true if there is a record, or the run diverged. The last axis of the replicates is the resample of
+    prompts, the same for all variants under a control.
     """
 
     variants: tuple[str, ...]
-    families: tuple[str, ...]  # of each variant
-    named_by: str  # what the variants are named by
+    families: tuple[str, ...]  # one for each variant
+    named_by: str  # the column, or columns, that variants are named by
     controls: tuple[Control, ...]
     present: np.ndarray  # [controls, variants]
     alignment: Float[np.ndarray, "controls variants"]
@@ -73,24 +73,24 @@ class Measures:
     distance_ends: Float[np.ndarray, "controls variants 2"]
     alignment_replicates: Float[np.ndarray, "controls variants resamples"]
     distance_replicates: Float[np.ndarray, "controls variants resamples"]
-    truth: Float[np.ndarray, " controls"]  # the distance of ground truth
+    truth: Float[np.ndarray, " controls"]  # the distance of ground-truth images
     images: tuple[int, ...]  # per control
     diverged: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def family_of(variant: str) -> str:
-    """A formulation's family, as `rf/lognorm` of `rf/lognorm(0.00,1.00)`; any other name is its own family."""
+    """Returns a formulation's family: `rf/lognorm` for `rf/lognorm(0.00,1.00)`. Any other name is its own family."""
     return variant.split("(")[0]
 
 
 def measures_of(results: Results) -> Measures | None:
-    """The measures in the table; None where fewer than two variants have records.
+    """Reads the measures in the table; None if there are fewer than two variants, or no run was measured.
 
-    A run that diverged counts as a variant, with nan under each control of its corpus without a record of it. If a
-    run was measured at several steps, the last counts.
+    A run that diverged counts as a variant. It gets nan under each control of its corpus that has no record of it. If a
+    run was measured at several steps, the last is used.
 
-    Raises `ConfigError` where two variants' resamples, features or references differ under one control.
+    Raises `ConfigError` if two variants' resamples, features or references differ under one control.
     """
     long, notes = _last_steps(counted(rows_where(results.long, evaluation=EVALUATION, item="overall")))
     of_role = counted(results.runs)
@@ -106,7 +106,7 @@ def measures_of(results: Results) -> Measures | None:
     if len(set(names.values())) < 2:
         return None
     repeated = pd.DataFrame({"variant": runs["run"].map(names), "corpus": runs["train_corpus"]}).duplicated().any()
-    seeds = dict.fromkeys(runs["run"])  # seeds tell several runs of a variant apart; a single run needs none
+    seeds = dict.fromkeys(runs["run"])  # None, unless a variant has several runs, which their seeds distinguish
     if repeated:
         seeds = dict(zip(runs["run"], runs["seed"].fillna(0).astype(int).tolist(), strict=True))
     rows = _pair_measures(long, names, seeds, results.replicates)
@@ -161,7 +161,7 @@ def measures_of(results: Results) -> Measures | None:
 
 
 def _last_steps(long):
-    """The rows of each run's last measured step, and a note on each run that was measured at other steps too."""
+    """Returns the rows of each run's last measured step, and a note for each run measured at several steps."""
     last = long.groupby("run")["step"].transform("max")
     early = long[long["step"] < last]
     notes = [f"{run}: measured at several steps; the last counts" for run in early["run"].unique()]
@@ -169,10 +169,10 @@ def _last_steps(long):
 
 
 def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
-    """(each run's variant, what variants are named by).
+    """Returns {run: variant}, and what the variants are named by.
 
-    A variant is named by what differs between the runs, or by the point without its corpus where that would give two
-    runs of one corpus and seed the same name.
+    A variant is named by what differs between the runs. If that gives two runs of one corpus and seed the same name, it
+    is named by its point, without the corpus.
     """
     differing = [name for name in FACTS if runs[name].nunique() > 1] or list(FACTS[:1])
     names = runs[differing].agg(" ".join, axis=1)
@@ -180,7 +180,7 @@ def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
         return dict(zip(runs["run"], names, strict=True)), " and ".join(differing)
     names = runs["point"].where(runs["point"] != "", runs["run"])
     names = names if names.is_unique else runs["run"]
-    # A study of several corpora names its points corpus-variant.
+    # In a study of several corpora a point's name is CORPUS-VARIANT.
     names = [name.removeprefix(f"{corpus}-") for name, corpus in zip(names, runs["train_corpus"], strict=True)]
     return dict(zip(runs["run"], names, strict=True)), "point"
 
@@ -188,7 +188,10 @@ def _name_variants(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
 def _pair_measures(
     long: pd.DataFrame, names: dict[str, str], seeds: dict[str, int | None], replicates: pd.DataFrame
 ) -> list[dict]:
-    """One row per variant and control: both measures and their replicates, which must belong together."""
+    """Makes a row for each variant and control, with both measures and their replicates.
+
+    Raises `ConfigError` if a record lacks a measure or its replicates, or if two runs cannot be compared.
+    """
     key = ["run", "step", "weights", "corpus", "sampler", "evaluation_seed"]
     kept = {tuple(row[name] for name in [*key, "metric"]): row for row in replicates.to_dict("records")}
     rows, alike, records = [], {}, {}
@@ -225,13 +228,13 @@ def _control(row) -> Control:
 
 
 def _by_family_and_numbers(name: str) -> tuple:
-    """A key that sorts by family, then by the numbers in the name: -1.00 before 0.00 before 1.00."""
+    """Returns a key that sorts by family, then by the numbers in the name: -1.00 before 0.00 before 1.00."""
     numbers = re.findall(r"-?\d+\.?\d*", name.partition("(")[2])
     return family_of(name), [float(number) for number in numbers], name
 
 
 def places_of_steps(controls: Sequence[Control], steps: int | None, guidance: float | None) -> list[int]:
-    """The places of the controls with this number of steps and this guidance; None takes any."""
+    """Returns the indices of the controls with this number of steps and this guidance; None means any."""
     return [
         place
         for place, control in enumerate(controls)

@@ -1,7 +1,7 @@
 """Ranks variants by non-dominated sorting: SD3, section 5.1.
 
-Under one control every variant is a point (alignment, distance). The Pareto-optimal points get rank
-1 and are removed, those of the rest rank 2, and so on.
+Under one control every variant is a point (alignment, distance). The Pareto-optimal points get rank 1 and are removed;
+the Pareto-optimal points of the rest get rank 2, and so on.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from jaxtyping import Float, Int
 def nondominated_ranks(
     alignment: Float[np.ndarray, "*sets variants"], distance: Float[np.ndarray, "*sets variants"]
 ) -> Int[np.ndarray, "*sets variants"]:
-    """The rank of each variant, from 1, in each set; a higher alignment is better, and a lower distance.
+    """Ranks the variants in each set, from 1. A higher alignment is better, and a lower distance.
 
-    A point dominates another if it is no worse in both measures and better in one, so equal points share a front. A
-    variant that lacks either number (it diverged) is in no front: all such variants share the rank after the worst of
-    the others.
+    A point dominates another if it is no worse in both measures and better in one, so equal points share a rank. A
+    variant that lacks a number, because it diverged, gets the rank after the worst of the others.
     """
     there = np.isfinite(alignment) & np.isfinite(distance)
     up, down = np.where(there, alignment, -np.inf), np.where(there, distance, np.inf)

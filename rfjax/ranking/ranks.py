@@ -12,27 +12,27 @@ from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.ranking.measures import Measures, places_of_steps
 from rfjax.ranking.nondominated import nondominated_ranks
 
-# The (sampling steps, guidance) of the controls that each column averages over; None takes any. As in the paper's
-# table 1, whose column "50 steps" averages four controls: of the three guidances at 50 steps, the one that 5 steps were
-# sampled at too.
+# column -> (sampling steps, guidance) of the controls that it averages over; None means any. They follow the paper's
+# table 1, whose column "50 steps" averages four controls: it uses only one of the three guidances at 50 steps, that
+# of the controls with 5 steps.
 COLUMNS: dict[str, tuple[int | None, float | None]] = {"all": (None, None), "5 steps": (5, 5.0), "50 steps": (50, 5.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AverageRank:
-    """One variant's average rank in one column. `low` and `high` are from `rank_interval`."""
+    """One variant's average rank in one column. `low` and `high` come from `rank_interval`."""
 
     variant: str
     family: str
     value: float
     low: float
     high: float
-    first: float  # share of the resamples in which no variant has a lower average rank
+    first: float  # share of resamples in which no variant has a lower average rank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Column:
-    """Average ranks over one set of controls, the best first; or no ranks and a `reason`, where no control counts."""
+    """Average ranks over one set of controls, the best first. If no control counts, no ranks and a `reason`."""
 
     name: str
     controls: tuple[str, ...]
@@ -44,16 +44,16 @@ class Column:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ranking:
     columns: tuple[Column, ...]
-    complete: tuple[int, ...]  # places of the controls that count
-    missing: Mapping[str, tuple[str, ...]]  # control that does not count -> the variants without a record
+    complete: tuple[int, ...]  # indices of the controls that count
+    missing: Mapping[str, tuple[str, ...]]  # control that does not count -> variants without a record under it
 
 
 def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | None]] = COLUMNS) -> Ranking:
-    """Average ranks of all variants.
+    """Averages the ranks of all variants over controls, for each column.
 
     A control counts only if every variant has a record under it or has diverged, since averages over different
-    controls do not compare. Resample b of the prompts is applied to all variants and to all controls of a corpus at
-    once, since they share their prompts; corpora, which share none, are resampled independently.
+    controls cannot be compared. All variants and all controls of a corpus share their prompts, so resample b applies to
+    all of them at once. Corpora share no prompts, and are resampled independently.
     """
     whole = [place for place in range(len(measures.controls)) if measures.present[place].all()]
     missing = {
@@ -72,10 +72,10 @@ def rank(measures: Measures, columns: Mapping[str, tuple[int | None, float | Non
 
 
 def resampled_ranks(measures: Measures, controls: Sequence[int]) -> Float[np.ndarray, "controls variants resamples"]:
-    """Ranks under each resample of prompts.
+    """Ranks the variants under each resample of prompts.
 
-    The distance's replicates are first moved, variant by variant, so that their mean is the variant's
-    distance (`rfjax.evaluation.control_measures.shifted_interval` says why).
+    Before ranking, each variant's distance replicates are shifted so that their mean is the variant's distance
+    (`rfjax.evaluation.control_measures.shifted_interval` says why).
     """
     shape = (len(controls), len(measures.variants), measures.distance_replicates.shape[-1])
     out, corpora = np.zeros(shape), []
@@ -85,7 +85,7 @@ def resampled_ranks(measures: Measures, controls: Sequence[int]) -> Float[np.nda
         distance = measures.distance_replicates[place]
         distance = distance - distance.mean(axis=1, keepdims=True) + measures.distance[place][:, None]
         ranks = nondominated_ranks(measures.alignment_replicates[place].T, distance.T).T
-        # The same draws for different prompts would correlate corpora, so each corpus takes them in another order.
+        # Pairing resample b of different corpora would correlate them, so each corpus uses another order of resamples.
         order = np.arange(shape[2])
         if corpus != corpora[0]:
             order = np.random.default_rng(corpora.index(corpus)).permutation(order)
@@ -117,14 +117,14 @@ def _column(name, measures, chosen, ranks, resampled):
 def rank_interval(
     value: Float[np.ndarray, " variants"], resampled: Float[np.ndarray, "variants resamples"]
 ) -> tuple[Float[np.ndarray, " variants"], Float[np.ndarray, " variants"]]:
-    """95 % intervals of average ranks from their resamples.
+    """Computes 95 % intervals of average ranks from their resamples.
 
-    A resample adds noise to measures that are noisy already, and noise moves ranks: it separates ties and fronts, and
-    lowers the best. So the 2.5 and 97.5 percentiles are off the estimate a little, and in simulated studies they cover
-    the rank of infinitely many prompts only 90 % of the time. The interval is widened to contain the percentiles
-    shifted to the estimate, too; it then covers 94 to 95 %.
+    A resample adds noise to measures that are already noisy, and noise biases ranks: it separates ties and fronts, and
+    worsens the best ranks. So the 2.5 and 97.5 percentiles lie a little off the estimate. In simulated studies they
+    cover the rank for infinitely many prompts only 90 % of the time. The interval is therefore widened until it also
+    contains the percentiles shifted to centre on the estimate; it then covers 94 to 95 %.
     """
     low, high = np.percentile(resampled, PERCENTILES, axis=1)
     shift = value - resampled.mean(axis=1)
     low, high = np.minimum(low, low + shift), np.maximum(high, high + shift)
-    return np.clip(low, 1.0, len(value)), np.clip(high, 1.0, len(value))  # ranks are from 1 to n
+    return np.clip(low, 1.0, len(value)), np.clip(high, 1.0, len(value))  # ranks lie between 1 and n

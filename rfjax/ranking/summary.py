@@ -1,4 +1,4 @@
-"""Writes the ranking as plain values, for report.json and for the tables, figures and page made from it."""
+"""Computes the ranking as plain values, for report.json and for the tables, figures and page made from it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rfjax.ranking.ranks import Column, Ranking, rank
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results
 
-SHOWN_PER_FAMILY = 2  # variants in the short table, of each family and for each column
-STEPS_GUIDANCE = 5.0  # the guidance of the samplers that differ in their steps
-MIN_COMMON = 4  # the fewest variants for a correlation with the paper's ranks
+SHOWN_PER_FAMILY = 2  # variants of each family that the short table takes from each column
+STEPS_GUIDANCE = 5.0  # the guidance at which numbers of steps are compared
+MIN_COMMON = 4  # fewest variants for a correlation with the paper's ranks
 
 
 def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
-    """The ranking without its replicates; None where fewer than two variants are measured."""
+    """Returns the ranking, without replicates, as plain values; None if fewer than two variants are measured."""
     measures = measures_of(results)
     if measures is None:
         return None
@@ -60,8 +60,10 @@ def ranking_numbers(results: Results, *, seed: int = 0) -> dict | None:
 
 
 def shown_variants(ranking: Ranking) -> list[str]:
-    """The variants of the short table, in the first column's order: the best of each family in each column, as in the
-    paper's table 1."""
+    """Lists the variants of the short table: the best of each family in each column, as in the paper's table 1.
+
+    They are in the order of the first column that has ranks.
+    """
     chosen: set[str] = set()
     for column in ranking.columns:
         families: dict[str, list[str]] = {}
@@ -73,7 +75,7 @@ def shown_variants(ranking: Ranking) -> list[str]:
 
 
 def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
-    """Rank correlations of a column with the paper's, over the variants that both have."""
+    """Computes rank correlations of a column with the paper's column, over the variants that both have."""
     rows = [index for index, row in enumerate(column.ranks) if row.variant in paper.AVERAGE_RANKS]
     theirs = np.array([paper.AVERAGE_RANKS[column.ranks[index].variant][place] for index in rows])
     ours = np.array([column.ranks[index].value for index in rows])
@@ -95,10 +97,10 @@ def _compare_with_paper(column: Column, place: int, seed: int) -> dict:
 
 
 def _spearman(fixed, columns):
-    """Spearman's coefficient of a vector with each column, which is Pearson's of mid-ranks."""
+    """Computes Spearman's coefficient of a vector with each column: Pearson's of the mid-ranks."""
     x, y = stats.rankdata(fixed), stats.rankdata(columns, axis=0)
     x, y = x - x.mean(), y - y.mean(axis=0)
-    with np.errstate(invalid="ignore"):  # a column without differences has none: nan
+    with np.errstate(invalid="ignore"):  # nan for a constant column
         return x @ y / np.sqrt((x @ x) * (y * y).sum(axis=0))
 
 
@@ -110,7 +112,7 @@ def _estimate(value, resampled):
 
 
 def _against_steps(measures: Measures) -> list[dict]:
-    """Both measures of each variant at every number of sampling steps, at the guidance `STEPS_GUIDANCE`."""
+    """Lists both measures of each variant at every number of sampling steps, with the guidance `STEPS_GUIDANCE`."""
     rows = []
     for place in places_of_steps(measures.controls, None, STEPS_GUIDANCE):
         control = measures.controls[place]
@@ -124,10 +126,10 @@ def _against_steps(measures: Measures) -> list[dict]:
 
 
 def ranked_columns(numbers: Mapping) -> list[Mapping]:
-    """The columns of `ranking_numbers` that have ranks."""
+    """Returns the columns of `ranking_numbers` that have ranks."""
     return [column for column in numbers["columns"] if column["ranks"]]
 
 
 def rank_of(column: Mapping, variant: str) -> Mapping | None:
-    """A variant's row of a column of `ranking_numbers`; None where the column has no such row."""
+    """Returns a variant's row in a column of `ranking_numbers`; None if there is no such row."""
     return next((row for row in column["ranks"] if row["variant"] == variant), None)

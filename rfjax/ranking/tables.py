@@ -26,8 +26,10 @@ _LATEX = {
 
 
 def ranking_files(numbers: Mapping) -> dict[str, str]:
-    """The tables' content by file name, from `ranking_numbers`: the complete table, and the short one with the best
-    of each family, as in the paper's table 1."""
+    """Returns {file name: content} of the tables, from `ranking_numbers`.
+
+    They are the complete table, and a short one with the best of each family, as in the paper's table 1.
+    """
     columns = ranked_columns(numbers)
     best_first = [row["variant"] for row in columns[0]["ranks"]] if columns else []
     files = {}
@@ -38,8 +40,8 @@ def ranking_files(numbers: Mapping) -> dict[str, str]:
 
 
 def ranking_csv(numbers: Mapping, variants: Sequence[str]) -> str:
-    """One row per variant: its average rank in each column, with interval and the share of resamples in which it
-    came first; then the paper's ranks."""
+    """Writes a CSV row for each variant: for each column the average rank, its interval and the share of resamples
+    in which it came first; then the paper's ranks."""
     facts = {fact["variant"]: fact for fact in numbers["variants"]}
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -57,7 +59,7 @@ def ranking_csv(numbers: Mapping, variants: Sequence[str]) -> str:
 
 
 def ranking_latex(numbers: Mapping, variants: Sequence[str]) -> str:
-    """A booktabs table: average ranks with their intervals, the best of each column bold."""
+    """Writes a booktabs table: average ranks with their intervals, the best of each column bold."""
     columns = ranked_columns(numbers)
     best = {column["name"]: min(row["value"] for row in column["ranks"]) for column in columns}
     lines = [
@@ -79,5 +81,5 @@ def ranking_latex(numbers: Mapping, variants: Sequence[str]) -> str:
 
 
 def latex(text: str) -> str:
-    """The text escaped for LaTeX."""
+    """Escapes a text for LaTeX."""
     return "".join(_LATEX.get(letter, letter) for letter in text)

@@ -1,1 +1,1 @@
-"""The results table: its columns, its files, and tables that other tools wrote."""
+"""The results table: its columns, its files, and the reader of other tools' tables."""

@@ -16,7 +16,7 @@ from rfjax.evaluation.image_folders import compbench
 from rfjax.results import tokens
 
 SCHEMA = 6
-# Columns that a version added. In an older table they are empty, and its runs have the role `run`.
+# schema version -> the columns that it added. In an older table these are empty, and every run has the role `run`.
 ADDED: dict[int, tuple[str, ...]] = {
     5: ("role", "trunk", "trunk_step", "spent_flops", "spent_seconds"),
     6: tokens.COLUMNS,
@@ -25,23 +25,23 @@ ADDED: dict[int, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column of one of the files, as docs/results_table.md describes it."""
+    """A column of one of the files in a results folder; docs/results_table.md describes it."""
 
     name: str
     kind: str  # text | integer | number
-    unit: str  # "" where there is none
+    unit: str  # "" for none
     meaning: str
-    required: bool = False  # a record or a run without it is refused
+    required: bool = False  # if so, a record or a run without it is refused
 
 
 def read_columns(table: str) -> tuple[Column, ...]:
-    """The columns of a table with a line `name | kind | unit | meaning` for each; `*` marks a required column."""
+    """Parses a table with a line `name | kind | unit | meaning` for each column; `*` after a name means required."""
     rows = ([cell.strip() for cell in line.split("|")] for line in table.strip().splitlines())
     return tuple(Column(name.rstrip("*"), kind, unit, meaning, name[-1] == "*") for name, kind, unit, meaning in rows)
 
 
 def key_without(*names: str) -> tuple[Column, ...]:
-    """The columns of `KEY` except these."""
+    """Returns the columns of `KEY` except the named ones."""
     return tuple(column for column in KEY if column.name not in names)
 
 
@@ -70,7 +70,7 @@ high | number | metric's own | upper end of the 95 % interval
 n | integer | | how many: examples (loss), images (geneval)
 """)
 
-# How far the checkpoint is, and what its evaluation took.
+# How far training had come at the checkpoint, and what the evaluation took.
 PROGRESS = read_columns("""
 final | integer | | 1 where `step` is the run's planned last step (learning rate annealed), else 0
 images | integer | images | training images seen so far, lineage included
@@ -85,7 +85,7 @@ included; empty where the text is not part of the sequence
 times_seen | number | | how often each training image was seen, on average; empty for a corpus that draws its images
 """)
 
-# What the run is: the same on each of its rows. `run_files.RUN_FIELDS` says where it is in run.json.
+# What the run is, repeated on each of its rows. `run_files.RUN_FIELDS` says where each fact is in run.json.
 RUN = read_columns("""
 study | text | | name of the study
 point | text | | id of the study's point
@@ -111,7 +111,7 @@ trunk | text | | run that this branch left; empty for all other roles
 trunk_step | integer | steps | step at which it left
 """)
 
-# One row per run, in runs.csv, besides `run` and RUN.
+# The further columns of runs.csv, which has one row per run and also the columns `run` and RUN.
 OUTCOME = read_columns("""
 flops_per_image | number | FLOP | training FLOPs per image, 3x forward, no recomputation; of aspect buckets the mean \
 over steps
@@ -133,7 +133,7 @@ spent_seconds | number | s | wall time of training that the run took itself, in 
 evaluation_seconds | number | s | wall time of all the run's evaluations
 """)
 
-# The training loss, averaged over windows of steps so that a run has at most 200 rows.
+# The training loss, averaged over windows of steps, so that a run has at most 200 rows.
 CURVE = read_columns("""
 run* | text | | run id
 step* | integer | steps | last step of the window
@@ -141,7 +141,7 @@ train_loss* | number | loss | training loss, mean over the window's logged steps
 logged* | integer | | logged steps in the window
 """)
 
-# GenEval prompt by prompt: what a bootstrap over prompts needs.
+# GenEval prompt by prompt, for a bootstrap over prompts.
 PROMPT = key_without("grid") + read_columns("""
 prompt* | integer | | 0-based place among the evaluation's distinct prompts
 task* | text | | the prompt's task
@@ -149,14 +149,14 @@ correct* | integer | images | images of the prompt that are correct
 samples* | integer | images | images of the prompt
 """)
 
-# How the validation losses of two final checkpoints move together: they share their examples.
+# The covariance of two final checkpoints' validation losses, which are correlated because they share their examples.
 PAIR = key_without("evaluation", "sampler") + read_columns("""
 other_run* | text | | the other run; the run itself for its variance
 covariance* | number | loss squared | covariance of the two mean losses, over the examples they share
 n* | integer | | examples
 """)
 
-# The measures that variants are ranked by, under resamples of prompts: resample b is the same in all runs.
+# The measures that variants are ranked by, under resamples of the prompts. Resample b is the same for all runs.
 REPLICATE = key_without("evaluation", "grid") + read_columns("""
 metric* | text | | `ranking_geneval` or `ranking_frechet_distance`
 replicates* | text | metric's own | the overall measure under each resample, numbers separated by spaces; `nan` where \
@@ -166,8 +166,8 @@ feature_map* | text | | name and version of the features whose distance was meas
 reference_sha1* | text | | hash of the real images that distances are measured from
 """)
 
-# The wide view's key: the evaluations of a checkpoint that need no sampler, joined with those that
-# do. A checkpoint with two grids and two samplers has four rows.
+# The key of the wide view, which joins a checkpoint's evaluations without a sampler with those that have one. A
+# checkpoint with two grids and two samplers has four rows.
 WIDE_KEY = key_without("evaluation", "sampler", "grid", "evaluation_seed") + read_columns("""
 grid | text | | levels of t of the loss columns; empty without a loss
 grid_seed | integer | | evaluation seed of the loss columns
@@ -181,7 +181,7 @@ STATISTICS = (("value", ""), ("stderr", "_stderr"), ("low", "_low"), ("high", "_
 LONG = KEY + MEASURE + PROGRESS + RUN
 RUNS = KEY[:1] + RUN + OUTCOME
 
-# Files of a results folder, the columns each must have, and what a row is.
+# file of a results folder -> (the columns that it must have, what a row is)
 FILES = {
     "long.csv": (LONG, "one row per number of an evaluation record"),
     "wide.csv": (WIDE_KEY + WIDE_PROGRESS + RUN, "one row per checkpoint and evaluation settings"),
@@ -195,17 +195,17 @@ FILES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """What a number measures: the evaluation of its record, its metric, and its item."""
+    """What a number measures: its record's evaluation, its metric and its item."""
 
     evaluation: str
     metric: str
     item: str = "mean"
 
     def format(self) -> str:
-        """The number's wide column: `loss`, `loss@t=0.125`, `geneval_overall`,
+        """Returns the name of the number's column in wide.csv: `loss`, `loss@t=0.125`, `geneval_overall`,
         `geneval_held_out_position`, `geneval_floor_shuffled_overall`, ..."""
         metric, base = self.metric, self.evaluation.split("_")[0]
-        if metric == base or metric.startswith(base + "_"):  # geneval_floor_null's geneval, geneval_seen
+        if metric == base or metric.startswith(base + "_"):  # such as geneval in geneval_floor_null, or geneval_seen
             metric = self.evaluation + metric[len(base) :]
         if self.item == "mean":
             return metric
@@ -213,7 +213,7 @@ class Measure:
 
     @classmethod
     def parse(cls, name: str) -> Measure | None:
-        """The measure whose wide column this is; None for any other column, such as a standard error's."""
+        """Returns the measure of a column of wide.csv; None for any other column, such as a standard error's."""
         base, at, level = name.partition("@t=")
         found = _KNOWN.get(base)
         if not at or found is None:
@@ -221,14 +221,14 @@ class Measure:
         return replace(found, item=f"t={level}") if found.item == "mean" and "_" not in level else None
 
 
-# The title of each evaluation of images in folders, by its name in the table; docs/metrics.md defines them.
+# GenEval evaluation of a folder of images, as the table names it -> its title; docs/metrics.md defines them
 PROTOCOLS = {
     "geneval_official": "official GenEval",
     "geneval_hf_mask2former": "GenEval with the HF Mask2Former weights",
     "geneval_other_models": "GenEval with other models",
 }
 SCORED = ("overall", *TASKS)  # the items of a GenEval score
-# The items of each (evaluation, metric); a loss has one more for each level of t.
+# (evaluation, metric) -> its items; a loss has one more item for each level of t
 ITEMS: dict[tuple[str, str], tuple[str, ...]] = {
     ("validation", "loss"): ("mean",),
     ("validation_mlperf", "mlperf_loss"): ("mean",),
@@ -253,12 +253,12 @@ _KNOWN = {
 
 
 def score_column(item: str = "overall") -> str:
-    """The wide column of GenEval by the corpus's own detector."""
+    """Returns the column of wide.csv with GenEval by the corpus's own detector."""
     return Measure("geneval", "geneval", item).format()
 
 
 def loss_levels(names: Iterable[str]) -> dict[str, str]:
-    """The columns of the validation loss at one level of t, by the level as the name has it."""
+    """Returns {level of t, as text: column} of the columns with the validation loss at one level."""
     found = ((Measure.parse(name), name) for name in names)
     return {
         measure.item.removeprefix("t="): name
@@ -268,7 +268,7 @@ def loss_levels(names: Iterable[str]) -> dict[str, str]:
 
 
 def measure_columns(name: str) -> tuple[Column, ...]:
-    """The wide columns of one measured number: value, standard error, interval, count."""
+    """Returns the columns of wide.csv for one measured number: value, standard error, interval, count."""
     by_name = {column.name: column for column in MEASURE}
     return tuple(
         Column(name + suffix, by_name[statistic].kind, by_name[statistic].unit, f"{statistic} of {name}")
@@ -335,7 +335,7 @@ in `long.csv` only.
 
 
 def markdown() -> str:
-    """The text of docs/results_table.md."""
+    """Returns the text of docs/results_table.md."""
     parts = [_INTRODUCTION.format(schema=SCHEMA)]
     for name, (columns, row) in FILES.items():
         lines = [

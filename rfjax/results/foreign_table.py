@@ -5,8 +5,8 @@
     flops    training FLOPs         params   trainable parameters
     images   training images seen (or `samples`)         anything else: metrics
 
-The caller renames columns of other names. None is guessed, but for capitals and blanks around a name (FLOPs). A renamed
-column replaces a column that already has the name.
+The caller renames columns with other names. No name is guessed, but capitals and surrounding blanks do not matter
+(FLOPs). If a column is renamed to a name that another column has, it replaces that column.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from rfjax.results.text_rows import split_rows
 
 NUMBERS = ("loss", "flops", "params", "images")
 OURS = ("run", *NUMBERS, "samples", "role", "trunk")
-# Words of names of columns that are text by what they mean: a hash 2396e87 is no number, nor is a run 007.
+# A column with one of these words in its name is text, even if it looks like numbers: the hash 2396e87, the run 007.
 TEXTS = frozenset(
     "run name id ids uuid hash commit sha sha1 sha256 md5 git revision branch point study group tag tags version model "
     "dataset corpus config checkpoint path file folder host user date time created notes comment state role "
     "trunk".split()
 )
-# Words of a name that say in what unit its numbers are. Loss has none: a log loss is a loss.
+# Words in a column's name that mean another unit or scale. They do not matter for the loss: a log loss is a loss.
 _SCALED = re.compile(
     r"(kilo|mega|giga|tera|peta|exa|zetta|[kmgtpez])flops?|log(10|2)?|ln|thousands?|millions?|billions?|trillions?"
     r"|[kmbgtpez]|1e[0-9]+|10\^[0-9]+",
     re.IGNORECASE,
 )
-# What a file begins with that is no CSV, and what it is then.
+# first bytes of a file that is no CSV -> what it is, and the remedy
 _OTHER_FILES = {
     b"PK\x03\x04": "an Excel workbook or a zip archive; save the sheet as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
@@ -58,14 +58,14 @@ _OTHER_FILES = {
 def read_table(
     path: str | Path, *, rename: Mapping[str, str] | None = None, flops_per_param_image: float | None = None
 ) -> pd.DataFrame:
-    """The file as a frame whose index, "line", is a row's line in the file (Parquet: "row", its number from 1).
+    """Reads the file as a frame whose index, "line", is a row's line in the file (Parquet: "row", counted from 1).
 
-    `rename` maps our names to the file's. `flops_per_param_image` gives images = flops / (flops_per_param_image *
-    params), or flops from params and images, where one of them is lacking. Without a column `run` no row may repeat
-    another, since nothing would tell one run listed twice from two runs. `attrs["notes"]` of the frame says what was
-    passed over, and how numbers and names were read where that is not plain.
+    `rename` maps our names to the file's. With `flops_per_param_image`, a missing column `images` or `flops` is
+    computed from flops = flops_per_param_image * params * images. Without a column `run` no row may repeat another,
+    since it could be the same run listed twice. `attrs["notes"]` of the frame says what was skipped, and how numbers
+    and names were read if that is not obvious.
 
-    Raises `ConfigError` naming the file, and the column or line, for what cannot be read.
+    Raises `ConfigError`, naming the file and the column or line, for what cannot be read.
     """
     path, rename = local_path(path, "the table"), rename or {}
     if not path.is_file():
@@ -90,13 +90,13 @@ def read_table(
 
 
 def holds_another_unit(name: str) -> bool:
-    """Whether a column by its name holds numbers in another unit than ours: GFLOPs, Params (M), log10_flops."""
+    """Whether a column's name says that its numbers are in another unit than ours: GFLOPs, Params (M), log10_flops."""
     words = re.findall(r"10\^[0-9]+|[A-Za-z0-9]+", name)
     return len(name) > 1 and any(_SCALED.fullmatch(word) for word in words)
 
 
 def _with_our_names(table, path, rename):
-    """(the table with our names of columns, notes on names that were taken in another spelling)."""
+    """Returns the table with our column names, and notes on names that were read in another spelling."""
     rename = {ours: theirs if theirs in table else theirs.strip() for ours, theirs in rename.items()}
     names = {theirs: ours for ours, theirs in rename.items()}
     for ours, theirs in rename.items():
@@ -125,7 +125,7 @@ def _with_our_names(table, path, rename):
 
 
 def _with_numbers(table, path):
-    """(the table with names as text and numbers as floats, a note where the decimal mark is a comma)."""
+    """Returns the table with names as text and numbers as floats, and notes on how commas were read."""
     cells = {name: _cells(table[name]) for name in table.columns}
     marks = Marks()
     for name in NUMBERS:
@@ -143,7 +143,7 @@ def _with_numbers(table, path):
         )
     if marks.mark == ".":
         for line, cell in zip(table.index, cells.get("loss") or (), strict=False):
-            if re.fullmatch(r"[0-9]{1,3},[0-9]{3}", cell.strip()):  # no loss is in the thousands
+            if re.fullmatch(r"[0-9]{1,3},[0-9]{3}", cell.strip()):  # a loss is not in the thousands
                 where = f"loss in {table.index.name} {line} of {path} is {cell!r}"
                 raise ConfigError(f"{where}, where other cells have a decimal point; write it with a point, as 1.234")
     columns = {}
@@ -162,7 +162,7 @@ def _with_numbers(table, path):
 
 
 def _unfinished(table, path) -> list[str]:
-    """A note on rows that a logger says have not ended well: their losses are no results, and they are taken."""
+    """Returns notes on rows that a logger marks as unfinished or failed: they are kept, but their loss is not final."""
     lines = []
     for name in (name for name in table.columns if name.lower() == "state"):
         states = table[name].astype(str).str.strip().str.lower()
@@ -175,7 +175,7 @@ def _unfinished(table, path) -> list[str]:
 
 
 def _summaries(table, path) -> list[str]:
-    """A note on rows that seem to be no runs but means or sums of the others: they are taken."""
+    """Returns notes on rows that seem to be means or sums of other rows instead of runs. They are kept."""
     words = ("mean", "average", "avg", "median", "std", "min", "max", "sum", "total")
     named = table["run"].astype(str).str.strip().str.lower() if "run" in table else pd.Series(dtype=str)
     bad = named[named.isin(words)]
@@ -184,7 +184,7 @@ def _summaries(table, path) -> list[str]:
 
 
 def _cells(column) -> list[str] | None:
-    """The cells of a column as text, "" for none; None for a column that is of numbers in the file."""
+    """Returns a column's cells as text, "" for missing ones; None for a column that the file stores as numbers."""
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return None
     if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column) or column.dtype == bool):
@@ -201,19 +201,19 @@ def _marks(cells: list[str] | None) -> Marks:
 
 
 def _points(cells) -> Marks:
-    """What cells without commas say: a cell such as 0.5 needs the point."""
+    """Finds what cells without commas tell about the decimal mark: a cell such as 0.5 needs the point."""
     return Marks(
         point=any("." in c and read_number(c, ",") is None and read_number(c) is not None for c in cells or ())
     )
 
 
 def _numbers(name, cells, table, path, mark):
-    """A column that laws need, as floats. Raises `ConfigError` naming the first cell that is no number."""
+    """Returns a column that laws need, as floats. Raises `ConfigError`, naming the first cell that is no number."""
     if cells is None:
         return table[name].astype(float)
     numbers = [read_number(cell, mark) for cell in cells]
     thousand = [mark == "," and name != "loss" and bool(re.fullmatch(r"[0-9]{1,3},[0-9]{3}", c.strip())) for c in cells]
-    if any(thousand):  # 1.234 parameters are none
+    if any(thousand):  # it would be a fraction of a parameter
         place = thousand.index(True)
         raise ConfigError(
             f"{name} in {table.index.name} {table.index[place]} of {path} is {cells[place]!r}, where other cells have "
@@ -229,7 +229,7 @@ def _numbers(name, cells, table, path, mark):
 
 
 def _metric(name, cells, marks):
-    """Any other column: floats where every cell is a number (31% is 0.31), else text."""
+    """Returns a column that laws do not need: floats if every cell is a number (31% is 0.31), else text."""
     if _is_text(name):
         return cells
     values = [None if is_missing(cell) else cell for cell in cells]
@@ -245,13 +245,13 @@ def _metric(name, cells, marks):
 
 
 def _is_text(name: str) -> bool:
-    """Whether a column is text by the words of its name, as `run_id` and `gitCommit` are."""
+    """Whether a word in a column's name means that it is text, as in `run_id` and `gitCommit`."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+[0-9]*|[0-9]+", name)
     return bool(TEXTS & {word.lower() for word in words})
 
 
 def _names(column):
-    """Names that the file holds as numbers, as text: 7 and 7.0 are "7"."""
+    """Converts names that the file stores as numbers to text: 7 and 7.0 become "7"."""
     return [
         None if pd.isna(v) else str(int(v)) if isinstance(v, (float, np.floating)) and v == v // 1 else str(v)
         for v in column
@@ -259,7 +259,7 @@ def _names(column):
 
 
 def _check_repeated(table, path):
-    """Raises `ConfigError` where a row repeats another but for a column that only counts rows."""
+    """Raises `ConfigError` if two rows are equal in all columns, except those that only count rows."""
     counters = [name for name in table.columns if _counts_rows(name, table[name])]
     text = table.drop(columns=counters).astype(str)
     repeated = text.duplicated()
@@ -278,7 +278,7 @@ def _counts_rows(name, column) -> bool:
 
 
 def _hint(cell: str) -> str:
-    """What a cell that is no number may be meant as, and the remedy; "" for any other word."""
+    """Returns the end of an error's message: what a cell that is no number may mean, and the remedy; "" if unknown."""
     text = cell.strip()
     if re.fullmatch(r"-?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
         return "; its comma is a decimal one, and other cells have a decimal point: write all with a point, as 0.31"
@@ -311,7 +311,7 @@ def _add_cost(table, flops_per_param_image):
 
 
 def _read_file(path) -> tuple[pd.DataFrame, list[str]]:
-    """(the cells of a file, notes on what was passed over). Cells of a CSV file are text."""
+    """Returns a file's cells, and notes on what was skipped. A CSV file's cells are text."""
     try:
         data = read_bytes(path)
         if data.startswith(b"\x1f\x8b"):
@@ -341,7 +341,7 @@ def _read_file(path) -> tuple[pd.DataFrame, list[str]]:
     columns = {
         name: pd.Series(column, index, dtype=object)
         for name, theirs, column in zip(named, found.header, cells, strict=True)
-        if theirs or any(cell.strip() for cell in column)  # a mark at the end of each row is no column
+        if theirs or any(cell.strip() for cell in column)  # a separator at the end of each row makes no column
     }
     return pd.DataFrame(columns, index=index), list(found.notes)
 
@@ -357,9 +357,9 @@ def _read_parquet(path):
         table = pd.read_parquet(path)
     except ImportError:
         raise ConfigError(f"reading {path} needs pyarrow: pip install 'rfjax[parquet]', or give a CSV") from None
-    except Exception as error:  # pyarrow's classes, which are not imported here
+    except Exception as error:  # of pyarrow's classes, which are not imported here
         raise ConfigError(f"{path} cannot be read as Parquet: {error}") from None
-    if any(name is not None for name in table.index.names):  # pandas keeps a named index apart
+    if any(name is not None for name in table.index.names):  # pandas stores a named index separately
         table = table.reset_index()
     table.columns = pd.Index([str(name).strip() for name in table.columns])
     _check_distinct(table.columns, path)

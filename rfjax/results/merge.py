@@ -1,7 +1,7 @@
 """Merges the records of a study's runs into the results table.
 
 `collect` reads the folders of many runs (`rfjax.results.run_files`) and writes a results folder
-(`rfjax.results.results_folder`), which is all that fits and reports read. No JAX here.
+(`rfjax.results.results_folder`). Fits and reports read nothing else. No JAX here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rfjax.results import tokens
 from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
 from rfjax.results.run_files import RUN_FILES, RunRecords, read_records_of, read_run, records_hash, run_folders
 
-KEY_NAMES = {"evaluation_seed": "seed"}  # columns that have another name in a record's key
+KEY_NAMES = {"evaluation_seed": "seed"}  # column -> its name in a record's key, if that differs
 
 
 def collect(
@@ -31,15 +31,13 @@ def collect(
     references: Iterable[str | Path] = (),
     passed_over: Iterable[str | Path] = (),
 ) -> results.Results:
-    """Merge run folders into `results_folder`, written whole, and return what was written.
+    """Merges run folders into `results_folder`, which is written completely or not at all, and returns the table.
 
-    `passed_over` are runs beside them that are no part of the table. `references` are folders with an `evaluations/` of
-    records that belong to no run (key.run `-`).
-    A run with a file that is damaged, lacks a field or has another schema version is left out
-    whole; the table's notes say so and why, and `unreadable` counts them.
+    `references` are folders with `evaluations/` whose records belong to no run (key.run `-`). `passed_over` are run
+    folders beside the others that the table leaves out. A run with a file that is damaged, lacks a field or has another
+    schema version is left out as a whole. The table's notes say which and why, and `unreadable` counts such runs.
 
-    Raises `ConfigError` for a folder that is no run's, when two folders hold the same run, and
-    when there is no run that can be read.
+    Raises `ConfigError` for a folder that is no run's, if two folders hold the same run, and if no run can be read.
     """
     folders = [Path(folder) for folder in run_folders]
     if not folders:
@@ -60,7 +58,7 @@ def collect(
     }
     try:
         frames, sheets = _merge(runs, shared)
-    except Exception:  # a record of another type: find its run, and do without it
+    except Exception:  # a record has a value of the wrong type: find its run, and leave it out
         runs, more = _sound_runs(runs)
         left_out += more
         frames, sheets = _merge(runs, shared)
@@ -71,7 +69,10 @@ def collect(
 
 
 def _without_conflicts(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
-    """The runs without records of no run (a detector's ceiling) that differ from an earlier run's; a note for each."""
+    """Removes conflicting records that belong to no run, such as a detector's ceiling; returns the runs, and notes.
+
+    A record conflicts if an earlier run's folder has the same key with other values.
+    """
     first: dict[tuple, dict] = {}
     kept, notes = [], []
     for run in runs:
@@ -89,7 +90,7 @@ def _without_conflicts(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], li
 
 
 def _merge(runs: Sequence[RunRecords], shared: Sequence[tuple[Path, dict]]) -> tuple[dict[str, pd.DataFrame], list]:
-    """(the table's frames by name, the sample sheets) of runs and of records that belong to no run."""
+    """Returns {name: frame} of the table, and its sample sheets. `shared` are records that belong to no run."""
     long = long_frame(runs, [record for _, record in shared])
     frames = {
         "long": long,
@@ -105,7 +106,10 @@ def _merge(runs: Sequence[RunRecords], shared: Sequence[tuple[Path, dict]]) -> t
 
 
 def _sound_runs(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[str]]:
-    """(the runs whose records can be merged, a note for each of the others). Raises the error where none can be."""
+    """Returns the runs whose records can be merged, and a note for each other run.
+
+    Raises `ConfigError`, from the first run's error, if no run can be merged.
+    """
     sound, notes, errors = [], [], []
     for run in runs:
         try:
@@ -128,10 +132,10 @@ def _left_out_note(folder: Path, error: Exception) -> str:
 
 
 def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.Results:
-    """The results table of a study, collected again where the runs beside it have other records than it was made of.
+    """Returns a study's results table, collected again if the runs' records have changed since it was made.
 
-    `study_folder` is the study's folder or its results folder; a results folder that stands alone is read as it is.
-    `say` gets a line where the table is made again; the table's notes say what it leaves out. Raises `ConfigError` as
+    `study_folder` is the study's folder or its results folder. A results folder without runs beside it is read as it
+    is. `say` gets a line if the table is made again; the table's notes say what it leaves out. Raises `ConfigError` as
     `collect` and `results_folder.read` do.
     """
     folder = results.find(study_folder)
@@ -158,7 +162,7 @@ def up_to_date(study_folder: str | Path, say: Callable[[str], None]) -> results.
 
 
 def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Which runs are new, changed and gone between two `made_of`, in words."""
+    """Says which runs are new, changed or gone between two values of `made_of`."""
     kinds = {
         "new": [name for name in now if name not in before],
         "changed": [name for name in now if name in before and before[name] != now[name]],
@@ -168,7 +172,7 @@ def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
-    """The content of the run folders, and a note for each folder that cannot be read."""
+    """Reads the run folders; returns the runs, and a note for each folder that cannot be read."""
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"no run folder at {folder}")
@@ -178,7 +182,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
     for folder in folders:
         try:
             runs.append(read_run(folder))
-        except Exception as error:  # one run of a hundred must not stop the others, whatever its files hold
+        except Exception as error:  # whatever a run's files hold, it must not stop the others
             errors.append(error)
             notes.append(_left_out_note(folder, error))
     if not runs:
@@ -189,9 +193,9 @@ def _read_runs(folders: Sequence[Path]) -> tuple[list[RunRecords], list[str]]:
 
 
 def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.DataFrame:
-    """One row per number of a record, joined with the facts of its run.
+    """Makes long.csv: a row for each number in a record, joined with the facts of its run.
 
-    Raises `ConfigError` when two records share a key and differ.
+    Raises `ConfigError` if two records have the same key but different values.
     """
     rows, seen = [], {}
     sources = [(run.facts, run.tokens, run.records) for run in runs] + [({}, tokens.UNKNOWN, references)]
@@ -202,9 +206,9 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
             if seen.setdefault(identity, record)["values"] != record["values"]:
                 twice = f"two evaluation records have the key {record['key']} and different values"
                 raise ConfigError(f"{twice}; delete the stale one")
-            if seen[identity] is not record:  # another run measured the same again, the ceiling for example
+            if seen[identity] is not record:  # another run's folder has the same measurement, such as the ceiling
                 continue
-            of_run = key["run"] != "-"  # a record of no run may stand in any run's folder
+            of_run = key["run"] != "-"  # a record of no run may be in any run's folder
             joined = {
                 "final": int(of_run and key["step"] == facts.get("steps")),
                 **{name: record[name] for name in ("images", "flops", "seconds", "train_seconds")},
@@ -218,10 +222,10 @@ def long_frame(runs: Sequence[RunRecords], references: Sequence[dict]) -> pd.Dat
 
 
 def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
-    """One row per checkpoint and evaluation settings: losses and scores side by side.
+    """Makes wide.csv: a row for each checkpoint and evaluation settings, with losses and scores side by side.
 
-    Records without a sampler (losses) are joined with those that have one (scores) on run, step,
-    weights and corpus, so a checkpoint with two grids and two samplers has four rows.
+    Records without a sampler (losses) are joined with those with a sampler (scores) on run, step, weights and corpus.
+    So a checkpoint with two grids and two samplers has four rows.
     """
     checkpoint = ["run", "step", "weights", "corpus"]
     rows = long[long["step"] >= 0]
@@ -230,7 +234,7 @@ def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
     losses, loss_columns = _pivot(rows[~with_sampler], checkpoint, "grid", "grid_seed")
     scores, score_columns = _pivot(rows[with_sampler], checkpoint, "sampler", "sampler_seed")
     wide = losses.merge(scores, on=checkpoint, how="outer", validate="many_to_many")
-    by_checkpoint = rows.groupby(checkpoint)[facts].first()  # the first that is not missing
+    by_checkpoint = rows.groupby(checkpoint)[facts].first()  # the first value that is not missing
     wide = wide.join(by_checkpoint, on=checkpoint)
     measured = (column for name in (*loss_columns, *score_columns) for column in schema.measure_columns(name))
     columns = (*FILES["wide.csv"][0], *measured)
@@ -239,7 +243,7 @@ def wide_frame(long: pd.DataFrame) -> pd.DataFrame:
 
 
 def runs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
-    """One row per run, also of runs without an evaluation."""
+    """Makes runs.csv: a row for each run, also for runs without an evaluation."""
     rows = []
     for run in runs:
         trained = [record["train_seconds"] for record in run.records if record["train_seconds"] is not None]
@@ -250,11 +254,11 @@ def runs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 
 
 def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
-    """One row per checkpoint and GenEval prompt, from the records that keep them."""
+    """Makes prompts.csv: a row for each checkpoint and GenEval prompt, from records that store prompts' scores."""
     rows = []
     for run in runs:
         for record in run.records:
-            if record["key"]["evaluation"] == control_measures.EVALUATION:  # its prompts are in replicates.csv
+            if record["key"]["evaluation"] == control_measures.EVALUATION:  # replicates.csv covers its prompts
                 continue
             key, scores = _key_columns(record, PROMPT), record["extra"].get("prompt_scores", ())
             rows += [
@@ -265,10 +269,9 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 
 
 def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
-    """Covariances of the mean validation losses of finished runs that share their examples.
+    """Makes pairs.csv: covariances of the mean validation losses of finished runs that share their examples.
 
-    They come from the losses per example in the records. Records of other examples, or without losses per example,
-    are left out.
+    They are computed from the losses per example in the records. Records without these are left out.
     """
     alike: dict[tuple, list] = {}
     for run in runs:
@@ -292,7 +295,7 @@ def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 
 
 def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
-    """One row per measure of a ranking's record: its value under each resample of prompts."""
+    """Makes replicates.csv: a row for each measure in a ranking's record, with its value under each resample."""
     rows = []
     for run in runs:
         for record in run.records:
@@ -312,7 +315,7 @@ def replicates_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 
 
 def _pivot(rows, checkpoint, setting, setting_seed):
-    """(frame with one row per checkpoint and setting, names of its measures in order)."""
+    """Returns a frame with a row for each checkpoint and setting, and the names of its measures in order."""
     index = [*checkpoint, "setting", "evaluation_seed"]
     triples = zip(rows["evaluation"], rows["metric"], rows["item"], strict=True)
     names = [schema.Measure(*triple).format() for triple in triples]
@@ -335,18 +338,18 @@ def _pivot(rows, checkpoint, setting, setting_seed):
 
 
 def _key_columns(record, columns):
-    """The values of a record's key under the names of the columns; None for columns that are no part of the key."""
+    """Returns {column: value} from a record's key; None for columns that are not part of the key."""
     return {column.name: record["key"].get(KEY_NAMES.get(column.name, column.name)) for column in columns}
 
 
 def _sorted_frame(rows, columns, order):
-    """The rows as a frame of these columns, sorted by the columns `order`."""
+    """Makes a frame with these columns from the rows, sorted by the columns `order`."""
     frame = _cast(pd.DataFrame(rows, columns=[column.name for column in columns]), columns)
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
 def _cast(frame, columns):
-    """The frame with every column in its kind: text (empty for none), nullable integer, float."""
+    """Casts every column to its kind: text ("" if missing), nullable integer or float."""
     result = {}
     for column in columns:
         values = frame[column.name]
@@ -360,12 +363,12 @@ def _cast(frame, columns):
 
 
 def _as_text(value) -> str:
-    """The value as text that UTF-8 has: a name's bytes that are none become escapes."""
+    """Converts a value to text that UTF-8 can encode: bytes of a name that are not UTF-8 become escapes."""
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _sheet(folder, record):
-    """(the sheet, without its place in the results folder; the path of its picture)."""
+    """Returns the sheet of a record, with an empty `png`, and the path of its picture in the run's folder."""
     extra, key = record["extra"], ("run", "step", "weights", "sampler", "seed")
     prompts, tile = tuple(map(_as_text, extra.get("prompts", ()))), int(extra.get("tile") or 0)
     sheet = results.SampleSheet(**{name: record["key"][name] for name in key}, prompts=prompts, tile=tile, png="")

@@ -1,7 +1,7 @@
-"""Reads numbers as people write them: decimal commas, marks between thousands, blanks, signs for a missing value.
+"""Reads numbers as people write them: with decimal commas, thousands separators, blanks, or signs for a missing value.
 
-A file has one decimal mark. A comma that may be either (1,234) is never guessed: another cell of the file decides, or
-the file is refused.
+A file has one decimal mark. An ambiguous comma (1,234) is never guessed: another cell of the file decides, or the file
+is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MISSING = frozenset(
     ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-", "–", "—", "nil", "missing", "#value!", "#ref!")
 )
 _EXPONENT = r"(?:[eEdD][+-]?[0-9]+)?"
-_BLANKS = "\u00a0\u202f\u2009 '’_"  # between thousands, in every convention
+_BLANKS = "\u00a0\u202f\u2009 '’_"  # thousands separators, whatever the decimal mark
 _GROUPS = {
     mark: re.compile(
         rf"[+-]?[1-9][0-9]{{0,2}}(?:([{group}{_BLANKS}])[0-9]{{3}}(?:\1[0-9]{{3}})*)?(?:{re.escape(mark)}[0-9]*)?{_EXPONENT}"
@@ -27,12 +27,12 @@ _GROUPS = {
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell of a column of numbers stands for no number."""
+    """Whether a cell in a column of numbers means a missing value."""
     return cell.strip().lower() in MISSING
 
 
 def read_number(cell: str, mark: str = ".") -> float | None:
-    """The number of a cell whose decimal mark is `mark`, nan for a missing one; None where the cell is no number."""
+    """Reads a cell with the decimal mark `mark`; returns nan for a missing value, None if it is no number."""
     text = cell.strip().replace("−", "-")
     if text.lower() in MISSING:
         return math.nan
@@ -50,29 +50,28 @@ def read_number(cell: str, mark: str = ".") -> float | None:
 
 @dataclass(frozen=True)
 class Marks:
-    """What the cells of a file say of its decimal mark: `point` and `comma` where some cell can be read by that mark
-    alone, and `both`, a cell with a comma that could be read either way."""
+    """What the cells of a file tell about its decimal mark."""
 
-    point: bool = False
-    comma: bool = False
-    both: str = ""
+    point: bool = False  # whether some cell can be read only with a decimal point
+    comma: bool = False  # whether some cell can be read only with a decimal comma
+    both: str = ""  # a cell with a comma that can be read either way; "" if there is none
 
     def __or__(self, other: Marks) -> Marks:
         return Marks(self.point or other.point, self.comma or other.comma, self.both or other.both)
 
     @property
     def mark(self) -> str:
-        """The decimal mark: a comma where cells need it and none needs a point."""
+        """The decimal mark: a comma if a cell needs it and no cell needs a point, else a point."""
         return "," if self.comma and not self.point else "."
 
     @property
     def ambiguous(self) -> str:
-        """The cell that nothing decides, or ""."""
+        """A cell that can be read either way, if no other cell decides; else ""."""
         return "" if self.point or self.comma else self.both
 
 
 def find_marks(cells: Iterable[str]) -> Marks:
-    """What cells that are numbers say of the decimal mark; a cell that is no number says nothing."""
+    """Finds what cells tell about the decimal mark. Cells that are no number tell nothing."""
     point, comma, both = False, False, ""
     for cell in cells:
         by_point, by_comma = read_number(cell, "."), read_number(cell, ",")

@@ -1,4 +1,4 @@
-"""Makes values ready for JSON."""
+"""Converts values for JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import pandas as pd
 
 
 def plain(value: object) -> object:
-    """The value in Python's types: dataclasses as their `to_json` or their fields, arrays as lists, and missing values
-    and numbers that are not finite as None."""
+    """Converts a value to Python's own types.
+
+    Dataclasses become their `to_json()` or their fields, arrays become lists, missing values and numbers that are not
+    finite become None.
+    """
     if is_dataclass(value):
         value = value.to_json() if hasattr(value, "to_json") else vars(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Writes the results folder, whole or not at all, and reads it, verified.
+"""Writes the results folder, completely or not at all, and reads and verifies it.
 
 table.json   schema version, columns with units, SHA-256 of every file, sample sheets, notes
 *.csv        long, wide, runs, prompts, pairs, replicates, curves (`rfjax.results.columns` documents them)
@@ -30,15 +30,15 @@ from rfjax.results.columns import ADDED, FILES, SCHEMA, STATISTICS, Column, meas
 
 REMEDY = "remake the table with `rfjax study --collect`"
 SHEETS = "samples"
-PAUSES = (0.2, 0.5, 1.0)  # seconds before a table that did not fit together is read again
+PAUSES = (0.2, 0.5, 1.0)  # seconds before a table whose files do not match is read again
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-csv.field_size_limit(1 << 30)  # a cell of replicates, or a message, may be longer than the reader's 128 KiB
+csv.field_size_limit(1 << 30)  # a cell of replicates, or a message, may exceed the reader's default of 128 KiB
 
 
 class TableFile(TypedDict, total=False):
-    """table.json."""
+    """The content of table.json."""
 
     schema: Required[int]
     sha256: Required[dict[str, str]]
@@ -51,7 +51,7 @@ class TableFile(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSheet:
-    """A horizontal strip of samples: tile i is `tile` pixels wide and answers prompts[i]."""
+    """A horizontal strip of samples: tile i is `tile` pixels wide and shows prompts[i]."""
 
     run: str
     step: int
@@ -76,11 +76,11 @@ class Results:
     curves: pd.DataFrame
     samples: tuple[SampleSheet, ...]
     notes: tuple[str, ...]  # what the merge left out, and why
-    unreadable: int = 0  # how many runs the merge left out
-    # The hash of each run's records (`rfjax.results.run_files.records_hash`) by its folder's name, also of the runs in
-    # `passed_over`, which lay beside and are not in the table; none in an older table.
+    unreadable: int = 0  # number of runs that the merge could not read, and left out
+    # run's folder name -> hash of its records (`rfjax.results.run_files.records_hash`), including the runs in
+    # `passed_over`; empty in an older table.
     made_of: Mapping[str, str] = field(default_factory=dict)
-    passed_over: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()  # names of run folders that lay beside the others but are not in the table
     folder: Path
 
     def frame(self, file: str) -> pd.DataFrame:
@@ -88,10 +88,10 @@ class Results:
 
 
 def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Results:
-    """Write `table` into its folder, with the pictures of `sheets` (sheet, source) copied in.
+    """Writes `table` into its folder, and copies the pictures of `sheets` (sheet, source) into it.
 
-    Returns the table with `samples` as written. A picture that is gone or is no PNG is left out
-    with a note; pictures of an earlier table are removed. Raises `RfjaxError` when the disk refuses.
+    Returns the table with `samples` as written. A picture that is missing or is no PNG is left out, with a note.
+    Pictures of an earlier table are removed. Raises `RfjaxError` if a file cannot be written.
     """
     folder, notes, samples, contents = table.folder, list(table.notes), [], {}
     for sheet, source in sheets:
@@ -114,7 +114,7 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
     index |= {"unreadable": table.unreadable, "made_of": dict(table.made_of), "passed_over": list(table.passed_over)}
     contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
     write_whole({folder / name: data for name, data in contents.items()})
-    for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # of runs or settings no longer in the table
+    for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # removes those no longer in the table
         if f"{SHEETS}/{path.name}" not in contents:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -122,9 +122,9 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
 
 
 def find(folder: str | Path) -> Path:
-    """`folder` itself where it is a results folder, else the results folder in it, which need not exist yet.
+    """Returns `folder` itself if it is a results folder, else the results folder in it, which need not exist yet.
 
-    Raises `ConfigError` for the folder of a single run, whose table is the study's above it.
+    Raises `ConfigError` for the folder of a single run: the table belongs to the study, in the folder above.
     """
     folder = local_path(folder, "the study's folder")
     if (folder / "table.json").exists() and not _is_strangers(folder / "table.json"):
@@ -136,18 +136,18 @@ def find(folder: str | Path) -> Path:
 
 
 def _is_strangers(path):
-    """Whether a table.json is somebody else's: whole JSON without the key that ours begins with."""
+    """Whether a table.json is another program's: valid JSON without our key `schema`."""
     try:
         return "schema" not in parse_json(read_bytes(path), object)
     except (OSError, ValueError, TypeError):
-        return False  # damaged: its reader says so
+        return False  # it is damaged, which `read` reports
 
 
 def read(folder: str | Path) -> Results:
-    """The results table of a folder, verified.
+    """Reads and verifies the results table of a folder.
 
-    A table that another process is replacing is read again. Raises `ConfigError` naming the file and the remedy when it
-    is missing, damaged or edited by hand, lacks a column, or has another schema version.
+    Reads it again if another process is replacing it. Raises `ConfigError`, naming the file and the remedy, if one is
+    missing, damaged or edited by hand, lacks a column, or has another schema version.
     """
     folder = local_path(folder, "the results folder")
     for pause in PAUSES:
@@ -156,13 +156,13 @@ def read(folder: str | Path) -> Results:
             return _read(folder)
         except ConfigError:
             time.sleep(pause)
-            if _stamp(folder) == before:  # nobody is writing it
+            if _stamp(folder) == before:  # no process is writing it
                 raise
     return _read(folder)
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the table's files."""
+    """Returns the names, sizes and times of the table's files."""
     found = [(path.name, path.stat()) for path in sorted(folder.glob("*")) if path.is_file()]
     return [(name, facts.st_size, facts.st_mtime_ns) for name, facts in found]
 
@@ -190,19 +190,19 @@ def _read(folder: Path) -> Results:
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """The frame as CSV, every float in the shortest form that reads back to the same float."""
+    """Writes a frame as CSV, with every float in the shortest form that reads back as the same float."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(frame.columns)
     columns = [[_cell(value) for value in frame[name]] for name in frame.columns]
     quoted = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in zip(*columns, strict=True):  # a bare carriage return would end the row for a reader
+    for row in zip(*columns, strict=True):  # an unquoted carriage return would end the row for a reader
         (quoted if any("\r" in cell for cell in row) else writer).writerow(row)
     return out.getvalue()
 
 
 def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
-    """The rows whose columns have these values; a missing value equals none."""
+    """Selects the rows whose columns have these values. A missing value equals nothing."""
     for name, value in values.items():
         frame = frame[frame[name] == value]
     return frame
@@ -219,7 +219,7 @@ def _read_frame(path, file, expected, version):
     newer = {name for later, names in ADDED.items() if later > version for name in names}
     added = [column.name for column in FILES[file][0] if column.name in newer and column.name not in header]
     missing = [column.name for column in FILES[file][0] if column.name not in {*header, *added}]
-    if missing:  # before the hash: it says more
+    if missing:  # checked before the hash, since this message says more
         raise ConfigError(f"{path} lacks the column(s) {', '.join(missing)}; {REMEDY}")
     _check_hash(path, expected)
     try:
@@ -233,7 +233,7 @@ def _read_frame(path, file, expected, version):
 
 
 def _columns(file, frame) -> tuple[Column, ...]:
-    """The columns of a file in order, with those of measured numbers, which only wide.csv has."""
+    """Lists the columns of a file in order, including those of measured numbers, which only wide.csv has."""
     fixed = {column.name: column for column in FILES[file][0]}
     rest = [name for name in frame.columns if name not in fixed]
     suffixes = tuple(suffix for _, suffix in STATISTICS if suffix)

@@ -28,9 +28,9 @@ from rfjax.results.columns import CURVE, KEY, RUN, RUNS
 
 RUN_SCHEMA = 1
 MAX_CURVE_ROWS = 200
-RUN_FILES = ("run.json", "status.json")  # a folder with either file is a run's
+RUN_FILES = ("run.json", "status.json")  # a folder with one of these files is a run's
 
-# The place in run.json of each column that has another name there; `config` is the content of config.json.
+# column -> its path in run.json, if that is not its name; `config` stands for the content of config.json
 RUN_FIELDS = {
     "train_corpus": ("corpus",),
     "formulation": ("config", "formulation"),
@@ -49,7 +49,7 @@ RUN_FIELDS = {
 }
 
 
-# What run.json counts of a run's cost, and whether that of the parent is in it; a trunk's always is.
+# cost -> (its key in run.json, whether that includes the parent's cost). A trunk's cost is always included.
 SPENT = {"flops": ("flops", True), "seconds": ("train_seconds", False)}
 
 
@@ -63,14 +63,14 @@ class Trunk(TypedDict, total=False):
 
 
 class Bucket(TypedDict, total=False):
-    """An aspect bucket of a run: its latents' height and width, and its steps in a cycle."""
+    """An aspect bucket of a run: the height and width of its latents, and its number of steps in a cycle."""
 
     latent_size: list[int]
     steps_of_cycle: int
 
 
 class RunFile(TypedDict, total=False):
-    """What the table takes from run.json, as `rfjax.training` writes it."""
+    """The keys that the table takes from run.json, which `rfjax.training` writes."""
 
     schema: Required[int]
     run: Required[str]
@@ -119,7 +119,7 @@ class ConfigTrain(TypedDict, total=False):
 
 
 class ConfigFile(TypedDict, total=False):
-    """What the table takes from config.json."""
+    """The keys that the table takes from config.json."""
 
     formulation: str
     model: ConfigModel
@@ -128,7 +128,7 @@ class ConfigFile(TypedDict, total=False):
 
 
 class Status(TypedDict, total=False):
-    """status.json: how a run ended."""
+    """The content of status.json: how a run ended."""
 
     state: str
     step: int | None
@@ -136,7 +136,7 @@ class Status(TypedDict, total=False):
 
 
 class MetricsRow(TypedDict, total=False):
-    """A row of metrics.jsonl, as far as the table takes it."""
+    """The keys that the table takes from a row of metrics.jsonl."""
 
     step: Required[int]
     loss: float | None
@@ -145,7 +145,7 @@ class MetricsRow(TypedDict, total=False):
 class RunRecords(NamedTuple):
     """The content of one run folder."""
 
-    facts: dict  # by column of RUNS, except what is measured
+    facts: dict  # column of RUNS -> value, except what is measured
     records: list[dict]
     folder: Path
     curve: pd.DataFrame
@@ -154,7 +154,7 @@ class RunRecords(NamedTuple):
 
 
 def run_folders(study_folder: str | Path) -> list[Path]:
-    """The run folders of a study: those inside it with a run.json or a status.json, by name."""
+    """Lists the run folders in a study's folder, which have a run.json or a status.json, sorted by name."""
     folder = Path(study_folder)
     if not folder.is_dir():
         raise ConfigError(f"no folder at {folder}; name a study's folder, or its results folder")
@@ -162,7 +162,7 @@ def run_folders(study_folder: str | Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> RunRecords:
-    """The content of one run folder. A run that failed before it wrote run.json has its status alone."""
+    """Reads one run folder. A run that failed before it wrote run.json has only its status."""
     status = _read_json(folder / "status.json", Status) if _is_there(folder / "status.json") else {}
     notes, counted = [], tokens.UNKNOWN
     if _is_there(folder / "run.json"):
@@ -191,9 +191,9 @@ def read_run(folder: Path) -> RunRecords:
 
 
 def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
-    """(the training loss of metrics.jsonl in at most MAX_CURVE_ROWS windows, the number of unreadable lines).
+    """Reads the training loss from metrics.jsonl, averaged over at most MAX_CURVE_ROWS windows of steps.
 
-    A resumed run may repeat steps; the last line of a step counts.
+    Returns the frame and the number of unreadable lines. A resumed run may repeat steps: a step's last line is used.
     """
     losses, unread = {}, 0
     why = why_not_plain(path) if _is_there(path) else ""
@@ -206,10 +206,10 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
             continue
         try:
             row = parse_json(line, MetricsRow)
-            if row.get("loss") is not None:  # null where every step of the row was skipped
+            if row.get("loss") is not None:  # it is null if every step of the row was skipped
                 losses[row["step"]] = float(row["loss"])
         except WrongJson:
-            unread += number < len(lines)  # a torn last line is how a killed run ends
+            unread += number < len(lines)  # not counted: an incomplete last line, which a killed run leaves
     steps = sorted(losses)
     windows = np.array_split(steps, min(MAX_CURVE_ROWS, len(steps))) if steps else []
     rows = [(run, int(w[-1]), float(np.mean([losses[int(s)] for s in w])), len(w)) for w in windows]
@@ -217,7 +217,7 @@ def read_curve(path: Path, run: str) -> tuple[pd.DataFrame, int]:
 
 
 def records_hash(folder: Path) -> str:
-    """SHA-256 of a run's records: a table that was made of other records is an old one."""
+    """Computes the SHA-256 of a run's records. If it differs from a table's, the table is out of date."""
     digest = hashlib.sha256()
     names = [folder / name for name in (*RUN_FILES, "config.json", "metrics.jsonl")]
     for path in (*names, *sorted((folder / "evaluations").glob("*.json"))):
@@ -228,7 +228,10 @@ def records_hash(folder: Path) -> str:
 
 
 def read_records_of(folder: Path, run: str) -> list[dict]:
-    """The evaluation records of a folder: those of `run`, and those that belong to no run."""
+    """Reads the evaluation records in a folder: those of `run`, and those that belong to no run.
+
+    Raises `ConfigError` for a record of another run.
+    """
     records = read_records(folder)
     for record in records:
         if record["key"]["run"] not in (run, "-"):
@@ -255,14 +258,14 @@ def _role(folder, run):
 
 
 def _spent(run, name, inherits):
-    """What a run took itself, by its newest checkpoint; None where its run.json does not tell."""
+    """Returns a cost of the run alone, up to its newest checkpoint; None if run.json does not tell it."""
     held = run.get("trunk") or (inherits and run.get("parent")) or {name: 0}
     total, before = run.get(name), held.get(name)
     return None if total is None or before is None else total - before
 
 
 def _is_there(path: Path) -> bool:
-    """Also where it is a link to nothing, which its reader then refuses by name."""
+    """Whether the path exists. A dangling link counts, so that its reader refuses it by name."""
     return os.path.lexists(path)
 
 

@@ -1,4 +1,4 @@
-"""Splits the text of a table, whatever program wrote it, into rows of cells: separators, comments, Markdown."""
+"""Splits the text of a table into rows of cells: it handles any usual separator, comments and Markdown."""
 
 from __future__ import annotations
 
@@ -10,28 +10,25 @@ from pathlib import Path
 
 from rfjax.errors import ConfigError
 
-MARKS = ",;\t|"  # what may separate columns, the likelier first
-SEEN = 50  # rows that decide the separator
+MARKS = ",;\t|"  # possible separators, the likeliest first
+SEEN = 50  # the first rows, which decide the separator
 _NUMBER = re.compile(r"[+-]?[0-9.,]*[0-9]([eE][+-]?[0-9]+)?%?")
 
 
 @dataclass(frozen=True)
 class TextRows:
-    """The header and the rows of a table, each as long as the header, with each row's line as an editor counts lines.
+    """The header and the rows of a table, each as long as the header."""
 
-    A column without a name has the name "". `notes` say what was passed over.
-    """
-
-    header: tuple[str, ...]
+    header: tuple[str, ...]  # "" for a column without a name
     rows: list[list[str]]
-    lines: list[int]
-    notes: tuple[str, ...]
+    lines: list[int]  # each row's line in the file, counted from 1
+    notes: tuple[str, ...]  # what was skipped
 
 
 def split_rows(text: str, path: Path) -> TextRows:
-    """The rows of a table as text. Blank lines and comments are skipped but counted.
+    """Splits a table's text into rows. Skips blank lines and comments, but counts them as lines.
 
-    A first line `sep=;` (Excel's) names the separator. Raises `ConfigError` naming the file and the line.
+    A first line `sep=;` (Excel's) names the separator. Raises `ConfigError`, naming the file and the line.
     """
     named = re.match(r"\s*sep=(.)[ \t]*\n", text)
     separator = named[1] if named else _separator(text)
@@ -74,19 +71,22 @@ def _lines(numbers: list[int], most: int = 5) -> str:
 
 
 def _cells(text: str, separator: str) -> list[tuple[int, list[str]]]:
-    """(line, cells) of each row that is not blank. A separator " " means any blanks."""
+    """Returns (line, cells) of each row that is not blank. The separator " " means any whitespace."""
     if separator == " ":
         return [(number, line.split()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     reader, rows, end = csv.reader(io.StringIO(text, newline=""), delimiter=separator), [], 0
     for row in reader:
         if any(cell.strip() for cell in row):
-            rows.append((end + 1, row))  # a row with a quoted line break ends further down
+            rows.append((end + 1, row))  # a row with a quoted line break has several lines
         end = reader.line_num
     return rows
 
 
 def _separator(text: str) -> str:
-    """The mark that gives most rows as many cells as the header; blanks where no mark splits the header."""
+    """Finds the separator: the one with which most rows have as many cells as the header.
+
+    Returns " " (whitespace) if none of `MARKS` splits the header but whitespace splits all rows alike, else ",".
+    """
     start = "\n".join(line for line in text.split("\n")[: 4 * SEEN] if not line.lstrip().startswith("#"))
     found = []
     for place, mark in enumerate(MARKS):
@@ -104,19 +104,22 @@ def _separator(text: str) -> str:
 
 
 def _without_comments(rows):
-    """(the lines of the comments above the table, the other rows). A comment that names the columns is the header."""
+    """Returns the lines of the comments above the table, and the other rows.
+
+    If the last comment names the columns, as numpy.savetxt writes it, it becomes the header.
+    """
     above = next((place for place, (_, row) in enumerate(rows) if not row[0].lstrip().startswith("#")), 0)
     if not above:
         return [], rows
     (line, last), (_, first) = rows[above - 1], rows[above]
-    if len(last) == len(first) > 1 and any(_NUMBER.fullmatch(cell.strip()) for cell in first):  # as numpy.savetxt does
+    if len(last) == len(first) > 1 and any(_NUMBER.fullmatch(cell.strip()) for cell in first):  # a row of data follows
         header = [last[0].lstrip().lstrip("#"), *last[1:]]
         return [number for number, _ in rows[: above - 1]], [(line, header), *rows[above:]]
     return [number for number, _ in rows[:above]], rows[above:]
 
 
 def _without_bars(rows):
-    """The rows of a Markdown table without its outer bars and its rule; any other rows as they are."""
+    """Removes a Markdown table's outer bars and its rule under the header; strips the cells of any table."""
     if len(rows) > 1 and all(re.fullmatch(r"\s*:?-+:?\s*|\s*", cell) for cell in rows[1][1]):
         rows = [rows[0], *rows[2:]]
     if all(len(row) > 2 and not row[0].strip() and not row[-1].strip() for _, row in rows):

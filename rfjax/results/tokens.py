@@ -1,9 +1,9 @@
-"""Counts what a run has seen in tokens, in tokens per parameter, and how often it saw each training image.
+"""Counts the tokens that a run has seen, the tokens per parameter, and how often it saw each training image.
 
 Papers count differently: D may be image tokens alone (Abra 2608.17286) or image and text tokens (Liang et al.
-2410.08184, whose text stands in the sequence), so both ratios are columns. Text tokens are those of the sequence, its
-padding included. Where run.json and config.json do not tell a number, its column is empty. So are all columns of a run
-that started from another's checkpoint, whose images may have had other sizes and come from another corpus.
+2410.08184, where the text is part of the sequence). So both ratios are columns. Text tokens are those of the sequence,
+padding included. A number that run.json and config.json do not tell is empty. All are empty for a run that started from
+another run's checkpoint: that run's images may have had other sizes and come from another corpus.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ SQUARE = ("shapes", "digits", "random", "motion")  # corpora whose latents are s
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """What a run's images are in tokens, as run.json and config.json tell; None for what they do not."""
+    """A run's sizes in tokens, from run.json and config.json. A value that they do not tell is None."""
 
-    image: tuple[int, ...] | None = None  # image tokens of an image in each latent shape
-    schedule: Schedule | None = None  # the latent shape of each step; None where there is one shape
-    text: int | None = None  # text tokens of a caption in the sequence
-    training_images: int | None = None  # of the corpus; None also for a corpus without a number
+    image: tuple[int, ...] | None = None  # tokens per image, for each latent shape
+    schedule: Schedule | None = None  # the latent shape of each step; None if there is only one shape
+    text: int | None = None  # text tokens per caption in the sequence
+    training_images: int | None = None  # size of the corpus; None also if the corpus draws its images
     params: int | None = None
     batch_size: int | None = None
 
     def seen(self, step: int, images: int | float | None) -> dict[str, int | float | None]:
-        """The values of `COLUMNS` at a checkpoint of a run that started from nothing.
+        """Returns the values of `COLUMNS` at a checkpoint of a run that started from scratch.
 
-        `images` are those that its record counts: where they are not steps times images a step, nothing is told.
+        `images` is the count in its record. If that is not step times batch size, all values are None.
         """
         if self.batch_size is None or images != step * self.batch_size:
             return dict.fromkeys(COLUMNS)
@@ -55,7 +55,7 @@ UNKNOWN = Tokens()
 
 
 def read_tokens(run: Mapping) -> Tokens:
-    """The tokens of a run from its run.json, which has the content of config.json as `config` where there is one."""
+    """Reads a run's sizes in tokens from its run.json, to which config.json, if there is one, was added as `config`."""
     if run.get("parent") is not None:
         return UNKNOWN
     config, buckets = run.get("config") or {}, run.get("buckets")
@@ -72,14 +72,14 @@ def read_tokens(run: Mapping) -> Tokens:
 
 
 def _schedule(buckets, seed):
-    """The latent shape of each step of a run with aspect buckets; None where there are none, or they are not told."""
+    """Returns the latent shape of each step of a run with aspect buckets; None if it has none, or they are unknown."""
     quotas = tuple(bucket.get("steps_of_cycle", -1) for bucket in buckets or ())
     told = quotas and min(quotas) >= 0 and sum(quotas) == CYCLE and seed is not None
-    return Schedule(quotas, seed) if told else None  # quotas of a cycle are shares, as the counts of images are
+    return Schedule(quotas, seed) if told else None  # a cycle's quotas are the buckets' shares, as image counts are
 
 
 def _tokens_by_config(config, buckets):
-    """Image tokens in each latent shape, of a run.json that does not have them; None where the shape is not told."""
+    """Computes the tokens per image in each latent shape, if run.json lacks them; None if a shape is unknown."""
     model, data = config.get("model") or {}, config.get("data") or {}
     patch, side = (model.get("temporal_patch_size", 1), model.get("patch_size", 0)), data.get("image_size", 0)
     if min(patch) < 1:

@@ -1,1 +1,1 @@
-"""Published scores of folders of images, by anybody's models: GenEval, CLIP score, FID, CMMD."""
+"""Computes published scores of folders of images, made by any model: GenEval, CLIP score, FID, CMMD."""

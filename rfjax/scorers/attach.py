@@ -1,4 +1,4 @@
-"""Writes a score as an evaluation record of a run's checkpoint, and so into the results table. No torch here."""
+"""Writes a score as an evaluation record of a run's checkpoint, so that it enters the results table. No torch here."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def attach(
     seconds: float,
     extra: Mapping[str, object],
 ) -> Path:
-    """Writes the record into the run's folder, replacing a record of the same key; returns its path.
+    """Writes the record into the run's folder, replacing a record with the same key; returns its path.
 
-    `corpus` names the prompts or the reference images. Training's images, FLOPs and seconds come from the checkpoint's
-    other records, or else from the checkpoint. Raises `ConfigError` where the run has neither.
+    `corpus` names the prompts or the reference images. What training spent (images, FLOPs, seconds) comes from another
+    record of the checkpoint, else from the checkpoint itself. Raises `ConfigError` if the run has neither.
     """
     name, spent = run_facts(checkpoint)
     key = record_key(
@@ -72,9 +72,9 @@ def attach(
 
 
 def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
-    """(the run's name, training's images, FLOPs and seconds up to the checkpoint).
+    """Returns the run's name, and what training spent up to the checkpoint: images, flops, train_seconds.
 
-    It is also called before scoring, so that a misnamed run is refused before hours of work. Raises `ConfigError`.
+    Also called before scoring, so that a wrong run is refused before hours of work. Raises `ConfigError`.
     """
     path = checkpoint.workdir / "run.json"
     try:
@@ -87,7 +87,7 @@ def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
     for record in read_records(checkpoint.workdir):
         if record["key"]["step"] == checkpoint.step and record["key"]["run"] == name and record["flops"] is not None:
             return name, {field: record[field] for field in ("images", "flops", "train_seconds")}
-    if "jax" not in sys.modules:  # it only reads files here; on a GPU it would take most of the memory from torch
+    if "jax" not in sys.modules:  # JAX only reads files here; on a GPU it would take most of the memory from torch
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from rfjax.training import checkpoint as checkpoints
 
@@ -96,5 +96,5 @@ def run_facts(checkpoint: Checkpoint) -> tuple[str, dict]:
 
 
 def file_revision(path: str | os.PathLike, sha256: str) -> dict:
-    """How a record names a model: the last part of its path, for people, and the hash of its content."""
+    """Returns how a record names a model: the last part of its path, for readers, and the hash of its content."""
     return {"name": Path(path).name, "sha256": sha256}

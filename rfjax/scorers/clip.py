@@ -15,13 +15,13 @@ from rfjax.errors import ConfigError
 from rfjax.scorers import pretrained
 from rfjax.scorers.files import content_hash
 
-# (width, layers, patch, input size) of the image towers, by name.
+# name of an image tower -> (width, layers, patch, input size)
 TOWERS = {"ViT-B/32": (768, 12, 32, 224), "ViT-L/14": (1024, 24, 14, 224), "ViT-L/14@336": (1024, 24, 14, 336)}
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP model on a device; `name` is the name of its image tower, or "other"."""
+    """A CLIP model on a device. `name` is its image tower's, or "other"."""
 
     model: CLIPModel
     tokenizer: CLIPTokenizer
@@ -31,18 +31,18 @@ class Clip:
 
     @property
     def size(self) -> int:
-        """The side of the input in pixels."""
+        """The input's side in pixels."""
         return self.model.config.vision_config.image_size
 
     @torch.inference_mode()
     def embed_images(self, inputs: Float32[torch.Tensor, "n 3 size size"]) -> Float32[torch.Tensor, "n d"]:
-        """Projected embeddings, not normalised."""
+        """Returns projected embeddings, not normalised."""
         pooled = self.model.vision_model(pixel_values=inputs.to(self.device)).pooler_output
         return self.model.visual_projection(pooled).float()
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Float32[torch.Tensor, "n d"]:
-        """Projected embeddings, not normalised. A text of more than CLIP's 77 tokens is cut, but keeps its end mark."""
+        """Returns projected embeddings, not normalised. Cuts a text to CLIP's 77 tokens, and keeps its end token."""
         lengths = {"max_length": self.model.config.text_config.max_position_embeddings, "padding": "max_length"}
         tokens = self.tokenizer(list(texts), truncation=True, return_tensors="pt", **lengths)
         pooled = self.model.text_model(input_ids=tokens["input_ids"].to(self.device)).pooler_output
@@ -50,10 +50,10 @@ class Clip:
 
 
 def load(path: str | os.PathLike, device: torch.device) -> Clip:
-    """The CLIP of a transformers folder (config.json, weights, tokenizer), in float32.
+    """Loads the CLIP of a transformers folder (config.json, weights, tokenizer), in float32.
 
-    Raises `ConfigError` where there is none, and where its activation is not QuickGELU: OpenAI's weights were
-    trained with it, and with a config that says `gelu` the model runs, but gives other embeddings.
+    Raises `ConfigError` if there is none, or if its activation is not QuickGELU. OpenAI's weights were trained with
+    QuickGELU; with a config that says `gelu` the model runs, but gives wrong embeddings.
     """
     path = Path(path)
     model = pretrained.load(CLIPModel, path, "CLIP")
@@ -76,5 +76,5 @@ def load(path: str | os.PathLike, device: torch.device) -> Clip:
 
 
 def unit(embeddings: Float32[torch.Tensor, "*n d"]) -> Float32[torch.Tensor, "*n d"]:
-    """The embeddings scaled to length 1."""
+    """Scales embeddings to length 1."""
     return embeddings / embeddings.norm(dim=-1, keepdim=True)

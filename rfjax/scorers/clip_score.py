@@ -32,12 +32,12 @@ TOWER = "ViT-B/32"
 
 
 def clip_scores(seen: Float[torch.Tensor, "n d"], said: Float[torch.Tensor, "n d"]) -> Float[torch.Tensor, " n"]:
-    """2.5 max(cos, 0) between each image's embedding and its caption's; the embeddings' lengths do not matter."""
+    """Computes 2.5 max(cos, 0) of each image's embedding and its caption's, which need not have length 1."""
     return WEIGHT * (unit(seen) * unit(said)).sum(-1).clamp(min=0)
 
 
 def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[float, float]:
-    """The mean over images, and its standard error over captions, because images of one caption are not independent.
+    """Returns the mean over images and its standard error, clustered by caption: a caption's images are dependent.
 
     With G captions: sqrt(G / (G - 1) * sum over captions of (sum of residuals)^2) / images; nan for a single caption.
     """
@@ -51,11 +51,11 @@ def mean_and_stderr(scores: Sequence[float], captions: Sequence[str]) -> tuple[f
 
 
 def captions_of(folder: str | os.PathLike, file: str | os.PathLike | None) -> tuple[dict[str, str], dict[str, int]]:
-    """(the caption of each image, by the image's name relative to the folder; what was left out, counted by reason).
+    """Returns {image's name relative to the folder: caption}, and {reason: number of images or captions left out}.
 
-    Captions come from `file`, a JSON object by the image's name (with or without suffix) that must have them all; else
-    from the `metadata.jsonl` of GenEval's layout; else from a `.txt` beside the image.
-    Raises `ConfigError` naming an image without a caption.
+    If `file` is given, a JSON object {image's name, with or without suffix: caption}, it must have all captions.
+    Otherwise they come from the `metadata.jsonl` of GenEval's layout, or from a `.txt` beside the image. Raises
+    `ConfigError`, naming the image, if one has no caption.
     """
     folder = Path(folder)
     given = _read_captions(file) if file is not None else None
@@ -96,9 +96,9 @@ def _read_captions(file):
 def score_folder(
     folder: str | os.PathLike, clip: Clip, captions: dict[str, str], out: str | os.PathLike, *, batch_size: int
 ) -> list[float]:
-    """The score of each image, in the order of `captions`; rows in `out` from a run that was stopped are kept.
+    """Scores each image, in the order of `captions`. Resumes: rows that an earlier command left in `out` are reused.
 
-    Raises `ConfigError` naming an image or a setting that cannot be used.
+    Raises `ConfigError`, naming an image or a setting that cannot be used.
     """
     folder, names = Path(folder), list(captions)
     settings = {"metric": "clip-score", "clip": f"{clip.name} {clip.sha256}", "prefix": PREFIX, "weight": WEIGHT}

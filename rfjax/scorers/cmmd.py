@@ -1,8 +1,8 @@
 """CMMD: the squared maximum mean discrepancy of CLIP embeddings under a Gaussian kernel. No torch here.
 
-Jayasumana et al., "Rethinking FID" (arXiv 2401.09603), as in their published code: unit vectors of the embeddings of
-CLIP ViT-L/14@336; k(x, y) = exp(-|x - y|^2 / (2 sigma^2)) with sigma = 10; the biased estimator, whose means include
-the pairs of an embedding with itself; times 1000.
+Jayasumana et al., "Rethinking FID" (arXiv 2401.09603), as in their published code: embeddings of CLIP ViT-L/14@336,
+scaled to length 1; k(x, y) = exp(-|x - y|^2 / (2 sigma^2)) with sigma = 10; the biased estimator, whose means include
+each embedding's pair with itself; multiplied by 1000.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from jaxtyping import Float
 
 SIGMA = 10.0
 SCALE = 1000.0
-BLOCK = 2048  # rows at once; 2048 x 2048 kernel values are 32 MB
+BLOCK = 2048  # rows at once; 2048 x 2048 kernel values take 32 MB
 
 
 def cmmd(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
-    """The CMMD of two sets of unit vectors; a set is at 0 from itself.
+    """Computes the CMMD of two sets of unit vectors; that of a set and itself is 0.
 
-    It is computed in float64, because the terms that are subtracted differ in the fourth digit only.
+    It needs float64, because the terms that are subtracted differ only in the fourth digit.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     return float(SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y)))

@@ -19,14 +19,14 @@ BATCH = 16
 
 
 class ColorClassifier:
-    """Names one of `COLORS` for each object; a class's texts are embedded once."""
+    """Classifies each object's colour as one of `COLORS`. It embeds the texts of a class only once."""
 
     def __init__(self, clip: Clip):
         self.clip = clip
         self._classes: dict[str, torch.Tensor] = {}
 
     def weights(self, name: str) -> torch.Tensor:
-        """A unit vector per colour: the normalised mean of the unit embeddings of its templates."""
+        """Returns a unit vector per colour: the normalised mean of its templates' unit embeddings."""
         if name not in self._classes:
             texts = [template.format(color=color, name=name) for color in COLORS for template in TEMPLATES]
             embedded = unit(self.clip.embed_texts(texts)).unflatten(0, (len(COLORS), len(TEMPLATES)))
@@ -41,7 +41,7 @@ class ColorClassifier:
         masks: Sequence[Bool[np.ndarray, "h w"]],
         name: str,
     ) -> tuple[str, ...]:
-        """The colour of each object of the class `name`: its pixels on a grey ground, cut to its box, are embedded."""
+        """Returns the colour of each object of the class `name`. It embeds the object on grey, cropped to its box."""
         cuts = [cut_out(image, box, mask) for box, mask in zip(boxes, masks, strict=True)]
         crops = [clip_transform(cut, self.clip.size) for cut in cuts]
         found = []
@@ -52,7 +52,7 @@ class ColorClassifier:
 
 
 def cut_out(image: Image.Image, box: Real[np.ndarray, " values"], mask: Bool[np.ndarray, "h w"]) -> Image.Image:
-    """The image where the mask is true, grey elsewhere, cut to the box [x1, y1, x2, y2)."""
+    """Returns the image where the mask is true, grey elsewhere, cropped to the box [x1, y1, x2, y2)."""
     ground = Image.new("RGB", image.size, BACKGROUND)
     shape = Image.fromarray(mask.astype(np.uint8) * 255)
     left, top, right, bottom = (int(side) for side in box[:4])

@@ -1,4 +1,4 @@
-"""`rfjax score`: its arguments, and the table of metrics. Torch is imported by a metric when it is measured."""
+"""`rfjax score`: its arguments, and the table of metrics. A metric imports torch only when it is measured."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Runs `rfjax score`; returns the exit status."""
+    """Scores the folder, prints the score and writes its record, if --run is given; returns 0."""
     from rfjax.outputs import check_output_folder
     from rfjax.scorers import attach
     from rfjax.scorers.rows import FILES, made_here
@@ -122,7 +122,7 @@ def option(name: str) -> str:
 
 
 def _check(args, metric):
-    """Refuses options that the metric does not take, and options or packages that it lacks."""
+    """Raises `ConfigError` for options that the metric does not take, and for options or packages that it lacks."""
     for name in metric.needs:
         if getattr(args, name) is None:
             raise ConfigError(f"--metric={args.metric} needs {option(name)}: {OPTIONS[name]['help']}")
@@ -135,19 +135,19 @@ def _check(args, metric):
         raise ConfigError(f"--metric={args.metric} lacks the packages {lacking}; pip install 'rfjax[metrics]'")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}; it must be at least 1")
-    files = "reference" in metric.needs  # a file of features takes a folder's place
+    files = "reference" in metric.needs  # a file of features may replace a folder
     for path in (args.folder, *([args.reference] if files else [])):
         if not (path.exists() if files else path.is_dir()):
             raise ConfigError(f"no folder at {path}; give the folder of the images")
 
 
-IMAGE_FIELDS = {"step": int, "weights": str, "sampler": str, "seed": int}  # what a record says of the images
+IMAGE_FIELDS = {"step": int, "weights": str, "sampler": str, "seed": int}  # what a record says about the images
 
 
 def _checkpoint(args):
-    """The checkpoint that made the images, after checking that it is there; None where no run is named.
+    """Returns the checkpoint that made the images, after checking that it exists; None without --run.
 
-    `generation.json`, which `rfjax sample --prompts` leaves beside the images, supplies what the options do not.
+    What the options do not give comes from `generation.json`, which `rfjax sample --prompts` writes beside the images.
     """
     from rfjax.evaluation.image_folders.geneval_folder import GENERATION
     from rfjax.scorers import attach
@@ -175,7 +175,7 @@ def _checkpoint(args):
 
 
 def _generation(folder):
-    """What `generation.json` in a folder of images says; empty where there is none."""
+    """Reads `generation.json` in a folder of images; returns {} if there is none."""
     from rfjax.evaluation.image_folders.geneval_folder import GENERATION
 
     path = folder / GENERATION
@@ -244,12 +244,12 @@ def _clip_score(args, out):
 
 
 def _evaluation(metric, standard):
-    """The evaluation's name: with another model than the metric's own it differs, and so does the column."""
+    """Returns the evaluation's name. A model other than the metric's own gives another name, and so another column."""
     return metric if standard else f"{metric}-other-model"
 
 
 def _embedder(args, kind):
-    """(the function that gives a distance's features of image files, the description of its network)."""
+    """Returns the function that computes a distance's features of image files, and a description of its network."""
     from rfjax.scorers import clip, distances, embedders, inception, torch_device
 
     device = torch_device.choose(args.device)

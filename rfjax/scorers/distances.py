@@ -1,7 +1,7 @@
-"""Distances between the features of two sets of images: FID on Inception's and on CLIP's features, and CMMD.
+"""Computes distances between the features of two sets of images: FID on Inception's or CLIP's features, and CMMD.
 
 `rfjax.evaluation.frechet` computes the Frechet distance from means and covariances (divisor n - 1) in float64.
-No torch here: the caller brings the network.
+No torch here: the caller provides the network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rfjax.scorers import folder_features
 from rfjax.scorers.cmmd import cmmd
 from rfjax.scorers.folder_features import Features
 
-# The model that each metric's name stands for, as features' descriptions call it.
+# metric -> the model that its name implies, as descriptions of features call it
 MODELS = {"fid-inception": "inception-2015-12-05", "fid-clip": "ViT-L/14", "cmmd": "ViT-L/14@336"}
 
 
@@ -28,7 +28,7 @@ class Distance(NamedTuple):
     value: float
     images: Features
     reference: Features
-    model: str  # made the features; "" where no file names it
+    model: str  # the model that made the features; "" if no file names it
 
     @property
     def standard(self) -> bool:
@@ -37,7 +37,7 @@ class Distance(NamedTuple):
 
     @property
     def singular(self) -> bool:
-        """Whether there are too few images for a covariance of full rank."""
+        """Whether the images are too few for a covariance of full rank."""
         return self.images.values is not None and self.images.n <= self.images.values.shape[1]
 
 
@@ -51,10 +51,10 @@ def measure(
     model: str,
     batch_size: int,
 ) -> Distance:
-    """The distance of `folder` from `reference`, each a folder of images or a file of features.
+    """Computes the distance between `folder` and `reference`, each a folder of images or a file of features.
 
-    `embed` gives the features of image files, and `model` names its network; two files need neither. Features are
-    kept under `out`. Raises `ConfigError` on sets that cannot be compared.
+    `embed` computes the features of image files, and `model` names its network; two files need neither. Features of
+    folders are stored under `out`. Raises `ConfigError` for sets that cannot be compared.
     """
 
     def features(path, place, model):

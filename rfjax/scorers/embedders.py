@@ -1,4 +1,4 @@
-"""Functions from image files to features: a transform of Pillow images, then a network."""
+"""Makes functions from image files to features: a transform of Pillow images, then a network."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ CLIP_TRANSFORMS = {"fid-clip": images.clip_transform, "cmmd": images.cmmd_transf
 
 
 def clip(model: Clip, kind: str) -> Embedder:
-    """CLIP's projected embeddings. `kind`, "fid-clip" or "cmmd", decides how an image is resized."""
+    """Returns the function that computes CLIP's projected embeddings.
+
+    `kind`, "fid-clip" or "cmmd", decides how images are resized.
+    """
     transform = CLIP_TRANSFORMS[kind]
     return _embedder(lambda image: transform(image, model.size), model.embed_images)
 
 
 def inception(model: Loaded) -> Embedder:
-    """The features of FID's Inception."""
+    """Returns the function that computes the features of FID's Inception."""
     return _embedder(images.inception_transform, model.embed_images)
 
 

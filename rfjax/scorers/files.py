@@ -1,4 +1,4 @@
-"""Hashes of the files that a score depends on: weights, prompts, images. No torch here."""
+"""Hashes the files that a score depends on: weights, prompts, images. No torch here."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from rfjax.errors import ConfigError
 
 CHUNK = 1 << 22
-# The files of a model's folder that decide its output; read-me files and pictures may change.
+# Suffixes of the files in a model's folder that decide its output. Others, such as a readme, may change.
 SUFFIXES = (".json", ".txt", ".safetensors", ".bin", ".model", ".pth", ".pt", ".npz", ".npy")
 
 
 def content_hash(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file; for a folder, of the names and hashes of its files with `SUFFIXES`, subfolders left out.
+    """Computes the SHA-256 of a file; for a folder, of the names and hashes of its own files with `SUFFIXES`.
 
-    Raises `ConfigError` where the path cannot be read.
+    Raises `ConfigError` if the path cannot be read.
     """
     path = Path(path)
     if path.is_dir():

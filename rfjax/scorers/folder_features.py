@@ -1,10 +1,10 @@
-"""Features of a folder's images, computed a shard at a time, so that the same command goes on where it was stopped.
+"""Computes features of a folder's images, a shard at a time, so that the same command resumes stopped work.
 
     OUT/settings.json      what the features depend on
     OUT/shards/00000.npz   `features` of up to `SHARD` images, and the hash of those images
     OUT/features.npz       all features, with their model's name; may be given in place of the folder
 
-No torch here: the caller brings the network.
+No torch here: the caller provides the network.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from rfjax.scorers.files import content_hash
 from rfjax.scorers.rows import Bar, Rows
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp")
-PASSED_OVER = ("grid.png",)  # GenEval's generator leaves one beside each prompt's images
+PASSED_OVER = ("grid.png",)  # GenEval's generator writes one beside each prompt's images
 SHARD = 512
 
 
 class Features(NamedTuple):
-    """Features [n, d], or only their mean and covariance; `model` made them, and is "" where the file names none."""
+    """Features [n, d], or only their mean and covariance."""
 
     values: np.ndarray | None
     gaussian: Moments | None
-    n: int | None  # None where the file does not say
-    model: str
+    n: int | None  # number of images; None if the file does not say
+    model: str  # the model that made them; "" if the file names none
     sha256: str  # hash of the file, or of the images
-    left_out: Mapping[str, int] = MappingProxyType({})  # of a folder: what was not read, counted by reason
+    left_out: Mapping[str, int] = MappingProxyType({})  # reason -> number of files in the folder that were not read
 
     def as_gaussian(self) -> Moments:
-        """Mean and covariance. Raises `ConfigError` on fewer than two images."""
+        """Returns mean and covariance. Raises `ConfigError` for fewer than two images."""
         if self.gaussian is not None:
             return self.gaussian
         if len(self.values) < 2:
@@ -61,9 +61,9 @@ class ImagesOf(NamedTuple):
 
 
 def images_of(folder: str | os.PathLike) -> ImagesOf:
-    """The images in a folder and below it, in the order of their names; what is passed over is named on standard error.
+    """Lists the images in a folder and below it, sorted by name; prints what it passes over on standard error.
 
-    Raises `ConfigError` where there are none.
+    Raises `ConfigError` if there are none.
     """
     folder = Path(folder)
     walk = walk_files(folder, SUFFIXES, others=(".gif", ".tif", ".tiff", ".jp2", ".ppm"))
@@ -77,7 +77,7 @@ def images_of(folder: str | os.PathLike) -> ImagesOf:
 
 
 def say_left_out(named: Mapping[str, Collection[str]]) -> None:
-    """A line on standard error for each reason, with the first names."""
+    """Prints on standard error what is not scored: a line for each reason, with the first names."""
     for line in describe(named):
         print(f"rfjax: not scored: {line}", file=sys.stderr)
 
@@ -91,10 +91,10 @@ def of_folder(
     name: str,
     batch_size: int,
 ) -> Features:
-    """The features that `embed` gives of a folder's images; `model` names its network and the hash of its weights.
+    """Computes the features of a folder's images by `embed`. `model` names its network and the hash of its weights.
 
-    A shard from before is kept where its images are still the same. Raises `ConfigError` where `out` has features of
-    another model.
+    Shards from an earlier command are reused if their images are unchanged. Raises `ConfigError` if `out` has features
+    of another model.
     """
     folder, out = Path(folder), Path(out)
     paths, left_out = images_of(folder)
@@ -127,7 +127,7 @@ def _embed_batches(paths, embed, batch_size, bar):
 
 
 def _read_shard(file, digest):
-    """The features in a shard; None where the file is absent, damaged, or of other images than `digest`."""
+    """Reads a shard's features; None if the file is missing or damaged, or its images' hash is not `digest`."""
     try:
         with np.load(file, allow_pickle=False) as content:
             return content["features"] if str(content["images"]) == digest else None
@@ -142,9 +142,9 @@ def _npz(**arrays):
 
 
 def from_file(path: str | os.PathLike, model: str | None) -> Features:
-    """Features from a file: .npy [n, d], or .npz with `features` (of `of_folder`) or `mu` and `sigma` (pytorch-fid's).
+    """Reads features: .npy [n, d], or .npz with `features` (from `of_folder`) or `mu` and `sigma` (from pytorch-fid).
 
-    Raises `ConfigError` on anything else, and where the file names another model than `model`.
+    Raises `ConfigError` for anything else, and if the file names another model than `model`.
     """
     path = Path(path)
     try:
@@ -179,12 +179,12 @@ def _check_finite(path, *arrays: Float[np.ndarray, " ..."]):
 
 
 def unit(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows of length 1."""
+    """Scales rows to length 1."""
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def check_alike(a: Features, b: Features) -> None:
-    """Raises `ConfigError` where the features of images `a` and reference `b` have different lengths."""
+    """Raises `ConfigError` if the features of images `a` and reference `b` have different lengths."""
     ours, real = (len(each.gaussian.mean) if each.values is None else each.values.shape[1] for each in (a, b))
     if ours != real:
         raise ConfigError(
@@ -193,7 +193,7 @@ def check_alike(a: Features, b: Features) -> None:
 
 
 def facts(features: Features) -> dict:
-    """What a record says of the features."""
+    """Returns what a record says about the features."""
     return {
         "n": features.n,
         "sha256": features.sha256,

@@ -1,6 +1,6 @@
-"""Scores a folder of images by GenEval: detects objects, names colours, judges, and sums up.
+"""Scores a folder of images by GenEval: detects objects, classifies colours, judges the images, and sums up.
 
-The rules are those of `rfjax.evaluation.geneval.rules`, and results have the format of `rfjax geneval`.
+The rules are in `rfjax.evaluation.geneval.rules`. Results have the format of `rfjax geneval`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RESULTS = "results.jsonl"
 OFFICIAL_CLIP = "ViT-L/14"
 OFFICIAL_FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
 
-# (evaluation's name in records, title) by the kind of the detector's weights.
+# kind of the detector's weights -> (evaluation's name in records, title)
 KINDS = {
     "official": ("geneval_official", "GenEval"),
     "hf": ("geneval_hf_mask2former", "GenEval (HF Mask2Former weights)"),
@@ -60,7 +60,7 @@ KINDS = {
 
 
 class Scored(NamedTuple):
-    """A folder's score. `deviations` says in words how it differs from the official protocol; GenEval's has none."""
+    """A folder's score. `deviations` says how it differs from the official protocol; empty if it does not."""
 
     evaluation: str
     title: str
@@ -83,11 +83,11 @@ def score_folder(
     allow_missing: bool = False,
     seed: int = 0,
 ) -> Scored:
-    """Scores the images of a folder in GenEval's layout; rows in `out` from a run that was stopped are kept.
+    """Scores the images of a folder in GenEval's layout. Resumes: rows that an earlier command left are reused.
 
-    Writes `results.jsonl`, in the official format, and its summary, both whole. As in `rfjax geneval`, `metadata`,
+    Writes `results.jsonl`, in the official format, and its summary, both or neither. As in `rfjax geneval`, `metadata`,
     `images_per_prompt` and `allow_missing` say which images are expected, and `seed` is the bootstrap's. Raises
-    `ConfigError` naming an image, a prompt or a setting that cannot be used.
+    `ConfigError`, naming an image, a prompt or a setting that cannot be used.
     """
     found, out = geneval_folder.read(folder, metadata), Path(out)
     say_left_out(found.left_out)
@@ -141,7 +141,7 @@ def score_folder(
 
 
 def _score_images(found, detector, classifier, rows, options, batch_size):
-    """Adds the row of every image that has none, or whose file has changed since."""
+    """Scores every image that has no row, or whose file has changed since, and adds its row."""
     waiting, done = [], 0
     for sample in found.samples:
         row = rows.get(sample.name)
@@ -168,7 +168,7 @@ def _score_images(found, detector, classifier, rows, options, batch_size):
 def judge_image(
     image, instances: Instances, row: Mapping[str, object], classifier: ColorClassifier, options: GenEvalOptions
 ) -> ImageResult:
-    """The judgement of one image. Only objects that count, of classes whose colour the prompt names, get a colour."""
+    """Judges one image. It classifies colours only of objects that count and whose class the prompt gives a colour."""
     boxes, masks = by_class(instances)
     kept = keep(Detections(boxes), row["tag"], options)
     boxes = {name: boxes[name][order] for name, order in kept.items()}
@@ -180,7 +180,7 @@ def judge_image(
 
 
 def by_class(instances: Instances) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The boxes with scores, float32 [n, 5], and the masks [n, h, w], by class name."""
+    """Returns {class: boxes with scores, float32 [n, 5]} and {class: masks [n, h, w]}."""
     labels = instances.labels.cpu().numpy()
     boxes, scores = (values.cpu().numpy().astype(np.float32) for values in (instances.boxes, instances.scores))
     table, masks = np.concatenate([boxes, scores[:, None]], 1), instances.masks.cpu().numpy()
@@ -196,7 +196,7 @@ def _check_classes(found):
 
 
 def _deviations(found, detector, classifier, options, expected, incomplete):
-    """How the scoring differs from the official protocol, in words."""
+    """Says how the scoring differs from the official protocol, a phrase for each difference."""
     wrong = []
     if not found.official:
         rows = geneval_folder.OFFICIAL_ROWS
@@ -229,6 +229,6 @@ class _Row(Row):
 
 
 def _never_kept(found, lines):
-    """Classes that prompts ask for, without a kept object in any image."""
+    """Lists the classes that prompts ask for but that have no kept object in any image."""
     asked = {item["class"] for sample in found.samples for item in found.rows[sample.prompt_index].get("include", ())}
     return sorted(asked - {name for row in lines for name in parse_json(row["details"])})

@@ -1,7 +1,7 @@
-"""Images from files, as the scorers' networks take them.
+"""Reads images, and transforms them into the inputs of the scorers' networks.
 
-Resizing follows each metric's published code, because scores depend on it: OpenCV's bilinear for Mask2Former under
-mmdet, Pillow's bicubic (with antialiasing) for CLIP and clean-fid, torch's bicubic (without) for CMMD.
+Resizing follows each metric's published code, because scores depend on it: OpenCV's bilinear for mmdet's Mask2Former,
+Pillow's bicubic with antialiasing for CLIP and clean-fid, torch's bicubic without antialiasing for CMMD.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from PIL import Image, ImageOps
 
 from rfjax.errors import ConfigError
 
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of eight bits, whose conversion loses nothing
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # at most 8 bits a channel: no precision is lost
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def read(file: str | os.PathLike | io.BytesIO, path: str | os.PathLike | None = None) -> Image.Image:
-    """The image in `file`, upright and in RGB, without transparency. `path` names the file where `file` is its content.
+    """Reads an image, upright and in RGB, without transparency. If `file` is the content, `path` names it in errors.
 
-    Raises `ConfigError` naming a file that is damaged, or has more than eight bits a channel.
+    Raises `ConfigError`, naming the file, if it is damaged or has more than eight bits a channel.
     """
     path = file if path is None else path
     try:
@@ -43,9 +43,9 @@ def pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def opencv_bilinear(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Resizes to the very levels of OpenCV's `resize` with INTER_LINEAR: half-pixel centres, no antialiasing.
+    """Resizes exactly like OpenCV's `resize` with INTER_LINEAR: half-pixel centres, no antialiasing.
 
-    It computes in OpenCV's integers: weights of 11 bits, columns before rows, the lowest bits of products cut off.
+    It repeats OpenCV's integer arithmetic: 11-bit weights, columns before rows, products truncated.
     """
     left, right, of_left, of_right = _linear(image.shape[1], width)
     top, bottom, of_top, of_bottom = (index[:, None, None] for index in _linear(image.shape[0], height))
@@ -56,7 +56,7 @@ def opencv_bilinear(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) 
 
 
 def _linear(before, after):
-    """(lower place, upper place, their weights out of 2048) along an axis of length `before`, for `after` places."""
+    """Returns (lower index, upper index, their weights of 2048 in all) for `after` places on an axis of `before`."""
     place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
     low = np.floor(place).astype(np.int64)
     part = place - low.astype(np.float32)
@@ -65,10 +65,10 @@ def _linear(before, after):
 
 
 def clip_transform(image: Image.Image, size: int = 224) -> Float32[torch.Tensor, "3 size size"]:
-    """CLIP's published preprocessing: torchvision's Resize and CenterCrop on a Pillow image.
+    """Applies CLIP's published preprocessing: torchvision's Resize and CenterCrop on a Pillow image.
 
-    The shorter side is resized to `size`, bicubically, the longer in proportion, rounded down. Then the middle is cut
-    out; half a pixel is rounded to even.
+    The image is resized bicubically: the shorter side to `size`, the longer in proportion, rounded down. Then the
+    centre is cropped; an offset of half a pixel rounds to even.
     """
     width, height = image.size
     short, long = min(width, height), max(width, height)
@@ -79,7 +79,7 @@ def clip_transform(image: Image.Image, size: int = 224) -> Float32[torch.Tensor,
 
 
 def _unit_range(image):
-    """[3, height, width] in [0, 1]."""
+    """Converts an image to a tensor [3, height, width] in [0, 1]."""
     return torch.from_numpy(pixels(image)).permute(2, 0, 1).float().div(255)
 
 
@@ -88,13 +88,13 @@ def _normalize(values):
 
 
 def cmmd_transform(image: Image.Image, size: int = 336) -> Float32[torch.Tensor, "3 size size"]:
-    """CMMD's published preprocessing: bicubic to `size` x `size`, not antialiased, not cut, not clipped to [0, 1]."""
+    """Applies CMMD's published preprocessing: bicubic to `size` x `size`, no antialiasing, cropping or clipping."""
     values, sides = _unit_range(image)[None], (size, size)
     return _normalize(torch.nn.functional.interpolate(values, size=sides, mode="bicubic", align_corners=False)[0])
 
 
 def inception_transform(image: Image.Image, size: int = 299) -> Float32[torch.Tensor, "3 size size"]:
-    """clean-fid's preprocessing, to [-1, 1): Pillow's bicubic on each channel as floats, antialiased, not rounded."""
+    """Applies clean-fid's preprocessing: Pillow's antialiased bicubic on each channel in floats, scaled to [-1, 1)."""
     planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(pixels(image), -1, 0)]
     channels = [np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC)) for plane in planes]
     return torch.from_numpy(np.stack(channels).clip(0, 255)).sub(128).div(128)

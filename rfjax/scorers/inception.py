@@ -1,8 +1,8 @@
-"""FID's Inception network: TensorFlow's `inception-2015-12-05`, whose last pooling gives FID's 2048 features.
+"""FID's Inception network: TensorFlow's `inception-2015-12-05`. Its last pooling gives FID's 2048 features.
 
-The tensors have torchvision's names, as in the port that is commonly distributed,
-`pt_inception-2015-12-05-6726825d.pth`. The network differs from torchvision's Inception v3 in its pooling: averages
-leave the padding out, and the last block takes a maximum (as the published TensorFlow graph does).
+The tensors have torchvision's names, as in the commonly distributed port, `pt_inception-2015-12-05-6726825d.pth`.
+The network differs from torchvision's Inception v3 in its pooling: averages leave the padding out, and the last block
+takes a maximum, as in the published TensorFlow graph.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rfjax.errors import ConfigError
 from rfjax.scorers.files import content_hash
 from rfjax.scorers.pretrained import first_line
 
-OFFICIAL_SHA256 = "6726825d"  # the first digits, which stand in the file's name
-UNUSED = ("fc.weight", "fc.bias", "AuxLogits")  # tensors behind the features
+OFFICIAL_SHA256 = "6726825d"  # the first digits, which are also in the file's name
+UNUSED = ("fc.weight", "fc.bias", "AuxLogits")  # tensors that the features do not depend on
 
-# Kernels, height and width.
+# Kernel sizes (height, width).
 ONE, THREE, FIVE, WIDE, HIGH = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
 
 
@@ -53,12 +53,12 @@ def halve(x):
 
 
 class Mixed(nn.Module):
-    """A block of parallel branches, whose outputs are joined along the channels.
+    """A block of parallel branches. Their outputs are concatenated along the channels.
 
-    `branches` maps a branch's name to its convolutions in order, each (channels, kernel); a list of convolutions in
-    such a place is computed side by side and joined. `branch_pool` begins with `pooling`. Sizes are kept, except where
-    `pooling` is `halve`: there the last convolution of each branch has stride 2 and no padding. A convolution's name is
-    the branch's, then `_1`, `_2`, ... where the branch has several, then `a` or `b` where two stand side by side.
+    `branches` maps a branch's name to its convolutions in order, each (channels, kernel). An entry may be a list of two
+    convolutions, which both take the same input and are concatenated. `branch_pool` begins with `pooling`. Sizes are
+    kept, unless `pooling` is `halve`: then the last convolution of each branch has stride 2 and no padding. A
+    convolution is named after its branch, plus `_1`, `_2`, ... if the branch has several, plus `a` or `b` in a list.
     """
 
     def __init__(self, channels_in: int, branches: Mapping[str, list], pooling):
@@ -120,7 +120,7 @@ BRANCHES_7 = {
     "branch3x3dbl": [(448, ONE), (384, THREE), SPLIT],
     "branch_pool": [(192, ONE)],
 }
-# The blocks in order, by name: (channels in, branches, pooling).
+# The blocks in order: name -> (channels in, branches, pooling).
 MIXED = {
     "Mixed_5b": (192, branches_5(32), average),
     "Mixed_5c": (256, branches_5(64), average),
@@ -137,7 +137,7 @@ MIXED = {
 
 
 class Inception(nn.Module):
-    """Maps images in [-1, 1), 299 x 299, to the means over places of the last block's 2048 channels."""
+    """Maps images in [-1, 1), 299 x 299, to the spatial means of the last block's 2048 channels."""
 
     def __init__(self):
         super().__init__()
@@ -159,12 +159,12 @@ class Inception(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """The network on a device; `official` says whether its weights are FID's, `sha256` is their file's."""
+    """The network on a device."""
 
     model: Inception
     device: torch.device
-    official: bool
-    sha256: str
+    official: bool  # whether the weights are FID's
+    sha256: str  # hash of the weights' file
 
     @torch.inference_mode()
     def embed_images(self, inputs: Float32[torch.Tensor, "n 3 299 299"]) -> Float32[torch.Tensor, "n 2048"]:
@@ -172,9 +172,9 @@ class Loaded:
 
 
 def load(path: str | os.PathLike, device: torch.device) -> Loaded:
-    """The network with the weights of a file, for evaluation; the file is read with `weights_only=True`.
+    """Loads the network with the weights of a file, in evaluation mode. Reads the file with `weights_only=True`.
 
-    Raises `ConfigError` naming a tensor that is missing, unknown or of another shape.
+    Raises `ConfigError`, naming a tensor, if one is missing, unknown or of another shape.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -196,7 +196,7 @@ def load(path: str | os.PathLike, device: torch.device) -> Loaded:
 
 
 def _used(tensors):
-    """The tensors that decide the features."""
+    """Selects the tensors that decide the features."""
     return {
         name: value
         for name, value in tensors.items()

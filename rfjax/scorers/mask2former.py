@@ -1,8 +1,8 @@
-"""Mask2Former as mmdet runs it: finds instances of COCO's 80 classes in an image.
+"""Runs Mask2Former as mmdet does: finds instances of COCO's 80 classes in an image.
 
-The network is transformers' module. Before it stands mmdet's test pipeline and after it mmdet's `MaskFormerFusionHead`,
-because GenEval's scores depend on them: transformers' own image processor resizes to another size, and its
-post-processing has another rule for overlapping masks.
+The network is transformers' module. The preprocessing is mmdet's test pipeline and the post-processing mmdet's
+`MaskFormerFusionHead`, because GenEval's scores depend on both: transformers' image processor resizes to another size,
+and its post-processing has another rule for overlapping masks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rfjax.scorers.images import opencv_bilinear, pixels
 from rfjax.scorers.object_names import OBJECT_NAMES
 
 SHORT, LONG = 800, 1333  # pixels: the shorter side is scaled to SHORT, unless the longer would exceed LONG
-DIVISOR = 32  # sides of the input are padded to its multiples
+DIVISOR = 32  # the input's sides are padded to multiples of this
 MEAN = (123.675, 116.28, 103.53)  # of RGB in [0, 255]
 STD = (58.395, 57.12, 57.375)
 MOST = 100  # instances per image
@@ -39,7 +39,7 @@ SWIN_S = {"embed_dim": 96, "depths": [2, 2, 18, 2], "window_size": 7}
 
 
 class Instances(NamedTuple):
-    """The objects found in an image, unordered: at most `MOST` rows, one for a (query, class) pair.
+    """The objects found in an image, unordered: at most `MOST` rows, one for each (query, class) pair.
 
     Masks may overlap. A box ends one past its mask's last pixel; an empty mask's box is all 0.
     """
@@ -52,7 +52,7 @@ class Instances(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A Mask2Former on a device; `kind` says whose weights it has: "official", "hf" or "other"."""
+    """A Mask2Former on a device. `kind` is the origin of its weights: "official", "hf" or "other"."""
 
     model: Mask2FormerForUniversalSegmentation
     device: torch.device
@@ -61,7 +61,7 @@ class Detector:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[Instances]:
-        """The instances of each image; images with inputs of one size go through the network together."""
+        """Finds the instances of each image. Images whose inputs have the same size are batched."""
         inputs = [network_input(pixels(image)) for image in images]
         found: list[Instances | None] = [None] * len(images)
         by_size: dict[tuple, list[int]] = {}
@@ -82,9 +82,9 @@ class Detector:
 
 
 def load(path: str | os.PathLike, device: torch.device) -> Detector:
-    """The detector of an mmdet checkpoint (a file) or of a transformers folder.
+    """Loads the detector of an mmdet checkpoint (a file) or of a transformers folder.
 
-    Raises `ConfigError` where there is neither, or where the network has other classes than COCO's 80.
+    Raises `ConfigError` if there is neither, or if the network's classes are not COCO's 80.
     """
     path = Path(path)
     if path.is_file():
@@ -103,13 +103,13 @@ def load(path: str | os.PathLike, device: torch.device) -> Detector:
 
 
 def resized_to(height: int, width: int) -> tuple[int, int]:
-    """(height, width) of the input before padding: mmcv's rescaling to (1333, 800) that keeps the ratio of sides."""
+    """Returns (height, width) of the input before padding: mmcv's rescaling to (1333, 800), which keeps the aspect."""
     scale = min(LONG / max(height, width), SHORT / min(height, width))
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
 def network_input(image: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[torch.Tensor, "3 H W"], tuple[int, int]]:
-    """(the normalised and padded input, its (height, width) without padding)."""
+    """Returns the normalised and padded input, and its (height, width) without padding."""
     size = resized_to(*image.shape[:2])
     values = torch.from_numpy(opencv_bilinear(image, *size)).permute(2, 0, 1).float()
     values = (values - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
@@ -125,16 +125,17 @@ def instances(
     resized: tuple[int, int],
     original: tuple[int, int],
 ) -> Instances:
-    """mmdet's instances of one image from the network's raw logits (`MaskFormerFusionHead`).
+    """Finds one image's instances in the network's raw logits, as mmdet's `MaskFormerFusionHead` does.
 
-    Masks are scaled bilinearly to the `padded` input, cut to the `resized` image and scaled to the `original` image,
-    each (height, width). The most probable (query, class) pairs are kept, so a query can come under several classes.
-    A pair's score is its class's probability times the mean probability of the mask's pixels, whose logit is above 0.
+    Masks are scaled bilinearly to the `padded` input, cropped to the `resized` image and scaled to the `original`
+    image, each (height, width). The most probable (query, class) pairs are kept, so a query may appear in several
+    classes. A mask is where the logit is above 0. A pair's score is its class's probability times the mean probability
+    of the mask's pixels.
     """
     classes = class_logits.shape[-1] - 1
     probabilities = class_logits.float().softmax(-1)[:, :-1].flatten()
     chosen, pairs = probabilities.topk(min(MOST, len(probabilities)), sorted=False)
-    queries, place = torch.unique(pairs // classes, return_inverse=True)  # a query's mask is scaled once
+    queries, place = torch.unique(pairs // classes, return_inverse=True)  # so that each query's mask is scaled once
     logits = mask_logits[queries].float()[:, None]
     logits = functional.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
     logits = logits[..., : resized[0], : resized[1]]
@@ -146,7 +147,7 @@ def instances(
 
 
 def boxes_of(masks: Bool[torch.Tensor, "n h w"]) -> Int[torch.Tensor, "n 4"]:
-    """[first column, first row, last column + 1, last row + 1] of each mask; zeros where it is empty."""
+    """Returns [first column, first row, last column + 1, last row + 1] of each mask; zeros for an empty mask."""
     rows, columns = masks.any(2), masks.any(1)
     low = [line.int().argmax(1) for line in (columns, rows)]
     high = [line.shape[1] - line.flip(1).int().argmax(1) for line in (columns, rows)]

@@ -3,7 +3,7 @@
 The layouts are those of mmdet 2.x (`backbone.*`, `panoptic_head.*`) and of transformers'
 `Mask2FormerForUniversalSegmentation`. Most tensors are renamed (`NAMES`); two kinds are rebuilt:
 
-- queries, keys and values: mmdet keeps them as one matrix in this order, which is cut in three;
+- queries, keys and values: mmdet stores them, in this order, as one matrix, which is cut in three;
 - Swin's patch merging: mmdet takes four pixels with `unfold`, channel by channel, in the order (row, column) of
   (0,0) (0,1) (1,0) (1,1); the published Swin and transformers take them pixel by pixel, as (0,0) (1,0) (0,1) (1,1).
 
@@ -24,7 +24,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 from rfjax.errors import ConfigError
 from rfjax.scorers.pretrained import first_line, first_names
 
-# An mmdet checkpoint's `meta` may hold numpy's numbers and arrays of them besides plain values.
+# An mmdet checkpoint's `meta` may hold numpy numbers and arrays besides plain values.
 _scalar, _array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
 ALLOWED = [
     np.dtype,
@@ -34,7 +34,7 @@ ALLOWED = [
     np.dtypes.Int64DType,
     np.dtypes.Int32DType,
     np.dtypes.BoolDType,
-    _scalar,  # the functions that make them; before numpy 2 their module has another name
+    _scalar,  # functions that make numbers and arrays; before numpy 2 their module has another name
     (_scalar, "numpy.core.multiarray.scalar"),
     _array,
     (_array, "numpy.core.multiarray._reconstruct"),
@@ -55,7 +55,7 @@ SAMPLING = "(sampling_offsets|attention_weights|value_proj|output_proj)"
 TENSOR = r"\.(weight|bias)"
 BIAS_TABLE = "attention.relative_position_bias.relative_position_bias_table"
 
-# (pattern of mmdet's whole name, transformers' name).
+# (pattern of mmdet's full name, transformers' name).
 NAMES = (
     (r"backbone\.patch_embed\.projection" + TENSOR, rf"{ENCODER}.swin.embeddings.patch_embeddings.projection.\1"),
     (r"backbone\.patch_embed\.norm" + TENSOR, rf"{ENCODER}.swin.embeddings.norm.\1"),
@@ -99,18 +99,18 @@ QKV = (
 MERGING = r"backbone\.stages\.(\d+)\.downsample\.(reduction|norm)" + TENSOR
 OUTPUT_NORM = r"backbone\.norm(\d+)" + TENSOR
 MASK_MLP = r"panoptic_head\.mask_embed\.(0|2|4)" + TENSOR
-DROPPED = MSA + r"\.relative_position_index"  # follows from the window's size
+DROPPED = MSA + r"\.relative_position_index"  # transformers computes it from the window's size
 
-# Tensors of transformers' module alone: the norm of an output that is not used, and a weight of the loss.
+# Tensors that only transformers' module has: the norm of an unused output, and a weight of the loss.
 WITHOUT_COUNTERPART = (f"{ENCODER}.swin.layernorm.weight", f"{ENCODER}.swin.layernorm.bias", "criterion.empty_weight")
 
 LEVELS, POINTS = 3, 4  # of deformable attention, in both implementations
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """The state dict of an mmdet checkpoint.
+    """Reads the state dict of an mmdet checkpoint.
 
-    Raises `ConfigError` where the file holds an object outside `ALLOWED`, or no state dict of tensors.
+    Raises `ConfigError` if the file holds an object that may not be unpickled, or no state dict of tensors.
     """
     try:
         with torch.serialization.safe_globals(ALLOWED):
@@ -132,9 +132,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 
 def convert(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of an mmdet state dict under transformers' names.
+    """Converts an mmdet state dict to transformers' names.
 
-    Raises `ConfigError` naming the tensors that no rule knows.
+    Raises `ConfigError`, naming tensors that no rule covers, if there are any.
     """
     result, unknown = {}, []
     for name, value in state.items():
@@ -152,7 +152,7 @@ def convert(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _convert_tensor(name, value):
-    """The tensors that a tensor of mmdet's becomes, by transformers' names; None where no rule knows its name."""
+    """Converts one mmdet tensor to {transformers' name: tensor}; None if no rule covers its name."""
     if re.fullmatch(DROPPED, name):
         return {}
     for pattern, target in NAMES:
@@ -178,9 +178,9 @@ def merging_order(value: torch.Tensor) -> torch.Tensor:
 
 
 def config_of(state: Mapping[str, torch.Tensor]) -> Mask2FormerConfig:
-    """The config of a converted state dict: every size is read off the tensors.
+    """Infers the config of a converted state dict: every size comes from the tensors.
 
-    Raises `ConfigError` where a tensor that tells a size is missing.
+    Raises `ConfigError` if a tensor that is needed for this is missing.
     """
     try:
         return _config_of(state)
@@ -212,7 +212,7 @@ def _config_of(state):
         encoder_feedforward_dim=state[f"{DECODER}.encoder.layers.0.fc1.weight"].shape[0],
         dim_feedforward=state[f"{TRANSFORMER}.decoder.layers.0.fc1.weight"].shape[0],
         encoder_layers=_count(state, f"{DECODER}.encoder.layers"),
-        decoder_layers=1 + _count(state, f"{TRANSFORMER}.decoder.layers"),  # it counts the first prediction
+        decoder_layers=1 + _count(state, f"{TRANSFORMER}.decoder.layers"),  # it counts the first prediction as a layer
         num_attention_heads=sampled // (LEVELS * POINTS),
         num_queries=state[f"{TRANSFORMER}.queries_features.weight"].shape[0],
         num_labels=classes - 1,
@@ -220,15 +220,15 @@ def _config_of(state):
 
 
 def _count(state, place, within=""):
-    """How many numbered modules there are directly below `place`; with `within`, only those that have such a part."""
+    """Counts the numbered modules directly below `place`; with `within`, only up to the last that has this part."""
     pattern = re.compile(rf"{re.escape(place)}\.(\d+){re.escape(within)}\.")
     return 1 + max((int(match[1]) for match in map(pattern.match, state) if match), default=-1)
 
 
 def load(path: str | os.PathLike) -> Mask2FormerForUniversalSegmentation:
-    """Transformers' module with the weights of an mmdet checkpoint, for evaluation, in float32.
+    """Loads transformers' module with the weights of an mmdet checkpoint, in evaluation mode, in float32.
 
-    Raises `ConfigError` on a file that is no such checkpoint, naming the tensors that do not fit.
+    Raises `ConfigError` for a file that is no such checkpoint, naming tensors that do not fit.
     """
     state = convert(read_checkpoint(path))
     model = Mask2FormerForUniversalSegmentation(config_of(state))

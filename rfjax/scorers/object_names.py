@@ -1,4 +1,4 @@
-"""The 80 object classes of COCO, in the order of its detectors, named as GenEval's prompts name them.
+"""The 80 object classes of COCO, in the order that detectors use, with the names in GenEval's prompts.
 
 Three differ from COCO's own names: "computer mouse", "tv remote", "computer keyboard".
 """

@@ -15,10 +15,10 @@ SAFE = {"local_files_only": True, "trust_remote_code": False}  # nothing is down
 
 
 def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...] = ()):
-    """The model of class `kind` in a folder, for evaluation, in float32; nothing is downloaded, no code is run.
+    """Loads a folder's model of class `kind`, in evaluation mode, in float32. Downloads nothing, runs no code in it.
 
-    Errors call it `name`. transformers fills tensors that a folder lacks with random numbers; here `ConfigError` is
-    raised, except for the tensors called `without`.
+    Errors call the model `name`. If the folder lacks tensors, transformers would fill them with random numbers; this
+    function raises `ConfigError`, unless the tensors are in `without`.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
@@ -37,10 +37,10 @@ def load(kind: type, path: str | os.PathLike, name: str, without: tuple[str, ...
 
 
 def first_names(names: Sequence[str]) -> str:
-    """The first three names, for a message."""
+    """Lists the first three names, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 200 characters; its class's name where it has no text."""
+    """Returns the first line of an error's text, at most 200 characters; its class's name if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

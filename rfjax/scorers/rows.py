@@ -1,7 +1,7 @@
-"""The scored images, row by row, so that the same command goes on where it was stopped. No torch here.
+"""Stores the scores of images, row by row, so that the same command resumes stopped work. No torch here.
 
 OUT/settings.json   what the rows depend on: hashes of the weights, the options
-OUT/rows.jsonl      one line per image, appended whole
+OUT/rows.jsonl      one line per image
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from rfjax.outputs import is_json_with
 from rfjax.training.progress import format_duration
 
 SCHEMA = 1
-EVERY_SECONDS = 30.0  # between lines where there is no terminal
+EVERY_SECONDS = 30.0  # between lines of progress, if there is no terminal
 
 FILES = ("rows.jsonl", "settings.json", "features.npz", "results.jsonl", "results.summary.json")
 
 
 def made_here(folder: Path) -> bool:
-    """Whether `rfjax score` made the files in a folder, by its settings."""
+    """Whether `rfjax score` made the files in a folder: it has a settings.json with a schema."""
     return is_json_with("schema")(folder / "settings.json")
 
 
 class Row(TypedDict):
-    """What every row has."""
+    """The keys that every row has."""
 
     image: str
 
 
 class Rows:
-    """The rows in a folder, by the image's name; a context manager that one process at a time may hold.
+    """A context manager with the rows in a folder, by the image's name. Only one process at a time may hold it.
 
-    `settings` are plain values; `shape` is the TypedDict of a row. Raises `ConfigError` where the folder's rows were
-    made under other settings, and where another process holds the folder.
+    `settings` are plain values; `shape` is the TypedDict of a row. Raises `ConfigError` if the folder's rows were made
+    with other settings, or if another process holds the folder.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, object], shape: type = Row):
@@ -88,7 +88,7 @@ class Rows:
                 raise ConfigError(f"{self.folder} was begun with {name} {other}; give another --out, or remove it")
 
     def _read(self):
-        """Reads the rows, and cuts off a last line that a killed process did not finish."""
+        """Reads the rows, and removes a last line that a killed process left unfinished."""
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -103,11 +103,11 @@ class Rows:
             self._file.truncate(len(whole))
 
     def get(self, image: str) -> dict | None:
-        """The row of an image, or None where it has not been scored."""
+        """Returns an image's row, or None if the image has not been scored."""
         return self._done.get(image)
 
     def add(self, rows: Iterable[Mapping]) -> None:
-        """Appends rows, each with its `image`, and flushes them to the disk."""
+        """Appends rows, each with an `image`, and flushes them to the disk."""
         rows = [dict(row) for row in rows]
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         try:
@@ -122,7 +122,7 @@ class Rows:
 
 
 class Bar:
-    """Shows images done and the time left: a bar on a terminal, else a line every half minute; a context manager."""
+    """A context manager that shows the images done and the time left: a bar on a terminal, else a line every 30 s."""
 
     def __init__(self, name: str, done: int, total: int):
         self._name, self._first, self._done, self._total = name, done, done, total
@@ -139,7 +139,7 @@ class Bar:
             self._bar.close()
 
     def found_done(self, images: int) -> None:
-        """Counts images that were done before; they do not enter the rate that predicts the time left."""
+        """Counts images that an earlier command scored; the rate, which predicts the time left, ignores them."""
         self._first += images
         self._done += images
         if self._bar is not None:

@@ -66,7 +66,7 @@ class Stream(nn.Module):
             self.mlp_in, self.mlp_out = nn.Linear(hidden, c["mlp"]), nn.Linear(c["mlp"], hidden)
 
     def queries_keys_values(self, x, second=""):
-        """Queries, keys and values, each [batch, heads, tokens, size]."""
+        """Returns queries, keys and values, each [batch, heads, tokens, size]."""
         q, k, v = getattr(self, f"qkv{second}")(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.norms:
             q, k = getattr(self, f"query_norm{second}")(q), getattr(self, f"key_norm{second}")(k)
@@ -141,8 +141,10 @@ class MMDiT(nn.Module):
         self.final = Final(hidden, values)
 
     def forward(self, latents, t, context, pooled):
-        """The velocity, of the latents' shape [batch, channels, height, width]. Times t in [0, 1] are [batch] or one
-        number, context is [batch, tokens, size] and pooled [batch, size]."""
+        """Returns the velocity, in the latents' shape [batch, channels, height, width].
+
+        Times `t` in [0, 1] are [batch] or one number; `context` is [batch, tokens, size], `pooled` is [batch, size].
+        """
         c, p = self.c, self.c["patch_size"]
         batch, channels, height, width = latents.shape
         if height % p or width % p or max(height, width) > p * c["position_grid"]:
@@ -175,7 +177,7 @@ class MMDiT(nn.Module):
 
 
 def load(folder, dtype=torch.float32):
-    """The model of an exported folder, in evaluation mode."""
+    """Loads the model of an exported folder, in evaluation mode."""
     from safetensors.torch import load_file
 
     folder = Path(folder)

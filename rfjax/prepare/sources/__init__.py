@@ -1,4 +1,4 @@
-"""Sources of images and captions: a table of them, and the protocol that all follow."""
+"""Sources of images and captions: the table of their kinds, and the protocol that all follow."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rfjax.inputs.walk import walk_files
 
 @dataclass(frozen=True)
 class Record:
-    """One encoded image, with all that is known of it."""
+    """One encoded image, with all that is known about it."""
 
-    key: str  # the same at every reading of the source
+    key: str  # the same each time the source is read
     image: bytes
-    metadata: Mapping[str, object] = field(default_factory=dict)  # columns, the caption's among them
+    metadata: Mapping[str, object] = field(default_factory=dict)  # columns, including the caption's
     done: float | int = 0  # how much of the part's size is read, this record included
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A record that is not kept, and why: drops are counted by `reason`, and listed with `detail`."""
+    """A record that is not kept, and why. Drops are counted by `reason`, and listed with `detail`."""
 
     key: str
     reason: str
@@ -37,28 +37,28 @@ class Drop:
 
 @runtime_checkable
 class Source(Protocol):
-    """A source has parts that are read apart, each always in the same order: part i becomes shard i."""
+    """A source of images, in parts that are read separately, each always in the same order. Part i becomes shard i."""
 
     kind: str
     location: str
-    listing: str  # hash of the names and sizes of its files: a changed source is noticed
-    sizes: Sequence[float | int]  # of the parts, in records or bytes: tells the time left
-    label: str | None  # the column that holds a class, if captions are made of it
+    listing: str  # hash of the names and sizes of its files, by which a changed source is noticed
+    sizes: Sequence[float | int]  # of the parts, in records or bytes; used to estimate the time left
+    label: str | None  # the column that holds a class, if captions are made from it
     class_names: Sequence[str] | None  # names by class number, if the source knows them
-    passed_over: Mapping[str, Sequence[str]]  # reason -> what of it is not read, such as hidden folders
-    noticed: Mapping[str, Sequence[str]]  # reason -> what is read, and may be a mistake
-    # A source that knows the keys of all its images before it is read has them as `keys`.
+    passed_over: Mapping[str, Sequence[str]]  # reason -> names of what is not read, such as hidden folders
+    noticed: Mapping[str, Sequence[str]]  # reason -> names of what is read but may be a mistake
+    # A source that knows its images' keys before it is read also has the attribute `keys`.
 
     def records(self, part: int) -> Iterator[Record | Drop]:
-        """The images of a part. Raises `RfjaxError` for a file that cannot be read at all."""
+        """Yields the images of a part. Raises `RfjaxError` for a file that cannot be read at all."""
 
 
 IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
-# Columns that hold captions; of those that a source has, the first counts.
+# Names of columns that hold captions. If a source has several, the first in this order is used.
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
-# Tables; those of a folder of images that are called otherwise than metadata.csv or metadata.jsonl are not read.
+# Suffixes of tables. In a folder of images only metadata.csv and metadata.jsonl are read.
 TABLE_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet", ".tsv", ".xlsx"})
-# What holds images in a way that is not read, and what makes a source of it.
+# suffix of files that may hold images but cannot be read -> how to turn them into a source
 OTHER_KINDS = {
     ".zip": "unpack it",
     ".7z": "unpack it",
@@ -85,9 +85,9 @@ SOURCES = {
 
 
 def open_source(text: str, *, shard_size: int, caption_column: str | None) -> Source:
-    """Opens the source that a command line names: `KIND:WHERE`, or a path that shows its kind.
+    """Opens the source that a command line names: `KIND:WHERE`, or a path whose kind its files tell.
 
-    Raises `ConfigError` if it is not there, holds no images or has no known kind.
+    Raises `ConfigError` if it does not exist, holds no images or is of no known kind.
     """
     kind, _, where = text.partition(":")
     if kind in SOURCES and where:
@@ -111,7 +111,7 @@ def _kind_of(text):
 
 
 def _kind_below(path, kinds):
-    """The kind of a folder without tars or Parquet files of its own: its images', or that of the files deeper in it."""
+    """Finds the kind of a folder with no tars or Parquet files directly in it, from the files deeper down."""
     deeper = {Path(name).suffix.lower() for name in walk_files(path, {*kinds, *IMAGES}).names}
     if deeper & set(IMAGES):
         return "folder"
@@ -119,7 +119,7 @@ def _kind_below(path, kinds):
 
 
 def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
-    """By reason, what of a folder is not read where its files that end in `suffix` are."""
+    """Returns {reason: names} of what a folder holds besides the files with this `suffix` that are read."""
     if not Path(where).is_dir():
         return {}
     walk = walk_files(where, {suffix, *IMAGES}, others={*OTHER_KINDS, *TABLE_SUFFIXES, ".tar"} - {suffix})
@@ -131,10 +131,10 @@ def others_in(where: str, suffix: str) -> dict[str, tuple[str, ...]]:
 
 
 def files_of(where: str, suffix: str) -> list[Path]:
-    """The files that a location names, sorted. It is a file, a folder of files, or a pattern such as `data/*.tar`.
+    """Lists the files that a location names, sorted: a file, a folder of files, or a pattern such as `data/*.tar`.
 
-    Of a folder they are its own files or, where it has none, those of the folders in it. Raises `ConfigError` for none,
-    and for two of one name, whose records would have the same keys.
+    For a folder these are the files directly in it or, if there are none, those in its subfolders. Raises `ConfigError`
+    if there is no file, and if two have the same name, since their records would have the same keys.
     """
     path = Path(where)
     if path.is_dir():
@@ -155,7 +155,7 @@ def files_of(where: str, suffix: str) -> list[Path]:
 
 
 def listing_hash(rows: Iterable[Sequence]) -> str:
-    """SHA-256 of rows such as (name, size)."""
+    """Computes the SHA-256 of rows such as (name, size)."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(list(row)).encode() + b"\n")

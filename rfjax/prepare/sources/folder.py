@@ -1,8 +1,8 @@
-"""A folder of images, in any depth of folders, with sidecars beside each image: `cat.jpg`, `cat.txt` and `cat.json`.
+"""A folder of images and its subfolders, with sidecar files beside each image: `cat.jpg`, `cat.txt` and `cat.json`.
 
-The .txt or .caption is the caption. The .json holds columns, the caption among them if there is no .txt. A
-metadata.jsonl or metadata.csv holds the columns of the images of its folder, by `file_name`. Each image also has the
-column `folder`, the name of its folder: a class, if images are sorted by class.
+The .txt or .caption is the caption. The .json holds columns, including the caption if there is no .txt. A
+metadata.jsonl or metadata.csv holds columns of the images in its folder, by `file_name`. Each image also has the
+column `folder`, its folder's name, which is a class if images are sorted by class.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rfjax.prepare.sources import IMAGES, OTHER_KINDS, TABLE_SUFFIXES, Drop, Rec
 from rfjax.prepare.sources.metadata_tables import NO_CAPTIONS, TABLES, UNREAD_TABLES, read_tables
 
 SUFFIXES = set(IMAGES)
-CAPTIONS = (".caption", ".txt")  # the last one counts, where an image has both
+CAPTIONS = (".caption", ".txt")  # if an image has both, the last is used
 SIDECARS = {*CAPTIONS, ".json"}
 SHARED = "files of captions or columns that several images share"
 OTHER_CASE = "files of captions or columns beside another of the same name"
@@ -34,7 +34,7 @@ class FolderSource:
     sidecars: Mapping[str, Mapping[str, str]] = field(repr=False)  # path without suffix -> suffix -> path
     columns: Mapping[str, Mapping[str, object]] = field(repr=False)  # path -> the columns of its row in a table
     passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> what was not read
-    noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what is read, and may be a mistake
+    noticed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> what may be a mistake
     kind: str = "folder"
     label: str | None = None
     class_names: None = None
@@ -45,12 +45,12 @@ class FolderSource:
 
     @property
     def keys(self) -> Iterator[str]:
-        """The keys of all images, known before any is read."""
+        """Yields the keys of all images, without reading any."""
         return (name for part in self.parts for name in part)
 
     @property
     def root_name(self) -> str:
-        """The name of the folder itself, also where it was given as a dot: the class of the images right in it."""
+        """The folder's own name, even if it was given as ".". It is the class of images directly in the folder."""
         return Path(self.location).resolve().name
 
     def records(self, part: int) -> Iterator[Record | Drop]:
@@ -59,7 +59,7 @@ class FolderSource:
             path = Path(self.location, name)
             try:
                 name.encode()
-            except UnicodeEncodeError:  # a key is text
+            except UnicodeEncodeError:  # a key must be text
                 yield Drop(ascii(name)[1:-1], "name that is not UTF-8", "", done)
                 continue
             try:
@@ -82,7 +82,7 @@ class FolderSource:
 
 
 def _stem(name: str) -> str:
-    """A path without its suffix."""
+    """Returns a path without its suffix."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
@@ -120,7 +120,7 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Fold
     passed_over = {**walk.passed_over, **metadata.left_out, **{why: tuple(each) for why, each in found.items() if each}}
     shared = [other for stem, others in sidecars.items() if stems[stem] > 1 for other in others.values()]
     noticed = {**metadata.noticed, **({SHARED: tuple(shared)} if shared else {})}
-    if stems.keys() <= sidecars.keys():  # the captions lie beside the images
+    if stems.keys() <= sidecars.keys():  # every image has a sidecar, so tables need no captions
         noticed.pop(NO_CAPTIONS, None)
     parts = tuple(tuple(names[start : start + shard_size]) for start in range(0, len(names), shard_size))
     listing = listing_hash([*images, *beside, *tables])
@@ -128,7 +128,7 @@ def open_source(where: str, shard_size: int, caption_column: str | None) -> Fold
 
 
 def _other_kinds(root: Path) -> str:
-    """What a folder without images holds in their place, and the remedy, for the message."""
+    """Returns the part of a message that says what a folder without images holds instead, and the remedy."""
     for name, _ in walk_files(root, OTHER_KINDS).files:
         return f"; it has {name}: {OTHER_KINDS[_suffix(name)]}"
     return ""

@@ -1,7 +1,7 @@
-"""Tables of metadata in a folder of images, as Hugging Face's imagefolder has them: metadata.csv and metadata.jsonl.
+"""Reads tables of metadata in a folder of images: metadata.csv and metadata.jsonl, as in Hugging Face's imagefolder.
 
-A row holds the columns of the image that its `file_name` names, by the path from the table's folder. No row is taken
-for another image's: rows whose cells cannot be told apart are left out by line, and the others are read.
+A row holds the columns of the image that its `file_name` names, relative to the table's folder. A row whose cells are
+ambiguous is left out, and reported by its line, so that no image gets another's columns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rfjax.inputs.json_files import parse_json
 from rfjax.inputs.text import read_text
 from rfjax.prepare.sources import CAPTION_COLUMNS
 
-TABLES = ("metadata.csv", "metadata.jsonl")  # of two in one folder the later one counts
+TABLES = ("metadata.csv", "metadata.jsonl")  # if a folder has both, the later one overrides
 UNREAD_TABLES = "tables under other names (rename to metadata.csv or metadata.jsonl, with a column file_name)"
 NO_NAMES = "tables of metadata without a column file_name"
 NO_CAPTIONS = "tables of metadata without a column of captions"
@@ -27,29 +27,29 @@ _OTHER_MARKS = ";\t|"
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the tables of a folder say. `left_out` and `noticed` hold names by reason."""
+    """What a folder's tables say."""
 
-    columns: Mapping[str, Mapping[str, object]]  # by the image's path inside the folder
-    left_out: Mapping[str, tuple[str, ...]]  # what is not used
-    noticed: Mapping[str, tuple[str, ...]]  # what is used, and may be a mistake
+    columns: Mapping[str, Mapping[str, object]]  # the image's path inside the folder -> its columns
+    left_out: Mapping[str, tuple[str, ...]]  # reason -> names of what is not used
+    noticed: Mapping[str, tuple[str, ...]]  # reason -> names of what is used but may be a mistake
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it was read: its columns by image, its rows that are left out by reason, and its header."""
+    """A table that was read."""
 
-    columns: Mapping[str, dict[str, object]]
-    unread: Mapping[str, Sequence[str]]
+    columns: Mapping[str, dict[str, object]]  # image -> its columns
+    unread: Mapping[str, Sequence[str]]  # reason -> lines of rows that are left out
     header: tuple[str, ...]
 
 
 def read_tables(
     root: Path, tables: Iterable[str], images: Collection[str], caption_column: str | None = None
 ) -> Metadata:
-    """Reads the tables, whose paths inside the folder `root` are given, for its `images`.
+    """Reads the columns of `images` from `tables`; both are paths inside the folder `root`.
 
-    Of two rows for one image that of the table nearer to the image counts, and metadata.jsonl's over metadata.csv's.
-    Raises `ConfigError` for a table that is no text.
+    If two tables have a row for an image, the table nearer to the image overrides the other, and metadata.jsonl
+    overrides metadata.csv. Raises `ConfigError` for a table that is no text.
     """
     columns: dict[str, dict[str, object]] = {}
     owners: dict[str, str] = {}
@@ -76,7 +76,7 @@ def read_tables(
 
 
 def read_table(text: str, table: str, images: Collection[str]) -> Table:
-    """The rows of a table's text. `table` and `images` are paths inside the folder of images."""
+    """Reads a table's text. `table` and `images` are paths inside the folder of images."""
     folder = PurePosixPath(table).parent
     rows = _csv_rows(text, folder, images) if table.endswith(".csv") else _json_rows(text)
     found: dict[str, dict[str, object]] = {}
@@ -105,11 +105,11 @@ def read_table(text: str, table: str, images: Collection[str]) -> Table:
     return Table(found, unread, tuple(map(str, header)))
 
 
-_HEADER = "header"  # stands in a line's place
+_HEADER = "header"  # replaces the line in the row of the header
 
 
 def _json_rows(text: str) -> Iterator[tuple[str, dict | str]]:
-    """(line, columns or why the row is left out)."""
+    """Yields (line, columns), or (line, why the row is left out)."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -134,12 +134,12 @@ def _csv_rows(text: str, folder: PurePosixPath, images: Collection[str]) -> Iter
 
 
 def _cells(text: str, folder: PurePosixPath, images: Collection[str]) -> Iterator[tuple[int, list[str] | None]]:
-    """(line, cells) of each row that is not blank; None for cells where a quote is not closed.
+    """Yields (line, cells) of each row that is not blank; cells are None if a quote is not closed.
 
-    The row after such a one begins at the next line, so that the quote swallows no row.
+    After an unclosed quote reading goes on at the next line, so that the quote swallows no rows.
     """
     lines, start = text.split("\n"), 0
-    blanks = ", " in text.lstrip("\n").partition("\n")[0]  # after commas, in front of quotes, too
+    blanks = ", " in text.lstrip("\n").partition("\n")[0]  # spaces follow commas, also before quotes
     before = csv.field_size_limit(MOST_BYTES)
     try:
         while start < len(lines):
@@ -161,13 +161,13 @@ def _cells(text: str, folder: PurePosixPath, images: Collection[str]) -> Iterato
 
 
 def _holds_row(cell: str, folder: PurePosixPath, images: Collection[str]) -> bool:
-    """Whether a cell of several lines has a line that begins as an image's row does."""
+    """Whether a cell of several lines has a line that begins like an image's row."""
     begins = (line.partition(",") for line in cell.split("\n")[1:])
     return any(comma and str(folder / name.strip(' "')) in images for name, comma, _ in begins)
 
 
 def _separated(text: str) -> str:
-    """What the message says of a table whose first line is separated by another mark than commas."""
+    """Returns the remark on a table whose first line has another separator than commas; "" for any other table."""
     first = text.lstrip("\n").partition("\n")[0]
     for mark in _OTHER_MARKS:
         if "file_name" in [cell.strip(' "') for cell in first.split(mark)] and mark in first:

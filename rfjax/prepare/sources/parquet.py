@@ -18,7 +18,7 @@ _READ = "is read beside images; then give folder:FOLDER, or take the Parquet fil
 
 
 class Span(NamedTuple):
-    """The rows of a file that make a part, and the file's column of images."""
+    """The rows of a file that form a part, and the file's column of images."""
 
     path: Path
     start: int
@@ -30,8 +30,8 @@ class Span(NamedTuple):
 class ParquetSource:
     location: str
     listing: str
-    columns: tuple[str, ...]  # that all files have
-    spans: tuple[Span, ...]  # of each part
+    columns: tuple[str, ...]  # the columns that all files have
+    spans: tuple[Span, ...]  # one for each part
     class_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column -> names by class number
     passed_over: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     label: str | None = None
@@ -45,7 +45,7 @@ class ParquetSource:
 
     @property
     def keys(self) -> Iterator[str]:
-        """The keys of all images, known before any is read."""
+        """Yields the keys of all images, without reading any."""
         return (f"{span.path.stem}/{row:09}" for span in self.spans for row in range(span.start, span.end))
 
     def records(self, part: int) -> Iterator[Record | Drop]:
@@ -77,7 +77,7 @@ def _record(key, column, values, done):
 
 
 def _class_columns(schema) -> dict[str, tuple[str, ...]]:
-    """The names of classes by column, where the schema holds them as Hugging Face's `ClassLabel` does."""
+    """Returns {column: names of classes}, from a schema with Hugging Face's `ClassLabel`; {} for other schemas."""
     try:
         about = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = about["info"]["features"]

@@ -1,7 +1,7 @@
 """A TFDS data set stored as ArrayRecord: `tfds:NAME`, `tfds:NAME:SPLIT` or `tfds:/folder/of/a/version`.
 
-TFDS reads such files without TensorFlow. Data sets stored as TFRecord it cannot read; they are refused with the command
-that converts them. Images stay encoded as they are stored.
+TFDS reads such files without TensorFlow. A data set stored as TFRecord is refused, with the command that converts it.
+Images stay encoded as stored.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TfdsSource:
 
     @property
     def keys(self) -> Iterator[str]:
-        """The keys of all images, known before any is read."""
+        """Yields the keys of all images, without reading any."""
         return (f"{index:09}" for index in range(len(self.data)))
 
     def records(self, part: int) -> Iterator[Record | Drop]:
@@ -52,7 +52,7 @@ class TfdsSource:
 
 
 def _plain(value):
-    """A feature as a column: texts stay bytes, arrays become lists and numbers."""
+    """Converts a feature to a column's value: texts stay bytes, arrays become lists or numbers."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     return value.tolist() if hasattr(value, "tolist") else value

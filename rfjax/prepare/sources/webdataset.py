@@ -1,8 +1,8 @@
-"""WebDataset tars: `key.jpg`, `key.txt` and `key.json`, one image a key; a tar becomes a shard.
+"""WebDataset tars: `key.jpg`, `key.txt` and `key.json`, one image for each key. A tar becomes a shard.
 
-The .txt or .caption is the caption, the .json holds columns. Nothing is unpacked. The headers are read first, so that
-an image finds its caption wherever the two stand in the tar. What cannot be paired with certainty is left out, image by
-image, with its reason: a name that stands twice, several images under one key, a member that is no plain file.
+The .txt or .caption is the caption; the .json holds columns. Nothing is unpacked. The headers are read first, so that
+an image finds its caption anywhere in the tar. An image that cannot be paired with certainty is left out, with a
+reason: its name occurs twice, its key has several images, or its member is no plain file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rfjax.inputs.walk import SYSTEM_FOLDERS, UNREAD, UNREAD_SUFFIXES
 from rfjax.prepare.sources import Drop, Record, files_of, listing_hash, others_in
 from rfjax.prepare.sources.folder import CAPTIONS, SIDECARS, SUFFIXES
 
-SIDECAR_BYTES = 2**24  # a larger file is no sidecar
+SIDECAR_BYTES = 2**24  # larger files are not sidecars
 TWICE = "name that stands twice in the tar"
 SEVERAL = "several images under one key"
 EMPTY = "tar of nothing that is read"
@@ -27,10 +27,10 @@ SEVERAL_SIDECARS = "several captions or .json files under one key"
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a tar that matters: an image, or what stands beside one."""
+    """A file in a tar that is used: an image or a sidecar."""
 
-    stem: str  # its name without the last suffix
-    key: str  # its name up to the first dot of the file's name: WebDataset's key
+    stem: str  # its path without the last suffix
+    key: str  # its path up to the first dot in the file's name: WebDataset's key
     suffix: str  # the last suffix, in lower case
     info: tarfile.TarInfo
 
@@ -70,7 +70,7 @@ class WebDatasetSource:
                             left_out = True
                             yield Drop(f"{path.stem}/{_as_text(info.name)}", *found, 0)
                 except (tarfile.TarError, OSError, EOFError) as error:
-                    # The last image may lack its caption, so it belongs to the rest.
+                    # The last image's caption may be in the lost rest, so the image is lost too.
                     broken, members = error, [member for member in members if member.key != last]
                 done = 0
                 for sample in _samples(members):
@@ -102,12 +102,12 @@ def _at(record: Record | Drop, done: int) -> Record | Drop:
 
 
 def _as_text(name: str) -> str:
-    """A name as text that can be stored, also one that is no UTF-8."""
+    """Converts a name, even one that is not UTF-8, to text that can be stored."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _member(info: tarfile.TarInfo) -> Member | tuple[str, str] | None:
-    """What a member of a tar is: of use, of no use (None), or left out for (reason, detail)."""
+    """Classifies a member of a tar: returns a `Member` to use, (reason, detail) to report, or None to ignore it."""
     path = PurePosixPath(info.name)
     if info.isdir():
         return None
@@ -134,10 +134,10 @@ def _member(info: tarfile.TarInfo) -> Member | tuple[str, str] | None:
 
 
 def _samples(members: list[Member]) -> Iterator[list[Member]]:
-    """The members that belong together, in the order of each sample's first member.
+    """Yields the members that belong together, in the order of their first members.
 
-    They share the name up to the first dot, WebDataset's rule, or the name up to the last one, where dots are part of
-    the names: `v1.0_cat.jpg` and `v1.0_dog.jpg`, each with a .txt of its own.
+    By WebDataset's rule they share the name up to the first dot. If names contain dots, as `v1.0_cat.jpg` and
+    `v1.0_dog.jpg`, each with its own .txt, they share the name up to the last dot.
     """
     by_key: dict[str, list[Member]] = {}
     for member in members:
@@ -155,7 +155,7 @@ def _samples(members: list[Member]) -> Iterator[list[Member]]:
 
 
 def _records(path: Path, tar: tarfile.TarFile, sample: list[Member]) -> Iterator[Record | Drop]:
-    """The image of a sample, or for each of its images why it is left out."""
+    """Yields the image of a sample, or for each of its images why it is left out."""
     images = [member for member in sample if member.is_image]
     names = [member.info.name for member in sample]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -188,9 +188,9 @@ def _records(path: Path, tar: tarfile.TarFile, sample: list[Member]) -> Iterator
 
 
 def _of_suffix(sample: list[Member], image: Member, suffix: str) -> list[Member]:
-    """The files of a suffix beside an image: those with its own name, else with its key, else all.
+    """Returns the sample's files with a suffix: those with the image's name, else those with its key, else all.
 
-    So `a.txt` is the caption of `a.jpg`, whatever `a.ocr.txt` is.
+    So `a.txt` is the caption of `a.jpg`, even if there is an `a.ocr.txt`.
     """
     members = [member for member in sample if member.suffix == suffix]
     by_name = [member for member in members if member.stem == image.stem]
