@@ -11,7 +11,7 @@ from rfjax.laws.comparison import compare
 from rfjax.laws.fitting import Estimate, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.trunks import are_shared, trunks_of
-from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, untested
+from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, if_enough_runs, untested
 from rfjax.results.columns import loss_levels
 
 SMALL_FLOOR = 0.10  # of the smallest loss: a floor below this is none to speak of
@@ -39,9 +39,9 @@ def no_floor(evidence: Evidence) -> Judgement:
         "notes": (f"E = {found.value:.4g} [{found.low:.4g}, {found.high:.4g}]; the smallest loss is {least:.4g}",),
     }
     if share.low > 0:
-        return Judgement(verdict=CONTRADICTS, **common)
+        return if_enough_runs(Judgement(verdict=CONTRADICTS, **common), fitted)
     if share.high < SMALL_FLOOR:
-        return Judgement(verdict=AGREES, **common)
+        return if_enough_runs(Judgement(verdict=AGREES, **common), fitted)
     decide = (
         f"runs at losses nearer the floor: one of {share.high:.0%} of the smallest loss is not excluded, nor is none"
     )

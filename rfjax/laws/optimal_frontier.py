@@ -99,7 +99,8 @@ class OptimalFrontier:
 
     def exponent(self, name: str) -> Estimate:
         """The exponent of `params`, `images` or `loss`."""
-        return self.estimate(np.log(self.exponents[name]))
+        with np.errstate(divide="ignore"):  # of a draw without a power
+            return self.estimate(np.log(self.exponents[name]))
 
     @property
     def points(self) -> tuple[OptimalPoint, ...]:

@@ -12,7 +12,7 @@ from rfjax.laws.claim_evidence import Evidence
 from rfjax.laws.fitting import Estimate
 from rfjax.laws.laws import PARAMETRIC
 from rfjax.laws.published_laws import ABRA, COUNTS, PublishedLaw
-from rfjax.laws.verdicts import UNDECIDED, Judgement, judge_bound, judge_value, untested
+from rfjax.laws.verdicts import UNDECIDED, Judgement, if_enough_runs, judge_bound, judge_value, untested
 
 NARROW_RATIO = 2.0  # tokens per parameter are known where the ends of the interval are this close
 SAME_SLOPE = 0.01  # papers give no interval of their slopes: one this near to theirs is theirs
@@ -57,7 +57,8 @@ def slope_is(law: PublishedLaw, rival: PublishedLaw) -> Test:
             if high < own.low or low > own.high:
                 decide = "the parametric law and the parabolas disagree: more sizes about the optimum at each budget"
                 return Judgement(verdict=UNDECIDED, decide=decide, found=found, notes=tuple(notes), **common)
-        return judge_value(found, claimed, rival=against, notes=tuple(notes), **common)
+        judged = judge_value(found, claimed, rival=against, notes=tuple(notes), **common)
+        return if_enough_runs(judged, evidence.fits[PARAMETRIC.name])
 
     return test
 
@@ -110,7 +111,10 @@ def _no_optimum(evidence):
         return untested(lack)
     if evidence.frontier is not None:
         return None
-    return Judgement(verdict=UNDECIDED, decide=_DECIDES, notes=(evidence.frontier_reason,))
+    found = evidence.fits[PARAMETRIC.name].estimates or {}
+    known = ((name, found[name]) for name in ("alpha", "beta") if name in found)
+    notes = [evidence.frontier_reason, ", ".join(f"{n} = {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for n, e in known)]
+    return Judgement(verdict=UNDECIDED, decide=_DECIDES, notes=tuple(filter(None, notes)))
 
 
 def _tokens_estimate(frontier, tokens):
@@ -126,9 +130,9 @@ def _judge_tokens(evidence, frontier, tokens, claimed, what, notes):
     found = _tokens_estimate(frontier, tokens)
     method = f"parametric law of {evidence.fits[PARAMETRIC.name].n} runs, {tokens:g} {what} an image"
     quantity = _tokens_quantity(what, frontier)
-    return judge_value(
-        found, claimed, narrow=NARROW_RATIO, ratio=True, quantity=quantity, method=method, notes=tuple(notes)
-    )
+    common = {"quantity": quantity, "method": method, "notes": tuple(notes)}
+    judged = judge_value(found, claimed, narrow=NARROW_RATIO, ratio=True, **common)
+    return if_enough_runs(judged, evidence.fits[PARAMETRIC.name])
 
 
 def _range_note(own, published):
@@ -154,7 +158,10 @@ def over_training_costs_below(factor: float, bound: float) -> Test:
         notes = (f"over-trained by {factor:g}: a size of {size:.2f} N*, at equal FLOPs", *_bowl_notes(evidence))
         quantity = f"excess loss at {frontier.reference:.2g} FLOP, as a fraction"
         found = bowl.excess_at(frontier, size)
-        return judge_bound(found, bound, above=False, quantity=quantity, method=_bowl_method(evidence), notes=notes)
+        return if_enough_runs(
+            judge_bound(found, bound, above=False, quantity=quantity, method=_bowl_method(evidence), notes=notes),
+            evidence.fits[PARAMETRIC.name],
+        )
 
     return test
 
@@ -169,7 +176,7 @@ def size_off_costs_below(sizes: tuple[float, ...], bound: float) -> Test:
         worst = max(found, key=lambda size: found[size].value)
         quantity = f"excess loss at {worst:g} N*, the worse of {' and '.join(f'{s:g}' for s in sizes)}, as a fraction"
         common = {"quantity": quantity, "method": _bowl_method(evidence), "notes": _bowl_notes(evidence)}
-        return judge_bound(found[worst], bound, above=False, **common)
+        return if_enough_runs(judge_bound(found[worst], bound, above=False, **common), evidence.fits[PARAMETRIC.name])
 
     return test
 
@@ -184,7 +191,7 @@ def under_training_is_worse(factor: float) -> Test:
         quantity = f"cost of {factor:g} times fewer images per parameter over that of {factor:g} times more"
         form = "the law's form makes the ratio above 1 exactly where a·eta > 1/2, so this repeats the slope"
         common = {"quantity": quantity, "method": _bowl_method(evidence), "notes": (form, *_bowl_notes(evidence))}
-        return judge_bound(found, 1.0, above=True, **common)
+        return if_enough_runs(judge_bound(found, 1.0, above=True, **common), evidence.fits[PARAMETRIC.name])
 
     return test
 

@@ -5,17 +5,19 @@ Three rules, each with an interval at 95 %:
 * a value: it agrees where the interval meets the claim and not its rival (or, without a rival, is as narrow as the
   claim needs); it contradicts where the interval leaves the claim out;
 * a bound: it agrees where the whole interval is on the claim's side, and contradicts where it is on the other;
-* all else is undecided, and the verdict says what would decide it.
+* all else is undecided, and the verdict says what would decide it. So is what rests on a fit of hardly more runs than
+  parameters.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from rfjax.laws.fitting import Estimate
+from rfjax.laws.fitting import Estimate, Fit
 
 AGREES, CONTRADICTS, UNDECIDED, UNTESTED = VERDICTS = ("agrees", "contradicts", "undecided", "cannot be tested")
 Range = tuple[float, float]
+LEAST_FREEDOM = 3  # runs beyond a law's parameters, for a verdict that rests on its fit
 MANY_TIMES = 1000.0  # more runs than this many times are not asked for in numbers
 
 
@@ -100,6 +102,18 @@ def judge_bound(found: Estimate, bound: float, *, above: bool, **more) -> Judgem
     return Judgement(verdict=UNDECIDED, decide=decide, found=found, **more)
 
 
+def if_enough_runs(judgement: Judgement, fitted: Fit) -> Judgement:
+    """The judgement that rests on a fit, undecided where the runs are hardly more than the law's parameters: the
+    scatter, and so the interval, is then known from a residual or two."""
+    freedom = fitted.n - len(fitted.law.parameters)
+    if freedom >= LEAST_FREEDOM or judgement.verdict not in (AGREES, CONTRADICTS):
+        return judgement
+    least = len(fitted.law.parameters) + LEAST_FREEDOM
+    decide = f"{least} runs or more: the {fitted.law.name} law has {len(fitted.law.parameters)} "
+    decide += f"parameters, and these are {fitted.n} runs"
+    return replace(judgement, verdict=UNDECIDED, decide=decide)
+
+
 def _narrower(wide, wanted):
     """How much narrower an interval must be, and what that takes: its width falls with the root of the runs."""
     said = f"an interval no wider than {wanted:.2g} (now {wide:.2g})"
@@ -108,4 +122,8 @@ def _narrower(wide, wanted):
 
 def _times(times):
     """A factor of runs in words."""
-    return f"about {times:.2g} times" if times < MANY_TIMES else f"more than {MANY_TIMES:.0f} times"
+    return (
+        f"about {times:{'.0f' if times >= 10 else '.2g'}} times"
+        if times < MANY_TIMES
+        else f"more than {MANY_TIMES:.0f} times"
+    )

@@ -8,6 +8,7 @@ from rfjax.laws.verdicts import VERDICTS
 from rfjax.report.fit_facts import Fact
 from rfjax.report.formats import NONE, count, estimate, minus, power
 
+NOTHING = 1e-6
 LAW_HEADER = ("law", "N* ~ C^a", "D* ~ C^b", "L ~ C^c", "floor", "C of its runs", "C is", "D is")
 
 
@@ -36,7 +37,9 @@ def decide_words(verdict: Mapping) -> str:
 
 
 def number(value: float) -> str:
-    """A number of a verdict: three digits."""
+    """A number of a verdict: three digits, and 0 for what is none."""
+    if abs(value) < NOTHING:
+        return "0"
     return minus(f"{value:.3f}") if 0.05 <= abs(value) < 100 else power(value)
 
 

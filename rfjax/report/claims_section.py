@@ -29,8 +29,9 @@ def claims_section(numbers, page):
     parts = [page.table(["verdict", "claim", "found", "what would decide it; notes"], rows, caption, words=range(4))]
     caption = (
         "Published laws beside this table's. Left: by which power of compute the optimal size grows, with the table's "
-        "95 % interval. Right: the optimal size, each law over the compute of its own runs (dashed: published). "
-        "<b>Figures of different counts of C do not meet</b>: only the slopes may be set beside each other."
+        "95 % interval. Right: the optimal size, each law over the compute of its own runs (dashed: published), "
+        "and the runs (points). <b>Figures of different counts of C do not meet</b>: only the slopes may be set beside "
+        "each other."
     )
     parts.append(page.drawing("claimed_laws", caption))
     if board["own_reason"]:

@@ -67,6 +67,16 @@ def test_noise_leaves_the_slope_open_and_says_how_many_runs_would_close_it():
     assert "times as many independent runs" in open_one.decide or "decide the optimum" in open_one.decide
 
 
+def test_six_runs_decide_nothing_by_a_law_of_five_parameters():
+    """Catches verdicts that rest on one residual: six runs with hardly any noise agreed and contradicted at will."""
+    six = optimal_grid(noise=0.0001).iloc[[0, 4, 8, 12, 20, 24]]
+    evidence = evidence_of(six)
+    assert evidence.fits[PARAMETRIC.name].n == 6
+    found = {name: TESTS[name](evidence) for name in (*SLOPES, "no_floor", "flat_bowl", "near_optimum", "asymmetry")}
+    assert {judged.verdict for judged in found.values()} == {"undecided"}
+    assert any("8 runs or more: the parametric law has 5 parameters" in judged.decide for judged in found.values())
+
+
 def test_branches_of_a_trunk_widen_the_interval():
     """Catches an interval that takes five branches of each of five trunks for 25 independent runs."""
     table = optimal_grid(noise=0.002)
