@@ -1,6 +1,7 @@
 """The protocol that a scheduler follows to run a study, `Target`, and the values it takes and gives. No JAX here.
 
-A new scheduler is one file with a class that is a `Target`, and a row of `command.TARGETS`.
+Every file of a plan must contain "Made by `rfjax launch`" or, in a manifest, the label `app.kubernetes.io/name: rfjax`;
+a second launch replaces only files with such a mark. docs/README.md lists what a new scheduler needs, file by file.
 """
 
 from __future__ import annotations

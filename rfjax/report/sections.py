@@ -200,7 +200,7 @@ class Drawing:
     of_variants: bool = False  # drawn also for a study that compares variants
 
 
-# A new measure in the report needs a line in `numbers.report_numbers`, a row here and a row in `SECTIONS`.
+# docs/README.md lists what a new measure in the report needs.
 FIGURES: dict[str, Drawing] = {
     "loss_against_compute": Drawing(loss_against_compute, "Validation loss against training FLOPs"),
     "optimal_frontier": Drawing(optimal_frontier, "Compute-optimal loss, size and images against training FLOPs"),
