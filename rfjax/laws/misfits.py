@@ -5,7 +5,7 @@
 rho is Huber's: r^2/2 inside delta and delta(|r| - delta/2) outside; delta = inf is least squares
 and delta -> 0, divided by delta, is the sum of absolute values. The objective is a sum: a mean can
 shrink it below an optimiser's tolerance, and a published fit stopped early for this reason
-(Besiroglu et al. 2024). The minimiser here has no such tolerance; `reduction` affects only the report.
+(Besiroglu et al. 2024). The minimiser here has no such tolerance; `reduction` only scales the reported objective.
 """
 
 from __future__ import annotations
