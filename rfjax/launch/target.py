@@ -1,6 +1,7 @@
 """`Target`, the protocol of a scheduler that runs a study, and the values that it takes and returns. No JAX here.
 
-To add a scheduler, write one file with a class that is a `Target`, and add a row to `command.TARGETS`.
+Every file of a plan must contain "Made by `rfjax launch`" or, in a manifest, the label `app.kubernetes.io/name: rfjax`;
+a second launch replaces only files with such a mark. docs/README.md lists what a new scheduler needs, file by file.
 """
 
 from __future__ import annotations

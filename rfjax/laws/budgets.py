@@ -6,8 +6,8 @@ along that line gives (Hoffmann et al. 2022, eq. 4, there with kappa = 6 and eta
     N = G (C / kappa)^a,   a = beta / (alpha + eta beta),   G = (alpha A / (eta beta B))^(1 / (alpha + eta beta))
     D = (C / kappa) N^-eta
 
-The Stable Diffusion 3 paper fixed the number of steps instead, so that D is the same for every size
-and the whole budget goes into N; what that costs is stated beside the optimum.
+The Stable Diffusion 3 paper fixed the number of steps instead: D is the same for every size, and the
+whole budget goes into N. An `Allocation` has this design, too, and its excess loss over the optimum.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rfjax.laws.laws import PARAMETRIC
 from rfjax.results.plain import plain
 
 SD3_IMAGES = 500_000.0 * 4096  # Esser et al. 2024, section 5.3.3: steps times batch, for every depth
-UNDECIDED = 1e-6  # a budget is not divided where an exponent's interval reaches below this
-FAR = 10.0  # values this factor beyond the runs give a warning
+UNDECIDED = 1e-6  # if an exponent's interval reaches below this, the budget is not divided
+FAR = 10.0  # values more than this factor beyond the runs give a warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Design:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """The best use of a budget, and the design that holds the number of images fixed, side by side."""
+    """The best use of a budget, and the design with a fixed number of images."""
 
     budget: float
     cost: Cost
@@ -85,9 +85,9 @@ class Allocation:
 
 
 def measure_cost(table: pd.DataFrame) -> Cost:
-    """kappa and eta of a table's `flops`, `params` and `images`, by least squares in logs.
+    """Measures kappa and eta on a table's `flops`, `params` and `images`, by least squares in logs.
 
-    With one size, eta is 1. Raises `ConfigError` when a column is missing or a value not positive.
+    With one size, eta is 1. Raises `ConfigError` if a column is missing or a value is not positive.
     """
     fit_points.check(table, ("flops", "params", "images"), one_row_per_run=False)
     params, per_image = table["params"].to_numpy(float), (table["flops"] / table["images"]).to_numpy(float)
@@ -103,9 +103,9 @@ def measure_cost(table: pd.DataFrame) -> Cost:
 def optimum(
     parameters: Float[np.ndarray, "*batch 5"], budget: float, cost: Cost
 ) -> tuple[Float[np.ndarray, "*batch"], Float[np.ndarray, "*batch"]]:
-    """(params, images) that minimise the parametric law's loss for `budget` FLOPs.
+    """Returns the (params, images) that minimise the parametric law's loss for `budget` FLOPs.
 
-    `parameters` in the law's own order (E, log A, alpha, log B, beta).
+    `parameters` are in the law's order: E, log A, alpha, log B, beta.
     """
     _, log_a, alpha, log_b, beta = np.moveaxis(np.asarray(parameters, float), -1, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -117,19 +117,19 @@ def optimum(
 
 
 def undecided(fit: Fit) -> list[str]:
-    """The exponents of the parametric law whose intervals reach 0, so that the runs do not decide the optimum."""
+    """Names the exponents of the parametric law whose intervals reach 0. If any does, the optimum is undecided."""
     return [name for name in ("alpha", "beta") if (fit.estimates[name].low or 0.0) < UNDECIDED]
 
 
 def exponent_draws(fit: Fit, cost: Cost) -> Float[np.ndarray, " draws"]:
-    """a = beta / (alpha + eta beta) of each draw of the fit."""
+    """Returns a = beta / (alpha + eta beta) for each draw of the fit."""
     alpha, beta = fit.draws[:, 2], fit.draws[:, 4]
     with np.errstate(invalid="ignore"):  # a draw with both at 0 has no optimum
         return beta / (alpha + cost.eta * beta)
 
 
 def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_IMAGES) -> Allocation:
-    """The best use of `budget` FLOPs under an identifiable fit of the parametric law.
+    """Divides `budget` FLOPs by an identifiable fit of the parametric law.
 
     Raises `ConfigError` for another law, for a fit that is not identifiable, and for a budget that is not positive.
     """
@@ -188,14 +188,14 @@ def allocate(fit: Fit, budget: float, cost: Cost, *, fixed_images: float = SD3_I
 
 
 def _loss(parameters, params, images):
-    """The log loss of each row of parameters, each at its params and images."""
+    """The log loss for each row of parameters, at the params and images of that row."""
     e, log_a, alpha, log_b, beta = parameters.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.logaddexp.reduce([np.log(e), log_a - alpha * np.log(params), log_b - beta * np.log(images)], axis=0)
 
 
 def _estimate(values):
-    """The estimate whose value is the first of `values`; the rest are draws, which give its interval."""
+    """An estimate: the first of `values` is its value, the others are draws for its interval."""
     rest = values[1:][np.isfinite(values[1:])]
-    enough = len(rest) >= 0.9 * len(values[1:])  # where too many draws have no optimum, there is no interval
+    enough = len(rest) >= 0.9 * len(values[1:])  # else too many draws have no optimum for an interval
     return Estimate.from_draws(values[0], rest if enough else None)

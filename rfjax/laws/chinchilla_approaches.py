@@ -4,9 +4,9 @@ Both find the best size at several budgets and draw a line through them in log-l
 D = H C^b (Hoffmann et al. 2022, sections 3.1 and 3.2). Approach 1 takes the lower envelope of the
 training curves; approach 2 the vertex of a parabola of the loss in log N at each budget (IsoFLOP).
 Neither uses a budget at which the smallest or the largest size is best, since such a budget does not bracket its
-optimum. Neither is exact: a valley is no parabola, and its bottom is not in the middle between two sizes. Both report
-their bias, from the same method applied to the parametric law that is fitted to the same runs, without noise, at the
-same sizes and budgets.
+optimum. Neither is exact: a valley is no parabola, and its bottom is not in the middle between two sizes. Both estimate
+their bias by a fit of the parametric law to the same runs: they are applied to its noiseless losses at the same sizes
+and budgets, where the optimum is known.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Optimum:
     params: float
     images: float
     loss: float
-    runs: int  # how many compete at this budget
+    runs: int  # number of runs at this budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Line:
     draws: Float[np.ndarray, "draws 4"] | None = None  # log G, a, log H, b
 
     def at(self, flops: float) -> tuple[Estimate, Estimate]:
-        """(params, images) that the line gives a budget. Raises `ConfigError` where there is none."""
+        """Returns the (params, images) on the line for a budget. Raises `ConfigError` if there is no line."""
         if self.a is None:
             raise ConfigError(f"{self.approach} found no line ({self.reason}); it cannot divide a budget")
         result = []
@@ -80,13 +80,13 @@ class Line:
 
 
 def approach1(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, bias: bool = True) -> Line:
-    """The line through the envelope of training curves: `table` has a row per checkpoint, several per run.
+    """Draws the line through the envelope of training curves. `table` has a row per checkpoint, several per run.
 
-    Where the envelope passes from one size to another the two are equally good, and the optimum is taken as their
-    geometric mean. The best size itself, as in the paper, would give N in steps of the sizes, and the smallest and the
-    largest size would only say that the optimum may lie beyond: a line through them has the wrong slope and the wrong
-    N. Curves are interpolated in log-log; intervals are over whole runs. A checkpoint before the end of its learning
-    rate schedule has a higher loss than a run of that length would have, and so has the envelope.
+    Where the envelope passes from one size to another, both are equally good, and their geometric mean is taken as the
+    optimum. The paper takes the best size itself. This gives N in steps of the sizes, and where the smallest or the
+    largest size is best, the optimum may lie beyond it: such a line has the wrong slope and the wrong N. Curves are
+    interpolated in log-log; intervals are over whole runs. A checkpoint before the end of its learning rate schedule
+    has a higher loss than a run of that length would have, and so has the envelope.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -122,10 +122,10 @@ def approach2(
     same_budget: float = SAME_BUDGET,
     bias: bool = True,
 ) -> Line:
-    """The line through the minima of IsoFLOP parabolas: `table` has one row per run, several sizes at each budget.
+    """Draws the line through the minima of IsoFLOP parabolas. `table` has one row per run, several sizes per budget.
 
     Intervals are parametric: normal noise of the parabolas' pooled residual scatter. A budget is left out, with a note,
-    if it has fewer than three sizes, or if its parabola has no minimum or has it outside the sizes tried.
+    if it has fewer than three sizes, if its parabola has no minimum, or if the minimum is outside the sizes tried.
 
     Raises `ConfigError` for a missing column or a value that is not positive.
     """
@@ -151,7 +151,8 @@ def approach2(
 
 
 def _notes(left_out):
-    """Notes on the budgets left out, from (FLOPs, runs, why): by budget where they are few, by reason where many."""
+    """Notes on the budgets left out, from (FLOPs, runs, why): one for each budget, or one for a reason that many
+    have."""
     reasons: dict[str, list] = {}
     for flops, runs, why in left_out:
         reasons.setdefault(why, []).append((flops, runs))
@@ -166,11 +167,11 @@ def _notes(left_out):
 
 
 def _budgets(table, same_budget):
-    """The rows of each budget: FLOPs within `same_budget` of a group's smallest are one budget."""
+    """Groups the rows by budget: FLOPs within `same_budget` (relative) of a group's smallest belong to the group."""
     table = table.sort_values(["flops", "params", "run"], kind="stable")
     group, first = np.zeros(len(table), int), 0
     flops = table["flops"].to_numpy(float)
-    for row in range(1, len(table)):  # compared with its group's first row: neighbours would chain close budgets
+    for row in range(1, len(table)):  # not compared with its neighbour, which would chain close budgets
         if flops[row] > flops[first] * (1 + same_budget):
             first = row
         group[row] = first
@@ -178,14 +179,14 @@ def _budgets(table, same_budget):
 
 
 def _design(group):
-    """The parabola's columns in centred log N, and the centre."""
+    """Returns the design matrix of a parabola in centred log N, and the centre."""
     x = np.log(group["params"].to_numpy(float))
     centre = x.mean()
     return np.stack([np.ones(len(x)), x - centre, (x - centre) ** 2], axis=1), centre
 
 
 def _vertex(group, loss):
-    """(optimum of one budget, why there is none)."""
+    """Returns (the optimum of one budget, ""), or (None, the reason)."""
     if group["params"].nunique() < 3:
         return None, "fewer than the 3 sizes that a parabola needs"
     design, centre = _design(group)
@@ -204,7 +205,7 @@ def _vertex(group, loss):
 
 
 def _redraw_parabolas(groups, resamples, seed):
-    """Lines through the vertices of parabolas with noise of the pooled scatter: (draws, method)."""
+    """Redraws the losses with the pooled scatter and refits parabolas and line. Returns (draws of the line, method)."""
     designs = [_design(group)[0] for group in groups]
     losses = [group["loss"].to_numpy(float) for group in groups]
     fitted = [d @ np.linalg.lstsq(d, y, rcond=None)[0] for d, y in zip(designs, losses, strict=True)]
@@ -226,7 +227,7 @@ def _redraw_parabolas(groups, resamples, seed):
 
 
 def _bias_of_parabolas(table, groups):
-    """The bias of approach 2, from the same method applied to the parametric law of these runs."""
+    """The bias of approach 2: its errors on the losses of the parametric law that is fitted to these runs."""
     fitted, cost = _surface(table)
     if not fitted.identifiable:
         return {"reason": f"the parametric law was not fitted: {fitted.reason}"}
@@ -237,7 +238,7 @@ def _bias_of_parabolas(table, groups):
 
 
 def _bias_of_envelope(table, grid, sizes, images):
-    """The bias of approach 1. The law is fitted to all checkpoints, which the envelope treats as runs."""
+    """The bias of approach 1. The law is fitted to all checkpoints, since the envelope takes each as a run."""
     thin = table.assign(run=[f"checkpoint {i}" for i in range(len(table))]).iloc[:: -(-len(table) // BIAS_POINTS)]
     fitted, cost = _surface(thin)
     if not fitted.identifiable:
@@ -254,12 +255,12 @@ def _bias_of_envelope(table, grid, sizes, images):
 
 
 def _surface(table):
-    """(the parametric law of these rows, what training costs)."""
+    """Returns (the parametric law fitted to these rows, the cost of training)."""
     return fit(table, PARAMETRIC, resamples=100, held_out=False), measure_cost(table)
 
 
 def _bias(fitted, cost, optima):
-    """The errors of the optima, and of their line's exponent, against the law that they were found on."""
+    """The errors of the optima, and of their line's exponent, against the exact optima of the fitted law."""
     exact = np.array([optimum(fitted.parameters, one.flops, cost)[0] for one in optima])
     _, _, alpha, _, beta = fitted.parameters
     return {
@@ -278,7 +279,7 @@ def _column_on_grid(curve, grid, column):
 
 
 def _crossings(chosen, grid, sizes, losses, images):
-    """(where the best of the chosen curves passes from one size to another, notes)."""
+    """Finds where the lowest of the chosen curves passes from one size to another. Returns (optima there, notes)."""
     distinct, columns = np.unique(sizes[chosen]), np.arange(len(grid))
     loss, seen = np.full((2, len(distinct), len(grid)), np.inf)
     for row, size in enumerate(distinct):  # the best run of each size
@@ -303,7 +304,7 @@ def _crossings(chosen, grid, sizes, losses, images):
         crossing = logs[:, 0] + share * (logs[:, 1] - logs[:, 0])
         pairs.setdefault((i, k), []).append([*crossing, competing[:, left].sum()])
     optima = []
-    for crossings in pairs.values():  # curves with noise cross several times: once for each pair of sizes
+    for crossings in pairs.values():  # noisy curves cross several times; each pair of sizes counts once
         *logs, runs = np.mean(crossings, axis=0)
         flops, params, at, low = (float(value) for value in np.exp(logs))
         optima.append(Optimum(flops=flops, params=params, images=at, loss=low, runs=int(runs)))

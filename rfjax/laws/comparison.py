@@ -1,7 +1,8 @@
 """Compares laws by one held-out error over the same runs.
 
-Laws may be fitted to different runs of a table: a law of compute to the frontier, the parametric law to all. Each run
-that all of them were fitted to is predicted by each law without it, and the law with the least error is preferred.
+Laws may be fitted to different runs of a table: a law of compute to the frontier, the parametric law to all. For each
+run that all laws were fitted to, each law is refitted without it and predicts it. The law with the least error is
+preferred.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ RESAMPLES = 1000
 
 
 def compare(fits: Mapping[str, Fit]) -> dict:
-    """The laws' held-out errors, of each run left out and of the largest, and the law that predicts best.
+    """Returns each law's errors of leave-one-out and leave-largest-out, and the law that predicts best.
 
-    A branch is left out with its whole trunk. For each law `leave_one_out_rms` is over the runs that it was fitted to,
-    and `shared_runs_rms` over those that all compared laws were fitted to; `preferred` has the smallest of the latter.
-    `preferred_share` is how often it has when these runs are resampled, and None where runs share trunks and so are no
-    independent samples. `preferred` is "" where fewer than two laws can be compared, and `reason` says why. A law that
-    cannot predict each of its runs is not compared, and its `reason` says why.
+    A branch is left out with its whole trunk. For each law, `leave_one_out_rms` is over the runs that it was fitted to,
+    and `shared_runs_rms` over the runs that all compared laws were fitted to. `preferred` is the law with the smallest
+    `shared_runs_rms`; it is "" if fewer than two laws can be compared, and `reason` says why. `preferred_share` is the
+    share of resamples of these runs in which it is the smallest; it is None if runs share trunks, because they are then
+    not independent. A law that cannot predict each of its runs is not compared, and its own `reason` says why.
     """
     errors, laws = {}, {}
     for name, fitted in fits.items():
@@ -57,7 +58,7 @@ def compare(fits: Mapping[str, Fit]) -> dict:
 
 
 def _why_not(fitted):
-    """Why a law has no error of each run left out in turn."""
+    """Why a law has no leave-one-out error."""
     if not fitted.identifiable:
         return f"not fitted: {fitted.reason}"
     left_out = fitted.trunk_out or fitted.left_out

@@ -1,10 +1,10 @@
 """Correlates the validation loss with a score over runs, with p-values and intervals that hold for a few points.
 
-p-values are two-sided and by permutation, over all n! orders where that can be done: with four
-runs in perfect order p of a rank correlation is 2/4! = 0.083, where a normal approximation would
-print 0.0 (of Pearson's it may be 1/4!: the reverse order need not be as extreme). Intervals
-are by bootstrap over runs; where prompt-level results are at hand it has two levels: the prompts,
-which all runs share, are redrawn too, once for all runs, with their images kept together.
+p-values are two-sided and by permutation, over all n! orders if n is small. With four runs in perfect
+order, p of a rank correlation is 2/4! = 0.083; a normal approximation would print 0.0. (Pearson's p may
+be 1/4!, because the reverse order need not be as extreme.) Intervals are by bootstrap over runs. With
+results by prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn,
+once for all runs, and the images of a prompt stay together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIN_RUNS_FOR_INTERVAL = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """One correlation. `low` and `high` are None where runs are too few, or too often equal, for an interval."""
+    """One correlation. `low` and `high` are None if there are too few runs, or too many equal ones, for an interval."""
 
     name: str
     value: float
@@ -46,7 +46,7 @@ class Coefficient:
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """Coefficients over `n` runs; none, and a `reason`, where there is nothing to correlate."""
+    """Coefficients over `n` runs. If there is nothing to correlate there are none, and `reason` says why."""
 
     n: int
     coefficients: tuple[Coefficient, ...]
@@ -56,7 +56,8 @@ class Correlation:
 
 
 def _arcsine(score):
-    """The arcsine of a fraction's root. It stabilises the variance, so that scores near 0 and 1 do not weigh more."""
+    """The arcsine of the square root of a fraction. It stabilises the variance, so that scores near 0 and 1 do not
+    weigh more."""
     return np.arcsin(np.sqrt(np.clip(score, 0.0, 1.0)))
 
 
@@ -98,7 +99,7 @@ def correlate(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Correlation:
-    """Correlate `loss` with `score` (a fraction, or any other number such as FID), one of each per run.
+    """Correlates `loss` with `score` (a fraction, or another number such as FID); each has one value per run.
 
     `redrawn` holds the scores under `resamples` redraws of the prompts (`redraw_prompts`), for the
     second level of the bootstrap. `trunks` are the numbers of the runs' trunks (`rfjax.laws.trunks`): where runs share
@@ -141,7 +142,7 @@ def correlate(
 
 
 def check_pairs(loss: ArrayLike, score: ArrayLike) -> tuple[Float[np.ndarray, " runs"], Float[np.ndarray, " runs"]]:
-    """One loss and one score per run, as arrays. Raises `ConfigError` for anything else."""
+    """Returns losses and scores as arrays. Raises `ConfigError` unless there is one finite value of each per run."""
     loss, score = np.asarray(loss, float), np.asarray(score, float)
     if loss.shape != score.shape or loss.ndim != 1:
         raise ConfigError(f"{loss.size} losses and {score.size} scores; give one of each per run")
@@ -151,7 +152,7 @@ def check_pairs(loss: ArrayLike, score: ArrayLike) -> tuple[Float[np.ndarray, " 
 
 
 def constant_reason(loss: Float[np.ndarray, " runs"], score: Float[np.ndarray, " runs"]) -> str:
-    """Why losses and scores that do not vary decide nothing; "" where both vary."""
+    """The reason why there is no correlation if losses or scores do not vary; "" if both vary."""
     constant = [name for name, values in (("loss", loss), ("score", score)) if np.ptp(values) == 0]
     return f"all runs have the same {constant[0]}" if constant else ""
 
@@ -159,7 +160,7 @@ def constant_reason(loss: Float[np.ndarray, " runs"], score: Float[np.ndarray, "
 def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int) -> float:
     """The two-sided p of a coefficient, from the coefficients `reordered` under `permutation_orders`.
 
-    It is exact where those are all n! orders.
+    It is exact if these are all n! orders.
     """
     as_extreme = np.abs(reordered) >= abs(value) - 1e-12
     exact = len(reordered) == math.factorial(n)
@@ -167,7 +168,7 @@ def permutation_p(value: float, reordered: Float[np.ndarray, " orders"], n: int)
 
 
 def permutation_orders(n: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "orders n"], str]:
-    """All orders of n things, or a sample of them; and the method of a p-value from them, in words."""
+    """Returns all orders of n things, or a sample of them, and the method of the p-value in words."""
     if n <= MAX_ENUMERATED:
         orders = np.array(list(itertools.permutations(range(n))))
         return orders, f"two-sided, exact over all {len(orders):,} orders"
@@ -183,9 +184,9 @@ def redraw_prompts(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "resamples runs"]]:
-    """Scores per task and "overall" (their unweighted mean) under redraws of each task's prompts.
+    """Redraws each task's prompts. Returns the scores by task, and "overall", their unweighted mean.
 
-    `correct` of the `images` images of each prompt match it; the images of a prompt stay together.
+    `correct` and `images` count each prompt's matching images and all its images, which stay together.
     """
     rng = np.random.default_rng(seed)
     tasks = np.asarray(tasks)
@@ -199,7 +200,7 @@ def redraw_prompts(
 
 
 def _resample(loss, score, redrawn, resamples, rng):
-    """((losses, scores) [resamples, n], the method's name); None for the pair where runs are too few."""
+    """Returns ((losses, scores) [resamples, n], the method's name). The pair is None if there are too few runs."""
     n = len(loss)
     if n < MIN_RUNS_FOR_INTERVAL:
         return None, f"none: {n} runs are too few to resample"
@@ -211,7 +212,8 @@ def _resample(loss, score, redrawn, resamples, rng):
 
 
 def resampled_runs(n: int, resamples: int, rng: np.random.Generator) -> Int[np.ndarray, "resamples n"]:
-    """Places of resampled runs, at least three of them distinct, since two always correlate perfectly."""
+    """Indices of resampled runs. Each resample has at least three distinct runs, since two always correlate
+    perfectly."""
     chosen = np.empty((0, n), int)
     while len(chosen) < resamples:
         drawn = rng.integers(n, size=(resamples, n))
@@ -220,7 +222,7 @@ def resampled_runs(n: int, resamples: int, rng: np.random.Generator) -> Int[np.n
 
 
 def redrawn_scores(prompts, points, settings, resamples, seed, evaluation="geneval"):
-    """Scores under redraws of the prompts; {} unless every run was scored on the same prompts."""
+    """Returns scores by item under redraws of the prompts; {} unless every run was scored on the same prompts."""
     wanted = {"evaluation": evaluation, "evaluation_seed": settings.sampler_seed}
     wanted |= {name: getattr(settings, name) for name in ("weights", "corpus", "sampler")}
     own = rows_where(prompts, **wanted)

@@ -1,7 +1,7 @@
-"""Checks the points of a fit, one row per run, and writes down every exclusion.
+"""Checks the points of a fit, one row per run, and records every exclusion.
 
-A table has named columns: `run`, `loss` and a law's variables, in the units of `UNITS`. What is
-wrong with a table is reported with the row and the column, and nothing is dropped in silence.
+A table has named columns: `run`, `loss` and a law's variables, in the units of `UNITS`. Errors name
+the row and the column, and nothing is dropped in silence.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ OTHER_NAMES = {  # what papers and loggers call them; for hints, never taken una
     "params": ("n", "parameters", "model_size", "size", "num_parameters", "model_parameters"),
     "images": ("d", "tokens", "training_tokens", "examples", "dataset_size", "data", "training_examples"),
 }
-NAMED = 5  # rows that an error names; the rest it counts
+NAMED = 5  # an error names this many rows, and counts the rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion:
-    """A run, or a row of a run, that was left out of a fit, and the rule that left it out."""
+    """A run, or a row of a run, that was left out of a fit, and the rule that did so."""
 
     run: str
     rule: str
@@ -42,7 +42,7 @@ def listed_columns(table: pd.DataFrame) -> str:
 
 
 def rename_hint(lacking: Iterable[str], table: pd.DataFrame) -> str:
-    """For columns that lack, the options that take columns of other names, as far as these can be meant; else ""."""
+    """Suggests `--rename` options for missing columns, where another column may be meant; "" if there is none."""
     plain = {re.sub(r"[^a-z0-9]+", "_", str(name).strip().lower()): str(name) for name in table.columns}
     words = {
         ours: next((plain[name] for name in plain if ours in name or name in OTHER_NAMES.get(ours, ())), None)
@@ -58,10 +58,10 @@ def rename_hint(lacking: Iterable[str], table: pd.DataFrame) -> str:
 
 
 def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool = True) -> None:
-    """Refuse a table that cannot be fitted, naming its rows and columns.
+    """Refuses a table that cannot be fitted, naming its rows and columns.
 
-    Raises `ConfigError` where `run` or one of `columns` is missing, a run has no name or (where `one_row_per_run`)
-    occurs twice, or a value is missing, not a number, not finite or not positive.
+    Raises `ConfigError` if `run` or one of `columns` is missing, if a run has no name or (with `one_row_per_run`)
+    occurs twice, or if a value is missing, not a number, not finite or not positive.
     """
     lacking = [name for name in ("run", *columns) if name not in table.columns]
     if lacking:
@@ -104,10 +104,10 @@ def check(table: pd.DataFrame, columns: Iterable[str], *, one_row_per_run: bool 
 def exclude(
     table: pd.DataFrame, *, largest_losses: int = 0, max_loss: float | None = None, column: str = "loss"
 ) -> tuple[pd.DataFrame, tuple[Exclusion, ...]]:
-    """The table without its outliers, and the rows that were left out, each with its rule.
+    """Returns the table without its outliers, and the rows that were left out, each with its rule.
 
-    `largest_losses` drops every row whose loss is at least the k-th largest (ties with it go too);
-    `max_loss` every row above it. Raises `ConfigError` for rules that mean nothing.
+    `largest_losses` = k drops every row whose loss is at least the k-th largest (so ties are dropped, too).
+    `max_loss` drops every row with a larger loss. Raises `ConfigError` for rules without meaning.
     """
     if max_loss is not None and not max_loss > 0:
         raise ConfigError(f"the largest loss to be kept is {max_loss:g}; it must be positive")

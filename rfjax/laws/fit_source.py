@@ -1,4 +1,4 @@
-"""Reads the points of `rfjax fit` from anybody's table or from a results folder of rfjax."""
+"""Reads the points of `rfjax fit` from a foreign table or from a results folder of rfjax."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from rfjax.results.results_folder import rows_where
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitSource:
-    """The points to fit. `final` has one row per run, `curves` one per checkpoint; `study` is (results, settings) of a
+    """The points to fit. `final` has one row per run, `curves` one per checkpoint. `study` is (results, settings) for a
     results folder, and None for a foreign table."""
 
     final: pd.DataFrame
     curves: pd.DataFrame
     description: dict  # of the table and its runs, for the record of the fits
     study: tuple | None = None
-    folder_scores: tuple = ()  # of a study: what `rfjax score` attached to its runs
+    folder_scores: tuple = ()  # of a study: the scores that `rfjax score` attached to its runs
     excluded: tuple[Exclusion, ...] = ()
     left_out: tuple[LeftOut, ...] = ()  # finished runs of a study under other settings
     by_role: tuple[Role, ...] = ()  # runs that are no points by their role, such as trunks
     unfinished: tuple[dict, ...] = ()  # runs of a study that are not done, each with its state
-    notes: tuple[str, ...] = ()  # how a foreign table was read; what the merge of a study's table left out
+    notes: tuple[str, ...] = ()  # how a foreign table was read, or the runs that the merge of a study left out
 
     @property
     def pairs(self) -> pd.DataFrame | None:
@@ -46,7 +46,7 @@ class FitSource:
         return None if self.study is None else study_fits.pairs_of(*self.study)
 
     def redraw_score(self, metric: str, rows: pd.DataFrame, *, resamples: int, seed: int):
-        """The score [resamples, runs] under redraws of its prompts; None where the table has no results by prompt."""
+        """Returns the score [resamples, runs] under redraws of its prompts; None without results by prompt."""
         if self.study is None:
             return None
         measure = Measure.parse(metric) or Measure("geneval", "geneval", metric)
@@ -58,8 +58,8 @@ class FitSource:
         return redrawn.get(measure.item)
 
     def choose_runs(self, law: Law) -> ChosenRuns:
-        """The rows that a law is fitted to. In a study, laws of compute are fitted to the frontier, which
-        `chosen_line` says of all of them."""
+        """Chooses the rows that a law is fitted to. A study's choice has no `rule`, because `chosen_line` states it
+        once for all laws."""
         if self.study is None:
             return choose_runs(self.final, law)
         of_size = "params" in law.variables
@@ -71,7 +71,7 @@ class FitSource:
         return self.choose_runs(law).rows
 
     def left_out_lines(self) -> list[str]:
-        """What is in the table, or beside it, and among no fit: a line each."""
+        """One line for each run or note of the table that no fit uses."""
         lines = list(map(str, (*self.left_out, *self.by_role)))
         if self.unfinished:
             named = ", ".join(f"{each['run']} ({each['state']})" for each in self.unfinished)
@@ -79,7 +79,7 @@ class FitSource:
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def chosen_line(self) -> str:
-        """Which of a study's runs are fitted, in words; "" for a foreign table."""
+        """Says in words which runs of a study are fitted; "" for a foreign table."""
         if self.study is None:
             return ""
         on, best = (int(self.final[name].sum()) for name in ("frontier", "best_rate"))
@@ -114,10 +114,10 @@ def read_source(
     largest_losses: int,
     max_loss: float | None,
 ) -> FitSource:
-    """The points of a table or a results folder, without outliers. `curves` allows several rows per run.
+    """Reads the points of a table or a results folder, without outliers. `curves` allows several rows per run.
 
-    In a foreign table single rows are dropped; in a study, whole runs, by final loss, and the frontier and the best
-    learning rates are then found among the runs that remain.
+    In a foreign table single rows are dropped. In a study whole runs are dropped, by final loss, and the frontier and
+    the best learning rates are those of the remaining runs.
 
     Raises `ConfigError` for a file that cannot be read, a loss that is no positive number, and options that contradict
     each other.
@@ -157,7 +157,7 @@ def read_source(
     rows = study_fits.checkpoints(table, settings)
     final = points = study_fits.final_points(rows)
     scored = tuple(folder_scores.find(table, final, settings))
-    for score in scored:  # of another corpus than the loss, so not among the columns yet
+    for score in scored:  # its corpus is not the loss's, so the columns lack it
         final = score.points.assign(**{name: final[name] for name in final.columns if name not in score.points})
     rows = study_fits.counted(rows[rows["loss"].notna()])
     final, excluded = exclude(final, **rules)
@@ -185,7 +185,7 @@ def read_source(
 
 
 def _roles(rows: pd.DataFrame, path: Path) -> list[str]:
-    """The roles in a table's column `role`; a row without one is a run. Raises `ConfigError` for one there is not."""
+    """Returns the column `role`, with `run` for an empty cell. Raises `ConfigError` for an unknown role."""
     roles = ["" if pd.isna(role) else str(role).strip().lower() for role in rows["role"]]
     for line, role in zip(rows.index, roles, strict=True):
         if role and role not in ROLES:

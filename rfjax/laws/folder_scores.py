@@ -1,7 +1,7 @@
 """Joins the GenEval scores that `rfjax score` attached to runs with the runs' validation losses.
 
-These scores are of prompts that are not the training corpus's, so their rows have another corpus than the loss and are
-joined by run and step. Protocols are kept apart, since scores by different detectors are different scores.
+The prompts are not the training corpus's. So these rows have another corpus than the loss, and are joined by run and
+step. Protocols are kept apart, because scores by different detectors cannot be compared.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rfjax.laws.study_fits import Settings
 from rfjax.results.columns import PROTOCOLS, STATISTICS, Measure, measure_columns
 from rfjax.results.results_folder import Results, rows_where
 
-PREFERRED = {"corpus": ("geneval",)}  # the official prompts, where several corpora have as many runs
+PREFERRED = {"corpus": ("geneval",)}  # the official prompts, if several corpora cover as many runs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FolderScore:
-    """One protocol's scores at final checkpoints. `points` are the study's points with the columns of these scores and
-    their statistics, missing where a run has no score under `settings`."""
+    """One protocol's scores at final checkpoints. `points` are the study's points, with columns for these scores and
+    their statistics. They are empty for a run without a score under `settings`."""
 
     evaluation: str
     title: str
@@ -40,7 +40,7 @@ class FolderScore:
 
 
 def find(results: Results, points: pd.DataFrame, settings: Settings) -> list[FolderScore]:
-    """Each protocol's scores of final checkpoints, under the settings that cover most runs."""
+    """Finds each protocol's scores of final checkpoints, under the settings that cover most runs."""
     found = []
     for evaluation, title in PROTOCOLS.items():
         long = rows_where(results.long, evaluation=evaluation, metric="geneval")

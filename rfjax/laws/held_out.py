@@ -1,8 +1,8 @@
 """Measures how well a law predicts runs that its fit has not seen: the headline of every fit.
 
-Leave-one-out refits without each run in turn; leave-largest-out predicts the largest from the
-others, which is what a scaling law is for. Laws with the offset E and without it are compared by these errors, and not
-by how closely they follow the points they were fitted to.
+Leave-one-out refits without each run in turn. Leave-largest-out predicts the largest run from the
+others, as scaling laws are used. Laws with and without the offset E are compared by these errors, not by how closely
+they follow the points that they were fitted to.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from rfjax.laws.laws import Law
 from rfjax.laws.minimiser import minimise, starts
 from rfjax.laws.misfits import Loss
 
-MANY = 40  # with more points, one of them moves the minimum little, and refits start from the minimum alone
+MANY = 40  # with more points than this, one moves the minimum little: refits start only there
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """The error of each run predicted from all others; None where the others cannot decide the law."""
+    """The error of each run predicted from all others; None for a run whose others do not determine the law."""
 
     runs: tuple[str, ...]
     relative_errors: tuple[float | None, ...]  # predicted / actual - 1
@@ -54,7 +54,7 @@ class LargestOut:
 
     @property
     def relative_error(self) -> float | None:
-        """Root mean square over the largest runs; the signed error where there is one run."""
+        """Root mean square over the largest runs; for a single run, its signed error."""
         if not self.predicted:
             return None
         errors = np.array(self.predicted) / np.array(self.actual) - 1
@@ -80,8 +80,8 @@ def leave_one_out(
     parameters: Float[np.ndarray, " k"],
     trunks: Int[np.ndarray, " n"] | None = None,
 ) -> LeftOut:
-    """The errors of refits without each run, or with `trunks` without all runs of its trunk. `log_x` is centred, as
-    the fitted `parameters` are."""
+    """Refits without each run (with `trunks`, without all runs of its trunk) and returns the errors of its prediction.
+    `log_x` is centred, and `parameters` are the fit's in these coordinates."""
     n = len(runs)
     trunks = np.arange(n) if trunks is None else trunks
     out = trunks[:, None] == trunks[None]

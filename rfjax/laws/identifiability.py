@@ -1,4 +1,4 @@
-"""Decides whether data can decide a law: before the fit, by counting; after it, from the fit itself."""
+"""Decides whether data determine a law: before the fit by counting, after it from the fit."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from scipy import stats
 from rfjax.laws.laws import BrokenTerm, Law
 from rfjax.laws.minimiser import Minimum
 
-# Condition number of the Jacobian with unit columns beyond which digits are noise.
+# Beyond this condition number of the Jacobian (with columns of length 1), digits are noise.
 MAX_CONDITION = 1e7
-# The loss must fall with the variables by more than chance would have it.
+# The loss must vary with the variables by more than chance explains.
 MAX_TREND_P = 0.2
 
 
 def refusal(law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarray, " n"]) -> str:
-    """Why no fit of these points could decide the law; "" if a fit may."""
+    """The reason why these points cannot determine the law; "" if they may."""
     n, k = len(log_x), len(law.parameters)
     if n <= k:
         return f"{n} run{'s'[: n != 1]} cannot decide {k} parameters; at least {k + 1} are needed"
@@ -40,14 +40,14 @@ def refusal(law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarra
 
 
 def distinct_needed(law: Law) -> int:
-    """How many distinct values of each variable the law needs: 2 for a lone power, 3 beside other terms or an
-    offset, and 3 more for a break."""
+    """The number of distinct values that the law needs of each variable: 2 for a single power, 3 if there are other
+    terms or an offset, and 3 more for a break."""
     plain = 3 if law.offset or len(law.terms) > 1 else 2
     return plain + 3 * any(isinstance(term, BrokenTerm) for term in law.terms)
 
 
 def _trend_p(log_x, log_loss):
-    """The p-value of the F test of log loss on log x by straight lines; 0 where they leave no residual."""
+    """The p-value of the F test of a linear fit of log loss to log x; 0 if it leaves no residual."""
     n, v = log_x.shape
     if n <= v + 1:
         return 0.0
@@ -62,9 +62,9 @@ def _trend_p(log_x, log_loss):
 def verdict(
     law: Law, minimum: Minimum, best: int, log_x: Float[np.ndarray, "n v"], agreeing: int
 ) -> tuple[str, tuple[str, ...]]:
-    """(why the fitted parameters mean nothing, or ""; warnings), for row `best` of the starts.
+    """Judges row `best` of the starts. Returns (the reason why its parameters mean nothing, or ""; warnings).
 
-    `log_x` is centred, as the minimum's parameters are; `agreeing` starts ended there.
+    `log_x` is centred, as it was in fitting; `agreeing` is the number of starts that ended at this minimum.
     """
     theta, lower, upper = minimum.parameters[best], minimum.at_lower[best], minimum.at_upper[best]
     if not minimum.converged[best]:
@@ -101,7 +101,7 @@ def verdict(
 def condition(
     law: Law, parameters: Float[np.ndarray, " k"], log_x: Float[np.ndarray, "n v"], without: tuple[int, ...] = ()
 ) -> float:
-    """Condition number of the Jacobian of log loss with unit columns, without the parameters `without`."""
+    """The condition number of the Jacobian of log loss, with columns scaled to length 1 and without some parameters."""
     jacobian = np.delete(law.jacobian(parameters, log_x), without, axis=1)
     norms = np.linalg.norm(jacobian, axis=0)
     return np.inf if (norms == 0).any() else float(np.linalg.cond(jacobian / norms))

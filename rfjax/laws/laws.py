@@ -2,10 +2,10 @@
 
     L(x) = E + sum_k exp( g_k(theta_k, log x_k) )
 
-A term's g is `log A - e log x` (a power), or that with a smooth break. A law is a value; what fits
-it (`rfjax.laws.minimiser`) and what judges the fit (`rfjax.laws.fitting`) know only the functions
-of this file. Variables carry units: `flops` is training FLOPs (2 per multiply-accumulate, 3x the
-forward pass), `params` and `images` are counts.
+A term's g is `log A - e log x` (a power), or a power with a smooth break. A law is a value: the
+minimiser (`rfjax.laws.minimiser`) and the fit (`rfjax.laws.fitting`) use only the functions of this
+file. Units: `flops` is training FLOPs (2 per multiply-accumulate, 3x the forward pass), `params` and
+`images` are counts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PowerTerm:
         return [-np.inf, 0.0], [np.inf, MAX_EXPONENT]
 
     def starts(self, log_x: Points, dense: bool) -> Iterator[tuple[float, ...]]:
-        """Starts of all parameters except the coefficient, which follows from the level of the loss."""
+        """Starting values of all parameters but the coefficient, which is set from the level of the loss."""
         yield from ((e,) for e in np.geomspace(0.02, 2.0, 7 if dense else 5))
 
 
@@ -126,7 +126,7 @@ class BrokenTerm:
 
     def bounds(self, log_x: Points) -> tuple[list[float], list[float]]:
         span = float(np.ptp(log_x))
-        # A break outside the data, or wider than they are, is no break that they can show.
+        # The data cannot show a break outside them, or one wider than their range.
         lower = [-np.inf, 0.0, -MAX_EXPONENT, float(log_x.min()), np.log(1e-2 * span)]
         return lower, [np.inf, MAX_EXPONENT, MAX_EXPONENT, float(log_x.max()), np.log(span)]
 
@@ -142,9 +142,9 @@ class BrokenTerm:
 class Law:
     """A form of loss against its variables.
 
-    Parameters travel as an array whose last axis is (E if `offset`, then those of each term).
-    Coefficients are kept as logarithms: over twenty decades of compute A overflows long before
-    log A loses a digit.
+    Parameters are an array. Its last axis has E (if `offset`), then the parameters of each term.
+    Coefficients are kept as logarithms, because A overflows over twenty decades of compute and
+    log A does not.
     """
 
     name: str
@@ -168,24 +168,24 @@ class Law:
 
     @property
     def logarithmic(self) -> tuple[bool, ...]:
-        """Which parameters are stored as logarithms, in the order of `parameters`."""
+        """Whether each parameter is stored as a logarithm, in the order of `parameters`."""
         return ((False,) if self.offset else ()) + tuple(flag for term in self.terms for flag in term.logarithmic)
 
     @property
     def exponents(self) -> tuple[int, ...]:
-        """Places of the terms' (first) exponents in the parameter array."""
+        """Indices of the terms' (first) exponents in the parameter array."""
         return tuple(part.start + 1 for part in self.slices)
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """Where each term's parameters stand in the parameter array."""
+        """The slice of the parameter array that each term has."""
         ends = np.cumsum([int(self.offset), *(len(term.parameters) for term in self.terms)])
         return tuple(slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True))
 
     def log_loss(
         self, parameters: Float[np.ndarray, "*batch k"], log_x: Float[np.ndarray, "n v"]
     ) -> Float[np.ndarray, "*batch n"]:
-        """Natural logarithm of the law's loss, as log-sum-exp of its terms and of log E.
+        """The natural logarithm of the law's loss: the log-sum-exp of its terms and log E.
 
         `log_x` is the natural logarithm of the variables, in the order of `variables`.
         """
@@ -203,7 +203,7 @@ class Law:
     def jacobian(
         self, parameters: Float[np.ndarray, " k"], log_x: Float[np.ndarray, "n v"]
     ) -> Float[np.ndarray, "n k"]:
-        """Derivatives of the log of the loss, as `log_loss` gives it."""
+        """The derivatives of `log_loss` by each parameter."""
         log_loss = self.log_loss(parameters, log_x)
         columns = [np.exp(-log_loss)] if self.offset else []
         for column, (term, part) in enumerate(zip(self.terms, self.slices, strict=True)):
@@ -217,8 +217,8 @@ class Law:
     ) -> Float[np.ndarray, "*batch k"]:
         """The same law as a function of log x + log_shift.
 
-        Fits are made with log x centred, which all but removes the correlation of A and e, and
-        reported with the centre added back.
+        Fits use centred log x, which nearly removes the correlation of A and e. For reports the
+        centre is added back.
         """
         result = np.array(parameters, dtype=float)
         for term, part, shift in zip(self.terms, self.slices, np.asarray(log_shift, float), strict=True):

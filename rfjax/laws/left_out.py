@@ -1,7 +1,7 @@
-"""Which finished runs of a study no law and no figure takes, why, and the command that brings each in.
+"""Finds the finished runs of a study that no law or figure uses, the reason, and the command that would include each.
 
-Losses compare only under one setting: corpus, weights, grid of levels, number of examples, seed. A study is fitted
-under the setting that most of its runs have, and a run that was validated under another one is left out.
+Losses can be compared only under one setting: corpus, weights, grid of levels, number of examples, seed. A study is
+fitted under the setting that most of its runs have. A run that was validated only under others is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rfjax.results.results_folder import Results, rows_where
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A finished run that is not among the points; `command` brings it in, and is "" where nothing can."""
+    """A finished run that is not among the points. `command` would include it; it is "" if no command can."""
 
     run: str
     why: str
@@ -34,7 +34,7 @@ class LeftOut:
 
 
 def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) -> list[LeftOut]:
-    """The runs and branches of the table that are done and not among `points`, the largest first."""
+    """Finds the runs and branches of the table that are done but not among `points`, the largest first."""
     size = results.runs[["flops_per_image", "steps", "batch_size"]].astype(float)
     runs = results.runs.assign(cost=size.prod(axis=1, skipna=False))
     most = runs["cost"].max()
@@ -50,7 +50,7 @@ def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """The runs of a role that nothing is fitted to, and why."""
+    """The runs of a role that no law, correlation or ranking uses, and the reason."""
 
     role: str
     runs: tuple[str, ...]
@@ -61,19 +61,20 @@ class Role:
 
 
 def left_out_by_role(runs: pd.DataFrame) -> list[Role]:
-    """The runs whose role laws, correlations and rankings do not take, such as trunks. `runs` has `run` and `role`."""
+    """Finds the runs that laws, correlations and rankings leave out by their role, such as trunks. `runs` has the
+    columns `run` and `role`."""
     named = ((role, tuple(runs[runs["role"] == role]["run"].astype(str)), why) for role, why in ROLES.items() if why)
     return [Role(role=role, runs=names, why=why) for role, names, why in named if names]
 
 
 def unfinished_runs(results: Results, points: pd.DataFrame) -> list[dict]:
-    """The runs of the table that are neither done nor among `points`: each one's `run` and `state`."""
+    """Finds the runs of the table that are neither done nor among `points`; each is a dict of `run` and `state`."""
     absent = results.runs[(results.runs["state"] != "done") & ~results.runs["run"].isin(set(points["run"]))]
     return absent[["run", "state"]].to_dict("records")
 
 
 def scoreless_runs(results: Results, settings: Settings, points: pd.DataFrame, column: str) -> list[LeftOut]:
-    """The points without a score in `column`, and why each has none; empty where no point has one."""
+    """Finds the points without a score in `column`, with the reasons; empty if no point has a score."""
     scored = points[column].notna() if column in points else pd.Series(False, points.index)
     if not scored.any():
         return []
@@ -91,7 +92,7 @@ def scoreless_runs(results: Results, settings: Settings, points: pd.DataFrame, c
 
 
 def _why(losses, run, settings, folder) -> tuple[str, str]:
-    """(the reason in words, the command that mends it) of a run, from the rows of its validation losses."""
+    """Returns (the reason, the command that would include the run), from the rows of its validation losses."""
     command = f"rfjax eval {shlex.quote(folder)} --weights {settings.weights} {_overrides(settings)}".rstrip()
     if run["train_corpus"] and run["train_corpus"] != settings.corpus and losses.empty:
         return f"was trained on {run['train_corpus']}, and the others are on {settings.corpus}", ""
@@ -128,13 +129,13 @@ def _number(value) -> float:
 
 
 def _folder(results, run) -> str:
-    """The folder of a run, as far as it can be told: beside the table, under the run's last name."""
+    """The likely folder of a run: the one beside the table with the name of its point, or the last part of its id."""
     beside = results.folder.parent / (run["point"] or str(run["run"]).rsplit("/", 1)[-1])
     return str(beside if beside.is_dir() else run["run"])
 
 
 def _overrides(settings) -> str:
-    """The options of `rfjax eval` that ask for the study's setting."""
+    """The options of `rfjax eval` for the study's setting."""
     match = re.fullmatch(r"(\w+)-(\d+)-n(\d+)", settings.grid)
     if not match:
         return ""

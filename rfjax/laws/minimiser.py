@@ -2,9 +2,9 @@
 
 Every start and every bootstrap resample is one row of a batch, so that ten thousand refits cost
 one loop in numpy. Each row takes damped Newton steps with analytic first and second derivatives
-(`rfjax.laws.misfits` has the misfit, `rfjax.laws.laws` the derivatives of the terms). Inside,
-the offset is E = share * scale with 0 <= share < 1 and scale the smallest loss of the row, and
-log x is expected centred, so that all parameters are of order one.
+(`rfjax.laws.misfits` has the misfit, `rfjax.laws.laws` the derivatives of the terms). The inner
+parameters have a share in place of the offset: E = share * scale, with 0 <= share < 1 and scale the
+smallest loss of the row. log x must be centred. All inner parameters are then of order one.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from jaxtyping import Bool, Float, Num
 from rfjax.laws.laws import Law
 from rfjax.laws.misfits import Loss, rho
 
-# E must stay below the smallest loss seen, or the other terms would have to be nothing there.
+# E must stay below the smallest loss: otherwise all other terms would be zero there.
 MAX_SHARE = 1.0 - 1e-9
 ITERATIONS = 300
-CHUNK = 30_000  # residuals at a time: what a core's cache holds
-# Where the final delta is much below the residuals, the minimum is approached through these.
+CHUNK = 30_000  # residuals at a time, which fit into a core's cache
+# If the final delta is much smaller than the residuals, the minimum is approached through these.
 FIRST_DELTA, DELTA_STEP = 1e-1, 0.1
-# A minimum is one where Newton's step would lower the objective by less than this part of it.
+# At a minimum, Newton's step would lower the objective by less than this share.
 CONVERGED = 1e-7
 
 
 class Minimum(NamedTuple):
-    """What each row of a batch reached."""
+    """The point that each row of a batch reached."""
 
     parameters: Float[np.ndarray, "batch k"]  # in the law's own order: E, then the terms'
     objective: Float[np.ndarray, " batch"]
@@ -68,9 +68,9 @@ def bounds(law: Law, log_x: Float[np.ndarray, "n v"]) -> tuple[Float[np.ndarray,
 def starts(
     law: Law, log_x: Float[np.ndarray, "n v"], log_loss: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "starts k"]:
-    """A grid of starts in the law's own parameters: exponents by decades, E from 0 to near min L.
+    """Makes a grid of starts in the law's own parameters: exponents by decades, E from 0 to near min L.
 
-    Each coefficient is set so that the terms share what E leaves of the mean loss equally.
+    The coefficients are set so that all terms are equal, and add up to the mean loss minus E.
     """
     scale = np.exp(log_loss.min())
     result = []
@@ -100,11 +100,12 @@ def minimise(
     gradual: bool = False,
     iterations: int = ITERATIONS,
 ) -> Minimum:
-    """The minimum that each row reaches from its start on its data.
+    """Minimises each row from its start on its data.
 
-    `log_loss` (and `weights`, which multiply rho point by point: counts of a bootstrap resample)
-    may have one row for all. Parameters at the places `fixed` stay where they start. `gradual`
-    approaches a small delta through larger ones, for starts far from the minimum; delta = 0 is always approached so.
+    `weights` multiply rho point by point, such as the counts of a bootstrap resample. `log_loss` and
+    `weights` have one row for each fit, or one for all. Parameters with an index in `fixed` keep their
+    start. `gradual` reaches a small delta through larger ones, for starts far from the minimum;
+    delta = 0 is always reached in this way.
     """
     start = np.asarray(start, dtype=float)
     y = np.atleast_2d(log_loss)
@@ -147,7 +148,7 @@ def _minimise_chunk(problem, start, limits, fixed, gradual, iterations):
 
 
 def _deltas(problem, gradual):
-    """The deltas to minimise with in turn; the problem's delta is the last."""
+    """The successive values of delta in minimising; the problem's delta is the last."""
     if problem.loss.delta > 0 and not gradual:
         return [problem.delta]
     unit = 1.0 if problem.loss.logarithmic else float(np.median(problem.scale))
@@ -159,7 +160,7 @@ def _deltas(problem, gradual):
 
 
 def _newton(problem, inner, lower, upper, free, iterations):
-    """Damped Newton steps for each row: (inner parameters, whether they are at a minimum)."""
+    """Takes damped Newton steps for each row. Returns (inner parameters, whether they are at a minimum)."""
     rows = len(inner)
     inner = inner.copy()
     active = np.arange(rows)  # rows still moving
@@ -169,7 +170,7 @@ def _newton(problem, inner, lower, upper, free, iterations):
         here = problem.rows(active)
         theta, now = inner[active], [array[active] for array in state]
         gradient, hessian, diagonal, _ = _derivatives(here, theta, now)
-        # A parameter at its bound, which the gradient would push out, is held for this step.
+        # A parameter at its bound is held for this step if the gradient points beyond the bound.
         held = ~free | ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
         gradient = np.where(held, 0.0, gradient)
         step = _damped_step(gradient, hessian, diagonal, held, damping[active])
@@ -195,7 +196,7 @@ def _newton(problem, inner, lower, upper, free, iterations):
 
 
 def _at_minimum(problem, inner, state, lower, upper, free):
-    """Whether Newton's step would lower the objective by no more than `CONVERGED` of it, or than rounding."""
+    """Whether Newton's step would lower the objective by no more than the share `CONVERGED`, or than rounding does."""
     gradient, hessian, diagonal, finite = _derivatives(problem, inner, state)
     held = ~free | ((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)
@@ -203,13 +204,13 @@ def _at_minimum(problem, inner, state, lower, upper, free):
     decrease = -(gradient * step).sum(axis=1)
     unit = 1.0 if problem.loss.logarithmic else problem.scale[:, 0] ** 2
     rounding = 1e-24 * unit * problem.weights.sum(axis=1)
-    # Once the minimum is rounded off at a kink, the step is the rounding's width times a slope.
+    # At a kink that is rounded off, the step is the rounding's width times a slope.
     kink = 1e2 * problem.delta**2 * problem.weights.sum(axis=1) if problem.loss.delta == 0 else 0.0
     return finite & (decrease <= CONVERGED * state[0] + rounding + kink)
 
 
 def _evaluate(problem, inner):
-    """[objective [b], residuals [b, n], log of the loss [b, n], terms [b, terms, n]]."""
+    """Returns [objective [b], residuals [b, n], log of the loss [b, n], terms [b, terms, n]]."""
     law = problem.law
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         terms = np.stack(
@@ -229,9 +230,10 @@ def _evaluate(problem, inner):
 
 
 def _derivatives(problem, inner, state):
-    """Gradient [b, k], exact Hessian [b, k, k], its Gauss-Newton diagonal [b, k], and whether all are finite [b].
+    """Returns gradient [b, k], exact Hessian [b, k, k], its Gauss-Newton diagonal [b, k], and whether all are finite
+    [b].
 
-    Where they are not, the gradient is zero, so that the row stays where it is.
+    A row whose derivatives are not finite gets a zero gradient, so that it stays where it is.
     """
     law, delta = problem.law, problem.delta
     _, residuals, total, terms = state
@@ -277,7 +279,7 @@ def _derivatives(problem, inner, state):
 
 
 def _damped_step(gradient, hessian, diagonal, held, damping):
-    """-(|H| + damping * D)^-1 g with |H| the Hessian with its eigenvalues made positive.
+    """Returns -(|H| + damping * D)^-1 g, where |H| is the Hessian with its eigenvalues made positive.
 
     Near a minimum this is Newton's step; on a saddle it still goes downhill.
     """

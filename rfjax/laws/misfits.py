@@ -1,11 +1,11 @@
-"""Defines what a fit minimises: Huber's loss, least squares or absolute values, of log or raw residuals.
+"""Defines the misfits that fits minimise: Huber's loss, squares or absolute values, of log or raw residuals.
 
     minimise over theta:  sum_i rho_delta( r_i ),   r_i = log L(x_i) - log L_i   or   L(x_i) - L_i
 
 rho is Huber's: r^2/2 inside delta and delta(|r| - delta/2) outside; delta = inf is least squares
-and delta -> 0, divided by delta, is the sum of absolute values. The sum, not the mean: a mean
-shrinks the objective below an optimiser's tolerance, and a published fit stopped early because of it
-(Besiroglu et al. 2024). The minimiser here has no such tolerance; `reduction` chooses what is reported.
+and delta -> 0, divided by delta, is the sum of absolute values. The objective is a sum: a mean can
+shrink it below an optimiser's tolerance, and a published fit stopped early for this reason
+(Besiroglu et al. 2024). The minimiser here has no such tolerance; `reduction` only scales the reported objective.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from rfjax.errors import ConfigError
 
-# Absolute values are minimised as Huber's loss of this delta, reached by steps: the kinks are then
-# rounded over a billionth of the loss, and the minimum moves by as much.
+# Absolute values are minimised as Huber's loss with this delta, reached by steps. This rounds the kinks
+# over a billionth of the loss, and moves the minimum by as much.
 L1_DELTA = 1e-9
 
 
@@ -44,7 +44,7 @@ class Loss:
         return f"{self.reduction} of {shape} of {'log' if self.logarithmic else 'raw'} residuals"
 
     def smooth_delta(self) -> float:
-        """The delta that is minimised with."""
+        """The delta used in minimising."""
         return self.delta if self.delta > 0 else L1_DELTA
 
     def rho(self, residuals: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

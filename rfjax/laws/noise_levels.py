@@ -1,8 +1,8 @@
 """Finds the noise level whose loss predicts the score best.
 
-The validation loss is a mean over levels of t, and each level alone is a predictor too. Levels are
-compared by how closely the score follows them over runs, and a two-level bootstrap (runs, and the
-prompts they share) says how often each comes out first.
+The validation loss is a mean over levels of t, and the loss at each level is a predictor, too. Levels
+are compared by their correlation with the score over runs. A bootstrap over runs, and over the prompts
+that they share, gives the share of resamples in which each level is the best.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Level:
 
     t: float
     coefficients: tuple[Coefficient, ...]
-    left_out_rms: float | None  # score predicted by the logistic link, each run from the others
-    share_first: float | None  # of resamples in which this level follows the score most closely
+    left_out_rms: float | None  # of each run's score, predicted from the others by the logistic link
+    share_first: float | None  # of resamples in which this level correlates best
 
 
 def by_level(

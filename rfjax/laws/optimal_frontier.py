@@ -7,9 +7,9 @@ powers of C, and the loss falls towards E by a third power:
     D*(C) = D0 (C / C0)^b         b = alpha / (alpha + eta beta) = 1 - eta a
     L*(C) = E + K0 (C / C0)^-g    g = alpha beta / (alpha + eta beta)
 
-N0 and D0 are the optimum for one budget C0 (`budgets.optimum`), and K0 = A N0^-alpha + B D0^-beta. C0 is the geometric
+N0 and D0 are the optimum for the budget C0 (`budgets.optimum`), and K0 = A N0^-alpha + B D0^-beta. C0 is the geometric
 mean of the runs' FLOPs, where the three are known best. With kappa = 6 and eta = 1 these are eq. 4 of Hoffmann et al.
-2022. Intervals are over the draws that gave the parameters' intervals.
+2022. Intervals use the same draws as the parameters' intervals.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ BEYOND = 10.0  # the frontier is also stated at this many times the largest run'
 CONVENTION = (
     "flops are training FLOPs as the table has them; rfjax counts 2 per multiply-accumulate, 3x the forward pass"
 )
-_LARGEST_LOG = 700.0  # exp of more is no number
-_MOST_LOST = 0.1  # with a larger share of draws that have no optimum, there is no interval
+_LARGEST_LOG = 700.0  # exp of more overflows
+_MOST_LOST = 0.1  # if more than this share of the draws has no optimum, there is no interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class OptimalPoint:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OptimalFrontier:
-    """The frontier of a fitted law. The first row of each array is the law's, the others are of its draws."""
+    """The frontier of a fitted law. In each array the first row is for the law, the others are for its draws."""
 
     cost: Cost
     reference: float  # C0, FLOPs
-    flops: tuple[float, float]  # the least and the most of any run
+    flops: tuple[float, float]  # the least and the most of the runs
     log_params: Float[np.ndarray, " rows"]  # log N0
     log_images: Float[np.ndarray, " rows"]  # log D0
     log_reducible: Float[np.ndarray, " rows"]  # log K0
@@ -62,8 +62,8 @@ class OptimalFrontier:
     corrected: bool = False  # whether intervals are corrected for bias, as the parameters' are
 
     def bands(self, flops: Float[np.ndarray, " m"]) -> dict[str, dict[str, Float[np.ndarray, " m"]]]:
-        """`params`, `images`, `images_per_param` and `loss` at each budget: `value`, and `low` and `high` of the
-        interval. The ends are NaN where too few draws have an optimum."""
+        """Returns `params`, `images`, `images_per_param` and `loss`, each with its `value`, `low` and `high` at each
+        budget. `low` and `high` are NaN if too few draws have an optimum."""
         log_c = np.log(np.asarray(flops, float) / self.reference)[:, None]
         with np.errstate(invalid="ignore", over="ignore"):
             params = self.log_params + self.exponents["params"] * log_c
@@ -75,9 +75,9 @@ class OptimalFrontier:
     def _with_ends(
         self, values: Float[np.ndarray, "m rows"], *, natural: bool = False
     ) -> dict[str, Float[np.ndarray, " m"]]:
-        """The first column of the logarithms as numbers, with the ends of the interval that the other columns give.
+        """Turns logarithms into numbers: the first column is the value, the others are draws for the interval.
 
-        Quantiles are of the logarithms, so that a draw without a bound (a size of 0) is no more than a draw far out.
+        Quantiles are taken of the logarithms, so that an infinite draw (a size of 0) counts as just one extreme draw.
         """
         back = np.asarray if natural else np.exp
         finite = np.clip(values, -_LARGEST_LOG, _LARGEST_LOG)
@@ -131,10 +131,10 @@ class OptimalFrontier:
 
 
 def derive(fit: Fit, table: pd.DataFrame, given: float | None = None) -> tuple[OptimalFrontier | None, str]:
-    """(the frontier of a fit of the parametric law, why there is none).
+    """Returns (the frontier of a fit of the parametric law, ""), or (None, the reason).
 
-    `table` has the rows that the law was fitted to. Its columns `flops`, `params` and `images` decide the cost, unless
-    the FLOPs per parameter and image are `given`. Raises `ConfigError` for a value in these columns that is not
+    `table` has the rows that the law was fitted to. The cost is measured on its columns `flops`, `params` and `images`,
+    unless the FLOPs per parameter and image are `given`. Raises `ConfigError` for a value in these columns that is not
     positive.
     """
     if not fit.identifiable:
@@ -169,6 +169,6 @@ def derive(fit: Fit, table: pd.DataFrame, given: float | None = None) -> tuple[O
 
 
 def _estimate(band) -> Estimate:
-    """The estimate at the one budget of a band."""
+    """Makes an estimate of a band with a single budget."""
     numbers = {name: float(value[0]) for name, value in band.items()}
     return Estimate(**{name: None if np.isnan(number) else number for name, number in numbers.items()})

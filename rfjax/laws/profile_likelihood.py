@@ -1,14 +1,14 @@
-"""Computes profile likelihoods: how far a parameter can move before the others cannot make up for it.
+"""Computes profile likelihoods: how far a parameter can move while the others can still make up for it.
 
-For a value v of the parameter the others are fitted again, and the misfit S(v) compared with the
+For each value v of the parameter the others are fitted again. The misfit S(v) is compared with the
 minimum:
 
     T(v) = (n - k) (S(v) - S_min) / S_min
 
-For least squares of log residuals T follows F(1, n - k) where the noise is normal. For any other
-misfit no table has its distribution; it is then simulated at the fitted law, from resampled
-residuals (normal noise below 8 runs). The interval is where T stays below its 95 % point. It needs
-no symmetry and no standard error, and ends at E = 0 exactly where the data allow no offset.
+For least squares of log residuals with normal noise, T follows F(1, n - k). For any other misfit the
+distribution is simulated at the fitted law, from resampled residuals (from normal noise below 8 runs).
+The interval is the values at which T stays below its 95 % point. It assumes no symmetry and no standard
+error, and it ends at E = 0 if the data allow a law without offset.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from rfjax.laws.minimiser import minimise, starts
 from rfjax.laws.resampling import MIN_RUNS_TO_RESAMPLE, add_noise
 
 SIMULATIONS = 1000
-REACH = np.geomspace(0.02, 50.0, 33)  # in half-widths of the bootstrap's interval
+REACH = np.geomspace(0.02, 50.0, 33)  # steps from the estimate, in half-widths of the bootstrap's interval
 REFINEMENTS, PIECES = 4, 9
-ELSEWHERE = 12  # starts besides the fit's minimum, where points are few
+ELSEWHERE = 12  # starts besides the fit's minimum, if points are few
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The interval of one parameter. `low` or `high` is the parameter's bound where T never exceeds its 95 % point."""
+    """The interval of one parameter. If T never exceeds its 95 % point on a side, that end is the parameter's bound."""
 
     name: str
     value: float
@@ -55,7 +55,7 @@ def profiled_parameters(law: Law) -> tuple[str, ...]:
 
 
 def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIMULATIONS, seed: int = 0) -> Profile:
-    """The profile of E or of an exponent of an identifiable fit.
+    """Profiles E or an exponent of an identifiable fit.
 
     Raises `ConfigError` for a fit that is not identifiable and for another parameter (a coefficient
     is the value of its term at x = 1, far outside all data).
@@ -110,7 +110,8 @@ def profile(fit: Fit, name: str, *, level: float = LEVEL, simulations: int = SIM
 
 
 def _crossing(statistic, inside, values, critical, bound):
-    """(where T first exceeds `critical` going outwards, whether it never does, values seen)."""
+    """Searches outwards. Returns (the value at which T first exceeds `critical`, whether it never does, [(values,
+    T)])."""
     trace = []
     for _ in range(1 + REFINEMENTS):
         t = statistic(values)
@@ -129,7 +130,7 @@ def _crossing(statistic, inside, values, critical, bound):
 
 
 def _critical(fit, z, best, index, freedom, level, simulations, seed):
-    """(the point that T exceeds with chance 1 - level at the fitted law, how it was found)."""
+    """Returns (the value that T exceeds with probability 1 - level at the fitted law, how it was found)."""
     if fit.loss.logarithmic and np.isinf(fit.loss.delta):
         return float(stats.f.ppf(level, 1, freedom)), f"profile likelihood, F(1, {freedom})"
     rng = np.random.default_rng(seed)

@@ -1,10 +1,10 @@
 """Refits resampled data, for the intervals of a fit.
 
-With 8 runs or more, and 5 more than parameters, runs are resampled. Below that a resample has too
-few distinct points, and the bootstrap is parametric: the law plus normal noise of the residual scatter, which is
-itself drawn with n - k degrees of freedom (so the noise has a t distribution). Where runs share trunks, a trunk is one
-sample: 8 trunks or more are resampled whole, and of fewer the noise has two parts, between trunks and within
-(`rfjax.laws.trunks`). Tests measure the coverage of all.
+With 8 runs or more, and 5 more than parameters, runs are resampled. With fewer, a resample has too few distinct points,
+and the bootstrap is parametric: the law plus normal noise of the residual scatter. The scatter is itself drawn with n -
+k degrees of freedom, so the noise has a t distribution. If runs share trunks, a trunk is one sample: 8 trunks or more
+are resampled whole; with fewer, the noise has two parts, between trunks and within (`rfjax.laws.trunks`). Tests measure
+the coverage of each method.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rfjax.laws.misfits import Loss
 from rfjax.laws.trunks import Scatter, are_shared, draw_noise, scatter
 
 MIN_RUNS_TO_RESAMPLE = 8
-# Nine runs and five parameters: resampled runs cover an exponent 85 times in 100.
+# With nine runs and five parameters, resampling runs covers an exponent only 85 times in 100.
 MIN_FREEDOM_TO_RESAMPLE = 5
 # The largest noise, in log loss. With one degree of freedom the t distribution has no mean; a factor of e either way
 # already says nothing about a run, and more would only overflow.
@@ -38,10 +38,10 @@ class Draws(NamedTuple):
     """The refits of resampled data."""
 
     parameters: Float[np.ndarray, "draws k"]
-    noise: Float[np.ndarray, " draws"]  # residual sd of each draw, in the residual's units
+    noise: Float[np.ndarray, " draws"]  # standard deviation of residuals in each draw, in their units
     method: str
     unconverged: int
-    scatter: Scatter | None = None  # where runs share trunks that are too few to resample
+    scatter: Scatter | None = None  # if runs share trunks, and these are too few to resample
 
 
 def draw(
@@ -57,17 +57,17 @@ def draw(
     method: str = "auto",
     trunks: Int[np.ndarray, " n"] | None = None,
 ) -> Draws:
-    """Refits of `resamples` resamples that start from the fitted `parameters`; `log_x` is centred as they are.
+    """Refits `resamples` resamples, from the fitted `parameters`. `log_x` is centred, and so are the parameters.
 
-    `trunks` are the numbers of the runs' trunks. Raises `ConfigError` for too few trunks to resample, and for a method
-    that there is not.
+    `trunks` are the numbers of the runs' trunks. Raises `ConfigError` for too few trunks to resample, and for an
+    unknown method.
     """
     if method not in METHODS:
         raise ConfigError(f"intervals are by {', '.join(METHODS)}, not {method!r}")
     rng = np.random.default_rng(seed)
     n, k = len(log_loss), len(law.parameters)
     freedom = n - k
-    # The scatter is itself known only to `freedom` degrees of freedom.
+    # The scatter is itself an estimate with `freedom` degrees of freedom.
     noise = residual_sd * np.sqrt(freedom / rng.chisquare(freedom, resamples))
     trunks = np.arange(n) if trunks is None else trunks
     shared, units, found = are_shared(trunks), len(np.unique(trunks)), None
@@ -111,7 +111,7 @@ def add_noise(
     normal: Float[np.ndarray, "*#shape"],
     loss: Loss,
 ) -> Float[np.ndarray, "*shape"]:
-    """The log loss with noise * normal added to it, or to the loss where residuals are of the loss."""
+    """Adds noise * normal to the log loss, or to the loss if residuals are of the loss; returns the log loss."""
     if loss.logarithmic:
         return log_loss + np.minimum(noise, MAX_NOISE) * normal
     raw = np.exp(log_loss)
@@ -123,8 +123,8 @@ def corrected_ends(
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """The ends of the bias-corrected percentile intervals (Efron 1981, section 7).
 
-    With noise of several per cent the refits' exponents lie above the fit's, as the fit's lies above the truth: plain
-    percentiles then cover beta 80 times in 100, and corrected ones 91 (`tests/laws/test_trunks.py`).
+    With noise of several per cent, exponents of refits are larger than the fit's, and the fit's are larger than the
+    truth. Plain percentiles then cover beta 80 times in 100, and corrected ones 91 (`tests/laws/test_trunks.py`).
     """
     below = np.mean(draws < parameters, axis=0) + 0.5 * np.mean(draws == parameters, axis=0)
     shift = 2 * stats.norm.ppf(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
@@ -154,7 +154,7 @@ def resampled_counts(
     resamples: int,
     trunks: Int[np.ndarray, " n"],
 ) -> Float[np.ndarray, "resamples n"]:
-    """How often each point occurs in each resample of trunks. Resamples that cannot decide the law are drawn again."""
+    """Counts each point in each resample of trunks. Resamples that cannot determine the law are drawn again."""
     n, k = len(log_x), len(law.parameters)
     # Which rows hold each distinct value, of every variable and of all of them together.
     columns = [log_x[:, [column]] for column in range(log_x.shape[1])] + [log_x]

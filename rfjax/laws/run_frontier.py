@@ -1,9 +1,9 @@
-"""Chooses the runs that a law of compute is fitted to in anybody's table: those on the frontier, where sizes compete.
+"""Chooses the runs of a foreign table that a law of compute is fitted to: if sizes compete, those on the frontier.
 
-Where a larger network was trained with no more compute than a smaller one, most runs are of a size that is not the best
-for their compute, and a law through all of them is the law of no design. Such a table has its laws of compute fitted
-to the runs that no other run beats in both loss and FLOPs. Where these are too few, the law goes through all runs, and
-says so. A table with one size for each compute is a design of its own, and its law goes through all runs.
+Sizes compete if a larger network was trained with no more compute than a smaller one. Most runs then do not have the
+best size for their compute, and a law through all of them would describe no way of training. So laws of compute are
+fitted to the runs that no other run beats in both loss and FLOPs. If these are too few, the law is fitted to all runs,
+and says so. If a table has one size for each compute, its law is fitted to all runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAME_SIZE = 0.02  # relative: without params a size is flops / images, of number
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChosenRuns:
-    """The rows that a law is fitted to; `rule` says which and why, and is "" where it does not depend on the table."""
+    """The rows that a law is fitted to. `rule` says which and why; it is "" if that does not depend on the table."""
 
     rows: pd.DataFrame
     rule: str = ""
@@ -30,10 +30,10 @@ class ChosenRuns:
 
 
 def choose_runs(table: pd.DataFrame, law: Law) -> ChosenRuns:
-    """The rows of a table, one for each run, to which a law is fitted.
+    """Chooses the rows of a table, which has one for each run, that a law is fitted to.
 
-    Laws without `flops` take all rows. So do laws of compute where `flops` or `loss` is missing or not positive, which
-    `fitting.fit` refuses by row.
+    Laws without `flops` take all rows. So do laws of compute if a `flops` or `loss` is missing or not positive;
+    `fitting.fit` then refuses that row.
     """
     flops, loss = (_positive(table, name) for name in ("flops", "loss"))
     if "flops" not in law.variables or flops is None or loss is None:
@@ -62,11 +62,10 @@ def sizes_compete(flops: Float[np.ndarray, " runs"], sizes: Float[np.ndarray, " 
 
 
 def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Which runs are on the compute frontier: no other run has as low a loss for as few FLOPs.
+    """Whether each run is on the compute frontier: no other run has as low a loss for as few FLOPs.
 
-    Runs that differ only in their seed are on it together or not at all, by their mean loss: the luckiest seed alone
-    would bend the frontier down. The columns are `flops`, `loss` and, where there are any, `params` and
-    `learning_rate`.
+    Runs that differ only in their seed are judged together, by their mean loss: the luckiest seed alone would bend the
+    frontier down. Columns are `flops`, `loss` and, if present, `params` and `learning_rate`.
     """
     settings = [name for name in ("flops", "params", "learning_rate") if name in points]
     mean = points.groupby(settings, dropna=False)["loss"].transform("mean").to_numpy(float)
@@ -77,7 +76,8 @@ def on_frontier(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
 
 
 def _sizes(table, flops):
-    """The sizes of the runs, up to a factor; None where the table has none."""
+    """Returns a number proportional to each run's size: its parameters, else its FLOPs per image. None if the table has
+    neither."""
     params = _positive(table, "params")
     if params is not None:
         return params
@@ -86,7 +86,7 @@ def _sizes(table, flops):
 
 
 def _positive(table, name):
-    """A column's numbers; None where it lacks, or any is not a positive number."""
+    """Returns a column's numbers; None if it is missing or has a value that is not a positive number."""
     if name not in table:
         return None
     values = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)

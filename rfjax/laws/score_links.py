@@ -3,9 +3,9 @@
     exponential   score = eps - k exp(gamma loss)        k, gamma >= 0
     logistic      score = 1 / (1 + exp((loss - middle) / width))
 
-by least squares in units of the score. Both fall with the loss; an isotonic (merely falling) fit beside them shows the
-scatter that no falling curve could follow. Intervals of a predicted score are parametric: normal noise of the residual
-scatter, itself drawn with its n - k degrees of freedom.
+Fits are by least squares in units of the score. Both links fall with the loss. An isotonic fit (any falling curve)
+shows the scatter that no falling curve can follow. Intervals of a predicted score are parametric: normal noise of the
+residual scatter, which is itself drawn with its n - k degrees of freedom.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rfjax.laws.correlation import check_pairs, constant_reason
 from rfjax.results.plain import plain
 
 RESAMPLES = 1000
-FINE, COARSE = 400, 120  # values of a link's nonlinear parameters that are tried
+FINE, COARSE = 400, 120  # number of values tried for a link's nonlinear parameter
 CHUNK = 4_000_000
 # Bounds of the inner parameters, in units where the losses range from 0 to 1: from a straight line to a step.
 GAMMAS = (0.02, 60.0)
@@ -55,7 +55,7 @@ def _solve_exponential(x, scores):
     centred = basis - basis.mean(axis=1, keepdims=True)
     y = scores - scores.mean(axis=1, keepdims=True)
     norm = (centred**2).sum(axis=1)
-    slope = np.minimum(y @ centred.T / norm, 0.0)  # -k: never rising with the loss
+    slope = np.minimum(y @ centred.T / norm, 0.0)  # -k, which never rises with the loss
     best = (slope**2 * norm).argmax(axis=1)
     k = -slope[np.arange(len(y)), best]
     return np.stack([scores.mean(axis=1) + k * basis[best].mean(axis=1), k, gammas[best]], axis=1)
@@ -126,7 +126,7 @@ class LinkFit:
     span: float = 1.0
 
     def predict(self, loss: ArrayLike) -> Float[np.ndarray, " m"]:
-        """The score at these losses, within [0, 1]. Raises `ConfigError` where there is no fit."""
+        """The score at these losses, within [0, 1]. Raises `ConfigError` if there is no fit."""
         if self.inner is None:
             raise ConfigError(f"the {self.link.name} link was not fitted ({self.reason}); it cannot predict")
         return np.clip(self.link.curve(self.inner, self._scale(loss)), 0, 1)
@@ -153,10 +153,10 @@ class LinkFit:
 def fit_link(
     loss: ArrayLike, score: ArrayLike, link: Link = LINKS["exponential"], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> LinkFit:
-    """Fit `link` to one loss and one score (a fraction) per run.
+    """Fits `link` to one loss and one score (a fraction) per run.
 
-    Raises `ConfigError` for arrays of different length or values that are not finite. Too few runs,
-    or runs all alike, are no error: the result says why there is no fit.
+    Raises `ConfigError` for arrays of different length or values that are not finite. With too few runs,
+    or runs that are all alike, the result has no fit, and says why.
     """
     loss, score = check_pairs(loss, score)
     n, k = len(loss), len(link.parameters)
@@ -179,10 +179,10 @@ def fit_link(
 
 
 def _polish(link, theta, x, scores, iterations=100):
-    """The parameters [b, k] at the minimum within the link's bounds, from the grid's best, all rows at once.
+    """Minimises from the grid's best parameters within the link's bounds, all rows at once. Returns them as [b, k].
 
-    Levenberg and Marquardt's steps; a parameter at a bound that its gradient points beyond stays there.
-    Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid.
+    The steps are Levenberg and Marquardt's. A parameter at a bound stays there if its gradient points beyond.
+    Both fit and draws are refined in this way: draws on the grid would make intervals as coarse as the grid.
     """
     lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
     theta, damping = np.clip(theta, lower, upper), np.full(len(theta), 1e-3)

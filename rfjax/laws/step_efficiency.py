@@ -1,8 +1,8 @@
-"""Measures what fewer sampling steps cost each run's score, and how straight its sampling paths are.
+"""Measures how much each run's score drops with fewer sampling steps, and how straight its sampling paths are.
 
-From the records of `rfjax eval --sampling-steps`. All counts share prompts and noise, so the drop
-from the reference (the most steps) is paired: its interval redraws prompts, the same for both
-counts. SD3 table 6 has the drop of the CLIP score and the path length at 50 steps.
+The data are the records of `rfjax eval --sampling-steps`. All numbers of steps share prompts and noise,
+so the drop from the reference (the most steps) is paired: its interval redraws the same prompts for
+both. SD3 table 6 has the drop of the CLIP score and the path length at 50 steps.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class StepCount:
-    """One run sampled with one number of steps; a number that was not measured is nan.
+    """One run sampled with one number of steps. Values that were not measured are nan.
 
-    `drop` is 1 - score / score at `reference` steps; None where no prompts pair or the score there is 0.
+    `drop` is 1 - score / score at `reference` steps; None if no prompts match or the reference's score is 0.
     """
 
     run: str
@@ -42,13 +42,13 @@ class StepCount:
     drop_high: float | None
     path_length: float
     path_length_stderr: float
-    distance: float  # of latents from the reference's, root mean square
+    distance: float  # root mean square difference of latents from the reference's
 
 
 def step_counts(
     long: pd.DataFrame, prompts: pd.DataFrame, *, weights: str = "ema", resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[StepCount, ...]:
-    """Every final checkpoint that was sampled at several counts of steps, by depth, run and steps."""
+    """Collects the final checkpoints that were sampled with several numbers of steps, by depth, run and steps."""
     rows = rows_where(long, evaluation=EVALUATION, weights=weights, final=1)
     found = []
     for (run, sampler, at), group in rows.groupby(["run", "sampler", "evaluation_seed"], sort=True):
@@ -85,7 +85,8 @@ def step_counts(
 
 
 def _drop(prompts, run, step, weights, seed_of_images, sampler, reference, resamples, seed):
-    """(drop, low, high) of the overall score from the reference's; None where no prompts pair or the score is 0."""
+    """Returns how far the overall score falls below the reference's, with its interval: (drop, low, high). All are None
+    if no prompts match or the reference's score is 0."""
     own = rows_where(
         prompts, run=run, step=step, weights=weights, evaluation_seed=seed_of_images, evaluation=EVALUATION
     )

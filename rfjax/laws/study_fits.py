@@ -1,7 +1,7 @@
 """Fits a study's laws to its results table: chooses points and laws, and holds out the largest depth.
 
-One point per run: its final checkpoint, where the learning rate has been annealed. Intermediate
-checkpoints are neither annealed nor independent of the final one, and are never fitted.
+Each run is one point: its final checkpoint, at which the learning rate has been annealed. Intermediate
+checkpoints are neither annealed nor independent of the final one, so they are never fitted.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from rfjax.results.merge import wide_frame
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
 
-# Preferred where several settings cover as many runs: the weights that samples are drawn with, the paper's grid.
+# Preferred if several settings cover as many runs: the weights that samples are drawn with, the paper's grid.
 PREFERENCES = {"weights": ("ema", "raw"), "grid": ("paper",)}
-POSITIVE = ("loss", "flops", "params", "images")  # what a point of a law must have, above 0 and finite
+POSITIVE = ("loss", "flops", "params", "images")  # a point of a law needs these, above 0 and finite
 PLANNED = 10.0  # the plan's budget, in units of the largest run's FLOPs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The evaluations that fits and figures use; "" or None where the table has no such evaluation."""
+    """The evaluations that fits and figures use; "" or None if the table has no such evaluation."""
 
     corpus: str
     weights: str
@@ -71,7 +71,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """All fits of a study. `headline` names the law of compute that the report shows, "" where none was fitted."""
+    """All fits of a study. `headline` names the law of compute that the report shows; "" if none was fitted."""
 
     points: pd.DataFrame  # one row per finished run, with `frontier` and `best_rate` (bool)
     headline: str
@@ -93,9 +93,9 @@ class Analysis:
 
 
 def primary_settings(results: Results) -> Settings:
-    """The evaluation settings that cover most finished runs.
+    """Chooses the evaluation settings that cover most finished runs.
 
-    Raises `ConfigError` when no run has a validation loss.
+    Raises `ConfigError` if no run has a validation loss.
     """
     losses = results.long[(results.long["metric"] == "loss") & (results.long["step"] >= 0)]
     if losses.empty:
@@ -116,7 +116,7 @@ def primary_settings(results: Results) -> Settings:
 
 
 def checkpoints(results: Results, settings: Settings) -> pd.DataFrame:
-    """The wide view at these settings: one row per evaluated checkpoint, ordered by depth and FLOPs."""
+    """Returns the wide view at these settings: one row per evaluated checkpoint, by depth and FLOPs."""
     long = results.long
     with_loss = (long["grid"] == settings.grid) & (long["evaluation_seed"] == settings.grid_seed)
     with_score = (
@@ -142,18 +142,18 @@ def final_points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the roles that laws, correlations and rankings take: runs and branches (`limits.ROLES`)."""
+    """Returns the rows that laws, correlations and rankings use by their role: runs and branches (`limits.ROLES`)."""
     return rows[~rows["role"].isin([role for role, reason in ROLES.items() if reason])]
 
 
 def mark_points(points: pd.DataFrame) -> pd.DataFrame:
-    """The points with the columns `frontier` and `best_rate`, found among these points."""
+    """Adds the columns `frontier` and `best_rate`, judged among these points."""
     marks = pd.DataFrame({"frontier": on_frontier(points), "best_rate": at_best_rate(points)}, points.index)
     return pd.concat([points.drop(columns=list(marks), errors="ignore"), marks], axis=1)
 
 
 def at_best_rate(points: pd.DataFrame) -> Bool[np.ndarray, " runs"]:
-    """Which runs have the best learning rate of all runs of their size and number of images."""
+    """Whether each run has the best learning rate among the runs of its size and number of images."""
     keys = ["params", "images"]
     mean = points.groupby([*keys, "learning_rate"], dropna=False)["loss"].transform("mean")
     best = mean.groupby([points[key] for key in keys]).transform("min")
@@ -167,7 +167,7 @@ def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
-    """The covariance matrix of these runs' mean losses, or None unless every two share their examples."""
+    """The covariance matrix of these runs' mean losses; None if any two do not share their examples."""
     if pairs is None or not len(runs):
         return None
     known = {frozenset((row.run, row.other_run)): row.covariance for row in pairs.itertuples()}
@@ -185,11 +185,11 @@ def analyse(
     profiles: bool = False,
     **changes,
 ) -> Analysis:
-    """Every fit of the study, from `final_points`.
+    """Fits every law of the study to its `final_points`.
 
     Loss against compute is fitted to the runs on the compute frontier; loss against parameters and images to every run
-    at its best learning rate. The saturating law is the headline; where the points cannot decide it, the pure power law
-    is the headline, and the reason is kept. `pairs` (of `pairs_of`) adds standard errors over validation examples;
+    at its best learning rate. The headline is the saturating law. If the points do not determine it, the headline is
+    the pure power law, and the reason is kept. `pairs` (of `pairs_of`) adds standard errors over validation examples;
     `profiles` adds profile likelihoods of the laws of compute. `changes` replace options of every fit.
     """
     options = replace(options, **changes)
@@ -210,7 +210,7 @@ def analyse(
             for p in profiled_parameters(fits[name].law)
         }
         for name in (SATURATING.name, POWER.name)
-        if profiles and fits[name].identifiable and not are_shared(trunks_of(points))  # a likelihood of free points
+        if profiles and fits[name].identifiable and not are_shared(trunks_of(points))  # assumes free points
     }
     return Analysis(
         points=points,
@@ -229,7 +229,7 @@ def analyse(
 
 
 def _plan_budget(parametric, rows):
-    """(the best use of ten times the largest run's FLOPs, why there is none)."""
+    """Divides ten times the largest run's FLOPs. Returns (the allocation, ""), or (None, the reason)."""
     if not parametric.identifiable:
         return None, f"the parametric law was not fitted: {parametric.reason}"
     open_ends = undecided(parametric)
@@ -240,10 +240,10 @@ def _plan_budget(parametric, rows):
 
 
 def hold_out_largest(points: pd.DataFrame, options: FitOptions) -> tuple[HeldOut | None, str]:
-    """(the largest depth predicted from the frontier of the other depths, why there is none).
+    """Predicts the largest depth from the frontier of the other depths. Returns (HeldOut, ""), or (None, the reason).
 
-    Of its runs, those on the frontier of the whole study are predicted, since the law is of the frontier; if none is
-    on it, the run of lowest loss.
+    The law describes the frontier. So of the largest depth, the runs on the whole study's frontier are predicted; if
+    there are none, the run of lowest loss.
     """
     if points.empty or points["depth"].nunique() < 2:
         return None, "a depth can be held out only where runs of at least two depths have finished"
@@ -276,7 +276,7 @@ def hold_out_largest(points: pd.DataFrame, options: FitOptions) -> tuple[HeldOut
 
 
 def _choose_headline(saturating, power):
-    """(the name of the law to show, why it is not the saturating law)."""
+    """Returns (the name of the law to show, why it is not the saturating law, or "")."""
     if saturating.identifiable:
         return saturating.law.name, ""
     if power.identifiable:

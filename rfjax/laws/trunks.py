@@ -1,9 +1,9 @@
-"""Runs that share a trunk: how far trunks scatter, and runs of one trunk about it.
+"""Estimates the scatter of runs that share trunks: between trunks, and between the runs of a trunk.
 
-Branches of one trunk share its seed and all its steps before they left it, so they are no independent points. The log
-loss of branch j of trunk i is taken as the law plus u_i + e_ij, two normal noises: `between` trunks and `within` them.
-Both are found by restricted maximum likelihood (Patterson and Thompson 1971): from what is left of the residuals once
-the law's own freedom is projected out, so that residuals of any estimator give the same answer.
+Branches of one trunk share its seed and all its steps before they left it, so they are not independent points. The log
+loss of branch j of trunk i is the law plus two normal noises, u_i + e_ij: u has the scale `between`, e has `within`.
+Both scales are found by restricted maximum likelihood (Patterson and Thompson 1971). It projects out of the residuals
+all directions that the law's parameters can fit, so that the residuals of any estimator give the same answer.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from scipy.sparse.csgraph import connected_components
 
 from rfjax.evaluation.intervals import ENDS
 
-# Where no size has two seeds, nothing but the law's misfit tells how far trunks scatter. So both scales have a prior,
-# half-Cauchy with these medians, which likelihoods of a few trunks move by what they know.
+# If no size has two seeds, only the law's misfit shows how far trunks scatter. So both scales have a prior,
+# half-Cauchy with these medians.
 ASSUMED_BETWEEN, ASSUMED_WITHIN = 0.01, 0.005
 SHOWN = (ENDS[0], 0.5, ENDS[1])
-SCALES = np.geomspace(1e-5, 1.0, 121)  # the standard deviations of log loss that are weighed
+SCALES = np.geomspace(1e-5, 1.0, 121)  # the grid of standard deviations of log loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Scatter:
     """The noise between trunks and within them, as standard deviations of log loss, with draws of both."""
 
     trunks: int
-    two_seeds: int  # sizes that several trunks share, so that nothing but the seed tells these apart
+    two_seeds: int  # number of sizes with several trunks, which differ only in their seed
     between: Float[np.ndarray, " draws"]
     within: Float[np.ndarray, " draws"]
 
@@ -41,7 +41,7 @@ class Scatter:
 
     @property
     def method(self) -> str:
-        """How the noise was found, in words."""
+        """Describes in words how the noise was estimated."""
         several = f"{self.two_seeds} size{'s'[: self.two_seeds != 1]} with several seeds"
         known = several if self.two_seeds else "no size has two seeds: the first rests on misfit and assumption"
         shown = {
@@ -59,7 +59,7 @@ class Scatter:
 
 
 def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
-    """The number of each row's trunk: branches of one trunk share it, and any other run is a trunk of its own."""
+    """Numbers the trunk of each row. Branches of one trunk share a number; every other run has its own."""
     runs = "run " + table["run"].astype(str)
     if "trunk" in table:
         given = table["trunk"].astype(object)
@@ -69,7 +69,7 @@ def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
 
 
 def are_shared(trunks: Int[np.ndarray, " runs"]) -> bool:
-    """Whether any two runs have one trunk."""
+    """Whether any two runs share a trunk."""
     return len(np.unique(trunks)) < len(trunks)
 
 
@@ -81,11 +81,11 @@ def scatter(
     log_x: Float[np.ndarray, "n v"],
     draws: int,
 ) -> Scatter:
-    """The noise between and within trunks, from the residuals of log loss and the law's derivatives.
+    """Estimates the noise between and within trunks, from the residuals of log loss and the law's derivatives.
 
-    The residuals, projected on what the law's parameters cannot reach, are normal with the covariance
-    between² Z Zᵀ + within² I (Z: which trunk a run has), projected alike. One eigenvalue decomposition gives the
-    likelihood on a whole grid of both scales.
+    The residuals are projected onto the directions that the law's parameters cannot fit. They are then normal, with the
+    covariance between² Z Zᵀ + within² I in the same projection, where Z assigns runs to trunks. One eigenvalue
+    decomposition gives the likelihood on a whole grid of both scales.
     """
     member = np.eye(trunks.max() + 1)[trunks]
     left, sizes, _ = np.linalg.svd(jacobian, full_matrices=True)

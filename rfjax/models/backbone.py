@@ -1,4 +1,18 @@
-"""The interface of all networks: parameters in, prediction out."""
+"""The interface of all networks: parameters in, prediction out.
+
+The contract of a backbone, beyond `Backbone` below. A network's class is a Flax module with the arguments that
+`make_backbone` gives, and has a static method `flops_by_part(model, shapes)`.
+- Parameters are float32 whatever the compute type is, and every trained one gets a gradient.
+- The first prediction, before any training, is zero.
+- The prediction depends on t, on `pooled` and (`dit_class` excepted) on the context, but not on the order of the
+  context's tokens.
+- The scanned stack is called `blocks`, and the program does not grow with the depth.
+- A parameter called `kernel` has a rule in `sharding.py`. The rule names every axis but the layer axis of `blocks`, and
+  one of the names is "hidden". No other parameter has a rule.
+- Its row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by default);
+  `results/tokens.py` counts tokens by that.
+`tests/models/test_backbones.py` tests all but the last. docs/README.md lists what a new backbone needs, file by file.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What the report's figures share: their style, the look of a depth, points, logarithmic axes.
+"""Common parts of the report's figures: style, the look of a depth, points, logarithmic axes.
 
-Depth is an ordered quantity, so depths have a marker each and the colours of an ordered, colour-blind-safe scale
-(viridis, without its pale end); kinds of line get Okabe and Ito's colours. Hollow markers are points that a fit leaves
-out.
+Depth is ordered, so each depth has its own marker and a colour of an ordered, colour-blind-safe scale (viridis, without
+its pale end). Kinds of line have Okabe and Ito's colours. Hollow markers are points that a fit leaves out.
 """
 
 from __future__ import annotations
@@ -43,24 +42,24 @@ STYLE = {
     "legend.edgecolor": "none",
     "figure.dpi": 100,
     "savefig.dpi": 200,
-    "svg.hashsalt": "rfjax",  # the same numbers give the same file
+    "svg.hashsalt": "rfjax",  # so that equal numbers give equal files
     "figure.constrained_layout.use": True,
 }
 
 
 def looks(depths):
-    """The look of each depth: (colour, marker)."""
+    """Maps each depth to its look: (colour, marker)."""
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.82, max(len(depths), 2)))
     return {d: (matplotlib.colors.to_hex(colours[i]), MARKERS[i % len(MARKERS)]) for i, d in enumerate(depths)}
 
 
 def ends(found, value="value"):
-    """(value, low, high) of a mapping, in the order that `point` takes."""
+    """Returns (value, low, high) from a mapping, as `point` takes them."""
     return found[value], found["low"], found["high"]
 
 
 def point(axis, x, value, low, high, *, color, marker, hollow=False, ms=5, zorder=3):
-    """Draw a point with its interval, where it has one."""
+    """Draw a point, with its interval if it has one."""
     if low is not None and high is not None:
         axis.plot([x, x], [low, high], color=color, lw=1, zorder=zorder - 0.1, solid_capstyle="butt")
     axis.plot(x, value, marker=marker, color=color, mfc="white" if hollow else color, ms=ms, lw=0, zorder=zorder)
@@ -73,8 +72,8 @@ def depth_handles(look, rows):
 
 
 def log_scale(axes, which, values, *, ticks=False):
-    """Make x or y logarithmic, with plain decimal labels: with `ticks` one at each value, else at round numbers, more
-    of them where the range is short."""
+    """Make x or y logarithmic, with plain decimal labels. With `ticks` there is a label at each value; else at round
+    numbers, and at more of them if the range is short."""
     axis = getattr(axes, f"{which}axis")
     getattr(axes, f"set_{which}scale")("log")
     if ticks:
@@ -89,12 +88,12 @@ def log_scale(axes, which, values, *, ticks=False):
 
 
 def escape_dollars(name):
-    """A name for a figure, with every `$` escaped, which would start a formula."""
+    """A name for a figure. Every `$` is escaped, because it would start a formula."""
     return name.replace("$", r"\$")
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as "svg" or "png"; the same figure gives the same bytes."""
+    """Renders the figure as "svg" or "png"; equal figures give equal bytes."""
     out = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})

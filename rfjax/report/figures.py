@@ -11,11 +11,11 @@ from rfjax.evaluation.intervals import STANDARD_ERRORS
 from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, escape_dollars, log_scale, point
 
 ASIDE = 0.93  # a prediction is drawn at this factor of its run's compute, beside the run
-NAME = 24  # letters of a run's name that an axis has room for
+NAME = 24  # letters of a run's name that fit on an axis
 
 
 def loss_against_compute(numbers, look):
-    """Draw final losses against training FLOPs with the fitted law and its intervals; residuals below."""
+    """Draw final losses against training FLOPs, with the fitted law and its intervals; below, the residuals."""
     runs = [run for run in numbers["runs"] if run["loss"] is not None]
     if not runs:
         return None
@@ -90,7 +90,7 @@ def _draw_residuals(axes, numbers, runs, look):
         values = [percent(prediction["flops"], value) for value in ends(prediction, "predicted")]
         point(axes, prediction["flops"] * ASIDE, *values, color=VERMILION, marker="D", hollow=True, ms=4)
         shown += values
-    reach = 1.25 * max(abs(value) for value in shown) + 1e-3  # the band may leave the panel, points may not
+    reach = 1.25 * max(abs(value) for value in shown) + 1e-3  # all points must lie in the panel; the band need not
     axes.set(ylim=(-reach, reach), ylabel="above law (%)")
 
 

@@ -11,13 +11,13 @@ from rfjax.report.ranking_section import ranking_sentence
 
 
 def subtitle(numbers: Mapping) -> str:
-    """What ran, where, and what it cost, as HTML."""
+    """A line on the runs, their devices and their cost, as HTML."""
     totals, environment = numbers["totals"], numbers["environment"]
     corpora = environment["train_corpus"] or [numbers["settings"]["corpus"]]
     kinds = ", ".join(map(str, environment["device_kind"]))
     where = f" on {text(kinds)}" if kinds else ""
     spent = {"seconds": totals["train_seconds"], "flops": totals["flops"]}
-    if any(run["role"] in ("trunk", "branch") for run in numbers["runs"]):  # what a trunk took, its branches share
+    if any(run["role"] in ("trunk", "branch") for run in numbers["runs"]):  # branches share the cost of their trunk
         spent = {name: totals[f"spent_{name}"] for name in spent}
     return (
         f"{totals['finished']} of {totals['runs']} runs finished on the {'corpus' if len(corpora) == 1 else 'corpora'} "
@@ -49,7 +49,7 @@ def _variants_sentences(numbers):
 
 
 def _sizes_sentences(numbers):
-    """How loss and score follow from the size, the law of compute, and how well the law predicts."""
+    """Sentences on loss and score by size, on the law of compute, and on its prediction errors."""
     analysis = numbers["analysis"]
     points = _depths_sentences(numbers) + [as_prose(headline_fact(analysis)), *map(as_prose, held_out_facts(analysis))]
     points += [
@@ -84,7 +84,7 @@ def _depths_sentences(numbers):
 
 
 def warnings(numbers: Mapping) -> list[str]:
-    """What a reader must know before trusting the numbers, as plain sentences."""
+    """Warnings that a reader needs before trusting the numbers, as plain sentences."""
     lines = [
         f"The best learning rate of depth {sweep['depth']} ({count(sweep['images'])} images) is the {sweep['edge']} of "
         f"its grid, {sweep['best']:g}: widen the grid."
@@ -139,7 +139,7 @@ def _floors_sentence(numbers):
 
 
 def _pairs_sentences(numbers):
-    """How the largest depth scores on pairs that it was never trained on."""
+    """Sentences on the largest depth's score on pairs that it was never trained on."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"]]
     new, others = (runs[-1][kind].get("overall") for kind in ("held_out", "seen")) if runs else (None, None)
     if any(pair is None or pair["value"] is None for pair in (new, others)):

@@ -1,4 +1,4 @@
-"""What `rfjax fit` answers of a table of runs: lines for the console, and the same as JSON."""
+"""Computes the answer of `rfjax fit` to a table of runs: lines for the console, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ APPROACHES = ("approach1", "approach2")
 
 
 def answer(args: argparse.Namespace) -> tuple[list[str], dict]:
-    """The lines and the JSON of the verb's arguments.
+    """Returns (lines, JSON) for the verb's arguments.
 
-    Raises `ConfigError` for a table that cannot be read, a law that was asked for and cannot be fitted, and
+    Raises `ConfigError` for a table that cannot be read, for a law that was asked for and cannot be fitted, and for
     columns that are no scores.
     """
     source = read_source(
@@ -63,7 +63,7 @@ def _loss(args):
 
 
 def _laws(args, source):
-    """(facts, JSON): the fits, how well they predict, and what they give each budget."""
+    """Fits the laws. Returns (facts, JSON) of the fits, their prediction errors, and their answers to each budget."""
     options = {
         "loss": _loss(args),
         "resamples": args.resamples,
@@ -86,7 +86,8 @@ def _laws(args, source):
 
 
 def _study_fits(args, source, options):
-    """(facts, JSON, fits) of a study's own analysis: the frontier's law, the largest depth held out."""
+    """Makes a study's own analysis, with the law of its frontier and the largest depth held out. Returns (facts, JSON,
+    fits)."""
     found = study_fits.analyse(source.final, pairs=source.pairs, **options)
     analysis = found.to_json()
     others = [fit_facts.fit_fact(fitted) for name, fitted in analysis["fits"].items() if name != analysis["headline"]]
@@ -94,7 +95,7 @@ def _study_fits(args, source, options):
 
 
 def _table_fits(args, source, options):
-    """(facts, JSON, fits) of one law, or of all that the columns allow."""
+    """Fits one law, or all laws that the columns allow. Returns (facts, JSON, fits)."""
     columns = set(source.final.columns)
     allowed = [law for law in LAWS.values() if law.name != "broken" and set(law.variables) <= columns]
     chosen = allowed if args.law is None else [LAWS[args.law]]
@@ -102,7 +103,7 @@ def _table_fits(args, source, options):
         lack = "no law can be fitted without flops, or params and images"
         hint = rename_hint([name for name in ("flops", "params", "images") if name not in columns], source.final)
         raise ConfigError(f"{lack}; the table has {listed_columns(source.final)}{hint}")
-    if args.law == "saturating":  # to compare with, and to fall back on where that law cannot be fitted
+    if args.law == "saturating":  # to compare with, and to fall back on
         chosen.append(LAWS["power"])
     fits, rules = {}, {}
     for law in chosen:
@@ -130,7 +131,7 @@ def _table_fits(args, source, options):
 
 
 def _approach(args, source):
-    """(facts, JSON) of approach 1 or 2, and the line's answer to each budget."""
+    """Runs approach 1 or 2. Returns (facts, JSON) of its line and of the line's answer to each budget."""
     if args.law == "approach1":
         found = approach1(source.curves, resamples=args.resamples, seed=args.seed)
     else:
@@ -145,9 +146,10 @@ def _approach(args, source):
 
 
 def _budget(args, source, fits, budget, *, required):
-    """(fact, JSON) pairs: how the parametric law divides the budget, and the loss that laws of compute predict.
+    """Returns (fact, JSON) pairs: the parametric law's division of the budget, and the loss that laws of compute
+    predict.
 
-    The JSON is None where the parametric law cannot divide it; where that law alone was `required`, that is refused.
+    The JSON is None if the parametric law cannot divide the budget. If only that law was `required`, this is refused.
     """
     found, parametric = [], fits.get("parametric")
     if parametric is not None and (parametric.identifiable or (required and len(fits) == 1)):
@@ -169,7 +171,7 @@ def _budget(args, source, fits, budget, *, required):
 
 
 def _scores(source, metric):
-    """The rows that have this score, as the column `score`."""
+    """Returns the rows that have this score, with the score in the column `score`."""
     column = metric if metric in source.final else score_column(metric)
     if column not in source.final:
         have = ", ".join(map(str, source.final.columns))
@@ -185,7 +187,7 @@ def _scores(source, metric):
 
 
 def _levels(have):
-    """The loss at each level of t, from the columns `loss@t=T` that have all rows."""
+    """Returns the losses at each level of t, from the columns `loss@t=T` without empty cells."""
     found = {}
     for level, column in loss_levels(map(str, have)).items():
         t = pd.to_numeric(level, errors="coerce")
@@ -201,7 +203,8 @@ def _levels(have):
 
 
 def _metric(args, source, have, metric):
-    """(facts, JSON): one score against the loss. A score outside 0 to 1 has its correlations alone, and a note."""
+    """Relates one score to the loss. Returns (facts, JSON). A score outside 0 to 1 gets only correlations, and a
+    note."""
     loss, score = have["loss"].to_numpy(float), have["score"].to_numpy(float)
     options = {"resamples": args.resamples, "seed": args.seed}
     redrawn = source.redraw_score(metric, have, **options)

@@ -1,4 +1,4 @@
-"""`rfjax fit`: its arguments, their checks, and where its answer goes. `rfjax.report.fit_answers` computes it."""
+"""`rfjax fit`: checks its arguments, and prints and writes the answer that `rfjax.report.fit_answers` computes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
-    """Answer the verb: print the fits' facts, and write them to `--out`.
+    """Run the verb: print the fits' facts, and write them to `--out`.
 
     Raises `ConfigError` for a table that is damaged, lacks a column or has a bad value, for a law
     asked for that the runs cannot decide, and for options that contradict each other.

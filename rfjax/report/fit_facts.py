@@ -1,7 +1,7 @@
 """Puts fits, predictions, budgets and correlations into sentences, each fact in one place, from their JSON.
 
-A fact is a list of plain sentences without capital and full stop: the first says what was found, the others what
-stands behind it. The console prints facts as lines (`as_lines`), the report's page as prose (`as_prose`).
+A fact is a list of plain sentences without capital and full stop. The first states the finding, the others its basis.
+The console prints facts as lines (`as_lines`), the report's page as prose (`as_prose`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def as_prose(fact: Fact) -> str:
 
 
 def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
-    """One fit, from `Fit.to_json`: the law with its parameters, the `rule` of its runs, then how well it predicts."""
+    """One fit, from `Fit.to_json`: the law with its parameters, the `rule` of its runs, and its prediction errors."""
     if not fit["identifiable"]:
         return [f"{fit['law']} law: not fitted: {fit['reason']}"]
     parameters = ", ".join(f"{name} = {parameter(name, found)}" for name, found in fit["parameters"].items())
@@ -53,7 +53,7 @@ def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
 
 
 def _scatter_sentence(scatter):
-    """The noise between trunks and within, and what it rests on."""
+    """The noise between and within trunks, and how it was estimated."""
     parts = ", ".join(
         f"{name} {interval(100 * found['value'], 100 * found['low'], 100 * found['high'], '.1f')} %"
         for name, found in ((name, scatter[name]) for name in ("between", "within"))
@@ -65,7 +65,7 @@ def _scatter_sentence(scatter):
 
 
 def _held_out_errors(fit):
-    """Leave-one-out and leave-largest-out error of a fit, or why there is none; "" where none was asked for."""
+    """Leave-one-out and leave-largest-out error of a fit, or why there is none; "" if none was requested."""
     parts = []
     largest, of_trunks = fit.get("leave_largest_out"), fit.get("leave_trunk_out")
     left_out = [("trunk", of_trunks, ""), ("run", fit.get("leave_one_out"), ", optimistic" if of_trunks else "")]
@@ -86,14 +86,14 @@ def _held_out_errors(fit):
 
 
 def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
-    """Which rules left how many rows out of a fit, from each `Exclusion` as JSON; empty where none is left out."""
+    """The number of rows that each rule left out of a fit, from the `Exclusion`s as JSON; empty if there are none."""
     rules = "; ".join(dict.fromkeys(exclusion["rule"] for exclusion in excluded))
     rows = f"{len(excluded)} row{'s'[: len(excluded) != 1]}"
     return [f"left out before fitting: {rows} ({rules})"] if excluded else []
 
 
 def comparison_facts(comparison: Mapping) -> list[Fact]:
-    """Which law predicts held-out runs best, over the runs that all of them were fitted to; none where there is one
+    """The law that predicts held-out runs best, over the runs that all laws were fitted to. Empty if there is only one
     law."""
     laws, best, runs = comparison["laws"], comparison["preferred"], len(comparison["shared_runs"])
     if len(laws) < 2:
@@ -133,13 +133,13 @@ def _power_of_compute(found, sign=""):
 
 
 def cost_sentence(cost: Mapping) -> str:
-    """What training costs, from a `Cost` as JSON, how that is known, and how far off it is over the runs."""
+    """The cost of training, from a `Cost` as JSON: the formula, its source, and its largest error over the runs."""
     off = f", off by up to {percent(cost['worst'], signed=False)}" if cost["worst"] >= 5e-5 else ""
     return f"cost: {power(cost['kappa'])} · params^{cost['eta']:.3f} · images FLOPs ({cost['source']}{off})"
 
 
 def headline_fact(analysis: Mapping) -> list[str]:
-    """The law of compute to be shown, from `Analysis.to_json`, or why there is none."""
+    """The law of compute that is shown, from `Analysis.to_json`, or why there is none."""
     reason = analysis["headline_reason"]
     if not analysis["headline"]:
         return [f"no law of compute was fitted: {reason}"]
@@ -147,7 +147,7 @@ def headline_fact(analysis: Mapping) -> list[str]:
 
 
 def held_out_facts(analysis: Mapping) -> list[Fact]:
-    """Each run of the largest depth as the other depths' law predicts it, from `Analysis.to_json`."""
+    """The prediction of each run of the largest depth by the law of the other depths, from `Analysis.to_json`."""
     held = analysis["held_out"]
     if not held:
         return [[f"nothing was held out: {analysis['held_out_reason']}"]]
@@ -162,7 +162,7 @@ def held_out_facts(analysis: Mapping) -> list[Fact]:
 
 
 def allocation_fact(found: Mapping) -> list[str]:
-    """How a budget is best spent, from `Allocation.to_json`."""
+    """The best use of a budget, from `Allocation.to_json`."""
     best, fixed, cost, beyond = found["optimal"], found["fixed_steps"], found["cost"], found["beyond"]
     return [
         f"budget {power(found['budget_flops'])} FLOPs: {estimate(best['params'], count)} parameters, "
@@ -180,7 +180,7 @@ def allocation_fact(found: Mapping) -> list[str]:
 
 
 def plan_fact(analysis: Mapping) -> list[str]:
-    """How a larger budget than any run's would be spent, from `Analysis.to_json`, or why that is not known."""
+    """The best use of a budget larger than any run's, from `Analysis.to_json`, or why it is not known."""
     if analysis["plan"] is None:
         return [f"how to divide a larger budget is not known: {analysis['plan_reason']}"]
     return allocation_fact(analysis["plan"])
@@ -217,7 +217,7 @@ def approach_fact(found: Mapping) -> list[str]:
 
 
 def approach_budget_fact(found: Mapping) -> list[str]:
-    """What approach 1's or 2's line gives a budget."""
+    """The answer of approach 1's or 2's line to a budget."""
     return [
         f"budget {power(found['budget_flops'])} FLOPs by {found['approach']}: {estimate(found['params'], count)} "
         f"parameters, {estimate(found['images'], count)} images"
@@ -226,7 +226,7 @@ def approach_budget_fact(found: Mapping) -> list[str]:
 
 
 def profile_facts(profiles: Mapping[str, Mapping[str, Mapping]]) -> list[Fact]:
-    """Each profiled parameter with its interval and its open ends, from each `Profile` as JSON."""
+    """Each profiled parameter with its interval, and its open ends if any, from the `Profile`s as JSON."""
     facts = []
     for law, found in profiles.items():
         for name, p in found.items():
@@ -249,7 +249,7 @@ def correlation_fact(name: str, found: Mapping, only: str = "") -> list[str]:
 
 
 def largest_score_facts(name: str, predicted: Sequence[Mapping]) -> list[Fact]:
-    """The largest run's score predicted by the links from the others, from each `ScorePrediction` as JSON."""
+    """The largest run's score, predicted from the other runs by each link, from the `ScorePrediction`s as JSON."""
     return [
         [
             f"{name} of {p['run']} from its loss, by the {p['link']} link over the {p['n']} others: "
@@ -262,7 +262,7 @@ def largest_score_facts(name: str, predicted: Sequence[Mapping]) -> list[Fact]:
 
 
 def overall_scores(numbers: Mapping) -> list[tuple[str, Mapping]]:
-    """(name, loss against the overall score) of every kind of score that the report's numbers have."""
+    """Returns (name, `Correlation` with the overall score as JSON) for each kind of score in the report's numbers."""
     kinds = [("GenEval", numbers["correlation"])]
     kinds += [(kind["title"], kind["correlation"]) for kind in numbers["folder_scores"]]
     return [(name, items["overall"]) for name, items in kinds if "overall" in items]

@@ -1,4 +1,4 @@
-"""Writes the section on loss against compute: laws, how well they predict, and the plan they give."""
+"""Writes the section on loss against compute: laws, their prediction errors, and the plan that follows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def compute_section(numbers, page):
 
 
 def _optimal_part(analysis, page):
-    """The compute-optimal frontier: its figure, where there is one, and its formulas, or why there is none."""
+    """The compute-optimal frontier: its figure, if any, and its formulas, or why there is none."""
     caption = (
         "The compute-optimal frontier of the parametric law: the least loss that it gives each budget, and the size "
         "and images that give it. Bands: 95 % intervals over the draws of the parameters. Points: all runs."
@@ -57,7 +57,7 @@ def _fit_row(fit, profiles):
 
 
 def _parameter(name, found, profile):
-    """A parameter with its interval, its profile's, and what other validation examples would change."""
+    """A parameter with its interval, the interval of its profile, and its standard error over validation examples."""
     shown = f"<i>{ {'alpha': 'α', 'beta': 'β'}.get(name, text(name)) }</i> = {parameter(name, found)}"
     if profile:
         shown += f" <small>{{{minus(format(profile['low'], '.3f'))}, {minus(format(profile['high'], '.3f'))}}}</small>"
@@ -67,7 +67,7 @@ def _parameter(name, found, profile):
 
 
 def _held_out_table(analysis, page):
-    """The runs of the largest depth as predicted, or why none was."""
+    """The predicted runs of the largest depth, or why there are none."""
     held = analysis["held_out"]
     if not held:
         return warning(held_out_facts(analysis)[0][0])

@@ -14,17 +14,17 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def text(value: object) -> str:
-    """The value's text, escaped for HTML."""
+    """The value as text, escaped for HTML."""
     return html.escape(str(value), quote=True)
 
 
 def sentence(value: str) -> str:
-    """A plain sentence with its capital and full stop, safe for HTML; exponents of laws are raised."""
+    """A plain sentence with capital and full stop, safe for HTML; exponents of laws are raised."""
     return f"{formula(value[:1].upper() + value[1:])}."
 
 
 def formula(value: str) -> str:
-    """A text with a law in it, safe for HTML; exponents are raised: `a·flops^-b` becomes a·flops<sup>−b</sup>."""
+    """A text that contains a law, safe for HTML. Exponents are raised: `a·flops^-b` becomes a·flops<sup>−b</sup>."""
     return re.sub(r"\b(flops|params|images|C)\^(-?\w+(\.\d+)?)", _raise_exponent, text(value))
 
 
@@ -34,7 +34,7 @@ def _raise_exponent(found):
 
 
 def power(value: float | int | None, digits: int = 3) -> str:
-    """A number as 1.23 × 10¹⁵; without the power between 0.001 and 10,000."""
+    """A number as 1.23 × 10¹⁵; between 0.001 and 10,000 without the power."""
     if value is None:
         return NONE
     if 1e3 <= abs(value) < 1e4:
@@ -104,7 +104,7 @@ def parameter(name: str, found: Mapping) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """A p-value with two digits; a small one as a power of ten, since it is never 0."""
+    """A p-value with two digits. A small one is written as a power of ten, since it is never 0."""
     if p is None:
         return NONE
     return f"{p:.2g}" if p >= 1e-4 else power(p, 2)
@@ -123,12 +123,12 @@ def minus(shown: str) -> str:
 
 
 def amount(value: float, decimals: int = 0) -> str:
-    """A number as 1,275 or 0.2; with two significant digits where `decimals` would leave a zero."""
+    """A number as 1,275 or 0.2. If `decimals` would leave only zeros, it has two significant digits."""
     return f"{value:,.{decimals}f}" if value >= 10.0**-decimals or value == 0 else f"{value:.2g}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows of a table as lines whose cells stand under one another."""
+    """The rows of a table as lines with aligned columns."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

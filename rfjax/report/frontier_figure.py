@@ -12,9 +12,9 @@ PANELS = (("loss", "validation loss"), ("params", "parameters"), ("images", "tra
 
 
 def optimal_frontier(numbers, look):
-    """Draw the frontier with its interval, a panel each for loss, size and images, and the runs that it follows from.
+    """Draw the frontier with its interval and the fitted runs, in a panel each for loss, size and images.
 
-    None where the runs do not decide a frontier.
+    Returns None if the runs do not determine a frontier.
     """
     band, analysis = numbers["optimal_band"], numbers["analysis"]
     if band is None:

@@ -24,7 +24,8 @@ class Captions:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
     ) -> str:
-        """A table of cells that are already safe HTML. The columns `words` hold words, the others numbers."""
+        """A table whose cells are already safe HTML. The columns with an index in `words` hold words, the others
+        numbers."""
 
         def cells(row, tag):
             return "".join(f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
@@ -37,25 +38,25 @@ class Captions:
 
 
 class Page(Captions):
-    """A report's page while its sections are made. `drawn` holds the figures as HTML by name, `sheets` the PNGs of
-    samples by their place in the results folder."""
+    """A report's page while its sections are made. `drawn` holds the figures as HTML by name; `sheets` holds the PNGs
+    of samples by their path in the results folder."""
 
     def __init__(self, drawn: Mapping[str, str], sheets: Mapping[str, bytes]):
         super().__init__()
         self.drawn, self.sheets = drawn, sheets
 
     def drawing(self, name: str, caption: str) -> str:
-        """The figure of this name with its caption; "" where these numbers allow none."""
+        """The figure of this name with its caption; "" if the numbers allow no such figure."""
         return self.figure(self.drawn[name], caption) if name in self.drawn else ""
 
 
 def figure_section(name: str, caption: str) -> Callable[..., str]:
-    """The section of the report that shows one figure alone."""
+    """Makes a section of the report that only shows a figure."""
     return lambda numbers, page: page.drawing(name, caption)
 
 
 def warning(content: str) -> str:
-    """A paragraph that warns of something; `content` is escaped and becomes a sentence."""
+    """A warning as a paragraph; `content` is escaped and becomes a sentence."""
     return f"<p class=warn>{sentence(content)}</p>"
 
 

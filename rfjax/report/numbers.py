@@ -1,6 +1,6 @@
 """Computes every number of the report from the results table alone.
 
-`report_numbers` returns the whole of report.json. Figures and page are drawn from it; only the pictures of the sample
+`report_numbers` returns the whole of report.json. Figures and page are made from it; only the pictures of the sample
 sheets are read from the results folder.
 """
 
@@ -31,7 +31,7 @@ from rfjax.results.results_folder import Results, rows_where
 
 REPORT_SCHEMA = 5
 BAND_POINTS = 121
-BAND_MARGIN = 1.6  # the law is drawn this factor of compute beyond the data
+BAND_MARGIN = 1.6  # the law is drawn beyond the data by this factor of compute
 # Columns of the results table that the report copies.
 ENVIRONMENT_COLUMNS = (
     "train_corpus corpus_fingerprint formulation schedule platform device_kind devices processes jax_version code_hash"
@@ -44,9 +44,9 @@ SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
 
 
 def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) -> dict:
-    """The report's numbers as plain values, ready for JSON: no NaN, no arrays.
+    """Computes the report's numbers as plain values, ready for JSON: no NaN, no arrays.
 
-    Raises `ConfigError` where the table has no run, or no run with a validation loss.
+    Raises `ConfigError` if the table has no run, or no run with a validation loss.
     """
     if results.runs.empty:
         raise ConfigError(f"the results table at {results.folder} has no runs; train a point first")
@@ -111,7 +111,8 @@ def _claims(analysis, rows, results, settings, options):
 
 
 def _with_short_names(results):
-    """The table with each run named by its point, and trunks and branches by their folder, where no two share it."""
+    """Renames each run to its point, and trunks and branches to their folder. If two runs would share a name, the table
+    stays as it is."""
     runs = results.runs
     points = runs["point"].where(runs["point"] != "", runs["run"])
     points = points.where(~runs["role"].isin(["trunk", "branch"]), runs["run"].str.rsplit("/", n=1).str[-1])
@@ -128,7 +129,7 @@ def _with_short_names(results):
 
 
 def _final_checkpoints(results, points, settings):
-    """The final checkpoint of every run: the points, and the runs that were evaluated on other corpora alone."""
+    """Returns the final checkpoint of every run: the points, and the runs that were evaluated only on other corpora."""
     corpora = rows_where(results.long, metric="loss", final=1)["corpus"].unique()
     others = (replace(settings, corpus=corpus) for corpus in corpora if corpus != settings.corpus)
     parts = [points] + [study_fits.final_points(study_fits.checkpoints(results, other)) for other in others]
@@ -146,8 +147,8 @@ def _environment(runs):
 
 
 def _lagging_averages(results):
-    """The runs whose average has a validation loss that says more of the average than of the network: more than
-    `LAG` above that of the raw weights, at the last step and under the same settings."""
+    """The runs whose average lags behind: at the last step and under the same settings, its validation loss is more
+    than `LAG` (a share) above that of the raw weights."""
     rows = rows_where(results.long, evaluation="validation", metric="loss", item="mean", final=1)
     settings = [name for name in ("run", "corpus", "sampler", "grid", "seed") if name in rows]
     both = rows_where(rows, weights="ema").merge(rows_where(rows, weights="raw"), on=settings, suffixes=("", "_raw"))
@@ -166,7 +167,7 @@ def _totals(table, runs):
 
 
 def _runs(table, ends, ids):
-    """One row per run, failed runs included; loss and score are None where a run has not finished."""
+    """One row per run, failed runs included. Loss and score are None for a run without a final checkpoint."""
     final = ends.set_index("run")
     rows = []
     for run in table.sort_values(["depth", "flops_per_image", "steps", "run"], kind="stable").to_dict("records"):
@@ -212,7 +213,8 @@ def _trends(points):
 
 
 def _band(analysis: Analysis):
-    """The headline law and its intervals over a range of compute; likewise the law without the largest depth."""
+    """The headline law and its intervals over a range of compute, and the same for the law without the largest
+    depth."""
     if not analysis.headline:
         return None
     flops = analysis.points["flops"].to_numpy(float)
@@ -222,7 +224,7 @@ def _band(analysis: Analysis):
 
 
 def _optimal_band(analysis: Analysis):
-    """The compute-optimal frontier and its intervals from the runs' compute to as far as it is stated."""
+    """The compute-optimal frontier and its intervals, from the runs' least compute to `BEYOND` times the most."""
     frontier = analysis.optimal_frontier
     if frontier is None:
         return None
@@ -284,7 +286,7 @@ def _learning_rates(points):
 def _other_settings(results, ends):
     """The final losses under every choice of weights, grid and seed in the table."""
     rows = rows_where(results.long, metric="loss", item="mean", final=1)
-    of_points = ends.set_index("run")["corpus"]  # a run that is no point has the corpus that it was evaluated on first
+    of_points = ends.set_index("run")["corpus"]  # a run that is no point: the first corpus it was evaluated on
     rows = rows[
         rows["corpus"] == rows["run"].map(rows.groupby("run")["corpus"].first().to_dict() | of_points.to_dict())
     ]

@@ -1,4 +1,4 @@
-"""Draws the report's figures and renders its page, one HTML file with everything in it, from the report's numbers."""
+"""Draws the report's figures and renders its page, a self-contained HTML file, from the report's numbers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from rfjax.report.sections import FIGURES, SECTIONS
 
 
 def draw(numbers: Mapping) -> dict[str, Figure]:
-    """The figures that these numbers allow, by name, in the order of the page."""
+    """Draws the figures that the numbers allow. Returns them by name, in the order of the page."""
     with matplotlib.rc_context(FIGURE_STYLE):
         look = looks(sorted({run["depth"] for run in numbers["runs"] if run["depth"] is not None}))
         rows = {name: row for name, row in FIGURES.items() if numbers["compares"] != "variants" or row.of_variants}
         drawn = {name: row.draw(numbers, look) for name, row in rows.items()}
         drawn = {name: figure for name, figure in drawn.items() if figure is not None}
         for figure in drawn.values():
-            figure.draw_without_rendering()  # lays it out, once for both formats
+            figure.draw_without_rendering()  # does the layout, once for both formats
             figure.set_layout_engine("none")
     return drawn
 
 
 def render(numbers: Mapping, figures: Mapping[str, bytes], sheets: Mapping[str, bytes]) -> str:
-    """The page. `figures` are SVGs by name; `sheets` are PNGs by their place in the results folder.
+    """Renders the page. `figures` are SVGs by name; `sheets` are PNGs by their path in the results folder.
 
     A section with nothing to show is left out.
     """

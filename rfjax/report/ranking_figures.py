@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 from rfjax.ranking.summary import rank_of, ranked_columns
 from rfjax.report.axes import GREY, MARKERS, WIDTH, escape_dollars, log_scale, point
 
-# Okabe and Ito's colours without the yellow, which no line can have on white.
+# Okabe and Ito's colours without the yellow, in which a line on white cannot be seen.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-ROW = 0.135  # inches a variant
+ROW = 0.135  # inches for each variant
 GAP = 0.6  # rows between families
 FAINT = "#c9c9c9"
 
@@ -56,7 +56,7 @@ def average_ranks(numbers, look=None):
 
 
 def quality_against_steps(numbers, look=None):
-    """Draw GenEval and distance against sampling steps at one guidance; the best of each family is in colour."""
+    """Draw GenEval and distance against sampling steps at one guidance, with the best of each family in colour."""
     ranking = numbers["ranking"]
     rows = ranking["against_steps"] if ranking else []
     if len({row["steps"] for row in rows}) < 2:
@@ -106,7 +106,7 @@ def quality_against_steps(numbers, look=None):
 
 
 def _families(ranking):
-    """The variants of each family. Families and variants are in order of the first ranked column, the best first."""
+    """Groups variants by family. Families and variants are ordered by the first ranked column, the best first."""
     family = {row["variant"]: row["family"] for row in ranking["variants"]}
     found: dict[str, list[str]] = {}
     for row in ranked_columns(ranking)[0]["ranks"]:
@@ -115,7 +115,7 @@ def _families(ranking):
 
 
 def _family_blocks(ranking):
-    """(variants, colour) of each family with several members, the best family first; then of all other variants."""
+    """Returns (variants, colour) for each family with several members, the best family first, then for all others."""
     families = _families(ranking)
     blocks = [members for members in families if len(members) > 1]
     single = [members[0] for members in families if len(members) == 1]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rfjax.ranking.summary import rank_of, ranked_columns
 from rfjax.report.formats import NONE, columns, estimate, p_value, text
 
-NAMED = 5  # controls or variants that a line names; the rest it counts
+NAMED = 5  # a line names this many controls or variants, and counts the rest
 
 
 def ranking_section(numbers, page):
-    """The ranks, their figures, and what was not ranked; nothing where fewer than two variants were measured."""
+    """The ranks, their figures, and the runs that were not ranked; "" if fewer than two variants were measured."""
     ranking = numbers["ranking"]
     if not ranking:
         return ""
@@ -36,7 +36,7 @@ def ranking_section(numbers, page):
 
 
 def ranking_sentence(ranking) -> str:
-    """Which variant has the best average rank, as a sentence that is safe HTML."""
+    """Names the variant with the best average rank, in a sentence that is safe HTML."""
     column, *_ = ranked_columns(ranking) or ranking["columns"]
     if not column["ranks"]:
         return f"No ranking: {text(column['reason'])}."
@@ -49,7 +49,7 @@ def ranking_sentence(ranking) -> str:
 
 
 def ranking_lines(ranking) -> list[str]:
-    """The short table of ranks for the console, and what was not ranked."""
+    """The short table of ranks for the console, and the runs that were not ranked."""
     shown = ranked_columns(ranking)
     if not shown:
         return [f"no ranking: {ranking['columns'][0]['reason']}", *unranked_lines(ranking)]
@@ -65,7 +65,8 @@ def ranking_lines(ranking) -> list[str]:
 
 
 def unranked_lines(ranking):
-    """The runs that were not ranked, and the controls that do not count; a line for all that lack the same variants."""
+    """The runs that were not ranked, and the controls that do not count: one line for controls that lack the same
+    variants."""
     alike: dict[tuple, list[str]] = {}
     for control, variants in ranking["missing"].items():
         alike.setdefault(tuple(variants), []).append(control)

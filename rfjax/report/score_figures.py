@@ -81,7 +81,7 @@ def geneval_against_depth(numbers, look):
 
 
 def held_out_pairs(numbers, look):
-    """Draw scores of prompts with pairs never trained on and of the others: by depth, and by task at the largest."""
+    """Draw scores of prompts with held-out pairs and of the others: by depth, and by task at the largest depth."""
     runs = [run for run in numbers["geneval"]["runs"] if run["best_of_depth"] and _has_pairs(run, "overall")]
     if not runs:
         return None
@@ -120,7 +120,7 @@ def loss_against_geneval(numbers, look):
 
 
 def draw_against(evaluation):
-    """The function that draws the final loss against a score of `rfjax score`, named by its evaluation."""
+    """Returns the function that draws the final loss against a score of `rfjax score`, given its evaluation's name."""
 
     def draw(numbers, look):
         for found in numbers["folder_scores"]:
@@ -154,7 +154,7 @@ def _draw_loss_against(runs, correlation, label, look):
     return figure
 
 
-# What is drawn against the sampling steps: (column, its ends, label, factor).
+# Quantities drawn against the sampling steps: (column, the interval's columns, label, factor).
 STEP_PANELS = (
     ("score", ("score_low", "score_high"), "GenEval, overall", 1),
     ("drop", ("drop_low", "drop_high"), "drop from the most steps (%)", 100),

@@ -1,4 +1,4 @@
-"""The sections on what the models draw: GenEval, its correlation with the loss, sampling steps, samples."""
+"""The sections on the models' images: GenEval, its correlation with the loss, sampling steps, samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rfjax.report.score_figures import task_title
 
 
 def geneval_section(numbers, page):
-    """GenEval per task, between the detector's ceiling and the floors; a warning where nothing was scored."""
+    """GenEval per task, between the detector's ceiling and the floors; a warning if nothing was scored."""
     geneval = numbers["geneval"]
     if not geneval["runs"]:
         return warning(f"Nothing to show: {geneval.get('reason') or 'no scores'}")
@@ -68,7 +68,7 @@ def correlation_section(numbers, page):
 
 
 def _folder_score(found, page):
-    """What `rfjax score` measured of images in folders, against the loss."""
+    """A score that `rfjax score` attached, against the loss."""
     title = found["title"]
     caption = (
         f"Validation loss against {text(title)}, overall, final checkpoints; 95 % intervals. Prompts: "
@@ -111,7 +111,7 @@ def _correlation_tables(found, name, page):
 
 
 def _largest_table(found, name, page):
-    """The largest run's scores as the links predict them from the other runs."""
+    """The largest run's scores, predicted from the other runs by the links."""
     predicted = [(item, p) for item, c in found.items() for p in c["largest_predicted"] if p["predicted"] is not None]
     if not predicted:
         return ""
@@ -136,7 +136,7 @@ def _largest_table(found, name, page):
 
 
 def _levels_table(levels, page):
-    """How closely the overall score follows the loss at each noise level."""
+    """The correlation of the overall score with the loss at each noise level."""
     rows = []
     for level in (level for level in levels if level["coefficients"]):
         found = {c["name"]: estimate(c, ".3f") for c in level["coefficients"]}
@@ -179,7 +179,7 @@ def steps_section(numbers, page):
 
 
 def _drops_table(numbers, page):
-    """A row for each run, a column for each count of steps: the paper's table 6."""
+    """The paper's table 6, with a row for each run and a column for each number of steps."""
     losses = {run["run"]: run["loss"] for run in numbers["runs"]}
     lines: dict[tuple, dict] = {}
     for found in numbers["sampling_steps"]:
@@ -232,7 +232,7 @@ def samples_section(numbers, page):
 
 
 def _sheet(prompts, rows, labels, sheets):
-    """Strips under one another; a strip's tiles are equally wide, so headings align with columns."""
+    """Places strips below each other. All tiles of a strip have one width, so headings align with columns."""
     heads = "".join(f"<div>{text(prompt)}</div>" for prompt in prompts)
     lines = "".join(
         f"<div class=who>{label}</div>"

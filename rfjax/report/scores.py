@@ -82,17 +82,17 @@ def _other_samplers(long, points, settings):
 
 
 def correlations(results, points, settings, *, resamples, seed):
-    """Loss against the overall score and against each task's score, over finished runs.
+    """Correlates the loss with the overall score and with each task's score, over finished runs.
 
-    Each has its coefficients, the links from loss to score, and the largest run's score as the links predict it from
-    the other runs.
+    Each correlation has its coefficients, the links from loss to score, and the largest run's score, predicted from the
+    other runs by the links.
     """
     names = {item: score_column(item) for item in _geneval_items(points.columns)}
     return _correlate_items(results, points, names, "geneval", settings, resamples=resamples, seed=seed)
 
 
 def folder_correlations(results, points, settings, *, resamples, seed):
-    """The scores of each protocol that `rfjax score` attached, with the same numbers as `correlations` gives."""
+    """Computes the numbers of `correlations` for each protocol whose scores `rfjax score` attached."""
     output = []
     for found in folder_scores.find(results, points, settings):
         names = {item: found.column(item) for item in found.items}
@@ -119,7 +119,7 @@ def folder_correlations(results, points, settings, *, resamples, seed):
 
 
 def _correlate_items(results, points, names, evaluation, settings, *, resamples, seed):
-    """Each item's correlation of the loss with the column that `names` gives, over the points that have both."""
+    """Correlates the loss with each item's column, from the mapping `names`, over the points that have both."""
     output = {}
     for item, name in names.items():
         have = points[points[name].notna()]
@@ -135,7 +135,7 @@ def _correlate_items(results, points, names, evaluation, settings, *, resamples,
 
 
 def score_levels(results, points, settings, *, resamples, seed):
-    """The overall score against the loss at each level of t."""
+    """Correlates the overall score with the loss at each level of t."""
     if score_column() not in points:
         return []
     have = points[points[score_column()].notna()]
@@ -154,12 +154,13 @@ def _geneval_items(columns: Iterable[str]) -> list[str]:
 
 
 def statistics(row, name, label=None):
-    """The value, standard error, interval and count in the columns of `name`, under keys that begin with `label`."""
+    """Returns value, standard error, interval and count from the columns of `name`, under keys that begin with
+    `label`."""
     label = name if label is None else label
     keys = ("value", "stderr", "low", "high", "n") if label == "value" else tuple(label + s for _, s in STATISTICS)
     return {key: row.get(name + suffix) for key, (_, suffix) in zip(keys, STATISTICS, strict=True)}
 
 
 def _by_item(rows):
-    """The statistics of a score's rows, by item."""
+    """Returns the statistics of a score's rows by item."""
     return {row["item"]: {statistic: row[statistic] for statistic, _ in STATISTICS} for row in rows.to_dict("records")}

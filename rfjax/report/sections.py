@@ -1,7 +1,7 @@
 """The tables of the report's figures and sections, and the sections that have no file of their own.
 
-A section is a function of the report's numbers and the page, and returns safe HTML: everything that comes from outside
-(names of runs, prompts, messages) passes through `text`.
+A section is a function of the report's numbers and the page, and returns safe HTML: all text from outside (names of
+runs, prompts, messages) passes through `text`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rfjax.results.columns import PROTOCOLS
 
 
 def _runs_section(numbers, page):
-    """The table of runs, and what they were trained with."""
+    """The table of runs, and their corpus, devices and versions."""
     scored = any(run["score"] is not None for run in numbers["runs"])
     variants = numbers["compares"] == "variants"
     header = ["run", "depth", "width", "params", "rate", "steps", "images", "FLOPs", "training", "loss"]
@@ -77,7 +77,7 @@ def _runs_section(numbers, page):
 
 
 def _roles_sentence(numbers):
-    """What is no point by its role, and what branches saved."""
+    """Names the runs that are no points by their role, and states what branches saved."""
     parts = [
         f" {count(len(each['runs']))} of role {text(each['role'])} no law, correlation or ranking takes "
         f"({text(', '.join(each['runs']))}): {text(each['why'])}."
@@ -133,7 +133,7 @@ def _rates_section(numbers, page):
 
 
 def _failures_section(numbers, page):
-    """The runs that failed or have not finished, and what the merge left out."""
+    """The runs that failed or have not finished, and the runs that the merge left out."""
     runs = [*numbers["failures"], *numbers["unfinished"]]
     parts = ["<p>Every run finished.</p>"]
     if runs:
@@ -150,7 +150,7 @@ def _failures_section(numbers, page):
 
 
 def _method_section(numbers, page):
-    """How losses, FLOPs, fits and scores are made, and the losses under other settings."""
+    """The methods of losses, FLOPs, fits and scores, and the losses under other settings."""
     settings = numbers["settings"]
     corpora = numbers["environment"]["train_corpus"]
     shown = f"corpora {text(', '.join(corpora))}" if len(corpora) > 1 else f"corpus {text(settings['corpus'])}"
@@ -193,16 +193,16 @@ def _fit_methods(analysis):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the report. `draw` takes the report's numbers and the look of each depth, and returns None where
-    the numbers allow no figure; `title` is the picture's text for those who cannot see it."""
+    """A figure of the report. `draw` takes the report's numbers and the look of each depth; it returns None if the
+    numbers allow no figure. `title` is the picture's alternative text."""
 
     draw: Callable[[Mapping, Mapping], Figure | None]
     title: str
     narrow: bool = False  # narrower than the page
-    of_variants: bool = False  # drawn also for a study that compares variants
+    of_variants: bool = False  # also drawn for a study that compares variants
 
 
-# A new measure in the report needs a line in `numbers.report_numbers`, a row here and a row in `SECTIONS`.
+# docs/README.md lists what a new measure in the report needs.
 FIGURES: dict[str, Drawing] = {
     "loss_against_compute": Drawing(loss_against_compute, "Validation loss against training FLOPs"),
     "optimal_frontier": Drawing(optimal_frontier, "Compute-optimal loss, size and images against training FLOPs"),
@@ -226,8 +226,8 @@ FIGURES: dict[str, Drawing] = {
     "learning_rates": Drawing(learning_rates, "Validation loss against learning rate"),
 }
 
-# The sections of a study that compares sizes or variants, in the order of the page; a section that returns "" is left
-# out. Runs of one size have no law of compute, and variants' training losses are not of one quantity.
+# The sections of a study, by what it compares, in the order of the page. A section that returns "" is left out. Runs of
+# one size have no law of compute, and training losses of different formulations cannot be compared.
 SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
     "sizes": (
         ("Findings", findings),

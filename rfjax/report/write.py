@@ -1,4 +1,4 @@
-"""Writes the report: one HTML page, its figures, and a JSON of every number, from a results folder alone.
+"""Writes the report from a results folder alone: one HTML page, its figures, and a JSON of every number.
 
 <out>/index.html        self-contained: no request leaves it
 <out>/report.json       `rfjax.report.numbers`
@@ -30,9 +30,9 @@ from rfjax.results import results_folder as results
 def write_report(results_folder: str | Path, out: str | Path, *, resamples: int = 1000, seed: int = 0) -> dict:
     """Write the report of a results folder into `out`, whole or not at all; return its numbers.
 
-    `resamples` of the fits' bootstraps and their `seed` decide the intervals' last digits. Raises
-    `ConfigError` when the table is damaged (naming the file and the remedy) or has nothing to
-    show, and `RfjaxError` when the disk refuses.
+    `resamples` and `seed` are those of the fits' bootstraps; they affect the last digits of intervals.
+    Raises `ConfigError` if the table is damaged (naming the file and the remedy) or has nothing to
+    show, and `RfjaxError` if writing fails.
     """
     out = local_path(out, "the report's folder")
     check_report_folder(out)
@@ -42,7 +42,7 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     svgs = {name: to_bytes(figure, "svg") for name, figure in drawn.items()}
     sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in numbers["samples"]["rows"]}
     contents: dict[Path, str | bytes] = {
-        # First, because it says whose the folder is.
+        # First, because it identifies the folder.
         out / "report.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n",
         out / "index.html": page.render(numbers, svgs, sheets),
     }
@@ -52,14 +52,14 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     if numbers["ranking"]:
         contents |= {out / "tables" / name: content for name, content in ranking_files(numbers["ranking"]).items()}
     write_whole(contents)
-    for name in FIGURES.keys() - drawn.keys():  # what an earlier report drew and this one does not
+    for name in FIGURES.keys() - drawn.keys():  # figures of an earlier report that this one lacks
         for kind in ("svg", "png"):
             (out / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
     return numbers
 
 
 def check_report_folder(out: Path) -> None:
-    """Raises `ConfigError` for a folder of something else, and for one with files that no report of ours wrote."""
+    """Raises `ConfigError` for a folder that is not a report's, or that has files which no report of ours wrote."""
     figures = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
     made_here = is_json_with("table_sha256", "runs")
     check_output_folder(
@@ -72,7 +72,7 @@ def check_report_folder(out: Path) -> None:
 
 
 def summary_lines(numbers: Mapping) -> list[str]:
-    """The report for the console: the table of runs, the law, what was held out, correlations, warnings."""
+    """The report for the console: the table of runs, the law, held-out errors, correlations, warnings."""
     rows = [("run", "depth", "params", "FLOPs", "loss", "GenEval overall")]
     for run in numbers["runs"]:
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else run["state"]
