@@ -1,8 +1,8 @@
 """The detector of `shapes`: blobs matched against the six shapes by least squares.
 
-A blob's area gives the radius of each candidate shape, and its centroid gives the place, so that one template per
-shape is compared without a search. The score is a softmax over the six errors and a constant error for "none of
-these". So it is low both for a blob that resembles no shape and for a blob that resembles two.
+A blob's area gives the radius of each candidate shape, and its centroid gives the place. So one template per shape is
+compared, without a search. The score is a softmax over the six errors and a constant error for "none of these". So it
+is low both for a blob that resembles no shape and for a blob that resembles two.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMALLEST_SCORE = 0.05
 
 
 def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
-    """Shapes in images in [0, 1], 16 to 32 pixels a side; the result is described in the package."""
+    """Finds shapes in images in [0, 1] of 16 to 32 pixels a side. The package's docstring describes the result."""
     images = np.asarray(images)
     cell = images.shape[1] // 2
     blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)
@@ -60,7 +60,7 @@ def match_errors(blobs: Blobs, cell: int) -> Float[np.ndarray, "m shapes"]:
 
 @cache
 def _moments(cell: int) -> tuple[tuple[float, float], ...]:
-    """(area / r^2, distance of the centroid below the centre / r) of each shape of radius r.
+    """Returns (area / r^2, distance of the centroid below the centre / r) for each shape, of radius r.
 
     Both are measured on a fine grid at the middle radius, because anti-aliasing rounds corners.
     """
