@@ -24,7 +24,7 @@ from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
 VERSION = "buckets-1"  # to be raised whenever the part of a step changes
-CYCLE = 1000  # steps; but for the one step that each part gets, its shares of steps and images differ by <= 1 / CYCLE
+CYCLE = 1000  # steps. A part's shares of steps and images differ by at most 1 / CYCLE, unless it has only one step
 _LOCK = threading.Lock()  # threads that read ahead come to a new cycle at the same time
 
 

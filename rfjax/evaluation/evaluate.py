@@ -22,7 +22,7 @@ from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.progress import note
 from rfjax.training.run import Run, open_run
 
-# Name of an evaluation, in records and in config.evaluation -> its module, in the order in which they run. A module has
+# The evaluations in the order in which they run: name, in records and in config.evaluation -> module. A module has
 #   due(config, step, last): (sampler or None, fields of the record's key) of each evaluation due at a step;
 #   check(run, programs): refuses before training what could not be measured afterwards;
 #   measure(run, programs, evaluation, params, spent): is called by all processes; returns a function that writes the

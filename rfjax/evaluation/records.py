@@ -101,7 +101,7 @@ def record_key(
     grid: str = "-",
     seed: int = 0,
 ) -> dict:
-    """The key that tells a record from all others; "-" (or step -1) where a field does not apply."""
+    """The key that tells a record from all others. A field that does not apply is "-" (or step -1)."""
     return {
         "run": run,
         "step": step,

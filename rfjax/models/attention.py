@@ -97,7 +97,7 @@ def attention(
     values: Float[Array, "batch attended heads head_size"],
     implementation: str = "xla",
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """softmax(q k^T / sqrt(head_size)) v, where every token attends to every token, by a row of the table.
+    """softmax(q k^T / sqrt(head_size)) v, computed by a row of the table. Every token attends to every token.
 
     Over a mesh each device computes its own examples and heads.
     """

@@ -1,4 +1,4 @@
-"""Backbones of equal size: the hidden size at which a backbone has another backbone's parameters, or its FLOPs.
+"""Backbones of equal size: finds the hidden size at which two backbones have equally many parameters, or FLOPs.
 
 The comparison of backbones (SD3 section 5.2.3) does not say which of the two was held equal, and it matters: a backbone
 with one weight set has half of MM-DiT's parameters at the same FLOPs.

@@ -51,7 +51,7 @@ class StreamBlock(nn.Module):
     dual: bool  # a second attention among the image's own tokens
     final: bool  # a context stream in the last block: queries, keys and values only
     attention: str  # a row of `attention.IMPLEMENTATIONS`
-    times: int | None = None  # times of an example, if they stand in the batch and meet in `time_attention`; else None
+    times: int | None = None  # an example's times, if these stand in the batch and meet in `time_attention`
 
     def setup(self):
         c = self.config

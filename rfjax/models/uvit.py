@@ -25,7 +25,7 @@ from rfjax.models.layers import NORM_EPSILON, Linear, condition_vector, position
 from rfjax.models.stack import single_block
 
 BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up
-GROUPS, SMALLEST_GROUP = 32, 4  # of a group norm: the most groups, and the fewest channels of a group
+GROUPS, SMALLEST_GROUP = 32, 4  # group norm: the most groups, and the fewest channels in a group
 ZEROS = nn.initializers.zeros
 
 

@@ -154,7 +154,7 @@ def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool
     """Trains and evaluates the runs of one point, each in `root/<id>`, from wherever it stands.
 
     Each due checkpoint is evaluated as training passes it. Evaluations that an earlier attempt missed are made from
-    stored checkpoints. If a trunk fails, the branches that still can be trained are, before its error is raised.
+    stored checkpoints. If a trunk fails, its error is raised after the branches that can still be trained are done.
     """
     failures = {}
     with contextlib.ExitStack() as stack:

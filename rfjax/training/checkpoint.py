@@ -34,7 +34,7 @@ from rfjax.training.state import TrainState
 
 FOLDER = "checkpoints"
 _STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)  # the name of a checkpoint's folder; not 0010, nor other digits
-CHUNK_BYTES = 2**26  # of an array on disk; a reader holds whole chunks beside the array
+CHUNK_BYTES = 2**26  # an array is stored in chunks of this size; a reader holds whole chunks beside the array
 SAVE_AGAIN_SECONDS = (1.0, 5.0, 25.0)  # pauses before trying again to write a checkpoint
 ASIDE = "damaged"  # where a run moves checkpoints it cannot read, for a person to look at
 
@@ -53,7 +53,7 @@ class Restored(NamedTuple):
     tree: Any  # the arrays and shardings that were asked for; None for a checkpoint with weights only
     facts: dict
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
-    damaged: tuple[int, ...]  # their steps
+    damaged: tuple[int, ...]  # the steps of these checkpoints
 
 
 def steps_saved(workdir: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""The table of known chips: what a chip computes, holds and sends, and what JAX calls it.
+"""The table of known chips: each chip's speed, memory and bandwidths, and its name in JAX.
 
 Training (the peak in MFU), benchmarks and plans read this one table. A chip that is not in it has no peak: MFU is
 then null, never a guess. A row without `shapes` has a peak and nothing else, so nothing can be planned for it. Peaks
@@ -16,7 +16,7 @@ GIB = 2**30
 class Chip:
     """One chip. Bandwidths are in bytes a second; a link's bandwidth is that of one direction.
 
-    Numbers are of the whole chip, which JAX may show as several devices; the properties are of one device.
+    Fields describe the whole chip, which JAX may show as several devices. The properties describe one device.
     """
 
     name: str

@@ -282,7 +282,7 @@ class _Cohort:
                 for place, member in enumerate(self.members)
             ]
             clock = spending(0.0, 1.0)
-            rates = Rates(clock, self.step, self.mesh)  # of the cohort's line of progress
+            rates = Rates(clock, self.step, self.mesh)  # for the cohort's line of progress
 
             def evaluate():
                 if self.step in self.evaluated and self.places:

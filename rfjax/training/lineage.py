@@ -268,7 +268,7 @@ def _differences(parent: Parent, config: Config) -> list[str]:
 
 
 def _config_of(parent: Parent) -> Config | None:
-    """The parent's config; None where it cannot be read."""
+    """The parent's config; None if it cannot be read."""
     try:
         return run_folder.read_config(Path(parent.path))
     except RfjaxError:

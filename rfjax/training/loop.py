@@ -39,7 +39,7 @@ OnCheckpoint = Callable[[int, TrainState], None]
 
 class TrainResult(NamedTuple):
     step: int
-    state: TrainState | None  # None where the run was done before
+    state: TrainState | None  # None if the run was done before
     images: int  # seen, ancestors' included
     flops: float  # spent on training, ancestors' included
     train_seconds: float

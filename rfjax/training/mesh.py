@@ -1,7 +1,7 @@
 """Where arrays live: the device mesh, and the sharding of a whole state over it.
 
-The table of `models/sharding.py` says which axis splits what. Optimiser moments and averages follow their parameters,
-because rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel` is a `qkv/kernel`.
+The table of `models/sharding.py` says which axis splits which dimension. Optimiser moments and averages are split like
+their parameters, because rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel` is a `qkv/kernel`.
 """
 
 from __future__ import annotations

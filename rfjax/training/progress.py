@@ -41,7 +41,7 @@ def bar(total: int, what: str, unit: str, *, done: int = 0, leave: bool = False)
 
 
 class Progress:
-    """Shows step, loss, images/s, FLOP/s, MFU where known, and time left; a context manager."""
+    """Shows step, loss, images/s, FLOP/s, MFU if it is known, and time left; a context manager."""
 
     def __init__(
         self,

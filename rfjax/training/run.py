@@ -1,8 +1,7 @@
 """The `Run` value: a config and everything made from it, checked once and then passed whole.
 
 `make_run` makes a run that is to be trained, measured or timed; `open_run` opens the run in a folder; `plan_run`
-makes a run for shapes and costs alone. None of them writes anything, so what they refuse is refused before a folder
-is claimed.
+makes a run for shapes and costs alone. They write nothing, so they refuse a config before a folder is claimed.
 """
 
 from __future__ import annotations

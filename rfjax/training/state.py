@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     ema: Params  # exponential moving average of the parameters
     opt_state: optax.OptState
     skipped: Int[Array, ""]  # steps whose loss or gradient was not finite
-    skipped_in_row: Int[Array, ""]  # how many of the latest steps, in a row
+    skipped_in_row: Int[Array, ""]  # those among the latest steps, in a row
 
 
 def start_state(params: Params, ema: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -29,6 +29,6 @@ def start_state(params: Params, ema: Params, optimizer: optax.GradientTransforma
 
 
 def init_state(init: Callable[[Array], Params], optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """The state at step 0 with the parameters of a model's `init`, at which the average starts too."""
+    """The state at step 0, in which parameters and average are those of a model's `init`."""
     params = init(key)
     return start_state(params, jax.tree.map(jnp.copy, params), optimizer)  # a donated state shares no buffer

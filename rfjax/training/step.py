@@ -24,7 +24,7 @@ TIME_BINS = 10  # the training loss is reported in this many equal bins of t in 
 
 
 class StepMetrics(NamedTuple):
-    """What a step measures, on device. `groups` are the top-level keys of the parameters, sorted."""
+    """The metrics of a step, on device. `groups` are the top-level keys of the parameters, sorted."""
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]  # before clipping

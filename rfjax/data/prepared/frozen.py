@@ -44,7 +44,7 @@ class FrozenModels:
 
     encoders: tuple[StoredEncoder, ...]
     latent_channels: int
-    reduction: int  # how many pixels of an image there are for a pixel of its latent, along a side
+    reduction: int  # an image's side in pixels divided by its latent's side
     shift: float
     scale: float
     facts: dict

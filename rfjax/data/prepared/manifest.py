@@ -194,7 +194,7 @@ def wrong_counts(found: Manifest) -> list[str]:
         for unit in shard["units"]
         for kind, file in unit["files"].items()
     ]
-    with ThreadPoolExecutor(16) as pool:  # a disk far away answers slowly, and many at once
+    with ThreadPoolExecutor(16) as pool:  # a remote disk answers slowly, but many requests at once
         return list(filter(None, pool.map(compare, said)))
 
 

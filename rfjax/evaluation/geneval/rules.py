@@ -111,7 +111,7 @@ class ImageResult:
 
     metadata: Mapping[str, object]
     correct: bool
-    reason: str  # a line for each unmet item; empty where correct
+    reason: str  # a line for each unmet item; empty if correct
     kept: Mapping[str, Float32[np.ndarray, "kept 5"]]
 
 

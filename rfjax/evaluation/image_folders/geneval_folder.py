@@ -40,7 +40,7 @@ class GenEvalFolder(NamedTuple):
     rows: dict[int, dict]
     samples: list[Sample]
     sha256: str  # of the metadata file, or of the rows written one a line
-    left_out: dict[str, tuple[str, ...]]  # names of what was not read, by reason
+    left_out: dict[str, tuple[str, ...]]  # names of files and folders that were not read, by reason
 
     @property
     def official(self) -> bool:

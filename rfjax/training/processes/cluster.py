@@ -19,7 +19,7 @@ CONNECT_SECONDS = 300  # nodes of a job start minutes apart
 
 @dataclass(frozen=True)
 class Job:
-    """What JAX needs to know to bring processes together."""
+    """The facts that JAX needs to connect the processes of a job."""
 
     origin: str  # where these facts come from, for messages
     processes: int

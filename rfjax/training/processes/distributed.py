@@ -254,7 +254,7 @@ def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
     """Turns JAX's abort after a process is lost into a message that names the process, and a status to requeue on.
 
     A barrier that never completes fails when a process is lost, with that process's name. JAX ends the present process
-    by an abort, which a handler in C catches. This is safe, because a C++ thread aborts, and not at an arbitrary point.
+    by an abort, which a handler in C catches. This is safe, because the abort comes from a C++ thread at a known point.
     An abort for any other reason is left as it is.
     """
 

@@ -67,8 +67,8 @@ def over(seconds: float, name: str, remedy: str) -> Iterator[None]:
 
 
 def _end(message: str) -> None:
-    """Ends the process at once, because what hangs would hang an orderly end too. The files on disk are whole, and
-    the run resumes."""
+    """Ends the process at once, because an orderly end could hang as well. The files on disk are whole, and the run
+    can be resumed."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os.write(2, f"rfjax: {message}\n".encode())
