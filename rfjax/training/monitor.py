@@ -23,7 +23,7 @@ from rfjax.training.step import StepMetrics
 
 
 class Spending:
-    """What a run has cost by a step: images and FLOPs with its ancestors', training seconds with earlier attempts'.
+    """Counts a run's cost by a step. Images and FLOPs include those of its ancestors, seconds earlier attempts.
 
     `flops_per_image` is a number, or a function f(step): the FLOPs of all steps before `step`, counted for one image of
     each. Where several runs are trained together, `share` is this run's part of the time.
