@@ -1,4 +1,4 @@
-"""A batch of examples, its captions' features, and their shapes: all that the trainer sees of a corpus."""
+"""A batch of examples, the features of their captions, and their shapes: all that the trainer sees of a corpus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rfjax.errors import ConfigError
 
 
 def latent_shape(written: Sequence[int]) -> tuple[int, int, int, int]:
-    """(frames, height, width, channels) of a shape as users and files write it: an image is (height, width, channels).
+    """Returns (frames, height, width, channels) of a shape as users and files write it. They write an image as
+    (height, width, channels).
 
     Raises `ConfigError` for another number of parts.
     """
@@ -25,19 +26,19 @@ def latent_shape(written: Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def written_shape(latents: Sequence[int]) -> tuple[int, ...]:
-    """The inverse of `latent_shape`: for one frame (height, width, channels)."""
+    """The inverse of `latent_shape`: (height, width, channels) if there is one frame."""
     return tuple(latents[1:] if latents[0] == 1 else latents)
 
 
 def stills(latents: Float[ndarray, "n frames height width channels"]) -> Float[ndarray, "n height width channels"]:
-    """The one frame of each of the latents. Raises `ConfigError` for several: they are no images."""
+    """The single frame of each of the latents. Raises `ConfigError` for several frames: those are no images."""
     if latents.shape[1] != 1:
         raise ConfigError(f"latents of {latents.shape[1]} frames are no images; give latents of one frame")
     return latents[:, 0]
 
 
 class Conditions(NamedTuple):
-    """The text features of examples' captions, by token (`context`) and as a whole (`pooled`)."""
+    """The text features of examples' captions: for each token (`context`), and for the whole caption (`pooled`)."""
 
     context: Float[ndarray, "batch tokens context_size"]
     pooled: Float[ndarray, "batch pooled_size"]
@@ -86,6 +87,6 @@ class BatchShapes:
         object.__setattr__(self, "latents", latent_shape(self.latents))
 
     def __repr__(self) -> str:
-        """As the shapes are written; fingerprints are made of it."""
+        """Shows latents as `written_shape` gives them. Fingerprints are hashes of this text."""
         latents = f"latents={written_shape(self.latents)!r}"
         return f"BatchShapes({latents}, context={self.context!r}, pooled={self.pooled!r}, encoders={self.encoders!r})"

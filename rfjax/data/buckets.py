@@ -1,9 +1,9 @@
 """Aspect buckets: one corpus of several latent shapes, and which shape a training step takes.
 
 A batch has one shape. So a corpus of several shapes is a tuple of parts of one shape each, and every training step
-takes one part. The part is a function of (seed, step): steps come in cycles of `CYCLE`, a part's number of steps in a
-cycle follows its share of the training images, and each cycle has an order of its own. So a run that is resumed, or
-spread over other hosts, sees the very same batches.
+takes its batch from one part. The part is a function of (seed, step). Steps come in cycles of `CYCLE`; a part's number
+of steps in a cycle follows its share of the training images; each cycle has an order of its own. So a run that is
+resumed, or spread over other hosts, sees the very same batches.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
 
 VERSION = "buckets-1"  # to be raised whenever the part of a step changes
-CYCLE = 1000  # steps; a part's share of steps and of images differ by at most 1 / CYCLE, unless its one step is more
+CYCLE = 1000  # steps. A part's shares of steps and images differ by at most 1 / CYCLE, unless it has only one step
 _LOCK = threading.Lock()  # threads that read ahead come to a new cycle at the same time
 
 
 def share_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple[int, ...]:
     """Shares of `total` in proportion to `counts`, by largest remainder; of equal remainders the first wins.
 
-    A count above zero gets `at_least` or more, a count of zero gets 0. Raises `ConfigError` where `total` does not
-    suffice for that, and where all counts are zero.
+    A count above zero gets `at_least` or more, a count of zero gets 0. Raises `ConfigError` if `total` is too small for
+    this, and if all counts are zero.
     """
     filled = [index for index, count in enumerate(counts) if count]
     if not filled or at_least * len(filled) > total:
@@ -43,7 +43,7 @@ def share_out(total: int, counts: Sequence[int], *, at_least: int = 0) -> tuple[
     while sum(shares) < total:
         behind = max(filled, key=lambda index: (total * counts[index] - shares[index] * everything, -index))
         shares[behind] += 1
-    while sum(shares) > total:  # `at_least` gave too much: the share furthest ahead of its quota gives one back
+    while sum(shares) > total:  # `at_least` gave too much: the share furthest above its quota gives one back
         able = [index for index in filled if shares[index] > at_least]
         shares[max(able, key=lambda index: (shares[index] * everything - total * counts[index], index))] -= 1
     return tuple(shares)
@@ -111,9 +111,9 @@ class BucketedCorpus:
     """A corpus of several latent shapes, with a part for each; see `corpus.Corpus` for the methods.
 
     Examples come from the parts (`parts[i].examples`). Their ids must be unique among all parts, because validation
-    noise and pairs of losses are keyed by them. `shapes` and all that needs no example come from the first part. It
-    should be the largest, since sampling takes its shape by default. `training` and `validation` are the parts' numbers
-    of images.
+    noise and paired losses are keyed by id. `shapes`, and every method that needs no example, come from the first part.
+    This should be the largest part, since sampling takes its shape by default. `training` and `validation` are the
+    parts' numbers of images.
     """
 
     name: str
@@ -188,7 +188,7 @@ def trained_parts(corpus: Corpus) -> tuple[int, ...]:
 
 
 def largest(corpus: Corpus) -> Corpus:
-    """The part that costs most to train on: the part with most latent pixels among those that steps take."""
+    """The part that costs most to train on: among the parts that steps take, the one with most latent pixels."""
     trained = (corpus.parts[part] for part in trained_parts(corpus))
     return max(trained, key=lambda part: math.prod(part.shapes.latents[:3]))
 
@@ -196,7 +196,7 @@ def largest(corpus: Corpus) -> Corpus:
 def validation_shares(corpus, examples: int) -> tuple[int, ...]:
     """How many of `examples` validation examples come from each part, in proportion to its validation images.
 
-    Raises `ConfigError` for more examples than images, but for a corpus of one part, which raises it when it is read.
+    Raises `ConfigError` for more examples than images. A corpus of one part raises it only when the examples are read.
     """
     if len(corpus.parts) == 1:
         return (examples,)
@@ -208,5 +208,5 @@ def validation_shares(corpus, examples: int) -> tuple[int, ...]:
 
 
 def format_shape(latents: Sequence[int]) -> str:
-    """The shape of latents of (frames, height, width, ...) as text: 40x24, the height first, or 8x40x24 of 8 frames."""
+    """The shape of latents of (frames, height, width, ...) as text: 40x24, the height first; with 8 frames 8x40x24."""
     return "x".join(map(str, written_shape(latents[:3])))

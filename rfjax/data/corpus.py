@@ -35,8 +35,8 @@ class Corpus(Protocol):
     """An unlimited source of examples with random access.
 
     Everything is a function of the corpus's seed and the arguments. `fingerprint` is a hash of all that decides the
-    data: equal fingerprints mean equal examples. `parts` are the corpora of one latent shape that give the examples:
-    the corpus itself, or the parts of a `buckets.BucketedCorpus`, which has several shapes.
+    data: equal fingerprints mean equal examples. `parts` are corpora of one latent shape each, which give the examples.
+    A corpus of one shape is its only part; a `buckets.BucketedCorpus` has several.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Corpus(Protocol):
         """Examples by index; an example does not depend on the other indices."""
 
     def captions(self, indices: Integer[ndarray, " n"], split: Split) -> list[str]:
-        """The captions that `examples` encodes."""
+        """The captions of the same examples, whose features `examples` returns."""
 
     def encode(self, captions: Sequence[str]) -> Conditions:
         """Float32 text features. Raises `ConfigError` for a caption that is too long."""
 
     def unknown_words(self, captions: Sequence[str]) -> list[str]:
-        """The words, each once, that no training caption has: a network has learnt nothing of them."""
+        """The words that no training caption has, so that a network has learnt nothing of them; each word once."""
 
     def evaluation_prompts(self, prompts_per_task: int, seed: int) -> list[dict]:
         """GenEval's metadata rows with "held_out" added, tasks in the official order; [] for a corpus without any."""

@@ -2,7 +2,8 @@
 
 The objects are the 1,797 scans of 8 x 8 pixels and 17 grey levels that scikit-learn has (the test part of Alpaydin &
 Kaynak 1998, "Optical recognition of handwritten digits", UCI), coloured and placed. A quarter of the scans is set aside
-by a fixed hash of the scan's number: validation and ground truth show these only, training only the others.
+by a fixed hash of the scan's number. Only these are shown in validation and ground truth, and only the others in
+training.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ VOCABULARY = Vocabulary(
 SCAN_SIDE = 8
 VALIDATION_SHARE = 0.25
 
-# Of training images of 20 pixels a side, so that latents have about zero mean and unit variance.
+# Measured on training images of 20 pixels a side. With these, latents have about zero mean and unit variance.
 MEAN = (0.261, 0.249, 0.251)
 STD = (0.163, 0.141, 0.152)
 
@@ -46,7 +47,7 @@ def scans(split: str) -> tuple[Float[np.ndarray, "digit_scans 8 8"], ...]:
 
 
 def drawn_side(cell: int) -> int:
-    """The side in pixels at which a scan is drawn in a cell; in an image of 20 pixels a side it is the scan's own."""
+    """The side in pixels at which a scan is drawn in a cell. In an image of 20 pixels a side, scans keep their size."""
     return int(0.8 * cell + 0.7)
 
 
@@ -62,7 +63,7 @@ def resampling(
 ) -> Float[np.ndarray, "n target source"]:
     """Matrices that sample `source` pixels at `target` places `step` pixels apart about `centre`.
 
-    The filter is a triangle of half-width max(step, 1), so shrinking does not alias; there are zeros beyond the edge.
+    The filter is a triangle of half-width max(step, 1), so shrinking does not alias. Beyond the edge there are zeros.
     The first pixel's centre is at 1/2.
     """
     places = centre[:, None] + (np.arange(target) + 0.5 - target / 2) * step
@@ -72,7 +73,7 @@ def resampling(
 
 
 def renderer(image_size: int):
-    """A function from layouts and a split to images of the given side."""
+    """Returns a function from layouts and a split to images of the given side."""
     cell = image_size // 2
     side = drawn_side(cell)
     room = cell - 1 - side  # one empty line of pixels keeps two digits apart

@@ -1,4 +1,4 @@
-"""The corpora of drawn scenes: how scenes and words become batches, prompts and latents."""
+"""The corpora of drawn scenes. They turn scenes and words into batches, prompts and latents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rfjax.errors import ConfigError
 
 SPLITS = ("train", "validation")
 GROUND_TRUTH = "validation"  # ground truth is drawn with the pictures of this split
-IMAGE_SIZES = (16, 32)  # the smallest and the largest at which scenes can be told apart
+IMAGE_SIZES = (16, 32)  # the smallest and the largest side at which objects can be told apart
 OWN_SIZES = {
     "frames": 1,
     "channels": 3,
@@ -109,7 +109,7 @@ class SceneCorpus:
 
 @lru_cache(maxsize=8)
 def _encoder(vocabulary):
-    """Trained once a process; it takes a few hundredths of a second."""
+    """The text encoder, trained once per process in a few hundredths of a second."""
     return text.TextEncoder.fit(list(grammar.specimens(vocabulary)))
 
 
@@ -118,8 +118,8 @@ def scene_corpus(
 ) -> SceneCorpus:
     """The corpus `name` at the config's image size, drawn by `renderer(image_size)`.
 
-    `facts` are the other fields of `SceneCorpus`. Raises `ConfigError` for an image size at which the four cells are
-    not whole or too small, and for any other size that is not the corpus's own: it would be ignored.
+    `facts` are the other fields of `SceneCorpus`. Raises `ConfigError` for an image size that is odd or outside
+    `IMAGE_SIZES`, and for any other size in the config that is not the corpus's own: it would be ignored.
     """
     size, (low, high) = data.image_size, IMAGE_SIZES
     if size % 2 or not low <= size <= high:

@@ -22,8 +22,8 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 OFFICIAL_OPENING = "a photo of"
 OFFICIAL_JOIN = "and"
 
-OFFICIAL_SHARE = 0.5  # of training captions: these have the official wording throughout
-DETAIL_SHARE = 0.25  # of the other captions: these name colours in tasks without colours too
+OFFICIAL_SHARE = 0.5  # the share of training captions that have the official wording throughout
+DETAIL_SHARE = 0.25  # the share of the other captions that name colours even in tasks without colours
 
 OPENINGS = (OFFICIAL_OPENING, "an image of", "a picture of", "")
 JOINS = (OFFICIAL_JOIN, "with", "beside")
@@ -38,7 +38,7 @@ WORDING_SLOTS = 5
 
 
 def captions(vocabulary: Vocabulary, contents: Contents, u: Float[np.ndarray, "n slots"]) -> list[str]:
-    """A caption for each scene, from `WORDING_SLOTS` uniforms; it is true of the scene by GenEval's rules."""
+    """A caption for each scene, from `WORDING_SLOTS` uniforms. By GenEval's rules it is true of the scene."""
     fields = (contents.task, contents.count, contents.classes, contents.colors, contents.relation, u)
     return [_caption(vocabulary, *scene) for scene in zip(*(field.tolist() for field in fields), strict=True)]
 
@@ -137,7 +137,7 @@ def all_rows(vocabulary: Vocabulary, task: str) -> list[dict]:
 def evaluation_prompts(vocabulary: Vocabulary, prompts_per_task: int, seed: int) -> list[dict]:
     """`prompts_per_task` rows for each task, tasks in the official order.
 
-    A task's rows are a seeded shuffle of all its prompts, repeated if it has too few of them.
+    A task's rows are a seeded shuffle of all its prompts, repeated if the task has too few prompts.
     """
     prompts = []
     for task in TASKS:
@@ -148,7 +148,7 @@ def evaluation_prompts(vocabulary: Vocabulary, prompts_per_task: int, seed: int)
 
 
 def contents_of_row(vocabulary: Vocabulary, row: dict, u: Float[np.ndarray, " slots"]) -> Contents:
-    """A scene that satisfies a metadata row; what the row leaves open is drawn as in training."""
+    """A scene that satisfies a metadata row. Whatever the row leaves open is drawn as in training."""
     include = row["include"]
     task = TASKS.index(row["tag"])
     count = include[0]["count"] if row["tag"] == "counting" else len(include)
@@ -173,7 +173,7 @@ def words(vocabulary: Vocabulary) -> frozenset[str]:
 
 
 def specimens(vocabulary: Vocabulary) -> Iterator[str]:
-    """Captions that together have every word of the grammar, to train a tokenizer on."""
+    """Captions that together contain every word of the grammar, for training a tokenizer."""
     relations = [phrase for phrases in RELATION_PHRASES.values() for phrase in phrases]
     kinds = range(len(vocabulary.classes))
     for opening in OPENINGS:

@@ -1,9 +1,9 @@
 """Counter-based random numbers: uniforms and normals that are functions of (key, index, slot).
 
-With a stateful generator, random access would need a generator for each example. A hashed counter gives any example's
-numbers at once, and a whole batch in one vectorised call. The mixer is the finaliser of SplitMix64 (Steele, Lea & Flood
-2014, "Fast splittable pseudorandom number generators"), which passes BigCrush on consecutive counters. There is only
-integer arithmetic and one scaling, so the uniforms agree bit for bit on every platform.
+With a stateful generator, random access would need a generator for each example. A hashed counter gives the numbers of
+any example directly, and those of a whole batch in one vectorised call. The mixer is the finaliser of SplitMix64
+(Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"), which passes BigCrush on consecutive
+counters. Only integer arithmetic and one scaling are used, so the uniforms agree bit for bit on every platform.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def key(*parts: object) -> int:
-    """A 64-bit key of names and numbers, as stable as their `repr`."""
+    """A 64-bit key for names and numbers. It changes only if their `repr` changes."""
     digest = hashlib.sha256("\x1f".join(repr(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "little")
 
@@ -30,7 +30,7 @@ def mix(values: UInt64[np.ndarray, " ..."]) -> UInt64[np.ndarray, " ..."]:
 
 
 def uniforms(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[np.ndarray, "n slots"]:
-    """Float64 uniforms in [0, 1), row i a function of (key, indices[i]) alone."""
+    """Float64 uniforms in [0, 1). Row i is a function of (key, indices[i]) alone."""
     with np.errstate(over="ignore"):
         rows = mix(np.asarray(indices, np.uint64) * _GOLDEN + np.uint64(key))
         columns = (np.arange(slots, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
@@ -39,7 +39,7 @@ def uniforms(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[
 
 
 def normals(key: int, indices: Integer[np.ndarray, " n"], slots: int) -> Float[np.ndarray, "n slots"]:
-    """Float64 standard normals by Box and Muller's transform, row i a function of (key, indices[i])."""
+    """Float64 standard normals by Box and Muller's transform. Row i is a function of (key, indices[i]) alone."""
     half = (slots + 1) // 2
     u = uniforms(key, indices, 2 * half)
     radius = np.sqrt(-2.0 * np.log1p(-u[:, :half]))

@@ -1,7 +1,7 @@
 """Batches of training steps, read ahead.
 
-Grain only reads ahead. The examples of a step follow from the step by a formula, so a resumed run, or a run on another
-number of hosts, sees the very same data.
+Grain does nothing but read ahead. A formula gives the examples of a step, so a resumed run, or a run on another number
+of hosts, sees the very same data.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rfjax.errors import ConfigError
 def batch_of_step(
     corpus: Corpus, step: int, *, batch_size: int, places: Int[np.ndarray, " rows"] | None = None
 ) -> Batch:
-    """The training examples of one step: index earlier * batch_size + place of the step's part, for each of `places`
-    (by default the whole batch). `earlier` counts the previous steps that took this part."""
+    """The training examples of one step, for each of `places` (by default the whole batch). They come from the part
+    that the step takes, at index earlier * batch_size + place; `earlier` steps took this part before."""
     places = np.arange(batch_size) if places is None else places
     part, earlier = schedule_of(corpus).at(step)
     return corpus.parts[part].examples(np.uint64(earlier * batch_size) + places.astype(np.uint64), "train")
@@ -41,9 +41,10 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches (`batch_of_step`) of all steps from `start_step` up to, but without, `stop_step`.
 
-    `threads` (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead` batches while
-    earlier batches are in use. Their number changes neither the batches nor their order. `places` are the rows of the
-    global batch that this process's devices hold. They need not follow each other, and processes may share rows.
+    `threads` threads (by default one for every four cores, at most `read_ahead`) prepare up to `read_ahead` batches
+    while earlier batches are in use. The number of threads changes neither the batches nor their order. `places` are
+    the rows of the global batch that this process's devices hold. They need not be consecutive, and processes may share
+    rows.
     """
     if places is not None and not (np.all(places >= 0) and np.all(places < batch_size)):
         raise ConfigError(f"places {places.tolist()} are not all below config.train.batch_size={batch_size}")

@@ -60,7 +60,7 @@ class RandomCorpus:
         return [f"{split} example {index} of seed {seed}" for index in np.asarray(indices).tolist()]
 
     def encode(self, captions: Sequence[str]) -> Conditions:
-        """Features hashed from the captions, in the encoders' slots; zero outside them."""
+        """Features hashed from the captions, in the encoders' slots; zero outside the slots."""
         keys = np.array([hashing.key(VERSION, caption) for caption in captions], np.uint64)
         drawn_context = _normals(1, keys, self.shapes.context)
         drawn_pooled = _normals(2, keys, (self.shapes.pooled,))
@@ -81,7 +81,7 @@ class RandomCorpus:
         raise ConfigError("the random corpus has no scenes to render; set config.data.corpus to shapes or digits")
 
     def to_images(self, latents: Float[np.ndarray, "n frames h w c"]) -> Float[np.ndarray, "n h w 3"]:
-        """The first three channels; +-2 standard deviations become [0, 1]."""
+        """The first three channels, with +-2 standard deviations mapped to [0, 1]."""
         channels = self.shapes.latents[-1]
         first = np.asarray(stills(latents), np.float32)[..., [0, 1 % channels, 2 % channels]]
         return np.clip(0.5 + 0.25 * first, 0.0, 1.0)
@@ -91,8 +91,8 @@ class RandomCorpus:
 
 
 def _normals(stream: int, keys: np.ndarray, shape: tuple[int, ...]) -> Float[np.ndarray, " n *shape"]:
-    """Float32 normals by Philox (Salmon et al. 2011), a counter-based stream for each example. An example may have a
-    million numbers, beside which making its generator costs nothing."""
+    """Float32 normals by Philox (Salmon et al. 2011), with a counter-based stream for each example. An example may have
+    a million numbers; compared with these, making its generator costs nothing."""
     out = np.empty((len(keys), *shape), np.float32)
     for row, key in zip(out, keys, strict=True):
         bits = np.random.Philox(key=np.array([stream, key], np.uint64))

@@ -1,8 +1,8 @@
-"""Scenes of one to four objects on a grid of two by two cells, as numbers: which objects, and where.
+"""Scenes of one to four objects on a grid of two by two cells, as numbers: which objects there are, and where.
 
-Words are in `grammar`, pixels in the corpora. A scene is drawn for one of GenEval's six tasks, so that a caption of the
-task is true by GenEval's rules (Ghosh et al. 2023, "GenEval: an object-focused framework for evaluating text-to-image
-alignment"). Everything is vectorised over a leading scene axis `n`.
+`grammar` makes their words, the corpora their pixels. A scene is drawn for one of GenEval's six tasks, so that a
+caption of the task is true by GenEval's rules (Ghosh et al. 2023, "GenEval: an object-focused framework for evaluating
+text-to-image alignment"). Everything is vectorised over a leading scene axis `n`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rfjax.data.geneval_names import RELATIONS, TASKS
 
 MAX_OBJECTS = 4
 
-# Shares of the tasks in training. Counting, position and attribution are hard, and also teach what the easy tasks need.
+# Shares of the tasks in training. Counting, position and attribution are hard, and also teach what easy tasks need.
 PROPORTIONS = (0.10, 0.15, 0.20, 0.15, 0.20, 0.20)
 COUNTS = (1, 2, 0, 1, 2, 2)  # objects per task; 0: two to four, drawn
 
-# (relation, lane) -> cells of target and subject, in one row or column, so that exactly one relation holds.
+# (relation, lane) -> cells of (target, subject). They lie in one row or column, so that exactly one relation holds.
 # Cells: 0 1 over 2 3.
 _POSITION_CELLS = np.array(
     [
@@ -31,7 +31,7 @@ _POSITION_CELLS = np.array(
     ]
 )
 
-# Colours of GenEval's ten that are far apart in RGB and far from every background.
+# Those of GenEval's ten colours that are far apart in RGB, and far from every background.
 PALETTE = {
     "red": (0.95, 0.10, 0.10),
     "yellow": (1.00, 0.90, 0.05),
@@ -54,10 +54,10 @@ class Vocabulary:
     plurals: tuple[str, ...]
     colors: tuple[str, ...]  # among GenEval's ten
     palette: tuple[tuple[float, float, float], ...]  # RGB in [0, 1] of each colour
-    held_out: tuple[int, ...]  # of each class, the colour that it never has in training or validation
+    held_out: tuple[int, ...]  # for each class, the colour that it never has in training or validation
 
     def seen(self) -> Bool[np.ndarray, "classes colors"]:
-        """Whether training may show a pair."""
+        """Whether training may show each pair of class and colour."""
         return np.arange(len(self.colors)) != np.array(self.held_out)[:, None]
 
 
@@ -81,12 +81,12 @@ class Layout:
     colors: Int[np.ndarray, "n 4"]
     offset: Float[np.ndarray, "n 4 2"]  # (x, y) in [-1, 1), in units of the free room in the cell
     size: Float[np.ndarray, "n 4"]  # in [0, 1): from the smallest to the largest
-    variant: Float[np.ndarray, "n 4"]  # in [0, 1): which of a class's pictures
+    variant: Float[np.ndarray, "n 4"]  # in [0, 1): selects one of the class's pictures
     background: Float[np.ndarray, " n"]  # in [0, 1): from the darkest to the lightest
 
 
 def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Contents:
-    """The objects of training scenes, from `CONTENT_SLOTS` uniforms each."""
+    """The objects of training scenes, from `CONTENT_SLOTS` uniforms for each scene."""
     task = np.searchsorted(np.cumsum(PROPORTIONS)[:-1], u[:, 0], side="right")
     counting = task == TASKS.index("counting")
     count = np.where(counting, 2 + (3 * u[:, 1]).astype(int), np.array(COUNTS)[task])
@@ -109,7 +109,7 @@ def draw_contents(vocabulary: Vocabulary, u: Float[np.ndarray, "n slots"]) -> Co
 
 
 def pick(allowed: Bool[np.ndarray, "n choices"], u: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """One allowed choice of each row, uniformly; every row must have one."""
+    """Picks one allowed choice in each row, uniformly. Every row must have an allowed choice."""
     rank = (u * allowed.sum(axis=1)).astype(int) + 1
     return np.argmax(np.cumsum(allowed, axis=1) == rank[:, None], axis=1)
 
@@ -148,7 +148,7 @@ def between(low: float, high: float, u: Float[np.ndarray, "*shape"]) -> Float[np
 def paint(
     vocabulary: Vocabulary, layout: Layout, alpha: Float[np.ndarray, "n 4 cell cell"]
 ) -> Float[np.ndarray, "n side side 3"]:
-    """Images in [0, 1]: each cell's colour over the background, mixed by `alpha`, 0 where no object is."""
+    """Images in [0, 1]. `alpha` mixes each cell's colour with the background; it is 0 where there is no object."""
     n, _, cell, _ = alpha.shape
     background = between(*BACKGROUNDS, layout.background)[:, None, None, None, None]
     color = np.array(vocabulary.palette)[layout.colors][:, :, None, None, :]

@@ -27,7 +27,7 @@ VOCABULARY = Vocabulary(
 RADII = (0.325, 0.41)
 MARGIN = 0.0625  # at 16 x 16 two shapes are always at least a pixel apart
 
-# Of training images of 16 pixels a side, so that latents have about zero mean and unit variance.
+# Measured on training images of 16 pixels a side. With these, latents have about zero mean and unit variance.
 MEAN = (0.285, 0.269, 0.270)
 STD = (0.203, 0.178, 0.192)
 
@@ -76,7 +76,7 @@ def coverage(
 
 
 def renderer(image_size: int):
-    """A function from layouts to images of the given side; the split makes no difference."""
+    """Returns a function from layouts to images of the given side. The function ignores its argument `split`."""
     cell = image_size // 2
 
     def render(layout: Layout, split: str) -> Float[np.ndarray, "n h w 3"]:

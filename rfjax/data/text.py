@@ -1,7 +1,7 @@
 """Frozen text features of the embedded corpora: a sentencepiece model and fixed random vectors.
 
-They stand in the place of CLIP and T5: the network receives `context` and `pooled`, never strings. A token's features
-are four blocks side by side:
+They replace CLIP and T5: the network receives `context` and `pooled`, never strings. A token's features are four blocks
+side by side:
 
     piece      a random vector of the piece itself
     left       the pieces before it: sum over k >= 1 of DECAY^(k-1) w(p[i-k]) e_left(p[i-k])
@@ -10,13 +10,14 @@ are four blocks side by side:
 
 So "ring" in "red ring left of a square" carries its colour, its relation and its partner, as the output of a contextual
 encoder would. w(p) = a / (a + frequency of p) is the smooth inverse frequency of Arora, Liang & Ma 2017 ("A simple but
-tough-to-beat baseline for sentence embeddings"). It keeps "a photo of a" from drowning the words that matter. `pooled`
-is a weighted bag of pieces beside a weighted bag of ordered pairs. The elementwise product of its two random vectors
-stands for a pair. Every sequence ends in an end-of-text token, so an encoded empty caption differs from the null
-condition, which is zeros. Rows beyond the caption's length are zeros. Features have a mean square of about 1 per
-component over the rows in use.
+tough-to-beat baseline for sentence embeddings"). It keeps "a photo of a" from drowning the words that matter.
 
-The random vectors are hashed from the pieces' own text and do not depend on the corpus's seed.
+`pooled` has two parts: a weighted sum over pieces, and a weighted sum over ordered pairs of pieces, where a pair is the
+elementwise product of two random vectors. Every sequence ends in an end-of-text token, so an encoded empty caption
+differs from the null condition, which is zeros. Rows beyond the caption's length are zeros. Features have a mean square
+of about 1 per component over the rows in use.
+
+The random vectors are hashed from the pieces' text, and do not depend on the corpus's seed.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class TextEncoder:
     """Encodes captions, by a tokenizer and the frequencies of its pieces."""
 
     model: bytes
-    frequencies: tuple[float, ...]  # of each piece, the expected share of a caption's tokens
+    frequencies: tuple[float, ...]  # for each piece, its expected share of a caption's tokens
 
     @classmethod
     def fit(cls, captions: Sequence[str], vocabulary_size: int = PIECES) -> TextEncoder:
@@ -100,7 +101,7 @@ class TextEncoder:
         return FREQUENCY_SCALE / (FREQUENCY_SCALE + np.array(self.frequencies))
 
     def _table(self, role: str, size: int) -> Float[np.ndarray, "pieces size"]:
-        """A standard normal vector for each piece, a function of the role and the piece's text."""
+        """A standard normal vector for each piece, as a function of the role and the piece's text."""
         pieces = [self._processor.id_to_piece(i) for i in range(len(self.frequencies))]
         keys = np.array([hashing.key(VERSION, role, piece) for piece in pieces], np.uint64)
         return hashing.normals(0, keys, size)
@@ -115,7 +116,8 @@ class TextEncoder:
         return tables
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int[np.ndarray, "n tokens"], Int[np.ndarray, " n"]]:
-        """Piece ids, each row with the end-of-text token and then -1, and lengths; `ConfigError` for long captions."""
+        """Returns (piece ids, lengths). A row ends in the end-of-text token, then -1. Raises `ConfigError` for too long
+        a caption."""
         rows = [ids + [_END] for ids in self._processor.encode(list(captions), num_threads=1)]
         lengths = np.array([len(row) for row in rows], int)
         if len(rows) and lengths.max() > CONTEXT_TOKENS:

@@ -1,11 +1,11 @@
-"""The measures that formulations are ranked by: one record for each control.
+"""The measures by which formulations are ranked: one record for each control.
 
 A control is one combination of corpus, weights and sampler. SD3 (section 5.1) ranks formulations under each control
 by two numbers, alignment with the prompt (higher is better) and distance from real images (lower is better), and
 averages the ranks over controls. Here the alignment is GenEval's score, and the distance is the Frechet distance of
 the features of `rfjax.evaluation.image_features`. A record keeps both numbers, and their values under resamples of
-prompts that are the same in every run. So two variants can be compared resample by resample from their records alone.
-No JAX here.
+prompts. The resamples are the same in every run, so two variants can be compared resample by resample from their
+records alone. No JAX here.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from rfjax.evaluation.intervals import PERCENTILES
 from rfjax.evaluation.records import Measured, geneval_record, json_numbers
 
 EVALUATION = "ranking"
-# Not "geneval", so that no reader of GenEval scores takes a control's for the run's own.
+# Not named "geneval", so that no reader of GenEval scores takes a control's score for the run's own.
 ALIGNMENT, DISTANCE = "ranking_geneval", "ranking_frechet_distance"
 REPLICATES = {ALIGNMENT: "geneval", DISTANCE: "frechet_distance"}  # metric -> its name among a record's replicates
 RESAMPLES = 200
-TRUTH = "ground_truth"  # item of DISTANCE: a set of pictures drawn for the same prompts, as large as the samples
+TRUTH = "ground_truth"  # item of DISTANCE: that of pictures drawn for the same prompts, as many as the samples
 TRUTH_SETS = 8  # the item is the mean over this many sets
 
 
@@ -70,19 +70,19 @@ def ranking_record(
 ) -> dict:
     """Measures the images of one control, and returns the record.
 
-    `key` is a `record_key` with evaluation "ranking". `pixels` [n, h, w, 3] are uint8, or floats in
-    [0, 1]; row i answers prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` is that of
-    the evaluation's prompts and noise; only runs with equal seeds can be compared. `training` is what
-    `checkpoint.spent` returns (images, flops, train_seconds).
+    `key` is a `record_key` with evaluation "ranking". `pixels` [n, h, w, 3] are uint8, or floats in [0, 1]. Row i is an
+    image of prompt `ids[i, 0]` of `prompts`, metadata rows of the corpus. `seed` is that of the evaluation's prompts
+    and noise; only runs with equal seeds can be compared. `training` is what `checkpoint.spent` returns (images, flops,
+    train_seconds).
 
-    Values: "ranking_geneval", overall and per task, with GenEval's intervals; and
-    "ranking_frechet_distance": "overall", and "ground_truth" of as many pictures drawn for the same
-    prompts, below which a model gets by luck only. Images with a number that is not finite are
-    scored as black images, and make the distance null. `extra` holds each prompt's score in the order of
-    resampling, and `replicates`: both measures under each resample of prompts.
+    The metric "ranking_geneval" has the items overall and each task, with GenEval's intervals. The metric
+    "ranking_frechet_distance" has two items: "overall", and "ground_truth", which is the distance of as many pictures
+    drawn for the same prompts. Only by luck is a model below the latter. Images with a number that is not finite are
+    scored as black images, and make the distance null. `extra` holds each prompt's score in the order of resampling,
+    and `replicates`: both measures under each resample of prompts.
 
-    Raises `ConfigError` for a key of another evaluation, for images and ids that differ in number, and
-    for a corpus without a detector.
+    Raises `ConfigError` for a key of another evaluation, if images and ids differ in number, and for a corpus without a
+    detector.
     """
     if key["evaluation"] != EVALUATION:
         raise ConfigError(f"a ranking's record has the evaluation {key['evaluation']!r}; it must be {EVALUATION!r}")
@@ -135,18 +135,18 @@ def ranking_record(
 def shifted_interval(value: float, replicates: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
     """The 95 % interval of a measure from its replicates, moved so that the replicates' mean is the measured value.
 
-    A resample holds fewer distinct prompts than the sample, and a distance between sets grows with that. So the
-    replicates lie above the value by about as much as the value lies above the distance of infinitely many images.
-    Their spread says how uncertain the value is; their mean says nothing.
+    A resample holds fewer distinct prompts than the sample, and with fewer prompts a distance between sets is larger.
+    So the replicates lie above the value by about as much as the value lies above the distance of infinitely many
+    images. Their spread says how uncertain the value is; their mean says nothing.
     """
     low, high = np.percentile(replicates, PERCENTILES) - np.mean(replicates) + value
     return float(low), float(high)
 
 
 def _clusters(own):
-    """The number of each image's prompt among the distinct prompts, and the task of each distinct prompt.
+    """Returns (for each image, the number of its prompt among the distinct prompts; the task of each distinct prompt).
 
-    Distinct prompts are in the order of tasks, then of first use. The images of a prompt that was asked more than once
+    Distinct prompts are in the order of tasks, then of first use. If a prompt was asked more than once, all its images
     are resampled together.
     """
     first: dict[str, str] = {}
@@ -173,7 +173,7 @@ def _resampled_scores(correct, images, per_task, weights):
 
 
 def _resampled_moments(found, cluster, weights, reference) -> Moments:
-    """Mean and covariance under each resample, from each prompt's sums.
+    """Mean and covariance under each resample, computed from sums over each prompt's images.
 
     The sums are taken about the reference's mean, because sums of squares about a far point lose digits.
     """
@@ -192,8 +192,8 @@ _truths: dict[tuple, float] = {}
 
 
 def _ground_truth(corpus, own, reference: Reference) -> float:
-    """The distance of pictures drawn for the same prompts, as many as the images: the mean over `TRUTH_SETS` sets,
-    computed once a process."""
+    """The distance of pictures drawn for the same prompts, as many as the images. It is the mean over `TRUTH_SETS` sets
+    of pictures, computed once per process."""
     key = (reference.sha1, corpus.fingerprint, json.dumps(own))
     if key not in _truths:
         found = []

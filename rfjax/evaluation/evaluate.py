@@ -1,6 +1,6 @@
 """The evaluations of a run's checkpoints: which are due, and the record of each in the run's folder.
 
-An evaluation that has a record is not done again, so a study that was stopped goes on with those that are missing.
+An evaluation that has a record is not done again, so a study that was stopped goes on with the missing evaluations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.progress import note
 from rfjax.training.run import Run, open_run
 
-# An evaluation's name, in records and in config.evaluation -> its module, in the order they are done. A module has
+# The evaluations in the order in which they run: name, in records and in config.evaluation -> module. A module has
 #   due(config, step, last): (sampler or None, fields of the record's key) of each evaluation due at a step;
 #   check(run, programs): refuses before training what could not be measured afterwards;
 #   measure(run, programs, evaluation, params, spent): is called by all processes; returns a function that writes the
@@ -33,9 +33,9 @@ KINDS = {"validation": validation, "geneval": geneval, "ranking": ranking}
 def due_at(
     config: Config, run: str, step: int, *, everything: bool = False, only: str | None = None
 ) -> list[Evaluation]:
-    """The evaluations that the config asks for at a step: all of them at the last step, and with `everything`.
+    """The evaluations that the config asks for at a step. At the last step, or with `everything`, all are due.
 
-    `only` names weights to measure in place of those that the config lists.
+    `only` names weights to measure instead of those that the config lists.
     """
     due, last = [], everything or step == config.train.steps
     for kind, module in KINDS.items():
@@ -72,8 +72,8 @@ class Evaluator:
     ) -> None:
         """Measures and records evaluations.
 
-        `params` are parameters by weights ("ema", "raw"); by default they are read from checkpoints. `stop` is asked
-        before each evaluation. When it says true this raises `Preempted`, and the next attempt does the rest.
+        `params` are parameters by weights ("ema", "raw"); by default they are read from checkpoints. `stop` is called
+        before each evaluation. If it returns true, this raises `Preempted`, and the next attempt does the rest.
         """
         with self.run.computing():
             for step, due in itertools.groupby(evaluations, key=lambda evaluation: evaluation.step):
@@ -102,7 +102,8 @@ class Evaluator:
                 note(f"{self.run.name}: {said}")
 
     def _write_in_first(self, write) -> str | None:
-        """Calls `write` in process 0 alone, because each file has one writer; returns its failure in all processes."""
+        """Calls `write` in process 0 alone, because each file has one writer. Returns the failure of `write`, if any,
+        in all processes."""
         failure = None
         try:
             if distributed.is_first():
@@ -122,7 +123,7 @@ def evaluate_run(
     step: int | None = None,
     weights: str = "ema",
 ) -> list[dict]:
-    """Measures everything that the config asks for of one checkpoint, by default the newest; returns the records.
+    """Makes all the config's evaluations of one checkpoint, by default the newest, and returns their records.
 
     Earlier records are replaced. `weights` are `ema` or `raw`. Raises `ConfigError` as `open_run` does, and for a
     config that asks for no evaluation.

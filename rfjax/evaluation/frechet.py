@@ -2,9 +2,9 @@
 
     d = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
 
-(Dowson & Landau 1982; the squared 2-Wasserstein distance of the Gaussians.) The square roots of the symmetric
-matrices are computed from their eigenvalues, so that nothing is complex and a covariance may be singular, for example
-that of a model that always draws the same picture. No JAX here.
+(Dowson & Landau 1982; the squared 2-Wasserstein distance of the Gaussians.) The square roots of the symmetric matrices
+are computed from their eigenvalues. So nothing is complex, and a covariance may be singular, as it is if a model always
+draws the same picture. No JAX here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def frechet_distance(a: Moments, b: Moments) -> Float[np.ndarray, "*sets"] | np.
     """
     root = _symmetric_root(a.covariance)
     product = root @ b.covariance @ root
-    # The product is symmetric, and its eigenvalues are not negative, but for rounding.
+    # Up to rounding, the product is symmetric and has no negative eigenvalue.
     eigenvalues = np.linalg.eigvalsh((product + np.swapaxes(product, -1, -2)) / 2)
     overlap = np.sqrt(np.clip(eigenvalues, 0.0, None)).sum(axis=-1)
     traces = np.trace(a.covariance) + np.trace(b.covariance, axis1=-2, axis2=-1)
@@ -78,12 +78,12 @@ _references: dict[tuple, Reference] = {}
 
 
 def reference_of(corpus: Corpus, tasks: Sequence[str], n: int = REFERENCE_IMAGES) -> Reference:
-    """The Gaussian of the first `n` validation images, computed once a process.
+    """The Gaussian of the first `n` validation images, computed once per process.
 
-    `tasks` are the tasks of the samples' prompts, one task for each sample. A corpus draws scenes of the tasks in other
-    shares than the prompts ask for them, so the images of a task are weighted by the share of its prompts. Otherwise a
-    model would be far from the reference because it follows its prompts. Raises `ConfigError` where a task has
-    prompts but no image among the `n`.
+    `tasks` are the tasks of the samples' prompts, one task for each sample. The tasks' shares in the corpus differ
+    from those in the prompts. So the images of a task are weighted by the share of its prompts; otherwise a model would
+    be far from the reference just because it follows its prompts. Raises `ConfigError` if a task has prompts but no
+    image among the `n`.
     """
     shares = tuple(round(tasks.count(task) / len(tasks), 12) for task in TASKS)
     key = (corpus.fingerprint, shares, n)

@@ -1,4 +1,4 @@
-"""Sampling for evaluation: the latents of captions, from the same noise for every model."""
+"""Sampling for evaluation: makes latents for captions, from the same noise for every model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def compile_sampler(
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
-    """The program that samples one batch by a backbone's `apply` (`sampling_program`); compiled at its first call."""
+    """The program that samples one batch (`sampling_program`), compiled at its first call."""
     program = sampling_program(apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length)
     return distributed.compiled_at_first_call("the sampler", program)
 
@@ -54,10 +54,10 @@ def sampling_program(
     batch_sharding: NamedSharding | None = None,
     path_length: bool = False,
 ) -> Callable:
-    """The program that samples one batch by a backbone's `apply`, for any formulation, as `jax.jit` gives it.
+    """The jitted program that samples one batch by a backbone's `apply`, for any formulation.
 
-    `program(params, levels, at, seed, ids, conditions, negative)`: `levels` [steps + 1] are the sampler's, and `at`
-    holds the formulation's coefficients at them (`rfjax.flow.matched`).
+    It is `program(params, levels, at, seed, ids, conditions, negative)`. `levels` [steps + 1] are those of the sampler,
+    and `at` holds the formulation's coefficients at these levels (`rfjax.flow.matched`).
     """
     solve = integrate_with_length if path_length else integrate
 
@@ -95,11 +95,11 @@ def make_generator(
 ) -> Callable:
     """`generate(params, seed, ids, conditions, negative=None) -> latents`, compiled once.
 
-    `apply` is that of a backbone trained on the formulation, whose timestep shift the sampler uses too. `ids` [n, 2]
-    are (prompt index, sample). They are cut into batches of `batch_size`, of which the last is padded. `negative` has
-    one row, which serves every prompt; by default it is the null condition, zeros. With `path_length` the generator
-    returns (latents, length of each latent's path). `program` is the result of `compile_sampler` for the same
-    arguments, where formulations share it.
+    `apply` is that of a backbone trained on the formulation; the sampler uses the formulation's timestep shift. `ids`
+    [n, 2] are (prompt index, sample). They are cut into batches of `batch_size`, and the last batch is padded.
+    `negative` has one row, used for every prompt; by default it is the null condition, zeros. With `path_length` the
+    generator returns (latents, length of each latent's path). `program` is the result of `compile_sampler` for the same
+    arguments; formulations may share it.
     """
     program = program or compile_sampler(
         apply, sampler, latent_shape, batch_sharding=batch_sharding, path_length=path_length
@@ -153,8 +153,8 @@ def generator_of(
 
 
 def check_batch_size(run: Run, evaluation: str) -> None:
-    """Raises `ConfigError` where the batches of images of an evaluation ("geneval" or "ranking") cannot be split over
-    the devices."""
+    """Raises `ConfigError` if an evaluation's batches of images ("geneval" or "ranking") cannot be split over the
+    devices."""
     size = getattr(run.config.evaluation, evaluation).batch_size
     if size % run.batch_ways:
         raise ConfigError(

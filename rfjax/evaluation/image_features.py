@@ -1,9 +1,9 @@
 """A fixed description of small images, for distances between sets of them. No JAX here.
 
-A study of large images uses the features of a frozen network: SD3 compares formulations by distances of CLIP
-features. For images of 16 to 32 pixels a side no such network is meaningful. So the features here are formulas: which
-colours are where, and how strong, how inclined and how sharp the edges are. They are neither learnt nor tuned to a
-model. Their distances compare models of one study on one corpus with one another, and are no FID.
+A study of large images uses the features of a frozen network: SD3 compares formulations by distances of CLIP features.
+For images of 16 to 32 pixels a side no such network is meaningful. So the features here are formulas: which colours are
+where, and how strong, how inclined and how sharp the edges are. They are neither learnt nor tuned to a model. Their
+distances serve to compare the models of one study on one corpus. They are no FID.
 
 `NAME` is the name and version of these features. A change of a feature must change the name, and distances under
 different names are never compared.
@@ -22,14 +22,14 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of R, G, B
 # Red against green, yellow against blue.
 OPPONENTS = ((1.0, -1.0, 0.0), (0.5, 0.5, -1.0))
 
-# Group of features -> (numbers of a cell, cells a side, the divisor of each number). The divisor is about the number's
+# Group of features -> (numbers per cell, cells a side, the divisor of each number). The divisor is about the number's
 # standard deviation over scenes of `shapes`, so that no group dominates the distance because of its unit.
 GROUPS = {
     "luminance": (1, FINE, 0.10),  # mean
     "opponents": (2, COARSE, 0.12),  # means
     "edges": (2, COARSE, 0.06),  # root mean square slope along x, and along y
     "inclination": (1, COARSE, 0.010),  # signed root of the mean product of the two slopes
-    "sharpness": (1, COARSE, 0.045),  # root mean square of the Laplacian, which a blur lowers first
+    "sharpness": (1, COARSE, 0.045),  # root mean square of the Laplacian; a blur lowers it first
     "colour edges": (2, COARSE, 0.10),  # root mean square slope of the opponents
 }
 SIZE = sum(numbers * cells * cells for numbers, cells, _ in GROUPS.values())
@@ -38,8 +38,8 @@ SIZE = sum(numbers * cells * cells for numbers, cells, _ in GROUPS.values())
 def features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
     """The features of each image, float64, d = `SIZE` = 48. Images may have any height and width from 8.
 
-    Values 0 to 255 stand for [0, 1]. A cell's mean is over its area, so that cells need not be
-    whole pixels; borders are continued by their last pixel. Raises `ConfigError` for smaller images.
+    Values 0 to 255 stand for [0, 1]. A cell's mean is over its area, so that cells need not be whole pixels. Beyond the
+    border the last pixel is repeated. Raises `ConfigError` for smaller images.
     """
     if min(images.shape[1:3]) < 2 * FINE:
         raise ConfigError(

@@ -1,10 +1,10 @@
 """MLPerf's validation loss: each example at one level of t, which a file assigns to it.
 
-MLPerf Training, text-to-image: the levels are t = 0/8 ... 7/8. Each validation example has one of them. The loss is
-the mean over the levels of each level's mean. It costs an eighth of the `mlperf` grid of
-`rfjax.evaluation.validation`, which sees every example at every level. It is another estimator, because the levels
-have different examples. So it has another name, and is never paired with a grid's loss. The noise is the same
-function of (seed, example id, level).
+MLPerf Training, text-to-image: the levels are t = 0/8 ... 7/8. Each validation example has one of them. The loss is the
+mean over the levels of each level's mean. It costs an eighth of the `mlperf` grid of `rfjax.evaluation.validation`,
+which sees every example at every level. The two losses are different estimators, because here the levels have different
+examples. So this loss has a name of its own, and is never paired with a grid's loss. The noise is the same function of
+(seed, example id, level).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class AssignedLoss:
 
     @property
     def level_stderrs(self) -> tuple[float, ...]:
-        """The standard error at each level; nan where a level has one example."""
+        """The standard error at each level; nan for a level with one example."""
         return tuple(standard_error(self._of(number)) for number in range(len(self.levels)))
 
     @property
@@ -78,8 +78,8 @@ class AssignedLoss:
 def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray, " n"]:
     """The level numbers of the validation examples, in order, from a text file with one integer a line.
 
-    Raises `ConfigError` for a line that is not a level, and where levels have different numbers of
-    examples: the mean of the levels' means would then weigh examples unequally.
+    Raises `ConfigError` for a line that is not a level, and if levels have different numbers of examples: the mean of
+    the levels' means would then weigh examples unequally.
     """
     lines = read_text(path, "the file of levels").split()
     numbers = []
@@ -97,9 +97,9 @@ def read_levels(path: str | os.PathLike, levels: int = LEVELS) -> Int[np.ndarray
 def compile_assigned(
     apply: Callable, config: ValidationConfig, *, batch_sharding: NamedSharding | None = None
 ) -> Callable:
-    """The compiled `program(params, at, numbers, batch)`, which gives each example's loss at its level, Float[batch].
+    """The compiled `program(params, at, numbers, batch)`. It returns each example's loss at its level, Float[batch].
 
-    `numbers` are the numbers of the examples' levels, and the fields of `at` the formulation's coefficients there.
+    `numbers` are the numbers of the examples' levels. The fields of `at` are the formulation's coefficients there.
     """
     path = RectifiedFlow()
 
@@ -132,7 +132,7 @@ def assigned_loss(
     """The loss of `params` on the first n validation examples of the corpus, each at its assigned level.
 
     Only seed and batch size of `config` are used. The last batch is filled up by repeating its last example, and the
-    repeats are dropped. Raises `RfjaxError` where the corpus gives a wrong number of examples.
+    repeats are dropped. Raises `RfjaxError` if the corpus gives a wrong number of examples.
     """
     if batch_sharding is not None:
         check_divisible(config, batch_sharding)

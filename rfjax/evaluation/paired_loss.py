@@ -1,8 +1,8 @@
-"""What a validation loss is: levels of t, a loss per example and level, and its uncertainty.
+"""The validation loss as a value: levels of t, a loss for each example and level, and its uncertainty.
 
-Every example is seen at every level, with noise that depends on the example, the level and the
-validation seed alone. So the losses of two models differ by the models and not by the noise, and
-their difference is computed example by example.
+Every example is seen at every level, with noise that depends only on the example, the level and the validation seed. So
+the losses of two models differ because of the models, not the noise, and their difference is computed example by
+example.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Grid:
     last_left_out: int = 0  # how many of the last levels the average leaves out
 
     def numbers(self, levels: int) -> tuple[int, ...]:
-        """The number i of each level, by which noise is keyed: equal t of two grids have equal noise."""
+        """The number i of each level, which keys the noise. So equal t in grids of equal length have equal noise."""
         return tuple(range(self.first, self.first + levels))
 
     def times(self, levels: int) -> tuple[float, ...]:
@@ -55,8 +55,8 @@ def grid_name(grid: str, levels: int) -> str:
 class ValidationLoss:
     """Unweighted mean squared error of the velocity per element, by example and level.
 
-    Rows are in the order of the example ids. Averages over examples are taken in float64, then
-    over the levels that count; batches do not enter.
+    Rows are in the order of the example ids. Averages are taken in float64 over all examples and over the levels that
+    count, so the division into batches does not matter.
     """
 
     grid: str  # the result of `grid_name`
@@ -100,7 +100,7 @@ class ValidationLoss:
 def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, float]:
     """The mean over examples of a's loss minus b's, and its standard error.
 
-    Raises `ConfigError` where grid, seed or examples differ, because the noise then differs too.
+    Raises `ConfigError` if grid, seed or examples differ, because the noise then differs too.
     """
     for name, ours, theirs in (("grid", a.grid, b.grid), ("seed", a.seed, b.seed), ("examples", a.n, b.n)):
         if ours != theirs:
@@ -112,5 +112,5 @@ def paired_difference(a: ValidationLoss, b: ValidationLoss) -> tuple[float, floa
 
 
 def standard_error(values: Float64[np.ndarray, " n"]) -> float:
-    """The standard error of the mean of `values`; nan of a single one."""
+    """The standard error of the mean of `values`; nan for a single value."""
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan

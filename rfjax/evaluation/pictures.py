@@ -16,7 +16,7 @@ TILE = 64  # the least side in pixels
 def strip(
     images: Float[np.ndarray, "n h w 3"], gap: int = 0, side: int = TILE
 ) -> tuple[Float[np.ndarray, "height width 3"], int]:
-    """The images side by side, each enlarged by whole pixels to at least `side`; and the side of a tile."""
+    """Returns (the images side by side, each enlarged by a whole factor to at least `side` pixels; a tile's side)."""
     scale = max(1, -(-side // images.shape[1]))
     large = np.clip(images, 0.0, 1.0).repeat(scale, axis=1).repeat(scale, axis=2)
     if gap:

@@ -1,4 +1,4 @@
-"""Evaluation records: what one evaluation of one checkpoint found, one JSON file each.
+"""Evaluation records: the result of one evaluation of one checkpoint, in one JSON file.
 
 A run's records lie in `<workdir>/evaluations/<sha1 of the key>.json`; a record replaces an earlier record with the
 same key. The results table is merged from the records. Nothing here needs JAX.
@@ -35,7 +35,7 @@ from rfjax.outputs import check_place
 
 SCHEMA = 1
 FLOAT_MAX = sys.float_info.max
-LAG = 0.05  # an average's validation loss may be this much above that of the raw weights, as a share
+LAG = 0.05  # the average's validation loss may exceed that of the raw weights by this share of the latter
 KEY_FIELDS = {
     "run": str,
     "step": int,
@@ -51,8 +51,8 @@ RECORD_FIELDS = ("schema", "key", "images", "flops", "seconds", "train_seconds",
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One number that an evaluation found, with its standard error, its 95 % interval and the number of examples or
-    images behind it. A number that is not known, or not finite, is nan here and null in the record."""
+    """One number that an evaluation found, with its standard error, its 95 % interval, and the number of examples or
+    images that it is computed from. A number that is unknown or not finite is nan here and null in the record."""
 
     metric: str
     item: str = "mean"
@@ -74,7 +74,7 @@ class Measured:
 
 
 class Extra(TypedDict, total=False):
-    """What the results table takes from a record's `extra`; other keys may be there."""
+    """The keys of a record's `extra` that the results table reads. A record may have other keys."""
 
     png: str
     prompts: list[object]
@@ -101,7 +101,7 @@ def record_key(
     grid: str = "-",
     seed: int = 0,
 ) -> dict:
-    """The key that tells a record from all others; "-" (or step -1) where a field does not apply."""
+    """The key that tells a record from all others. A field that does not apply is "-" (or step -1)."""
     return {
         "run": run,
         "step": step,
@@ -146,10 +146,10 @@ def make_record(
 def validation_record(key: Mapping[str, object], result: ValidationLoss, **training) -> dict:
     """The record of a validation loss; `training` are the other arguments of `make_record`.
 
-    Metric "loss": item "mean" and one item "t=..." per level, with intervals of 1.96 standard
-    errors over examples. `extra` keeps each example's loss (mean over the levels that count)
-    in the order of example ids, so that two runs can be compared example by example, and a hash of
-    the ids: runs can be compared so only where the hashes are equal.
+    Metric "loss": item "mean" and one item "t=..." per level, with intervals of 1.96 standard errors over examples.
+    `extra` keeps each example's loss (mean over the levels that count) in the order of example ids, so that two runs
+    can be compared example by example. It also keeps a hash of the ids: only runs with equal hashes can be compared in
+    this way.
     """
     items = {"mean": (result.loss, result.stderr)}
     for t, loss, stderr in zip(result.levels, result.level_losses, result.level_stderrs, strict=True):
@@ -170,11 +170,11 @@ def validation_record(key: Mapping[str, object], result: ValidationLoss, **train
 def geneval_record(
     key: Mapping[str, object], scores: Mapping[str, GenEvalScore], more: Sequence[Measured] = (), /, **training
 ) -> dict:
-    """The record of GenEval scores by metric: "geneval", and "geneval_held_out" and
-    "geneval_seen" where some prompts are held out; then the values in `more`. `training` are as in `validation_record`.
+    """The record of GenEval scores by metric, followed by the values in `more`. The metrics are "geneval" and, if some
+    prompts are held out, "geneval_held_out" and "geneval_seen". `training` is as in `validation_record`.
 
-    Items: "overall" and the tasks that have images; n counts images. `extra` gives, for each metric,
-    the tasks without images, the number of prompts of each item, and the plain fractions.
+    The items are "overall" and the tasks that have images; n counts images. `extra` gives, for each metric, the tasks
+    without images, the number of prompts of each item, and the plain fractions of correct images and prompts.
     """
     values, extra = [], {}
     for metric, score in scores.items():
@@ -193,13 +193,13 @@ def geneval_record(
 
 
 def check_may_record(workdir: str | os.PathLike) -> None:
-    """Raises `ConfigError` where a run's folder takes no records, as on a disk that is read-only: before hours of
-    measuring."""
+    """Raises `ConfigError` if no record can be written to a run's folder, for example on a read-only disk. Call it
+    before hours of measuring."""
     check_place(Path(workdir) / "evaluations" / "record.json", "an evaluation's record")
 
 
 def check_still_run(workdir: str | os.PathLike) -> None:
-    """Raises `RfjaxError` where a run's folder is gone: a record would make a new one, without a run."""
+    """Raises `RfjaxError` if a run's folder is gone: a record would make a new folder, without a run."""
     if not (Path(workdir) / "run.json").is_file():
         reason = "it was moved or removed while the run was measured"
         remedy = "move it back, then give the same command again"
@@ -207,10 +207,10 @@ def check_still_run(workdir: str | os.PathLike) -> None:
 
 
 def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Path:
-    """Writes the record into the run's folder, where it replaces a record with the same key; returns its path.
+    """Writes the record into the run's folder, where it replaces a record with the same key. Returns its path.
 
-    Raises `RfjaxError` for a record that breaks the schema (for a number that is not finite give null), and where the
-    file cannot be written. An earlier record is then left as it was.
+    Raises `RfjaxError` for a record that breaks the schema (a number that is not finite must be null), and if the file
+    cannot be written. An earlier record is then left as it was.
     """
     try:
         text = json.dumps(record, indent=1, allow_nan=False)
@@ -229,7 +229,7 @@ def write_record(workdir: str | os.PathLike, record: Mapping[str, object]) -> Pa
 def read_records(workdir: str | os.PathLike) -> list[dict]:
     """All records of a run's folder, in the order of their keys.
 
-    Raises `RfjaxError`, which names the file, where a record is damaged, of another schema, or misnamed.
+    Raises `RfjaxError`, naming the file, if a record is damaged, of another schema, or misnamed.
     """
     records = []
     for path in sorted((Path(workdir) / "evaluations").glob("*.json")):
@@ -253,7 +253,7 @@ def json_numbers(values: Iterable[float]) -> list[float | None]:
 
 
 def _problem(record):
-    """What breaks the schema in a record, in words; empty where nothing does."""
+    """Says how a record breaks the schema; empty if it does not."""
     if not isinstance(record, Mapping):
         return f"is {type(record).__name__}, not an object"
     if record.get("schema") != SCHEMA:
@@ -294,7 +294,7 @@ def _is_number(value) -> bool:
 
 
 def lag_note(records: Iterable[Mapping], step: int) -> str | None:
-    """A warning where, at a step, the average's validation loss is more than `LAG` above that of the raw weights."""
+    """A warning if the average's validation loss at `step` exceeds that of the raw weights by more than `LAG`."""
     losses: dict[tuple, dict[str, float]] = {}
     for key, values in ((record["key"], record["values"]) for record in records):
         if key["evaluation"] == "validation" and key["step"] == step and values and values[0]["value"] is not None:
@@ -311,7 +311,7 @@ def lag_note(records: Iterable[Mapping], step: int) -> str | None:
 
 
 def record_lines(records: Sequence[Mapping]) -> list[str]:
-    """The records' values as lines for a console, one value a line."""
+    """The records as lines for a console: a line for each record, and under it a line for each of its values."""
     lines = []
     for record in records:
         key = record["key"]

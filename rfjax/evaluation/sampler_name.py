@@ -24,7 +24,7 @@ _NAME = re.compile(
 class SamplerName:
     """A sampler's settings.
 
-    Their text, such as `euler-50-cfg5-shift3-40x4`, is a field of a record's key, so that scores under different
+    Written as text, such as `euler-50-cfg5-shift3-40x4`, they are a field of a record's key. So scores under different
     settings have different records.
     """
 
@@ -35,7 +35,7 @@ class SamplerName:
     guidance_from: float = 0.0  # the interval of t with guidance
     guidance_to: float = 1.0
     by_area: bool = False  # the shift holds at config.data.image_size, and changes with the area of the latents
-    by_frames: float = 0.0  # the exponent e: the shift is that of one latent frame, and f frames have f^e times it
+    by_frames: float = 0.0  # the exponent e: the shift is for one latent frame; f frames have f^e times this shift
     sigmas: str = "uniform"
     encoders: tuple[str, ...] = ()  # text encoders of the prompts; empty: the run's
     latent_size: tuple[int, int] | None = None  # height, width; None: the corpus's
@@ -54,10 +54,11 @@ class SamplerName:
 
     @classmethod
     def parse(cls, text: str) -> SamplerName | None:
-        """The settings whose `format` is exactly this text. None where there are none: `rfjax score --sampler` takes
-        any text.
+        """The settings whose `format` is exactly this text. None if there are no such settings: `rfjax score --sampler`
+        takes any text.
 
-        A lone AxB is read as `images`: a name with a latent size alone stands beside pictures, never in a key.
+        A single AxB is read as `images`, because a name with only a latent size is written beside pictures, never in a
+        key.
         """
         match = _NAME.fullmatch(text)
         if match is None:
@@ -85,7 +86,7 @@ class SamplerName:
 
     @property
     def settings(self) -> str:
-        """The text without the numbers of steps: equal for samples that differ in their steps alone."""
+        """The text without the numbers of steps. It is equal for samples that differ only in their steps."""
         return self._join("", "")
 
     def _join(self, steps, reference):
@@ -108,7 +109,7 @@ class SamplerName:
 
 
 def ground_truth_name(images: tuple[int, int]) -> str:
-    """The text in place of a sampler's name where pictures are drawn, not sampled; `images` as in `SamplerName`."""
+    """The text that replaces a sampler's name if pictures are drawn, not sampled. `images` is as in `SamplerName`."""
     return f"ground truth-{_format_size(images)}"
 
 

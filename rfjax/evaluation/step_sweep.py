@@ -2,7 +2,7 @@
 
 After SD3 table 6. Every count has the same prompts and the same noise, so that differences between counts are paired.
 The largest count is the reference, with which the others are compared. Each count has a record of the evaluation
-"sampling_steps", whose sampler ends in `-of<the reference's steps>`.
+"sampling_steps". Its sampler's name ends in `-of<the reference's steps>`.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def measure_sampling_steps(
 ) -> list[dict]:
     """Measures one checkpoint at each count of sampling steps, records it, and returns the records.
 
-    Values: "sampling" (GenEval, overall and per task), "sampling_path_length" (norm over all of a
-    latent's elements, mean over images) and "sampling_distance" (root mean square over elements of
-    the latent's difference from the reference's, mean over images).
+    The metrics are "sampling" (GenEval, overall and per task), "sampling_path_length" and "sampling_distance". A
+    latent's path length takes norms over all its elements. Its distance is the root mean square, over its elements, of
+    the difference from the reference's latent. Both are means over images.
     """
     run = open_run(workdir, overrides)
     distributed.from_first(lambda: check_may_record(run.workdir))
@@ -78,7 +78,7 @@ def measure_sampling_steps(
     records, target = [], None
     with run.computing():
         params = run.restore_params(step, weights)
-        for count in sorted(counts, reverse=True):  # the reference first
+        for count in sorted(counts, reverse=True):  # the reference comes first
             began = time.monotonic()
             sampler = replace(evaluation.sampler, steps=count)
             generate = generator_of(run, sampler, settings.batch_size, path_length=True)

@@ -1,12 +1,12 @@
 """The paired validation loss: the same examples, levels and noise for every model.
 
-Noise is a function of (validation seed, example id, level), so neither the batch size, the
-order of the examples, the devices nor the model changes it, and no random stream of training
-is used. Levels are plain t: the timestep shift does not apply to them.
+Noise is a function of (validation seed, example id, level). So it does not depend on the batch size, the order of the
+examples, the devices or the model, and uses no random stream of training. Levels are plain t: the timestep shift does
+not apply to them.
 
-Every formulation is measured as a rectified flow's velocity on the straight path, at the log-SNR of
-rectified flow's t (`rfjax.flow.matched`): the same points and the same target for all of them.
-A level outside the noise levels that a formulation knows is moved to the nearest level that it knows.
+Every formulation is measured as a rectified flow's velocity on the straight path, at the log-SNR of rectified flow's t
+(`rfjax.flow.matched`). So all have the same points and the same target. A level outside the noise levels that a
+formulation was trained on is moved to the nearest of them.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from rfjax.training.processes import distributed, watch
 class ValidationStep:
     """The compiled loss of a batch, for one model and any number of its checkpoints.
 
-    `program(params, at, batch)` gives Float[batch levels], where `at` holds the formulation's coefficients at the
-    levels. The batch has `config.batch_size` examples.
+    `program(params, at, batch)` returns the losses, Float[batch levels]; `at` holds the formulation's coefficients at
+    the levels. The batch has `config.batch_size` examples.
     """
 
     config: ValidationConfig
@@ -50,9 +50,9 @@ class ValidationStep:
 def validation_noise(
     seed: int, example_ids: UInt32[Array, " batch"], level: UInt32[Array, ""] | int, shape: tuple[int, ...]
 ) -> Float32[Array, "batch ..."]:
-    """Standard normal noise of each example at a level (its number in the grid).
+    """Standard normal noise of each example at a level, which is given by its number in the grid.
 
-    The generator is named, so that the noise does not follow JAX's configured default.
+    The generator is named, so that the noise does not depend on JAX's configured default.
     """
     root = jax.random.key(seed, impl="threefry2x32")
 
@@ -72,11 +72,11 @@ def make_validation_step(
 ) -> ValidationStep:
     """The step that `validation_loss` calls; make it once per model and use it for every checkpoint.
 
-    `apply(params, z, t, context, pooled)` gives the formulation's prediction, with z Float[batch f h w c]
-    and t Float[batch]. `batch_sharding` splits the leading axis of every input over a
-    mesh; every process gets all losses. Levels are computed one after another,
-    so memory is that of one batch at one level. `program` is the result of `compile_validation` for the same
-    arguments, where formulations share it. Raises `ConfigError` where the batch cannot be split evenly.
+    `apply(params, z, t, context, pooled)` returns the formulation's prediction, with z Float[batch f h w c] and t
+    Float[batch]. `batch_sharding` splits the leading axis of every input over a mesh; every process gets all losses.
+    Levels are computed one after another, so memory holds one batch at one level. `program` is the result of
+    `compile_validation` for the same arguments; formulations may share it. Raises `ConfigError` if the batch cannot be
+    split evenly.
     """
     if batch_sharding is not None:
         check_divisible(config, batch_sharding)
@@ -114,10 +114,10 @@ def compile_validation(
 def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
     """The loss of `params` on the first `config.examples` validation examples of the corpus.
 
-    Where the corpus has several latent shapes, each part gives a share of the examples in proportion to its size, in
-    batches of its own shape. Conditions have no dropout. The last batch is filled up by repeating its last example,
-    and the repeats are dropped. `params` stay where they are, sharded or not. Raises `RfjaxError` where the corpus
-    gives a wrong number of examples, or an id twice.
+    If the corpus has several latent shapes, each part gives a share of the examples in proportion to its size, in
+    batches of its own shape. Conditions have no dropout. The last batch is filled up by repeating its last example, and
+    the repeats are dropped. `params` stay where they are, sharded or not. Raises `RfjaxError` if the corpus gives a
+    wrong number of examples, or an id twice.
     """
     config = step.config
     shares = validation_shares(corpus, config.examples)
@@ -145,7 +145,7 @@ def validation_loss(step: ValidationStep, params, corpus) -> ValidationLoss:
 
 
 def _losses(step, params, corpus, examples):
-    """(ids, losses by level) of the first `examples` examples of a corpus of one shape, in its order."""
+    """Returns (ids, losses by level) of the first `examples` examples of a corpus of one shape, in its order."""
     ids, rows, pending = [], [], None
     for _, batch, real in validation_batches(corpus, examples, step.config.batch_size):
         ids.append(batch.example_ids[:real])
@@ -158,10 +158,10 @@ def _losses(step, params, corpus, examples):
 
 
 def validation_batches(corpus, examples: int, size: int) -> Iterator[tuple[Int[np.ndarray, " size"], Batch, int]]:
-    """(places, batch, number of its examples that count) for each batch of `size` of the first `examples` validation
-    examples of a corpus of one shape. The last batch is filled up with its last example.
+    """Yields the first `examples` validation examples of a corpus of one shape in batches of `size`, as (places, batch,
+    number of examples that count). The last batch is filled up with its last example.
 
-    Raises `RfjaxError` where the corpus gives a wrong number of examples.
+    Raises `RfjaxError` if the corpus gives a wrong number of examples.
     """
     for start in range(0, examples, size):
         places = np.arange(start, start + size).clip(max=examples - 1)

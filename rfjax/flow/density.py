@@ -1,6 +1,6 @@
 """Densities of the timestep t in training (SD3 section 3.1), each with an exact sampler.
 
-The sampler is the quantile function of u ~ U(0, 1), so one uniform number of an example decides t for every density.
+The sampler is the quantile function of u ~ U(0, 1). So one uniform number per example decides t, for any density.
 `pdf` and `cdf` are for tests, weights and plots.
 """
 

@@ -41,8 +41,8 @@ class Formulation:
     density: TimeDensity
     prediction: Prediction = Velocity()
     weight: Weight = Unit()
-    span: tuple[float, float] | None = None  # the network is asked at these t only; by default the path's span
-    timestep_shift: float = 1.0  # of the sampler; in training the density is shifted
+    span: tuple[float, float] | None = None  # the network is evaluated only at these t; by default the path's span
+    timestep_shift: float = 1.0  # the sampler's shift; for training the density is shifted
 
     @property
     def is_rectified_flow(self) -> bool:
@@ -59,7 +59,7 @@ class Formulation:
 class Family(NamedTuple):
     example: str
     numbers: tuple[str, ...]  # names of the numbers in parentheses
-    make: Callable[..., dict]  # these numbers -> the fields of a Formulation
+    make: Callable[..., dict]  # takes these numbers, returns the fields of a Formulation
 
 
 def _rf(density) -> Callable[..., dict]:
@@ -123,7 +123,7 @@ PAPER: tuple[str, ...] = (
 def _unknown(name: str) -> ConfigError:
     known = (*PAPER, *(family.example for family in FAMILIES.values()))
     text = name.lower().replace(" ", "")
-    # First the family is matched, so that a number too many does not lead to another family.
+    # The family is matched first, so that an extra number does not lead to another family.
     near = difflib.get_close_matches(text.split("(")[0], FAMILIES, 1, 0.5)
     within = [other for other in known if near and other.split("(")[0] == near[0]] or known
     best = difflib.get_close_matches(text, within, 1, 0.0)[0]

@@ -1,9 +1,9 @@
 """Any formulation's network as the velocity of a rectified flow, at equal log-SNR.
 
 Divided by a + b, a point z = a x0 + b eps of any path is the straight path's y = (1 - s) x0 + s eps at s = b / (a + b).
-There the network's prediction, solved for data and noise, gives the velocity eps - x0. So one sampler integrates every
-formulation, and one validation loss compares them: both see (y, s) and a velocity. Five numbers for each time
-(`Matched`) describe a formulation, so a compiled program takes them as arrays and serves every formulation.
+The network's prediction there, solved for data and noise, gives the velocity eps - x0. So one sampler integrates every
+formulation, and one validation loss compares them: both see only (y, s) and a velocity. Five numbers for each time
+(`Matched`) describe a formulation. A compiled program takes them as arrays, and serves every formulation.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rfjax.flow.path import Times, expand_time
 class Matched(NamedTuple):
     """A formulation's network at times s of the straight path; for rf (s, 1, s, 1, 0).
 
-    The network is given `scale` y and the time `condition`. The velocity at y is `of_prediction` times its prediction
-    plus `of_point` times y.
+    The network's inputs are `scale` times y and the time `condition`. The velocity at y is `of_prediction` times its
+    prediction plus `of_point` times y.
     """
 
     time: Times
@@ -34,7 +34,7 @@ class Matched(NamedTuple):
 
 
 def matched(formulation: Formulation, s: Times) -> Matched:
-    """The five numbers at times s in [0, 1]; outside `formulation.rectified_span`, the numbers of its nearer end.
+    """The five numbers at times s in [0, 1]. Outside `formulation.rectified_span` they are those at its nearer end.
 
     With z = (a + b) y, the data and the noise that give z and the prediction p are (n z - b p) / det and
     (a p - m z) / det (`rfjax.flow.prediction`). The velocity is noise minus data.
@@ -53,17 +53,17 @@ def matched(formulation: Formulation, s: Times) -> Matched:
 def velocity_of(
     apply: Callable, params, y: Float[Array, "batch ..."], at: Matched, conditions: Conditions
 ) -> Float[Array, "batch ..."]:
-    """The velocity at y by a backbone's `apply`; a field of `at` is a number, or a number for each example."""
+    """The velocity at y, from a backbone's `apply`. A field of `at` is one number, or a number for each example."""
     each = Matched(*(jnp.broadcast_to(jnp.asarray(field, y.dtype), y.shape[:1]) for field in at))
     scale, of_prediction, of_point = (expand_time(f, y) for f in (each.scale, each.of_prediction, each.of_point))
     return of_prediction * apply(params, scale * y, each.condition, *conditions) + of_point * y
 
 
 def own_loss_ratio(formulation: Formulation, s: Times) -> Times:
-    """The formulation's own loss over the loss of the rectified velocity, of the same network at the same point.
+    """The ratio of two losses of one network at one point: the formulation's own, and that of the rectified velocity.
 
-    It is (det / (a + b))^2 times the weight, with a, b and det of the formulation's path. Both errors are the noise's
-    error times a factor, det / a and (a + b) / a, so the formulation's own loss needs no second evaluation.
+    It is (det / (a + b))^2 times the weight, with a, b and det of the formulation's path. Both errors are the error of
+    the noise times a factor, det / a and (a + b) / a. So the formulation's own loss needs no second evaluation.
     """
     t = formulation.path.time_at(s.clip(*formulation.rectified_span))
     mixing = formulation.prediction.mixing(formulation.path, t)

@@ -18,7 +18,7 @@ NetworkFn = Callable[..., Float[Array, "batch frames height width channels"]]
 
 
 class Draws(NamedTuple):
-    """The random numbers of one step. They are the same for all formulations; a formulation makes t of u."""
+    """The random numbers of one step. They are the same for all formulations; a formulation turns u into t."""
 
     u: Float[Array, " batch"]
     noise: Float[Array, "batch frames height width channels"]
@@ -92,7 +92,7 @@ def example_losses(
 ) -> Float[Array, " batch"]:
     """Each example's mean squared error of the prediction, times the formulation's weight at its t.
 
-    `network(z, condition, context, pooled)` predicts what the formulation says; no condition is dropped here. For rf
+    `network(z, condition, context, pooled)` makes the formulation's prediction. No condition is dropped here. For rf
     this is conditional flow matching (SD3 eqs. 8 and 13).
     """
     mixing, scale, condition, weight = examples
@@ -110,11 +110,12 @@ def log_snr(path: Path, t: Times) -> Times:
 
 
 def effective_weight(formulation: Formulation, t: Times) -> Times:
-    """w of SD3 eq. 12 at the log-SNR of t: the loss is, in expectation over t and eps,
+    """w of SD3 eq. 12 at the log-SNR of t. In expectation over t and eps the loss is
 
-        L = 1/2 integral of w(lambda) ||eps_hat - eps||^2 d lambda,
+        L = 1/2 integral of w(lambda) ||eps_hat - eps||^2 d lambda.
 
-    so w is twice the example's factor on the noise error times the density of lambda in training.
+    So w is twice the product of two numbers: the example's factor on the error of the noise, and the density of lambda
+    in training.
     """
     mixing = formulation.prediction.mixing(formulation.path, t)
     a, b = mixing.a, mixing.b

@@ -1,13 +1,13 @@
 """Paths from data to noise: z_t = a(t) x0 + b(t) eps  (SD3 eq. 2).
 
-Time runs from data (t=0) to noise (t=1). Functions of t take NumPy arrays too, because schedules are made in float64 on
-the host; so a path asks t for its namespace.
+Time runs from data (t=0) to noise (t=1). Functions of t also take NumPy arrays, because schedules are made in float64
+on the host. So a path asks t for its array namespace.
 
 Divided by a + b, each of these paths is the straight path of rectified flow at the time
 
     s = b / (a + b) = sigma / (1 + sigma),   sigma = b / a,   log-SNR = 2 log((1 - s) / s).
 
-At this s formulations are compared in validation, in sampling and in tests (`rfjax.flow.matched`).
+Validation, sampling and tests compare formulations at equal s (`rfjax.flow.matched`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Times = Float[Array | np.ndarray, "*n"]
 
 @runtime_checkable
 class Path(Protocol):
-    """The coefficients of z_t = a(t) x0 + b(t) eps, their derivatives in t, and what a network is told of t."""
+    """The coefficients of z_t = a(t) x0 + b(t) eps, their derivatives in t, and the network's time input."""
 
     @property
     def span(self) -> tuple[float, float]:
-        """The t at which a network is asked: sampling stays inside, except for its last step to sigma = 0."""
+        """The range of t in which the network is evaluated. Only sampling's last step, to sigma = 0, leaves it."""
 
     def a(self, t: Times) -> Times: ...
     def b(self, t: Times) -> Times: ...
@@ -107,9 +107,9 @@ class LatentDiffusionLinear:
     """The discrete schedule of latent diffusion, "linear" in SD3 (section 2): sqrt(beta) rises evenly.
 
     After n of `steps` steps, at t = n / steps, a^2 = prod_{i < n} (1 - beta_i) and b^2 = 1 - a^2. Training visits
-    n = 1, ..., steps. The network is told (n - 1) / steps, so that an embedding of 1000 t sees the index that such
-    networks know. Between steps log a^2 is interpolated linearly, for validation and sampling; derivatives are those of
-    the interpolation. The numbers are Stable Diffusion's; SD3 does not print them.
+    n = 1, ..., steps. The network's time input is (n - 1) / steps, so that an embedding of 1000 t sees the index that
+    such networks know. Between steps, for validation and sampling, log a^2 is interpolated linearly; derivatives are
+    those of the interpolation. The betas are Stable Diffusion's; SD3 does not print them.
     """
 
     steps: int = 1000
@@ -159,9 +159,9 @@ _NEAREST = 2.0**-24
 class VarianceExplodingEDM:
     """EDM's path z = x0 + sigma eps (Karras 2022), in the time t = sigma / (1 + sigma).
 
-    In this time a normal ln(sigma) is a logit-normal t, and t has rectified flow's log-SNR, so rf's densities of t
-    serve. The network is told c_noise = ln(sigma) / 4. SD3 writes the same law as b_t = exp F^-1(t) with t uniform.
-    Sampling spans EDM's sigma of 0.002 to 80.
+    In this time a normal ln(sigma) is a logit-normal t, and t has rectified flow's log-SNR. So rf's densities of t can
+    be used. The network's time input is c_noise = ln(sigma) / 4. SD3 writes the same density as b_t = exp F^-1(t) with
+    t uniform. Sampling spans EDM's sigma of 0.002 to 80.
     """
 
     span = (0.002 / 1.002, 80.0 / 81.0)
@@ -309,7 +309,7 @@ def rectified_time(path: Path, t: Times) -> Times:
 
 
 def expand_time(t: Float[Array, " batch"], like: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """`t` with trailing axes of size one, to multiply arrays of `like`'s rank."""
+    """`t` with trailing axes of size one, so that it multiplies arrays of `like`'s rank."""
     return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 

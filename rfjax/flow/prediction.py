@@ -1,8 +1,8 @@
 """What a network predicts, and how any prediction becomes data, noise or another prediction.
 
-Every prediction is p = m x0 + n eps, where m and n are functions of the path's a and b and their derivatives. With
-z = a x0 + b eps that is a linear system in (x0, eps); its solution is the only conversion. An error of p at a given z
-gives eps_hat - eps = a (p_hat - p) / det.
+Every prediction is p = m x0 + n eps, where m and n are functions of the path's a and b and their derivatives. Together
+with z = a x0 + b eps this is a linear system in (x0, eps). All conversions solve this system. An error of p at a given
+z gives eps_hat - eps = a (p_hat - p) / det.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Mixing(NamedTuple):
 
     @property
     def determinant(self) -> Times:
-        """a n - b m. Where it vanishes, the prediction adds nothing to what z says about the data."""
+        """a n - b m. Where it is zero, the prediction tells nothing about the data that z does not tell."""
         return self.a * self.n - self.b * self.m
 
 
@@ -35,12 +35,12 @@ class Prediction(Protocol):
         """The point's and the prediction's coefficients at t."""
 
     def input_scale(self, a: Times, b: Times) -> Times | float:
-        """The factor on z in the network's input."""
+        """The factor by which z is multiplied in the network's input."""
 
 
 @dataclass(frozen=True)
 class Velocity:
-    """u = a' x0 + b' eps, the velocity of the path's own time (SD3 eq. 8); for rf, eps - x0."""
+    """u = a' x0 + b' eps, the velocity in the path's own time (SD3 eq. 8); for rf it is eps - x0."""
 
     def mixing(self, path, t):
         return Mixing(path.a(t), path.b(t), path.da(t), path.db(t))
@@ -111,6 +111,6 @@ class EDMPrediction:
 def data_and_noise(
     mixing: Mixing, z: Float[Array, "batch ..."], prediction: Float[Array, "batch ..."]
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-    """The (x0, eps) that give both z and the prediction. The coefficients have z's rank; det must not vanish."""
+    """The (x0, eps) that give both z and the prediction. The coefficients have z's rank; det must not be zero."""
     a, b, m, n = mixing
     return (n * z - b * prediction) / mixing.determinant, (a * prediction - m * z) / mixing.determinant

@@ -1,10 +1,10 @@
 """The timestep shift of a latent shape (SD3 section 5.3.2, eq. 23).
 
-A picture with more pixels needs more noise to be destroyed: at equal t a patch's uncertainty falls with the square root
-of their number. So a shape of m latent pixels has alpha = timestep_shift sqrt(m / n), where n = image_size^2.
+A picture with more pixels needs more noise to be destroyed: at equal t its uncertainty falls with the square root of
+the number of pixels. So a shape of m latent pixels has alpha = timestep_shift sqrt(m / n), where n = image_size^2.
 
-Frames of a clip that stands still count like further pixels, with the exponent 1/2. What moves repeats itself less, so
-the exponent e is a field: f latent frames have f^e times the shift of one.
+Frames of a motionless clip count like further pixels, with the exponent 1/2. Frames that move repeat each other less,
+so the exponent e is a field of the config: f latent frames have f^e times the shift of one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def formulation_at(config: Config, latents: Sequence[int] | None = None) -> Form
     """The formulation of a run for latents of (frames, height, width, ...), by default squares of
     `config.data.image_size`.
 
-    Raises `ConfigError` for a shift, or a shift by area or by frames, of a formulation that is not rectified flow.
+    Raises `ConfigError` if a formulation other than rectified flow has a shift, or one by area or by frames.
     """
     latents = latents or (config.data.frames, config.data.image_size, config.data.image_size)
     shifts = (

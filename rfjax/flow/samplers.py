@@ -2,7 +2,7 @@
 
 One integrator samples every formulation, in rectified flow's coordinates (`rfjax.flow.matched`): y = z / (a + b) and
 s = b / (a + b), where dy/ds = eps_hat - x0_hat. An Euler step there is a step of DDIM: from a x0_hat + b eps_hat to
-a' x0_hat + b' eps_hat. A formulation decides only at which s the steps are (`sampling_levels`).
+a' x0_hat + b' eps_hat. The formulation decides only where in s the steps are (`sampling_levels`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rfjax.flow.density import shift_time
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.path import VarianceExplodingEDM, rectified_time
 
-TimeVelocity = Callable[..., Float[Array, "batch ..."]]  # of (z, time), or of (z, numbers that belong to the time)
+TimeVelocity = Callable[..., Float[Array, "batch ..."]]  # takes (z, time), or (z, numbers that belong to the time)
 
 
 def _uniform(steps, shift):
@@ -29,7 +29,7 @@ def _uniform(steps, shift):
 
 def _diffusers(steps, shift):
     """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps down to the least of its 1,000 training
-    times, which is shifted already; then 0."""
+    times, which already has the shift, and then 0."""
     return np.append(np.linspace(1.0, shift_time(np.array([1e-3]), shift)[0], steps), 0.0)
 
 
@@ -53,17 +53,17 @@ def _karras(steps, first, last, rho=7.0):
     return np.append(sigma / (1.0 + sigma), 0.0)
 
 
-# The "uniform" steps of a path in its own t, between the ends of its span; for other paths they are even.
+# The "uniform" steps of a path in its own t, between the ends of its span. Paths without a row have even steps.
 OWN_STEPS = {VarianceExplodingEDM: _karras}
 
 
 def sampling_levels(formulation: Formulation, steps: int, sigmas: str = "uniform") -> Float[np.ndarray, " levels"]:
     """steps + 1 levels s = sigma / (1 + sigma) from the formulation's noisiest to 0, exactly.
 
-    For rectified flow they are `sampling_times`. For others "uniform" is the path's usual spacing (for edm Karras's
-    from 80 to 0.002, else even in t) and "matched" is even in s. Sampling starts from N(0, b^2): at the first level s
-    times unit noise. For a network that was not trained at sigma = 0, Heun's last evaluation uses the smallest sigma
-    that it was trained on. Raises `ConfigError` for "diffusers", whose scheduler is for rectified flow.
+    For rectified flow they are `sampling_times`. For other formulations "uniform" is the path's usual spacing (for edm
+    Karras's from 80 to 0.002, else even in t), and "matched" is even in s. Sampling starts from N(0, b^2), which is the
+    first level s times unit noise. If a network was not trained at sigma = 0, Heun's last evaluation uses the smallest
+    sigma that it was trained on. Raises `ConfigError` for "diffusers", whose scheduler is for rectified flow.
     """
     if formulation.is_rectified_flow:
         return sampling_times(steps, formulation.timestep_shift, sigmas)
@@ -96,7 +96,7 @@ EVALUATIONS_PER_STEP = {"euler": 1, "heun": 2}
 
 
 def _steps(times, at):
-    """For each step its length, and what `velocity` is given at its beginning and at its end."""
+    """Returns each step's length, and the second argument of `velocity` at its beginning and at its end."""
     times = jnp.asarray(times, jnp.result_type(float))
     now, then = (
         jax.tree.map(lambda a, part=part: jnp.asarray(a, times.dtype)[part], times if at is None else at)
@@ -114,7 +114,7 @@ def integrate(
 ) -> Float[Array, "batch ..."]:
     """z at times[-1] of the ODE started from `noise` at times[0] (SD3 eq. 1).
 
-    `velocity(z, at)` is given the entries of `at`, a tree of arrays [times], at each time: by default the time itself.
+    At each time `velocity(z, at)` gets the entries of `at`, a tree of arrays [times]. By default it gets the time.
     """
     step = METHODS[method]
 
@@ -131,8 +131,8 @@ def integrate_with_length(
     method: str = "euler",
     at=None,
 ) -> tuple[Float[Array, "batch ..."], Float[Array, " batch"]]:
-    """`integrate`, and the length of each example's way: the sum over steps of the norm, over all elements, of its
-    move. With Euler's method it is sum ||v dt||, as in SD3 table 6."""
+    """Returns the result of `integrate`, and the length of each example's path: the sum over steps of the norm of its
+    move, over all elements. With Euler's method this is sum ||v dt||, as in SD3 table 6."""
     step = METHODS[method]
 
     def body(carry, row):
@@ -152,10 +152,11 @@ def guided_velocity(
     negative: Conditions | None = None,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> TimeVelocity:
-    """v_neg + scale (v_pos - v_neg), with both halves in one batch; at scale 1 one half is enough.
+    """Returns the function v_neg + scale (v_pos - v_neg) of (z, at), for `integrate`.
 
-    `integrate` gives the `at` of `velocity(z, at, conditions)`. The default negative is training's null condition:
-    zeros. At times outside `interval` the velocity is v_pos alone, of one half (Kynkaanniemi et al. 2024, section 3).
+    Both velocities are computed in one batch, `velocity(z, at, conditions)`. The default negative is training's null
+    condition, zeros. At scale 1, and at times outside `interval`, only v_pos is computed (Kynkaanniemi et al. 2024,
+    section 3).
     """
 
     def alone(z, at):
@@ -184,7 +185,7 @@ def guided_velocity(
 def guided_share(
     times: Float[np.ndarray, " times"], method: str, guidance_scale: float, interval: tuple[float, float]
 ) -> float:
-    """The share of a sampler's evaluations that are guided, and so cost two of the network."""
+    """The share of a sampler's evaluations that are guided; each of them costs two evaluations of the network."""
     if guidance_scale == 1.0:
         return 0.0
     inside = (times >= interval[0]) & (times <= interval[1])

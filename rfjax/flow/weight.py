@@ -1,5 +1,5 @@
-"""Factors on an example's loss that depend on its t. The 61 formulations of SD3 have none: their prediction and their
-density of t decide which t count (`effective_weight`)."""
+"""Factors on an example's loss that depend on its t. The 61 formulations of SD3 have no such factor: their prediction
+and their density of t decide how much each t counts (`effective_weight`)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class DensityWeight:
-    """A density of t as a factor. With uniform t the loss has the mean, but not the variance, of a t drawn from the
-    density (SD3 eq. 18), as in diffusers' `compute_loss_weighting_for_sd3` for cosmap."""
+    """A density of t as a factor. With uniform t the loss then has the same mean, but not the same variance, as with t
+    drawn from the density (SD3 eq. 18). diffusers' `compute_loss_weighting_for_sd3` does this for cosmap."""
 
     density: TimeDensity
 

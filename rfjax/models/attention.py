@@ -1,7 +1,7 @@
 """Joint softmax attention without a mask: one function, and the table of its implementations.
 
 The implementation is chosen before anything is traced, by `config.train.attention` or by the platform of the devices
-that will run it; the network is built with its name.
+that will run it. The network is built with the name of the implementation.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Implementation:
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of queries, keys and values
     head_size_multiple: int = 1
     largest_head_size: int | None = None
-    partitioned: bool = False  # the compiler splits it over a mesh; kernels are opaque and split by hand
+    partitioned: bool = False  # whether the compiler can split it over a mesh; kernels are split by hand
 
     def why_not(self, platform: str, dtype: str, head_size: int) -> str | None:
-        """The reason why it does not run there, or None."""
+        """The reason why it does not run with these settings, or None."""
         if platform not in self.platforms:
             return f"it runs on {' and '.join(self.platforms)}, and this is {platform}"
         if dtype not in self.dtypes:
@@ -97,7 +97,7 @@ def attention(
     values: Float[Array, "batch attended heads head_size"],
     implementation: str = "xla",
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """softmax(q k^T / sqrt(head_size)) v, where every token attends to every token, by a row of the table.
+    """softmax(q k^T / sqrt(head_size)) v, computed by a row of the table. Every token attends to every token.
 
     Over a mesh each device computes its own examples and heads.
     """

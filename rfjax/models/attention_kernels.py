@@ -22,7 +22,7 @@ LARGEST_BLOCK = 1024  # tokens: a kernel holds blocks of [tokens, tokens] in flo
 
 
 def block_sizes(tokens: int) -> tuple[int, int]:
-    """(tokens after padding, tokens of a block): the fewest equal blocks, then the least padding."""
+    """Returns (tokens after padding, tokens of a block): as few equal blocks as possible, then the least padding."""
     lanes = -(-tokens // LANES)
     count = -(-lanes * LANES // LARGEST_BLOCK)
     block = -(-lanes // count) * LANES
@@ -55,8 +55,8 @@ def _splash_kernel(tokens: int, attended: int, heads: int, interpret: bool):
         )
         return jax.tree.map(np.asarray, kernel)
 
-    # The kernel's tables are kept for later traces, on other devices too, so nothing of this trace may be in them. A
-    # new thread has no trace; `jax.ensure_compile_time_eval` does not keep out Flax's scan.
+    # The kernel's tables are kept for later traces, on other devices too, so they must hold nothing of this trace. A
+    # new thread has no trace; `jax.ensure_compile_time_eval` would not shut out the trace of Flax's scan.
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as outside:
         return outside.submit(build).result()
 
@@ -70,9 +70,8 @@ def splash_attention(
 ) -> Float[Array, "batch tokens heads head_size"]:
     """JAX's Pallas kernel for TPUs, on one device's examples and heads.
 
-    Tokens are padded to whole blocks. The padding is a segment of its own, so no token attends to it and it gets no
-    gradient: the result is that of the tokens alone. `interpret` runs the kernel step by step on any platform, for
-    tests.
+    Tokens are padded to whole blocks. The padding is a segment of its own: no token attends to it, and it gets no
+    gradient, so the result is as without it. `interpret` runs the kernel step by step on any platform, for tests.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 

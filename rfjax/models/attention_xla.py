@@ -32,7 +32,7 @@ def xla_attention(
     """softmax(q k^T / sqrt(head_size)) v, where every token attends to every token. Logits are float32.
 
     The forward pass keeps the output and the log-sum-exp; the backward pass recomputes the probabilities (Dao et al.
-    2022, algorithm 4, in one tile). To stack a [tokens, tokens] array for each layer would cost more in memory traffic
+    2022, algorithm 4, in one tile). Storing a [tokens, tokens] array for each layer would cost more in memory traffic
     than the products that rebuild it.
     """
     return _forward(queries, keys, values)[0]
@@ -77,7 +77,7 @@ def xla_blocks_attention(
     keys: Float[Array, "batch attended heads head_size"],
     values: Float[Array, "batch attended heads head_size"],
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """`xla_attention` a block of queries at a time, so that memory holds the logits of one block, not of all tokens.
+    """`xla_attention`, one block of queries at a time, so that memory holds the logits of one block, not of all tokens.
 
     The backward pass computes each block's forward pass again.
     """

@@ -86,7 +86,7 @@ def training_backbone(config: Config, shapes: BatchShapes, platform: str | None 
 
 @functools.lru_cache
 def parameter_count(backbone: Backbone) -> int:
-    """The number of trainable parameters, so without stored positions; from shapes alone, nothing is allocated."""
+    """The number of trainable parameters, which leaves out stored positions. Nothing is allocated."""
     shapes = jax.eval_shape(backbone.init, jax.random.key(0))
     trained = {name: part for name, part in shapes.items() if name != POSITIONS}
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))

@@ -1,8 +1,8 @@
 """CrossDiT: image tokens attend to themselves and, across, to the text (PixArt-alpha, Chen et al. 2023).
 
 SD3 (section 5.2.3) names it and gives no details. This is PixArt's block with an addition: the embedded pooled text is
-added to the embedded time, as in MM-DiT, so that all backbones are told the same. If its embedder's output is zero, the
-network is PixArt's.
+added to the embedded time, as in MM-DiT, so that all backbones get the same conditions. If the embedding of the pooled
+text is zero, the network is PixArt's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ gelu = functools.partial(nn.gelu, approximate=True)
 
 
 def _table(module, rows, width):
-    """A learnt [rows, width], which is added to the modulation that all blocks share (adaLN-single)."""
+    """A learnt table [rows, width] that a block adds to the modulation that all blocks share (adaLN-single)."""
     return module.param("modulation_table", nn.initializers.normal(1 / math.sqrt(width)), (rows, width))
 
 
@@ -83,7 +83,7 @@ class CrossBlock(nn.Module):
 
 
 class CrossFinal(nn.Module):
-    """The last layer: the embedded time itself, plus a table, modulates its norm, without a linear map."""
+    """The last layer. The embedded time plus a learnt table modulates its norm, without a linear map."""
 
     config: ModelConfig
     dtype: jnp.dtype

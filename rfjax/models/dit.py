@@ -32,7 +32,7 @@ from rfjax.models.stack import single_block, stack_blocks
 class SharedBlock(nn.Module):
     """A block with one weight set for all tokens; the scan calls it with (tokens, (condition, rotation)).
 
-    The first `ended` tokens are attended to and end here: in the last block nothing reads the text's output.
+    The first `ended` tokens are attended to but not returned: after the last block nothing reads the text.
     """
 
     config: ModelConfig
@@ -61,8 +61,8 @@ def shared_blocks(
     attention: str,
     rotation: Rotation | None = None,
 ) -> Float[Array, "batch image_tokens width"]:
-    """`config.depth` shared blocks over [text, image], as the calling module's `blocks` and `last_block`. `rotation` is
-    that of the image's tokens."""
+    """Runs `config.depth` shared blocks over [text, image], named `blocks` and `last_block` in the calling module.
+    Returns the image's tokens. `rotation` is that of the image's tokens."""
     given = condition, rotation and rotation.after(text.shape[1])
     tokens = jnp.concatenate([text, image], axis=1)
     if config.depth > 1:
@@ -109,9 +109,9 @@ class DiT(nn.Module):
 class ClassDiT(nn.Module):
     """The original DiT: `pooled` is the class, `context` is not read.
 
-    A batch has no class, so the embedding table is a linear map of `pooled`. A one-hot `pooled` gives the embedding of
-    its class, a row plus the bias; zeros, as of condition dropout, give that of the null class, the bias. Any other
-    vector is embedded linearly. The learnt variance is left out: the network returns its prediction only.
+    A batch has no class, so the embedding table is a linear map of `pooled`. A one-hot `pooled` gives its class's
+    embedding: a row plus the bias. Zeros, which condition dropout makes, give the null class's embedding: the bias. Any
+    other vector is embedded linearly. The learnt variance is left out: the network returns its prediction only.
     """
 
     config: ModelConfig

@@ -1,7 +1,7 @@
-"""Backbones of equal size: the hidden size at which a backbone has another backbone's parameters, or its FLOPs.
+"""Backbones of equal size: finds the hidden size at which two backbones have equally many parameters, or FLOPs.
 
-The comparison of backbones (SD3 section 5.2.3) does not say which was held equal, and they differ: a backbone with one
-weight set has half of MM-DiT's parameters at the same FLOPs.
+The comparison of backbones (SD3 section 5.2.3) does not say which of the two was held equal, and it matters: a backbone
+with one weight set has half of MM-DiT's parameters at the same FLOPs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Match:
         return self.size / self.reference - 1
 
 
-# What is kept of the reference's heads -> (reference -> the step of hidden sizes, (reference, hidden) -> head size)
+# What is kept of the reference's heads -> (function: reference -> step of hidden sizes,
+# function: (reference, hidden size) -> head size)
 HOLDS: dict[str, tuple[Callable, Callable]] = {
     "head_size": (lambda model: model.head_size, lambda model, hidden: model.head_size),
     "heads": (lambda model: model.heads, lambda model, hidden: hidden // model.heads),
@@ -55,9 +56,9 @@ def match_size(
 ) -> Match:
     """`reference` with `differences`, at the hidden size whose `parameters` or `flops` are nearest the reference's.
 
-    The depth is kept, and by `hold` the size or the number of heads (a small number gives finer steps). Hidden sizes
-    are multiples of what the positions, and the levels of `uvit`, allow. Nearest is by ratio. Raises `ConfigError` for
-    another `by` or `hold`, and where no hidden size up to eight times the reference's is large enough.
+    The depth is kept, and `hold` keeps the size or the number of heads (a small number gives finer steps). Hidden sizes
+    are multiples of what the positions, and the levels of `uvit`, require. "Nearest" compares ratios. Raises
+    `ConfigError` for another `by` or `hold`, and if no hidden size up to eight times the reference's is large enough.
     """
     for name, value, table in (("by", by, MEASURES), ("hold", hold, HOLDS)):
         if value not in table:

@@ -2,8 +2,8 @@
 
 The x axis of a scaling law depends on these conventions: two operations per multiply-add; matrix products only (norms,
 softmax and activations are not counted); attention is bidirectional, every token to every token; modulation is computed
-once per example, not per token; training is three times the forward pass. What rematerialisation recomputes is counted
-apart (`recompute_flops`) and enters neither the law nor the MFU. A network's class counts its operations
+once per example, not per token; training is three times the forward pass. Operations that rematerialisation repeats are
+counted apart (`recompute_flops`), and enter neither the law nor the MFU. A network's class counts its operations
 (`flops_by_part`); the parts that several networks share are here.
 """
 
@@ -21,13 +21,13 @@ STATE_BYTES_PER_PARAMETER = 16  # float32 parameters, average, first and second 
 
 
 def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
-    """(image tokens, those of all frames; numbers in a patch)."""
+    """Returns (the number of image tokens, in all frames together; the number of values in a patch)."""
     return math.prod(model.token_grid(shapes.latents)), model.patch_values(shapes.latents[-1])
 
 
 def attended_sequences(model: ModelConfig, shapes: BatchShapes) -> tuple[tuple[int, int], ...]:
-    """(how many, tokens each) of the sequences in which an example's tokens attend to each other: those of text and
-    image, then that of the attention over time where there is one."""
+    """The sequences within which an example's tokens attend to each other, as (number of sequences, tokens of each).
+    First come those of text and image, then the sequence of the attention over time if there is one."""
     image, times = patches(model, shapes)[0], model.batch_frames(shapes.latents)
     streams = times, image // times + shapes.context[0]
     return (streams, (1, image)) if model.temporal_attention == "factorised" else (streams,)

@@ -57,7 +57,7 @@ class Linear(nn.Module):
 
 
 def rounded_kernels(params, dtype: str | jnp.dtype):
-    """`params` with kernels in the type to which `Linear` rounds them; the network computes the same with them."""
+    """`params` with kernels in the type to which `Linear` rounds them, so the network's output is the same."""
 
     def rounded(path, leaf):
         return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
@@ -97,7 +97,7 @@ def timestep_features(t: Float[Array, " batch"], size: int) -> Float[Array, "bat
     """[cos, sin] of 1000 t at geometric frequencies from 1 down to nearly 1/10000, in float32.
 
     The frequencies are constants. Their exponents are rounded to float32, as in the PyTorch code that trained the
-    released weights, and their exponentials are exact: times 1000, an error of an ulp shows.
+    released weights. Their exponentials are taken in float64: times 1000, an error of one ulp would show.
     """
     half = size // 2
     exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
@@ -127,7 +127,7 @@ EMBEDDER_INIT = nn.initializers.normal(0.02)  # DiT's initialiser of the timeste
 def timestep_embedding(
     t: Float[Array, " batch"], config: ModelConfig, dtype: jnp.dtype
 ) -> Float[Array, "batch hidden"]:
-    """MLP(features of t), as the calling module's `time_embed`."""
+    """MLP(features of t). The MLP is named `time_embed` in the calling module."""
     size = config.time_embedding_size
     return ConditionMLP(size, config.width, dtype, EMBEDDER_INIT, name="time_embed")(timestep_features(t, size))
 
@@ -139,9 +139,8 @@ def condition_vector(
     dtype: jnp.dtype,
     pooled_size: int,
 ) -> Float[Array, "batch hidden"]:
-    """y = MLP(t) + MLP(pooled text) (SD3 section 4), as the calling module's `time_embed` and `pooled_embed`.
-
-    Modulations start with a SiLU, which is not applied yet.
+    """y = MLP(t) + MLP(pooled text) (SD3 section 4). The MLPs are named `time_embed` and `pooled_embed` in the calling
+    module. The SiLU with which modulations start is not applied here.
     """
     time = timestep_embedding(t, config, dtype)
     return time + ConditionMLP(pooled_size, config.width, dtype, name="pooled_embed")(pooled)
@@ -158,10 +157,10 @@ def added_positions(
     grid: tuple[int, int, int],
     frame: Float[np.ndarray | Array, "frame_tokens hidden"] | None = None,
 ) -> Float[np.ndarray | Array, "tokens hidden"] | None:
-    """What is added to a grid of (time, height, width) tokens; None where positions are rotary.
+    """The positions to add to a grid of (time, height, width) tokens; None if positions are rotary.
 
-    It is the positions of a `frame`, by default of the formula, plus those of the token's time, which are zero at the
-    first: one frame has the positions of an image.
+    They are the positions in a `frame`, by default those of the formula, plus the positions of the token's time. The
+    latter are zero at the first time, so one frame has the positions of an image.
     """
     if config.positions == "rotary":
         return None
@@ -178,7 +177,7 @@ def patch_tokens(
     config: ModelConfig,
     dtype: jnp.dtype,
 ) -> Float[Array, "batch tokens hidden"]:
-    """Embedded patches plus their positions, as the calling module's `patch_embed`."""
+    """Embedded patches plus their positions. The embedding is named `patch_embed` in the calling module."""
     patches = patchify(z, config.patch)
     image = Linear((patches.shape[-1],), (config.width,), dtype, name="patch_embed")(patches)
     return image if positions is None else image + positions.astype(dtype)

@@ -1,6 +1,6 @@
 """MM-DiT: text and image tokens in streams with their own weights, joined in attention (SD3 section 4 and figure 2;
-dual attention as in SD3.5-Medium). Of clips the attention joins all frames' tokens, or with
-`temporal_attention="factorised"` each frame is an image of the batch and `time_attention` joins the frames.
+dual attention as in SD3.5-Medium). For clips the attention joins the tokens of all frames. With
+`temporal_attention="factorised"` each frame is instead an image of the batch, and `time_attention` joins the frames.
 
 Stacked blocks run under a scan, so that compile time does not grow with the depth. The last block is apart: its context
 streams feed the attention and end there.
@@ -51,7 +51,7 @@ class StreamBlock(nn.Module):
     dual: bool  # a second attention among the image's own tokens
     final: bool  # a context stream in the last block: queries, keys and values only
     attention: str  # a row of `attention.IMPLEMENTATIONS`
-    times: int | None = None  # of an example, which stand in the batch and meet in `time_attention`; None: it has none
+    times: int | None = None  # an example's times, if these stand in the batch and meet in `time_attention`
 
     def setup(self):
         c = self.config
@@ -114,7 +114,7 @@ class JointBlock(nn.Module):
     dtype: jnp.dtype
     streams: tuple[str, ...]  # text streams first, "image" last
     attention: str
-    times: int | None = None  # of `StreamBlock`, for the image
+    times: int | None = None  # as in `StreamBlock`, for the image's stream
     dual: bool = False
     final: bool = False
 
@@ -167,7 +167,7 @@ class MMDiT(nn.Module):
         return scanned(self.config, self.dtype, streams, self.attention, times, **block)
 
     def _positions(self, grid):
-        """What is added to the tokens, where positions are stored from a grid that is not trained."""
+        """The positions to add to the tokens. Stored positions are cropped from a grid that is not trained."""
         c = self.config
         side = c.position_grid
         if c.positions != "stored":
@@ -202,8 +202,8 @@ class MMDiT(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, shapes: BatchShapes) -> dict[str, int]:
-        """Operations of one example's forward pass, by part. What stands in the batch counts frame by frame: texts,
-        conditions and modulations, too, but for that of the attention over time."""
+        """Operations of one example's forward pass, by part. If frames stand in the batch, everything is counted once
+        per frame, also texts, conditions and modulations. Only the attention over time is counted once per example."""
         h, mlp = model.width, int(model.mlp_ratio * model.width)
         whole, patch_values = flops.patches(model, shapes)
         images = model.batch_frames(shapes.latents)

@@ -11,8 +11,8 @@ from rfjax.errors import ConfigError
 
 
 def check_patches(latents: Sequence[int], patch: tuple[int, int, int]) -> None:
-    """Raises `ConfigError` for latents of (frames, height, width, ...) that `patch` does not divide. A still, of one
-    frame, fits every patch."""
+    """Raises `ConfigError` if `patch` does not divide latents of (frames, height, width, ...). A still (one frame) fits
+    patches of any number of frames."""
     frames, height, width = latents[:3]
     if height % patch[1] or width % patch[2]:
         remedy = f"both sides must be multiples of config.model.patch_size={patch[1]}"
@@ -28,7 +28,7 @@ def patchify(
     """Tokens in row-major order, frame by frame; inside a token the order is (frame, row, column, channel), channel
     fastest.
 
-    A still becomes its frame repeated through the patch. Raises `ConfigError` for a side that `patch` does not divide.
+    A still's frame is repeated to fill the patch. Raises `ConfigError` for a side that `patch` does not divide.
     """
     check_patches(x.shape[1:], patch)
     if x.shape[1] == 1 and patch[0] > 1:
@@ -43,7 +43,8 @@ def patchify(
 def unpatchify(
     x: Float[Array, "batch tokens patch_values"], patch: tuple[int, int, int], latents: Sequence[int]
 ) -> Float[Array, "batch frames height width channels"]:
-    """The inverse of `patchify`, for latents of (frames, height, width, ...); of a still's repeated frame the first."""
+    """The inverse of `patchify`, for latents of (frames, height, width, ...). For a still it returns the first of its
+    repeated frames."""
     frames, height, width = latents[:3]
     rows, columns = height // patch[1], width // patch[2]
     x = x.reshape(x.shape[0], -1, rows, columns, *patch, x.shape[-1] // (patch[0] * patch[1] * patch[2]))

@@ -11,7 +11,7 @@ POSITIONS = "positions"  # the parameters' leaf with a stored grid; no step chan
 
 
 def axis_positions(grid: int, tokens: int, span: float) -> Float[np.ndarray, " grid"]:
-    """Positions of a whole axis of `grid` tokens, from which a training square takes the middle `tokens`.
+    """Positions of a whole axis of `grid` tokens. The square of training takes the middle `tokens` of them.
 
     They are (p - (grid - tokens)/2) * span/tokens. The square spans [0, span) at any resolution (span is 16 in the
     paper: 256 px over 16 px a token); longer sides extrapolate at both ends.
@@ -49,8 +49,8 @@ def centre_crop(
 
 
 def time_positions(times: int, channels: int) -> Float[np.ndarray, "times channels"]:
-    """sincos(t) - sincos(0) of the times 0, 1, ..., which is added to an image's positions. It is zero at time 0, so
-    one frame has an image's positions."""
+    """sincos(t) - sincos(0) at the times t = 0, 1, ..., to be added to an image's positions. It is zero at time 0, so
+    one frame has the positions of an image."""
     return (sincos(np.arange(times, dtype=np.float64), channels) - sincos(np.zeros(1), channels)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Weights as a sampler stores them: float32, kernels rounded to bfloat16, or kernels in int8 with a scale a channel.
+"""Weights as a sampler stores them: float32, kernels rounded to bfloat16, or kernels in int8 with a scale per channel.
 
 Biases, norms and positions stay float32: they are under a thousandth of the numbers.
 """
@@ -21,13 +21,14 @@ LARGEST = 127  # symmetric: -128 is not used
 
 
 def quantise(kernel: Float[Array, ...], first: int, inputs: int) -> tuple[Int8[Array, ...], Float[Array, ...]]:
-    """(int8 kernel, float32 scales) with kernel = int8 * scale to half a scale, for each output channel its own.
+    """Returns (int8 kernel, float32 scales), with kernel = int8 * scale up to half a scale. Each output channel has its
+    own scale.
 
-    The kernel has `first` axes of stacked layers, then `inputs` axes of inputs, then those of the outputs.
+    The kernel has `first` axes of stacked layers, then `inputs` axes of inputs, then the axes of the outputs.
     """
     axes = tuple(range(first, first + inputs))
     scale = jnp.max(jnp.abs(kernel), axis=axes) / LARGEST
-    scale = jnp.where(scale > 0, scale, 1.0)  # a channel of zeros, as a fresh network's modulation
+    scale = jnp.where(scale > 0, scale, 1.0)  # a channel of zeros, as in a fresh network's modulation
     return jnp.round(kernel / jnp.expand_dims(scale, axes)).astype(jnp.int8), scale
 
 
@@ -39,7 +40,7 @@ def _int8(params):
             return {name: stored(part, (*path, name)) for name, part in tree.items()}
         kernel, bias = tree["kernel"], tree["bias"]
         names = dimensions("/".join((*path, "kernel")))
-        if not names:  # nothing says which axes are its inputs
+        if not names:  # no rule says which axes are its inputs
             return tree
         whole, scale = quantise(kernel, kernel.ndim - len(names), kernel.ndim - bias.ndim)
         return tree | {"kernel": whole, SCALE: scale}
@@ -55,7 +56,7 @@ STORED = {
 
 
 def check_weights(weights: str, model: ModelConfig) -> None:
-    """Raises `ConfigError` for a name that is no row of `STORED`, and for int8 where a network convolves."""
+    """Raises `ConfigError` for a name that is no row of `STORED`, and for int8 with a network that convolves."""
     if weights not in STORED:
         raise ConfigError(f"--weights has {weights!r}; it takes {', '.join(STORED)}")
     if weights == "int8" and not BACKBONES[model.backbone].takes_frames:
@@ -63,7 +64,8 @@ def check_weights(weights: str, model: ModelConfig) -> None:
 
 
 def store(params, weights: str):
-    """A network's parameters as `weights` names: the backbone's `apply` takes them in place of the float32 ones."""
+    """Converts a network's parameters to the form that `weights` names. The backbone's `apply` takes them as it takes
+    float32 parameters."""
     return STORED[weights](params)
 
 

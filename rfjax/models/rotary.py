@@ -23,7 +23,7 @@ class Rotation(NamedTuple):
     sin: Float[Array, "tokens pairs"]
 
     def after(self, tokens: int) -> Rotation:
-        """The rotation of a sequence that begins with so many tokens that are not rotated."""
+        """The rotation of a sequence with this number of tokens in front that are not rotated."""
         still = jnp.zeros((tokens, self.cos.shape[1]), self.cos.dtype)
         return Rotation(jnp.concatenate([still + 1.0, self.cos]), jnp.concatenate([still, self.sin]))
 
@@ -34,13 +34,13 @@ def axis_angles(tokens: int, channels: int, theta: float) -> Float[np.ndarray, "
 
 
 def make_rotation(config: ModelConfig, grid: tuple[int, int, int]) -> Rotation | None:
-    """The rotation of a grid of (time, height, width) tokens, in row-major order; None where positions are added."""
+    """The rotation of a grid of (time, height, width) tokens, in row-major order; None if positions are added."""
     if config.positions != "rotary":
         return None
     axes = [axis_angles(n, size, config.rotary_theta) for n, size in zip(grid, config.rotary_split, strict=True)]
 
     def whole(function):
-        # Each axis is a small constant of the program; a whole grid's would be as large as its tokens.
+        # Each axis is a small constant of the program; a table for the whole grid would have a row for every token.
         parts = [jnp.asarray(function(angles), jnp.float32) for angles in axes]
         places = [
             jnp.broadcast_to(jnp.expand_dims(part, [a for a in range(3) if a != axis]), (*grid, part.shape[1]))

@@ -1,10 +1,10 @@
-"""Which mesh axis splits which dimension: of every parameter, and of a layer's activations.
+"""The mesh axis that splits each dimension, of every parameter and of a layer's activations.
 
-There are two tables: a rule over a parameter's path names its dimensions, and a name has a mesh axis. `data` splits the
-batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor` splits heads and MLP channels. Left alone,
-the compiler prefers to exchange activations, which are larger than weights. So a layer tells it three things: a weight
-is made whole over `fsdp` where it is used (under a scan one layer's weights at a time), its gradient goes back split,
-and activations stay split by example. Outside a mesh these functions do nothing.
+There are two tables. `RULES` names the dimensions of a parameter by its path, and `DIMENSION_AXIS` gives the mesh axis
+of a name. `data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor` splits heads and
+MLP channels. Left alone, the compiler prefers to exchange activations, which are larger than weights. So a layer tells
+it three things. A weight is gathered over `fsdp` where it is used, under a scan one layer at a time. Its gradient is
+split again. Activations stay split by example. Outside a mesh these functions do nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH_AXES = ("data", "fsdp")
 # the mesh axis that splits a named dimension of a parameter
 DIMENSION_AXIS = {"hidden": "fsdp", "heads": "tensor", "mlp": "tensor"}
 
-# (end of the parameter's path, its last dimensions: a name where it is split, None where it is whole). The first match
+# (end of the parameter's path, its last dimensions: a name if it may be split, None if it is whole). The first match
 # counts. The layer axis in front of stacked blocks is never split: the scan takes one layer's weights at a time.
 # Parameters that no row matches (biases, norms) are replicated.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -47,12 +47,12 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def dimensions(path: str) -> tuple[str | None, ...]:
-    """The names of a parameter's last dimensions by the first rule that matches its path."""
+    """The names of a parameter's last dimensions, from the first rule that matches its path."""
     return next((names for pattern, names in RULES if re.search(pattern, "/" + path)), ())
 
 
 def _mesh():
-    """The ambient mesh (of `jax.set_mesh`), or None where it has one device."""
+    """The mesh set by `jax.set_mesh`, or None if there is none or it has one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if mesh.axis_names == AXES and mesh.size > 1 else None
 
@@ -73,9 +73,9 @@ _constrain.defvjp(
 
 
 def gather(kernel: Float[Array, " ..."], names: tuple[str | None, ...]) -> Float[Array, " ..."]:
-    """`kernel` whole over `fsdp` and still split over `tensor`; its gradient is split like the parameter.
+    """Gathers `kernel` over `fsdp`, and leaves it split over `tensor`. Its gradient is split like the parameter.
 
-    A plain constraint would make the gradient whole too, and the reduce-scatter an all-reduce.
+    A plain constraint would gather the gradient too, and turn its reduce-scatter into an all-reduce.
     """
     if _mesh() is None:
         return kernel
@@ -86,7 +86,7 @@ def gather(kernel: Float[Array, " ..."], names: tuple[str | None, ...]) -> Float
 
 
 def by_example(x: Float[Array, "batch ..."], names: tuple[str | None, ...]) -> Float[Array, "batch ..."]:
-    """`x` and its gradient split by example, and over `tensor` where the names of its last dimensions say so.
+    """Splits `x` and its gradient by example, and over `tensor` if the names of the last dimensions say so.
 
     A batch that the mesh does not divide (initialisation has one example) is left alone.
     """
@@ -101,8 +101,8 @@ def by_example(x: Float[Array, "batch ..."], names: tuple[str | None, ...]) -> F
 def by_head(
     function: Callable, *arrays: Float[Array, "batch tokens heads head_size"]
 ) -> Float[Array, "batch tokens heads head_size"]:
-    """`function` of each device's own examples and heads, for kernels that the compiler cannot split. Every device
-    computes the whole of a batch that the mesh does not divide."""
+    """Applies `function` to each device's own examples and heads, for kernels that the compiler cannot split. If the
+    mesh does not divide the batch or the heads, every device computes all of them."""
     mesh = _mesh()
     if mesh is None:
         return function(*arrays)
@@ -120,10 +120,10 @@ def by_head(
 def product(
     x: Float[Array, "batch ..."], kernel: Float[Array, " ..."], inputs: int, names: tuple[str | None, ...]
 ) -> Float[Array, "batch ..."]:
-    """`x` contracted over its last `inputs` axes with the first axes of a parameter's `kernel`.
+    """Contracts the last `inputs` axes of `x` with the first axes of a parameter's `kernel`.
 
-    Over a mesh whose `tensor` axis is 1 the kernel becomes a matrix: for gradients with more axes the TPU compiler
-    makes an all-reduce, which moves twice the bytes of a reduce-scatter.
+    Over a mesh whose `tensor` axis is 1 the kernel is reshaped to a matrix: for gradients with more axes the TPU
+    compiler makes an all-reduce, which moves twice the bytes of a reduce-scatter.
     """
     mesh, target = _mesh(), kernel.shape[inputs:]
     if mesh is not None and mesh.shape["tensor"] == 1 and names:
@@ -143,7 +143,7 @@ def convolution(
     kernel: Float[Array, "rows columns channels targets"],
     names: tuple[str | None, ...],
 ) -> Float[Array, "batch height width targets"]:
-    """`x` convolved with a parameter's `kernel`, with zeros around the edges. `tensor` does not split it."""
+    """Convolves `x` with a parameter's `kernel`, with zeros around the edges. `tensor` does not split it."""
     layout = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(by_example(x, ()), gather(kernel, names), (1, 1), "SAME", dimension_numbers=layout)
     return by_example(y, ())

@@ -1,11 +1,11 @@
-"""Stacks of blocks: a scan over the depth, and what the backward pass recomputes."""
+"""Stacks of blocks: a scan over the depth, and policies for what the backward pass recomputes."""
 
 from __future__ import annotations
 
 import flax.linen as nn
 import jax
 
-# What the forward pass saves, by the names that blocks give; the backward pass recomputes the rest of a block.
+# The values that the forward pass saves, by the names that blocks give them; the backward pass recomputes the others.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names("attention"),
@@ -16,8 +16,8 @@ REMAT_POLICIES = {
 def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int) -> type[nn.Module]:
     """`length` blocks as one scan, with their parameters stacked on a leading layer axis.
 
-    A block is called with (carry, what all blocks are given) and returns (carry, None). The program does not grow with
-    `length`. `remat` is `config.train.remat`.
+    A block is called with (carry, inputs that all blocks share) and returns (carry, None). The program does not grow
+    with `length`. `remat` is `config.train.remat`.
     """
     if remat != "none":
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)

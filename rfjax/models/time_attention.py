@@ -2,8 +2,8 @@
 
 SD3 starts its video study from the weights of images. Time goes into the batch, and in each block a full attention over
 all spatio-temporal tokens is added between the attention inside a frame and the feed-forward. The paper says no more.
-Chosen here: the new attention is of visual tokens alone; it has its own queries, keys, values, output, QK-norm and
-modulation, whose gate is zero at the start; every frame has its own copy of the text; and the new attention alone knows
+Chosen here: the new attention joins visual tokens only; it has its own queries, keys, values, output, QK-norm and
+modulation, whose gate is zero at the start; every frame has its own copy of the text; and only the new attention knows
 the time.
 """
 
@@ -24,14 +24,14 @@ from rfjax.models.rotary import Rotation, make_rotation, rotate
 
 
 class Places(NamedTuple):
-    """What the attention over time knows of its tokens' places: times that are added, or the whole grid's rotation."""
+    """The positions for the attention over time: either times that are added, or the rotation of the whole grid."""
 
     added: Float[Array, "times hidden"] | None
     rotation: Rotation | None
 
 
 def make_places(config: ModelConfig, grid: tuple[int, int, int]) -> Places:
-    """The places of a grid of (time, height, width) tokens."""
+    """The positions of a grid of (time, height, width) tokens."""
     if config.positions == "rotary":
         return Places(None, make_rotation(config, grid))
     return Places(jnp.asarray(time_positions(grid[0], config.width)), None)
@@ -42,7 +42,7 @@ def frames_apart(
     z: Float[Array, "batch frames height width channels"],
     *conditions: Float[Array, "batch ..."],
 ) -> list[Float[Array, "batch_times ..."]]:
-    """Latents with their tokens' `times` in the batch, and each condition once for every one of them."""
+    """Moves the `times` of the latents' tokens into the batch axis, and repeats each condition for every time."""
     batch, frames, *sides = z.shape
     apart = z.reshape(batch * times, frames // times, *sides)
     return [apart, *(jnp.repeat(each, times, axis=0) for each in conditions)]
@@ -54,7 +54,7 @@ class TimeAttention(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     attention: str
-    times: int  # of an example, next to each other in the batch
+    times: int  # how many times an example has; they are adjacent in the batch
 
     @nn.compact
     def __call__(
@@ -81,7 +81,7 @@ class TimeAttention(nn.Module):
 
     @staticmethod
     def flops_by_part(model: ModelConfig, tokens: int) -> dict[str, int]:
-        """Operations of one such attention for an example with so many visual tokens."""
+        """Operations of one attention over time, for an example with this number of visual tokens."""
         h = model.width
         return {
             "modulation": 2 * h * h * 3,

@@ -1,9 +1,9 @@
 """U-ViT (Hoogeboom et al. 2023, "simple diffusion"): convolutional levels around a transformer.
 
 Residual blocks and 2x2 pooling take the latent down to the resolution at which other backbones have their tokens: a
-`patch_size` of 2^n means n levels instead of patches. The transformer there is that of `dit`, text tokens included. The
-way up mirrors the way down, and each residual block gets its partner's output. docs/backbones.md says what the sources
-leave open and what was chosen.
+`patch_size` of 2^n means n levels instead of patches. The transformer at that resolution is `dit`'s, text tokens
+included. The way up mirrors the way down: each residual block also gets the output of its partner on the way down.
+docs/backbones.md says what the sources leave open and what was chosen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rfjax.models.layers import NORM_EPSILON, Linear, condition_vector, position
 from rfjax.models.stack import single_block
 
 BLOCKS = 2  # residual blocks of a level, on the way down and again on the way up
-GROUPS, SMALLEST_GROUP = 32, 4  # of a group norm: the most groups, and the fewest channels of a group
+GROUPS, SMALLEST_GROUP = 32, 4  # group norm: the most groups, and the fewest channels in a group
 ZEROS = nn.initializers.zeros
 
 
@@ -36,7 +36,7 @@ def level_channels(config: ModelConfig) -> tuple[int, ...]:
 
 
 class Convolution(nn.Module):
-    """A 3x3 convolution with zeros around the edges; the number of places stays."""
+    """A 3x3 convolution with zeros around the edges, which keeps height and width."""
 
     source: int
     target: int
@@ -92,13 +92,13 @@ class ResidualBlock(nn.Module):
 
 
 def _halve(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch half_height half_width channels"]:
-    """Means of 2x2 places."""
+    """Means over 2x2 places."""
     b, h, w, c = x.shape
     return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
 def _double(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch twice_height twice_width channels"]:
-    """Every place four times (nearest neighbour)."""
+    """Repeats every place as 2x2 places (nearest neighbour)."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
@@ -114,7 +114,7 @@ class UViT(nn.Module):
     @nn.compact
     def __call__(self, z, t, context, pooled):
         c, dtype = self.config, self.dtype
-        limits.check_latents(c, z.shape[1:])  # so one frame
+        limits.check_latents(c, z.shape[1:])  # refuses several frames
         batch, channels = z.shape[0], z.shape[-1]
         _, rows, columns = c.token_grid(z.shape[1:])
         condition = nn.silu(condition_vector(t, pooled, c, dtype, self.pooled_size))
@@ -152,7 +152,7 @@ class UViT(nn.Module):
         sizes = (*level_channels(model), h)
         levels = len(sizes) - 1
 
-        def convolution(level, source, target):  # 3x3: a place has 3 neighbours along an axis, at an end 2
+        def convolution(level, source, target):  # 3x3: a place reads 3 places along an axis, and 2 at an end
             return 2 * source * target * (3 * (height >> level) - 2) * (3 * (width >> level) - 2)
 
         residual = [(level, sizes[level]) for level in range(levels)] * (2 * BLOCKS)  # down and up

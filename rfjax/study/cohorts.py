@@ -1,4 +1,4 @@
-"""Points of a study that are trained in one program: how they are grouped, and how each is measured."""
+"""Groups the points of a study that one program can train, trains each group, and measures its runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cohorts(configs: Mapping[str, Config]) -> list[tuple[str, ...]]:
 
 
 def failure_text(error: Exception, workdir: Path) -> str:
-    """A failure as one line. The traceback of an unforeseen failure is left in the folder."""
+    """A failure as one line. The traceback of an unforeseen failure is written to the folder."""
     if isinstance(error, RfjaxError):
         return str(error)
     run_folder.note_traceback(workdir, error)
@@ -53,8 +53,8 @@ def run_cohort(
 ) -> dict[str, str]:
     """Trains and evaluates runs together, each in `root/<id>`. Returns the failures by id.
 
-    `programs` holds the evaluations compiled for cohorts like this one, and grows. A failed evaluation ends its own
-    point alone. Raises as `train_cohort` does for failures that concern all points.
+    `programs` holds the evaluations compiled for cohorts like this one; new ones are added. A failed evaluation ends
+    only its own run. Raises as `train_cohort` does for failures that concern all runs.
     """
     runs: list[Run] = []
     evaluators, failures = {}, {}
@@ -70,7 +70,7 @@ def run_cohort(
         return failures
 
     def measure(run: Run, steps: Sequence[int], params=None):
-        """Measures what is missing. A failure is this run's alone."""
+        """Makes the missing evaluations of a run. A failure is noted for this run only."""
         evaluator = evaluators[run]
         try:
             if missing := evaluator.missing(steps):

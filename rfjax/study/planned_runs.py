@@ -12,18 +12,18 @@ from rfjax.training.run import Trunk
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run that a study trains: its folder's name, its config, and what it is to its point."""
+    """One run that a study trains: its folder's name, its point, its config and its role."""
 
     id: str
     point: str
     config: Config
     role: str = "run"
-    departs: int = 0  # of a branch: the step at which it leaves the trunk
-    keeps: tuple[int, ...] = ()  # of a trunk: the steps at which branches leave it
+    departs: int = 0  # for a branch: the step at which it leaves the trunk
+    keeps: tuple[int, ...] = ()  # for a trunk: the steps at which branches leave it
 
     @property
     def stage(self) -> int:
-        """What is trained first: runs and trunks, then branches, the shortest first."""
+        """The place in the order of training: runs and trunks come first, then branches, the shortest first."""
         return self.config.train.steps if self.role == "branch" else 0
 
     @property
@@ -39,7 +39,7 @@ class PlannedRun:
 
     @property
     def own_steps(self) -> int:
-        """The steps that the run itself takes: of a branch those after the trunk."""
+        """The number of steps that the run itself takes; for a branch, those after it left the trunk."""
         return self.config.train.steps - self.departs
 
 

@@ -26,10 +26,10 @@ def run_config(
     evaluate: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> None:
-    """Trains a config in a folder and, with `evaluate`, measures what it asks for.
+    """Trains a config in a folder and, with `evaluate`, makes the evaluations that it asks for.
 
-    `trunk` is what a branch leaves; `keep_steps` are checkpoints that stay, such as those where branches leave.
-    `stop` is polled between steps and evaluations; by default SIGTERM and SIGINT set it.
+    `trunk` is the trunk that a branch leaves. `keep_steps` are steps whose checkpoints stay, such as those at which
+    branches leave. `stop` is polled between steps and evaluations; by default SIGTERM and SIGINT set it.
     """
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignal())

@@ -27,7 +27,7 @@ from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.run import plan_run
 
 POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # the name of a folder
-RESERVED = ("results", "report", "launch")  # folders of a study that are no points
+RESERVED = ("results", "report", "launch")  # folders of a study that hold no run
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Point:
 
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
-        """What is trained for the point: one run, or a trunk and its branches."""
+        """The runs that are trained for the point: one run, or a trunk and its branches."""
         return runs_of(self.id, self.config)
 
 
@@ -61,7 +61,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Size:
-    """What a point costs, from shapes alone."""
+    """The size and cost of a point, computed from shapes alone."""
 
     params: int
     flops_forward_per_image: int
@@ -74,14 +74,14 @@ class Size:
 @dataclass(frozen=True)
 class Outcome:
     run: PlannedRun
-    error: str | None  # None where the point is trained and evaluated
+    error: str | None  # None if the run is trained and evaluated
     seconds: float
 
 
 def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) -> Study:
     """The study of a config file; a file without `points()` is a study of one point, `main`.
 
-    A point's own overrides apply to the base config, and `overrides` to all of them, last.
+    A point's own overrides are applied to the base config first, then `overrides`, which are the same for all points.
     """
     module = configs.load_file(path)
     base = configs.from_dict(configs.returned_config(module, path))
@@ -115,14 +115,14 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
 
 
 def _shown(value: object) -> str:
-    """A value of a user's file in one short line."""
+    """A value from a user's file as one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
 def check_told_apart(study: Study) -> None:
-    """Raises `ConfigError` where two points are the same run, as when an override sets the field in which they
-    differ."""
+    """Raises `ConfigError` if two points have the same config, for example because an override sets the field in which
+    they differ."""
     first: dict[Config, str] = {}
     for point in study.points:
         other = first.setdefault(point.config, point.id)
@@ -135,7 +135,8 @@ def check_told_apart(study: Study) -> None:
 
 
 def size_of(config: Config) -> Size:
-    """Parameters, FLOPs and state of a run, or of the longest branch of a point; nothing is allocated."""
+    """Parameters, FLOPs and state of a run. For a point with branches they are those of its longest branch. Nothing is
+    allocated."""
     run = plan_run(config)
     check_may_be_together(config, run.corpus)
     images = config.train.steps * config.train.batch_size
@@ -152,8 +153,8 @@ def size_of(config: Config) -> Size:
 def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:
     """Trains and evaluates the runs of one point, each in `root/<id>`, from wherever it stands.
 
-    Each due checkpoint is evaluated as training passes it; what an earlier attempt left out is
-    measured from its stored checkpoint. A trunk that failed is told when its last branch that can be trained is done.
+    Each due checkpoint is evaluated as training passes it. Evaluations that an earlier attempt missed are made from
+    stored checkpoints. If a trunk fails, its error is raised after the branches that can still be trained are done.
     """
     failures = {}
     with contextlib.ExitStack() as stack:
@@ -177,7 +178,7 @@ def _train_and_measure(study, run, root, stop):
 
 
 def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) -> str:
-    """Why a branch cannot begin after its trunk failed; empty where it can, since it left before that."""
+    """Says why a branch cannot begin after its trunk failed. Empty if it can, because it leaves before the failure."""
     if run.role != "branch" or run.trunk_id not in failures:
         return ""
     begun = checkpoint.steps_saved(root / run.id)
@@ -189,8 +190,8 @@ def _lack_of_trunk(run: PlannedRun, root: Path, failures: Mapping[str, object]) 
 def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = print) -> list[Outcome]:
     """Runs every point in turn. A failed point is noted and passed over.
 
-    SIGTERM or SIGINT at any time raises `Preempted` with everything saved. Many processes go from point to point
-    together, and hear of each other's failures.
+    SIGTERM or SIGINT at any time raises `Preempted`, with everything saved. Many processes go from point to point
+    together, and each hears of the others' failures.
     """
     say = say if distributed.is_first() else lambda text: None
     together = max(point.config.train.together for point in study.points)
@@ -207,8 +208,8 @@ def run_study(study: Study, root: str | Path, *, say: Callable[[str], None] = pr
 
 
 def _check_folder(study, root):
-    """Refuses a folder that holds something else, before any point is trained: found point by point it would take
-    hours."""
+    """Refuses a folder that holds something else, before any point is trained. Otherwise it could take hours to find
+    out, point by point."""
     if (root / "config.json").exists():
         raise ConfigError(
             f"{root} is the folder of one run (it has a config.json); give the study a --workdir of its own"
@@ -236,7 +237,7 @@ def _run_points(study, root, say, stop):
     sizes = {run.id: size_of(run.config) for run in runs}
     ahead = {run.id: spent_flops(run, sizes[run.id]) * (1.0 - _done_before(root / run.id, run)) for run in runs}
     began, spent, total = time.monotonic(), 0.0, sum(ahead.values())
-    programs: dict = {}  # of evaluations, of points that are alike
+    programs: dict = {}  # compiled evaluations, which points that are alike share
     last, failures = None, {}
     for group in _groups(study):
         before, last = last, kind(group[0].point, study.point(group[0].point).config)
@@ -272,14 +273,14 @@ def _run_points(study, root, say, stop):
 
 
 def _groups(study: Study) -> list[list[PlannedRun]]:
-    """The runs that are trained together, in order: of each cohort of points the runs or trunks, then branches of one
-    length after the other."""
+    """The groups of runs that are trained together, in order. Each cohort of points has a group of its runs or trunks,
+    then a group for each length of branches."""
     together = cohorts({point.id: point.config for point in study.points})
     return [list(group) for ids in together for group in zip(*(study.point(id).runs for id in ids), strict=True)]
 
 
 def _run_alone(study, run, root, number, stop) -> dict[str, str]:
-    """Trains and measures one run. Returns its failure by id, if any; all processes hear of it."""
+    """Trains and measures one run. Returns {id: failure}, or {} if there is none, in all processes."""
     failure = None
     try:
         _train_and_measure(study, run, root, stop)
@@ -309,12 +310,12 @@ def _run_together(study, runs, root, programs, stop) -> dict[str, str]:
 
 
 def _note_failure(workdir: Path, error: str) -> None:
-    """Notes for the report a failure before the trainer started; the trainer notes its own.
+    """Writes a failure that came before the trainer started to status.json, for the report. The trainer writes its own.
 
     A folder that has a state keeps it: a refused command must not harm a run that is done, or that another process is
-    training. A folder that was moved away is not made anew: it could not be moved back.
+    training. A folder that was moved away is not made anew: it could then not be moved back.
     """
-    if not distributed.is_first() or run_folder.GONE in error:  # of another process's error the text is all there is
+    if not distributed.is_first() or run_folder.GONE in error:  # another process's error is known only as text
         return
     workdir.mkdir(parents=True, exist_ok=True)
     if run_folder.read_status(workdir)["state"] == "new":
@@ -322,10 +323,11 @@ def _note_failure(workdir: Path, error: str) -> None:
 
 
 def strangers(study: Study, root: Path) -> list[str]:
-    """Notes on the points that have not been run, for a reader of the collected results.
+    """Lines that name the runs of a study that have not been run, for a reader of the collected results.
 
-    A run whose config cannot be read is noted, and no reason to leave out the others. Raises `ConfigError` for a folder
-    whose run has another config than its point: its results would be shown under a config that did not make them.
+    A run whose config cannot be read gets a line, too, and the others are still compared. Raises `ConfigError` for a
+    folder whose run has another config than its point: its results would be shown under a config that did not make
+    them.
     """
     notes = []
     for run in study.runs:
@@ -353,12 +355,12 @@ def describe(point: Point | PlannedRun, size: Size) -> str:
 
 
 def spent_flops(run: PlannedRun, size: Size) -> float:
-    """Training FLOPs that a run itself takes: of a branch those after it left the trunk."""
+    """The training FLOPs of a run itself; for a branch, those after it left the trunk."""
     return size.flops * run.own_steps / run.config.train.steps
 
 
 def _done_before(workdir: Path, run: PlannedRun) -> float:
-    """The share of a run's own steps that earlier attempts trained: it says nothing of this attempt's speed."""
+    """The share of a run's own steps that earlier attempts trained. The estimate of the time left leaves it out."""
     with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
         if run_folder.read_status(workdir)["state"] in ("done", "diverged"):
             return 1.0
@@ -374,7 +376,7 @@ def _time_left(began, spent, total) -> str:
     return f" (about {left / 60:.0f} min left)"
 
 
-# What points may differ in beside their size; shown where they do.
+# The fields beside a point's size that the table of a dry run shows, each only if points differ in it.
 TOLD = {
     "corpus": "data.corpus",
     "backbone": "model.backbone",
@@ -385,7 +387,7 @@ TOLD = {
 
 
 def dry_run_lines(study: Study) -> Sequence[str]:
-    """The lines of a table of the study's points, with what each would cost."""
+    """A table of the study's runs as lines, with the size and cost of each."""
     check_told_apart(study)
     flat = {point.id: configs.flatten(point.config) for point in study.points}
     told = {name: key for name, key in TOLD.items() if len({values[key] for values in flat.values()}) > 1}
@@ -423,7 +425,7 @@ def dry_run_lines(study: Study) -> Sequence[str]:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines of equal columns, names (the first column) at the left and numbers at the right."""
+    """The rows as lines with aligned columns: the first column, of names, to the left, the others to the right."""
     first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])

@@ -1,9 +1,9 @@
 """Checkpoints of a run: asynchronous, atomic, pruned by rule and checked when read.
 
-All of Orbax is here. A checkpoint is a folder `checkpoints/<step>` with the state and a JSON of
-facts: what resuming needs beside arrays, and a checksum of every array. Checksums are computed
-on device and do not depend on the sharding, so a checkpoint written on one mesh is verified on
-any other. Reading falls back from a damaged checkpoint to the one before, and says so.
+No other file uses Orbax. A checkpoint is a folder `checkpoints/<step>` with the state and a JSON of facts: what
+resuming needs beside the arrays, and a checksum of every array. Checksums are computed on device and do not depend on
+the sharding, so a checkpoint written on one mesh can be verified on any other. Reading falls back from a damaged
+checkpoint to the one before, and says so.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from rfjax.training.state import TrainState
 
 FOLDER = "checkpoints"
 _STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)  # the name of a checkpoint's folder; not 0010, nor other digits
-CHUNK_BYTES = 2**26  # of an array on disk; a reader holds whole chunks beside the array
+CHUNK_BYTES = 2**26  # an array is stored in chunks of this size; a reader holds whole chunks beside the array
 SAVE_AGAIN_SECONDS = (1.0, 5.0, 25.0)  # pauses before trying again to write a checkpoint
 ASIDE = "damaged"  # where a run moves checkpoints it cannot read, for a person to look at
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax narrates every save
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save
 
 
 class Weights(NamedTuple):
@@ -50,10 +50,10 @@ class Weights(NamedTuple):
 
 class Restored(NamedTuple):
     step: int
-    tree: Any  # what was asked for, on the shardings asked for; None where there are weights alone
+    tree: Any  # the arrays and shardings that were asked for; None for a checkpoint with weights only
     facts: dict
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
-    damaged: tuple[int, ...]  # their steps
+    damaged: tuple[int, ...]  # the steps of these checkpoints
 
 
 def steps_saved(workdir: Path) -> list[int]:
@@ -65,7 +65,7 @@ def steps_saved(workdir: Path) -> list[int]:
 
 
 def choose_step(workdir: Path, step: int | None) -> int:
-    """Returns `step`, or the newest checkpoint's step. Raises `ConfigError` where there is no such checkpoint."""
+    """Returns `step`, by default the newest checkpoint's. Raises `ConfigError` if there is no such checkpoint."""
     saved = steps_saved(workdir)
     if not saved:
         raise ConfigError(f"no checkpoint in {Path(workdir) / FOLDER}; train that run first")
@@ -98,7 +98,7 @@ def spent(facts: dict) -> dict[str, int | float]:
 
 
 def read_facts(workdir: Path, step: int) -> dict:
-    """The facts of one checkpoint. Raises `RfjaxError` when they cannot be read."""
+    """The facts of one checkpoint. Raises `RfjaxError` if they cannot be read."""
     path = _path(workdir, step)
     try:
         with _reader() as reader:
@@ -124,9 +124,9 @@ def stored_shapes(workdir: Path, step: int) -> dict:
 def restore_step(workdir: Path, step: int, abstract) -> tuple[Any, dict]:
     """Returns (tree, facts) of one checkpoint, verified.
 
-    `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted, never those that are stored; it may be a
-    part of what was saved. Raises `RfjaxError` when anything is missing, unreadable or other than what was saved.
-    Where one process finds that, all processes raise.
+    `abstract` is a tree of `ShapeDtypeStruct`s with the shardings wanted; stored shardings are never used. It may be a
+    part of the tree that was saved. Raises `RfjaxError` if anything is missing, unreadable or other than what was
+    saved. If one process finds this, all processes raise.
     """
     with _reader() as reader:
         return _restore(reader, _path(workdir, step), abstract)
@@ -146,7 +146,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
         saved = facts["checksums"]
     except RfjaxError as error:
         failure = error
-    except Exception as error:  # Orbax, TensorStore and JSON each have their own
+    except Exception as error:  # Orbax, TensorStore and JSON raise their own kinds
         failure = RfjaxError(f"checkpoint {path} cannot be read: {_brief(error)}")
         failure.__cause__ = error
     if agree and (told := distributed.first_failure(failure)) and failure is None:
@@ -165,7 +165,7 @@ def _restore(reader, path, abstract, restore_args=None, checksums=checksums, agr
 
 
 def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shaped[np.ndarray, " ..."]]]:
-    """(path, array) of each array of `params` or `ema`, one at a time in host memory, verified.
+    """Yields (path, array) of each array of `params` or `ema`, one at a time in host memory, verified.
 
     Raises `RfjaxError` as `restore_step` does.
     """
@@ -178,14 +178,14 @@ def read_arrays(workdir: Path, step: int, key: str) -> Iterator[tuple[str, Shape
                 tree[key], arguments[key] = {part.key: tree[key]}, {part.key: arguments[key]}
             tree, _ = _restore(reader, _path(workdir, step), tree, arguments, host_checksums, agree=False)
             yield path_name(path), jax.tree.leaves(tree)[0]
-            del tree  # or two arrays would be there at once
+            del tree  # else memory would hold two arrays at once
 
 
 def restore_newest(workdir: Path, abstract) -> Restored | None:
-    """The newest good checkpoint; None when there is no checkpoint at all.
+    """The newest good checkpoint; None if there is no checkpoint at all.
 
-    An imported checkpoint has weights and no optimiser's state, so its `tree` is None. Raises `RfjaxError` when there
-    are checkpoints but none can be restored.
+    An imported checkpoint has weights and no optimiser's state, so its `tree` is None. Raises `RfjaxError` if there are
+    checkpoints but none can be restored.
     """
     messages, damaged = [], []
     for step in reversed(distributed.from_first(lambda: steps_saved(workdir))):
@@ -209,11 +209,11 @@ def restore_newest(workdir: Path, abstract) -> Restored | None:
 
 
 def restore_params(workdir: Path, step: int | None = None, weights: str = "ema", sharding=None) -> tuple[Any, dict]:
-    """Returns (parameters, facts) of a checkpoint: the average (`ema`) or the `raw` weights alone.
+    """Returns (parameters, facts) of a checkpoint, by default the newest. `weights` are `ema`, the average, or `raw`.
 
-    By default it is the newest checkpoint. Damage to it is then an error and no fallback, because a result must not
-    silently be that of another step. `sharding` is one sharding for all arrays, or a function of the tree of their
-    shapes; by default arrays go to the first device.
+    A damaged checkpoint is an error, and there is no fallback: a result must not silently be that of another step.
+    `sharding` is one sharding for all arrays, or a function of the tree of their shapes. By default arrays go to the
+    first device.
     """
     if weights not in ("ema", "raw"):
         raise ConfigError(f"weights is {weights!r}; it must be ema or raw")
@@ -265,11 +265,11 @@ class SaveFailed(RfjaxError):
 
 
 def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> None:
-    """Calls `save(again)` until it succeeds, with pauses between; `again` is true after a failure, and `note` is told
-    of each failure.
+    """Calls `save(again)` until it succeeds, with pauses. `again` is true after a failure, and `note` is called with
+    each failure's text.
 
-    With many processes nothing is tried again: some may have saved their part, so all start from the last whole
-    checkpoint.
+    It gives up after the last pause, and at once if trying again cannot help. With many processes nothing is tried
+    again: some may have saved their part, so all must start from the last whole checkpoint.
     """
     for tries, pause in enumerate((*SAVE_AGAIN_SECONDS, None)):
         try:
@@ -284,7 +284,7 @@ def save_again(save: Callable[[bool], None], note: Callable[[str], None]) -> Non
 class Checkpoints:
     """The writer of one run's checkpoints; a context manager, so that pending saves finish.
 
-    The last `keep_last` stay, and every step for which `kept` is true. An older checkpoint goes
+    It keeps the last `keep_last` checkpoints, and every step for which `kept` is true. It removes an older checkpoint
     only once a newer one is complete.
     """
 
@@ -302,7 +302,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             save_root_metadata=False,
         )
-        # A replicated array is written by all who hold it, a slice each, where that pays for
+        # All devices that hold a replicated array write a slice each, if the array is large enough to be worth
         # compiling the slicing. Stored shardings are never read.
         arrays = ocp.type_handlers.ArrayHandler(
             min_slice_bytes_for_replica_parallel=2**20, enable_write_sharding_file=False
@@ -320,12 +320,12 @@ class Checkpoints:
 
     def __exit__(self, kind, *_):
         if kind is not None and distributed.many():
-            return  # the others may not come to close theirs; a save that they do not finish is a torn one
+            return  # the others may never close theirs; a save that they do not finish is incomplete
         try:
             with self._saving():
                 self._manager.close()
         except Exception as error:
-            if kind is None:  # else the first error is the one to tell
+            if kind is None:  # else the first error is raised
                 raise self._failed(error) from error
 
     def steps(self) -> list[int]:
@@ -334,12 +334,12 @@ class Checkpoints:
     def save(self, state: TrainState | Weights, step: int, facts: dict) -> None:
         """Starts saving; returns once the device may overwrite `state`.
 
-        Raises `SaveFailed` when this save cannot start, or the one before it failed.
+        Raises `SaveFailed` if this save cannot start, or if the save before it failed.
         """
         facts = facts | {"checksums": checksums(state._asdict())}
         facts = checkpoint_facts.seal(facts, self._workdir, step)
         try:
-            with self._saving():  # the one before must be on disk first
+            with self._saving():  # waits until the save before is on disk
                 tree = state._asdict()
                 chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
                 items = {"state": ocp.args.PyTreeSave(tree, save_args=chunks), "facts": ocp.args.JsonSave(facts)}
@@ -350,14 +350,14 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def check(self) -> None:
-        """Raises `SaveFailed` when a save in the background has failed."""
+        """Raises `SaveFailed` if a save in the background has failed."""
         try:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._failed(error) from error
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk. Raises `SaveFailed` when it could not be written."""
+        """Waits until all saves are on disk. Raises `SaveFailed` if one could not be written."""
         try:
             with self._saving():
                 self._manager.wait_until_finished()
@@ -365,7 +365,7 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def open_again(self) -> None:
-        """Drops what a failed save left, so that the same step can be saved again."""
+        """Drops the remains of a failed save, so that the same step can be saved again."""
         with contextlib.suppress(Exception):
             self._manager.close()
         self._open()
@@ -393,7 +393,7 @@ _WILL_NOT_PASS = (*_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _is_of(error: BaseException | None, numbers: Sequence[int]) -> bool:
-    """Whether an error, or an error that caused it, is one of these system errors. TensorStore gives no errno, only
+    """Whether an error, or one that caused it, is among the system errors `numbers`. TensorStore gives no errno, only
     the system's text."""
     while error is not None:
         if getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers):
@@ -403,8 +403,8 @@ def _is_of(error: BaseException | None, numbers: Sequence[int]) -> bool:
 
 
 def _brief(error: Exception) -> str:
-    """The first line of an error, shortened in the middle, with the system's reason where the cut took it: long paths
-    push it out of either end."""
+    """The first line of an error, shortened in the middle. If long paths push the system's reason into the cut, the
+    reason is put in front."""
     line = (str(error).strip().splitlines() or [""])[0]
     short = line if len(line) <= 360 else f"{line[:120]} ... {line[-240:]}"
     reasons = (os.strerror(number) for number in _WILL_NOT_PASS)

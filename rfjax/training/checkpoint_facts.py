@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself beside its arrays: its step, its run and its costs, under one checksum.
+"""The facts in a checkpoint beside its arrays: its step, its run and its costs, under one checksum.
 
-A checkpoint that was copied from another run, renamed to another step, or changed by one digit would else be taken at
-its folder's word, and its results written down as those of the run it lies in.
+They reveal a checkpoint that was copied from another run, renamed to another step, or changed by one digit. Otherwise
+its results would be recorded as those of the run in whose folder it lies.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from rfjax.errors import RfjaxError
 from rfjax.inputs import seals
 from rfjax.inputs.json_files import WrongJson, check_json, read_json
 
-# What makes a run another one, as its run.json has it. A run may be moved, renamed or copied.
+# The fields of run.json that tell one run from another. A run may be moved, renamed or copied.
 OWNER = "depth hidden heads seed learning_rate params batch_size steps corpus corpus_fingerprint".split()
 
 
 class Sums(TypedDict):
-    """The sums of a row of the training curve that a checkpoint came amid (`rfjax.training.metrics.Window`)."""
+    """The sums for the row of the training curve that was unfinished at the checkpoint (`metrics.Window`)."""
 
     steps: int
     loss: float
@@ -29,7 +29,7 @@ class Sums(TypedDict):
 
 
 class Facts(TypedDict):
-    """What every checkpoint says beside its arrays; those with a seal also have their step and owner."""
+    """The facts in every checkpoint. Facts with a seal also have a step and an owner."""
 
     images: int
     flops: float
@@ -44,16 +44,16 @@ class Facts(TypedDict):
 
 
 def seal(facts: Mapping, workdir: Path, step: int) -> dict:
-    """The facts with their step, the run that `workdir` holds, and the checksum of all of them."""
+    """Returns the facts with the step, the run that `workdir` holds, and a checksum of everything."""
     about = {"step": step, "owner": owner_of(workdir)}
     return seals.seal({**facts, **about})
 
 
 def check(facts: object, workdir: Path, step: int, path: Path) -> None:
-    """Raises `RfjaxError` for the facts of another step or another run, and for facts that were changed or are no
-    `Facts`.
+    """Raises `RfjaxError` for facts of another step or another run, and for facts that were changed or lack the shape
+    of `Facts`.
 
-    Facts without a seal are those of an earlier version, which had none.
+    Facts without a seal are accepted: an earlier version wrote none.
     """
     try:
         check_json(facts, Facts, "facts")
@@ -73,10 +73,10 @@ def check(facts: object, workdir: Path, step: int, path: Path) -> None:
 
 
 def owner_of(workdir: Path) -> dict | None:
-    """What tells the run in a folder from others; None where its run.json is not there or cannot be read."""
+    """The facts that tell the run in a folder from others; None if its run.json is missing or cannot be read."""
     try:
         record = read_json(workdir / "run.json")
         parent = record["parent"] and {name: record["parent"][name] for name in ("run", "step")}
         return {name: record[name] for name in OWNER} | {"parent": parent}
     except (OSError, RfjaxError, KeyError, TypeError):
-        return None  # another reader refuses it, by name
+        return None  # other readers refuse this run.json and name it

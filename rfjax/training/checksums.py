@@ -1,4 +1,4 @@
-"""Checksums of arrays: the same on any device, on any sharding, and of arrays in host memory."""
+"""Checksums of arrays, equal on any device, under any sharding, and in host memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rfjax.training.mesh import path_name
 def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32[Array, ""]:
     """Sum over positions of bits * odd(position), modulo 2^32.
 
-    Wraparound addition is associative, so no sharding can change the sum; an odd factor loses no
-    bit, so any single changed element changes it; factors that differ by position see swaps.
-    One program per shape, shared by all arrays of that shape, is quick to compile.
+    Addition modulo 2^32 is associative, so no sharding can change the sum. An odd factor loses no bit, so a single
+    changed element changes the sum. The factors differ by position, so swapped elements change it too. All arrays of
+    one shape share one program, so there is little to compile.
     """
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
@@ -40,10 +40,10 @@ def _checksum(leaf: Array, salt: UInt32[Array, ""], mesh: Mesh | None) -> UInt32
 
 
 def checksums(tree) -> dict[str, int]:
-    """A uint32 checksum of each array's bits and their places, by path.
+    """Returns a uint32 checksum of each array's bits and their positions, by path.
 
-    Each checksum is fetched before the next is asked for. XLA's CPU client admits 32 programs at a time to a device,
-    and many small programs that each sum over devices can wait for each other for ever.
+    Each checksum is fetched before the next is started. XLA's CPU client admits 32 programs at a time to a device, and
+    many small programs that each sum over devices can wait for each other for ever.
     """
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     return {
@@ -53,8 +53,8 @@ def checksums(tree) -> dict[str, int]:
 
 
 def host_checksums(tree) -> dict[str, int]:
-    """Checksums of NumPy arrays, as `checksums` gives them. A large array is taken in parts along its first axis,
-    because there may be no room for the intermediate values of the whole."""
+    """The same checksums for NumPy arrays. An array is summed in parts along its first axis, because memory may not
+    hold the intermediate values of a whole large array."""
     sums = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name, leaf = path_name(path), np.atleast_1d(leaf)

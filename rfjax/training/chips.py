@@ -1,8 +1,8 @@
-"""The table of known chips: what a chip computes, holds and sends, and what JAX calls it.
+"""The table of known chips: each chip's speed, memory and bandwidths, and its name in JAX.
 
 Training (the peak in MFU), benchmarks and plans read this one table. A chip that is not in it has no peak: MFU is
 then null, never a guess. A row without `shapes` has a peak and nothing else, so nothing can be planned for it. Peaks
-are dense, never those with sparsity, and of products that are summed in float32. No JAX here.
+are for dense products summed in float32, never with sparsity. No JAX here.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ GIB = 2**30
 class Chip:
     """One chip. Bandwidths are in bytes a second; a link's bandwidth is that of one direction.
 
-    Numbers are of the whole chip, which JAX may show as several devices; the properties are of one device.
+    Fields describe the whole chip, which JAX may show as several devices. The properties describe one device.
     """
 
     name: str
-    aliases: tuple[str, ...] = ()  # other names that it goes by
+    aliases: tuple[str, ...] = ()  # other names of the chip
     kind: str  # tpu | cuda | rocm, as `models/attention.py` names platforms
     device_kinds: tuple[str, ...]  # `jax.Device.device_kind` of its devices
-    devices: int = 1  # that JAX shows of one chip
+    devices: int = 1  # how many devices JAX shows for one chip
     peak_flops: float  # dense bf16, of the chip
     hbm_bytes: int = 0  # what a program may use
     hbm_bandwidth: float = 0.0
-    link_bandwidth: float = 0.0  # of a TPU's one link; of a GPU's share of its node's network
-    node_bandwidth: float = 0.0  # of a GPU to those of its node; of a TPU's device to the other of its chip
-    shapes: tuple[tuple[int, ...], ...] = ()  # of the slices that can be had, or (nodes, GPUs of a node)
-    node: str = "node"  # what is joined by `node_bandwidth`, in words
+    link_bandwidth: float = 0.0  # TPU: one link; GPU: its share of its node's network
+    node_bandwidth: float = 0.0  # GPU: to the others of its node; TPU: between the devices of a chip
+    shapes: tuple[tuple[int, ...], ...] = ()  # TPU: the slices that exist; GPU: (nodes, GPUs per node)
+    node: str = "node"  # the word for what `node_bandwidth` joins
     cores: int = 1  # TensorCores that the vendor's slice names count per chip; 1 where they count chips
-    torus_side: int = 1  # a side of this multiple closes into a ring
+    torus_side: int = 1  # a slice's side that is a multiple of this closes into a ring
     topology: str = ""  # the TPU compiler's name of the family
     core_name: str = ""  # what the TPU compiler calls a chip whose cores are one device
     source: str
@@ -56,12 +56,12 @@ def _shapes(names: str) -> tuple[tuple[int, ...], ...]:
 
 _CUBES = _shapes("2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16")
 _SQUARES = _shapes("1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16")
-_CARDS = _shapes("1x1 1x2 1x4 1x8")  # of one machine
+_CARDS = _shapes("1x1 1x2 1x4 1x8")  # one machine only
 _NODES = _CARDS + _shapes("2x8 4x8 8x8 16x8 32x8 64x8 128x8")
 _RACKS = _shapes("1x4 1x8 1x16 1x32 1x36 1x64 1x72 2x64 2x72 4x64 4x72 8x64 8x72")
 
-# Usable HBM of the TPUs is what libtpu's compiler allows a program, which its message names when one is too large. That
-# of GPUs is the datasheet's capacity, in GB of 10^9 bytes.
+# A TPU's usable HBM is what libtpu's compiler allows a program; its error for a program that is too large names the
+# number. A GPU's is the datasheet's capacity, in GB of 10^9 bytes.
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
@@ -287,11 +287,11 @@ CHIPS: dict[str, Chip] = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip of a JAX device by what JAX calls it; None where it is unknown."""
+    """The chip of a JAX device, looked up by its `device_kind`; None if it is unknown."""
     return next((chip for chip in CHIPS.values() if device_kind in chip.device_kinds), None)
 
 
 def device_peak(device_kind: str) -> float | None:
-    """Dense bf16 FLOP/s of one JAX device by what JAX calls it; None where the chip is unknown."""
+    """Dense bf16 FLOP/s of one JAX device, looked up by its `device_kind`; None if the chip is unknown."""
     chip = chip_of(device_kind)
     return None if chip is None else chip.device_flops

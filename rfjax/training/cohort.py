@@ -1,9 +1,9 @@
-"""Training many small runs together, each in a folder of its own.
+"""Trains many small runs together, each in a folder of its own.
 
-Runs of one study that differ in their formulation alone share every shape, every batch and every random
-number, so one compiled program trains them (`cohort_step`): compiled once instead of once for each, and
-with products large enough to fill a device. A member's folder is that of a run trained alone, to
-rounding, and either may be resumed as the other. What a member meets (divergence) ends that member.
+Runs of one study that differ only in their formulation share every shape, every batch and every random number. So one
+program trains them all (`cohort_step`). It is compiled once, and its products are large enough to fill a device. Up to
+rounding, a member's folder is the same as if the run were trained alone, and the run may be resumed either way. A
+member that diverges ends alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from rfjax.training.step import parameter_groups
 OWN = ("formulation", "timestep_shift")
 
 
-# (step, the runs that go on, a function of a run that gives its {"ema": ..., "raw": ...} on the host)
+# (step, the runs that go on, a function that returns a run's weights on the host: {"ema": ..., "raw": ...})
 OnCheckpoint = Callable[[int, Sequence[Run], Callable[[Run], dict]], None]
 
 
@@ -51,8 +51,7 @@ def may_join(config: Config) -> tuple:
 
 
 def check_may_be_together(config: Config, corpus: Corpus) -> None:
-    """Raises `ConfigError` where runs of a config are to be trained together and the corpus has several latent
-    shapes."""
+    """Raises `ConfigError` if the config trains runs together and the corpus has several latent shapes."""
     if config.train.together > 1 and len(corpus.parts) > 1:
         raise ConfigError(
             f"config.train.together is {config.train.together}, and the corpus {corpus.name} has {len(corpus.parts)} "
@@ -69,15 +68,15 @@ def train_cohort(
     stop: Callable[[], bool],
     log_seconds: float = 30.0,
 ) -> dict[Path, Exception]:
-    """Trains every member from wherever it stands to its last step; the failures by folder.
+    """Trains every member from wherever it stands to its last step. Returns the failures by folder.
 
-    All have one corpus and one network. `on_checkpoint` is called at each evaluated step with all checkpoints on
-    disk. Members that do not stand at one step (`_parts`) are trained in parts, one after another. What one member
-    meets fails it alone (another config in its folder, damage, divergence); what a part meets (a disk that is full)
-    fails that part.
+    All members have one corpus and one network. `on_checkpoint` is called at each evaluated step, once all checkpoints
+    are on disk. Members that stand at different steps are trained in parts (`_parts`), one part after another. A
+    problem of one member (another config in its folder, damage, divergence) fails that member alone. A problem of a
+    part (a full disk) fails the part.
 
-    Raises `Preempted` when told to stop, after saving: the next start goes on from there. `ConfigError` for a corpus
-    of several latent shapes.
+    Raises `Preempted` when told to stop, after saving; the next start goes on from there. Raises `ConfigError` for a
+    corpus of several latent shapes.
     """
     check_may_be_together(members[0].config, members[0].corpus)
     with contextlib.ExitStack() as folders:
@@ -107,7 +106,7 @@ def train_cohort(
                 try:
                     if not cohort.restore(failures):
                         ahead = [member for member in ahead if member.workdir not in failures]
-                        continue  # a checkpoint was damaged: who stands where is another question now
+                        continue  # a checkpoint was damaged, so members are grouped again
                     cohort.train(on_checkpoint, stop, log_seconds)
                 except Preempted:
                     raise
@@ -152,7 +151,7 @@ def _parts(members: Sequence[Run]) -> list[tuple[list[Run], int | None]]:
 
 
 def _departure(member: Run) -> list[int]:
-    """The step at which a branch leaves its trunk: where it goes on from, as long as it has no checkpoint."""
+    """The step at which a branch leaves its trunk, and from which it trains until it has a checkpoint; else empty."""
     return [member.trunk.step] if member.trunk else []
 
 
@@ -193,8 +192,8 @@ class _Cohort:
         return [self.members[place] for place in self.places]
 
     def restore(self, failures: dict[Path, Exception]) -> bool:
-        """Reads every member's state. Returns False where a checkpoint is damaged: the checkpoint is then set aside,
-        or, where the member has no other, the member is put among the `failures`."""
+        """Reads every member's state. Returns False if a checkpoint is damaged. The checkpoint is then set aside, or if
+        the member has no other, the member is added to the `failures`."""
         if self.first is None:
             optimizer, (key, _) = make_optimizer(self.config.train), run_keys(self.config.seed)
             state = jax.jit(lambda key: init_state(self.shared.backbone.init, optimizer, key))(key)
@@ -225,15 +224,15 @@ class _Cohort:
                 return False
         for member in self.members:
             for step in checkpoint.steps_saved(member.workdir):
-                if step > self.first:  # made again, with the rows between
+                if step > self.first:  # training makes it again, with the rows up to it
                     checkpoint.drop(member.workdir, step)
         trees, self.facts = zip(*restored, strict=True)
         self.states = stack([TrainState(**tree) for tree in trees], self.mesh)
         return True
 
     def train(self, on_checkpoint, stop, log_seconds) -> None:
-        """Trains the cohort. Raises `Preempted`, and any failure that ends all members; `failures` holds the members
-        that diverged."""
+        """Trains the cohort. Raises `Preempted`, and any failure that ends all members. Members that diverge are added
+        to `failures`."""
         try:
             self._train(on_checkpoint, stop, log_seconds)
         except BaseException as error:
@@ -283,7 +282,7 @@ class _Cohort:
                 for place, member in enumerate(self.members)
             ]
             clock = spending(0.0, 1.0)
-            rates = Rates(clock, self.step, self.mesh)  # of the cohort's line of progress
+            rates = Rates(clock, self.step, self.mesh)  # for the cohort's line of progress
 
             def evaluate():
                 if self.step in self.evaluated and self.places:
@@ -360,7 +359,7 @@ class _Cohort:
             run_folder.check_still_there(member.workdir, self.records[self.members.index(member)])
 
     def _leave_out_gone(self, progress):
-        """Puts the members whose folders were moved or removed among the failures: the others go on."""
+        """Adds the members whose folders were moved or removed to the failures. The others go on."""
         for member in self.live:
             try:
                 self._check_folder(member)

@@ -1,8 +1,8 @@
-"""One training step of many runs that differ in their formulation alone, in one compiled program.
+"""One training step of many runs that differ only in their formulation, in one compiled program.
 
-The runs' states are stacked along a leading axis, which is split over the devices: a member is whole on
-one device, and no device waits for another. The batch, the noise, the condition dropout and the uniform
-number that decides t are the same for all members, as they are when each is trained alone.
+The runs' states are stacked along a leading axis, which is split over the devices: each member is whole on one device,
+and no device waits for another. All members have the same batch, noise, condition dropout, and uniform number that
+decides t, as they do when each is trained alone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def cohort_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def lanes(members: int, mesh: Mesh) -> list[int]:
-    """The member that stands in each place of the stack. Every device gets equally many places, so the last member
-    fills those left over, and its results there are thrown away."""
+    """The number of the member in each place of the stack. All devices get equally many places. The last member fills
+    the places left over, and its results there are thrown away."""
     return [min(place, members - 1) for place in range(-(-members // mesh.size) * mesh.size)]
 
 
@@ -47,11 +47,11 @@ def stack(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
 
 
 def make_cohort_step(runs: Sequence[Run], mesh: Mesh, abstract_params) -> Callable:
-    """The jitted `step(states, batch, number) -> (states, metrics)`, each with the leading axis of `stack`;
-    `states` are donated.
+    """Returns the jitted `step(states, batch, number) -> (states, metrics)`. States and metrics have the leading axis
+    of `stack`; `states` are donated.
 
-    `number` is the step that the random numbers are of; `abstract_params` is one member's. A member
-    whose loss or gradient is not finite keeps its parameters, and the others do not see it.
+    `number` is the step that decides the random numbers. `abstract_params` are those of one member. A member whose loss
+    or gradient is not finite keeps its parameters; the others are not affected.
     """
     shared, apply, encoders = runs[0].config, runs[0].backbone.apply, runs[0].corpus.shapes.encoders
     update = make_update(make_optimizer(shared.train), shared.train, parameter_groups(abstract_params))
@@ -71,7 +71,7 @@ def make_cohort_step(runs: Sequence[Run], mesh: Mesh, abstract_params) -> Callab
         inputs = step_inputs(shared, encoders, batch, number, jnp.arange(shared.train.batch_size, dtype=jnp.int32))
         times = [formulation.density.quantile(inputs.u) for formulation in formulations]
         rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times, strict=True)]
-        # What is the same for all examples of one formulation is not for all formulations.
+        # In one formulation a coefficient may be one number for all examples, in another a number for each.
         rows = [
             jax.tree.map(lambda number, t=t: jnp.broadcast_to(jnp.float32(number), t.shape), row)
             for row, t in zip(rows, times, strict=True)

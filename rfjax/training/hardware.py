@@ -1,4 +1,4 @@
-"""The devices that a run uses, and the peak of those whose peak is known."""
+"""Describes the devices that a run uses, and gives their peak FLOP/s if it is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rfjax.training.chips import device_peak
 
 
 def peak_flops(device_kinds: Sequence[str]) -> float | None:
-    """Peak dense bf16 FLOP/s of devices of these kinds together; None where one is unknown."""
+    """The peak of devices of these kinds, summed, in dense bf16 FLOP/s; None if one kind is unknown."""
     peaks = [device_peak(kind) for kind in device_kinds]
     return None if None in peaks else sum(peaks)
 

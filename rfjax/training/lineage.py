@@ -1,8 +1,9 @@
-"""Starting a run from another's checkpoint: weights and average, with a fresh optimiser.
+"""Starts a run from another run's checkpoint: weights and average, with a fresh optimiser.
 
-A run of clips may start from one of images. An image's patch is then spread over the frames of a patch: the kernel that
-embeds it is divided by their number, and the one that predicts it is repeated, so that equal frames are embedded and
-predicted as their image. An attention over time that the parent lacks is new, with a gate of zero.
+A run of clips may start from a run of images. The weights of an image's patch are then spread over the frames of a
+clip's patch. They are repeated for each frame, and the kernel that embeds the patch is divided by the number of frames.
+So equal frames are embedded and predicted like their image. An attention over time that the parent lacks is new, with a
+gate of zero.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from rfjax.training.loss import run_keys
 from rfjax.training.mesh import path_name
 from rfjax.training.run import Run
 
-# Parameters that leave the network as it was when they are new: scales that start at one, and the attention over time.
+# Parameters that may be new in a child: QK-norm scales, which start at one, and those of the attention over time.
 _MAY_BE_NEW = re.compile(r"(query|key)_norm2?/scale$|/time/")
 
-# Parameters of a patch's values: (the axis of the values, whether they are divided by the number of frames).
+# Parameters with an axis for a patch's values: (that axis, whether they are divided by the number of frames).
 _SPREAD = {"patch_embed/kernel": (0, True), "final/linear/kernel": (1, False), "final/linear/bias": (0, False)}
 
 # Fields of config.model and config.data that no parameter's shape depends on.
@@ -49,7 +50,7 @@ _REMEDY = (
 
 
 class Parent(NamedTuple):
-    """Where a run's weights come from; `images` and `flops` count its own ancestors' too."""
+    """The checkpoint that a run's weights come from. `images` and `flops` include those of its ancestors."""
 
     path: str
     run: str
@@ -59,7 +60,7 @@ class Parent(NamedTuple):
 
     @classmethod
     def of(cls, facts: run_folder.ParentFacts) -> Parent:
-        """The parent in a run.json."""
+        """The parent that a run.json records."""
         return cls(**{name: facts[name] for name in cls._fields})
 
     def is_named_by(self, text: str) -> bool:
@@ -75,9 +76,9 @@ def _split(text: str, option: str = "--init") -> tuple[str, str, str]:
 
 
 def parse_origin(text: str, option: str = "--init") -> tuple[Path, int]:
-    """`RUN@STEP`, or `RUN` for its newest checkpoint, as (folder, step). `option` is what gave it.
+    """Returns (folder, step) of `RUN@STEP`, or of `RUN`, which means its newest checkpoint. `option` gave the text.
 
-    Raises `ConfigError` naming what there is.
+    Raises `ConfigError` for a checkpoint that does not exist, naming those that do.
     """
     folder, at, step = _split(text, option)
     saved = checkpoint.steps_saved(Path(folder))
@@ -101,11 +102,10 @@ def read_parent(text: str) -> Parent:
 
 
 def check_fits(parent: Parent, run: Run) -> None:
-    """Raises `ConfigError` where a run cannot `inherit` the parent's weights, or where the weights would mean
-    something else.
+    """Raises `ConfigError` if a run cannot `inherit` the parent's weights, or if they would mean something else in it.
 
-    The error names the config keys in which the two models differ, with both values. Where the parent's config does
-    not tell, it names a parameter.
+    The error names the config keys in which the two models differ, with both values. If the configs show no difference,
+    it names a parameter.
     """
     given = _spread_shapes(_stored_shapes(parent), _frames(parent, run.config))
     asked = _shapes(jax.eval_shape(run.backbone.init, jax.random.key(0)))
@@ -141,11 +141,12 @@ def _short(value) -> str:
 
 
 def inherit(parent: Parent, params, ema, run: Run):
-    """(params, ema) of the parent's checkpoint for a run, for `ShapeDtypeStruct`s with shardings.
+    """Returns (params, ema) of the parent's checkpoint, for a run. The arguments `params` and `ema` are trees of
+    `ShapeDtypeStruct`s with shardings.
 
-    An image's patch is spread over the frames of a patch. QK-norm scales and an attention over time that the parent
-    lacks start as in a new run. Raises `ConfigError` naming any other parameter that only one of the two has, or whose
-    shape differs.
+    Weights of an image's patch are spread over the frames of a clip's patch. QK-norm scales and an attention over time
+    that the parent lacks start as in a new run. Raises `ConfigError`, naming a parameter, if only one of the two has it
+    or if its shape differs.
     """
     wanted = {"params": params, "ema": ema}
     frames = _frames(parent, run.config)
@@ -172,13 +173,13 @@ def inherit(parent: Parent, params, ema, run: Run):
 
 
 def _inner(path) -> str:
-    """The name of a parameter without that of the tree, params or ema, that it is in."""
+    """A parameter's name without the first part, params or ema."""
     return path_name(path).split("/", 1)[1]
 
 
 def _frames(parent: Parent, config: Config) -> int:
-    """The frames of a patch over which the parent's weights are spread: more than 1 where its patches are the run's
-    but for their frames, of which they have one."""
+    """The number of frames over which the parent's weights of a patch are spread. It is more than 1 only if the
+    parent's patches have one frame and are otherwise like the run's."""
     theirs = _config_of(parent)
     if theirs is None or theirs.model.temporal_patch_size != 1:
         return 1
@@ -188,7 +189,7 @@ def _frames(parent: Parent, config: Config) -> int:
 
 
 def _spread(array, name: str, frames: int, sharding):
-    """A parameter of an image's patch for a patch of so many frames; another parameter as it is."""
+    """Spreads a parameter of an image's patch over `frames` frames. Returns any other parameter unchanged."""
     if frames == 1 or name not in _SPREAD:
         return array
     axis, divided = _SPREAD[name]
@@ -208,7 +209,7 @@ def _spread_shapes(shapes: dict[str, tuple[int, ...]], frames: int) -> dict[str,
 
 
 def _first_values(run: Run, params, names: set[str]) -> dict[str, jax.Array]:
-    """A new run's first values of the parameters of these names."""
+    """The values with which the parameters `names` start in a new run."""
     if not names:
         return {}
     places = {path_name(path): leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
@@ -235,8 +236,8 @@ def _stored_shapes(parent: Parent) -> dict[str, tuple[int, ...]]:
 
 
 def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...]]) -> str:
-    """The parameters of `asked` that `given` cannot fill, and those of `given` that `asked` lacks; empty where they
-    fit."""
+    """Says, in words, which parameter does not fit: one that `given` or `asked` lacks, or one of another shape. Empty
+    if all fit."""
     missing = sorted(name for name in asked.keys() - given.keys() if not _MAY_BE_NEW.search(name))
     if missing:
         return f"that run has no parameter {missing[0]}"
@@ -248,8 +249,8 @@ def _mismatch(given: dict[str, tuple[int, ...]], asked: dict[str, tuple[int, ...
 
 
 def _differences(parent: Parent, config: Config) -> list[str]:
-    """The config keys that shape parameters and differ between the two runs; empty where the parent's config is
-    missing."""
+    """The config keys that decide shapes of parameters and differ between the two runs, in words. Empty if the parent's
+    config is missing."""
     theirs = _config_of(parent)
     if theirs is None:
         return []
@@ -267,7 +268,7 @@ def _differences(parent: Parent, config: Config) -> list[str]:
 
 
 def _config_of(parent: Parent) -> Config | None:
-    """The parent's config; None where it cannot be read."""
+    """The parent's config; None if it cannot be read."""
     try:
         return run_folder.read_config(Path(parent.path))
     except RfjaxError:
@@ -275,7 +276,7 @@ def _config_of(parent: Parent) -> Config | None:
 
 
 def _without(tree: dict, names: set[str], prefix: str = "") -> dict:
-    """`tree` less the parameters `names` under its top-level entries."""
+    """`tree` without the parameters `names`, which are relative to its top-level entries."""
     kept = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"

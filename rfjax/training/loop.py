@@ -1,7 +1,7 @@
-"""Training a run to its last step, whatever happens on the way.
+"""Trains a run to its last step, whatever happens on the way.
 
-The same call resumes from the newest good checkpoint. Everything a step does is a function of
-(config, step), so a run killed at any moment and started again ends with the same bits.
+The same call resumes from the newest good checkpoint. Everything a step does is a function of (config, step), so a run
+that is killed at any moment and started again ends with the same bits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OnCheckpoint = Callable[[int, TrainState], None]
 
 class TrainResult(NamedTuple):
     step: int
-    state: TrainState | None  # None where the run was done before
+    state: TrainState | None  # None if the run was done before
     images: int  # seen, ancestors' included
     flops: float  # spent on training, ancestors' included
     train_seconds: float
@@ -56,8 +56,8 @@ def flops_before(schedule: Schedule, flops_of_buckets: Sequence[int], stream_off
 
 
 def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
-    """The steps beyond `after` whose checkpoints are evaluated, and therefore kept for good: the multiples of
-    each `every`, and the last. A branch begins `after` the step at which it left its trunk."""
+    """The steps beyond `after` whose checkpoints are evaluated, and therefore kept for good: the multiples of `every`
+    and of `geneval_every`, and the last. For a branch, `after` is the step at which it left its trunk."""
     evaluation, steps = config.evaluation, config.train.steps
     validated = evaluation.every if evaluation.validation.examples else 0
     cadences = [every for every in (validated, evaluation.geneval_every) if every]
@@ -66,12 +66,12 @@ def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
 
 
 def evaluated_steps(run: Run) -> frozenset[int]:
-    """The `evaluation_steps` of a run, which of a branch are those after its trunk."""
+    """The `evaluation_steps` of a run. Those of a branch come after the step at which it left its trunk."""
     return evaluation_steps(run.config, run.trunk.step if run.trunk else 0)
 
 
 def keeps(train: TrainConfig, kept: Collection[int], step: int) -> bool:
-    """Whether a checkpoint stays for good: one of those `kept`, or a multiple of `keep_every`."""
+    """Whether a step's checkpoint stays for good: the step is in `kept`, or a multiple of `keep_every`."""
     return step in kept or (train.keep_every > 0 and step % train.keep_every == 0)
 
 
@@ -86,20 +86,18 @@ def train(
 ) -> TrainResult:
     """Trains a run in its folder from wherever it stands, and returns when it is done.
 
-    `init_from` is `RUN@STEP`, whose weights a new run starts with. `on_checkpoint(step, state)` is called with
-    each evaluated step's checkpoint safely on disk; where it does not return, the next attempt
-    calls it again for that step. `keep_steps` are checkpoints to make and keep beside those
-    that the config asks for. `stop` is polled between steps; by default SIGTERM and SIGINT set
-    it. Where standard error is no terminal, progress is a line every `log_seconds`.
+    `init_from` is `RUN@STEP`, whose weights a new run starts with. `on_checkpoint(step, state)` is called for each
+    evaluated step, once its checkpoint is on disk; if the call is interrupted, the next attempt repeats it.
+    `keep_steps` are further steps whose checkpoints are saved and kept. `stop` is polled between steps; by default
+    SIGTERM and SIGINT set it. If standard error is no terminal, progress is a line every `log_seconds`.
 
-    Raises `ConfigError` for a folder of another config, or a mesh that batch or parameters do
-    not fit; `Preempted` when told to stop, after saving; `Diverged` when too many steps in a
-    row were not finite, and at once in a folder where that has happened; `RfjaxError` when
-    checkpoints can be neither read nor written.
+    Raises `ConfigError` for a folder of another config, and for a batch or parameters that do not fit the mesh.
+    Raises `Preempted` when told to stop, after saving. Raises `Diverged` when too many steps in a row were not finite,
+    and at once in a folder where that has happened. Raises `RfjaxError` when checkpoints cannot be read or written.
     """
     workdir, train = run.workdir, run.config.train
     with contextlib.ExitStack() as stack:
-        # In one place for all processes, and refused before the folder is touched.
+        # Decided by process 0 for all processes, and refused before the folder is touched.
         done = distributed.from_first(lambda: claim(stack, run, init_from))
         if done:
             return _done_before(workdir, train.steps)
@@ -112,7 +110,7 @@ def train(
                 result = attempt.train(on_checkpoint, stop, log_seconds)
         except BaseException as error:
             told = distributed.explained(error)
-            # Another start of the same command goes on from all of these but divergence.
+            # The same command goes on from each of these states except divergence.
             state = "diverged" if isinstance(told, Diverged) else "stopped" if isinstance(told, Preempted) else "failed"
             with contextlib.suppress(RfjaxError):  # the disk may be what failed
                 attempt.check_folder()
@@ -127,8 +125,8 @@ def train(
 
 
 def claim(stack: contextlib.ExitStack, run: Run, init_from: str | None) -> bool:
-    """Claims the run's folder for this attempt, until `stack` ends. Returns whether the run in it is done. Raises all
-    that `train` refuses."""
+    """Claims the run's folder for this attempt, until `stack` ends. Returns whether the run in the folder is done.
+    Raises the errors by which `train` refuses a folder or a parent."""
     workdir = run.workdir
     run_folder.check_config(workdir, run.config)
     if init_from and not (workdir / "run.json").exists():
@@ -157,7 +155,8 @@ def _done_before(workdir, step) -> TrainResult:
 
 
 def _on_first_process(stack, make):
-    """Enters `make()` on `stack` in process 0, and gives None in the others: each file has one writer."""
+    """Enters the context manager `make()` on `stack` and returns it, in process 0 only, since each file has one writer.
+    Returns None in the other processes."""
     return stack.enter_context(make()) if distributed.is_first() else None
 
 
@@ -184,7 +183,7 @@ class _Attempt:
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
 
     def _parent(self, record, init_from) -> lineage.Parent | None:
-        """The parent in run.json, else the parent that `--init` asks for. Where there are both, they must agree."""
+        """The parent in run.json, else the parent that `--init` asks for. If there are both, they must agree."""
         if record is None and self.run.trunk:
             record = distributed.from_first(lambda: run_folder.read_run(Path(self.run.trunk.path)))
         if record is None:
@@ -198,7 +197,7 @@ class _Attempt:
     def train(self, on_checkpoint, stop, log_seconds) -> TrainResult:
         state, saved, messages = self._first_state()
         first, steps = self.step, self.config.train.steps
-        self.record = begin(self.run, self.record, saved, first, self.run.mesh)  # all that can be refused has been
+        self.record = begin(self.run, self.record, saved, first, self.run.mesh)  # nothing is refused after this
         if self.trunk:
             branches.copy_curve(self.trunk, self.workdir)
         self.begun = True
@@ -222,7 +221,7 @@ class _Attempt:
             def observe(metrics, state):
                 def params():
                     with contextlib.suppress(RfjaxError):
-                        checkpoints.wait()  # the newest may still be on its way to the disk
+                        checkpoints.wait()  # the newest checkpoint may not be on disk yet
                     return state.params
 
                 monitor.observe(self.step, metrics, params)
@@ -240,7 +239,7 @@ class _Attempt:
             for batch in () if stopping else self._batches():
                 state, metrics = steps_by_shape[batch.latents.shape[1:]](state, put(batch))
                 if pending is not None:
-                    observe(pending, state)  # a step late: the device is already at the next
+                    observe(pending, state)  # one step late, while the device computes the next
                 pending, self.step = metrics, self.step + 1
                 stopping = stop()
                 if stopping or self._saves(self.step) or self._must_save_again(checkpoints):
@@ -261,8 +260,8 @@ class _Attempt:
         return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
 
     def _first_state(self) -> tuple[TrainState, dict, tuple[str, ...]]:
-        """(state, its checkpoint's facts, messages). The state is that of the newest checkpoint, else one with
-        imported or inherited weights, else a new one."""
+        """Returns (state, facts of its checkpoint, messages). The state is that of the newest checkpoint, else that of
+        the trunk that a branch leaves, else a new one, with imported or inherited weights if there are any."""
         origin, facts, messages = self.parent, {}, ()
         restored = checkpoint.restore_newest(self.workdir, self.abstract._asdict())
         if restored is not None:
@@ -295,8 +294,8 @@ class _Attempt:
             progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")
 
     def _compile(self, progress):
-        """(the compiled step of each latent shape, a function that puts this process's part of a batch on its
-        devices)."""
+        """Returns the compiled step of each latent shape, by shape, and a function that puts this process's part of a
+        batch on its devices."""
         parts = [self.run.corpus.parts[part] for part in trained_parts(self.run.corpus)]
         compiled = {}
         for number, part in enumerate(parts, 1):
@@ -309,7 +308,7 @@ class _Attempt:
         return compiled, put
 
     def _flops_per_image(self):
-        """FLOPs of one image, as `Spending` takes them: a number, or for aspect buckets a function of the step."""
+        """FLOPs of one image, in `Spending`'s form: a number, or for aspect buckets a function of the step."""
         if not self.record.get("buckets"):
             return self.record["flops_per_image"]
         each = [bucket["flops_per_image"] for bucket in self.record["buckets"]]
@@ -352,7 +351,7 @@ class _Attempt:
         self.record = write_record(self.run, self.record, facts, self.step)
 
     def _must_save_again(self, checkpoints) -> bool:
-        """Whether a save in the background has failed. The present state is then saved in its place."""
+        """Whether a save in the background has failed, so that the present state must be saved instead."""
         if distributed.many() or self.step % self.config.train.log_every:
             return False
         try:

@@ -16,7 +16,7 @@ from rfjax.flow.resolution import formulation_at
 
 
 class ExampleLosses(NamedTuple):
-    """Each example's t and loss, of which the batch's loss is the mean."""
+    """Each example's t and loss. The batch's loss is the mean of the losses."""
 
     t: Float[Array, " batch"]
     losses: Float[Array, " batch"]
@@ -34,7 +34,7 @@ def run_keys(seed: int) -> tuple[Array, Array]:
 
 
 class StepInputs(NamedTuple):
-    """The inputs of a step's examples, the same for every formulation; the formulation makes t of u."""
+    """The inputs of a step's examples, the same for every formulation. A formulation turns u into t."""
 
     u: Float[Array, " batch"]
     noise: Float[Array, "batch frames height width channels"]
@@ -55,8 +55,8 @@ def step_inputs(
 
 
 def make_loss(config: Config, apply: Callable, encoders: tuple) -> LossFn:
-    """The formulation's training loss for a backbone's `apply`; `encoders` as in `step_inputs`. The batch's shape
-    decides the timestep shift, where it goes by area."""
+    """The formulation's training loss for a backbone's `apply`; `encoders` as in `step_inputs`. If the timestep shift
+    goes by area, the batch's latent shape decides it."""
 
     def loss_fn(params, batch, step: Int[Array, ""], places: Int[Array, " batch"]):
         formulation = formulation_at(config, batch.latents.shape[1:])

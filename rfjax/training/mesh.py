@@ -1,7 +1,7 @@
 """Where arrays live: the device mesh, and the sharding of a whole state over it.
 
-The table of `models/sharding.py` says which axis splits what. Optimiser moments and averages follow their parameters,
-because rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel` is a `qkv/kernel`.
+The table of `models/sharding.py` says which axis splits which dimension. Optimiser moments and averages are split like
+their parameters, because rules match the end of a path: `opt_state/1/mu/blocks/image/qkv/kernel` is a `qkv/kernel`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH = P(BATCH_AXES)  # the leading axis of every array of a batch
 
 
 def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
-    """The devices along each axis of a mesh over `devices`; -1 takes what is left.
+    """The number of devices along each axis of a mesh of `devices` devices. An axis of -1 takes what the others leave.
 
     Raises `ConfigError` when the axes' product is not the number of devices.
     """
@@ -52,7 +52,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     devices = jax.devices() if devices is None else list(devices)
     sizes = mesh_sizes(config, len(devices))
     shape, types = tuple(sizes.values()), (AxisType.Auto,) * 3
-    if devices[0].platform == "tpu":  # an axis may take a part of a slice's side, which make_mesh refuses
+    if devices[0].platform == "tpu":  # jax.make_mesh refuses an axis that takes only part of a slice's side
         return Mesh(
             mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES, axis_types=types
         )
@@ -95,14 +95,14 @@ def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
 
 
 def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], local):
-    """The global batch as a tree of arrays, made of the rows that each process gives: those of its `places_here`."""
+    """Makes the global batch, a tree of arrays. Each process gives the rows of its own `places_here`."""
     sharding = NamedSharding(mesh, BATCH)
 
     def put(array):
         def rows(index):
             wanted = np.arange(batch_size)[index[0]]
             first = np.searchsorted(places, wanted[0])
-            return array[first : first + len(wanted)]  # a device's rows do follow each other
+            return array[first : first + len(wanted)]  # the rows of one device are consecutive
 
         return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, rows)
 
@@ -110,8 +110,8 @@ def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], loc
 
 
 def spread(tree, sharding: NamedSharding | None):
-    """Arrays that every process holds whole, put on the devices by `sharding`: each process gives its own part.
-    Without a sharding they are returned as they are."""
+    """Puts arrays that every process holds whole on the devices by `sharding`; each process gives its own part. Without
+    a sharding, returns them unchanged."""
     if sharding is None:
         return tree
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, sharding, lambda index: a[index]), tree)

@@ -1,7 +1,7 @@
-"""The training curve on disk: metrics.jsonl, and the same as TensorBoard events.
+"""The training curve on disk: metrics.jsonl, and the same rows as TensorBoard events.
 
-Rows are exact under any interruption: a row is on disk before the checkpoint of its step, and
-resuming from a step drops the rows after it, which training then writes again.
+No interruption changes the rows. A row is on disk before the checkpoint of its step. Resuming from a step drops the
+rows after it, and training writes them again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def _finite(value: float) -> float | None:
 
 
 class Window:
-    """Means over the steps since the last row. Its sums travel in the checkpoint's facts, so
-    that a resumed run's rows are the uninterrupted run's."""
+    """Means over the steps since the last row. A checkpoint's facts hold the sums, so a resumed run writes the same
+    rows as an uninterrupted one."""
 
     def __init__(self, groups: Sequence[str], sums: dict | None = None):
         self.groups = list(groups)
@@ -40,7 +40,7 @@ class Window:
         return self._sums
 
     def add(self, metrics: StepMetrics) -> None:
-        """One step's metrics, fetched; a skipped step has no part in the means."""
+        """Adds one step's metrics, already on the host. A skipped step does not enter the means."""
         if not metrics.skipped_in_row:
             sums = self._sums
             self._sums = {
@@ -52,8 +52,8 @@ class Window:
             }
 
     def close(self, last: StepMetrics) -> dict:
-        """Ends the window: returns its means, with the last step's values, as part of a row. `loss_by_t[i]` is over
-        the examples with t in [i/10, (i+1)/10), and null where there are none."""
+        """Ends the window. Returns part of a row: the window's means, and the last step's rate and group norms.
+        `loss_by_t[i]` is the mean over examples with t in [i/10, (i+1)/10), null if there are none."""
         sums = self._sums
         steps = sums["steps"]
         row = {
@@ -80,7 +80,8 @@ class _Row(TypedDict):
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drops the rows after `step`, a torn last line, and lines that are no rows. Leaves alone what is no file."""
+    """Drops the rows after `step`, a torn last line, and lines that are no rows. Leaves a path that is no plain file
+    alone."""
     if why_not_plain(path):
         return
     kept = []
@@ -96,7 +97,7 @@ def truncate(path: Path, step: int) -> None:
 
 
 class MetricsWriter:
-    """Appends rows to `workdir`, from `step` on; a context manager. For process 0."""
+    """Appends rows to the curve in `workdir`, after dropping those beyond `step`. A context manager, for process 0."""
 
     def __init__(self, workdir: Path, step: int):
         path = Path(workdir) / CURVE
@@ -112,7 +113,7 @@ class MetricsWriter:
         self._events.close()
 
     def write(self, row: dict) -> None:
-        """One row with its "step"; values are numbers, null, or lists and mappings of them."""
+        """Writes a row, which has a "step". Values are numbers, null, or lists and mappings of numbers and nulls."""
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         for name, value in row.items():
             if isinstance(value, list):
@@ -124,6 +125,6 @@ class MetricsWriter:
         self._events.flush()
 
     def sync(self) -> None:
-        """Until the rows are on disk."""
+        """Waits until the rows are on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -1,4 +1,4 @@
-"""Watching a run: what each step measured becomes rows, progress, and the verdict to go on."""
+"""Watches a run: turns each step's metrics into rows of the curve, progress, and the decision to go on."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from rfjax.training.step import StepMetrics
 
 
 class Spending:
-    """Images, FLOPs and training seconds at a step, ancestors' and earlier attempts' included.
+    """Counts a run's cost by a step. Images and FLOPs include those of its ancestors, seconds earlier attempts.
 
-    `flops_per_image` is a number, or a function of the step: the FLOPs of all steps before it, of one image
-    each. `share` is the part of the time that is this run's, where several are trained together.
+    `flops_per_image` is a number, or a function f(step): the FLOPs of all steps before `step`, counted for one image of
+    each. Where several runs are trained together, `share` is this run's part of the time.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Spending:
 
     @contextlib.contextmanager
     def paused(self):
-        """Evaluation is not training time."""
+        """Stops the clock of training seconds, as for an evaluation."""
         began = time.monotonic()
         try:
             yield
@@ -65,14 +65,14 @@ class Spending:
 
 
 class Rates:
-    """Steps, images and FLOPs a second since the last time they were asked for, in training time."""
+    """Steps, images and FLOPs per second of training time, since the last call of `at`."""
 
     def __init__(self, spending: Spending, step: int, mesh: Mesh):
         self.spending, self._from = spending, (step, spending.at(step)["train_seconds"])
         self._peak = hardware.peak_flops([device.device_kind for device in mesh.devices.flat])
 
     def at(self, step: int, runs: int = 1) -> dict:
-        """The rates at a step; of so many runs that are trained together, images and FLOPs are all theirs."""
+        """The rates at a step. If `runs` runs are trained together, their images and FLOPs are summed."""
         seconds = self.spending.at(step)["train_seconds"]
         since_step, since = self._from
         self._from = step, seconds
@@ -90,7 +90,7 @@ class Rates:
 
 
 class Monitor:
-    """Takes every step's metrics in turn. `writer` and `progress` are None but on process 0."""
+    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0."""
 
     def __init__(self, run: Run, rates: Rates, window: Window, writer: MetricsWriter | None, progress: Progress | None):
         self._config, self._workdir, self._rates = run.config.train, run.workdir, rates
@@ -98,10 +98,9 @@ class Monitor:
         self.skipped_in_row = 0
 
     def observe(self, step: int, metrics: StepMetrics, params: Callable[[], Params]) -> None:
-        """The metrics of the update that ended at `step`. `params` gives those of then or later, when every checkpoint
-        is on the disk.
+        """Takes the metrics of the update that ended at `step`, once the device has finished it. Raises `Diverged`.
 
-        Waits for the device to have finished that step. Raises `Diverged`.
+        `params()` returns the parameters of that step or a later one, after every checkpoint is on disk.
         """
         metrics = jax.device_get(metrics)
         self.window.add(metrics)
@@ -116,17 +115,17 @@ class Monitor:
             self._progress.step(step)
 
     def facts(self, step: int) -> dict:
-        """What a checkpoint of `step` keeps beside its arrays, for a resumed run to go on as this one would."""
+        """The facts that a checkpoint of `step` holds beside its arrays, so that a resumed run goes on as this one."""
         facts = {"schema": 1, "step": step} | self._rates.spending.at(step)
         return facts | {"skipped_in_row": self.skipped_in_row, "window": self.window.sums()}
 
     def sync(self) -> None:
-        """Until every row so far is on disk."""
+        """Waits until every row so far is on disk."""
         if self._writer:
             self._writer.sync()
 
     def note(self, text: str) -> None:
-        """A line for whoever follows the run."""
+        """Shows a line to whoever follows the run."""
         if self._progress:
             self._progress.note(text)
 
@@ -139,8 +138,8 @@ class Monitor:
             self._progress.row(row)
 
     def _diverged(self, step, metrics, params) -> Diverged:
-        # Parameters are as they were before the first of these steps: their norms tell apart
-        # groups whose gradients are all beyond measure.
+        # Where several gradient norms are infinite, the group with the largest parameters is named. The skipped steps
+        # have not changed the parameters.
         sizes = jax.jit(lambda params: [optax.tree.norm(params[group]) for group in self.window.groups])(params)
         norms = [norm if math.isfinite(norm) else math.inf for norm in metrics.group_norms.tolist()]
         norm, _, group = max(zip(norms, map(float, sizes), self.window.groups, strict=True))
@@ -160,7 +159,7 @@ class Monitor:
 
 
 def last_good(workdir: Path) -> int | None:
-    """The newest readable checkpoint that was not saved amid non-finite steps."""
+    """The step of the newest readable checkpoint that was not saved during non-finite steps; None if there is none."""
     for step in reversed(checkpoint.steps_saved(workdir)):
         with contextlib.suppress(RfjaxError):
             if checkpoint.read_facts(workdir, step).get("skipped_in_row", 0) == 0:

@@ -25,7 +25,7 @@ def _cosine(config, step):
     return end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
 
 
-# Share of the fall that is done, by `config.train.decay_shape`, where x is the share of the decay's steps.
+# By `config.train.decay_shape`: the share of the fall that is done after a share x of the decay's steps.
 # 1-sqrt is best in Haegele et al. 2024 (arXiv 2405.18392, section 4.1).
 DECAYS: dict[str, Callable] = {
     "linear": lambda x: x,
@@ -60,8 +60,8 @@ def learning_rate(config: TrainConfig) -> Callable[[Int[Array, ""]], Float[Array
 
 
 def decayed(params):
-    """True for the leaves that weight decay applies to: kernels. Biases and norm scales are
-    spared; their rank cannot tell them, since stacked layers add an axis."""
+    """A tree that is True for the leaves to which weight decay applies: kernels, not biases and norm scales. They are
+    told apart by name, because stacked layers add an axis to the rank."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).split("/")[-1] == "kernel", params)
 
 

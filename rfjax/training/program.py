@@ -1,4 +1,4 @@
-"""The train step of a run on its mesh, from shapes alone: what a run executes and a plan compiles."""
+"""The train step of a run on its mesh, made from shapes alone. A run executes it, and a plan only compiles it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def abstract_state(run: Run) -> TrainState:
 
 
 def abstract_batch(run: Run, sharding: NamedSharding) -> Batch:
-    """Shapes, dtypes and shardings of a global batch; the run's corpus has one latent shape."""
+    """Shapes, dtypes and shardings of a global batch. The run's corpus must have one latent shape."""
     example, size = run.corpus.examples(np.arange(1, dtype=np.uint64), "train"), run.config.train.batch_size
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype, sharding=sharding), example)
 
 
 def lower_train_step(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered:
-    """The step `(state, batch) -> (state, metrics)`, lowered for the devices of the run's mesh; its corpus has one
-    latent shape.
+    """The step `(state, batch) -> (state, metrics)`, lowered for the devices of the run's mesh. The run's corpus must
+    have one latent shape.
 
-    Raises `ConfigError` for a batch or a parameter that the mesh does not divide.
+    Raises `ConfigError` if the mesh does not divide the batch or a parameter.
     """
     config, state = run.config, abstract_state(run)
     loss = make_loss(config, run.backbone.apply, run.corpus.shapes.encoders)

@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, now and then a plain line elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, and elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def format_duration(seconds: float) -> str:
 
 
 def note(text: str) -> None:
-    """A line of its own on standard error, above whatever bar is there."""
+    """Prints a line on standard error, above any progress bar."""
     tqdm.write(printable_lines(text), file=sys.stderr)
 
 
 def bar(total: int, what: str, unit: str, *, done: int = 0, leave: bool = False) -> tqdm:
-    """A bar on a terminal, of one process: a context manager with `update(count)`."""
-    from rfjax.training.processes import distributed  # JAX, which the other kinds of progress do not need
+    """A progress bar: a context manager with `update(count)`. Only process 0 shows it, and only on a terminal."""
+    from rfjax.training.processes import distributed  # this needs JAX; the rest of the file does not
 
-    hidden = None if distributed.is_first() else True  # None: where standard error is no terminal
+    hidden = None if distributed.is_first() else True  # None: hidden if standard error is no terminal
     return tqdm(total=total, initial=done, desc=what, unit=unit, leave=leave, disable=hidden)
 
 
 class Progress:
-    """Shows step, loss, images/s, FLOP/s, MFU where known, and time left; a context manager."""
+    """Shows step, loss, images/s, FLOP/s, MFU if it is known, and time left; a context manager."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Progress:
             self._bar.close()
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a line, above the bar if there is one."""
         text = printable_lines(text)
         if self._bar is not None:
             self._bar.write(text, file=self._file)

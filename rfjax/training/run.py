@@ -1,8 +1,7 @@
-"""The `Run` value: a config with all that is made from it, checked once and then passed whole.
+"""The `Run` value: a config and everything made from it, checked once and then passed whole.
 
 `make_run` makes a run that is to be trained, measured or timed; `open_run` opens the run in a folder; `plan_run`
-makes a run for shapes and costs alone. None of them writes anything, so what they refuse is refused before a folder
-is claimed.
+makes a run for shapes and costs alone. They write nothing, so they refuse a config before a folder is claimed.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.processes import distributed
 from rfjax.training.state import Params
 
-# What may differ from a run's own config when it is opened again, without making it another run.
+# Fields of the config that overrides may change when a run is opened again: it stays the same run.
 MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention", "data.prepared.path", "data.prepared.models")
 
 
 class Trunk(NamedTuple):
-    """The run that a branch leaves: its folder and its name, and the step."""
+    """The run that a branch leaves: its folder, its name, and the step at which the branch leaves."""
 
     path: str
     run: str
@@ -52,7 +51,7 @@ class Trunk(NamedTuple):
 class Run:
     """One run: its config, the corpus it learns from, its network, its devices, and its name in every table.
 
-    `mesh` is None where the run is only planned, and `workdir` where the run has no folder. Raises `ConfigError` for
+    `mesh` is None for a run that is only planned, `workdir` for a run without a folder. Raises `ConfigError` for
     latents that the network cannot take, and for a formulation that cannot have the config's timestep shift.
     """
 
@@ -65,8 +64,8 @@ class Run:
     point: str | None = None
     workdir: Path | None = None
     role: str = "run"  # a name of `limits.ROLES`
-    trunk: Trunk | None = None  # of a branch
-    formulation: Formulation = field(init=False)  # at the corpus's own latent shape, the first of several
+    trunk: Trunk | None = None  # None unless the run is a branch
+    formulation: Formulation = field(init=False)  # at the corpus's first latent shape
 
     def __post_init__(self):
         for part in self.corpus.parts:
@@ -97,7 +96,7 @@ class Run:
 
     @property
     def training_images(self) -> int | None:
-        """The number of the corpus's training images; None of a corpus that draws as many as are asked for."""
+        """The number of the corpus's training images; None for a corpus that can draw any number of them."""
         each = [getattr(part, "training_images", None) for part in self.corpus.parts]
         return None if None in each else sum(each)
 
@@ -110,7 +109,7 @@ class Run:
 
     @property
     def batch_sharding(self) -> NamedSharding | None:
-        """How a batch is split over the devices; None where there is one device."""
+        """How a batch is split over the devices; None for one device."""
         return NamedSharding(self.mesh, BATCH) if self.mesh.size > 1 else None
 
     @property
@@ -145,9 +144,9 @@ def make_run(
 ) -> Run:
     """Makes the run of a config on all of JAX's devices, to be trained, measured or timed.
 
-    With `like`, the run takes over corpus, network and mesh of a run whose config shapes them in the same way. Raises
-    `ConfigError` for an unknown corpus, a network or an attention that does not fit, and a mesh that does not match
-    the devices.
+    With `like`, the run shares the corpus, network and mesh of that run, whose config must give the same ones. Raises
+    `ConfigError` for an unknown corpus, for a network or an attention that does not fit, and for a mesh that does not
+    match the devices.
     """
     if like is None:
         corpus, mesh = load_corpus(config.data, config.seed), make_mesh(config.mesh)
@@ -159,9 +158,9 @@ def make_run(
 
 
 def plan_run(config: Config, workdir: Path | None = None) -> Run:
-    """Makes the run of a config for what follows from shapes: parameters, FLOPs, layouts.
+    """Makes the run of a config to compute what follows from shapes alone: parameters, FLOPs, layouts.
 
-    It has no mesh, and any attention that this machine has. Corpora and networks of earlier plans are used again.
+    It has no mesh, and uses whatever attention this machine has. Corpora and networks of earlier plans are reused.
     """
     corpus = _corpus(config.data, config.seed)
     return _named(config, workdir, None, None, corpus=corpus, backbone=_network(config.model, corpus.shapes))
@@ -172,8 +171,8 @@ _network = functools.lru_cache(make_backbone)
 
 
 def _named(config: Config, workdir: str | Path | None, study: str | None, point: str | None, **parts) -> Run:
-    """Makes a run with its name: the one in its folder's run.json, whatever the folder is called now; else
-    study/point, and of a trunk or a branch study/folder; else the folder's name."""
+    """Makes a run and names it. The name is that in its folder's run.json, even if the folder was renamed. Without one
+    it is study/point, or study/folder for a trunk or a branch. Outside a study it is the folder's or the config's."""
     workdir = None if workdir is None else local_path(workdir, "workdir")
     record = distributed.from_first(lambda: run_folder.read_name(workdir)) if workdir else None
     own = point if parts.get("role", "run") == "run" else workdir.name  # a point has one trunk and several branches
@@ -185,7 +184,7 @@ def _named(config: Config, workdir: str | Path | None, study: str | None, point:
 
 
 def read_config(workdir: Path) -> Config:
-    """The config of the run in a folder. Raises `ConfigError` where there is none."""
+    """The config of the run in a folder. Raises `ConfigError` if there is no run."""
     for name in ("config.json", "run.json"):
         if not (workdir / name).is_file():
             raise ConfigError(f"{workdir} is not a run's folder: it has no {name}; give the folder that was --workdir")
@@ -193,7 +192,7 @@ def read_config(workdir: Path) -> Config:
 
 
 def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxyType({})) -> Run:
-    """The run in a folder. Raises `ConfigError` where there is none, or an override would make it another run."""
+    """Opens the run in a folder. Raises `ConfigError` if there is none, or if an override would make it another run."""
     workdir = local_path(workdir, "workdir")
     config = read_config(workdir)
     for key in overrides:
@@ -214,8 +213,8 @@ def open_run(workdir: str | Path, overrides: Mapping[str, object] = MappingProxy
 
 
 def check_record(run: Run) -> None:
-    """Raises `RfjaxError` where the run's config is not that of the run.json in its folder: one of the two files is
-    another run's, or the config has lost a key and taken its default."""
+    """Raises `RfjaxError` if the run's config contradicts the run.json in its folder. Then one of the two files is
+    another run's, or the config has lost a key and taken the default."""
     record = distributed.from_first(lambda: run_folder.read_name(run.workdir)) or {}
     now = describe(run, None)
     for name in checkpoint_facts.OWNER:
@@ -226,8 +225,7 @@ def check_record(run: Run) -> None:
 
 
 def describe(run: Run, parent: dict | None) -> dict:
-    """The first content of run.json. `parent` is None, or the run, step, images and FLOPs that this run's weights
-    come with."""
+    """The first content of run.json. `parent` is None, or the `lineage.Parent` of this run's weights, as a dict."""
     config, corpus = run.config, run.corpus
     return {
         "schema": 1,
@@ -256,13 +254,13 @@ def describe(run: Run, parent: dict | None) -> dict:
 
 
 def _place(run: Run) -> dict:
-    """What run.json says of a trunk or a branch; nothing of a run that is neither."""
+    """The fields of run.json that only a trunk or a branch has; empty for any other run."""
     facts = {} if run.role == "run" else {"role": run.role}
     return facts | ({"trunk": run.trunk._asdict()} if run.trunk else {})
 
 
 def _buckets(run: Run) -> list[dict] | None:
-    """The aspect buckets that the run trains on, each with its share of the steps; None where there is one shape."""
+    """The aspect buckets that the run trains on, each with its share of the steps; None for one latent shape."""
     parts = run.corpus.parts
     if len(parts) == 1:
         return None
@@ -277,9 +275,9 @@ def _buckets(run: Run) -> list[dict] | None:
 
 
 def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
-    """Notes in the folder that an attempt begins at `step`, from a checkpoint with `facts`; the record since then.
+    """Notes in the folder that an attempt begins at `step`, from a checkpoint with `facts`. Returns the new record.
 
-    A branch notes what its trunk had cost when it left: that is not spent a second time.
+    A branch also notes what its trunk had cost when it left, so that this cost is not counted twice.
     """
     if not (run.workdir / "config.json").exists():
         run_folder.write_json(run.workdir / "config.json", configs.to_dict(run.config))
@@ -291,7 +289,7 @@ def begin(run: Run, record: dict, facts: dict, step: int, mesh: Mesh, together: 
 
 
 def write_record(run: Run, record: dict, facts: dict, step: int) -> dict:
-    """Writes run.json as of a checkpoint with `facts` at `step`; returns what was written."""
+    """Writes run.json with the step and cost of a checkpoint with `facts`; returns what was written."""
     record = record | {"step": step} | (checkpoint.spent(facts) if facts else {})
     run_folder.write_json(run.workdir / "run.json", record)
     return record

@@ -31,8 +31,8 @@ try:
 except ImportError:  # not a POSIX system: two trainers in one folder are then not noticed
     fcntl = None
 
-# A run may go on with another mesh or attention: they change where and how fast, not what is computed. So may a
-# prepared corpus have been moved: its fingerprint is of what it holds.
+# A run may go on with other values of these fields. They change where and how fast it is computed, not the result. A
+# prepared corpus may have been moved, since its fingerprint depends on its content alone.
 _MAY_CHANGE = (
     "mesh.",
     "train.attention",
@@ -44,13 +44,13 @@ _MAY_CHANGE = (
 
 
 def write_json(path: Path, value) -> None:
-    """Writes the file whole or not at all; `RfjaxError` where it cannot. Only process 0 writes."""
+    """Writes the file whole or not at all, in process 0 only. Raises `RfjaxError` if it cannot be written."""
     if distributed.is_first():
         write_whole({path: json.dumps(value, indent=1, allow_nan=False) + "\n"})
 
 
 class ParentFacts(TypedDict):
-    """Where a run's first weights are from."""
+    """The checkpoint that a run's first weights come from."""
 
     path: str
     run: str
@@ -79,7 +79,7 @@ class Start(TypedDict):
 
 
 class RunName(TypedDict):
-    """What any reader of a run needs of run.json."""
+    """The fields of run.json that every reader of a run needs."""
 
     run: str
     made_with: NotRequired[dict[str, object] | None]
@@ -88,7 +88,7 @@ class RunName(TypedDict):
 
 
 class RunFacts(RunName):
-    """What training needs of run.json to go on; `rfjax.training.run.describe` writes it."""
+    """The fields of run.json that training needs to go on; `rfjax.training.run.describe` makes them."""
 
     flops_per_image: float
     corpus_fingerprint: str
@@ -118,17 +118,17 @@ def _read(path, shape):
 
 
 def read_run(workdir: Path) -> RunFacts | None:
-    """The content of run.json, None where there is none; `RfjaxError` where it is damaged or of another shape."""
+    """The content of run.json; None if there is none. Raises `RfjaxError` if it is damaged or of another shape."""
     return _read(workdir / "run.json", RunFacts)
 
 
 def read_name(workdir: Path) -> RunName | None:
-    """As `read_run`, of a run that need not have been trained here."""
+    """As `read_run`, but requires only the fields of `RunName`, so that it also reads runs not trained here."""
     return _read(workdir / "run.json", RunName)
 
 
 def read_config(workdir: Path) -> Config | None:
-    """The config in config.json, None where there is none; `RfjaxError` where it is damaged or no config."""
+    """The config in config.json; None if there is none. Raises `RfjaxError` if it is damaged or no config."""
     path = workdir / "config.json"
     values = _read(path, dict[str, object])
     try:
@@ -138,7 +138,8 @@ def read_config(workdir: Path) -> Config | None:
 
 
 def changed_keys(workdir: Path, config: Config) -> list[str] | None:
-    """The keys in which `config` would make another run than the one in `workdir`; None where there is none."""
+    """The keys in which `config` differs from the config in `workdir`, except those that may change; None if there is
+    no config in `workdir`."""
     held = read_config(workdir)
     if held is None:
         return None
@@ -146,7 +147,7 @@ def changed_keys(workdir: Path, config: Config) -> list[str] | None:
 
 
 def check_run_folder(workdir: Path) -> None:
-    """Raises `ConfigError` for a --workdir that holds something else than a run."""
+    """Raises `ConfigError` for a --workdir that holds something other than a run."""
     if (workdir / "results" / "table.json").exists():
         raise ConfigError(f"--workdir {workdir} is the folder of a study (it has results/table.json); give one in it")
     started = any((workdir / name).exists() for name in ("run.json", "config.json", "status.json"))
@@ -155,7 +156,8 @@ def check_run_folder(workdir: Path) -> None:
 
 
 def check_config(workdir: Path, config: Config) -> None:
-    """Raises `ConfigError` naming the keys in which `config` differs from that of the run in `workdir`."""
+    """Raises `ConfigError` if the run in `workdir` has another config, naming the keys that differ, and if it has
+    checkpoints but no config."""
     keys = changed_keys(workdir, config)
     if keys is None:
         if any(workdir.glob("checkpoints/*")):
@@ -170,7 +172,7 @@ def check_config(workdir: Path, config: Config) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Keeps a second trainer out of the folder; the system drops it when the process ends."""
+    """Locks the folder against a second trainer. The system drops the lock when the process ends."""
     if fcntl is None or not distributed.is_first():
         yield
         return
@@ -193,9 +195,10 @@ def note_traceback(workdir: Path, error: BaseException) -> None:
 
 
 def read_status(workdir: Path) -> Status:
-    """{"state": "new" | "running" | "stopped" | "done" | "failed" | "diverged", "step", "message"}.
+    """Returns {"state": "new" | "running" | "stopped" | "done" | "failed" | "diverged", "step", "message"}.
 
-    "running" in a folder where nothing runs is that of a killed process; it resumes as "stopped" does.
+    "new" means that there is no status.json. "running" in a folder where nothing runs is left by a killed process; such
+    a run resumes like a stopped one.
     """
     return _read(workdir / "status.json", Status) or {"state": "new", "step": 0, "message": ""}
 
@@ -208,9 +211,9 @@ GONE = "is no longer the folder of this run"  # in the message of every error of
 
 
 def check_still_there(workdir: Path, record: dict) -> None:
-    """Raises `RfjaxError` where the folder no longer is that of the attempt that wrote `record`: somebody moved or
-    removed it, and what is written now would make a new folder without a config. Inodes tell less: some file systems
-    number a folder anew."""
+    """Raises `RfjaxError` if the folder is no longer that of the attempt that wrote `record`. Somebody moved or removed
+    it, and writing now would make a new folder without a config. Inodes would not do for this test, because some file
+    systems renumber a folder."""
     if not distributed.is_first():
         return
     try:
@@ -235,7 +238,7 @@ def code_hash() -> str:
 
 
 def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:
-    """Raises `ConfigError` where the run on record saw another version of the corpus."""
+    """Raises `ConfigError` if the run of `record` was trained on another version of the corpus."""
     if record["corpus_fingerprint"] != corpus.fingerprint:
         raise ConfigError(
             f"{workdir} was trained on another version of the corpus {corpus.name} (fingerprint "
@@ -245,7 +248,7 @@ def check_corpus(workdir: Path, record: dict, corpus: Corpus) -> None:
 
 
 def started(record: dict, step: int, mesh: Mesh, together: int = 1) -> dict:
-    """`record` with an entry for one more start: its hardware, its code, and how many runs are trained together."""
+    """Returns `record` with one more start: its step, hardware and code, and how many runs are trained together."""
     on = {
         "code_hash": code_hash(),
         "hardware": hardware.describe(mesh.devices.flatten().tolist()),

@@ -19,16 +19,16 @@ class TrainState(NamedTuple):
     ema: Params  # exponential moving average of the parameters
     opt_state: optax.OptState
     skipped: Int[Array, ""]  # steps whose loss or gradient was not finite
-    skipped_in_row: Int[Array, ""]  # those up to now without a finite one between
+    skipped_in_row: Int[Array, ""]  # those among the latest steps, in a row
 
 
 def start_state(params: Params, ema: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Step 0 from given parameters and average, with a fresh optimiser."""
+    """The state at step 0 with the given parameters and average, and a fresh optimiser."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(zero, params, ema, optimizer.init(params), zero, zero)
 
 
 def init_state(init: Callable[[Array], Params], optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """Step 0 of a model's `init`; the average starts at the parameters."""
+    """The state at step 0, in which parameters and average are those of a model's `init`."""
     params = init(key)
     return start_state(params, jax.tree.map(jnp.copy, params), optimizer)  # a donated state shares no buffer

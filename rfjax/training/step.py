@@ -1,4 +1,4 @@
-"""One jitted training step: gradients, update, average, and what it measured."""
+"""One jitted training step: gradients, update, average of the parameters, and metrics."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from rfjax.training.mesh import BATCH, check_batch, shardings
 from rfjax.training.optimizer import learning_rate
 from rfjax.training.state import TrainState
 
-TIME_BINS = 10  # equal bins of t in [0, 1] that the training loss is reported by
+TIME_BINS = 10  # the training loss is reported in this many equal bins of t in [0, 1]
 
 
 class StepMetrics(NamedTuple):
-    """What a step measures, on device. `groups` are the top-level keys of the parameters, sorted."""
+    """The metrics of a step, on device. `groups` are the top-level keys of the parameters, sorted."""
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]  # before clipping
     learning_rate: Float[Array, ""]
-    skipped: Int[Array, ""]  # so far
-    skipped_in_row: Int[Array, ""]  # above zero where this step was skipped
+    skipped: Int[Array, ""]  # steps skipped so far
+    skipped_in_row: Int[Array, ""]  # steps skipped in a row up to this one; 0 if this one was not skipped
     group_norms: Float[Array, " groups"]  # gradient norm of each parameter group
     bin_losses: Float[Array, " bins"]  # sum of the example losses in each bin of t
     bin_counts: Float[Array, " bins"]
 
 
 def parameter_groups(params) -> list[str]:
-    """The names of `StepMetrics.group_norms`."""
+    """The names of the parameter groups, in the order of `StepMetrics.group_norms`."""
     return sorted(params)
 
 
 def time_bins(aux: ExampleLosses):
-    """(sums, counts) of the example losses over the bins of t."""
+    """Returns (sums, counts): for each bin of t, the sum of its example losses and their number."""
     index = jnp.clip(jnp.floor(aux.t * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
     member = jax.nn.one_hot(index, TIME_BINS)
     # `where`, not a product: one infinite loss must not spoil the other bins.
@@ -60,11 +60,11 @@ def _microbatches(mesh, array, accumulate):
 
 
 def _rounded(params, config, mesh):
-    """`params` with kernels rounded to the compute type once, before the loop over parts.
+    """Rounds the kernels of `params` to the compute type once, before the loop over microbatches.
 
-    Each part's gradient then stays in the compute type: half the memory beside the float32 sum of the parts. The
-    float32 copy of the kernels that the TPU compiler lays out anew for the loop becomes this one. The barrier keeps
-    the compiler from rounding inside the loop.
+    Each microbatch's gradient then stays in the compute type, which takes half the memory of float32. So does the copy
+    of the kernels that the TPU compiler lays out anew for the loop. The barrier keeps the compiler from rounding inside
+    the loop.
     """
     if config.compute_dtype == "float32":
         return params
@@ -73,7 +73,7 @@ def _rounded(params, config, mesh):
 
 
 def _gradients(loss_fn, params, batch, step, config, mesh):
-    """(gradients, loss, bins) of the whole batch, in `config.accumulate` parts."""
+    """Returns (gradients, loss, bins) of the whole batch, computed in `config.accumulate` microbatches."""
     places = jnp.arange(config.batch_size, dtype=jnp.int32)
     places = jax.lax.with_sharding_constraint(places, NamedSharding(mesh, BATCH))
 
@@ -112,7 +112,7 @@ def step_parts(
     *,
     stream_offset: int = 0,
 ) -> StepParts:
-    """A step's gradients and its update, not compiled; arguments and errors are `make_train_step`'s."""
+    """The two halves of a step, not compiled. Arguments and errors are those of `make_train_step`."""
     check_batch(mesh, config.batch_size, config.accumulate)
     split = shardings(mesh, abstract_state.params)
 
@@ -126,9 +126,9 @@ def step_parts(
 def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
     """The weight of the newest parameters in update `number` = 1, 2, ... of the average: (1 - d) / (1 - d^number).
 
-    So the average of k updates is that of k parameters, with weights d^(k - i) (1 - d) / (1 - d^k) that sum to 1, and
-    holds nothing of the initialisation (Kingma and Ba 2015, section 3, correct Adam's moments for it in this way). The
-    weight is a function of the step alone and falls to 1 - d.
+    After k updates, the average weighs the parameters of update i by d^(k - i) (1 - d) / (1 - d^k). These weights sum
+    to 1 and leave out the initialisation. Kingma and Ba 2015, section 3, correct Adam's moments in this way. The weight
+    is a function of the step alone and falls to 1 - d.
     """
     if decay == 0:
         return jnp.ones(())
@@ -137,8 +137,8 @@ def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, groups: list[str]) -> Callable:
-    """`update(state, gradients, loss, bins) -> (state, metrics)`. A step that is not finite changes only the
-    counters."""
+    """Returns `update(state, gradients, loss, bins) -> (state, metrics)`. A step whose loss or gradient is not finite
+    changes nothing but the step and the counters."""
     rate = learning_rate(config)
 
     def update(state, grads, loss, bins):
@@ -155,12 +155,12 @@ def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, gr
         )
 
         every = config.average_every
-        number = (state.step + 1) // every  # of the update; before the first, the average follows the parameters
+        number = (state.step + 1) // every  # of the average's update; before the first, it equals the parameters
         averaging = finite & (((state.step + 1) % every == 0) | (number == 0))
         weight = average_weight(config.ema_decay, number)
         ema = jax.lax.cond(  # a branch, not a select: most steps need not touch the average's memory
             averaging,
-            # In this form an average stays exactly what the parameters stay at.
+            # In this form the average of constant parameters is exactly these parameters.
             lambda ema, params: jax.tree.map(lambda e, p: jnp.where(weight == 1, p, e + weight * (p - e)), ema, params),
             lambda ema, params: ema,
             state.ema,
@@ -184,11 +184,11 @@ def make_train_step(
     *,
     stream_offset: int = 0,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
-    """The jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
+    """Returns the jitted `step(state, batch) -> (state, metrics)`; `state` is donated.
 
-    A step whose loss or gradient is not finite changes nothing but the step and the counters.
-    The random numbers are those of step `state.step + stream_offset`. Raises `ConfigError` for
-    a batch or a parameter that the mesh does not divide.
+    A step whose loss or gradient is not finite changes nothing but the step and the counters. The random numbers are
+    those of step `state.step + stream_offset`. Raises `ConfigError` if the mesh does not divide the batch or a
+    parameter.
     """
     parts = step_parts(loss_fn, optimizer, config, mesh, abstract_state, stream_offset=stream_offset)
     state_shardings = shardings(mesh, abstract_state)

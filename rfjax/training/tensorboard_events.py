@@ -1,8 +1,7 @@
-"""The training curve as TensorBoard events, written where they are made.
+"""Writes the training curve as TensorBoard events, in the thread that trains.
 
-tensorboardX's own writer has a thread and a queue. Where that thread ends, as at a full disk or after a clock that was
-set back by weeks, the queue fills and training waits for it for ever. Its file format and summaries are used as they
-are.
+tensorboardX's own writer has a thread and a queue. If that thread ends, because the disk is full or the clock was set
+back by weeks, the queue fills and training waits for ever. So only tensorboardX's file format and summaries are used.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def _without_torch():
-    """tensorboardX imports PyTorch where there is one, for graphs that are not drawn here: half the time of a start."""
+    """Hides PyTorch from tensorboardX, which imports it for graphs that rfjax does not draw. This halves the start."""
     absent = "torch" not in sys.modules
     if absent:
-        sys.modules["torch"] = None  # an import of it fails
+        sys.modules["torch"] = None  # makes an import of it fail
     try:
         yield
     finally:
@@ -33,20 +32,20 @@ with _without_torch():
 
 
 class Events:
-    """An event file in a folder, from `step` on. What cannot be written is lost: the curve is in metrics.jsonl, too."""
+    """An event file in a folder, from `step` on. Unwritable events are dropped; metrics.jsonl has the curve, too."""
 
     def __init__(self, folder: Path, step: int):
         self._writer = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"))
-            # Viewers then hide what an interrupted run had written beyond the step.
+            # This makes viewers hide what an interrupted run had written beyond the step.
             self._write(step + 1, session_log=SessionLog(status=SessionLog.START))
         except (OSError, ValueError):
             self._lose()
 
     def add(self, name: str, value: float | int, step: int) -> None:
-        """One value of a curve."""
+        """Adds one value to a curve."""
         self._write(step, summary=scalar(name, value))
 
     def flush(self) -> None:

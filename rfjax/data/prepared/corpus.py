@@ -1,8 +1,8 @@
 """The corpus `prepared`: real images and captions, read from the shards that `rfjax prepare` wrote.
 
-An index and its epoch's order lead to an image's record. The record names its captions' records, and (seed, index)
-chooses one of these. Reading needs NumPy and array_record. To encode a new caption or to decode a latent needs the
-frozen models: they, and PyTorch, are loaded when this is first asked for. Training never asks for it.
+An index leads, by the order of its epoch, to an image's record. This record lists the records of the image's captions,
+and (seed, index) chooses one of them. Reading needs NumPy and array_record. Encoding a new caption or decoding a latent
+needs the frozen models, which are loaded, with PyTorch, at the first such call. Training makes no such call.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ FROZEN = "rfjax.data.prepared.frozen"  # named and not imported, because it impo
 class PreparedCorpus:
     """The images of one bucket of a prepared corpus; see `corpus.Corpus` for the methods.
 
-    Training examples come in epochs. Each epoch has an order of its own, by the seed, and draws captions anew.
-    Validation examples are the same for every seed: the split's images in stored order, each with its first original
-    caption, or its first synthetic caption if it has no original. Example ids are places among the images of all
-    buckets, one bucket after the other.
+    Training examples come in epochs. Each epoch has an order of its own, which the seed decides, and draws captions
+    anew. Validation examples are the same for every seed: the split's images in stored order, each with its first
+    original caption, or its first synthetic caption if it has no original. Example ids are places among the images of
+    all buckets, one bucket after the other.
     """
 
     manifest: Manifest
@@ -50,7 +50,7 @@ class PreparedCorpus:
     synthetic_captions: float
     models: str  # the folder of the frozen models; "": the manifest's
     name: str  # prepared:FOLDER
-    number: int = 0  # of the bucket
+    number: int = 0  # the number of the bucket
 
     @property
     def bucket(self) -> Bucket:
@@ -133,7 +133,7 @@ class PreparedCorpus:
 
     @property
     def _own(self) -> tuple[str, ...]:
-        """The bucket's part of a key, so that no two of several buckets have the same orders and draws."""
+        """What the bucket adds to hashed keys, so that different buckets have different orders and draws."""
         return (self.bucket.name,) if len(self.manifest.buckets) > 1 else ()
 
     @property
@@ -141,7 +141,7 @@ class PreparedCorpus:
         return f"the prepared corpus {self.manifest.folder}" + "".join(f" in bucket {name}" for name in self._own)
 
     def _places(self, indices, split):
-        """Places in the split and bucket, as uint64."""
+        """The places in the split and bucket at these indices, as uint64."""
         if split not in SPLITS:
             raise ConfigError(f"split {split!r} is unknown; it must be one of {', '.join(SPLITS)}")
         count = self.bucket.images[split]
@@ -192,21 +192,21 @@ class PreparedCorpus:
             wanted, other = (synthetic, original) if mix < share else (original, synthetic)
             among = wanted or other
             number = among[int(which * len(among))] if among else -1
-            if not 0 <= number < captions.count(file):  # of another file: another image's caption
+            if not 0 <= number < captions.count(file):  # it would be in another file: another image's caption
                 given = f"{self._where}: the image {facts['key']!r} has no caption number {number} in its shard"
                 raise RfjaxError(f"{given}; rfjax inspect finds what is damaged")
             rows.append(captions.first(file) + number)
         return self._records("captions", split, np.array(rows, np.int64))
 
     def _check_shape(self, arrays, name, shape, what):
-        """A smaller array would be repeated over the larger place, in silence."""
+        """Raises `RfjaxError` for an array of another shape: NumPy would silently repeat a smaller one."""
         found = arrays[name].shape if name in arrays else "no array"
         if found != shape:
             given = f"{what} of {self._where} has {name} of {found}, and the manifest says {shape}"
             raise RfjaxError(f"{given}; rfjax inspect finds what is damaged")
 
     def _assemble(self, stored):
-        """Float32 conditions of captions' arrays (by name): each encoder in its slot, zeros elsewhere."""
+        """Float32 conditions made of captions' arrays, by name: each encoder is in its slot, with zeros elsewhere."""
         shapes = self.shapes
         context = np.zeros((len(stored), *shapes.context), np.float32)
         pooled = np.zeros((len(stored), shapes.pooled), np.float32)
@@ -223,8 +223,8 @@ class PreparedCorpus:
 
 
 def with_encoders(corpus: Corpus, names: Sequence[str]) -> Corpus:
-    """A prepared corpus that encodes with the text encoders `names` only; the others' slots are zero. Raises
-    `ConfigError` for an encoder that it does not have, and for a corpus that was not prepared."""
+    """The same prepared corpus, encoding with the text encoders `names` only; the slots of others are zero. Raises
+    `ConfigError` for an encoder that the corpus does not have, and for a corpus that was not prepared."""
     known = [slot.name for slot in corpus.shapes.encoders]
     if not all(isinstance(part, PreparedCorpus) for part in corpus.parts):
         given = f"--encoders is {','.join(names)}, and the corpus {corpus.name}"
@@ -243,7 +243,8 @@ def _frozen(folder, models, encoders):
 
 
 def make(data: DataConfig, seed: int) -> PreparedCorpus | BucketedCorpus:
-    """The corpus of one bucket, or of several with a part for each. `ConfigError` names what the config has wrong."""
+    """The corpus of one bucket, or of several with a part for each. Raises `ConfigError`, naming the fields of the
+    config that do not match the manifest."""
     wanted = data.prepared
     if not wanted.path:
         missing = "config.data.corpus is prepared, and config.data.prepared.path names no folder"

@@ -15,11 +15,11 @@ from rfjax.errors import ConfigError
 class EpochOrders:
     """The orders of `count` examples, one order for each epoch; safe to share between threads.
 
-    The last three orders are kept: a batch may span two epochs, and the batches read ahead a third.
+    The last three orders are kept: a batch may span two epochs, and the batches read ahead may reach a third.
     """
 
     def __init__(self, count: int, key: int):
-        self._count, self._lock = count, threading.Lock()  # threads that read ahead come to a new epoch at once
+        self._count, self._lock = count, threading.Lock()  # threads that read ahead may reach a new epoch together
         self._order = lru_cache(maxsize=3)(lambda epoch: _order(key, epoch, count))
 
     def places(self, indices: Integer[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
@@ -35,7 +35,7 @@ class EpochOrders:
 
 
 def _order(key: int, epoch: int, count: int) -> UInt32[np.ndarray, " count"]:
-    """The permutation that sorts a hashed number of each example: 4 bytes an example are kept."""
+    """The permutation that sorts the examples by a hashed number each. It takes 4 bytes per example."""
     if count > 2**32:
         raise ConfigError(f"a split has {count} images; at most {2**32} can be put in order")
     numbers = hashing.uniforms(hashing.key("epoch", key, epoch), np.arange(count, dtype=np.uint64), 1)[:, 0]

@@ -1,8 +1,8 @@
 """The frozen autoencoder and text encoders, from a folder laid out as diffusers' StableDiffusion3Pipeline.
 
 Inputs and outputs are NumPy arrays; PyTorch, transformers and diffusers are imported when the models are loaded. Text
-features are those of the pipeline's `encode_prompt`, for each encoder apart. CLIP gives the hidden states before the
-last layer, without a final norm, and the pooled output, projected if the model has a projection. T5 gives the last
+features are those of the pipeline's `encode_prompt`, kept apart for each encoder. CLIP gives the hidden states before
+the last layer, without a final norm, and the pooled output, projected if the model has a projection. T5 gives the last
 hidden states. As in the pipeline, tokens are padded to the model's length and there is no attention mask. Latents are
 the mean of the posterior.
 """
@@ -33,7 +33,7 @@ ENCODERS = {
 }
 AUTOENCODER = "vae"
 CLASSES = {"clip": ("CLIPTextModel", "CLIPTextModelWithProjection"), "t5": ("T5EncoderModel",)}
-SAFE = {"trust_remote_code": False}  # of all that transformers loads: no code that a folder holds is run
+SAFE = {"trust_remote_code": False}  # for everything that transformers loads: no code from a folder is run
 LARGEST_SCALE = 1e6
 WEIGHTS = r"(model|diffusion_pytorch_model){variant}(-\d+-of-\d+)?\.safetensors"
 
@@ -44,7 +44,7 @@ class FrozenModels:
 
     encoders: tuple[StoredEncoder, ...]
     latent_channels: int
-    reduction: int  # pixels of an image to a pixel of its latent, along a side
+    reduction: int  # an image's side in pixels divided by its latent's side
     shift: float
     scale: float
     facts: dict
@@ -61,11 +61,12 @@ class FrozenModels:
         return self._encode((2 * unit - 1).transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
 
     def images(self, raw: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n height width 3"]:
-        """Images in [0, 1] of raw latents."""
+        """Decodes raw latents to images in [0, 1]."""
         return np.clip(self._decode(raw.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1) / 2 + 0.5, 0.0, 1.0)
 
     def text(self, captions: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
-        """Float32 `NAME.context` [n, tokens, channels] and `NAME.pooled` [n, size] of each encoder."""
+        """Returns `NAME.context` [n, tokens, channels] and, if it has one, `NAME.pooled` [n, size] of each encoder, in
+        float32."""
         found = {}
         for name, features in self._text.items():
             context, pooled = features(list(captions))
@@ -75,7 +76,7 @@ class FrozenModels:
         return found
 
     def token_counts(self, captions: Sequence[str]) -> dict[str, list[int]]:
-        """For each encoder, the captions' numbers of tokens before truncation, special tokens included."""
+        """For each encoder, the number of tokens of each caption before truncation, special tokens included."""
         return {name: count(list(captions)) for name, count in self._tokens.items()}
 
 
@@ -89,7 +90,7 @@ def load(
     variant: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> FrozenModels:
-    """The autoencoder of a folder, and the text encoders `encoders` (by default all that it has).
+    """Loads the autoencoder of a folder, and the text encoders `encoders` (by default all in the folder).
 
     Raises `ConfigError` for a missing folder, model or weight. Nothing is downloaded.
     """
@@ -150,15 +151,15 @@ def load(
 
 
 class Scaling(TypedDict):
-    """What the config.json of an autoencoder says of its latents."""
+    """The fields of an autoencoder's config.json that shift and scale its latents."""
 
     scaling_factor: float
     shift_factor: NotRequired[float | None]
 
 
 def read_scaling(folder: Path) -> Scaling:
-    """The shift and scale of an autoencoder's latents. Raises `ConfigError` where the scale is not above 0, or is
-    missing: diffusers would take that of Stable Diffusion 1, unsaid."""
+    """The shift and scale of an autoencoder's latents. Raises `ConfigError` if the scale is not above 0, and if it is
+    missing: diffusers would then silently take that of Stable Diffusion 1."""
     path = folder / AUTOENCODER / "config.json"
     found = read_json(path, Scaling, remedy="fetch the folder again, or write the factor into it", error=ConfigError)
     if not 0 < found["scaling_factor"] < LARGEST_SCALE or abs(found.get("shift_factor") or 0) > LARGEST_SCALE:
@@ -168,8 +169,8 @@ def read_scaling(folder: Path) -> Scaling:
 
 
 def try_out(models: FrozenModels, folder: Path) -> None:
-    """Encodes one caption and one image. Raises `ConfigError` for features or latents that are missing, or that are no
-    numbers: told now, not after hours of work."""
+    """Encodes one caption and one image. Raises `ConfigError` for features or latents that are missing or not finite,
+    rather than after hours of work."""
     try:
         found = models.text(["a photo of a cat"])
         for encoder in models.encoders:
@@ -178,7 +179,7 @@ def try_out(models: FrozenModels, folder: Path) -> None:
         found["latents"] = models.latents(np.broadcast_to(side[None, :, None, None], (1, len(side), len(side), 3)))
     except RfjaxError:
         raise
-    except Exception as error:  # PyTorch, transformers and diffusers have kinds of their own
+    except Exception as error:  # PyTorch, transformers and diffusers raise their own kinds
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(f"the models in {folder} cannot be used: {why}; fetch the folder again") from None
     for name, array in found.items():
@@ -188,7 +189,8 @@ def try_out(models: FrozenModels, folder: Path) -> None:
 
 
 def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -> FrozenModels:
-    """The autoencoder that a corpus was prepared with, and its text encoders `encoders`; the others may be missing.
+    """Loads the autoencoder and the text encoders `encoders` with which a corpus was prepared. Its other encoders may
+    be missing.
 
     Raises `ConfigError` for models that are not there, or that have changed since.
     """
@@ -208,7 +210,7 @@ def of_corpus(manifest: Manifest, folder: str | Path, encoders: Sequence[str]) -
 
 
 class ModelConfig(TypedDict):
-    """What a model's config.json says of its class."""
+    """The fields of a model's config.json that name its class."""
 
     _class_name: NotRequired[str | None]
     architectures: NotRequired[list[str] | None]
@@ -230,14 +232,14 @@ class ModelFolder:
 
 
 def identity(model: str, folder: Path, files: Sequence[Path]) -> dict:
-    """A model's class, the SHA-256 of each of its files, and a hash of all of them."""
+    """A model's class, the SHA-256 of each of its files, and one hash of them all."""
     hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
     together = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     return {"class": model, "sha256": together, "files": hashes}
 
 
 def find_model(folder: Path, part: str, variant: str) -> ModelFolder:
-    """The model in `folder / part`. Raises `ConfigError` where it has no config.json or no weights."""
+    """The model in `folder / part`. Raises `ConfigError` if it has no config.json or no weights."""
     config = folder / part / "config.json"
     try:
         about = read_json(config, ModelConfig, remedy="fetch the folder again", error=ConfigError)
@@ -261,14 +263,14 @@ def _sha256(path):
 
 
 def choose_device(torch, name: str | None):
-    """The device called `name`, by default a GPU if there is one, else the CPU, after a number was put there.
+    """The device called `name`; by default a GPU if there is one, else the CPU. It is tested by an array put there.
 
     Raises `ConfigError` for a device that PyTorch does not know or that is not there.
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device).cpu()
-    except Exception as error:  # of many kinds: each device has a library of its own
+    except Exception as error:  # of many kinds, since each device has its own library
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         given = f"--device is {name!r}, which PyTorch" if name else "PyTorch's own device, which it"
         raise ConfigError(f"{given} cannot use here ({reason}); give --device cpu") from None
@@ -276,7 +278,7 @@ def choose_device(torch, name: str | None):
 
 
 class Place:
-    """The device and type in which models run; `model` loads a model, from safetensors alone."""
+    """The device on which models run, and their type. `model` loads a model, from safetensors files only."""
 
     def __init__(self, torch, device: str, compute_dtype: str, variant: str = ""):
         self.torch = torch
@@ -286,10 +288,10 @@ class Place:
         self.loading["variant"] = variant or None
 
     def model(self, cls, folder, **options):
-        """The model of a folder. transformers and diffusers make up missing weights; these are refused."""
+        """Loads the model of a folder. Refuses missing weights, which transformers and diffusers would make up."""
         try:
             model, info = cls.from_pretrained(folder, **self.loading, **options)
-        except Exception as error:  # the libraries and safetensors have kinds of their own
+        except Exception as error:  # the libraries and safetensors raise their own kinds
             raise ConfigError(f"{folder} cannot be loaded as {cls.__name__}: {error}") from None
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
@@ -298,7 +300,7 @@ class Place:
         return model.eval().requires_grad_(False).to(self.device)
 
     def arrays(self, function):
-        """`function` without gradients, with its result as a float32 array."""
+        """Wraps `function` to run without gradients and to return a float32 array."""
 
         def run(*values):
             with self.torch.inference_mode():
@@ -320,7 +322,8 @@ def _autoencoder(folder, place):
 
 
 def _text_encoder(folder, name, model_class, t5_tokens, place):
-    """(captions -> (context, pooled), captions -> token counts, (tokens, channels, pooled size))."""
+    """Returns a function from captions to (context, pooled), a function from captions to token counts, and the sizes
+    (tokens, channels, pooled size)."""
     import transformers
 
     kind, part, tokenizer_part = ENCODERS[name]

@@ -31,7 +31,8 @@ class StoredEncoder:
 
 
 def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tuple[EncoderSlot, ...]]:
-    """((tokens, size) of the context, size of pooled, the slots), as SD3 joins encoders (Esser et al. 2024, fig. 2).
+    """Returns ((tokens, size) of the context, size of pooled, slots). Encoders are joined as in SD3 (Esser et al. 2024,
+    fig. 2).
 
     The CLIP models are side by side over the first tokens, with zeros up to the widest encoder; T5 is after them.
     Pooled vectors follow each other. Raises `ConfigError` for CLIP models of different lengths.
@@ -54,7 +55,7 @@ def layout(encoders: Sequence[StoredEncoder]) -> tuple[tuple[int, int], int, tup
 
 @dataclass(frozen=True)
 class Bucket:
-    """An aspect bucket: the sides that all its images have, and its numbers of images and captions."""
+    """An aspect bucket: the height and width that all its images have, and its numbers of images and captions."""
 
     pixels: tuple[int, int]  # height, width
     latents: tuple[int, ...]  # frames, height, width, channels; may be given as (height, width, channels) of an image
@@ -70,13 +71,13 @@ class Bucket:
 
     @property
     def stored(self) -> tuple[int, ...]:
-        """The shape of the latents in records and in the manifest; that of an image has no frames."""
+        """The shape of the latents in records and in the manifest, where an image's latents have no frame axis."""
         return written_shape(self.latents)
 
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """The files of a kind, split and bucket, in the shards' order, and the number of records of each."""
+    """The files of a kind, split and bucket, in the shards' order, and the number of records in each file."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
@@ -121,7 +122,7 @@ class Manifest:
         return sum(bucket.images[split] for bucket in self.buckets)
 
     def files(self, split: str, bucket: str, kind: str) -> UnitFiles:
-        """The files with records of a kind, of a split and bucket."""
+        """The files with the records of a kind, in a split and bucket."""
         units = [unit for unit in self._units() if (unit["split"], unit["bucket"]) == (split, bucket)]
         return UnitFiles(tuple(unit["files"][kind]["name"] for unit in units), tuple(unit[kind] for unit in units))
 
@@ -134,8 +135,8 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides the examples: the files, their scaling and their layout. The numbers of records
-        are those of the files (`check_records`)."""
+        """A hash of all that decides the examples: the files, their scaling and their layout. Numbers of records are
+        left out, since the files decide them (`check_records`)."""
         units = self._units()
         held = [(unit["split"], unit["bucket"], *(unit["files"][kind]["sha256"] for kind in KINDS)) for unit in units]
         shapes = [(bucket.name, bucket.stored) for bucket in self.buckets]
@@ -144,9 +145,9 @@ class Manifest:
 
 
 def read(folder: str | Path) -> Manifest:
-    """The manifest of a folder. Raises `ConfigError` where there is none, where it has another version, where its
-    numbers contradict each other (`manifest_facts.check`), and for a file of another size than it says. What the files
-    themselves hold is compared by `check_records` and `rfjax inspect`."""
+    """The manifest of a folder. Raises `ConfigError` if there is none, if it has another version, if its numbers
+    contradict each other (`manifest_facts.check`), and if a file has another size than it says. `check_records` and
+    `rfjax inspect` check the files' contents."""
     folder = Path(folder)
     path = folder / NAME
     if not path.is_file():
@@ -160,21 +161,21 @@ def read(folder: str | Path) -> Manifest:
 
 
 def check_seal(found: Manifest) -> None:
-    """Raises `ConfigError` for a manifest that was edited: the numbers in it are those of the records."""
+    """Raises `ConfigError` for a manifest that was edited: its numbers must stay those of the records."""
     if seals.is_broken(found.facts):
         remedy = "copy the corpus again, or give its rfjax prepare command again, which writes it anew"
         raise ConfigError(f"{found.folder / NAME} was changed after it was written; {remedy}")
 
 
 def check_records(found: Manifest) -> None:
-    """Raises `ConfigError` for the first of `wrong_counts`."""
+    """Raises `ConfigError` for the first file in `wrong_counts`."""
     for wrong in wrong_counts(found):
         raise ConfigError(f"{wrong}; {COPY_AGAIN}")
 
 
 def wrong_counts(found: Manifest) -> list[str]:
-    """A line for each file that has another number of records than the manifest says, or that cannot be opened: with a
-    wrong number an image would get another's caption."""
+    """A line for each file that has another number of records than the manifest says, or that cannot be opened. With a
+    wrong number, an image would get another image's caption."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     def compare(said):
@@ -183,7 +184,7 @@ def wrong_counts(found: Manifest) -> list[str]:
             reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0", file_reader_buffer_size=2**12)
             records = reader.num_records()
             reader.close()
-        except Exception as error:  # C++'s words
+        except Exception as error:  # array_record raises several kinds, with messages from C++
             return f"{path} cannot be read: {error}"
         return "" if records == count else f"{path} has {records} records, and {NAME} says {count}"
 
@@ -193,7 +194,7 @@ def wrong_counts(found: Manifest) -> list[str]:
         for unit in shard["units"]
         for kind, file in unit["files"].items()
     ]
-    with ThreadPoolExecutor(16) as pool:  # a disk far away answers slowly, and many at once
+    with ThreadPoolExecutor(16) as pool:  # a remote disk answers slowly, but many requests at once
         return list(filter(None, pool.map(compare, said)))
 
 

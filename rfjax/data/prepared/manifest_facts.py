@@ -1,4 +1,4 @@
-"""The content of a prepared corpus's manifest.json: its shape, and the rules that its numbers keep."""
+"""The content of a prepared corpus's manifest.json: its shape, and the rules that its numbers must keep."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class ModelFacts(TypedDict):
 class ModelsFacts(TypedDict):
     folder: str
     variant: str
-    parts: dict[str, ModelFacts]  # each has a `class` too, which cannot be the name of a field
+    parts: dict[str, ModelFacts]  # each also has the key `class`, which cannot be the name of a field
 
 
 class RecipeFacts(TypedDict):
@@ -130,17 +130,17 @@ class ManifestFacts(TypedDict):
 
 
 def bucket_name(pixels: Sequence[int]) -> str:
-    """HEIGHTxWIDTH of an image, in pixels."""
+    """An image's HEIGHTxWIDTH in pixels, as text."""
     return f"{pixels[0]}x{pixels[1]}"
 
 
 def unit_file(shard: str, bucket: str, split: str, kind: str) -> str:
-    """The name of a unit's file. It says whose records the file holds, so that no two can be exchanged."""
+    """The name of a unit's file. It says which records the file holds, so that files cannot be mixed up."""
     return f"{shard}.{bucket}.{split}.{kind}.array_record"
 
 
 def read(path: Path) -> ManifestFacts:
-    """The content of a manifest.json, checked. Raises `ConfigError` naming the file, the key and the remedy."""
+    """Reads and checks a manifest.json. Raises `ConfigError`, naming the file, the key and the remedy."""
     about = read_json(path, remedy=REMEDY, error=ConfigError)
     known = about.get("format"), about.get("version")
     if known != (FORMAT, VERSION):
@@ -157,7 +157,7 @@ def read(path: Path) -> ManifestFacts:
 def check(facts: Mapping) -> None:
     """Raises `WrongJson` where numbers contradict each other: sums over units, names of files, sizes of latents.
 
-    Counts decide which caption an image gets, so a single wrong one must be found.
+    Counts decide which caption an image gets, so a single wrong count must be found.
     """
     buckets = {bucket["name"]: bucket for bucket in facts["buckets"]}
     for number, bucket in enumerate(facts["buckets"]):

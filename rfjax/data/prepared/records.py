@@ -1,7 +1,7 @@
 """One record of a prepared corpus: named arrays and a few facts, as the bytes of a safetensors file.
 
-The library writes. Reading takes views of the bytes instead: a batch of text features is hundreds of megabytes, and a
-copy fewer of them is worth the ten lines. There is no pickle.
+safetensors writes the bytes. Reading does not use it, but takes views of the bytes: a batch of text features has
+hundreds of megabytes, so to save a copy is worth ten lines. There is no pickle.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from safetensors.numpy import save
 from rfjax.inputs.json_files import check_json
 
 DTYPES = {"F16": np.float16, "F32": np.float32, "U8": np.uint8}
-FACTS = "facts"  # a single key, because the library writes several keys in no fixed order
+FACTS = "facts"  # a single key, because safetensors writes several keys in no fixed order
 
 
 class ImageFacts(TypedDict):
-    """What the record of an image says beside its latents and thumbnail."""
+    """The facts in an image's record, beside its latents and thumbnail."""
 
     key: str
     width: int
@@ -30,7 +30,7 @@ class ImageFacts(TypedDict):
 
 
 class TextFacts(TypedDict):
-    """What the record of a caption says beside its features."""
+    """The facts in a caption's record, beside its features."""
 
     caption: str
 
@@ -45,7 +45,8 @@ def pack(arrays: Mapping[str, np.ndarray], facts: Mapping[str, object]) -> bytes
 
 
 def unpack(record: bytes, shape: type = dict) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays (read-only views of `record`) and the facts, which have `shape` (`rfjax.inputs.json_files`).
+    """Returns the arrays, which are read-only views of `record`, and the facts, checked to have `shape`
+    (`rfjax.inputs.json_files`).
 
     Raises `ValueError` for bytes that are no record, and for facts of another shape.
     """

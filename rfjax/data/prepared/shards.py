@@ -1,4 +1,4 @@
-"""Reads records of many ArrayRecord files by their place among all records."""
+"""Reads records from many ArrayRecord files by their place among all records."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_OPEN = 4096
 
 
 class Readers:
-    """Keeps the last used files open; safe to share between threads.
+    """Keeps the most recently used files open; safe to share between threads.
 
-    `array_record`'s own data source keeps all files open: a corpus of a thousand shards would run out of file
+    `array_record`'s own data source keeps all files open. With it, a corpus of a thousand shards would run out of file
     descriptors in the middle of an epoch.
     """
 
@@ -34,16 +34,16 @@ class Readers:
 
         with self._lock:
             reader = self._open.pop(key, None)
-            if reader is None:  # no read-ahead: the next record asked for is somewhere else
+            if reader is None:  # no read-ahead: the next record to be read is somewhere else
                 reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0", file_reader_buffer_size=2**15)
             self._open[key] = reader
-            if len(self._open) > self._most:  # it is closed when its last user drops it
+            if len(self._open) > self._most:  # a file is closed when its last user drops the reader
                 self._open.popitem(last=False)
             return reader
 
 
 def _open_file_budget():
-    """Half of the files that the process may open."""
+    """Half of the number of files that the process may open, at most `MOST_OPEN`."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, soft // 2))
 

@@ -1,11 +1,11 @@
-"""Detectors of the embedded corpora's objects: they read pixels, and return GenEval's boxes and colours.
+"""Detectors of the objects in the embedded corpora: they read pixels and return the boxes and colours for GenEval.
 
 A detector is a function of images [n, h, w, 3] in [0, 1] that returns one dict per image,
 
     {"detections": {class: [[x1, y1, x2, y2, score], ...]}, "colors": {class: [color, ...]}}
 
-with boxes in pixels, scores in (0, 1] and colours aligned with the boxes. It sees only the pixels, neither the
-prompt nor the layout.
+with boxes in pixels, scores in (0, 1] and colours aligned with the boxes. A detector sees only the pixels, not the
+prompt or the layout.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The detector of `digits`: blobs compared with every training scan, by kernel ridge regression.
 
 A blob's picture is brought to the scans' scale and centred on its centroid to a fraction of a pixel. The training
-scans, drawn at the image's size, are treated in the same way; blurred copies are added, so that a drawing need not be
-crisp. A Gaussian kernel between picture and scans gives the class, by regression on one-hot targets; the nearest scan
-tells how much the picture resembles any digit. The score is the product of two sigmoids: of the lead of the best class
-over the second, and of the squared error against the nearest scan.
+scans, drawn at the image's size, are treated in the same way. Blurred copies of them are added, so that a drawing need
+not be crisp. The class comes from a regression on one-hot targets, with a Gaussian kernel between picture and scans.
+The nearest scan tells how much the picture resembles any digit. The score is the product of two sigmoids: one of the
+lead of the best class over the second, one of the squared error against the nearest scan.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Classifier:
     coefficients: Float[np.ndarray, "k 10"]
 
     def __call__(self, pictures: Float[np.ndarray, "m pixels"]):
-        """Returns two arrays: per class a value near 1 where the picture shows that class [m, 10], and the squared
+        """Returns two arrays: for each class a value, near 1 if the picture shows that class [m, 10]; and the squared
         distance to the nearest known picture [m]."""
         distance = _squared_distances(pictures, self.known)
         return np.exp(-KERNEL_SCALE * distance) @ self.coefficients, distance.min(axis=1)
 
 
 def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
-    """Digits in images in [0, 1], 16 to 32 pixels a side; the result is described in the package."""
+    """Finds digits in images in [0, 1] of 16 to 32 pixels a side. The package's docstring describes the result."""
     images = np.asarray(images)
     cell = images.shape[1] // 2
     blobs = find_blobs(images, np.array(VOCABULARY.palette), side=cell + 4, mask_alpha=MASK_ALPHA)
@@ -62,7 +62,7 @@ def detect(images: Float[np.ndarray, "n h w 3"]) -> list[dict]:
 def canonical(
     windows: Float[np.ndarray, "m side side"], centroid: Float[np.ndarray, "m 2"], cell: int
 ) -> Float[np.ndarray, "m pixels"]:
-    """Pictures at the scans' scale with the centroid in the middle. `centroid` is (x, y) in the window."""
+    """Pictures at the scans' scale, with the centroid in the middle. `centroid` is (x, y) in the window."""
     step = drawn_side(cell) / SCAN_SIDE
     across = resampling(centroid[:, 0], windows.shape[2], PICTURE_SIDE, step)
     down = resampling(centroid[:, 1], windows.shape[1], PICTURE_SIDE, step)
@@ -71,7 +71,7 @@ def canonical(
 
 @cache
 def classifier(cell: int) -> Classifier:
-    """The classifier, fitted to the training scans alone once a process and image size; takes a few seconds."""
+    """The classifier, fitted to the training scans only. It is fitted once per process and image size, in seconds."""
     groups = drawn_scans("train", drawn_side(cell))
     targets = np.repeat(np.eye(len(CLASSES)), [len(group) for group in groups], axis=0)
     margin = (cell + 4 - drawn_side(cell)) // 2

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 
 MIN_PIXELS = 4
 _EIGHT_NEIGHBOURS = np.array([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], bool)  # within an image
-# Background pixels are nearly grey and not bright. An image with fewer than GREY_SHARE of them is taken to hold no
-# object; in the fullest scene they are a third.
+# Background pixels are nearly grey and not bright. If their share is below GREY_SHARE, the image is taken to hold no
+# object; in the fullest scene it is a third.
 GREY_SPREAD = 0.15
 GREY_RANGE = (0.02, 0.5)
 GREY_SHARE = 0.2
@@ -80,7 +80,7 @@ def find_blobs(
 def unmix(
     images: Float[np.ndarray, "n h w 3"], palette: Float[np.ndarray, "colors 3"], background: Float[np.ndarray, "n 3"]
 ) -> tuple[Float[np.ndarray, "n h w colors"], Float[np.ndarray, "n h w colors"]]:
-    """(alpha, residual) of each pixel and colour: the share of the colour in the pixel, and the squared rest.
+    """Returns (alpha, residual) of each pixel and colour: the colour's share in the pixel, and the squared remainder.
 
     Alpha is the least-squares value within [0, 1]. The residual is in units of the squared distance between colour
     and background.
@@ -100,7 +100,7 @@ def _chosen(alpha, color):
 
 
 def _windows(own, labels, image, keep, origin, side):
-    """Each blob's alpha in a square of its image, which may reach beyond the edge."""
+    """Each blob's alpha in a square window of its image; the window may reach beyond the image's edge."""
     margin = ((0, 0), (side, side), (side, side))
     rows = origin[:, 1, None, None] + side + np.arange(side)[None, :, None]
     columns = origin[:, 0, None, None] + side + np.arange(side)[None, None, :]
@@ -110,7 +110,7 @@ def _windows(own, labels, image, keep, origin, side):
 
 
 def estimate_background(images: Float[np.ndarray, "n h w 3"]):
-    """The median colour of the dark grey pixels [n, 3], and whether there are enough of them [n]."""
+    """Returns the median colour of each image's dark grey pixels [n, 3], and whether there are enough of them [n]."""
     pixels = images.reshape(len(images), images.shape[1] * images.shape[2], 3)
     level = pixels.mean(axis=-1)
     grey = (np.ptp(pixels, axis=-1) < GREY_SPREAD) & (GREY_RANGE[0] <= level) & (level <= GREY_RANGE[1])

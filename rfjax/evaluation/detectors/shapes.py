@@ -1,8 +1,8 @@
 """The detector of `shapes`: blobs matched against the six shapes by least squares.
 
-A blob's area gives the radius of each candidate shape, and its centroid gives the place, so that one template per
-shape is compared without a search. The score is a softmax over the six errors and a constant error for "none of
-these". So it is low both for a blob that resembles no shape and for a blob that resembles two.
+A blob's area gives the radius of each candidate shape, and its centroid gives the place. So one template per shape is
+compared, without a search. The score is a softmax over the six errors and a constant error for "none of these". So it
+is low both for a blob that resembles no shape and for a blob that resembles two.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ JSON lines, one image per line,
     {"prompt_index": 0, "sample": 0, "detections": {"bench": [[x1, y1, x2, y2, score], ...]},
      "colors": {"bench": ["red", ...]}}
 
-where `prompt_index` is the 0-based line of the metadata, `sample` numbers the images of a
-prompt, and `colors`, aligned with the boxes, is needed for the classes whose prompt names a
-colour. Results: one JSON line per image with filename, tag, prompt, correct, reason, metadata
-and details (the last two as JSON text), and a summary beside them.
+where `prompt_index` is the 0-based line of the metadata, and `sample` numbers the images of a prompt. `colors`, aligned
+with the boxes, is needed only for a class whose colour the prompt names. Results: one JSON line per image with
+filename, tag, prompt, correct, reason, metadata and details (the last two as JSON text), and a summary beside them.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from rfjax.evaluation.geneval.rows import (
 from rfjax.files import write_whole
 from rfjax.outputs import check_output, is_json_with
 
-# The rules import numpy, so they are imported where they are used.
+# `rules` imports NumPy, so it is imported only in the functions that use it.
 
 SCHEMA = 1
 METADATA_KEYS = {"tag": True, "prompt": True, "include": False, "exclude": False, "held_out": False}  # key: required
@@ -44,7 +43,7 @@ INCLUDE_KEYS = {"class": True, "count": True, "color": False, "position": False}
 EXCLUDE_KEYS = {"class": True, "count": True}
 DETECTIONS_KEYS = {"prompt_index": True, "sample": True, "detections": True, "colors": False}
 MOST_IMAGES = 10_000  # per prompt: file names have four digits
-LISTED = 8  # how many missing things an error names before it only counts them
+LISTED = 8  # an error names this many missing things, and only counts the others
 
 
 def score_files(
@@ -59,11 +58,10 @@ def score_files(
 ) -> dict:
     """Scores a detections file (`options`: a `GenEvalOptions`), and returns the summary.
 
-    Writes the results to `out_path` and the summary to `summary_path(out_path)`: both or
-    neither. Missing images are an error; with `allow_missing` they are left out of every
-    mean and listed in the summary. Each prompt is expected to have `images_per_prompt` images, by default the
-    largest sample in the file plus one.
-    Raises `ConfigError`, which names file, line and remedy, for anything that cannot be used as given.
+    Writes the results to `out_path` and the summary to `summary_path(out_path)`: both or neither. Missing images are an
+    error; with `allow_missing` they are left out of every mean and listed in the summary. Each prompt must have
+    `images_per_prompt` images, by default the largest sample in the file plus one. Raises `ConfigError`, naming file,
+    line and remedy, for anything that cannot be used as given.
     """
     from rfjax.evaluation.geneval.rules import GenEvalOptions, judge, score
 
@@ -168,7 +166,7 @@ def summary_text(summary: Mapping[str, object]) -> str:
 def read_metadata(path: str | os.PathLike) -> list[dict]:
     """The checked rows of a metadata file, in the official schema with the key `held_out` added.
 
-    Raises `ConfigError`, which names the line.
+    Raises `ConfigError`, naming the line, for a row of another form.
     """
     rows = []
     for place, row in json_lines(path):
@@ -204,7 +202,7 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
 def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per_prompt: int | None = None) -> dict:
     """The `Detections` of a file by (prompt index, sample), checked against the metadata rows.
 
-    Raises `ConfigError`, which names the line.
+    Raises `ConfigError`, naming the line, for a row of another form or one that contradicts the metadata.
     """
     from rfjax.evaluation.geneval.rules import Detections
 
@@ -237,7 +235,7 @@ def read_detections(path: str | os.PathLike, metadata: list[dict], *, images_per
 
 
 def missing(found, prompts, expected):
-    """(metadata rows without images, (row, sample) of each image that another row lacks)."""
+    """Returns (metadata rows without any image, (row, sample) of each image that another row lacks)."""
     present = {prompt for prompt, _ in found}
     missing_prompts = [prompt for prompt in range(prompts) if prompt not in present]
     images = [(prompt, sample) for prompt in sorted(present) for sample in range(expected)]
@@ -248,10 +246,10 @@ THROUGH = "images are numbered through the prompts; in each prompt they were cou
 
 
 def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
-    """(row, number of the image in the row) by (row, number as given).
+    """Returns (row, number of the image in its row) by (row, number as given).
 
-    The official layout numbers each row's images from 0. Some tools go on counting from row to row, with one image a
-    row or several: no number then comes twice, and all rise with their rows. These are numbered anew.
+    The official layout numbers each row's images from 0. Some tools go on counting from row to row: then no number
+    comes twice, and numbers rise with their rows. Such images are numbered anew.
     """
     places = sorted(places)
     numbers = [number for _, number in places]
@@ -267,12 +265,12 @@ def within_prompts(places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], t
 
 
 def numbering_facts(numbered: Mapping[tuple[int, int], tuple[int, int]]) -> dict[str, str]:
-    """What a summary says where images were numbered anew."""
+    """The note in a summary if images were numbered anew; else empty."""
     return {} if all(given == meant for given, meant in numbered.items()) else {"numbering": THROUGH}
 
 
 def never_detected(rows, found):
-    """The classes that prompts ask for and no image has: often the detector spells the name otherwise."""
+    """The classes that prompts ask for but no image has. Often the detector spells such a name differently."""
     asked = {item["class"] for prompt, _ in found for item in rows[prompt].get("include", [])}
     seen = {name for detections in found.values() for name, boxes in detections.boxes.items() if len(boxes)}
     return sorted(asked - seen)
@@ -287,6 +285,6 @@ def lacking(rows, images):
 
 
 def _list(noun, things):
-    """ "3 metadata rows (0, 4, 7)", naming the first few."""
+    """Text such as "3 metadata rows (0, 4, 7)", naming the first few."""
     names = ", ".join(map(str, things[:LISTED])) + (", ..." if len(things) > LISTED else "")
     return f"{len(things)} {noun}{'s' if len(things) > 1 else ''} ({names})"

@@ -17,7 +17,7 @@ def judge_rows(found: Sequence[Mapping], prompts: Sequence[Mapping]) -> list[rul
 
 
 def prompt_scores(judged: Sequence[rules.ImageResult]) -> list[list]:
-    """[task, correct images, images] of every distinct prompt, for a bootstrap over prompts."""
+    """Returns [task, correct images, images] for every distinct prompt, as a bootstrap over prompts needs them."""
     scores: dict[str, list] = {}
     for result in judged:
         row = scores.setdefault(json.dumps(result.metadata), [result.metadata["tag"], 0, 0])

@@ -1,16 +1,15 @@
 """GenEval's rules and scores, for any detector's boxes.
 
-Rules: Ghosh, Hajishirzi and Schmidt, "GenEval" (arXiv 2310.11513), as the authors' published
-scorer applies them. `Detections` hold what a detector found in an image; `judge` says whether
-the image shows what its prompt asks for; `score` averages the judgements. A prompt is a metadata
-row in the official schema:
+Rules: Ghosh, Hajishirzi and Schmidt, "GenEval" (arXiv 2310.11513), as the authors' published scorer applies them.
+`Detections` holds the objects that a detector found in an image; `judge` says whether the image shows what its prompt
+asks for; `score` averages the judgements. A prompt is a metadata row in the official schema:
 
     {"tag": "position", "prompt": "a photo of a dog right of a teddy bear",
      "include": [{"class": "teddy bear", "count": 1},
                  {"class": "dog", "count": 1, "position": ["right of", 0]}]}
 
-All `include` items must be met, and all `exclude` items absent. Boxes and scores are
-compared in float32, the type in which a detector returns them.
+All `include` items must be met, and all `exclude` items must be absent. Boxes and scores are compared in float32, the
+type in which a detector returns them.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ class GenEvalOptions:
     Raises `ConfigError` on a value outside its range.
     """
 
-    threshold: float = 0.3  # an object counts where its score is above this
+    threshold: float = 0.3  # an object counts if its score is above this
     counting_threshold: float = 0.9  # the threshold of the counting task
-    max_objects: int = 16  # only so many of the most confident objects of a class count
+    max_objects: int = 16  # only this many of the most confident objects of a class count
     max_overlap: float = 1.0  # below 1: an object is dropped if its IoU with a kept object reaches this
     position_threshold: float = 0.1  # the part of an offset that is ignored, as a share of the boxes' summed sizes
 
@@ -60,12 +59,12 @@ DEFAULT_OPTIONS = GenEvalOptions()
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a detector found in one image, by class name.
+    """The objects that a detector found in one image, by class name.
 
     `boxes`: rows [x1, y1, x2, y2, score], pixels with y downwards, scores in [0, 1], any order.
-    `colors`: a colour name for each box of the classes whose colours are known.
+    `colors`: a colour name for each box, for the classes whose colours are known.
     Raises `ConfigError` for boxes of another shape, not finite or with corners exchanged, for scores outside
-    [0, 1], and for colours that differ in number from the boxes.
+    [0, 1], and if a class has colours but not one per box.
     """
 
     boxes: Mapping[str, Float32[np.ndarray, "objects 5"]]
@@ -112,7 +111,7 @@ class ImageResult:
 
     metadata: Mapping[str, object]
     correct: bool
-    reason: str  # a line for each unmet item; empty where correct
+    reason: str  # a line for each unmet item; empty if correct
     kept: Mapping[str, Float32[np.ndarray, "kept 5"]]
 
 
@@ -121,9 +120,9 @@ def keep(
 ) -> dict[str, Int[np.ndarray, " kept"]]:
     """The objects that count, by class: indices into the boxes, most confident first.
 
-    Their scores are strictly above the task's threshold. The `max_objects` most confident are kept; if `max_overlap` is
-    not 1, greedy suppression then drops overlaps. Among equal scores the later box
-    comes first (a stable ascending sort read backwards).
+    An object counts if its score is strictly above the task's threshold. The `max_objects` most confident are kept. If
+    `max_overlap` is not 1, greedy suppression then drops overlaps. Among equal scores the later box comes first (a
+    stable ascending sort, read backwards).
     """
     threshold = np.float32(options.counting_threshold if tag == "counting" else options.threshold)
     kept = {}
@@ -142,9 +141,9 @@ def relation(
 ) -> tuple[str, ...]:
     """Where box `a` lies as seen from box `b`: at most two of `RELATIONS`.
 
-    The offset of the centres is shortened along each axis by `position_threshold` times the
-    boxes' summed sizes, then divided by the length of the offset before shortening; a component
-    beyond one half in size gives a relation, so that a diagonal offset can give two.
+    The offset of the centres is shortened along each axis by `position_threshold` times the boxes' summed sizes, then
+    divided by the length of the offset before shortening. A component beyond one half in size gives a relation, so a
+    diagonal offset can give two.
     """
     corners_a = np.asarray(a, np.float32)[:4].reshape(2, 2)
     corners_b = np.asarray(b, np.float32)[:4].reshape(2, 2)
@@ -162,11 +161,11 @@ def relation(
 def judge(
     detections: Detections, metadata: Mapping[str, object], options: GenEvalOptions = DEFAULT_OPTIONS
 ) -> ImageResult:
-    """Whether the image shows what its prompt's row asks for, and the reasons if not.
+    """Judges whether the image shows what its prompt's row asks for, and gives the reasons if not.
 
-    An `include` item needs its `count` most confident objects to have the right colour and place; less confident
-    objects cannot make up for them. More objects than asked for are no fault, unless an `exclude` item forbids them.
-    Raises `ConfigError` where the row names the colour of a class that has boxes but no colours.
+    For an `include` item, its `count` most confident objects must have the right colour and place; less confident
+    objects cannot replace them. More objects than asked for are no fault, unless an `exclude` item forbids them.
+    Raises `ConfigError` if the row names the colour of a class that has boxes but no colours.
     """
     kept = keep(detections, metadata["tag"], options)
     none = np.zeros(0, int)
@@ -186,7 +185,7 @@ def judge(
 
 
 def _unmet(item, chosen, detections, groups, options):
-    """The reason why the chosen objects do not meet an include item; empty where they meet it."""
+    """The reason why the chosen objects do not meet an include item; empty if they meet it."""
     name, count = item["class"], item["count"]
     if "color" in item and len(detections.boxes.get(name, ())) and name not in detections.colors:
         raise ConfigError(f"no colors for {name!r}, whose prompt asks for {item['color']}; give one per box")
@@ -218,7 +217,7 @@ def _without_overlaps(boxes, order, max_overlap):
 
 
 def _overlap(a, b):
-    """Intersection over union, where a box ends on the last pixel it covers (hence the + 1)."""
+    """Intersection over union. A box ends on the last pixel that it covers, hence the + 1."""
 
     def area(low, high):
         return np.prod(np.maximum(high - low + 1, 0))
@@ -231,7 +230,7 @@ def _overlap(a, b):
 class ScoreEstimate:
     """A share of correct images with its standard error and 95 % interval, clustered by prompt.
 
-    The standard error is nan where there is only one prompt.
+    The standard error is nan if there is only one prompt.
     """
 
     value: float
@@ -247,9 +246,9 @@ class ScoreEstimate:
 class GenEvalScore:
     """Scores of the tasks that have images, in the official order, and over all tasks.
 
-    `overall` is the unweighted mean over these tasks. It is GenEval's headline only where `missing_tasks` is empty, so
-    it must not be shown without `missing_tasks`. `correct_images` and `correct_prompts` (any image of the prompt is
-    correct) are plain fractions over all tasks.
+    `overall` is the unweighted mean over these tasks. It is GenEval's headline only if `missing_tasks` is empty, so it
+    must not be shown without `missing_tasks`. `correct_images` and `correct_prompts` (a prompt is correct if any of its
+    images is) are plain fractions over all tasks.
     """
 
     tasks: Mapping[str, ScoreEstimate]
@@ -268,7 +267,7 @@ def score(
     drawn with replacement within each task, `replicates` times, and the 2.5 and 97.5 percentiles of the resampled means
     bound the interval. The standard error is the cluster-robust error of a ratio over G prompts,
     sqrt(G / (G - 1) * sum of squared residual sums) / images.
-    Where every image of a task has the same outcome the interval has no width.
+    If every image of a task has the same outcome, the interval has no width.
     Raises `ConfigError` for no images and for a tag that is not a task.
     """
     if not results:
@@ -310,8 +309,8 @@ def score(
 def _resampled_means(counts, replicates, rng):
     """The means of `replicates` resamples of the prompts, drawn with replacement.
 
-    Prompts with equal (correct, images) are interchangeable, so only the number of draws of
-    each pair is drawn: this is exact, small, and independent of the prompts' order.
+    Prompts with equal (correct, images) are interchangeable. So only the number of draws of each such pair is drawn,
+    which is exact, needs little memory, and does not depend on the prompts' order.
     """
     pairs, multiplicity = np.unique(counts, axis=0, return_counts=True)
     draws = rng.multinomial(len(counts), multiplicity / len(counts), size=replicates)

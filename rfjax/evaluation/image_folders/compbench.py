@@ -5,8 +5,8 @@ separate environments, on one folder per category,
 
     FOLDER/color/samples/a red apple and a green bowl_000000.png
 
-in which images are numbered through the category, prompt by prompt. A scorer writes a list of
-{"question_id": number, "answer": score} into the folder; a category's score is the mean.
+Images are numbered through the whole category, prompt by prompt. A scorer writes a list of
+{"question_id": number, "answer": score} into the folder; a category's score is the mean of the answers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Answer(TypedDict):
 
 
 class Category(NamedTuple):
-    """The mean score of a category's images; the standard error is over prompts, nan where the prompts are unknown."""
+    """The mean score of a category's images. The standard error is over prompts; nan if the prompts are unknown."""
 
     score: float
     stderr: float
@@ -78,7 +78,7 @@ def write(
 def read(folder: str | os.PathLike) -> dict[str, Category]:
     """The scores of the categories that a folder has, in the order of `RESULTS`.
 
-    Raises `ConfigError` where there is none, and for a file that is damaged or lacks an answer for an image.
+    Raises `ConfigError` if there is no score, and for a file that is damaged or lacks an answer for an image.
     """
     folder = Path(folder)
     found = {name: _category(folder / name, file) for name, file in RESULTS.items() if (folder / name / file).is_file()}
@@ -118,7 +118,7 @@ def _category(folder, file):
 
 
 def _prompts(folder, answers, path):
-    """The prompt of each answer, from the images' names; None where there are no images."""
+    """The prompt of each answer, from the images' names; None if there are no images."""
     names = [file.stem.rsplit("_", 1) for file in (folder / "samples").glob("*.png")]
     if not names:
         return None

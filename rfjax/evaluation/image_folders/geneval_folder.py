@@ -23,7 +23,7 @@ from rfjax.files import write_whole
 # The hash of prompts/evaluation_metadata.jsonl of djghosh13/geneval: 553 rows, each as json.dumps writes it.
 OFFICIAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
 OFFICIAL_ROWS, OFFICIAL_IMAGES = 553, 4
-GENERATION = "generation.json"  # what made the images, where `rfjax sample --prompts` did
+GENERATION = "generation.json"  # the settings of `rfjax sample --prompts`, if it made the images
 IMAGE = re.compile(r"(\d+)\.png")
 
 
@@ -40,7 +40,7 @@ class GenEvalFolder(NamedTuple):
     rows: dict[int, dict]
     samples: list[Sample]
     sha256: str  # of the metadata file, or of the rows written one a line
-    left_out: dict[str, tuple[str, ...]]  # names of what was not read, by reason
+    left_out: dict[str, tuple[str, ...]]  # names of files and folders that were not read, by reason
 
     @property
     def official(self) -> bool:
@@ -51,8 +51,8 @@ class GenEvalFolder(NamedTuple):
 def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -> GenEvalFolder:
     """The prompts and images of a folder.
 
-    With a `metadata` file its rows are the prompts, and each folder's row must equal the file's.
-    Raises `ConfigError`, which names what is missing, given twice, or different from the file.
+    With a `metadata` file, its rows are the prompts, and each folder's row must equal the file's. Raises `ConfigError`,
+    naming what is missing, given twice, or different from the file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -85,7 +85,7 @@ def read(folder: str | os.PathLike, metadata: str | os.PathLike | None = None) -
 
 
 def own_row(path: Path) -> dict:
-    """The prompt's row in a prompt's folder. Raises `ConfigError` where there is none, or more than one."""
+    """The prompt's row in a prompt's folder. Raises `ConfigError` if there is no row, or more than one."""
     file = path / "metadata.jsonl"
     if not file.is_file():
         raise ConfigError(f"{path} has no metadata.jsonl; write the prompt's row there")
@@ -129,7 +129,7 @@ def image_path(folder: str | os.PathLike, index: int, sample: int) -> Path:
 def write(folder: str | os.PathLike, rows: Sequence[Mapping], images: Iterable[tuple[int, int, bytes]]) -> None:
     """Writes PNGs, given as (prompt index, sample, content), and each prompt's row beside them.
 
-    An image that exists is replaced. Raises `RfjaxError` where a file cannot be written.
+    An image that exists is replaced. Raises `RfjaxError` if a file cannot be written.
     """
     for index, sample, png in images:
         contents = {image_path(folder, index, sample): png}

@@ -1,4 +1,4 @@
-"""The images that a checkpoint makes of its corpus's evaluation prompts, for GenEval and for a ranking's controls."""
+"""Makes a checkpoint's images for its corpus's evaluation prompts, for GenEval and for a ranking's controls."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Settings = GenEvalConfig | RankingConfig
 
 
 def with_names(config, settings: Settings, samplers: Sequence[SamplerConfig]) -> list[tuple[SamplerConfig, dict]]:
-    """Each sampler, with its name as a field of a record's key."""
+    """Returns (sampler, {"sampler": its name}) for each sampler; the dict is part of a record's key."""
     images = settings.prompts_per_task, settings.images_per_prompt
     return [(each, {"sampler": SamplerName.of(config, each, images=images).format()}) for each in samplers]
 
 
 def check_images(run: Run, kind: str, samplers: Sequence[SamplerConfig]) -> None:
-    """Raises `ConfigError` for samplers that the formulation does not have, batches that the devices cannot share, and
-    a corpus without a detector."""
+    """Raises `ConfigError` for a sampler that the formulation does not allow, for batches that cannot be split over the
+    devices, and for a corpus without a detector."""
     for sampler in samplers:
         sampling_levels(run.formulation, sampler.steps, sampler.sigmas)
     check_batch_size(run, kind)
@@ -36,7 +36,7 @@ def check_images(run: Run, kind: str, samplers: Sequence[SamplerConfig]) -> None
 
 
 def prompts_of(run: Run, settings: Settings) -> tuple[list[dict], Int[np.ndarray, "images 2"], Conditions]:
-    """(prompts, (prompt, sample) of each image, conditions of each image)."""
+    """Returns (prompts, (prompt index, sample) of each image, conditions of each image)."""
     prompts = run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
     ids = prompt_ids(len(prompts), settings.images_per_prompt)
     return prompts, ids, run.corpus.encode([row["prompt"] for row in prompts]).rows(ids[:, 0])
@@ -45,7 +45,7 @@ def prompts_of(run: Run, settings: Settings) -> tuple[list[dict], Int[np.ndarray
 def images_of(
     run: Run, programs: Programs, params, sampler: SamplerConfig, settings: Settings, ids, conditions, label: str
 ) -> np.ndarray:
-    """Images [n, h, w, 3] of the rows of `ids`, each from its own noise; `label` is the progress bar's."""
+    """Images [n, h, w, 3] for the rows of `ids`, each from its own noise. `label` is the text of the progress bar."""
     size = settings.batch_size
     if (sampler, size) not in programs:
         programs[sampler, size] = compile_sampler(

@@ -27,7 +27,7 @@ def due(config: Config, step: int, last: bool) -> list[tuple[None, dict]]:
 
 
 def check(run: Run, programs: Programs) -> None:
-    """Raises `ConfigError` for batches that the devices cannot share, and where the corpus has too few examples."""
+    """Raises `ConfigError` for batches that cannot be split over the devices, and for too small a corpus."""
     examples = run.config.evaluation.validation.examples
     if examples:
         _step(run, programs)

@@ -1,1 +1,1 @@
-"""Images sampled from a run: as one picture, or as a folder that scorers read."""
+"""Samples images from a run, as one picture or as a folder that scorers read."""

@@ -1,7 +1,7 @@
-"""Images of a file of prompts, in the folders that GenEval's or T2I-CompBench's scorers read.
+"""Samples images for a file of prompts, in the layout that GenEval's or T2I-CompBench's scorers read.
 
-Noise is a function of (seed, prompt, sample), so the images do not depend on the batches, and the same command makes
-the images that are missing. `OUT/generation.json` holds the settings that made them.
+Noise is a function of (seed, prompt, sample), so the images do not depend on the batches. The same command, given
+again, makes the images that are missing. `OUT/generation.json` holds the settings that made the images.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ LAYOUTS = ("geneval", "compbench")
 
 
 def read_prompts(file: Path, layout: str) -> tuple[list[str], list[dict]]:
-    """(prompts, rows of GenEval's metadata) of a file: GenEval's JSON lines, or T2I-CompBench's text, in which a line
-    is a prompt up to the first tab.
+    """Returns (prompts, rows of GenEval's metadata) of a file. With the layout "geneval" the file has JSON lines. Else
+    it has T2I-CompBench's text, with a prompt a line, up to the first tab, and there are no rows.
 
     Raises `ConfigError` for a file of another layout, and for a prompt that no file name can hold.
     """
@@ -54,7 +54,7 @@ def sample_folder(
 ) -> Path:
     """Makes the images that `out` lacks, on the run's devices, and returns `out`.
 
-    Raises `ConfigError` for settings that cannot be used, and where `out` has images of other settings.
+    Raises `ConfigError` for settings that cannot be used, and if `out` has images of other settings.
     """
     check_output_folder(out, "--out", reads=[prompts_file], own=(FACTS,))
     prompts, rows = read_prompts(prompts_file, layout)
@@ -96,7 +96,7 @@ def _write(out, layout, prompts, rows, made, samples):
 
 
 def _lacking(out, facts, layout, prompts, ids, samples):
-    """The places in `ids` of the missing images. Makes the folder where there is none."""
+    """The places in `ids` of the missing images. Makes the folder if there is none."""
     path = Path(out) / FACTS
     if path.exists():
         before = read_json(path, remedy=f"remove the folder {out} and sample again", error=ConfigError)

@@ -46,8 +46,8 @@ def open_for_sampling(workdir: Path, overrides: Mapping[str, object], wanted: Wa
 def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, ...]:
     """The shape of a still's latents of the `size` (height, width); by default the first of the corpus's shapes.
 
-    Raises `ConfigError`, which names the shapes of training, for a size that the network cannot take, and where the
-    default has several frames: samples are pictures.
+    Raises `ConfigError` for a size that the network cannot take, naming the shapes of training, and if the default has
+    several frames: samples are pictures.
     """
     frames, height, width, channels = run.corpus.shapes.latents
     if size is None:
@@ -71,9 +71,9 @@ def latents_shape(run: Run, size: tuple[int, int] | None) -> tuple[int, ...]:
 def what_made_them(
     run: Run, step: int, wanted: Wanted, shape: tuple[int, ...], images: tuple[int, int] | None = None
 ) -> dict:
-    """The facts for the JSON beside images. `images` is (prompts, images of each prompt) of a folder.
+    """The facts for the JSON file beside images. For a folder, `images` is (prompts, images of each prompt).
 
-    Settings that differ from the run's are in the sampler's name, so that their scores have different records.
+    Settings that differ from the run's are part of the sampler's name, so that their scores have different records.
     """
     shapes = run.corpus.shapes
     sampler = SamplerName.of(
@@ -95,7 +95,7 @@ def what_made_them(
 
 
 def warn_of_unknown_words(run: Run, prompts: Sequence[str], wanted: Wanted) -> None:
-    """Warns in one line, from one process, of words that no caption of the corpus has."""
+    """Warns of words that no caption of the corpus has, in one line and from one process."""
     unknown = run.corpus.unknown_words([*prompts, wanted.negative or ""])
     if unknown and distributed.is_first():
         words = ", ".join(map(repr, unknown[:NAMED])) + (", ..." if len(unknown) > NAMED else "")

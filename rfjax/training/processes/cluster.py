@@ -1,7 +1,7 @@
-"""Which job of many processes this one belongs to, if any. Nothing is contacted but a cluster's metadata.
+"""Finds the job of many processes that this process belongs to, if any. Contacts nothing but a cluster's metadata.
 
-Flags come first. Otherwise JAX's own detection says: SLURM, Kubernetes, TPU metadata, Open MPI. A
-job of one process is none: it waits for nobody.
+Flags come first. Otherwise JAX's own detection decides: SLURM, Kubernetes, TPU metadata or Open MPI. A job of one
+process counts as no job, since it has nobody to wait for.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ CONNECT_SECONDS = 300  # nodes of a job start minutes apart
 
 @dataclass(frozen=True)
 class Job:
-    """What JAX needs to know to bring processes together."""
+    """The facts that JAX needs to connect the processes of a job."""
 
-    origin: str  # who said so, for a person
+    origin: str  # where these facts come from, for messages
     processes: int
     process_id: int
     coordinator: str  # HOST:PORT of process 0
-    local_device_ids: tuple[int, ...] | None = None  # all, where None
+    local_device_ids: tuple[int, ...] | None = None  # None: all of them
 
 
 def find_job(
@@ -34,10 +34,10 @@ def find_job(
     process_id: int | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Job | None:
-    """The job that the flags describe, else the one that this process was started in; None for one process.
+    """The job that the flags describe, else the job in which this process was started. None for a job of one process.
 
-    Raises `ConfigError` for flags that are incomplete or contradict each other, and `RfjaxError`
-    where the cluster's metadata cannot be read.
+    Raises `ConfigError` for flags that are incomplete or contradict each other, and `RfjaxError` if the cluster's
+    metadata cannot be read.
     """
     if (coordinator, processes, process_id) != (None, None, None):
         return _from_flags(coordinator, processes, process_id)
@@ -74,7 +74,7 @@ def _from_flags(coordinator, processes, process_id) -> Job | None:
 
 
 def _whole(environ, name: str, default: int | None = None) -> int:
-    """The whole number in a variable of a cluster. Raises `ConfigError` naming the variable for any other text."""
+    """The whole number in an environment variable. Raises `ConfigError`, naming the variable, for any other text."""
     text = environ.get(name, "" if default is None else str(default))
     if not re.fullmatch(r"[0-9]+", text, re.ASCII):
         remedy = "unset it, or give --coordinator, --processes and --process-id"
@@ -83,8 +83,8 @@ def _whole(environ, name: str, default: int | None = None) -> int:
 
 
 def _from_mpirun(environ) -> Job | None:
-    """A rank that `mpirun` started inside a SLURM job. SLURM's own variables are then those of mpirun's daemons, one a
-    node, and would give several ranks one number."""
+    """The job of a rank that `mpirun` started inside a SLURM job. SLURM's variables then describe mpirun's daemons, one
+    per node, and would give several ranks the same number."""
     if "ompi" in cluster_kinds() and cluster_kinds()["ompi"].is_env_present():
         return _from_cluster(environ, only="ompi")
     raise ConfigError(
@@ -94,8 +94,8 @@ def _from_mpirun(environ) -> Job | None:
 
 
 def _from_slurm(environ) -> Job | None:
-    """A task of a step that `srun` started. The step's own count of tasks is what counts: a shell in an
-    allocation, and a step of one task, have the whole job's in SLURM_NTASKS."""
+    """The job of a task that `srun` started. It has the step's number of tasks, not SLURM_NTASKS: in a shell of an
+    allocation, and in a step of one task, that is the number of the whole SLURM job."""
     processes = _whole(environ, "SLURM_STEP_NUM_TASKS")
     if processes == 1:
         return None
@@ -104,10 +104,10 @@ def _from_slurm(environ) -> Job | None:
 
 
 def _slurm_devices(environ) -> tuple[int, ...] | None:
-    """The GPUs of this task among those it sees: an equal share each.
+    """The GPUs of this task: an equal share of the GPUs that it sees. None if SLURM does not give the numbers.
 
-    JAX's rule, the one of the task's own number, leaves seven of eight GPUs idle under one task per
-    node, and finds none where each task sees its own alone. None where SLURM does not say.
+    JAX would take the one GPU with the task's own number. With one task per node this leaves seven of eight GPUs idle,
+    and if each task sees only its own GPU, JAX finds none.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     count = (
@@ -118,14 +118,14 @@ def _slurm_devices(environ) -> tuple[int, ...] | None:
     tasks = _tasks_on_node(environ)
     if not count or not tasks:
         return None
-    if count < tasks:  # each sees its own alone
+    if count < tasks:  # each task sees only its own
         return tuple(range(count))
     share, place = count // tasks, _whole(environ, "SLURM_LOCALID")
     return tuple(range(place * share, (place + 1) * share))
 
 
 def _tasks_on_node(environ) -> int | None:
-    """Of SLURM_STEP_TASKS_PER_NODE, such as "2(x3),1": tasks on each node in turn."""
+    """The number of tasks on this node. SLURM_STEP_TASKS_PER_NODE lists it for each node in turn, as in "2(x3),1"."""
     counts = []
     for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
         counts += [int(number)] * int(times or 1)
@@ -134,7 +134,7 @@ def _tasks_on_node(environ) -> int | None:
 
 
 def _from_cluster(environ, only: str | None = None) -> Job | None:
-    """What JAX detects. A pod on Kubernetes counts only where it is one of an indexed job's."""
+    """The job that JAX detects. A Kubernetes pod counts only if it belongs to an indexed job."""
     passed_over = {"slurm"} | (set() if "JOB_COMPLETION_INDEX" in environ else {"k8s"})
     for name, kind in cluster_kinds().items():
         if only not in (None, name) or kind.opt_in_only_method or name in passed_over or not kind.is_env_present():
@@ -146,7 +146,7 @@ def _from_cluster(environ, only: str | None = None) -> Job | None:
             address = kind.get_coordinator_address(CONNECT_SECONDS, environ.get("JAX_COORDINATOR_PORT"))
             local = kind.get_local_process_id()
             return Job(name, processes, kind.get_process_id(), address, None if local is None else (local,))
-        except Exception as error:  # requests, kubernetes and sockets each have their own
+        except Exception as error:  # requests, kubernetes and sockets raise their own kinds
             raise RfjaxError(
                 f"this is one of a job's processes by {name}, but the others could not be found "
                 f"({type(error).__name__}: {error}); give --coordinator, --processes and --process-id"

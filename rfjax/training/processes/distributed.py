@@ -1,10 +1,10 @@
-"""Many processes as one: joining, deciding together, and leaving so that nobody waits for the dead.
+"""Makes many processes act as one: they join, decide together, and leave without waiting for a lost process.
 
-JAX's coordination service is the engine: it knows who lives, and carries the few words that processes
-must exchange. In one process everything here is free and does nothing.
+JAX's coordination service does the work: it knows which processes are alive, and carries the few words that they
+exchange. In a single process everything here does nothing and costs nothing.
 
-Arrays travel in collectives, which hang or fail where a process is missing; so whatever may fail in
-one process alone (a file, a lock) is decided by words, before the next collective.
+Arrays travel in collectives, which hang or fail if a process is missing. So anything that may fail in one process alone
+(a file, a lock) is settled by words before the next collective.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ from rfjax.training.processes import watch
 from rfjax.training.processes.cluster import CONNECT_SECONDS, Job
 from rfjax.training.processes.jax_internals import coordination_client
 
-HEARTBEAT_SECONDS = 60  # a process that has not been heard of for so long is lost
-_FOREVER_MS = 2**31 - 1  # a wait that the heartbeat or the watch over progress ends, if anything must
+HEARTBEAT_SECONDS = 60  # a process that is silent for this long counts as lost
+_FOREVER_MS = 2**31 - 1  # no time limit: only the heartbeat or the watch over progress ends such a wait
 _REMEDY = "the same command goes on from the last checkpoint"
 
-_job: Job | None = None  # once joined
+_job: Job | None = None  # set by `join`
 _heartbeat = HEARTBEAT_SECONDS
 _numbers = itertools.count()  # of the exchanges, equal in all processes
-_lost: list[str] = []  # why, once a process is
+_lost: list[str] = []  # once a process is lost: which one and why, in words
 _leaving = threading.Event()
 _listener: threading.Thread | None = None
-_kept = None  # the handler of aborts, which the collector must not take away
+_kept = None  # the handler of aborts, held here so that it is not garbage-collected
 
 
 class PeerLost(Preempted):
-    """Another process of the job is gone; started again, the job goes on."""
+    """Another process of the job is lost. When the job is started again, it goes on."""
 
 
 class Apart(Preempted):
-    """The processes of a job did not come together in time; started again, they may."""
+    """The processes of a job did not come together in time. When they are started again, they may."""
 
 
 def join(
     job: Job | None, *, heartbeat_seconds: int = HEARTBEAT_SECONDS, connect_seconds: int = CONNECT_SECONDS
 ) -> None:
-    """Brings this process together with the job's others; nothing for None. Before any other use of JAX.
+    """Connects this process with the job's other processes; does nothing for None. Call it before any other use of JAX.
 
-    From then on a lost process ends this one within about `heartbeat_seconds`, with a message and
-    `Preempted`'s exit status. Raises `Apart` where the others do not come, as where their nodes start too
-    late, and `RfjaxError` where JAX refuses to bring them together.
+    From then on, if another process is lost, this process ends within about `heartbeat_seconds`, with a message and the
+    exit status of `Preempted`. Raises `Apart` if the others do not come, for example because their nodes start too
+    late, and `RfjaxError` if JAX refuses the connection.
     """
     global _job, _heartbeat
     if job is None:
@@ -91,8 +91,8 @@ def join(
         except Exception as error:
             failed.append(error)
 
-    # A thread of its own, for Python answers signals between calls, and this call may last minutes. Where
-    # the others stay away, JAX aborts instead of raising.
+    # In a thread of its own, because Python handles signals only between calls, and this call may last minutes. If the
+    # others do not come, JAX aborts instead of raising.
     _on_abort(lambda: _end(f"{apart}. {remedy}", Apart.exit_status))
     thread = threading.Thread(target=connect, daemon=True, name="rfjax-connect")
     thread.start()
@@ -106,7 +106,7 @@ def join(
 
 
 def _wait_for_coordinator(address, seconds, where) -> None:
-    """Until process 0 listens. Done here, because JAX's own wait can neither be told to stop nor fail politely."""
+    """Waits until process 0 listens. JAX's own wait can neither be stopped nor raise an error that explains it."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -126,20 +126,20 @@ def many() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process writes what one process writes."""
+    """Whether this is process 0, which alone writes the files that all processes share."""
     return _job is None or _job.process_id == 0
 
 
 def together(what: str) -> None:
-    """Until every process has come here. Unlike a collective's, this wait may be as long as a compilation."""
+    """Waits until every process has called this. Unlike a collective, it can wait as long as a compilation takes."""
     if many():
         with watch.doing(f"waiting for the other processes ({what})"):
             coordination_client().wait_at_barrier(f"rfjax/{next(_numbers)}", _FOREVER_MS)
 
 
 def compiled(what: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The program, once every process has it. Compilation takes longer in some than in others, more
-    than a first collective waits."""
+    """Compiles a program, and returns it once every process has compiled it. Otherwise a process that compiles fast
+    would time out in the first collective."""
     with watch.doing(f"compiling {what}"):
         program = lowered.compile()
     together(what)
@@ -147,8 +147,8 @@ def compiled(what: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def compiled_at_first_call(what: str, jitted: Callable) -> Callable:
-    """Returns `jitted`. With many processes its programs are compiled ahead of the first call with new shapes, as
-    `compiled` does."""
+    """Returns `jitted`; with many processes, a function that calls it and first compiles it, by `compiled`, for each
+    new set of shapes."""
     programs = {}
 
     def call(*arguments):
@@ -161,8 +161,8 @@ def compiled_at_first_call(what: str, jitted: Callable) -> Callable:
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What `make()` gives in process 0 (plain JSON), in all of them: decisions read from files are made once,
-    since file systems show changes to other machines when they like. An `RfjaxError` is raised in all."""
+    """Calls `make()` in process 0, and returns its result (plain JSON) in all processes; an `RfjaxError` is raised in
+    all. Decisions based on files are made once, because other machines may see a changed file late."""
     if not many():
         return make()
     key = f"rfjax/first/{next(_numbers)}"
@@ -183,7 +183,7 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def everyones(word: str | None) -> list[str | None]:
-    """The word of each process, in their order. This is how all processes hear of a failure in one of them."""
+    """Returns every process's word, in the order of processes. So all processes hear of a failure in one of them."""
     if not many():
         return [word]
     folder = f"rfjax/words/{next(_numbers)}"
@@ -194,7 +194,7 @@ def everyones(word: str | None) -> list[str | None]:
 
 
 def first_failure(error: Exception | None) -> str | None:
-    """The failure of the first process that has one; None where no process failed. Every process passes its own."""
+    """The failure of the first process that has one; None if no process failed. Each process passes its own `error`."""
     words = everyones(None if error is None else str(error) or type(error).__name__)
     failed = [(index, word) for index, word in enumerate(words) if word is not None]
     if not failed:
@@ -204,10 +204,10 @@ def first_failure(error: Exception | None) -> str | None:
 
 
 def point_ended(number: int, failure: Exception | None, *, patience_seconds: float = 120.0) -> str | None:
-    """How a point of a study ended in all processes: None, or the failure of the first that has one.
+    """How a point of a study ended, the same in all processes: None, or the failure of the first process with one.
 
-    Raises `RfjaxError` where this process failed alone, amid what the others wait for it in: the job
-    must then end, and be started again.
+    Raises `RfjaxError` if this process failed alone while the others wait for it: the job must then end and be started
+    again.
     """
     global _numbers
     if not many():
@@ -225,7 +225,7 @@ def point_ended(number: int, failure: Exception | None, *, patience_seconds: flo
             raise lost from failure
         raise RfjaxError(f"process {_job.process_id} of {_job.processes} failed alone: {failure or error}") from failure
     words = [json.loads(word) for _, word in sorted(coordination_client().key_value_dir_get(folder))]
-    _numbers = itertools.count(1 + max(number for _, number in words))  # they may have failed at different ones
+    _numbers = itertools.count(1 + max(number for _, number in words))  # they may have failed at different exchanges
     return next((word for word, _ in words if word is not None), None)
 
 
@@ -236,10 +236,10 @@ _agreed = False
 
 
 def stop_agreed() -> bool:
-    """True from that call on, the same one in all processes, which they agreed on after any was sent SIGTERM.
+    """Whether to stop. After any process was sent SIGTERM, this becomes true at the same call in all processes.
 
-    JAX's pre-emption service counts calls: it takes the largest count any process has reached, plus
-    one. All processes must therefore call it equally often.
+    JAX's pre-emption service counts the calls, and stops at the largest count of any process, plus one. So all
+    processes must call it equally often.
     """
     global _agreed
     if not _agreed:
@@ -251,11 +251,11 @@ def stop_agreed() -> bool:
 
 
 def _watch_over_peers(job: Job, heartbeat_seconds: int) -> None:
-    """Turns JAX's abort after a lost process into a message that names it and a status to requeue on.
+    """Turns JAX's abort after a process is lost into a message that names the process, and a status to requeue on.
 
-    A barrier that never completes fails with the name of a process that is lost. The abort that JAX
-    ends this process with is caught in C's handler: it comes from a thread of C++, and so at no
-    arbitrary point. An abort for any other reason stays what it is.
+    A barrier that never completes fails when a process is lost, with that process's name. JAX ends the present process
+    by an abort, which a handler in C catches. This is safe, because the abort comes from a C++ thread at a known point.
+    An abort for any other reason is left as it is.
     """
 
     def listen():
@@ -288,8 +288,8 @@ def _on_abort(do: Callable[[], None] | None) -> None:
     libc = ctypes.CDLL(None)
     install = getattr(
         libc, "sysv_signal", None
-    )  # which forgets the handler as it is called: no second abort comes here
-    if install is None:  # not glibc: the process then ends with JAX's own message, by the abort
+    )  # it resets the handler when it is called, so no second abort comes here
+    if install is None:  # not glibc: the abort then ends the process, with JAX's own message
         return
     install.argtypes, install.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
     _kept = None if do is None else ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: do())
@@ -333,8 +333,8 @@ def _end(message: str, status: int) -> None:
 
 
 def explained(error: BaseException) -> BaseException:
-    """`error`, or `PeerLost` where the error was caused by a lost process. A connection breaks before JAX's service
-    reports the process as lost, so this waits for the report."""
+    """Returns `error`, or `PeerLost` if a lost process caused it. A connection breaks before JAX's service reports the
+    process as lost, so this waits for the report."""
     if not many() or not _is_of_connections(error):
         return error
     deadline = time.monotonic() + _heartbeat + 10
@@ -360,11 +360,11 @@ def _is_of_connections(error: BaseException | None) -> bool:
 
 
 def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -> int:
-    """Ends the job in this process with its exit status, which is returned once all leave.
+    """Leaves the job. Returns this process's exit `status` once all processes leave.
 
-    It waits for all, as process 0 may have a report to write. After an error that this process may
-    have `alone` it waits briefly: where the others do not come, they may be in a collective that waits
-    for this process, whose death alone can tell them.
+    It waits for all of them, because process 0 may have a report to write. After an error that this process may have
+    had `alone`, it waits `patience_seconds` and then ends the process: the others may be in a collective that waits for
+    it, and only its end tells them.
     """
     if _job is None:
         return status
@@ -375,7 +375,7 @@ def leave(status: int, *, alone: bool = False, patience_seconds: float = 10.0) -
         coordination_client().wait_at_barrier("rfjax/left", int(1000 * patience_seconds) if alone else _FOREVER_MS)
         _on_abort(None)
         jax.distributed.shutdown()
-        _listener.join()  # its wait ends as the service does; Python's end must not find it in C++
+        _listener.join()  # its wait ends with the service; Python must not exit while it is in C++
         return status
     except Exception:
         if status == 0 and _lost:

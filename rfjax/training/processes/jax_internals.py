@@ -1,6 +1,6 @@
-"""What rfjax takes from inside JAX, because no public name gives it in JAX 0.10 to 0.12.
+"""The private parts of JAX that rfjax uses, because JAX 0.10 to 0.12 have no public names for them.
 
-A release may move these without notice; `tests/training/processes/test_jax_internals.py` says which one has moved.
+A release may move them without notice; `tests/training/processes/test_jax_internals.py` then says which one moved.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from jax._src import clusters, distributed
 
 
 def coordination_client() -> Any:
-    """The client of JAX's coordination service, for words between processes; None before they have joined.
+    """The client of JAX's coordination service, for words between processes; None before this process has joined.
 
-    In public there are collectives of arrays alone (`jax.experimental.multihost_utils`), which hang where a process is
-    missing.
+    JAX's public interface has only collectives of arrays (`jax.experimental.multihost_utils`), which hang if a process
+    is missing.
     """
     return distributed.global_state.client
 
 
 def cluster_kinds() -> dict[str, Any]:
-    """The kinds of cluster that JAX recognises by name, in its order, each a class of static methods.
+    """The kinds of cluster that JAX recognises, by name and in JAX's order. Each is a class of static methods.
 
-    `jax.distributed.initialize` asks them in private, and how many processes there are must be known before joining.
-    JAX 0.10 gives Kubernetes' no name; a kind without one is called by its class, `k8s` of `K8sCluster`.
+    `jax.distributed.initialize` asks them privately, but rfjax must know the number of processes before it joins. A
+    kind without a name, as Kubernetes in JAX 0.10, is named after its class: `K8sCluster` becomes `k8s`.
     """
     kinds = clusters.ClusterEnv._cluster_types
     return {kind.name or kind.__name__.removesuffix("Cluster").lower(): kind for kind in kinds}

@@ -10,11 +10,11 @@ from rfjax.training.processes import distributed, watch
 
 
 class StopSignal:
-    """True when called, once SIGTERM or SIGINT has come; a context manager.
+    """A context manager. Calling it returns whether SIGTERM or SIGINT has come.
 
-    A second SIGINT interrupts at once. Outside the main thread, where Python handles no
-    signals, it never fires. Where there are many processes, a signal to any one makes the same call
-    true in all of them: SIGTERM then belongs to JAX, and SIGINT is passed on as one.
+    A second SIGINT interrupts at once. Outside the main thread, where Python handles no signals, it never becomes true.
+    With many processes, a signal to any one makes the same call true in all of them. JAX then handles SIGTERM, and a
+    SIGINT is passed on as a SIGTERM.
     """
 
     def __init__(self):

@@ -1,7 +1,7 @@
-"""A watch over progress: a run that stands still for too long is ended with a word on what it was doing.
+"""A watch over progress. It ends a run that stands still for too long, and says what the run was doing.
 
-Neither a hung file system nor a collective whose other side is stuck raises anything. The watch is a
-thread, which runs on while the main one waits.
+A hung file system raises no error, and neither does a collective whose other side is stuck. The watch is a thread,
+which runs on while the main thread waits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def beat() -> None:
 
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Names the present work, for the message. Its beginning and its end count as progress."""
+    """Names the present work for the watch's message. Its beginning and its end count as progress."""
     _progress.doing.append(what)
     beat()
     try:
@@ -45,7 +45,7 @@ def doing(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def over(seconds: float, name: str, remedy: str) -> Iterator[None]:
-    """Ends the process where `beat` was not called for `seconds`; 0 waits for ever."""
+    """In this context, the process is ended if `beat` is not called for `seconds`; 0 never ends it."""
     if not seconds:
         yield
         return
@@ -67,8 +67,8 @@ def over(seconds: float, name: str, remedy: str) -> Iterator[None]:
 
 
 def _end(message: str) -> None:
-    """Ends the process at once, because what hangs would hang an orderly end too. The files on disk are whole, and
-    the run resumes."""
+    """Ends the process at once, because an orderly end could hang as well. The files on disk are whole, and the run
+    can be resumed."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os.write(2, f"rfjax: {message}\n".encode())
