@@ -94,15 +94,18 @@ def folder_correlations(results, points, settings, *, resamples, seed):
 
 def _correlate_items(results, points, names, evaluation, settings, *, resamples, seed):
     """Each item's correlation of the loss with the column that `names` gives, over the points that have both."""
-    output = {}
+    output, redrawn = {}, {}
     for item, name in names.items():
         have = points[points[name].notna()]
         loss, score = have["loss"].to_numpy(float), have[name].to_numpy(float)
-        redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation).get(item)
-        how = {"redrawn": redrawn, "trunks": trunks_of(have), "resamples": resamples, "seed": seed}
+        runs = tuple(have["run"])
+        if runs not in redrawn:  # most items have the same runs
+            drawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation)
+            redrawn = {runs: drawn}
+        how = {"redrawn": redrawn[runs].get(item), "trunks": trunks_of(have), "resamples": resamples, "seed": seed}
         found = correlation.correlate(loss, score, **how)
-        size, runs = have["params"].to_numpy(float), have["run"].to_numpy()
-        linked = score_links.predict_by_links(loss, score, size, runs, resamples=resamples, seed=seed)
+        size, names_of = have["params"].to_numpy(float), have["run"].to_numpy()
+        linked = score_links.predict_by_links(loss, score, size, names_of, resamples=resamples, seed=seed)
         output[item] = plain(found) | linked
     return output
 
