@@ -5,11 +5,12 @@ runs in perfect order p of a rank correlation is 2/4! = 0.083, where a normal ap
 print 0.0 (of Pearson's it may be 1/4!: the reverse order need not be as extreme). Intervals
 are by bootstrap over runs; where prompt-level results are at hand it has two levels: the prompts,
 which all runs share, are redrawn too, once for all runs, with their images kept together.
-Of many runs (`rfjax.laws.many_runs`) p-values are by the coefficients' limits, which then are as good.
+Of many runs (`rfjax.results.many_runs`) p-values are by the coefficients' limits, which then are as good.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -23,9 +24,9 @@ from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
-from rfjax.laws.many_runs import MANY_RUNS, are_many
 from rfjax.laws.rank_correlation import kendall, kendall_p
 from rfjax.laws.trunks import are_shared
+from rfjax.results.many_runs import MANY_RUNS, are_many
 from rfjax.results.results_folder import rows_where
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
@@ -194,15 +195,20 @@ def redraw_prompts(
 
     `correct` of the `images` images of each prompt match it; the images of a prompt stay together.
     """
-    rng = np.random.default_rng(seed)
     tasks = np.asarray(tasks)
+    members = {task: tasks == task for task in dict.fromkeys(tasks.tolist())}
+    counts = _redrawn_counts(tuple(int(mine.sum()) for mine in members.values()), resamples, seed)
     scores = {}
-    for task in dict.fromkeys(tasks.tolist()):
-        mine = tasks == task
-        count = int(mine.sum())
-        weights = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float)
+    for (task, mine), weights in zip(members.items(), counts, strict=True):
         scores[task] = (weights @ correct[:, mine].T) / (weights @ images[:, mine].T)
     return scores | {"overall": np.mean(list(scores.values()), axis=0)}
+
+
+@functools.lru_cache(maxsize=2)  # a study's runs share their prompts, so every run asks for the same
+def _redrawn_counts(prompts, resamples, seed):
+    """How often each prompt occurs in each redraw, for tasks of so many prompts."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float) for count in prompts]
 
 
 def _resample(loss, score, redrawn, resamples, rng):

@@ -2,7 +2,7 @@
 
 Leave-one-out refits without each run in turn; leave-largest-out predicts the largest from the
 others, which is what a scaling law is for. Laws with the offset E and without it are compared by these errors, and not
-by how closely they follow the points they were fitted to. Many runs (`rfjax.laws.many_runs`) are left out in folds.
+by how closely they follow the points they were fitted to. Many runs (`rfjax.results.many_runs`) are left out in folds.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 
 from rfjax.laws.identifiability import refusal
 from rfjax.laws.laws import Law
-from rfjax.laws.many_runs import are_many, folds_of
 from rfjax.laws.minimiser import minimise, starts
 from rfjax.laws.misfits import Loss
+from rfjax.results.many_runs import are_many, folds_of
 
 MANY = 40  # with more points, one of them moves the minimum little, and refits start from the minimum alone
 

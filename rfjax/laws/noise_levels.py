@@ -15,8 +15,8 @@ from jaxtyping import Float
 
 from rfjax.errors import ConfigError
 from rfjax.laws.correlation import COEFFICIENTS, MIN_RUNS_FOR_INTERVAL, Coefficient, correlate, resampled_runs
-from rfjax.laws.many_runs import FOLDS, are_many
 from rfjax.laws.score_links import left_out_rms
+from rfjax.results.many_runs import FOLDS, are_many
 from rfjax.results.plain import plain
 
 RANKED_BY = "Pearson of arcsine √score"

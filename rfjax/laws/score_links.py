@@ -6,8 +6,7 @@
 by least squares in units of the score. Both fall with the loss; an isotonic (merely falling) fit beside them shows the
 scatter that no falling curve could follow. Intervals of a predicted score are parametric: normal noise of the residual
 scatter, itself drawn with its n - k degrees of freedom. Of few runs each draw is fitted again; of many
-(`rfjax.laws.many_runs`) the fit's linearisation gives the parameters that the noise leads to, and runs are left out in
-folds.
+(`rfjax.results.many_runs`) the fit's tangent says where the noise leads, and runs are left out in folds.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from scipy import optimize
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
 from rfjax.laws.correlation import check_pairs, constant_reason
-from rfjax.laws.many_runs import MANY_RUNS, are_many, folds_of
+from rfjax.results.many_runs import MANY_RUNS, are_many, folds_of
 from rfjax.results.plain import plain
 
 RESAMPLES = 1000

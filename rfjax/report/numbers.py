@@ -26,7 +26,7 @@ from rfjax.ranking.summary import ranking_numbers
 from rfjax.report import scores
 from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
-from rfjax.results.results_folder import Results, rows_where
+from rfjax.results.results_folder import Results, rows_by_run, rows_where
 
 REPORT_SCHEMA = 4
 BAND_POINTS = 121
@@ -221,9 +221,10 @@ def _optimal_band(analysis: Analysis):
 def _curves(results, rows):
     """Each run's training and validation loss against steps and FLOPs."""
     curves, columns = [], ["step", "flops", "loss", "loss_stderr", "final"]
+    by_run = rows_by_run(results.curves), rows_by_run(rows[rows["loss"].notna()])
     for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable").to_dict("records"):
-        train = results.curves[results.curves["run"] == run["run"]]
-        validation = rows[(rows["run"] == run["run"]) & rows["loss"].notna()].sort_values("step")
+        train, validation = (frames(run["run"]) for frames in by_run)
+        validation = validation.sort_values("step")
         if pd.isna(run["depth"]) or (train.empty and validation.empty):
             continue
         flops = _flops_at(run, train["step"].to_numpy(float))
@@ -249,7 +250,7 @@ def _levels(points, settings):
         "runs": [
             {name: row[name] for name in ("run", "depth", "flops", "frontier")}
             | {"loss": [row[c] for _, c in levels], "stderr": [row[f"{c}_stderr"] for _, c in levels]}
-            for _, row in points.iterrows()
+            for row in points.to_dict("records")
         ],
     }
 

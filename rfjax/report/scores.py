@@ -25,13 +25,16 @@ def geneval(results, points, settings):
         return {"items": [], "runs": [], "ceiling": {}, "reason": "no finished run has a GenEval score"}
     long = rows_where(results.long, corpus=settings.corpus, metric="geneval")
     ceiling = _by_item(rows_where(long, evaluation=CEILING).drop_duplicates("item"))
+    of_floors = rows_where(long[long["evaluation"].isin(FLOORS.values())], weights=settings.weights)
+    of_floors = dict(iter(of_floors.groupby(["run", "step", "evaluation"])))
     runs = []
-    for _, row in points.iterrows():
+    for row in points.to_dict("records"):
         if pd.isna(row.get(score_column(), np.nan)):
             continue
-        at = rows_where(long, run=row["run"], step=row["step"], weights=settings.weights)
         scores = {item: statistics(row, score_column(item), "value") for item in items}
-        floors = {floor: _by_item(rows_where(at, evaluation=name)) for floor, name in FLOORS.items()}
+        floors = {
+            floor: _by_item(of_floors.get((row["run"], row["step"], name), long[:0])) for floor, name in FLOORS.items()
+        }
         pairs = {
             kind: {
                 item: statistics(row, name, "value")
@@ -82,7 +85,7 @@ def folder_correlations(results, points, settings, *, resamples, seed):
                 "runs": [
                     {name: row[name] for name in ("run", "depth", "loss", "loss_low", "loss_high")}
                     | {"scores": {item: statistics(row, name, "value") for item, name in names.items()}}
-                    for _, row in found.scored.iterrows()
+                    for row in found.scored.to_dict("records")
                 ],
                 "correlation": _correlate_items(
                     results, found.points, names, found.evaluation, found.settings, resamples=resamples, seed=seed

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rfjax.laws import fitting, held_out, many_runs, score_links
+from rfjax.laws import fitting, held_out, score_links
 from rfjax.laws.correlation import correlate
 from rfjax.laws.laws import PARAMETRIC, SATURATING
-from rfjax.laws.many_runs import FOLDS, MANY_RUNS, are_many, folds_of
+from rfjax.results.many_runs import FOLDS, MANY_RUNS, are_many, folds_of
 from rfjax.laws.noise_levels import by_level
 from rfjax.laws.score_links import LINKS, fit_link, left_out_rms
 
@@ -31,7 +31,7 @@ def few(monkeypatch):
     """Turns the rule off: `few()` makes any number of runs few."""
 
     def turn_off():
-        for module in (many_runs, held_out, score_links):
+        for module in (held_out, score_links):
             monkeypatch.setattr(module, "are_many", lambda runs: False)
 
     return turn_off

@@ -1,5 +1,5 @@
 """What changes where runs are many: with more than `MANY_RUNS`, asymptotic formulas and folds take the place of
-permutations, simulations and refits without each run.
+permutations, simulations and refits without each run, and the table keeps no covariance of every two runs.
 
 At 100 runs these agree to what is printed (`tests/laws/test_many_runs.py`), and the others grow with the square of the
 runs. Whatever is computed so says so where it is printed.
@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 MANY_RUNS = 100  # up to this many, every number is by permutations, refitted resamples and each run left out in turn
 FOLDS = 50  # that leaving out takes
+ANCHORS = 25  # runs whose covariances with every other the table keeps
 
 
 def are_many(runs: int) -> bool:
