@@ -108,7 +108,7 @@ def p_value(p: float | None) -> str:
     if p is None:
         return NONE
     if p < 1e-300:  # below what a float holds
-        return f"below {power(1e-300, 2)}"
+        return f"below {power(1e-300, 1)}"
     return f"{p:.2g}" if p >= 1e-4 else power(p, 2)
 
 

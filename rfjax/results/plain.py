@@ -12,6 +12,11 @@ import pandas as pd
 def plain(value: object) -> object:
     """The value in Python's types: dataclasses as their `to_json` or their fields, arrays as lists, and missing values
     and numbers that are not finite as None."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
     if is_dataclass(value):
         value = value.to_json() if hasattr(value, "to_json") else vars(value)
     if isinstance(value, dict):
