@@ -26,15 +26,16 @@ def geneval(results, points, settings):
     long = rows_where(results.long, corpus=settings.corpus, metric="geneval")
     ceiling = _by_item(rows_where(long, evaluation=CEILING).drop_duplicates("item"))
     of_floors = rows_where(long[long["evaluation"].isin(FLOORS.values())], weights=settings.weights)
-    of_floors = dict(iter(of_floors.groupby(["run", "step", "evaluation"])))
+    floors_at: dict[tuple, dict] = {}
+    for found in of_floors[["run", "step", "evaluation", "item", *(name for name, _ in STATISTICS)]].to_dict("records"):
+        place = found.pop("run"), found.pop("step"), found.pop("evaluation")
+        floors_at.setdefault(place, {})[found.pop("item")] = found
     runs = []
     for row in points.to_dict("records"):
         if pd.isna(row.get(score_column(), np.nan)):
             continue
         scores = {item: statistics(row, score_column(item), "value") for item in items}
-        floors = {
-            floor: _by_item(of_floors.get((row["run"], row["step"], name), long[:0])) for floor, name in FLOORS.items()
-        }
+        floors = {floor: floors_at.get((row["run"], row["step"], name), {}) for floor, name in FLOORS.items()}
         pairs = {
             kind: {
                 item: statistics(row, name, "value")
