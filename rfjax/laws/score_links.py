@@ -146,6 +146,10 @@ class LinkFit:
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """The ends of the 95 % interval at these losses, of the curve or of a new run's score; within [0, 1]."""
         self.predict(loss)
+        if self.draws is None:
+            raise ConfigError(
+                f"the {self.link.name} link was fitted without resamples; fit it with some for an interval"
+            )
         scores = self._drawn_scores(self._scale(loss))
         if new_run:
             normal = np.random.default_rng(1).standard_normal(len(self.draws))
@@ -171,7 +175,7 @@ class LinkFit:
 def fit_link(
     loss: ArrayLike, score: ArrayLike, link: Link = LINKS["exponential"], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> LinkFit:
-    """Fit `link` to one loss and one score (a fraction) per run.
+    """Fit `link` to one loss and one score (a fraction) per run. Without `resamples` the fit has no intervals.
 
     Raises `ConfigError` for arrays of different length or values that are not finite. Too few runs,
     or runs all alike, are no error: the result says why there is no fit.
@@ -189,6 +193,9 @@ def fit_link(
     known = {"link": link, "n": n, "rms": rms, "isotonic_rms": _isotonic_rms(loss, score)}
     if np.ptp(fitted) < 1e-9:
         return LinkFit(reason="the score does not fall with the loss", **known)
+    known |= {"parameters": link.natural(inner, low, span), "inner": inner, "low": low, "span": span}
+    if not resamples:
+        return LinkFit(**known)
     rng = np.random.default_rng(seed)
     noise = np.minimum(rms * np.sqrt((n - k) / rng.chisquare(n - k, resamples)), 1.0)
     if are_many(n):
@@ -196,8 +203,7 @@ def fit_link(
     else:
         drawn = fitted + noise[:, None] * rng.standard_normal((resamples, n))
         draws = _polish(link, link.solve(x, drawn), x, drawn)
-    known |= {"parameters": link.natural(inner, low, span), "low": low, "span": span}
-    return LinkFit(inner=inner, draws=draws, noise_draws=noise, **known)
+    return LinkFit(draws=draws, noise_draws=noise, **known)
 
 
 def _linear_draws(link, inner, x, score, noise, rng):
@@ -312,7 +318,7 @@ def predict_by_links(
     """Every link fitted to all runs, and the largest run's score as each predicts it from the others, as JSON."""
     predicted = predict_largest(loss, score, size, runs, resamples=resamples, seed=seed)
     return {
-        "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
+        "links": [fit_link(loss, score, link, resamples=0).to_json() for link in LINKS.values()],
         "largest_predicted": plain(predicted),
     }
 
@@ -326,7 +332,7 @@ def left_out_rms(loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic
     errors = []
     for i in range(len(loss)):
         rest = np.arange(len(loss)) != i
-        fitted = fit_link(loss[rest], score[rest], link, resamples=2)
+        fitted = fit_link(loss[rest], score[rest], link, resamples=0)
         if fitted.reason:
             return None
         errors.append(fitted.predict(loss[i])[0] - score[i])
@@ -335,7 +341,7 @@ def left_out_rms(loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic
 
 def _folds_rms(loss, score, link):
     """The same of many runs: a refit for each fold, from the fit to all runs."""
-    fitted = fit_link(loss, score, link, resamples=2)
+    fitted = fit_link(loss, score, link, resamples=0)
     if fitted.reason:
         return None
     x, folds = (loss - fitted.low) / fitted.span, folds_of(np.arange(len(loss)))

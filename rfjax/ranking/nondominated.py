@@ -29,7 +29,7 @@ def nondominated_ranks(
     order = np.lexsort((down, -up))  # whoever dominates a variant comes before it
     up, down = (np.take_along_axis(values, order, axis=-1) for values in (up, down))
     sets, variants = there.shape
-    # The least distance in each front so far. It rises from front to front: a point has a dominator in the front before.
+    # The least distance in each front so far. It rises from front to front: the front before has a dominator of each.
     least = np.full((sets, variants + 1), np.inf)
     ranks, rows, deepest = np.zeros((sets, variants), int), np.arange(sets), 0
     for place in range(variants):
