@@ -9,12 +9,10 @@ has GenEval at three counts of sampling steps too. Losses follow a law of comput
 
 Each command is a process of its own. Times are the processor's (user and system, of all its threads) beside the wall's,
 since other work may share the machine; memory is the peak resident size. The slope is that of log seconds of processor
-time against log runs, by least squares, after the time of the smallest study's imports is taken off neither: what a
-user waits for counts.
+time against log runs, by least squares; what every command takes to start is in it.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -63,12 +61,27 @@ def write_run(folder: Path, depth, steps, rate, seed, *, stepped, rng, share) ->
     params = 36 * depth * hidden**2 + 600 * hidden
     per_image, run = 3 * 2 * 64.0 * params, folder.name
     facts = {
-        "schema": 1, "run": run, "study": "growth", "point": run, "depth": depth, "hidden": hidden, "heads": depth + 2,
-        "seed": seed, "learning_rate": rate, "params": params, "flops_per_image": per_image,
-        "flops_forward_per_image": per_image / 3, "batch_size": 32, "steps": steps, "corpus": "shapes",
-        "corpus_fingerprint": "f00d", "code_hash": "abc123", "parent": None, "jax_version": "0.10.2",
+        "schema": 1,
+        "run": run,
+        "study": "growth",
+        "point": run,
+        "depth": depth,
+        "hidden": hidden,
+        "heads": depth + 2,
+        "seed": seed,
+        "learning_rate": rate,
+        "params": params,
+        "flops_per_image": per_image,
+        "flops_forward_per_image": per_image / 3,
+        "batch_size": 32,
+        "steps": steps,
+        "corpus": "shapes",
+        "corpus_fingerprint": "f00d",
+        "code_hash": "abc123",
+        "parent": None,
+        "jax_version": "0.10.2",
         "hardware": {"platform": "cpu", "device_kind": "cpu", "devices": 2, "processes": 1},
-    }  # fmt: skip
+    }
     config = {"formulation": "rf/lognorm(0.00,1.00)", "model": {"backbone": "mmdit"}, "train": {"schedule": "wsd"}}
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(facts))
@@ -239,10 +252,8 @@ def main():
         own = [row for row in rows if row["command"] == name]
         if len(own) > 1:
             slopes[name] = slope([row["runs"] for row in own], [row["cpu_s"] for row in own])
-    here = Path(__file__)
     record = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "script_sha256": hashlib.sha256(here.read_bytes()).hexdigest(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
