@@ -38,8 +38,10 @@ def compare(fits: Mapping[str, Fit]) -> dict:
         }
         if rms is not None:
             errors[name] = dict(zip(left_out.runs, left_out.relative_errors, strict=True))
+    folds = [fitted.left_out.folds for fitted in fits.values() if fitted.left_out and fitted.left_out.folds]
     shared = [run for run in next(iter(errors.values()), ()) if all(run in others for others in errors.values())]
     found = {"laws": laws, "preferred": "", "preferred_share": None, "shared_runs": shared, "reason": ""}
+    found |= {"folds": folds[0]} if folds else {}
     if len(errors) < 2:
         count = "no law can" if not errors else f"only the {next(iter(errors))} law can"
         return found | {"shared_runs": [], "reason": f"{count} predict each run from the others"}

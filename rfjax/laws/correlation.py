@@ -5,10 +5,13 @@ order, p of a rank correlation is 2/4! = 0.083; a normal approximation would pri
 be 1/4!, because the reverse order need not be as extreme.) Intervals are by bootstrap over runs. With
 results by prompt the bootstrap has a second level: the prompts, which all runs share, are also redrawn,
 once for all runs, and the images of a prompt stay together.
+With many runs (`rfjax.results.many_runs`) p-values are by the coefficients' limits, which are as good there.
+
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -22,12 +25,14 @@ from scipy import stats
 
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
+from rfjax.laws.rank_correlation import kendall, kendall_p
 from rfjax.laws.trunks import are_shared
+from rfjax.results.many_runs import MANY_RUNS, are_many
 from rfjax.results.results_folder import rows_where
 
 MAX_ENUMERATED = 9  # 9! = 362,880 orders
 PERMUTATIONS = 20_000  # random orders where there are more runs
-CHUNK = 1_000_000  # pairs of runs that are compared at a time, to bound memory
+CHUNK = 4_000_000  # numbers of reordered runs at a time, to bound memory
 RESAMPLES = 2000
 MIN_RUNS = 3
 MIN_RUNS_FOR_INTERVAL = 4
@@ -70,23 +75,25 @@ def _pearson(x, y):
         return np.where(scale > 1e-14, np.clip((x * y).sum(-1) / scale, -1, 1), np.nan)
 
 
-def _kendall(x, y):
-    """Kendall's tau-b along the last axis; NaN where x or y is constant."""
-    i, j = np.triu_indices(x.shape[-1], 1)
-    a, b = np.sign(x[..., i] - x[..., j]), np.sign(y[..., i] - y[..., j])
-    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(scale > 0, (a * b).sum(-1) / scale, np.nan)
+def student_p(value: float, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """The two-sided p of Pearson's coefficient, or of Spearman's: r sqrt((n - 2) / (1 - r^2)) is Student's t with n - 2
+    degrees of freedom (Kendall and Stuart 1973, sections 26.13 and 31.19)."""
+    freedom = len(x) - 2
+    with np.errstate(divide="ignore"):  # of a perfect correlation p is 0
+        t = abs(value) * np.sqrt(freedom / np.maximum(1 - value**2, 0.0))
+    return float(2 * stats.t.sf(t, freedom))
 
 
 _RANKS = partial(stats.rankdata, axis=-1)
-# name: (transform of the loss, of the score, coefficient along the last axis)
-COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable]] = {
-    "Pearson": (np.asarray, np.asarray, _pearson),
-    "Pearson of arcsine √score": (np.asarray, _arcsine, _pearson),
-    "Spearman": (_RANKS, _RANKS, _pearson),
-    "Kendall": (np.asarray, np.asarray, _kendall),
+# name: (transform of the loss, of the score, coefficient along the last axis, p by its limit for many runs)
+COEFFICIENTS: dict[str, tuple[Callable, Callable, Callable, Callable]] = {
+    "Pearson": (np.asarray, np.asarray, _pearson, student_p),
+    "Pearson of arcsine √score": (np.asarray, _arcsine, _pearson, student_p),
+    "Spearman": (_RANKS, _RANKS, _pearson, student_p),
+    "Kendall": (np.asarray, np.asarray, kendall, kendall_p),
 }
+ASYMPTOTIC = f"two-sided, by the limits for more than {MANY_RUNS} runs: Student's t with n − 2 degrees of freedom, of \
+Kendall's the normal distribution with its ties"
 FRACTIONS_ONLY = ("Pearson of arcsine √score",)  # left out for a score that leaves [0, 1]
 
 
@@ -114,7 +121,7 @@ def correlate(
         return Correlation(n=n, coefficients=(), p_method="", interval_method="", reason=reason)
 
     rng = np.random.default_rng(seed)
-    orders, p_method = permutation_orders(n, rng)
+    orders, p_method = (None, ASYMPTOTIC) if are_many(n) else permutation_orders(n, rng)
     if redrawn is not None and redrawn.shape != (resamples, n):
         raise ConfigError(f"redrawn scores have shape {redrawn.shape}; they must be {(resamples, n)}")
     resampled, interval_method = _resample(loss, score, redrawn, resamples, rng)
@@ -122,15 +129,17 @@ def correlate(
         p_method += f"; optimistic, as the runs are branches of {len(np.unique(trunks))} trunks"
     coefficients = []
     fraction = bool((score >= 0).all() and (score <= 1).all())
-    for name, (of_loss, of_score, coefficient) in COEFFICIENTS.items():
+    for name, (of_loss, of_score, coefficient, limit_p) in COEFFICIENTS.items():
         if name in FRACTIONS_ONLY and not fraction:
             continue
         x, y = of_loss(loss), of_score(score)
         value = float(coefficient(x, y))
-        # Ties count: an order as extreme as the one seen is evidence against it too.
-        pieces = np.array_split(orders, max(1, len(orders) * n * n // CHUNK))
-        reordered = np.concatenate([coefficient(x[None], y[piece]) for piece in pieces])
-        p = permutation_p(value, reordered, n)
+        if orders is None:
+            p = limit_p(value, x, y)
+        else:
+            # Ties count: an order as extreme as the one seen is evidence against it too.
+            pieces = np.array_split(orders, max(1, len(orders) * n // CHUNK))
+            p = permutation_p(value, np.concatenate([coefficient(x[None], y[piece]) for piece in pieces]), n)
         low = high = None
         if resampled is not None:
             drawn = coefficient(of_loss(resampled[0]), of_score(resampled[1]))
@@ -188,15 +197,20 @@ def redraw_prompts(
 
     `correct` and `images` count each prompt's matching images and all its images, which stay together.
     """
-    rng = np.random.default_rng(seed)
     tasks = np.asarray(tasks)
+    members = {task: tasks == task for task in dict.fromkeys(tasks.tolist())}
+    counts = _redrawn_counts(tuple(int(mine.sum()) for mine in members.values()), resamples, seed)
     scores = {}
-    for task in dict.fromkeys(tasks.tolist()):
-        mine = tasks == task
-        count = int(mine.sum())
-        weights = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float)
+    for (task, mine), weights in zip(members.items(), counts, strict=True):
         scores[task] = (weights @ correct[:, mine].T) / (weights @ images[:, mine].T)
     return scores | {"overall": np.mean(list(scores.values()), axis=0)}
+
+
+@functools.lru_cache(maxsize=2)  # a study's runs share their prompts, so every run asks for the same
+def _redrawn_counts(prompts, resamples, seed):
+    """How often each prompt occurs in each redraw, for tasks of so many prompts."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float) for count in prompts]
 
 
 def _resample(loss, score, redrawn, resamples, rng):

@@ -2,7 +2,9 @@
 
 Leave-one-out refits without each run in turn. Leave-largest-out predicts the largest run from the
 others, as scaling laws are used. Laws with and without the offset E are compared by these errors, not by how closely
-they follow the points that they were fitted to.
+they follow the points that they were fitted to. Many runs
+(`rfjax.results.many_runs`) are left out in folds.
+
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from rfjax.laws.identifiability import refusal
 from rfjax.laws.laws import Law
 from rfjax.laws.minimiser import minimise, starts
 from rfjax.laws.misfits import Loss
+from rfjax.results.many_runs import are_many, folds_of
 
 MANY = 40  # with more points than this, one moves the minimum little: refits start only there
 
@@ -28,6 +31,7 @@ class LeftOut:
     runs: tuple[str, ...]
     relative_errors: tuple[float | None, ...]  # predicted / actual - 1
     reason: str = ""  # why some are None, or ""
+    folds: int | None = None  # in which the runs were left out; None where each was alone
 
     @property
     def rms(self) -> float | None:
@@ -38,7 +42,8 @@ class LeftOut:
 
     def to_json(self) -> dict:
         errors = dict(zip(self.runs, self.relative_errors, strict=True))
-        return {"rms_relative_error": self.rms, "relative_errors": errors, "reason": self.reason}
+        content = {"rms_relative_error": self.rms, "relative_errors": errors, "reason": self.reason}
+        return content if self.folds is None else content | {"folds": self.folds}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +85,14 @@ def leave_one_out(
     parameters: Float[np.ndarray, " k"],
     trunks: Int[np.ndarray, " n"] | None = None,
 ) -> LeftOut:
-    """Refits without each run (with `trunks`, without all runs of its trunk) and returns the errors of its prediction.
-    `log_x` is centred, and `parameters` are the fit's in these coordinates."""
+    """The errors of refits without each run, or with `trunks` without all runs of its trunk; of many runs, without
+    each fold of them. `log_x` is centred, as the fitted `parameters` are."""
     n = len(runs)
-    trunks = np.arange(n) if trunks is None else trunks
-    out = trunks[:, None] == trunks[None]
-    refusals = [refusal(law, log_x[~out[i]], log_loss[~out[i]]) for i in range(n)]
+    units, refit = np.arange(n) if trunks is None else trunks, np.arange(n)  # the refit that predicts each run
+    if many := are_many(n):
+        units = refit = folds_of(units)
+    out = units[np.unique(refit, return_index=True)[1], None] == units[None]  # a row for each refit
+    refusals = [refusal(law, log_x[~left], log_loss[~left]) for left in out]
     errors: list[float | None] = [None] * n
     chosen = np.flatnonzero([not why for why in refusals])
     if len(chosen):
@@ -97,12 +104,14 @@ def leave_one_out(
         objective = np.where(found.converged, found.objective, np.inf).reshape(len(chosen), len(start))
         best = objective.argmin(axis=1)
         refitted = found.parameters.reshape(len(chosen), len(start), -1)[np.arange(len(chosen)), best]
-        for row, i in enumerate(chosen):
+        for row, left in enumerate(chosen):
             if np.isfinite(objective[row, best[row]]):
-                errors[i] = float(np.exp(law.log_loss(refitted[row], log_x[i : i + 1])[0] - log_loss[i]) - 1)
+                for i in np.flatnonzero(refit == left):
+                    errors[i] = float(np.exp(law.log_loss(refitted[row], log_x[i : i + 1])[0] - log_loss[i]) - 1)
     missing = [i for i, error in enumerate(errors) if error is None]
     reason = ""
     if missing:
-        why = refusals[missing[0]] or "the optimiser did not converge"
+        why = refusals[refit[missing[0]]] or "the optimiser did not converge"
         reason = f"{len(missing)} of {n} runs cannot be predicted from the others (without {runs[missing[0]]}: {why})"
-    return LeftOut(runs=tuple(runs), relative_errors=tuple(errors), reason=reason)
+    folds = len(out) if many else None
+    return LeftOut(runs=tuple(runs), relative_errors=tuple(errors), reason=reason, folds=folds)

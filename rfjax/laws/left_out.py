@@ -15,7 +15,7 @@ import pandas as pd
 
 from rfjax.laws.study_fits import POSITIVE, Settings, counted
 from rfjax.limits import ROLES
-from rfjax.results.results_folder import Results, rows_where
+from rfjax.results.results_folder import Results, rows_by_run, rows_where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,9 @@ def left_out_runs(results: Results, settings: Settings, points: pd.DataFrame) ->
     runs = results.runs.assign(cost=size.prod(axis=1, skipna=False))
     most = runs["cost"].max()
     absent = counted(runs[(runs["state"] == "done") & ~runs["run"].isin(set(points["run"]))])
-    found = []
+    found, losses = [], rows_by_run(rows_where(results.long, metric="loss", item="mean"))
     for run in absent.sort_values("cost", ascending=False, kind="stable").to_dict("records"):
-        losses = rows_where(results.long, run=run["run"], metric="loss", item="mean")
-        why, command = _why(losses, run, settings, _folder(results, run))
+        why, command = _why(losses(run["run"]), run, settings, _folder(results, run))
         largest = bool(pd.notna(run["cost"]) and run["cost"] == most)
         found.append(LeftOut(run=run["run"], why=why, command=command, is_largest=largest))
     return found
@@ -79,10 +78,10 @@ def scoreless_runs(results: Results, settings: Settings, points: pd.DataFrame, c
     if not scored.any():
         return []
     most = points["flops"].max()
+    rows = rows_by_run(rows_where(results.long, evaluation="geneval", weights=settings.weights, final=1))
     found = []
     for run in points[~scored].to_dict("records"):
-        rows = rows_where(results.long, run=run["run"], evaluation="geneval", weights=settings.weights, final=1)
-        samplers = ", ".join(sorted(rows["sampler"].unique()))
+        samplers = ", ".join(sorted(rows(run["run"])["sampler"].unique()))
         why = "has no GenEval score"
         if samplers:
             why = f"was scored with another sampler or seed ({samplers}) than most runs ({settings.sampler})"

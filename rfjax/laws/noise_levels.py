@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from rfjax.errors import ConfigError
 from rfjax.laws.correlation import COEFFICIENTS, MIN_RUNS_FOR_INTERVAL, Coefficient, correlate, resampled_runs
 from rfjax.laws.score_links import left_out_rms
+from rfjax.results.many_runs import FOLDS, are_many
+from rfjax.results.plain import plain
 
 RANKED_BY = "Pearson of arcsine √score"
 
@@ -26,8 +28,13 @@ class Level:
 
     t: float
     coefficients: tuple[Coefficient, ...]
-    left_out_rms: float | None  # of each run's score, predicted from the others by the logistic link
-    share_first: float | None  # of resamples in which this level correlates best
+    left_out_rms: float | None  # score predicted by the logistic link, each run from the others
+    share_first: float | None  # of resamples in which this level follows the score most closely
+    folds: int | None = None  # in which runs were left out; None where each was alone
+
+    def to_json(self) -> dict:
+        content = vars(self)
+        return plain(content if self.folds else {name: content[name] for name in content if name != "folds"})
 
 
 def by_level(
@@ -54,7 +61,7 @@ def by_level(
     if len(score) >= MIN_RUNS_FOR_INTERVAL and ts and all(found.values()):
         chosen = resampled_runs(len(score), resamples, np.random.default_rng(seed))
         scores = score[chosen] if redrawn is None else np.take_along_axis(redrawn, chosen, axis=1)
-        of_loss, of_score, coefficient = COEFFICIENTS[RANKED_BY]
+        of_loss, of_score, coefficient, _ = COEFFICIENTS[RANKED_BY]
         values = np.stack([-coefficient(of_loss(np.asarray(losses[t])[chosen]), of_score(scores)) for t in ts])
         values = values[:, np.isfinite(values).all(axis=0)]
         # Levels that tie share the first place.
@@ -62,4 +69,5 @@ def by_level(
         shares = (top / top.sum(axis=0)).mean(axis=1) if values.shape[1] else np.full(len(ts), np.nan)
         first = {t: float(share) if np.isfinite(share) else None for t, share in zip(ts, shares, strict=True)}
     rms = {t: left_out_rms(losses[t], score, trunks=trunks) for t in ts}
-    return tuple(Level(t=t, coefficients=found[t], left_out_rms=rms[t], share_first=first[t]) for t in ts)
+    folds = FOLDS if are_many(len(score)) else None
+    return tuple(Level(t=t, coefficients=found[t], left_out_rms=rms[t], share_first=first[t], folds=folds) for t in ts)

@@ -5,7 +5,9 @@
 
 Fits are by least squares in units of the score. Both links fall with the loss. An isotonic fit (any falling curve)
 shows the scatter that no falling curve can follow. Intervals of a predicted score are parametric: normal noise of the
-residual scatter, which is itself drawn with its n - k degrees of freedom.
+residual scatter, which is itself drawn with its n - k degrees of freedom. With few runs each draw is fitted
+again. With many (`rfjax.results.many_runs`) draws follow the fit's tangent, and runs are left out in folds.
+
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from scipy import optimize
 from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
 from rfjax.laws.correlation import check_pairs, constant_reason
+from rfjax.results.many_runs import MANY_RUNS, are_many, folds_of
 from rfjax.results.plain import plain
 
 RESAMPLES = 1000
 FINE, COARSE = 400, 120  # number of values tried for a link's nonlinear parameter
 CHUNK = 4_000_000
+SINGULAR = 1e-9  # parameters that move the curve by less than this share are not told apart: a straight line's three
 # Bounds of the inner parameters, in units where the losses range from 0 to 1: from a straight line to a step.
 GAMMAS = (0.02, 60.0)
 MIDDLES, LOG_STEEPS = (-4.0, 5.0), (float(np.log(0.05)), float(np.log(200.0)))
@@ -70,9 +74,18 @@ def _logistic(theta, x):
     return 0.5 * (1.0 - np.tanh(0.5 * np.exp(theta[..., 1:2]) * (x - theta[..., 0:1])))
 
 
+def _grouped(x, scores):
+    """The means (x [m], scores [b, m]) of `MANY_RUNS` groups of runs with alike x, where runs are many."""
+    if not are_many(len(x)):
+        return x, scores
+    groups = np.array_split(np.argsort(x, kind="stable"), MANY_RUNS)
+    return tuple(np.stack([values[..., group].mean(axis=-1) for group in groups], axis=-1) for values in (x, scores))
+
+
 def _solve_logistic(x, scores):
     middles, steeps = np.meshgrid(np.linspace(*MIDDLES, COARSE), np.linspace(*LOG_STEEPS, COARSE))
     grid = np.stack([middles.ravel(), steeps.ravel()], axis=1)
+    x, scores = _grouped(x, scores)
     curves = _logistic(grid, x)
     norm = 0.5 * (curves**2).sum(axis=1)
     rows = max(1, CHUNK // len(grid))
@@ -134,12 +147,22 @@ class LinkFit:
     def interval(self, loss: ArrayLike, *, new_run: bool) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """The ends of the 95 % interval at these losses, of the curve or of a new run's score; within [0, 1]."""
         self.predict(loss)
-        scores = self.link.curve(self.draws, self._scale(loss))
+        if self.draws is None:
+            raise ConfigError(
+                f"the {self.link.name} link was fitted without resamples; fit it with some for an interval"
+            )
+        scores = self._drawn_scores(self._scale(loss))
         if new_run:
             normal = np.random.default_rng(1).standard_normal(len(self.draws))
             scores = scores + (normal * self.noise_draws)[:, None]
         low, high = np.quantile(scores, ENDS, axis=0)
         return np.clip(low, 0, 1), np.clip(high, 0, 1)
+
+    def _drawn_scores(self, x):
+        """The curve [draws, m] of each draw; of many runs along the fit's tangent, as the draws themselves are."""
+        if not are_many(self.n):
+            return self.link.curve(self.draws, x)
+        return self.link.curve(self.inner, x) + (self.draws - self.inner) @ _slopes(self.link, self.inner[None], x)[0].T
 
     def _scale(self, loss):
         return (np.atleast_1d(np.asarray(loss, float)) - self.low) / self.span
@@ -153,7 +176,7 @@ class LinkFit:
 def fit_link(
     loss: ArrayLike, score: ArrayLike, link: Link = LINKS["exponential"], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> LinkFit:
-    """Fits `link` to one loss and one score (a fraction) per run.
+    """Fit `link` to one loss and one score (a fraction) per run. Without `resamples` the fit has no intervals.
 
     Raises `ConfigError` for arrays of different length or values that are not finite. With too few runs,
     or runs that are all alike, the result has no fit, and says why.
@@ -171,27 +194,53 @@ def fit_link(
     known = {"link": link, "n": n, "rms": rms, "isotonic_rms": _isotonic_rms(loss, score)}
     if np.ptp(fitted) < 1e-9:
         return LinkFit(reason="the score does not fall with the loss", **known)
+    known |= {"parameters": link.natural(inner, low, span), "inner": inner, "low": low, "span": span}
+    if not resamples:
+        return LinkFit(**known)
     rng = np.random.default_rng(seed)
     noise = np.minimum(rms * np.sqrt((n - k) / rng.chisquare(n - k, resamples)), 1.0)
-    drawn = fitted + noise[:, None] * rng.standard_normal((resamples, n))
-    draws, parameters = _polish(link, link.solve(x, drawn), x, drawn), link.natural(inner, low, span)
-    return LinkFit(parameters=parameters, inner=inner, draws=draws, noise_draws=noise, low=low, span=span, **known)
+    if are_many(n):
+        draws = _linear_draws(link, inner, x, score, noise, rng)
+    else:
+        drawn = fitted + noise[:, None] * rng.standard_normal((resamples, n))
+        draws = _polish(link, link.solve(x, drawn), x, drawn)
+    return LinkFit(draws=draws, noise_draws=noise, **known)
 
 
-def _polish(link, theta, x, scores, iterations=100):
-    """Minimises from the grid's best parameters within the link's bounds, all rows at once. Returns them as [b, k].
+def _linear_draws(link, inner, x, score, noise, rng):
+    """The parameters [b, k] that normal noise of standard deviations `noise` [b] leads to by the curve's derivatives at
+    `inner`: normal, with the covariance noise^2 (J^T J)^-1. A parameter that its bound holds stays there."""
+    lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
+    slopes = _slopes(link, inner[None], x)[0]
+    gradient = slopes.T @ (link.curve(inner, x) - score)
+    free = ~(((inner <= lower) & (gradient > 0)) | ((inner >= upper) & (gradient < 0)))
+    _, values, vectors = np.linalg.svd(slopes[:, free], full_matrices=False)
+    root = vectors.T / np.maximum(values, SINGULAR * values.max())
+    draws = np.tile(inner, (len(noise), 1))
+    draws[:, free] += noise[:, None] * (rng.standard_normal((len(noise), len(values))) @ root.T)
+    return draws
 
-    The steps are Levenberg and Marquardt's. A parameter at a bound stays there if its gradient points beyond.
-    Both fit and draws are refined in this way: draws on the grid would make intervals as coarse as the grid.
+
+def _slopes(link, theta, x):
+    """The curve's derivatives [b, n, k] by a complex step (Squire and Trapp 1998), exact to rounding."""
+    unit = np.eye(theta.shape[1])
+    return np.stack([link.curve(theta + 1e-30j * row, x).imag / 1e-30 for row in unit], axis=2)
+
+
+def _polish(link, theta, x, scores, weights=1.0, iterations=100):
+    """The parameters [b, k] at the minimum within the link's bounds, from the grid's best, all rows at once.
+
+    Levenberg and Marquardt's steps; a parameter at a bound that its gradient points beyond stays there.
+    Fit and draws are both polished: draws left on the grid would make intervals as coarse as the grid.
+    `weights` [b, n] are 0 where a row leaves a run out, and 1 elsewhere.
     """
     lower, upper = (np.array(ends) for ends in zip(*link.bounds, strict=True))
     theta, damping = np.clip(theta, lower, upper), np.full(len(theta), 1e-3)
-    residual = link.curve(theta, x) - scores
+    residual = (link.curve(theta, x) - scores) * weights
     cost = (residual**2).sum(axis=1)
     unit = np.eye(theta.shape[1])
     for _ in range(iterations):
-        # Derivatives by a complex step (Squire and Trapp 1998), exact to rounding.
-        slopes = np.stack([link.curve(theta + 1e-30j * row, x).imag / 1e-30 for row in unit], axis=2)
+        slopes = _slopes(link, theta, x) * np.expand_dims(weights, -1)
         gradient = np.einsum("bnk,bn->bk", slopes, residual)
         free = ~(((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0)))
         normal = np.einsum("bnk,bnl->bkl", slopes, slopes) * (free[:, :, None] & free[:, None, :])
@@ -199,7 +248,7 @@ def _polish(link, theta, x, scores, iterations=100):
         normal = normal + unit * np.where(free, damping[:, None] * scale + 1e-14, 1.0)[:, None, :]
         step = -np.linalg.solve(normal, (gradient * free)[..., None])[..., 0]
         trial = np.clip(theta + step, lower, upper)
-        left = link.curve(trial, x) - scores
+        left = (link.curve(trial, x) - scores) * weights
         tried = (left**2).sum(axis=1)
         better = tried <= cost
         theta = np.where(better[:, None], trial, theta)
@@ -283,7 +332,7 @@ def predict_by_links(loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: A
     """
     predicted = predict_largest(loss, score, size, runs, **options)
     return {
-        "links": [fit_link(loss, score, link, resamples=2).to_json() for link in LINKS.values()],
+        "links": [fit_link(loss, score, link, resamples=0).to_json() for link in LINKS.values()],
         "largest_predicted": plain(predicted),
     }
 
@@ -291,14 +340,29 @@ def predict_by_links(loss: ArrayLike, score: ArrayLike, size: ArrayLike, runs: A
 def left_out_rms(
     loss: ArrayLike, score: ArrayLike, link: Link = LINKS["logistic"], trunks: ArrayLike | None = None
 ) -> float | None:
-    """Root mean square error of each run's score predicted from all runs of other trunks; None for too few."""
+    """The root mean square error of predicting each run's score from the runs of other trunks; of many runs, from the
+    runs of other folds. None for too few runs."""
     loss, score = np.asarray(loss, float), np.asarray(score, float)
     trunks = np.arange(len(loss)) if trunks is None else np.asarray(trunks)
+    if are_many(len(loss)):
+        return _folds_rms(loss, score, link, trunks)
     errors = []
     for i in range(len(loss)):
         rest = trunks != trunks[i]
-        fitted = fit_link(loss[rest], score[rest], link, resamples=2)
+        fitted = fit_link(loss[rest], score[rest], link, resamples=0)
         if fitted.reason:
             return None
         errors.append(fitted.predict(loss[i])[0] - score[i])
     return float(np.sqrt(np.mean(np.square(errors)))) if errors else None
+
+
+def _folds_rms(loss, score, link, trunks):
+    """The same of many runs: a refit for each fold, from the fit to all runs."""
+    fitted = fit_link(loss, score, link, resamples=0)
+    if fitted.reason:
+        return None
+    x, folds = (loss - fitted.low) / fitted.span, folds_of(trunks)
+    out = np.arange(folds.max() + 1)[:, None] == folds[None]
+    refitted = _polish(link, np.tile(fitted.inner, (len(out), 1)), x, score[None], weights=1.0 - out)
+    errors = (np.clip(link.curve(refitted, x), 0, 1) - score)[out]
+    return float(np.sqrt(np.mean(errors**2)))

@@ -15,7 +15,7 @@ import pandas as pd
 from rfjax.evaluation.intervals import ENDS
 from rfjax.evaluation.sampler_name import SamplerName
 from rfjax.laws.correlation import redraw_prompts
-from rfjax.results.results_folder import rows_where
+from rfjax.results.results_folder import rows_by_run, rows_where
 
 EVALUATION = "sampling_steps"
 RESAMPLES = 2000
@@ -50,6 +50,7 @@ def step_counts(
 ) -> tuple[StepCount, ...]:
     """Collects the final checkpoints that were sampled with several numbers of steps, by depth, run and steps."""
     rows = rows_where(long, evaluation=EVALUATION, weights=weights, final=1)
+    prompts = rows_by_run(rows_where(prompts, weights=weights, evaluation=EVALUATION))
     found = []
     for (run, sampler, at), group in rows.groupby(["run", "sampler", "evaluation_seed"], sort=True):
         name = SamplerName.parse(sampler)
@@ -58,7 +59,7 @@ def step_counts(
         values = {(row.metric, row.item): row for row in group.itertuples()}
         reference = replace(name, steps=name.reference).format()
         step = group["step"].iloc[0]
-        drop, drop_low, drop_high = _drop(prompts, run, step, weights, at, sampler, reference, resamples, seed)
+        drop, drop_low, drop_high = _drop(prompts(run), step, at, sampler, reference, resamples, seed)
         score = values["sampling", "overall"]
         length, distance = values["sampling_path_length", "mean"], values["sampling_distance", "mean"]
         depth, params = (None if pd.isna(group[c].iloc[0]) else int(group[c].iloc[0]) for c in ("depth", "params"))
@@ -84,12 +85,10 @@ def step_counts(
     return tuple(sorted(found, key=lambda one: (one.depth or 0, one.run, one.settings, one.reference, one.steps)))
 
 
-def _drop(prompts, run, step, weights, seed_of_images, sampler, reference, resamples, seed):
+def _drop(prompts, step, seed_of_images, sampler, reference, resamples, seed):
     """Returns how far the overall score falls below the reference's, with its interval: (drop, low, high). All are None
     if no prompts match or the reference's score is 0."""
-    own = rows_where(
-        prompts, run=run, step=step, weights=weights, evaluation_seed=seed_of_images, evaluation=EVALUATION
-    )
+    own = rows_where(prompts, step=step, evaluation_seed=seed_of_images)
     counts = [own[own["sampler"] == name].set_index("prompt").sort_index() for name in (sampler, reference)]
     if counts[0].empty or not counts[0].index.equals(counts[1].index):
         return None, None, None

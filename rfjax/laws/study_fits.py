@@ -24,6 +24,7 @@ from rfjax.laws.profile_likelihood import Profile, profile, profiled_parameters
 from rfjax.laws.run_frontier import on_frontier
 from rfjax.laws.trunks import are_shared, trunks_of
 from rfjax.limits import ROLES
+from rfjax.results.many_runs import are_many
 from rfjax.results.merge import wide_frame
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
@@ -167,14 +168,37 @@ def pairs_of(results: Results, settings: Settings) -> pd.DataFrame:
 
 
 def examples_covariance(pairs: pd.DataFrame | None, runs: Sequence[str]) -> Float[np.ndarray, "runs runs"] | None:
-    """The covariance matrix of these runs' mean losses; None if any two do not share their examples."""
+    """The covariance matrix of these runs' mean losses, or None unless every two share their examples.
+
+    Of many runs the table has every run's variance, and its covariances with a few, the anchors. Those of two others
+    are then what the anchors explain of both (Nystroem's approximation), and the variances are exact.
+    """
     if pairs is None or not len(runs):
         return None
-    known = {frozenset((row.run, row.other_run)): row.covariance for row in pairs.itertuples()}
-    try:
-        return np.array([[known[frozenset((a, b))] for b in runs] for a in runs])
-    except KeyError:
+    matrix = _known_covariances(pairs, runs, runs)
+    if not np.isnan(matrix).any():
+        return matrix
+    distinct = pairs["run"] != pairs["other_run"]
+    if not are_many(pairs["run"].nunique()) or not distinct.any():
         return None
+    anchors = pairs["other_run"][distinct].unique().tolist()
+    within, across = _known_covariances(pairs, anchors, anchors), _known_covariances(pairs, runs, anchors)
+    if np.isnan(within).any() or np.isnan(across).any() or np.isnan(matrix.diagonal()).any():
+        return None
+    explained = across @ np.linalg.pinv(within, hermitian=True) @ across.T
+    own = np.maximum(matrix.diagonal() - explained.diagonal(), 0.0)
+    return explained + np.diag(own)
+
+
+def _known_covariances(pairs, runs, others):
+    """The covariances [runs, others] that the table has; NaN where it has none."""
+    places, columns = ({run: place for place, run in enumerate(names)} for names in (runs, others))
+    matrix = np.full((len(places), len(columns)), np.nan)
+    for one, other in (("run", "other_run"), ("other_run", "run")):
+        i, j = pairs[one].map(places), pairs[other].map(columns)
+        there = (i.notna() & j.notna()).to_numpy()
+        matrix[i[there].to_numpy(int), j[there].to_numpy(int)] = pairs["covariance"].to_numpy(float)[there]
+    return matrix
 
 
 def analyse(

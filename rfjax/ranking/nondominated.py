@@ -1,7 +1,9 @@
 """Ranks variants by non-dominated sorting: SD3, section 5.1.
 
 Under one control every variant is a point (alignment, distance). The Pareto-optimal points get rank 1 and are removed;
-the Pareto-optimal points of the rest get rank 2, and so on.
+the Pareto-optimal points of the rest get rank 2, and so on. In the order of alignment a variant's rank follows from
+the fronts so far, so variants need not be compared in pairs (Jensen 2003, IEEE Trans. on Evolutionary Computation 7).
+
 """
 
 from __future__ import annotations
@@ -18,15 +20,30 @@ def nondominated_ranks(
     A point dominates another if it is no worse in both measures and better in one, so equal points share a rank. A
     variant that lacks a number, because it diverged, gets the rank after the worst of the others.
     """
-    there = np.isfinite(alignment) & np.isfinite(distance)
-    up, down = np.where(there, alignment, -np.inf), np.where(there, distance, np.inf)
-    no_worse = (up[..., :, None] >= up[..., None, :]) & (down[..., :, None] <= down[..., None, :])
-    dominates = no_worse & ~np.swapaxes(no_worse, -1, -2)  # [*sets, dominating, dominated]
-    ranks = np.zeros(alignment.shape, int)
-    left, rank = there, 0
-    while left.any():
-        rank += 1
-        front = left & ~(dominates & left[..., :, None]).any(axis=-2)
-        ranks[front] = rank
-        left = left & ~front
-    return np.where(there, ranks, ranks.max(axis=-1, keepdims=True, initial=0) + 1)
+    shape = alignment.shape
+    there = (np.isfinite(alignment) & np.isfinite(distance)).reshape(-1, shape[-1])
+    up, down = (
+        np.where(there, values.reshape(there.shape), worst)
+        for values, worst in ((alignment, -np.inf), (distance, np.inf))
+    )
+    order = np.lexsort((down, -up))  # whoever dominates a variant comes before it
+    up, down = (np.take_along_axis(values, order, axis=-1) for values in (up, down))
+    sets, variants = there.shape
+    # The least distance in each front so far. It rises from front to front: the front before has a dominator of each.
+    least = np.full((sets, variants + 1), np.inf)
+    ranks, rows, deepest = np.zeros((sets, variants), int), np.arange(sets), 0
+    for place in range(variants):
+        here = down[:, place]
+        # A point is behind all fronts that have one as near; equal points share a front.
+        rank = (least[:, : deepest + 1] <= here[:, None]).sum(axis=1)
+        if place:
+            equal = (up[:, place] == up[:, place - 1]) & (here == down[:, place - 1])
+            rank = np.where(equal, ranks[:, place - 1] - 1, rank)
+        rank = np.where(np.isfinite(here), rank, 0)
+        ranks[:, place] = rank + 1
+        least[rows, rank] = np.minimum(least[rows, rank], here)
+        deepest = max(deepest, int(rank.max(initial=0)) + 1)
+    found = np.zeros((sets, variants), int)
+    np.put_along_axis(found, order, ranks, axis=-1)
+    last = np.where(there, found, 0).max(axis=-1, keepdims=True, initial=0)
+    return np.where(there, found, last + 1).reshape(shape)

@@ -14,8 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from rfjax.report.crowds import spread
+from rfjax.results.many_runs import are_many
+
 MARKERS = "osD^vPX*<>"
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+LABELLED = 8  # depths that a legend names
 WIDTH = 7.2  # inches: the text width of the page
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -65,10 +69,37 @@ def point(axis, x, value, low, high, *, color, marker, hollow=False, ms=5, zorde
     axis.plot(x, value, marker=marker, color=color, mfc="white" if hollow else color, ms=ms, lw=0, zorder=zorder)
 
 
+def points(axis, rows):
+    """Draw points, each (x, value, low, high, the options of `point`): one by one, or where they are many with all of
+    one look at once, smaller and with faint intervals."""
+    if not are_many(len(rows)):
+        for *numbers, style in rows:
+            point(axis, *numbers, **style)
+        return
+    alike: dict[tuple, list] = {}
+    for *numbers, style in rows:
+        alike.setdefault(tuple(style.items()), []).append(numbers)
+    for style, own in alike.items():
+        look = {"hollow": False, "ms": 5, "zorder": 3} | dict(style)
+        bars = [(x, low, high) for x, _, low, high in own if low is not None and high is not None]
+        if bars:
+            axis.vlines(*zip(*bars, strict=True), color=look["color"], lw=0.6, alpha=0.3, zorder=look["zorder"] - 0.1)
+        x, values = zip(*((x, value) for x, value, *_ in own), strict=True)
+        marks = {"marker": look["marker"], "color": look["color"], "ms": 0.6 * look["ms"], "mew": 0.5, "lw": 0}
+        axis.plot(x, values, mfc="white" if look["hollow"] else look["color"], zorder=look["zorder"], **marks)
+
+
 def depth_handles(look, rows):
-    """A legend's entries for the depths of the rows."""
+    """A legend's entries for the depths of the rows; of more than `LABELLED` depths, for so many spread over them."""
     depths = sorted({row["depth"] for row in rows})
-    return [Line2D([], [], color=look[d][0], marker=look[d][1], lw=0, label=f"depth {d}") for d in depths]
+    shown = spread(depths, LABELLED, float)
+    labels = [f"depth {d}" for d in shown]
+    if len(shown) < len(depths):
+        labels[-1] += f" ({len(depths)} depths)"
+    return [
+        Line2D([], [], color=look[d][0], marker=look[d][1], lw=0, label=label)
+        for d, label in zip(shown, labels, strict=True)
+    ]
 
 
 def log_scale(axes, which, values, *, ticks=False):

@@ -8,7 +8,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rfjax.evaluation.intervals import STANDARD_ERRORS
-from rfjax.report.axes import BLUE, GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, escape_dollars, log_scale, point
+from rfjax.report.axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    VERMILION,
+    WIDTH,
+    depth_handles,
+    ends,
+    escape_dollars,
+    log_scale,
+    point,
+    points,
+)
+from rfjax.report.crowds import drawn_curves, drawn_levels, drawn_sweeps
 
 ASIDE = 0.93  # a prediction is drawn at this factor of its run's compute, beside the run
 NAME = 24  # letters of a run's name that fit on an axis
@@ -23,9 +36,9 @@ def loss_against_compute(numbers, look):
     figure = Figure(figsize=(WIDTH, 4.7 if band else 3.6))
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1)) if band else [figure.subplots()]
     top, handles = axes[0], []
-    curves = [curve["validation"] for curve in numbers["curves"] if len(curve["validation"]["flops"]) > 1]
-    for points in curves:
-        top.plot(points["flops"], points["loss"], color="#bbbbbb", lw=0.8, marker=".", ms=3, zorder=1)
+    curves = [curve["validation"] for curve in drawn_curves(numbers) if len(curve["validation"]["flops"]) > 1]
+    for curve in curves:
+        top.plot(curve["flops"], curve["loss"], color="#bbbbbb", lw=0.8, marker=".", ms=3, zorder=1)
     if curves:
         handles.append(Line2D([], [], color="#bbbbbb", lw=0.8, marker=".", ms=4, label="before annealing (not fitted)"))
     if band:
@@ -50,10 +63,12 @@ def loss_against_compute(numbers, look):
         handles.append(Line2D([], [], color=VERMILION, ls="--", lw=1, label=f"law without depth {held['depth']}"))
         label = "its prediction, 95 % interval"
         handles.append(Line2D([], [], color=VERMILION, marker="D", mfc="white", ms=4, lw=0, label=label))
+    rows = []
     for run in runs:
         colour, marker = look[run["depth"]]
-        low, high, hollow = run["loss_low"], run["loss_high"], not run["frontier"]
-        point(top, run["flops"], run["loss"], low, high, color=colour, marker=marker, hollow=hollow, zorder=4)
+        style = {"color": colour, "marker": marker, "hollow": not run["frontier"], "zorder": 4}
+        rows.append((run["flops"], run["loss"], run["loss_low"], run["loss_high"], style))
+    points(top, rows)
     top.set_ylabel("validation loss")
     log_scale(top, "y", [run["loss"] for run in runs])
     handles = depth_handles(look, runs) + handles
@@ -80,12 +95,14 @@ def _draw_residuals(axes, numbers, runs, look):
         lower, upper = (percent(band["flops"], band["law"][end]) for end in (low, high))
         axes.fill_between(band["flops"], lower, upper, color=BLUE, alpha=alpha, lw=0)
     axes.axhline(0, color=BLUE, lw=1)
-    shown = []
+    shown, rows = [], []
     for run in (run for run in runs if run["frontier"]):
         colour, marker = look[run["depth"]]
         value = percent(run["flops"], run["loss"])
-        point(axes, run["flops"], value, None, None, color=colour, marker=marker, ms=4.5, zorder=4)
+        style = {"color": colour, "marker": marker, "ms": 4.5, "zorder": 4}
+        rows.append((run["flops"], value, None, None, style))
         shown.append(value)
+    points(axes, rows)
     for prediction in held["predictions"] if held else ():
         values = [percent(prediction["flops"], value) for value in ends(prediction, "predicted")]
         point(axes, prediction["flops"] * ASIDE, *values, color=VERMILION, marker="D", hollow=True, ms=4)
@@ -96,7 +113,7 @@ def _draw_residuals(axes, numbers, runs, look):
 
 def loss_against_steps(numbers, look):
     """Draw training and validation loss against steps and against FLOPs."""
-    curves = numbers["curves"]
+    curves = drawn_curves(numbers)
     if not any(len(curve["train"]["step"]) > 1 or len(curve["validation"]["step"]) > 1 for curve in curves):
         return None
     figure = Figure(figsize=(WIDTH, 2.9))
@@ -106,12 +123,12 @@ def loss_against_steps(numbers, look):
         for curve in curves:
             colour, marker = look[curve["depth"]]
             train, validation = curve["train"], curve["validation"]
-            points = [(at, loss) for at, loss in zip(train[x], train["loss"], strict=True) if at and loss]
-            if points:
-                axis.plot(*zip(*points, strict=True), color=colour, lw=0.8, alpha=0.65)
+            steps = [(at, loss) for at, loss in zip(train[x], train["loss"], strict=True) if at and loss]
+            if steps:
+                axis.plot(*zip(*steps, strict=True), color=colour, lw=0.8, alpha=0.65)
             lw = 0.9 if len(validation[x]) > 1 else 0
             axis.plot(validation[x], validation["loss"], color=colour, lw=lw, marker=marker, ms=4.5, zorder=3)
-            shown += [loss for _, loss in points] + validation["loss"]
+            shown += [loss for _, loss in steps] + validation["loss"]
         log_scale(axis, "y", shown)
     axes[0].set(xlabel="step", ylabel="loss")
     axes[1].set(xscale="log", xlabel="training FLOPs")
@@ -125,7 +142,7 @@ def loss_against_steps(numbers, look):
 
 def loss_per_level(numbers, look):
     """Draw the loss at each level of t, and relative to the run of least compute."""
-    levels, runs = numbers["levels"], numbers["levels"]["runs"]
+    levels, runs = numbers["levels"], drawn_levels(numbers)
     if not levels["t"] or not runs:
         return None
     figure = Figure(figsize=(WIDTH, 2.8))
@@ -162,7 +179,7 @@ def loss_per_level(numbers, look):
 
 def learning_rates(numbers, look):
     """Draw the final loss against the peak learning rate, a line for each depth and budget."""
-    sweeps = numbers["learning_rates"]
+    sweeps = drawn_sweeps(numbers)
     if not sweeps:
         return None
     figure = Figure(figsize=(WIDTH, 2.9))

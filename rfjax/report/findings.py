@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rfjax.laws.left_out import LeftOut
+from rfjax.report.crowds import names
 from rfjax.report.fit_facts import as_prose, correlation_fact, headline_fact, held_out_facts, overall_scores
 from rfjax.report.formats import count, duration, estimate, loss, minus, power, score, text
+from rfjax.report.html_parts import bullets
 from rfjax.report.ranking_section import ranking_sentence
 
 
@@ -31,7 +33,7 @@ def findings(numbers: Mapping, page: object) -> str:
     """The list of findings and warnings, as HTML."""
     points = _variants_sentences(numbers) if numbers["compares"] == "variants" else _sizes_sentences(numbers)
     points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
-    return "<ul class=findings>" + "".join(f"<li>{point}</li>" for point in points) + "</ul>"
+    return bullets(points, "findings")
 
 
 def _variants_sentences(numbers):
@@ -91,7 +93,7 @@ def warnings(numbers: Mapping) -> list[str]:
         for sweep in numbers["learning_rates"]
         if sweep["at_edge"]
     ]
-    failed, unfinished = (", ".join(run["run"] for run in numbers[name]) for name in ("failures", "unfinished"))
+    failed, unfinished = (names([run["run"] for run in numbers[name]]) for name in ("failures", "unfinished"))
     if failed:
         lines.append(f"{len(numbers['failures'])} of {numbers['totals']['runs']} runs failed: {failed}.")
     if unfinished:
@@ -109,7 +111,7 @@ def warnings(numbers: Mapping) -> list[str]:
         for each in numbers["lagging_averages"]
     ]
     for each in numbers["not_shown"]:
-        lines.append(f"Not shown under {each['section']}: {', '.join(each['runs'])}; {each['reason']}.")
+        lines.append(f"Not shown under {each['section']}: {names(each['runs'])}; {each['reason']}.")
     if len(numbers["environment"]["code_hash"]) > 1:
         lines.append(f"The runs were trained by {len(numbers['environment']['code_hash'])} versions of the code.")
     return lines + [

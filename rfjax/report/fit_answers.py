@@ -23,6 +23,7 @@ from rfjax.laws.profile_likelihood import profile, profiled_parameters
 from rfjax.laws.score_links import predict_by_links
 from rfjax.laws.trunks import trunks_of
 from rfjax.report import fit_facts
+from rfjax.report.crowds import names
 from rfjax.results.columns import loss_levels, score_column
 from rfjax.results.plain import plain
 
@@ -213,7 +214,7 @@ def _metric(args, source, have, metric):
     content = {"without_score": without, "correlation": found, "no_fraction": ""}
     fact = fit_facts.correlation_fact(metric, found)
     if without:
-        fact = [*fact, f"without a score, and left out: {', '.join(without)}"]
+        fact = [*fact, f"without a score, and left out: {names(without, 'the JSON of --out')}"]
     if len(score) and not ((score >= 0) & (score <= 1)).all():
         content["no_fraction"] = (
             f"{metric} goes from {score.min():g} to {score.max():g} and is no fraction: without arcsine √score, the "

@@ -21,6 +21,7 @@ from rfjax.report.formats import (
     power,
     sentence,
 )
+from rfjax.results.many_runs import ANCHORS, are_many
 
 Fact = Sequence[str]
 
@@ -48,7 +49,8 @@ def fit_fact(fit: Mapping, rule: str = "") -> list[str]:
     fact += exclusion_sentences(fit["excluded"])
     examples = {name: found.get("examples_stderr") for name, found in fit["parameters"].items()}
     moves = ", ".join(f"{name} ± {power(value)}" for name, value in examples.items() if value is not None)
-    fact += [f"other validation examples, as many, would move: {moves}"] if moves else []
+    by_way = f" (their covariances by way of {ANCHORS} runs)" if are_many(fit["n"]) else ""
+    fact += [f"other validation examples, as many, would move: {moves}{by_way}"] if moves else []
     return fact + list(fit["warnings"])
 
 
@@ -71,10 +73,10 @@ def _held_out_errors(fit):
     left_out = [("trunk", of_trunks, ""), ("run", fit.get("leave_one_out"), ", optimistic" if of_trunks else "")]
     for unit, left, remark in left_out:
         if left and left["reason"]:
-            parts.append(f"no error of each {unit} left out in turn: {left['reason']}")
+            parts.append(f"no error of {_left_out_how(left, unit)}: {left['reason']}")
         elif left:
             rms = percent(left["rms_relative_error"], signed=False)
-            parts.append(f"each {unit} left out in turn: rms error {rms}{remark}")
+            parts.append(f"{_left_out_how(left, unit)}: rms error {rms}{remark}")
     if largest:
         runs = f"({', '.join(largest['runs'])})"
         parts.append(
@@ -83,6 +85,10 @@ def _held_out_errors(fit):
             else f"largest {runs} from the others: error {percent(largest['relative_error'])}, {_where(largest, 'its')}"
         )
     return "; ".join(parts)
+
+
+def _left_out_how(left, unit):
+    return f"{unit}s left out in {left['folds']} folds" if "folds" in left else f"each {unit} left out in turn"
 
 
 def exclusion_sentences(excluded: Sequence[Mapping]) -> list[str]:
@@ -106,7 +112,9 @@ def comparison_facts(comparison: Mapping) -> list[Fact]:
     share = comparison["preferred_share"]
     often = "" if share is None else "more than 99 %" if share > 0.99 else f"{100 * share:.0f} %"
     sure = f"; best in {often} of resamples of these runs" if often else ""
-    return [[f"by leave-one-out error the {best} law predicts best over the same {runs} runs ({rows}{sure})", *without]]
+    folds = comparison.get("folds")
+    by = f"the error of runs left out in {folds} folds" if folds else "leave-one-out error"
+    return [[f"by {by} the {best} law predicts best over the same {runs} runs ({rows}{sure})", *without]]
 
 
 def optimal_frontier_facts(found: Mapping) -> list[Fact]:
@@ -254,6 +262,7 @@ def largest_score_facts(name: str, predicted: Sequence[Mapping]) -> list[Fact]:
         [
             f"{name} of {p['run']} from its loss, by the {p['link']} link over the {p['n']} others: "
             f"{interval(p['predicted'], p['low'], p['high'])}, got {interval(p['actual'], None, None)}, {_where(p)}"
+            + (" (along the curve's tangent)" if are_many(p["n"]) else "")
             if p["predicted"] is not None
             else f"{name} of {p['run']} is not predicted by the {p['link']} link: {p['reason']}"
         ]

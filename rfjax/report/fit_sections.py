@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from rfjax.report.crowds import drawn_curves, shown_of
 from rfjax.report.fit_facts import as_prose, comparison_facts, held_out_facts, optimal_frontier_facts, plan_fact
 from rfjax.report.formats import NONE, formula, interval, loss, minus, parameter, percent, power, text
 from rfjax.report.html_parts import warning
+from rfjax.results.many_runs import ANCHORS, MANY_RUNS
 
 
 def compute_section(numbers, page):
     """The figure of the laws of compute, the table of fits, the plan, and the runs that were held out."""
     analysis = numbers["analysis"]
     caption = "Validation loss of final checkpoints against training compute."
+    caption += shown_of(len(drawn_curves(numbers)), len(numbers["curves"]), "curves before annealing", "wide.csv")
     if analysis["headline"]:
         law = formula(analysis["fits"][analysis["headline"]]["formula"])
         caption += f" Line: loss = {law}; bands: 95 % intervals of the law, and of the loss of a new run."
@@ -27,6 +30,14 @@ def compute_section(numbers, page):
         "as many, would change. Starts: how many of the optimiser's starts reach the same minimum. Laws of flops are "
         "fitted on the frontier, the law of params and images on every run at its best learning rate."
     )
+    folds = [
+        fit["leave_one_out"]["folds"] for fit in analysis["fits"].values() if "folds" in (fit["leave_one_out"] or {})
+    ]
+    if folds:
+        caption += (
+            f" Laws of more than {MANY_RUNS} runs: these left out in {folds[0]} folds; the covariances of validation "
+            f"examples by way of {ANCHORS} runs."
+        )
     parts.append(page.table(header, rows, caption, words=(0, 1, 6)))
     facts = [*comparison_facts(analysis["comparison"]), plan_fact(analysis)]
     parts.append(f"<p>{' '.join(map(as_prose, facts))}</p>")

@@ -107,6 +107,8 @@ def p_value(p: float | None) -> str:
     """A p-value with two digits. A small one is written as a power of ten, since it is never 0."""
     if p is None:
         return NONE
+    if p < 1e-300:  # below what a float holds
+        return f"below {power(1e-300, 1)}"
     return f"{p:.2g}" if p >= 1e-4 else power(p, 2)
 
 

@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rfjax.report.axes import BLUE, GREY, VERMILION, WIDTH, depth_handles, log_scale, point
+from rfjax.report.axes import BLUE, GREY, VERMILION, WIDTH, depth_handles, log_scale, points
 
 PANELS = (("loss", "validation loss"), ("params", "parameters"), ("images", "training images"))
 
@@ -25,10 +25,12 @@ def optimal_frontier(numbers, look):
         if band[name]["low"][0] is not None:
             axis.fill_between(band["flops"], band[name]["low"], band[name]["high"], color=BLUE, alpha=0.22, lw=0)
         axis.plot(band["flops"], band[name]["value"], color=BLUE, zorder=2)
+        rows = []
         for run in runs:
             colour, marker = look[run["depth"]]
-            hollow = not run["best_rate"]
-            point(axis, run["flops"], run[name], None, None, color=colour, marker=marker, hollow=hollow, zorder=4)
+            style = {"color": colour, "marker": marker, "hollow": not run["best_rate"], "zorder": 4}
+            rows.append((run["flops"], run[name], None, None, style))
+        points(axis, rows)
         axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel=label)
         axis.axvline(analysis["optimal_frontier"]["runs_flops"][1], color=GREY, lw=0.8, ls=":")
         if name == "loss":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 
+from rfjax.report.crowds import ROWS
 from rfjax.report.formats import sentence, text
 
 
@@ -24,17 +25,29 @@ class Captions:
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: Sequence[int] = (0,)
     ) -> str:
-        """A table whose cells are already safe HTML. The columns with an index in `words` hold words, the others
-        numbers."""
+        """A table of cells that are already safe HTML. The columns `words` hold words, the others numbers. Rows beyond
+        `crowds.ROWS` are folded."""
 
         def cells(row, tag):
             return "".join(f"<{tag}{' class=w' if i in words else ''}>{cell}</{tag}>" for i, cell in enumerate(row))
 
-        body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-        return (
-            f"<figure class=t><figcaption>{self._label('Table')} {caption}</figcaption><div class=scroll><table>"
-            f"<thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table></div></figure>"
-        )
+        def scrolled(rows):
+            body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+            return (
+                f"<div class=scroll><table><thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+                "</div>"
+            )
+
+        shown = scrolled(rows[:ROWS]) + fold(rows[ROWS:], "rows", scrolled, len(rows))
+        return f"<figure class=t><figcaption>{self._label('Table')} {caption}</figcaption>{shown}</figure>"
+
+
+def fold(rest: Sequence, what: str, render: Callable[[Sequence], str], total: int) -> str:
+    """What is beyond the open part of `total`, folded until it is clicked; "" where there is nothing."""
+    if not rest:
+        return ""
+    summary = f"{len(rest):,} more of {total:,} {what}"
+    return f"<details><summary>{summary}</summary>{render(rest)}</details>"
 
 
 class Page(Captions):
@@ -50,9 +63,20 @@ class Page(Captions):
         return self.figure(self.drawn[name], caption) if name in self.drawn else ""
 
 
-def figure_section(name: str, caption: str) -> Callable[..., str]:
-    """Makes a section of the report that only shows a figure."""
-    return lambda numbers, page: page.drawing(name, caption)
+def figure_section(
+    name: str, caption: str, remark: Callable[[Mapping], str] = lambda numbers: ""
+) -> Callable[..., str]:
+    """The section of the report that shows one figure alone; `remark` ends its caption."""
+    return lambda numbers, page: page.drawing(name, caption + remark(numbers))
+
+
+def bullets(items: Sequence[str], kind: str = "") -> str:
+    """A list of safe HTML, of the class `kind`; items beyond `crowds.ROWS` are folded."""
+
+    def listed(items):
+        return f"<ul{kind and f' class={kind}'}>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
+
+    return listed(items[:ROWS]) + fold(items[ROWS:], "lines", listed, len(items))
 
 
 def warning(content: str) -> str:

@@ -236,16 +236,28 @@ def _optimal_band(analysis: Analysis):
 def _curves(results, rows):
     """Each run's training and validation loss against steps and FLOPs."""
     curves, columns = [], ["step", "flops", "loss", "loss_stderr", "final"]
+    train_by_run = _lists_by_run(results.curves, ["step", "train_loss"])
+    validation_by_run = _lists_by_run(rows[rows["loss"].notna()].sort_values("step", kind="stable"), columns)
     for run in results.runs.sort_values(["depth", "steps", "run"], kind="stable").to_dict("records"):
-        train = results.curves[results.curves["run"] == run["run"]]
-        validation = rows[(rows["run"] == run["run"]) & rows["loss"].notna()].sort_values("step")
-        if pd.isna(run["depth"]) or (train.empty and validation.empty):
+        train, validation = (by_run.get(run["run"]) for by_run in (train_by_run, validation_by_run))
+        if pd.isna(run["depth"]) or (train is None and validation is None):
             continue
-        flops = _flops_at(run, train["step"].to_numpy(float))
-        training = {"step": train["step"].tolist(), "flops": flops, "loss": train["train_loss"].tolist()}
-        losses = {"train": training, "validation": validation[columns].to_dict("list")}
+        train = train or {"step": [], "train_loss": []}
+        flops = _flops_at(run, np.array(train["step"], float))
+        training = {"step": train["step"], "flops": flops, "loss": train["train_loss"]}
+        losses = {"train": training, "validation": validation or {name: [] for name in columns}}
         curves.append({"run": run["run"], "depth": run["depth"], **losses})
     return curves
+
+
+def _lists_by_run(frame, columns):
+    """The values of each column, as lists, of each run that has rows; in the order of the rows."""
+    found: dict[str, dict[str, list]] = {}
+    for run, *values in zip(frame["run"], *(frame[name].tolist() for name in columns), strict=True):
+        lists = found.setdefault(run, {name: [] for name in columns})
+        for name, value in zip(columns, values, strict=True):
+            lists[name].append(value)
+    return found
 
 
 def _flops_at(run, steps):
@@ -264,7 +276,7 @@ def _levels(points, settings):
         "runs": [
             {name: row[name] for name in ("run", "depth", "flops", "frontier")}
             | {"loss": [row[c] for _, c in levels], "stderr": [row[f"{c}_stderr"] for _, c in levels]}
-            for _, row in points.iterrows()
+            for row in points.to_dict("records")
         ],
     }
 

@@ -84,6 +84,7 @@ small { color: var(--soft); font-size: .88em; }
 dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap: .15rem .9rem; font-size: .84rem; \
 margin: 1rem 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+details { margin: .5rem 0; } summary { cursor: pointer; color: var(--accent); font-size: .86rem; }
 .warn { border-left: 3px solid #D55E00; padding: .2rem 0 .2rem .9rem; }
 .sheet { display: grid; grid-template-columns: 6.8rem 1fr; gap: 3px .7rem; align-items: center;
   max-width: calc(7.5rem + var(--n) * 6.6rem); margin: 0 auto;

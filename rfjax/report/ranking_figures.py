@@ -10,6 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from rfjax.ranking.summary import rank_of, ranked_columns
 from rfjax.report.axes import GREY, MARKERS, WIDTH, escape_dollars, log_scale, point
+from rfjax.report.crowds import LINES, spread
+from rfjax.results.many_runs import MANY_RUNS
 
 # Okabe and Ito's colours without the yellow, in which a line on white cannot be seen.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -34,7 +36,7 @@ def average_ranks(numbers, look=None):
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     diverged = {row["variant"] for row in ranking["variants"] if row["diverged"]}
     for axis, column in zip(axes, columns, strict=True):
-        for row in column["ranks"]:
+        for row in (row for row in column["ranks"] if row["variant"] in places):
             colour, at = colours[row["variant"]], places[row["variant"]]
             axis.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.1, solid_capstyle="butt", zorder=2)
             fill = "white" if row["variant"] in diverged else colour
@@ -73,9 +75,12 @@ def quality_against_steps(numbers, look=None):
         for axis, measure in zip(axes[:, place], ("alignment", "distance"), strict=True):
             mine = [row for row in rows if row["corpus"] == corpus]
             there = {row["variant"] for row in mine}
-            others = sorted(there - set(shown))
+            others = spread(sorted(there - set(shown)), LINES, str)
+            of_variant = {}
+            for row in mine:
+                of_variant.setdefault(row["variant"], []).append(row)
             for variant in (*others, *(variant for variant in shown[::-1] if variant in there)):
-                line = [row for row in mine if row["variant"] == variant]
+                line = of_variant[variant]
                 x, y = [row["steps"] for row in line], [row[measure] for row in line]
                 if variant in others:
                     axis.plot(x, y, color=FAINT, lw=0.5, zorder=1)
@@ -109,7 +114,7 @@ def _families(ranking):
     """Groups variants by family. Families and variants are ordered by the first ranked column, the best first."""
     family = {row["variant"]: row["family"] for row in ranking["variants"]}
     found: dict[str, list[str]] = {}
-    for row in ranked_columns(ranking)[0]["ranks"]:
+    for row in ranked_columns(ranking)[0]["ranks"][:MANY_RUNS]:
         found.setdefault(family[row["variant"]], []).append(row["variant"])
     return list(found.values())
 

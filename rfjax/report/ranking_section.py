@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rfjax.ranking.summary import rank_of, ranked_columns
+from rfjax.report.crowds import LINES, shown_of
 from rfjax.report.formats import NONE, columns, estimate, p_value, text
+from rfjax.results.many_runs import MANY_RUNS
 
 NAMED = 5  # a line names this many controls or variants, and counts the rest
 
@@ -13,7 +15,7 @@ def ranking_section(numbers, page):
     ranking = numbers["ranking"]
     if not ranking:
         return ""
-    ranked = ranked_columns(ranking)
+    ranked, count = ranked_columns(ranking), len(ranking["variants"])
     parts = [
         f"<p>{ranking_sentence(ranking)}</p>",
         _ranks_table(ranking, ranked, page) if ranked else "",
@@ -21,13 +23,14 @@ def ranking_section(numbers, page):
             "average_ranks",
             "Average rank of every variant, by family, over all controls and over those of 5 and of 50 sampling steps "
             "at guidance 5. Lines: 95 % intervals by a joint bootstrap over prompts. Every number is in "
-            "tables/ranking_complete.csv.",
+            "tables/ranking_complete.csv." + shown_of(min(count, MANY_RUNS), count, "variants, the best", "that table"),
         ),
         page.drawing(
             "quality_against_steps",
             "GenEval and the Fréchet distance from real images against sampling steps, at guidance 5. In colour: the "
             "best of each family. Dashed: the distance of as many pictures drawn for the same prompts. Bars: 95 % "
-            "intervals over prompts.",
+            "intervals over prompts."
+            + (f" Of the other variants {LINES} are drawn; all are in report.json." if count > 2 * LINES else ""),
         ),
         _paper_table(ranking, page),
     ]

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from rfjax.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, ends, log_scale, point
+from rfjax.report.axes import BLUE, GREEN, GREY, ORANGE, VERMILION, WIDTH, depth_handles, ends, log_scale, point, points
+from rfjax.report.crowds import drawn_steps
+from rfjax.results.many_runs import are_many
 
 TASK_TITLES = {
     "overall": "Overall",
@@ -49,15 +51,19 @@ def geneval_against_depth(numbers, look):
                 axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
         values = [run["scores"][item]["value"] for run in best]
         axis.plot([run["depth"] for run in best], values, color="#999999", lw=0.8)
+        marks = []
         for run in geneval["runs"]:
             colour, marker = look[run["depth"]]
-            score = run["scores"][item]
+            score, style = run["scores"][item], {"color": colour, "marker": marker}
             if score["value"] is None:
                 continue
             if run["best_of_depth"]:
-                point(axis, run["depth"], *ends(score), color=colour, marker=marker, ms=4.5)
+                marks.append((run["depth"], *ends(score), style | {"ms": 4.5}))
             else:
-                axis.plot(run["depth"], score["value"], color=colour, marker=marker, mfc="white", ms=3.5, lw=0)
+                marks.append(
+                    (run["depth"], score["value"], None, None, style | {"hollow": True, "ms": 3.5, "zorder": 2})
+                )
+        points(axis, marks)
         axis.set_title(task_title(item), fontweight="bold" if item == "overall" else "normal")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axis.set_ylim(-0.03, 1.05)
@@ -137,19 +143,27 @@ def _draw_loss_against(runs, correlation, label, look):
         return None
     figure = Figure(figsize=(WIDTH * 0.62, 3.0))
     axis = figure.subplots()
+    many, bars = are_many(len(runs)), {}
+    rows = []
     for run in runs:
         colour, marker = look[run["depth"]]
         score = run["scores"]["overall"]
-        point(axis, run["loss"], *ends(score), color=colour, marker=marker, zorder=3)
-        if run["loss_low"] is not None:
+        rows.append((run["loss"], *ends(score), {"color": colour, "marker": marker, "zorder": 3}))
+        if run["loss_low"] is not None and many:
+            bars.setdefault(colour, []).append((score["value"], run["loss_low"], run["loss_high"]))
+        elif run["loss_low"] is not None:
             axis.plot([run["loss_low"], run["loss_high"]], [score["value"]] * 2, color=colour, lw=1)
+    for colour, own in bars.items():
+        axis.hlines(*zip(*own, strict=True), color=colour, lw=0.6, alpha=0.3)
+    points(axis, rows)
     log_scale(axis, "x", [run["loss"] for run in runs])
     axis.set(xlabel="validation loss (falls to the left)", ylabel=label)
     axis.legend(handles=depth_handles(look, runs), loc="upper right")
     found = {c["name"]: c for c in correlation.get("overall", {"coefficients": []})["coefficients"]}
     if "Spearman" in found:
         rank = found["Spearman"]
-        text = f"Spearman {rank['value']:.2f}, p = {rank['p']:.2g}, n = {len(runs)}".replace("-", "−")
+        p = f"p = {rank['p']:.2g}" if rank["p"] else "p below 1e-300"
+        text = f"Spearman {rank['value']:.2f}, {p}, n = {len(runs)}".replace("-", "−")
         axis.text(0.03, 0.04, text, transform=axis.transAxes, fontsize=7.5, color=GREY)
     return figure
 
@@ -167,9 +181,7 @@ def score_against_steps(numbers, look):
     counts = [count for count in numbers["sampling_steps"] if count["depth"] in look]
     if not counts:
         return None
-    lines: dict[tuple, list] = {}
-    for count in counts:
-        lines.setdefault((count["run"], count["settings"], count["reference"]), []).append(count)
+    lines = drawn_steps(counts)[0]
     figure = Figure(figsize=(WIDTH, 2.5))
     for axis, (name, bounds, label, factor) in zip(figure.subplots(1, len(STEP_PANELS)), STEP_PANELS, strict=True):
         for line in lines.values():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from rfjax.report.crowds import drawn_steps, names, shown_of
 from rfjax.report.fit_facts import correlation_fact
 from rfjax.report.formats import NONE, count, estimate, interval, loss, minus, p_value, percent, power, score, text
 from rfjax.report.html_parts import picture, warning
 from rfjax.report.score_figures import task_title
+from rfjax.results.many_runs import MANY_RUNS, are_many
 
 
 def geneval_section(numbers, page):
@@ -78,7 +80,7 @@ def _folder_score(found, page):
     unscored = {"without": "were not scored by it", "others": "were scored with another sampler, seed or other prompts"}
     for name, why in unscored.items():
         if found[name]:
-            parts.append(warning(f"{title}: {', '.join(map(str, found[name]))} {why}"))
+            parts.append(warning(f"{title}: {names(found[name])} {why}"))
     if found["missing_prompts"]:
         parts.append(warning(f"{title}: {found['missing_prompts']}"))
     correlation = found["correlation"]
@@ -111,7 +113,8 @@ def _correlation_tables(found, name, page):
 
 
 def _largest_table(found, name, page):
-    """The largest run's scores, predicted from the other runs by the links."""
+    """The largest run's scores as the links predict them from the other runs."""
+    many = any(are_many(p["n"]) for c in found.values() for p in c["largest_predicted"])
     predicted = [(item, p) for item, c in found.items() for p in c["largest_predicted"] if p["predicted"] is not None]
     if not predicted:
         return ""
@@ -131,7 +134,8 @@ def _largest_table(found, name, page):
         rows,
         f"{text(name[:1].upper() + name[1:])} of the largest run ({text(predicted[-1][1]['run'])}) predicted from its "
         "validation loss by links fitted to the others: exponential, ε − k·exp(γ·loss), and logistic. 95 % intervals "
-        "of a new run's score, from the residual scatter with its own degrees of freedom.",
+        "of a new run's score, from the residual scatter with its own degrees of freedom"
+        + (f"; of more than {MANY_RUNS} runs along the curve's tangent at the fit." if many else "."),
     )
 
 
@@ -145,11 +149,13 @@ def _levels_table(levels, page):
         rows.append([f"{level['t']:g}", *closeness, rms, first])
     if not rows:
         return ""
+    folds = next((level["folds"] for level in levels if "folds" in level), None)
+    left, others = (f"{folds} folds", "runs of the other folds") if folds else ("each run", "other runs")
     return page.table(
-        ["t", "Pearson of arcsine √score", "Spearman", "rms error, each run left out", "first in"],
+        ["t", "Pearson of arcsine √score", "Spearman", f"rms error, {left} left out", "first in"],
         rows,
         "Overall GenEval against the validation loss at each noise level. The error is of the score predicted by a "
-        "logistic link from the other runs; the last column is how often the level follows the score most closely when "
+        f"logistic link from the {others}; the last column is how often the level follows the score most closely when "
         "runs and prompts are drawn again.",
     )
 
@@ -159,10 +165,12 @@ def steps_section(numbers, page):
     counts = numbers["sampling_steps"]
     if not counts:
         return ""
+    lines, every_line = drawn_steps([found for found in counts if found["depth"] is not None])
     figure = page.drawing(
         "score_against_steps",
         "Overall GenEval, its relative drop from the most steps, and the path length of the sampler against sampling "
-        "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts; for the drop, paired.",
+        "steps; the same prompts and noise at every count. Bars: 95 % intervals over prompts; for the drop, paired."
+        + shown_of(len(lines), every_line, "lines", "the tables"),
     )
     drops = _drops_table(numbers, page)
     rows = [
@@ -227,7 +235,9 @@ def samples_section(numbers, page):
         names = [f"<small>{text(row['run'])}{step}</small>" for row, step in zip(rows, steps, strict=True)]
         labels = [f"{power(row['flops'], 2)}<br>{name}" for row, name in zip(rows, names, strict=True)]
         sheet = _sheet(samples["prompts"], rows, labels, page.sheets)
-        parts.append(page.figure(sheet, f"Across compute: every sheet in order of training FLOPs. {shared}"))
+        which = shown_of(len(rows), len(samples["rows"]), "sheets", "samples/ of the results folder")
+        every = "every sheet" if not which else "sheets spread over compute,"
+        parts.append(page.figure(sheet, f"Across compute: {every} in order of training FLOPs. {shared}{which}"))
     return "".join(parts)
 
 

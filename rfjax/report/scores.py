@@ -27,13 +27,17 @@ def geneval(results, points, settings):
     long = rows_where(results.long, corpus=settings.corpus, metric="geneval")
     measured = {"sampler": settings.sampler, "evaluation_seed": settings.sampler_seed}
     ceiling = _by_item(_of_prompts(rows_where(long, evaluation=CEILING), settings.sampler).drop_duplicates("item"))
+    of_floors = rows_where(long[long["evaluation"].isin(FLOORS.values())], weights=settings.weights, **measured)
+    floors_at: dict[tuple, dict] = {}
+    for found in of_floors[["run", "step", "evaluation", "item", *(name for name, _ in STATISTICS)]].to_dict("records"):
+        place = found.pop("run"), found.pop("step"), found.pop("evaluation")
+        floors_at.setdefault(place, {})[found.pop("item")] = found
     runs = []
-    for _, row in points.iterrows():
+    for row in points.to_dict("records"):
         if pd.isna(row.get(score_column(), np.nan)):
             continue
-        at = rows_where(long, run=row["run"], step=row["step"], weights=settings.weights)
         scores = {item: statistics(row, score_column(item), "value") for item in items}
-        floors = {floor: _by_item(rows_where(at, evaluation=name, **measured)) for floor, name in FLOORS.items()}
+        floors = {floor: floors_at.get((row["run"], row["step"], name), {}) for floor, name in FLOORS.items()}
         pairs = {
             kind: {
                 item: statistics(row, name, "value")
@@ -108,7 +112,7 @@ def folder_correlations(results, points, settings, *, resamples, seed):
                 "runs": [
                     {name: row[name] for name in ("run", "depth", "loss", "loss_low", "loss_high")}
                     | {"scores": {item: statistics(row, name, "value") for item, name in names.items()}}
-                    for _, row in found.scored.iterrows()
+                    for row in found.scored.to_dict("records")
                 ],
                 "correlation": _correlate_items(
                     results, found.points, names, found.evaluation, found.settings, resamples=resamples, seed=seed
@@ -120,16 +124,19 @@ def folder_correlations(results, points, settings, *, resamples, seed):
 
 def _correlate_items(results, points, names, evaluation, settings, *, resamples, seed):
     """Correlates the loss with each item's column, from the mapping `names`, over the points that have both."""
-    output = {}
+    output, redrawn = {}, {}
     for item, name in names.items():
         have = points[points[name].notna()]
         loss, score = have["loss"].to_numpy(float), have[name].to_numpy(float)
-        redrawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation).get(item)
-        how = {"redrawn": redrawn, "trunks": trunks_of(have), "resamples": resamples, "seed": seed}
+        runs = tuple(have["run"])
+        if runs not in redrawn:  # most items have the same runs
+            drawn = correlation.redrawn_scores(results.prompts, have, settings, resamples, seed, evaluation)
+            redrawn = {runs: drawn}
+        how = {"redrawn": redrawn[runs].get(item), "trunks": trunks_of(have), "resamples": resamples, "seed": seed}
         found = correlation.correlate(loss, score, **how)
-        size, runs = have["params"].to_numpy(float), have["run"].to_numpy()
+        size, names_of = have["params"].to_numpy(float), have["run"].to_numpy()
         of_runs = {"flops": have["flops"].to_numpy(float), "trunks": how["trunks"]}
-        linked = score_links.predict_by_links(loss, score, size, runs, **of_runs, resamples=resamples, seed=seed)
+        linked = score_links.predict_by_links(loss, score, size, names_of, **of_runs, resamples=resamples, seed=seed)
         output[item] = plain(found) | linked
     return output
 

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 
 from rfjax.report.claims_figure import claimed_laws
 from rfjax.report.claims_section import claims_section
+from rfjax.report.crowds import drawn_curves, drawn_levels, drawn_sweeps, names, shown_of
 from rfjax.report.figures import learning_rates, loss_against_compute, loss_against_steps, loss_per_level
 from rfjax.report.findings import findings
 from rfjax.report.fit_sections import compute_section
 from rfjax.report.formats import count, duration, loss, power, score, sentence, text
 from rfjax.report.frontier_figure import optimal_frontier
-from rfjax.report.html_parts import figure_section
+from rfjax.report.html_parts import bullets, figure_section
 from rfjax.report.ranking_figures import average_ranks, quality_against_steps
 from rfjax.report.ranking_section import ranking_section
 from rfjax.report.score_figures import (
@@ -49,12 +50,13 @@ def _runs_section(numbers, page):
     caption += "; overall GenEval with its 95 % interval, clustered by prompt." if scored else "."
     if not variants and any(run["frontier"] is False for run in numbers["runs"]):
         caption += " †: off the frontier and not fitted, as another run reaches as low a loss with as few FLOPs."
-    lineage = "; ".join(
-        f"{text(run['run'])} from {text(run['parent_run'])} at step {count(run['parent_step'])}"
+    lineage = [
+        f"{run['run']} from {run['parent_run']} at step {count(run['parent_step'])}"
         for run in numbers["runs"]
         if run["parent_run"]
-    )
-    caption += f" Started from a checkpoint, whose images and FLOPs are counted in: {lineage}." if lineage else ""
+    ]
+    started = " Started from a checkpoint, whose images and FLOPs are counted in: "
+    caption += f"{started}{text(names(lineage, between='; '))}." if lineage else ""
     caption += _roles_sentence(numbers)
     table = page.table(header + (["GenEval"] if scored else []), rows, caption)
     labels = {
@@ -80,7 +82,7 @@ def _roles_sentence(numbers):
     """Names the runs that are no points by their role, and states what branches saved."""
     parts = [
         f" {count(len(each['runs']))} of role {text(each['role'])} no law, correlation or ranking takes "
-        f"({text(', '.join(each['runs']))}): {text(each['why'])}."
+        f"({text(names(each['runs']))}): {text(each['why'])}."
         for each in numbers["left_out_by_role"]
     ]
     branches = [run for run in numbers["runs"] if run["role"] == "branch" and run["flops"] is not None]
@@ -105,11 +107,13 @@ _curves_section = figure_section(
     "loss_against_steps",
     "Training loss (lines, means over windows of steps, under the density of t in training) and validation loss "
     "(markers) of every run, against steps and against training FLOPs.",
+    lambda numbers: shown_of(len(drawn_curves(numbers)), len(numbers["curves"]), "runs", "curves.csv and wide.csv"),
 )
 _levels_section = figure_section(
     "loss_per_level",
     "Validation loss at each level of t, final checkpoints; solid: the run of most compute at each depth. Bars: 95 % "
     "intervals over examples. Right: relative to the run of least compute.",
+    lambda numbers: shown_of(len(drawn_levels(numbers)), len(numbers["levels"]["runs"]), "runs", "wide.csv"),
 )
 _pairs_section = figure_section(
     "held_out_pairs",
@@ -128,6 +132,7 @@ def _rates_section(numbers, page):
     if not rows:
         return ""
     caption = "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum."
+    caption += shown_of(len(drawn_sweeps(numbers)), len(rows), "sweeps", "the table")
     figure, header = page.drawing("learning_rates", caption), ["", "rate: loss", "best", "in the grid"]
     return figure + page.table(header, rows, "The learning rates tried, and the best of each row.", words=(0, 1))
 
@@ -144,8 +149,7 @@ def _failures_section(numbers, page):
         caption = "Runs that failed, or had not finished when the table was made."
         parts = [page.table(["run", "depth", "state", "step", "message"], rows, caption, words=range(5))]
     if numbers["notes"]:
-        notes = "".join(f"<li>{text(note)}</li>" for note in numbers["notes"])
-        parts.append(f"<p>Left out when the table was merged:</p><ul>{notes}</ul>")
+        parts.append(f"<p>Left out when the table was merged:</p>{bullets(list(map(text, numbers['notes'])))}")
     return "".join(parts)
 
 

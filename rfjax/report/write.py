@@ -19,6 +19,7 @@ from rfjax.outputs import check_output_folder, is_json_with
 from rfjax.ranking.tables import ranking_files
 from rfjax.report import fit_facts, page
 from rfjax.report.axes import to_bytes
+from rfjax.report.crowds import ROWS, shown_of, shown_sheets, spread
 from rfjax.report.findings import warnings
 from rfjax.report.formats import columns, count, loss, power, score
 from rfjax.report.numbers import report_numbers
@@ -40,7 +41,7 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     numbers = report_numbers(table, resamples=resamples, seed=seed)
     drawn = page.draw(numbers)
     svgs = {name: to_bytes(figure, "svg") for name, figure in drawn.items()}
-    sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in numbers["samples"]["rows"]}
+    sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in shown_sheets(numbers)}
     contents: dict[Path, str | bytes] = {
         # First, because it identifies the folder.
         out / "report.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n",
@@ -74,10 +75,11 @@ def check_report_folder(out: Path) -> None:
 def summary_lines(numbers: Mapping) -> list[str]:
     """The report for the console: the table of runs, the law, held-out errors, correlations, warnings."""
     rows = [("run", "depth", "params", "FLOPs", "loss", "GenEval overall")]
-    for run in numbers["runs"]:
+    runs = spread(numbers["runs"], ROWS, lambda run: run["flops"] or 0.0)
+    for run in runs:
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else run["state"]
         rows.append((run["run"], count(run["depth"]), count(run["params"]), power(run["flops"]), end, score(run)))
-    lines = [*columns(rows), ""]
+    lines = [*columns(rows), shown_of(len(runs), len(numbers["runs"]), "runs", "report.json").strip()]
     if numbers["compares"] == "sizes":
         facts = [fit_facts.headline_fact(numbers["analysis"]), *fit_facts.held_out_facts(numbers["analysis"])]
         for name, found in fit_facts.overall_scores(numbers):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from rfjax.data.geneval_names import TASKS
 from rfjax.evaluation.image_folders import compbench
 from rfjax.results import tokens
+from rfjax.results.many_runs import ANCHORS, MANY_RUNS
 
 SCHEMA = 6
 # schema version -> the columns that it added. In an older table these are empty, and every run has the role `run`.
@@ -333,6 +334,11 @@ Records that belong to no checkpoint (step -1: the detector's ceiling on rendere
 in `long.csv` only.
 """
 
+_MANY = f"""\
+Of more than {MANY_RUNS} such runs there is a row per run, and one for it and each of {ANCHORS} of them, spread over the
+losses. Covariances of two others are what these explain of both.
+"""
+
 
 def markdown() -> str:
     """Returns the text of docs/results_table.md."""
@@ -346,8 +352,7 @@ def markdown() -> str:
         ]
         lines += [f"| `{c.name}` | {c.kind} | {c.unit or '-'} | {c.meaning} |" for c in columns]
         parts.append("\n".join(lines) + "\n")
-        if name == "wide.csv":
-            parts.append(_MEASURES)
+        parts += [_MEASURES] if name == "wide.csv" else [_MANY] if name == "pairs.csv" else []
     return "\n".join(parts)
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from rfjax.results import columns as schema
 from rfjax.results import results_folder as results
 from rfjax.results import tokens
 from rfjax.results.columns import CURVE, FILES, KEY, LONG, MEASURE, PAIR, PROMPT, REPLICATE, RUN, RUNS
+from rfjax.results.many_runs import ANCHORS, are_many
 from rfjax.results.run_files import RUN_FILES, RunRecords, read_records_of, read_run, records_hash, run_folders
 
 KEY_NAMES = {"evaluation_seed": "seed"}  # column -> its name in a record's key, if that differs
@@ -271,7 +273,9 @@ def prompts_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
 def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     """Makes pairs.csv: covariances of the mean validation losses of finished runs that share their examples.
 
-    They are computed from the losses per example in the records. Records without these are left out.
+    They come from the losses per example in the records. Records of other examples, or without losses per example,
+    are left out. Of many runs (`rfjax.results.many_runs`) each run has its variance and its covariances with `ANCHORS`
+    of them, which are spread over the losses.
     """
     alike: dict[tuple, list] = {}
     for run in runs:
@@ -284,12 +288,16 @@ def pairs_frame(runs: Sequence[RunRecords]) -> pd.DataFrame:
     rows = []
     for members in alike.values():
         members = sorted(members, key=lambda member: member[0]["key"]["run"])
-        covariance = np.atleast_2d(np.cov(np.array([losses for _, losses in members], float)))
+        table = np.array([losses for _, losses in members], float)
+        covariance, many = np.atleast_2d(np.cov(table)), are_many(len(members))
+        spread = np.linspace(0, len(members) - 1, ANCHORS).round().astype(int)
+        anchors = set(np.argsort(table.mean(axis=1), kind="stable")[spread].tolist())
         for i, (record, losses) in enumerate(members):
             common = _key_columns(record, PAIR) | {"n": len(losses)}
+            others = sorted(anchors | {i}) if many else range(i, len(members))
             rows += [
-                common | {"other_run": other["key"]["run"], "covariance": float(covariance[i, j] / len(losses))}
-                for j, (other, _) in enumerate(members[i:], start=i)
+                common | {"other_run": members[j][0]["key"]["run"], "covariance": float(covariance[i, j] / len(losses))}
+                for j in others
             ]
     return _sorted_frame(rows, PAIR, [column.name for column in PAIR[:-2]])
 
@@ -354,12 +362,20 @@ def _cast(frame, columns):
     for column in columns:
         values = frame[column.name]
         if column.kind == "text":
-            result[column.name] = values.map(lambda v: "" if v is None or pd.isna(v) else _as_text(v)).astype(object)
+            found = [_text_of(v) if type(v) is str else "" if v is None or pd.isna(v) else _as_text(v) for v in values]
+            result[column.name] = pd.Series(found, frame.index, object)
         elif column.kind == "integer":
-            result[column.name] = pd.array([pd.NA if pd.isna(v) else int(v) for v in values], dtype="Int64")
+            whole = [v if type(v) is int else pd.NA if pd.isna(v) else int(v) for v in values.tolist()]
+            result[column.name] = pd.array(whole, dtype="Int64")
         else:
-            result[column.name] = np.array([np.nan if pd.isna(v) else float(v) for v in values], dtype=float)
+            numbers = [v if type(v) is float else np.nan if pd.isna(v) else float(v) for v in values.tolist()]
+            result[column.name] = np.array(numbers, dtype=float)
     return pd.DataFrame(result, index=frame.index)
+
+
+@functools.lru_cache(maxsize=1 << 16)  # names repeat on many rows
+def _text_of(name: str) -> str:
+    return _as_text(name)
 
 
 def _as_text(value) -> str:

@@ -15,6 +15,11 @@ def plain(value: object) -> object:
     Dataclasses become their `to_json()` or their fields, arrays become lists, missing values and numbers that are not
     finite become None.
     """
+    kind = type(value)
+    if kind is str or kind is int or kind is bool:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
     if is_dataclass(value):
         value = value.to_json() if hasattr(value, "to_json") else vars(value)
     if isinstance(value, dict):

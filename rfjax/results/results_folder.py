@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Required, TypedDict
@@ -194,9 +194,13 @@ def to_csv(frame: pd.DataFrame) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(frame.columns)
-    columns = [[_cell(value) for value in frame[name]] for name in frame.columns]
+    columns = [_cells(frame[name].tolist()) for name in frame.columns]
     quoted = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in zip(*columns, strict=True):  # an unquoted carriage return would end the row for a reader
+    rows = zip(*columns, strict=True)
+    if not any("\r" in cell for column in columns for cell in set(column)):
+        writer.writerows(rows)
+        return out.getvalue()
+    for row in rows:  # a bare carriage return would end the row for a reader
         (quoted if any("\r" in cell for cell in row) else writer).writerow(row)
     return out.getvalue()
 
@@ -206,6 +210,12 @@ def rows_where(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
     for name, value in values.items():
         frame = frame[frame[name] == value]
     return frame
+
+
+def rows_by_run(frame: pd.DataFrame) -> Callable[[str], pd.DataFrame]:
+    """A function that gives the rows of a run in their order: one pass over the frame for all runs together."""
+    found = dict(iter(frame.groupby("run", sort=False)))
+    return lambda run: found.get(run, frame[:0])
 
 
 def _read_frame(path, file, expected, version):
@@ -249,8 +259,13 @@ def _parse(values, kind):
     return np.array([np.nan if value == "" else float(value) for value in values], dtype=float)
 
 
+def _cells(values):
+    """The cells of a column, from its values as a list."""
+    return [value if type(value) is str else _cell(value) for value in values]
+
+
 def _cell(value):
-    if value is pd.NA or value is None or (isinstance(value, float) and np.isnan(value)):
+    if value is pd.NA or value is None or value != value:  # NaN alone differs from itself
         return ""
     return repr(float(value)) if isinstance(value, float) else str(value)
 

@@ -15,8 +15,9 @@ from rfjax.data.geneval_names import TASKS
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation import control_measures, mlperf_loss
 from rfjax.evaluation.image_folders import compbench
+from rfjax.laws import study_fits
 from rfjax.laws.fit_points import check, rename_hint
-from rfjax.results import columns, merge, results_folder, run_files
+from rfjax.results import columns, many_runs, merge, results_folder, run_files
 from rfjax.results.foreign_table import read_table
 from rfjax.scorers import distances
 
@@ -520,3 +521,40 @@ def test_rows_that_did_not_finish_are_named(tmp_path):
     (tmp_path / "table.csv").write_text("Name,State,loss,flops\na,finished,1,2e15\nb,crashed,2,3e15\n")
     notes = read_table(tmp_path / "table.csv").attrs["notes"]
     assert any("line 3 (crashed) did not finish" in note for note in notes), notes
+
+
+def test_covariances_of_many_runs_are_kept_by_way_of_a_few(tmp_path, monkeypatch):
+    """Every two of 1,000 runs were half a million rows, four times over; without the runs' own variance, or with the
+    anchors' alone, the standard errors of a fit's parameters would be too small."""
+    rng = np.random.default_rng(0)
+    share, runs = rng.standard_normal((3, 256)), 60
+    mixed = rng.uniform(0.5, 1.5, (runs, 3)) @ share + 0.5 * rng.standard_normal((runs, 256))
+    records = []
+    for number, losses in enumerate(mixed):
+        about = planted_study.facts(f"run{number:02d}", 2, 100)
+        key = {"weights": "ema", "corpus": "shapes", "grid": "paper-8", "seed": 0, "step": 100, "run": about["run"]}
+        extra = {"example_ids_sha1": "same", "example_losses": losses.tolist()}
+        records.append(run_files.RunRecords(about, [{"key": key, "extra": extra}], tmp_path, pd.DataFrame(), []))
+    names = [record.facts["run"] for record in records]
+    exact = study_fits.examples_covariance(merge.pairs_frame(records), names)
+    np.testing.assert_allclose(exact, np.cov(mixed) / 256, rtol=1e-12)
+    for module in (merge, study_fits):
+        monkeypatch.setattr(module, "are_many", lambda count: count > 50)
+    few = merge.pairs_frame(records)
+    assert len(few) == runs * many_runs.ANCHORS + runs - many_runs.ANCHORS
+    found = study_fits.examples_covariance(few, names[::2])
+    np.testing.assert_allclose(np.diag(found), np.diag(exact)[::2], rtol=1e-9)
+    assert np.linalg.eigvalsh(found).min() > 0
+    contrast = rng.standard_normal((50, len(found)))  # what a fit takes of it
+    spread = [np.einsum("ij,jk,ik->i", contrast, matrix, contrast) for matrix in (found, exact[::2, ::2])]
+    np.testing.assert_allclose(*spread, rtol=0.2)
+    assert study_fits.examples_covariance(few[few["run"] != names[4]], names[::2]) is None
+
+
+def test_numbers_in_columns_of_text_are_written_as_they_were(tmp_path):
+    """Names are made text once each: 1, 1.0 and True are equal to Python, and are three texts."""
+    frame = merge._cast(pd.DataFrame({"name": pd.Series([1, 1.0, True, "1", None, np.nan], dtype=object)}), TEXT)
+    assert frame["name"].tolist() == ["1", "1.0", "True", "1", "", ""]
+
+
+TEXT = columns.read_columns("name | text | | a name\n")

@@ -1,0 +1,77 @@
+"""What the page does with more than can be read: rows are folded, lines and sheets are spread, names are counted.
+
+Nothing vanishes in silence: whatever is not shown is counted beside what is, with the file that has all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+ROWS = 40  # of a table that stand open; the others are folded
+LINES = 60  # of a figure
+SHEETS = 40  # strips of samples under one another
+NAMES = 20  # in a sentence
+Row = TypeVar("Row")
+
+
+def spread(rows: Sequence[Row], most: int, cost: Callable[[Row], float]) -> list[Row]:
+    """At most so many of the rows, spread evenly over their order by `cost`, the first and the last among them; in the
+    order of `rows`."""
+    if len(rows) <= most:
+        return list(rows)
+    order = sorted(range(len(rows)), key=lambda place: cost(rows[place]))
+    chosen = {order[int(place)] for place in np.linspace(0, len(rows) - 1, most).round()}
+    return [row for place, row in enumerate(rows) if place in chosen]
+
+
+def shown_of(shown: int, total: int, what: str, where: str) -> str:
+    """A sentence that begins with a blank: how many of all are shown, and where all are; "" where these are all."""
+    return "" if shown >= total else f" Shown are {shown:,} of {total:,} {what}; all are in {where}."
+
+
+def names(found: Sequence[object], where: str = "report.json", between: str = ", ") -> str:
+    """The names in a line; beyond `NAMES` the first of them, the number of the others, and where all are."""
+    listed = between.join(map(str, found[:NAMES]))
+    return listed if len(found) <= NAMES else f"{listed} and {len(found) - NAMES:,} more (all in {where})"
+
+
+def drawn_curves(numbers: Mapping) -> list[Mapping]:
+    """The runs whose curves are drawn, spread over their compute."""
+    return spread(
+        numbers["curves"], LINES, lambda curve: max([*curve["validation"]["flops"], *curve["train"]["flops"], 0])
+    )
+
+
+def drawn_levels(numbers: Mapping) -> list[Mapping]:
+    """The runs whose losses at each level are drawn: of each depth that of most compute, the others spread."""
+    runs = numbers["levels"]["runs"]
+    best = {run["depth"]: run["run"] for run in sorted(runs, key=lambda run: -run["flops"])[::-1]}.values()
+    first = min((run["run"] for run in runs), key={run["run"]: run["flops"] for run in runs}.get, default=None)
+    kept = {*best, first}
+    others = [run for run in runs if run["run"] not in kept]
+    kept |= {run["run"] for run in spread(others, LINES, lambda run: run["flops"])}
+    return [run for run in runs if run["run"] in kept]
+
+
+def drawn_sweeps(numbers: Mapping) -> list[Mapping]:
+    """The sweeps of the learning rate that are drawn."""
+    return spread(numbers["learning_rates"], LINES, lambda sweep: sweep["images"])
+
+
+def drawn_steps(counts: Sequence[Mapping]) -> tuple[dict[tuple, list[Mapping]], int]:
+    """(the counts of sampling steps of each line that is drawn, the number of all lines)."""
+    lines: dict[tuple, list] = {}
+    for count in counts:
+        lines.setdefault((count["run"], count["settings"], count["reference"]), []).append(count)
+    return dict(spread(list(lines.items()), LINES, lambda line: (line[1][0]["depth"], line[0]))), len(lines)
+
+
+def shown_sheets(numbers: Mapping) -> list[Mapping]:
+    """The sample sheets on the page: the best of each depth, the others spread over compute."""
+    rows = numbers["samples"]["rows"]
+    others = spread([row for row in rows if not row["best_of_depth"]], SHEETS, lambda row: row["flops"] or 0.0)
+    kept = {row["png"] for row in [*others, *(row for row in rows if row["best_of_depth"])]}
+    return [row for row in rows if row["png"] in kept]

@@ -1,0 +1,27 @@
+"""What changes where runs are many: with more than `MANY_RUNS`, asymptotic formulas and folds take the place of
+permutations, simulations and refits without each run, and the table keeps no covariance of every two runs.
+
+At 100 runs these agree to what is printed (`tests/laws/test_many_runs.py`), and the others grow with the square of the
+runs. Whatever is computed so says so where it is printed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int
+
+MANY_RUNS = 100  # up to this many, every number is by permutations, refitted resamples and each run left out in turn
+FOLDS = 50  # that leaving out takes
+ANCHORS = 25  # runs whose covariances with every other the table keeps
+
+
+def are_many(runs: int) -> bool:
+    """Whether so many runs are treated by formulas and folds."""
+    return runs > MANY_RUNS
+
+
+def folds_of(units: Int[np.ndarray, " runs"], seed: int = 0) -> Int[np.ndarray, " runs"]:
+    """The fold of each run, from 0: `FOLDS` folds of equally many units, such as trunks, whose runs stay together."""
+    names, places = np.unique(units, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return (order % min(FOLDS, len(names)))[places.ravel()]
