@@ -37,7 +37,7 @@ class Exclusion:
 
 
 def listed_columns(table: pd.DataFrame) -> str:
-    """The names of a table's columns, without `run` where the file has none and rows are named by their lines."""
+    """The names of a table's columns; without `run` if the file lacks it and rows are named by their lines."""
     return ", ".join(str(name) for name in table.columns if not (name == "run" and table.attrs.get("runs_are_lines")))
 
 
