@@ -20,13 +20,13 @@ SAYS = {
         "image/svg+xml",
     ),
     "correlate_geneval": (
-        "exact over all 720 orders",
+        "optimistic, as the runs are branches of 6 trunks",
         "prompts they share",
         "single_object",
         "share_first",
         "image/svg+xml",
     ),
-    "plan_compute": ("one degree of freedom", "optimal params", "fixed steps", "image/svg+xml"),
+    "plan_compute": ("normal noise between the 6 trunks", "optimal params", "fixed steps", "image/svg+xml"),
 }
 
 
