@@ -44,7 +44,7 @@ def test_a_config_is_named_by_a_word_too(capsys):
     """Catches a verb that takes the word for a path, and a list without each study's subject."""
     assert main(["study", "--list"]) == 0
     listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert listed["shapes"].startswith("The default study: a depth sweep on procedurally drawn shapes")
+    assert listed["shapes"].startswith("The default study: four depths on procedurally drawn shapes")
     outputs = []
     for config in ("sd3_depth", f"{ROOT}/configs/sd3_depth.py"):
         assert main(["study", f"--config={config}", "--dry-run"]) == 0
