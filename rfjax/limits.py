@@ -312,8 +312,8 @@ RULES: tuple[Rule, ...] = (
     ),
     (
         ("evaluation.geneval.few_prompts_per_task", "evaluation.geneval.prompts_per_task"),
-        lambda few, prompts: not few or few < prompts,
-        "the former must be below the latter, or 0 where all runs are scored by the latter alone",
+        lambda few, prompts: not few or not prompts or few < prompts,
+        "the former must be below the latter; config.evaluation.geneval.few_prompts_per_task=0 turns it off",
     ),
     (
         ("evaluation.validation.examples",),

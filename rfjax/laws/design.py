@@ -94,11 +94,11 @@ class Information:
         self.candidates, self.known_trunks = tuple(candidates), tuple(problem.known)
         self.flops = np.array([each.flops for each in candidates])
         self.sizes = np.array([each.size for each in candidates])
-        of_known = [each.size for each in problem.known if each.size >= 0]
-        self.seeds_known = np.bincount(np.array(of_known, int), minlength=self.sizes.max() + 1)
+        self.seeds_known = np.array([seeds_of(problem.known, size) for size in range(self.sizes.max() + 1)])
         names: dict[str, int] = {}  # of a size or a number of images, to three digits -> its bit
         self._bits = [_bits(each, names) for each in candidates]
-        self._bits_known = _union(_bits(each, names) for each in problem.known)
+        self._bits_of_known = [_bits(each, names) for each in problem.known]
+        self._bits_known = _union(self._bits_of_known)
         centre = np.log([each.params for each in candidates]).mean(), np.log(candidates[0].images).mean()
         inner = PARAMETRIC.recentre(problem.draws, -np.array(centre))
 
@@ -151,10 +151,18 @@ class Information:
 
     def lack(self, places: Sequence[int], rules: Rules) -> int:
         """By how much a choice misses the rules: trunks, a size on two seeds, distinct sizes and numbers of images."""
-        seeds = self.seeds(places)
         trunks = max(rules.least - len(self.known_trunks) - len(places), 0)
         distinct = sum(max(LEAST_DISTINCT - number, 0) for number in self.distinct(places))
-        return trunks + int(seeds.max() < 2) + distinct
+        return trunks + int(not self.two_meet(places)) + distinct
+
+    def two_meet(self, places: Sequence[int]) -> bool:
+        """Whether two trunks of one size have a length in common: from these the noise between trunks is known."""
+        seen: dict[int, int] = {}  # the bit of a size -> the bits of the numbers of images so far
+        for size, images in (*self._bits_of_known, *(self._bits[place] for place in places)):
+            if seen.get(size, 0) & images:
+                return True
+            seen[size] = seen.get(size, 0) | images
+        return False
 
     def decides(self, places: Sequence[int]) -> bool:
         """Whether the choice and what is known decide all parameters, under every draw."""
@@ -174,6 +182,12 @@ def _bits(trunk, names) -> tuple[int, int]:
     return tuple(sum({1 << names.setdefault(text, len(names)) for text in of_kind}) for of_kind in texts)
 
 
+def seeds_of(known: Sequence[Known], size: int) -> int:
+    """How many seeds a size was trained on: the most trunks that have one number of images."""
+    images = [f"{count:.3g}" for trunk in known if trunk.size == size for count in set(trunk.images)]
+    return max(map(images.count, images), default=0)
+
+
 def _union(bits) -> tuple[int, int]:
     sizes = images = 0
     for size, image in bits:
@@ -187,6 +201,8 @@ def design(information: Information, rules: Rules) -> Chosen:
 
     Raises `ConfigError` where no such trunks fit into the budget.
     """
+    if why := _nothing_fits(information, rules):
+        raise ConfigError(f"no trunk can be added: {why}")
     cheapest = _cheapest(information, rules)
     grids = [places for places, _ in _grids(information, rules) if not information.lack(places, rules)]
     variances = [float(information.variance(information.total(places))) for places in grids]
@@ -199,7 +215,12 @@ def design(information: Information, rules: Rules) -> Chosen:
         judged = information.lack(found, rules), float(information.variance(information.total(found)))
         if judged < least:
             best, least = found, judged
-    if least[0] or not information.decides(best):
+    if not least[0] and not information.decides(best):
+        raise ConfigError(
+            "the law hardly depends on one of its terms at these sizes and numbers of images, so no design of them "
+            "decides it; give smaller sizes or shorter --lengths, or another law"
+        )
+    if least[0]:
         sizes, images = information.distinct(best)
         given = f"a budget of {rules.budget:.3g} FLOPs decides no law: the best that fits has"
         count = f"{len(information.known_trunks) + len(best)} trunks of {sizes} sizes and {images} numbers of images"
@@ -209,6 +230,19 @@ def design(information: Information, rules: Rules) -> Chosen:
             "--lengths or smaller sizes"
         )
     return information.chosen(best)
+
+
+def _nothing_fits(information, rules) -> str:
+    """Why no candidate may be added; "" where one may."""
+    free = information.seeds_known < rules.most_seeds
+    if not free[information.sizes].any():
+        return f"every size has {rules.most_seeds} seeds or more so far; raise --seeds"
+    cheapest = information.flops[free[information.sizes]].min()
+    return (
+        ""
+        if cheapest <= rules.budget or not information.known_trunks
+        else f"the cheapest takes {cheapest:.3g} FLOPs; raise --budget"
+    )
 
 
 def _cheapest(information, rules) -> list[int]:
@@ -294,7 +328,7 @@ def _grids(information, rules) -> Iterator[tuple[list[int], str]]:
                         of_grid = sizes[start:stop:stride]
                         places = [by_size[size][number] for size in of_grid for _ in range(seeds)]
                         fits = information.flops[places].sum() <= rules.budget
-                        if fits and information.seeds(places).max() <= rules.most_seeds:
+                        if fits and information.seeds(places)[of_grid].max() <= rules.most_seeds:
                             branches = len(information.candidates[places[0]].images)
                             each = f"{branches} length{'s'[: branches != 1]}, {seeds} seed{'s'[: seeds != 1]}"
                             yield places, f"{len(of_grid)} sizes ({said} of its range), {each}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from rfjax.inputs.paths import as_path, as_text
 
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.files import write_whole
     from rfjax.laws.design import Information, Rules, best_log_grid, design, next_trunks
     from rfjax.plan import design_law, design_trunks
-    from rfjax.study.study import load_study
+    from rfjax.study.study import POINT_ID, load_study
 
     _check(args)
     lengths = _lengths(args.lengths)
@@ -56,13 +58,17 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     problem, left = so_far.problem(candidates, sizes, args.target)
     information, rules = Information(problem, candidates), Rules(budget=args.budget, most_seeds=args.seeds)
     found = design(information, rules)
-    lines = [so_far.said, *so_far.lines, *([left] if left else [])]
+    changed = design_trunks.schedule_text(sizes)
+    lines = [so_far.said, *so_far.lines, *([left] if left else []), *([changed] if changed else [])]
     lines.append(
         f"noise of log loss: {problem.between:.1%} between trunks, {problem.within:.1%} within; {so_far.noise_said}"
     )
     lines += ["", *_table(found, sizes), ""]
     count = f"{len(found.trunks)} new trunks with {sum(len(trunk.images) for trunk in found.trunks)} points in all"
-    lines.append(f"{count}; {found.flops:.4g} of {args.budget:.4g} FLOPs are spent")
+    taken = (information.seeds_known[trunk.size] + found.trunks.count(trunk) for trunk in found.trunks)
+    full = len({trunk.size for trunk in found.trunks}) == len(sizes) and min(taken) >= args.seeds
+    rest = "; every size has its --seeds" if full else ""
+    lines.append(f"{count}; {found.flops:.4g} of {args.budget:.4g} FLOPs are spent{rest}")
     lines.append(f"expected 95 % interval of the law's loss at {args.target:.3g} FLOPs: {_interval(found.half_width)}")
     lines.append(_beside(found, *best_log_grid(information, rules)))
     if args.given is not None:
@@ -74,8 +80,10 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     )
     print("\n".join(lines))
     if args.out is not None:
-        what = f"--config={args.config} --budget={args.budget:g} --target={args.target:g}"
-        text = design_trunks.config_text(what, study, found.trunks, sizes, changes, so_far.seeds or {})
+        name = args.out.stem if POINT_ID.fullmatch(args.out.stem) else f"{study.name}-design"
+        text = design_trunks.config_text(
+            _command(args, overrides), name, found.trunks, sizes, changes, so_far.seeds or {}
+        )
         write_whole({args.out: text})
         print(f"config: {args.out}; train it by rfjax study --config={args.out}")
     return 0
@@ -99,8 +107,16 @@ def _check(args) -> None:
         if args.out.suffix != ".py":
             raise ConfigError(f"--out is {args.out}; a config's name ends in .py")
         header = HEADER.encode()
-        reads = [args.given] if args.given is not None else []
+        reads = [path for path in (args.given, Path(args.config)) if path is not None and path.exists()]
         check_output(args.out, "--out", reads=reads, made_here=lambda path: path.read_bytes().startswith(header))
+
+
+def _command(args, overrides) -> str:
+    """The options that made a design, as they are typed."""
+    names = ("config", "budget", "target", "given", "law", "lengths", "seeds", "between", "within")
+    given = {name: getattr(args, name) for name in names} | {f"config.{key}": value for key, value in overrides.items()}
+    shown = {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in given.items() if v is not None}
+    return " ".join(shlex.quote(f"--{name}={value}".replace("\n", " ")) for name, value in shown.items())
 
 
 def _lengths(text: str | None) -> list[int] | None:
@@ -140,10 +156,12 @@ def _interval(half_width: float) -> str:
 def _beside(found, grid, said) -> str:
     """What the best grid gives."""
     if grid is None:
-        return "no grid of equal seeds and lengths of at most that budget decides a law"
+        return "no grid of equal seeds and lengths fits into that budget and the seeds, and decides a law"
     text = f"the best log grid of at most that budget, {said}, from shared trunks: {_interval(grid.half_width)}"
     ratio = 1 - found.half_width / grid.half_width
-    return f"{text} (the design's is {ratio:.0%} narrower)" if ratio > 0 else f"{text} (no wider than the design's)"
+    if ratio >= 0.005:
+        return f"{text} (the design's is {ratio:.0%} narrower)"
+    return f"{text} (as wide as the design's)" if ratio > -0.005 else f"{text} (narrower than the design's)"
 
 
 def _next(chosen, sizes) -> list[str]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from rfjax.errors import ConfigError
 from rfjax.laws.budgets import measure_cost, optimum
-from rfjax.laws.design import Known, Problem, Trunk
+from rfjax.laws.design import Known, Problem, Trunk, seeds_of
 from rfjax.laws.fit_source import read_source
 from rfjax.laws.fitting import Fit, fit
 from rfjax.laws.laws import PARAMETRIC
@@ -22,7 +22,8 @@ from rfjax.plan.design_trunks import Size
 DRAWS = 33  # of the law, over which the variance is averaged
 LAW_SPREAD = 0.2  # relative deviation of E and the exponents of a law that is typed
 RESAMPLES = 200
-SAME_SIZE = 1e-3  # relative difference of the parameters of one size
+SAME_SIZE = 0.01  # relative difference of the parameters of one size, which tables print to three digits
+SAME_COST = 8.0  # factor by which FLOPs an image may differ from what the config's sizes take
 _SMALLEST_EXPONENT = 0.01  # a draw below it says that more images or parameters do nothing: it has no optimum
 
 
@@ -97,7 +98,7 @@ def of_results(path: Path, sizes: Sequence[Size], between: float | None, within:
     several = f"{scales.two_seeds} size{'s'[: scales.two_seeds != 1]} with several seeds"
     medians = [float(np.median(each)) for each in (scales.between, scales.within)]
     chosen = np.linspace(0, len(found.draws) - 1, DRAWS - 1).astype(int)
-    known, seeds, note = _known(rows, sizes)
+    known, seeds, note = _known(rows, sizes, path)
     unused = len(source.final) - len(rows)
     lines = [*source.left_out_lines(), *([f"{unused} runs are not at the best rate of their size"] if unused else [])]
     return SoFar(
@@ -127,27 +128,84 @@ def _scatter_of(found: Fit, rows: pd.DataFrame) -> Scatter:
     return scatter(np.random.default_rng(0), jacobian, np.array(found.residuals), of_runs, found.log_x, RESAMPLES)
 
 
-def _known(rows, sizes) -> tuple[tuple[Known, ...], dict[int, tuple[int, ...]], list[str]]:
-    """(the trunks so far; the seeds that each size was trained on; what is to be said of them)."""
-    trunks, known, seeds, unseeded = trunks_of(rows), [], {}, 0
+def _known(
+    rows: pd.DataFrame, sizes: Sequence[Size], path: Path
+) -> tuple[tuple[Known, ...], dict[int, tuple[int, ...]], list[str]]:
+    """(the trunks so far; the seeds that each size was trained on; what is to be said of them).
+
+    Raises `ConfigError` where FLOPs, parameters and images do not fit those of the config's sizes.
+    """
+    trunks, known, seeds, unseeded, notes = trunks_of(rows), [], {}, {}, []
     for trunk in np.unique(trunks):
         of_trunk = rows[trunks == trunk]
         params = float(of_trunk["params"].iloc[0])
-        number = next((n for n, size in enumerate(sizes) if abs(size.params / params - 1) < SAME_SIZE), -1)
+        nearest = min(range(len(sizes)), key=lambda n: abs(np.log(sizes[n].params / params)))
+        size = sizes[nearest]
+        number = nearest if abs(size.params / params - 1) < SAME_SIZE else -1
+        _check_units(of_trunk, size, path)
         known.append(Known(size=number, params=params, images=tuple(of_trunk["images"].astype(float))))
         if number >= 0:
-            taken = seeds.setdefault(number, [])
-            seed = of_trunk["seed"].iloc[0] if "seed" in of_trunk else np.nan
-            unseeded += bool(pd.isna(seed))
-            taken.append(sizes[number].config.seed + len(taken) if pd.isna(seed) else int(seed))
-    notes = []
+            seed = _seed(of_trunk)
+            if seed is None:
+                unseeded.setdefault(number, []).append(known[-1])
+            else:
+                seeds.setdefault(number, set()).add(seed)
+            notes += _other_settings(of_trunk, size)
+    for number, nameless in unseeded.items():
+        first = sizes[number].config.seed
+        seeds.setdefault(number, set()).update(range(first, first + seeds_of(nameless, number)))
     if unseeded:
-        notes.append(
-            f"note: {unseeded} known trunks have no column seed; they are taken for the first seeds of their size"
-        )
+        count = sum(map(len, unseeded.values()))
+        notes.append(f"{_count(count)} no column seed, and count as the first seeds of their size")
     if strange := sum(each.size < 0 for each in known):
-        notes.append(f"note: {strange} known trunks are of sizes that the config has not; they count for the law")
-    return tuple(known), {number: tuple(taken) for number, taken in seeds.items()}, notes
+        notes.append(f"{_count(strange)} a size that the config has not; they count for the law alone")
+    of_sizes = {number: tuple(sorted(taken)) for number, taken in seeds.items()}
+    return tuple(known), of_sizes, [f"note: {note}" for note in dict.fromkeys(notes)]
+
+
+def _count(trunks: int) -> str:
+    return f"{trunks} known trunk{'s'[: trunks != 1]} ha{'ve' if trunks != 1 else 's'}"
+
+
+def _seed(of_trunk) -> int | None:
+    """The trunk's seed; None where the table has none, or it is no whole number."""
+    if "seed" not in of_trunk:
+        return None
+    seed = pd.to_numeric(of_trunk["seed"], errors="coerce").iloc[0]
+    return int(seed) if np.isfinite(seed) and seed == int(seed) else None
+
+
+def _check_units(of_trunk, size, path) -> None:
+    """Raises `ConfigError` where a trunk's FLOPs an image are far from those of the config's nearest size."""
+    if "flops" not in of_trunk:
+        return
+    row = of_trunk.iloc[0]
+    expected = size.per_image / size.params * row["params"]
+    found = row["flops"] / row["images"]
+    if not 1 / SAME_COST < found / expected < SAME_COST:
+        given = (
+            f"{row['run']} of {path} has {found:.3g} FLOPs an image at {row['params']:.3g} parameters, and the config's"
+        )
+        said = f"{given} sizes take about {expected:.3g}"
+        raise ConfigError(f"{said}; params, images or flops are in other units than single ones, or of another network")
+
+
+def _other_settings(of_trunk, size) -> list[str]:
+    """What a trunk of a size of the config was trained with, where it differs from the config's."""
+    config = size.config
+    ours = {"learning_rate": config.train.learning_rate, "batch_size": config.train.batch_size}
+    ours |= {"formulation": config.formulation, "train_corpus": config.data.label}
+    notes = []
+    for name, value in ours.items():
+        theirs = of_trunk[name].iloc[0] if name in of_trunk else None
+        if theirs is None or pd.isna(theirs):
+            continue
+        same = np.isclose(theirs, value, rtol=1e-3) if isinstance(value, (int, float)) else theirs == value
+        if not same:
+            notes.append(
+                f"known trunks of {size.name} have {name} {theirs}, the config {value}: one law is taken for both"
+            )
+    return notes
 
 
 def _doubted(typed, log_params, log_images):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pprint
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rfjax import config as schema
 from rfjax.config import Config
@@ -14,10 +14,19 @@ from rfjax.study.study import Study, size_of
 from rfjax.training.branches import steps_taken
 
 MOST_BRANCHES = 4
+DECAY_SHAPE = "1-sqrt"  # where the config has another schedule than wsd
 PARTS = (8, 4, 2, 1)  # of the most steps: the lengths of branches where none are given
 HEADER = "# Written by rfjax design; "
 # What points of one size may differ in: the design sets these.
-_MAY_DIFFER = ("name", "seed", "train.steps", "train.branches", "train.schedule", "train.decay_shape")
+_MAY_DIFFER = (
+    "name",
+    "seed",
+    "train.steps",
+    "train.branches",
+    "train.schedule",
+    "train.decay_shape",
+    "train.ema_every",
+)
 
 
 @dataclass(frozen=True)
@@ -92,12 +101,16 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
     """
     found, overrides = [], {}
     for number, size in enumerate(sizes):
-        batch = size.config.train.batch_size
+        batch, train = size.config.train.batch_size, size.config.train
+        # By a run's length, the average of one branch would be updated at another cadence in another trunk.
+        cadence = replace(train, steps=max(lengths)).average_every
         for last in range(len(lengths)):
             for first in range(max(last - MOST_BRANCHES + 1, 0), last + 1):
                 branches = tuple(lengths[first : last + 1])
-                changes = {"train.steps": branches[-1], "train.schedule": "wsd", "train.decay_shape": "1-sqrt"}
+                changes = {"train.steps": branches[-1], "train.schedule": "wsd", "train.ema_every": cadence}
                 changes["train.branches"] = branches if len(branches) > 1 else ()
+                if train.schedule != "wsd":
+                    changes["train.decay_shape"] = DECAY_SHAPE
                 try:
                     config = schema.apply_overrides(size.config, changes)
                 except ConfigError as error:
@@ -112,6 +125,14 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
     return found, overrides
 
 
+def schedule_text(sizes: Sequence[Size]) -> str:
+    """What a design changes of the config's schedule, in words; "" where it changes nothing."""
+    others = sorted({size.config.train.schedule for size in sizes} - {"wsd"})
+    if not others:
+        return ""
+    return f"the config's schedule is {', '.join(others)}; the design's runs have wsd, with decay_shape {DECAY_SHAPE}"
+
+
 def steps_text(trunk: Trunk, sizes: Sequence[Size]) -> str:
     """The lengths of a trunk's branches in steps, in words."""
     batch = sizes[trunk.size].config.train.batch_size
@@ -120,15 +141,15 @@ def steps_text(trunk: Trunk, sizes: Sequence[Size]) -> str:
 
 def config_text(
     what: str,
-    study: Study,
+    name: str,
     trunks: Sequence[Trunk],
     sizes: Sequence[Size],
     overrides: Mapping[tuple, dict],
     seeds_known: Mapping[int, Sequence[int]],
 ) -> str:
     """The config file of a study that trains the trunks. `what` is the command; seeds that a size was trained on, by
-    its number, are not taken again."""
-    base = schema.to_dict(sizes[0].config) | {"name": f"{study.name}-design"}
+    its number, are not taken again. `name` is the study's."""
+    base = schema.to_dict(sizes[0].config) | {"name": name}
     shared = schema.flatten(sizes[0].config)
     points: dict[str, dict] = {}
     taken = {number: set(seeds) for number, seeds in seeds_known.items()}

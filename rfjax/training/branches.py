@@ -78,7 +78,7 @@ def branch_of(config: Config, steps: int) -> Config:
     Where GenEval has fewer prompts for branches, the longest alone is scored by all of them too.
     """
     geneval = config.evaluation.geneval
-    if geneval.few_prompts_per_task and steps < config.train.steps:
+    if geneval.prompts_per_task and geneval.few_prompts_per_task and steps < config.train.steps:
         geneval = replace(geneval, prompts_per_task=geneval.few_prompts_per_task, few_prompts_per_task=0)
     evaluation = replace(config.evaluation, geneval=geneval)
     return replace(config, train=_shared(config.train, steps=steps, schedule="wsd"), evaluation=evaluation)

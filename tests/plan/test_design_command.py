@@ -38,13 +38,15 @@ def test_the_config_that_is_written_trains_the_design(config, tmp_path, capsys):
     said = capsys.readouterr().out
     study = load_study(out)
     spent = sum(spent_flops(run, size_of(run.config)) for run in study.runs)
-    assert spent <= 3e12 and f"{spent:.4g} of 3e+12 FLOPs are spent" in said
-    assert f"{len(study.points)} new trunks" in said and study.name == "tiny-design" and "narrower" in said
+    assert spent <= 3e12 and f"{spent:.4g} of 3e+12 FLOPs are spent; every size has its --seeds" in said
+    assert f"{len(study.points)} new trunks" in said and study.name == "designed" and "as wide as the design" in said
     for point in study.points:
         train, model = point.config.train, point.config.model
         assert train.learning_rate == 1 / model.width and (train.schedule, train.decay_shape) == ("wsd", "1-sqrt")
         assert point.id == f"depth1-width{model.width}-seed{point.config.seed}"
     assert main(command) == 0  # its own file may be written again
+    assert "--law=0.05,60,0.34,900,0.6" in out.read_text().splitlines()[0]
+    assert main(["design", f"--config={out}", *command[2:]]) == 2  # not over the config that it reads
     out.write_text("mine")
     assert main(command) == 2 and out.read_text() == "mine"
 
@@ -102,7 +104,39 @@ def test_a_table_without_seeds_or_of_other_sizes_says_so(config, tmp_path, capsy
     given = so_far(tmp_path)
     (tmp_path / "tiny.py").write_text(CONFIG.replace('"patch_size": 4', '"patch_size": 2'))
     assert main([*options, given, other]) == 0
-    assert "5 known trunks are of sizes that the config has not" in capsys.readouterr().out
+    assert "5 known trunks have a size that the config has not" in capsys.readouterr().out
+
+
+def test_lengths_of_a_table_are_no_seeds(config, tmp_path, capsys):
+    """Catches a table of independent runs, one of each size and length, whose four lengths take up all seeds."""
+    given = so_far(tmp_path, trunk="", seed=np.nan)
+    assert main(["design", f"--config={config}", "--budget=1.5e12", "--target=1e14", given]) == 0
+    said = capsys.readouterr().out
+    assert "of 20 runs of 20 trunks" in said and "0 new trunks" not in said
+
+
+@pytest.mark.parametrize(
+    ("trunks", "columns", "words"),
+    [
+        (8, {}, "every size has 2 seeds or more so far; raise --seeds"),
+        (5, {"images": lambda t: t["images"] * 16}, "in other units than single ones"),
+        (5, {"params": lambda t: t["params"] / 1e6}, "in other units than single ones"),
+        (5, {"trunk": lambda t: t.index % 2}, "a trunk has one size"),
+    ],
+)
+def test_results_that_a_design_cannot_go_on_from_are_refused(config, tmp_path, trunks, columns, words, capsys):
+    """Catches an empty design, numbers in millions, tokens for images, and trunk names that several sizes share."""
+    command = ["design", f"--config={config}", "--budget=1.5e12", "--target=1e14"]
+    assert main([*command, so_far(tmp_path, trunks, **columns)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_what_differs_from_the_config_is_noted(config, tmp_path, capsys):
+    given = so_far(tmp_path, seed="s0", learning_rate=0.5, batch_size=8)
+    assert main(["design", f"--config={config}", "--budget=3e12", "--target=1e14", given]) == 0
+    said = capsys.readouterr().out
+    assert "have learning_rate 0.5, the config" in said and "batch_size" not in said
+    assert "5 known trunks have no column seed" in said and "the config's schedule is constant" in said
 
 
 def test_the_default_lengths_leave_after_the_warm_up(config, capsys):

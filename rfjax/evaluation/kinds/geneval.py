@@ -42,7 +42,8 @@ def _settings(config: Config) -> list[GenEvalConfig]:
     """The settings for each number of prompts that the config asks for, the most first."""
     settings = config.evaluation.geneval
     counts = dict.fromkeys((settings.prompts_per_task, settings.few_prompts_per_task))
-    return [replace(settings, prompts_per_task=count, few_prompts_per_task=0) for count in counts if count]
+    asked = [count for count in counts if count] if settings.prompts_per_task else []
+    return [replace(settings, prompts_per_task=count, few_prompts_per_task=0) for count in asked]
 
 
 def _settings_of(config: Config, evaluation: Evaluation) -> GenEvalConfig:
