@@ -1,7 +1,7 @@
 """The default study: four depths on procedurally drawn shapes, in minutes on two CPU cores.
 
-Each depth is a trunk of constant rate with a branch of each length; the two smaller ones have two seeds, so that the
-noise between trunks is known. A 4x4 patch holds 48 numbers, so the width starts well above that (a network narrower
+Each depth is a trunk of constant rate with a branch of each length; the smallest has two seeds, so that the noise
+between trunks is known. A 4x4 patch holds 48 numbers, so the width starts well above that (a network narrower
 than its patch cannot carry the noise): 64 + 32 depth.
 """
 
@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 # depth -> (learning rate, lengths of the branches in steps, seeds)
 TRUNKS = {
     1: (4e-3, (500, 1000, 2000, 4000), (0, 1)),
-    2: (3e-3, (500, 1000, 2000), (0, 1)),
-    3: (2.5e-3, (500, 1000, 2000), (0,)),
-    4: (2e-3, (500, 1000, 2000), (0,)),
+    2: (3e-3, (500, 1000, 2000), (0,)),
+    3: (2.5e-3, (1000, 2000), (0,)),
+    4: (2e-3, (1000, 2000), (0,)),
 }
 
 

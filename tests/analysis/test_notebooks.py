@@ -20,13 +20,13 @@ SAYS = {
         "image/svg+xml",
     ),
     "correlate_geneval": (
-        "optimistic, as the runs are branches of 6 trunks",
+        "optimistic, as the runs are branches of 5 trunks",
         "prompts they share",
         "single_object",
         "share_first",
         "image/svg+xml",
     ),
-    "plan_compute": ("normal noise between the 6 trunks", "optimal params", "fixed steps", "image/svg+xml"),
+    "plan_compute": ("normal noise between the 5 trunks", "optimal params", "fixed steps", "image/svg+xml"),
 }
 
 
