@@ -15,7 +15,6 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.sparse.csgraph import connected_components
 
-from rfjax.errors import ConfigError
 from rfjax.evaluation.intervals import ENDS
 
 # If no size has two seeds, only the law's misfit shows how far trunks scatter. So both scales have a prior,
@@ -60,24 +59,13 @@ class Scatter:
 
 
 def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
-    """Numbers the trunk of each row. Branches of one trunk share a number; every other run has its own.
-
-    Raises `ConfigError` for a trunk whose runs have several numbers of parameters: its name is that of several trunks.
-    """
+    """Numbers the trunk of each row. Branches of one trunk share a number; every other run has its own."""
     runs = "run " + table["run"].astype(str)
     if "trunk" in table:
         given = table["trunk"].astype(object)
         named = given.where(given.notna(), "").astype(str).str.strip()
         runs = runs.where(named == "", "trunk " + named)
-    names, trunks = np.unique(runs.to_numpy(), return_inverse=True)
-    if "params" in table and "trunk" in table:
-        params = pd.to_numeric(table["params"], errors="coerce").groupby(trunks.ravel())
-        several = np.flatnonzero(params.max() > 1.02 * params.min())
-        if len(several):
-            of_both = f"{params.min()[several[0]]:g} and {params.max()[several[0]]:g}"
-            given = f"{names[several[0]]} has runs of {of_both} parameters"
-            raise ConfigError(f"{given}; a trunk has one size: give the trunks of each size names of their own")
-    return trunks.ravel()
+    return np.unique(runs.to_numpy(), return_inverse=True)[1].ravel()
 
 
 def are_shared(trunks: Int[np.ndarray, " runs"]) -> bool:

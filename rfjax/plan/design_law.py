@@ -139,6 +139,10 @@ def _known(
     for trunk in np.unique(trunks):
         of_trunk = rows[trunks == trunk]
         params = float(of_trunk["params"].iloc[0])
+        if of_trunk["params"].max() > (1 + SAME_SIZE) * of_trunk["params"].min():
+            of_both = f"{of_trunk['params'].min():g} and {of_trunk['params'].max():g} parameters"
+            given = f"trunk {of_trunk['trunk'].iloc[0]} of {path} has runs of {of_both}"
+            raise ConfigError(f"{given}; a trunk has one size: give the trunks of each size names of their own")
         nearest = min(range(len(sizes)), key=lambda n: abs(np.log(sizes[n].params / params)))
         size = sizes[nearest]
         number = nearest if abs(size.params / params - 1) < SAME_SIZE else -1

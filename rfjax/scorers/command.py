@@ -108,6 +108,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if metric.writes:
         reads = [args.folder] + ([] if args.reference is None else [args.reference])
         check_output_folder(out, "--out", reads=reads, files=FILES, made_here=made_here)
+    _check_packages(args, metric)
     result = metric.measure(args, out)
     print("\n".join(map(printable_lines, result.lines)))
     if checkpoint is not None:
@@ -121,8 +122,15 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _check_packages(args, metric):
+    """Raises `ConfigError` for packages that the metric lacks."""
+    lacking = ", ".join(name for name in metric.packages if importlib.util.find_spec(name) is None)
+    if lacking:
+        raise ConfigError(f"--metric={args.metric} lacks the packages {lacking}; pip install 'rfjax[metrics]'")
+
+
 def _check(args, metric):
-    """Raises `ConfigError` for options that the metric does not take, and for options or packages that it lacks."""
+    """Raises `ConfigError` for options that the metric does not take, and for options that it lacks."""
     for name in metric.needs:
         if getattr(args, name) is None:
             raise ConfigError(f"--metric={args.metric} needs {option(name)}: {OPTIONS[name]['help']}")
@@ -130,9 +138,6 @@ def _check(args, metric):
         value = getattr(args, name)
         if value is not None and value is not False and name not in metric.needs + metric.takes:
             raise ConfigError(f"--metric={args.metric} does not take {option(name)}; leave it out")
-    lacking = ", ".join(name for name in metric.packages if importlib.util.find_spec(name) is None)
-    if lacking:
-        raise ConfigError(f"--metric={args.metric} lacks the packages {lacking}; pip install 'rfjax[metrics]'")
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size is {args.batch_size}; it must be at least 1")
     files = "reference" in metric.needs  # a file of features may replace a folder
