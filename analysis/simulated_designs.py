@@ -20,7 +20,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from rfjax.laws.budgets import Cost, optimum
-from rfjax.laws.design import Chosen, Information, Problem, Rules, Trunk, best_log_grid, design
+from rfjax.laws.design import Chosen, Information, Problem, Rules, Trunk, best_log_grid, design, runs_of_lengths
 from rfjax.laws.fitting import fit
 from rfjax.laws.laws import PARAMETRIC
 
@@ -36,13 +36,12 @@ def candidates() -> list[Trunk]:
     """Trunks of each size with up to four lengths that follow one another."""
     found = []
     for size, params in enumerate(SIZES):
-        for last in range(len(STEPS)):
-            for first in range(max(0, last - 3), last + 1):
-                lengths = STEPS[first : last + 1]
-                decays = np.round(SHARE * lengths)
-                flops = 6 * params * BATCH * ((lengths - decays).max() + decays.sum())
-                images = tuple(lengths * float(BATCH))
-                found.append(Trunk(size=size, params=float(params), images=images, flops=float(flops)))
+        for branches in runs_of_lengths(STEPS.tolist()):
+            lengths = np.array(branches)
+            decays = np.round(SHARE * lengths)
+            flops = 6 * params * BATCH * ((lengths - decays).max() + decays.sum())
+            images = tuple(lengths * float(BATCH))
+            found.append(Trunk(size=size, params=float(params), images=images, flops=float(flops)))
     return found
 
 

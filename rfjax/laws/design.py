@@ -20,31 +20,21 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.intervals import STANDARD_ERRORS
 from rfjax.laws.budgets import Cost, optimum
 from rfjax.laws.identifiability import distinct_needed
 from rfjax.laws.laws import PARAMETRIC
 
 LEAST_TRUNKS = len(PARAMETRIC.parameters) + 2
 LEAST_DISTINCT = distinct_needed(PARAMETRIC)  # sizes, and numbers of images, without which there is no law
+MOST_BRANCHES = 4
 MOST_SEEDS = 2  # of one size: a hundred runs of the smallest would tell most, of a law that need not hold so far down
 PRIOR = 1.0  # deviation of log loss at the target before any run; else the few draws that decide least would weigh most
-HALF_WIDTH = 1.96  # of a 95 % interval, in standard deviations
 _RIDGE = 1e-9  # of information, in units of that of all candidates
 _SINGULAR = 1e-7  # information whose smallest eigenvalue, in units of the largest, is below this decides no law
 _EXCHANGES = 60
 RESTARTS, KEPT = 8, 0.6  # searches, and the share of the best design that each begins with
 _STRIDES = {1: "every size", 2: "every second size", 3: "every third size"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trunk:
-    """A trunk that could be trained: the size by number, its parameters, the images of each branch, and the FLOPs that
-    trunk and branches take in all."""
-
-    size: int
-    params: float
-    images: tuple[float, ...]
-    flops: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +45,13 @@ class Known:
     size: int
     params: float
     images: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk(Known):
+    """A trunk that could be trained, and the FLOPs that it takes with all its branches."""
+
+    flops: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +135,7 @@ class Information:
         variance = float(self.variance(self.total(places)))
         trunks = tuple(self.candidates[place] for place in sorted(places, key=lambda p: (self.sizes[p], p)))
         flops = float(self.flops[list(places)].sum())
-        return Chosen(trunks=trunks, flops=flops, half_width=HALF_WIDTH * variance**0.5)
+        return Chosen(trunks=trunks, flops=flops, half_width=STANDARD_ERRORS * variance**0.5)
 
     def seeds(self, places: Sequence[int]) -> Int[np.ndarray, " sizes"]:
         """How many trunks of each size there are, those that are known among them."""
@@ -176,6 +173,13 @@ class Information:
         return np.flatnonzero((self.flops <= spare) & (self.seeds(places)[self.sizes] < most_seeds))
 
 
+def runs_of_lengths(lengths: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The branches that a trunk may have: up to `MOST_BRANCHES` lengths that follow one another."""
+    for last in range(len(lengths)):
+        for first in range(max(last - MOST_BRANCHES + 1, 0), last + 1):
+            yield tuple(lengths[first : last + 1])
+
+
 def _bits(trunk, names) -> tuple[int, int]:
     """(the bit of a trunk's size, the bits of its numbers of images); `names` gives each its place."""
     texts = [f"size {trunk.params:.3g}"], [f"{images:.3g}" for images in trunk.images]
@@ -201,9 +205,9 @@ def design(information: Information, rules: Rules) -> Chosen:
 
     Raises `ConfigError` where no such trunks fit into the budget.
     """
+    cheapest = _cheapest(information, rules)
     if why := _nothing_fits(information, rules):
         raise ConfigError(f"no trunk can be added: {why}")
-    cheapest = _cheapest(information, rules)
     grids = [places for places, _ in _grids(information, rules) if not information.lack(places, rules)]
     variances = [float(information.variance(information.total(places))) for places in grids]
     starts = [cheapest] + ([grids[int(np.argmin(variances))]] if grids else []) + [[]]
@@ -238,11 +242,7 @@ def _nothing_fits(information, rules) -> str:
     if not free[information.sizes].any():
         return f"every size has {rules.most_seeds} seeds or more so far; raise --seeds"
     cheapest = information.flops[free[information.sizes]].min()
-    return (
-        ""
-        if cheapest <= rules.budget or not information.known_trunks
-        else f"the cheapest takes {cheapest:.3g} FLOPs; raise --budget"
-    )
+    return f"the cheapest takes {cheapest:.3g} FLOPs; raise --budget" if cheapest > rules.budget else ""
 
 
 def _cheapest(information, rules) -> list[int]:
@@ -345,4 +345,4 @@ def next_trunks(information: Information, rules: Rules, count: int = 3) -> list[
         return []
     variance = information.variance(information.known[:, None] + information.each[:, fits])
     order = np.argsort(variance)[:count]
-    return [(information.candidates[fits[i]], HALF_WIDTH * float(variance[i]) ** 0.5) for i in order]
+    return [(information.candidates[fits[i]], STANDARD_ERRORS * float(variance[i]) ** 0.5) for i in order]

@@ -10,7 +10,7 @@ from rfjax.laws.claim_evidence import Evidence, longest_of_each_size
 from rfjax.laws.comparison import compare
 from rfjax.laws.fitting import Estimate, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
-from rfjax.laws.trunks import are_shared, trunks_of
+from rfjax.laws.trunks import are_shared, trunk_means, trunks_of
 from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, if_enough_runs, untested
 from rfjax.results.columns import loss_levels
 
@@ -93,9 +93,7 @@ def levels_differ(evidence: Evidence) -> Judgement:
     trunks = trunks_of(rows)
     shared = are_shared(trunks)
     if shared:
-        members = np.eye(trunks.max() + 1)[trunks]
-        mean = members / members.sum(axis=0)
-        log_c, logs = mean.T @ log_c, mean.T @ logs
+        log_c, logs = trunk_means(log_c, trunks), trunk_means(logs, trunks)
     n = len(log_c)
     notes = [f"apparent exponents, without floors: {_exponents(evidence, rows, levels)}"]
     notes += ["a floor that differs by level cannot be told from an exponent that does"]

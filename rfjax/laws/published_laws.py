@@ -181,11 +181,8 @@ PUBLISHED = (LIANG, LIANG_CROSS, ABRA, HUNYUAN_IMAGE, HUNYUAN_VIDEO, YIN, CHIMER
 SOURCES = MappingProxyType(
     {
         "Abra": ABRA.source,
-        "Liang": LIANG.source,
         "Yin": YIN.source,
         "Mei": "Mei et al., arXiv 2404.01367 (U-Net of 39 M to 5 B, 500 k steps)",
         "Esser": "Esser et al., arXiv 2403.03206 (MM-DiT of depth 15 to 38, 500 k steps of 4,096)",
-        "Yan": "Yan et al., arXiv 2511.08704 (autoregressive on pixels, to 7e19 FLOP)",
-        "Hoffmann": "Hoffmann et al., arXiv 2203.15556",
     }
 )

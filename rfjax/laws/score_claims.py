@@ -12,7 +12,7 @@ from rfjax.laws.claim_evidence import Evidence
 from rfjax.laws.correlation import correlate, redrawn_scores
 from rfjax.laws.fitting import Estimate
 from rfjax.laws.step_efficiency import step_counts
-from rfjax.laws.trunks import are_shared, trunks_of
+from rfjax.laws.trunks import are_shared, trunk_means, trunks_of
 from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, untested
 from rfjax.results.columns import PROTOCOLS, score_column
 from rfjax.results.results_folder import rows_where
@@ -40,9 +40,8 @@ def loss_ranks_geneval(evidence: Evidence) -> Judgement:
         redrawn = redrawn_scores(evidence.results.prompts, have, evidence.settings, *options.values()).get("overall")
     trunks = trunks_of(have)
     if are_shared(trunks):
-        members = np.eye(trunks.max() + 1)[trunks]
-        loss, score = (values @ members / members.sum(axis=0) for values in (loss, score))
-        redrawn = None if redrawn is None else redrawn @ members / members.sum(axis=0)
+        loss, score = trunk_means(loss, trunks), trunk_means(score, trunks)
+        redrawn = None if redrawn is None else trunk_means(redrawn.T, trunks).T
         notes += ["branches of one trunk are one point, by their mean"]
     found = correlate(loss, score, redrawn=redrawn, **options)
     if not found.coefficients:

@@ -155,13 +155,10 @@ def over_training_costs_below(factor: float, bound: float) -> Test:
             return stop
         frontier = evidence.frontier
         size = bowl.size_at(frontier, factor)
-        notes = (f"over-trained by {factor:g}: a size of {size:.2f} N*, at equal FLOPs", *_bowl_notes(evidence))
+        notes = (f"over-trained by {factor:g}: a size of {size:.2f} N*, at equal FLOPs",)
         quantity = f"excess loss at {frontier.reference:.2g} FLOP, as a fraction"
         found = bowl.excess_at(frontier, size)
-        return if_enough_runs(
-            judge_bound(found, bound, above=False, quantity=quantity, method=_bowl_method(evidence), notes=notes),
-            evidence.fits[PARAMETRIC.name],
-        )
+        return _judge_bowl(evidence, found, bound, above=False, quantity=quantity, notes=notes)
 
     return test
 
@@ -175,8 +172,7 @@ def size_off_costs_below(sizes: tuple[float, ...], bound: float) -> Test:
         found = {size: bowl.excess_at(evidence.frontier, size) for size in sizes}
         worst = max(found, key=lambda size: found[size].value)
         quantity = f"excess loss at {worst:g} N*, the worse of {' and '.join(f'{s:g}' for s in sizes)}, as a fraction"
-        common = {"quantity": quantity, "method": _bowl_method(evidence), "notes": _bowl_notes(evidence)}
-        return if_enough_runs(judge_bound(found[worst], bound, above=False, **common), evidence.fits[PARAMETRIC.name])
+        return _judge_bowl(evidence, found[worst], bound, above=False, quantity=quantity)
 
     return test
 
@@ -190,16 +186,14 @@ def under_training_is_worse(factor: float) -> Test:
         found = bowl.asymmetry(evidence.frontier, factor)
         quantity = f"cost of {factor:g} times fewer images per parameter over that of {factor:g} times more"
         form = "the law's form makes the ratio above 1 exactly where a·eta > 1/2, so this repeats the slope"
-        common = {"quantity": quantity, "method": _bowl_method(evidence), "notes": (form, *_bowl_notes(evidence))}
-        return if_enough_runs(judge_bound(found, 1.0, above=True, **common), evidence.fits[PARAMETRIC.name])
+        return _judge_bowl(evidence, found, 1.0, above=True, quantity=quantity, notes=(form,))
 
     return test
 
 
-def _bowl_method(evidence):
-    return f"parametric law of {evidence.fits[PARAMETRIC.name].n} runs"
-
-
-def _bowl_notes(evidence):
-    worst = evidence.frontier.cost.worst
-    return (f"FLOPs are off κ·N^η·D by up to {worst:.0%}",) if worst > 0.1 else ()
+def _judge_bowl(evidence, found, bound, *, above, quantity, notes=()):
+    """The judgement of a cost about the optimum, which rests on the parametric law and on FLOPs being κ·N^η·D."""
+    fitted, worst = evidence.fits[PARAMETRIC.name], evidence.frontier.cost.worst
+    off = (f"FLOPs are off κ·N^η·D by up to {worst:.0%}",) if worst > 0.1 else ()
+    said = {"quantity": quantity, "method": f"parametric law of {fitted.n} runs", "notes": (*notes, *off)}
+    return if_enough_runs(judge_bound(found, bound, above=above, **said), fitted)

@@ -315,7 +315,7 @@ def most_common(rows, column, preferences=()):
 
     def rank(value):
         preferred = next((i for i, start in enumerate(preferences) if str(value).startswith(start)), len(preferences))
-        name = SamplerName.parse(value) if column == "sampler" else None
+        name = SamplerName.parse(str(value))
         images = np.prod(name.images) if name and name.images else 0
         return -counts[value], preferred, -images, value
 

@@ -68,6 +68,14 @@ def trunks_of(table: pd.DataFrame) -> Int[np.ndarray, " runs"]:
     return np.unique(runs.to_numpy(), return_inverse=True)[1].ravel()
 
 
+def trunk_means(
+    values: Float[np.ndarray, " n *rest"], trunks: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " trunks *rest"]:
+    """The mean over the runs of each trunk, in the order of the trunks' numbers."""
+    members = np.eye(trunks.max() + 1)[trunks]
+    return (members / members.sum(axis=0)).T @ values
+
+
 def are_shared(trunks: Int[np.ndarray, " runs"]) -> bool:
     """Whether any two runs share a trunk."""
     return len(np.unique(trunks)) < len(trunks)

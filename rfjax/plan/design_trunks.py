@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.errors import ConfigError
-from rfjax.laws.design import Trunk
+from rfjax.laws.design import Trunk, runs_of_lengths
 from rfjax.study.study import Study, size_of
 from rfjax.training.branches import steps_taken
 
-MOST_BRANCHES = 4
 DECAY_SHAPE = "1-sqrt"  # where the config has another schedule than wsd
 PARTS = (8, 4, 2, 1)  # of the most steps: the lengths of branches where none are given
 HEADER = "# Written by rfjax design; "
@@ -94,7 +93,7 @@ def _departs_after_warmup(config: Config, length: int) -> bool:
 
 
 def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[Trunk], dict[tuple, dict]]:
-    """(the trunks that could be trained: of each size up to `MOST_BRANCHES` lengths that follow one another; by (size,
+    """(the trunks that could be trained: by (size,
     branches' images) the overrides of each).
 
     Raises `ConfigError` for a length that a size's config does not take.
@@ -104,24 +103,22 @@ def candidates_of(sizes: Sequence[Size], lengths: Sequence[int]) -> tuple[list[T
         batch, train = size.config.train.batch_size, size.config.train
         # By a run's length, the average of one branch would be updated at another cadence in another trunk.
         cadence = replace(train, steps=max(lengths)).average_every
-        for last in range(len(lengths)):
-            for first in range(max(last - MOST_BRANCHES + 1, 0), last + 1):
-                branches = tuple(lengths[first : last + 1])
-                changes = {"train.steps": branches[-1], "train.schedule": "wsd", "train.ema_every": cadence}
-                changes["train.branches"] = branches if len(branches) > 1 else ()
-                if train.schedule != "wsd":
-                    changes["train.decay_shape"] = DECAY_SHAPE
-                try:
-                    config = schema.apply_overrides(size.config, changes)
-                except ConfigError as error:
-                    raise ConfigError(f"{size.name} with --lengths={','.join(map(str, lengths))}: {error}") from None
-                if not _departs_after_warmup(size.config, branches[0]):
-                    given = f"a run of {branches[0]} steps of --lengths falls before the warm-up of {size.name} is over"
-                    raise ConfigError(f"{given} ({config.train.warmup} steps); leave it out, or warm up for less")
-                images = tuple(float(length * batch) for length in branches)
-                flops = float(size.per_image * batch * steps_taken(config.train))
-                found.append(Trunk(size=number, params=size.params, images=images, flops=flops))
-                overrides[number, images] = changes
+        for branches in runs_of_lengths(lengths):
+            changes = {"train.steps": branches[-1], "train.schedule": "wsd", "train.ema_every": cadence}
+            changes["train.branches"] = branches if len(branches) > 1 else ()
+            if train.schedule != "wsd":
+                changes["train.decay_shape"] = DECAY_SHAPE
+            try:
+                config = schema.apply_overrides(size.config, changes)
+            except ConfigError as error:
+                raise ConfigError(f"{size.name} with --lengths={','.join(map(str, lengths))}: {error}") from None
+            if not _departs_after_warmup(size.config, branches[0]):
+                given = f"a run of {branches[0]} steps of --lengths falls before the warm-up of {size.name} is over"
+                raise ConfigError(f"{given} ({config.train.warmup} steps); leave it out, or warm up for less")
+            images = tuple(float(length * batch) for length in branches)
+            flops = float(size.per_image * batch * steps_taken(config.train))
+            found.append(Trunk(size=number, params=size.params, images=images, flops=flops))
+            overrides[number, images] = changes
     return found, overrides
 
 

@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 
 from rfjax.errors import ConfigError
+from rfjax.evaluation.intervals import STANDARD_ERRORS
 from rfjax.laws.budgets import Cost, optimum
-from rfjax.laws.design import HALF_WIDTH, Information, Known, Problem, Rules, Trunk, best_log_grid, design, next_trunks
+from rfjax.laws.design import (
+    Information,
+    Known,
+    Problem,
+    Rules,
+    Trunk,
+    best_log_grid,
+    design,
+    next_trunks,
+    runs_of_lengths,
+)
 from rfjax.laws.laws import PARAMETRIC
 
 LAW = np.array([0.05, np.log(60.0), 0.3, np.log(900.0), 0.6])
@@ -16,12 +27,12 @@ BUDGET = 12 * 6 * 1e6 * BATCH * 4000
 def candidates():
     found = []
     for size, params in enumerate(SIZES):
-        for last in range(len(STEPS)):
-            for first in range(max(0, last - 3), last + 1):
-                lengths = STEPS[first : last + 1]
-                decays = np.round(SHARE * lengths)
-                flops = 6 * params * BATCH * ((lengths - decays).max() + decays.sum())
-                found.append(Trunk(size=size, params=params, images=tuple(lengths * float(BATCH)), flops=float(flops)))
+        for branches in runs_of_lengths(STEPS.tolist()):
+            lengths = np.array(branches)
+            decays = np.round(SHARE * lengths)
+            flops = 6 * params * BATCH * ((lengths - decays).max() + decays.sum())
+            images = tuple(lengths * float(BATCH))
+            found.append(Trunk(size=size, params=float(params), images=images, flops=float(flops)))
     return found
 
 
@@ -49,7 +60,7 @@ def test_the_variance_is_that_of_generalised_least_squares():
     goal = PARAMETRIC.jacobian(LAW, best)[0]
     variance = goal @ np.linalg.solve(jacobian.T @ np.linalg.solve(noise, jacobian), goal)
     with_prior = 1 / (1 / variance + 1)  # of deviation 1
-    assert found.half_width == pytest.approx(HALF_WIDTH * with_prior**0.5, rel=1e-4)
+    assert found.half_width == pytest.approx(STANDARD_ERRORS * with_prior**0.5, rel=1e-4)
     assert found.flops == pytest.approx(sum(trunk.flops for trunk in trunks))
 
 
