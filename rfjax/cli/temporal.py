@@ -27,7 +27,8 @@ def add_arguments(parser) -> None:
 
 def run(args, overrides) -> int:
     """Scores the files, and prints the summary."""
-    from rfjax.evaluation.temporal.files import score_files, summary_path, summary_text
+    from rfjax.evaluation.geneval.files import summary_path
+    from rfjax.evaluation.temporal.files import score_files, summary_text
     from rfjax.evaluation.temporal.rules import TemporalOptions
 
     given = {name: getattr(args, name) for name, _ in OPTIONS if getattr(args, name) is not None}

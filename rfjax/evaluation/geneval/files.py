@@ -18,10 +18,10 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rfjax.data.geneval_names import COLORS, RELATIONS, TASKS
+from rfjax.data.geneval_names import COLORS, TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation.geneval.rows import (
     check_boxes,
@@ -29,6 +29,7 @@ from rfjax.evaluation.geneval.rows import (
     check_colors,
     check_integer,
     check_keys,
+    check_position,
     check_text,
     json_lines,
 )
@@ -66,10 +67,7 @@ def score_files(
     from rfjax.evaluation.geneval.rules import GenEvalOptions, judge, score
 
     options = GenEvalOptions() if options is None else options
-    outputs = (Path(out_path), summary_path(out_path))
-    ours, reads = is_json_with("metadata_file", "detections_file"), (Path(metadata_path), Path(detections_path))
-    for output in reversed(outputs):
-        check_output(output, "--out", reads=reads, made_here=lambda _: ours(outputs[1]))
+    check_outputs(out_path, (metadata_path, detections_path), is_json_with("metadata_file", "detections_file"))
     rows = read_metadata(metadata_path)
     found = read_detections(detections_path, rows, images_per_prompt=images_per_prompt)
     numbered = within_prompts(found)
@@ -100,10 +98,23 @@ def score_files(
         json.dumps(result_row(*place, result), allow_nan=False) + "\n"
         for place, result in zip(places, results, strict=True)
     ]
-    write_whole(
-        dict(zip(outputs, ("".join(lines), json.dumps(summary, indent=1, allow_nan=False) + "\n"), strict=True))
-    )
+    write_results(out_path, lines, summary)
     return summary
+
+
+def check_outputs(
+    out_path: str | os.PathLike, reads: Sequence[str | os.PathLike], ours: Callable[[Path], bool]
+) -> None:
+    """Raises `ConfigError` where results and their summary may not be written; `ours` knows a summary that was."""
+    summary = summary_path(out_path)
+    for output in (summary, Path(out_path)):
+        check_output(output, "--out", reads=tuple(map(Path, reads)), made_here=lambda _: ours(summary))
+
+
+def write_results(out_path: str | os.PathLike, lines: Sequence[str], summary: Mapping[str, object]) -> None:
+    """Writes the lines of results and the summary beside them: both or neither."""
+    text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+    write_whole({Path(out_path): "".join(lines), summary_path(out_path): text})
 
 
 def summary_path(out_path: str | os.PathLike) -> Path:
@@ -187,12 +198,7 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
                 if "color" in item:
                     check_text(place, f"{name} color", item["color"])
                 if "position" in item:
-                    position = item["position"]
-                    if not isinstance(position, list) or len(position) != 2:
-                        raise ConfigError(f"{place}: {name} position is {position!r}; it must be [relation, target]")
-                    check_choice(place, f"{name} relation", position[0], RELATIONS)
-                    # an item may only point at an earlier item
-                    check_integer(place, f"{name} target", position[1], 0, index - 1)
+                    check_position(place, name, "position", item["position"], index)
         if not row.get("include") and not row.get("exclude"):
             raise ConfigError(f"{place}: neither include nor exclude has an item; without one every image is correct")
         rows.append(row)

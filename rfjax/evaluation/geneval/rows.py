@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from rfjax.data.geneval_names import RELATIONS
 from rfjax.errors import ConfigError
 
 
@@ -78,6 +79,14 @@ def check_integer(place, name, value, low, high):
         top = f"an integer from {low} to {high}" if math.isfinite(high) else f"an integer of at least {low}"
         allowed = top if high >= low else "left out here, as nothing comes before it"
         raise ConfigError(f"{place}: {name} is {_short(value)}; it must be {allowed}")
+
+
+def check_position(place, name, key, value, index):
+    """Raises `ConfigError` where `value` of item `index` is not [relation, an earlier item]."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise ConfigError(f"{place}: {name} {key} is {value!r}; it must be [relation, target]")
+    check_choice(place, f"{name} relation", value[0], RELATIONS)
+    check_integer(place, f"{name} target", value[1], 0, index - 1)
 
 
 def check_boxes(place, boxes):

@@ -15,22 +15,20 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from rfjax.data.geneval_names import RELATIONS
 from rfjax.errors import ConfigError
-from rfjax.evaluation.geneval.files import lacking, missing, summary_path
+from rfjax.evaluation.geneval.files import check_outputs, lacking, missing, write_results
 from rfjax.evaluation.geneval.rows import (
     check_boxes,
     check_choice,
     check_colors,
     check_integer,
     check_keys,
+    check_position,
     check_text,
     json_lines,
 )
-from rfjax.files import write_whole
-from rfjax.outputs import check_output, is_json_with
+from rfjax.outputs import is_json_with
 
 # The rules import numpy, so they are imported where they are used.
 
@@ -69,10 +67,7 @@ def score_files(
     from rfjax.evaluation.temporal.summary import summarize
 
     options = TemporalOptions() if options is None else options
-    outputs = (Path(out_path), summary_path(out_path))
-    ours, reads = is_json_with("metadata_file", "clips_file"), (Path(metadata_path), Path(detections_path))
-    for output in reversed(outputs):
-        check_output(output, "--out", reads=reads, made_here=lambda _: ours(outputs[1]))
+    check_outputs(out_path, (metadata_path, detections_path), is_json_with("metadata_file", "clips_file"))
     rows = read_metadata(metadata_path)
     clips = read_clips(detections_path, rows)
     expected = 1 + max(sample for _, sample in clips)
@@ -100,9 +95,7 @@ def score_files(
         result = judge(*clips[index, sample], rows[index], options)
         facts = {"prompt_index": index, "sample": sample, "tag": rows[index]["tag"], "prompt": rows[index]["prompt"]}
         lines.append(json.dumps(facts | {"correct": result.correct, "clauses": dict(result.clauses)}) + "\n")
-    write_whole(
-        dict(zip(outputs, ("".join(lines), json.dumps(summary, indent=1, allow_nan=False) + "\n"), strict=True))
-    )
+    write_results(out_path, lines, summary)
     return summary
 
 
@@ -129,10 +122,7 @@ def read_metadata(path: str | os.PathLike) -> list[dict]:
             _check_events(place, name, item)
             for key in ("position", "position_last"):
                 if key in item:
-                    if not isinstance(item[key], list) or len(item[key]) != 2:
-                        raise ConfigError(f"{place}: {name} {key} is {item[key]!r}; it must be [relation, target]")
-                    check_choice(place, f"{name} relation", item[key][0], RELATIONS)
-                    check_integer(place, f"{name} target", item[key][1], 0, index - 1)
+                    check_position(place, name, key, item[key], index)
         rows.append(row)
     return rows
 
