@@ -15,18 +15,34 @@ OPTIONS = (
 
 
 def add_arguments(parser) -> None:
-    files = (
-        ("--metadata", "FILE.jsonl", "prompts, in GenEval's official schema"),
-        ("--detections", "FILE.jsonl", "one row of detections per image"),
-        ("--out", "results.jsonl", "results; the summary is put beside it"),
+    texts = (
+        "prompts, in GenEval's official schema",
+        "one row of detections per image",
+        "results; the summary is put beside it",
     )
-    for name, metavar, text in files:
-        parser.add_argument(name, required=True, metavar=metavar, type=as_path(name), help=text)
-    parser.add_argument("--allow-missing", action="store_true", help="score what is there, and report missing images")
+    add_scoring(parser, texts, OPTIONS, "images")
     parser.add_argument("--images-per-prompt", type=int, metavar="N", help="default: the largest sample + 1")
-    for name, kind, text in OPTIONS:
+
+
+def add_scoring(parser, texts, options, things) -> None:
+    """The arguments of a verb that scores files of what a detector found in `things`.
+
+    `texts` are the help of the metadata, the detections and the results.
+    """
+    files = zip(("metadata", "detections", "out"), ("FILE.jsonl", "FILE.jsonl", "results.jsonl"), texts, strict=True)
+    for name, metavar, text in files:
+        parser.add_argument(f"--{name}", required=True, metavar=metavar, type=as_path(f"--{name}"), help=text)
+    parser.add_argument(
+        "--allow-missing", action="store_true", help=f"score what is there, and report missing {things}"
+    )
+    for name, kind, text in options:
         parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar="X" if kind is float else "N", help=text)
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")
+
+
+def given(args, options) -> dict[str, object]:
+    """The values of the options that were given."""
+    return {name: getattr(args, name) for name, _, _ in options if getattr(args, name) is not None}
 
 
 def run(args, overrides) -> int:
@@ -34,13 +50,12 @@ def run(args, overrides) -> int:
     from rfjax.evaluation.geneval.files import score_files, summary_path, summary_text
     from rfjax.evaluation.geneval.rules import GenEvalOptions
 
-    given = {name: getattr(args, name) for name, _, _ in OPTIONS if getattr(args, name) is not None}
     summary = score_files(
         args.metadata,
         args.detections,
         args.out,
         allow_missing=args.allow_missing,
-        options=GenEvalOptions(**given),
+        options=GenEvalOptions(**given(args, OPTIONS)),
         images_per_prompt=args.images_per_prompt,
         seed=args.seed,
     )
