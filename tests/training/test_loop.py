@@ -171,10 +171,11 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, undistu
     """A limit on the size of files, which holds for one process, stands in for the disk's."""
     command = [sys.executable, training_tiny.__file__, str(tmp_path), '{"file_limit": 16384}']
     ended = subprocess.run(command, env=child_process.quick_environment(), capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 1
-    start = f"a checkpoint could not be written to {tmp_path}/checkpoints"
-    (message,) = [line for line in ended.stderr.splitlines() if line.startswith(start)]
-    assert "File too large" in message and "space" not in message  # there is room: freeing some would not help
+    assert ended.returncode == 1, ended.stderr
+    said = f"a checkpoint could not be written to {tmp_path}/checkpoints"
+    messages = [line for line in ended.stderr.splitlines() if said in line]
+    assert messages and all("File too large" in message for message in messages), ended.stderr
+    assert not any("space" in message for message in messages)  # there is room: freeing some would not help
     assert run_folder.read_status(tmp_path)["state"] == "failed"
     tiny_train(tmp_path)
     assert saved(tmp_path) == saved(undisturbed[0])
