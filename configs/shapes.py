@@ -56,7 +56,7 @@ def get_config():
     )
 
 
-def points():
+def points(trunks=TRUNKS):
     return {
         f"depth{depth}-seed{seed}": {
             "model.depth": depth,
@@ -67,6 +67,6 @@ def points():
             "evaluation.geneval.few_prompts_per_task": 10,
             "seed": seed,
         }
-        for depth, (rate, lengths, seeds) in TRUNKS.items()
+        for depth, (rate, lengths, seeds) in trunks.items()
         for seed in seeds
     }

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from rfjax.errors import ConfigError
 from rfjax.laws.chinchilla_approaches import Line, approach2
+from rfjax.laws.collapse import Collapse, collapse
 from rfjax.laws.fitting import DEFAULTS, Fit, FitOptions, fit
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
+from rfjax.laws.level_exponents import LevelExponents, level_exponents
 from rfjax.laws.optimal_frontier import OptimalFrontier, derive
-from rfjax.laws.run_frontier import choose_runs, on_frontier
+from rfjax.laws.run_frontier import choose_runs
 from rfjax.laws.study_fits import Analysis, Settings
 from rfjax.results.results_folder import Results
 
@@ -69,6 +72,26 @@ class Evidence:
         if law in self.lacking:
             return f"columns {self.lacking[law]}"
         return "" if self.fits[law].identifiable else f"a fit of the {law} law: {self.fits[law].reason}"
+
+    @cached_property
+    def levels(self) -> LevelExponents:
+        """The exponent of the loss at each level of t, over the runs that the power law takes."""
+        return level_exponents(self.rows.get(POWER.name, self.points), self.options)
+
+    @cached_property
+    def collapse(self) -> Collapse:
+        """The collapsed training curves, with E by the parametric law, or by the saturating law without one."""
+        if not {"loss", "params", "images"} <= set(self.curves.columns) or self.curves["run"].is_unique:
+            return Collapse(notes=(), reason="the table has none")
+        name = self.floor_law
+        if not name:
+            return Collapse(notes=(), reason=f"the floor E is not known: {self.lack(PARAMETRIC.name)}")
+        return collapse(self.points, self.curves, self.fits[name], self.frontier)
+
+    @property
+    def floor_law(self) -> str:
+        """The law whose E is taken; "" where neither is fitted."""
+        return next((law.name for law in (PARAMETRIC, SATURATING) if not self.lack(law.name)), "")
 
 
 def of_study(
@@ -159,13 +182,6 @@ def last_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         raise ConfigError(f"run {run!r} has several rows {same}; give a row for each checkpoint, or distinct names")
     last = rows.sort_values(by, kind="stable").drop_duplicates("run", keep="last").sort_index()
     return last, f"{len(rows)} rows of {len(last)} runs: the one with the most {by} is a run's end, others checkpoints"
-
-
-def longest_of_each_size(points: pd.DataFrame) -> pd.DataFrame:
-    """The run of each size that saw the most images, of the runs on the frontier where every size has one there."""
-    chosen = points[on_frontier(points)]
-    chosen = chosen if chosen["params"].nunique() == points["params"].nunique() else points
-    return chosen.sort_values("images", kind="stable").drop_duplicates("params", keep="last").sort_values("params")
 
 
 def tokens_per_image(points: pd.DataFrame) -> TokensPerImage:

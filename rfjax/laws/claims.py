@@ -99,7 +99,7 @@ CLAIMS = (
         source=SOURCES["Abra"],
         rule=f"the largest spread between sizes; agrees: its interval is below {loss_claims.COLLAPSED:.0%}; "
         "contradicts: it is above that and what the scatter of runs explains",
-        test=loss_claims.collapse,
+        test=loss_claims.collapses,
     ),
     Claim(
         name="flat_bowl",
@@ -161,6 +161,8 @@ def board(evidence: Evidence) -> dict:
             "own_reason": "" if evidence.frontier else evidence.frontier_reason,
             "which_runs": dict(evidence.rules),
             "conventions": conventions(evidence),
+            "level_exponents": evidence.levels,
+            "collapse": evidence.collapse,
         }
     )
 

@@ -5,31 +5,27 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from rfjax.evaluation.intervals import ENDS, LEVEL
-from rfjax.laws.claim_evidence import Evidence, longest_of_each_size
+from rfjax.evaluation.intervals import LEVEL
+from rfjax.laws.claim_evidence import Evidence
+from rfjax.laws.collapse import FEWEST_CHECKPOINTS, FEWEST_SIZES, FROM
 from rfjax.laws.comparison import compare
-from rfjax.laws.fitting import Estimate, fit
+from rfjax.laws.fitting import Estimate
 from rfjax.laws.laws import PARAMETRIC, POWER, SATURATING
 from rfjax.laws.trunks import are_shared, trunk_means, trunks_of
 from rfjax.laws.verdicts import AGREES, CONTRADICTS, UNDECIDED, Judgement, if_enough_runs, untested
-from rfjax.results.columns import loss_levels
 
 SMALL_FLOOR = 0.10  # of the smallest loss: a floor below this is none to speak of
 SURE = 0.975  # of resamples
 SAME_EXPONENT = 0.10  # relative
 COLLAPSED = 0.05  # relative spread of collapsed curves
-COLLAPSE_FROM = 0.15  # of training
-COLLAPSE_AT = np.geomspace(COLLAPSE_FROM, 1.0, 12)
-FEWEST_CHECKPOINTS, FEWEST_SIZES = 4, 3
-NEAR_OPTIMUM = 2.0  # a run counts as compute-optimal within this factor of the optimal images
 
 
 def no_floor(evidence: Evidence) -> Judgement:
     """Whether E is 0, by the parametric law, or by the saturating law where that is not fitted."""
-    fitted = next((evidence.fits[n] for n in (PARAMETRIC.name, SATURATING.name) if not evidence.lack(n)), None)
-    if fitted is None:
+    if not evidence.floor_law:
         lacking = [evidence.lack(law.name) for law in (PARAMETRIC, SATURATING)]
         return untested(f"{lacking[0]}; or {lacking[1]}")
+    fitted = evidence.fits[evidence.floor_law]
     found, least = fitted.estimates["E"], float(np.exp(fitted.log_loss.min()))
     share = Estimate(value=found.value / least, low=found.low / least, high=found.high / least)
     common = {
@@ -83,10 +79,8 @@ def levels_differ(evidence: Evidence) -> Judgement:
     which is paired over runs, against log C. Where runs share trunks, a trunk is one point.
     """
     rows = evidence.rows.get(POWER.name, evidence.points)
-    names = {float(t): name for t, name in loss_levels(map(str, rows.columns)).items()}
-    whole = {t: name for t, name in sorted(names.items()) if _positive(rows[name])}
-    levels = {t: name for t, name in whole.items() if 0 < t < 1}
-    if len(levels) < 2 or "flops" not in rows:
+    levels = evidence.levels.columns
+    if len(levels) < 2:
         return untested("columns flops and loss@t=T, with a loss at two levels of 0 < t < 1 for each run")
     log_c = np.log(rows["flops"].to_numpy(float))
     logs = np.log(np.stack([rows[name].to_numpy(float) for name in levels.values()], axis=1))
@@ -95,10 +89,10 @@ def levels_differ(evidence: Evidence) -> Judgement:
     if shared:
         log_c, logs = trunk_means(log_c, trunks), trunk_means(logs, trunks)
     n = len(log_c)
-    notes = [f"apparent exponents, without floors: {_exponents(evidence, rows, levels)}"]
+    notes = [f"apparent exponents, without floors: {_exponents(evidence)}"]
     notes += ["a floor that differs by level cannot be told from an exponent that does"]
     notes += ["a trunk with its branches is one point"] if shared else []
-    left = [f"t = {t:g}" for t in names if t not in levels]
+    left = [f"t = {t:g}" for t in evidence.levels.left_out]
     notes += [f"left out: {', '.join(left)} (an end of the path, or without a loss for some runs)"] if left else []
     quantity = "exponent of a level less that of all, the largest by its error"
     if n < 4 or np.ptp(log_c) < 1e-9:
@@ -127,81 +121,35 @@ def levels_differ(evidence: Evidence) -> Judgement:
     return Judgement(verdict=UNDECIDED, decide=decide, **common)
 
 
-def _positive(column):
-    values = column.to_numpy(float, na_value=np.nan) if hasattr(column, "to_numpy") else column
-    return bool((np.isfinite(values) & (values > 0)).all())
-
-
-def _exponents(evidence, rows, levels):
+def _exponents(evidence):
     """The power law's exponent at each level, in words."""
     said = []
-    for t, name in levels.items():
-        found = fit(rows, POWER, evidence.options, column=name, held_out=False)
-        b = found.estimates["b"] if found.identifiable else None
+    for t, b in evidence.levels.exponents.items():
         said.append(f"t = {t:g}: {b.value:.3f} [{b.low:.3f}, {b.high:.3f}]" if b else f"t = {t:g}: not fitted")
     return ", ".join(said)
 
 
-def collapse(evidence: Evidence) -> Judgement:
+def collapses(evidence: Evidence) -> Judgement:
     """Whether the normalised curves of compute-optimal runs of all sizes are one curve."""
-    curves = evidence.curves
-    needs = (
-        f"training curves: {FEWEST_CHECKPOINTS} checkpoints or more with a loss after {COLLAPSE_FROM:.0%} of training, "
-        f"of {FEWEST_SIZES} sizes (columns run, loss, params, images)"
-    )
-    if not {"loss", "params", "images"} <= set(curves.columns) or curves["run"].is_unique:
-        return untested(needs)
-    name = next((n for n in (PARAMETRIC.name, SATURATING.name) if not evidence.lack(n)), None)
-    if name is None:
-        return untested(f"the floor E, so {evidence.lack(PARAMETRIC.name)}")
-    chosen, notes = _optimal_runs(evidence)
-    found = {}
-    for run in chosen["run"]:
-        rows = curves[(curves["run"] == run) & curves["loss"].notna()].sort_values("images")
-        share = rows["images"].to_numpy(float) / float(rows["images"].max()) if len(rows) else np.array([])
-        if (share >= COLLAPSE_FROM).sum() >= FEWEST_CHECKPOINTS and share.min() <= 0.5:
-            found[run] = np.log(share), np.log(rows["loss"].to_numpy(float))
-    sizes = chosen[chosen["run"].isin(found)]["params"].nunique()
-    if sizes < FEWEST_SIZES:
-        return untested(f"{needs}; {sizes} compute-optimal sizes have them", notes=tuple(notes))
-    fitted = evidence.fits[name]
-    start = max(log_x[0] for log_x, _ in found.values())
-    at = np.log(COLLAPSE_AT)
-    at = at[at >= start - 1e-9]
-    losses = np.exp(np.stack([np.interp(at, log_x, log_y) for log_x, log_y in found.values()]))
-    least = float(losses.min())
-    offsets = np.concatenate([[fitted.parameters[0]], fitted.draws[:, 0]])
-    offsets = np.minimum(offsets, 0.99 * least)  # a draw of E above a loss has no normalised curve
-    normal = np.log(losses[None] - offsets[:, None, None])
-    spreads = (normal - normal[:, :, -1:]).std(axis=1, ddof=1).max(axis=1)
-    low, high = np.quantile(spreads[1:], ENDS)
-    # The scatter of a run's loss, in units of what E leaves of it, moves a whole curve by its end.
-    noise = float(fitted.residual_sd * np.median(losses[:, -1]) / (np.median(losses[:, -1]) - offsets[0]))
-    estimate = Estimate(value=float(spreads[0]), low=float(low), high=float(high))
+    found = evidence.collapse
+    if found.spread is None:
+        needs = (
+            f"training curves: {FEWEST_CHECKPOINTS} checkpoints or more with a loss after {FROM:.0%} of training, of "
+            f"{FEWEST_SIZES} sizes (columns run, loss, params, images); {found.reason}"
+        )
+        return untested(needs, notes=found.notes)
+    law, sizes = evidence.floor_law, len(set(found.params))
     common = {
         "quantity": "largest relative spread of the normalised curves",
-        "found": estimate,
-        "method": f"{len(found)} runs of {sizes} sizes, from {np.exp(at[0]):.0%} of training; E by the {name} law",
-        "notes": (*notes, f"the scatter of runs explains {noise:.1%}"),
+        "found": found.spread,
+        "method": (
+            f"{len(found.runs)} runs of {sizes} sizes, from {found.shares[0]:.0%} of training; E by the {law} law"
+        ),
+        "notes": (*found.notes, f"the scatter of runs explains {found.noise:.1%}"),
     }
-    if estimate.high < COLLAPSED:
+    if found.spread.high < COLLAPSED:
         return Judgement(verdict=AGREES, **common)
-    if estimate.low > COLLAPSED + 2 * noise:
+    if found.spread.low > COLLAPSED + 2 * found.noise:
         return Judgement(verdict=CONTRADICTS, **common)
     decide = "E known better, runs of less scatter (several seeds), or more sizes at their optimal length"
     return Judgement(verdict=UNDECIDED, decide=decide, **common)
-
-
-def _optimal_runs(evidence):
-    """(the run of each size nearest its optimal length, notes)."""
-    points, frontier = evidence.points, evidence.frontier
-    if frontier is None or not {"flops", "images"} <= set(points.columns):
-        note = "the longest run of each size; whether these are compute-optimal is not known"
-        return (longest_of_each_size(points) if "flops" in points else points), [note]
-    optimal = frontier.bands(points["flops"].to_numpy(float))["images"]["value"]
-    off = np.abs(np.log(points["images"].to_numpy(float) / optimal))
-    nearest = points.assign(off=off).sort_values("off", kind="stable").drop_duplicates("params")
-    near = nearest[nearest["off"] <= np.log(NEAR_OPTIMUM)]
-    far = nearest[nearest["off"] > np.log(NEAR_OPTIMUM)]
-    note = f"no run within a factor {NEAR_OPTIMUM:g} of the optimal length: sizes "
-    return near, [note + ", ".join(f"{n:.3g}" for n in sorted(far["params"]))] if len(far) else []

@@ -34,6 +34,13 @@ def claims_section(numbers, page):
         "each other."
     )
     parts.append(page.drawing("claimed_laws", caption))
+    caption = (
+        "How the loss falls. The power law's exponent at each level of t, with its 95 % interval: it is apparent, as "
+        "it has no floor."
+    )
+    if board["collapse"]["curves"]:
+        caption += " Right: the curves of compute-optimal runs, less the floor E, in units of their end."
+    parts.append(page.drawing("level_exponents_and_collapse", caption))
     if board["own_reason"]:
         parts.append(warning(f"no optimal size of this table to set beside the laws: {board['own_reason']}"))
     cells = [[text(cell) for cell in row] for row in law_rows(board)]

@@ -30,6 +30,7 @@ from rfjax.report.score_figures import (
     score_against_steps,
 )
 from rfjax.report.score_sections import correlation_section, geneval_section, samples_section, steps_section
+from rfjax.report.shapes_of_loss import level_exponents_and_collapse
 from rfjax.results.columns import PROTOCOLS
 
 
@@ -211,6 +212,9 @@ FIGURES: dict[str, Drawing] = {
     "loss_against_compute": Drawing(loss_against_compute, "Validation loss against training FLOPs"),
     "optimal_frontier": Drawing(optimal_frontier, "Compute-optimal loss, size and images against training FLOPs"),
     "claimed_laws": Drawing(claimed_laws, "Published laws of the optimal size beside the table's own"),
+    "level_exponents_and_collapse": Drawing(
+        level_exponents_and_collapse, "Exponent of the loss per level of t, and collapsed training curves"
+    ),
     "loss_against_steps": Drawing(loss_against_steps, "Loss against steps and FLOPs"),
     "loss_per_level": Drawing(loss_per_level, "Validation loss per level of t"),
     "geneval_against_depth": Drawing(geneval_against_depth, "GenEval per task against depth"),

@@ -226,8 +226,13 @@ def levels_table(exponents, noise=0.001, common=0.0, n=12):
 )
 def test_levels_of_t(exponents, more, verdict):
     """Catches a test that is not paired over runs, and one without an answer for equal exponents."""
-    judged = TESTS["levels"](evidence_of(levels_table(exponents, **more)))
+    evidence = evidence_of(levels_table(exponents, **more))
+    judged = TESTS["levels"](evidence)
     assert judged.verdict == verdict and "t = 0.25: " in judged.notes[0]
+    if not more:  # the figure's numbers: each level has its own exponent, to three errors of its fit
+        found = evidence.levels.exponents
+        assert {t: b.value for t, b in found.items()} == pytest.approx(exponents, abs=1e-3)
+        assert all(b.high - b.low < 2e-3 for b in found.values())
 
 
 def test_ends_of_the_path_are_left_out_by_name():
@@ -250,6 +255,9 @@ def test_curves_that_collapse_and_curves_that_do_not():
     assert len(same.points) == len(table) and same.rules["checkpoints"].startswith("250 rows of 25 runs")
     judged = TESTS["collapse"](same)
     assert judged.verdict == "agrees" and judged.found.high < 0.05
+    found = same.collapse  # the planted curve is that of every size
+    np.testing.assert_allclose(found.curves, np.broadcast_to(found.shares**-0.4, found.curves.shape), rtol=0.03)
+    assert len(set(found.params)) == len(found.runs) >= 3 and found.shares[-1] == pytest.approx(1)
     unlike = evidence_of(training_curves(table, lambda params: 0.4 * (params / 3e8) ** 0.3))
     assert TESTS["collapse"](unlike).verdict == "contradicts"
     judged = TESTS["collapse"](evidence_of(table))

@@ -11,6 +11,7 @@ from rfjax.laws.claims import CLAIMS
 from rfjax.report.axes import looks
 from rfjax.report.claims_facts import law_rows
 from rfjax.report.claims_figure import claimed_laws
+from rfjax.report.shapes_of_loss import level_exponents_and_collapse
 from rfjax.report.write import write_report
 
 
@@ -118,3 +119,22 @@ def test_the_figure_with_and_without_an_optimal_size(planted, capsys):
     bare = found | {"laws": found["laws"] | {"own": []}}
     left, right = claimed_laws({"claims": bare, "runs": [run]}, looks([1])).axes
     assert left.get_yticklabels()[0].get_text() == "this table:\nnot decided" and not right.collections
+
+
+def test_the_figure_of_levels_and_curves_has_a_panel_for_what_there_is(tmp_path, capsys):
+    """Catches an empty panel, a curve in another depth's colour, and exponents that are not the JSON's."""
+    table = training_curves(optimal_grid(noise=0.001), lambda params: 0.4 + 0 * params)
+    table["loss@t=0.5"] = table["loss"]
+    table.to_csv(tmp_path / "curves.csv", index=False)
+    _, found = claims_json(tmp_path / "curves.csv")
+    capsys.readouterr()
+    runs = [{"run": run, "depth": depth} for depth, run in enumerate(found["collapse"]["runs"])]
+    look = looks(range(len(runs)))
+    left, right = level_exponents_and_collapse({"claims": found, "runs": runs}, look).axes
+    ends = found["level_exponents"]["exponents"]["0.5"]
+    assert list(left.lines[0].get_ydata()) == [ends["low"], ends["high"]]
+    assert [line.get_color() for line in right.lines[: len(runs)]] == [look[run["depth"]][0] for run in runs]
+    bare = found | {"collapse": found["collapse"] | {"curves": None}}
+    assert len(level_exponents_and_collapse({"claims": bare, "runs": runs}, look).axes) == 1
+    none = bare | {"level_exponents": {"exponents": {}}}
+    assert level_exponents_and_collapse({"claims": none, "runs": runs}, look) is None

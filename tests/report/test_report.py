@@ -20,6 +20,7 @@ FIGURES = {
     "loss_against_compute",
     "optimal_frontier",
     "claimed_laws",
+    "level_exponents_and_collapse",
     "loss_against_steps",
     "loss_per_level",
     "geneval_against_depth",
@@ -208,6 +209,7 @@ def test_a_study_without_scores_has_no_empty_figures(undrawn, tmp_path):
         "loss_against_compute",
         "optimal_frontier",
         "claimed_laws",
+        "level_exponents_and_collapse",
         "loss_against_steps",
         "loss_per_level",
     }

@@ -1,0 +1,25 @@
+"""The default study in an hour on two CPU cores instead of a quarter: five depths, longer branches, a second size with
+two seeds. All else is as in `shapes`.
+"""
+
+from rfjax.config import load_file
+
+# depth -> (learning rate, lengths of the branches in steps, seeds)
+TRUNKS = {
+    1: (4e-3, (500, 1000, 2000, 4000, 8000), (0, 1)),
+    2: (3e-3, (500, 1000, 2000, 4000), (0, 1)),
+    3: (2.5e-3, (1000, 2000, 4000), (0,)),
+    4: (2e-3, (1000, 2000, 4000), (0,)),
+    5: (1.75e-3, (1000, 2000), (0,)),
+}
+SHAPES = load_file("shapes")
+
+
+def get_config():
+    config = SHAPES.get_config()
+    config.name = "shapes_hour"
+    return config
+
+
+def points():
+    return SHAPES.points(TRUNKS)

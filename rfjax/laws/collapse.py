@@ -1,0 +1,101 @@
+"""Collapses the training curves of compute-optimal runs: (loss - E) / (end - E) against the share of training.
+
+Where all sizes are on one curve, a short run tells how a long one will go (`rfjax.laws.claims` has the source).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from rfjax.evaluation.intervals import ENDS
+from rfjax.laws.fitting import Estimate, Fit
+from rfjax.laws.optimal_frontier import OptimalFrontier
+from rfjax.laws.run_frontier import on_frontier
+
+FROM = 0.15  # of training
+SHARES = np.geomspace(FROM, 1.0, 12)
+FEWEST_CHECKPOINTS, FEWEST_SIZES = 4, 3
+NEAR_OPTIMUM = 2.0  # a run counts as compute-optimal within this factor of the optimal images
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Collapse:
+    """The collapsed curves, or the reason why there are none.
+
+    `spread` is the largest standard deviation over runs, relative, of the curves over all shares. `noise` is what the
+    scatter of a run's last loss makes of it.
+    """
+
+    notes: tuple[str, ...]
+    reason: str = ""
+    runs: tuple[str, ...] = ()
+    params: tuple[float, ...] = ()
+    shares: Float[np.ndarray, " shares"] | None = None
+    curves: Float[np.ndarray, "runs shares"] | None = None
+    spread: Estimate | None = None
+    noise: float | None = None
+
+
+def collapse(points: pd.DataFrame, curves: pd.DataFrame, fitted: Fit, frontier: OptimalFrontier | None) -> Collapse:
+    """Collapses the curve of each size's run nearest its optimal length, with the E of a `fitted` law.
+
+    `points` has a row for each run, `curves` one for each checkpoint, with columns run, loss, params and images.
+    """
+    chosen, notes = _optimal_runs(points, frontier)
+    found = {}
+    for run in chosen["run"]:
+        rows = curves[(curves["run"] == run) & curves["loss"].notna()].sort_values("images")
+        share = rows["images"].to_numpy(float) / float(rows["images"].max()) if len(rows) else np.array([])
+        if (share >= FROM).sum() >= FEWEST_CHECKPOINTS and share.min() <= 0.5:
+            found[run] = np.log(share), np.log(rows["loss"].to_numpy(float))
+    chosen = chosen[chosen["run"].isin(found)]
+    if chosen["params"].nunique() < FEWEST_SIZES:
+        reason = f"{chosen['params'].nunique()} compute-optimal sizes have them"
+        return Collapse(notes=notes, reason=reason)
+    start = max(log_x[0] for log_x, _ in found.values())
+    at = np.log(SHARES)
+    at = at[at >= start - 1e-9]
+    losses = np.exp(np.stack([np.interp(at, *found[run]) for run in chosen["run"]]))
+    least = float(losses.min())
+    offsets = np.concatenate([[fitted.parameters[0]], fitted.draws[:, 0]])
+    offsets = np.minimum(offsets, 0.99 * least)  # a draw of E above a loss has no normalised curve
+    normal = np.log(losses[None] - offsets[:, None, None])
+    normal -= normal[:, :, -1:]
+    spreads = normal.std(axis=1, ddof=1).max(axis=1)
+    low, high = np.quantile(spreads[1:], ENDS)
+    # The scatter of a run's loss, in units of what E leaves of it, moves a whole curve by its end.
+    noise = float(fitted.residual_sd * np.median(losses[:, -1]) / (np.median(losses[:, -1]) - offsets[0]))
+    return Collapse(
+        notes=notes,
+        runs=tuple(chosen["run"]),
+        params=tuple(chosen["params"].astype(float)),
+        shares=np.exp(at),
+        curves=np.exp(normal[0]),
+        spread=Estimate(value=float(spreads[0]), low=float(low), high=float(high)),
+        noise=noise,
+    )
+
+
+def _optimal_runs(points, frontier):
+    """(the run of each size nearest its optimal length, notes)."""
+    if frontier is None or not {"flops", "images"} <= set(points.columns):
+        note = "the longest run of each size; whether these are compute-optimal is not known"
+        return (_longest_of_each_size(points) if "flops" in points else points), (note,)
+    optimal = frontier.bands(points["flops"].to_numpy(float))["images"]["value"]
+    off = np.abs(np.log(points["images"].to_numpy(float) / optimal))
+    nearest = points.assign(off=off).sort_values("off", kind="stable").drop_duplicates("params")
+    near = nearest[nearest["off"] <= np.log(NEAR_OPTIMUM)]
+    far = nearest[nearest["off"] > np.log(NEAR_OPTIMUM)]
+    note = f"no run within a factor {NEAR_OPTIMUM:g} of the optimal length: sizes "
+    return near, (note + ", ".join(f"{n:.3g}" for n in sorted(far["params"])),) if len(far) else ()
+
+
+def _longest_of_each_size(points):
+    """The run of each size that saw the most images, of the runs on the frontier where every size has one there."""
+    chosen = points[on_frontier(points)]
+    chosen = chosen if chosen["params"].nunique() == points["params"].nunique() else points
+    return chosen.sort_values("images", kind="stable").drop_duplicates("params", keep="last").sort_values("params")
