@@ -251,6 +251,18 @@ class RankingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TemporalConfig:
+    """Temporal GenEval, for a corpus of clips with prompts."""
+
+    prompts_per_task: int = 0  # a task with fewer prompts repeats them; 0 turns the evaluation off
+    clips_per_prompt: int = 4
+    batch_size: int = 120
+    every: int = 0  # checkpoints at multiples of this step are scored; 0: the last only
+    seed: int = 0
+    weights: tuple[str, ...] = ("ema",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     weights: tuple[str, ...] = ("ema", "raw")
     every: int = 0  # checkpoints at multiples of this step are validated; 0: the last only
@@ -259,6 +271,7 @@ class EvaluationConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     geneval: GenEvalConfig = field(default_factory=GenEvalConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
+    temporal: TemporalConfig = field(default=TemporalConfig(), metadata=WRITTEN_WHERE_SET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +346,7 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
         *sections, last = key.split(".")
         target = nested
         for section in sections:
-            target = target[section]
+            target = target.setdefault(section, {})  # a section at its defaults may be left out
         target[last] = _parse(key, value, annotation) if isinstance(value, str) else value
     return from_dict(nested)
 

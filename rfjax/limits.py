@@ -40,6 +40,9 @@ ROLES: dict[str, str] = {
     "tuned": "it was tuned after pretraining",
 }
 
+SCORES = ("geneval", "ranking", "temporal")  # sections of `config.evaluation` that sample prompts
+CLIP_CORPORA = ("motion",)  # they have prompts that say what happens in a clip
+
 _WIDTH = "model.width"  # the hidden size: given, or set by the depth
 _OF_TOKENS = ("temporal_patch_size", "rotary_channels", "rotary_theta")  # of networks whose layers see tokens alone
 POSITION_MULTIPLE = 4  # the 2-D position embedding needs a hidden size that is a multiple of it
@@ -144,11 +147,13 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("evaluation.validation", Range(1, BATCH_END), "batch_size"),
     ("evaluation.validation", Range(2, 10**5), "levels"),
     ("evaluation.validation", SEED, "seed"),
-    *((f"evaluation.{scores}", Range(0, 10**6), "prompts_per_task") for scores in ("geneval", "ranking")),
+    *((f"evaluation.{scores}", Range(0, 10**6), "prompts_per_task") for scores in SCORES),
     ("evaluation.geneval", Range(0, 10**6), "few_prompts_per_task"),
+    ("evaluation.temporal", Range(0, COUNT_END), "every"),
+    ("evaluation.temporal", Range(1, 10**6), "clips_per_prompt"),
     *((f"evaluation.{scores}", Range(1, 10**6), "images_per_prompt") for scores in ("geneval", "ranking")),
-    *((f"evaluation.{scores}", Range(1, BATCH_END), "batch_size") for scores in ("geneval", "ranking")),
-    *((f"evaluation.{scores}", SEED, "seed") for scores in ("geneval", "ranking")),
+    *((f"evaluation.{scores}", Range(1, BATCH_END), "batch_size") for scores in SCORES),
+    *((f"evaluation.{scores}", SEED, "seed") for scores in SCORES),
 )
 RANGES: dict[str, Range] = {
     "seed": SEED,
@@ -298,17 +303,25 @@ RULES: tuple[Rule, ...] = (
     ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")
-        for field in ("evaluation.weights", "evaluation.geneval.weights", "evaluation.ranking.weights")
+        for field in ("evaluation.weights", *(f"evaluation.{scores}.weights" for scores in SCORES))
     ),
     (
         ("evaluation.ranking.samplers",),
         lambda samplers: 0 < len(samplers) == len(set(map(sampler_setting, samplers))),
         "it must name one or more, each once",
     ),
+    *(
+        (
+            (f"evaluation.{scores}.prompts_per_task",),
+            lambda prompts: prompts != 1,
+            f"intervals are made by resampling a task's prompts: give 2 or more, or 0 for no {what}",
+        )
+        for scores, what in (("ranking", "ranking"), ("temporal", "temporal GenEval"))
+    ),
     (
-        ("evaluation.ranking.prompts_per_task",),
-        lambda prompts: prompts != 1,
-        "intervals are made by resampling a task's prompts: give 2 or more, or 0 for no ranking",
+        ("evaluation.temporal.prompts_per_task", "data.corpus"),
+        lambda prompts, corpus: not prompts or corpus in CLIP_CORPORA,
+        f"temporal GenEval needs clips with prompts: set config.data.corpus={CLIP_CORPORA[0]}, or the former to 0",
     ),
     (
         ("evaluation.geneval.few_prompts_per_task", "evaluation.geneval.prompts_per_task"),
@@ -326,7 +339,7 @@ RULES: tuple[Rule, ...] = (
             lambda prompts, examples: not prompts or examples,
             f"{_UNVALIDATED}: set the former to 0, too",
         )
-        for scores in ("geneval", "ranking")
+        for scores in SCORES
     ),
     *(
         (
@@ -334,7 +347,7 @@ RULES: tuple[Rule, ...] = (
             lambda scored, validated, prompts: not prompts or set(scored) <= set(validated),
             f"{_UNVALIDATED}: leave out the weights that are not validated",
         )
-        for scores in ("geneval", "ranking")
+        for scores in SCORES
     ),
 )
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from rfjax.config import Config
 from rfjax.errors import ConfigError, Preempted, RfjaxError
-from rfjax.evaluation.kinds import geneval, ranking, validation
+from rfjax.evaluation.kinds import geneval, ranking, temporal, validation
 from rfjax.evaluation.records import check_may_record, check_still_run, lag_note, read_records, record_key, record_name
 from rfjax.evaluation.schedule import Evaluation, Programs
 from rfjax.training.checkpoint import read_facts, spent
@@ -27,7 +27,7 @@ from rfjax.training.run import Run, open_run
 #   check(run, programs): refuses before training what could not be measured afterwards;
 #   measure(run, programs, evaluation, params, spent): is called by all processes; returns a function that writes the
 #     record, which process 0 alone calls.
-KINDS = {"validation": validation, "geneval": geneval, "ranking": ranking}
+KINDS = {"validation": validation, "geneval": geneval, "ranking": ranking, "temporal": temporal}
 
 
 def due_at(
@@ -135,8 +135,8 @@ def evaluate_run(
     due = due_at(run.config, run.name, step, everything=True, only=weights)
     if not due:
         raise ConfigError(
-            f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of geneval "
-            "and ranking are 0; ask for one, for example with --config.evaluation.validation.examples=512"
+            f"the config of {workdir} asks for no evaluation: validation.examples and the prompts_per_task of geneval, "
+            "ranking and temporal are 0; ask for one, for example with --config.evaluation.validation.examples=512"
         )
     with StopSignal() as stop:
         evaluator.measure(due, stop=stop)

@@ -153,8 +153,8 @@ def generator_of(
 
 
 def check_batch_size(run: Run, evaluation: str) -> None:
-    """Raises `ConfigError` if an evaluation's batches of images ("geneval" or "ranking") cannot be split over the
-    devices."""
+    """Raises `ConfigError` if the batches of an evaluation ("geneval", "ranking" or "temporal") cannot be split over
+    the devices."""
     size = getattr(run.config.evaluation, evaluation).batch_size
     if size % run.batch_ways:
         raise ConfigError(

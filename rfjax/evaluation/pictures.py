@@ -1,16 +1,19 @@
-"""Small images as picture files."""
+"""Small images and clips as picture files."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
 from rfjax.files import write_whole
 
 TILE = 64  # the least side in pixels
+FRAME_MILLISECONDS, LAST_MILLISECONDS = 300, 900  # of a clip that plays
 
 
 def strip(
@@ -37,3 +40,21 @@ def write_strip(path: Path, images: Float[np.ndarray, "n h w 3"]) -> int:
     picture, tile = strip(images)
     write_whole({path: png_bytes(picture)})
     return tile
+
+
+def write_clips(still: Path, playing: Path, clips: Float[np.ndarray, "n frames h w 3"]) -> int:
+    """Writes clips side by side: as a PNG, frame under frame, and as an animated WebP without loss. Returns a tile's
+    side in pixels."""
+    rows = [strip(frame) for frame in clips.swapaxes(0, 1)]
+    pictures, tile = [picture for picture, _ in rows], rows[0][1]
+    write_whole({still: png_bytes(np.concatenate(pictures)), playing: webp_bytes(pictures)})
+    return tile
+
+
+def webp_bytes(frames: Sequence[Float[np.ndarray, "height width 3"]]) -> bytes:
+    """An animated WebP of frames in [0, 1], without loss; it plays forever, and rests on its last frame."""
+    first, *others = (Image.fromarray(np.round(255 * frame).astype(np.uint8)) for frame in frames)
+    times = [FRAME_MILLISECONDS] * len(others) + [LAST_MILLISECONDS]
+    buffer = io.BytesIO()
+    first.save(buffer, "WEBP", save_all=True, append_images=others, duration=times, loop=0, lossless=True)
+    return buffer.getvalue()

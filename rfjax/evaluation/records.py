@@ -77,6 +77,7 @@ class Extra(TypedDict, total=False):
     """The keys of a record's `extra` that the results table reads. A record may have other keys."""
 
     png: str
+    webp: str
     prompts: list[object]
     tile: int | None
     example_ids_sha1: str
@@ -319,8 +320,29 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
         lines.append(
             f"{key['run']} step {key['step']} {key['weights']}: {key['evaluation']} ({settings}, seed {key['seed']})"
         )
+        floors = _floors_of(record["values"])
         for value in record["values"]:
+            if _FLOOR in value["metric"]:
+                continue
             interval = "" if value["low"] is None else f"  [{value['low']:.4f}, {value['high']:.4f}]"
-            measured = "not finite" if value["value"] is None else f"{value['value']:.4f}"
-            lines.append(f"  {value['metric']:<25} {value['item']:<16}{measured}{interval}  n={value['n']}")
+            below = floors.get((value["metric"], value["item"]), "")
+            line = f"  {value['metric']:<25} {value['item']:<16}{_shown(value)}{interval}  n={value['n']}{below}"
+            lines.append(line)
     return lines
+
+
+_FLOOR = "_floor_"  # in the metric of a value that stands beside the one that it is a floor of
+
+
+def _floors_of(values):
+    """{(metric, item): text with the floors} of values whose floors are in the same record."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for value in values:
+        metric, floor, name = value["metric"].partition(_FLOOR)
+        if floor:
+            found.setdefault((metric, value["item"]), []).append(f"{name} {_shown(value, 3)}")
+    return {place: f"  floors: {', '.join(each)}" for place, each in found.items()}
+
+
+def _shown(value, digits=4):
+    return "not finite" if value["value"] is None else f"{value['value']:.{digits}f}"

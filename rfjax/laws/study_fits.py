@@ -93,6 +93,9 @@ class Analysis:
         return plain(content | {"frontier_runs": runs[frontier].tolist(), "dominated_runs": runs[~frontier].tolist()})
 
 
+SCORED_BY = ("geneval", "temporal")  # evaluations that sample; a study's sampler is that of the first it has
+
+
 def primary_settings(results: Results) -> Settings:
     """Chooses the evaluation settings that cover most finished runs.
 
@@ -108,8 +111,9 @@ def primary_settings(results: Results) -> Settings:
         chosen[column] = most_common(losses, column, PREFERENCES.get(column, ()))
         losses = losses[losses[column] == chosen[column]]
     grid_seed = chosen.pop("evaluation_seed")
-    scores = rows_where(results.long, evaluation="geneval", corpus=chosen["corpus"], weights=chosen["weights"])
-    scores = counted(scores)
+    same = rows_where(results.long, corpus=chosen["corpus"], weights=chosen["weights"])
+    found = (counted(rows_where(same, evaluation=evaluation)) for evaluation in SCORED_BY)
+    scores = next((rows for rows in found if len(rows)), same[:0])
     scores = scores[scores["final"] == 1] if (scores["final"] == 1).any() else scores
     sampler = most_common(scores, "sampler") if len(scores) else ""
     seed = most_common(scores[scores["sampler"] == sampler], "evaluation_seed") if len(scores) else None

@@ -10,6 +10,7 @@ from rfjax.report.fit_facts import as_prose, correlation_fact, headline_fact, he
 from rfjax.report.formats import count, duration, estimate, loss, minus, power, score, text
 from rfjax.report.html_parts import bullets
 from rfjax.report.ranking_section import ranking_sentence
+from rfjax.report.temporal_section import temporal_sentence
 
 
 def subtitle(numbers: Mapping) -> str:
@@ -59,6 +60,7 @@ def _sizes_sentences(numbers):
         for name, found in overall_scores(numbers)
         if found["coefficients"]
     ]
+    points += [temporal_sentence(numbers["temporal"])] if numbers["temporal"] else []
     return points + ([ranking_sentence(numbers["ranking"])] if numbers["ranking"] else [])
 
 

@@ -52,7 +52,7 @@ def fold(rest: Sequence, what: str, render: Callable[[Sequence], str], total: in
 
 class Page(Captions):
     """A report's page while its sections are made. `drawn` holds the figures as HTML by name; `sheets` holds the PNGs
-    of samples by their path in the results folder."""
+    of samples, and WebPs of clips, by their path in the results folder."""
 
     def __init__(self, drawn: Mapping[str, str], sheets: Mapping[str, bytes]):
         super().__init__()

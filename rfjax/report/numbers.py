@@ -24,7 +24,7 @@ from rfjax.laws.step_efficiency import EVALUATION as STEPS_EVALUATION
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
-from rfjax.report import scores
+from rfjax.report import scores, temporal_scores
 from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
@@ -59,6 +59,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     pairs = study_fits.pairs_of(results, settings)
     steps = step_counts(results.long, results.prompts, weights=settings.weights, seed=seed)
     sheets = _samples(results, settings, points)
+    clips = temporal_scores.temporal(results, points, settings, resamples=2 * resamples, seed=seed)
     options = FitOptions(resamples=resamples, seed=seed)
     analysis = study_fits.analyse(points, options, pairs=pairs, profiles=True)
     ends = _final_checkpoints(results, points, settings)
@@ -91,7 +92,9 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "claims": _claims(analysis, rows, results, settings, options) if compares == "sizes" else None,
             "learning_rates": _learning_rates(points),
             "other_settings": _other_settings(results, ends),
+            "temporal": clips,
             "samples": sheets,
+            "gallery": _gallery(results.runs, sheets),
             "failures": [run for run in runs if run["state"] in ("failed", "diverged")],
             "unfinished": [run for run in runs if run["state"] not in ("done", "failed", "diverged")],
             "left_out": [vars(each) for each in left_out_runs(results, settings, points)],
@@ -336,9 +339,15 @@ def _samples(results, settings, points):
         final = sheet.step == run["steps"]
         row = {"run": sheet.run, "depth": run["depth"], "step": sheet.step, "final": final}
         row |= {"best_of_depth": sheet.run in best and final, "flops": _flops_at(run, sheet.step)}
-        rows.append(row | {"png": sheet.png, "tile": sheet.tile})
+        rows.append(row | {"png": sheet.png, "tile": sheet.tile} | ({"webp": sheet.webp} if sheet.webp else {}))
     rows.sort(key=lambda row: (_value_or(row["flops"], math.inf), row["run"]))
     return {"prompts": list(prompts[0]), "sampler": prompts[1], "seed": prompts[2], "rows": rows}
+
+
+def _gallery(runs, sheets):
+    """The sheets of one size at several multiples of compute; branches of a trunk, or runs of a depth and seed."""
+    sizes = {run["run"]: (run["trunk"] or "", run["depth"], run["seed"]) for run in runs.to_dict("records")}
+    return temporal_scores.gallery(sheets["rows"], sizes)
 
 
 def _value_or(value, default):

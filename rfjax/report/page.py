@@ -30,7 +30,8 @@ def draw(numbers: Mapping) -> dict[str, Figure]:
 
 
 def render(numbers: Mapping, figures: Mapping[str, bytes], sheets: Mapping[str, bytes]) -> str:
-    """Renders the page. `figures` are SVGs by name; `sheets` are PNGs by their path in the results folder.
+    """Renders the page. `figures` are SVGs by name; `sheets` are PNGs, and WebPs of clips, by their path in
+    the results folder.
 
     A section with nothing to show is left out.
     """
@@ -90,6 +91,7 @@ details { margin: .5rem 0; } summary { cursor: pointer; color: var(--accent); fo
   max-width: calc(7.5rem + var(--n) * 6.6rem); margin: 0 auto;
   font: .74rem/1.3 system-ui, "DejaVu Sans", sans-serif; }
 .sheet img { width: 100%; image-rendering: pixelated; }
+.sheet img.printed { display: none; }
 .strip { position: relative; line-height: 0; }
 .strip::after { content: ""; position: absolute; inset: 0; /* gutters between the tiles */
   background: repeating-linear-gradient(to right, #fff 0 1px, transparent 1px calc(100% / var(--n) - 1px), #fff \
@@ -103,6 +105,7 @@ var(--soft); }
 @page { size: A4; margin: 17mm 15mm; }
 @media print {
   body { font-size: 9.6pt; } main { max-width: none; padding: 0; }
+  .sheet img.playing { display: none; } .sheet img.printed { display: block; }
   figure, tr, li { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
 }
 """

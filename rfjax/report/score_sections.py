@@ -13,6 +13,8 @@ from rfjax.results.many_runs import MANY_RUNS, are_many
 def geneval_section(numbers, page):
     """GenEval per task, between the detector's ceiling and the floors; a warning if nothing was scored."""
     geneval = numbers["geneval"]
+    if not geneval["runs"] and numbers["temporal"]:
+        return ""  # the study's samples are clips
     if not geneval["runs"]:
         return warning(f"Nothing to show: {geneval.get('reason') or 'no scores'}")
     items, best = geneval["items"], [run for run in geneval["runs"] if run["best_of_depth"]]
@@ -228,25 +230,33 @@ def samples_section(numbers, page):
     parts = []
     if len(across) > 1:
         labels = [f"depth {row['depth']}<br><small>{text(row['run'])}</small>" for row in across]
-        sheet = _sheet(samples["prompts"], across, labels, page.sheets)
+        sheet = sheet_of(samples["prompts"], across, labels, page.sheets)
         parts.append(page.figure(sheet, f"Across depths: the best run of each. {shared}"))
     if len(rows) > len(across) or not parts:
         steps = ["" if row["final"] else f", step {row['step']:,}" for row in rows]
         names = [f"<small>{text(row['run'])}{step}</small>" for row, step in zip(rows, steps, strict=True)]
         labels = [f"{power(row['flops'], 2)}<br>{name}" for row, name in zip(rows, names, strict=True)]
-        sheet = _sheet(samples["prompts"], rows, labels, page.sheets)
+        sheet = sheet_of(samples["prompts"], rows, labels, page.sheets)
         which = shown_of(len(rows), len(samples["rows"]), "sheets", "samples/ of the results folder")
         every = "every sheet" if not which else "sheets spread over compute,"
         parts.append(page.figure(sheet, f"Across compute: {every} in order of training FLOPs. {shared}{which}"))
     return "".join(parts)
 
 
-def _sheet(prompts, rows, labels, sheets):
+def sheet_of(prompts, rows, labels, sheets):
     """Places strips below each other. All tiles of a strip have one width, so headings align with columns."""
     heads = "".join(f"<div>{text(prompt)}</div>" for prompt in prompts)
     lines = "".join(
-        f"<div class=who>{label}</div>"
-        f"<div class=strip>{picture(sheets[row['png']], 'image/png', 'samples of ' + row['run'])}</div>"
+        f"<div class=who>{label}</div><div class=strip>{_strip(row, sheets)}</div>"
         for row, label in zip(rows, labels, strict=True)
     )
     return f'<div class=sheet style="--n:{max(len(prompts), 1)}"><div></div><div class=heads>{heads}</div>{lines}</div>'
+
+
+def _strip(row, sheets):
+    """A row's picture; of clips the one that plays, and for print the still one."""
+    alt, playing = f"samples of {row['run']}", row.get("webp")
+    if playing not in sheets:
+        return picture(sheets[row["png"]], "image/png", alt)
+    moving = picture(sheets[playing], "image/webp", alt, " class=playing")
+    return moving + picture(sheets[row["png"]], "image/png", alt, " class=printed")

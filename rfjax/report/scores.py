@@ -26,7 +26,9 @@ def geneval(results, points, settings):
         return {"items": [], "runs": [], "ceiling": {}, "reason": "no finished run has a GenEval score"}
     long = rows_where(results.long, corpus=settings.corpus, metric="geneval")
     measured = {"sampler": settings.sampler, "evaluation_seed": settings.sampler_seed}
-    ceiling = _by_item(_of_prompts(rows_where(long, evaluation=CEILING), settings.sampler).drop_duplicates("item"))
+    ceiling = by_item(
+        ceiling_of_prompts(rows_where(long, evaluation=CEILING), settings.sampler).drop_duplicates("item")
+    )
     of_floors = rows_where(long[long["evaluation"].isin(FLOORS.values())], weights=settings.weights, **measured)
     floors_at: dict[tuple, dict] = {}
     for found in of_floors[["run", "step", "evaluation", "item", *(name for name, _ in STATISTICS)]].to_dict("records"):
@@ -62,7 +64,7 @@ def geneval(results, points, settings):
     return {"items": items, "runs": runs, "ceiling": ceiling, "others": others, "reason": ""}
 
 
-def _of_prompts(ceilings, sampler):
+def ceiling_of_prompts(ceilings, sampler):
     """The rows of the ceiling on as many prompts as the sampler's name says; all rows where there are none."""
     name = SamplerName.parse(sampler)
     prompts = name.images[0] if name and name.images else -1
@@ -168,6 +170,6 @@ def statistics(row, name, label=None):
     return {key: row.get(name + suffix) for key, (_, suffix) in zip(keys, STATISTICS, strict=True)}
 
 
-def _by_item(rows):
+def by_item(rows):
     """Returns the statistics of a score's rows by item."""
     return {row["item"]: {statistic: row[statistic] for statistic, _ in STATISTICS} for row in rows.to_dict("records")}

@@ -31,6 +31,8 @@ from rfjax.report.score_figures import (
 )
 from rfjax.report.score_sections import correlation_section, geneval_section, samples_section, steps_section
 from rfjax.report.shapes_of_loss import level_exponents_and_collapse
+from rfjax.report.temporal_figures import loss_against_temporal, temporal_against_compute
+from rfjax.report.temporal_section import temporal_section
 from rfjax.results.columns import PROTOCOLS
 
 
@@ -231,6 +233,8 @@ FIGURES: dict[str, Drawing] = {
     "quality_against_steps": Drawing(
         quality_against_steps, "GenEval and distance against sampling steps", of_variants=True
     ),
+    "temporal_against_compute": Drawing(temporal_against_compute, "Temporal GenEval against training FLOPs"),
+    "loss_against_temporal": Drawing(loss_against_temporal, "Validation loss against temporal scores"),
     "learning_rates": Drawing(learning_rates, "Validation loss against learning rate"),
 }
 
@@ -247,6 +251,7 @@ SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
         ("GenEval against depth", geneval_section),
         ("Held-out pairs", _pairs_section),
         ("Loss against GenEval", correlation_section),
+        ("Motion against compute", temporal_section),
         ("Sampling steps", steps_section),
         ("Ranking of variants", ranking_section),
         ("Samples", samples_section),

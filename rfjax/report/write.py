@@ -21,10 +21,11 @@ from rfjax.report import fit_facts, page
 from rfjax.report.axes import to_bytes
 from rfjax.report.crowds import ROWS, shown_of, shown_sheets, spread
 from rfjax.report.findings import warnings
-from rfjax.report.formats import columns, count, loss, power, score
+from rfjax.report.formats import columns, count, estimate, loss, power, score
 from rfjax.report.numbers import report_numbers
 from rfjax.report.ranking_section import ranking_lines
 from rfjax.report.sections import FIGURES
+from rfjax.report.temporal_section import temporal_lines
 from rfjax.results import results_folder as results
 
 
@@ -41,7 +42,9 @@ def write_report(results_folder: str | Path, out: str | Path, *, resamples: int 
     numbers = report_numbers(table, resamples=resamples, seed=seed)
     drawn = page.draw(numbers)
     svgs = {name: to_bytes(figure, "svg") for name, figure in drawn.items()}
-    sheets = {row["png"]: (table.folder / row["png"]).read_bytes() for row in shown_sheets(numbers)}
+    shown = [*shown_sheets(numbers), *numbers["gallery"]]
+    pictures = {row[kind] for row in shown for kind in ("png", "webp") if row.get(kind)}
+    sheets = {name: (table.folder / name).read_bytes() for name in sorted(pictures)}
     contents: dict[Path, str | bytes] = {
         # First, because it identifies the folder.
         out / "report.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n",
@@ -74,11 +77,15 @@ def check_report_folder(out: Path) -> None:
 
 def summary_lines(numbers: Mapping) -> list[str]:
     """The report for the console: the table of runs, the law, held-out errors, correlations, warnings."""
-    rows = [("run", "depth", "params", "FLOPs", "loss", "GenEval overall")]
+    title, score_of = "GenEval overall", score
+    if numbers["temporal"] and not any(run["score"] is not None for run in numbers["runs"]):
+        clips = {run["run"]: run["scores"].get("direction_right") for run in numbers["temporal"]["runs"]}
+        title, score_of = "direction right (soft)", lambda run: estimate(clips.get(run["run"]))
+    rows = [("run", "depth", "params", "FLOPs", "loss", title)]
     runs = spread(numbers["runs"], ROWS, lambda run: run["flops"] or 0.0)
     for run in runs:
         end = loss(run["loss"], run["loss_stderr"]) if run["loss"] is not None else run["state"]
-        rows.append((run["run"], count(run["depth"]), count(run["params"]), power(run["flops"]), end, score(run)))
+        rows.append((run["run"], count(run["depth"]), count(run["params"]), power(run["flops"]), end, score_of(run)))
     lines = [*columns(rows), shown_of(len(runs), len(numbers["runs"]), "runs", "report.json").strip()]
     if numbers["compares"] == "sizes":
         facts = [fit_facts.headline_fact(numbers["analysis"]), *fit_facts.held_out_facts(numbers["analysis"])]
@@ -88,4 +95,5 @@ def summary_lines(numbers: Mapping) -> list[str]:
         notes = {kind["title"]: kind["missing_prompts"] for kind in numbers["folder_scores"]}
         lines += fit_facts.as_lines(facts + [[f"note: {title}: {note}"] for title, note in notes.items() if note])
     lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
+    lines += temporal_lines(numbers["temporal"]) if numbers["temporal"] else []
     return list(map(printable, lines + warnings(numbers)))

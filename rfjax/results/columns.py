@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from rfjax.data.geneval_names import TASKS
 from rfjax.evaluation.image_folders import compbench
+from rfjax.evaluation.temporal import scores as temporal
 from rfjax.results import tokens
 from rfjax.results.many_runs import ANCHORS, MANY_RUNS
 
@@ -61,14 +62,14 @@ evaluation_seed* | integer | | seed of the evaluation's noise and prompts (`seed
 
 # What was measured.
 MEASURE = read_columns("""
-metric* | text | | `loss`, `geneval`, `geneval_held_out`, `geneval_seen`, ...
+metric* | text | | `loss`, `geneval`, `geneval_held_out`, `geneval_seen`, `temporal`, ...
 item* | text | | `mean`, `t=0.125`, `overall`, a task's name, ...
 value* | number | metric's own | loss: squared error of the velocity, mean over elements; geneval: fraction of images \
-that are correct
-stderr | number | metric's own | standard error: over examples (loss), over prompts (geneval)
+that are correct; temporal: docs/motion.md
+stderr | number | metric's own | standard error: over examples (loss), over prompts (geneval, temporal)
 low | number | metric's own | lower end of the 95 % interval
 high | number | metric's own | upper end of the 95 % interval
-n | integer | | how many: examples (loss), images (geneval)
+n | integer | | how many: examples (loss), images (geneval), clips (temporal)
 """)
 
 # How far training had come at the checkpoint, and what the evaluation took.
@@ -247,6 +248,8 @@ ITEMS: dict[tuple[str, str], tuple[str, ...]] = {
         for other in ("", "-other-model")
     },
     ("compbench", "compbench"): tuple(compbench.RESULTS),
+    **{(temporal.METRIC, metric): temporal.ITEMS for metric in temporal.METRICS},
+    (temporal.CEILING, temporal.METRIC): temporal.ITEMS,
 }
 _KNOWN = {
     measure.format(): measure for named, items in ITEMS.items() for measure in (Measure(*named, i) for i in items)
@@ -324,6 +327,16 @@ features' unit; `ranking_frechet_distance_ground_truth` that of as many pictures
 | `compbench_color`, ... | T2I-CompBench, by its own scorers |
 | `mlperf_loss`, `mlperf_loss@t=0.125`, ... | MLPerf's validation loss, each example at one level (`rfjax eval \
 --mlperf-levels`) |
+| `temporal_motion`, `temporal_speed`, `temporal_still`, ... | temporal GenEval per task: share of clips that are \
+right; `temporal_all_moving` and `temporal_all_still` are means over tasks (docs/motion.md) |
+| `temporal_direction_right`, `temporal_frames_right` | soft measures: share of clips whose colour goes the asked way, \
+and share of frames with the right class and colour |
+| `temporal_pixels_a_frame`, `temporal_pixels_a_frame_slow`, ... | pixels a frame that the colour goes along the asked \
+way; of prompts that say slow, or fast |
+| `temporal_held_out_motion`, `temporal_seen_direction_right`, ... | the same over prompts with, and without, a \
+(class, colour, direction) that never occurs in training |
+| `temporal_floor_shuffled_direction_right`, ... | the same of the same clips under a floor: `shuffled`, `reversed`, \
+`first_held`, `other_prompts`, or clips of the `null` condition |
 | `sampling_steps_overall`, ... | GenEval at one of several counts of sampling steps (`rfjax eval --sampling-steps`), \
 in a row of its own |
 | `sampling_steps_path_length` | sum over sampling steps of the norm of a latent's move, mean over images |

@@ -387,5 +387,6 @@ def _sheet(folder, record):
     """Returns the sheet of a record, with an empty `png`, and the path of its picture in the run's folder."""
     extra, key = record["extra"], ("run", "step", "weights", "sampler", "seed")
     prompts, tile = tuple(map(_as_text, extra.get("prompts", ()))), int(extra.get("tile") or 0)
-    sheet = results.SampleSheet(**{name: record["key"][name] for name in key}, prompts=prompts, tile=tile, png="")
+    pictures = {"png": "", "webp": extra.get("webp", "")}
+    sheet = results.SampleSheet(**{name: record["key"][name] for name in key}, prompts=prompts, tile=tile, **pictures)
     return sheet, folder / extra["png"]

@@ -2,7 +2,7 @@
 
 table.json   schema version, columns with units, SHA-256 of every file, sample sheets, notes
 *.csv        long, wide, runs, prompts, pairs, replicates, curves (`rfjax.results.columns` documents them)
-samples/     the sample sheets, *.png
+samples/     the sample sheets, *.png, and of clips *.webp
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ REMEDY = "remake the table with `rfjax study --collect`"
 SHEETS = "samples"
 PAUSES = (0.2, 0.5, 1.0)  # seconds before a table whose files do not match is read again
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+WEBP_MAGIC = b"RIFF"
 
 
 csv.field_size_limit(1 << 30)  # a cell of replicates, or a message, may exceed the reader's default of 128 KiB
@@ -61,6 +62,11 @@ class SampleSheet:
     prompts: tuple[str, ...]
     tile: int
     png: str  # relative to the results folder
+    webp: str = ""  # the same strip, playing, if it shows clips; the PNG then has frame under frame
+
+    def to_json(self) -> dict:
+        """The sheet as table.json has it: `webp` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "webp" or value}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +96,8 @@ class Results:
 def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Results:
     """Writes `table` into its folder, and copies the pictures of `sheets` (sheet, source) into it.
 
-    Returns the table with `samples` as written. A picture that is missing or is no PNG is left out, with a note.
+    A source is a PNG; beside it lies the WebP of a sheet whose `webp` is set. Returns the table with `samples` as
+    written. A picture that is missing or of another kind is left out, with a note.
     Pictures of an earlier table are removed. Raises `RfjaxError` if a file cannot be written.
     """
     folder, notes, samples, contents = table.folder, list(table.notes), [], {}
@@ -101,21 +108,29 @@ def write(table: Results, sheets: Sequence[tuple[SampleSheet, Path]] = ()) -> Re
             continue
         key = json.dumps([sheet.run, sheet.step, sheet.weights, sheet.sampler, sheet.seed])
         name = f"{SHEETS}/{hashlib.sha1(key.encode()).hexdigest()[:16]}.png"  # run names may hold anything
-        samples.append(replace(sheet, png=name))
-        contents[name] = data
+        contents[name], playing = data, ""
+        if sheet.webp:
+            moving = source.with_suffix(".webp")
+            data = moving.read_bytes() if moving.is_file() else b""
+            if data.startswith(WEBP_MAGIC):
+                playing = f"{name.removesuffix('.png')}.webp"
+                contents[playing] = data
+            else:
+                notes.append(f"{sheet.run}: the clips of step {sheet.step} are missing or no WebP ({moving.name})")
+        samples.append(replace(sheet, png=name, webp=playing))
     files = {}
     for file, (_, row) in FILES.items():
         frame = table.frame(file)
         contents[file] = to_csv(frame).encode()
         files[file] = {"row": row, "columns": [asdict(column) for column in _columns(file, frame)]}
     hashes = {name: _sha256(data) for name, data in contents.items()}
-    sheets_json = [asdict(sample) for sample in samples]
+    sheets_json = [sample.to_json() for sample in samples]
     index = {"schema": SCHEMA, "files": files, "sha256": hashes, "samples": sheets_json, "notes": notes}
     index |= {"unreadable": table.unreadable, "made_of": dict(table.made_of), "passed_over": list(table.passed_over)}
     contents["table.json"] = (json.dumps(index, indent=1) + "\n").encode()
     write_whole({folder / name: data for name, data in contents.items()})
-    for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".png"):  # removes those no longer in the table
-        if f"{SHEETS}/{path.name}" not in contents:
+    for path in (folder / SHEETS).glob("[0-9a-f]" * 16 + ".*"):  # removes those no longer in the table
+        if path.suffix in (".png", ".webp") and f"{SHEETS}/{path.name}" not in contents:
             with contextlib.suppress(OSError):
                 path.unlink()
     return replace(table, samples=tuple(samples), notes=tuple(notes))
@@ -184,8 +199,8 @@ def _read(folder: Path) -> Results:
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(f"{path} is damaged ({error}); {REMEDY}") from None
     frames = {file.removesuffix(".csv"): _read_frame(folder / file, file, hashes.get(file), version) for file in FILES}
-    for sample in samples:
-        _check_hash(folder / sample.png, hashes.get(sample.png))
+    for picture in (name for sample in samples for name in (sample.png, sample.webp) if name):
+        _check_hash(folder / picture, hashes.get(picture))
     return Results(samples=samples, notes=notes, folder=folder, **made, **frames)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from rfjax import config as schema
 from rfjax.config import Config, TrainConfig
 from rfjax.errors import ConfigError, RfjaxError
+from rfjax.limits import SCORES
 from rfjax.training import checkpoint, lineage, run_folder
 from rfjax.training.metrics import CURVE
 from rfjax.training.optimizer import learning_rate
@@ -66,7 +67,7 @@ def trunk_of(config: Config) -> Config:
     Warm-up and the average's cadence are those of the longest branch, as numbers of steps: all branches share them.
     """
     train = _shared(config.train, steps=max(departures(config.train)), schedule="constant")
-    off = {name: replace(getattr(config.evaluation, name), prompts_per_task=0) for name in ("geneval", "ranking")}
+    off = {name: replace(getattr(config.evaluation, name), prompts_per_task=0) for name in SCORES}
     off["geneval"] = replace(off["geneval"], few_prompts_per_task=0)
     off["validation"] = replace(config.evaluation.validation, examples=0)
     return replace(config, train=train, evaluation=replace(config.evaluation, every=0, geneval_every=0, **off))

@@ -56,11 +56,13 @@ def flops_before(schedule: Schedule, flops_of_buckets: Sequence[int], stream_off
 
 
 def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
-    """The steps beyond `after` whose checkpoints are evaluated, and therefore kept for good: the multiples of `every`
-    and of `geneval_every`, and the last. For a branch, `after` is the step at which it left its trunk."""
+    """The steps beyond `after` whose checkpoints are evaluated, and therefore kept for good: the multiples of `every`,
+    of `geneval_every` and of `temporal.every`, and the last. For a branch, `after` is the step at which it left its
+    trunk."""
     evaluation, steps = config.evaluation, config.train.steps
     validated = evaluation.every if evaluation.validation.examples else 0
-    cadences = [every for every in (validated, evaluation.geneval_every) if every]
+    of_clips = evaluation.temporal.every if evaluation.temporal.prompts_per_task else 0
+    cadences = [every for every in (validated, evaluation.geneval_every, of_clips) if every]
     due = {step for every in cadences for step in range(every, steps + 1, every)}
     return frozenset(step for step in due if step > after) | {steps}
 

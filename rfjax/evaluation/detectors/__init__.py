@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from rfjax.data.corpus import Corpus
 from rfjax.errors import ConfigError
+from rfjax.limits import CLIP_CORPORA
 
 Detector = Callable[[Float[ndarray, "n h w 3"]], list[dict]]
 
@@ -27,6 +28,9 @@ DETECTORS = {"shapes": "rfjax.evaluation.detectors.shapes", "digits": "rfjax.eva
 
 def detector_for(corpus: Corpus) -> Detector:
     """The detector of a corpus. Raises `ConfigError` for a corpus that has none."""
+    if corpus.name.partition(":")[0] in CLIP_CORPORA:
+        remedy = "config.evaluation.geneval.prompts_per_task=0, and score clips by config.evaluation.temporal instead"
+        raise ConfigError(f"the {corpus.name} corpus has clips, and GenEval scores images; set {remedy}")
     if corpus.name not in DETECTORS:
         raise ConfigError(
             f"the {corpus.name} corpus has no detector, so GenEval cannot score it; set "

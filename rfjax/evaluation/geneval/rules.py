@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int, Real
 
 from rfjax.data.geneval_names import RELATIONS, TASKS
 from rfjax.errors import ConfigError
@@ -284,7 +284,7 @@ def score(
         if tag in clusters:
             counts = np.array([(sum(images), len(images)) for images in clusters[tag].values()])
             # each task has its generator, so that its interval does not depend on the other tasks
-            means = _resampled_means(counts, replicates, np.random.default_rng((seed, index)))
+            means = resampled_means(counts, replicates, np.random.default_rng((seed, index)))
             scored[tag] = _estimate(counts, means)
             resampled.append(means)
     low, high = np.percentile(np.mean(resampled, axis=0), PERCENTILES)
@@ -306,10 +306,13 @@ def score(
     )
 
 
-def _resampled_means(counts, replicates, rng):
-    """The means of `replicates` resamples of the prompts, drawn with replacement.
+def resampled_means(
+    counts: Real[np.ndarray, "prompts 2"], replicates: int, rng: np.random.Generator
+) -> Float[np.ndarray, " replicates"]:
+    """The means of `replicates` resamples of the prompts, drawn with replacement. `counts` are each prompt's (sum,
+    number of images).
 
-    Prompts with equal (correct, images) are interchangeable. So only the number of draws of each such pair is drawn,
+    Prompts with equal pairs are interchangeable. So only the number of draws of each such pair is drawn,
     which is exact, needs little memory, and does not depend on the prompts' order.
     """
     pairs, multiplicity = np.unique(counts, axis=0, return_counts=True)

@@ -21,50 +21,63 @@ INK = 0.3  # alpha from which a pixel counts, so that a background's noise has n
 LEAST = 4.0  # pixels of ink in a frame, below which a colour is not there
 
 
+def all_centroids(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n colors 2"]:
+    """(x, y) in pixels of each colour's ink in each image; nan where there is less than `LEAST` of it. Colours are in
+    the order of the vocabulary's."""
+    alpha, residual = unmix(images, np.array(VOCABULARY.palette), estimate_background(images)[0])
+    mine = np.argmin(residual, axis=-1)[..., None] == np.arange(len(VOCABULARY.colors))
+    ink = np.where(mine & (alpha > INK), alpha, 0.0)
+    total = ink.sum(axis=(1, 2))
+    y, x = (np.arange(side) + 0.5 for side in images.shape[1:3])
+    sums = np.stack([np.einsum("nhwk,w->nk", ink, x), np.einsum("nhwk,h->nk", ink, y)], axis=-1)
+    return np.where(total[..., None] >= LEAST, sums / np.maximum(total, 1e-9)[..., None], np.nan)
+
+
 def centroids(clip: Float[np.ndarray, "frames h w 3"], color: str) -> Float[np.ndarray, "frames 2"]:
     """(x, y) in pixels of a colour's ink in each frame; nan in a frame with less than `LEAST` of it."""
-    alpha, residual = unmix(clip, np.array(VOCABULARY.palette), estimate_background(clip)[0])
-    mine = VOCABULARY.colors.index(color)
-    ink = np.where((np.argmin(residual, axis=-1) == mine) & (alpha[..., mine] > INK), alpha[..., mine], 0.0)
-    total = ink.sum(axis=(1, 2))
-    y, x = np.meshgrid(*(np.arange(side) + 0.5 for side in clip.shape[1:3]), indexing="ij")
-    sums = np.stack([(ink * x).sum(axis=(1, 2)), (ink * y).sum(axis=(1, 2))], axis=1)
-    return np.where(total[:, None] >= LEAST, sums / np.maximum(total, 1e-9)[:, None], np.nan)
+    return all_centroids(clip)[:, VOCABULARY.colors.index(color)]
 
 
 def soft_measures(
     clip: Float[np.ndarray, "frames h w 3"], frames: Sequence[Detections], row: Mapping[str, object]
 ) -> dict[str, float]:
-    """The soft measures of one clip of a prompt's row; those of motion for prompts that have some.
+    """The soft measures of one clip of a prompt's row: `frames_right`, and for prompts of motion those of
+    `motion_measures`."""
+    return {"frames_right": frames_right(frames, row), **motion_measures(all_centroids(clip), row)}
 
-    "frames_right": share of frames in which GenEval finds the classes and colours; where a screen hides them between,
-    of the first and the last.
+
+def frames_right(frames: Sequence[Detections], row: Mapping[str, object]) -> float:
+    """The share of frames in which GenEval finds the row's classes and colours; where a screen hides them between, of
+    the first and the last."""
+    hides = any("behind" in item for item in row["include"])
+    told = [frames[0], frames[-1]] if hides else frames
+    return float(np.mean([_is_right(found, row) for found in told]))
+
+
+def motion_measures(places: Float[np.ndarray, "frames colors 2"], row: Mapping[str, object]) -> dict[str, float]:
+    """The soft measures of a clip's motion, from the centroids of colours (`all_centroids`); {} for a prompt without.
+
     "direction_right": share of the moving objects whose colour's centroid goes, from its first frame to its last (for a
     bounce: to its furthest), most in the asked direction.
     "pixels_a_frame": how far it goes so in a frame, negative for the other way.
     A colour that is in fewer than two frames has not gone.
     """
-    hides = any("behind" in item for item in row["include"])
-    told = [frames[0], frames[-1]] if hides else frames
-    measures = {"frames_right": float(np.mean([_is_right(found, row) for found in told]))}
     right, pixels = [], []
     for item in row["include"]:
         if item["motion"] not in DIRECTIONS:
             continue
-        places = centroids(clip, item["color"])
-        times = np.flatnonzero(~np.isnan(places[:, 0]))
+        mine = places[:, VOCABULARY.colors.index(item["color"])]
+        times = np.flatnonzero(~np.isnan(mine[:, 0]))
         if len(times) < 2:
             right.append(0.0)
             pixels.append(0.0)
             continue
         step = STEPS[DIRECTIONS.index(item["motion"])]
-        gone = places[times] - places[times[0]]
+        gone = mine[times] - mine[times[0]]
         end = int(np.argmax(gone @ step)) if item.get("then") == "bounces" else len(times) - 1
         right.append(float(np.argmax(STEPS @ gone[end]) == DIRECTIONS.index(item["motion"]) and gone[end] @ step > 0))
         pixels.append(float(gone[end] @ step) / max(1, times[end] - times[0]))
-    if right:
-        measures |= {"direction_right": float(np.mean(right)), "pixels_a_frame": float(np.mean(pixels))}
-    return measures
+    return {"direction_right": float(np.mean(right)), "pixels_a_frame": float(np.mean(pixels))} if right else {}
 
 
 def _is_right(found, row):

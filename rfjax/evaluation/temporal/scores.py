@@ -1,0 +1,195 @@
+"""Every score of a model's clips: strict tasks and soft measures, each with its floors on the same clips.
+
+A floor is the same number of the same clips in another order of frames, or judged by another prompt, or of clips of the
+null condition (`floors.FLOORS`). All intervals are clustered by prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from rfjax.data.motion_worlds import SPEEDS, TASKS
+from rfjax.evaluation.detectors.clips import detect_clips
+from rfjax.evaluation.geneval.rules import Detections, ScoreEstimate, resampled_means, score
+from rfjax.evaluation.intervals import PERCENTILES
+from rfjax.evaluation.records import Measured
+from rfjax.evaluation.temporal.floors import FLOORS, GROUPS, NOTHING, ORDERS, OTHER_PROMPTS, order_of, other_prompts
+from rfjax.evaluation.temporal.rules import DEFAULT, ClipResult, judge
+from rfjax.evaluation.temporal.soft import all_centroids, frames_right, motion_measures
+
+METRIC = "temporal"
+CEILING = "temporal_ceiling"  # the evaluation of ground truth
+REPLICATES = 10_000
+ALL_FLOORS = (*ORDERS, OTHER_PROMPTS, NOTHING)
+# Soft measures that an order of frames can change. The share of right frames is the same in any order.
+OF_MOTION = ("direction_right", "pixels_a_frame", *(f"pixels_a_frame_{speed}" for speed in SPEEDS))
+SOFT = ("frames_right", *OF_MOTION)
+OVERALL = {name: f"all_{name}" for name in GROUPS}  # the mean over the tasks of a group
+ITEMS = (*OVERALL.values(), *TASKS, *SOFT)
+
+
+def floor_metric(floor: str) -> str:
+    """The metric's name of the scores under a floor."""
+    return f"{METRIC}_floor_{floor}"
+
+
+# The metrics of a record: of all prompts, of those with and without a held-out triple, and of each floor.
+METRICS = (METRIC, *(f"{METRIC}_{part}" for part in ("held_out", "seen")), *map(floor_metric, ALL_FLOORS))
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is measured of a clip: the objects found in each frame, and where each colour's ink is."""
+
+    frames: tuple[Detections, ...]
+    places: Float[np.ndarray, "frames colors 2"]
+    side: int  # of a frame, in pixels
+
+    def reordered(self, order: np.ndarray) -> Seen:
+        return Seen(tuple(self.frames[t] for t in order.tolist()), self.places[order], self.side)
+
+
+def look_at(clips: Float[np.ndarray, "n frames h w 3"], found: Sequence[Sequence[Mapping]] | None = None) -> list[Seen]:
+    """What is seen in clips; `found` is what `detect_clips` gave for them, if it was called before."""
+    found = detect_clips(clips) if found is None else found
+    places = all_centroids(clips.reshape(-1, *clips.shape[2:])).reshape(*clips.shape[:2], -1, 2)
+    frames = [tuple(Detections.from_lists(f["detections"], f["colors"]) for f in clip) for clip in found]
+    return [Seen(own, where, clips.shape[2]) for own, where in zip(frames, places, strict=True)]
+
+
+def judge_all(seen: Sequence[Seen], rows: Sequence[Mapping]) -> list[ClipResult]:
+    """The strict judgement of each clip by its row."""
+    return [judge(clip.frames, clip.side, row, DEFAULT) for clip, row in zip(seen, rows, strict=True)]
+
+
+def clip_scores(
+    seen: Sequence[Seen],
+    own: Sequence[int],
+    rows: Sequence[Mapping],
+    null: Sequence[Seen] = (),
+    *,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> list[Measured]:
+    """All values of the record of clips, each clip of the row that `own` has for it; `null` are clips of the null
+    condition, one for each row. A metric or an item that no clip is asked for is left out."""
+    mine = [rows[index] for index in own]
+    scorer = _Scorer(seed, replicates)
+    judged, soft = judge_all(seen, mine), [_soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
+    values = scorer.values(METRIC, judged, soft, mine)
+    held_out = np.array([bool(row.get("held_out")) for row in mine])
+    for part, chosen in (("held_out", held_out), ("seen", ~held_out)):
+        if held_out.any() and chosen.any():
+            values += scorer.values(f"{METRIC}_{part}", *(_rows(each, chosen) for each in (judged, soft, mine)))
+    for floor in ALL_FLOORS:
+        values += _floor_values(scorer, floor, seen, own, rows, null)
+    return values
+
+
+def truth_scores(
+    seen: Sequence[Seen], own: Sequence[int], rows: Sequence[Mapping], *, seed: int = 0, replicates: int = REPLICATES
+) -> list[Measured]:
+    """The values of ground truth, without floors: the ceiling of each score."""
+    mine = [rows[index] for index in own]
+    soft = [_soft(clip, row) for clip, row in zip(seen, mine, strict=True)]
+    return _Scorer(seed, replicates).values(METRIC, judge_all(seen, mine), soft, mine)
+
+
+def _floor_values(scorer, floor, seen, own, rows, null):
+    """The values under one floor, of the tasks that can fall below it."""
+    others, asked = other_prompts(rows), []
+    clips = list(enumerate(seen)) if floor != NOTHING else [(None, clip) for clip in null]
+    owners = own if floor != NOTHING else range(len(null))
+    for (n, clip), index in zip(clips, owners, strict=True):
+        row = by = rows[index]
+        if floor not in FLOORS[row["tag"]] or (floor == OTHER_PROMPTS and others[index] is None):
+            continue
+        if floor in ORDERS:
+            clip = clip.reordered(order_of(floor, len(clip.frames), n))
+        elif floor == OTHER_PROMPTS:
+            by = rows[others[index]]
+        soft = _soft(clip, row, by)
+        if floor in ORDERS:
+            soft.pop("frames_right")
+        asked.append((judge(clip.frames, clip.side, by, DEFAULT), soft, row))
+    if not asked:
+        return []
+    tasks = {row["tag"] for row in rows}
+    with_floor = {row["tag"] for _, _, row in asked}
+    whole = {OVERALL[name] for name, group in GROUPS.items() if {*group} & tasks <= with_floor}
+    values = scorer.values(floor_metric(floor), *map(list, zip(*asked, strict=True)))
+    return [value for value in values if value.item not in OVERALL.values() or value.item in whole]
+
+
+def _soft(clip: Seen, row: Mapping, by: Mapping | None = None) -> dict[str, float]:
+    """The soft measures of a clip of a row. By another row are judged its frames, and where the clip's own colour
+    goes: a colour that is not there would go nowhere, which is below chance."""
+    by = row if by is None else by
+    fields = ("motion", "then")
+    asked = [
+        {key: value for key, value in mine.items() if key not in fields} | {key: it[key] for key in fields if key in it}
+        for mine, it in zip(row["include"], by["include"], strict=True)
+    ]
+    measures = {"frames_right": frames_right(clip.frames, by), **motion_measures(clip.places, {"include": asked})}
+    said = next((item["speed"] for item in row["include"] if "speed" in item), None)
+    if said and "pixels_a_frame" in measures:
+        measures[f"pixels_a_frame_{said}"] = measures["pixels_a_frame"]
+    return measures
+
+
+def _rows(each: Sequence, chosen: Bool[np.ndarray, " n"]) -> list:
+    return [one for one, kept in zip(each, chosen, strict=True) if kept]
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Sums up judged clips, by the seed and the number of resamples of its intervals."""
+
+    seed: int
+    replicates: int
+
+    def values(
+        self, metric: str, judged: Sequence[ClipResult], soft: Sequence[Mapping], rows: Sequence[Mapping]
+    ) -> list[Measured]:
+        """The items of one metric, of clips of `rows`."""
+        found: dict[str, ScoreEstimate] = {}
+        for name, tasks in GROUPS.items():
+            of_group = [result.as_image() for result in judged if result.metadata["tag"] in tasks]
+            if of_group:
+                scored = score(of_group, seed=self.seed, replicates=self.replicates, tasks=tasks)
+                found |= {OVERALL[name]: scored.overall, **scored.tasks}
+        clusters = np.unique([json.dumps(row) for row in rows], return_inverse=True)[1]
+        values = {
+            item: _measured(metric, item, e.value, e.stderr, e.low, e.high, e.images) for item, e in found.items()
+        }
+        for place, item in enumerate(SOFT):
+            have = [n for n, measures in enumerate(soft) if item in measures]
+            if have:
+                each = np.array([soft[n][item] for n in have])
+                rng = np.random.default_rng((self.seed, len(TASKS) + place))
+                values[item] = _measured(metric, item, *clustered_mean(each, clusters[have], rng, self.replicates))
+        return [values[item] for item in ITEMS if item in values]
+
+
+def _measured(metric, item, value, stderr, low, high, n):
+    return Measured(metric=metric, item=item, value=value, stderr=stderr, low=low, high=high, n=n)
+
+
+def clustered_mean(
+    values: Float[np.ndarray, " n"], clusters: np.ndarray, rng: np.random.Generator, replicates: int
+) -> tuple[float, float, float, float, int]:
+    """(mean, standard error, low, high, n) of values whose clusters are independent, as `geneval.rules.score` has it
+    for shares. The standard error is nan for one cluster."""
+    groups = np.unique(clusters, return_inverse=True)[1]
+    pairs = np.stack([np.bincount(groups, values), np.bincount(groups)], axis=1)
+    mean, many = float(values.mean()), len(pairs)
+    residuals = pairs[:, 0] - mean * pairs[:, 1]
+    stderr = math.sqrt(many / (many - 1) * float(residuals @ residuals)) / len(values) if many > 1 else math.nan
+    low, high = np.percentile(resampled_means(pairs, replicates, rng), PERCENTILES)
+    return mean, stderr, float(low), float(high), len(values)

@@ -1,0 +1,114 @@
+"""Draws the report's figures of temporal GenEval: scores above floors against compute, and the loss against scores."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rfjax.report.axes import GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, log_scale, points
+from rfjax.report.score_figures import task_title
+
+COLUMNS = 4
+TITLES = {
+    "direction_right": "Direction right (soft)",
+    "pixels_a_frame": "Pixels a frame (soft)",
+    "pixels_a_frame_slow": "Pixels a frame, slow (soft)",
+    "pixels_a_frame_fast": "Pixels a frame, fast (soft)",
+    "frames_right": "Frames right (soft)",
+    "all_moving": "All moving (strict)",
+    "all_still": "All at rest (strict)",
+}
+# Soft measures first, since they rise first. The mean of slow and fast says less than both.
+FIRST = ("direction_right", "pixels_a_frame_fast", "pixels_a_frame_slow", "frames_right", "all_moving", "all_still")
+NOT_DRAWN = ("pixels_a_frame",)
+AGAINST_LOSS = ("direction_right", "frames_right", "all_moving")
+
+
+def item_title(item: str) -> str:
+    """A measure's name in a figure or table."""
+    return TITLES.get(item) or f"{task_title(item)} (strict)"
+
+
+def drawn_items(temporal) -> list[str]:
+    """The measures in the order of panels and columns; a mean over tasks is left out where it is of one task."""
+    items = [item for item in temporal["items"] if item not in NOT_DRAWN]
+    run = temporal["runs"][0]["scores"]
+    tasks = [item for item in items if item not in TITLES]
+    single = {
+        name
+        for name in ("all_moving", "all_still")
+        if name in run and any(run[task]["n"] == run[name]["n"] for task in tasks if task in run)
+    }
+    items = [item for item in items if item not in single]
+    return [*(item for item in FIRST if item in items), *(item for item in items if item not in FIRST)]
+
+
+def temporal_against_compute(numbers, look):
+    """Draw every measure against training FLOPs, with the highest floor of each point, and ground truth."""
+    temporal = numbers["temporal"]
+    if not temporal:
+        return None
+    items = drawn_items(temporal)
+    rows = math.ceil((len(items) + 1) / COLUMNS)
+    figure = Figure(figsize=(WIDTH, 2.05 * rows))
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    flops = [run["flops"] for run in temporal["runs"]]
+    for axis, item in zip(axes, items, strict=False):
+        have = [run for run in temporal["runs"] if item in run["scores"]]
+        if item in temporal["ceiling"]:
+            axis.axhline(temporal["ceiling"][item]["value"], color=GREEN, lw=1, ls="--")
+        for depth in sorted({run["depth"] for run in have}):
+            own = sorted((run for run in have if run["depth"] == depth), key=lambda run: run["flops"])
+            values = [run["scores"][item]["value"] for run in own]
+            axis.plot([run["flops"] for run in own], values, color=look[depth][0], lw=0.6, alpha=0.5)
+        floors = [(run["flops"], run["highest_floor"][item]) for run in have if item in run["highest_floor"]]
+        style = {"color": VERMILION, "marker": "_", "ms": 5, "zorder": 2}
+        points(axis, [(x, *ends(floor), style) for x, floor in floors])
+        marks = []
+        for run in have:
+            colour, marker = look[run["depth"]]
+            marks.append((run["flops"], *ends(run["scores"][item]), {"color": colour, "marker": marker, "ms": 4}))
+        points(axis, marks)
+        log_scale(axis, "x", flops)
+        axis.set_title(item_title(item))
+        axis.tick_params(axis="x", labelsize=6.5)
+        if not item.startswith("pixels"):
+            axis.set_ylim(-0.03, 1.05)
+    for axis in axes[max(0, len(items) - COLUMNS) : len(items)]:
+        axis.set_xlabel("training FLOPs")
+    handles = [
+        Line2D([], [], color=GREEN, ls="--", lw=1, label="ground truth"),
+        Line2D([], [], color=VERMILION, marker="_", ms=5, lw=1, label="the highest of its floors"),
+        *depth_handles(look, temporal["runs"]),
+    ]
+    axes[len(items)].legend(handles=handles, loc="center", fontsize=7)
+    for axis in axes[len(items) :]:
+        axis.axis("off")
+    return figure
+
+
+def loss_against_temporal(numbers, look):
+    """Draw the validation loss against temporal scores, a point for each run."""
+    temporal = numbers["temporal"]
+    if not temporal or len(temporal["runs"]) < 2:
+        return None
+    items = [item for item in AGAINST_LOSS if item in temporal["items"]]
+    figure = Figure(figsize=(WIDTH, 2.6))
+    for axis, item in zip(figure.subplots(1, len(items), squeeze=False)[0], items, strict=True):
+        have = [run for run in temporal["runs"] if item in run["scores"]]
+        marks = []
+        for run in have:
+            colour, marker = look[run["depth"]]
+            marks.append((run["loss"], *ends(run["scores"][item]), {"color": colour, "marker": marker, "ms": 4}))
+        points(axis, marks)
+        log_scale(axis, "x", [run["loss"] for run in have])
+        axis.set(xlabel="validation loss (falls to the left)", title=item_title(item))
+        axis.set_ylim(bottom=-0.03)
+        found = {c["name"]: c for c in temporal["correlation"].get(item, {"coefficients": ()})["coefficients"]}
+        if "Spearman" in found:
+            text = f"Spearman {found['Spearman']['value']:.2f}, n = {len(have)}".replace("-", "−")
+            axis.text(0.97, 0.95, text, transform=axis.transAxes, fontsize=7, color=GREY, ha="right", va="top")
+    figure.axes[0].legend(handles=depth_handles(look, temporal["runs"]), loc="lower left", fontsize=7)
+    return figure
