@@ -12,7 +12,7 @@ TRUNKS = {
     1: (4e-3, (500, 1000, 2000, 4000)),
     2: (3e-3, (250, 1000, 2000, 4000, 8000)),
     3: (2.5e-3, (1000, 2000, 4000)),
-    4: (2e-3, (1000, 2000, 4000)),
+    4: (2e-3, (1000, 2000, 3000)),
 }
 
 
@@ -34,7 +34,7 @@ def get_config():
             },
             "data": {"corpus": "motion", "world": "first", "frames": 4, "image_size": 16},
             "train": {
-                "steps": 4000,
+                "steps": 3000,
                 "learning_rate": 2e-3,
                 "batch_size": 32,
                 "schedule": "wsd",
@@ -50,6 +50,7 @@ def get_config():
                 "log_every": 100,
             },
             "evaluation": {
+                "weights": ("ema",),
                 "sampler": {"method": "euler", "steps": 20, "guidance_scale": 4.0},
                 "validation": {"examples": 512, "batch_size": 128},
                 "geneval": {"prompts_per_task": 0},

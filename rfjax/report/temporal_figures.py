@@ -6,8 +6,9 @@ import math
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
-from rfjax.report.axes import GREEN, GREY, VERMILION, WIDTH, depth_handles, ends, log_scale, points
+from rfjax.report.axes import GREEN, VERMILION, WIDTH, depth_handles, ends, log_scale, points
 from rfjax.report.score_figures import task_title
 
 COLUMNS = 4
@@ -71,12 +72,14 @@ def temporal_against_compute(numbers, look):
             colour, marker = look[run["depth"]]
             marks.append((run["flops"], *ends(run["scores"][item]), {"color": colour, "marker": marker, "ms": 4}))
         points(axis, marks)
-        log_scale(axis, "x", flops)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(flops) < 100 * min(flops) else (1,), numticks=6))
+        axis.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(9, 9)))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(item_title(item))
-        axis.tick_params(axis="x", labelsize=6.5)
         if not item.startswith("pixels"):
             axis.set_ylim(-0.03, 1.05)
-    for axis in axes[max(0, len(items) - COLUMNS) : len(items)]:
+    for axis in axes[COLUMNS * (rows - 1) : len(items)]:
         axis.set_xlabel("training FLOPs")
     handles = [
         Line2D([], [], color=GREEN, ls="--", lw=1, label="ground truth"),
@@ -104,11 +107,11 @@ def loss_against_temporal(numbers, look):
             marks.append((run["loss"], *ends(run["scores"][item]), {"color": colour, "marker": marker, "ms": 4}))
         points(axis, marks)
         log_scale(axis, "x", [run["loss"] for run in have])
-        axis.set(xlabel="validation loss (falls to the left)", title=item_title(item))
-        axis.set_ylim(bottom=-0.03)
+        title, tallest = item_title(item), max(run["scores"][item]["high"] for run in have)
+        axis.set_ylim(-0.03, max(0.2, 1.08 * tallest))
         found = {c["name"]: c for c in temporal["correlation"].get(item, {"coefficients": ()})["coefficients"]}
         if "Spearman" in found:
-            text = f"Spearman {found['Spearman']['value']:.2f}, n = {len(have)}".replace("-", "−")
-            axis.text(0.97, 0.95, text, transform=axis.transAxes, fontsize=7, color=GREY, ha="right", va="top")
-    figure.axes[0].legend(handles=depth_handles(look, temporal["runs"]), loc="lower left", fontsize=7)
+            title += f"\nSpearman {found['Spearman']['value']:.2f}, n = {len(have)}".replace("-", "−")
+        axis.set(xlabel="validation loss (falls to the left)", title=title)
+    figure.axes[0].legend(handles=depth_handles(look, temporal["runs"]), loc="upper right", fontsize=7)
     return figure
