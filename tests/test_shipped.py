@@ -15,7 +15,18 @@ from rfjax.config import load, load_file
 from rfjax.errors import ConfigError
 
 ROOT = Path(shipped.__file__).parents[1]
-CONFIGS = ["backbones", "digits", "formulations", "sd3_depth", "sd3_family", "shapes", "shapes_full", "shapes_hour"]
+CONFIGS = [
+    "backbones",
+    "digits",
+    "formulations",
+    "motion",
+    "motion_full",
+    "sd3_depth",
+    "sd3_family",
+    "shapes",
+    "shapes_full",
+    "shapes_hour",
+]
 SITES = ["gke_v6e", "slurm_8xh100", "tpu_v5p"]
 TEMPLATES = ("slurm_points.sh", "slurm_collect.sh", "tpu_vm.sh")
 

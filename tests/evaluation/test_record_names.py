@@ -26,6 +26,17 @@ NAMES = [
     ({"evaluation": "ranking", "sampler": "euler-50-cfg2.5-shift1-8x2"}, "3c2368ad4fced0f32e3a779f8f21fcf0699f420f"),
     ({"evaluation": "ranking", "sampler": "euler-5-cfg5-shift1-8x2"}, "9878ba6fe46c4cc1baa2dc687bebf20826c8ae92"),
     (
+        {"evaluation": "temporal", "sampler": GENEVAL, "corpus": "motion:first-4"},
+        "f11ba160be14221c0ae913865191e2f8b3c088fc",
+    ),
+    (
+        {
+            **{"evaluation": "temporal_ceiling", "sampler": "ground truth-40x2", "corpus": "motion:first-4"},
+            **{"weights": "-", "step": -1},
+        },
+        "5a9b75a993741f9bce556adc84369a4e04a79066",
+    ),
+    (
         {"evaluation": "validation_mlperf", "grid": "mlperf-assigned-8-n16-0a1b2c3d"},
         "2470f9547bfa5f767812ba13575887d498845034",
     ),
@@ -60,6 +71,13 @@ def test_what_is_due_has_these_keys():
     due = {record_name(one.key) for one in due_at(config, "study/d4", 2000) if one.key["weights"] == "ema"}
     kinds = ("validation", "geneval", "ranking")
     assert due == {f"{name}.json" for key, name in NAMES if key["evaluation"] in kinds and "weights" not in key}
+
+
+def test_what_is_due_for_clips_has_this_key():
+    sections = {"geneval": {"prompts_per_task": 0}, "temporal": {"prompts_per_task": 40}}
+    config = from_dict({"data": {"corpus": "motion", "frames": 4}, "evaluation": sections})
+    due = {record_name(one.key) for one in due_at(config, "study/d4", 2000) if one.kind == "temporal"}
+    assert due == {f"{name}.json" for key, name in NAMES if key["evaluation"] == "temporal"}
 
 
 def test_what_samplers_are_called_has_these_keys():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rfjax import cli
-from rfjax.data.motion_worlds import WORLDS
+from rfjax.data.motion_worlds import TASKS
 from rfjax.errors import ConfigError
 from rfjax.evaluation.records import read_records
 from rfjax.report.temporal_scores import gallery
@@ -19,111 +19,79 @@ from rfjax.training.loop import evaluation_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SMALL = [  # of configs/motion.py, in seconds
+SMALL = [  # of a shipped study, in seconds
     "--config.model.head_size=16",
+    "--config.model.hidden=16",
+    "--config.model.depth=1",
+    "--config.model.patch_size=8",
+    "--config.train.compute_dtype=float32",
     "--config.train.batch_size=8",
     "--config.train.warmup_steps=1",
-    "--config.train.log_every=2",
     "--config.evaluation.sampler.steps=1",
     "--config.evaluation.validation.examples=12",
     "--config.evaluation.validation.batch_size=12",
     "--config.evaluation.temporal.prompts_per_task=3",
     "--config.evaluation.temporal.clips_per_prompt=2",
-    "--config.evaluation.temporal.batch_size=18",
+    "--config.evaluation.temporal.batch_size=30",
 ]
-TINY = """
-from rfjax.config import load_file
-base = load_file("motion")
-
-def get_config():
-    config = base.get_config()
-    config.name = "tiny"
-    config.model.hidden, config.model.depth = 32, 1
-    config.train.steps, config.train.branches, config.train.warmup_steps = 64, (2, 8, 64), 1
-    return config
-
-def points():
-    return {"a": {}, "b": {"model.depth": 2, "train.steps": 8, "train.branches": (4, 8)}}
-"""
-IDS = ["a-steps2", "a-steps8", "a-steps64", "b-steps4", "b-steps8"]
+SHORT = ["--config.train.steps=2", "--config.train.branches=(2,)"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """(config file, folder) of a tiny study that the command has run."""
+    """The folder of a point of configs/motion_full.py, trunk and branch, that the command has run and reported."""
     folder = tmp_path_factory.mktemp("clips")
-    (folder / "tiny.py").write_text(TINY)
-    assert cli.main(["study", f"--config={folder / 'tiny.py'}", f"--workdir={folder / 'runs'}", *SMALL]) == 0
-    return folder / "tiny.py", folder / "runs"
+    words = ["study", "--config=motion_full", f"--workdir={folder}", *SMALL, *SHORT]
+    assert cli.main([*words, "--point=depth2"]) == cli.main([*words, "--collect"]) == 0
+    return folder
 
 
 def records_of(folder, evaluation):
     return [record for record in read_records(folder) if record["key"]["evaluation"] == evaluation]
 
 
-def test_branches_have_one_record_each_and_trunks_none(finished):
+def test_a_branch_has_one_record_and_a_trunk_none(finished):
     """Catches a trunk that is scored, a record per floor, and a key without its sampler."""
-    _, root = finished
-    for id in IDS:
-        (record,) = records_of(root / id, "temporal")
-        assert record["key"]["sampler"] == "euler-1-cfg4-shift1-3x2" and record["key"]["corpus"] == "motion:first-4"
-        values = {(value["metric"], value["item"]): value for value in record["values"]}
-        assert values["temporal", "motion"]["n"] == 6 and values["temporal", "frames_right"]["n"] == 18
-        assert values["temporal", "direction_right"]["n"] == 12
-        assert values["temporal_floor_null", "direction_right"]["n"] == 6  # one clip a prompt
-        assert all(value["low"] <= value["value"] <= value["high"] for value in values.values())
-        assert len(records_of(root / id, "temporal_ceiling")) == len(records_of(root / id, "samples")) == 1
-    assert not read_records(root / "a-trunk")
+    assert not read_records(finished / "depth2-trunk")
+    (record,) = records_of(finished / "depth2-steps2", "temporal")
+    assert record["key"]["sampler"] == "euler-1-cfg4-shift1-3x2" and record["key"]["corpus"] == "motion:full-8"
+    values = {(value["metric"], value["item"]): value for value in record["values"]}
+    assert [item for metric, item in values if metric == "temporal" and item in TASKS] == list(TASKS)
+    assert values["temporal", "motion"]["n"] == 6 and values["temporal", "frames_right"]["n"] == 60
+    assert values["temporal", "direction_right"]["n"] == 42  # seven of the tasks move
+    assert values["temporal_floor_null", "direction_right"]["n"] == 21  # one clip a prompt
+    assert all(value["low"] <= value["value"] <= value["high"] for value in values.values())
+    (truth,) = records_of(finished / "depth2-steps2", "temporal_ceiling")
+    assert truth["key"]["sampler"] == "ground truth-3x2" and truth["values"][0]["value"] == 1.0
 
 
 def test_the_table_has_a_column_for_each_score_and_floor(finished):
-    _, root = finished
-    table = results_folder.read(root / "results")
-    row = table.wide[(table.wide["run"] == "tiny/a-steps8") & (table.wide["weights"] == "ema")].iloc[0]
+    table = results_folder.read(finished / "results")
+    (row,) = table.wide.to_dict("records")  # a score stands beside its loss
+    assert np.isfinite(row["loss"])
     for name in ("temporal_motion", "temporal_direction_right", "temporal_floor_shuffled_direction_right"):
         assert Measure.parse(name).format() == name
-        assert np.isfinite(row[[name, f"{name}_low", f"{name}_high", f"{name}_n"]].to_numpy(float)).all()
-    assert np.isfinite(row["loss"])  # of one row: a score stands beside its loss
-    measured = {(r["evaluation"], r["metric"]): set() for r in table.long.to_dict("records")}
-    for r in table.long.to_dict("records"):
-        measured[r["evaluation"], r["metric"]].add(r["item"])
-    for (evaluation, metric), items in measured.items():
-        if evaluation.startswith("temporal"):
-            assert items <= set(ITEMS[evaluation, metric])
+        assert np.isfinite([row[name + end] for end in ("", "_low", "_high", "_n")]).all()
+    for (evaluation, metric), found in table.long.groupby(["evaluation", "metric"]):
+        assert set(found["item"]) <= set(ITEMS[evaluation, metric]) or metric == "loss"
 
 
-def test_the_same_command_measures_nothing_again(finished, capsys):
-    config, root = finished
-    before = {path: path.stat().st_mtime_ns for path in root.glob("*/evaluations/*")}
-    assert cli.main(["study", f"--config={config}", f"--workdir={root}", *SMALL]) == 0
-    assert before == {path: path.stat().st_mtime_ns for path in root.glob("*/evaluations/*")}
-    said = capsys.readouterr().out
-    assert "direction right (soft)" in said and "GenEval overall" not in said
-    assert re.search(r"temporal GenEval of a-steps\d+: direction_right .* \(highest floor ", said)
-
-
-def test_its_detections_score_the_same_by_the_command(finished, tmp_path, capsys):
+def test_its_detections_score_the_same_by_the_command(finished, tmp_path):
     """Catches detections of other clips than those that were scored: the other way to the strict scores."""
-    _, root = finished
-    (folder,) = (root / "a-steps64" / "temporal").iterdir()
-    words = [
-        f"--{name}={folder / file}" for name, file in (("metadata", "metadata.jsonl"), ("detections", "clips.jsonl"))
-    ]
+    (folder,) = (finished / "depth2-steps2" / "temporal").iterdir()
+    files = {"metadata": folder / "metadata.jsonl", "detections": folder / "clips.jsonl"}
+    words = [f"--{name}={file}" for name, file in files.items()]
     assert cli.main(["temporal", *words, f"--out={tmp_path / 'out.jsonl'}"]) == 0
-    summary = (
-        json.loads((tmp_path / "out_summary.json").read_text()) if (tmp_path / "out_summary.json").exists() else None
-    )
-    summary = summary or json.loads(next(tmp_path.glob("*summary*")).read_text())
-    (record,) = records_of(root / "a-steps64", "temporal")
+    summary = json.loads(next(path for path in tmp_path.iterdir() if path.name != "out.jsonl").read_text())
+    (record,) = records_of(finished / "depth2-steps2", "temporal")
     values = {value["item"]: value["value"] for value in record["values"] if value["metric"] == "temporal"}
-    for group in summary["groups"].values():
-        for task, estimate in group["tasks"].items():
-            assert values[task] == pytest.approx(estimate["value"])
+    scored = {task: e["value"] for group in summary["groups"].values() for task, e in group["tasks"].items()}
+    assert scored == pytest.approx({task: values[task] for task in TASKS})
 
 
 def test_eval_prints_each_score_beside_its_floors(finished, tmp_path, capsys):
-    _, root = finished
-    shutil.copytree(root / "a-steps8", tmp_path / "copy")
+    """Also catches samples that depend on the attempt: a second measurement gives the same numbers."""
+    shutil.copytree(finished / "depth2-steps2", tmp_path / "copy")
     before = records_of(tmp_path / "copy", "temporal")
     assert cli.main(["eval", str(tmp_path / "copy")]) == 0
     assert [r["values"] for r in records_of(tmp_path / "copy", "temporal")] == [r["values"] for r in before]
@@ -133,21 +101,14 @@ def test_eval_prints_each_score_beside_its_floors(finished, tmp_path, capsys):
     assert not any("temporal_floor" in line for line in lines)
 
 
-def test_the_page_plays_clips_and_shows_them_at_three_computes(finished):
-    """Catches a page without motion, one that cannot be printed, and a gallery of other prompts or sizes."""
-    _, root = finished
-    numbers = json.loads((root / "report" / "report.json").read_text())
-    html = (root / "report" / "index.html").read_text()
-    assert [row["run"] for row in numbers["gallery"]] == ["a-steps2", "a-steps8", "a-steps64"]
-    assert html.count("data:image/webp;base64,") == html.count("class=printed") >= 3 + len(IDS)
+def test_the_page_plays_clips_and_can_be_printed(finished):
+    html = (finished / "report" / "index.html").read_text()
+    assert html.count("data:image/webp;base64,") == html.count("class=printed") == 1
     assert "Motion against compute" in html and "no finished run has a GenEval score" not in html
-    assert "Temporal GenEval: Direction right (soft)" in html
-    assert {"temporal_against_compute", "loss_against_temporal"} <= {
-        path.stem for path in (root / "report" / "figures").iterdir()
-    }
-    sheets = results_folder.read(root / "results").samples
-    assert all(sheet.webp and (root / "results" / sheet.webp).is_file() for sheet in sheets)
-    assert all(sheet.prompts == sheets[0].prompts and len(sheet.prompts) == 9 for sheet in sheets)
+    assert "Temporal GenEval: Direction right (soft) is " in html and "ground truth, by the detector" in html
+    assert (finished / "report" / "figures" / "temporal_against_compute.png").is_file()
+    (sheet,) = results_folder.read(finished / "results").samples
+    assert sheet.webp and (finished / "results" / sheet.webp).is_file() and len(sheet.prompts) == len(TASKS)
 
 
 def test_a_gallery_is_of_one_trunk_and_of_its_shares_of_compute():
@@ -162,24 +123,11 @@ def test_a_gallery_is_of_one_trunk_and_of_its_shares_of_compute():
 
 
 @pytest.mark.parametrize("name", ["motion", "motion_full"])
-def test_a_shipped_study_has_a_gallery(name):
-    study = load_study(name)
-    assert all(point.config.evaluation.temporal.prompts_per_task == 40 for point in study.points)
-    shortest, *_, longest = min((point.config.train.branches for point in study.points), key=lambda b: b[0])
-    assert longest == 32 * shortest and 4 * shortest in {
-        length for point in study.points for length in point.config.train.branches
-    }
-
-
-def test_the_study_for_a_gpu_takes_its_first_steps(tmp_path):
-    """On tiny dimensions: frames, tasks and evaluation are the config's own."""
-    words = ["--config=motion_full", f"--workdir={tmp_path}", "--point=depth2", *SMALL, "--config.train.steps=2"]
-    words += ["--config.model.hidden=16", "--config.model.depth=1", "--config.model.patch_size=8"]
-    words += ["--config.train.branches=(2,)", "--config.train.compute_dtype=float32"]
-    assert cli.main(["study", *words]) == 0
-    (record,) = records_of(tmp_path / "depth2-steps2", "temporal")
-    tasks = {value["item"] for value in record["values"] if value["metric"] == "temporal"}
-    assert set(WORLDS["full"].tasks) <= tasks
+def test_a_shipped_study_has_lengths_for_a_gallery(name):
+    for point in load_study(name).points:
+        assert point.config.evaluation.temporal.prompts_per_task == 40
+    lengths = [point.config.train.branches for point in load_study(name).points]
+    assert any({each[-1] // 32, each[-1] // 8} <= set(each) for each in lengths)
 
 
 def test_what_cannot_be_scored_is_refused_before_anything_is_written(tmp_path, capsys):
@@ -200,3 +148,41 @@ def test_checkpoints_are_scored_at_their_own_cadence():
     assert evaluation_steps(load_study("motion", every).points[0].config) == {1500, 3000, 4000}
     off = every | {"evaluation.temporal.prompts_per_task": 0}
     assert evaluation_steps(load_study("motion", off).points[0].config) == {4000}
+
+
+GALLERY = """
+from rfjax.config import load_file
+base = load_file("motion")
+
+def get_config():
+    config = base.get_config()
+    config.name = "tiny"
+    config.train.steps, config.train.branches, config.train.warmup_steps = 64, (2, 8, 64), 1
+    config.train.together = 2
+    return config
+
+def points():
+    return {"a": {}, "b": {"formulation": "edm(-1.20,1.20)"}}
+"""
+
+
+@pytest.mark.full
+def test_a_study_trained_together_shows_its_clips_at_three_computes(tmp_path, capsys):
+    """Catches clips of a cohort under one run's name, a gallery of other prompts, and scores made twice."""
+    (tmp_path / "tiny.py").write_text(GALLERY)
+    words = ["study", f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'runs'}", *SMALL]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "direction right (soft)" in said and "GenEval overall" not in said
+    assert re.search(r"temporal GenEval of [ab]-steps\d+: direction_right .* \(highest floor ", said)
+    ids = [f"{point}-steps{length}" for point in "ab" for length in (2, 8, 64)]
+    values = [records_of(tmp_path / "runs" / id, "temporal")[0]["values"] for id in ids]
+    assert values[2] != values[5]  # of one length, two formulations
+    numbers = json.loads((tmp_path / "runs" / "report" / "report.json").read_text())
+    (trunk,) = {row["run"].split("-")[0] for row in numbers["gallery"]}
+    assert [row["run"] for row in numbers["gallery"]] == [f"{trunk}-steps{length}" for length in (2, 8, 64)]
+    figures = {path.stem for path in (tmp_path / "runs" / "report" / "figures").iterdir()}
+    assert {"temporal_against_compute", "loss_against_temporal"} <= figures
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/evaluations/*")}
+    assert cli.main(words) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/evaluations/*")}
