@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 TRUNKS = {
     1: (4e-3, (500, 1000, 2000, 4000)),
     2: (3e-3, (250, 1000, 2000, 4000, 8000)),
-    3: (2.5e-3, (1000, 2000, 4000)),
-    4: (2e-3, (1000, 2000, 3000)),
+    3: (2.5e-3, (2000, 4000)),
+    4: (2e-3, (2000, 4000)),
 }
 
 
@@ -34,7 +34,7 @@ def get_config():
             },
             "data": {"corpus": "motion", "world": "first", "frames": 4, "image_size": 16},
             "train": {
-                "steps": 3000,
+                "steps": 4000,
                 "learning_rate": 2e-3,
                 "batch_size": 32,
                 "schedule": "wsd",

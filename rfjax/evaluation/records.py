@@ -321,12 +321,13 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
             f"{key['run']} step {key['step']} {key['weights']}: {key['evaluation']} ({settings}, seed {key['seed']})"
         )
         floors = _floors_of(record["values"])
+        width = max([16, *(1 + len(value["item"]) for value in record["values"])])
         for value in record["values"]:
             if _FLOOR in value["metric"]:
                 continue
             interval = "" if value["low"] is None else f"  [{value['low']:.4f}, {value['high']:.4f}]"
             below = floors.get((value["metric"], value["item"]), "")
-            line = f"  {value['metric']:<25} {value['item']:<16}{_shown(value)}{interval}  n={value['n']}{below}"
+            line = f"  {value['metric']:<25} {value['item']:<{width}}{_shown(value)}{interval}  n={value['n']}{below}"
             lines.append(line)
     return lines
 
