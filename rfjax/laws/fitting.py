@@ -295,7 +295,10 @@ def _leave_largest_out(table, law, log_x, log_loss, options):
     if largest.all():
         return LargestOut(**actual, reason="without the largest: all runs are as large")
     trunks = trunks_of(table)
-    rest = fit(table[~np.isin(trunks, trunks[largest])], law, options, held_out=False)
+    others = ~np.isin(trunks, trunks[largest])
+    if not others.any():
+        return LargestOut(**actual, reason="without the largest: all runs are branches of its trunk")
+    rest = fit(table[others], law, options, held_out=False)
     if not rest.identifiable:
         return LargestOut(**actual, reason=f"without the largest: {rest.reason}")
     x = {name: table[name].to_numpy(float)[largest] for name in law.variables}

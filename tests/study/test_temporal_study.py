@@ -76,17 +76,27 @@ def test_the_table_has_a_column_for_each_score_and_floor(finished):
         assert set(found["item"]) <= set(ITEMS[evaluation, metric]) or metric == "loss"
 
 
-def test_its_detections_score_the_same_by_the_command(finished, tmp_path):
-    """Catches detections of other clips than those that were scored: the other way to the strict scores."""
-    (folder,) = (finished / "depth2-steps2" / "temporal").iterdir()
+def test_a_perfect_model_is_right_and_so_are_its_detections_by_the_command(finished, tmp_path, monkeypatch):
+    """Catches clips judged by other prompts than their own, in the record or in the files: the other way to scores."""
+
+    def ground_truth(run, programs, params, sampler, settings, ids, conditions, label, unit):
+        prompts = run.corpus.evaluation_prompts(settings.prompts_per_task, settings.seed)
+        clips = [run.corpus.render_prompt(prompts[index], 100 * index + sample) for index, sample in ids.tolist()]
+        return run.corpus.to_latents(np.stack(clips))
+
+    monkeypatch.setattr("rfjax.evaluation.kinds.temporal.latents_of", ground_truth)
+    shutil.copytree(finished / "depth2-steps2", tmp_path / "run")
+    assert cli.main(["eval", str(tmp_path / "run"), "--config.evaluation.validation.examples=2"]) == 0
+    (folder,) = (tmp_path / "run" / "temporal").iterdir()
     files = {"metadata": folder / "metadata.jsonl", "detections": folder / "clips.jsonl"}
     words = [f"--{name}={file}" for name, file in files.items()]
     assert cli.main(["temporal", *words, f"--out={tmp_path / 'out.jsonl'}"]) == 0
-    summary = json.loads(next(path for path in tmp_path.iterdir() if path.name != "out.jsonl").read_text())
-    (record,) = records_of(finished / "depth2-steps2", "temporal")
-    values = {value["item"]: value["value"] for value in record["values"] if value["metric"] == "temporal"}
+    summary = json.loads(next(path for path in tmp_path.glob("out*") if path.name != "out.jsonl").read_text())
     scored = {task: e["value"] for group in summary["groups"].values() for task, e in group["tasks"].items()}
-    assert scored == pytest.approx({task: values[task] for task in TASKS})
+    assert scored == dict.fromkeys(TASKS, 1.0)
+    (record,) = records_of(tmp_path / "run", "temporal")
+    values = {value["item"]: value["value"] for value in record["values"] if value["metric"] == "temporal"}
+    assert {task: values[task] for task in TASKS} == scored and values["direction_right"] == 1.0
 
 
 def test_eval_prints_each_score_beside_its_floors(finished, tmp_path, capsys):
