@@ -72,7 +72,7 @@ def test_the_page_says_nothing_that_the_json_does_not_hold(report, study):
 def test_the_page_asks_for_nothing_from_outside(report):
     html = (report[0] / "index.html").read_text()
     links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]{1,30})""", html)
-    assert len(links) == 8 + 4 + 7  # figures, samples of the best of each depth, samples of every run
+    assert len(links) == len(FIGURES) + 4 + 7  # figures, samples of the best of each depth, samples of every run
     assert all(link.startswith("data:image/") for link in links)
     assert "<script" not in html and "@import" not in html
 
