@@ -47,8 +47,8 @@ def write_whole(contents: Mapping[Path, str | bytes]) -> None:
 def folder_moved_when_whole(out: Path, *, files_of: bool = False) -> Iterator[Path]:
     """Yields a temporary folder, which is renamed to `out` at the end, or removed after an error.
 
-    With `files_of`, `out` is a file: the temporary folder's files are moved into its folder, `out` itself last. Raises
-    `RfjaxError`, naming `out`, if it could not be written.
+    With `files_of`, `out` is a file: the files in the temporary folder are moved into `out`'s folder, and `out` last.
+    Raises `RfjaxError`, naming `out`, if it could not be written.
     """
     temporary = out.absolute().with_name(_temporary_name(out))
     try:

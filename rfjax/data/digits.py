@@ -61,10 +61,11 @@ def drawn_scans(split: str, side: int) -> tuple[Float[np.ndarray, "digit_scans s
 def resampling(
     centre: Float[np.ndarray, " n"], source: int, target: int, step: float
 ) -> Float[np.ndarray, "n target source"]:
-    """Matrices that sample `source` pixels at `target` places `step` pixels apart about `centre`.
+    """Makes a [target, source] matrix for each entry of `centre`, which resamples a row of `source` pixels at `target`
+    points.
 
-    The filter is a triangle of half-width max(step, 1), so shrinking does not alias. Beyond the edge there are zeros.
-    The first pixel's centre is at 1/2.
+    The points are `step` pixels apart, and `centre` is their middle. Pixel i has its centre at i + 1/2. The filter is a
+    triangle of half-width max(step, 1), so shrinking does not alias. Beyond the edge there are zeros.
     """
     places = centre[:, None] + (np.arange(target) + 0.5 - target / 2) * step
     width = max(step, 1.0)

@@ -76,10 +76,10 @@ def ranking_record(
     train_seconds).
 
     The metric "ranking_geneval" has the items overall and each task, with GenEval's intervals. The metric
-    "ranking_frechet_distance" has two items: "overall", and "ground_truth", which is the distance of as many pictures
-    drawn for the same prompts. Only by luck is a model below the latter. Images with a number that is not finite are
-    scored as black images, and make the distance null. `extra` holds each prompt's score in the order of resampling,
-    and `replicates`: both measures under each resample of prompts.
+    "ranking_frechet_distance" has two items: "overall", and "ground_truth", the distance of as many pictures that the
+    corpus itself draws for these prompts. A model gets below that only by chance. Images with a number that is not
+    finite are scored as black images, and make the distance null. `extra` holds each prompt's score in the order of
+    resampling, and `replicates`: both measures under each resample of prompts.
 
     Raises `ConfigError` for a key of another evaluation, if images and ids differ in number, and for a corpus without a
     detector.

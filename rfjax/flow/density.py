@@ -88,7 +88,7 @@ class LogitNormal:
 
     def __post_init__(self):
         if not 0 < self.scale < math.inf:
-            raise ConfigError(f"lognorm scale is {self.scale}; it must be positive")
+            raise ConfigError(f"lognorm scale is {self.scale}; it must be positive and finite")
         if not math.isfinite(self.mean):
             raise ConfigError(f"lognorm mean is {self.mean}; it must be a finite number")
 

@@ -28,8 +28,10 @@ def _uniform(steps, shift):
 
 
 def _diffusers(steps, shift):
-    """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps down to the least of its 1,000 training
-    times, which already has the shift, and then 0."""
+    """The times of diffusers' FlowMatchEulerDiscreteScheduler: equal steps from 1 to its least training time, then 0.
+
+    diffusers shifts that least time first, and all times later: it is shifted twice, and so it is here.
+    """
     return np.append(np.linspace(1.0, shift_time(np.array([1e-3]), shift)[0], steps), 0.0)
 
 

@@ -45,7 +45,7 @@ _PREDICTION = (
     "and noise follow from it"
 )
 _VELOCITY = "its samplers expect a rectified flow's velocity"
-_FRAMES = "it is of a network of images"
+_FRAMES = "this layout holds networks of single images"
 _VIDEO = "there is no PyTorch module for several frames; the weights are in the run's checkpoints"
 _TIME = "there is no PyTorch module for an attention over time; the weights are in the run's checkpoints"
 _ROTARY = "there is no PyTorch module for rotary positions; the weights are in the run's checkpoints"

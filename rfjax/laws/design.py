@@ -142,7 +142,10 @@ class Information:
         return self.seeds_known + np.bincount(self.sizes[list(places)], minlength=len(self.seeds_known))
 
     def distinct(self, places: Sequence[int]) -> tuple[int, int]:
-        """The numbers of distinct sizes and of distinct numbers of images, to three digits."""
+        """Counts the different sizes, and the different lengths, of these candidates and the known runs together.
+
+        Values that agree to three digits count as one.
+        """
         sizes, images = _union([self._bits_known, *(self._bits[place] for place in places)])
         return sizes.bit_count(), images.bit_count()
 

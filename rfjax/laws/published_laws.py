@@ -48,9 +48,9 @@ class Power:
     scale: float = 1.0  # parameters or tokens in the paper's unit of them
 
     def at(self, flops: float | Float[np.ndarray, " n"]) -> float | Float[np.ndarray, " n"]:
-        """The value at a compute in FLOPs. Raises `ConfigError` where the coefficient is not known."""
+        """The value for a compute budget in FLOPs. Raises `ConfigError` where the coefficient is not known."""
         if self.coefficient is None:
-            raise ConfigError("of this published law the slope alone is known; it has no value at a compute")
+            raise ConfigError("of this published law the slope alone is known; it has no value for a compute budget")
         with np.errstate(over="ignore"):
             return self.scale * self.coefficient * (np.asarray(flops, float) / self.unit) ** self.exponent
 
@@ -90,7 +90,7 @@ class PublishedLaw:
         return tuple(ends)
 
     def tokens_per_param(self, flops: float) -> float | None:
-        """D* / N* at a compute; None where the law does not have both."""
+        """D* / N* for a compute budget; None where the law does not have both."""
         known = self.tokens is not None and self.tokens.coefficient is not None and self.params.coefficient is not None
         return float(self.tokens.at(flops) / self.params.at(flops)) if known else None
 

@@ -1,4 +1,4 @@
-"""Runs work on a source part by part: makes a task's missing parts, and merges all parts."""
+"""Processes a source part by part: a task makes the parts that it still lacks, and a last step merges all parts."""
 
 from __future__ import annotations
 

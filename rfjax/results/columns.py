@@ -49,8 +49,8 @@ def key_without(*names: str) -> tuple[Column, ...]:
 
 # What identifies an evaluation record; a repeated key replaces the old record.
 KEY = read_columns("""
-run* | text | | run id, unique in the study; `-` for what depends on no run
-step* | integer | steps | optimiser steps of the checkpoint; -1 for what depends on none
+run* | text | | run id, unique in the study; `-` for a record that belongs to no run
+step* | integer | steps | optimiser steps of the checkpoint; -1 for a record that belongs to no checkpoint
 weights* | text | | `ema` or `raw`; `-` where neither applies
 evaluation* | text | | `validation`, `geneval`, `geneval_ceiling`, `geneval_floor_shuffled`, `ranking`, ...
 corpus* | text | | corpus evaluated on
@@ -130,8 +130,9 @@ last_step | integer | steps | step in the status file
 message | text | | error of a failed or diverged run
 train_seconds | number | s | wall time of training, as of the last evaluated checkpoint; of runs trained together, \
 this one's share; of a branch its trunk's up to the departure included
-spent_flops | number | FLOP | training FLOPs that the run took itself: of a branch those after it left its trunk
-spent_seconds | number | s | wall time of training that the run took itself, in the same sense
+spent_flops | number | FLOP | training FLOPs of this run alone, without its lineage; for a branch, those after \
+it left its trunk
+spent_seconds | number | s | wall time of training, in the same sense
 evaluation_seconds | number | s | wall time of all the run's evaluations
 """)
 
@@ -163,7 +164,8 @@ REPLICATE = key_without("evaluation", "grid") + read_columns("""
 metric* | text | | `ranking_geneval` or `ranking_frechet_distance`
 replicates* | text | metric's own | the overall measure under each resample, numbers separated by spaces; `nan` where \
 there is none
-prompts_sha1* | text | | hash of the prompts (tasks and numbers of images); resamples pair only where it is equal
+prompts_sha1* | text | | hash of the prompts (tasks and numbers of images); only rows with equal hashes are \
+compared resample by resample
 feature_map* | text | | name and version of the features whose distance was measured
 reference_sha1* | text | | hash of the real images that distances are measured from
 """)

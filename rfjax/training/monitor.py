@@ -23,10 +23,11 @@ from rfjax.training.step import StepMetrics
 
 
 class Spending:
-    """Counts a run's cost by a step. Images and FLOPs include those of its ancestors, seconds earlier attempts.
+    """Counts what a run has cost up to a step.
 
-    `flops_per_image` is a number, or a function f(step): the FLOPs of all steps before `step`, counted for one image of
-    each. Where several runs are trained together, `share` is this run's part of the time.
+    Images and FLOPs include those of its ancestors. Seconds include those of earlier attempts at this run.
+    `flops_per_image` is a number, or a function f(step): the sum over all steps before `step` of the FLOPs of one
+    image. Where several runs are trained together, `share` is this run's part of the time.
     """
 
     def __init__(

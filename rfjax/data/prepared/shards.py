@@ -89,6 +89,7 @@ class Shards:
         try:
             return self._readers.of((self._number, file), self._paths[file]).read(own)
         except Exception as error:  # array_record raises RuntimeError and ValueError with C++'s words
-            path, which = self._paths[file], f"record {own[0]}" + (f" or one of {len(own)}" if len(own) > 1 else "")
+            path, which = self._paths[file], f"record {own[0]}"
+            which = f"one of {len(own)} records read together, the first of them {which}," if len(own) > 1 else which
             remedy = f"rfjax inspect {path.parent} finds every damaged file"
             raise RfjaxError(f"{path}: {which} cannot be read: {error}; {remedy}") from None
