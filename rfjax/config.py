@@ -65,6 +65,12 @@ class ModelConfig:
     # A head's channels that rotate with time, height and width; (): 2 * (head_size // 6) for a side, the rest for time
     rotary_channels: tuple[int, ...] = field(default=(), metadata=WRITTEN_WHERE_SET)
     rotary_theta: float = field(default=10_000.0, metadata=WRITTEN_WHERE_SET)
+    # mup and completep: the best learning rate of one width (completep: and depth) is that of the others
+    parametrization: str = field(default="standard", metadata=WRITTEN_WHERE_SET)
+    base_width: int = field(default=0, metadata=WRITTEN_WHERE_SET)  # where hidden kernels have the learning rate itself
+    base_depth: int = field(default=0, metadata=WRITTEN_WHERE_SET)  # completep: where blocks add the whole of a branch
+    # The width at which all parameters have one rate, and the initial values of standard.
+    balanced_width: int = field(default=256, metadata=WRITTEN_WHERE_SET)
 
     @property
     def width(self) -> int:
@@ -140,8 +146,15 @@ class TrainConfig:
     steps: int = 2000
     batch_size: int = 64
     accumulate: int = 1  # microbatches a step
-    together: int = 1  # points of a study that are trained in one program; they may differ in their formulation alone
+    together: int = (
+        1  # points of a study that are trained in one program; they may differ in formulation and learning rate
+    )
     learning_rate: float = 1e-4
+    optimizer: str = field(
+        default="adamw", metadata=WRITTEN_WHERE_SET
+    )  # muon: of hidden kernels; the others have AdamW
+    # run | sweep: it is trained to find a learning rate, and no law takes it
+    role: str = field(default="run", metadata=WRITTEN_WHERE_SET)
     schedule: str = "constant"  # of the learning rate; wsd is warm-up, stable, decay
     warmup_steps: int = -1  # -1: 1,000, the paper's, but a tenth of a run that is shorter than 10,000 steps
     decay_fraction: float = 0.2  # wsd: the rate falls over this last share of the steps

@@ -18,15 +18,19 @@ from rfjax.evaluation.step_sweep import parse_steps
 from rfjax.flow.samplers import EVALUATIONS_PER_STEP, METHODS, SIGMAS
 from rfjax.models.attention import IMPLEMENTATIONS
 from rfjax.models.flops import RECOMPUTED
+from rfjax.models.parametrization import PARAMETRIZATIONS
 from rfjax.models.stack import REMAT_POLICIES
 from rfjax.plan.estimate import KEPT
-from rfjax.training.optimizer import SCHEDULES
+from rfjax.training.optimizer import DECAYS, OPTIMIZERS, SCHEDULES
 
 
 @pytest.mark.parametrize(
     "field, table",
     [
         ("data.corpus", CORPORA),
+        ("model.parametrization", PARAMETRIZATIONS),
+        ("train.optimizer", OPTIMIZERS),
+        ("train.decay_shape", DECAYS),
         ("train.schedule", SCHEDULES),
         ("train.remat", {"none", *REMAT_POLICIES}),
         ("train.remat", RECOMPUTED),

@@ -163,7 +163,7 @@ def compiled_step(config, device):
     run = dataclasses.replace(make_run(config), mesh=make_mesh(config.mesh, [device]))
     with jax.set_mesh(run.mesh):
         step = lower_train_step(run).compile()
-        state = jax.jit(lambda key: init_state(run.backbone.init, make_optimizer(config.train), key))(run_keys(0)[0])
+        state = jax.jit(lambda key: init_state(run.backbone.init, make_optimizer(config), key))(run_keys(0)[0])
     example = run.corpus.examples(np.arange(1, dtype=np.uint64), "train")
     batch = config.train.batch_size
     places = NamedSharding(run.mesh, BATCH)

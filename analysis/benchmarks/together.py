@@ -59,7 +59,7 @@ def main():
     run = make_run(configs[0])
     config, size = run.config, run.config.train.batch_size
     batch = batch_of_step(run.corpus, 0, batch_size=size)
-    make_state = jax.jit(lambda key: init_state(run.backbone.init, make_optimizer(config.train), key))
+    make_state = jax.jit(lambda key: init_state(run.backbone.init, make_optimizer(config), key))
     first = make_state(run_keys(config.seed)[0])
 
     mesh = cohort_mesh()

@@ -12,6 +12,8 @@ from pathlib import Path
 from rfjax.inputs.paths import as_path, as_text
 from rfjax.plan.sample_options import add_sample_options, check_sample_options, read_sample_options
 
+MADE_BY = "rfjax bench --coordinates"  # in the pictures that it drew
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
@@ -21,6 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps = "timed steps, or batches of images (default 20)"
     parser.add_argument("--steps", type=int, default=20, metavar="N", help=steps)
     add_sample_options(parser, "time sampling, not training")
+    check = "train small copies of the network and say whether activations keep their sizes over widths and depths"
+    parser.add_argument("--coordinates", action="store_true", help=check)
+    widths, depths = "widths of the copies (with --coordinates)", "depths of the copies (with --coordinates)"
+    parser.add_argument("--widths", metavar="W,W,...", default="", type=as_text("--widths"), help=widths)
+    parser.add_argument("--depths", metavar="D,D,...", default="", type=as_text("--depths"), help=depths)
+    seeds = "initial values of each copy (with --coordinates; default 3)"
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help=seeds)
+    figure = "draw the sizes of activations here (with --coordinates)"
+    parser.add_argument("--figure", metavar="FILE.png", type=as_path("--figure"), help=figure)
     parser.add_argument("--json", metavar="FILE.json", type=as_path("--json"), help="write every number here")
     parser.add_argument("--profile", metavar="DIR", type=as_path("--profile"), help=profile)
 
@@ -31,23 +42,41 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.bench.report import lines
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
-    from rfjax.outputs import check_output, check_output_folder, is_json_with
+    from rfjax.outputs import check_output, check_output_folder, holds, is_json_with
     from rfjax.study.study import load_study
+    from rfjax.training.run import make_run
 
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps}; it must be at least 1")
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds is {args.seeds}; it must be at least 1")
     check_sample_options(args)
+    _check_coordinates(args)
     if args.sample and args.profile is not None:
         raise ConfigError("--profile is of training steps; leave it out with --sample")
     point, source = args.point, args.config
     if args.json is not None:
-        check_output(args.json, "--json", made_here=is_json_with("schema", "hardware", "peak", "config"))
+        check_output(args.json, "--json", made_here=is_json_with("schema", "hardware", "config"))
+    if args.figure is not None:
+        check_output(args.figure, "--figure", made_here=holds(MADE_BY))
     if args.profile is not None:
         check_output_folder(args.profile, "--profile")
     alone = point is None
     config = configs.load(source, overrides) if alone else load_study(source, overrides).point(point).config
     say = lambda text: print(text, flush=True)  # noqa: E731
-    if args.sample:
+    if args.coordinates:
+        from rfjax.bench import coordinates
+
+        sizes = {
+            f"{axis}s": coordinates.parse_sizes(getattr(args, f"{axis}s"), f"--{axis}s") for axis in ("width", "depth")
+        }
+        _check_one_process()
+        found = coordinates.measure_coordinates(config, **sizes, seeds=args.seeds, steps=args.steps, say=say)
+        record = _describe(make_run(config)) | found
+        print("\n".join(["", *coordinates.lines(record)]))
+        if args.figure is not None:
+            coordinates.draw(record, args.figure, made_by=MADE_BY)
+    elif args.sample:
         from rfjax.bench.sampling import sample_lines
 
         record = measure_sampling(config, args, say)
@@ -59,6 +88,19 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         write_whole({args.json: json.dumps(record, indent=1, allow_nan=False) + "\n"})
         print(f"bench: {args.json}")
     return 0
+
+
+def _check_coordinates(args: argparse.Namespace) -> None:
+    """Raises `ConfigError` for options of the coordinate check without it, and for those of another measurement."""
+    from rfjax.errors import ConfigError
+
+    if not args.coordinates:
+        for name in ("widths", "depths", "figure"):
+            if getattr(args, name):
+                raise ConfigError(f"--{name} is read with --coordinates alone; add it, or leave --{name} out")
+    elif args.sample or args.profile is not None:
+        other = "--sample" if args.sample else "--profile"
+        raise ConfigError(f"{other} is of another measurement than --coordinates; leave one of the two out")
 
 
 def measure_sampling(config, args: argparse.Namespace, say) -> dict:

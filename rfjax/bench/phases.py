@@ -39,7 +39,7 @@ class Loop(NamedTuple):
 
 def _first_state(run: Run) -> TrainState:
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run))
-    optimizer = make_optimizer(run.config.train)
+    optimizer = make_optimizer(run.config)
     init = jax.jit(lambda key: init_state(run.backbone.init, optimizer, key), out_shardings=places)
     return init(run_keys(run.config.seed)[0])
 
@@ -100,7 +100,7 @@ def part_seconds(run: Run, rounds: int) -> dict[str, float | str]:
     """
     config, corpus, mesh, abstract = run.config, run.corpus, run.mesh, abstract_state(run)
     loss_fn = make_loss(config, run.backbone.apply, corpus.shapes.encoders)
-    parts = step_parts(loss_fn, make_optimizer(config.train), config.train, mesh, abstract)
+    parts = step_parts(loss_fn, make_optimizer(config), config.train, mesh, abstract)
     state, rows = _first_state(run), NamedSharding(mesh, BATCH)
     examples = corpus.examples(np.arange(config.train.batch_size, dtype=np.uint64), "train")
     batch, places = jax.device_put((examples, np.arange(config.train.batch_size, dtype=np.int32)), rows)

@@ -9,6 +9,7 @@ The contract of a backbone, beyond `Backbone` below. A network's class is a Flax
 - The scanned stack is called `blocks`, and the program does not grow with the depth.
 - A parameter called `kernel` has a rule in `sharding.py`. The rule names every axis but the layer axis of `blocks`, and
   one of the names is "hidden". No other parameter has a rule.
+- Every parameter has a kind in `parametrization.py`.
 - Its row of `limits.BACKBONES` says whether text tokens stand in the sequence (`text_in_sequence`, true by default);
   `results/tokens.py` counts tokens by that.
 `tests/models/test_backbones.py` tests all but the last. docs/README.md lists what a new backbone needs, file by file.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import functools
 import math
 import pkgutil
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,7 +31,9 @@ from rfjax.config import Config, ModelConfig
 from rfjax.data.batch import BatchShapes
 from rfjax.limits import BACKBONES
 from rfjax.models.attention import choose, platform_of
+from rfjax.models.parametrization import scaled_init
 from rfjax.models.positions import POSITIONS
+from rfjax.models.sharding import path_name
 
 
 class Backbone(NamedTuple):
@@ -43,6 +47,7 @@ class Backbone(NamedTuple):
 
     init: Callable
     apply: Callable
+    activations: Callable | None = None  # the arguments of `apply` -> {name: mean |x|}
 
 
 def make_backbone(
@@ -74,7 +79,19 @@ def make_backbone(
     def apply(params, z, t, context, pooled):
         return module.apply({"params": params}, z, t, context, pooled)
 
-    return Backbone(init, apply)
+    def activations(params, z, t, context, pooled):
+        given = {"params": params}, z, t, context, pooled
+        _, seen = module.apply(*given, capture_intermediates=True, mutable=["intermediates"])
+        leaves = jax.tree_util.tree_leaves_with_path(seen["intermediates"])
+        return {_activation(path_name(path)): jnp.mean(jnp.abs(leaf)) for path, leaf in leaves}
+
+    return Backbone(scaled_init(config, init), apply, activations)
+
+
+def _activation(path: str) -> str:
+    """The name of a captured output: its module's path. A block of a scan gives (its streams, None)."""
+    name = re.sub(r"/?__call__/0(/0)?", "", path)
+    return name or "prediction"
 
 
 def training_backbone(config: Config, shapes: BatchShapes, platform: str | None = None) -> Backbone:

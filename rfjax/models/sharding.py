@@ -51,6 +51,11 @@ def dimensions(path: str) -> tuple[str | None, ...]:
     return next((names for pattern, names in RULES if re.search(pattern, "/" + path)), ())
 
 
+def path_name(path: tuple) -> str:
+    """A leaf's path in a tree as text: `blocks/image/qkv/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def _mesh():
     """The mesh set by `jax.set_mesh`, or None if there is none or it has one device."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -23,7 +23,7 @@ def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
     return nn.scan(
         block,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "intermediates": 0},  # the latter only where activations are asked for
         split_rngs={"params": True},
         in_axes=nn.broadcast,
         length=length,

@@ -52,7 +52,7 @@ def runs_of(point: str, config: Config) -> tuple[PlannedRun, ...]:
     """The runs of a point in the order in which they are trained."""
     lengths = config.train.branches
     if not lengths:
-        return (PlannedRun(point, point, config),)
+        return (PlannedRun(point, point, config, config.train.role),)
     steps = departures(config.train)
     trunk = PlannedRun(trunk_id(point), point, trunk_of(config), "trunk", keeps=steps)
     branches = (

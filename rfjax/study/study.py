@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 
 from rfjax import config as configs
 from rfjax.config import Config
+from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.inputs.paths import local_path
 from rfjax.models.flops import state_bytes
@@ -20,6 +22,8 @@ from rfjax.outputs import check_output_folder
 from rfjax.study.cohorts import cohorts, failure_text, kind, run_cohort
 from rfjax.study.planned_runs import PlannedRun, runs_of
 from rfjax.study.run import run_config
+from rfjax.study.settled_rate import KEY as RATE
+from rfjax.study.settled_rate import settled_rate, sweep_folder
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.cohort import check_may_be_together
 from rfjax.training.processes import distributed
@@ -84,7 +88,8 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
     A point's own overrides are applied to the base config first, then `overrides`, which are the same for all points.
     """
     module = configs.load_file(path)
-    base = configs.from_dict(configs.returned_config(module, path))
+    values, base_sweep = _take_sweep(configs.returned_config(module, path))
+    base = configs.from_dict(values)
     points = {"main": {}}
     if hasattr(module, "points"):
         if not callable(module.points):
@@ -103,7 +108,7 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
             given = f"point {id} of {path} is {_shown(changes)}"
             raise ConfigError(f"{given}; it must be a mapping of config keys to values, as {example}")
         try:
-            made.append(Point(id, configs.apply_overrides(base, {**changes, **(overrides or {})})))
+            made.append(Point(id, _config_of(base, base_sweep, {**changes, **(overrides or {})})))
         except ConfigError as error:
             raise ConfigError(f"point {id}: {error}") from None
     study = Study(made[0].config.name, tuple(made))
@@ -112,6 +117,27 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
         remedy = "a point with train.branches has POINT-trunk and POINT-stepsT: give points other ids"
         raise ConfigError(f"two runs of {path} would lie in the folder {twice}, or its name is too long; {remedy}")
     return study
+
+
+def _take_sweep(values: Mapping | ConfigDict) -> tuple[Mapping | ConfigDict, str | None]:
+    """(a config's values without a learning rate that names a sweep, the sweep's folder or None)."""
+    train = values.get("train", None)
+    folder = sweep_folder(train.get("learning_rate", None)) if isinstance(train, (Mapping, ConfigDict)) else None
+    if folder is None:
+        return values, None
+    kept = {key: value for key, value in dict(train).items() if key != "learning_rate"}
+    return {**dict(values), "train": kept}, folder
+
+
+def _config_of(base: Config, base_sweep: str | None, changes: Mapping[str, object]) -> Config:
+    """The config of a point. A learning rate `from:RUNS` is read from the sweep in the folder RUNS."""
+    folder = sweep_folder(changes[RATE]) if RATE in changes else base_sweep
+    if folder is None:
+        return configs.apply_overrides(base, changes)
+    config = configs.apply_overrides(base, {key: value for key, value in changes.items() if key != RATE})
+    stored = config.data.corpus == "prepared"  # the data of the other corpora follows from their names
+    fingerprint = load_corpus(config.data, config.seed).fingerprint if stored else None
+    return configs.apply_overrides(config, {RATE: settled_rate(folder, config, fingerprint)})
 
 
 def _shown(value: object) -> str:

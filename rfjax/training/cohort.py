@@ -1,9 +1,9 @@
 """Trains many small runs together, each in a folder of its own.
 
-Runs of one study that differ only in their formulation share every shape, every batch and every random number. So one
-program trains them all (`cohort_step`). It is compiled once, and its products are large enough to fill a device. Up to
-rounding, a member's folder is the same as if the run were trained alone, and the run may be resumed either way. A
-member that diverges ends alone.
+Runs of one study that differ only in formulation and learning rate share every shape, every batch and every random
+number. So one program trains them all (`cohort_step`). It is compiled once, and its products are large enough to fill a
+device. Up to rounding, a member's folder is the same as if the run were trained alone, and the run may be resumed
+either way. A member that diverges ends alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rfjax.training.state import TrainState, init_state
 from rfjax.training.step import parameter_groups
 
 # The fields in which members may differ.
-OWN = ("formulation", "timestep_shift")
+OWN = ("formulation", "timestep_shift", "train.learning_rate")
 
 
 # (step, the runs that go on, a function that returns a run's weights on the host: {"ema": ..., "raw": ...})
@@ -195,7 +195,7 @@ class _Cohort:
         """Reads every member's state. Returns False if a checkpoint is damaged. The checkpoint is then set aside, or if
         the member has no other, the member is added to the `failures`."""
         if self.first is None:
-            optimizer, (key, _) = make_optimizer(self.config.train), run_keys(self.config.seed)
+            optimizer, (key, _) = make_optimizer(self.config), run_keys(self.config.seed)
             state = jax.jit(lambda key: init_state(self.shared.backbone.init, optimizer, key))(key)
             self.states = stack([state] * len(self.members), self.mesh)
             self.facts = [{}] * len(self.members)

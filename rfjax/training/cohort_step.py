@@ -1,4 +1,4 @@
-"""One training step of many runs that differ only in their formulation, in one compiled program.
+"""One training step of many runs that differ only in formulation and learning rate, in one compiled program.
 
 The runs' states are stacked along a leading axis, which is split over the devices: each member is whole on one device,
 and no device waits for another. All members have the same batch, noise, condition dropout, and uniform number that
@@ -54,20 +54,21 @@ def make_cohort_step(runs: Sequence[Run], mesh: Mesh, abstract_params) -> Callab
     or gradient is not finite keeps its parameters; the others are not affected.
     """
     shared, apply, encoders = runs[0].config, runs[0].backbone.apply, runs[0].corpus.shapes.encoders
-    update = make_update(make_optimizer(shared.train), shared.train, parameter_groups(abstract_params))
+    update = make_update(make_optimizer(shared), shared.train, parameter_groups(abstract_params))
 
-    def member(state, t, examples, noise, latents, conditions):
+    def member(state, peak, t, examples, noise, latents, conditions):
         def loss_fn(params):
             losses = example_losses(lambda *given: apply(params, *given), examples, noise, latents, conditions)
             return jnp.mean(losses), ExampleLosses(t, losses)
 
         (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        return update(state, grads, loss, time_bins(aux))
+        return update(state, grads, loss, time_bins(aux), peak)
 
-    members = jax.vmap(member, in_axes=(0, 0, 0, None, None, None))
+    members = jax.vmap(member, in_axes=(0, 0, 0, 0, None, None, None))
 
     def step(states, batch, number):
         formulations = [formulation_at(runs[place].config, batch.latents.shape[1:]) for place in lanes(len(runs), mesh)]
+        peaks = jnp.asarray([runs[place].config.train.learning_rate for place in lanes(len(runs), mesh)], jnp.float32)
         inputs = step_inputs(shared, encoders, batch, number, jnp.arange(shared.train.batch_size, dtype=jnp.int32))
         times = [formulation.density.quantile(inputs.u) for formulation in formulations]
         rows = [examples_at(formulation, t) for formulation, t in zip(formulations, times, strict=True)]
@@ -78,8 +79,12 @@ def make_cohort_step(runs: Sequence[Run], mesh: Mesh, abstract_params) -> Callab
         ]
         examples = jax.tree.map(lambda *values: jnp.stack(values), *rows)
         split = jax.shard_map(
-            members, mesh=mesh, in_specs=(MEMBER, MEMBER, MEMBER, P(), P(), P()), out_specs=MEMBER, check_vma=False
+            members,
+            mesh=mesh,
+            in_specs=(MEMBER, MEMBER, MEMBER, MEMBER, P(), P(), P()),
+            out_specs=MEMBER,
+            check_vma=False,
         )
-        return split(states, jnp.stack(times), examples, inputs.noise, batch.latents, inputs.conditions)
+        return split(states, peaks, jnp.stack(times), examples, inputs.noise, batch.latents, inputs.conditions)
 
     return jax.jit(step, donate_argnums=0)

@@ -173,7 +173,7 @@ class _Attempt:
         self.places = places_here(run.mesh, train.batch_size)
         self.evaluated = evaluated_steps(run)
         self.kept = self.evaluated | set(keep_steps)
-        self.optimizer = make_optimizer(train)
+        self.optimizer = make_optimizer(run.config)
         self.abstract = abstract_state(run)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         record = distributed.from_first(lambda: run_folder.read_run(run.workdir))

@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from rfjax.config import MeshConfig
 from rfjax.errors import ConfigError
-from rfjax.models.sharding import AXES, BATCH_AXES, DIMENSION_AXIS, dimensions
+from rfjax.models.sharding import AXES, BATCH_AXES, DIMENSION_AXIS, dimensions, path_name
 
 BATCH = P(BATCH_AXES)  # the leading axis of every array of a batch
 
@@ -57,11 +57,6 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES, axis_types=types
         )
     return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
-
-
-def path_name(path: tuple) -> str:
-    """A leaf's path in a tree as text: `blocks/image/qkv/kernel`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def shardings(mesh: Mesh | AbstractMesh, tree):

@@ -1,15 +1,22 @@
-"""AdamW with clipping, and the learning rate as a function of the step."""
+"""The optimisers as a table, each with clipping and decay, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
+import functools
+import math
+import re
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from rfjax.config import TrainConfig
+from rfjax.config import Config, TrainConfig
+from rfjax.errors import ConfigError
+from rfjax.models.backbone import Backbone
+from rfjax.models.parametrization import Factors, factors, leaf_rule
 from rfjax.training.mesh import path_name
 
 
@@ -48,13 +55,14 @@ def learning_rate(config: TrainConfig) -> Callable[[Int[Array, ""]], Float[Array
     """The rate of the update that takes `step` completed steps to `step + 1`.
 
     Linear warm-up: (step + 1) / warmup of the peak, so that the first update is not lost.
-    A function of the step, not of the updates made: skipped steps still advance it.
+    A function of the step, not of the updates made: skipped steps still advance it. `rate(step, peak)` takes another
+    peak than the config's, for runs that are trained together.
     """
     shape = SCHEDULES[config.schedule]
 
-    def rate(step):
+    def rate(step, peak=config.learning_rate):
         warmup = jnp.minimum(1.0, (step + 1) / max(1, config.warmup))
-        return config.learning_rate * warmup * shape(config, step)
+        return peak * warmup * shape(config, step)
 
     return rate
 
@@ -65,14 +73,152 @@ def decayed(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).split("/")[-1] == "kernel", params)
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019, algorithm 2) after clipping by the global norm.
+# Muon sees a kernel as matrices: (end of the path, axes of the inputs, axes of the outputs), counted from the end. All
+# other axes count matrices: stacked layers; queries, keys and values; shifts, scales and gates.
+MATRICES: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = (
+    (r"/(qkv2?|cross_kv)/kernel$", (-4,), (-2, -1)),
+    (r"/cross_q/kernel$", (-3,), (-2, -1)),
+    (r"/(proj2?|cross_proj)/kernel$", (-3, -2), (-1,)),
+    (r"/modulation/kernel$", (-3,), (-1,)),
+    (r"/(mlp_in|mlp_out|(down|up)\d+_linear)/kernel$", (-2,), (-1,)),
+    (r"(time|pooled|context)_embed/out/kernel$", (-2,), (-1,)),
+    (r"/(conv_in|conv_out)/kernel$", (-4, -3, -2), (-1,)),
+)
+MUON_KINDS = ("hidden", "branch")  # of models/parametrization.py; inputs, outputs and vectors have AdamW
+MUON_MOMENTUM, MUON_STEPS = 0.95, 5
+# Muon's update has this root mean square times the square root of a matrix's longer side, which is that of AdamW's
+# (Liu et al. 2025, arXiv 2502.16982, section 2.2): one learning rate serves both.
+MUON_RMS = 0.2
 
-    Its updates are per unit of learning rate: the train step multiplies them by -rate(step).
-    """
-    clip = (optax.clip_by_global_norm(config.clip_norm),) if config.clip_norm else ()
-    return optax.chain(
-        *clip,
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+
+def matrix_of(path: str) -> MuonDimensionNumbers | None:
+    """How Muon sees a parameter; None for one that AdamW updates. Raises `ConfigError` for a hidden kernel without
+    dimensions."""
+    if leaf_rule(path, "config.train.optimizer=muon")[1] not in MUON_KINDS:
+        return None
+    for pattern, inputs, outputs in MATRICES:
+        if re.search(pattern, "/" + path):
+            return MuonDimensionNumbers(inputs, outputs)
+    raise ConfigError(
+        f"config.train.optimizer=muon has no dimensions for the parameter {path}; give it a row of MATRICES in "
+        "rfjax/training/optimizer.py, or set config.train.optimizer=adamw"
     )
+
+
+def _matrices(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: matrix_of(path_name(path)), params)
+
+
+def matrix_shape(shape: tuple[int, ...], axes: MuonDimensionNumbers) -> tuple[int, int, int]:
+    """(number of matrices, inputs, outputs) of a kernel."""
+    inputs, outputs = (math.prod(shape[axis] for axis in side) for side in axes)
+    return math.prod(shape) // (inputs * outputs), inputs, outputs
+
+
+def _adam(train: TrainConfig):
+    return optax.scale_by_adam(b1=train.b1, b2=train.b2, eps=train.eps)
+
+
+def _muon(train: TrainConfig):
+    def scaled(updates, params=None):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: (
+                leaf * (MUON_RMS * math.sqrt(max(matrix_shape(leaf.shape, matrix_of(path_name(path)))[1:])))
+            ),
+            updates,
+        )
+
+    orthogonal = scale_by_muon(beta=MUON_MOMENTUM, ns_steps=MUON_STEPS, weight_dimension_numbers=_matrices)
+    parts = {"muon": optax.chain(orthogonal, optax.stateless(scaled)), "adamw": _adam(train)}
+
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "adamw" if matrix_of(path_name(path)) is None else "muon", params
+        )
+
+    return optax.partition(parts, labels)
+
+
+# What makes a step's direction of clipped gradients, by `config.train.optimizer`.
+OPTIMIZERS: dict[str, Callable[[TrainConfig], optax.GradientTransformation]] = {"adamw": _adam, "muon": _muon}
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """The optimiser that `config.train.optimizer` names, after clipping by the global norm and with decoupled decay:
+    AdamW (Loshchilov and Hutter 2019, algorithm 2), or Muon (Jordan et al. 2024) for hidden kernels.
+
+    Its updates are per unit of learning rate: the train step multiplies them by -rate(step). Under a parametrisation
+    other than `standard`, each leaf has its own rate, decay and epsilon (`models/parametrization.py`).
+    """
+    train, model = config.train, config.model
+    clip = (optax.clip_by_global_norm(train.clip_norm),) if train.clip_norm else ()
+    direction = OPTIMIZERS[train.optimizer](train)
+    if model.parametrization == "standard":
+        return optax.chain(*clip, direction, optax.add_decayed_weights(train.weight_decay, mask=decayed))
+    return optax.chain(*clip, *_by_leaf(config, direction))
+
+
+def _by_leaf(config: Config, direction: optax.GradientTransformation):
+    """The direction with each leaf's own epsilon and rate, and its own decay."""
+    model, train = config.model, config.train
+    by_muon = (lambda path: matrix_of(path) is not None) if train.optimizer == "muon" else (lambda path: False)
+
+    def scale(tree, factor: Callable[[str, Factors], float]):
+        known = factors(model, tree)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf, own: leaf * factor(path_name(path), own), tree, known
+        )
+
+    # m / (sqrt(v) + f e) is what Adam with e makes of gradients divided by f. Muon's direction has no such epsilon.
+    def raised(updates, params=None):
+        return scale(updates, lambda path, own: 1.0 / own.epsilon)
+
+    def rated(updates, params):
+        updates = scale(updates, lambda path, own: own.muon_rate if by_muon(path) else own.rate)
+        if not train.weight_decay:
+            return updates
+        decay = scale(params, lambda path, own: own.decay * train.weight_decay)
+        return jax.tree.map(lambda u, d, on: u + d if on else u, updates, decay, decayed(params))
+
+    return optax.stateless(raised), direction, optax.stateless(rated)
+
+
+def check_leaves(config: Config, backbone: Backbone) -> None:
+    """Raises `ConfigError` naming a parameter that the config's parametrisation or optimiser has no rule for."""
+    if config.model.parametrization == "standard" and config.train.optimizer == "adamw":
+        return
+    for path, _ in _leaf_shapes(backbone):
+        leaf_rule(path, f"config.model.parametrization={config.model.parametrization}")
+        if config.train.optimizer == "muon":
+            matrix_of(path)
+
+
+@functools.lru_cache
+def _leaf_shapes(backbone: Backbone) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+    return tuple((path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shapes))
+
+
+def optimizer_bytes(config: Config, backbone: Backbone) -> int:
+    """Bytes of the optimiser's state: two float32 moments of a parameter under AdamW, one under Muon."""
+    by_muon = config.train.optimizer == "muon"
+    return sum(
+        4 * math.prod(shape) * (1 if by_muon and matrix_of(path) else 2) for path, shape in _leaf_shapes(backbone)
+    )
+
+
+def optimizer_flops(config: Config, backbone: Backbone) -> int:
+    """Operations of the optimiser's matrix products in a step, over all devices together: 0 for AdamW.
+
+    A Newton-Schulz iteration of an m x n matrix X, m <= n, is X X^T, its square, and their product with X:
+    4 m^2 n + 2 m^3 operations.
+    """
+    if config.train.optimizer != "muon":
+        return 0
+    total = 0
+    for path, shape in _leaf_shapes(backbone):
+        if axes := matrix_of(path):
+            count, *sides = matrix_shape(shape, axes)
+            short, long = sorted(sides)
+            total += count * MUON_STEPS * (4 * short * short * long + 2 * short**3)
+    return total

@@ -17,7 +17,7 @@ from rfjax.training.step import make_train_step
 
 def state_shapes(run: Run) -> TrainState:
     """Shapes and dtypes of a run's state; nothing is allocated."""
-    optimizer = make_optimizer(run.config.train)
+    optimizer = make_optimizer(run.config)
     return jax.eval_shape(lambda key: init_state(run.backbone.init, optimizer, key), run_keys(run.config.seed)[0])
 
 
@@ -49,7 +49,5 @@ def lower_train_step(run: Run, *, stream_offset: int = 0) -> jax.stages.Lowered:
     config, state = run.config, abstract_state(run)
     loss = make_loss(config, run.backbone.apply, run.corpus.shapes.encoders)
     with run.computing():
-        step = make_train_step(
-            loss, make_optimizer(config.train), config.train, run.mesh, state, stream_offset=stream_offset
-        )
+        step = make_train_step(loss, make_optimizer(config), config.train, run.mesh, state, stream_offset=stream_offset)
         return step.lower(state, abstract_batch(run, NamedSharding(run.mesh, BATCH)))

@@ -32,6 +32,7 @@ from rfjax.models.backbone import Backbone, make_backbone, parameter_count, trai
 from rfjax.models.flops import forward_flops, patches, training_flops
 from rfjax.training import checkpoint, checkpoint_facts, run_folder
 from rfjax.training.mesh import BATCH, make_mesh, shardings
+from rfjax.training.optimizer import check_leaves
 from rfjax.training.processes import distributed
 from rfjax.training.state import Params
 
@@ -52,7 +53,8 @@ class Run:
     """One run: its config, the corpus it learns from, its network, its devices, and its name in every table.
 
     `mesh` is None for a run that is only planned, `workdir` for a run without a folder. Raises `ConfigError` for
-    latents that the network cannot take, and for a formulation that cannot have the config's timestep shift.
+    latents that the network cannot take, for a parameter that the parametrisation or the optimiser has no rule for, and
+    for a formulation that cannot have the config's timestep shift.
     """
 
     config: Config
@@ -70,6 +72,7 @@ class Run:
     def __post_init__(self):
         for part in self.corpus.parts:
             limits.check_latents(self.config.model, part.shapes.latents)
+        check_leaves(self.config, self.backbone)
         object.__setattr__(self, "formulation", formulation_at(self.config, self.corpus.shapes.latents))
 
     # What a run costs, by formula.
@@ -153,6 +156,7 @@ def make_run(
         backbone = training_backbone(config, corpus.shapes)
     else:
         corpus, backbone, mesh = like.corpus, like.backbone, like.mesh
+    role = config.train.role if role == "run" else role
     parts = {"corpus": corpus, "backbone": backbone, "mesh": mesh, "role": role, "trunk": trunk}
     return _named(config, workdir, study, point, **parts)
 
@@ -175,7 +179,9 @@ def _named(config: Config, workdir: str | Path | None, study: str | None, point:
     it is study/point, or study/folder for a trunk or a branch. Outside a study it is the folder's or the config's."""
     workdir = None if workdir is None else local_path(workdir, "workdir")
     record = distributed.from_first(lambda: run_folder.read_name(workdir)) if workdir else None
-    own = point if parts.get("role", "run") == "run" else workdir.name  # a point has one trunk and several branches
+    own = (
+        workdir.name if parts.get("role") in ("trunk", "branch") else point
+    )  # a point has one trunk and several branches
     named = "/".join(part for part in (study, own) if study and part) or (
         workdir.absolute().name if workdir else config.name
     )

@@ -137,16 +137,16 @@ def average_weight(decay: float, number: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def make_update(optimizer: optax.GradientTransformation, config: TrainConfig, groups: list[str]) -> Callable:
-    """Returns `update(state, gradients, loss, bins) -> (state, metrics)`. A step whose loss or gradient is not finite
-    changes nothing but the step and the counters."""
+    """Returns `update(state, gradients, loss, bins, peak) -> (state, metrics)`; `peak` is the peak learning rate, by
+    default the config's. A step whose loss or gradient is not finite changes nothing but the step and the counters."""
     rate = learning_rate(config)
 
-    def update(state, grads, loss, bins):
+    def update(state, grads, loss, bins, peak=config.learning_rate):
         bin_losses, bin_counts = bins
         group_norms = jnp.stack([optax.tree.norm(grads[group]) for group in groups])
         grad_norm = jnp.sqrt(jnp.sum(jnp.square(group_norms)))
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        lr = rate(state.step)
+        lr = rate(state.step, peak)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)

@@ -13,6 +13,7 @@ import pytest
 
 from helpers import child_process
 from helpers.training_tiny import rows, run_in, tiny_config
+from rfjax.config import apply_overrides
 from rfjax.errors import ConfigError, Diverged, Preempted
 from rfjax.training import checkpoint, cohort_step, run_folder
 from rfjax.training.cohort import _Cohort, may_join, train_cohort
@@ -244,7 +245,9 @@ def test_a_save_is_tried_again(tmp_path, monkeypatch):
 def test_who_may_join(tmp_path):
     a, b = (member.config for member in members(tmp_path)[:2])
     assert may_join(a) == may_join(b)
-    for key, value in {"seed": 1, "train.learning_rate": 0.5, "model.depth": 3, "data.image_size": 8}.items():
+    faster = apply_overrides(a, {"train.learning_rate": 0.5})
+    assert may_join(faster) == may_join(a) and faster != a
+    for key, value in {"seed": 1, "train.weight_decay": 0.5, "model.depth": 3, "data.image_size": 8}.items():
         assert may_join(tiny_config({"formulation": a.formulation, key: value})) != may_join(a)
     for key in ("train.accumulate", "mesh.fsdp"):
         with pytest.raises(ConfigError, match=key):

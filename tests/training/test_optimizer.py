@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfjax.config import TrainConfig
+from rfjax.config import Config, TrainConfig
 from rfjax.training.optimizer import SCHEDULES, decayed, learning_rate, make_optimizer
 
 PEAK, STEPS, WARMUP, END = 3e-3, 100, 10, 0.1
@@ -48,7 +48,7 @@ def test_updates_are_adamw_after_clipping():
     # stacked biases are matrices by rank, which must not make them decay
     params = {"a": {"kernel": rng.normal(size=(2, 3, 4)), "bias": rng.normal(size=(2, 4))}}
     params = {"a": {name: value.astype(np.float32) for name, value in params["a"].items()}}
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(Config(train=config))
     state = optimizer.init(params)
     mean = {name: 0.0 for name in params["a"]}
     square = dict(mean)

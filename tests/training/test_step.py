@@ -27,7 +27,7 @@ class Trainer:
         self.train = self.config.train
         self.corpus = load_corpus(self.config.data, self.config.seed)
         self.backbone = make(self.config)
-        self.optimizer = make_optimizer(self.train)
+        self.optimizer = make_optimizer(self.config)
         self.loss = make_loss(self.config, self.backbone.apply, self.corpus.shapes.encoders)
         self.mesh = make_mesh(self.config.mesh, jax.devices()[:1])
 

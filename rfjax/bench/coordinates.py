@@ -1,0 +1,203 @@
+"""The coordinate check: how the sizes of activations move with width and depth while networks learn.
+
+If a parametrisation is right, the mean |x| of every activation depends neither on width nor (completep) on depth, at
+the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, appendix D.1). A slope away from 0 names a part
+whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the sizes are taken at step
+10 and at the last step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rfjax.config import Config
+from rfjax.data.batch import Batch
+from rfjax.data.loader import batch_of_step
+from rfjax.errors import ConfigError
+from rfjax.limits import check
+from rfjax.models.parametrization import PARAMETRIZATIONS
+from rfjax.training.loss import run_keys
+from rfjax.training.optimizer import make_optimizer
+from rfjax.training.program import lower_train_step
+from rfjax.training.run import Run, make_run
+from rfjax.training.state import init_state
+
+BOUND = 0.15  # the largest |slope| of log mean |x| in log width or log depth that counts as flat
+FIRST = 10  # the first step at which sizes are taken
+EXAMPLES = 64  # whose activations are measured
+
+
+def of_size(config: Config, *, width: int | None = None, depth: int | None = None, steps: int) -> Config:
+    """The config at another width or depth, with a constant rate without warm-up. Raises `ConfigError` for a size that
+    the network cannot have."""
+    model = dataclasses.replace(config.model, hidden=width or config.model.width, depth=depth or config.model.depth)
+    changes = {"steps": steps, "schedule": "constant", "warmup_steps": 0, "branches": (), "together": 1}
+    changed = dataclasses.replace(config, model=model, train=dataclasses.replace(config.train, **changes))
+    check(changed)
+    return changed
+
+
+def _examples(batch: Batch):
+    """(z, t, context, pooled) of a batch on the straight path, at times spread over (0, 1)."""
+    count = len(batch.latents)
+    t = (np.arange(count, dtype=np.float32) + 0.5) / count
+    noise = np.random.default_rng(0).standard_normal(batch.latents.shape, np.float32)
+    at = t.reshape(-1, *[1] * (batch.latents.ndim - 1))
+    return (1 - at) * batch.latents + at * noise, t, *batch.conditions
+
+
+def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float]]]:
+    """Trains a run's network from `seeds` initial values, each on its own batches. Returns {step: {activation: mean |x|
+    of each seed}} at step 10 and the last step."""
+    config, taken = run.config, sorted({FIRST, steps})
+    found: dict[int, dict[str, list[float]]] = {step: {} for step in taken}
+    size = config.train.batch_size
+    examples = _examples(run.corpus.examples(np.arange(EXAMPLES, dtype=np.uint64), "validation"))
+    with run.computing():
+        program, optimizer = lower_train_step(run).compile(), make_optimizer(config)
+        start = jax.jit(lambda key: init_state(run.backbone.init, optimizer, key))
+        measure = jax.jit(run.backbone.activations)
+        for seed in range(seeds):
+            state = start(run_keys(seed)[0])
+            for step in range(steps):
+                state, _ = program(state, batch_of_step(run.corpus, seed * steps + step, batch_size=size))
+                if step + 1 in found:
+                    for name, value in jax.device_get(measure(state.params, *examples)).items():
+                        found[step + 1].setdefault(name, []).append(float(value))
+    return found
+
+
+def slopes(sizes: Sequence[float], values: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float | None]:
+    """The slope of log mean |x| in log size by least squares, for each activation that all sizes have; |x| is averaged
+    over seeds in logarithms. None where an activation is zero or not finite."""
+    x = np.log(np.asarray(sizes, float))
+    x = x - x.mean()
+    found: dict[str, float | None] = {}
+    for name in values[0]:
+        if all(name in each for each in values):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                y = np.array([np.mean(np.log(each[name])) for each in values])
+            found[name] = float(x @ y / (x @ x)) if np.isfinite(y).all() else None
+    return found
+
+
+def judge(found: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
+    """The activations that are not flat, with their slopes, the steepest first: before them those without a slope."""
+
+    def size(pair):
+        return math.inf if pair[1] is None else abs(pair[1])
+
+    return sorted((pair for pair in found.items() if size(pair) > BOUND), key=size, reverse=True)
+
+
+def measure_coordinates(
+    config: Config,
+    *,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    seeds: int = 3,
+    steps: int = 20,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Measures the sizes of activations over widths, at the config's depth, and over depths, at the config's width.
+
+    Returns the record, as the JSON has it. Raises `ConfigError` for fewer than two sizes of both, for fewer than 10
+    steps, and for a size that the network or the parametrisation cannot have, before anything is trained.
+    """
+    if steps < FIRST:
+        raise ConfigError(f"--steps is {steps}; only the last layer moves before step {FIRST}: give at least {FIRST}")
+    asked = {"width": sorted(set(widths)), "depth": sorted(set(depths))}
+    if max(map(len, asked.values())) < 2:
+        raise ConfigError("a slope needs two sizes: give two or more --widths or --depths")
+    configs = {
+        axis: [of_size(config, **{axis: size}, steps=steps) for size in sizes]
+        for axis, sizes in asked.items()
+        if len(sizes) > 1
+    }
+    axes = {}
+    for axis, changed in configs.items():
+        values = []
+        for size, one in zip(asked[axis], changed, strict=True):
+            say(f"{axis} {size}: {steps} steps from {seeds} seeds")
+            values.append(sizes_of(make_run(one), seeds, steps))
+        by_step = {}
+        for step in values[0]:
+            at = [each[step] for each in values]
+            found = slopes(asked[axis], at)
+            by_step[str(step)] = {"mean_abs": at, "slopes": found, "steep": judge(found)}
+        axes[axis] = {"sizes": asked[axis], "steps": by_step}
+    by_width, by_depth = PARAMETRIZATIONS[config.model.parametrization]
+    flat = {axis: not any(step["steep"] for step in found["steps"].values()) for axis, found in axes.items()}
+    promised = {"width": by_width, "depth": by_depth}
+    return {
+        "parametrization": config.model.parametrization,
+        "learning_rate": config.train.learning_rate,
+        "seeds": seeds,
+        "bound": BOUND,
+        "axes": axes,
+        "flat": flat,
+        "promised": {axis: promised[axis] for axis in axes},
+    }
+
+
+def lines(record: Mapping) -> list[str]:
+    """Formats the verdict, and the steepest activations of each axis, for the console."""
+    name, shown = record["parametrization"], []
+    for axis, found in record["axes"].items():
+        sizes = ", ".join(map(str, found["sizes"]))
+        for step, at in found["steps"].items():
+            steep = at["steep"]
+            head = f"{axis} {sizes}, step {step}: {len(at['slopes'])} activations"
+            if not steep:
+                finite = [slope for slope in at["slopes"].values() if slope is not None]
+                shown.append(f"{head}, all flat; slopes {min(finite):+.2f} to {max(finite):+.2f}")
+                continue
+            parts = ", ".join(f"{part} {_shown(slope)}" for part, slope in steep[:8])
+            more = f" and {len(steep) - 8} more" if len(steep) > 8 else ""
+            shown.append(f"{head}, {len(steep)} not within ±{record['bound']}: {parts}{more}")
+        verdict = "flat" if record["flat"][axis] else "NOT flat"
+        expected = "" if record["promised"][axis] else f"; {name} does not promise it"
+        shown.append(f"verdict for {name} in {axis}: {verdict}{expected}")
+    return shown
+
+
+def _shown(slope: float | None) -> str:
+    return "is zero or not finite" if slope is None else f"{slope:+.2f}"
+
+
+def draw(record: Mapping, file: Path, made_by: str) -> None:
+    """Draws mean |x| of every activation against width and depth at each step, as a PNG; steep ones are named.
+    `made_by` is noted in the file."""
+    from matplotlib.figure import Figure
+
+    axes = record["axes"]
+    rows = [(axis, step) for axis, found in axes.items() for step in found["steps"]]
+    figure = Figure(figsize=(4.2 * len(rows), 3.6), layout="constrained")
+    for panel, (axis, step) in zip(np.atleast_1d(figure.subplots(1, len(rows))), rows, strict=True):
+        found, at = axes[axis], axes[axis]["steps"][step]
+        steep = [name for name, _ in at["steep"]]
+        for name in at["slopes"]:
+            means = [float(np.exp(np.mean(np.log(np.maximum(each[name], 1e-30))))) for each in at["mean_abs"]]
+            style = {"label": name, "lw": 1.4} if name in steep[:6] else {"color": "#999999", "lw": 0.7}
+            panel.plot(found["sizes"], means, marker=".", **style)
+        panel.set(xscale="log", yscale="log", xlabel=axis, title=f"step {step}")
+        panel.set_xticks(found["sizes"], list(map(str, found["sizes"])))
+        panel.minorticks_off()
+        if steep:
+            panel.legend(fontsize=6)
+    figure.axes[0].set_ylabel(f"mean |x| under {record['parametrization']}")
+    figure.savefig(file, dpi=150, metadata={"Software": made_by})
+
+
+def parse_sizes(text: str, option: str) -> tuple[int, ...]:
+    """The whole numbers of an option such as 64,128,256; or `ConfigError`."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise ConfigError(f"{option} is {text!r}; it must be whole numbers of at least 1, such as 64,128,256")
+    return tuple(map(int, parts))

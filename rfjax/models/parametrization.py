@@ -1,0 +1,163 @@
+"""Parametrisations: how each parameter's initial value, rate, decay and epsilon move with width and depth.
+
+Under `standard` one rate is for all parameters, and the best rate falls with width. Under `mup` (Yang et al. 2022,
+arXiv 2203.03466, table 3; for diffusion transformers Zheng et al. 2025, arXiv 2505.15270) and `completep` (Dey et al.
+2025, arXiv 2505.01618, table 1) it does not, so it is found once, on the smallest network.
+
+Two tables. `LEAVES` gives each parameter its kind, by the end of its path; `KINDS` gives each kind its powers of
+
+    v = width / balanced_width  and, under completep,  L = depth / base_depth.
+
+At the balanced width (and the base depth) all powers are 1, and the network is the standard one. The base width sets
+the unit of the rate alone: `train.learning_rate` is the rate of hidden kernels at the base width.
+
+A forward multiplier m is folded into its leaf: with W' = m W, Adam's update of W' is that of W with m times the rate,
+m times the initial value and 1/m times the epsilon (clipping by the global norm sees the gradient of W'). So networks,
+exports and FLOPs are the same under every parametrisation.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+
+from rfjax.config import ModelConfig
+from rfjax.errors import ConfigError
+from rfjax.models.positions import POSITIONS
+from rfjax.models.sharding import path_name
+
+# name -> whether (width, depth) scale the leaves
+PARAMETRIZATIONS: dict[str, tuple[bool, bool]] = {
+    "standard": (False, False),
+    "mup": (True, False),
+    "completep": (True, True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Powers of v, and of L where said, for a kind of leaf."""
+
+    rate: float = 0.0  # of Adam's rate, before the forward multiplier
+    muon_rate: float = 0.0  # of Muon's, whose updates have the root mean square of Adam's (optimizer.py)
+    decay: float = 0.0  # of the weight decay; its product with the rate is the same at every width
+    epsilon: float = -1.0  # of Adam's epsilon: gradients shrink with width
+    forward: float = 0.0  # of the forward multiplier
+    forward_depth: float = 0.0  # the same, of L: what a block adds to its stream
+
+
+# Muon's update is orthogonal: with the root mean square of Adam's update its largest singular value grows as v^(1/2),
+# and must not grow (Yang, Simon and Bernstein 2023, arXiv 2310.17813).
+KINDS: dict[str, Kind] = {
+    "input": Kind(),
+    "hidden": Kind(rate=-1.0, muon_rate=-0.5, decay=1.0),
+    "branch": Kind(rate=-1.0, muon_rate=-0.5, decay=1.0, forward_depth=-1.0),  # hidden, and the last of a branch
+    "output": Kind(forward=-1.0),
+    "vector": Kind(),
+    "branch_vector": Kind(forward_depth=-1.0),
+}
+
+
+# Powers of v by which the standard initialiser's deviation misses the wanted one, by name: hidden kernels want
+# v^(-1/2), all others a deviation that does not depend on the width.
+def _as_wanted(shape, v):
+    return 1.0
+
+
+def _xavier_input(shape, v):
+    """Glorot's fans have the width in them: an input's variance is held at that of the balanced width."""
+    source, target = shape[-2:]
+    return math.sqrt((source + target) / (source + target / v))
+
+
+def _fixed_hidden(shape, v):
+    return v**-0.5
+
+
+def _falling_table(shape, v):
+    return v**0.5
+
+
+# (end of the parameter's path, its kind, what its standard initial value is multiplied by). The first match counts.
+Leaf = tuple[str, str, Callable]
+LEAVES: tuple[Leaf, ...] = (
+    (r"/(patch_embed|context_embed|stem)/kernel$", "input", _xavier_input),
+    (r"/pooled_embed/in/kernel$", "input", _xavier_input),
+    (r"/((time|context)_embed/in|class_embed)/kernel$", "input", _as_wanted),  # normal(0.02)
+    (r"/(time|context)_embed/out/kernel$", "hidden", _fixed_hidden),  # normal(0.02)
+    (r"^/modulation/kernel$", "hidden", _fixed_hidden),  # crossdit's, of all blocks: normal(0.02)
+    (r"/modulation_table$", "vector", _falling_table),  # normal(1 / sqrt(width))
+    (r"/(pooled_embed/out|modulation|qkv2?|cross_q|cross_kv|mlp_in)/kernel$", "hidden", _as_wanted),
+    (r"/(conv_in|conv_out|(down|up)\d+_linear)/kernel$", "hidden", _as_wanted),
+    (r"/(proj2?|cross_proj|mlp_out)/kernel$", "branch", _as_wanted),
+    (r"/(proj2?|cross_proj|mlp_out)/bias$", "branch_vector", _as_wanted),
+    (r"/(final/linear|head)/kernel$", "output", _as_wanted),  # zero
+    (rf"/(bias|scale|{POSITIONS})$", "vector", _as_wanted),
+)
+IN_BLOCKS = re.compile(r"^/((dual_)?blocks|last_block)/")
+
+
+class Factors(NamedTuple):
+    """What a leaf's standard initial value, rate, decay (with the rate) and Adam's epsilon are multiplied by."""
+
+    initial: float
+    rate: float
+    muon_rate: float
+    decay: float
+    epsilon: float
+
+
+def leaf_rule(path: str, use: str) -> Leaf:
+    """The row of `LEAVES` for a parameter's path. Raises `ConfigError` for a parameter without one; `use` says which
+    setting needs it."""
+    for row in LEAVES:
+        if re.search(row[0], "/" + path):
+            return row
+    raise ConfigError(
+        f"{use} has no rule for the parameter {path}; give it a row of LEAVES in rfjax/models/parametrization.py, "
+        "or use config.model.parametrization=standard and config.train.optimizer=adamw"
+    )
+
+
+def leaf_factors(model: ModelConfig, path: str, shape: tuple[int, ...]) -> Factors:
+    """The factors of one parameter; all 1 under `standard`. Raises `ConfigError` for a parameter without a rule."""
+    by_width, by_depth = PARAMETRIZATIONS[model.parametrization]
+    if not by_width:
+        return Factors(1.0, 1.0, 1.0, 1.0, 1.0)
+    _, name, initial = leaf_rule(path, f"config.model.parametrization={model.parametrization}")
+    kind, v = KINDS[name], model.width / model.balanced_width
+    depth = model.depth / model.base_depth if by_depth else 1.0
+    unit = model.base_width / model.balanced_width  # the rate of a hidden kernel at the base width is then 1
+    forward = v**kind.forward * depth**kind.forward_depth
+    epsilon = v**kind.epsilon / (depth if IN_BLOCKS.search("/" + path) else 1.0)
+    return Factors(
+        initial=initial(shape, v) * depth**kind.forward_depth,
+        rate=unit * v**kind.rate * forward,
+        muon_rate=unit * v**kind.muon_rate * forward,
+        decay=unit * v ** (kind.rate + kind.decay),
+        epsilon=epsilon / forward,
+    )
+
+
+def factors(model: ModelConfig, params):
+    """A tree of `Factors` for a tree of parameters or shapes."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf_factors(model, path_name(path), leaf.shape), params)
+
+
+def scaled_init(model: ModelConfig, init: Callable) -> Callable:
+    """`init` with each leaf multiplied by its factor; `init` itself under `standard`."""
+    if model.parametrization == "standard":
+        return init
+
+    def scaled(key):
+        params = init(key)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * leaf_factors(model, path_name(path), leaf.shape).initial, params
+        )
+
+    return scaled

@@ -1,0 +1,120 @@
+"""The best learning rate of a sweep, its interval, and whether sizes agree on it. No JAX here.
+
+The optimum is the vertex of the parabola in log2 rate through the best rate of the grid and its two neighbours. The
+interval is that of the same rule under noise between seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 2000  # of the noise between seeds, for the interval
+NO_NOISE = "unknown: no rate has two seeds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateOptimum:
+    """The best rate of one size. At an edge of the grid there is no optimum, and `rate` is the edge."""
+
+    rate: float
+    best: float  # the best rate of the grid
+    edge: str  # smallest or largest where `best` is that rate of the grid, else ""
+    low: float | None  # the 95 % interval; None where it is not known
+    high: float | None
+    interval_note: str  # why there is no interval, or what cuts it
+    step: float  # the ratio of neighbouring rates about the best
+
+
+def _vertex(x: np.ndarray, y: np.ndarray) -> float:
+    """The place of the least of the parabola through the best of the points and its neighbours; an edge itself."""
+    best = int(np.argmin(y))
+    if best in (0, len(y) - 1):
+        return float(x[best])
+    (x0, x1, x2), (y0, y1, y2) = x[best - 1 : best + 2], y[best - 1 : best + 2]
+    left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    if right == left:  # equal on a line: they are all as good
+        return float(x1)
+    curvature = (right - left) / (x2 - x0)
+    return float((x0 + x1) / 2 - left / (2 * curvature))
+
+
+def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> RateOptimum:
+    """The optimum of one size from {rate: final losses, one of each seed}; all are positive. Raises ValueError for
+    fewer than two rates.
+
+    The noise is the standard deviation of log loss between seeds, pooled over rates. The draws of `seed` add it to the
+    means, and the best three rates are chosen anew in each.
+    """
+    if len(losses) < 2:
+        raise ValueError("a sweep needs two rates")
+    rates = sorted(losses)
+    x = np.log2(rates)
+    logs = [np.log(np.asarray(losses[rate], float)) for rate in rates]
+    y, counts = np.array([each.mean() for each in logs]), np.array([len(each) for each in logs])
+    best = int(np.argmin(y))
+    edge = "smallest" if best == 0 else "largest" if best == len(rates) - 1 else ""
+    near = x[max(best - 1, 0) : best + 2]
+    step = 2 ** float(np.diff(near).max())
+    low = high = None
+    freedom = int((counts - 1).sum())
+    note = NO_NOISE
+    if freedom:
+        spread = math.sqrt(sum(float(((each - each.mean()) ** 2).sum()) for each in logs) / freedom)
+        rng = np.random.default_rng(seed)
+        # The spread is known from few seeds: each draw has its own, by the chi-squared distribution.
+        drawn = spread * np.sqrt(freedom / rng.chisquare(freedom, DRAWS))
+        noise = drawn[:, None] * rng.standard_normal((DRAWS, len(rates))) / np.sqrt(counts)
+        ends = np.quantile([_vertex(x, y + each) for each in noise], (0.025, 0.975))
+        low, high = (float(2**end) for end in ends)
+        cut = [name for name, at, end in (("smallest", ends[0], x[0]), ("largest", ends[1], x[-1])) if at == end]
+        note = f"reaches the {' and the '.join(cut)} rate of the grid" if cut else ""
+    return RateOptimum(
+        rate=float(2 ** _vertex(x, y)),
+        best=float(rates[best]),
+        edge=edge,
+        low=low,
+        high=high,
+        interval_note=note,
+        step=step,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Whether the optima of several sizes agree. `verdict` is agree, apart or undecided; "" for fewer than two."""
+
+    verdict: str
+    span: float  # the largest optimum over the smallest
+    sentence: str
+
+
+def compare_optima(optima: Mapping[str, RateOptimum]) -> Agreement:
+    """Compares the optima of sizes, by name. Sizes at an edge have none and leave the question open."""
+    if len(optima) < 2:
+        return Agreement(verdict="", span=1.0, sentence="")
+    inner = {name: one for name, one in optima.items() if not one.edge}
+    edges = [name for name, one in optima.items() if one.edge]
+    if len(inner) < 2 or edges:
+        at = f"{', '.join(edges)} {'is' if len(edges) == 1 else 'are'} best at an edge of the grid"
+        return Agreement(verdict="undecided", span=math.nan, sentence=f"whether sizes agree is open: {at}")
+    first, last = (pick(inner, key=lambda name: inner[name].rate) for pick in (min, max))
+    span, step = inner[last].rate / inner[first].rate, max(one.step for one in inner.values())
+    ends = f"{inner[first].rate:.3g} of {first} to {inner[last].rate:.3g} of {last}"
+    shown = f"the optima span a factor of {span:.2f} ({ends})"
+    if span <= step:
+        sentence = f"sizes agree: {shown}, at most one step of the grid ({step:.3g})"
+        return Agreement(verdict="agree", span=span, sentence=sentence)
+    high, low = inner[first].high, inner[last].low
+    known = high is not None and low is not None
+    if known and high < low:
+        sentence = (
+            f"sizes do not agree: {shown}, more than a step of the grid ({step:.3g}), and the intervals are apart"
+        )
+        return Agreement(verdict="apart", span=span, sentence=sentence)
+    why = "an interval is not known" if not known else "their intervals overlap"
+    sentence = f"undecided: {shown}, more than a step of the grid ({step:.3g}), and {why}"
+    return Agreement(verdict="undecided", span=span, sentence=sentence)
