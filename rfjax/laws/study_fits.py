@@ -104,7 +104,7 @@ def primary_settings(results: Results) -> Settings:
     losses = results.long[(results.long["metric"] == "loss") & (results.long["step"] >= 0)]
     if losses.empty:
         raise ConfigError(f"the results table at {results.folder} has no validation loss; evaluate a run first")
-    losses = counted(losses)
+    losses = counted(losses) if len(counted(losses)) else losses  # of a sweep alone, all
     losses = losses[losses["final"] == 1] if (losses["final"] == 1).any() else losses
     chosen = {}
     for column in ("corpus", "weights", "grid", "evaluation_seed"):

@@ -10,7 +10,6 @@ from matplotlib.lines import Line2D
 from rfjax.evaluation.intervals import STANDARD_ERRORS
 from rfjax.report.axes import (
     BLUE,
-    GREEN,
     GREY,
     VERMILION,
     WIDTH,
@@ -21,7 +20,7 @@ from rfjax.report.axes import (
     point,
     points,
 )
-from rfjax.report.crowds import drawn_curves, drawn_levels, drawn_sweeps
+from rfjax.report.crowds import drawn_curves, drawn_levels
 
 ASIDE = 0.93  # a prediction is drawn at this factor of its run's compute, beside the run
 NAME = 24  # letters of a run's name that fit on an axis
@@ -174,30 +173,4 @@ def loss_per_level(numbers, look):
     if not averaged.all():
         handles.append(Line2D([], [], color=GREY, marker="o", mfc="white", lw=0, ms=4, label="not in the mean"))
     left.legend(handles=handles, ncols=2)
-    return figure
-
-
-def learning_rates(numbers, look):
-    """Draw the final loss against the peak learning rate, a line for each depth and budget."""
-    sweeps = drawn_sweeps(numbers)
-    if not sweeps:
-        return None
-    figure = Figure(figsize=(WIDTH, 2.9))
-    axis = figure.subplots()
-    for sweep in sweeps:
-        colour, marker = look[sweep["depth"]]
-        rates = sorted({run["learning_rate"] for run in sweep["runs"]})
-        mean = [np.mean([run["loss"] for run in sweep["runs"] if run["learning_rate"] == rate]) for rate in rates]
-        axis.plot(rates, mean, color=colour, marker=marker)
-        best = mean[rates.index(sweep["best"])]
-        ring = VERMILION if sweep["at_edge"] else GREEN
-        axis.plot(sweep["best"], best, marker="o", ms=11, mfc="none", mec=ring, lw=0)
-    log_scale(axis, "y", [run["loss"] for sweep in sweeps for run in sweep["runs"]])
-    log_scale(axis, "x", [run["learning_rate"] for sweep in sweeps for run in sweep["runs"]])
-    axis.set(xlabel="peak learning rate", ylabel="validation loss")
-    handles = depth_handles(look, sweeps) + [
-        Line2D([], [], marker="o", ms=9, mfc="none", mec=GREEN, lw=0, label="best, inside the grid"),
-        Line2D([], [], marker="o", ms=9, mfc="none", mec=VERMILION, lw=0, label="best, at the grid's edge"),
-    ]
-    figure.legend(handles=handles, loc="outside right center")
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rfjax.laws.left_out import LeftOut
+from rfjax.report import rates
 from rfjax.report.crowds import names
 from rfjax.report.fit_facts import as_prose, correlation_fact, headline_fact, held_out_facts, overall_scores
 from rfjax.report.formats import count, duration, estimate, loss, minus, power, score, text
@@ -32,7 +33,7 @@ def subtitle(numbers: Mapping) -> str:
 
 def findings(numbers: Mapping, page: object) -> str:
     """The list of findings and warnings, as HTML."""
-    points = _variants_sentences(numbers) if numbers["compares"] == "variants" else _sizes_sentences(numbers)
+    points = SENTENCES[numbers["compares"]](numbers)
     points += [f"<b>{text(warning)}</b>" for warning in warnings(numbers)]
     return bullets(points, "findings")
 
@@ -85,6 +86,19 @@ def _depths_sentences(numbers):
             f"(Spearman with depth: {_coefficient(trends['score']['best_per_depth'])}). {_floors_sentence(numbers)}"
         )
     return points + _pairs_sentences(numbers)
+
+
+def _rates_sentences(numbers):
+    """The optimum of each size, and whether sizes agree."""
+    points = [
+        f"The best learning rate of {text(rates.name_of(each))} is {text(rates.shown(each))}."
+        for each in numbers["learning_rates"]
+    ]
+    return points + [text(sentence) for sentence in rates.sentences(numbers)]
+
+
+# By what a study compares: what is found.
+SENTENCES = {"sizes": _sizes_sentences, "variants": _variants_sentences, "rates": _rates_sentences}
 
 
 def warnings(numbers: Mapping) -> list[str]:

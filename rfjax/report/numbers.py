@@ -24,7 +24,8 @@ from rfjax.laws.step_efficiency import EVALUATION as STEPS_EVALUATION
 from rfjax.laws.step_efficiency import step_counts
 from rfjax.laws.study_fits import Analysis
 from rfjax.ranking.summary import ranking_numbers
-from rfjax.report import scores, temporal_scores
+from rfjax.report import rates, scores, temporal_scores
+from rfjax.report.rates import sweep_points
 from rfjax.results.columns import FILES, loss_levels, score_column
 from rfjax.results.plain import plain
 from rfjax.results.results_folder import Results, rows_where
@@ -40,7 +41,6 @@ RUN_COLUMNS = (
     "depth hidden heads params seed learning_rate batch_size steps flops_per_image train_seconds evaluation_seconds "
     "state last_step message parent_run parent_step role trunk trunk_step spent_flops spent_seconds"
 ).split()
-SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
 
 
 def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) -> dict:
@@ -61,11 +61,14 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     sheets = _samples(results, settings, points)
     clips = temporal_scores.temporal(results, points, settings, resamples=2 * resamples, seed=seed)
     options = FitOptions(resamples=resamples, seed=seed)
-    analysis = study_fits.analyse(points, options, pairs=pairs, profiles=True)
+    swept = sweep_points(rows)
+    alone = points.empty and not swept.empty  # a study that does nothing but sweep has no points of laws
+    analysis = None if alone else study_fits.analyse(points, options, pairs=pairs, profiles=True)
     ends = _final_checkpoints(results, points, settings)
     runs = _runs(results.runs, ends, ids)
     ranking = ranking_numbers(results, seed=seed)
-    compares = "variants" if ranking and points["depth"].nunique() < 2 else "sizes"
+    compares = "rates" if alone else "variants" if ranking and points["depth"].nunique() < 2 else "sizes"
+    learning_rates = rates.learning_rates(points, swept)
     return plain(
         {
             "schema": REPORT_SCHEMA,
@@ -79,8 +82,8 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "depths": _depths(points),
             "trends": _trends(points),
             "analysis": analysis,
-            "band": _band(analysis),
-            "optimal_band": _optimal_band(analysis),
+            "band": None if alone else _band(analysis),
+            "optimal_band": None if alone else _optimal_band(analysis),
             "curves": _curves(results, rows),
             "levels": _levels(points, settings),
             "geneval": scores.geneval(results, points, settings),
@@ -90,7 +93,8 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
             "sampling_steps": steps,
             "ranking": ranking,
             "claims": _claims(analysis, rows, results, settings, options) if compares == "sizes" else None,
-            "learning_rates": _learning_rates(points),
+            "learning_rates": learning_rates,
+            "rate_agreement": rates.agreement(learning_rates),
             "other_settings": _other_settings(results, ends),
             "temporal": clips,
             "samples": sheets,
@@ -282,20 +286,6 @@ def _levels(points, settings):
             for row in points.to_dict("records")
         ],
     }
-
-
-def _learning_rates(points):
-    """The learning rates tried at each depth and number of images, and whether the best is at an edge of its grid."""
-    sweeps = []
-    for (depth, images), group in points.groupby(["depth", "images"]):
-        by_rate = group.groupby("learning_rate")["loss"].mean()
-        if len(by_rate) < 2:
-            continue
-        best = by_rate.idxmin()
-        edge = {by_rate.index.min(): "smallest", by_rate.index.max(): "largest"}.get(best, "")
-        sweep = {"depth": depth, "images": images, "best": best, "at_edge": bool(edge), "edge": edge}
-        sweeps.append(sweep | {"runs": group.sort_values("learning_rate")[SWEEP_COLUMNS].to_dict("records")})
-    return sweeps
 
 
 def _other_settings(results, ends):

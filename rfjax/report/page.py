@@ -20,7 +20,7 @@ def draw(numbers: Mapping) -> dict[str, Figure]:
     """Draws the figures that the numbers allow. Returns them by name, in the order of the page."""
     with matplotlib.rc_context(FIGURE_STYLE):
         look = looks(sorted({run["depth"] for run in numbers["runs"] if run["depth"] is not None}))
-        rows = {name: row for name, row in FIGURES.items() if numbers["compares"] != "variants" or row.of_variants}
+        rows = {name: row for name, row in FIGURES.items() if numbers["compares"] in row.studies}
         drawn = {name: row.draw(numbers, look) for name, row in rows.items()}
         drawn = {name: figure for name, figure in drawn.items() if figure is not None}
         for figure in drawn.values():

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from rfjax.report.claims_figure import claimed_laws
 from rfjax.report.claims_section import claims_section
-from rfjax.report.crowds import drawn_curves, drawn_levels, drawn_sweeps, names, shown_of
-from rfjax.report.figures import learning_rates, loss_against_compute, loss_against_steps, loss_per_level
+from rfjax.report.crowds import drawn_curves, drawn_levels, names, shown_of
+from rfjax.report.figures import loss_against_compute, loss_against_steps, loss_per_level
 from rfjax.report.findings import findings
 from rfjax.report.fit_sections import compute_section
 from rfjax.report.formats import count, duration, loss, power, score, sentence, text
@@ -22,6 +22,7 @@ from rfjax.report.frontier_figure import optimal_frontier
 from rfjax.report.html_parts import bullets, figure_section
 from rfjax.report.ranking_figures import average_ranks, quality_against_steps
 from rfjax.report.ranking_section import ranking_section
+from rfjax.report.rates import learning_rate_figure, rates_section
 from rfjax.report.score_figures import (
     draw_against,
     geneval_against_depth,
@@ -39,7 +40,7 @@ from rfjax.results.columns import PROTOCOLS
 def _runs_section(numbers, page):
     """The table of runs, and their corpus, devices and versions."""
     scored = any(run["score"] is not None for run in numbers["runs"])
-    variants = numbers["compares"] == "variants"
+    variants = numbers["compares"] != "sizes"
     header = ["run", "depth", "width", "params", "rate", "steps", "images", "FLOPs", "training", "loss"]
     rows = []
     for run in numbers["runs"]:
@@ -125,21 +126,6 @@ _pairs_section = figure_section(
 )
 
 
-def _rates_section(numbers, page):
-    """The learning rates that were tried."""
-    rows = []
-    for sweep in numbers["learning_rates"]:
-        losses = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])
-        verdict = f"<b>at the edge ({text(sweep['edge'])})</b>" if sweep["at_edge"] else "inside"
-        rows.append([f"depth {sweep['depth']}, {count(sweep['images'])} images", losses, f"{sweep['best']:g}", verdict])
-    if not rows:
-        return ""
-    caption = "Validation loss against peak learning rate. An optimum at the edge of its grid is no optimum."
-    caption += shown_of(len(drawn_sweeps(numbers)), len(rows), "sweeps", "the table")
-    figure, header = page.drawing("learning_rates", caption), ["", "rate: loss", "best", "in the grid"]
-    return figure + page.table(header, rows, "The learning rates tried, and the best of each row.", words=(0, 1))
-
-
 def _failures_section(numbers, page):
     """The runs that failed or have not finished, and the runs that the merge left out."""
     runs = [*numbers["failures"], *numbers["unfinished"]]
@@ -171,7 +157,7 @@ def _method_section(numbers, page):
         + ". The paper's grid has the levels i/K and leaves t = 1 out of the mean.",
         "<b>FLOPs</b> are counted by formula: 2 per multiply-accumulate of matrix products, training three times the "
         "forward pass, recomputation left out, those of the checkpoints a run started from included.",
-        *([] if numbers["compares"] == "variants" else _fit_methods(numbers["analysis"])),
+        *(_fit_methods(numbers["analysis"]) if numbers["compares"] == "sizes" else []),
         "<b>GenEval</b>: the official rules; a score is the fraction of images that are correct, overall is the "
         "unweighted mean of the tasks, and intervals keep the images of a prompt together. The detectors work from "
         "pixels and are not those of the official benchmark: scores compare runs of this study, not models elsewhere.",
@@ -206,7 +192,7 @@ class Drawing:
     draw: Callable[[Mapping, Mapping], Figure | None]
     title: str
     narrow: bool = False  # narrower than the page
-    of_variants: bool = False  # also drawn for a study that compares variants
+    studies: tuple[str, ...] = ("sizes",)  # the keys of SECTIONS for which it is drawn
 
 
 # docs/README.md lists what a new measure in the report needs.
@@ -227,15 +213,17 @@ FIGURES: dict[str, Drawing] = {
         for name, title in PROTOCOLS.items()
     },
     "score_against_steps": Drawing(
-        score_against_steps, "GenEval and path length against sampling steps", of_variants=True
+        score_against_steps, "GenEval and path length against sampling steps", studies=("sizes", "variants")
     ),
-    "average_ranks": Drawing(average_ranks, "Average rank of every variant", of_variants=True),
+    "average_ranks": Drawing(average_ranks, "Average rank of every variant", studies=("sizes", "variants")),
     "quality_against_steps": Drawing(
-        quality_against_steps, "GenEval and distance against sampling steps", of_variants=True
+        quality_against_steps, "GenEval and distance against sampling steps", studies=("sizes", "variants")
+    ),
+    "learning_rates": Drawing(
+        learning_rate_figure, "Validation loss against learning rate", studies=("sizes", "rates")
     ),
     "temporal_against_compute": Drawing(temporal_against_compute, "Temporal GenEval against training FLOPs"),
     "loss_against_temporal": Drawing(loss_against_temporal, "Validation loss against temporal scores"),
-    "learning_rates": Drawing(learning_rates, "Validation loss against learning rate"),
 }
 
 # The sections of a study, by what it compares, in the order of the page. A section that returns "" is left out. Runs of
@@ -255,7 +243,14 @@ SECTIONS: dict[str, tuple[tuple[str, Callable], ...]] = {
         ("Sampling steps", steps_section),
         ("Ranking of variants", ranking_section),
         ("Samples", samples_section),
-        ("Learning rates", _rates_section),
+        ("Learning rates", rates_section),
+        ("What failed", _failures_section),
+        ("Method", _method_section),
+    ),
+    "rates": (
+        ("Findings", findings),
+        ("Learning rates", rates_section),
+        ("What ran", _runs_section),
         ("What failed", _failures_section),
         ("Method", _method_section),
     ),

@@ -17,7 +17,7 @@ from rfjax.files import write_whole
 from rfjax.inputs.paths import local_path
 from rfjax.outputs import check_output_folder, is_json_with
 from rfjax.ranking.tables import ranking_files
-from rfjax.report import fit_facts, page
+from rfjax.report import fit_facts, page, rates
 from rfjax.report.axes import to_bytes
 from rfjax.report.crowds import ROWS, shown_of, shown_sheets, spread
 from rfjax.report.findings import warnings
@@ -94,6 +94,9 @@ def summary_lines(numbers: Mapping) -> list[str]:
             facts += [fit_facts.correlation_fact(name, found), *predicted]
         notes = {kind["title"]: kind["missing_prompts"] for kind in numbers["folder_scores"]}
         lines += fit_facts.as_lines(facts + [[f"note: {title}: {note}"] for title, note in notes.items() if note])
+    if numbers["learning_rates"]:
+        lines += [f"best rate of {rates.name_of(each)}: {rates.shown(each)}" for each in numbers["learning_rates"]]
+        lines += rates.sentences(numbers)
     lines += ranking_lines(numbers["ranking"]) if numbers["ranking"] else []
     lines += temporal_lines(numbers["temporal"]) if numbers["temporal"] else []
     return list(map(printable, lines + warnings(numbers)))

@@ -17,11 +17,12 @@ from rfjax.evaluation.temporal import scores as temporal
 from rfjax.results import tokens
 from rfjax.results.many_runs import ANCHORS, MANY_RUNS
 
-SCHEMA = 6
+SCHEMA = 7
 # schema version -> the columns that it added. In an older table these are empty, and every run has the role `run`.
 ADDED: dict[int, tuple[str, ...]] = {
     5: ("role", "trunk", "trunk_step", "spent_flops", "spent_seconds"),
     6: tokens.COLUMNS,
+    7: ("parametrization", "optimizer"),
 }
 
 
@@ -102,6 +103,8 @@ steps* | integer | steps | planned steps of this run
 formulation | text | | path, prediction and density of t, as `rf/lognorm(0.00,1.00)`
 backbone | text | | kind of network, as `mmdit`
 schedule | text | | schedule of the learning rate
+parametrization | text | | how rates and initial values move with the size; empty for `standard`
+optimizer | text | | optimiser of the hidden kernels; empty for `adamw`
 train_corpus | text | | corpus trained on
 corpus_fingerprint | text | | hash of all that decides the training data
 code_hash | text | | hash of the code that trained

@@ -36,6 +36,8 @@ RUN_FIELDS = {
     "formulation": ("config", "formulation"),
     "backbone": ("config", "model", "backbone"),
     "schedule": ("config", "train", "schedule"),
+    "parametrization": ("config", "model", "parametrization"),
+    "optimizer": ("config", "train", "optimizer"),
     "parent_run": ("parent", "run"),
     "parent_step": ("parent", "step"),
     "parent_flops": ("parent", "flops"),
@@ -105,6 +107,7 @@ class ConfigModel(TypedDict, total=False):
     backbone: str
     patch_size: int
     temporal_patch_size: int
+    parametrization: str
 
 
 class ConfigData(TypedDict, total=False):
@@ -116,6 +119,7 @@ class ConfigData(TypedDict, total=False):
 
 class ConfigTrain(TypedDict, total=False):
     schedule: str
+    optimizer: str
 
 
 class ConfigFile(TypedDict, total=False):

@@ -1,0 +1,146 @@
+"""The learning rates that were tried: numbers, figure and section of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rfjax.laws.study_fits import POSITIVE
+from rfjax.report.axes import GREEN, GREY, VERMILION, WIDTH, depth_handles, log_scale
+from rfjax.report.crowds import drawn_sweeps, shown_of
+from rfjax.report.formats import count, loss, text
+from rfjax.study.rate_optimum import RateOptimum, compare_optima, find_optimum
+
+SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
+# What tells one sweep from another, beside the depth and the number of images; an empty cell is the default.
+SETTINGS = {"parametrization": "standard", "optimizer": "adamw"}
+OPTIMUM = ("edge", "low", "high", "interval_note", "step")
+
+
+def sweep_points(rows: pd.DataFrame) -> pd.DataFrame:
+    """The final checkpoints of runs of role `sweep`, among the rows of `study_fits.checkpoints`."""
+    numbers = rows[list(POSITIVE)].astype(float).to_numpy()
+    usable = (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
+    return rows[(rows["role"] == "sweep") & (rows["final"] == 1) & usable].reset_index(drop=True)
+
+
+def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
+    """The rates tried at each size, number of images, parametrisation and optimiser, of points and sweeps together:
+    the best of the grid, the optimum with its interval, and whether the best is at an edge."""
+    tried = pd.concat([points, swept], ignore_index=True) if len(swept) else points
+    tried = tried.assign(**{name: tried[name].replace("", None).fillna(value) for name, value in SETTINGS.items()})
+    tried["hidden"] = tried["hidden"].fillna(0)
+    sweeps = []
+    for (depth, images, hidden, *settings), group in tried.groupby(["depth", "images", "hidden", *SETTINGS]):
+        losses = {rate: one["loss"].tolist() for rate, one in group.groupby("learning_rate")}
+        losses = {float(rate): values for rate, values in losses.items() if rate > 0}
+        if len(losses) < 2:
+            continue
+        found = find_optimum(losses)
+        sweep = {"depth": depth, "hidden": hidden, "images": images} | dict(zip(SETTINGS, settings, strict=True))
+        sweep |= {"best": found.best, "at_edge": bool(found.edge), "optimum": found.rate}
+        sweep |= {name: getattr(found, name) for name in OPTIMUM}
+        sweeps.append(sweep | {"runs": group.sort_values("learning_rate")[SWEEP_COLUMNS].to_dict("records")})
+    return sweeps
+
+
+def agreement(sweeps: list[dict]) -> list[dict]:
+    """Whether sizes agree on the best rate: a row for each parametrisation, optimiser and number of images with two
+    sizes or more."""
+    groups: dict[tuple, dict[str, RateOptimum]] = {}
+    for each in sweeps:
+        size = f"depth {each['depth']}, width {each['hidden']}"
+        optimum = RateOptimum(rate=each["optimum"], best=each["best"], **{name: each[name] for name in OPTIMUM})
+        groups.setdefault((each["parametrization"], each["optimizer"], each["images"]), {})[size] = optimum
+    found = ((key, compare_optima(optima)) for key, optima in groups.items())
+    return [
+        {"parametrization": name, "optimizer": optimizer, "images": images, **vars(judged)}
+        for (name, optimizer, images), judged in found
+        if judged.verdict
+    ]
+
+
+def name_of(sweep: Mapping) -> str:
+    """A sweep as text: its size, number of images, and what is not the default."""
+    own = [sweep[name] for name, default in SETTINGS.items() if sweep[name] != default]
+    return ", ".join([f"depth {sweep['depth']}", f"width {sweep['hidden']}", *own, f"{count(sweep['images'])} images"])
+
+
+def shown(sweep: Mapping) -> str:
+    """A sweep's optimum with its interval, or the edge."""
+    if sweep["at_edge"]:
+        return f"{sweep['best']:.3g}, the {sweep['edge']} of its grid: no optimum"
+    if sweep["low"] is None:
+        return f"{sweep['optimum']:.3g} (interval {sweep['interval_note']})"
+    note = f", which {sweep['interval_note']}" if sweep["interval_note"] else ""
+    return f"{sweep['optimum']:.3g} (95 % interval {sweep['low']:.3g} to {sweep['high']:.3g}{note})"
+
+
+def sentences(numbers: Mapping) -> list[str]:
+    """Whether sizes agree on the best rate, a sentence for each parametrisation, optimiser and number of images."""
+    return [
+        f"{each['parametrization']} with {each['optimizer']} at {count(each['images'])} images: {each['sentence']}."
+        for each in numbers["rate_agreement"]
+    ]
+
+
+def rates_section(numbers: Mapping, page: object) -> str:
+    """The learning rates that were tried, as HTML; empty where no size has two."""
+    rows = []
+    for sweep in numbers["learning_rates"]:
+        losses = ", ".join(f"{run['learning_rate']:g}: {loss(run['loss'])}" for run in sweep["runs"])
+        verdict = f"<b>at the edge ({text(sweep['edge'])})</b>" if sweep["at_edge"] else "inside"
+        rows.append([text(name_of(sweep)), losses, f"{sweep['best']:g}", verdict, text(shown(sweep))])
+    if not rows:
+        return ""
+    caption = "Validation loss against peak learning rate; lines: the optimum of each size, the parabola's through the "
+    caption += (
+        "best three rates in log rate, and its 95 % interval under the noise between seeds. An optimum at the edge "
+    )
+    caption += "of its grid is no optimum."
+    caption += shown_of(len(drawn_sweeps(numbers)), len(rows), "sweeps", "the table")
+    figure, header = page.drawing("learning_rates", caption), ["", "rate: loss", "best", "in the grid", "optimum"]
+    said = "".join(f"<p>{text(sentence)}</p>" for sentence in sentences(numbers))
+    title = "The learning rates tried, and the best of each row."
+    return figure + said + page.table(header, rows, title, words=(0, 1, 4))
+
+
+def learning_rate_figure(numbers, look) -> Figure | None:
+    """Draw the final loss against the peak learning rate, a line for each size, number of images and setting."""
+    sweeps = drawn_sweeps(numbers)
+    if not sweeps:
+        return None
+    figure = Figure(figsize=(WIDTH, 2.9))
+    axis = figure.subplots()
+    widths = sorted({sweep["hidden"] for sweep in sweeps})
+    styles = ("-", "--", ":", "-.")
+    for sweep in sweeps:
+        colour, marker = look[sweep["depth"]]
+        rates = sorted({run["learning_rate"] for run in sweep["runs"]})
+        mean = [np.mean([run["loss"] for run in sweep["runs"] if run["learning_rate"] == rate]) for rate in rates]
+        axis.plot(rates, mean, color=colour, marker=marker, ls=styles[widths.index(sweep["hidden"]) % len(styles)])
+        best = mean[rates.index(sweep["best"])]
+        ring = VERMILION if sweep["at_edge"] else GREEN
+        axis.plot(sweep["best"], best, marker="o", ms=11, mfc="none", mec=ring, lw=0)
+        if not sweep["at_edge"]:
+            axis.plot(sweep["optimum"], best, marker="|", ms=9, color=colour, lw=0)
+            if sweep["low"] is not None:
+                axis.plot([sweep["low"], sweep["high"]], [best, best], color=colour, lw=0.8)
+    log_scale(axis, "y", [run["loss"] for sweep in sweeps for run in sweep["runs"]])
+    log_scale(axis, "x", [run["learning_rate"] for sweep in sweeps for run in sweep["runs"]])
+    axis.set(xlabel="peak learning rate", ylabel="validation loss")
+    handles = depth_handles(look, sweeps) + [
+        Line2D([], [], marker="o", ms=9, mfc="none", mec=GREEN, lw=0, label="best, inside the grid"),
+        Line2D([], [], marker="o", ms=9, mfc="none", mec=VERMILION, lw=0, label="best, at the grid's edge"),
+    ]
+    if len(widths) > 1:
+        handles += [
+            Line2D([], [], color=GREY, ls=styles[place % len(styles)], label=f"width {width}")
+            for place, width in enumerate(widths)
+        ]
+    figure.legend(handles=handles, loc="outside right center")
+    return figure
