@@ -26,6 +26,7 @@ CONFIGS = [
     "shapes",
     "shapes_full",
     "shapes_hour",
+    "shapes_rates",
 ]
 SITES = ["gke_v6e", "slurm_8xh100", "tpu_v5p"]
 TEMPLATES = ("slurm_points.sh", "slurm_collect.sh", "tpu_vm.sh")

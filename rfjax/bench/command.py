@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check = "train small copies of the network and say whether activations keep their sizes over widths and depths"
     parser.add_argument("--coordinates", action="store_true", help=check)
     widths, depths = "widths of the copies (with --coordinates)", "depths of the copies (with --coordinates)"
-    parser.add_argument("--widths", metavar="W,W,...", default="", type=as_text("--widths"), help=widths)
-    parser.add_argument("--depths", metavar="D,D,...", default="", type=as_text("--depths"), help=depths)
+    parser.add_argument("--widths", metavar="W,W,...", type=as_text("--widths"), help=widths)
+    parser.add_argument("--depths", metavar="D,D,...", type=as_text("--depths"), help=depths)
     seeds = "initial values of each copy (with --coordinates; default 3)"
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help=seeds)
     figure = "draw the sizes of activations here (with --coordinates)"
@@ -96,7 +96,7 @@ def _check_coordinates(args: argparse.Namespace) -> None:
 
     if not args.coordinates:
         for name in ("widths", "depths", "figure"):
-            if getattr(args, name):
+            if getattr(args, name) is not None:
                 raise ConfigError(f"--{name} is read with --coordinates alone; add it, or leave --{name} out")
     elif args.sample or args.profile is not None:
         other = "--sample" if args.sample else "--profile"
@@ -183,6 +183,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
     from rfjax.data.buckets import format_shape, largest
     from rfjax.models.flops import recompute_flops
     from rfjax.training import hardware
+    from rfjax.training.optimizer import optimizer_bytes, optimizer_flops
     from rfjax.training.run import make_run
 
     _check_one_process()
@@ -209,11 +210,15 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         loop=loop._asdict(),
         loader=loader,
         parts=parts,
+        optimizer={"adamw": "AdamW", "muon": "Muon with AdamW"}[train.optimizer],
+        optimizer_flops=optimizer_flops(config, run.backbone),
     )
     settings = {
         "latent_size": list(written_shape(shapes.latents)[:-1]),
         "batch_size": train.batch_size,
         "matmul_precision": train.matmul_precision,
         "remat": train.remat,
+        "optimizer": train.optimizer,
+        "optimizer_bytes": optimizer_bytes(config, run.backbone),
     }
     return _describe(run) | settings | {"peak": peak, **found}

@@ -73,7 +73,7 @@ def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float
     return found
 
 
-def slopes(sizes: Sequence[float], values: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float | None]:
+def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float | None]:
     """The slope of log mean |x| in log size by least squares, for each activation that all sizes have; |x| is averaged
     over seeds in logarithms. None where an activation is zero or not finite."""
     x = np.log(np.asarray(sizes, float))
@@ -195,9 +195,9 @@ def draw(record: Mapping, file: Path, made_by: str) -> None:
     figure.savefig(file, dpi=150, metadata={"Software": made_by})
 
 
-def parse_sizes(text: str, option: str) -> tuple[int, ...]:
-    """The whole numbers of an option such as 64,128,256; or `ConfigError`."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+def parse_sizes(text: str | None, option: str) -> tuple[int, ...]:
+    """The whole numbers of an option such as 64,128,256, () for None; or `ConfigError`."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise ConfigError(f"{option} is {text!r}; it must be whole numbers of at least 1, such as 64,128,256")
     return tuple(map(int, parts))

@@ -22,6 +22,8 @@ def summary(
     loop: Mapping[str, list[float]],
     loader: float,
     parts: Mapping[str, float | str],
+    optimizer: str = "AdamW",
+    optimizer_flops: int = 0,
 ) -> dict:
     """Computes the numbers of a benchmark. Times are in seconds; operations are per image, over all devices together.
 
@@ -39,7 +41,7 @@ def summary(
 
     both = part("forward_backward", "forward and backward less forward")
     forward = part("forward", "compiled alone")
-    optimiser = part("optimiser", "compiled alone: clipping, AdamW, average")
+    optimiser = part("optimiser", f"compiled alone: clipping, {optimizer}, average")
     waiting, share = statistics.median(loop["waiting_for_data"]), sum(loop["waiting_for_data"]) / sum(loop["step"])
     rest = "the step less forward, backward and optimiser: what compiling them as one gains or costs, and the host"
     return {
@@ -48,6 +50,7 @@ def summary(
         "images_per_second": batch_size / step,
         "flops_per_step": flops,
         "recomputed_flops_per_step": repeated,
+        "optimizer_flops_per_step": optimizer_flops,
         "achieved_flops_per_second": flops / step,
         "share_of_measured_peak": flops / step / peak,
         "share_of_datasheet_peak": flops / step / datasheet_peak if datasheet_peak else None,
@@ -72,6 +75,17 @@ def _minus(first: float | None, *others: float | None) -> float | None:
     return first
 
 
+def _optimizer_line(record: Mapping) -> list[str]:
+    """The optimiser's matrix products and state, where it has matrix products."""
+    if not record["optimizer_flops_per_step"]:
+        return []
+    share = record["optimizer_flops_per_step"] / record["flops_per_step"]
+    count = (
+        f"{record['optimizer_flops_per_step']:.4g} operations a step ({share:.1%} of the network's, not counted there)"
+    )
+    return [f"optimiser   {record['optimizer']}: {count}, state of {record['optimizer_bytes'] / 2**20:,.1f} MiB"]
+
+
 def lines(record: Mapping) -> list[str]:
     """Formats the record as a table for the console."""
     step, peak = record["step_seconds"], record["peak"]
@@ -93,6 +107,7 @@ def lines(record: Mapping) -> list[str]:
         f"achieved    {record['achieved_flops_per_second'] / 1e12:,.4g} TFLOP/s, {measured}",
         f"peak        {peak['flops_per_second'] / 1e12:,.4g} TFLOP/s, square {peak['dtype']} products on the same "
         "devices in this run",
+        *_optimizer_line(record),
         f"floor       {1e3 * record['floor_seconds']:,.2f} ms: {record['flops_per_step']:.4g} operations, and "
         f"{repeated:.4g} computed again, at the measured peak",
         "",

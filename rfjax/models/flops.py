@@ -17,7 +17,7 @@ from rfjax.data.batch import BatchShapes
 from rfjax.limits import BACKBONES
 
 TRAINING_FACTOR = 3  # forward, and the gradients of inputs and of weights
-STATE_BYTES_PER_PARAMETER = 16  # float32 parameters, average, first and second moment
+PARAMETER_BYTES = 8  # of a parameter and its average, both float32; the optimiser's state is training/optimizer.py's
 
 
 def patches(model: ModelConfig, shapes: BatchShapes) -> tuple[int, int]:
@@ -81,8 +81,3 @@ def recompute_flops(model: ModelConfig, shapes: BatchShapes, remat: str) -> int:
     """Operations of one example's training step that repeat the forward pass."""
     parts = flops_by_part(model, shapes)
     return sum(parts.get(name, 0) for name in RECOMPUTED[remat])
-
-
-def state_bytes(parameters: int) -> int:
-    """Bytes of parameters, their average and the optimiser's two moments, all float32."""
-    return STATE_BYTES_PER_PARAMETER * parameters

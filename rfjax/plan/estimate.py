@@ -21,6 +21,7 @@ from rfjax.models.sharding import AXES
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
+from rfjax.training.optimizer import optimizer_flops
 from rfjax.training.program import state_shapes
 from rfjax.training.run import plan_run
 
@@ -46,6 +47,7 @@ class StepEstimate:
     state_bytes: int
     peak_bytes: int
     flops: float
+    optimizer_flops: float  # those among `flops` that are the optimiser's
     hbm_bytes: float
     collectives: tuple[Collective, ...]
     roofline: Roofline
@@ -59,12 +61,12 @@ def _without_layout(config: Config) -> Config:
 
 @functools.cache
 def _state(config: Config):
-    """Returns (batch shapes, abstract state) of a config, and allocates nothing.
+    """Returns (batch shapes, abstract state, the optimiser's operations) of a config, and allocates nothing.
 
     The shapes are the largest aspect bucket's, since that has to fit.
     """
     run = plan_run(config)
-    return largest(run.corpus).shapes, state_shapes(run)
+    return largest(run.corpus).shapes, state_shapes(run), optimizer_flops(config, run.backbone)
 
 
 def tree_bytes(tree, places) -> int:
@@ -84,7 +86,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     sizes = mesh_sizes(config.mesh, target.devices)
     mesh = AbstractMesh(tuple(sizes.values()), AXES)
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
-    shapes, state = _state(_without_layout(config))
+    shapes, state, optimizer = _state(_without_layout(config))
     places = shardings(mesh, state)
     state_bytes = tree_bytes(state, places)
     gradient_bytes = tree_bytes(state.params, places.params)
@@ -97,7 +99,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     whole = training_flops(model, shapes) + recompute_flops(model, shapes, train.remat)
     recomputed = RECOMPUTED[train.remat]
     unsplit = sum(parts.get(name, 0) * (3 + recomputed.count(name)) for name in UNSPLIT)
-    flops = examples * ((whole - unsplit) / tensor + unsplit)
+    flops = examples * ((whole - unsplit) / tensor + unsplit) + optimizer  # every device may compute all of Muon's
 
     (count, length), *over_time = sequences = attended_sequences(model, shapes)
     tokens = count * length + OVER_TIME * sum(n * size for n, size in over_time)
@@ -119,7 +121,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
 
     collectives = _collectives(sizes, train, weights, model.depth * micro * activation)
     limits = roofline(target, flops, traffic, collectives)
-    return StepEstimate(sizes, state_bytes, int(peak), flops, traffic, collectives, limits)
+    return StepEstimate(sizes, state_bytes, int(peak), flops, optimizer, traffic, collectives, limits)
 
 
 def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:

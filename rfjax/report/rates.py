@@ -17,7 +17,7 @@ from rfjax.study.rate_optimum import RateOptimum, compare_optima, find_optimum
 
 SWEEP_COLUMNS = ["run", "learning_rate", "loss", "loss_stderr"]
 # What tells one sweep from another, beside the depth and the number of images; an empty cell is the default.
-SETTINGS = {"parametrization": "standard", "optimizer": "adamw"}
+SETTINGS = {"backbone": "mmdit", "parametrization": "standard", "optimizer": "adamw"}
 OPTIMUM = ("edge", "low", "high", "interval_note", "step")
 
 
@@ -49,17 +49,16 @@ def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:
 
 
 def agreement(sweeps: list[dict]) -> list[dict]:
-    """Whether sizes agree on the best rate: a row for each parametrisation, optimiser and number of images with two
-    sizes or more."""
+    """Whether sizes agree on the best rate: a row for each number of images and `SETTINGS` with two sizes or more."""
     groups: dict[tuple, dict[str, RateOptimum]] = {}
     for each in sweeps:
         size = f"depth {each['depth']}, width {each['hidden']}"
         optimum = RateOptimum(rate=each["optimum"], best=each["best"], **{name: each[name] for name in OPTIMUM})
-        groups.setdefault((each["parametrization"], each["optimizer"], each["images"]), {})[size] = optimum
+        groups.setdefault((each["images"], *(each[name] for name in SETTINGS)), {})[size] = optimum
     found = ((key, compare_optima(optima)) for key, optima in groups.items())
     return [
-        {"parametrization": name, "optimizer": optimizer, "images": images, **vars(judged)}
-        for (name, optimizer, images), judged in found
+        {"images": images} | dict(zip(SETTINGS, settings, strict=True)) | vars(judged)
+        for (images, *settings), judged in found
         if judged.verdict
     ]
 
@@ -83,7 +82,7 @@ def shown(sweep: Mapping) -> str:
 def sentences(numbers: Mapping) -> list[str]:
     """Whether sizes agree on the best rate, a sentence for each parametrisation, optimiser and number of images."""
     return [
-        f"{each['parametrization']} with {each['optimizer']} at {count(each['images'])} images: {each['sentence']}."
+        f"{', '.join(each[name] for name in SETTINGS)} at {count(each['images'])} images: {each['sentence']}."
         for each in numbers["rate_agreement"]
     ]
 

@@ -29,17 +29,20 @@ class RateOptimum:
     step: float  # the ratio of neighbouring rates about the best
 
 
-def _vertex(x: np.ndarray, y: np.ndarray) -> float:
-    """The place of the least of the parabola through the best of the points and its neighbours; an edge itself."""
-    best = int(np.argmin(y))
-    if best in (0, len(y) - 1):
-        return float(x[best])
-    (x0, x1, x2), (y0, y1, y2) = x[best - 1 : best + 2], y[best - 1 : best + 2]
+def _vertices(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """For each row of values at `x`: the place of the least of the parabola through the best value and its neighbours;
+    where the best is at an edge, that edge."""
+    best = rows.argmin(axis=1)
+    middle = np.clip(best, 1, max(len(x) - 2, 1))
+    if len(x) < 3:
+        return x[best]
+    (x0, x1, x2), places = (x[middle + shift] for shift in (-1, 0, 1)), np.arange(len(rows))
+    y0, y1, y2 = (rows[places, middle + shift] for shift in (-1, 0, 1))
     left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
-    if right == left:  # equal on a line: they are all as good
-        return float(x1)
     curvature = (right - left) / (x2 - x0)
-    return float((x0 + x1) / 2 - left / (2 * curvature))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inner = np.where(curvature == 0, x1, (x0 + x1) / 2 - left / (2 * curvature))
+    return np.where((best == 0) | (best == len(x) - 1), x[best], inner)
 
 
 def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> RateOptimum:
@@ -68,12 +71,12 @@ def find_optimum(losses: Mapping[float, Sequence[float]], seed: int = 0) -> Rate
         # The spread is known from few seeds: each draw has its own, by the chi-squared distribution.
         drawn = spread * np.sqrt(freedom / rng.chisquare(freedom, DRAWS))
         noise = drawn[:, None] * rng.standard_normal((DRAWS, len(rates))) / np.sqrt(counts)
-        ends = np.quantile([_vertex(x, y + each) for each in noise], (0.025, 0.975))
+        ends = np.quantile(_vertices(x, y + noise), (0.025, 0.975))
         low, high = (float(2**end) for end in ends)
         cut = [name for name, at, end in (("smallest", ends[0], x[0]), ("largest", ends[1], x[-1])) if at == end]
         note = f"reaches the {' and the '.join(cut)} rate of the grid" if cut else ""
     return RateOptimum(
-        rate=float(2 ** _vertex(x, y)),
+        rate=float(2 ** _vertices(x, y[None])[0]),
         best=float(rates[best]),
         edge=edge,
         low=low,

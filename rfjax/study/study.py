@@ -17,7 +17,7 @@ from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.inputs.paths import local_path
-from rfjax.models.flops import state_bytes
+from rfjax.models.flops import PARAMETER_BYTES
 from rfjax.outputs import check_output_folder
 from rfjax.study.cohorts import cohorts, failure_text, kind, run_cohort
 from rfjax.study.planned_runs import PlannedRun, runs_of
@@ -26,6 +26,7 @@ from rfjax.study.settled_rate import KEY as RATE
 from rfjax.study.settled_rate import settled_rate, sweep_folder
 from rfjax.training import checkpoint, run_folder
 from rfjax.training.cohort import check_may_be_together
+from rfjax.training.optimizer import optimizer_bytes
 from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.run import plan_run
@@ -172,7 +173,7 @@ def size_of(config: Config) -> Size:
         flops_per_image=run.flops_per_image,
         flops=float(run.flops_per_image) * images,
         images=images,
-        state_bytes=state_bytes(run.parameter_count),
+        state_bytes=PARAMETER_BYTES * run.parameter_count + optimizer_bytes(config, run.backbone),
     )
 
 
@@ -440,7 +441,10 @@ def dry_run_lines(study: Study) -> Sequence[str]:
                 _bytes(size.state_bytes),
             )
         )
-    notes = ["FLOPs: training, three forward passes an image. State: parameters, average and two moments in float32."]
+    notes = [
+        "FLOPs: training, three forward passes an image. "
+        "State: parameters, average and the optimiser's moments in float32."
+    ]
     if branched:
         saved = f"{spent:.4g} FLOPs are spent on runs that would cost {total:.4g} alone ({spent / total:.0%})"
         notes.append(f"Spent: of a branch what it takes after it left its trunk. In all {saved}.")

@@ -15,7 +15,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from rfjax.config import Config, TrainConfig
 from rfjax.errors import ConfigError
-from rfjax.models.backbone import Backbone
+from rfjax.models.backbone import Backbone, parameter_count
 from rfjax.models.parametrization import Factors, factors, leaf_rule
 from rfjax.training.mesh import path_name
 
@@ -201,10 +201,16 @@ def _leaf_shapes(backbone: Backbone) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 def optimizer_bytes(config: Config, backbone: Backbone) -> int:
     """Bytes of the optimiser's state: two float32 moments of a parameter under AdamW, one under Muon."""
-    by_muon = config.train.optimizer == "muon"
-    return sum(
-        4 * math.prod(shape) * (1 if by_muon and matrix_of(path) else 2) for path, shape in _leaf_shapes(backbone)
-    )
+    by_muon = sum(math.prod(shape) for shape in _muon_shapes(config, backbone))
+    return 8 * parameter_count(backbone) - 4 * by_muon
+
+
+def _muon_shapes(config: Config, backbone: Backbone) -> list[tuple[int, int, int]]:
+    """(matrices, inputs, outputs) of each kernel that Muon updates; empty under AdamW."""
+    if config.train.optimizer != "muon":
+        return []
+    leaves = ((shape, matrix_of(path)) for path, shape in _leaf_shapes(backbone))
+    return [matrix_shape(shape, axes) for shape, axes in leaves if axes]
 
 
 def optimizer_flops(config: Config, backbone: Backbone) -> int:
@@ -213,12 +219,8 @@ def optimizer_flops(config: Config, backbone: Backbone) -> int:
     A Newton-Schulz iteration of an m x n matrix X, m <= n, is X X^T, its square, and their product with X:
     4 m^2 n + 2 m^3 operations.
     """
-    if config.train.optimizer != "muon":
-        return 0
     total = 0
-    for path, shape in _leaf_shapes(backbone):
-        if axes := matrix_of(path):
-            count, *sides = matrix_shape(shape, axes)
-            short, long = sorted(sides)
-            total += count * MUON_STEPS * (4 * short * short * long + 2 * short**3)
+    for count, *sides in _muon_shapes(config, backbone):
+        short, long = sorted(sides)
+        total += count * MUON_STEPS * (4 * short * short * long + 2 * short**3)
     return total

@@ -324,8 +324,8 @@ def without_column(text, name):
         ("table.json", lambda text: text[:100], "is damaged"),
         (
             "table.json",
-            lambda text: text.replace('"schema": 6', '"schema": 7'),
-            "schema version 7; this rfjax reads version 6",
+            lambda text: text.replace('"schema": 7', '"schema": 8'),
+            "schema version 8; this rfjax reads version 7",
         ),
         ("table.json", lambda text: text.replace('"notes"', '"nodes"'), "is damaged"),
     ],
