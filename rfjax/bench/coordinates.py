@@ -3,7 +3,9 @@
 If a parametrisation is right, the mean |x| of every activation depends neither on width nor (completep) on depth, at
 the start and after a few steps (Yang et al. 2022, arXiv 2203.03466, appendix D.1). A slope away from 0 names a part
 whose initial value or rate is wrong. AdaLN-zero lets only the last layer move at first, so the sizes are taken at step
-10 and at the last step.
+10 and at the last step. The sizes of kernels' updates name the leaf whose rule is wrong: the largest singular value of
+an update, times sqrt(inputs / outputs), is what the update adds to an activation (Yang, Simon and Bernstein 2023, arXiv
+2310.17813), and does not depend on width either.
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ from rfjax.data.loader import batch_of_step
 from rfjax.errors import ConfigError
 from rfjax.limits import check
 from rfjax.models.parametrization import PARAMETRIZATIONS
+from rfjax.models.sharding import path_name
 from rfjax.training.loss import run_keys
-from rfjax.training.optimizer import make_optimizer
+from rfjax.training.optimizer import make_optimizer, matrix_of, matrix_shape
 from rfjax.training.program import lower_train_step
 from rfjax.training.run import Run, make_run
 from rfjax.training.state import init_state
 
 BOUND = 0.15  # the largest |slope| of log mean |x| in log width or log depth that counts as flat
+LEAF_BOUND = 0.5  # the same for the size of a kernel's update; a rate that misses its power of the width has 1
 FIRST = 10  # the first step at which sizes are taken
+UPDATE = "update of "
 EXAMPLES = 64  # whose activations are measured
 
 
@@ -54,7 +59,7 @@ def _examples(batch: Batch):
 
 def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float]]]:
     """Trains a run's network from `seeds` initial values, each on its own batches. Returns {step: {activation: mean |x|
-    of each seed}} at step 10 and the last step."""
+    of each seed}} at step 10 and the last step; under `UPDATE` and a kernel's path, the sizes of its updates."""
     config, taken = run.config, sorted({FIRST, steps})
     found: dict[int, dict[str, list[float]]] = {step: {} for step in taken}
     size = config.train.batch_size
@@ -65,11 +70,31 @@ def sizes_of(run: Run, seeds: int, steps: int) -> dict[int, dict[str, list[float
         measure = jax.jit(run.backbone.activations)
         for seed in range(seeds):
             state = start(run_keys(seed)[0])
+            first = jax.device_get(state.params)
             for step in range(steps):
                 state, _ = program(state, batch_of_step(run.corpus, seed * steps + step, batch_size=size))
                 if step + 1 in found:
                     for name, value in jax.device_get(measure(state.params, *examples)).items():
                         found[step + 1].setdefault(name, []).append(float(value))
+                    for name, value in update_sizes(first, jax.device_get(state.params)).items():
+                        found[step + 1].setdefault(UPDATE + name, []).append(value)
+    return found
+
+
+def update_sizes(before, after) -> dict[str, float]:
+    """The size of each kernel's update between two trees of parameters, by the kernel's path: the largest singular
+    value times sqrt(inputs / outputs), the mean over the leaf's matrices."""
+    found, new = {}, dict(jax.tree_util.tree_leaves_with_path(after))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(before):
+        name = path_name(path)
+        if not name.endswith("kernel"):
+            continue
+        axes = matrix_of(name) or (tuple(range(-leaf.ndim, -1)), (-1,))
+        count, inputs, outputs = matrix_shape(leaf.shape, axes)
+        places = [axis for axis in range(-leaf.ndim, 0) if axis not in (*axes[0], *axes[1])]
+        update = np.transpose(np.asarray(new[path], float) - leaf, (*places, *axes[0], *axes[1]))
+        norms = np.linalg.norm(update.reshape(count, inputs, outputs), 2, axis=(1, 2))
+        found[name] = float(norms.mean() * math.sqrt(inputs / outputs))
     return found
 
 
@@ -87,13 +112,14 @@ def slopes(sizes: Sequence[int], values: Sequence[Mapping[str, Sequence[float]]]
     return found
 
 
-def judge(found: Mapping[str, float | None]) -> list[tuple[str, float | None]]:
-    """The activations that are not flat, with their slopes, the steepest first: before them those without a slope."""
+def judge(found: Mapping[str, float | None], bound: float = BOUND) -> list[tuple[str, float | None]]:
+    """The activations, or kernels, that are not flat, with their slopes, the steepest first: before them those without
+    a slope."""
 
     def size(pair):
         return math.inf if pair[1] is None else abs(pair[1])
 
-    return sorted((pair for pair in found.items() if size(pair) > BOUND), key=size, reverse=True)
+    return sorted((pair for pair in found.items() if size(pair) > bound), key=size, reverse=True)
 
 
 def measure_coordinates(
@@ -120,7 +146,7 @@ def measure_coordinates(
         for axis, sizes in asked.items()
         if len(sizes) > 1
     }
-    axes = {}
+    axes: dict[str, dict] = {}
     for axis, changed in configs.items():
         values = []
         for size, one in zip(asked[axis], changed, strict=True):
@@ -129,8 +155,12 @@ def measure_coordinates(
         by_step = {}
         for step in values[0]:
             at = [each[step] for each in values]
-            found = slopes(asked[axis], at)
-            by_step[str(step)] = {"mean_abs": at, "slopes": found, "steep": judge(found)}
+            every = slopes(asked[axis], at)
+            found = {name: slope for name, slope in every.items() if not name.startswith(UPDATE)}
+            moved = {name.removeprefix(UPDATE): slope for name, slope in every.items() if name.startswith(UPDATE)}
+            suspects = judge(moved, LEAF_BOUND) if axis == "width" else []
+            by_step[str(step)] = {"sizes": at, "slopes": found, "steep": judge(found)}
+            by_step[str(step)] |= {"update_slopes": moved, "suspects": suspects}
         axes[axis] = {"sizes": asked[axis], "steps": by_step}
     by_width, by_depth = PARAMETRIZATIONS[config.model.parametrization]
     flat = {axis: not any(step["steep"] for step in found["steps"].values()) for axis, found in axes.items()}
@@ -153,6 +183,9 @@ def lines(record: Mapping) -> list[str]:
         sizes = ", ".join(map(str, found["sizes"]))
         for step, at in found["steps"].items():
             steep = at["steep"]
+            if at["suspects"]:
+                named = ", ".join(f"{part} {_shown(slope)}" for part, slope in at["suspects"])
+                shown.append(f"{axis}, step {step}: kernels whose updates grow or shrink with it: {named}")
             head = f"{axis} {sizes}, step {step}: {len(at['slopes'])} activations"
             if not steep:
                 finite = [slope for slope in at["slopes"].values() if slope is not None]
@@ -183,7 +216,7 @@ def draw(record: Mapping, file: Path, made_by: str) -> None:
         found, at = axes[axis], axes[axis]["steps"][step]
         steep = [name for name, _ in at["steep"]]
         for name in at["slopes"]:
-            means = [float(np.exp(np.mean(np.log(np.maximum(each[name], 1e-30))))) for each in at["mean_abs"]]
+            means = [float(np.exp(np.mean(np.log(np.maximum(each[name], 1e-30))))) for each in at["sizes"]]
             style = {"label": name, "lw": 1.4} if name in steep[:6] else {"color": "#999999", "lw": 0.7}
             panel.plot(found["sizes"], means, marker=".", **style)
         panel.set(xscale="log", yscale="log", xlabel=axis, title=f"step {step}")

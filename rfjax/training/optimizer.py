@@ -109,8 +109,8 @@ def _matrices(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: matrix_of(path_name(path)), params)
 
 
-def matrix_shape(shape: tuple[int, ...], axes: MuonDimensionNumbers) -> tuple[int, int, int]:
-    """(number of matrices, inputs, outputs) of a kernel."""
+def matrix_shape(shape: tuple[int, ...], axes: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[int, int, int]:
+    """(number of matrices, inputs, outputs) of a kernel; `axes` are those of its inputs and outputs."""
     inputs, outputs = (math.prod(shape[axis] for axis in side) for side in axes)
     return math.prod(shape) // (inputs * outputs), inputs, outputs
 
