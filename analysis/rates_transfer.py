@@ -24,7 +24,7 @@ NAMES = {
     "completep": {"model.parametrization": "completep", "model.base_depth": 1, **BASE},
 }
 # log2 of the rates. Under mup the rate is that of hidden kernels at width 64, which is four times the rate of inputs.
-POWERS = {"standard": range(-11, -6), "mup": range(-9, -4), "completep": range(-9, -4)}
+POWERS = {"standard": range(-11, -6), "mup": range(-9, -4), "completep": range(-9, -4), "muon": range(-8, -3)}
 
 
 def get_config():
@@ -50,7 +50,7 @@ def cells():
         yield f"mup-w{WIDEST}", NAMES["mup"] | {"model.hidden": WIDEST}, (-8, -7, -6)
     for width in (WIDTHS[0], WIDTHS[-1]):
         yield f"mup-dit-w{width}", NAMES["mup"] | {"model.backbone": "dit", "model.hidden": width}, POWERS["mup"]
-        yield f"mup-muon-w{width}", NAMES["mup"] | {"train.optimizer": "muon", "model.hidden": width}, POWERS["mup"]
+        yield f"mup-muon-w{width}", NAMES["mup"] | {"train.optimizer": "muon", "model.hidden": width}, POWERS["muon"]
 
 
 def points():

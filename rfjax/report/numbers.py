@@ -64,7 +64,7 @@ def report_numbers(results: Results, *, resamples: int = 1000, seed: int = 0) ->
     swept = sweep_points(rows)
     alone = points.empty and not swept.empty  # a study that does nothing but sweep has no points of laws
     analysis = None if alone else study_fits.analyse(points, options, pairs=pairs, profiles=True)
-    ends = _final_checkpoints(results, points, settings)
+    ends = _final_checkpoints(results, swept if alone else points, settings)
     runs = _runs(results.runs, ends, ids)
     ranking = ranking_numbers(results, seed=seed)
     compares = "rates" if alone else "variants" if ranking and points["depth"].nunique() < 2 else "sizes"

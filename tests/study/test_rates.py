@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rfjax.cli import main
 from rfjax.errors import ConfigError
 from rfjax.report.write import summary_lines, write_report
 from rfjax.results import merge
+from rfjax.study.cohorts import cohorts
 from rfjax.study.rate_optimum import compare_optima, find_optimum
 from rfjax.study.settled_rate import settled_rate
 from rfjax.study.study import load_study
@@ -176,5 +178,19 @@ def test_a_study_that_is_a_sweep_alone_has_a_report(swept, tmp_path, undrawn):
     ]
     assert all(each["low"] < 2.0**-9.3 < each["high"] for each in numbers["learning_rates"])
     assert [each["verdict"] for each in numbers["rate_agreement"]] == ["agree"]
+    assert len(numbers["runs"]) == len(folders) and all(run["loss"] for run in numbers["runs"])
     page, lines = (tmp_path / "report" / "index.html").read_text(), summary_lines(numbers)
     assert "Learning rates" in page and "sizes agree" in page and [line for line in lines if "sizes agree" in line]
+
+
+def test_the_shipped_sweeps_train_a_sizes_rates_in_one_program(monkeypatch):
+    """Catches a sweep whose points cannot join, and one that has another role."""
+    transfer = Path(__file__).parents[2] / "analysis" / "rates_transfer.py"
+    for source, points, programs in (("shapes_rates", 30, 6), (transfer, 2 * (15 * 5 + 3 + 4 * 5), 2 * 20)):
+        study = load_study(source)
+        parts = cohorts({point.id: point.config for point in study.points})
+        assert (len(study.points), len(parts)) == (points, programs)
+        assert {run.role for run in study.runs} == {"sweep"}
+        assert all(len({study.point(id).config.train.learning_rate for id in part}) == len(part) for part in parts)
+    monkeypatch.setenv("TRANSFER_WIDTHS", "64")
+    assert len(load_study(transfer).points) == 2 * (9 * 5 + 2 * 5)
