@@ -47,7 +47,7 @@ class StepEstimate:
     state_bytes: int
     peak_bytes: int
     flops: float
-    optimizer_flops: float  # those among `flops` that are the optimiser's
+    optimizer_flops: int  # those among `flops` that are the optimiser's
     hbm_bytes: float
     collectives: tuple[Collective, ...]
     roofline: Roofline
