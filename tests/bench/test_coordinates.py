@@ -43,6 +43,7 @@ def measured(quick_compilation):
     return measure
 
 
+@pytest.mark.full
 def test_a_mistake_in_one_leafs_rule_is_caught_by_name(measured, monkeypatch):
     """The rate of one hidden kernel that does not fall with width: that kernel alone is named, and what it feeds is not
     flat. Without the mistake nothing is named."""
