@@ -245,7 +245,8 @@ def test_a_damaged_record_is_named_when_it_is_read(stored, tmp_path):
     data = bytearray(path.read_bytes())
     data[200] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(RfjaxError, match=f"{path.name}: record .* cannot be read.*rfjax inspect"):
+    named = f"{path.name}: one of 9 records read together, the first of them record 3, cannot be read.*rfjax inspect"
+    with pytest.raises(RfjaxError, match=named):
         opened(broken).examples(np.arange(40), "train")
 
 
