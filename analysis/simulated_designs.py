@@ -1,6 +1,6 @@
 """Fits simulated studies of a design and of the best log grid of equal cost.
 
-It tells how wide their intervals are, and how often these cover the truth.
+It tells how wide their intervals are, how often these cover the truth, and how far off the laws are at the target.
 
     python analysis/simulated_designs.py --studies 200 --out analysis/results/simulated_designs.json
 
@@ -84,7 +84,8 @@ def measure(law: Float[np.ndarray, " 5"], table: pd.DataFrame, target: float, ne
     }
     for name, value in zip(("E", "alpha", "beta"), law[[0, 2, 4]], strict=True):
         covered[name] = bool(found.estimates[name].low <= value <= found.estimates[name].high)
-    return {"half_width": float(np.log(high / low)) / 2, "covered": covered}
+    error = float(np.log(found.predict(best)[0] / truth))
+    return {"half_width": float(np.log(high / low)) / 2, "error": error, "covered": covered}
 
 
 def main() -> None:
@@ -142,6 +143,7 @@ def _summary(chosen: Chosen, rows: list[dict]) -> dict:
         "expected_half_width": chosen.half_width,
         "mean_half_width": float(np.mean(widths)),
         "median_half_width": float(np.median(widths)),
+        "rms_error": float(np.sqrt(np.mean([row["error"] ** 2 for row in fitted]))),
         "refused": len(rows) - len(fitted),
         "coverage": coverage,
     }
