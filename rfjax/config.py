@@ -146,13 +146,11 @@ class TrainConfig:
     steps: int = 2000
     batch_size: int = 64
     accumulate: int = 1  # microbatches a step
-    together: int = (
-        1  # points of a study that are trained in one program; they may differ in formulation and learning rate
-    )
+    # Points of a study that are trained in one program; they may differ in formulation and learning rate.
+    together: int = 1
     learning_rate: float = 1e-4
-    optimizer: str = field(
-        default="adamw", metadata=WRITTEN_WHERE_SET
-    )  # muon: of hidden kernels; the others have AdamW
+    # muon: of hidden kernels; the others have AdamW
+    optimizer: str = field(default="adamw", metadata=WRITTEN_WHERE_SET)
     # run | sweep: it is trained to find a learning rate, and no law takes it
     role: str = field(default="run", metadata=WRITTEN_WHERE_SET)
     schedule: str = "constant"  # of the learning rate; wsd is warm-up, stable, decay

@@ -36,6 +36,7 @@ from rfjax.outputs import check_place
 SCHEMA = 1
 FLOAT_MAX = sys.float_info.max
 LAG = 0.05  # the average's validation loss may exceed that of the raw weights by this share of the latter
+FLOOR = "_floor_"  # in the metric of a value that stands beside the one that it is a floor of
 KEY_FIELDS = {
     "run": str,
     "step": int,
@@ -323,7 +324,7 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
         floors = _floors_of(record["values"])
         width = max([16, *(1 + len(value["item"]) for value in record["values"])])
         for value in record["values"]:
-            if _FLOOR in value["metric"]:
+            if FLOOR in value["metric"]:
                 continue
             interval = "" if value["low"] is None else f"  [{value['low']:.4f}, {value['high']:.4f}]"
             below = floors.get((value["metric"], value["item"]), "")
@@ -332,14 +333,11 @@ def record_lines(records: Sequence[Mapping]) -> list[str]:
     return lines
 
 
-_FLOOR = "_floor_"  # in the metric of a value that stands beside the one that it is a floor of
-
-
 def _floors_of(values):
     """{(metric, item): text with the floors} of values whose floors are in the same record."""
     found: dict[tuple[str, str], list[str]] = {}
     for value in values:
-        metric, floor, name = value["metric"].partition(_FLOOR)
+        metric, floor, name = value["metric"].partition(FLOOR)
         if floor:
             found.setdefault((metric, value["item"]), []).append(f"{name} {_shown(value, 3)}")
     return {place: f"  floors: {', '.join(each)}" for place, each in found.items()}

@@ -104,7 +104,8 @@ def primary_settings(results: Results) -> Settings:
     losses = results.long[(results.long["metric"] == "loss") & (results.long["step"] >= 0)]
     if losses.empty:
         raise ConfigError(f"the results table at {results.folder} has no validation loss; evaluate a run first")
-    losses = counted(losses) if len(counted(losses)) else losses  # of a sweep alone, all
+    of_laws = counted(losses)
+    losses = losses if of_laws.empty else of_laws  # of a sweep alone, all
     losses = losses[losses["final"] == 1] if (losses["final"] == 1).any() else losses
     chosen = {}
     for column in ("corpus", "weights", "grid", "evaluation_seed"):
@@ -140,10 +141,14 @@ def final_points(rows: pd.DataFrame) -> pd.DataFrame:
 
     `rfjax.laws.left_out` names the other finished runs.
     """
-    rows = counted(rows)
+    return mark_points(usable_ends(counted(rows)))
+
+
+def usable_ends(rows: pd.DataFrame) -> pd.DataFrame:
+    """The final checkpoints whose loss and cost are positive numbers."""
     numbers = rows[list(POSITIVE)].astype(float).to_numpy()
     usable = (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
-    return mark_points(rows[(rows["final"] == 1) & usable].reset_index(drop=True))
+    return rows[(rows["final"] == 1) & usable].reset_index(drop=True)
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rfjax.laws.study_fits import POSITIVE
+from rfjax.laws.study_fits import usable_ends
 from rfjax.report.axes import GREEN, GREY, VERMILION, WIDTH, depth_handles, log_scale
 from rfjax.report.crowds import drawn_sweeps, shown_of
 from rfjax.report.formats import count, loss, text
@@ -23,9 +23,7 @@ OPTIMUM = ("edge", "low", "high", "interval_note", "step")
 
 def sweep_points(rows: pd.DataFrame) -> pd.DataFrame:
     """The final checkpoints of runs of role `sweep`, among the rows of `study_fits.checkpoints`."""
-    numbers = rows[list(POSITIVE)].astype(float).to_numpy()
-    usable = (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
-    return rows[(rows["role"] == "sweep") & (rows["final"] == 1) & usable].reset_index(drop=True)
+    return usable_ends(rows[rows["role"] == "sweep"])
 
 
 def learning_rates(points: pd.DataFrame, swept: pd.DataFrame) -> list[dict]:

@@ -13,9 +13,8 @@ def level_exponents_and_collapse(numbers, look):
 
     Without curves of three compute-optimal sizes there is the left panel alone.
     """
-    levels = {float(t): b for t, b in numbers["claims"]["level_exponents"]["exponents"].items() if b}
-    collapse = numbers["claims"]["collapse"]
-    panels = [draw for draw, has in ((_exponents, levels), (_collapse, collapse["curves"])) if has]
+    levels, curves = numbers["claims"]["level_exponents"]["exponents"], numbers["claims"]["collapse"]["curves"]
+    panels = [draw for draw, has in ((_exponents, any(levels.values())), (_collapse, curves)) if has]
     if not panels:
         return None
     figure = Figure(figsize=(WIDTH, 2.9))

@@ -6,6 +6,7 @@ RUNS is the folder of a study whose runs have `train.role` sweep. No JAX here.
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from pathlib import Path
 
 from rfjax.config import Config
@@ -34,12 +35,6 @@ SAME = (
 def sweep_folder(value: object) -> str | None:
     """The folder that a value of `train.learning_rate` names; None for any other value."""
     return value.removeprefix(PREFIX) if isinstance(value, str) and value.startswith(PREFIX) else None
-
-
-def _value(config: Config, key: str):
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def read_sweep(folder: str | Path) -> list[tuple[Config, str, float]]:
@@ -97,7 +92,7 @@ def settled_rate(folder: str | Path, config: Config, fingerprint: str | None = N
     runs, given = read_sweep(folder), f"config.{KEY} is {PREFIX}{folder}"
     for other, data, _ in runs:
         for key in SAME:
-            ours, theirs = _value(config, key), _value(other, key)
+            ours, theirs = attrgetter(key)(config), attrgetter(key)(other)
             if ours != theirs:
                 remedy = "give the folder of a sweep with the same, or a number"
                 raise ConfigError(f"{given}, whose runs have config.{key}={theirs}, and this one has {ours}; {remedy}")

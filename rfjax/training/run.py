@@ -179,9 +179,8 @@ def _named(config: Config, workdir: str | Path | None, study: str | None, point:
     it is study/point, or study/folder for a trunk or a branch. Outside a study it is the folder's or the config's."""
     workdir = None if workdir is None else local_path(workdir, "workdir")
     record = distributed.from_first(lambda: run_folder.read_name(workdir)) if workdir else None
-    own = (
-        workdir.name if parts.get("role") in ("trunk", "branch") else point
-    )  # a point has one trunk and several branches
+    # A point has one trunk and several branches.
+    own = workdir.name if parts.get("role") in ("trunk", "branch") else point
     named = "/".join(part for part in (study, own) if study and part) or (
         workdir.absolute().name if workdir else config.name
     )

@@ -5,7 +5,6 @@ Each of these has its own record. The score's record is written last, because it
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,17 +13,22 @@ from pathlib import Path
 import numpy as np
 
 from rfjax.config import Config, GenEvalConfig, SamplerConfig
-from rfjax.data.batch import Conditions
 from rfjax.evaluation.detectors import detector_for
-from rfjax.evaluation.generate import other_prompts_of_task, prompt_ids
+from rfjax.evaluation.generate import other_prompts_of_task
 from rfjax.evaluation.geneval import rules
 from rfjax.evaluation.geneval.judgements import judge_rows, prompt_scores
 from rfjax.evaluation.kinds.prompted import check_images, images_of, prompts_of, with_names
+from rfjax.evaluation.kinds.prompted_records import (
+    first_of_tasks,
+    null_condition,
+    place_of,
+    write_ceiling,
+    write_detections,
+    write_samples,
+)
 from rfjax.evaluation.pictures import write_strip
-from rfjax.evaluation.records import geneval_record, make_record, read_records, record_key, record_name, write_record
-from rfjax.evaluation.sampler_name import ground_truth_name
+from rfjax.evaluation.records import geneval_record, write_record
 from rfjax.evaluation.schedule import Evaluation, Programs, is_due
-from rfjax.files import write_whole
 from rfjax.training.run import Run
 
 SHOWN_PER_TASK = 2  # prompts of each task in the strip of samples
@@ -65,13 +69,8 @@ def measure(run: Run, programs: Programs, evaluation: Evaluation, params, spent:
     prompts, ids, conditions = prompts_of(run, settings)
     named = f"{run.name} {evaluation.step}"
     images = images_of(run, programs, params, evaluation.sampler, settings, ids, conditions, f"{named} GenEval")
-    # The floor of a model that ignores its prompt: one image a prompt, under the null condition, from the same noise.
-    # Guiding the null condition away from itself changes nothing, so the compiled sampler serves.
-    first = ids[:, 1] == 0
-    nothing = Conditions(*map(np.zeros_like, conditions.rows(first)))
-    null = images_of(
-        run, programs, params, evaluation.sampler, settings, ids[first], nothing, f"{named} null condition"
-    )
+    rows, nothing = null_condition(ids, conditions)
+    null = images_of(run, programs, params, evaluation.sampler, settings, rows, nothing, f"{named} null condition")
     return lambda: _write(run, evaluation, prompts, ids, images, null, spent, began)
 
 
@@ -90,60 +89,25 @@ def _write(run, evaluation, prompts, ids, images, unconditional, spent, began):
             scores[metric] = rules.score([result for result, chosen in zip(judged, mask, strict=True) if chosen])
     extra = {"prompt_scores": prompt_scores(judged), "images_per_prompt": settings.images_per_prompt}
 
-    _write_detections(run, evaluation, prompts, ids, found)
+    rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found, strict=True))
+    write_detections(run, "geneval", evaluation, prompts, "detections.jsonl", rows)
     _write_strip(run, evaluation, prompts, ids, images, spent)
     seconds = time.monotonic() - began
     for name, results in (("geneval_floor_shuffled", shuffled), ("geneval_floor_null", null)):
         record = geneval_record({**evaluation.key, "evaluation": name}, {"geneval": rules.score(results)}, **spent)
         write_record(run.workdir, record)
-    _write_ceiling(run, settings, prompts, detect)
+
+    def ceiling(key, truth, own):
+        judged = judge_rows(detect(truth), [prompts[index] for index in own])
+        return geneval_record(key, {"geneval": rules.score(judged)})
+
+    write_ceiling(run, "geneval_ceiling", settings, prompts, CEILING_IMAGES, ceiling)
     write_record(run.workdir, geneval_record(evaluation.key, scores, seconds=seconds, extra=extra, **spent))
-
-
-def _write_ceiling(run, settings, prompts, detect):
-    """Records the score that the detector gives to ground truth. No model can be measured above it."""
-    key = record_key(
-        run=run.name,
-        step=-1,
-        evaluation="geneval_ceiling",
-        corpus=run.config.data.label,
-        sampler=ground_truth_name((settings.prompts_per_task, CEILING_IMAGES)),
-        seed=settings.seed,
-    )
-    if record_name(key) in {record_name(record["key"]) for record in read_records(run.workdir)}:
-        return
-    ids = prompt_ids(len(prompts), CEILING_IMAGES)
-    # Each picture has its own seed, so that a repeated prompt does not repeat its picture.
-    truth = np.stack([run.corpus.render_prompt(prompts[i], n) for n, (i, _) in enumerate(ids)])
-    judged = judge_rows(detect(truth), [prompts[i] for i, _ in ids])
-    write_record(run.workdir, geneval_record(key, {"geneval": rules.score(judged)}))
-
-
-def _place(evaluation):
-    return f"{evaluation.step}-{evaluation.weights}-{evaluation.key['sampler']}-seed{evaluation.key['seed']}"
-
-
-def _write_detections(run, evaluation, prompts, ids, found):
-    """Writes the prompts and the detections as files that `rfjax geneval` scores again."""
-    folder = run.workdir / "geneval" / _place(evaluation)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = ({"prompt_index": int(i), "sample": int(j), **row} for (i, j), row in zip(ids, found, strict=True))
-    write_whole(
-        {
-            folder / "metadata.jsonl": "".join(json.dumps(row) + "\n" for row in prompts),
-            folder / "detections.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
-        }
-    )
 
 
 def _write_strip(run, evaluation, prompts, ids, images, spent):
     """Writes a row of pictures for the report: the first image of the first prompts of each task."""
-    chosen = []
-    for tag in dict.fromkeys(row["tag"] for row in prompts):
-        chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:SHOWN_PER_TASK]
-    first = {int(i): n for n, (i, j) in enumerate(ids) if j == 0}
-    path = Path("samples") / f"{_place(evaluation)}.png"
-    tile = write_strip(run.workdir / path, images[[first[index] for index in chosen]])
-    shown = [prompts[index]["prompt"] for index in chosen]
-    extra = {"png": str(path), "prompts": shown, "tile": tile}
-    write_record(run.workdir, make_record({**evaluation.key, "evaluation": "samples"}, [], extra=extra, **spent))
+    shown, rows = first_of_tasks(prompts, ids, SHOWN_PER_TASK)
+    path = Path("samples") / f"{place_of(evaluation)}.png"
+    tile = write_strip(run.workdir / path, images[rows])
+    write_samples(run, evaluation, {"png": str(path), "prompts": shown, "tile": tile}, spent)

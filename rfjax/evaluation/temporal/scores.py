@@ -18,7 +18,7 @@ from rfjax.data.motion_worlds import SPEEDS, TASKS
 from rfjax.evaluation.detectors.clips import detect_clips
 from rfjax.evaluation.geneval.rules import Detections, ScoreEstimate, resampled_means, score
 from rfjax.evaluation.intervals import PERCENTILES
-from rfjax.evaluation.records import Measured
+from rfjax.evaluation.records import FLOOR, Measured
 from rfjax.evaluation.temporal.floors import FLOORS, GROUPS, NOTHING, ORDERS, OTHER_PROMPTS, order_of, other_prompts
 from rfjax.evaluation.temporal.rules import DEFAULT, ClipResult, judge
 from rfjax.evaluation.temporal.soft import all_centroids, frames_right, motion_measures
@@ -36,7 +36,7 @@ ITEMS = (*OVERALL.values(), *TASKS, *SOFT)
 
 def floor_metric(floor: str) -> str:
     """The metric's name of the scores under a floor."""
-    return f"{METRIC}_floor_{floor}"
+    return f"{METRIC}{FLOOR}{floor}"
 
 
 # The metrics of a record: of all prompts, of those with and without a held-out triple, and of each floor.

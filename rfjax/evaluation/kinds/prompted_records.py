@@ -1,0 +1,89 @@
+"""What GenEval and temporal GenEval write of a checkpoint beside its score: detections, samples, the ceiling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from rfjax.data.batch import Conditions
+from rfjax.evaluation.generate import prompt_ids
+from rfjax.evaluation.kinds.prompted import Settings
+from rfjax.evaluation.records import make_record, read_records, record_key, record_name, write_record
+from rfjax.evaluation.sampler_name import ground_truth_name
+from rfjax.evaluation.schedule import Evaluation
+from rfjax.files import write_whole
+from rfjax.training.run import Run
+
+
+def null_condition(
+    ids: Int[np.ndarray, "images 2"], conditions: Conditions
+) -> tuple[Int[np.ndarray, "prompts 2"], Conditions]:
+    """(ids, conditions) of one image a prompt under the null condition, from the noise of the prompt's first image: the
+    floor of a model that ignores its prompt.
+
+    Guiding the null condition away from itself changes nothing, so the compiled sampler serves.
+    """
+    first = ids[:, 1] == 0
+    return ids[first], Conditions(*map(np.zeros_like, conditions.rows(first)))
+
+
+def place_of(evaluation: Evaluation) -> str:
+    """The name of an evaluation's files in a run's folder."""
+    return f"{evaluation.step}-{evaluation.weights}-{evaluation.key['sampler']}-seed{evaluation.key['seed']}"
+
+
+def write_detections(
+    run: Run, kind: str, evaluation: Evaluation, prompts: Sequence[Mapping], file: str, rows: Iterable[Mapping]
+) -> None:
+    """Writes the prompts, and the detections as `file`: the verb `kind` scores them again."""
+    folder = run.workdir / kind / place_of(evaluation)
+    lines = {"metadata.jsonl": prompts, file: rows}
+    write_whole({folder / name: "".join(json.dumps(row) + "\n" for row in each) for name, each in lines.items()})
+
+
+def first_of_tasks(
+    prompts: Sequence[Mapping], ids: Int[np.ndarray, "images 2"], each: int
+) -> tuple[list[str], list[int]]:
+    """(texts of the first `each` prompts of each task, the rows of their first samples)."""
+    chosen: list[int] = []
+    for tag in dict.fromkeys(row["tag"] for row in prompts):
+        chosen += [index for index, row in enumerate(prompts) if row["tag"] == tag][:each]
+    first = {int(i): n for n, (i, j) in enumerate(ids) if j == 0}
+    return [prompts[index]["prompt"] for index in chosen], [first[index] for index in chosen]
+
+
+def write_samples(run: Run, evaluation: Evaluation, extra: Mapping, spent: Mapping) -> None:
+    """Writes the record of pictures to look at; `extra` has their path, prompts and tile."""
+    write_record(run.workdir, make_record({**evaluation.key, "evaluation": "samples"}, [], extra=extra, **spent))
+
+
+def write_ceiling(
+    run: Run,
+    evaluation: str,
+    settings: Settings,
+    prompts: Sequence[Mapping],
+    each: int,
+    record: Callable[[dict, np.ndarray, list[int]], dict],
+) -> None:
+    """Records the scores of ground truth, `each` pictures or clips a prompt, unless the run has them. No model can be
+    measured above them.
+
+    `record` makes the record of its key, of the pictures, and of the number of each one's prompt.
+    """
+    key = record_key(
+        run=run.name,
+        step=-1,
+        evaluation=evaluation,
+        corpus=run.config.data.label,
+        sampler=ground_truth_name((settings.prompts_per_task, each)),
+        seed=settings.seed,
+    )
+    if record_name(key) in {record_name(found["key"]) for found in read_records(run.workdir)}:
+        return
+    own = prompt_ids(len(prompts), each)[:, 0].tolist()
+    # Each picture has its own seed, so that a repeated prompt does not repeat its picture.
+    truth = np.stack([run.corpus.render_prompt(prompts[index], n) for n, index in enumerate(own)])
+    write_record(run.workdir, record(key, truth, own))
