@@ -50,10 +50,9 @@ def claimed_laws(numbers, look):
 
 def _slopes(axis, own, published):
     """The powers a of N* ~ C^a, a row each: the table's with its interval above, the published ones below."""
-    counts = [one["count"].replace(", ", ",\n") for one in own]
-    rows = [
-        (f"this table,\n{count}", one["params_exponent"], colour, "o")
-        for count, (one, colour) in zip(counts, _with_colours(own), strict=True)
+    rows = [  # the legend has the whole of a count, which is wider than the margin
+        (f"this table,\n{one['count'].partition(',')[0]}", one["params_exponent"], colour, "o")
+        for one, colour in _with_colours(own)
     ]
     if not own:
         rows = [("this table:\nnot decided", None, BLUE, "o")]
