@@ -170,6 +170,8 @@ class TrainConfig:
     compute_dtype: str = "float32"
     matmul_precision: str = "default"
     remat: str = "none"  # what the backward pass recomputes
+    # Blocks in an iteration of the scan over the depth; 0: all of them. On a GPU that is faster, and compiles longer.
+    unroll: int = field(default=1, metadata=WRITTEN_WHERE_SET)
     attention: str = "auto"  # its implementation: splash is for TPUs, cudnn for NVIDIA GPUs; auto picks by platform
     # Each text encoder's output is zeroed independently. -1: so that all are in a tenth of the cases, as in the paper,
     # which is 0.464 each for three encoders and 0.1 for one.

@@ -218,6 +218,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         "batch_size": train.batch_size,
         "matmul_precision": train.matmul_precision,
         "remat": train.remat,
+        "unroll": train.unroll,
         "optimizer": train.optimizer,
         "optimizer_bytes": optimizer_bytes(config, run.backbone),
     }
