@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh
 
 from rfjax.errors import ConfigError
 from rfjax.launch.target import CommonOptions, Launch, Task
-from rfjax.models.sharding import AXES
+from rfjax.mesh_axes import AXES
 from rfjax.study.study import Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.run import plan_run

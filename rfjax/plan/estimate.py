@@ -16,8 +16,8 @@ from jax.sharding import AbstractMesh
 
 from rfjax.config import Config, MeshConfig
 from rfjax.data.buckets import largest
+from rfjax.mesh_axes import AXES
 from rfjax.models.flops import RECOMPUTED, attended_sequences, flops_by_part, recompute_flops, training_flops
-from rfjax.models.sharding import AXES
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings

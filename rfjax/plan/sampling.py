@@ -20,9 +20,9 @@ from rfjax.data.batch import BatchShapes, written_shape
 from rfjax.errors import ConfigError
 from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share, sampling_levels
+from rfjax.mesh_axes import AXES
 from rfjax.models.flops import flops_by_part, forward_flops, patches
 from rfjax.models.quantised import check_weights, stored_shapes
-from rfjax.models.sharding import AXES
 from rfjax.plan.compiled import Compiled, attention_of, compile_sampler_for
 from rfjax.plan.estimate import UNSPLIT, tree_bytes
 from rfjax.plan.roofline import Collective, Roofline, roofline
