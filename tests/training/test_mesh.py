@@ -37,7 +37,7 @@ def test_only_data_goes_over_slices():
     with pytest.raises(ConfigError, match=r"only data goes over slices, and data=1 is not divisible by 2 slices"):
         mesh_sizes(MeshConfig(fsdp=8, slices=2), 8)
     with pytest.raises(
-        ConfigError, match=r"data=2 is not divisible by 4 .* take 4 devices, which must divide the 2 of a slice"
+        ConfigError, match=r"data=2 is not divisible by 4 .* 4 devices, which must divide the 2 of a slice"
     ):
         mesh_sizes(MeshConfig(fsdp=2, tensor=2, slices=4), 8)
 
