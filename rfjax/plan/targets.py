@@ -31,8 +31,12 @@ class Target:
     slices: int = 1
 
     @property
+    def slice_chips(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def chips(self) -> int:
-        return math.prod(self.shape) * self.slices
+        return self.slice_chips * self.slices
 
     @property
     def devices(self) -> int:

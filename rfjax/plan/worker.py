@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import resource
 import sys
 import time
@@ -25,7 +24,7 @@ def topology_devices(target):
         settings["chip_config_name"] = target.chip.core_name
     if len(target.shape) == 3:
         settings["chips_per_host_bounds"] = (2, 2, 1)
-    elif math.prod(target.shape) == 1:
+    elif target.slice_chips == 1:
         settings |= {"chips_per_host_bounds": (1, 1, 1)}
     if any(target.closed):
         settings["wrap"] = (*target.closed, False)[:3]  # libtpu wants three values, even for a 2D slice

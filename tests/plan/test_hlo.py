@@ -195,9 +195,7 @@ def test_exchanges_between_slices_are_counted_apart():
     assert between.between_slices and (between.kind, between.bytes, between.ways) == ("all-reduce", size, 4)
     assert between.sent == 2 * size * 3 / 4
     assert not inside.between_slices and inside.ways == 4
-    assert (
-        count(SLICES, 16, 4).hbm_bytes == 2 * size + 4 + 2 * size
-    )  # sent and received with a number, then read and written
+    assert count(SLICES, 16, 4).hbm_bytes == 2 * size + 4 + 2 * size  # sent, received with a number, summed
     (gather, _) = count(SLICES.replace("ALL_REDUCE", "ALL_GATHER"), 16, 4).collectives
     assert gather.sent == 3 * size  # each of four slices sends its own part three times around the ring
     with pytest.raises(RfjaxError, match="exchange between slices of an unknown type: SHUFFLE"):

@@ -104,10 +104,10 @@ def test_slices_are_counted_before_the_name():
 def test_the_network_between_slices_is_a_limit_of_its_own():
     """Catches bytes of the slow network at the speed of the links, and a chip's share given to each of its devices."""
     exchanges = [Collective("all-reduce", 10**9, 16), Collective("all-reduce", 10**9, 2, between_slices=True)]
-    found = roofline(parse_target("2xv5p-256"), 0, 0, exchanges)
+    found = roofline(parse_target("2xv5p-256"), 0.0, 0.0, exchanges)
     assert found.links == pytest.approx(2 * 15 / 16 * 1e9 / 400e9)
     assert found.network == found.step == pytest.approx(1e9 / 6.25e9) and found.slowest == "network"
-    assert roofline(parse_target("2xtpu7x-256"), 0, 0, exchanges[1:]).network == pytest.approx(1e9 / 6.25e9)
+    assert roofline(parse_target("2xtpu7x-256"), 0.0, 0.0, exchanges[1:]).network == pytest.approx(1e9 / 6.25e9)
     assert limits_of(1) == ("compute", "memory", "links") and limits_of(2) == (*limits_of(1), "network") == LIMITS
 
 
