@@ -69,35 +69,32 @@ def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None
     return sizes
 
 
-def _slice(device: jax.Device) -> int:
-    return getattr(device, "slice_index", 0)
+def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
+    """The places of each slice's devices, in a list of devices whose owners are given. An owner is a TPU's slice, or
+    another device's process: a slice is then a run of processes, or a process is several slices.
+
+    Raises `ConfigError` for owners that cannot be grouped so.
+    """
+    order = sorted(range(len(owners)), key=owners.__getitem__)  # keeps the order of an owner's devices
+    each, names = len(order) // slices, set(owners)
+    groups = [order[place * each : (place + 1) * each] for place in range(slices)]
+    pairs = {(place, owners[device]) for place, group in enumerate(groups) for device in group}
+    if len(pairs) > max(len(names), slices):
+        counts = [list(owners).count(name) for name in sorted(names)]
+        raise ConfigError(
+            f"config.mesh.slices is {slices}, but processes or TPU slices of {counts} devices do not form so many equal "
+            "slices; use machines of one size, and a number of slices that divides their number"
+        )
+    return groups
 
 
 def shown_slices(devices: Sequence[jax.Device]) -> int | None:
     """The number of slices that TPUs say they are in; None for other devices."""
-    return len({_slice(device) for device in devices}) if devices[0].platform == "tpu" else None
+    return len({_slice_of(device) for device in devices}) if devices[0].platform == "tpu" else None
 
 
-def by_slice(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:
-    """The devices of each slice. TPUs say where they are; of other devices a slice is a run of processes.
-
-    Raises `ConfigError` if slices would have unequal numbers of devices, or share a process with others.
-    """
-    if devices[0].platform == "tpu":
-        names = sorted({_slice(device) for device in devices})
-        groups = [[device for device in devices if _slice(device) == name] for name in names]
-    else:
-        ordered = sorted(devices, key=lambda device: device.process_index)  # keeps the order within a process
-        each = len(ordered) // slices
-        groups = [ordered[place * each : (place + 1) * each] for place in range(slices)]
-        processes = len({device.process_index for device in devices})
-        if processes % slices and slices % processes:
-            raise ConfigError(
-                f"config.mesh.slices is {slices}, but there are {processes} processes; give a number that divides them"
-            )
-    if len({len(group) for group in groups}) > 1:
-        raise ConfigError(f"the slices have {[len(group) for group in groups]} devices; use slices of one size")
-    return groups
+def _slice_of(device: jax.Device) -> int:
+    return getattr(device, "slice_index", 0)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -110,9 +107,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     shown = shown_slices(devices)
     sizes, slices = mesh_sizes(config, len(devices), shown), slice_count(config, shown)
     inside = tuple((sizes | {SLICE_AXIS: sizes[SLICE_AXIS] // slices}).values())
-    groups = by_slice(devices, slices) if slices > 1 else [devices]
-    # An axis may take only part of a side of a TPU's slice.
-    split = devices[0].platform == "tpu"
+    groups = [devices]
+    if slices > 1:
+        owners = [device.process_index if shown is None else _slice_of(device) for device in devices]
+        groups = [[devices[place] for place in places] for places in slice_places(owners, slices)]
+    split = shown is not None  # an axis may take only part of a side of a TPU's slice
     blocks = [mesh_utils.create_device_mesh(inside, group, allow_split_physical_axes=split) for group in groups]
     return Mesh(np.concatenate(blocks, axis=AXES.index(SLICE_AXIS)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -11,7 +11,7 @@ from rfjax.errors import ConfigError
 from rfjax.mesh_axes import AXES, BATCH_AXES, DIMENSION_AXIS, SLICE_AXIS
 from rfjax.models.backbone import make_backbone
 from rfjax.models.sharding import RULES, dimensions
-from rfjax.training.mesh import check_batch, make_mesh, mesh_sizes, path_name, shardings, slice_count
+from rfjax.training.mesh import check_batch, make_mesh, mesh_sizes, path_name, shardings, slice_count, slice_places
 
 MESH = AbstractMesh((2, 4, 2), AXES)
 
@@ -47,6 +47,17 @@ def test_slices_are_those_that_the_devices_show():
     assert slice_count(MeshConfig(), 2) == slice_count(MeshConfig(slices=2), 2) == 2
     with pytest.raises(ConfigError, match=r"mesh.slices is 2, but the devices are in 1 slice.*set it to 1 or -1"):
         slice_count(MeshConfig(slices=2), 1)
+
+
+def test_a_slice_is_whole_processes_or_a_part_of_one():
+    """Catches devices cut in the order in which they are listed, whatever machine they are in."""
+    assert slice_places([0, 1, 0, 1], 2) == [[0, 2], [1, 3]]
+    assert slice_places([3, 2, 1, 0, 3, 2, 1, 0], 2) == [[3, 7, 2, 6], [1, 5, 0, 4]]
+    assert slice_places([0, 0, 0, 0], 2) == [[0, 1], [2, 3]]
+    assert slice_places([0, 0, 1, 1], 4) == [[0], [1], [2], [3]]
+    for owners, slices in (([0, 0, 1, 1, 2, 2], 2), ([0, 0, 0, 1], 2), ([0, 0, 0, 1, 1, 1], 3)):
+        with pytest.raises(ConfigError, match=rf"config.mesh.slices is {slices}, but .* do not form so many"):
+            slice_places(owners, slices)
 
 
 @pytest.mark.parametrize("slices", [0, -2])
