@@ -82,8 +82,8 @@ def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
     if len(pairs) > max(len(names), slices):
         counts = [list(owners).count(name) for name in sorted(names)]
         raise ConfigError(
-            f"config.mesh.slices is {slices}, but processes or TPU slices of {counts} devices do not form so many equal "
-            "slices; use machines of one size, and a number of slices that divides their number"
+            f"config.mesh.slices is {slices}, but processes or TPU slices of {counts} devices do not form as many "
+            "equal slices; use machines of one size, and a number of slices that divides their number"
         )
     return groups
 

@@ -56,7 +56,7 @@ def test_a_slice_is_whole_processes_or_a_part_of_one():
     assert slice_places([0, 0, 0, 0], 2) == [[0, 1], [2, 3]]
     assert slice_places([0, 0, 1, 1], 4) == [[0], [1], [2], [3]]
     for owners, slices in (([0, 0, 1, 1, 2, 2], 2), ([0, 0, 0, 1], 2), ([0, 0, 0, 1, 1, 1], 3)):
-        with pytest.raises(ConfigError, match=rf"config.mesh.slices is {slices}, but .* do not form so many"):
+        with pytest.raises(ConfigError, match=rf"config.mesh.slices is {slices}, but .* do not form as many"):
             slice_places(owners, slices)
 
 
