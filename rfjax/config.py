@@ -210,11 +210,13 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis; -1 takes what is left. Their product is the device count."""
+    """Devices along each axis of `mesh_axes.py`; -1 takes what is left. Their product is the device count."""
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    # Slices that the devices are in: `data` goes over them all, the others stay inside. -1: as TPUs show, else 1
+    slices: int = field(default=-1, metadata=WRITTEN_WHERE_SET)
 
 
 @dataclass(frozen=True, kw_only=True)

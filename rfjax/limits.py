@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from rfjax.errors import ConfigError
+from rfjax.mesh_axes import INNER_AXES
 
 # (fields, the condition on their values, the remedy: a refusal gives the fields, their values and the remedy)
 Rule = tuple[tuple[str, ...], Callable[..., object], str]
@@ -305,6 +306,11 @@ RULES: tuple[Rule, ...] = (
         lambda role, lengths: role == "run" or not lengths,
         "a run of a sweep is a run alone: set config.train.branches=()",
     ),
+    (
+        ("mesh.slices",),
+        lambda slices: slices == -1 or slices >= 1,
+        "give the number of slices that the devices are in, or -1 for as many as TPUs show",
+    ),
     (("name",), str.strip, "it names the folder of runs and cannot be empty"),
     (("model.mlp_ratio", _WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
     (
@@ -335,7 +341,7 @@ RULES: tuple[Rule, ...] = (
     ),
     *(
         (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
-        for field in ("train.accumulate", "mesh.fsdp", "mesh.tensor")
+        for field in ("train.accumulate", *(f"mesh.{axis}" for axis in INNER_AXES))
     ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")

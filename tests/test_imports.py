@@ -17,7 +17,7 @@ from helpers import light_type_checks
 
 ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
-FOUNDATION = ("errors", "console", "files", "inputs", "outputs", "limits", "shipped", "config")
+FOUNDATION = ("errors", "console", "files", "inputs", "outputs", "mesh_axes", "limits", "shipped", "config")
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("study", "results", "laws", "ranking", "report")
 PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch")

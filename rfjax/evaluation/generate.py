@@ -16,6 +16,7 @@ from rfjax.flow.formulation import Formulation
 from rfjax.flow.matched import matched, velocity_of
 from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import guided_velocity, integrate, integrate_with_length, sampling_levels
+from rfjax.mesh_axes import BATCH_AXES
 from rfjax.training.mesh import spread
 from rfjax.training.processes import distributed, watch
 from rfjax.training.run import Run
@@ -159,7 +160,7 @@ def check_batch_size(run: Run, evaluation: str) -> None:
     if size % run.batch_ways:
         raise ConfigError(
             f"config.evaluation.{evaluation}.batch_size={size} is not divisible by the {run.batch_ways} devices "
-            "that a batch is split over (data x fsdp)"
+            f"that a batch is split over ({' x '.join(BATCH_AXES)})"
         )
 
 

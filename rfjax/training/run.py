@@ -28,6 +28,7 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.flow.formulation import Formulation
 from rfjax.flow.resolution import formulation_at
 from rfjax.inputs.paths import local_path
+from rfjax.mesh_axes import batch_ways
 from rfjax.models.backbone import Backbone, make_backbone, parameter_count, training_backbone
 from rfjax.models.flops import forward_flops, patches, training_flops
 from rfjax.training import checkpoint, checkpoint_facts, run_folder
@@ -127,7 +128,7 @@ class Run:
     @property
     def batch_ways(self) -> int:
         """The number of parts into which a batch is split, each with equally many examples."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return batch_ways(self.mesh.shape)
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
