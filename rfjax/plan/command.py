@@ -116,7 +116,7 @@ def _attention_note(plans, target, compiles: bool) -> str:
 
 def table(plans: Sequence) -> list[str]:
     """Formats the plan as a table for the console."""
-    from rfjax.study.study import format_table
+    from rfjax.console import format_table
 
     return format_table([HEADER, *(_row(plan) for plan in plans)])
 
