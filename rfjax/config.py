@@ -221,6 +221,9 @@ class SamplerConfig:
     # Guidance where t lies between these, and none outside: an evaluation there costs half (Kynkaanniemi et al. 2024).
     guidance_from: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)
     guidance_to: float = field(default=1.0, metadata=WRITTEN_WHERE_SET)
+    # RUN@STEP, a folder and a step: guidance is away from this weaker run's prediction for the same caption, in place
+    # of the run's own without a caption (autoguidance, Karras et al. 2024).
+    guide: str = field(default="", metadata=WRITTEN_WHERE_SET)
     # uniform: 1, 1-1/n, ..., 0 for rf, and the usual steps of its path for another formulation | matched: rf's steps
     # for every formulation | diffusers: the steps of FlowMatchEulerDiscreteScheduler. All of them are shifted.
     sigmas: str = "uniform"

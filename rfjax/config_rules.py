@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from operator import attrgetter
 
 from rfjax.errors import ConfigError
@@ -34,6 +35,11 @@ _ALONE = "each of the runs trained together is whole on one device: set one of t
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
 RULES: tuple[Rule, ...] = (
+    (
+        ("evaluation.sampler.guide",),
+        lambda guide: not guide or re.fullmatch(r".+@\d+", guide),
+        "write a run's folder and the step of its checkpoint, as runs/small@2000, or leave it empty",
+    ),
     (
         ("evaluation.sampler.guidance_from", "evaluation.sampler.guidance_to"),
         lambda low, high: low < high,
