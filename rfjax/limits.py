@@ -138,7 +138,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("train", Range(0, 1e6), "learning_rate weight_decay"),
     ("train", Range(0, 1e12), "clip_norm"),
     ("train", Range(0, 1e9), "stall_seconds"),
-    ("train", Range(0, COUNT_END), "keep_every ema_every"),
+    ("train", Range(0, COUNT_END), "keep_every ema_every diagnostics_every"),
     ("train", Range(1, COUNT_END), "steps log_every checkpoint_every max_skipped_in_row keep_last"),
     ("train", Range(1, BATCH_END), "batch_size accumulate together"),
     ("train", Range(-1, COUNT_END), "warmup_steps"),  # -1, here and below: by the run's length or by the corpus
@@ -207,6 +207,7 @@ OPTION_ENDS: dict[str, float | int] = {
     "seeds": 100,
     "shard_size": 10**7,
     "size": SIDE_END,
+    "skip_batches": COUNT_END,
     "step": COUNT_END,
     "steps": 10**6,
     "t5_tokens": 4096,  # attention over a caption takes memory by the square
@@ -336,6 +337,11 @@ RULES: tuple[Rule, ...] = (
     *(
         (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
         for field in ("train.accumulate", "mesh.fsdp", "mesh.tensor")
+    ),
+    (
+        ("train.together", "train.diagnostics_every"),
+        lambda together, every: together == 1 or every == 0,
+        "diagnostics look into one run: set config.train.together=1, or config.train.diagnostics_every=0",
     ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from rfjax.models.watching import WATCHED
+
 # The values that the forward pass saves, by the names that blocks give them; the backward pass recomputes the others.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -23,7 +25,7 @@ def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
     return nn.scan(
         block,
-        variable_axes={"params": 0, "intermediates": 0},  # the latter only where activations are asked for
+        variable_axes={"params": 0, "intermediates": 0, WATCHED: 0},  # the last two only where they are asked for
         split_rngs={"params": True},
         in_axes=nn.broadcast,
         length=length,

@@ -44,7 +44,7 @@ def turn_on(given: str | None, say: Callable[[str], None]) -> Path | None:
     if given is None and device.platform == "cpu":
         return None
     root = _default_root() if given is None else local_path(given, "--compilation-cache").absolute()
-    folder = root and root / f"jaxlib-{jaxlib.__version__}" / device_name(device)
+    folder = root and root / f"jaxlib-{jaxlib.__version__}" / device_name(device.platform, device.device_kind)
     new = folder is not None and not folder.exists()
     if given is not None:
         check_output_folder(root, "--compilation-cache")
@@ -84,10 +84,9 @@ def _trouble(folder: Path | None) -> str:
     return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
 
 
-def device_name(device: jax.Device) -> str:
-    """The device's kind as the name of a folder. A CPU's has its features, since code for one may not run on others."""
-    kind = device.device_kind
-    if device.platform == "cpu":
+def device_name(of_platform: str, kind: str) -> str:
+    """A kind of device as the name of a folder. A CPU's has its features, since code for one may not run on others."""
+    if of_platform == "cpu":
         kind = f"cpu {platform.machine()} {hashlib.sha256(_cpu_features().encode()).hexdigest()[:8]}"
     return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
 

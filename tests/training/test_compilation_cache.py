@@ -38,8 +38,8 @@ def settings(compiled_quickly):
     jax_cache.reset_cache()
 
 
-def gpu(kind="NVIDIA H100 80GB HBM3"):
-    return SimpleNamespace(platform="gpu", device_kind=kind)
+def gpu():
+    return SimpleNamespace(platform="gpu", device_kind="NVIDIA H100 80GB HBM3")
 
 
 def test_a_gpu_keeps_programs_by_default_and_a_cpu_does_not(monkeypatch, tmp_path):
@@ -85,9 +85,9 @@ def test_machines_that_share_a_folder_keep_apart(monkeypatch, tmp_path):
             f"processor : 0\nflags : {features}\nbogomips : {len(names)}\n\nprocessor : 1"
         )
         monkeypatch.setattr(compilation_cache, "_CPUINFO", tmp_path / "cpuinfo")
-        names.append(device_name(jax.devices("cpu")[0]))
+        names.append(device_name("cpu", "cpu"))
     assert names[0] != names[1] and names[0].startswith("cpu-")
-    assert device_name(gpu("NVIDIA H200")) == "nvidia-h200"
+    assert device_name("gpu", "NVIDIA H200") == "nvidia-h200"
 
 
 def test_the_oldest_go_first_over_all_versions(tmp_path):
