@@ -172,6 +172,8 @@ class TrainConfig:
     condition_dropout: float = -1.0
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20
+    # every so many steps a forward pass shows attention logits and sizes of activations; 0: never
+    diagnostics_every: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     checkpoint_every: int = 500
     keep_last: int = 2
     stall_seconds: float = 3600.0  # a run without progress (compilation counts) ends after so long; 0: never

@@ -139,6 +139,11 @@ RULES: tuple[Rule, ...] = (
         (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
         for field in ("train.accumulate", *(f"mesh.{axis}" for axis in INNER_AXES))
     ),
+    (
+        ("train.together", "train.diagnostics_every"),
+        lambda together, every: together == 1 or every == 0,
+        "diagnostics look into one run: set config.train.together=1, or config.train.diagnostics_every=0",
+    ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")
         for field in ("evaluation.weights", *(f"evaluation.{scores}.weights" for scores in SCORES))

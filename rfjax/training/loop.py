@@ -21,6 +21,7 @@ from rfjax.data.loader import batches
 from rfjax.errors import ConfigError, Diverged, Preempted, RfjaxError, disk_trouble
 from rfjax.training import branches, checkpoint, lineage, run_folder
 from rfjax.training.checkpoint import Checkpoints, SaveFailed, save_again
+from rfjax.training.diagnostics import compile_diagnostics, qk_norm_advice
 from rfjax.training.loss import run_keys
 from rfjax.training.mesh import check_batch, places_here, put_batch
 from rfjax.training.metrics import MetricsWriter, Window
@@ -31,6 +32,7 @@ from rfjax.training.processes.preemption import StopSignal
 from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
 from rfjax.training.run import Run, begin, check_record, describe, write_record
+from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
 
@@ -46,13 +48,24 @@ class TrainResult(NamedTuple):
     messages: tuple[str, ...]  # one for each damaged checkpoint passed over
 
 
-def flops_before(schedule: Schedule, flops_of_buckets: Sequence[int], stream_offset: int, step: int) -> int:
+def flops_before(
+    schedule: Schedule,
+    flops_of_buckets: Sequence[int],
+    stream_offset: int,
+    step: int,
+    skips: Sequence[lineage.Skip] = (),
+) -> int:
     """FLOPs of the first `step` steps, counted for one image of each step.
 
-    The run's steps are those of the schedule from `stream_offset` on.
+    The run's steps are those of the schedule from `stream_offset` on, without the batches of the `skips`.
     """
-    begun, now = schedule.taken(stream_offset), schedule.taken(stream_offset + step)
-    return sum(flops * (after - before) for flops, before, after in zip(flops_of_buckets, begun, now, strict=True))
+    total, begun = 0, 0
+    for ends, skipped in (*skips, lineage.Skip(step, 0)):
+        ends = min(ends, step)
+        before, after = schedule.taken(stream_offset + begun), schedule.taken(stream_offset + ends)
+        total += sum(flops * (new - old) for flops, old, new in zip(flops_of_buckets, before, after, strict=True))
+        begun, stream_offset = ends, stream_offset + skipped
+    return total
 
 
 def evaluation_steps(config: Config, after: int = 0) -> frozenset[int]:
@@ -178,8 +191,10 @@ class _Attempt:
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         record = distributed.from_first(lambda: run_folder.read_run(run.workdir))
         self.parent = self._parent(record, init_from)
-        self.stream_offset = lineage.stream_offset(self.parent, train.batch_size)
-        self.record = record or describe(run, self.parent and self.parent._asdict())
+        self.record = record or describe(run, self.parent and self.parent._asdict()) | self._skips(init_from)
+        self.skips = lineage.skips_of(self.record)
+        self.begins = lineage.stream_offset(self.parent, train.batch_size)
+        self.stream_offset = self.begins + sum(skip.batches for skip in self.skips)
         self.trunk = branches.trunk_of_record(run, self.record)
         check_record(run)
         run_folder.check_corpus(run.workdir, self.record, run.corpus)
@@ -195,6 +210,14 @@ class _Attempt:
             origin = f"started from {recorded.path}@{recorded.step}" if recorded else "not started from another"
             raise ConfigError(f"--init={init_from}: the run in {self.workdir} was {origin}; use another --workdir")
         return recorded
+
+    def _skips(self, init_from) -> dict:
+        """The field of a new run.json with the batches that were passed over; empty if none were."""
+
+        def make():
+            return lineage.new_skips(self.run.trunk, lineage.parse_origin(init_from)[0] if init_from else None)
+
+        return distributed.from_first(make)
 
     def train(self, on_checkpoint, stop, log_seconds) -> TrainResult:
         state, saved, messages = self._first_state()
@@ -213,12 +236,14 @@ class _Attempt:
             if progress:
                 self._announce(progress)
             steps_by_shape, put = self._compile(progress)
+            diagnose = self._compile_diagnostics(progress)
             train, seconds = self.config.train, saved.get("train_seconds", 0.0)
             spending = Spending(train.batch_size, self._flops_per_image(), self.parent, seconds)
             rates = Rates(spending, first, self.run.mesh)
             window = Window(parameter_groups(state.params), saved.get("window"))
             writer = _on_first_process(stack, lambda: MetricsWriter(self.workdir, first))
-            monitor = Monitor(self.run, rates, window, writer, progress)
+            spikes = SpikeDetector(saved.get("spikes"))
+            monitor = Monitor(self.run, rates, window, writer, progress, spikes)
 
             def observe(metrics, state):
                 def params():
@@ -239,7 +264,14 @@ class _Attempt:
                 evaluate()  # an attempt may have ended between this save and its evaluation
             pending, stopping = None, stop()
             for batch in () if stopping else self._batches():
-                state, metrics = steps_by_shape[batch.latents.shape[1:]](state, put(batch))
+                shape, batch = batch.latents.shape[1:], put(batch)
+                if diagnose and (self.step + 1) % self.config.train.diagnostics_every == 0:
+                    if pending is not None:
+                        observe(pending, state)
+                        pending = None
+                    with spending.paused():
+                        monitor.diagnosed(self.step + 1, diagnose[shape](state.params, batch, state.step))
+                state, metrics = steps_by_shape[shape](state, batch)
                 if pending is not None:
                     observe(pending, state)  # one step late, while the device computes the next
                 pending, self.step = metrics, self.step + 1
@@ -294,6 +326,8 @@ class _Attempt:
             progress.note(f"{name}: resumed at step {self.step} of {steps}")
         elif self.parent:
             progress.note(f"{name}: starts with the weights of {self.parent.path}@{self.parent.step}")
+        if not self.step and (advice := qk_norm_advice(self.run)):
+            progress.note(f"{name}: {advice}")
 
     def _compile(self, progress):
         """Returns the compiled step of each latent shape, by shape, and a function that puts this process's part of a
@@ -309,12 +343,20 @@ class _Attempt:
         put = functools.partial(put_batch, self.run.mesh, self.config.train.batch_size, self.places)
         return compiled, put
 
+    def _compile_diagnostics(self, progress):
+        """The compiled forward pass that shows the network's inside, by latent shape; empty if none is asked for."""
+        if not self.config.train.diagnostics_every:
+            return {}
+        if progress:
+            progress.note(f"{self.record['run']}: compiling the diagnostics")
+        return compile_diagnostics(self.run, stream_offset=self.stream_offset)
+
     def _flops_per_image(self):
         """FLOPs of one image, in `Spending`'s form: a number, or for aspect buckets a function of the step."""
         if not self.record.get("buckets"):
             return self.record["flops_per_image"]
         each = [bucket["flops_per_image"] for bucket in self.record["buckets"]]
-        return functools.partial(flops_before, schedule_of(self.run.corpus), each, self.stream_offset)
+        return functools.partial(flops_before, schedule_of(self.run.corpus), each, self.begins, skips=self.skips)
 
     def _batches(self):
         return batches(

@@ -14,12 +14,16 @@ from jax.sharding import Mesh
 
 from rfjax.errors import Diverged, RfjaxError
 from rfjax.training import checkpoint, hardware
+from rfjax.training.diagnostics import Diagnostics
 from rfjax.training.lineage import Parent
 from rfjax.training.metrics import MetricsWriter, Window
 from rfjax.training.progress import Progress
 from rfjax.training.run import Run
+from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import Params
 from rfjax.training.step import StepMetrics
+
+SKIPPED_BEYOND = 100  # batches that are passed over beyond the step of a warning
 
 
 class Spending:
@@ -91,9 +95,19 @@ class Rates:
 
 
 class Monitor:
-    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0."""
+    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0; `spikes` watches for
+    what should be warned of."""
 
-    def __init__(self, run: Run, rates: Rates, window: Window, writer: MetricsWriter | None, progress: Progress | None):
+    def __init__(
+        self,
+        run: Run,
+        rates: Rates,
+        window: Window,
+        writer: MetricsWriter | None,
+        progress: Progress | None,
+        spikes: SpikeDetector,
+    ):
+        self._spikes = spikes
         self._config, self._workdir, self._rates = run.config.train, run.workdir, rates
         self.window, self._writer, self._progress = window, writer, progress
         self.skipped_in_row = 0
@@ -105,6 +119,8 @@ class Monitor:
         """
         metrics = jax.device_get(metrics)
         self.window.add(metrics)
+        seen = {"loss": float(metrics.loss), "gradient norm": float(metrics.grad_norm)}
+        self._warn(step, self._spikes.see(step, seen))
         self.skipped_in_row = int(metrics.skipped_in_row)
         if self.skipped_in_row:
             self.note(f"step {step}: loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}: skipped")
@@ -118,12 +134,39 @@ class Monitor:
     def facts(self, step: int) -> dict:
         """The facts that a checkpoint of `step` holds beside its arrays, so that a resumed run goes on as this one."""
         facts = {"schema": 1, "step": step} | self._rates.spending.at(step)
-        return facts | {"skipped_in_row": self.skipped_in_row, "window": self.window.sums()}
+        return facts | {
+            "skipped_in_row": self.skipped_in_row,
+            "window": self.window.sums(),
+            "spikes": self._spikes.memory(),
+        }
 
     def sync(self) -> None:
         """Waits until every row so far is on disk."""
         if self._writer:
             self._writer.sync()
+
+    def diagnosed(self, step: int, found: Diagnostics) -> None:
+        """Writes what the forward pass of the update that ends at `step` showed."""
+        found = jax.device_get(found)
+        if self._writer:
+            sizes = {name: _rounded(getattr(found, name)) for name in ("largest_logit", "rms")}
+            self._writer.write_diagnostics({"step": step} | _rounded({"loss": found.loss}) | sizes)
+
+    def _warn(self, step, warnings) -> None:
+        for text in warnings:
+            if self._writer:
+                self._writer.write_diagnostics({"step": step, "warning": text})
+            if self._progress:
+                self._progress.note(f"step {step}: {text}{self._way_back(step)}")
+
+    def _way_back(self, step) -> str:
+        """How to leave the run before a step where it went wrong; empty without a checkpoint."""
+        good = last_good(self._workdir)
+        if good is None:
+            return ""
+        skipped = step - good + SKIPPED_BEYOND
+        again = f"--branch={self._workdir}@{good} --skip-batches={skipped} --workdir=ANOTHER"
+        return f"; if it does not come back, go back and pass over these batches: rfjax train {again}"
 
     def note(self, text: str) -> None:
         """Shows a line to whoever follows the run."""
@@ -157,6 +200,11 @@ class Monitor:
             f"training diverged: {self.skipped_in_row} non-finite steps in a row up to step {step}; the largest "
             f"gradient norm is that of parameter group {group} ({norm:g}); {remedy}"
         )
+
+
+def _rounded(values: dict) -> dict[str, float | None]:
+    """Numbers for a row, with seven digits; None for those that are not finite."""
+    return {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in values.items()}
 
 
 def last_good(workdir: Path) -> int | None:

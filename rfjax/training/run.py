@@ -51,11 +51,15 @@ MAY_DIFFER = (
 
 
 class Trunk(NamedTuple):
-    """The run that a branch leaves: its folder, its name, and the step at which the branch leaves."""
+    """The run that a branch leaves: its folder, its name, and the step at which the branch leaves.
+
+    With `skip_batches` the branch is the same run once more, except that it passes over so many batches from there on.
+    """
 
     path: str
     run: str
     step: int
+    skip_batches: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -271,7 +275,12 @@ def describe(run: Run, parent: dict | None) -> dict:
 def _place(run: Run) -> dict:
     """The fields of run.json that only a trunk or a branch has; empty for any other run."""
     facts = {} if run.role == "run" else {"role": run.role}
-    return facts | ({"trunk": run.trunk._asdict()} if run.trunk else {})
+    trunk = (
+        {name: value for name, value in run.trunk._asdict().items() if value or name != "skip_batches"}
+        if run.trunk
+        else None
+    )
+    return facts | ({"trunk": trunk} if trunk else {})
 
 
 def _buckets(run: Run) -> list[dict] | None:

@@ -40,6 +40,7 @@ _MAY_CHANGE = (
     "train.unroll",
     "train.stall_seconds",
     "train.together",
+    "train.diagnostics_every",
     "data.prepared.path",
     "data.prepared.models",
 )
@@ -67,6 +68,7 @@ class TrunkFacts(TypedDict):
     path: str
     run: str
     step: int
+    skip_batches: NotRequired[int]
     images: NotRequired[int]
     flops: NotRequired[float]
     train_seconds: NotRequired[float]
@@ -86,6 +88,7 @@ class RunName(TypedDict):
     run: str
     made_with: NotRequired[dict[str, object] | None]
     step: NotRequired[int]
+    skips: NotRequired[list[list[int]]]  # `lineage.Skip`s
     corpus_fingerprint: NotRequired[str]
 
 

@@ -50,7 +50,7 @@ def time_bins(aux: ExampleLosses):
     return sums, jnp.sum(member, axis=0)
 
 
-def _microbatches(mesh, array, accumulate):
+def microbatches(mesh: Mesh, array: Array, accumulate: int) -> Array:
     """[batch, ...] -> [accumulate, batch / accumulate, ...] without moving data between devices.
 
     Microbatch i takes every accumulate-th example, so that each device splits its own part.
@@ -84,7 +84,7 @@ def _gradients(loss_fn, params, batch, step, config, mesh):
     if config.accumulate == 1:
         return part(params, batch, places)
     rounded = _rounded(params, config, mesh)
-    parts = jax.tree.map(lambda array: _microbatches(mesh, array, config.accumulate), (batch, places))
+    parts = jax.tree.map(lambda array: microbatches(mesh, array, config.accumulate), (batch, places))
     shapes = jax.eval_shape(part, params, *jax.tree.map(lambda array: array[0], parts))
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
