@@ -208,7 +208,9 @@ def write_licences(root: Path, archive: Path, emoji: list[Emoji]) -> None:
         info = json.loads(read_member(archive, f"package/json/{style}.json"))["info"]
         count = sum(each.style == style for each in emoji)
         about = f"[{info['author']['name']}]({info['author'].get('url', '')})"
-        lines.append(f"| {style} | {count:,} | {about} | [{info['license']['spdx']}]({info['license'].get('url', '')}) |")
+        lines.append(
+            f"| {style} | {count:,} | {about} | [{info['license']['spdx']}]({info['license'].get('url', '')}) |"
+        )
     (root / "LICENCES.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
