@@ -14,6 +14,7 @@ TRUNKS = {
     2: (2.5e-3, (350, 700, 1400, 2800), (0,)),
     3: (2e-3, (700, 1400, 2800), (0,)),
     4: (1.5e-3, (700, 1400, 2800), (0,)),
+    5: (1.25e-3, (1400, 2800), (0,)),
 }
 
 
@@ -23,8 +24,8 @@ def get_config():
             "name": "emoji",
             "formulation": "rf/lognorm(0.00,1.00)",
             "model": {  # without a point: the largest
-                "depth": 4,
-                "hidden": 192,
+                "depth": 5,
+                "hidden": 224,
                 "head_size": 32,
                 "patch_size": 4,
                 "position_tokens": 8,
@@ -42,7 +43,7 @@ def get_config():
             },
             "train": {
                 "steps": 2800,
-                "learning_rate": 1.5e-3,
+                "learning_rate": 1.25e-3,
                 "batch_size": 16,
                 "schedule": "wsd",
                 "warmup_steps": 100,
