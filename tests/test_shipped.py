@@ -18,6 +18,7 @@ ROOT = Path(shipped.__file__).parents[1]
 CONFIGS = [
     "backbones",
     "digits",
+    "emoji",
     "formulations",
     "motion",
     "motion_full",
