@@ -37,7 +37,7 @@ def attend(
     return attention(queries, keys, values, module.attention)
 
 
-def note_streams(module: nn.Module, **streams: Float[Array, "batch tokens width"]) -> None:
+def note_streams(module: nn.Module, **streams: Float[Array, "batch ... width"]) -> None:
     """In a watched pass the module notes the mean square of each of its outputs."""
     if module.is_mutable_collection(WATCHED):
         for name, x in streams.items():
