@@ -118,13 +118,13 @@ def make_models(models: Path, scenes: Path, steps: int) -> None:
 
 def step_flops(low: Path, high: Path, batch: int) -> tuple[float, float]:
     """FLOPs of a training step at low resolution, and of the mean step in the buckets."""
-    from rfjax import config
+    from rfjax import config_files
     from rfjax.data.corpus import load_corpus
     from rfjax.models.flops import training_flops
 
     found = []
     for path in (low, high):
-        run = config.load(path)
+        run = config_files.load(path)
         corpus = load_corpus(run.data, 0)
         counts = getattr(corpus, "training", (1,))
         found.append(

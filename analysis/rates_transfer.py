@@ -10,7 +10,7 @@ make it smaller for a test.
 
 import os
 
-from rfjax.config import load_file
+from rfjax.config_files import load_file
 
 shapes = load_file("shapes")
 STEPS = int(os.environ.get("TRANSFER_STEPS", "400"))

@@ -8,7 +8,7 @@ Training is that of the shipped config `shapes`, the sizes of the scenes are tho
 variants are ranked as in `formulations`.
 """
 
-from rfjax.config import load_file
+from rfjax.config_files import load_file
 
 shapes, digits = load_file("shapes"), load_file("digits")
 

@@ -4,7 +4,7 @@ Training and validation draw different scans; scenes are 20x20, where a scan nee
 Everything else is as in `shapes`, the config that ships with rfjax.
 """
 
-from rfjax.config import load_file
+from rfjax.config_files import load_file
 
 shapes = load_file("shapes")
 points = shapes.points

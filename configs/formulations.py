@@ -6,7 +6,7 @@ sampled under six samplers, with its average and its raw weights. The rest is as
 `shapes`, and the sizes of the scenes are those of `digits`.
 """
 
-from rfjax.config import load_file
+from rfjax.config_files import load_file
 from rfjax.flow.formulation import PAPER
 
 shapes, digits = load_file("shapes"), load_file("digits")

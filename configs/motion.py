@@ -8,7 +8,7 @@ network and training are those of `shapes`. Depth 2 has lengths of 1, 4 and 32 p
 
 from ml_collections import ConfigDict
 
-from rfjax.config import load_file
+from rfjax.config_files import load_file
 
 # depth -> (learning rate, lengths of the branches in steps)
 TRUNKS = {

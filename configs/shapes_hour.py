@@ -4,7 +4,7 @@ All else is as in `shapes`. Its hour on two CPU cores is reckoned, not measured:
 at 60 GFLOP/s of both cores.
 """
 
-from rfjax.config import load_file
+from rfjax.config_files import load_file
 
 # depth -> (learning rate, lengths of the branches in steps, seeds)
 TRUNKS = {

@@ -4,7 +4,7 @@ Five rates, a factor of 2 apart, train as one program for each size and seed. `r
 size and whether they agree; another study takes the rate by "train.learning_rate": "from:FOLDER".
 """
 
-from rfjax.config import load_file
+from rfjax.config_files import load_file
 
 shapes = load_file("shapes")
 DEPTHS = (1, 2, 4)

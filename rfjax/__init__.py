@@ -19,7 +19,7 @@ import importlib
 # name -> where it is defined
 _PUBLIC = {
     "Config": "rfjax.config:Config",
-    "load_config": "rfjax.config:load",
+    "load_config": "rfjax.config_files:load",
     "Run": "rfjax.training.run:Run",
     "make_run": "rfjax.training.run:make_run",
     "open_run": "rfjax.training.run:open_run",

@@ -2,7 +2,8 @@
 
 A config file is a short Python file. Its `get_config()` returns an `ml_collections.ConfigDict` with any of the fields
 below; for a study its `points()` returns a mapping from point id to overrides (`{"depth4": {"model.depth": 4}}`).
-Defaults stand here and nowhere else. The values that a field may have are in `limits.py`. No JAX here.
+Defaults stand here and nowhere else. The values that a field may have are in `limits.py`, the rules between fields in
+`config_rules.py`; `config_files.py` reads the file. No JAX here.
 
 A field that is `WRITTEN_WHERE_SET` is left out of a config's JSON at its default, so that a run without it is described
 by the same text whether or not rfjax knows the field.
@@ -10,15 +11,10 @@ by the same text whether or not rfjax knows the field.
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
 import difflib
 import json
 import math
-import os
-import traceback
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +22,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rfjax import limits
+from rfjax.config_rules import check
 from rfjax.errors import ConfigError
-from rfjax.inputs.files import read_bytes
-from rfjax.inputs.json_files import read_json
-from rfjax.inputs.paths import local_path, local_text
-from rfjax.shipped import find_config, find_site
+from rfjax.inputs.paths import local_text
+from rfjax.inputs.typed_values import convert_value, parse_value
 
 WRITTEN_WHERE_SET = {"written": "where set"}
 
@@ -170,6 +164,8 @@ class TrainConfig:
     compute_dtype: str = "float32"
     matmul_precision: str = "default"
     remat: str = "none"  # what the backward pass recomputes
+    # Blocks in an iteration of the scan over the depth; 0: all of them. On a GPU that is faster, and compiles longer.
+    unroll: int = field(default=1, metadata=WRITTEN_WHERE_SET)
     attention: str = "auto"  # its implementation: splash is for TPUs, cudnn for NVIDIA GPUs; auto picks by platform
     # Each text encoder's output is zeroed independently. -1: so that all are in a tenth of the cases, as in the paper,
     # which is 0.464 each for three encoders and 0.1 for one.
@@ -294,9 +290,7 @@ class Config:
     formulation: str = "rf/lognorm(0.00,1.00)"
     timestep_shift: float = 1.0  # alpha of SD3 eq. 23; training and sampling share it
     timestep_shift_by_area: bool = False  # if true, a latent of m pixels has timestep_shift * sqrt(m) / image_size
-    timestep_shift_frames: float = field(
-        default=0.0, metadata=WRITTEN_WHERE_SET
-    )  # e: f latent frames have f^e times it
+    timestep_shift_frames: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)  # e: f frames have f^e times it
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -310,7 +304,7 @@ def from_dict(values: Mapping | ConfigDict) -> Config:
     Raises `ConfigError` naming the key and the nearest valid key, or the field, its value and what it may be.
     """
     config = _with_local_paths(_build(Config, values, prefix=""))
-    limits.check(config)
+    check(config)
     return config
 
 
@@ -360,75 +354,8 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
         target = nested
         for section in sections:
             target = target.setdefault(section, {})  # a section at its defaults may be left out
-        target[last] = _parse(key, value, annotation) if isinstance(value, str) else value
+        target[last] = parse_value(annotation, value, f"config.{key}") if isinstance(value, str) else value
     return from_dict(nested)
-
-
-def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
-    """The module of a config file (it has `get_config()`), or of a `kind` "site" for `rfjax launch` (`get_site()`).
-
-    `file` is a `Path`, or as text a path or the name of a shipped file (`shipped.find_config`).
-    """
-    find = {"config": find_config, "site": find_site}[kind]
-    text = local_text(file, f"the {kind} file")
-    path = find(text if isinstance(file, str) else os.path.join(".", text))  # a Path is never a name
-    if path.suffix == ".json":
-        raise ConfigError(f"{path} is JSON; give the Python file with get_{kind}()")
-    module = types.ModuleType(f"rfjax_{kind}_{path.stem}")
-    module.__file__ = str(path)
-    try:  # compiled here, so that neither a stored .pyc is run nor one is left in the user's folder
-        exec(compile(read_bytes(path), path, "exec", dont_inherit=True), vars(module))
-    except (Exception, SystemExit) as error:
-        raise ConfigError(_failed(f"{kind} file {path}", path, error)) from error
-    if not callable(getattr(module, f"get_{kind}", None)):
-        raise ConfigError(f"{kind} file {path} has no get_{kind}(); it must return a ConfigDict")
-    return module
-
-
-def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
-    """The checked config of a config file, or of a run's config.json, with dotted overrides applied."""
-    if str(path).endswith(".json"):
-        values = _read_json(local_path(path, "the config file"))
-    else:
-        values = returned_config(load_file(path), path)
-    return apply_overrides(from_dict(values), overrides or {})
-
-
-def _read_json(path: Path) -> dict:
-    remedy = "give the config.json of a run, or a Python file with get_config()"
-    try:
-        return read_json(path, error=ConfigError, remedy=remedy)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{error}; {remedy}") from None
-
-
-def call(module: types.ModuleType, function: str, path: str | Path):
-    """The result of a config file's function. Raises `ConfigError` for an exception inside it."""
-    try:
-        return getattr(module, function)()
-    except (Exception, SystemExit) as error:
-        raise ConfigError(_failed(f"{function}() of {path}", module.__file__, error)) from error
-
-
-def returned_config(module: types.ModuleType, path: str | Path) -> Mapping | ConfigDict:
-    """What a config file's `get_config()` returns. Raises `ConfigError` for anything but a mapping."""
-    values = call(module, "get_config", path)
-    if not isinstance(values, (Mapping, ConfigDict)):
-        raise ConfigError(f"get_config() of {path} returned {values!r}; it must return a ConfigDict")
-    return values
-
-
-def _failed(what: str, path: str | Path, error: BaseException) -> str:
-    """The message for an error inside a user's Python file: the line of the file, and the error in one line."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    if isinstance(error, SyntaxError) and error.lineno:
-        lines, text = [error.lineno], error.msg
-    else:
-        text = str(error) if not isinstance(error, SystemExit) else f"it ends the program ({error.code})"
-    place = f" in line {lines[-1]}" if lines else ""
-    if not lines and isinstance(error, SyntaxError):
-        text += " (is it a Python file, saved as UTF-8?)"
-    return f"{what} failed{place}: {type(error).__name__}: {' '.join(text.split())[:400]}"
 
 
 def _build(cls, values, prefix):
@@ -442,52 +369,13 @@ def _build(cls, values, prefix):
             raise ConfigError(_unknown(prefix + key))
     arguments = {}
     for key, value in values.items():
-        convert, end = (_build, ".") if dataclasses.is_dataclass(hints[key]) else (_convert, "")
+        convert, end = (_build, ".") if dataclasses.is_dataclass(hints[key]) else (_convert_field, "")
         arguments[key] = convert(hints[key], value, prefix + key + end)
     return cls(**arguments)
 
 
-def _convert(annotation, value, key):
-    """`value` as the annotated type, without lossy conversions."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(a for a in args if a is not type(None)), value, key)
-    if origin is tuple:
-        if isinstance(value, (list, tuple)) and all(
-            isinstance(item, args[0]) and not isinstance(item, bool) for item in value
-        ):
-            return tuple(value)
-    elif annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # an integer beyond the largest float
-            if math.isfinite(value):
-                return float(value)
-    elif annotation is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif annotation in (bool, str) and isinstance(value, annotation):
-        return value
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else f"{shown[:40]}... ({len(shown)} characters)"
-    raise ConfigError(f"config.{key} is {shown}; it must be {_describe(annotation)}")
-
-
-def _parse(key, text, annotation):
-    """The value of a command line's text, by the annotated type."""
-    if annotation is str:
-        return text
-    if annotation == tuple[str, ...]:
-        parts = tuple(part.strip(" '\"") for part in text.strip("()[] ").split(",") if part.strip(" '\""))
-        if not parts and not text.strip("() []") == "":
-            raise ConfigError(f"config.{key} is {text!r}, which names nothing; write () for an empty list")
-        return parts
-    literal = {"true": "True", "false": "False", "none": "None"}.get(text.lower(), text)
-    if annotation == tuple[int, ...]:  # 16,24 and 16 are lists too
-        literal = f"({text.strip('()[] ').rstrip(',')},)" if text.strip("()[] ,") else "()"
-    try:
-        return ast.literal_eval(literal)
-    except (ValueError, SyntaxError):
-        raise ConfigError(f"config.{key} is {text!r}; it must be {_describe(annotation)}") from None
+def _convert_field(annotation, value, key):
+    return convert_value(annotation, value, f"config.{key}")
 
 
 def _annotation(key):
@@ -512,13 +400,6 @@ def _unknown(key):
         near = [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)]
     hint = f"; did you mean config.{near[0]}?" if near else f"; the fields are: {', '.join(keys)}"
     return f"unknown config key config.{key}{hint}"
-
-
-def _describe(annotation):
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return " or ".join("none" if a is type(None) else _describe(a) for a in typing.get_args(annotation))
-    names = {int: "an integer", float: "a finite number", bool: "true or false", str: "text"}
-    return names.get(annotation, "a list of integers" if annotation == tuple[int, ...] else "a list of texts")
 
 
 def _flatten(nested, prefix=""):

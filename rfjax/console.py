@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from unicodedata import category
 
 # What replaces a character of a formula on a terminal that lacks it.
@@ -58,6 +59,15 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Applies `printable` to each line of a text."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines with aligned columns: the first column, of names, to the left, the others to the right."""
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+        for name, *cells in rows
+    ]
 
 
 class UnfailingStream(io.TextIOBase):

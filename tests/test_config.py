@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rfjax import config as configs
+from rfjax import config_files
 from rfjax.config import Config, from_dict, to_dict
 from rfjax.errors import ConfigError
 
@@ -121,12 +122,12 @@ def test_width_and_heads_follow_the_depth():
 
 def test_missing_and_broken_files(tmp_path):
     (tmp_path / "good.py").write_text("def get_config():\n    return {'model': {'depth': 3}}\n")
-    assert configs.load(tmp_path / "good.py", {"seed": "4"}).seed == 4
+    assert config_files.load(tmp_path / "good.py", {"seed": "4"}).seed == 4
     with pytest.raises(ConfigError, match=r"no config file at .*goood.py; did you mean .*good.py\?"):
-        configs.load(tmp_path / "goood.py")
+        config_files.load(tmp_path / "goood.py")
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ConfigError, match="has no get_config"):
-        configs.load(tmp_path / "empty.py")
+        config_files.load(tmp_path / "empty.py")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_what_is_wrong_in_a_config_file_is_told_with_its_line(tmp_path, content,
     """Catches an exit of a config that ends the command with its status, and a traceback of ours."""
     (tmp_path / "a.py").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        configs.load(tmp_path / "a.py")
+        config_files.load(tmp_path / "a.py")
     assert [path.name for path in tmp_path.iterdir()] == ["a.py"]  # no __pycache__
 
 
@@ -157,10 +158,10 @@ def test_what_is_no_file_is_told_as_such(tmp_path):
     (tmp_path / "plain").write_text("def get_config():\n    return {'seed': 5}\n")
     for name, message in (("folder.py", "it is a folder"), ("pipe.py", "it is a pipe")):
         with pytest.raises(ConfigError, match=message):
-            configs.load(tmp_path / name)
+            config_files.load(tmp_path / name)
     with pytest.raises(ConfigError, match="run.json is JSON; give the Python file"):
-        configs.load_file(tmp_path / "run.json")
-    assert configs.load(tmp_path / "plain").seed == 5
+        config_files.load_file(tmp_path / "run.json")
+    assert config_files.load(tmp_path / "plain").seed == 5
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

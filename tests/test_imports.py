@@ -17,7 +17,10 @@ from helpers import light_type_checks
 
 ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
-FOUNDATION = ("errors", "console", "files", "inputs", "outputs", "mesh_axes", "limits", "shipped", "config")
+FOUNDATION = (
+    *("errors", "console", "files", "inputs", "outputs"),
+    *("mesh_axes", "limits", "option_limits", "config_rules", "shipped", "config", "config_files"),
+)
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("study", "results", "laws", "ranking", "report")
 PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch")
@@ -28,12 +31,14 @@ SHARE = 0.14  # of the lines of rfjax/, that one package holds at most
 WITHOUT_JAX = (
     "rfjax.cli",
     "rfjax.config",
+    "rfjax.config_files",
     "rfjax.files",
     "rfjax.inputs.json_files",
     "rfjax.inputs.paths",
     "rfjax.inputs.walk",
     "rfjax.launch.command",
     "rfjax.limits",
+    "rfjax.option_limits",
     "rfjax.shipped",
     "rfjax.evaluation.image_features",
     "rfjax.evaluation.frechet",

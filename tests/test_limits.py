@@ -6,7 +6,7 @@ from operator import attrgetter
 
 import pytest
 
-from rfjax import limits
+from rfjax import config_rules, limits, option_limits
 from rfjax.cli import main
 from rfjax.cli.arguments import parsers
 from rfjax.cli.verbs import VERBS
@@ -51,12 +51,14 @@ def test_limits_name_fields_that_there_are():
     """Catches a renamed field whose rule would end in an AttributeError, and a default outside its own limits."""
     config = Config()
     networks = limits.BACKBONES.values()
-    fields = {*limits.CHOICES, *limits.RANGES, *(field for row in limits.DIVISORS for field in row[:1])}
-    fields |= {field for rules in (limits.RULES, *(n.rules for n in networks)) for row in rules for field in row[0]}
+    fields = {*limits.CHOICES, *limits.RANGES, *(field for row in config_rules.DIVISORS for field in row[:1])}
+    fields |= {
+        field for rules in (config_rules.RULES, *(n.rules for n in networks)) for row in rules for field in row[0]
+    }
     fields |= {f"model.{field}" for network in networks for field in network.own_fields}
     for field in fields:
         attrgetter(field)(config)
-    limits.check(config)
+    config_rules.check(config)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +96,12 @@ def test_every_numeric_option_has_an_end():
     """Catches a new option without one: --samples=1e8 ended in a MemoryError, --resamples=1e9 never."""
     used = set()
     for verb, action in numeric_options():
-        names = {f"{verb}.{action.dest}", action.dest} & set(limits.OPTION_ENDS)
+        names = {f"{verb}.{action.dest}", action.dest} & set(option_limits.OPTION_ENDS)
         assert len(names) == 1, f"{verb} {action.option_strings[0]}"
         used |= names
         for default in action.default if isinstance(action.default, list) else [action.default]:
-            assert default is None or default <= limits.OPTION_ENDS[min(names)]
-    assert used == set(limits.OPTION_ENDS)
+            assert default is None or default <= option_limits.OPTION_ENDS[min(names)]
+    assert used == set(option_limits.OPTION_ENDS)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_counts_of_sampling_steps_have_the_samplers_end():
     with pytest.raises(ConfigError, match="--sampling-steps has 1000000000; a count must be at least 1 and at most"):
         parse_steps("1,1000000000")
     with pytest.raises(ConfigError, match="samplers has"):
-        limits.sampler_setting("1000000000@5")
+        config_rules.sampler_setting("1000000000@5")
 
 
 def test_what_a_researcher_may_mean_is_allowed():

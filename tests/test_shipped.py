@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rfjax import shipped
-from rfjax.config import load, load_file
+from rfjax.config_files import load, load_file
 from rfjax.errors import ConfigError
 
 ROOT = Path(shipped.__file__).parents[1]
@@ -51,9 +51,9 @@ def test_a_wheel_ships_them_inside_the_package(tmp_path):
     for package, folder in made.items():
         shutil.copytree(ROOT / folder, site / Path(*package.split(".")))
     script = (
-        "from rfjax import config, shipped\n"
+        "from rfjax import config_files, shipped\n"
         "from rfjax.training.run_folder import code_hash\n"
-        "print(*shipped.list_configs(), *shipped.list_sites(), config.load('digits').data.corpus, code_hash())\n"
+        "print(*shipped.list_configs(), *shipped.list_sites(), config_files.load('digits').data.corpus, code_hash())\n"
         f"for name in {TEMPLATES}: print(shipped.find_template(name).read_text()[:2])\n"
         "print(shipped.find_config('shapes'))"
     )

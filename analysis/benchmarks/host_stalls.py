@@ -70,12 +70,12 @@ def main():
 
     import jax
 
-    from rfjax import config as configs
+    from rfjax import config_files
     from rfjax.training import loop, monitor
     from rfjax.training.run import make_run
 
     last = WARMUP + args.steps
-    config = configs.load(
+    config = config_files.load(
         CONFIG, {"model.depth": 2, "model.hidden": 128, "train.steps": last + 2, "train.checkpoint_every": 10 * last}
     )
     clocks, batches = Clocks(), loop.batches

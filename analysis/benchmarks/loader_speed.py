@@ -77,11 +77,11 @@ def arrayrecord_batches(path: Path):
 
 
 def random_batches():
-    from rfjax import config as configs
+    from rfjax import config_files
     from rfjax.data.corpus import load_corpus
     from rfjax.data.loader import batches
 
-    config = configs.load(PAPER)
+    config = config_files.load(PAPER)
     return batches(load_corpus(config.data, 0), batch_size=BATCH, start_step=0, stop_step=2)
 
 

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from rfjax.bench.peak import matmul_flops_per_second
-from rfjax.config import load
+from rfjax.config_files import load
 from rfjax.data.loader import batch_of_step
 from rfjax.flow.formulation import PAPER
 from rfjax.models.flops import recompute_flops

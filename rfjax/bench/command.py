@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     """Measures, prints the result and writes its JSON; returns 0."""
-    from rfjax import config as configs
+    from rfjax import config_files
     from rfjax.bench.report import lines
     from rfjax.errors import ConfigError
     from rfjax.files import write_whole
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     if args.profile is not None:
         check_output_folder(args.profile, "--profile")
     alone = point is None
-    config = configs.load(source, overrides) if alone else load_study(source, overrides).point(point).config
+    config = config_files.load(source, overrides) if alone else load_study(source, overrides).point(point).config
     say = lambda text: print(text, flush=True)  # noqa: E731
     if args.coordinates:
         from rfjax.bench import coordinates
@@ -218,6 +218,7 @@ def measure(config, steps: int, trace: Path | None, say) -> dict:
         "batch_size": train.batch_size,
         "matmul_precision": train.matmul_precision,
         "remat": train.remat,
+        "unroll": train.unroll,
         "optimizer": train.optimizer,
         "optimizer_bytes": optimizer_bytes(config, run.backbone),
     }

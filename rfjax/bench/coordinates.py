@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from rfjax.config import Config
+from rfjax.config_rules import check
 from rfjax.data.batch import Batch
 from rfjax.data.loader import batch_of_step
 from rfjax.errors import ConfigError
-from rfjax.limits import check
 from rfjax.models.parametrization import PARAMETRIZATIONS
 from rfjax.models.sharding import path_name
 from rfjax.training.loss import run_keys

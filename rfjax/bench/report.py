@@ -102,7 +102,8 @@ def lines(record: Mapping) -> list[str]:
     images, repeated = record["images_per_second"], record["recomputed_flops_per_step"]
     return [
         f"{hardware['devices']} x {hardware['device_kind']}, {record['params']:,} parameters, batch "
-        f"{record['batch_size']}, {record['compute_dtype']}, attention {record['attention']}, remat {record['remat']}",
+        f"{record['batch_size']}, {record['compute_dtype']}, attention {record['attention']}, remat {record['remat']}, "
+        f"{record['unroll'] or 'all'} blocks an iteration of the scan",
         f"step        {1e3 * step:,.2f} ms (median of {len(record['step_seconds_all'])}), {images:,.2f} images/s",
         f"achieved    {record['achieved_flops_per_second'] / 1e12:,.4g} TFLOP/s, {measured}",
         f"peak        {peak['flops_per_second'] / 1e12:,.4g} TFLOP/s, square {peak['dtype']} products on the same "

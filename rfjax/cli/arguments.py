@@ -10,7 +10,7 @@ import re
 from rfjax.cli.verbs import MOMENTS, VERBS
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
-from rfjax.limits import check_option
+from rfjax.option_limits import check_option
 
 UNSET = "(is a shell variable unset?)"
 MAY_BE_EMPTY = ("negative",)  # the empty text is a caption too

@@ -17,10 +17,10 @@ def add_arguments(parser) -> None:
 
 def run(args, overrides) -> int:
     """Makes the run's folder, and prints what was recognised in the checkpoint."""
-    from rfjax import config as configs
+    from rfjax import config_files
     from rfjax.interop.importing import import_checkpoint, lines
 
-    base = None if args.config is None else configs.load(args.config)
+    base = None if args.config is None else config_files.load(args.config)
     imported = import_checkpoint(args.source, args.out, base=base, overrides=overrides)
     print("\n".join(map(printable, lines(imported, args.out))))
     return 0

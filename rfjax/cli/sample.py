@@ -9,7 +9,7 @@ from rfjax.cli.processes import say
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_path
 from rfjax.inputs.text import split_names
-from rfjax.limits import parse_latent_size
+from rfjax.option_limits import parse_latent_size
 
 
 def add_arguments(parser) -> None:

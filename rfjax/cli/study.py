@@ -30,13 +30,14 @@ def run(args, overrides) -> int:
         print("\n".join(_shipped_lines()))
         return 0
     from rfjax.study import study as studies
+    from rfjax.study.dry_run import dry_run_lines
     from rfjax.training.processes import distributed
 
     study = studies.load_study(args.config, overrides)
     if args.point is not None:
         study.point(args.point)  # refuses an unknown point, also in a dry run
     if args.dry_run:
-        print("\n".join(studies.dry_run_lines(study)))
+        print("\n".join(dry_run_lines(study)))
         return 0
     root = Path("runs") / study.name if args.workdir is None else args.workdir
     failed = []

@@ -21,16 +21,17 @@ def add_arguments(parser) -> None:
 def run(args, overrides) -> int:
     """Trains the run, or resumes it."""
     from rfjax import config as configs
+    from rfjax import config_files
     from rfjax.errors import ConfigError
     from rfjax.study.run import run_config
-    from rfjax.study.study import Point, describe, size_of
+    from rfjax.study.size import describe, size_of
     from rfjax.training import branches
     from rfjax.training.run_folder import check_run_folder
 
     check_run_folder(args.workdir)
     place = {}
     if args.branch is None:
-        config = configs.load(args.config, overrides)
+        config = config_files.load(args.config, overrides)
     else:
         if args.init is not None:
             raise ConfigError(f"--init={args.init} and --branch={args.branch} both say where the run starts; give one")
@@ -42,7 +43,7 @@ def run(args, overrides) -> int:
     if config.train.branches:
         given = f"config.train.branches is {config.train.branches}, which is several runs"
         raise ConfigError(f"{given}: give the config to rfjax study, or set config.train.branches=()")
-    say(describe(Point(str(args.workdir), config), size_of(config)))
+    say(describe(str(args.workdir), config, size_of(config)))
     run_config(config, args.workdir, init_from=args.init, **place, evaluate=not args.no_evaluation)
     say(f"trained: {args.workdir}")
     return 0

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rfjax.config import call, load_file
+from rfjax.config_files import call, load_file
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import as_mounted, as_text, mounted_text
 from rfjax.launch.target import CommonOptions, Target

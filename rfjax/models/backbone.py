@@ -98,6 +98,7 @@ def training_backbone(config: Config, shapes: BatchShapes, platform: str | None 
     """The network as a run of `config` computes it: with its precision, rematerialisation and attention."""
     train = config.train
     computed = {"compute_dtype": train.compute_dtype, "remat": train.remat, "attention": train.attention}
+    computed["unroll"] = train.unroll or config.model.depth
     return make_backbone(config.model, shapes, **computed, platform=platform)
 
 

@@ -120,8 +120,8 @@ def _attention_note(plans, target, compiles: bool) -> str:
 
 def table(plans: Sequence, slices: int) -> list[str]:
     """Formats the plan of a target of so many slices as a table for the console."""
+    from rfjax.console import format_table
     from rfjax.plan.roofline import limits_of
-    from rfjax.study.study import format_table
 
     times = limits_of(slices)
     return format_table([[*LAYOUT_COLUMNS, *times, *COST_COLUMNS], *(_row(plan, times) for plan in plans)])

@@ -177,8 +177,8 @@ def _next(chosen, sizes) -> list[str]:
 
 
 def _table(found, sizes) -> list[str]:
+    from rfjax.console import format_table
     from rfjax.plan.design_trunks import steps_text
-    from rfjax.study.study import format_table
 
     rows = [("size", "params", "steps of branches", "new seeds", "FLOPs spent")]
     for trunk in dict.fromkeys(found.trunks):

@@ -10,7 +10,8 @@ from rfjax import config as schema
 from rfjax.config import Config
 from rfjax.errors import ConfigError
 from rfjax.laws.design import Trunk, runs_of_lengths
-from rfjax.study.study import Study, size_of
+from rfjax.study.size import size_of
+from rfjax.study.study import Study
 from rfjax.training.branches import steps_taken
 
 DECAY_SHAPE = "1-sqrt"  # where the config has another schedule than wsd

@@ -15,7 +15,8 @@ from rfjax.plan.estimate import StepEstimate, estimate
 from rfjax.plan.roofline import Roofline, RunCost, cost, roofline
 from rfjax.plan.search import SLACK, candidates
 from rfjax.plan.targets import Target
-from rfjax.study.study import Point, Size, size_of
+from rfjax.study.size import Size, size_of
+from rfjax.study.study import Point
 from rfjax.training.branches import steps_taken
 from rfjax.training.chips import GIB
 from rfjax.training.run import plan_run

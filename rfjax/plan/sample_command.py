@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
+from rfjax.console import format_table
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
 from rfjax.mesh_axes import batch_ways
@@ -14,7 +15,7 @@ from rfjax.plan.sample_options import read_sample_options
 from rfjax.plan.sampling import Request, SamplePlan, describe_latents, plan_sampling, shapes_at
 from rfjax.plan.targets import Target
 from rfjax.report.formats import amount
-from rfjax.study.study import Point, Study, format_table
+from rfjax.study.study import Point, Study
 from rfjax.training.mesh import mesh_sizes
 from rfjax.training.run import plan_run
 

@@ -30,7 +30,7 @@ def check_sample_options(args: argparse.Namespace) -> None:
 def read_sample_options(args: argparse.Namespace) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
     """Returns the latents' (height, width), None for the config's, and the types to store the weights in, in order."""
     from rfjax.inputs.text import split_names
-    from rfjax.limits import parse_latent_size
     from rfjax.models.quantised import STORED
+    from rfjax.option_limits import parse_latent_size
 
     return parse_latent_size(args.latent_size), split_names(args.weights, "--weights") or tuple(STORED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,23 +13,21 @@ import jax
 from ml_collections import ConfigDict
 
 from rfjax import config as configs
+from rfjax import config_files
 from rfjax.config import Config
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError, Preempted, RfjaxError
 from rfjax.inputs.paths import local_path
-from rfjax.models.flops import PARAMETER_BYTES
 from rfjax.outputs import check_output_folder
 from rfjax.study.cohorts import cohorts, failure_text, kind, run_cohort
 from rfjax.study.planned_runs import PlannedRun, runs_of
 from rfjax.study.run import run_config
 from rfjax.study.settled_rate import KEY as RATE
 from rfjax.study.settled_rate import settled_rate, sweep_folder
+from rfjax.study.size import describe, size_of, spent_flops
 from rfjax.training import checkpoint, run_folder
-from rfjax.training.cohort import check_may_be_together
-from rfjax.training.optimizer import optimizer_bytes
 from rfjax.training.processes import distributed
 from rfjax.training.processes.preemption import StopSignal
-from rfjax.training.run import plan_run
 
 POINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # the name of a folder
 RESERVED = ("results", "report", "launch")  # folders of a study that hold no run
@@ -65,18 +63,6 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Size:
-    """The size and cost of a point, computed from shapes alone."""
-
-    params: int
-    flops_forward_per_image: int
-    flops_per_image: int
-    flops: float
-    images: int
-    state_bytes: int
-
-
-@dataclass(frozen=True)
 class Outcome:
     run: PlannedRun
     error: str | None  # None if the run is trained and evaluated
@@ -88,14 +74,14 @@ def load_study(path: str | Path, overrides: Mapping[str, object] | None = None) 
 
     A point's own overrides are applied to the base config first, then `overrides`, which are the same for all points.
     """
-    module = configs.load_file(path)
-    values, base_sweep = _take_sweep(configs.returned_config(module, path))
+    module = config_files.load_file(path)
+    values, base_sweep = _take_sweep(config_files.returned_config(module, path))
     base = configs.from_dict(values)
     points = {"main": {}}
     if hasattr(module, "points"):
         if not callable(module.points):
             raise ConfigError(f"points of {path} is {_shown(module.points)}; it must be a function: def points(): ...")
-        points = configs.call(module, "points", path)
+        points = config_files.call(module, "points", path)
     if not isinstance(points, Mapping) or not points:
         given = f"points() of {path} returned {_shown(points)}"
         raise ConfigError(f"{given}; it must return a mapping of at least one id to its overrides")
@@ -159,22 +145,6 @@ def check_told_apart(study: Study) -> None:
                 "override of "
                 "what the points differ in, or run one with --point"
             )
-
-
-def size_of(config: Config) -> Size:
-    """Parameters, FLOPs and state of a run. For a point with branches they are those of its longest branch. Nothing is
-    allocated."""
-    run = plan_run(config)
-    check_may_be_together(config, run.corpus)
-    images = config.train.steps * config.train.batch_size
-    return Size(
-        params=run.parameter_count,
-        flops_forward_per_image=run.flops_forward_per_image,
-        flops_per_image=run.flops_per_image,
-        flops=float(run.flops_per_image) * images,
-        images=images,
-        state_bytes=PARAMETER_BYTES * run.parameter_count + optimizer_bytes(config, run.backbone),
-    )
 
 
 def run_point(study: Study, point: Point, root: Path, *, stop: Callable[[], bool] | None = None) -> None:
@@ -273,7 +243,7 @@ def _run_points(study, root, say, stop):
             programs.clear()
         place = len(outcomes) + 1
         number = f"{place}-{place + len(group) - 1}" if len(group) > 1 else f"{place}"
-        said = describe(group[0], sizes[group[0].id]) + (
+        said = describe(group[0].id, group[0].config, sizes[group[0].id]) + (
             f"; with {len(group) - 1} more, the last {group[-1].id}" if len(group) > 1 else ""
         )
         say(f"[{number}/{len(runs)}] {said}{_time_left(began, spent, total)}")
@@ -373,19 +343,6 @@ def strangers(study: Study, root: Path) -> list[str]:
     return notes
 
 
-def describe(point: Point | PlannedRun, size: Size) -> str:
-    model = point.config.model
-    return (
-        f"{point.id}: depth {model.depth}, width {model.width}, {size.params:,} parameters, "
-        f"{size.images:,} images, {size.flops:.3g} FLOPs"
-    )
-
-
-def spent_flops(run: PlannedRun, size: Size) -> float:
-    """The training FLOPs of a run itself; for a branch, those after it left the trunk."""
-    return size.flops * run.own_steps / run.config.train.steps
-
-
 def _done_before(workdir: Path, run: PlannedRun) -> float:
     """The share of a run's own steps that earlier attempts trained. The estimate of the time left leaves it out."""
     with contextlib.suppress(RfjaxError):  # a damaged file is refused when its point's turn comes
@@ -401,71 +358,3 @@ def _time_left(began, spent, total) -> str:
         return ""
     left = (time.monotonic() - began) * (total - spent) / spent
     return f" (about {left / 60:.0f} min left)"
-
-
-# The fields beside a point's size that the table of a dry run shows, each only if points differ in it.
-TOLD = {
-    "corpus": "data.corpus",
-    "backbone": "model.backbone",
-    "formulation": "formulation",
-    "rate": "train.learning_rate",
-    "seed": "seed",
-}
-
-
-def dry_run_lines(study: Study) -> Sequence[str]:
-    """A table of the study's runs as lines, with the size and cost of each."""
-    check_told_apart(study)
-    flat = {point.id: configs.flatten(point.config) for point in study.points}
-    told = {name: key for name, key in TOLD.items() if len({values[key] for values in flat.values()}) > 1}
-    branched = any(point.config.train.branches for point in study.points)
-    costs = ("FLOPs", "spent") if branched else ("FLOPs",)
-    rows = [("point", *told, "depth", "width", "params", "steps", "batch", "GFLOPs/image", *costs, "state")]
-    total = spent = 0.0
-    for run in study.runs:
-        size, config = size_of(run.config), run.config
-        own = spent_flops(run, size)
-        total, spent = total + size.flops * (run.role != "trunk"), spent + own
-        rows.append(
-            (
-                run.id,
-                *(str(flat[run.point][key]) for key in told.values()),
-                str(config.model.depth),
-                str(config.model.width),
-                f"{size.params:,}",
-                f"{config.train.steps:,}",
-                f"{config.train.batch_size:,}",
-                f"{size.flops_per_image / 1e9:,.4g}",
-                f"{size.flops:.4g}",
-                *((f"{own:.4g}",) if branched else ()),
-                _bytes(size.state_bytes),
-            )
-        )
-    notes = [
-        "FLOPs: training, three forward passes an image. "
-        "State: parameters, average and the optimiser's moments in float32."
-    ]
-    if branched:
-        saved = f"{spent:.4g} FLOPs are spent on runs that would cost {total:.4g} alone ({spent / total:.0%})"
-        notes.append(f"Spent: of a branch what it takes after it left its trunk. In all {saved}.")
-    parts = cohorts({point.id: point.config for point in study.points})
-    largest = max(map(len, parts))
-    together = f", trained in {len(parts)} programs of up to {largest} runs together" if largest > 1 else ""
-    return [f"study {study.name}: {len(study.points)} points{together}", *format_table(rows), *notes]
-
-
-def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines with aligned columns: the first column, of names, to the left, the others to the right."""
-    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
-        for name, *cells in rows
-    ]
-
-
-def _bytes(count: int) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024 or unit == "TiB":
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    raise AssertionError

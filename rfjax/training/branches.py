@@ -43,6 +43,8 @@ _MAY_DIFFER = (
     "train.stall_seconds",
     "train.together",
     "train.attention",
+    "train.remat",
+    "train.unroll",
     "data.prepared.path",
     "data.prepared.models",
 )

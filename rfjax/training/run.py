@@ -38,7 +38,16 @@ from rfjax.training.processes import distributed
 from rfjax.training.state import Params
 
 # Fields of the config that overrides may change when a run is opened again: it stays the same run.
-MAY_DIFFER = ("evaluation.", "mesh.", "timestep_shift", "train.attention", "data.prepared.path", "data.prepared.models")
+MAY_DIFFER = (
+    "evaluation.",
+    "mesh.",
+    "timestep_shift",
+    "train.attention",
+    "train.remat",
+    "train.unroll",
+    "data.prepared.path",
+    "data.prepared.models",
+)
 
 
 class Trunk(NamedTuple):

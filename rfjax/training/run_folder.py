@@ -36,6 +36,8 @@ except ImportError:  # not a POSIX system: two trainers in one folder are then n
 _MAY_CHANGE = (
     "mesh.",
     "train.attention",
+    "train.remat",
+    "train.unroll",
     "train.stall_seconds",
     "train.together",
     "data.prepared.path",

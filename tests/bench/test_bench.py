@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rfjax import config as configs
+from rfjax import config_files
 from rfjax.bench.report import COLLECTIVES_ALONE, COLLECTIVES_UNKNOWN, lines, summary
 from rfjax.cli import main
 from rfjax.data.corpus import load_corpus
@@ -73,7 +73,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch, quick_
     assert main(["bench", f"--config={CONFIG}", "--steps=2", f"--json={out}", *overrides]) == 0
     printed = capsys.readouterr().out
     record = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-    config = configs.load(CONFIG, SMALL)
+    config = config_files.load(CONFIG, SMALL)
     shapes = load_corpus(config.data, config.seed).shapes
     assert record["flops_per_step"] == 4 * training_flops(config.model, shapes)
     assert record["recomputed_flops_per_step"] == 4 * recompute_flops(config.model, shapes, config.train.remat)

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.random_runs import make_config
 from rfjax import config as configs
+from rfjax import config_files
 from rfjax.cli import VERBS, main
 from rfjax.cli.arguments import MAY_BE_EMPTY, parsers
 from rfjax.errors import ConfigError
@@ -112,7 +113,7 @@ def test_refused_with_the_options_name(words, message, capsys, monkeypatch, tmp_
 def test_a_library_call_refuses_a_url(tmp_path, monkeypatch):
     """`rfjax.make_run(config, "gs://x")` and the others, and a config that names one."""
     monkeypatch.chdir(tmp_path)
-    for call in (lambda url: make_run(make_config(), url), open_run, read_table, read, configs.load):
+    for call in (lambda url: make_run(make_config(), url), open_run, read_table, read, config_files.load):
         with pytest.raises(ConfigError, match="is 'gs://b/x.*a URL"):
             call("gs://b/x.py")
     with pytest.raises(ConfigError, match="config.data.prepared.models is 's3://b', a URL"):

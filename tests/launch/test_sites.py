@@ -8,7 +8,7 @@ import pytest
 
 from helpers.launch_tiny import write_study
 from rfjax import cli, shipped
-from rfjax.config import call, load_file
+from rfjax.config_files import call, load_file
 from rfjax.launch.command import TARGETS
 from rfjax.launch.target import Target
 from rfjax.study.study import load_study

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rfjax.config import ModelConfig, apply_overrides, from_dict, load_file
+from rfjax.config import ModelConfig, apply_overrides, from_dict
+from rfjax.config_files import load_file
 from rfjax.data.batch import BatchShapes
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError

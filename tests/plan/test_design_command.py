@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from rfjax.cli import main
-from rfjax.study.study import load_study, size_of, spent_flops
+from rfjax.study.size import size_of, spent_flops
+from rfjax.study.study import load_study
 
 CONFIG = """
 from ml_collections import ConfigDict

@@ -13,7 +13,8 @@ from rfjax.plan.estimate import estimate
 from rfjax.plan.point_plan import plan_point
 from rfjax.plan.search import candidates, layouts
 from rfjax.plan.targets import parse_target
-from rfjax.study.study import load_study, size_of
+from rfjax.study.size import size_of
+from rfjax.study.study import load_study
 from rfjax.training.chips import GIB
 
 PAPER = Path(__file__).parents[2] / "configs" / "sd3_depth.py"

@@ -11,7 +11,8 @@ from rfjax.data.batch import BatchShapes
 from rfjax.models.flops import forward_flops
 from rfjax.plan.sampling import Request, estimate_sampling
 from rfjax.plan.targets import parse_target
-from rfjax.study.study import load_study, size_of
+from rfjax.study.size import size_of
+from rfjax.study.study import load_study
 from rfjax.training.chips import GIB
 
 FAMILY = Path(__file__).parents[2] / "configs" / "sd3_family.py"

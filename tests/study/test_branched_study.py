@@ -15,6 +15,7 @@ from rfjax.laws.study_fits import primary_settings
 from rfjax.plan.targets import parse_target
 from rfjax.results.merge import collect
 from rfjax.study import study as studies
+from rfjax.study.dry_run import dry_run_lines
 from rfjax.study.planned_runs import runs_of
 from rfjax.study.run import run_config
 from rfjax.study.study import load_study, run_study
@@ -116,7 +117,7 @@ def test_the_same_command_trains_nothing_again(finished):
 def test_costs_are_told_alone_and_spent(finished):
     """Catches a plan that pays for each branch whole: 8 steps at the last length, 6 + 1 + 2 in all."""
     study, _, _ = finished
-    lines = studies.dry_run_lines(study)
+    lines = dry_run_lines(study)
     assert [line.split()[0] for line in lines[2:8]] == IDS and "spent" in lines[1]
     assert "69%" in lines[-1]  # 2 x (6 + 1 + 2) of 2 x (5 + 8) steps
     from rfjax.plan.point_plan import plan_point

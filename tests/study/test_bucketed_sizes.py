@@ -10,7 +10,7 @@ from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
 from rfjax.models.flops import forward_flops, training_flops
 from rfjax.plan import point_plan
-from rfjax.study import study
+from rfjax.study.size import size_of
 from rfjax.training import run as runs
 from rfjax.training.run import plan_run
 
@@ -42,7 +42,7 @@ def corpus(monkeypatch):
 
 def test_a_points_flops_are_the_mean_over_steps(corpus):
     """Catches the first bucket's cost, and a mean that weighs buckets alike."""
-    size, model = study.size_of(config(train={"steps": 1000, "batch_size": 8})), config().model
+    size, model = size_of(config(train={"steps": 1000, "batch_size": 8})), config().model
     each = [training_flops(model, part.shapes) for part in corpus.parts]
     expected = 0.5 * each[0] + 0.3 * each[1] + 0.2 * each[2]
     assert size.flops_per_image == round(expected) and size.flops == 8000 * round(expected)
@@ -63,9 +63,9 @@ def test_a_study_refuses_before_it_trains(corpus):
     with pytest.raises(
         ConfigError, match="latents of 8x8 have 4 tokens along the height, more than config.model.position_grid=3"
     ):
-        study.size_of(config(model={"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 3}))
+        size_of(config(model={"depth": 2, "hidden": 16, "head_size": 8, "position_grid": 3}))
     with pytest.raises(ConfigError, match="config.train.together is 4, and the corpus buckets has 4 aspect buckets"):
-        study.size_of(config(train={"together": 4}))
+        size_of(config(train={"together": 4}))
 
 
 def test_plans_are_of_the_largest_bucket_that_is_trained_on(corpus, monkeypatch):

@@ -10,8 +10,8 @@ import pytest
 from rfjax.config import apply_overrides
 from rfjax.evaluation.kinds import validation
 from rfjax.evaluation.records import read_records
-from rfjax.study import study as studies
 from rfjax.study.cohorts import cohorts
+from rfjax.study.size import size_of
 from rfjax.study.study import load_study, run_study
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -148,4 +148,4 @@ def test_the_papers_formulations_are_a_study():
     parts = cohorts({point.id: point.config for point in study.points})
     assert [len(part) for part in parts] == [16, 16, 16, 13] * 2
     assert all(len({study.point(id).config.data.corpus for id in part}) == 1 for part in parts)
-    assert studies.size_of(study.points[0].config).params == studies.size_of(study.points[60].config).params
+    assert size_of(study.points[0].config).params == size_of(study.points[60].config).params

@@ -16,8 +16,10 @@ from rfjax.config import from_dict
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.evaluation.records import read_records
 from rfjax.study import study as studies
+from rfjax.study.dry_run import dry_run_lines
 from rfjax.study.run import run_config
-from rfjax.study.study import load_study, run_point, run_study, size_of
+from rfjax.study.size import size_of
+from rfjax.study.study import load_study, run_point, run_study
 from rfjax.training import run_folder
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -132,7 +134,7 @@ def test_kill_the_command_and_give_it_again(tiny, tmp_path):
 def test_an_override_that_makes_points_one_run_is_refused(tiny, tmp_path):
     """Catches a study that trains one run many times under many names; one point may be given any."""
     same = load_study(tiny, {"model.depth": 2})
-    for refuse in (lambda: run_study(same, tmp_path / "runs"), lambda: studies.dry_run_lines(same)):
+    for refuse in (lambda: run_study(same, tmp_path / "runs"), lambda: dry_run_lines(same)):
         with pytest.raises(ConfigError, match="the points depth1 and depth2 of tiny have one and the same config"):
             refuse()
     assert not (tmp_path / "runs").exists()

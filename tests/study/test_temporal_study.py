@@ -161,7 +161,7 @@ def test_checkpoints_are_scored_at_their_own_cadence():
 
 
 GALLERY = """
-from rfjax.config import load_file
+from rfjax.config_files import load_file
 base = load_file("motion")
 
 def get_config():

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rfjax.config import Config, SamplerConfig
+from rfjax.config_rules import sampler_setting
 from rfjax.evaluation.control_measures import ranking_record
 from rfjax.evaluation.kinds.prompted import check_images, images_of, prompts_of, with_names
 from rfjax.evaluation.records import write_record
 from rfjax.evaluation.schedule import Evaluation, Programs
-from rfjax.limits import sampler_setting
 from rfjax.training.run import Run
 
 

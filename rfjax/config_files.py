@@ -1,0 +1,88 @@
+"""Reads a user's Python files: configs, and sites for `rfjax launch`. Also a run's config.json. No JAX here.
+
+A mistake in such a file is reported with the file, its line and the error, never as a traceback of rfjax.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+import types
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rfjax.config import Config, apply_overrides, from_dict
+from rfjax.errors import ConfigError
+from rfjax.inputs.files import read_bytes
+from rfjax.inputs.json_files import read_json
+from rfjax.inputs.paths import local_path, local_text
+from rfjax.shipped import find_config, find_site
+
+
+def load_file(file: str | Path, kind: str = "config") -> types.ModuleType:
+    """The module of a config file (it has `get_config()`), or of a `kind` "site" for `rfjax launch` (`get_site()`).
+
+    `file` is a `Path`, or as text a path or the name of a shipped file (`shipped.find_config`).
+    """
+    find = {"config": find_config, "site": find_site}[kind]
+    text = local_text(file, f"the {kind} file")
+    path = find(text if isinstance(file, str) else os.path.join(".", text))  # a Path is never a name
+    if path.suffix == ".json":
+        raise ConfigError(f"{path} is JSON; give the Python file with get_{kind}()")
+    module = types.ModuleType(f"rfjax_{kind}_{path.stem}")
+    module.__file__ = str(path)
+    try:  # compiled here, so that neither a stored .pyc is run nor one is left in the user's folder
+        exec(compile(read_bytes(path), path, "exec", dont_inherit=True), vars(module))
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_failed(f"{kind} file {path}", path, error)) from error
+    if not callable(getattr(module, f"get_{kind}", None)):
+        raise ConfigError(f"{kind} file {path} has no get_{kind}(); it must return a ConfigDict")
+    return module
+
+
+def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
+    """The checked config of a config file, or of a run's config.json, with dotted overrides applied."""
+    if str(path).endswith(".json"):
+        values = _read_json(local_path(path, "the config file"))
+    else:
+        values = returned_config(load_file(path), path)
+    return apply_overrides(from_dict(values), overrides or {})
+
+
+def _read_json(path: Path) -> dict:
+    remedy = "give the config.json of a run, or a Python file with get_config()"
+    try:
+        return read_json(path, error=ConfigError, remedy=remedy)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error}; {remedy}") from None
+
+
+def call(module: types.ModuleType, function: str, path: str | Path):
+    """The result of a config file's function. Raises `ConfigError` for an exception inside it."""
+    try:
+        return getattr(module, function)()
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_failed(f"{function}() of {path}", module.__file__, error)) from error
+
+
+def returned_config(module: types.ModuleType, path: str | Path) -> Mapping | ConfigDict:
+    """What a config file's `get_config()` returns. Raises `ConfigError` for anything but a mapping."""
+    values = call(module, "get_config", path)
+    if not isinstance(values, (Mapping, ConfigDict)):
+        raise ConfigError(f"get_config() of {path} returned {values!r}; it must return a ConfigDict")
+    return values
+
+
+def _failed(what: str, path: str | Path, error: BaseException) -> str:
+    """The message for an error inside a user's Python file: the line of the file, and the error in one line."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.lineno:
+        lines, text = [error.lineno], error.msg
+    else:
+        text = str(error) if not isinstance(error, SystemExit) else f"it ends the program ({error.code})"
+    place = f" in line {lines[-1]}" if lines else ""
+    if not lines and isinstance(error, SyntaxError):
+        text += " (is it a Python file, saved as UTF-8?)"
+    return f"{what} failed{place}: {type(error).__name__}: {' '.join(text.split())[:400]}"

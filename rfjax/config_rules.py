@@ -1,0 +1,268 @@
+"""The rules between a config's fields, and `check`, which holds a config to these and to `limits`. No JAX here."""
+
+from __future__ import annotations
+
+import math
+from operator import attrgetter
+
+from rfjax.errors import ConfigError
+from rfjax.limits import (
+    BACKBONES,
+    CHOICES,
+    CLIP_CORPORA,
+    POSITION_MULTIPLE,
+    RANGES,
+    SCORES,
+    WIDTH,
+    Network,
+    Rule,
+    check_choice,
+    format_number,
+)
+from rfjax.mesh_axes import INNER_AXES
+
+# (field, the field or number that must divide its value)
+DIVISORS: tuple[tuple[str, str | int], ...] = (
+    ("model.time_embedding_size", 2),
+    (WIDTH, "model.head_size"),
+    (WIDTH, POSITION_MULTIPLE),
+    ("data.image_size", "model.patch_size"),
+    ("train.batch_size", "train.accumulate"),
+)
+
+_ALONE = "each of the runs trained together is whole on one device: set one of the two to 1"
+_UNVALIDATED = "a score without its validation loss can be compared with nothing"
+
+RULES: tuple[Rule, ...] = (
+    (
+        ("evaluation.sampler.guidance_from", "evaluation.sampler.guidance_to"),
+        lambda low, high: low < high,
+        "guidance is for t from the first to the second: give a larger end, or a guidance_scale of 1 for none",
+    ),
+    (
+        ("train.condition_dropout",),
+        lambda share: share == -1 or 0 <= share <= 1,
+        "it must be at least 0 and at most 1, or -1 for the paper's",
+    ),
+    (
+        ("model.depth", WIDTH),
+        lambda depth, width: depth * width**2 <= 10**14,
+        "a network of these has more than 10^15 parameters, which no machine holds; lower one of the two",
+    ),
+    (
+        ("train.branches", "train.steps"),
+        lambda lengths, steps: not lengths or [0, *lengths] == sorted({0, *lengths}) and lengths[-1] == steps,
+        "branches are whole lengths that increase, and the last of them is config.train.steps, as 500,1000,2000; "
+        "() is a run alone",
+    ),
+    (
+        ("train.branches", "train.schedule"),
+        lambda lengths, schedule: not lengths or schedule == "wsd",
+        "a branch is the run with the schedule wsd and its length: set config.train.schedule=wsd",
+    ),
+    (
+        ("train.branches", "train.decay_fraction", "train.warmup"),
+        lambda lengths, share, warmup: not lengths or lengths[0] - max(1, round(share * lengths[0])) >= max(1, warmup),
+        "the shortest branch leaves the trunk before its warm-up ends: lengthen it, or lower config.train.warmup_steps",
+    ),
+    (
+        ("model.parametrization", "model.base_width", WIDTH),
+        lambda name, base, width: name == "standard" or 1 <= base <= width,
+        "rates are relative to a base width: give one of at least 1 and at most the hidden size, such as that of the "
+        "smallest network of the study",
+    ),
+    (
+        ("model.parametrization", "model.base_depth", "model.depth"),
+        lambda name, base, depth: name != "completep" or 1 <= base <= depth,
+        "completep is relative to a base depth: give one of at least 1 and at most the depth",
+    ),
+    (
+        ("model.parametrization", "model.base_width"),
+        lambda name, base: name != "standard" or base == 0,
+        "standard has no base width: leave it at 0, or use mup or completep",
+    ),
+    (
+        ("model.parametrization", "model.balanced_width"),
+        lambda name, width: name != "standard" or width == 256,
+        "standard has no balanced width: leave it at 256, or use mup or completep",
+    ),
+    (
+        ("model.parametrization", "model.base_depth"),
+        lambda name, base: name == "completep" or base == 0,
+        "only completep has a base depth: leave it at 0, or use completep",
+    ),
+    (
+        ("train.role", "train.branches"),
+        lambda role, lengths: role == "run" or not lengths,
+        "a run of a sweep is a run alone: set config.train.branches=()",
+    ),
+    (
+        ("mesh.slices",),
+        lambda slices: slices == -1 or slices >= 1,
+        "give the number of slices that the devices are in, or -1 for as many as TPUs show",
+    ),
+    (("name",), str.strip, "it names the folder of runs and cannot be empty"),
+    (("model.mlp_ratio", WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
+    (
+        ("data.image_size", "model.patch_size", "model.position_grid", "model.positions"),
+        lambda side, patch, grid, positions: side // patch <= grid or positions == "rotary",
+        "an image has more tokens a side than the grid of positions; raise the grid",
+    ),
+    (
+        ("data.frames", "model.temporal_patch_size"),
+        lambda frames, patch: frames == 1 or frames % patch == 0,
+        "the latter must divide the former; only a still, of 1 frame, fits every patch",
+    ),
+    (
+        ("model.positions", "model.rotary_channels", "model.head_size"),
+        lambda positions, channels, size: positions != "rotary" or are_rotary(channels, size),
+        "rotary positions need three even numbers of channels, for time, height and width, that add up to the head's; "
+        "() shares out an even head size of at least 6",
+    ),
+    (
+        ("model.dual_attention_blocks", "model.depth"),
+        lambda dual, depth: dual < depth,
+        "the former must be below the latter: the last block has no dual attention",
+    ),
+    (
+        ("model.weight_sets", "model.first_text_tokens", "data.context_tokens"),
+        lambda sets, first, tokens: sets != 3 or 0 < first < tokens,
+        "of 3 weight sets one is for the first text tokens: give it some tokens of the context, and not all",
+    ),
+    *(
+        (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
+        for field in ("train.accumulate", *(f"mesh.{axis}" for axis in INNER_AXES))
+    ),
+    *(
+        ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")
+        for field in ("evaluation.weights", *(f"evaluation.{scores}.weights" for scores in SCORES))
+    ),
+    (
+        ("evaluation.ranking.samplers",),
+        lambda samplers: 0 < len(samplers) == len(set(map(sampler_setting, samplers))),
+        "it must name one or more, each once",
+    ),
+    *(
+        (
+            (f"evaluation.{scores}.prompts_per_task",),
+            lambda prompts: prompts != 1,
+            f"intervals are made by resampling a task's prompts: give 2 or more, or 0 for no {what}",
+        )
+        for scores, what in (("ranking", "ranking"), ("temporal", "temporal GenEval"))
+    ),
+    (
+        ("evaluation.temporal.prompts_per_task", "data.corpus"),
+        lambda prompts, corpus: not prompts or corpus in CLIP_CORPORA,
+        f"temporal GenEval needs clips with prompts: set config.data.corpus={CLIP_CORPORA[0]}, or the former to 0",
+    ),
+    (
+        ("evaluation.geneval.few_prompts_per_task", "evaluation.geneval.prompts_per_task"),
+        lambda few, prompts: not few or not prompts or few < prompts,
+        "the former must be below the latter; config.evaluation.geneval.few_prompts_per_task=0 turns it off",
+    ),
+    (
+        ("evaluation.validation.examples",),
+        lambda examples: examples != 1,
+        "a standard error needs 2 or more; 0 is off",
+    ),
+    *(
+        (
+            (f"evaluation.{scores}.prompts_per_task", "evaluation.validation.examples"),
+            lambda prompts, examples: not prompts or examples,
+            f"{_UNVALIDATED}: set the former to 0, too",
+        )
+        for scores in SCORES
+    ),
+    *(
+        (
+            (f"evaluation.{scores}.weights", "evaluation.weights", f"evaluation.{scores}.prompts_per_task"),
+            lambda scored, validated, prompts: not prompts or set(scored) <= set(validated),
+            f"{_UNVALIDATED}: leave out the weights that are not validated",
+        )
+        for scores in SCORES
+    ),
+)
+
+
+def sampler_setting(text: str) -> tuple[int, float]:
+    """(steps, guidance scale) of a sampler of `config.evaluation.ranking.samplers`, such as 25@5; or `ConfigError`."""
+    steps, _, guidance = text.partition("@")
+    try:
+        setting = int(steps), float(guidance)
+        if setting[0] not in RANGES["evaluation.sampler.steps"] or not math.isfinite(setting[1]):
+            raise ValueError
+    except ValueError:
+        name = "config.evaluation.ranking.samplers"
+        raise ConfigError(f"{name} has {text!r}; a sampler is steps@guidance scale, such as 25@5") from None
+    return setting
+
+
+def are_rotary(channels: tuple[int, ...], head_size: int) -> bool:
+    """Whether a head's channels can be shared out so over time, height and width; () is the default share."""
+    if not channels:
+        return head_size >= 6 and head_size % 2 == 0
+    return len(channels) == 3 and sum(channels) == head_size and all(n > 0 and n % 2 == 0 for n in channels)
+
+
+def check(config) -> None:
+    """Raises `ConfigError` naming the first field outside its limits, its value, and what it may be."""
+    for field in CHOICES:
+        check_choice(field, attrgetter(field)(config))
+    for field, allowed in RANGES.items():
+        value = attrgetter(field)(config)
+        if value not in allowed:
+            raise ConfigError(f"{_name(field)} is {format_number(value)}; it must be {allowed}")
+    network = BACKBONES[config.model.backbone]
+    _check_unread(config, network)
+    for fields, holds, remedy in (*network.rules, *RULES):
+        values = [attrgetter(field)(config) for field in fields]
+        if not holds(*values):
+            given = (f"{_name(field)} is {value}" for field, value in zip(fields, values, strict=True))
+            raise ConfigError(f"{' and '.join(given)}; {remedy}")
+    divisors = (*DIVISORS, (WIDTH, f"model.{network.width_divisor}")) if network.width_divisor else DIVISORS
+    for field, divisor in divisors:
+        value, by = attrgetter(field)(config), divisor if isinstance(divisor, int) else attrgetter(divisor)(config)
+        if value % by:
+            named = by if isinstance(divisor, int) else f"config.{divisor}={by}"
+            raise ConfigError(f"{_name(field)} {value} is not divisible by {named}; change one of the two")
+
+
+def _check_unread(config, network: Network) -> None:
+    """Raises `ConfigError` for a field that was set and that the network or the corpus does not read."""
+    model, prepared = config.model, config.data.prepared
+    if model.positions not in network.positions:
+        able = " or ".join(name for name, other in BACKBONES.items() if model.positions in other.positions)
+        given = f"config.model.positions is {model.positions}, which config.model.backbone={model.backbone}"
+        raise ConfigError(f"{given} does not have; set it to {' or '.join(network.positions)}, or use {able}")
+    for name, other in BACKBONES.items():
+        for field in other.own_fields:
+            value, default = getattr(model, field), getattr(type(model)(), field)
+            if field not in network.own_fields and value != default:
+                given = f"config.model.{field} is {value}, which config.model.backbone={model.backbone} does not have"
+                raise ConfigError(f"{given}; leave it at {default}, or use the backbone {name}")
+    for field in ("rotary_channels", "rotary_theta") if model.positions != "rotary" else ():
+        value, default = getattr(model, field), getattr(type(model)(), field)
+        if value != default:
+            given = f"config.model.{field} is {value}, which config.model.positions={model.positions} does not read"
+            raise ConfigError(f"{given}; leave it at {default}, or set the positions to rotary")
+    world, own = config.data.world, type(config.data)().world
+    if config.data.corpus != "motion" and world != own:
+        given = f"config.data.world is {world}, which the corpus {config.data.corpus} does not read"
+        raise ConfigError(f"{given}; leave it at {own}, or set config.data.corpus=motion")
+    unused = [name for name, value in vars(prepared).items() if value != getattr(type(prepared)(), name)]
+    if config.data.corpus != "prepared" and unused:
+        given = f"config.data.prepared.{unused[0]} is {getattr(prepared, unused[0])!r}"
+        remedy = "set config.data.corpus=prepared, or leave it out"
+        raise ConfigError(f"{given}, which the corpus {config.data.corpus} does not read; {remedy}")
+
+
+# What is no field where another field, or the run's length, sets it.
+_NAMES = {
+    WIDTH: "the hidden size (config.model.hidden, or of the depth)",
+    "train.warmup": "the warm-up (config.train.warmup_steps, or of the steps)",
+}
+
+
+def _name(field: str) -> str:
+    """The name of a field in messages."""
+    return _NAMES.get(field, f"config.{field}")

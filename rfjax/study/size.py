@@ -1,0 +1,53 @@
+"""The size and cost of a study's runs, computed from shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rfjax.config import Config
+from rfjax.models.flops import PARAMETER_BYTES
+from rfjax.study.planned_runs import PlannedRun
+from rfjax.training.cohort import check_may_be_together
+from rfjax.training.optimizer import optimizer_bytes
+from rfjax.training.run import plan_run
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size and cost of a run, or of a point's longest run."""
+
+    params: int
+    flops_forward_per_image: int
+    flops_per_image: int
+    flops: float
+    images: int
+    state_bytes: int
+
+
+def size_of(config: Config) -> Size:
+    """Parameters, FLOPs and state of a run. For a point with branches they are those of its longest branch. Nothing is
+    allocated."""
+    run = plan_run(config)
+    check_may_be_together(config, run.corpus)
+    images = config.train.steps * config.train.batch_size
+    return Size(
+        params=run.parameter_count,
+        flops_forward_per_image=run.flops_forward_per_image,
+        flops_per_image=run.flops_per_image,
+        flops=float(run.flops_per_image) * images,
+        images=images,
+        state_bytes=PARAMETER_BYTES * run.parameter_count + optimizer_bytes(config, run.backbone),
+    )
+
+
+def describe(id: str, config: Config, size: Size) -> str:
+    """One line on a point or a run: its id, size and cost."""
+    return (
+        f"{id}: depth {config.model.depth}, width {config.model.width}, {size.params:,} parameters, "
+        f"{size.images:,} images, {size.flops:.3g} FLOPs"
+    )
+
+
+def spent_flops(run: PlannedRun, size: Size) -> float:
+    """The training FLOPs of a run itself; for a branch, those after it left the trunk."""
+    return size.flops * run.own_steps / run.config.train.steps
