@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rfjax.config_rules import check
+from rfjax.config_rules import check, check_is_read
 from rfjax.errors import ConfigError
 from rfjax.inputs.paths import local_text
 from rfjax.inputs.typed_values import convert_value, parse_value
@@ -342,7 +342,9 @@ def differences(a: Config, b: Config) -> list[str]:
 
 
 def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
-    """`config` with the values of dotted keys replaced; a string is read by the field's type."""
+    """`config` with the values of dotted keys replaced; a string is read by the field's type.
+
+    Raises `ConfigError` also for a key that the resulting schedule does not read."""
     nested = to_dict(config)
     for key, value in overrides.items():
         annotation = _annotation(key)
@@ -351,7 +353,9 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
         for section in sections:
             target = target.setdefault(section, {})  # a section at its defaults may be left out
         target[last] = parse_value(annotation, value, f"config.{key}") if isinstance(value, str) else value
-    return from_dict(nested)
+    made = from_dict(nested)
+    check_is_read(overrides, [made.train.schedule])
+    return made
 
 
 def _build(cls, values, prefix):

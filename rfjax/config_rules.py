@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from operator import attrgetter
 
 from rfjax.errors import ConfigError
@@ -176,6 +177,27 @@ RULES: tuple[Rule, ...] = (
         for scores in SCORES
     ),
 )
+
+
+# Fields that only some schedules of the learning rate read.
+READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
+    "train.decay_fraction": ("wsd",),
+    "train.decay_shape": ("wsd",),
+    "train.final_learning_rate_fraction": ("cosine", "wsd"),
+}
+
+
+def check_is_read(given: Iterable[str], schedules: Iterable[str]) -> None:
+    """Raises `ConfigError` for a field that a user gave and that none of the schedules reads. A value that was only
+    inherited, such as the decay of a trunk, is no mistake: so `check` does not look for it."""
+    schedules = sorted(set(schedules))
+    for field in sorted(set(given) & set(READ_BY_SCHEDULES)):
+        readers = READ_BY_SCHEDULES[field]
+        if not set(schedules) & set(readers):
+            raise ConfigError(
+                f"config.{field} is given, but config.train.schedule={' or '.join(schedules)} does not read it; leave "
+                f"it out, or set config.train.schedule={' or '.join(readers)}"
+            )
 
 
 def sampler_setting(text: str) -> tuple[int, float]:
