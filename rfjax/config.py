@@ -92,8 +92,8 @@ class ModelConfig:
         return max(1, time), height, width
 
     def batch_frames(self, latents: Sequence[int]) -> int:
-        """The number of tokens' times that stand in the batch: those of latents of (frames, height, width, ...) where
-        attention is factorised, and else 1."""
+        """How many images each clip becomes in a batch, for latents of (frames, height, width, ...): with factorised
+        attention one for each time of its tokens, otherwise 1."""
         return self.token_grid(latents)[0] if self.temporal_attention == "factorised" else 1
 
     def patch_values(self, channels: int) -> int:

@@ -56,8 +56,8 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
 
 
 def check_file(values: Mapping | ConfigDict, configs: Sequence[Config], overrides: Mapping[str, object]) -> None:
-    """Raises `ConfigError` for a value of `get_config()` that no config made of it reads. A schedule that the command
-    line chooses may leave values of the file unread."""
+    """Raises `ConfigError` for a field that `get_config()` sets and that none of the `configs` made from it reads. If
+    the command line chooses the schedule, fields of the file may stay unread."""
     if "train.schedule" not in overrides:
         check_is_read((f"train.{name}" for name in values.get("train", {})), (c.train.schedule for c in configs))
 

@@ -201,7 +201,8 @@ def check_is_read(given: Iterable[str], schedules: Iterable[str]) -> None:
 
 
 def sampler_setting(text: str) -> tuple[int, float]:
-    """(steps, guidance scale) of a sampler of `config.evaluation.ranking.samplers`, such as 25@5; or `ConfigError`."""
+    """Reads a sampler of `config.evaluation.ranking.samplers`, such as 25@5, as (steps, guidance scale). Raises
+    `ConfigError` for other text."""
     steps, _, guidance = text.partition("@")
     try:
         setting = int(steps), float(guidance)
@@ -214,7 +215,7 @@ def sampler_setting(text: str) -> tuple[int, float]:
 
 
 def are_rotary(channels: tuple[int, ...], head_size: int) -> bool:
-    """Whether a head's channels can be shared out so over time, height and width; () is the default share."""
+    """Whether `channels` is a valid split of a head's channels over time, height and width; () is the default split."""
     if not channels:
         return head_size >= 6 and head_size % 2 == 0
     return len(channels) == 3 and sum(channels) == head_size and all(n > 0 and n % 2 == 0 for n in channels)
