@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from operator import attrgetter
 
 from rfjax.errors import ConfigError
@@ -195,8 +196,30 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+# Fields that only some schedules of the learning rate read.
+READ_BY_SCHEDULES: dict[str, tuple[str, ...]] = {
+    "train.decay_fraction": ("wsd",),
+    "train.decay_shape": ("wsd",),
+    "train.final_learning_rate_fraction": ("cosine", "wsd"),
+}
+
+
+def check_is_read(given: Iterable[str], schedules: Iterable[str]) -> None:
+    """Raises `ConfigError` for a field that a user gave and that none of the schedules reads. A value that was only
+    inherited, such as the decay of a trunk, is no mistake: so `check` does not look for it."""
+    schedules = sorted(set(schedules))
+    for field in sorted(set(given) & set(READ_BY_SCHEDULES)):
+        readers = READ_BY_SCHEDULES[field]
+        if not set(schedules) & set(readers):
+            raise ConfigError(
+                f"config.{field} is given, but config.train.schedule={' or '.join(schedules)} does not read it; leave "
+                f"it out, or set config.train.schedule={' or '.join(readers)}"
+            )
+
+
 def sampler_setting(text: str) -> tuple[int, float]:
-    """(steps, guidance scale) of a sampler of `config.evaluation.ranking.samplers`, such as 25@5; or `ConfigError`."""
+    """Reads a sampler of `config.evaluation.ranking.samplers`, such as 25@5, as (steps, guidance scale). Raises
+    `ConfigError` for other text."""
     steps, _, guidance = text.partition("@")
     try:
         setting = int(steps), float(guidance)
@@ -209,7 +232,7 @@ def sampler_setting(text: str) -> tuple[int, float]:
 
 
 def are_rotary(channels: tuple[int, ...], head_size: int) -> bool:
-    """Whether a head's channels can be shared out so over time, height and width; () is the default share."""
+    """Whether `channels` is a valid split of a head's channels over time, height and width; () is the default split."""
     if not channels:
         return head_size >= 6 and head_size % 2 == 0
     return len(channels) == 3 and sum(channels) == head_size and all(n > 0 and n % 2 == 0 for n in channels)

@@ -94,7 +94,8 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
 
 
 def _check_coordinates(args: argparse.Namespace) -> None:
-    """Raises `ConfigError` for options of the coordinate check without it, and for those of another measurement."""
+    """Raises `ConfigError` for options of the coordinate check without --coordinates, and for options of another
+    measurement with it."""
     from rfjax.errors import ConfigError
 
     if not args.coordinates:
