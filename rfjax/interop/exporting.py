@@ -34,7 +34,7 @@ from rfjax.interop.safetensors_files import DTYPES, Writer, split_by_size
 from rfjax.models.backbone import make_backbone
 from rfjax.models.positions import POSITIONS, cropped_positions
 from rfjax.outputs import check_output
-from rfjax.training import checkpoint
+from rfjax.training import adapted, checkpoint
 from rfjax.training.mesh import path_name
 from rfjax.training.run import check_record, plan_run, read_config
 
@@ -163,7 +163,7 @@ def _write_tensors(origin, layout: Layout, target: Path, dtype, max_shard_bytes)
         if model.positions == "formula":
             write(buffer, formula_positions(model))
         key = {"ema": "ema", "raw": "params"}[origin.weights]
-        for leaf, array in checkpoint.read_arrays(origin.workdir, origin.step, key):
+        for leaf, array in adapted.read_arrays(origin.workdir, origin.step, key):
             leaf = leaf.removeprefix(key + "/")
             if leaf == POSITIONS:
                 write(buffer, array.reshape(positions_shape(model)))

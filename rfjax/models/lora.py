@@ -140,3 +140,12 @@ def adapted_leaves(params: Params) -> dict[str, MatrixShape]:
     leaves = ((path_name(path), leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
     axes = ((name, shape, matrix_axes(name)) for name, shape in leaves)
     return {name: matrix_shape(shape, found) for name, shape, found in axes if found}
+
+
+def cut_ranks(params: Params, rank: int) -> dict[int, list[str]]:
+    """{rank: the kernels that have it} for the ranks below the one asked for, ascending."""
+    cut: dict[int, list[str]] = {}
+    for path, shape in adapted_leaves(params).items():
+        if (own := rank_of(shape, rank)) < rank:
+            cut.setdefault(own, []).append(path)
+    return dict(sorted(cut.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -91,11 +91,20 @@ class Rates:
 
 
 class Monitor:
-    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0."""
+    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0. `alarms` gives the
+    lines to show for a row of the curve."""
 
-    def __init__(self, run: Run, rates: Rates, window: Window, writer: MetricsWriter | None, progress: Progress | None):
+    def __init__(
+        self,
+        run: Run,
+        rates: Rates,
+        window: Window,
+        writer: MetricsWriter | None,
+        progress: Progress | None,
+        alarms: Callable[[dict], Iterable[str]] | None = None,
+    ):
         self._config, self._workdir, self._rates = run.config.train, run.workdir, rates
-        self.window, self._writer, self._progress = window, writer, progress
+        self.window, self._writer, self._progress, self._alarms = window, writer, progress, alarms
         self.skipped_in_row = 0
 
     def observe(self, step: int, metrics: StepMetrics, params: Callable[[], Params]) -> None:
@@ -137,6 +146,8 @@ class Monitor:
             self._writer.write(row)
         if self._progress:
             self._progress.row(row)
+        for alarm in self._alarms(row) if self._alarms else ():
+            self.note(alarm)
 
     def _diverged(self, step, metrics, params) -> Diverged:
         # Where several gradient norms are infinite, the group with the largest parameters is named. The skipped steps
