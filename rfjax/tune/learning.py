@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +131,7 @@ class Learning:
             batches=self._batches,
             flops_per_image=flops_per_example(self._run, self._tune),
             facts={"adapter": dict(self._facts), "adapter_params": count, "tune": to_dict(self._tune)},
-            alarms=functools.partial(alarms, self._tune.method),
+            alarms=functools.partial(alarms, self._tune),
         )
 
     def base(self):
@@ -202,12 +203,20 @@ def flops_per_example(run: Run, tune: TuneConfig) -> int:
     return round(plain * forward + trained * both + images * evaluations * forward)
 
 
-def alarms(method: str, row: Mapping) -> Iterable[str]:
-    """Lines about a row of the curve that somebody should look at."""
+ALARM_ERRORS = 3.0  # standard errors by which the winners' rise must exceed zero
+
+
+def alarms(tune: TuneConfig, row: Mapping) -> Iterable[str]:
+    """Lines about a row of the curve that somebody should look at: the winners' own error has risen above the
+    reference's, by more than chance in the pairs of the row's steps."""
     measures = row.get("measures", {})
-    error, reference = measures.get("winner_error"), measures.get("winner_error_reference")
-    if error is not None and reference is not None and error > reference:
+    rise, square = measures.get("winner_rise"), measures.get("winner_rise_square")
+    if rise is None or square is None:
+        return
+    pairs = min(tune.log_every, row["step"]) * tune.batch_size
+    if rise > ALARM_ERRORS * math.sqrt(max(0.0, square - rise**2) / pairs):
         yield (
-            f"step {row['step']}: the winners' own error {error:.5g} is above the reference's {reference:.5g}: the "
-            "policy only moves away from the losers faster; lower config.learning_rate, raise config.dpo.beta, or stop"
+            f"step {row['step']}: the winners' own error has risen above the reference's, from "
+            f"{measures['winner_error_reference']:.5g} to {measures['winner_error']:.5g}: the policy only moves away "
+            "from the losers faster; lower config.learning_rate, raise config.dpo.beta, or stop"
         )

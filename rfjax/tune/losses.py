@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Errors = Float[Array, " batch"]
@@ -29,6 +30,8 @@ def dpo(
         "accuracy": 0.5 * (1.0 + jnp.sign(inside)),
         "margin": inside,
         "margin_size": jnp.abs(inside),
+        "winner_rise": winner - reference_winner,
+        "winner_rise_square": jnp.square(winner - reference_winner),
     }
     return -jax.nn.log_sigmoid(inside), measures
 
@@ -64,7 +67,7 @@ def nft(
     return reward * error(ahead) + (1.0 - reward) * error(behind)
 
 
-def advantages(rewards: Float[Array, "prompts images"], clip: float) -> Float[Array, "prompts images"]:
+def advantages(rewards: Float[np.ndarray, "prompts images"], clip: float) -> Float[np.ndarray, "prompts images"]:
     """Rewards as r in [0, 1]: 1/2 + A / (2 clip), with A the difference to the group's mean, in standard deviations
     over all groups, and clipped."""
     centred = rewards - rewards.mean(axis=1, keepdims=True)
