@@ -127,10 +127,11 @@ def parsers(verb: str | None) -> tuple[argparse.ArgumentParser, dict[str, _VerbP
     )
     for name, row in VERBS.items():
         description = row.help[0].upper() + row.help[1:] + "."
-        epilog = OVERRIDE_HELP if row.overridable else None
+        module = row.load() if name == verb else None  # no other verb's module is imported
+        epilog = getattr(module, "OVERRIDES", OVERRIDE_HELP) if row.overridable else None
         sub = each.add_parser(name, description=description, epilog=epilog, allow_abbrev=False)
-        if name == verb:  # no other verb's module is imported
-            row.load().add_arguments(sub)
+        if module:
+            module.add_arguments(sub)
             if row.uses_device:
                 _add_compiling(sub)
             if row.many_processes:

@@ -27,6 +27,7 @@ class Sums(TypedDict):
     grad_norm: float
     bins: list[float]
     counts: list[float]
+    measures: NotRequired[dict[str, float]]
 
 
 class Facts(TypedDict):

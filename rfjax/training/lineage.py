@@ -98,8 +98,11 @@ def read_parent(text: str) -> Parent:
     """The parent that `RUN@STEP` names."""
     folder, step = parse_origin(text)
     facts = checkpoint.read_facts(folder, step)
-    run = (run_folder.read_name(folder) or {"run": folder.name})["run"]
-    return Parent(str(folder), run, step, facts["images"], facts["flops"])
+    record = run_folder.read_name(folder) or {"run": folder.name}
+    if "adapter" in record:
+        remedy = "export it, merged, and import that (rfjax export, rfjax import)"
+        raise ConfigError(f"--init={text}: {folder} is a tuned run, whose checkpoints hold an adapter alone; {remedy}")
+    return Parent(str(folder), record["run"], step, facts["images"], facts["flops"])
 
 
 def check_fits(parent: Parent, run: Run) -> None:

@@ -51,6 +51,11 @@ class Window:
                 "bins": (np.asarray(sums["bins"]) + metrics.bin_losses).tolist(),
                 "counts": (np.asarray(sums["counts"]) + metrics.bin_counts).tolist(),
             }
+            if metrics.measures:
+                before = sums.get("measures", {})
+                self._sums["measures"] = {
+                    name: before.get(name, 0.0) + float(total) for name, total in metrics.measures.items()
+                }
 
     def close(self, last: StepMetrics) -> dict:
         """Ends the window. Returns part of a row: the window's means, and the last step's rate and group norms.
@@ -68,6 +73,9 @@ class Window:
                 name: _finite(float(norm)) for name, norm in zip(self.groups, last.group_norms, strict=True)
             },
         }
+        if "measures" in sums:
+            examples = sum(sums["counts"])
+            row["measures"] = {name: _finite(total / examples) for name, total in sums["measures"].items()}
         self._sums = _no_sums()
         return row
 

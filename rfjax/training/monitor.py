@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -95,8 +95,9 @@ class Rates:
 
 
 class Monitor:
-    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0; `spikes` watches for
-    what should be warned of."""
+    """Takes every step's metrics in turn. `writer` and `progress` are None except in process 0. `spikes` watches for
+    what should be warned of; a run with `alarms`, which give the lines to show for a row of the curve, has those alone.
+    """
 
     def __init__(
         self,
@@ -106,10 +107,11 @@ class Monitor:
         writer: MetricsWriter | None,
         progress: Progress | None,
         spikes: SpikeDetector,
+        alarms: Callable[[dict], Iterable[str]] | None = None,
     ):
         self._spikes = spikes
         self._config, self._workdir, self._rates = run.config.train, run.workdir, rates
-        self.window, self._writer, self._progress = window, writer, progress
+        self.window, self._writer, self._progress, self._alarms = window, writer, progress, alarms
         self.skipped_in_row = 0
 
     def observe(self, step: int, metrics: StepMetrics, params: Callable[[], Params]) -> None:
@@ -120,7 +122,8 @@ class Monitor:
         metrics = jax.device_get(metrics)
         self.window.add(metrics)
         seen = {"loss": float(metrics.loss), "gradient norm": float(metrics.grad_norm)}
-        self._warn(step, self._spikes.see(step, seen))
+        if not self._alarms:
+            self._warn(step, self._spikes.see(step, seen))
         self.skipped_in_row = int(metrics.skipped_in_row)
         if self.skipped_in_row:
             self.note(f"step {step}: loss {metrics.loss:g}, gradient norm {metrics.grad_norm:g}: skipped")
@@ -180,6 +183,8 @@ class Monitor:
             self._writer.write(row)
         if self._progress:
             self._progress.row(row)
+        for alarm in self._alarms(row) if self._alarms else ():
+            self.note(alarm)
 
     def _diverged(self, step, metrics, params) -> Diverged:
         # Where several gradient norms are infinite, the group with the largest parameters is named. The skipped steps

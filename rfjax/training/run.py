@@ -31,7 +31,7 @@ from rfjax.inputs.paths import local_path
 from rfjax.mesh_axes import batch_ways
 from rfjax.models.backbone import Backbone, make_backbone, parameter_count, training_backbone
 from rfjax.models.flops import forward_flops, patches, training_flops
-from rfjax.training import checkpoint, checkpoint_facts, run_folder
+from rfjax.training import adapted, checkpoint, checkpoint_facts, run_folder
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 from rfjax.training.optimizer import check_leaves
 from rfjax.training.processes import distributed
@@ -146,7 +146,7 @@ class Run:
 
     def restore_params(self, step: int, weights: str) -> Params:
         """The `ema` or `raw` weights of a stored checkpoint, laid out over the mesh."""
-        return checkpoint.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
+        return adapted.restore_params(self.workdir, step, weights, lambda shapes: shardings(self.mesh, shapes))[0]
 
 
 def make_run(

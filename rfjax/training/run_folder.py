@@ -82,6 +82,18 @@ class Start(TypedDict):
     step: int
 
 
+class AdapterFacts(TypedDict):
+    """What a tuned run's checkpoints hold an adapter of: the weights of another run's checkpoint. The merged weights
+    are W + alpha / rank * (a b)."""
+
+    base: str  # that run's folder, as a path from the tuned run's folder
+    step: int
+    weights: str
+    sums: str  # a hash of the checksums of these weights
+    rank: int
+    alpha: float
+
+
 class RunName(TypedDict):
     """The fields of run.json that every reader of a run needs."""
 
@@ -90,6 +102,7 @@ class RunName(TypedDict):
     step: NotRequired[int]
     skips: NotRequired[list[list[int]]]  # `lineage.Skip`s
     corpus_fingerprint: NotRequired[str]
+    adapter: NotRequired[AdapterFacts]
 
 
 class RunFacts(RunName):
