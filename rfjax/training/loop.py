@@ -35,7 +35,7 @@ from rfjax.training.run import Run, begin, check_record, describe, write_record
 from rfjax.training.spikes import SpikeDetector
 from rfjax.training.state import TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
-from rfjax.training.work import Work
+from rfjax.training.work import State, Work
 
 OnCheckpoint = Callable[[int, TrainState], None]
 
@@ -301,7 +301,7 @@ class _Attempt:
         spent = spending.at(steps)
         return TrainResult(steps, state, spent["images"], spent["flops"], spent["train_seconds"], messages)
 
-    def _first_state(self) -> tuple[TrainState, dict, tuple[str, ...]]:
+    def _first_state(self) -> tuple[State, dict, tuple[str, ...]]:
         """Returns (state, facts of its checkpoint, messages). The state is that of the newest checkpoint, else that of
         the trunk that a branch leaves, else a new one, with imported or inherited weights if there are any."""
         origin, facts, messages = self.parent, {}, ()

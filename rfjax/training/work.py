@@ -5,19 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from rfjax.training.state import TrainState
 from rfjax.training.step import StepMetrics
 
-
-class State(Protocol):
-    """A named tuple with the fields of `TrainState`, and perhaps more."""
-
-    params: Any
-    ema: Any
-
-
+State = Any  # a named tuple with the fields of `training.state.TrainState`, and perhaps more
 Take = Callable[[State, Any], tuple[State, StepMetrics]]
 
 
@@ -29,10 +21,10 @@ class Work:
     that a run that is started again repeats the same bits.
     """
 
-    abstract: TrainState | State  # shapes, dtypes and shardings of the state
-    first_state: Callable[[], TrainState | State]
+    abstract: State  # shapes, dtypes and shardings of the state
+    first_state: Callable[[], State]
     compile: Callable[[Callable[[str], None]], Take]  # is given a function that shows a line
-    batches: Callable[[int, Callable[[], TrainState | State]], Iterator]  # (first step, a function to the newest state)
+    batches: Callable[[int, Callable[[], State]], Iterator]  # (first step, a function to the newest state)
     flops_per_image: int | Callable[[int], int]  # as in `monitor.Spending`
     facts: Mapping[str, object]  # of run.json
     alarms: Callable[[Mapping], Iterable[str]] = lambda row: ()  # (row of the curve) -> lines to show

@@ -172,7 +172,7 @@ class Learning:
 
         return take
 
-    def _batches(self, first: int, newest: Callable[[], TuneState]) -> Iterator:
+    def _batches(self, first: int, newest: Callable[[], TuneState]) -> Iterator[tuple]:
         """This process's rows of each step's batch. Each round begins with its images; where the first step lies within
         a round, they are made again."""
         tune, steps = self._tune, self._tune.steps

@@ -12,28 +12,25 @@ Latents = Float[Array, "batch frames height width channels"]
 SMALLEST_SIZE = 1e-5  # of an error of x0, by which DiffusionNFT's loss is divided
 
 
-def dpo(
-    winner: Errors, loser: Errors, reference_winner: Errors, reference_loser: Errors, beta: Errors | float
-) -> tuple[Errors, dict[str, Errors]]:
-    """Returns (each pair's loss, its measures): -log sigmoid(-beta/2 [(e_w - e_w,ref) - (e_l - e_l,ref)]).
+def error_change(prediction: Latents, reference: Latents, target: Latents) -> Errors:
+    """||p - v*||^2 - ||p_ref - v*||^2 as means over an image's elements.
 
-    An error e is the mean square over an image's elements (Wallace et al. 2023, arXiv 2311.12908, eq. 14, with T and a
-    constant weight in beta). Where policy and reference are one network, the loss is ln 2. `accuracy` is the share of
-    pairs whose winner the policy prefers more than the reference does; a tie counts as half.
+    As a mean of (p - p_ref)(p + p_ref - 2 v*) it keeps its precision where the two errors are nearly equal: their own
+    rounding, times a beta of thousands, would show in the loss.
     """
-    inside = -0.5 * beta * ((winner - reference_winner) - (loser - reference_loser))
-    measures = {
-        "winner_error": winner,
-        "loser_error": loser,
-        "winner_error_reference": reference_winner,
-        "loser_error_reference": reference_loser,
-        "accuracy": 0.5 * (1.0 + jnp.sign(inside)),
-        "margin": inside,
-        "margin_size": jnp.abs(inside),
-        "winner_rise": winner - reference_winner,
-        "winner_rise_square": jnp.square(winner - reference_winner),
-    }
-    return -jax.nn.log_sigmoid(inside), measures
+    product = (prediction - reference) * (prediction + reference - 2.0 * target)
+    return jnp.mean(product, axis=tuple(range(1, product.ndim)))
+
+
+def dpo(winner: Errors, loser: Errors, beta: Errors | float) -> tuple[Errors, Errors]:
+    """Returns (each pair's loss, its margin m): -log sigmoid(m) with m = -beta/2 (winner - loser).
+
+    `winner` and `loser` are the changes of their errors from the reference to the policy (Wallace et al. 2023, arXiv
+    2311.12908, eq. 14, with T and a constant weight in beta). Where policy and reference are one network, the loss is
+    ln 2.
+    """
+    margin = -0.5 * beta * (winner - loser)
+    return -jax.nn.log_sigmoid(margin), margin
 
 
 def nft(

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from rfjax.data.batch import Conditions
 from rfjax.evaluation.generate import noise_for
 from rfjax.flow.formulation import Formulation
-from rfjax.flow.objective import NetworkFn, example_losses, examples_at
+from rfjax.flow.objective import NetworkFn, examples_at
 from rfjax.flow.path import expand_time
 from rfjax.tune import losses
 from rfjax.tune.config import TuneConfig
@@ -46,6 +45,36 @@ class Draws(NamedTuple):
     t: Float[Array, " batch"]
     noise: Float[Array, "batch frames height width channels"]
     seed: UInt32[np.ndarray, ""] | int
+
+
+class NetworkInputs(NamedTuple):
+    """What a network sees of noised latents, and the prediction that would be right."""
+
+    seen: Float[Array, "batch frames height width channels"]
+    condition: Float[Array, " batch"]
+    target: Float[Array, "batch frames height width channels"]
+    weight: Float[Array, " batch"] | float  # the formulation's, of a squared error
+
+    def predict(self, network: NetworkFn, conditions: Conditions) -> Float[Array, "batch ..."]:
+        return network(self.seen, self.condition, *conditions).astype(jnp.float32)
+
+    def error(self, prediction: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+        """Each image's mean squared error."""
+        return mean_square(prediction - self.target)
+
+
+def mean_square(x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+    """The mean square of each image's elements."""
+    return jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim)))
+
+
+def network_inputs(formulation: Formulation, t: Float[Array, " batch"], latents, noise) -> NetworkInputs:
+    """The inputs and target of a formulation's network for latents noised to times t, as in `flow.objective`."""
+    mixing, scale, condition, weight = examples_at(formulation, t)
+    a, b, m, n = (expand_time(coefficient, latents) for coefficient in mixing)
+    z = a * latents + b * noise
+    seen = (scale if isinstance(scale, float) else expand_time(scale, z)) * z
+    return NetworkInputs(seen, condition, m * latents + n * noise, weight)
 
 
 Loss = tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]
@@ -107,16 +136,27 @@ def dpo_loss(networks: Networks, formulation: Formulation, draws: Draws, pairs: 
         noise = noise_for(draws.seed, apart(pairs.ids), latents.shape[1:])
     else:
         noise = both(draws.noise)
-    examples = examples_at(formulation, both(draws.t))
-
-    def errors(network):
-        return example_losses(network, examples, noise, latents, conditions).reshape(count, 2).T
-
-    weight = 1.0
+    given = network_inputs(formulation, both(draws.t), latents, noise)
+    policy, reference = (given.predict(network, conditions) for network in (networks.policy, networks.reference))
+    winner, loser = (given.weight * losses.error_change(policy, reference, given.target)).reshape(count, 2).T
+    factor = 1.0
     if tune.dpo.error == "noise":
         mixing = formulation.prediction.mixing(formulation.path, draws.t)
-        weight = jnp.square(mixing.a / mixing.determinant)
-    return losses.dpo(*errors(networks.policy), *errors(networks.reference), tune.dpo.beta * weight)
+        factor = jnp.square(mixing.a / mixing.determinant)
+    loss, margin = losses.dpo(winner, loser, tune.dpo.beta * factor)
+    before, now = (given.weight * given.error(prediction) for prediction in (reference, policy))
+    measures = {
+        "winner_error": now.reshape(count, 2)[:, 0],
+        "loser_error": now.reshape(count, 2)[:, 1],
+        "winner_error_reference": before.reshape(count, 2)[:, 0],
+        "loser_error_reference": before.reshape(count, 2)[:, 1],
+        "winner_rise": winner,
+        "winner_rise_square": jnp.square(winner),
+        "accuracy": 0.5 * (1.0 + jnp.sign(margin)),  # a tie counts as half
+        "margin": margin,
+        "margin_size": jnp.abs(margin),
+    }
+    return loss, measures
 
 
 # DiffusionNFT
@@ -143,26 +183,20 @@ def rate(groups: Groups, tune: TuneConfig) -> Rated:
 
 def nft_loss(networks: Networks, formulation: Formulation, draws: Draws, rated: Rated, tune: TuneConfig) -> Loss:
     """The loss of each image, and `kl` times the squared difference to the run's own prediction."""
-    scale, condition = examples_at(formulation, draws.t)[1:3]
-    mixing = formulation.prediction.mixing(formulation.path, draws.t)
-    a, b, m, n = (expand_time(coefficient, rated.latents) for coefficient in mixing)
-    seen = a * rated.latents + b * draws.noise
-    seen = (scale if isinstance(scale, float) else expand_time(scale, seen)) * seen
-    target = m * rated.latents + n * draws.noise
-    given = seen, condition, rated.context, rated.pooled
+    given = network_inputs(formulation, draws.t, rated.latents, draws.noise)
+    conditions, target = Conditions(rated.context, rated.pooled), given.target
     each = networks.policy, networks.sampler, networks.reference
-    prediction, old, reference = (network(*given).astype(jnp.float32) for network in each)
+    prediction, old, reference = (given.predict(network, conditions) for network in each)
+    mixing = formulation.prediction.mixing(formulation.path, draws.t)
     to_data = jnp.broadcast_to(mixing.b / mixing.determinant, draws.t.shape) if tune.nft.error == "data" else None
-    axes = tuple(range(1, prediction.ndim))
-    moved = jnp.mean(jnp.square(prediction - reference), axis=axes)
+    moved, moved_from_sampler = mean_square(prediction - reference), mean_square(prediction - old)
     loss = losses.nft(prediction, old, target, rated.reward, tune.nft.beta, to_data)
-    error = jnp.mean(jnp.square(jax.lax.stop_gradient(prediction) - target), axis=axes)
-    old_error = jnp.mean(jnp.square(old - target), axis=axes)
+    error, old_error = given.error(prediction), given.error(old)
     measures = {
         "error": error,
         "error_sampler": old_error,
         "moved_from_reference": moved,
-        "moved_from_sampler": jnp.mean(jnp.square(prediction - old), axis=axes),
+        "moved_from_sampler": moved_from_sampler,
         "gain": (2.0 * rated.reward - 1.0) * (old_error - error),  # positive: nearer to what was rated well
     }
     return loss + tune.nft.kl * moved, measures

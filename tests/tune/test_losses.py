@@ -7,6 +7,7 @@ import pytest
 
 from rfjax.data.batch import Conditions
 from rfjax.flow.formulation import parse_formulation
+from rfjax.flow.objective import example_losses, examples_at
 from rfjax.tune import losses, methods
 from rfjax.tune.config import from_dict
 from rfjax.tune.methods import Draws, Groups, Networks, Pairs
@@ -80,21 +81,24 @@ def test_dpo_with_own_noise_puts_each_image_on_its_own_path():
 
 
 def test_dpo_measures_are_of_each_network_alone():
-    errors = [jnp.array([value, value]) for value in (1.0, 4.0, 2.0, 3.0)]
-    loss, measures = losses.dpo(*errors, 1.0)
-    np.testing.assert_allclose(loss, np.log1p(np.exp(-1.0)))  # -1/2 [(1 - 2) - (4 - 3)] = 1
-    assert {name: float(value[0]) for name, value in measures.items()} == {
-        "winner_error": 1.0,
-        "loser_error": 4.0,
-        "winner_error_reference": 2.0,
-        "loser_error_reference": 3.0,
-        "accuracy": 1.0,
-        "margin": 1.0,
-        "margin_size": 1.0,
-        "winner_rise": -1.0,
-        "winner_rise_square": 1.0,
-    }
-    assert float(losses.dpo(*[jnp.ones(1)] * 4, 1.0)[1]["accuracy"][0]) == 0.5
+    """Catches errors that are exchanged between images or networks, and a tie that counts as right or wrong."""
+    tune, pairs, draws = from_dict({"dpo": {"beta": 1.0}}), pairs_of(3), draws_of(3)
+    policy, reference = linear(jnp.array([0.7, 0.4])), linear(jnp.array([0.3, -0.2]))
+    formulation = parse_formulation("rf")
+    loss, measures = methods.dpo_loss(Networks(policy, reference, reference), formulation, draws, pairs, tune)
+    for place, name in enumerate(("winner", "loser")):
+        for network, end in ((policy, ""), (reference, "_reference")):
+            examples = examples_at(formulation, draws.t)
+            conditions = Conditions(pairs.context, pairs.pooled)
+            want = example_losses(network, examples, draws.noise, pairs.latents[:, place], conditions)
+            np.testing.assert_allclose(measures[f"{name}_error{end}"], want, rtol=1e-5)
+    rises = [measures[f"{name}_error"] - measures[f"{name}_error_reference"] for name in ("winner", "loser")]
+    np.testing.assert_allclose(measures["winner_rise"], rises[0], rtol=1e-4)
+    np.testing.assert_allclose(measures["margin"], -0.5 * (rises[0] - rises[1]), rtol=1e-4)
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-measures["margin"])), rtol=1e-5)
+    np.testing.assert_array_equal(measures["accuracy"], measures["margin"] > 0)
+    _, tied = methods.dpo_loss(Networks(policy, policy, policy), formulation, draws, pairs, tune)
+    assert tied["accuracy"].tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.1])
