@@ -24,7 +24,7 @@ WORDS = {
     "--label-column --latent-size --metric --model-mean --model-output --model-std --models-variant --namespace",
     "--negative --on --partition --point --project --prompt --rename --runtime-version --sampler --sampling-steps",
     "--sbatch --service-account --setup --buckets --synthetic-column --target --task --template --time --volume",
-    "--weights --zone",
+    "--text-setting --weights --zone",
 }
 
 
