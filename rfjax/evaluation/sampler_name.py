@@ -117,7 +117,7 @@ def ground_truth_name(images: tuple[int, int]) -> str:
 
 
 def ground_truth_prompts(text: str) -> int | None:
-    """The number of prompts (of each task) in a text that `ground_truth_name` gave; None for any other."""
+    """The number of prompts of each task in a name that `ground_truth_name` made; None for any other text."""
     match = re.fullmatch(r"ground truth-(\d+)x\d+", text)
     return int(match[1]) if match else None
 

@@ -94,7 +94,8 @@ def guidance_falls(evidence: Evidence) -> Judgement:
 
 
 def _by_guidance(evidence):
-    """Overall GenEval [run, guidance scale] of the sampler with the most of both; None where there are too few."""
+    """Overall GenEval [run, guidance scale], for the sampler that has most runs and guidance scales; None if there are
+    too few."""
     long = evidence.results.long
     sizes = evidence.points.set_index("run")["params"]
     found = []

@@ -79,7 +79,7 @@ def trunk_of(config: Config) -> Config:
 def branch_of(config: Config, steps: int) -> Config:
     """The config of a branch of `steps` steps in all: that of the same run trained alone with the schedule `wsd`.
 
-    Where GenEval has fewer prompts for branches, the longest alone is scored by all of them too.
+    If GenEval has fewer prompts for branches, only the longest branch is also scored with all prompts.
     """
     geneval = config.evaluation.geneval
     if geneval.prompts_per_task and geneval.few_prompts_per_task and steps < config.train.steps:
@@ -112,8 +112,8 @@ def read_departure(text: str) -> Departure:
 def check_fits(trunk: Trunk, run: Run) -> None:
     """Raises `ConfigError` where the run is no branch of the trunk: up to the departure both must be one run.
 
-    Refused are another step than that at which the run's rate begins to fall (any step will do for a branch that passes
-    over batches), a checkpoint that is not there, another config, other rates before the departure, and another corpus.
+    It refuses a step other than the one at which the run's rate begins to fall (a branch that passes over batches may
+    leave at any step), a missing checkpoint, another config, other rates before the departure, and another corpus.
     """
     folder, train, where = Path(trunk.path), run.config.train, f"{trunk.path}@{trunk.step}"
     if trunk.skip_batches:
@@ -148,7 +148,8 @@ def check_fits(trunk: Trunk, run: Run) -> None:
 
 
 def trunk_of_record(run: Run, record: run_folder.RunFacts) -> Trunk | None:
-    """The trunk that a run left, by its run.json. Raises `ConfigError` where it was to leave another, or none."""
+    """The trunk that a run left, from its run.json. Raises `ConfigError` if the run is now to leave another trunk, or
+    none."""
     held = record.get("trunk")
     held = held and Trunk(**{name: held[name] for name in Trunk._fields if name in held})
     if run.trunk and (held is None or held._replace(path=run.trunk.path) != run.trunk):

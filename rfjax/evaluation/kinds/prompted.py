@@ -58,7 +58,8 @@ def prompts_of(run: Run, settings: Settings) -> tuple[list[dict], Int[np.ndarray
 def images_of(
     run: Run, programs: Programs, params, sampler: SamplerConfig, settings: Settings, ids, conditions, label: str
 ) -> np.ndarray:
-    """Images [n, h, w, 3] for the rows of `ids`, each from its own noise. `label` is the text of the progress bar."""
+    """Samples images [n, h, w, 3], one for each row of `ids`, each from its own noise. `label` is the text of the
+    progress bar."""
     return run.corpus.to_images(latents_of(run, programs, params, sampler, settings, ids, conditions, label))
 
 
@@ -73,8 +74,8 @@ def latents_of(
     label: str,
     unit: str = "image",
 ) -> np.ndarray:
-    """Latents [n, frames, h, w, channels] for the rows of `ids`, as `images_of` takes them; `unit` is what the bar
-    counts."""
+    """Samples latents [n, frames, h, w, channels], one for each row of `ids`, with the arguments of `images_of`. `unit`
+    is what the progress bar counts."""
     size = settings.batch_size
     if (sampler, size) not in programs:
         programs[sampler, size] = compile_sampler(
