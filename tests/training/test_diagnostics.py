@@ -18,7 +18,7 @@ from rfjax.training.diagnostics import lower_diagnostics, qk_norm_advice
 from rfjax.training.loop import train
 from rfjax.training.run import make_run, plan_run
 
-SHAPES = BatchShapes(latents=(1, 4, 4, 16), context=(2, 8), pooled=8)
+SHAPES = BatchShapes(latents=(1, 4, 4, 16), context=(2, 8), pooled=8, encoders=())
 
 
 def test_the_largest_logit_is_over_all_blocks(monkeypatch):
