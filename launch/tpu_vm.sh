@@ -12,14 +12,16 @@ tries=5                            # at what fails though the slice is there
 state_of() { gcloud compute tpus queued-resources describe "$1" "${place[@]}" --format='value(state.state)' 2>/dev/null; }
 give_back() { gcloud compute tpus queued-resources delete "$1" "${place[@]}" --force --quiet; }
 
-# run_task NAME ACCELERATOR_TYPE WORKERS COMMAND: its exit status is the command's.
+# run_task NAME ACCELERATOR_TYPE SLICES WORKERS COMMAND: its exit status is the command's.
 run_task() {
-  local name=$1 type=$2 workers=$3 command=$4 failures=0 status=1 began
+  local name=$1 type=$2 slices=$3 workers=$4 command=$5 failures=0 status=1 began
+  local node=(--node-id="$name") machines=tpu-vm all=()
+  [ "$slices" = 1 ] || { node=(--node-count="$slices" --node-prefix="$name"); machines=queued-resources; all=(--node=all); }
   while [ "$failures" -lt "$tries" ]; do
     case "$(state_of "$name")" in
     "")
-      echo "$(date -Is) $name: asking for $type"
-      gcloud compute tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" "${place[@]}" @create@ || failures=$((failures + 1))
+      echo "$(date -Is) $name: asking for $slices of $type"
+      gcloud compute tpus queued-resources create "$name" "${node[@]}" --accelerator-type="$type" "${place[@]}" @create@ || failures=$((failures + 1))
       ;;
     FAILED | SUSPENDED)
       echo "$(date -Is) $name: the slice is gone"
@@ -27,8 +29,9 @@ run_task() {
       ;;
     ACTIVE)
       began=$SECONDS
-      gcloud compute tpus tpu-vm scp "$config" "$name": --worker=all "${place[@]}" &&
-        gcloud compute tpus tpu-vm ssh "$name" --worker="$workers" "${place[@]}" --command="$command"
+      # All at once: each process waits for all others.
+      gcloud compute tpus "$machines" scp "$config" "$name": --worker=all "${all[@]}" "${place[@]}" &&
+        gcloud compute tpus "$machines" ssh "$name" --worker="$workers" --batch-size=all "${all[@]}" "${place[@]}" --command="$command"
       status=$?
       echo "$(date -Is) $name: ended with status $status"
       [ $((SECONDS - began)) -lt 3600 ] || failures=0

@@ -164,12 +164,16 @@ class TrainConfig:
     compute_dtype: str = "float32"
     matmul_precision: str = "default"
     remat: str = "none"  # what the backward pass recomputes
+    # Blocks in an iteration of the scan over the depth; 0: all of them. On a GPU that is faster, and compiles longer.
+    unroll: int = field(default=1, metadata=WRITTEN_WHERE_SET)
     attention: str = "auto"  # its implementation: splash is for TPUs, cudnn for NVIDIA GPUs; auto picks by platform
     # Each text encoder's output is zeroed independently. -1: so that all are in a tenth of the cases, as in the paper,
     # which is 0.464 each for three encoders and 0.1 for one.
     condition_dropout: float = -1.0
     max_skipped_in_row: int = 5  # non-finite steps in a row that end the run
     log_every: int = 20
+    # every so many steps a forward pass shows attention logits and sizes of activations; 0: never
+    diagnostics_every: int = field(default=0, metadata=WRITTEN_WHERE_SET)
     checkpoint_every: int = 500
     keep_last: int = 2
     stall_seconds: float = 3600.0  # a run without progress (compilation counts) ends after so long; 0: never
@@ -202,11 +206,13 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis; -1 takes what is left. Their product is the device count."""
+    """Devices along each axis of `mesh_axes.py`; -1 takes what is left. Their product is the device count."""
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    # Slices that the devices are in: `data` goes over them all, the others stay inside. -1: as TPUs show, else 1
+    slices: int = field(default=-1, metadata=WRITTEN_WHERE_SET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +223,9 @@ class SamplerConfig:
     # Guidance where t lies between these, and none outside: an evaluation there costs half (Kynkaanniemi et al. 2024).
     guidance_from: float = field(default=0.0, metadata=WRITTEN_WHERE_SET)
     guidance_to: float = field(default=1.0, metadata=WRITTEN_WHERE_SET)
+    # RUN@STEP, a folder and a step: guidance is away from this weaker run's prediction for the same caption, in place
+    # of the run's own without a caption (autoguidance, Karras et al. 2024).
+    guide: str = field(default="", metadata=WRITTEN_WHERE_SET)
     # uniform: 1, 1-1/n, ..., 0 for rf, and the usual steps of its path for another formulation | matched: rf's steps
     # for every formulation | diffusers: the steps of FlowMatchEulerDiscreteScheduler. All of them are shifted.
     sigmas: str = "uniform"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from operator import attrgetter
 
@@ -20,6 +21,7 @@ from rfjax.limits import (
     check_choice,
     format_number,
 )
+from rfjax.mesh_axes import INNER_AXES
 
 # (field, the field or number that must divide its value)
 DIVISORS: tuple[tuple[str, str | int], ...] = (
@@ -34,6 +36,11 @@ _ALONE = "each of the runs trained together is whole on one device: set one of t
 _UNVALIDATED = "a score without its validation loss can be compared with nothing"
 
 RULES: tuple[Rule, ...] = (
+    (
+        ("evaluation.sampler.guide",),
+        lambda guide: not guide or re.fullmatch(r".+@\d+", guide),
+        "write a run's folder and the step of its checkpoint, as runs/small@2000, or leave it empty",
+    ),
     (
         ("evaluation.sampler.guidance_from", "evaluation.sampler.guidance_to"),
         lambda low, high: low < high,
@@ -96,6 +103,11 @@ RULES: tuple[Rule, ...] = (
         lambda role, lengths: role == "run" or not lengths,
         "a run of a sweep is a run alone: set config.train.branches=()",
     ),
+    (
+        ("mesh.slices",),
+        lambda slices: slices == -1 or slices >= 1,
+        "give the number of slices that the devices are in, or -1 for as many as TPUs show",
+    ),
     (("name",), str.strip, "it names the folder of runs and cannot be empty"),
     (("model.mlp_ratio", WIDTH), lambda ratio, width: int(ratio * width) >= 1, "their product must be at least 1"),
     (
@@ -126,7 +138,12 @@ RULES: tuple[Rule, ...] = (
     ),
     *(
         (("train.together", field), lambda together, value: together == 1 or value == 1, _ALONE)
-        for field in ("train.accumulate", "mesh.fsdp", "mesh.tensor")
+        for field in ("train.accumulate", *(f"mesh.{axis}" for axis in INNER_AXES))
+    ),
+    (
+        ("train.together", "train.diagnostics_every"),
+        lambda together, every: together == 1 or every == 0,
+        "diagnostics look into one run: set config.train.together=1, or config.train.diagnostics_every=0",
     ),
     *(
         ((field,), lambda weights: weights and set(weights) <= {"ema", "raw"}, "it must list ema, raw or both")

@@ -139,7 +139,7 @@ _RANGES: tuple[tuple[str, Range, str], ...] = (
     ("train", Range(0, 1e6), "learning_rate weight_decay"),
     ("train", Range(0, 1e12), "clip_norm"),
     ("train", Range(0, 1e9), "stall_seconds"),
-    ("train", Range(0, COUNT_END), "keep_every ema_every"),
+    ("train", Range(0, COUNT_END), "keep_every ema_every unroll diagnostics_every"),
     ("train", Range(1, COUNT_END), "steps log_every checkpoint_every max_skipped_in_row keep_last"),
     ("train", Range(1, BATCH_END), "batch_size accumulate together"),
     ("train", Range(-1, COUNT_END), "warmup_steps"),  # -1, here and below: by the run's length or by the corpus

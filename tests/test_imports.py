@@ -19,11 +19,11 @@ ROOT = Path(rfjax.__file__).parent
 # From the ground up: a package imports those before it alone, late imports included.
 FOUNDATION = (
     *("errors", "console", "files", "inputs", "outputs"),
-    *("limits", "option_limits", "config_rules", "shipped", "config", "config_files"),
+    *("mesh_axes", "limits", "option_limits", "config_rules", "shipped", "config", "config_files"),
 )
 CORE = ("data", "flow", "models", "training", "evaluation")
 STUDY = ("study", "results", "laws", "ranking", "report")
-PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch")
+PRODUCT = ("prepare", "duplicates", "scorers", "interop", "plan", "bench", "launch", "tune")
 ORDER = (*FOUNDATION, *CORE, *STUDY, *PRODUCT, "cli", "__main__")
 APART = {("flow", "models"), ("models", "flow")}  # these two do not know each other
 SHARE = 0.14  # of the lines of rfjax/, that one package holds at most

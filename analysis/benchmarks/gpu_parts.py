@@ -11,6 +11,7 @@ the plan's formulas choose for the device's memory; the record holds what the pl
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import functools
 import importlib.metadata
@@ -26,7 +27,7 @@ from pathlib import Path
 PAPER = {"head_size": 64, "latent": 32, "channels": 16, "tokens": 154, "context": 4096, "pooled": 2048, "grid": 192}
 TINY = {"head_size": 8, "latent": 8, "channels": 4, "tokens": 6, "context": 16, "pooled": 8, "grid": 8}
 SHARE_OF_MEMORY = 0.8  # that a planned step may take, since the plan's memory is an estimate
-SMALLEST_BATCH = 32  # below it, the next rematerialisation is taken: smaller products leave the device idle
+SMALLEST_BATCH = 64  # below it, the next rematerialisation is taken: smaller products leave the device idle
 LARGEST_BATCH = 512
 
 
@@ -38,6 +39,7 @@ class Session:
     out: Path
     seconds: float
     tiny: bool
+    changes: dict = dataclasses.field(default_factory=dict)  # fields of a step's config that --set changes
     began: float = dataclasses.field(default_factory=time.monotonic)
     record: dict = dataclasses.field(default_factory=dict)
 
@@ -108,9 +110,8 @@ def make_config(shape: dict, depth: int, batch: int = 1, remat: str = "none", la
         "context_size": shape["context"],
         "pooled_size": shape["pooled"],
     }
-    return from_dict(
-        {"model": model, "data": data, "train": {"batch_size": batch, "compute_dtype": "bfloat16", "remat": remat}}
-    )
+    train = {"compute_dtype": "bfloat16", "unroll": 0, "batch_size": batch, "remat": remat}
+    return from_dict({"model": model, "data": data, "train": train})
 
 
 def measured_peak(session: Session, device) -> float:
@@ -130,13 +131,17 @@ def memory_limit(device) -> int:
 
 def planned(session: Session, depth: int, memory: int):
     """(config, the plan's estimate of its peak bytes): the least recomputation that leaves a batch worth running."""
+    from rfjax.config import apply_overrides
     from rfjax.plan.estimate import estimate
     from rfjax.plan.targets import Target
     from rfjax.training.chips import CHIPS
 
     target = Target("one GPU", CHIPS["h100"], (1, 1))
     smallest, largest = (1, 2) if session.tiny else (SMALLEST_BATCH, LARGEST_BATCH)
-    for remat in ("none", "attention", "full"):
+    if session.changes:
+        config = apply_overrides(make_config(session.shape, depth, smallest), session.changes)
+        return config, estimate(config, target).peak_bytes
+    for remat in ("none", "dots", "full"):
         batch = largest
         while batch >= smallest:
             config = make_config(session.shape, depth, batch, remat)
@@ -169,6 +174,8 @@ def compiled_step(config, device):
     places = NamedSharding(run.mesh, BATCH)
     held = [state, jax.device_put(jax.tree.map(lambda a: np.repeat(a, batch, axis=0), example), places)]
     memory = step.memory_analysis()
+    if os.environ.get("RFJAX_GPU_PROGRAMS"):
+        Path(os.environ["RFJAX_GPU_PROGRAMS"], f"depth{config.model.depth}.hlo").write_text(step.as_text())
 
     def take():
         held[0], _ = step(*held)
@@ -187,12 +194,13 @@ def measure_step(session: Session, depth: int) -> None:
     config, expected = planned(session, depth, memory_limit(device))
     train, shape = config.train, session.shape
     attention = choose("auto", platform_of(device), dtype="bfloat16", head_size=shape["head_size"])
-    session.note(batch=train.batch_size, remat=train.remat, attention=attention, planned_peak_bytes=expected)
+    session.note(batch=train.batch_size, remat=train.remat, unroll=train.unroll, attention=attention)
+    session.note(planned_peak_bytes=expected)
     began = time.monotonic()
     take, wait, memory, run = compiled_step(config, device)
     compiled_peak = getattr(memory, "peak_memory_in_bytes", None) if memory else None
     session.note(compile_seconds=time.monotonic() - began, compiled_peak_bytes=compiled_peak)
-    seconds = session.time(take, wait)
+    seconds = session.time(take, wait, most=15)
     rate = train.batch_size / seconds
     session.note(
         params=run.parameter_count,
@@ -202,6 +210,32 @@ def measure_step(session: Session, depth: int) -> None:
         share_of_measured_peak=rate * run.flops_per_image / peak,
         used_peak_bytes=(device.memory_stats() or {}).get("peak_bytes_in_use"),
     )
+    if session.left() > 5 + 4 * seconds:
+        session.note(kernels=kernel_seconds(take, wait))
+
+
+def kernel_seconds(take: Callable, wait: Callable, most: int = 200) -> dict:
+    """Where a step's time goes: seconds of all kernels together, and the longest of them with their calls."""
+    import tempfile
+
+    import jax
+    from jax.profiler import ProfileData
+
+    steps, found = 2, collections.defaultdict(lambda: {"seconds": 0.0, "calls": 0.0})
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(steps):
+                take()
+            wait()
+        for path in Path(folder).rglob("*.xplane.pb"):
+            for plane in ProfileData.from_file(str(path)).planes:
+                for line in plane.lines if plane.name.startswith("/device:GPU") else ():
+                    for event in line.events if line.name.startswith("Stream") else ():
+                        row = found[event.name[:120]]
+                        row["seconds"] += event.duration_ns / 1e9 / steps
+                        row["calls"] += 1 / steps
+    rows = sorted(({"kernel": name, **row} for name, row in found.items()), key=lambda row: -row["seconds"])
+    return {"seconds": sum(row["seconds"] for row in rows), "longest": rows[:most]}
 
 
 def measure_attention(session: Session) -> None:
@@ -381,6 +415,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tiny", action="store_true", help="small networks, for trying the script itself")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="of a step's config: train.remat=dots"
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the parts, in their order")
     parser.add_argument("--summary", action="store_true", help="print what the records of --out say")
     args = parser.parse_args()
@@ -395,7 +432,9 @@ def main() -> None:
     from rfjax.cli.environment import leave_out_absent_tpu
 
     leave_out_absent_tpu(os.environ)
-    session = Session(args.part, args.out, args.seconds, args.tiny)
+    changes = dict(change.split("=", 1) for change in args.set)
+    args.out.mkdir(parents=True, exist_ok=True)
+    session = Session(args.part, args.out, args.seconds, args.tiny, changes)
     print(f"{args.part} ...", file=sys.stderr, flush=True)
     try:
         PARTS[args.part](session)

@@ -86,6 +86,13 @@ def _optimizer_line(record: Mapping) -> list[str]:
     return [f"optimiser   {record['optimizer']}: {count}, state of {record['optimizer_bytes'] / 2**20:,.1f} MiB"]
 
 
+def flag_lines(record: Mapping) -> list[str]:
+    """The compiler's flags that were in force, one line for rfjax's and one for the user's."""
+    who = {"rfjax": "set by rfjax; --no-xla-flags sets none", "user": "from the environment"}
+    shown = {key: " ".join(record["xla_flags"][key]) for key in who}
+    return [f"XLA flags   {shown[key]} ({said})" for key, said in who.items() if shown[key]]
+
+
 def lines(record: Mapping) -> list[str]:
     """Formats the record as a table for the console."""
     step, peak = record["step_seconds"], record["peak"]
@@ -102,7 +109,8 @@ def lines(record: Mapping) -> list[str]:
     images, repeated = record["images_per_second"], record["recomputed_flops_per_step"]
     return [
         f"{hardware['devices']} x {hardware['device_kind']}, {record['params']:,} parameters, batch "
-        f"{record['batch_size']}, {record['compute_dtype']}, attention {record['attention']}, remat {record['remat']}",
+        f"{record['batch_size']}, {record['compute_dtype']}, attention {record['attention']}, remat {record['remat']}, "
+        f"{record['unroll'] or 'all'} blocks an iteration of the scan",
         f"step        {1e3 * step:,.2f} ms (median of {len(record['step_seconds_all'])}), {images:,.2f} images/s",
         f"achieved    {record['achieved_flops_per_second'] / 1e12:,.4g} TFLOP/s, {measured}",
         f"peak        {peak['flops_per_second'] / 1e12:,.4g} TFLOP/s, square {peak['dtype']} products on the same "

@@ -41,7 +41,7 @@ CLOUD: dict[str, Cloud] = {
 def accelerator_option() -> Any:
     """Returns the option `accelerator` that targets on Google's cloud share."""
     sizes = "v4-128, v5p-256 (TensorCores), v5litepod-256, v6e-256 (chips); gke only: tpu7x-256 (TensorCores), h100x64"
-    return option(f"the slice of each point: {sizes}", needed=True)
+    return option(f"the slice of each point: {sizes}; 2xv5p-256 is two slices", needed=True)
 
 
 def spot_option() -> Any:
@@ -50,7 +50,8 @@ def spot_option() -> Any:
 
 
 def parse_accelerator(name: str) -> tuple[Target, Cloud]:
-    """Reads the name of a slice: TPUs as `v5p-256`, `v5litepod-256` (or `v5e-256`), GPUs as `h100x64`.
+    """Reads the name of a slice: TPUs as `v5p-256`, `v5litepod-256` (or `v5e-256`), GPUs as `h100x64`; of several as
+    `2xv5p-256`.
 
     The number after a TPU is the vendor's count (TensorCores or chips). Raises `ConfigError` for an unknown chip, with
     the nearest; for a size that is not sold; and for a chip that rfjax cannot ask Google's cloud for.
@@ -68,29 +69,30 @@ def per_machine(target: Target) -> int:
     """Returns how many chips, or GPUs, each machine of the slice has."""
     if target.chip.kind != "tpu":
         return target.shape[-1]
-    return target.chips if target.chips <= CLOUD[target.chip.name].whole else 4
+    return target.slice_chips if target.slice_chips <= CLOUD[target.chip.name].whole else 4
 
 
 def machines(target: Target) -> int:
-    """Returns how many machines the slice has."""
-    return target.chips // per_machine(target)
+    """Returns how many machines each slice has."""
+    return target.slice_chips // per_machine(target)
 
 
 def describe_slice(target: Target) -> str:
-    """Describes the slice in words, with its number of machines."""
+    """Describes the slices in words, with their number of machines."""
     if target.chip.kind != "tpu":
         return target.describe()
-    return f"{target.describe()}, {machines(target)} machine(s) of {per_machine(target)} chips"
+    each = " a slice" if target.slices > 1 else ""
+    return f"{target.describe()}, {machines(target)} machine(s){each} of {per_machine(target)} chips"
 
 
 def accelerator_type(target: Target) -> str:
-    """Returns gcloud's name of the slice. Raises `ConfigError` unless its chips are sold as TPU VMs."""
+    """Returns gcloud's name of each slice. Raises `ConfigError` unless its chips are sold as TPU VMs."""
     cloud = CLOUD[target.chip.name]
     if target.chip.kind != "tpu":
         raise ConfigError(f"--accelerator {target.name} is no TPU; use --on gke or --on slurm for GPUs")
     if not cloud.type:
         raise ConfigError(f"--accelerator {target.name} is not to be had as TPU VMs; use --on gke")
-    return f"{cloud.type}-{target.cores}"
+    return f"{cloud.type}-{target.one_slice.cores}"
 
 
 def smallest_slice(target: Target) -> str:

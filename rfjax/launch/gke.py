@@ -69,7 +69,10 @@ class Gke:
 
         target, _ = accelerators.parse_accelerator(self.accelerator)
         for task in launch.points:
-            check_layout(task, target.devices, target.describe())
+            check_layout(task, target.devices, target.describe(), target.shown_slices)
+        if target.slices > 1 and accelerators.machines(target) == 1:
+            single = f"{target.one_slice.name} is one machine, and GKE joins only slices of several"
+            raise ConfigError(f"--accelerator is {self.accelerator}: {single}; choose a larger slice")
         volume = _volume(self.volume)
         _check_names(self)
         data = {config_key(launch.config): _config_text(launch.config)}
@@ -159,7 +162,8 @@ def _permissions(launch: Launch, target, gke: Gke) -> list[dict]:
 
 
 def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
-    """Returns the JobSet of a point: one pod for each machine of the slice, all restarted together.
+    """Returns the JobSet of a point: one Job for each slice, with one pod for each of its machines, all restarted
+    together. GKE tells each pod which slice it is in, and where the first is.
 
     If a pod was told to stop (exit status 75) or lost its node, a policy fails its Job, and the JobSet restarts without
     counting it. Every other failure counts towards `max_restarts`.
@@ -188,10 +192,10 @@ def _job_set(launch: Launch, task: Task, target, gke: Gke, volume) -> dict:
     spec = {
         "failurePolicy": {"maxRestarts": gke.max_restarts, "rules": rules},
         "network": {"enableDNSHostnames": True},
-        "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
+        "replicatedJobs": [{"name": "workers", "replicas": target.slices, "template": {"spec": job}}],
     }
     made = _object("jobset.x-k8s.io/v1alpha2", "JobSet", launch, task.name, spec=spec)
-    if target.chip.kind == "tpu" and count > 1:  # puts all pods of a point on one slice, and no others there
+    if target.chip.kind == "tpu" and count > 1:  # puts all pods of a Job on one slice, and no others there
         topology = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
         made["metadata"]["annotations"] = topology
     return made

@@ -14,6 +14,7 @@ from rfjax.errors import ConfigError, RfjaxError
 from rfjax.inputs.paths import local_text
 from rfjax.launch.target import HOPELESS, PREEMPTED, Launch, Plan, Task, option
 from rfjax.launch.templates import fill
+from rfjax.mesh_axes import AXES
 
 AFTER = "afterany"  # collect even if a point failed: the report names it, and uses the others
 
@@ -78,7 +79,7 @@ class Slurm:
         mesh, gpus = task.config.mesh, self.gpus_per_node
         if not gpus:
             return self.nodes or 1  # XLA_FLAGS decides how many devices a CPU counts as
-        sizes = (mesh.data, mesh.fsdp, mesh.tensor)
+        sizes = [getattr(mesh, axis) for axis in AXES]
         fixed = math.prod(max(size, 1) for size in sizes)
         nodes = self.nodes or (math.lcm(fixed, gpus) // gpus if -1 in sizes else math.ceil(fixed / gpus))
         check_layout(task, nodes * gpus, f"{nodes} node(s) of {gpus} GPUs")

@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh
 
 from rfjax.errors import ConfigError
 from rfjax.launch.target import CommonOptions, Launch, Task
-from rfjax.models.sharding import AXES
+from rfjax.mesh_axes import AXES
 from rfjax.study.study import Study
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
 from rfjax.training.run import plan_run
@@ -66,11 +66,14 @@ def scheduler_name(text: str) -> str:
     return f"{plain[: LONGEST_NAME - 7].rstrip('-')}-{mark}"
 
 
-def check_layout(task: Task, devices: int, where: str) -> None:
-    """Raises `ConfigError` unless the mesh, batch and parameters of the task's point divide over `devices`."""
+def check_layout(task: Task, devices: int, where: str, shown_slices: int | None = None) -> None:
+    """Raises `ConfigError` unless the mesh, batch and parameters of the task's point divide over `devices`.
+
+    `shown_slices` is as in `training.mesh.slice_count`.
+    """
     try:
         config = task.config
-        mesh = AbstractMesh(tuple(mesh_sizes(config.mesh, devices).values()), AXES)
+        mesh = AbstractMesh(tuple(mesh_sizes(config.mesh, devices, shown_slices).values()), AXES)
         check_batch(mesh, config.train.batch_size, config.train.accumulate)
         shardings(mesh, jax.eval_shape(plan_run(config).backbone.init, jax.random.key(0)))
     except ConfigError as error:

@@ -57,7 +57,7 @@ class TpuVm:
         target, cloud = accelerators.parse_accelerator(self.accelerator)
         kind, smallest = accelerators.accelerator_type(target), accelerators.smallest_slice(target)
         for task in launch.points:
-            check_layout(task, target.devices, target.describe())
+            check_layout(task, target.devices, target.describe(), target.shown_slices)
         project = [f"--project={self.project}"] if self.project else []
         create = [f"--runtime-version={self.runtime_version or cloud.runtime}", *(["--spot"] if self.spot else [])]
         path = launch.out / f"{launch.name}.sh"
@@ -70,10 +70,11 @@ class TpuVm:
             hopeless=" | ".join(map(str, HOPELESS)),
             preempted=str(PREEMPTED),
             names=shlex.join([task.name for task in (*launch.points, launch.collect)]),
-            tasks="\n".join(_start(task, kind, "all", launch) for task in launch.points),
-            collect=_start(launch.collect, smallest, "0", launch),
+            tasks="\n".join(_start(task, kind, target.slices, "all", launch) for task in launch.points),
+            collect=_start(launch.collect, smallest, 1, "0", launch),
         )
-        slices = f"{len(launch.points)} slice(s) {kind} at once, one a point; then one {smallest} to collect"
+        total, each = len(launch.points) * target.slices, "one" if target.slices == 1 else target.slices
+        slices = f"{total} slice(s) {kind} at once, {each} a point; then one {smallest} to collect"
         summary = (accelerators.describe_slice(target), f"{path.name}: {slices}")
         return Plan(summary, {path: script}, (shlex.join(["bash", str(path)]),))
 
@@ -85,11 +86,11 @@ class TpuVm:
         os.execvp("bash", ["bash", str(path)])
 
 
-def _start(task: Task, kind: str, workers: str, launch: Launch) -> str:
-    """Returns the script's line that starts a task."""
+def _start(task: Task, kind: str, slices: int, workers: str, launch: Launch) -> str:
+    """Returns the script's line that starts a task on so many slices."""
     command = shlex.join(task.command)
     if task.point is None:
         command = f"JAX_PLATFORMS=cpu {command}"
     if launch.options.setup:
         command = f"{launch.options.setup}\n{command}"
-    return shlex.join(["start", task.name, kind, workers, command])
+    return shlex.join(["start", task.name, kind, str(slices), workers, command])

@@ -104,7 +104,7 @@ def _by_guidance(evidence):
         rows = rows[(rows["weights"] == evidence.settings.weights) & rows["run"].isin(sizes.index)]
         names = rows["sampler"].map(SamplerName.parse)
         rows = rows.assign(
-            guidance=[name and name.guidance_scale for name in names],
+            guidance=[name.guidance_scale if name and not name.guide else None for name in names],
             without=[name and replace(name, guidance_scale=0.0).format() for name in names],
         )
         for _, group in rows[rows["guidance"].notna()].groupby(["corpus", "without", "evaluation_seed"]):

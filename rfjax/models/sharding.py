@@ -1,6 +1,6 @@
 """The mesh axis that splits each dimension, of every parameter and of a layer's activations.
 
-There are two tables. `RULES` names the dimensions of a parameter by its path, and `DIMENSION_AXIS` gives the mesh axis
+There are two tables. `RULES` names the dimensions of a parameter by its path, and `mesh_axes.py` gives the mesh axis
 of a name. `data` splits the batch, `fsdp` splits the batch and the weights' hidden dimension, `tensor` splits heads and
 MLP channels. Left alone, the compiler prefers to exchange activations, which are larger than weights. So a layer tells
 it three things. A weight is gathered over `fsdp` where it is used, under a scan one layer at a time. Its gradient is
@@ -18,11 +18,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
-
-# the mesh axis that splits a named dimension of a parameter
-DIMENSION_AXIS = {"hidden": "fsdp", "heads": "tensor", "mlp": "tensor"}
+from rfjax.mesh_axes import AXES, BATCH_AXES, DIMENSION_AXIS, TENSOR, batch_ways
 
 # (end of the parameter's path, its last dimensions: a name if it may be split, None if it is whole). The first match
 # counts. The layer axis in front of stacked blocks is never split: the scan takes one layer's weights at a time.
@@ -87,7 +83,7 @@ def gather(kernel: Float[Array, " ..."], names: tuple[str | None, ...]) -> Float
     stored = _axes(names)
     # Without this constraint the compiler gathers the float32 parameter of which `kernel` is a cast.
     kernel = _constrain(kernel, P(*stored), P(*stored))
-    return _constrain(kernel, P(*(axis if axis == "tensor" else None for axis in stored)), P(*stored))
+    return _constrain(kernel, P(*(axis if axis == TENSOR else None for axis in stored)), P(*stored))
 
 
 def by_example(x: Float[Array, "batch ..."], names: tuple[str | None, ...]) -> Float[Array, "batch ..."]:
@@ -96,9 +92,9 @@ def by_example(x: Float[Array, "batch ..."], names: tuple[str | None, ...]) -> F
     A batch that the mesh does not divide (initialisation has one example) is left alone.
     """
     mesh = _mesh()
-    if mesh is None or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+    if mesh is None or x.shape[0] % batch_ways(mesh.shape):
         return x
-    last = [axis if axis == "tensor" else None for axis in _axes(names)]
+    last = [axis if axis == TENSOR else None for axis in _axes(names)]
     spec = P(BATCH_AXES, *[None] * (x.ndim - 1 - len(last)), *last)
     return _constrain(x, spec, spec)
 
@@ -113,9 +109,9 @@ def by_head(
         return function(*arrays)
     batch, _, heads, _ = arrays[0].shape
     spec = P(
-        BATCH_AXES if batch % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0 else None,
+        BATCH_AXES if batch % batch_ways(mesh.shape) == 0 else None,
         None,
-        "tensor" if heads % mesh.shape["tensor"] == 0 else None,
+        TENSOR if heads % mesh.shape[TENSOR] == 0 else None,
         None,
     )
     # A kernel does not say over which axes its result varies, so that is not checked.
@@ -131,7 +127,7 @@ def product(
     compiler makes an all-reduce, which moves twice the bytes of a reduce-scatter.
     """
     mesh, target = _mesh(), kernel.shape[inputs:]
-    if mesh is not None and mesh.shape["tensor"] == 1 and names:
+    if mesh is not None and mesh.shape[TENSOR] == 1 and names:
         first = kernel.shape[:inputs]
         kernel = kernel.reshape(math.prod(first), math.prod(target))
         x = x.reshape(*x.shape[: x.ndim - inputs], math.prod(first))

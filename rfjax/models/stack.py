@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
+
+from rfjax.models.watching import WATCHED
+
+# cuDNN's attention returns values that no name marks (output, log-sum-exp). Its primitive's name begins like this.
+CUDNN_FORWARD = "dot_product_attention_fwd"
+
+
+def _saves(*names: str) -> Callable[..., bool]:
+    """The policy that saves the values of these names, and with `attention` also what cuDNN's kernel returns."""
+    named = jax.checkpoint_policies.save_only_these_names(*names)
+
+    def policy(primitive, *args, **params):
+        if primitive.name.startswith(CUDNN_FORWARD):
+            return "attention" in names
+        return named(primitive, *args, **params)
+
+    return policy
+
 
 # The values that the forward pass saves, by the names that blocks give them; the backward pass recomputes the others.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention"),
-    "dots": jax.checkpoint_policies.save_only_these_names("qkv", "attention", "proj", "mlp_in", "mlp_out", "conv_in"),
+    "attention": _saves("attention"),
+    "dots": _saves("qkv", "attention", "proj", "mlp_in", "mlp_out", "conv_in"),
 }
 
 
 def stack_blocks(block: type[nn.Module], length: int, *, remat: str, unroll: int) -> type[nn.Module]:
     """`length` blocks as one scan, with their parameters stacked on a leading layer axis.
 
-    A block is called with (carry, inputs that all blocks share) and returns (carry, None). The program does not grow
-    with `length`. `remat` is `config.train.remat`.
+    A block is called with (carry, inputs that all blocks share) and returns (carry, None). An iteration of the scan has
+    `unroll` blocks. With all blocks in one there is no loop, and nothing is copied into and out of stacks of saved
+    values; the program then grows with `length`. `remat` is `config.train.remat`.
     """
     if remat != "none":
-        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
+        # Without a loop the compiler would see that a value is computed again, and keep it instead.
+        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=unroll >= length)
     return nn.scan(
         block,
-        variable_axes={"params": 0, "intermediates": 0},  # the latter only where activations are asked for
+        variable_axes={"params": 0, "intermediates": 0, WATCHED: 0},  # the last two only where they are asked for
         split_rngs={"params": True},
         in_axes=nn.broadcast,
         length=length,

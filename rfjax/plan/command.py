@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from rfjax.inputs.paths import as_path, as_text
+from rfjax.mesh_axes import LAYOUT, SLICE_AXIS
 from rfjax.plan.sample_options import add_sample_options, check_sample_options
 
 
@@ -14,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     add = parser.add_argument
     add("--config", required=True, metavar="FILE.py|NAME", type=as_text("--config"), help="a study or a run")
-    targets = "v4-128, v5p-256, tpu7x-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64, b200x64, rtx4090x1 (GPUs)"
+    targets = "v4-128, v5p-256, tpu7x-256 (TensorCores), v5e-256, v6e-256 (chips), h100x64, b200x64, rtx4090x1 (GPUs); "
+    targets += "2xv5p-256: two slices"
     add("--target", required=True, metavar="NAME", help=targets)
     add("--point", action="append", metavar="ID", help="plan this point only; may be repeated")
     add("--price", type=float, metavar="P", help="price of a chip-hour; gives a cost in the same currency")
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     from rfjax.plan.compiled import check_compiler, why_not_compiled
     from rfjax.plan.point_plan import plan_point
     from rfjax.plan.sample_command import check_no_training, plan_samples
-    from rfjax.plan.targets import parse_target
+    from rfjax.plan.targets import check_network, parse_target
     from rfjax.study.study import load_study
 
     check_sample_options(args)
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
         for path in (args.out,) if args.sample else (args.out, args.out.with_suffix(".html")):
             check_output(path, "--out", made_here=lambda _: ours(args.out))
     target = parse_target(args.target)
+    check_network(target)
     study = load_study(args.config, overrides)
     points = [study.point(id) for id in args.point] if args.point is not None else study.points
     say = lambda line: print(line, flush=True)  # noqa: E731
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     settings = {"compiles": compiles, "optimisation": args.optimisation, "search": args.search, "price": args.price}
     plans = [plan_point(point, target, **settings, say=say) for point in points]
     said = notes(plans, target, compiles, args.optimisation)
-    print("\n".join(["", *table(plans), *said]))
+    print("\n".join(["", *table(plans, target.slices), *said]))
     if args.out is not None:
         from rfjax.plan.page import render
 
@@ -81,10 +84,11 @@ def run(args: argparse.Namespace, overrides: Mapping[str, str]) -> int:
     return 0 if all(plan.fits for plan in plans) else 1
 
 
-HEADER = "point params FLOPs mesh remat micro state peak fits compute memory links slowest days chip-hours cost".split()
+LAYOUT_COLUMNS = "point params FLOPs mesh remat micro state peak fits".split()
+COST_COLUMNS = "slowest days chip-hours cost".split()
 
 
-def _row(plan) -> tuple[str, ...]:
+def _row(plan, times: Sequence[str]) -> tuple[str, ...]:
     from rfjax.report.formats import amount
 
     gib = lambda count: "-" if count is None else f"{count / 2**30:.2f}"  # noqa: E731
@@ -93,10 +97,10 @@ def _row(plan) -> tuple[str, ...]:
     row = (plan.point, f"{plan.size.params:,}", f"{plan.size.flops:.3g}", mesh, train.remat, str(train.accumulate))
     row += (gib(estimated and estimated.state_bytes), gib(plan.peak_bytes), "yes" if plan.fits else "NO")
     if limits is None:
-        return row + ("-",) * (len(HEADER) - len(row))
-    times = tuple(amount(1e3 * seconds) for seconds in (limits.compute, limits.memory, limits.links))
+        return row + ("-",) * (len(times) + len(COST_COLUMNS))
+    row += tuple(amount(1e3 * getattr(limits, name)) for name in times)
     money = "-" if spent.money is None else amount(spent.money)
-    return row + times + (limits.slowest, amount(spent.days, 1), amount(spent.chip_hours), money)
+    return row + (limits.slowest, amount(spent.days, 1), amount(spent.chip_hours), money)
 
 
 def _attention_note(plans, target, compiles: bool) -> str:
@@ -114,11 +118,13 @@ def _attention_note(plans, target, compiles: bool) -> str:
     return f"Attention of a run on {target.name}: {names}, which cannot be compiled without its library; {compiled}."
 
 
-def table(plans: Sequence) -> list[str]:
-    """Formats the plan as a table for the console."""
+def table(plans: Sequence, slices: int) -> list[str]:
+    """Formats the plan of a target of so many slices as a table for the console."""
     from rfjax.console import format_table
+    from rfjax.plan.roofline import limits_of
 
-    return format_table([HEADER, *(_row(plan) for plan in plans)])
+    times = limits_of(slices)
+    return format_table([[*LAYOUT_COLUMNS, *times, *COST_COLUMNS], *(_row(plan, times) for plan in plans)])
 
 
 def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[str]:
@@ -136,9 +142,11 @@ def notes(plans: Sequence, target, compiles: bool, optimisation: str) -> list[st
     gib = f"{target.chip.device_bytes / 2**30:.2f}"
     said = [
         f"{how} {_attention_note(plans, target, compiles)}",
-        f"GiB per device, of {gib}; milliseconds of a step by each limit; mesh is data x fsdp x tensor.",
+        f"GiB per device, of {gib}; milliseconds of a step by each limit; mesh is {LAYOUT}.",
         "Days and chip-hours at the roofline, the time of the slowest limit: real steps take longer.",
     ]
+    if target.slices > 1:
+        said.append(f"Network: what {target.slices} slices exchange; only {SLICE_AXIS} goes over slices.")
     for plan in plans:
         said += [f"{plan.point}: {note}" for note in plan.notes]
         if plan.compiled and plan.compiled.counts:
@@ -151,7 +159,8 @@ def _counts_note(plan) -> str:
     compiled, counts = plan.compiled, plan.compiled.counts
     sent: dict[str, float] = {}
     for exchange in counts.collectives:
-        sent[exchange.kind] = sent.get(exchange.kind, 0.0) + exchange.sent
+        kind = f"{exchange.kind}{' between slices' if exchange.between_slices else ''}"
+        sent[kind] = sent.get(kind, 0.0) + exchange.sent
     kernels = f"; {counts.kernel_flops / counts.flops:.1%} of them in {plan.attention} kernels, padding included"
     return (
         f"arguments {compiled.argument_bytes / 2**30:.2f} GiB, temporaries {compiled.temporary_bytes / 2**30:.2f}; "

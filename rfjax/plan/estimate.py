@@ -16,8 +16,8 @@ from jax.sharding import AbstractMesh
 
 from rfjax.config import Config, MeshConfig
 from rfjax.data.buckets import largest
+from rfjax.mesh_axes import AXES, DATA, FSDP, TENSOR, batch_ways
 from rfjax.models.flops import RECOMPUTED, attended_sequences, flops_by_part, recompute_flops, training_flops
-from rfjax.models.sharding import AXES
 from rfjax.plan.roofline import Collective, Roofline, roofline
 from rfjax.plan.targets import Target
 from rfjax.training.mesh import check_batch, mesh_sizes, shardings
@@ -83,7 +83,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
 
     Raises `ConfigError` if the devices, the batch or the parameters do not divide over the mesh.
     """
-    sizes = mesh_sizes(config.mesh, target.devices)
+    sizes = mesh_sizes(config.mesh, target.devices, target.shown_slices)
     mesh = AbstractMesh(tuple(sizes.values()), AXES)
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
     shapes, state, optimizer = _state(_without_layout(config))
@@ -92,7 +92,7 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     gradient_bytes = tree_bytes(state.params, places.params)
     model, train = config.model, config.train
     width = 2 if train.compute_dtype == "bfloat16" else 4
-    tensor, ways = sizes["tensor"], sizes["data"] * sizes["fsdp"]
+    tensor, ways = sizes[TENSOR], batch_ways(sizes)
     examples = train.batch_size // ways
 
     parts = flops_by_part(model, shapes)
@@ -119,18 +119,19 @@ def estimate(config: Config, target: Target) -> StepEstimate:
     traffic = examples * model.depth * passes * (LOGITS_TRAFFIC * sum(logits) + BLOCK_TRAFFIC * activation)
     traffic += train.accumulate * WEIGHT_TRAFFIC * weights + 2 * state_bytes
 
-    collectives = _collectives(sizes, train, weights, model.depth * micro * activation)
+    collectives = _collectives(sizes, target.slices, train, weights, model.depth * micro * activation)
     limits = roofline(target, flops, traffic, collectives)
     return StepEstimate(sizes, state_bytes, int(peak), flops, optimizer, traffic, collectives, limits)
 
 
-def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:
+def _collectives(sizes, slices, train, weights, activations) -> tuple[Collective, ...]:
     """Lists a step's exchanges between devices.
 
     Over `fsdp` weights are gathered for each pass, and gradients are scattered. Over `data` the shards of gradients are
-    summed. Over `tensor` activations are summed.
+    summed: first those of a slice, of which each device keeps its part, then these parts over slices. Over `tensor`
+    activations are summed.
     """
-    fsdp, data, tensor = sizes["fsdp"], sizes["data"], sizes["tensor"]
+    fsdp, data, tensor = sizes[FSDP], sizes[DATA] // slices, sizes[TENSOR]
     times, found = train.accumulate, []
     if fsdp > 1:
         scatter = "reduce-scatter" if fsdp <= WIDEST_SCATTER else "all-reduce"
@@ -139,6 +140,9 @@ def _collectives(sizes, train, weights, activations) -> tuple[Collective, ...]:
         found.append(Collective(scatter, int(weights), fsdp, times, "gradients"))
     if data > 1:
         found.append(Collective("all-reduce", int(weights / fsdp), data, times, "gradients"))
+    if slices > 1:
+        part = int(weights / fsdp / data)
+        found.append(Collective("all-reduce", part, slices, times, "gradients", between_slices=True))
     if tensor > 1:
         sums = 4 if train.remat in ("none", "dots") else 6  # two for each block and pass
         found.append(Collective("all-reduce", int(activations), tensor, times * sums, "activations"))

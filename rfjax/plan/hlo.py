@@ -238,6 +238,36 @@ def _ways(attributes: str, devices: int) -> int:
     return int(tiled[2]) if tiled else devices
 
 
+# An exchange between slices, as the TPU compiler writes it: each device sends its own array to the runtime, which
+# exchanges it with the devices in the same place of the other slices.
+_BETWEEN_SLICES = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
+_TRANSFERS = {
+    "ALL_REDUCE": "all-reduce",
+    "ALL_GATHER": "all-gather",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
+
+
+def _between_slices(instruction, computation, slices, times) -> Collective | None:
+    """Returns the exchange between slices that a `send` starts; None for another instruction.
+
+    Raises `RfjaxError` for a kind of exchange that is not known.
+    """
+    if instruction.opcode != "send" or _BETWEEN_SLICES not in instruction.attributes:
+        return None
+    transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    kind = _TRANSFERS.get(transfer[1]) if transfer else None
+    if kind is None:
+        what = transfer[1] if transfer else "no type"
+        raise RfjaxError(f"the compiled program has an exchange between slices of an unknown type: {what}")
+    group = re.search(r'_xla_megascale_target="\{([\d,]+)\}', instruction.attributes)  # the slices, each a number
+    ways = len(group[1].split(",")) if group else slices
+    size = computation[instruction.operands[0]].bytes * (ways if kind == "all-gather" else 1)
+    return Collective(kind, size, ways, times, instruction.name, between_slices=True)
+
+
 def _collective(instruction, devices, times, scattered) -> Collective | None:
     kind = instruction.opcode.removesuffix("-start")
     if kind not in PASSES:
@@ -278,6 +308,8 @@ def _fusion_bytes(instruction, computation, program) -> int:
 def _kernel_bytes(instruction, computation, program) -> int:
     if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
         return 0
+    if instruction.opcode == "send":
+        return sum(computation[name].bytes for name in instruction.operands[:1])
     if instruction.opcode == "fusion":
         return _fusion_bytes(instruction, computation, program)
     if instruction.opcode == "dynamic-slice":
@@ -288,10 +320,10 @@ def _kernel_bytes(instruction, computation, program) -> int:
     return instruction.bytes + sum(computation[name].bytes for name in instruction.operands if name in computation)
 
 
-def count(text: str, devices: int) -> Counts:
-    """Counts one run, on one device, of a program compiled for `devices` devices.
+def count(text: str, devices: int, slices: int = 1) -> Counts:
+    """Counts one run, on one device, of a program compiled for `devices` devices in `slices` slices.
 
-    Raises `RfjaxError` for a text that is no HLO module.
+    Raises `RfjaxError` for a text that is no HLO module, and for an unknown kind of exchange between slices.
     """
     program = parse(text)
     flops = bytes_moved = unknown = repeated = kernels = 0
@@ -311,7 +343,8 @@ def count(text: str, devices: int) -> Counts:
                 repeated += operations if again else 0
             elif instruction.opcode == "while":
                 unknown += trip_count(program, instruction) is None
-            if exchange := _collective(instruction, devices, times, scattered):
+            exchange = _collective(instruction, devices // slices, times, scattered)
+            if exchange := exchange or _between_slices(instruction, computation, slices, times):
                 collectives.append(exchange)
             if not fused:
                 bytes_moved += times * _kernel_bytes(instruction, computation, program)

@@ -153,6 +153,6 @@ def _try_layout(id, config, estimated, target, optimisation, say, notes) -> _Att
 
 
 def _describe_layout(config: Config, estimated: StepEstimate) -> str:
-    """Describes a layout: `8x16x1, remat full, accumulate 1`. The mesh is data x fsdp x tensor."""
+    """Describes a layout: `8x16x1, remat full, accumulate 1`. The mesh is in the order of `mesh_axes.LAYOUT`."""
     mesh = "x".join(map(str, estimated.mesh.values()))
     return f"{mesh}, remat {config.train.remat}, accumulate {config.train.accumulate}"

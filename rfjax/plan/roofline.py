@@ -1,7 +1,8 @@
-"""The roofline of a step: operations over the peak, bytes over the memory's bandwidth, bytes over the links.
+"""The roofline of a step: operations over the peak, bytes over the memory's bandwidth, bytes over the links, and bytes
+over the network between slices.
 
-The step cannot be faster than the slowest of the three. It is predicted to take that long, as if the compiler hid the
-other two behind it. Real steps take longer. No JAX here.
+The step cannot be faster than the slowest of these. It is predicted to take that long, as if the compiler hid the
+others behind it. Real steps take longer. No JAX here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rfjax.plan.targets import Target
+
+LIMITS = ("compute", "memory", "links", "network")  # the limits of a step, fields of `Roofline`
 
 # kind -> how often each device in a ring of n sends (n - 1) / n of the whole array (Thakur et al. 2005, section 4)
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "all-to-all": 1, "collective-permute": 1}
@@ -25,6 +28,7 @@ class Collective:
     ways: int  # number of devices in a group
     times: int = 1  # in a step
     name: str = ""
+    between_slices: bool = False  # a group has one device of each slice, and exchanges over the slow network
 
     @property
     def sent(self) -> float:
@@ -41,23 +45,32 @@ class Roofline:
     compute: float
     memory: float
     links: float
+    network: float = 0.0  # between slices; 0 for one slice
 
     @property
     def step(self) -> float:
-        return max(self.compute, self.memory, self.links)
+        return max(getattr(self, name) for name in LIMITS)
 
     @property
     def slowest(self) -> str:
-        return max(("compute", "memory", "links"), key=lambda name: getattr(self, name))
+        return max(LIMITS, key=lambda name: getattr(self, name))
 
 
 def roofline(target: Target, flops: float, hbm_bytes: float, collectives: Sequence[Collective]) -> Roofline:
     """Computes the limits of a step on one device; `flops` and `hbm_bytes` are per device."""
+    between = [item for item in collectives if item.between_slices]
+    inside = [item for item in collectives if not item.between_slices]
     return Roofline(
         compute=flops / target.chip.device_flops,
         memory=hbm_bytes / target.chip.device_bandwidth,
-        links=math.fsum(item.sent / target.bandwidth(item.ways) for item in collectives if item.ways > 1),
+        links=math.fsum(item.sent / target.bandwidth(item.ways) for item in inside if item.ways > 1),
+        network=sum(item.sent for item in between) / target.chip.device_slice_bandwidth if between else 0.0,
     )
+
+
+def limits_of(slices: int) -> tuple[str, ...]:
+    """The names of the limits that a target of so many slices has."""
+    return LIMITS if slices > 1 else LIMITS[:-1]
 
 
 @dataclass(frozen=True)

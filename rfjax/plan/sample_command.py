@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from rfjax.console import format_table
 from rfjax.errors import ConfigError
 from rfjax.files import write_whole
+from rfjax.mesh_axes import batch_ways
 from rfjax.models.quantised import check_weights
 from rfjax.plan.compiled import SAMPLED_INSTEAD, check_compiler, why_not_compiled
 from rfjax.plan.sample_options import read_sample_options
@@ -32,9 +33,9 @@ def plan_samples(args, study: Study, points: Sequence[Point], target: Target, sa
     requests = []
     for point in points:
         config = point.config
-        sizes = mesh_sizes(config.mesh, target.devices)
+        sizes = mesh_sizes(config.mesh, target.devices, target.shown_slices)
         latents = shapes_at(plan_run(config).corpus.shapes, size, config).latents
-        batch = sizes["data"] * sizes["fsdp"] if args.batch is None else args.batch
+        batch = batch_ways(sizes) if args.batch is None else args.batch
         for name in weights:
             check_weights(name, config.model)
             requests.append((point, Request(name, batch, latents)))

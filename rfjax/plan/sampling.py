@@ -20,9 +20,9 @@ from rfjax.data.batch import BatchShapes, written_shape
 from rfjax.errors import ConfigError
 from rfjax.flow.resolution import formulation_at
 from rfjax.flow.samplers import EVALUATIONS_PER_STEP, guided_share, sampling_levels
+from rfjax.mesh_axes import AXES, BATCH_AXES, FSDP, TENSOR, batch_ways
 from rfjax.models.flops import flops_by_part, forward_flops, patches
 from rfjax.models.quantised import check_weights, stored_shapes
-from rfjax.models.sharding import AXES
 from rfjax.plan.compiled import Compiled, attention_of, compile_sampler_for
 from rfjax.plan.estimate import UNSPLIT, tree_bytes
 from rfjax.plan.roofline import Collective, Roofline, roofline
@@ -103,10 +103,21 @@ def shapes_at(shapes: BatchShapes, size: tuple[int, int] | None, config: Config)
     return dataclasses.replace(shapes, latents=(frames, height, width, channels))
 
 
+def check_no_guide(config: Config) -> None:
+    """Raises `ConfigError` for a sampler that is guided by a second network: only one is planned and timed."""
+    guide = config.evaluation.sampler.guide
+    if guide:
+        raise ConfigError(
+            f"config.evaluation.sampler.guide is {guide!r}, and only one network is planned and timed: leave it empty, "
+            "and plan the weaker run's evaluations apart"
+        )
+
+
 def guided_part(config: Config, latents: tuple[int, ...]) -> float:
     """Returns the share of a sampler's evaluations that are guided (`flow.samplers.guided_share`)."""
     sampler, formulation = config.evaluation.sampler, formulation_at(config, latents)
     times = np.asarray(sampling_levels(formulation, sampler.steps, sampler.sigmas))
+    check_no_guide(config)
     interval = sampler.guidance_from, sampler.guidance_to
     return guided_share(times, sampler.method, sampler.guidance_scale, interval)
 
@@ -122,14 +133,13 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
 
     Raises `ConfigError` for a mesh or a batch that does not divide over the devices.
     """
-    sizes = mesh_sizes(config.mesh, target.devices)
+    sizes = mesh_sizes(config.mesh, target.devices, target.shown_slices)
     mesh, model, sampler = AbstractMesh(tuple(sizes.values()), AXES), config.model, config.evaluation.sampler
     check_weights(request.weights, model)
-    tensor, ways = sizes["tensor"], sizes["data"] * sizes["fsdp"]
+    fsdp, tensor, ways = sizes[FSDP], sizes[TENSOR], batch_ways(sizes)
     if request.batch < 1 or request.batch % ways:
-        raise ConfigError(
-            f"--batch is {request.batch}; it must be a multiple of the {ways} devices (data x fsdp) that share it"
-        )
+        shared = f"the {ways} devices ({' x '.join(BATCH_AXES)}) that share it"
+        raise ConfigError(f"--batch is {request.batch}; it must be a multiple of {shared}")
     shapes = dataclasses.replace(plan_run(config).corpus.shapes, latents=request.latents)
     init = plan_run(config).backbone.init
     stored = stored_shapes(init, request.weights)
@@ -150,7 +160,7 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
     in_memory = attention_of(config, target) == "xla"
     logits = 4 * examples * model.heads * tokens**2 / tensor if in_memory else 0
     kernels = sum(leaf.size for leaf in jax.tree.leaves(stored_shapes(init, "float32"))) * width / tensor
-    converted = request.weights != config.train.compute_dtype or sizes["fsdp"] > 1
+    converted = request.weights != config.train.compute_dtype or fsdp > 1
     layer = 2 * kernels / model.depth if converted else 0  # two layers: one in use, one read ahead
     conditions = 4 * examples * (math.prod(shapes.context) + shapes.pooled + 2 * math.prod(shapes.latents))
     peak = weight_bytes + conditions + max(layer, ALIVE * activation + LOGITS_ALIVE * logits)
@@ -158,8 +168,8 @@ def estimate_sampling(config: Config, target: Target, request: Request) -> Sampl
     read = weight_bytes + (2 * kernels if converted else 0)  # a converted kernel is written and read again
     traffic = float(steps * (read + model.depth * (TRAFFIC * activation + LOGITS_TRAFFIC * logits)))
     exchanges = []
-    if sizes["fsdp"] > 1:
-        exchanges.append(Collective("all-gather", int(kernels), sizes["fsdp"], steps, "weights"))
+    if fsdp > 1:
+        exchanges.append(Collective("all-gather", int(kernels), fsdp, steps, "weights"))
     if tensor > 1:  # two for each block
         exchanges.append(Collective("all-reduce", int(activation), tensor, 2 * model.depth * steps, "activations"))
     evaluations, times = evaluations_of(config, request.latents), roofline(target, flops, traffic, exchanges)

@@ -8,24 +8,26 @@ from rfjax import config as configs
 from rfjax.config import Config
 from rfjax.errors import ConfigError
 from rfjax.limits import CHOICES
+from rfjax.mesh_axes import DATA, FSDP, TENSOR
 from rfjax.plan.estimate import WIDEST_SCATTER, StepEstimate, estimate
 from rfjax.plan.targets import Target
 
-TENSOR = (1, 2, 4, 8)
+TENSOR_SIZES = (1, 2, 4, 8)
 ACCUMULATE = (1, 2, 4, 8, 16, 32)
 SLACK = 1.15  # a layout whose estimate exceeds the memory by this factor may still fit
 
 
 def layouts(config: Config, target: Target) -> Iterator[dict[str, object]]:
     """Yields the overrides of a config for every layout that divides evenly over the target's devices."""
-    for tensor in TENSOR:
-        if config.model.heads % tensor or target.devices % tensor:
+    for tensor in TENSOR_SIZES:
+        if config.model.heads % tensor or target.devices // target.slices % tensor:
             continue
         rows = target.devices // tensor
+        per_slice = rows // target.slices
         for fsdp in range(1, WIDEST_SCATTER + 1):
-            if rows % fsdp or config.model.width % fsdp:
+            if per_slice % fsdp or config.model.width % fsdp:
                 continue
-            mesh = {"mesh.data": rows // fsdp, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
+            mesh = {f"mesh.{DATA}": rows // fsdp, f"mesh.{FSDP}": fsdp, f"mesh.{TENSOR}": tensor}
             for accumulate in ACCUMULATE:
                 for remat in CHOICES["train.remat"]:
                     # A point is planned alone, even if it is trained together with others.

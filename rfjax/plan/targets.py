@@ -1,11 +1,13 @@
 """The targets of a plan: slices of TPUs and nodes of GPUs, by their vendors' names.
 
 The number in a name counts TensorCores for v4, v5p and tpu7x (two a chip), chips for v5e and v6e, and GPUs for GPU
-nodes. The speed, memory and links of a chip are in `training/chips.py`. No JAX here.
+nodes. `2xv5p-256` is two slices, which the data centre's network joins. The speed, memory and links of a chip are in
+`training/chips.py`. No JAX here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import itertools
 import math
@@ -21,15 +23,20 @@ _NAMES = {name: chip for chip in PLANNED.values() for name in (chip.name, *chip.
 
 @dataclass(frozen=True)
 class Target:
-    """A slice of TPUs or a set of GPU nodes; `name` is the vendor's."""
+    """Slices of TPUs or a set of GPU nodes; `name` is the vendor's, with the number of slices before it."""
 
     name: str
     chip: Chip
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of one slice
+    slices: int = 1
+
+    @property
+    def slice_chips(self) -> int:
+        return math.prod(self.shape)
 
     @property
     def chips(self) -> int:
-        return math.prod(self.shape)
+        return self.slice_chips * self.slices
 
     @property
     def devices(self) -> int:
@@ -39,6 +46,16 @@ class Target:
     @property
     def cores(self) -> int:
         return self.chips * self.chip.cores
+
+    @property
+    def shown_slices(self) -> int | None:
+        """The number of slices that JAX's devices show; None for GPUs, which show none (`training/mesh.py`)."""
+        return self.slices if self.chip.kind == "tpu" else None
+
+    @property
+    def one_slice(self) -> Target:
+        """One of the target's slices."""
+        return dataclasses.replace(self, name=self.name.removeprefix(f"{self.slices}x"), slices=1)
 
     @property
     def platform(self) -> str:
@@ -54,7 +71,8 @@ class Target:
     @property
     def facts(self) -> dict[str, object]:
         """What a plan's JSON says about the target."""
-        facts = {"target": self.name, "chips": self.chips, "cores": self.cores, "devices": self.devices}
+        facts = {"target": self.name, "slices": self.slices, "chips": self.chips, "cores": self.cores}
+        facts["devices"] = self.devices
         return facts | {"hbm_bytes": self.chip.device_bytes, "source": self.chip.source}
 
     def describe(self) -> str:
@@ -63,10 +81,11 @@ class Target:
             return f"{self.name}: {self.chips} GPUs in {self.shape[0]} {self.chip.node}(s) of {self.shape[1]}"
         shape = "x".join(map(str, self.shape))
         devices = "" if self.chip.devices == 1 else f", {self.devices} devices"
-        return f"{self.name}: {self.chips} chips, {self.cores} TensorCores{devices}, topology {shape}"
+        slices = "" if self.slices == 1 else f"{self.slices} slices, "
+        return f"{self.name}: {slices}{self.chips} chips, {self.cores} TensorCores{devices}, topology {shape}"
 
     def bandwidth(self, ways: int) -> float:
-        """Returns the bytes a second that a device can send in a collective over `ways` devices.
+        """Returns the bytes a second that a device can send in a collective over `ways` devices of one slice.
 
         On a torus a ring runs along each side that the group covers, and in both directions if the side closes. A group
         that is not a product of sides has one link. If a chip has two devices, a ring through both uses all of the
@@ -86,12 +105,28 @@ class Target:
         return link * max(rings)
 
 
+def check_network(target: Target) -> None:
+    """Raises `ConfigError` if the bandwidth between the target's slices is not known."""
+    if target.slices > 1 and not target.chip.slice_bandwidth:
+        known = ", ".join(name for name, chip in PLANNED.items() if chip.slice_bandwidth)
+        unknown = f"the bandwidth between slices of {target.chip.name} is not published"
+        raise ConfigError(f"--target {target.name}: {unknown}; it is known for {known}")
+
+
 def parse_target(name: str, option: str = "--target") -> Target:
-    """Parses a target's name, such as `v5p-256` or `v6e-64` (the vendor's count) or `h100x8` (GPUs).
+    """Parses a target's name, such as `v5p-256` or `v6e-64` (the vendor's count), `2xv5p-256` (two such slices) or
+    `h100x8` (GPUs).
 
     A chip's aliases are accepted too. `option` is the option that gave the name. Raises `ConfigError` for an unknown
-    chip, with the nearest, and for a size that is not sold.
+    chip, with the nearest, for a size that is not sold, and for slices of GPUs.
     """
+    several = re.fullmatch(r"(\d{1,4})x([a-z0-9-]+?[-x]\d{1,9})", name.lower())
+    if several:
+        one, slices = parse_target(several[2], option), int(several[1])
+        if one.chip.kind != "tpu" or not slices:
+            remedy = "give one or more" if one.chip.kind == "tpu" else "count the GPUs of all nodes, as h100x64"
+            raise ConfigError(f"{option} {name}: there are no {slices} slices of {one.name}; {remedy}")
+        return one if slices == 1 else dataclasses.replace(one, name=f"{slices}x{one.name}", slices=slices)
     match = re.fullmatch(r"([a-z0-9-]+?)[-x](\d{1,9})", name.lower())
     examples = [_name(chip) for chip in PLANNED.values()]
     known = ", ".join(examples)

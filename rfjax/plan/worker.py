@@ -19,12 +19,12 @@ def topology_devices(target):
         settings = {"topology": "1x{}x{}".format(*target.shape)}
         settings["target_config"] = text_proto(DESCRIPTIONS[target.chip.name].fields())
         return list(topologies.get_topology_desc("", "cuda", **settings).devices)
-    settings = {"num_slices": 1}
+    settings = {"num_slices": target.slices}
     if target.chip.core_name:
         settings["chip_config_name"] = target.chip.core_name
     if len(target.shape) == 3:
         settings["chips_per_host_bounds"] = (2, 2, 1)
-    elif target.chips == 1:
+    elif target.slice_chips == 1:
         settings |= {"chips_per_host_bounds": (1, 1, 1)}
     if any(target.closed):
         settings["wrap"] = (*target.closed, False)[:3]  # libtpu wants three values, even for a 2D slice
@@ -114,7 +114,7 @@ def main() -> None:
             "peak": memory.peak_memory_in_bytes,
             "arguments": memory.argument_size_in_bytes,
             "temporaries": memory.temp_size_in_bytes,
-            "counts": dataclasses.asdict(hlo.count(compiled.as_text(), len(devices))),
+            "counts": dataclasses.asdict(hlo.count(compiled.as_text(), len(devices), target.slices if target else 1)),
         }
     answer["seconds"] = time.monotonic() - began
     answer["host_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -18,7 +18,7 @@ from rfjax.config import Config, TrainConfig
 from rfjax.errors import ConfigError, RfjaxError
 from rfjax.limits import SCORES
 from rfjax.training import checkpoint, lineage, run_folder
-from rfjax.training.metrics import CURVE
+from rfjax.training.metrics import CURVE, DIAGNOSTICS
 from rfjax.training.optimizer import learning_rate
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run, Trunk
@@ -39,10 +39,13 @@ _MAY_DIFFER = (
     "train.checkpoint_every",
     "train.keep_",
     "train.log_every",
+    "train.diagnostics_every",
     "train.max_skipped_in_row",
     "train.stall_seconds",
     "train.together",
     "train.attention",
+    "train.remat",
+    "train.unroll",
     "data.prepared.path",
     "data.prepared.models",
 )
@@ -109,11 +112,14 @@ def read_departure(text: str) -> Departure:
 def check_fits(trunk: Trunk, run: Run) -> None:
     """Raises `ConfigError` where the run is no branch of the trunk: up to the departure both must be one run.
 
-    It refuses a step other than the one at which the run's rate begins to fall, a missing checkpoint, another config,
-    other rates before the departure, and another corpus.
+    It refuses a step other than the one at which the run's rate begins to fall (a branch that passes over batches may
+    leave at any step), a missing checkpoint, another config, other rates before the departure, and another corpus.
     """
     folder, train, where = Path(trunk.path), run.config.train, f"{trunk.path}@{trunk.step}"
-    if train.schedule != "wsd" or train.departure != trunk.step:
+    if trunk.skip_batches:
+        if train.steps <= trunk.step:
+            raise ConfigError(f"{where}: nothing is left of a run of {train.steps} steps; name an earlier checkpoint")
+    elif train.schedule != "wsd" or train.departure != trunk.step:
         given = f"the branch of {train.steps} steps leaves its trunk at step {train.departure}, where the rate of wsd"
         remedy = "name that step, or set config.train.steps or config.train.decay_fraction"
         raise ConfigError(f"{where}: {given} begins to fall; {remedy}")
@@ -145,13 +151,16 @@ def trunk_of_record(run: Run, record: run_folder.RunFacts) -> Trunk | None:
     """The trunk that a run left, from its run.json. Raises `ConfigError` if the run is now to leave another trunk, or
     none."""
     held = record.get("trunk")
-    held = held and Trunk(**{name: held[name] for name in Trunk._fields})
-    if run.trunk and (held is None or (held.run, held.step) != (run.trunk.run, run.trunk.step)):
-        left = f"left {held.run}@{held.step}" if held else "left no trunk"
-        raise ConfigError(
-            f"the run in {run.workdir} {left}, not {run.trunk.run}@{run.trunk.step}; use another --workdir"
-        )
+    held = held and Trunk(**{name: held[name] for name in Trunk._fields if name in held})
+    if run.trunk and (held is None or held._replace(path=run.trunk.path) != run.trunk):
+        left = f"left {_departure_text(held)}" if held else "left no trunk"
+        raise ConfigError(f"the run in {run.workdir} {left}, not {_departure_text(run.trunk)}; use another --workdir")
     return run.trunk or held  # the folder of the study may have moved since
+
+
+def _departure_text(trunk: Trunk) -> str:
+    skipped = f" without {trunk.skip_batches} batches" if trunk.skip_batches else ""
+    return f"{trunk.run}@{trunk.step}{skipped}"
 
 
 def restore(trunk: Trunk, abstract) -> tuple[object, dict]:
@@ -163,7 +172,9 @@ def restore(trunk: Trunk, abstract) -> tuple[object, dict]:
 
 
 def copy_curve(trunk: Trunk, workdir: Path) -> None:
-    """Gives a new branch the trunk's rows of training; the writer drops those after the departure."""
-    theirs, ours = Path(trunk.path) / CURVE, workdir / CURVE
-    if distributed.is_first() and theirs.is_file() and not ours.exists():
-        ours.write_bytes(theirs.read_bytes())
+    """Gives a new branch the trunk's rows of training and diagnostics; the writer drops those after the departure."""
+    if not distributed.is_first() or (workdir / CURVE).exists():
+        return
+    for name in (DIAGNOSTICS, CURVE):
+        if (Path(trunk.path) / name).is_file():
+            (workdir / name).write_bytes((Path(trunk.path) / name).read_bytes())

@@ -29,6 +29,7 @@ class Chip:
     hbm_bandwidth: float = 0.0
     link_bandwidth: float = 0.0  # TPU: one link; GPU: its share of its node's network
     node_bandwidth: float = 0.0  # GPU: to the others of its node; TPU: between the devices of a chip
+    slice_bandwidth: float = 0.0  # TPU: its share of the data centre's network, between slices; 0 if it is not known
     shapes: tuple[tuple[int, ...], ...] = ()  # TPU: the slices that exist; GPU: (nodes, GPUs per node)
     node: str = "node"  # the word for what `node_bandwidth` joins
     cores: int = 1  # TensorCores that the vendor's slice names count per chip; 1 where they count chips
@@ -48,6 +49,10 @@ class Chip:
     @property
     def device_bandwidth(self) -> float:
         return self.hbm_bandwidth / self.devices
+
+    @property
+    def device_slice_bandwidth(self) -> float:
+        return self.slice_bandwidth / self.devices
 
 
 def _shapes(names: str) -> tuple[tuple[int, ...], ...]:
@@ -89,12 +94,14 @@ CHIPS: dict[str, Chip] = {
             hbm_bytes=int(95.74 * GIB),
             hbm_bandwidth=2765e9,
             link_bandwidth=100e9,
+            slice_bandwidth=6.25e9,
             shapes=_CUBES,
             cores=2,
             torus_side=4,
             topology="v5",
             core_name="megacore",
-            source="cloud.google.com/tpu/docs/v5p: 1200 GB/s a chip, both directions of six links together",
+            source="cloud.google.com/tpu/docs/v5p: 1200 GB/s a chip, both directions of six links together; 50 Gb/s a "
+            "chip between slices",
         ),
         Chip(
             name="v5e",
@@ -105,10 +112,12 @@ CHIPS: dict[str, Chip] = {
             hbm_bytes=int(15.75 * GIB),
             hbm_bandwidth=819e9,
             link_bandwidth=50e9,
+            slice_bandwidth=3.125e9,
             shapes=_SQUARES,
             torus_side=16,
             topology="v5e",
-            source="cloud.google.com/tpu/docs/v5e: 400 GB/s a chip, both directions of four links together",
+            source="cloud.google.com/tpu/docs/v5e: 400 GB/s a chip, both directions of four links together; 200 Gb/s "
+            "between slices for a host of eight chips",
         ),
         Chip(
             name="v6e",
@@ -118,10 +127,12 @@ CHIPS: dict[str, Chip] = {
             hbm_bytes=int(31.25 * GIB),
             hbm_bandwidth=1638e9,
             link_bandwidth=100e9,
+            slice_bandwidth=12.5e9,
             shapes=_SQUARES,
             torus_side=16,
             topology="v6e",
-            source="cloud.google.com/tpu/docs/v6e: 800 GB/s a chip, both directions of four links together",
+            source="cloud.google.com/tpu/docs/v6e: 800 GB/s a chip, both directions of four links together; 100 Gb/s a "
+            "chip between slices",
         ),
         Chip(
             name="tpu7x",
@@ -134,12 +145,13 @@ CHIPS: dict[str, Chip] = {
             hbm_bandwidth=7380e9,
             link_bandwidth=100e9,
             node_bandwidth=600e9,
+            slice_bandwidth=12.5e9,
             shapes=_CUBES,
             cores=2,
             torus_side=4,
             topology="tpu7x",
             source="cloud.google.com/tpu/docs/tpu7x: 1200 GB/s a chip, both directions of six links together; two "
-            "chiplets, each a device, joined six times as fast as by one link",
+            "chiplets, each a device, joined six times as fast as by one link; 100 Gb/s a chip between slices",
         ),
         Chip(
             name="a100",

@@ -18,15 +18,32 @@ from jaxtyping import Int
 
 from rfjax.config import MeshConfig
 from rfjax.errors import ConfigError
-from rfjax.models.sharding import AXES, BATCH_AXES, DIMENSION_AXIS, dimensions, path_name
+from rfjax.mesh_axes import AXES, BATCH_AXES, DIMENSION_AXIS, SLICE_AXIS, batch_ways
+from rfjax.models.sharding import dimensions, path_name
 
 BATCH = P(BATCH_AXES)  # the leading axis of every array of a batch
 
 
-def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
+def slice_count(config: MeshConfig, shown: int | None) -> int:
+    """The number of slices that a mesh goes over. `shown` is the number that the devices say they are in; None if they
+    do not say it, as CPUs and GPUs.
+
+    Raises `ConfigError` for a config that contradicts the devices.
+    """
+    if shown is None:
+        return max(config.slices, 1)
+    if config.slices not in (-1, shown):
+        raise ConfigError(
+            f"config.mesh.slices is {config.slices}, but the devices are in {shown} slice(s); set it to {shown} or -1"
+        )
+    return shown
+
+
+def mesh_sizes(config: MeshConfig, devices: int, shown_slices: int | None = None) -> dict[str, int]:
     """The number of devices along each axis of a mesh of `devices` devices. An axis of -1 takes what the others leave.
 
-    Raises `ConfigError` when the axes' product is not the number of devices.
+    `shown_slices` is as in `slice_count`. Raises `ConfigError` when the axes' product is not the number of devices, and
+    when the axis that goes over slices does not divide over them.
     """
     sizes = {axis: getattr(config, axis) for axis in AXES}
     described = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
@@ -41,22 +58,62 @@ def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
             f"{described} takes {'a multiple of ' if free else ''}{fixed} devices, but there are "
             f"{devices}; change the sizes, or set one to -1 to take what is left"
         )
+    slices = slice_count(config, shown_slices)
+    if sizes[SLICE_AXIS] % slices:
+        inside = math.prod(sizes.values()) // sizes[SLICE_AXIS]
+        raise ConfigError(
+            f"{described}: only {SLICE_AXIS} goes over slices, and {SLICE_AXIS}={sizes[SLICE_AXIS]} is not divisible "
+            f"by {slices} slices; the other axes take {inside} devices, which must divide the {devices / slices:g} of "
+            "a slice"
+        )
     return sizes
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh (data, fsdp, tensor) over `devices` (all by default).
+def slice_places(owners: Sequence[int], slices: int) -> list[list[int]]:
+    """The places of each slice's devices, in a list of devices whose owners are given. An owner is a TPU's slice, or
+    another device's process: a slice is then a run of processes, or a process is several slices.
 
-    Raises `ConfigError` when the axes' product is not the number of devices.
+    Raises `ConfigError` for owners that cannot be grouped so.
+    """
+    order = sorted(range(len(owners)), key=owners.__getitem__)  # keeps the order of an owner's devices
+    each, names = len(order) // slices, set(owners)
+    groups = [order[place * each : (place + 1) * each] for place in range(slices)]
+    pairs = {(place, owners[device]) for place, group in enumerate(groups) for device in group}
+    if len(pairs) > max(len(names), slices):
+        counts = [list(owners).count(name) for name in sorted(names)]
+        raise ConfigError(
+            f"config.mesh.slices is {slices}, but processes or TPU slices of {counts} devices do not form as many "
+            "equal slices; use machines of one size, and a number of slices that divides their number"
+        )
+    return groups
+
+
+def shown_slices(devices: Sequence[jax.Device]) -> int | None:
+    """The number of slices that TPUs say they are in; None for other devices."""
+    return len({_slice_of(device) for device in devices}) if devices[0].platform == "tpu" else None
+
+
+def _slice_of(device: jax.Device) -> int:
+    return getattr(device, "slice_index", 0)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices` (all by default), with the axes of `mesh_axes.py`.
+
+    Devices are ordered by slice: the axis that goes over slices passes all its places in one slice, then those in the
+    next. Raises `ConfigError` when the axes' product is not the number of devices, and for slices that do not fit.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = mesh_sizes(config, len(devices))
-    shape, types = tuple(sizes.values()), (AxisType.Auto,) * 3
-    if devices[0].platform == "tpu":  # jax.make_mesh refuses an axis that takes only part of a slice's side
-        return Mesh(
-            mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES, axis_types=types
-        )
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    shown = shown_slices(devices)
+    sizes, slices = mesh_sizes(config, len(devices), shown), slice_count(config, shown)
+    inside = tuple((sizes | {SLICE_AXIS: sizes[SLICE_AXIS] // slices}).values())
+    groups = [devices]
+    if slices > 1:
+        owners = [device.process_index if shown is None else _slice_of(device) for device in devices]
+        groups = [[devices[place] for place in places] for places in slice_places(owners, slices)]
+    split = shown is not None  # an axis may take only part of a side of a TPU's slice
+    blocks = [mesh_utils.create_device_mesh(inside, group, allow_split_physical_axes=split) for group in groups]
+    return Mesh(np.concatenate(blocks, axis=AXES.index(SLICE_AXIS)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def shardings(mesh: Mesh | AbstractMesh, tree):
@@ -85,8 +142,8 @@ def shardings(mesh: Mesh | AbstractMesh, tree):
 def places_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
     """The places of the global batch that this process's devices hold, ascending. The places need not be consecutive.
     Where `tensor` spans processes, several processes hold the same places."""
-    slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
+    parts = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in parts]))
 
 
 def put_batch(mesh: Mesh, batch_size: int, places: Int[np.ndarray, " rows"], local):
@@ -114,10 +171,10 @@ def spread(tree, sharding: NamedSharding | None):
 
 def check_batch(mesh: Mesh | AbstractMesh, batch_size: int, accumulate: int) -> None:
     """Raises `ConfigError` unless every device gets whole examples of every microbatch."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh.shape)
     if batch_size % (ways * accumulate):
+        sizes = [*(mesh.shape[axis] for axis in BATCH_AXES), accumulate]
         raise ConfigError(
-            f"config.train.batch_size={batch_size} is not divisible by data*fsdp*accumulate = "
-            f"{mesh.shape['data']}*{mesh.shape['fsdp']}*{accumulate} = {ways * accumulate}; "
-            f"choose a multiple of {ways * accumulate}"
+            f"config.train.batch_size={batch_size} is not divisible by {'*'.join((*BATCH_AXES, 'accumulate'))} = "
+            f"{'*'.join(map(str, sizes))} = {ways * accumulate}; choose a multiple of {ways * accumulate}"
         )

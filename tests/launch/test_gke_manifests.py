@@ -65,6 +65,7 @@ def kinds(objects, kind):
         ("--accelerator=v5p-256", "--volume=pvc:shared", "--spot", "--namespace=n"),
         ("--accelerator=v6e-256", "--volume=gs://bucket", "--service-account=me", "--max-restarts=0"),
         ("--accelerator=h100x64", "--volume=pvc:shared", "--setup=nvidia-smi\necho $HOME"),
+        ("--accelerator=2xv5p-256", "--volume=pvc:shared"),
     ],
 )
 def test_every_manifest_is_valid(capsys, options):
@@ -117,6 +118,19 @@ def test_pods_are_the_slices_machines(capsys, accelerator, pods, resource, selec
     pod = job["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"] == resource
     assert pod["nodeSelector"] == {f"cloud.google.com/{key}": value for key, value in selector.items()}
+
+
+def test_slices_are_jobs_of_one_job_set(capsys):
+    """Catches pods of two slices in one Job, which Kubernetes may spread over node pools as it likes."""
+    objects = manifests(capsys, "--accelerator=4xv6e-16", "--volume=pvc:c", "--point=depth15")
+    (job_set,) = kinds(objects, "JobSet")
+    (workers,) = job_set["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    assert workers["replicas"] == 4 and job["parallelism"] == job["completions"] == 4
+    assert job_set["metadata"]["annotations"] == {
+        "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
+    }
+    assert job["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
 
 
 def test_a_preemption_restarts_without_counting_and_a_failure_counts(capsys):

@@ -50,6 +50,17 @@ GKE = ("--on=gke", "--image=i", "--volume=pvc:c")
             (*GKE, "--accelerator=v5litepod-16", "--config.mesh.data=8"),
             "v5e-16: 16 chips, 16 TensorCores, topology 4x4: config.mesh.data=8",
         ),
+        ((*GKE, "--accelerator=2xv5p-8"), "v5p-8 is one machine, and GKE joins only slices of several"),
+        ((*GKE, "--accelerator=2xh100x8"), "no 2 slices of h100x8; count the GPUs of all nodes"),
+        (
+            (*TPU, "--accelerator=2xv5p-16", "--config.mesh.fsdp=16"),
+            "2xv5p-16: 2 slices, 16 chips, 32 TensorCores, topology 2x2x2: config.mesh.data=-1, config.mesh.fsdp=16, "
+            "config.mesh.tensor=1: only data goes over slices",
+        ),
+        (
+            (*TPU, "--accelerator=2xv5p-16", "--config.mesh.slices=4"),
+            "devices are in 2 slice(s); set it to 2 or -1",
+        ),
         ((*GKE, "--accelerator=v5p-8", "--volume=nfs"), "--volume is 'nfs'; write pvc:CLAIM"),
         ((*GKE, "--accelerator=v5p-8", "--workdir=/mnt/a"), "it must lie in /rfjax, where --volume is mounted"),
         ((*GKE, "--accelerator=v5p-8", "--workdir=/rfjax/../a"), "it must lie in /rfjax"),

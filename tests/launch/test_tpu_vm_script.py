@@ -138,6 +138,24 @@ def test_slices_are_asked_for_used_and_given_back(here, capsys):
     assert not list((here / "bin").glob("slice-*"))
 
 
+def test_a_point_on_several_slices_is_one_request_and_one_command(here, capsys):
+    """Catches a command for the first slice alone, which would wait for the others for ever, and a collect on all."""
+    path = script(here, capsys, "--accelerator=2xv5litepod-16", "--point=depth1", "--config.mesh.fsdp=16")
+    done = run(path, here, start_new_session=True)
+    out = ended(done)
+    assert done.returncode == 0, out
+    asked = [call for call in calls(here) if call[0] == "gcloud" and call[4] != "describe"]
+    (create, scp, ssh, _, collect, *_) = asked
+    name = "tiny-depth1"
+    assert create[5] == name and {f"--node-prefix={name}", "--node-count=2", "--accelerator-type=v5litepod-16"} < {
+        *create
+    }
+    assert scp[3:5] == ["queued-resources", "scp"] and ssh[3:6] == ["queued-resources", "ssh", name]
+    assert {"--node=all", "--worker=all"} < {*scp} and {"--node=all", "--worker=all", "--batch-size=all"} < {*ssh}
+    assert "--accelerator-type=v5litepod-1" in collect and not [word for word in collect if "node-count" in word]
+    assert not list((here / "bin").glob("slice-*"))
+
+
 @pytest.mark.parametrize(
     ("fate", "expected", "status"),
     [

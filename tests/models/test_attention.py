@@ -25,6 +25,7 @@ from rfjax.models.attention_kernels import LARGEST_BLOCK, block_sizes, cudnn_att
 from rfjax.models.attention_xla import xla_attention
 from rfjax.models.backbone import make_backbone
 from rfjax.models.mmdit import MMDiT
+from rfjax.models.stack import CUDNN_FORWARD
 
 interpreted = functools.partial(splash_attention, interpret=True)
 HERE = {"xla": xla_attention, "splash": interpreted}  # xla_blocks is made of xla
@@ -141,6 +142,27 @@ def test_cudnn_equals_plain_attention_and_stays_finite():
     assert all(bool(jnp.isfinite(g).all()) for g in gradients)
 
 
+def test_cudnn_runs_forward_once_where_a_policy_keeps_the_attention(monkeypatch):
+    """Catches a policy that does not know cuDNN's kernel in a later JAX: it would run twice, and `none` keep nothing.
+    Only traced, as no GPU is needed for that."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    shapes = BatchShapes(latents=(8, 8, 4), context=(6, 16), pooled=8, encoders=())
+    arguments = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((2, 1, 8, 8, 4), (2,), (2, 6, 16), (2, 8))]
+
+    def runs(remat):
+        how = {"compute_dtype": "bfloat16", "remat": remat, "attention": "cudnn", "platform": "cuda"}
+        backbone = make_backbone(ModelConfig(depth=3, hidden=16, head_size=8), shapes, **how)
+        params = jax.eval_shape(backbone.init, jax.random.key(0))
+        gradient = jax.make_jaxpr(jax.grad(lambda p, *batch: jnp.sum(backbone.apply(p, *batch))))(params, *arguments)
+        return str(gradient).count(f"= {CUDNN_FORWARD}")
+
+    once = runs("none")
+    assert [runs(remat) for remat in ("dots", "attention", "full")] == [once, once, 2 * once] and once
+
+
 def test_blocks_of_queries_are_the_whole(monkeypatch):
     """Catches a block that sees the keys of its own queries alone, and padded queries in the result."""
     monkeypatch.setattr(attention_xla, "BLOCK", 64)  # 150 tokens become three blocks of 50
@@ -232,6 +254,7 @@ from rfjax.models import attention as table
 from rfjax.models.attention_kernels import splash_attention
 from rfjax.models.attention_xla import xla_attention
 from rfjax.models.mmdit import MMDiT
+from rfjax.models.stack import CUDNN_FORWARD
 from rfjax.training.mesh import BATCH, make_mesh, shardings
 
 jax.config.update("jax_disable_most_optimizations", True)

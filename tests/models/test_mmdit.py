@@ -273,3 +273,29 @@ def test_program_does_not_grow_with_depth():
         return len(jax.jit(jax.grad(loss)).lower(params, *inputs()).as_text().splitlines())
 
     assert lines(24) == lines(4)
+
+
+@pytest.mark.parametrize("remat", ("none", "full"))
+def test_all_blocks_in_one_iteration_leave_no_loop_and_the_same_gradient(remat):
+    """Catches an unrolling that is not used, layers in another order, and a compiler that sees through the policy and
+    keeps what should be computed again: with a loop it cannot, without one a barrier must stop it."""
+    config, batch = small_config(depth=4), inputs()
+
+    def lowered(unroll):
+        backbone = make_backbone(config, SMALL, remat=remat, unroll=unroll)
+        params = random_params(make_backbone(config, SMALL))
+        loss = lambda p: jnp.sum(jnp.square(backbone.apply(p, *batch) - 1.0))  # noqa: E731
+        return params, jax.jit(jax.grad(loss)).lower(params)
+
+    params, plain = lowered(1)
+    _, whole = lowered(4)
+    loops = [program.as_text().count("stablehlo.while") for program in (plain, whole)]
+    assert loops[0] == 2 and loops[1] == 0
+    # the last block has a barrier of its own, in both; equal blocks of the stack share the text of theirs
+    barriers = [program.as_text().count("optimization_barrier") for program in (plain, whole)]
+    assert barriers == ([1, 2] if remat == "full" else [0, 0])
+    if remat == "full":
+        got, want = (program.compile()(params) for program in (whole, plain))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4 * float(jnp.abs(b).max())), got, want
+        )

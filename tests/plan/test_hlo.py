@@ -173,6 +173,35 @@ def test_kernels_count_by_their_shapes_and_unknown_ones_are_named():
     assert found.unknown_kernels == ("unheard_of.3",)
 
 
+SLICES = """HloModule step, is_scheduled=true
+
+ENTRY %main (shard: bf16[240,8,128]) -> bf16[240,8,128] {
+  %shard = bf16[240,8,128]{2,1,0} parameter(0)
+  %after = token[] after-all()
+  %send.1 = (bf16[240,8,128]{2,1,0}, u32[], token[]) send(%shard, %after), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.1 = (bf16[240,8,128]{2,1,0}, u32[], token[]) recv(%after), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send.1), channel_id=1, is_host_transfer=true
+  %received = (bf16[240,8,128]{2,1,0}, token[]) recv-done(%recv.1), channel_id=1, is_host_transfer=true
+  %sum = bf16[240,8,128]{2,1,0} get-tuple-element(%received), index=0
+  ROOT %inside = bf16[240,8,128]{2,1,0} all-reduce(%sum), replica_groups={}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_exchanges_between_slices_are_counted_apart():
+    """Catches a plan in which slices exchange nothing, and a group of all devices that is more than a slice."""
+    between, inside = sorted(count(SLICES, 16, 4).collectives, key=lambda found: not found.between_slices)
+    size = 2 * 240 * 8 * 128
+    assert between.between_slices and (between.kind, between.bytes, between.ways) == ("all-reduce", size, 4)
+    assert between.sent == 2 * size * 3 / 4
+    assert not inside.between_slices and inside.ways == 4
+    assert count(SLICES, 16, 4).hbm_bytes == 2 * size + 4 + 2 * size  # sent, received with a number, summed
+    (gather, _) = count(SLICES.replace("ALL_REDUCE", "ALL_GATHER"), 16, 4).collectives
+    assert gather.sent == 3 * size  # each of four slices sends its own part three times around the ring
+    with pytest.raises(RfjaxError, match="exchange between slices of an unknown type: SHUFFLE"):
+        count(SLICES.replace("ALL_REDUCE", "SHUFFLE"), 16, 4)
+
+
 TPU7X = """HloModule step, is_scheduled=true
 
 %called (param: bf16[256,32]) -> bf16[256,256] {

@@ -11,7 +11,7 @@ from rfjax.models.flops import attended_sequences, recompute_flops, training_flo
 from rfjax.plan.compiled import Compiled
 from rfjax.plan.estimate import estimate
 from rfjax.plan.point_plan import plan_point
-from rfjax.plan.search import candidates
+from rfjax.plan.search import candidates, layouts
 from rfjax.plan.targets import parse_target
 from rfjax.study.size import size_of
 from rfjax.study.study import load_study
@@ -53,6 +53,27 @@ def test_tensor_splits_what_it_splits():
     one = estimate(configs.apply_overrides(config, {"mesh.data": 16, "mesh.tensor": 1}), target).flops
     assert one < two < 1.02 * one
     assert training_flops(config.model, _shapes(config)) > 0
+
+
+def test_slices_sum_each_others_part_of_the_gradients():
+    """Catches gradients exchanged whole between slices, and weights that are: two slices of 8 x 16 send each a shard's
+    part in bfloat16, 1 / (8 x 16) of the weights."""
+    config = point("depth38").config
+    one, two = (estimate(config, parse_target(name)) for name in ("v5p-256", "2xv5p-256"))
+    assert two.mesh == {"data": 16, "fsdp": 16, "tensor": 1} and one.mesh["data"] == 8
+    assert two.state_bytes == one.state_bytes
+    (between,) = [found for found in two.collectives if found.between_slices]
+    assert between.sent == pytest.approx(2 * size_of(config).params / (8 * 16), rel=0.001)
+    inside = {(found.name, found.kind): found.ways for found in two.collectives if not found.between_slices}
+    assert inside == {(found.name, found.kind): found.ways for found in one.collectives}
+    assert one.roofline.network == 0 < two.roofline.network
+
+
+def test_a_search_leaves_every_axis_but_data_inside_a_slice():
+    config = point("depth15").config
+    found = [layout for layout in layouts(config, parse_target("4xv5e-8"))]
+    assert found and all(layout["mesh.data"] % 4 == 0 for layout in found)
+    assert {layout["mesh.fsdp"] * layout["mesh.tensor"] for layout in found} == {1, 2, 4, 8}
 
 
 def test_an_attention_over_time_is_planned():
@@ -111,12 +132,26 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     assert found["point"] == "depth38" and found["fits"] and found["compiled"] is None
     assert found["cost"]["money"] == 2 * found["cost"]["chip_hours"]
     assert found["limits"]["compute"] == pytest.approx(0.634, rel=0.01)  # 2.909e14 operations of 459e12 a second
-    assert f"{found['peak_bytes'] / GIB:.2f}" in printed
+    assert f"{found['peak_bytes'] / GIB:.2f}" in printed and "network" not in printed
     page = out.with_suffix(".html").read_text()
     assert (
         f"<td>{found['peak_bytes'] / GIB:.2f}</td>" in page
         and f"<b>{1e3 * found['limits']['compute']:,.0f}</b>" in page
     )
+
+
+def test_a_plan_of_slices_has_a_column_for_the_network(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    command = ["plan", f"--config={PAPER}", "--target=2xv5e-256", "--no-compile", "--point=depth15", f"--out={out}"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "links  network  slowest" in printed and "only data goes over slices" in printed
+    content = json.loads(out.read_text())
+    assert (content["slices"], content["chips"]) == (2, 512) and content["points"][0]["limits"]["network"] > 0
+    page = out.with_suffix(".html").read_text()
+    assert "links and network are the least" in page and "<th>network</th>" in page
+    assert main(["plan", f"--config={PAPER}", "--target=2xv4-128", "--no-compile", "--point=depth15"]) == 2
+    assert "between slices of v4 is not published" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from rfjax.errors import ConfigError
 from rfjax.plan.compiled import why_not_compiled
 from rfjax.plan.gpu_description import DESCRIPTIONS
-from rfjax.plan.roofline import Collective, Roofline, cost, roofline
-from rfjax.plan.targets import PLANNED, parse_target
+from rfjax.plan.roofline import LIMITS, Collective, Roofline, cost, limits_of, roofline
+from rfjax.plan.targets import PLANNED, check_network, parse_target
 from rfjax.report.formats import amount
 from rfjax.training.chips import CHIPS, GIB, device_peak
 
@@ -76,6 +76,39 @@ def test_rings_send_what_a_simulated_ring_sends():
     assert Collective("reduce-scatter", size, ways).sent == gather
     assert Collective("all-reduce", size, ways, 3).sent == 3 * 2 * gather
     assert Collective("all-reduce", size, 1).sent == 0
+
+
+def test_slices_are_counted_before_the_name():
+    """Catches two slices planned as one: half of the speed and memory that is paid for, or twice a slice's links."""
+    two = parse_target("2xv5p-256")
+    assert (two.name, two.slices, two.chips, two.cores, two.shape) == ("2xv5p-256", 2, 256, 512, (4, 4, 8))
+    assert two.one_slice == parse_target("v5p-256") == parse_target("1xv5p-256")
+    assert two.bandwidth(128) == two.one_slice.bandwidth(128)
+    assert "2 slices, 256 chips, 512 TensorCores, topology 4x4x8" in two.describe()
+    assert parse_target("3xv5litepod-16").name == "3xv5e-16"
+    assert parse_target("4090x1").slices == 1  # a chip whose name is a number
+    for name, words in (
+        ("2xh100x8", "no 2 slices of h100x8; count the GPUs"),
+        ("0xv5e-16", "no 0 slices.*one or more"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            parse_target(name)
+    check_network(two)
+    check_network(parse_target("v4-128"))
+    with pytest.raises(
+        ConfigError, match="between slices of v4 is not published; it is known for v5p, v5e, v6e, tpu7x"
+    ):
+        check_network(parse_target("2xv4-128"))
+
+
+def test_the_network_between_slices_is_a_limit_of_its_own():
+    """Catches bytes of the slow network at the speed of the links, and a chip's share given to each of its devices."""
+    exchanges = [Collective("all-reduce", 10**9, 16), Collective("all-reduce", 10**9, 2, between_slices=True)]
+    found = roofline(parse_target("2xv5p-256"), 0.0, 0.0, exchanges)
+    assert found.links == pytest.approx(2 * 15 / 16 * 1e9 / 400e9)
+    assert found.network == found.step == pytest.approx(1e9 / 6.25e9) and found.slowest == "network"
+    assert roofline(parse_target("2xtpu7x-256"), 0.0, 0.0, exchanges[1:]).network == pytest.approx(1e9 / 6.25e9)
+    assert limits_of(1) == ("compute", "memory", "links") and limits_of(2) == (*limits_of(1), "network") == LIMITS
 
 
 def test_the_slowest_limit_is_the_step_and_its_cost():

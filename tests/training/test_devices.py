@@ -13,6 +13,7 @@ from helpers import child_process
 MESHES = {
     "one": {},
     "fsdp": {"mesh.data": 2, "mesh.fsdp": 4},
+    "slices": {"mesh.slices": 2, "mesh.data": 4, "mesh.fsdp": 2},
     "tensor": {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "train.accumulate": 2},
 }
 
@@ -80,6 +81,11 @@ def check(tmp_path, name, **more):
 
 def test_eight_devices_have_the_losses_of_one(tmp_path):
     assert any("fsdp" in spec for spec in check(tmp_path, "fsdp"))
+
+
+@pytest.mark.full
+def test_two_slices_of_four_devices_have_the_losses_of_one(tmp_path):
+    assert any("fsdp" in spec for spec in check(tmp_path, "slices"))
 
 
 @pytest.mark.full

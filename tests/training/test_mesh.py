@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import pytest
 from jax.sharding import AbstractMesh
@@ -6,9 +8,10 @@ from jax.sharding import PartitionSpec as P
 from rfjax.config import MeshConfig, from_dict
 from rfjax.data.corpus import load_corpus
 from rfjax.errors import ConfigError
+from rfjax.mesh_axes import AXES, BATCH_AXES, DIMENSION_AXIS, SLICE_AXIS
 from rfjax.models.backbone import make_backbone
-from rfjax.models.sharding import AXES, dimensions
-from rfjax.training.mesh import check_batch, make_mesh, path_name, shardings
+from rfjax.models.sharding import RULES, dimensions
+from rfjax.training.mesh import check_batch, make_mesh, mesh_sizes, path_name, shardings, slice_count, slice_places
 
 MESH = AbstractMesh((2, 4, 2), AXES)
 
@@ -25,6 +28,49 @@ def test_axes_fill_and_their_product_must_be_the_devices():
         make_mesh(MeshConfig(data=-1, fsdp=3), jax.devices()[:1])
     with pytest.raises(ConfigError, match="at most one"):
         make_mesh(MeshConfig(data=-1, fsdp=-1), jax.devices()[:1])
+
+
+def test_only_data_goes_over_slices():
+    """Catches a group of `fsdp` or `tensor` that would exchange weights over the slow network."""
+    assert mesh_sizes(MeshConfig(fsdp=4, slices=2), 8) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert mesh_sizes(MeshConfig(fsdp=4), 8, shown_slices=2) == {"data": 2, "fsdp": 4, "tensor": 1}
+    with pytest.raises(ConfigError, match=r"only data goes over slices, and data=1 is not divisible by 2 slices"):
+        mesh_sizes(MeshConfig(fsdp=8, slices=2), 8)
+    with pytest.raises(
+        ConfigError, match=r"data=2 is not divisible by 4 .* 4 devices, which must divide the 2 of a slice"
+    ):
+        mesh_sizes(MeshConfig(fsdp=2, tensor=2, slices=4), 8)
+
+
+def test_slices_are_those_that_the_devices_show():
+    assert slice_count(MeshConfig(), None) == 1 and slice_count(MeshConfig(slices=4), None) == 4
+    assert slice_count(MeshConfig(), 2) == slice_count(MeshConfig(slices=2), 2) == 2
+    with pytest.raises(ConfigError, match=r"mesh.slices is 2, but the devices are in 1 slice.*set it to 1 or -1"):
+        slice_count(MeshConfig(slices=2), 1)
+
+
+def test_a_slice_is_whole_processes_or_a_part_of_one():
+    """Catches devices cut in the order in which they are listed, whatever machine they are in."""
+    assert slice_places([0, 1, 0, 1], 2) == [[0, 2], [1, 3]]
+    assert slice_places([3, 2, 1, 0, 3, 2, 1, 0], 2) == [[3, 7, 2, 6], [1, 5, 0, 4]]
+    assert slice_places([0, 0, 0, 0], 2) == [[0, 1], [2, 3]]
+    assert slice_places([0, 0, 1, 1], 4) == [[0], [1], [2], [3]]
+    for owners, slices in (([0, 0, 1, 1, 2, 2], 2), ([0, 0, 0, 1], 2), ([0, 0, 0, 1, 1, 1], 3)):
+        with pytest.raises(ConfigError, match=rf"config.mesh.slices is {slices}, but .* do not form as many"):
+            slice_places(owners, slices)
+
+
+@pytest.mark.parametrize("slices", [0, -2])
+def test_a_number_of_slices_is_at_least_one(slices):
+    with pytest.raises(ConfigError, match=rf"config.mesh.slices is {slices}; give the number of slices"):
+        from_dict({"mesh": {"slices": slices}})
+
+
+def test_the_table_of_axes_is_the_config_and_the_rules():
+    """Catches an axis without a field of the config, and a dimension of a parameter that no axis splits."""
+    assert {field.name for field in dataclasses.fields(MeshConfig)} == {*AXES, "slices"}
+    assert {name for _, names in RULES for name in names if name} == set(DIMENSION_AXIS)
+    assert SLICE_AXIS in BATCH_AXES  # what is exchanged between slices is a sum of gradients, never weights
 
 
 def test_rules_split_hidden_over_fsdp_and_heads_and_mlp_over_tensor():

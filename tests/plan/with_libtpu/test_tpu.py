@@ -34,6 +34,21 @@ def test_the_smallest_point_compiles_for_a_small_slice():
     assert not [c for c in counts.collectives if c.kind == "all-to-all"]
 
 
+@pytest.mark.parametrize("slices", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_slices_exchange_their_parts_of_the_gradients_and_nothing_else(slices):
+    """Catches a mesh that is not ordered by slice (weights would be gathered over the slow network), exchanges between
+    slices that the program's text hides, and gradients that are not first summed inside a slice."""
+    config = load_study(PAPER, {"train.batch_size": 64, "mesh.fsdp": 4}).point("depth15").config
+    target = parse_target(f"{slices}xv5e-8")
+    counts = compile_step(config, target, "O0").counts
+    between = [found for found in counts.collectives if found.between_slices]
+    assert {(found.kind, found.ways) for found in between} == {("all-reduce", slices)}
+    (formula,) = [found for found in estimate(config, target).collectives if found.between_slices]
+    assert sum(found.sent for found in between) == pytest.approx(formula.sent, rel=0.02)
+    inside = [found for found in counts.collectives if not found.between_slices]
+    assert max(found.ways for found in inside) <= 8
+
+
 @pytest.mark.full
 def test_a_command_on_a_cpu_says_nothing_of_the_tpu_that_is_not_there(tmp_path):
     """Catches a command that has JAX try for a TPU: warnings in every log, and a lock for one process at a time.

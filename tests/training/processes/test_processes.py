@@ -59,10 +59,33 @@ def test_two_processes_stop_together_and_one_goes_on_to_the_same_losses(tmp_path
     same_curve(workdir, undisturbed)
 
 
+# `start_processes` of two slices of four devices, and of one slice of eight.
+SLICES = {"count": 2, "devices": 4, "overrides": {"mesh.slices": 2, "mesh.data": 4, "mesh.fsdp": 2}}
+WHOLE = {"count": 1, "devices": 8, "overrides": {"mesh.data": 2, "mesh.fsdp": 4}}
+
+
+@pytest.mark.parametrize("first, then", [(SLICES, WHOLE), pytest.param(WHOLE, SLICES, marks=pytest.mark.full)])
+def test_two_slices_and_one_are_the_same_run(tmp_path, undisturbed, first, then):
+    """One of the two is told to stop, and the other goes on from its checkpoint. Catches: examples or noise that depend
+    on the slice; gradients summed inside a slice alone; a checkpoint that only the slices that wrote it can read."""
+    workdir = tmp_path / "run"
+    started = start_processes(workdir, pause=0.6, **first, **BAD)
+    when_step(workdir, 4, started)
+    started[-1].send_signal(signal.SIGTERM)
+    ends = ended(started)
+    assert [status for status, _ in ends] == [75] * first["count"], ends
+    assert 4 < checkpoint.steps_saved(workdir)[-1] < 30
+    ends = ended(start_processes(workdir, **then, **BAD))
+    assert [status for status, _ in ends] == [0] * then["count"], ends
+    same_curve(workdir, undisturbed)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "mesh, order",
     [
+        ({"mesh.slices": 2, "mesh.data": 4, "mesh.tensor": 2}, (0, 2, 4, 6, 1, 3, 5, 7)),  # two processes a slice
+        ({"mesh.slices": 4, "mesh.data": 4, "mesh.fsdp": 2}, range(8)),
         ({"mesh.data": 2, "mesh.fsdp": 4}, range(8)),
         ({"mesh.data": 4, "mesh.tensor": 2}, (0, 2, 4, 6, 1, 3, 5, 7)),  # no process's rows follow each other
         ({"mesh.data": 2, "mesh.tensor": 4}, range(8)),  # two processes hold the same rows

@@ -1,0 +1,221 @@
+"""The plans in docs/plan.md: plans what their record lacks, and writes the tables from the record.
+
+    python analysis/plan_tables.py                     # formulas of every row, then the tables
+    python analysis/plan_tables.py --compile 60        # also compiles rows that are not compiled yet, for 60 minutes
+    python analysis/plan_tables.py --compile 60 --only h200x64 --again
+
+The record, analysis/results/plans.json, is written after each row, so the command may be stopped at any time.
+`pip install 'rfjax[tpu-plan,gpu-plan]'` brings the compilers; a row whose compiler is missing keeps its formulas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rfjax.errors import RfjaxError
+from rfjax.files import write_whole
+from rfjax.plan.compiled import COMPILERS, Compiled, check_compiler, why_not_compiled
+from rfjax.plan.point_plan import plan_point
+from rfjax.plan.sampling import Request, plan_sampling
+from rfjax.plan.targets import Target, parse_target
+from rfjax.report.formats import amount
+from rfjax.study.study import load_study
+from rfjax.training.chips import GIB
+
+ROOT = Path(__file__).parents[1]
+RECORD, PAGE = ROOT / "analysis/results/plans.json", ROOT / "docs/plan.md"
+BEGIN, END = "<!-- {}: written by analysis/plan_tables.py -->\n", "<!-- end of the table -->\n"
+
+# Points are in the order in which they are compiled: the ends of the sweep first.
+DEPTHS = ("depth15", "depth38", "depth21", "depth30", "depth18")
+FAMILY = ("8b", "2b", "800m", "3.5-medium", "3.5-large", "4b")
+WIDE = {"mesh.fsdp": 32}
+# (target, overrides of the config, the compiler's level)
+TRAINING = (
+    ("tpu7x-256", {}, "O1"),
+    ("2xv5p-256", {}, "O1"),
+    ("4xv5p-256", {}, "O1"),
+    ("h200x64", WIDE, "default"),
+    ("b200x64", WIDE, "default"),
+)
+# (target, the types that weights are stored in, the compiler's level)
+SAMPLING = (
+    ("v5e-4", ("bfloat16", "int8"), "O1"),
+    ("h100x1", ("bfloat16", "int8"), "default"),
+    ("rtx4090x1", ("bfloat16", "int8"), "default"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table: what is planned, and the level at which it is compiled."""
+
+    table: str  # training | sampling
+    target: str
+    point: str
+    weights: str
+    level: str
+    overrides: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def key(self) -> str:
+        return " ".join(filter(None, (self.table, self.target, self.point, self.weights)))
+
+
+def rows() -> Iterator[Row]:
+    """Yields every row, in the order in which rows are compiled."""
+    for point in DEPTHS:
+        for target, overrides, level in TRAINING:
+            yield Row("training", target, point, "", level, tuple(overrides.items()))
+    for point in FAMILY:
+        for target, types, level in SAMPLING:
+            for weights in types:
+                yield Row("sampling", target, point, weights, level)
+
+
+def plan(row: Row, level: str | None) -> dict:
+    """Plans a row, compiled at a level, or by formulas for None; returns its facts."""
+    target = parse_target(row.target)
+    if row.table == "training":
+        point = load_study(ROOT / "configs/sd3_depth.py", dict(row.overrides)).point(row.point)
+        made = plan_point(
+            point, target, compiles=level is not None, optimisation=level or "default", say=lambda _: None
+        )
+        found = {"params": made.size.params, "mesh": list(made.estimate.mesh.values()), "searched": made.searched}
+        found |= {"limits": dataclasses.asdict(made.limits), **_cost(made.cost)} if made.limits else {}
+    else:
+        point = load_study(ROOT / "configs/sd3_family.py", {}).point(row.point)
+        latents = (1, 128, 128, 16)
+        request = Request(row.weights, target.devices, latents)
+        made = plan_sampling(row.point, point.config, target, request, optimisation=level)
+        found = {"params": made.params, "mesh": list(made.estimate.mesh.values())}
+        found |= {"stored": made.estimate.weight_bytes, "limits": dataclasses.asdict(made.estimate.limits)}
+        found |= {"seconds_per_image": made.seconds_per_image, "images_per_chip_hour": made.images_per_chip_hour}
+    found |= {"peak_bytes": made.peak_bytes, "of_bytes": target.chip.device_bytes, "fits": made.fits}
+    return found | {"attention": made.attention, "compiled": _compiled(made.compiled, target, made.estimate)}
+
+
+def _cost(spent) -> dict:
+    return {"days": spent.days, "chip_hours": spent.chip_hours}
+
+
+def _compiled(compiled: Compiled | None, target: Target, estimate) -> dict | None:
+    """Returns the facts of a compiled program; None if nothing was compiled."""
+    if compiled is None:
+        return None
+    package, _ = COMPILERS[target.chip.kind]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", package)}
+    facts = {"level": compiled.optimisation, "seconds": round(compiled.seconds, 1), "versions": versions}
+    if compiled.counts:
+        sent: dict[str, float] = {}
+        for exchange in compiled.counts.collectives:
+            kind = f"{exchange.kind}{' between slices' if exchange.between_slices else ''}"
+            sent[kind] = sent.get(kind, 0.0) + exchange.sent
+        facts |= {"sent_bytes": sent, "operations": compiled.counts.flops / estimate.flops}
+    return facts
+
+
+def make(record: dict, row: Row, level: str | None) -> None:
+    """Plans a row and writes it into the record. A plan by formulas never replaces a compiled one."""
+    found = plan(row, level)
+    if level is None and record.get(row.key, {}).get("compiled"):
+        return
+    record[row.key] = found
+    write_whole({RECORD: json.dumps(dict(sorted(record.items())), indent=1, allow_nan=False) + "\n"})
+
+
+def _how(row: Row, facts: dict) -> str:
+    """Says in a cell how a row was planned."""
+    if facts["compiled"]:
+        level = facts["compiled"]["level"]
+        return "yes" if level == "default" else f"at `{level}`"
+    return "no" if why_not_compiled(parse_target(row.target).chip) is None else "no compiler"
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.2f}"
+
+
+def _table(header: list[str], cells: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *cells]
+    return "".join(f"| {' | '.join(line)} |\n".replace("| --- ", "|---").replace("--- |", "---|") for line in lines)
+
+
+def render(record: dict) -> dict[str, str]:
+    """Renders each table, by name, from the record."""
+    limits = ("compute", "memory", "links", "network")
+    training = []
+    ordered = sorted(rows(), key=lambda row: (row.table, [t for t, *_ in TRAINING + SAMPLING].index(row.target)))
+    for row in sorted((row for row in ordered if row.table == "training"), key=_place):
+        facts = record[row.key]
+        times = [amount(1e3 * facts["limits"][name]) for name in limits]
+        times[-1] = times[-1] if parse_target(row.target).slices > 1 else "–"
+        mesh = " × ".join(map(str, facts["mesh"][:2]))
+        cells = [row.target, row.point, mesh, _gib(facts["peak_bytes"]), _gib(facts["of_bytes"]), *times]
+        training.append([*cells, amount(facts["days"], 1), amount(facts["chip_hours"]), _how(row, facts)])
+    sampling = []
+    for row in sorted((row for row in ordered if row.table == "sampling"), key=_place):
+        facts = record[row.key]
+        seconds = amount(facts["seconds_per_image"], 2) if facts["fits"] else "does not fit"
+        images = amount(facts["images_per_chip_hour"]) if facts["fits"] else "–"
+        cells = [row.target, row.point, row.weights, _gib(facts["stored"]), _gib(facts["peak_bytes"])]
+        sampling.append([*cells, _gib(facts["of_bytes"]), seconds, images, _how(row, facts)])
+    layout = ["target", "point", "mesh, data × fsdp", "peak, GiB", "of", *(f"{name}, ms" for name in limits)]
+    images = ["target", "point", "weights", "stored, GiB", "peak", "of", "seconds an image", "images a chip-hour"]
+    return {
+        "training": _table([*layout, "days", "chip-hours", "compiled"], training),
+        "sampling": _table([*images, "compiled"], sampling),
+    }
+
+
+def _place(row: Row) -> tuple:
+    """Returns a row's place in its table: by target, then by size."""
+    if row.table == "training":
+        return [target for target, *_ in TRAINING].index(row.target), int(row.point.removeprefix("depth"))
+    order = ("800m", "2b", "4b", "8b", "3.5-medium", "3.5-large")
+    return [target for target, *_ in SAMPLING].index(row.target), order.index(row.point), row.weights
+
+
+def written(page: str, tables: dict[str, str]) -> str:
+    """Returns the page with each table between its marks."""
+    for name, table in tables.items():
+        before, found, after = page.partition(BEGIN.format(name))
+        _, end, after = after.partition(END)
+        assert found and end, f"{PAGE} has no place for the table {name}"
+        page = f"{before}{found}\n{table}\n{end}{after}"
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", type=float, default=0.0, metavar="MINUTES", help="start no row after so long")
+    parser.add_argument("--only", metavar="TARGET", help="plan rows of this target alone")
+    parser.add_argument("--again", action="store_true", help="plan rows that the record has, too")
+    args = parser.parse_args()
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    chosen = [row for row in rows() if args.only in (None, row.target)]
+    for row in chosen:
+        if args.again or row.key not in record:
+            make(record, row, None)
+    began = time.monotonic()
+    for row in chosen:
+        if time.monotonic() - began > 60 * args.compile or (record[row.key]["compiled"] and not args.again):
+            continue
+        try:
+            check_compiler(parse_target(row.target))
+            make(record, row, row.level)
+        except RfjaxError as error:
+            print(f"{row.key}: {str(error)[:300]}", flush=True)
+        else:
+            print(f"{row.key}: compiled, peak {_gib(record[row.key]['peak_bytes'])} GiB", flush=True)
+    write_whole({PAGE: written(PAGE.read_text(), render(record))})
+
+
+if __name__ == "__main__":
+    main()
