@@ -1,4 +1,4 @@
-"""What a network shows of itself in a forward pass that is watched: its attention logits and its residual streams.
+"""Lets a forward pass be watched: notes a network's attention logits and the sizes of its residual streams.
 
 Blocks note numbers in a Flax collection. A forward pass that does not ask for the collection, as in training, notes
 nothing, and its program is the same as if these calls were not there.

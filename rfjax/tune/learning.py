@@ -41,7 +41,8 @@ def tuning_key(tune: TuneConfig) -> jax.Array:
 
 
 def optimizer_of(run: Run) -> optax.GradientTransformation:
-    """AdamW as the tuned run's config has it. A network's parametrisation says nothing of its adapter."""
+    """AdamW with the settings of the tuned run's config. A network's parametrisation has no rules for an adapter, so
+    none apply."""
     return make_optimizer(replace(run.config, model=replace(run.config.model, parametrization="standard")))
 
 
@@ -173,8 +174,8 @@ class Learning:
         return take
 
     def _batches(self, first: int, newest: Callable[[], TuneState]) -> Iterator[tuple]:
-        """This process's rows of each step's batch. Each round begins with its images; where the first step lies within
-        a round, they are made again."""
+        """Yields this process's rows of each step's batch. Each round begins by making its images. If the first step
+        lies inside a round, that round's images are made again."""
         tune, steps = self._tune, self._tune.steps
         places = places_here(self._run.mesh, tune.batch_size)
         each, examples = tune.rollout.steps_per_round, None
@@ -188,7 +189,8 @@ class Learning:
 
 
 def rows_of_step(tune: TuneConfig, examples: int, number: int, place: int) -> np.ndarray:
-    """The examples of a round that step `place` of it takes: all of them in a shuffled order, again and again."""
+    """The examples that step `place` of a round takes. Steps go through all of the round's examples in a shuffled
+    order, again and again."""
     order = np.random.default_rng((tune.seed, number)).permutation(examples)
     return order[np.arange(place * tune.batch_size, (place + 1) * tune.batch_size) % examples]
 

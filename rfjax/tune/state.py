@@ -1,4 +1,5 @@
-"""The state that a tuning carries from step to step: that of training, for an adapter, and the sampling policy."""
+"""The state that a tuning carries from step to step: the training state of an adapter, and the sampling policy's
+adapter."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from rfjax.training.state import TrainState, start_state
 
 
 class TuneState(NamedTuple):
-    """`TrainState` with an adapter's factors for parameters. The images of a round are made by `sampler`, which changes
-    between rounds alone: so a tuning that is resumed within a round makes the same images again."""
+    """`TrainState` with an adapter's factors for parameters. `sampler` makes the images of a round and changes only
+    between rounds. So a tuning that is resumed inside a round makes the same images again."""
 
     step: Int[Array, ""]
     params: Adapter
