@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Int
 
 Params = Any  # nested dict of float32 arrays
+State = Any  # a named tuple with the fields of `TrainState`, and perhaps more
 
 
 class TrainState(NamedTuple):
