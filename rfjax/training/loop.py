@@ -33,9 +33,9 @@ from rfjax.training.program import abstract_state, lower_train_step
 from rfjax.training.progress import Progress
 from rfjax.training.run import Run, begin, check_record, describe, write_record
 from rfjax.training.spikes import SpikeDetector
-from rfjax.training.state import TrainState, init_state, start_state
+from rfjax.training.state import State, TrainState, init_state, start_state
 from rfjax.training.step import parameter_groups
-from rfjax.training.work import State, Work
+from rfjax.training.work import Work
 
 OnCheckpoint = Callable[[int, TrainState], None]
 

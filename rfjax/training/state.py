@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 Params = Any  # nested dict of float32 arrays
 OptState = optax.OptState
 Optimizer = optax.GradientTransformation
+State = Any  # a named tuple with the fields of `TrainState`, and perhaps more
 
 
 class TrainState(NamedTuple):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rfjax.training.state import State
 from rfjax.training.step import StepMetrics
 
-State = Any  # a named tuple with the fields of `training.state.TrainState`, and perhaps more
 Take = Callable[[State, Any], tuple[State, StepMetrics]]
 
 

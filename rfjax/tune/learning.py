@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +26,7 @@ from rfjax.training.optimizer import make_optimizer
 from rfjax.training.processes import distributed
 from rfjax.training.run import Run
 from rfjax.training.run_folder import AdapterFacts
+from rfjax.training.state import Optimizer
 from rfjax.training.step import step_parts
 from rfjax.training.work import Work
 from rfjax.tune.config import TuneConfig, to_dict
@@ -40,7 +40,7 @@ def tuning_key(tune: TuneConfig) -> jax.Array:
     return run_keys(tune.seed)[1]
 
 
-def optimizer_of(run: Run) -> optax.GradientTransformation:
+def optimizer_of(run: Run) -> Optimizer:
     """AdamW with the settings of the tuned run's config. A network's parametrisation has no rules for an adapter, so
     none apply."""
     return make_optimizer(replace(run.config, model=replace(run.config.model, parametrization="standard")))
