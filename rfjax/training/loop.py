@@ -392,7 +392,7 @@ class _Attempt:
         return keeps(self.config.train, self.kept, step)
 
     def check_folder(self) -> None:
-        """Raises `RfjaxError` where the run's folder was moved or removed since this attempt began."""
+        """Raises `RfjaxError` if the run's folder was moved or removed since this attempt began."""
         if self.begun:
             run_folder.check_still_there(self.workdir, self.record)
 
