@@ -57,7 +57,7 @@ class Power:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedLaw:
-    """A published law of the compute-optimal runs. Fields are None where the paper gives nothing."""
+    """A published law of the compute-optimal runs. A field is None if the paper does not give its value."""
 
     name: str
     arxiv: str

@@ -356,7 +356,7 @@ class _Attempt:
         return lambda state, batch: compiled[batch.latents.shape[1:]](state, batch), put
 
     def _compile_diagnostics(self, progress):
-        """The compiled forward pass that shows the network's inside, by latent shape; empty if none is asked for."""
+        """The compiled diagnostic forward pass for each latent shape; empty if the config asks for none."""
         if self.work or not self.config.train.diagnostics_every:
             return {}
         if progress:
