@@ -30,7 +30,6 @@ from rfjax.training import checkpoint_facts
 from rfjax.training.checksums import checksums, host_checksums
 from rfjax.training.mesh import path_name
 from rfjax.training.processes import distributed, watch
-from rfjax.training.state import TrainState
 
 FOLDER = "checkpoints"
 _STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)  # the name of a checkpoint's folder; not 0010, nor other digits
@@ -46,6 +45,9 @@ class Weights(NamedTuple):
 
     params: Any
     ema: Any
+
+
+Saved = Any  # a named tuple of arrays and of nested dicts of arrays: `TrainState`, `Weights`, or a tuning's state
 
 
 class Restored(NamedTuple):
@@ -331,8 +333,8 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState | Weights, step: int, facts: dict) -> None:
-        """Starts saving; returns once the device may overwrite `state`.
+    def save(self, state: Saved, step: int, facts: dict) -> None:
+        """Starts saving the fields of `state`; returns once the device may overwrite them.
 
         Raises `SaveFailed` if this save cannot start, or if the save before it failed.
         """

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from rfjax import config as schema
 from rfjax.config import Config, SamplerConfig
+from rfjax.config_files import load_file, returned_config
 from rfjax.errors import ConfigError
+from rfjax.inputs.typed_values import parse_value
 from rfjax.limits import BATCH_END, COUNT_END, DECAY, SEED, Range
 
 
@@ -213,7 +215,7 @@ def load(path: str | Path | None, overrides: Mapping[str, str]) -> TuneConfig:
     texts."""
     values = {}
     if path is not None:
-        values = schema.returned_config(schema.load_file(path), path)
+        values = returned_config(load_file(path), path)
         values = values.to_dict() if hasattr(values, "to_dict") else dict(values)
     _check_keys(TuneConfig, values, "")
     for key, text in overrides.items():
@@ -222,7 +224,7 @@ def load(path: str | Path | None, overrides: Mapping[str, str]) -> TuneConfig:
         target = values
         for section in sections:
             target = target.setdefault(section, {})
-        target[last] = schema._parse(key, text, annotation) if isinstance(text, str) else text
+        target[last] = parse_value(annotation, text, f"config.{key}") if isinstance(text, str) else text
     return from_dict(values)
 
 

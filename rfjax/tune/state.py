@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Int
 
 from rfjax.models.lora import Adapter, init_adapter
-from rfjax.training.state import TrainState, start_state
+from rfjax.training.state import Optimizer, OptState, TrainState, start_state
 
 
 class TuneState(NamedTuple):
@@ -21,7 +20,7 @@ class TuneState(NamedTuple):
     step: Int[Array, ""]
     params: Adapter
     ema: Adapter
-    opt_state: optax.OptState
+    opt_state: OptState
     skipped: Int[Array, ""]
     skipped_in_row: Int[Array, ""]
     sampler: Adapter
@@ -36,7 +35,7 @@ class TuneState(NamedTuple):
         return cls(*trained, sampler)
 
 
-def init_tuning(key: Array, base, rank: int, optimizer: optax.GradientTransformation) -> TuneState:
+def init_tuning(key: Array, base, rank: int, optimizer: Optimizer) -> TuneState:
     """The state before the first step: a new adapter of the parameters `base`, of which only the shapes are used."""
     adapter = init_adapter(key, base, rank)
     average, sampler = (jax.tree.map(jnp.copy, adapter) for _ in range(2))  # a donated state shares no buffer

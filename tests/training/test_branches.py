@@ -12,6 +12,7 @@ import pytest
 
 from helpers.training_tiny import ended, rows, start_processes, tiny_config, tiny_train
 from rfjax.config import Config, TrainConfig, apply_overrides
+from rfjax.config_rules import READ_BY_SCHEDULES
 from rfjax.errors import ConfigError, Diverged, RfjaxError
 from rfjax.training import branches, checkpoint
 from rfjax.training.optimizer import learning_rate
@@ -29,9 +30,10 @@ def flat(config):
 
 
 def overrides_of(config):
-    """The overrides of the toy's config that make it `config`."""
+    """The overrides of the toy's config that make it `config`, without those that its schedule does not read."""
     own, base = flat(config), flat(tiny_config())
-    return {key: value for key, value in own.items() if value != base[key]}
+    unread = {key for key, schedules in READ_BY_SCHEDULES.items() if config.train.schedule not in schedules}
+    return {key: value for key, value in own.items() if value != base[key] and key not in unread}
 
 
 POINT = tiny_config(WHOLE)
