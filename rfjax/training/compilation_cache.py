@@ -85,7 +85,8 @@ def _trouble(folder: Path | None) -> str:
 
 
 def device_name(of_platform: str, kind: str) -> str:
-    """A kind of device as the name of a folder. A CPU's has its features, since code for one may not run on others."""
+    """A kind of device as the name of a folder. The name for a CPU depends on its features, since code for one CPU may
+    not run on another."""
     if of_platform == "cpu":
         kind = f"cpu {platform.machine()} {hashlib.sha256(_cpu_features().encode()).hexdigest()[:8]}"
     return re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
